@@ -1,0 +1,273 @@
+// Package contract is what the two binaries say to each other over NATS JetStream: streams, subjects,
+// headers and the versioned messages. A released golden file under testdata is never edited: what an older
+// binary wrote must decode.
+//
+// Ingest publishes an Envelope on purchases.live.<id> or purchases.test.<id>; the worker answers with
+// Outcomes on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>.
+package contract
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"purchase-relay/internal/purchase"
+)
+
+// Streams and durable consumers.
+const (
+	StreamPurchases     = "PURCHASES"
+	StreamPurchasesDead = "PURCHASES_DEAD"
+	StreamOutcomes      = "OUTCOMES"
+	ConsumerWorker      = "worker"   // on PURCHASES
+	ConsumerRecorder    = "recorder" // on OUTCOMES
+)
+
+// Subjects. PURCHASES binds the two wildcards and not "purchases.>", which would overlap the dead letters'.
+const (
+	SubjectLive     = "purchases.live."
+	SubjectTest     = "purchases.test."
+	SubjectDead     = "purchases.dead."
+	SubjectOutcomes = "outcomes"
+	SubjectWorkers  = "workers."
+)
+
+// Headers of a purchase message.
+const (
+	// HeaderMsgID is NATS' own de-duplication header: "<session>:<generation>".
+	HeaderMsgID = "Nats-Msg-Id"
+	// HeaderFirstPublished is when the purchase was first handed to the queue, RFC 3339. Kept on the ledger,
+	// renewed by a replay alone: the age limit counts from it.
+	HeaderFirstPublished = "Purchase-First-Published"
+)
+
+// Version is the version of every message here.
+const Version = 1
+
+// ErrNewer marks a message of a newer version than this binary knows: leave it to a newer one.
+var ErrNewer = errors.New("the message is of a newer version than this binary; update it")
+
+// Envelope is a purchase on its way to TikTok. It is encoded once and stored in the ledger: the relay, the
+// sweeper and a replay publish the same bytes, so that TikTok gets the same body each time. It holds no
+// plain personal data.
+type Envelope struct {
+	Version     int                `json:"version"`
+	EventID     string             `json:"event_id"` // the checkout session's id
+	Livemode    bool               `json:"livemode"`
+	PurchasedAt int64              `json:"purchased_at"`           // Unix seconds, UTC
+	AmountMinor *int64             `json:"amount_minor,omitempty"` // smallest unit, as Stripe counts it
+	Currency    string             `json:"currency,omitempty"`     // lower case
+	Keys        purchase.MatchKeys `json:"match_keys"`
+}
+
+// EncodeEnvelope encodes a purchase for the queue.
+func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
+	e := Envelope{
+		Version: Version, EventID: p.ID, Livemode: p.Livemode, PurchasedAt: p.At.Unix(),
+		AmountMinor: p.AmountMinor, Currency: p.Currency, Keys: p.Keys,
+	}
+	if err := e.check(); err != nil {
+		return nil, fmt.Errorf("encode purchase %q: %w", p.ID, err)
+	}
+	return json.Marshal(e)
+}
+
+// DecodeEnvelope reads a purchase message and checks it: a consumer trusts nobody's messages, because the
+// server does not check reply subjects for the right to publish. The error is ErrNewer or says what is wrong.
+func DecodeEnvelope(data []byte) (Envelope, error) {
+	var e Envelope
+	if err := decode(data, &e); err != nil {
+		return Envelope{}, err
+	}
+	return e, e.check()
+}
+
+func (e *Envelope) check() error {
+	switch k := e.Keys; {
+	case !purchase.ValidID(e.EventID):
+		return errors.New("event_id has no usable form")
+	case e.PurchasedAt <= 0:
+		return errors.New("purchased_at is not a time")
+	case e.Currency != "" && !purchase.ValidCurrency(e.Currency):
+		return errors.New("currency has no usable form")
+	case e.AmountMinor != nil && *e.AmountMinor < 0:
+		return errors.New("amount_minor is negative")
+	case !hashOrNone(k.Email), !hashOrNone(k.Phone), !hashOrNone(k.ExternalID):
+		return errors.New("a match key is not hashed")
+	}
+	return nil
+}
+
+func hashOrNone(s string) bool { return s == "" || purchase.IsHash(s) }
+
+// Subject returns the subject of a purchase.
+func Subject(id string, livemode bool) string {
+	if livemode {
+		return SubjectLive + id
+	}
+	return SubjectTest + id
+}
+
+// MsgID returns the message id of a purchase's generation. The generation is raised by a replay or a sweep,
+// because inside the stream's window a second send under the old id would be swallowed.
+func MsgID(id string, generation int) string { return id + ":" + strconv.Itoa(generation) }
+
+// Generation reads the generation back from a message id; 1 when it has none.
+func Generation(msgID string) int {
+	_, after, _ := strings.Cut(msgID, ":")
+	if n, err := strconv.Atoi(after); err == nil && n > 0 {
+		return n
+	}
+	return 1
+}
+
+// Outcome is the worker's report about one purchase: an attempt that is to be retried, or the end.
+type Outcome struct {
+	Version    int             `json:"version"`
+	EventID    string          `json:"event_id"`
+	Generation int             `json:"generation"`
+	Result     purchase.Status `json:"result"` // retrying, delivered, dead or skipped
+	Reason     purchase.Reason `json:"reason,omitempty"`
+	At         time.Time       `json:"at"`
+	Attempt    *Attempt        `json:"attempt,omitempty"` // nil when nothing was sent
+}
+
+// Attempt is purchase.Attempt on the wire.
+type Attempt struct {
+	ID        string         `json:"id"`
+	At        time.Time      `json:"at"`
+	TookMS    int64          `json:"took_ms"`
+	Class     purchase.Class `json:"class"`
+	Code      *int           `json:"code,omitempty"`
+	Message   string         `json:"message,omitempty"`
+	RequestID string         `json:"request_id,omitempty"`
+}
+
+// NewAttempt puts an attempt on the wire.
+func NewAttempt(a purchase.Attempt) *Attempt {
+	return &Attempt{
+		ID: a.ID, At: a.At, TookMS: a.Took.Milliseconds(), Class: a.Class, Code: a.Code,
+		Message: a.Message, RequestID: a.RequestID,
+	}
+}
+
+// MsgID returns the outcome's message id: one per attempt or, where nothing was sent, per generation.
+func (o *Outcome) MsgID() string {
+	if o.Attempt != nil {
+		return o.EventID + ":" + o.Attempt.ID
+	}
+	return MsgID(o.EventID, o.Generation) + ":" + string(o.Result)
+}
+
+// EncodeOutcome encodes an outcome.
+func EncodeOutcome(o Outcome) ([]byte, error) {
+	o.Version = Version
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("encode outcome of %q: %w", o.EventID, err)
+	}
+	return json.Marshal(o)
+}
+
+// DecodeOutcome reads and checks an outcome. The error is ErrNewer or says what is wrong.
+func DecodeOutcome(data []byte) (Outcome, error) {
+	var o Outcome
+	if err := decode(data, &o); err != nil {
+		return Outcome{}, err
+	}
+	return o, o.check()
+}
+
+func (o *Outcome) check() error {
+	switch o.Result {
+	case purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped:
+	default:
+		return fmt.Errorf("result %.40q is none of retrying, delivered, dead, skipped", o.Result)
+	}
+	switch {
+	case !purchase.ValidID(o.EventID):
+		return errors.New("event_id has no usable form")
+	case o.Generation < 1:
+		return errors.New("generation is below 1")
+	case o.At.IsZero():
+		return errors.New("at is missing")
+	case !storable(string(o.Reason), 40):
+		return errors.New("reason has no usable form")
+	}
+	if a := o.Attempt; a != nil {
+		switch {
+		case !purchase.ValidID(a.ID):
+			return errors.New("attempt.id has no usable form")
+		case a.At.IsZero():
+			return errors.New("attempt.at is missing")
+		case a.Code != nil && int(int32(*a.Code)) != *a.Code: //nolint:gosec // the conversion is the check: the ledger's column has 32 bits
+			return errors.New("attempt.code is out of range")
+		case !storable(string(a.Class), 40), !storable(a.Message, 1000), !storable(a.RequestID, 200):
+			return errors.New("attempt has an unusable text")
+		}
+	}
+	return nil
+}
+
+// storable says whether Postgres can keep a text: bounded, without NUL. encoding/json has replaced invalid
+// UTF-8 before.
+func storable(s string, most int) bool { return len(s) <= most && !strings.Contains(s, "\x00") }
+
+// DeadLetter is a purchase given up on, with what an operator needs to judge it.
+type DeadLetter struct {
+	Version        int             `json:"version"`
+	EventID        string          `json:"event_id"`
+	Generation     int             `json:"generation"`
+	Reason         purchase.Reason `json:"reason"`
+	Code           *int            `json:"code,omitempty"`
+	Message        string          `json:"message,omitempty"`
+	RequestID      string          `json:"request_id,omitempty"`
+	Attempts       int             `json:"attempts"` // deliveries by the queue: a hint, the ledger counts attempts
+	FirstPublished time.Time       `json:"first_published"`
+	DiedAt         time.Time       `json:"died_at"`
+	Envelope       json.RawMessage `json:"envelope"`
+}
+
+// EncodeDeadLetter encodes a dead letter.
+func EncodeDeadLetter(d DeadLetter) ([]byte, error) {
+	d.Version = Version
+	return json.Marshal(d)
+}
+
+// The states of a worker.
+const (
+	WorkerRunning = "running"
+	WorkerPaused  = "paused" // stopped and waiting: token, permission or address
+	WorkerOpen    = "open"   // TikTok is down: the circuit is open
+	WorkerOff     = "off"    // no access token: everything is skipped
+)
+
+// WorkerState is what a worker tells about itself every few seconds.
+type WorkerState struct {
+	Version string    `json:"version"`
+	State   string    `json:"state"`
+	Reason  string    `json:"reason,omitempty"`
+	Since   time.Time `json:"since"`
+}
+
+// decode unmarshals a message after a look at its version.
+func decode(data []byte, into any) error {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return errors.New("not a JSON message of ours")
+	}
+	switch {
+	case head.Version > Version:
+		return ErrNewer
+	case head.Version < 1:
+		return errors.New("the message has no version")
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return errors.New("a field of the message has the wrong type")
+	}
+	return nil
+}

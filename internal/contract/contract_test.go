@@ -1,0 +1,177 @@
+package contract_test
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+var update = flag.Bool("update", false, "write golden files that do not exist yet")
+
+func golden(t *testing.T, name string, got []byte) []byte {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	want, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) && *update {
+		if err := os.WriteFile(path, append(got, '\n'), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(strings.TrimSpace(string(want)))
+}
+
+func samplePurchase() *purchase.Purchase {
+	amount := int64(2999)
+	return &purchase.Purchase{
+		ID: "cs_live_a1B2", Livemode: true, AmountMinor: &amount, Currency: "usd",
+		At: time.Unix(1704067200, 0).UTC(), Email: "buyer@example.com",
+		Keys: purchase.MatchKeys{
+			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"),
+			ExternalID: purchase.HashExternalID("5f1d7a4e-0000-4000-8000-000000000001"),
+			TTCLID:     "E.C.P.abc", TTP: "2QkW.1", IP: "203.0.113.7", UserAgent: `Mozilla/5.0 "quoted"`,
+			PageURL: "https://shop.example/checkout?ttclid=E.C.P.abc", Referrer: "https://www.tiktok.com/",
+		},
+	}
+}
+
+func TestEnvelopeV1(t *testing.T) {
+	data, err := contract.EncodeEnvelope(samplePurchase())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(golden(t, "envelope.v1.json", data)), string(data)); diff != "" {
+		t.Errorf("the envelope changed; released bytes must stay (-golden +got):\n%s", diff)
+	}
+	if strings.Contains(string(data), "buyer@") {
+		t.Errorf("a plain address in the envelope: %s", data)
+	}
+	e, err := contract.DecodeEnvelope(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := samplePurchase()
+	want := contract.Envelope{
+		Version: 1, EventID: p.ID, Livemode: true, PurchasedAt: 1704067200, AmountMinor: p.AmountMinor, Currency: "usd", Keys: p.Keys,
+	}
+	if diff := cmp.Diff(want, e); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDecodeEnvelopeRefuses(t *testing.T) {
+	hash := strings.Repeat("a", 64)
+	for name, tc := range map[string]struct {
+		data  string
+		newer bool
+	}{
+		"nothing":              {data: ``},
+		"no object":            {data: `[1]`},
+		"null":                 {data: `null`},
+		"no version":           {data: `{"event_id":"cs_1","purchased_at":1}`},
+		"newer":                {data: `{"version":2,"event_id":{}}`, newer: true},
+		"id with a dot":        {data: `{"version":1,"event_id":"cs.1","purchased_at":1}`},
+		"no time":              {data: `{"version":1,"event_id":"cs_1"}`},
+		"plain e-mail":         {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"email":"a@b.example"}}`},
+		"upper-case hash":      {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"phone":"` + strings.ToUpper(hash) + `"}}`},
+		"negative amount":      {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"amount_minor":-1}`},
+		"currency of a pirate": {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"currency":"doubloon"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := contract.DecodeEnvelope([]byte(tc.data))
+			if err == nil || errors.Is(err, contract.ErrNewer) != tc.newer {
+				t.Errorf("DecodeEnvelope(%s) = %v", tc.data, err)
+			}
+		})
+	}
+	if _, err := contract.EncodeEnvelope(&purchase.Purchase{ID: "cs_1 or so", At: time.Unix(1, 0)}); err == nil {
+		t.Error("an id that is no subject token was encoded")
+	}
+}
+
+func TestOutcomeV1(t *testing.T) {
+	code := 40002
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	o := contract.Outcome{
+		EventID: "cs_live_a1B2", Generation: 2, Result: purchase.StatusDead, Reason: purchase.ReasonRefused, At: at,
+		Attempt: contract.NewAttempt(purchase.Attempt{
+			ID: "w1-7", At: at.Add(-time.Second), Took: 120 * time.Millisecond, Class: purchase.ClassRefused, Code: &code,
+			Message: "Batch.0.event_id: Not a valid string", RequestID: "2026010203040500",
+		}),
+	}
+	data, err := contract.EncodeOutcome(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(golden(t, "outcome.v1.json", data)), string(data)); diff != "" {
+		t.Errorf("the outcome changed (-golden +got):\n%s", diff)
+	}
+	back, err := contract.DecodeOutcome(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Version = 1
+	if diff := cmp.Diff(o, back); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDecodeOutcomeRefuses(t *testing.T) {
+	const at = `"at":"2026-01-02T03:04:05Z"`
+	for _, data := range []string{
+		`{"version":1,"event_id":"cs_1","generation":1,"result":"pending",` + at + `}`,
+		`{"version":1,"event_id":"cs_1","generation":0,"result":"dead",` + at + `}`,
+		`{"version":1,"event_id":"cs_1","generation":1,"result":"dead"}`,
+		`{"version":1,"event_id":"","generation":1,"result":"dead",` + at + `}`,
+		`{"version":1,"event_id":"cs_1","generation":1,"result":"dead","reason":"\u0000",` + at + `}`,
+		`{"version":1,"event_id":"cs_1","generation":1,"result":"dead",` + at + `,"attempt":{"id":"a","at":"2026-01-02T03:04:05Z","message":"a\u0000b"}}`,
+		`{"version":1,"event_id":"cs_1","generation":1,"result":"dead",` + at + `,"attempt":{"id":"a","at":"2026-01-02T03:04:05Z","code":99999999999}}`,
+	} {
+		if _, err := contract.DecodeOutcome([]byte(data)); err == nil {
+			t.Errorf("decoded: %s", data)
+		}
+	}
+}
+
+func TestMsgIDCarriesTheGeneration(t *testing.T) {
+	if got := contract.MsgID("cs_1", 3); got != "cs_1:3" || contract.Generation(got) != 3 {
+		t.Errorf("MsgID = %q, Generation = %d", got, contract.Generation(got))
+	}
+	for _, junk := range []string{"", "cs_1", "cs_1:", "cs_1:x", "cs_1:-4"} {
+		if g := contract.Generation(junk); g != 1 {
+			t.Errorf("Generation(%q) = %d", junk, g)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	e, _ := contract.EncodeEnvelope(samplePurchase())
+	o, _ := contract.EncodeOutcome(contract.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusSkipped, At: time.Unix(1, 0)})
+	f.Add(e)
+	f.Add(o)
+	f.Add([]byte(`{"version":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if e, err := contract.DecodeEnvelope(data); err == nil {
+			if !purchase.ValidID(e.EventID) {
+				t.Errorf("accepted id %q", e.EventID)
+			}
+		}
+		if o, err := contract.DecodeOutcome(data); err == nil {
+			if _, err := contract.EncodeOutcome(o); err != nil {
+				t.Errorf("decoded but not encodable: %v", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,74 @@
+package contract
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ClaimFor is how long a claim on a pending purchase stands; far longer than a publish may take (5 s).
+const ClaimFor = 30 * time.Second
+
+// Claim is one pending purchase of the ledger that a relay may publish.
+type Claim struct {
+	ID             string
+	Livemode       bool
+	Generation     int
+	FirstPublished time.Time // kept over repeats, so that the age limit holds
+	Envelope       []byte
+}
+
+// Mark is a claim's good end: the stream holds the message, under Sequence where it was taken now (0: it was
+// there already).
+type Mark struct {
+	ID         string
+	Generation int
+	Sequence   uint64
+}
+
+// Publication is a purchase message to be published.
+type Publication struct {
+	Subject        string
+	MsgID          string
+	FirstPublished time.Time
+	Data           []byte
+}
+
+// Published is what became of a Publication. Err nil means that the stream holds the message under Sequence.
+// Every other error is ambiguous: the message may have been stored all the same, so that only the same
+// message id may be sent again.
+type Published struct {
+	Sequence uint64
+	Err      error
+}
+
+var (
+	// ErrStillQueued answers a publication whose subject still has a message in the stream: it is queued,
+	// delayed or being worked on, and nothing was stored.
+	ErrStillQueued = errors.New("the purchase is still queued")
+	// ErrStreamFull answers a publication when the stream has reached its size.
+	ErrStreamFull = errors.New("the stream is full: raise NATS_MAX_BYTES, or let the workers drain it")
+)
+
+// Queued is one message as a consumer got it.
+type Queued struct {
+	Subject        string
+	MsgID          string
+	Data           []byte
+	FirstPublished time.Time // the header's, else the time the stream took it
+	NumDelivered   int       // counts from 1; a hint: a killed server forgets some
+	Settler
+}
+
+// Settler ends one delivery of a message. Its methods may be called from any goroutine, InProgress any number
+// of times, exactly one of the others once.
+type Settler interface {
+	// DoubleAck removes the message and waits for the server to say so.
+	DoubleAck(ctx context.Context) error
+	// NakWithDelay has it delivered again after the delay, which survives a restart of the server.
+	NakWithDelay(delay time.Duration) error
+	// TermWithReason removes the message as undeliverable.
+	TermWithReason(reason string) error
+	// InProgress starts the acknowledgement's time limit anew.
+	InProgress() error
+}

@@ -1,0 +1,197 @@
+package intake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/purchase"
+)
+
+// MaxBody is the largest webhook body that is read, in bytes. Stripe's events may pass 64 KB.
+const MaxBody = 1 << 20
+
+// RecordTimeout bounds one webhook's transaction: past it Stripe is told to come again. The buyer waits up to
+// 10 s for the answer (Stripe holds the redirect to the success page).
+const RecordTimeout = 5 * time.Second
+
+// retryAfter is the Retry-After of a 503, in seconds.
+const retryAfter = "10"
+
+// Webhook is Stripe's side: it verifies a signature over the raw body and reads the event. An error of Verify
+// is a short word for the log and never holds a secret.
+type Webhook interface {
+	Verify(body []byte, signature string) error
+	Decode(body []byte) (purchase.Event, error)
+}
+
+// Handler answers POST /webhooks/stripe.
+type Handler struct {
+	webhook Webhook
+	ledger  Ledger
+	modes   map[string]bool
+	wake    func()
+	now     func() time.Time
+	log     *zap.Logger
+
+	webhooks  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+	noValue   prometheus.Counter
+}
+
+// NewHandler returns the webhook's handler. modes are the checkout modes that count, wake is called after each
+// commit that made a purchase pending and must not block.
+func NewHandler(w Webhook, l Ledger, modes map[string]bool, wake func(), now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
+	h := &Handler{
+		webhook: w, ledger: l, modes: modes, wake: wake, now: now, log: log,
+		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_webhooks_total", Help: "Webhook requests by event type and result.",
+		}, []string{"type", "result"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "purchase_relay_webhook_duration_seconds", Help: "Time to answer a webhook, by result.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"result"}),
+		noValue: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "purchase_relay_purchases_without_value_total", Help: "Paid purchases whose amount or currency Stripe left out: sent without a value.",
+		}),
+	}
+	reg.MustRegister(h.webhooks, h.durations, h.noValue)
+	return h
+}
+
+// answer is one webhook's end: status and body of the response, and the metric's labels.
+type answer struct {
+	status int
+	body   map[string]string
+	kind   string // the event's type, "other" or "none"
+	result string
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := h.now()
+	a := h.handle(w, r)
+	h.webhooks.WithLabelValues(a.kind, a.result).Inc()
+	h.durations.WithLabelValues(a.result).Observe(h.now().Sub(began).Seconds())
+	w.Header().Set("Content-Type", "application/json")
+	if a.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	w.WriteHeader(a.status)
+	_ = json.NewEncoder(w).Encode(a.body) // the client is gone: Stripe will ask again
+}
+
+func refusal(status int, kind, result, sentence string) answer {
+	return answer{status: status, body: map[string]string{"error": sentence}, kind: kind, result: result}
+}
+
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return refusal(http.StatusMethodNotAllowed, "none", "method", "only POST is answered here")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		return refusal(http.StatusRequestEntityTooLarge, "none", "too_large", "the body is larger than 1 MiB")
+	} else if err != nil {
+		return refusal(http.StatusBadRequest, "none", "unreadable", "the body could not be read")
+	}
+	if err := h.webhook.Verify(body, r.Header.Get("Stripe-Signature")); err != nil {
+		h.log.Warn("Invalid signature", zap.String("signature", err.Error()), zap.String("remote", r.RemoteAddr),
+			zap.String("remedy", "if this is Stripe, compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret, and this machine's clock"))
+		return refusal(http.StatusBadRequest, "none", "invalid_signature", "invalid signature")
+	}
+	event, err := h.webhook.Decode(body)
+	if err != nil {
+		h.log.Warn("Not an event", zap.Error(err))
+		return refusal(http.StatusBadRequest, "none", "not_an_event", err.Error())
+	}
+	log := h.log.With(zap.String("stripe_event_id", short(event.ID)))
+	return h.take(r.Context(), log, event)
+}
+
+// take runs a verified event through the ledger.
+func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Event) answer {
+	kind := kindOf(event.Type)
+	if event.Thin {
+		log.Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", short(event.Type)))
+	}
+	received := h.now()
+	p, ours, err := Propose(event, h.modes, received)
+	switch {
+	case err != nil:
+		log.Error("Malformed event", zap.String("type", event.Type), zap.Error(err))
+		return refusal(http.StatusBadRequest, kind, "malformed", err.Error())
+	case !ours:
+		return answer{http.StatusOK, map[string]string{"status": string(purchase.Ignored)}, kind, string(purchase.Ignored)}
+	}
+	log = log.With(zap.String("checkout_session_id", p.ID))
+	log.Info("Signature verified", zap.Bool("livemode", event.Livemode))
+	log.Info("Processing " + event.Type)
+
+	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
+	defer cancel()
+	recorded, err := h.ledger.Record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p})
+	if err != nil {
+		// A profile that could not be created is the customer's access: the line that is grepped for.
+		log.Error("Failed to create profile", zap.Error(err), zap.String("remedy", "Stripe sends the event again; look at Postgres"))
+		return refusal(http.StatusServiceUnavailable, kind, "unavailable", "the ledger is not available, send the event again")
+	}
+	h.tell(log, p, recorded)
+	return answer{http.StatusOK, map[string]string{"status": string(recorded.Disposition)}, kind, string(recorded.Disposition)}
+}
+
+// tell logs what was recorded and wakes the relay.
+func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded) {
+	switch r.Disposition {
+	case purchase.Duplicate:
+		log.Info("Duplicate event")
+		return
+	case purchase.Rejected:
+		log.Error("Invalid email", zap.String("remedy", "paid without a usable e-mail address: give access by hand, see the purchase in Stripe"))
+		return
+	case purchase.AwaitingPayment:
+		log.Info("Awaiting payment")
+		return
+	}
+	switch {
+	case r.ProfileCreated:
+		log.Info("Profile created", zap.String("profile_id", r.ProfileID))
+	case r.ProfileID != "":
+		log.Info("Profile updated", zap.String("profile_id", r.ProfileID))
+	}
+	if r.ProfileID != "" {
+		log.Info("PROVISIONING COMPLETE", zap.String("profile_id", r.ProfileID))
+	}
+	if p.Status == purchase.StatusPending {
+		if p.AmountMinor == nil || p.Currency == "" {
+			h.noValue.Inc()
+			log.Warn("No amount or currency: the purchase is sent without a value")
+		}
+		h.wake()
+	}
+}
+
+// kindOf keeps the metric's label a small closed set.
+func kindOf(eventType string) string {
+	switch eventType {
+	case purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed:
+		return eventType
+	}
+	return "other"
+}
+
+// short bounds a foreign text for the log.
+func short(s string) string {
+	if len(s) > 100 {
+		s = s[:100]
+	}
+	return strings.ToValidUTF8(s, "?")
+}

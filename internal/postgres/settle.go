@@ -1,0 +1,173 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// standing is one purchase while a batch of outcomes is applied to it.
+type standing struct {
+	status     purchase.Status
+	reason     purchase.Reason
+	generation int
+	finished   *time.Time
+	moved      bool
+	recorded   int32             // attempts that were new
+	last       *contract.Attempt // the latest of the batch by its own time
+}
+
+// Settle applies outcomes to the ledger in one transaction: attempts are kept once each, statuses move by
+// purchase.Settle. Applying the same outcomes again, or in another order, leads to the same ledger. unknown lists
+// ids without a purchase.
+func (db *DB) Settle(ctx context.Context, outcomes []contract.Outcome) (unknown []string, err error) {
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		unknown = nil
+		ledger, err := lockPurchases(ctx, tx, outcomes)
+		if err != nil {
+			return err
+		}
+		known := outcomes[:0:0]
+		for _, o := range outcomes {
+			if ledger[o.EventID] == nil {
+				unknown = append(unknown, o.EventID)
+				continue
+			}
+			known = append(known, o)
+		}
+		if err := insertAttempts(ctx, tx, known, ledger); err != nil {
+			return err
+		}
+		for _, o := range known {
+			ledger[o.EventID].apply(o)
+		}
+		return writeStandings(ctx, tx, ledger)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("record %d outcomes: %w", len(outcomes), err)
+	}
+	return unknown, nil
+}
+
+func (s *standing) apply(o contract.Outcome) {
+	next, changed := purchase.Settle(s.status, s.generation, o.Result, o.Generation)
+	if changed {
+		s.status, s.reason, s.moved, s.finished = next, o.Reason, true, nil
+		if next != purchase.StatusRetrying {
+			s.finished = &o.At
+		}
+	}
+	if s.generation < o.Generation {
+		s.generation, s.moved = o.Generation, true
+	}
+	if a := o.Attempt; a != nil && (s.last == nil || a.At.After(s.last.At)) {
+		s.last = a
+	}
+}
+
+func lockPurchases(ctx context.Context, tx pgx.Tx, outcomes []contract.Outcome) (map[string]*standing, error) {
+	ids := make([]string, len(outcomes))
+	for i, o := range outcomes {
+		ids[i] = o.EventID
+	}
+	rows, err := tx.Query(ctx, sqlLockPurchases, ids)
+	if err != nil {
+		return nil, fmt.Errorf("lock the purchases: %w", err)
+	}
+	ledger := make(map[string]*standing, len(outcomes))
+	var id string
+	s := standing{}
+	_, err = pgx.ForEachRow(rows, []any{&id, &s.status, &s.reason, &s.generation, &s.finished}, func() error {
+		row := s
+		ledger[id] = &row
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lock the purchases: %w", err)
+	}
+	return ledger, nil
+}
+
+func insertAttempts(ctx context.Context, tx pgx.Tx, outcomes []contract.Outcome, ledger map[string]*standing) error {
+	var ids, attempts, classes, messages, requests []string
+	var generations []int32
+	var ats []time.Time
+	var took []int64
+	var codes []*int32
+	for _, o := range outcomes {
+		a := o.Attempt
+		if a == nil {
+			continue
+		}
+		ids, attempts, classes = append(ids, o.EventID), append(attempts, a.ID), append(classes, string(a.Class))
+		messages, requests = append(messages, a.Message), append(requests, a.RequestID)
+		generations, ats, took = append(generations, int32(o.Generation)), append(ats, a.At), append(took, a.TookMS) //nolint:gosec // counted up from 1
+		codes = append(codes, code32(a.Code))
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, sqlInsertAttempts, ids, attempts, generations, ats, took, classes, codes, messages, requests)
+	if err != nil {
+		return fmt.Errorf("record attempts: %w", err)
+	}
+	var id string
+	if _, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+		ledger[id].recorded++
+		return nil
+	}); err != nil {
+		return fmt.Errorf("record attempts: %w", err)
+	}
+	return nil
+}
+
+func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing) error {
+	ids := make([]string, 0, len(ledger))
+	for id, s := range ledger {
+		if s.moved || s.recorded > 0 {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	slices.Sort(ids)
+	n := len(ids)
+	statuses, reasons := make([]string, n), make([]string, n)
+	generations, recorded := make([]int32, n), make([]int32, n)
+	finished, ats := make([]*time.Time, n), make([]*time.Time, n)
+	classes, messages, requests := make([]*string, n), make([]*string, n), make([]*string, n)
+	codes := make([]*int32, n)
+	for i, id := range ids {
+		s := ledger[id]
+		statuses[i], reasons[i], recorded[i], finished[i] = string(s.status), string(s.reason), s.recorded, s.finished
+		generations[i] = int32(s.generation) //nolint:gosec // counted up from 1
+		if a := s.last; a != nil && s.recorded > 0 {
+			class := string(a.Class)
+			ats[i], classes[i], codes[i] = &a.At, &class, code32(a.Code)
+			requests[i] = nullable(a.RequestID)
+			if a.Class != purchase.ClassDelivered {
+				messages[i] = &a.Message
+			}
+		}
+	}
+	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests)
+	if err != nil {
+		return fmt.Errorf("write the outcomes: %w", err)
+	}
+	return nil
+}
+
+func code32(code *int) *int32 {
+	if code == nil {
+		return nil
+	}
+	c := int32(*code) //nolint:gosec // contract.DecodeOutcome has checked the range
+	return &c
+}

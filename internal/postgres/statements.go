@@ -1,0 +1,107 @@
+package postgres
+
+// Every statement, by name. A test prepares each against the migrated schema. Columns are named, never *.
+const (
+	sqlHasVersions  = `SELECT to_regclass('public.goose_db_version') IS NOT NULL`
+	sqlSchemaLevel  = `SELECT COALESCE(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`
+	sqlOldestBinary = `SELECT oldest_binary FROM public.schema_compat`
+
+	// One session's events are taken one after the other: the decision between them needs the one before. The
+	// lock ends with the transaction; the hash's rare equal for two sessions only makes them wait.
+	sqlLockSession = `SELECT pg_advisory_xact_lock(hashtextextended($1, 7101))`
+
+	sqlInsertEvent = `
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
+VALUES ($1, $2, $3, $4, $5, $6, 'duplicate')
+ON CONFLICT (event_id) DO NOTHING`
+
+	sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
+
+	sqlEventDisposition = `UPDATE public.stripe_events SET disposition = $2 WHERE event_id = $1`
+
+	// The profile keeps the ids of its latest purchase, whatever order the events come in. xmax is 0 on a row
+	// that this statement inserted.
+	sqlUpsertProfile = `
+INSERT INTO public.profiles AS p (email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (email) DO UPDATE SET
+    stripe_customer_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
+        THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id) ELSE COALESCE(p.stripe_customer_id, excluded.stripe_customer_id) END,
+    stripe_subscription_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
+        THEN COALESCE(excluded.stripe_subscription_id, p.stripe_subscription_id) ELSE COALESCE(p.stripe_subscription_id, excluded.stripe_subscription_id) END,
+    last_purchase_at = GREATEST(p.last_purchase_at, excluded.last_purchase_at),
+    updated_at = now()
+RETURNING id::text, xmax = 0`
+
+	sqlPutPurchase = `
+INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
+    stripe_customer_id, stripe_subscription_id, envelope, finished_at)
+VALUES ($1, $2, $3, $4::uuid, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT (checkout_session_id) DO UPDATE SET
+    status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
+    livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
+    purchased_at = excluded.purchased_at, stripe_customer_id = excluded.stripe_customer_id,
+    stripe_subscription_id = excluded.stripe_subscription_id, envelope = excluded.envelope,
+    finished_at = excluded.finished_at, updated_at = now()`
+
+	// first_published_at is set by the first claim, before the first send: an acknowledgement that is lost must
+	// not make the purchase younger.
+	sqlClaim = `
+UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $2),
+    first_published_at = COALESCE(first_published_at, now())
+WHERE checkout_session_id IN (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE status = 'pending' AND (claimed_until IS NULL OR claimed_until < now())
+    ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
+
+	// An outcome may have overtaken this mark: then the status stands.
+	sqlPublished = `
+UPDATE public.purchases p SET
+    status = CASE WHEN p.status = 'pending' THEN 'published' ELSE p.status END,
+    published_at = now(), stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
+FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
+WHERE p.checkout_session_id = m.id AND p.generation = m.generation`
+
+	sqlReleased = `UPDATE public.purchases SET claimed_until = NULL WHERE checkout_session_id = ANY($1) AND status = 'pending'`
+
+	// Rows are locked in key order, here and everywhere: two recorders never wait for each other in a circle.
+	sqlLockPurchases = `
+SELECT checkout_session_id, status, reason, generation, finished_at FROM public.purchases
+WHERE checkout_session_id = ANY($1) ORDER BY checkout_session_id FOR UPDATE`
+
+	sqlInsertAttempts = `
+INSERT INTO public.attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id)
+SELECT a.id, a.attempt, a.generation, a.at, a.took, a.class, a.code, a.message, a.request
+FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::bigint[], $6::text[], $7::int[], $8::text[], $9::text[])
+    AS a (id, attempt, generation, at, took, class, code, message, request)
+ON CONFLICT (checkout_session_id, attempt_id) DO NOTHING
+RETURNING checkout_session_id`
+
+	// The last_* columns are those of the latest attempt by its own time, in whatever order attempts are recorded.
+	sqlSettle = `
+UPDATE public.purchases p SET
+    status = s.status, reason = s.reason, generation = GREATEST(p.generation, s.generation),
+    finished_at = s.finished, attempts = p.attempts + s.attempts,
+    last_attempt_at   = CASE WHEN s.newer THEN s.at ELSE p.last_attempt_at END,
+    last_class        = CASE WHEN s.newer THEN s.class ELSE p.last_class END,
+    last_code         = CASE WHEN s.newer THEN s.code ELSE p.last_code END,
+    last_error        = CASE WHEN s.newer THEN s.error ELSE p.last_error END,
+    tiktok_request_id = CASE WHEN s.request IS NOT NULL AND (s.newer OR s.status = 'delivered') THEN s.request ELSE p.tiktok_request_id END,
+    updated_at = now()
+FROM (
+    SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[])
+        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request)
+    JOIN public.purchases q ON q.checkout_session_id = u.id
+) s
+WHERE p.checkout_session_id = s.id`
+
+	sqlSummary = `
+SELECT status, COALESCE(upper(currency), ''), count(*), COALESCE(sum(amount_minor), 0)::bigint, min(COALESCE(purchased_at, created_at))
+FROM public.purchases
+WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+GROUP BY 1, 2 ORDER BY 2, 1`
+
+	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
+)

@@ -1,0 +1,111 @@
+// Package purchase is the vocabulary of the product: what was bought, by whom (match keys), for how
+// much (minor units and currency), where it stands (statuses) and how it ended (outcomes). It does no
+// I/O and imports the standard library alone.
+//
+// A purchase's way, each arrow one of the steps:
+//
+//	awaiting_payment ──▶ payment_failed ──▶ pending ──▶ published ⇄ retrying ──▶ delivered | dead | skipped
+//	        (intake)            (intake)     (relay)             (delivery, written by the recorder)
+//
+// Beside it stand rejected (paid, but without a usable e-mail address) and skipped with the reason
+// no_payment (a trial).
+package purchase
+
+import (
+	"regexp"
+	"time"
+)
+
+// The Stripe event types that concern a purchase. All others are ignored.
+const (
+	TypeCompleted      = "checkout.session.completed"
+	TypeAsyncSucceeded = "checkout.session.async_payment_succeeded"
+	TypeAsyncFailed    = "checkout.session.async_payment_failed"
+)
+
+// Event is one verified event of Stripe, narrowed to what the product reads. Fields that Stripe left
+// out, sent as null or sent in an unexpected JSON type are zero.
+type Event struct {
+	ID       string
+	Type     string
+	Created  time.Time // the event's own time, whole seconds, UTC; zero when Stripe gave none
+	Livemode bool
+	Thin     bool      // a "thin" v2 event, which carries no object: the endpoint must be set to snapshot events
+	Checkout *Checkout // data.object; nil when it is missing or no JSON object
+}
+
+// Checkout is the checkout session of an Event as Stripe sent it: nothing is checked or normalised.
+type Checkout struct {
+	ID            string
+	Mode          string // subscription, payment or setup
+	PaymentStatus string // paid, unpaid or no_payment_required
+	AmountTotal   *int64 // smallest unit of Currency, as Stripe counts it; nil: unknown
+	Currency      string // lower case ISO 4217, "": unknown
+	Customer      string // cus_…
+	Subscription  string // sub_…
+	Email         string // customer_details.email
+	CustomerEmail string // customer_email, only a prefill
+	Phone         string // customer_details.phone
+	Metadata      map[string]string
+}
+
+// Purchase is what the ledger holds of one checkout session.
+type Purchase struct {
+	ID           string // the checkout session's id; TikTok's event_id
+	Status       Status
+	Reason       Reason // why it is skipped, rejected or dead; "" otherwise
+	Mode         string
+	Livemode     bool
+	AmountMinor  *int64    // smallest unit of Currency; nil: unknown
+	Currency     string    // lower case, three letters; "": unknown
+	At           time.Time // when it was paid (the paying event's created); zero while unpaid
+	Email        string    // normalised, plain: for the profile, never for the queue
+	Customer     string    // Stripe's customer id, "" when unknown or unusable
+	Subscription string    // Stripe's subscription id, "" when unknown or unusable
+	Keys         MatchKeys // hashed or public: fit for the queue
+}
+
+// Disposition is what became of one webhook event; it is the webhook's answer.
+type Disposition string
+
+// The dispositions.
+const (
+	Processed       Disposition = "processed"
+	AwaitingPayment Disposition = "awaiting_payment"
+	Duplicate       Disposition = "duplicate"
+	Rejected        Disposition = "rejected"
+	Ignored         Disposition = "ignored"
+)
+
+var idForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
+
+// ValidID says whether a Stripe id may become a key, a NATS subject token and a message id: 1 to 255
+// letters, digits, '_' and '-'. Stripe documents ids of up to 255 characters; dots, wildcards and blanks
+// would change the meaning of a subject.
+func ValidID(id string) bool { return idForm.MatchString(id) }
+
+// Receipt is one verified event and the purchase that it proposes, on the way to the ledger.
+type Receipt struct {
+	Event    Event
+	Received time.Time
+	Purchase Purchase
+}
+
+// Disposition is the answer that a receipt gets when it moves the ledger forward.
+func (r *Receipt) Disposition() Disposition {
+	switch r.Purchase.Status {
+	case StatusAwaitingPayment:
+		return AwaitingPayment
+	case StatusRejected:
+		return Rejected
+	default:
+		return Processed
+	}
+}
+
+// Recorded is what became of a Receipt on the ledger.
+type Recorded struct {
+	Disposition    Disposition
+	ProfileID      string // "" when the receipt makes no profile
+	ProfileCreated bool   // false: it was there and was updated
+}

@@ -1,0 +1,132 @@
+// Package recorder is step 4: the worker's outcomes are written to the ledger, in batches, in any order and any
+// number of times, and acknowledged after the commit.
+package recorder
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+)
+
+// Source is the consumer of the outcomes. Fetch blocks for a bounded time for the first message and returns what
+// is there, or nothing; its errors are temporary.
+type Source interface {
+	Fetch(ctx context.Context, most int) ([]contract.Queued, error)
+}
+
+// Ledger owes: Settle is one transaction and idempotent; unknown lists the ids that the ledger does not hold.
+type Ledger interface {
+	Settle(ctx context.Context, outcomes []contract.Outcome) (unknown []string, err error)
+}
+
+const (
+	batchSize = 500
+	// settleTimeout is well under the consumer's AckWait (30 s), so that a batch is not delivered twice for a
+	// slow ledger alone.
+	settleTimeout = 10 * time.Second
+	ackTimeout    = 5 * time.Second
+	pause         = time.Second
+	// newerDelay leaves a message to a newer ingest during a rolling upgrade.
+	newerDelay = time.Minute
+)
+
+// Recorder writes outcomes to the ledger.
+type Recorder struct {
+	source Source
+	ledger Ledger
+	log    *zap.Logger
+}
+
+// New returns a Recorder; Run makes it work.
+func New(s Source, l Ledger, log *zap.Logger) *Recorder {
+	return &Recorder{source: s, ledger: l, log: log}
+}
+
+// Run records until ctx ends, then finishes the batch under way. A neighbour that is away is waited for; the
+// first failure of a row of them is logged, and the end of it.
+func (r *Recorder) Run(ctx context.Context) error {
+	failing := false
+	for ctx.Err() == nil {
+		err := r.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failing:
+			failing = true
+			r.log.Warn("Outcomes wait in the queue and are recorded later", zap.Error(err))
+		case err == nil && failing:
+			failing = false
+			r.log.Info("Outcomes are recorded again")
+		}
+		if err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Recorder) once(ctx context.Context) error {
+	messages, err := r.source.Fetch(ctx, batchSize)
+	if err != nil || len(messages) == 0 {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	outcomes := make([]contract.Outcome, 0, len(messages))
+	good := make([]contract.Queued, 0, len(messages))
+	for _, m := range messages {
+		o, err := contract.DecodeOutcome(m.Data)
+		switch {
+		case errors.Is(err, contract.ErrNewer):
+			r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
+			err = m.NakWithDelay(newerDelay)
+		case err != nil:
+			r.log.Error("A message that is no outcome was removed: who else may publish on "+contract.SubjectOutcomes+"?", zap.Error(err))
+			err = m.TermWithReason("no outcome")
+		default:
+			outcomes, good = append(outcomes, o), append(good, m)
+		}
+		if err != nil {
+			r.log.Debug("The message will come again", zap.Error(err))
+		}
+	}
+	if len(outcomes) == 0 {
+		return nil
+	}
+	if err := r.settle(ctx, outcomes); err != nil {
+		for _, m := range good {
+			if nakErr := m.NakWithDelay(pause); nakErr != nil {
+				return errors.Join(err, nakErr) // the server delivers it again by itself after AckWait
+			}
+		}
+		return err
+	}
+	return r.acknowledge(ctx, good)
+}
+
+func (r *Recorder) settle(ctx context.Context, outcomes []contract.Outcome) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	unknown, err := r.ledger.Settle(ctx, outcomes)
+	for _, id := range unknown {
+		r.log.Error("An outcome of a purchase that the ledger does not know: was the ledger restored from a backup?", zap.String("checkout_session_id", id))
+	}
+	return err
+}
+
+func (r *Recorder) acknowledge(ctx context.Context, messages []contract.Queued) error {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	for _, m := range messages {
+		if err := m.DoubleAck(ctx); err != nil {
+			return err // recorded; it comes again and changes nothing
+		}
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+// Package relay is step 2: pending purchases on the ledger are published to the queue, in batches, and marked
+// published once the stream has acknowledged them. The ledger is the outbox: while NATS is down rows wait, and
+// nothing is lost or delayed for the customer.
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+)
+
+// Outbox is the ledger's side. Implementations owe: a claim is this caller's alone for contract.ClaimFor, on every
+// replica; Publish marks are idempotent and never take back what an outcome has said since.
+type Outbox interface {
+	// Claim takes up to most pending purchases, oldest first.
+	Claim(ctx context.Context, most int) ([]contract.Claim, error)
+	// Published marks claims as published, Released gives others back at once.
+	Published(ctx context.Context, marks []contract.Mark) error
+	Released(ctx context.Context, ids []string) error
+}
+
+// Queue is the stream's side. Publish returns one result per publication, in their order, after the stream's
+// answers or its own time limit.
+type Queue interface {
+	Publish(ctx context.Context, batch []contract.Publication) []contract.Published
+	Connected() bool
+}
+
+const (
+	// batchSize is how many purchases are claimed and published at a time.
+	batchSize = 500
+	// pollEvery looks for what another process or a crash left behind; commits wake the relay by themselves.
+	pollEvery = 2 * time.Second
+	// pauseAfterFailure keeps a failing publish from becoming a hot loop.
+	pauseAfterFailure = 500 * time.Millisecond
+)
+
+// Relay publishes pending purchases.
+type Relay struct {
+	outbox Outbox
+	queue  Queue
+	log    *zap.Logger
+	wake   chan struct{}
+
+	publishes *prometheus.CounterVec
+}
+
+// New returns a Relay; Run makes it work.
+func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
+	r := &Relay{
+		outbox: o, queue: q, log: log, wake: make(chan struct{}, 1),
+		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_publishes_total", Help: "Purchases handed to the queue, by result.",
+		}, []string{"result"}),
+	}
+	reg.MustRegister(r.publishes)
+	return r
+}
+
+// Wake says that there may be something to publish: after a commit, or when the connection is back. It never
+// blocks and may be called from anywhere.
+func (r *Relay) Wake() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run publishes until ctx ends, then finishes the batch under way.
+func (r *Relay) Run(ctx context.Context) error {
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		more, err := r.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			r.log.Warn("Publishing is delayed, the purchases wait on the ledger", zap.Error(err))
+			if !wait(ctx, pauseAfterFailure) {
+				return nil
+			}
+		case more:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		case <-poll.C:
+		}
+	}
+}
+
+// once publishes one batch; more says that it was a full one. The batch is finished although ctx ends.
+func (r *Relay) once(ctx context.Context) (more bool, err error) {
+	if !r.queue.Connected() {
+		return false, nil // the connection's return wakes us; its absence has been logged
+	}
+	claims, err := r.outbox.Claim(ctx, batchSize)
+	if err != nil || len(claims) == 0 {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contract.ClaimFor/2)
+	defer cancel()
+	batch := make([]contract.Publication, len(claims))
+	for i, c := range claims {
+		batch[i] = contract.Publication{
+			Subject: contract.Subject(c.ID, c.Livemode), MsgID: contract.MsgID(c.ID, c.Generation),
+			FirstPublished: c.FirstPublished, Data: c.Envelope,
+		}
+	}
+	marks, released, failed := r.sort(claims, r.queue.Publish(ctx, batch))
+	if err := r.outbox.Published(ctx, marks); err != nil {
+		// The claims run out and the same message ids are published again: the stream knows them.
+		return false, err
+	}
+	if len(released) > 0 {
+		return false, errors.Join(failed, r.outbox.Released(ctx, released))
+	}
+	return len(claims) == batchSize, nil
+}
+
+// sort splits a batch into what the stream holds and what has to be tried again; failed is one of the reasons.
+func (r *Relay) sort(claims []contract.Claim, results []contract.Published) (marks []contract.Mark, released []string, failed error) {
+	for i, c := range claims {
+		res := results[i]
+		switch {
+		case res.Err == nil:
+			r.publishes.WithLabelValues("ok").Inc()
+		case errors.Is(res.Err, contract.ErrStillQueued):
+			// An earlier publish was stored and its acknowledgement lost: it is where it should be.
+			r.publishes.WithLabelValues("still_queued").Inc()
+		default:
+			r.publishes.WithLabelValues("failed").Inc()
+			released, failed = append(released, c.ID), res.Err
+			continue
+		}
+		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence})
+	}
+	return marks, released, failed
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
