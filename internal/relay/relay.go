@@ -71,22 +71,28 @@ func (r *Relay) Wake() {
 	}
 }
 
-// Run publishes until ctx ends, then finishes the batch under way.
+// Run publishes until ctx ends, then finishes the batch under way. The first failure of a row of them is logged, and
+// the end of it.
 func (r *Relay) Run(ctx context.Context) error {
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	failing := false
 	for {
 		more, err := r.once(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil:
+		case err != nil && !failing:
+			failing = true
 			r.log.Warn("Publishing is delayed, the purchases wait on the ledger", zap.Error(err))
-			if !wait(ctx, pauseAfterFailure) {
-				return nil
-			}
+		case err == nil && failing:
+			failing = false
+			r.log.Info("Purchases are published again")
 		case more:
 			continue
+		}
+		if err != nil && !wait(ctx, pauseAfterFailure) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

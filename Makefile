@@ -1,0 +1,38 @@
+# The project's commands. `make run` and `make test` need Go alone: Postgres is installed where it is missing and the
+# package manager allows it, NATS runs in the process.
+
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PORT     ?= 8080
+FUZZTIME ?= 60s
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check vuln fuzz build
+
+help: ## List the commands.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both binaries, one sample purchase.
+	@go run ./internal/dev/cmd/local -port $(PORT)
+
+test: ## Every test, real Postgres and NATS included.
+	go test -race -shuffle=on -timeout 10m ./...
+
+check: ## Format, vet, lint, import rules.
+	@test -z "$$(gofmt -l cmd internal migrations)" || { gofmt -l cmd internal migrations; echo "run gofmt on these"; exit 1; }
+	go vet ./...
+	go mod tidy -diff
+	go run $(GOLANGCI) run ./...
+	go test ./internal/archtest
+
+vuln: ## Known vulnerabilities in what we use (needs the vulnerability database).
+	go run $(GOVULN) ./...
+
+fuzz: ## Every fuzz test for FUZZTIME each (60s).
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$dir; done; done
+
+build: ## Both binaries, static, into bin/.
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...

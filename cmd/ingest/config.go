@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"purchase-relay/internal/intake"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/stripe"
+)
+
+// config is everything that ingest can be told, by flag or by environment. The help texts are the manual.
+type config struct {
+	Serve   struct{} `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
+	Migrate struct{} `cmd:"" help:"Bring the ledger's schema up to date and exit."`
+	Health  struct{} `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
+
+	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
+	DatabaseURL         secret.Text   `name:"database-url" help:"Postgres, for instance postgres://user:password@host:5432/database. Required."`
+	MigrateDatabaseURL  secret.Text   `name:"migrate-database-url" help:"The schema owner's URL, when the runtime role may not run DDL. Default: DATABASE_URL."`
+	IngestAddr          string        `default:":8080" help:"Public listener: POST /webhooks/stripe and GET /healthz, nothing else."`
+	AdminAddr           string        `default:"127.0.0.1:8081" help:"Private listener: /api/v1, /metrics, /healthz, /readyz."`
+	AdminToken          secret.Text   `help:"Needed for the API (Bearer, or the password of Basic). May be empty on a loopback ADMIN_ADDR only."`
+	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
+	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
+	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`
+	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
+
+	jetstream.Config
+	process.LogConfig
+}
+
+// problems lists what is wrong for a command, all at once.
+func (c *config) problems(command string) (list []string) {
+	if command == "health" {
+		return nil
+	}
+	if c.DatabaseURL == "" {
+		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
+	}
+	if command == "migrate" {
+		return list
+	}
+	if c.StripeWebhookSecret == "" {
+		list = append(list, "STRIPE_WEBHOOK_SECRET is required: the signing secret of the endpoint, whsec_…")
+	} else {
+		_, wrong := stripe.ParseSecrets(c.StripeWebhookSecret)
+		for _, w := range wrong {
+			list = append(list, "STRIPE_WEBHOOK_SECRET: "+w)
+		}
+	}
+	if c.AdminToken == "" && !process.Loopback(c.AdminAddr) {
+		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
+	}
+	if _, err := intake.ParseModes(c.CheckoutModes); err != nil {
+		list = append(list, "CHECKOUT_MODES: "+err.Error())
+	}
+	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
+		list = append(list, "NATS_REPLICAS is 1, 3 or 5")
+	}
+	if c.ShutdownGrace <= 0 {
+		list = append(list, "SHUTDOWN_GRACE must be longer than nothing")
+	}
+	return append(list, c.Config.Problems()...)
+}
+
+// byteSize is a number of bytes, written with a binary or decimal unit: 4GiB, 500MB, 1073741824.
+type byteSize int64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	var n int64
+	var unit string
+	if _, err := fmt.Sscanf(string(text)+"B", "%d%s", &n, &unit); err != nil || n <= 0 {
+		return fmt.Errorf("%q is no size such as 4GiB or 500MB", text)
+	}
+	factor, ok := map[string]int64{
+		"B": 1, "BB": 1, "KBB": 1e3, "MBB": 1e6, "GBB": 1e9, "KiBB": 1 << 10, "MiBB": 1 << 20, "GiBB": 1 << 30, "TiBB": 1 << 40,
+	}[unit]
+	if !ok || n > (1<<62)/factor {
+		return fmt.Errorf("%q is no size such as 4GiB or 500MB", text)
+	}
+	*b = byteSize(n * factor)
+	return nil
+}

@@ -1,0 +1,19 @@
+// Command ingest takes Stripe's webhooks: it verifies and de-duplicates them, provisions the customer, records the
+// purchase in Postgres, relays it to NATS JetStream and records how it ended.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"purchase-relay/internal/process"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
+	stop()
+	os.Exit(process.ExitCode(err, os.Stderr))
+}

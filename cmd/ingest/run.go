@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dashboard"
+	"purchase-relay/internal/intake"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/recorder"
+	"purchase-relay/internal/relay"
+	"purchase-relay/internal/stripe"
+)
+
+// run is the program without the process: tests call it.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+	var c config
+	command, err := process.Parse(&c, "ingest", "Takes Stripe's webhooks and relays paid purchases to the queue.", args, getenv, stdout)
+	usage := &process.UsageError{}
+	if err != nil && !errors.As(err, &usage) {
+		return err
+	}
+	if usage.Problems = append(usage.Problems, c.problems(command)...); len(usage.Problems) > 0 {
+		return usage
+	}
+	switch command {
+	case "migrate":
+		return migrate(ctx, &c, c.Logger(stdout))
+	case "health":
+		return process.Health(ctx, c.AdminAddr)
+	default:
+		return serve(ctx, &c, c.Logger(stdout))
+	}
+}
+
+// serve wires the steps to the neighbours and runs until ctx ends. What is started last is stopped first: the
+// listeners, then the steps, then the neighbours.
+func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
+	life := process.NewLifecycle(log)
+	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
+	registry, metrics := process.Metrics(process.Version())
+
+	db, err := postgres.Open(context.WithoutCancel(ctx), c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
+	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now))
+
+	queue, err := jetstream.Connect(c.Config, "ingest", log, registry)
+	if err != nil {
+		return err
+	}
+	life.OnStop("nats", queue.Close)
+	workers, err := queue.WatchWorkers()
+	if err != nil {
+		return err
+	}
+
+	outcomes := queue.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
+	outbox := relay.New(db, queue, log, registry)
+	streams := newProvisioner(queue, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}, outbox.Wake, log)
+	queue.OnConnect(streams.wake)
+	schema := &schema{db: db, url: c.MigrateDatabaseURL, log: log, ready: outbox.Wake}
+	if schema.url == "" {
+		schema.url = c.DatabaseURL
+	}
+	life.Go("streams", streams.run)
+	life.Go("recorder", recorder.New(outcomes, db, log).Run)
+	life.Go("relay", outbox.Run)
+	life.Go("schema", schema.run)
+
+	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
+	modes, err := intake.ParseModes(c.CheckoutModes)
+	if err != nil {
+		return err
+	}
+	public := http.NewServeMux()
+	public.Handle("/webhooks/stripe", intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox.Wake, time.Now, log, registry))
+	public.Handle("GET /healthz", process.Healthz())
+	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public); err != nil {
+		return err
+	}
+
+	lights := lights{db: db, schema: schema, queue: queue, workers: workers}
+	admin := http.NewServeMux()
+	admin.Handle("GET /healthz", process.Healthz())
+	admin.Handle("GET /readyz", process.Readyz(lights.ready))
+	admin.Handle("GET /metrics", metrics)
+	admin.Handle("/", dashboard.NewAccess(c.AdminToken, dashboard.New(db, lights.health, time.Now, log), log, registry))
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, admin); err != nil {
+		return err
+	}
+	log.Info("ingest is up", zap.String("version", process.Version()), zap.String("public", c.IngestAddr), zap.String("admin", c.AdminAddr))
+	return life.Wait(ctx)
+}
+
+// lights tells how the neighbours are.
+type lights struct {
+	db      *postgres.DB
+	schema  *schema
+	queue   *jetstream.Conn
+	workers *jetstream.Workers
+}
+
+func upDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+// ready: only Postgres and its schema decide. NATS away must not take ingest out of a load balancer, or TikTok's side
+// would cost the customer's access.
+func (l *lights) ready(ctx context.Context) (bool, map[string]string) {
+	up, schema := l.db.Ping(ctx) == nil, "waiting"
+	if l.schema.isReady.Load() {
+		schema = "ready"
+	}
+	return up && schema == "ready", map[string]string{"postgres": upDown(up), "schema": schema, "nats": upDown(l.queue.Connected())}
+}
+
+func (l *lights) health(ctx context.Context) dashboard.Health {
+	return dashboard.Health{Postgres: upDown(l.db.Ping(ctx) == nil), NATS: upDown(l.queue.Connected()), Workers: l.workers.List()}
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/secret"
+)
+
+// A neighbour that is away is asked again this often.
+const (
+	schemaRetry  = time.Second
+	streamsRetry = 2 * time.Second
+	streamsCheck = 15 * time.Second // also repairs what somebody deleted meanwhile
+	setupTimeout = 30 * time.Second
+)
+
+// migrate brings the schema up to date once.
+func migrate(ctx context.Context, c *config, log *zap.Logger) error {
+	url := c.MigrateDatabaseURL
+	if url == "" {
+		url = c.DatabaseURL
+	}
+	applied, err := postgres.Migrate(ctx, url)
+	if err != nil {
+		return err
+	}
+	log.Info("The ledger's schema is up to date", zap.Int("applied", applied))
+	return nil
+}
+
+// schema brings the ledger's schema up to date as soon as Postgres lets it.
+type schema struct {
+	db      *postgres.DB
+	url     secret.Text
+	log     *zap.Logger
+	ready   func()
+	isReady atomic.Bool
+}
+
+// run tries until it is done. A schema that is too new for this binary is the one error that ends the program.
+func (s *schema) run(ctx context.Context) error {
+	told := ""
+	for {
+		applied, err := s.once(ctx)
+		switch {
+		case errors.Is(err, postgres.ErrTooOld):
+			return err
+		case err == nil:
+			s.log.Info("The ledger is ready", zap.Int("migrations_applied", applied))
+			s.isReady.Store(true)
+			s.ready()
+			return nil
+		case ctx.Err() != nil:
+			return nil
+		case err.Error() != told:
+			told = err.Error()
+			s.log.Warn("Waiting for Postgres; webhooks are answered 503 until then", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(schemaRetry):
+		}
+	}
+}
+
+func (s *schema) once(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	applied, err := postgres.Migrate(ctx, s.url)
+	if err != nil {
+		return applied, err
+	}
+	return applied, s.db.CheckSchema(ctx)
+}
+
+// provisioner creates the streams and consumers, and repairs them when somebody changed or deleted them.
+type provisioner struct {
+	queue  *jetstream.Conn
+	config jetstream.StreamConfig
+	done   func()
+	log    *zap.Logger
+	woken  chan struct{}
+}
+
+func newProvisioner(q *jetstream.Conn, c jetstream.StreamConfig, done func(), log *zap.Logger) *provisioner {
+	return &provisioner{queue: q, config: c, done: done, log: log, woken: make(chan struct{}, 1)}
+}
+
+// wake is called when the connection is there (again): the server may have come back empty.
+func (p *provisioner) wake() {
+	select {
+	case p.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (p *provisioner) run(ctx context.Context) error {
+	told := "never"
+	for {
+		next := streamsCheck
+		if p.queue.Connected() {
+			err := p.once(ctx)
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil:
+				next = streamsRetry
+				if err.Error() != told {
+					told = err.Error()
+					p.log.Error("The streams are not as they should be; purchases wait on the ledger", zap.Error(err))
+				}
+			case told != "":
+				told = ""
+				p.log.Info("The streams are ready")
+				p.done()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.woken:
+			told = "again"
+		case <-time.After(next):
+		}
+	}
+}
+
+func (p *provisioner) once(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	return p.queue.Provision(ctx, p.config)
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"net/url"
+	"time"
+
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/secret"
+)
+
+// config is everything that tiktok-worker can be told, by flag or by environment. The help texts are the manual.
+type config struct {
+	Run    struct{} `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
+	Health struct{} `cmd:"" help:"Ask the running worker's admin listener whether it lives; for containers without curl."`
+
+	PixelID     string      `name:"tiktok-pixel-id" help:"The pixel. Required with a token."`
+	AccessToken secret.Text `name:"tiktok-access-token" help:"The Events API access token. Empty switches delivery off: every purchase ends skipped (not_configured)."`
+	APIURL      string      `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"Where events are sent."`
+	Payload     string      `name:"tiktok-payload" default:"events" enum:"events,pixel" help:"events: Events API 2.0; pixel: the older one-event body."`
+	EventName   string      `name:"tiktok-event-name" default:"CompletePayment" help:"The event's name; use the one that the browser pixel uses."`
+	PageURL     string      `name:"tiktok-page-url" help:"page.url where the checkout's metadata has none."`
+
+	TestMode        string      `name:"tiktok-test-mode" default:"skip" enum:"skip,send" help:"Purchases with livemode=false: skip them, or send them."`
+	TestPixelID     string      `name:"tiktok-test-pixel-id" help:"Where test purchases go. Default: the live pixel."`
+	TestAccessToken secret.Text `name:"tiktok-test-access-token" help:"The token for test purchases. Default: the live token."`
+	TestEventCode   string      `name:"tiktok-test-event-code" help:"The test event code; send needs this or a test token, so that a test never counts as a sale."`
+
+	MaxRPS            float64       `name:"tiktok-max-rps" default:"10" help:"Requests per second to TikTok, for this process."`
+	WorkerConcurrency int           `default:"4" help:"Requests in flight."`
+	Timeout           time.Duration `name:"tiktok-timeout" default:"10s" help:"For one whole request."`
+	RetryInitial      time.Duration `default:"1s" help:"The first wait before a retry."`
+	RetryMax          time.Duration `default:"15m" help:"The longest wait before a retry."`
+	RetryMaxAge       time.Duration `default:"47h" help:"Counted from the first publish; past it a purchase becomes a dead letter (expired). TikTok de-duplicates for 48 h."`
+
+	AdminAddr     string        `default:"127.0.0.1:8082" help:"Private listener: /metrics, /healthz, /readyz."`
+	ShutdownGrace time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
+
+	jetstream.Config
+	process.LogConfig
+}
+
+// problems lists what is wrong for a command, all at once.
+func (c *config) problems(command string) (list []string) {
+	if command == "health" {
+		return nil
+	}
+	if c.AccessToken != "" && c.PixelID == "" {
+		list = append(list, "TIKTOK_PIXEL_ID is required with TIKTOK_ACCESS_TOKEN")
+	}
+	if c.TestMode == "send" && c.TestAccessToken == "" && c.TestEventCode == "" {
+		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, or a test would count as a sale")
+	}
+	if !absolute(c.APIURL) {
+		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
+	}
+	if c.PageURL != "" && !absolute(c.PageURL) {
+		list = append(list, "TIKTOK_PAGE_URL is not an absolute http(s) URL")
+	}
+	if c.EventName == "" {
+		list = append(list, "TIKTOK_EVENT_NAME is empty")
+	}
+	if c.MaxRPS <= 0 || c.MaxRPS > 1000 {
+		list = append(list, "TIKTOK_MAX_RPS must be above 0 and at most 1000, TikTok's limit for the account")
+	}
+	if c.WorkerConcurrency < 1 || c.WorkerConcurrency > 256 {
+		list = append(list, "WORKER_CONCURRENCY is a number from 1 to 256")
+	}
+	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMax < c.RetryInitial || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
+		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX, RETRY_MAX_AGE and SHUTDOWN_GRACE must be longer than nothing, and RETRY_MAX not shorter than RETRY_INITIAL")
+	}
+	if c.RetryMaxAge > 48*time.Hour {
+		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late retry may count twice")
+	}
+	return append(list, c.Config.Problems()...)
+}
+
+func absolute(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
+}

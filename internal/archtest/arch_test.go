@@ -1,0 +1,196 @@
+// Package archtest keeps the import picture of docs/architecture.md true.
+package archtest
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "purchase-relay/"
+
+var (
+	words = []string{"internal/purchase", "internal/contract"}
+	word  = []string{"internal/purchase", "internal/contract", "internal/secret"}
+)
+
+// allowed is the whole picture: a package that is not here, or an edge that is not here, fails.
+var allowed = map[string][]string{
+	// words
+	"internal/purchase": {},
+	"internal/contract": {"internal/purchase"},
+	"internal/secret":   {},
+	"migrations":        {},
+	// steps, in the order in which the data flows; they know no neighbour and no other step
+	"internal/intake":    words,
+	"internal/relay":     words,
+	"internal/delivery":  words,
+	"internal/recorder":  words,
+	"internal/dashboard": {"internal/purchase", "internal/secret"},
+	// neighbours; they know no step and no other neighbour
+	"internal/stripe":    {"internal/purchase", "internal/secret"},
+	"internal/postgres":  append([]string{"migrations"}, word...),
+	"internal/jetstream": word,
+	"internal/tiktok":    word,
+	// the running process
+	"internal/process": {"internal/secret"},
+	// wiring: the only place where steps meet neighbours
+	"cmd/ingest": {
+		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/stripe",
+		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/secret",
+	},
+	"cmd/tiktok-worker": {
+		"internal/delivery", "internal/tiktok", "internal/jetstream", "internal/process", "internal/contract", "internal/secret",
+	},
+}
+
+// owners says who alone may import a third-party module (a prefix) or a package of the standard library. No owner: only
+// tests and the workshop.
+var owners = map[string][]string{
+	"github.com/jackc/pgx/":               {"internal/postgres"},
+	"github.com/pressly/goose/":           {"internal/postgres"},
+	"database/sql":                        {"internal/postgres"},
+	"github.com/nats-io/nats.go":          {"internal/jetstream"},
+	"github.com/stripe/stripe-go/":        {"internal/stripe"},
+	"github.com/alecthomas/kong":          {"internal/process"},
+	"github.com/cenkalti/backoff/":        {"internal/delivery"},
+	"github.com/nats-io/nats-server/":     {},
+	"testing":                             {},
+	"net/http/httptest":                   {},
+	"internal/dev":                        {},
+	"github.com/google/go-cmp/":           {},
+	"pgregory.net/rapid":                  {},
+	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/postgres"},
+	"github.com/sony/gobreaker/":          {"internal/delivery"},
+	"github.com/schollz/progressbar/":     {},
+	"github.com/prometheus/client_golang": {"internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/jetstream", "internal/process"},
+}
+
+// stdlibOnly are the packages that import nothing but the standard library and their own words.
+var stdlibOnly = []string{"internal/purchase", "internal/contract", "internal/secret"}
+
+// imports calls visit for each import of each non-test file below a folder. It reads the files itself: asking `go list`
+// in a child process would be invisible to the test cache, which would repeat an old "ok".
+func imports(t *testing.T, top string, visit func(pkg, file, dep string)) {
+	t.Helper()
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, top, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
+			return err
+		}
+		f := parse(t, root, p, parser.ImportsOnly)
+		for _, im := range f.Imports {
+			dep, err := strconv.Unquote(im.Path.Value)
+			if err != nil {
+				return err
+			}
+			visit(path.Dir(p), p, dep)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func parse(t *testing.T, root fs.FS, p string, mode parser.Mode) *ast.File {
+	t.Helper()
+	src, err := fs.ReadFile(root, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := parser.ParseFile(token.NewFileSet(), p, src, mode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func workshop(pkg string) bool { return strings.HasPrefix(pkg, "internal/dev") }
+
+func TestImports(t *testing.T) {
+	seen := map[string]bool{}
+	for _, top := range []string{"cmd", "internal", "migrations"} {
+		imports(t, top, func(pkg, file, dep string) {
+			if workshop(pkg) {
+				return
+			}
+			seen[pkg] = true
+			want, known := allowed[pkg]
+			if !known {
+				t.Errorf("%s is not in the picture: add it here and to docs/architecture.md", pkg)
+				return
+			}
+			if own, ours := strings.CutPrefix(dep, module); ours {
+				if !slices.Contains(want, own) {
+					t.Errorf("%s must not import %s", file, own)
+				}
+				return
+			}
+			for prefix, by := range owners {
+				if (dep == prefix || strings.HasPrefix(dep, strings.TrimSuffix(prefix, "/")+"/")) && !slices.Contains(by, pkg) {
+					t.Errorf("%s must not import %s: that belongs to %v", file, dep, by)
+				}
+			}
+			if strings.Contains(dep, ".") && slices.Contains(stdlibOnly, pkg) {
+				t.Errorf("%s must not import %s: words know the standard library alone", file, dep)
+			}
+		})
+	}
+	for pkg := range allowed {
+		if !seen[pkg] {
+			t.Errorf("%s is in the picture but not in the tree", pkg)
+		}
+	}
+}
+
+// TestSimulatorsAreIndependent: a simulator that shared code with the client it answers would share its
+// misunderstandings, and agree with it about anything.
+func TestSimulatorsAreIndependent(t *testing.T) {
+	count := 0
+	for _, top := range []string{"internal/dev/tiktoksim", "internal/dev/stripegen"} {
+		imports(t, top, func(_, file, dep string) {
+			count++
+			if own, ours := strings.CutPrefix(dep, module); ours && !workshop(own) {
+				t.Errorf("%s must not import %s", file, own)
+			}
+		})
+	}
+	if count == 0 {
+		t.Error("no simulator was found: has it moved?")
+	}
+}
+
+// TestMainsAreThin: main only calls run, so that tests start the program without a process.
+func TestMainsAreThin(t *testing.T) {
+	for _, p := range []string{"cmd/ingest/main.go", "cmd/tiktok-worker/main.go"} {
+		src, err := os.ReadFile("../../" + p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := strings.Count(string(src), "\n"); lines > 60 {
+			t.Errorf("%s has %d lines, more than 60", p, lines)
+		}
+		for _, d := range parse(t, os.DirFS("../.."), p, 0).Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Name.Name != "main" {
+				t.Errorf("%s holds %s: it belongs into run.go", p, f.Name.Name)
+			}
+		}
+	}
+}
+
+// TestNoCatchAllPackages: a package is a word, a step or a neighbour.
+func TestNoCatchAllPackages(t *testing.T) {
+	imports(t, "internal", func(pkg, _, _ string) {
+		if slices.Contains([]string{"util", "utils", "common", "helpers", "models", "types", "services"}, path.Base(pkg)) {
+			t.Errorf("%s: name it after what it is about", pkg)
+		}
+	})
+}

@@ -1,0 +1,55 @@
+package dashboard
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Outbox is what the metrics read of the ledger; pending counts the purchases that wait for the relay, oldest is
+// since when the first does (zero: none does).
+type Outbox interface {
+	OutboxState(ctx context.Context) (pending int, oldest time.Time, err error)
+}
+
+// scrapeTimeout bounds the question at each scrape.
+const scrapeTimeout = 2 * time.Second
+
+// outboxMetrics asks the ledger at each scrape: the figure is the ledger's, whichever replica answers.
+type outboxMetrics struct {
+	outbox          Outbox
+	now             func() time.Time
+	pending, oldest *prometheus.Desc
+}
+
+// NewOutboxMetrics returns the collector of the outbox's two gauges; while the ledger is away they are missing.
+func NewOutboxMetrics(o Outbox, now func() time.Time) prometheus.Collector {
+	return &outboxMetrics{
+		outbox: o, now: now,
+		pending: prometheus.NewDesc("purchase_relay_outbox_pending", "Purchases that wait for the relay.", nil, nil),
+		oldest:  prometheus.NewDesc("purchase_relay_outbox_oldest_age_seconds", "Age of the oldest purchase that waits for the relay.", nil, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *outboxMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- m.pending
+	ch <- m.oldest
+}
+
+// Collect implements prometheus.Collector.
+func (m *outboxMetrics) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	pending, oldest, err := m.outbox.OutboxState(ctx)
+	if err != nil {
+		return
+	}
+	age := 0.0
+	if !oldest.IsZero() {
+		age = max(0, m.now().Sub(oldest).Seconds())
+	}
+	ch <- prometheus.MustNewConstMetric(m.pending, prometheus.GaugeValue, float64(pending))
+	ch <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
+}

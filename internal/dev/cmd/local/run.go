@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"purchase-relay/internal/dev/natslocal"
+	"purchase-relay/internal/dev/pglocal"
+	"purchase-relay/internal/dev/tiktoksim"
+)
+
+// What is known to everybody here: the stack listens on loopback alone and sends nothing anywhere.
+const (
+	signingSecret = "whsec_local" //nolint:gosec // not a secret: the simulator's own
+	token         = "local-token" //nolint:gosec // not a secret: the simulator's own
+	pixel         = "LOCALPIXEL"
+	testCode      = "TEST12345"
+	database      = "purchase_relay"
+	stopGrace     = 15 * time.Second
+)
+
+// addresses are the stack's listeners, counted up from one port.
+type addresses struct {
+	ingest, ingestAdmin, workerAdmin, simulator, nats, postgres string
+}
+
+func newAddresses(port int) addresses {
+	at := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port+i)) }
+	return addresses{ingest: at(0), ingestAdmin: at(1), workerAdmin: at(2), simulator: at(3), nats: at(4), postgres: at(5)}
+}
+
+// free says which of the addresses is taken by somebody else, in one sentence with the remedy.
+func (a addresses) free(ctx context.Context, port int) error {
+	for _, x := range []struct{ what, addr string }{
+		{"ingest", a.ingest}, {"ingest's admin listener", a.ingestAdmin}, {"the worker's admin listener", a.workerAdmin},
+		{"the TikTok simulator", a.simulator}, {"NATS", a.nats}, {"Postgres", a.postgres},
+	} {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", x.addr)
+		if err != nil {
+			return fmt.Errorf("%s cannot listen on %s, something else does: stop that, or take other ports with `make run PORT=%d`", x.what, x.addr, port+10000)
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) (err error) {
+	flags := flag.NewFlagSet("local", flag.ContinueOnError)
+	port := flags.Int("port", 8080, "the first of six ports: ingest, its admin, the worker's admin, the simulator, NATS, Postgres")
+	dir := flags.String("dir", ".local", "where the data, the binaries and the logs are kept")
+	once := flags.Bool("once", false, "stop after the sample purchase instead of staying")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *port < 1 || *port > 65530 {
+		return errors.New("-port is a number from 1 to 65530")
+	}
+	root, err := filepath.Abs(*dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(root, 0o750); err != nil {
+		return err
+	}
+	at := newAddresses(*port)
+	if err := at.free(ctx, *port); err != nil {
+		return err
+	}
+	s := &stack{out: out, root: root, at: at, getenv: getenv}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	if err := s.sample(ctx); err != nil {
+		return err
+	}
+	if *once {
+		return nil
+	}
+	s.printAddresses()
+	select {
+	case <-ctx.Done():
+		s.say("\nStopping …\n")
+		return nil
+	case name := <-s.died:
+		return fmt.Errorf("%s ended by itself; its log is %s", name, filepath.Join(root, name+".log"))
+	}
+}
+
+// stack is everything that was started.
+type stack struct {
+	out    io.Writer
+	root   string
+	at     addresses
+	getenv func(string) string
+	pg     *pglocal.Server
+	nats   *natslocal.Server
+	sim    *http.Server
+	simErr chan error
+	procs  []*process
+	died   chan string
+}
+
+func (s *stack) say(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format, args...) }
+
+func (s *stack) start(ctx context.Context) (err error) {
+	s.died = make(chan string, 2)
+	s.say("Building ingest and tiktok-worker …\n")
+	bin, err := build(ctx, s.root, s.getenv)
+	if err != nil {
+		return err
+	}
+	if err := pglocal.Ensure(ctx, s.out); err != nil {
+		return err
+	}
+	s.say("Starting Postgres …\n")
+	if s.pg, err = pglocal.Start(ctx, pglocal.Options{Dir: filepath.Join(s.root, "postgres"), Addr: s.at.postgres, Durable: true}); err != nil {
+		return err
+	}
+	if wanted := filepath.Join(s.root, "postgres"); !strings.HasPrefix(s.pg.Dir(), wanted) {
+		s.say("  Its data is in %s: the user it runs as cannot reach %s.\n", s.pg.Dir(), wanted)
+	}
+	if err := s.ensureDatabase(ctx); err != nil {
+		return err
+	}
+	s.say("Starting NATS and the TikTok simulator …\n")
+	if s.nats, err = natslocal.Start(natslocal.Options{Addr: s.at.nats, StoreDir: filepath.Join(s.root, "nats")}); err != nil {
+		return err
+	}
+	if err := s.startSimulator(ctx); err != nil {
+		return err
+	}
+	s.say("Starting ingest and tiktok-worker …\n")
+	for _, p := range []struct {
+		name, health string
+		env          []string
+	}{
+		{"ingest", s.at.ingestAdmin, []string{
+			"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.pg.URL(database), "NATS_URL=" + s.nats.URL(),
+			"INGEST_ADDR=" + s.at.ingest, "ADMIN_ADDR=" + s.at.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB",
+		}},
+		{"tiktok-worker", s.at.workerAdmin, []string{
+			"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + s.at.simulator + "/open_api/v1.3/event/track/",
+			"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "NATS_URL=" + s.nats.URL(), "ADMIN_ADDR=" + s.at.workerAdmin,
+		}},
+	} {
+		proc, err := startProcess(filepath.Join(bin, p.name), filepath.Join(s.root, p.name+".log"), p.env, s.getenv, s.died)
+		if err != nil {
+			return err
+		}
+		s.procs = append(s.procs, proc)
+	}
+	for _, addr := range []string{s.at.ingestAdmin, s.at.workerAdmin} {
+		if err := s.awaitReady(ctx, addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stack) startSimulator(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.at.simulator)
+	if err != nil {
+		return err
+	}
+	sim := tiktoksim.New(tiktoksim.Config{Token: token, Pixel: pixel, Misbehave: 0.02, Latency: 20 * time.Millisecond})
+	s.sim = &http.Server{Handler: sim, ReadHeaderTimeout: 5 * time.Second}
+	s.simErr = make(chan error, 1)
+	go func() { s.simErr <- s.sim.Serve(l) }()
+	return nil
+}
+
+// awaitReady asks a process' readiness until it is there or the process has ended.
+func (s *stack) awaitReady(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if status, _ := get(ctx, "http://"+addr+"/readyz"); status == http.StatusOK {
+			return nil
+		}
+		select {
+		case name := <-s.died:
+			return fmt.Errorf("%s did not start; its log, %s, ends with:\n%s", name, filepath.Join(s.root, name+".log"), tail(filepath.Join(s.root, name+".log")))
+		case <-ctx.Done():
+			return fmt.Errorf("http://%s/readyz does not become ready; the logs are in %s", addr, s.root)
+		case <-tick.C:
+		}
+	}
+}
+
+// stop ends everything in reverse order.
+func (s *stack) stop() error {
+	var errs []error
+	for i := len(s.procs) - 1; i >= 0; i-- {
+		errs = append(errs, s.procs[i].stop(stopGrace))
+	}
+	if s.sim != nil {
+		errs = append(errs, s.sim.Close())
+		if err := <-s.simErr; !errors.Is(err, http.ErrServerClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if s.nats != nil {
+		errs = append(errs, s.nats.Stop())
+	}
+	if s.pg != nil {
+		errs = append(errs, s.pg.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *stack) printAddresses() {
+	s.say(`
+Everything is up. Ctrl-C stops it; the data stays in %s.
+
+  webhook        http://%s/webhooks/stripe   (signing secret %s)
+  ingest admin   http://%s/api/v1/summary · /metrics · /readyz
+  worker admin   http://%s/readyz · /metrics
+  TikTok (sim)   http://%s/events · /stats · POST /faults
+  NATS           %s
+  Postgres       psql '%s'
+  logs           %s
+
+Send another purchase:
+
+  go run ./internal/dev/cmd/stripegen -url http://%s/webhooks/stripe
+
+Let TikTok fail for ten seconds, and watch the worker's log:
+
+  curl -X POST http://%s/faults -d '{"status":503,"for":"10s"}'
+
+`, s.root, s.at.ingest, signingSecret, s.at.ingestAdmin, s.at.workerAdmin, s.at.simulator, s.nats.URL(), s.pg.URL(database),
+		filepath.Join(s.root, "*.log"), s.at.ingest, s.at.simulator)
+}
+
+// get asks a loopback address and returns status and body; status 0: no answer.
+func get(ctx context.Context, url string) (int, []byte) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, nil
+	}
+	resp, err := (&http.Client{}).Do(req)
+	if err != nil {
+		return 0, nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return 0, nil
+	}
+	return resp.StatusCode, body
+}
+
+// tail returns a log's last lines.
+func tail(file string) string {
+	data, err := os.ReadFile(file) //nolint:gosec // our own log
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}

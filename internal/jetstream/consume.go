@@ -1,0 +1,152 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"purchase-relay/internal/contract"
+)
+
+// firstWait is how long Fetch waits for a first message.
+const firstWait = 5 * time.Second
+
+// Consumer reads one durable consumer, which ingest has made. It is safe for concurrent use.
+type Consumer struct {
+	conn            *Conn
+	stream, durable string
+
+	mu    sync.Mutex
+	bound jetstream.Consumer
+}
+
+// Consumer returns a reader of a durable consumer. It binds when it is first needed.
+func (c *Conn) Consumer(stream, durable string) *Consumer {
+	return &Consumer{conn: c, stream: stream, durable: durable}
+}
+
+// Fetch returns what waits, up to most messages, without lingering for more. Where nothing does, it waits up to five
+// seconds for a first message, and returns nothing when none comes. An error is temporary: the server or the consumer is
+// away; the caller tries again after a while.
+func (c *Consumer) Fetch(ctx context.Context, most int) ([]contract.Queued, error) {
+	bound, err := c.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var messages []contract.Queued
+	if most > 1 {
+		if messages, err = c.waiting(bound, most); err != nil || len(messages) > 0 {
+			return messages, err
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, firstWait)
+	defer cancel()
+	first, err := bound.Next(jetstream.FetchContext(wait))
+	switch {
+	case err == nil:
+		messages = append(messages, queued(first))
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
+		if !c.conn.Connected() {
+			return nil, errAway
+		}
+		return nil, c.check(ctx, bound)
+	default:
+		return nil, c.lost(err)
+	}
+	if most > 1 {
+		more, err := c.waiting(bound, most-1)
+		if err != nil {
+			return messages, nil //nolint:nilerr // what was fetched is worked on; the next call meets the error again
+		}
+		messages = append(messages, more...)
+	}
+	return messages, nil
+}
+
+// waiting returns what the server has now.
+func (c *Consumer) waiting(bound jetstream.Consumer, most int) ([]contract.Queued, error) {
+	batch, err := bound.FetchNoWait(most)
+	if err != nil {
+		return nil, c.lost(err)
+	}
+	var messages []contract.Queued
+	for msg := range batch.Messages() {
+		messages = append(messages, queued(msg))
+	}
+	if err := batch.Error(); err != nil && len(messages) == 0 && !errors.Is(err, jetstream.ErrNoMessages) {
+		return nil, c.lost(err)
+	}
+	return messages, nil
+}
+
+func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.conn.Connected() {
+		return nil, errAway
+	}
+	if c.bound != nil {
+		return c.bound, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	bound, err := c.conn.js.Consumer(ctx, c.stream, c.durable)
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s on %s is not there yet; ingest creates it: %w", c.durable, c.stream, err)
+	}
+	c.bound = bound
+	return bound, nil
+}
+
+// check looks, after a time without messages, whether the consumer is still there: a pull request to a deleted one is
+// answered by nobody.
+func (c *Consumer) check(ctx context.Context, bound jetstream.Consumer) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := bound.Info(ctx); err != nil {
+		return c.lost(err)
+	}
+	return nil
+}
+
+// lost forgets the binding, so that the next call binds anew.
+func (c *Consumer) lost(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bound = nil
+	return fmt.Errorf("consumer %s on %s: %w", c.durable, c.stream, err)
+}
+
+// Ready returns nil when the consumer is bound and the connection stands, else what is missing.
+func (c *Consumer) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.conn.Connected():
+		return errors.New("down")
+	case c.bound == nil:
+		return fmt.Errorf("consumer %s on %s is missing", c.durable, c.stream)
+	}
+	return nil
+}
+
+// queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.
+func queued(msg jetstream.Msg) contract.Queued {
+	q := contract.Queued{
+		Subject: msg.Subject(), MsgID: msg.Headers().Get(contract.HeaderMsgID), Data: msg.Data(), NumDelivered: 1, Settler: msg,
+	}
+	if meta, err := msg.Metadata(); err == nil {
+		q.NumDelivered, q.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
+	}
+	if at, err := time.Parse(time.RFC3339, msg.Headers().Get(contract.HeaderFirstPublished)); err == nil {
+		q.FirstPublished = at
+	}
+	return q
+}

@@ -1,0 +1,195 @@
+// Package jetstream is the neighbour that carries: NATS with its streams and consumers. It alone imports nats.go.
+//
+// What a publish acknowledgement is worth: the message is in the server's page cache. A killed server loses nothing of
+// that, a power cut may lose seconds of it; the ledger and its sweeper make "nothing lost" true, not the queue.
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/secret"
+)
+
+// Config is how to reach NATS; both binaries' configurations hold it.
+type Config struct {
+	NATSURL       secret.Text `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers, comma-separated; tls:// for TLS."`
+	NATSCredsFile string      `name:"nats-creds-file" help:"Credentials file (JWT and nkey)."`
+	NATSCAFile    string      `name:"nats-ca-file" help:"Certificate authority of the servers."`
+	NATSCertFile  string      `name:"nats-cert-file" help:"Client certificate."`
+	NATSKeyFile   string      `name:"nats-key-file" help:"Client certificate's key."`
+}
+
+// Problems lists what is wrong with the configuration, without its secrets.
+func (c Config) Problems() (list []string) {
+	for server := range strings.SplitSeq(c.NATSURL.Reveal(), ",") {
+		u, err := url.Parse(strings.TrimSpace(server))
+		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			list = append(list, "NATS_URL: a server is not of the form nats://host:4222 or tls://host:4222")
+		}
+	}
+	for name, file := range map[string]string{
+		"NATS_CREDS_FILE": c.NATSCredsFile, "NATS_CA_FILE": c.NATSCAFile, "NATS_CERT_FILE": c.NATSCertFile, "NATS_KEY_FILE": c.NATSKeyFile,
+	} {
+		if file == "" {
+			continue
+		}
+		if f, err := os.Open(file); err != nil { //nolint:gosec // the operator names the file
+			list = append(list, fmt.Sprintf("%s cannot be read: %v", name, errors.Unwrap(err)))
+		} else {
+			_ = f.Close()
+		}
+	}
+	if (c.NATSCertFile == "") != (c.NATSKeyFile == "") {
+		list = append(list, "NATS_CERT_FILE and NATS_KEY_FILE go together")
+	}
+	slices.Sort(list)
+	return list
+}
+
+// Times of the connection.
+const (
+	reconnectWait  = 500 * time.Millisecond
+	publishTimeout = 5 * time.Second // a publish without an answer for so long has failed, or was stored all the same
+	requestTimeout = 5 * time.Second
+)
+
+// Conn is one process' connection. It is safe for concurrent use.
+type Conn struct {
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	log *zap.Logger
+
+	mu        sync.Mutex
+	onConnect []func()
+	closed    chan struct{}
+}
+
+// Connect returns a connection that is made, and made again, in the background: a server that is away is waited for. name
+// is the user's role (ingest, worker) and makes the inbox prefix, so that one cannot read the other's replies. An error
+// says that the configuration is unusable.
+func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) (*Conn, error) {
+	violations := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "purchase_relay_permission_violations_total", Help: "Requests that NATS refused for lack of permission.",
+	})
+	reg.MustRegister(violations)
+	conn := &Conn{log: log, closed: make(chan struct{})}
+	options := []nats.Option{
+		nats.Name("purchase-relay " + name), nats.CustomInboxPrefix("_INBOX_" + name),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
+		nats.ReconnectBufSize(-1), // a publish while away fails at once, instead of failing and being stored later
+		nats.Timeout(3 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ConnectHandler(func(*nats.Conn) { log.Info("Connected to NATS"); conn.connected() }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("Connected to NATS again"); conn.connected() }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("The connection to NATS is lost; it is tried again until it is back", zap.Error(err))
+			}
+		}),
+		nats.ClosedHandler(func(*nats.Conn) { close(conn.closed) }),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			fields := []zap.Field{zap.Error(err)}
+			if sub != nil {
+				fields = append(fields, zap.String("subject", sub.Subject))
+			}
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				violations.Inc()
+				log.Error("NATS refuses a request for lack of permission: it will time out; compare the user's permissions with the documentation", fields...)
+				return
+			}
+			log.Warn("NATS reports an error", fields...)
+		}),
+	}
+	for _, o := range []struct {
+		set    bool
+		option nats.Option
+	}{
+		{c.NATSCredsFile != "", nats.UserCredentials(c.NATSCredsFile)},
+		{c.NATSCAFile != "", nats.RootCAs(c.NATSCAFile)},
+		{c.NATSCertFile != "", nats.ClientCert(c.NATSCertFile, c.NATSKeyFile)},
+	} {
+		if o.set {
+			options = append(options, o.option)
+		}
+	}
+	nc, err := nats.Connect(c.NATSURL.Reveal(), options...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	if !nc.IsConnected() {
+		log.Warn("NATS is away; it is tried until it answers")
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithPublishAsyncMaxPending(4000))
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	conn.nc, conn.js = nc, js
+	return conn, nil
+}
+
+// Connected says whether the connection stands now.
+func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+
+// OnConnect registers a function to be called whenever the connection has been made; it must not block. Where it stands
+// already, the function is called at once.
+func (c *Conn) OnConnect(f func()) {
+	c.mu.Lock()
+	c.onConnect = append(c.onConnect, f)
+	c.mu.Unlock()
+	if c.nc.IsConnected() {
+		f()
+	}
+}
+
+func (c *Conn) connected() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.onConnect {
+		f()
+	}
+}
+
+// Close sends what is buffered and closes the connection, within ctx.
+func (c *Conn) Close(ctx context.Context) error {
+	if !c.nc.IsConnected() {
+		c.nc.Close()
+		return nil
+	}
+	if err := c.nc.Drain(); err != nil {
+		c.nc.Close()
+		return fmt.Errorf("drain the connection to NATS: %w", err)
+	}
+	select {
+	case <-c.closed:
+	case <-ctx.Done():
+		c.nc.Close()
+	}
+	return nil
+}
+
+var notToken = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
+
+// Instance names this process: the host and a random part, in the form of a subject token.
+func Instance() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "worker"
+	}
+	host = strings.Trim(notToken.ReplaceAllString(host, "-"), "-")
+	return host[:min(len(host), 40)] + "-" + strings.ToLower(rand.Text()[:6])
+}

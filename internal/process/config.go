@@ -1,0 +1,207 @@
+// Package process is the running program around the steps: its configuration, its log, its listeners, and its end.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"purchase-relay/internal/secret"
+)
+
+// UsageError is a wrong call or configuration: everything that is wrong with it, at once. Exit status 2.
+type UsageError struct{ Problems []string }
+
+// Error lists the problems, one a line.
+func (e *UsageError) Error() string {
+	return "the configuration cannot be used:\n  - " + strings.Join(e.Problems, "\n  - ")
+}
+
+var (
+	// ErrHelp says that help was asked for and given.
+	ErrHelp = errors.New("help was given")
+	// ErrLeft says that the work is done but something is left for the operator. Exit status 3.
+	ErrLeft = errors.New("done, but something is left")
+)
+
+// ExitCode returns the status to exit with, and tells the error on stderr: 0 done, 1 failed, 2 usage or configuration, 3
+// done but something is left.
+func ExitCode(err error, stderr io.Writer) int {
+	var usage *UsageError
+	switch {
+	case err == nil, errors.Is(err, ErrHelp):
+		return 0
+	case errors.As(err, &usage):
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	_, _ = fmt.Fprintln(stderr, err)
+	if errors.Is(err, ErrLeft) {
+		return 3
+	}
+	return 1
+}
+
+// Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag --some-name can
+// also be given as the variable SOME_NAME, and a secret as a file named by SOME_NAME_FILE. An empty variable is an unset
+// one. command is the chosen command's name. The error is ErrHelp, after the help went to out, or a *UsageError with all
+// problems of the environment; then cli and command are filled as far as they are known.
+func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (command string, err error) {
+	env := &environment{getenv: getenv}
+	helped := false
+	parser, err := kong.New(cli, kong.Name(name), kong.Description(description), kong.Writers(out, out),
+		kong.Exit(func(int) { helped = true; panic(ErrHelp) }), kong.Resolvers(env),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}), kong.ValueFormatter(formatValue))
+	if err != nil {
+		return "", fmt.Errorf("the program's own command line is wrong: %w", err)
+	}
+	defer func() {
+		if helped {
+			_ = recover() // kong's way to end after the help, instead of os.Exit
+			err = ErrHelp
+		}
+	}()
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return "", &UsageError{Problems: append(env.problems, err.Error())}
+	}
+	if len(env.problems) > 0 {
+		return parsed.Command(), &UsageError{Problems: env.problems}
+	}
+	return parsed.Command(), nil
+}
+
+func variable(flag *kong.Flag) string {
+	return strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+}
+
+func isSecret(flag *kong.Flag) bool { return flag.Target.Type() == reflect.TypeFor[secret.Text]() }
+
+func formatValue(value *kong.Value) string {
+	help := kong.DefaultHelpValueFormatter(value)
+	flag := value.Flag
+	switch {
+	case flag == nil || flag.Name == "help":
+		return help
+	case isSecret(flag):
+		return fmt.Sprintf("%s ($%s, $%s_FILE)", help, variable(flag), variable(flag))
+	default:
+		return fmt.Sprintf("%s ($%s)", help, variable(flag))
+	}
+}
+
+// environment is kong's resolver of flags that were not given. kong's own reads the process' environment and stops at the
+// first bad value; this one reads what it was given and collects.
+type environment struct {
+	getenv   func(string) string
+	problems []string
+	seen     map[string]bool
+}
+
+// Validate implements kong.Resolver.
+func (e *environment) Validate(*kong.Application) error { return nil }
+
+// Resolve implements kong.Resolver.
+func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	name := variable(flag)
+	value, problem := e.lookup(name, isSecret(flag))
+	if problem == "" && value != "" {
+		// Into a scratch value first: a bad one becomes a problem of many instead of the end.
+		scratch := reflect.New(flag.Target.Type()).Elem()
+		token := kong.Token{Type: kong.FlagValueToken, Value: value}
+		if err := flag.Parse(kong.ScanFromTokens(token), scratch); err != nil {
+			problem = fmt.Sprintf("%s: %s", name, strings.TrimPrefix(err.Error(), "--"+flag.Name+": "))
+		} else if flag.Enum != "" && !flag.EnumMap()[value] {
+			problem = fmt.Sprintf("%s: %q is none of %s", name, value, flag.Enum)
+		}
+	}
+	if problem != "" {
+		e.tell(name, problem)
+		return nil, nil
+	}
+	if value == "" {
+		return nil, nil
+	}
+	return value, nil
+}
+
+// tell remembers a problem once: kong asks several times.
+func (e *environment) tell(name, problem string) {
+	if e.seen == nil {
+		e.seen = make(map[string]bool)
+	}
+	if !e.seen[name] {
+		e.seen[name] = true
+		e.problems = append(e.problems, problem)
+	}
+}
+
+func (e *environment) lookup(name string, isSecret bool) (value, problem string) {
+	value = e.getenv(name)
+	if !isSecret {
+		return value, ""
+	}
+	file := e.getenv(name + "_FILE")
+	switch {
+	case file == "":
+		return value, ""
+	case value != "":
+		return "", fmt.Sprintf("%s and %s_FILE are both set: choose one", name, name)
+	}
+	data, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return "", fmt.Sprintf("%s_FILE cannot be read: %v", name, errors.Unwrap(err))
+	}
+	if value = strings.TrimRight(string(data), "\r\n"); value == "" {
+		return "", fmt.Sprintf("%s_FILE is empty", name)
+	}
+	return value, ""
+}
+
+// Loopback says whether a listener's address can be reached from this machine alone. An empty host is every address.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// LogConfig is how to log; both binaries' configurations hold it.
+type LogConfig struct {
+	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+	LogFormat string `default:"json" enum:"json,console" help:"json for machines, console for people."`
+}
+
+// Logger returns a logger that writes to out.
+func (c LogConfig) Logger(out io.Writer) *zap.Logger {
+	level, err := zapcore.ParseLevel(c.LogLevel)
+	if err != nil {
+		level = zapcore.InfoLevel
+	}
+	keys := zapcore.EncoderConfig{
+		TimeKey: "ts", LevelKey: "level", MessageKey: "msg", NameKey: "logger", StacktraceKey: "stack",
+		EncodeTime: zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00"), EncodeLevel: zapcore.LowercaseLevelEncoder,
+		EncodeDuration: zapcore.StringDurationEncoder,
+	}
+	encoder := zapcore.NewJSONEncoder(keys)
+	if c.LogFormat == "console" {
+		keys.EncodeTime, keys.EncodeLevel = zapcore.TimeEncoderOfLayout("15:04:05.000"), zapcore.CapitalLevelEncoder
+		keys.ConsoleSeparator = "  "
+		encoder = zapcore.NewConsoleEncoder(keys)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
+}
