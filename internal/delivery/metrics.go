@@ -1,0 +1,73 @@
+package delivery
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"purchase-relay/internal/purchase"
+)
+
+type metrics struct {
+	attempts   *prometheus.CounterVec
+	duration   prometheus.Histogram
+	acceptance prometheus.Histogram
+	retries    *prometheus.CounterVec
+	dead       *prometheus.CounterVec
+	skipped    *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, w *Worker) metrics {
+	m := metrics{
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_attempts_total", Help: "Requests to TikTok by the answer's class and code.",
+		}, []string{"class", "code"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "purchase_relay_attempt_duration_seconds", Help: "Time of one request to TikTok.",
+			Buckets: []float64{.025, .05, .1, .2, .4, .8, 1.6, 3.2, 6.4, 10, 30},
+		}),
+		acceptance: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "purchase_relay_acceptance_delay_seconds", Help: "From the payment to TikTok's acceptance.",
+			Buckets: []float64{.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 48 * 3600},
+		}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_retries_total", Help: "Purchases put off, by reason.",
+		}, []string{"reason"}),
+		dead: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_dead_letters_total", Help: "Purchases given up on, by reason.",
+		}, []string{"reason"}),
+		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_skipped_total", Help: "Purchases not sent on purpose, by reason.",
+		}, []string{"reason"}),
+	}
+	paused := func(reason string, is func() bool) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.", ConstLabels: prometheus.Labels{"reason": reason},
+		}, func() float64 {
+			if is() {
+				return 1
+			}
+			return 0
+		})
+	}
+	reg.MustRegister(
+		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped,
+		paused("access", func() bool { since, _ := w.live.state(); return !since.IsZero() }),
+		paused("test_access", func() bool { since, _ := w.test.state(); return !since.IsZero() }),
+		paused("rate", func() bool { return w.slow.wait(w.Now()) > 0 }),
+	)
+	return m
+}
+
+// attempt counts a request. The code's label stays a small closed set, whatever the other side answers.
+func (m *metrics) attempt(a *purchase.Attempt, known bool) {
+	code := "none"
+	switch {
+	case a.Code != nil && known:
+		code = strconv.Itoa(*a.Code)
+	case a.Code != nil:
+		code = "other"
+	}
+	m.attempts.WithLabelValues(string(a.Class), code).Inc()
+	m.duration.Observe(a.Took.Seconds())
+}

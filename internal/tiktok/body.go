@@ -1,0 +1,127 @@
+package tiktok
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// listed are the currencies that TikTok takes; another one refuses the whole event.
+const listed = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ HKD HNL HUF IDR ILS INR ISK JPY KES" +
+	" KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR PLN PYG QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR "
+
+// Listed says whether TikTok takes a currency (any case).
+func Listed(currency string) bool {
+	return currency != "" && strings.Contains(listed, " "+strings.ToUpper(currency)+" ")
+}
+
+// The Events API 2.0 body.
+type eventsBody struct {
+	EventSource   string  `json:"event_source"`
+	EventSourceID string  `json:"event_source_id"`
+	TestEventCode string  `json:"test_event_code,omitempty"`
+	Data          []event `json:"data"`
+}
+
+type event struct {
+	Event      string     `json:"event"`
+	EventTime  int64      `json:"event_time"`
+	EventID    string     `json:"event_id"`
+	User       user       `json:"user"`
+	Properties properties `json:"properties"`
+	Page       *page      `json:"page,omitempty"`
+}
+
+type user struct {
+	Email      string `json:"email,omitempty"`
+	Phone      string `json:"phone,omitempty"`
+	ExternalID string `json:"external_id,omitempty"`
+	TTCLID     string `json:"ttclid,omitempty"`
+	TTP        string `json:"ttp,omitempty"`
+	IP         string `json:"ip,omitempty"`
+	UserAgent  string `json:"user_agent,omitempty"`
+}
+
+// properties leaves value out by nil alone: a value of 0 is a value.
+type properties struct {
+	Value       *json.Number `json:"value,omitempty"`
+	Currency    string       `json:"currency,omitempty"`
+	ContentType string       `json:"content_type"`
+	OrderID     string       `json:"order_id"`
+}
+
+type page struct {
+	URL      string `json:"url,omitempty"`
+	Referrer string `json:"referrer,omitempty"`
+}
+
+// The older body, one event a request.
+type pixelBody struct {
+	PixelCode     string       `json:"pixel_code"`
+	Event         string       `json:"event"`
+	EventID       string       `json:"event_id"`
+	Timestamp     int64        `json:"timestamp"`
+	TestEventCode string       `json:"test_event_code,omitempty"`
+	Properties    properties   `json:"properties"`
+	Context       pixelContext `json:"context"`
+}
+
+type pixelContext struct {
+	User user  `json:"user"`
+	Page *page `json:"page,omitempty"`
+}
+
+// The payloads.
+const (
+	PayloadEvents = "events"
+	PayloadPixel  = "pixel"
+)
+
+// Body returns the body of one request. It depends on its arguments alone, so that a repeat sends the same bytes.
+func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope) ([]byte, error) {
+	if c.Payload == PayloadPixel {
+		if len(envelopes) != 1 {
+			return nil, fmt.Errorf("the pixel payload takes one event a request, not %d", len(envelopes))
+		}
+		e := newEvent(c, envelopes[0])
+		return json.Marshal(pixelBody{
+			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime, TestEventCode: testEventCode,
+			Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page},
+		})
+	}
+	body := eventsBody{EventSource: "web", EventSourceID: pixelID, TestEventCode: testEventCode, Data: make([]event, len(envelopes))}
+	for i, e := range envelopes {
+		body.Data[i] = newEvent(c, e)
+	}
+	return json.Marshal(body)
+}
+
+func newEvent(c Config, e contract.Envelope) event {
+	k := e.Keys
+	ev := event{
+		Event: c.EventName, EventTime: e.PurchasedAt, EventID: e.EventID,
+		User: user{
+			Email: k.Email, Phone: k.Phone, ExternalID: k.ExternalID, TTCLID: k.TTCLID, TTP: k.TTP, IP: k.IP, UserAgent: k.UserAgent,
+		},
+		Properties: properties{ContentType: "product", OrderID: e.EventID},
+	}
+	// Another currency would refuse the event: the conversion without its value is worth more than none.
+	if e.AmountMinor != nil && Listed(e.Currency) {
+		value := json.Number(purchase.Major(*e.AmountMinor, e.Currency))
+		ev.Properties.Value, ev.Properties.Currency = &value, strings.ToUpper(e.Currency)
+	}
+	url := k.PageURL
+	if url == "" {
+		url = c.PageURL
+	}
+	if url != "" || k.Referrer != "" {
+		ev.Page = &page{URL: url, Referrer: k.Referrer}
+	}
+	if url == "" {
+		ev.User.TTCLID = "" // TikTok takes a click id only beside the page it was clicked for
+	}
+	return ev
+}
