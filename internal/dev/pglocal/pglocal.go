@@ -1,0 +1,404 @@
+// Package pglocal runs a private Postgres from the binaries on this machine: for tests and the local stack.
+package pglocal
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Options say how to run a server. The zero value is a throw-away one for tests.
+type Options struct {
+	Dir     string // kept between starts; "": a temporary folder that Stop removes
+	Addr    string // TCP, for instance 127.0.0.1:8085; "": a unix socket only
+	Durable bool   // fsync on; false is faster and for throw-away data alone
+}
+
+// Server is a running Postgres.
+type Server struct {
+	options Options
+	bin     string
+	dir     string // holds data, socket and log
+	attr    *syscall.SysProcAttr
+	cmd     *exec.Cmd
+	ended   chan struct{}
+	stop    sync.Once
+	stopErr error
+}
+
+// startTimeout bounds the wait for the first connection; stopTimeout that for the shutdown.
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 20 * time.Second
+)
+
+// Start runs a server and returns when it takes connections. Postgres refuses to run as root: then it runs as the user
+// postgres (or nobody), and where that user cannot reach Options.Dir, the data is in /var/tmp: Dir tells.
+func Start(ctx context.Context, o Options) (s *Server, err error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	if o.Addr != "" {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Addr)
+		if err != nil {
+			return nil, fmt.Errorf("postgres cannot listen on %s, something else does: stop that or choose another address", o.Addr)
+		}
+		if err := l.Close(); err != nil {
+			return nil, err
+		}
+	}
+	s = &Server{options: o, bin: bin, ended: make(chan struct{}), attr: attributes()}
+	uid, gid, err := s.dropRoot()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.makeDir(ctx, uid, gid); err != nil {
+		return nil, err
+	}
+	if err := s.initialise(ctx); err != nil {
+		return nil, errors.Join(err, s.removeTemporary())
+	}
+	if err := s.run(ctx); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+// Dir is where the data is.
+func (s *Server) Dir() string { return s.dir }
+
+// Pid is the postmaster's.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// URL returns the connection string of a database.
+func (s *Server) URL(database string) string {
+	if s.options.Addr != "" {
+		return "postgres://postgres@" + s.options.Addr + "/" + database + "?sslmode=disable"
+	}
+	return "postgres:///" + database + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
+}
+
+var plainName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+
+// CreateDatabase makes a database, as a copy of template where one is named.
+func (s *Server) CreateDatabase(ctx context.Context, name, template string) error {
+	args := []string{"-h", s.dir, "-U", "postgres"}
+	if s.options.Addr != "" {
+		host, port, err := net.SplitHostPort(s.options.Addr)
+		if err != nil {
+			return err
+		}
+		args = []string{"-h", host, "-p", port, "-U", "postgres"}
+	}
+	if !plainName.MatchString(name) {
+		return fmt.Errorf("pglocal: %q is no plain database name", name)
+	}
+	if template != "" {
+		args = append(args, "-T", template)
+	}
+	if out, err := exec.CommandContext(ctx, filepath.Join(s.bin, "createdb"), append(args, name)...).CombinedOutput(); err != nil { //nolint:gosec // our own arguments
+		return fmt.Errorf("pglocal: createdb %s: %w: %s", name, err, out)
+	}
+	return nil
+}
+
+// Stop ends the server as an operator would, and waits. It may be called more than once.
+func (s *Server) Stop() error {
+	s.stop.Do(func() {
+		if s.cmd != nil && s.cmd.Process != nil {
+			_ = s.cmd.Process.Signal(syscall.SIGINT) // fast shutdown; an error means that it has ended
+			select {
+			case <-s.ended:
+			case <-time.After(stopTimeout):
+				_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+				<-s.ended
+				s.stopErr = errors.New("pglocal: postgres did not stop in time and was ended at once")
+			}
+		}
+		s.stopErr = errors.Join(s.stopErr, s.removeTemporary())
+	})
+	return s.stopErr
+}
+
+func (s *Server) removeTemporary() error {
+	if s.options.Dir != "" || s.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(s.dir)
+}
+
+var versionOf = regexp.MustCompile(`(\d+)/?[^/]*/bin$`)
+
+// binaries finds the newest installed server.
+func binaries() (string, error) {
+	var found []string
+	for _, pattern := range []string{
+		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin", "/usr/libexec/postgresql*",
+	} {
+		matches, err := filepath.Glob(pattern)
+		if err != nil {
+			return "", err
+		}
+		for _, dir := range matches {
+			if _, err := os.Stat(filepath.Join(dir, "initdb")); err == nil {
+				found = append(found, dir)
+			}
+		}
+	}
+	if len(found) > 0 {
+		return slices.MaxFunc(found, func(a, b string) int { return major(a) - major(b) }), nil
+	}
+	if initdb, err := exec.LookPath("initdb"); err == nil {
+		if real, err := filepath.EvalSymlinks(initdb); err == nil {
+			return filepath.Dir(real), nil
+		}
+	}
+	return "", errMissing
+}
+
+func major(dir string) int {
+	if m := versionOf.FindStringSubmatch(dir); m != nil {
+		n, err := strconv.Atoi(m[1])
+		if err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+// dropRoot chooses the user to run as; -1 where it is our own.
+func (s *Server) dropRoot() (uid, gid int, err error) {
+	if os.Getuid() != 0 {
+		return -1, -1, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		if u, err = user.Lookup("nobody"); err != nil {
+			return 0, 0, fmt.Errorf("pglocal: under root a user postgres or nobody is needed to run Postgres: %w", err)
+		}
+	}
+	uid, err = strconv.Atoi(u.Uid)
+	if err != nil {
+		return 0, 0, err
+	}
+	if gid, err = strconv.Atoi(u.Gid); err != nil {
+		return 0, 0, err
+	}
+	s.attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids from the system's own list
+	return uid, gid, nil
+}
+
+// makeDir makes the folder, belonging to the user that runs the server.
+func (s *Server) makeDir(ctx context.Context, uid, gid int) (err error) {
+	switch {
+	case s.options.Dir == "":
+		s.dir, err = os.MkdirTemp("", "pglocal")
+	default:
+		if s.dir, err = filepath.Abs(s.options.Dir); err != nil {
+			return err
+		}
+		if !s.reachable(ctx, filepath.Dir(s.dir)) {
+			sum := sha256.Sum256([]byte(s.dir))
+			s.dir = "/var/tmp/purchase-relay-" + hex.EncodeToString(sum[:4])
+		}
+		err = os.MkdirAll(s.dir, 0o700)
+	}
+	if err != nil || uid < 0 {
+		return err
+	}
+	return os.Chown(s.dir, uid, gid)
+}
+
+// reachable asks as the server's user: permissions, mounts and mandatory access control all have a say.
+func (s *Server) reachable(ctx context.Context, dir string) bool {
+	for { // the nearest parent that exists
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `cd "$0"`, dir)
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: s.attr.Credential}
+	return cmd.Run() == nil
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// initialise makes the cluster, once.
+func (s *Server) initialise(ctx context.Context) error {
+	if version, err := os.ReadFile(filepath.Join(s.data(), "PG_VERSION")); err == nil {
+		have, want := strings.TrimSpace(string(version)), s.majorVersion(ctx)
+		if want != "" && have != want {
+			return fmt.Errorf("the data in %s belongs to Postgres %s, installed is %s: install that, or remove the folder to start anew", s.data(), have, want)
+		}
+		return nil
+	}
+	args := []string{"-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"}
+	if !s.options.Durable {
+		args = append(args, "--no-sync")
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...) //nolint:gosec // our own arguments
+	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
+	if out, err := cmd.CombinedOutput(); err != nil {
+		_ = os.RemoveAll(s.data()) // half a cluster would be taken for a whole one
+		return fmt.Errorf("pglocal: initdb: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (s *Server) majorVersion(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, filepath.Join(s.bin, "postgres"), "--version").Output() //nolint:gosec // our own arguments
+	if err != nil {
+		return ""
+	}
+	if m := regexp.MustCompile(`\) (\d+)`).FindSubmatch(out); m != nil {
+		return string(m[1])
+	}
+	return ""
+}
+
+// run starts the server and waits until it takes connections.
+func (s *Server) run(ctx context.Context) error {
+	args := []string{"-D", s.data(), "-c", "unix_socket_directories=" + s.dir, "-c", "listen_addresses=", "-c", "max_connections=200"}
+	if s.options.Addr != "" {
+		host, port, err := net.SplitHostPort(s.options.Addr)
+		if err != nil {
+			return err
+		}
+		// A socket path may have 107 bytes; with TCP none is needed.
+		args = []string{"-D", s.data(), "-c", "unix_socket_directories=", "-c", "listen_addresses=" + host, "-c", "port=" + port, "-c", "max_connections=200"}
+	}
+	if !s.options.Durable {
+		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+	}
+	log, err := os.OpenFile(filepath.Join(s.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // our own folder
+	if err != nil {
+		return err
+	}
+	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:gosec,noctx // our own arguments; ended by Stop
+	s.cmd.Dir, s.cmd.SysProcAttr, s.cmd.Stdout, s.cmd.Stderr = s.dir, s.attr, log, log
+	started := make(chan error, 1)
+	go func() {
+		// The kernel ends the server when the thread that started it ends (Pdeathsig), so this one stays as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = s.cmd.Wait() // how it ended stands in its log
+		}
+		_ = log.Close()
+		close(s.ended)
+	}()
+	if err := <-started; err != nil {
+		s.cmd = nil
+		return fmt.Errorf("pglocal: start postgres: %w", err)
+	}
+	return s.awaitReady(ctx)
+}
+
+func (s *Server) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	args := []string{"-q", "-h", s.dir}
+	if s.options.Addr != "" {
+		host, port, err := net.SplitHostPort(s.options.Addr)
+		if err != nil {
+			return err
+		}
+		args = []string{"-q", "-h", host, "-p", port}
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for exec.CommandContext(ctx, filepath.Join(s.bin, "pg_isready"), args...).Run() != nil { //nolint:gosec // our own arguments
+		select {
+		case <-s.ended:
+			return fmt.Errorf("pglocal: postgres ended at its start; its log, %s, says:\n%s", filepath.Join(s.dir, "server.log"), s.logTail())
+		case <-ctx.Done():
+			return fmt.Errorf("pglocal: postgres takes no connections: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func (s *Server) logTail() string {
+	data, err := os.ReadFile(filepath.Join(s.dir, "server.log")) //nolint:gosec // our own folder
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}
+
+var errMissing = errors.New("no Postgres server binaries on this machine")
+
+// Ensure makes sure that server binaries are there. Where apt-get can install them (as root), it does and says so on out;
+// elsewhere the error is one sentence with the command to run.
+func Ensure(ctx context.Context, out io.Writer) error {
+	if _, err := binaries(); err == nil {
+		return nil
+	}
+	apt, err := exec.LookPath("apt-get")
+	if err != nil || os.Getuid() != 0 {
+		return fmt.Errorf("%w: install them with `%s` and start again", errMissing, installCommand())
+	}
+	_, _ = fmt.Fprintln(out, "Postgres is missing: installing it with apt-get …")
+	if err := noMainCluster(); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"update", "-qq"},
+		{"install", "-y", "-qq", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", "postgresql"},
+	} {
+		cmd := exec.CommandContext(ctx, apt, args...) //nolint:gosec // fixed arguments
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if output, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, output)
+		}
+	}
+	_, err = binaries()
+	return err
+}
+
+// noMainCluster keeps Debian's package from making and starting a server of its own.
+func noMainCluster() error {
+	const file = "/etc/postgresql-common/createcluster.conf"
+	if _, err := os.Stat(file); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // the system's folder has these rights
+		return err
+	}
+	return os.WriteFile(file, []byte("create_main_cluster = false\n"), 0o644) //nolint:gosec // read by the package's scripts
+}
+
+func installCommand() string {
+	for _, m := range [][2]string{
+		{"apt-get", "sudo apt-get install postgresql"}, {"dnf", "sudo dnf install postgresql-server"},
+		{"apk", "sudo apk add postgresql"}, {"pacman", "sudo pacman -S postgresql"}, {"zypper", "sudo zypper install postgresql-server"},
+	} {
+		if _, err := exec.LookPath(m[0]); err == nil {
+			return m[1]
+		}
+	}
+	return "brew install postgresql@17"
+}

@@ -1,0 +1,64 @@
+package stripegen_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stripe/stripe-go/v76/webhook"
+
+	"purchase-relay/internal/dev/stripegen"
+)
+
+func TestSignatureIsStripes(t *testing.T) {
+	body := stripegen.NewCheckout().Event()
+	if err := webhook.ValidatePayload(body, stripegen.Sign(body, "whsec_x", time.Now()), "whsec_x"); err != nil {
+		t.Error(err)
+	}
+	if err := webhook.ValidatePayload(body, stripegen.Sign(body, "whsec_other", time.Now()), "whsec_x"); err == nil {
+		t.Error("another secret's signature was accepted")
+	}
+}
+
+func TestEventHasStripesShape(t *testing.T) {
+	c := stripegen.NewCheckout()
+	c.Currency, c.AmountTotal, c.Customer = nil, nil, ""
+	var event struct {
+		ID   string `json:"id"`
+		Data struct {
+			Object map[string]any `json:"object"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(c.Event(), &event); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"currency", "amount_total", "customer", "customer_email", "client_reference_id"} {
+		if value, there := event.Data.Object[key]; !there || value != nil {
+			t.Errorf("%s = %v, want null", key, value)
+		}
+	}
+	if event.ID != c.EventID || event.Data.Object["id"] != c.SessionID {
+		t.Errorf("ids: %s, %v", event.ID, event.Data.Object["id"])
+	}
+}
+
+func TestDeliverRepeatsUntilTaken(t *testing.T) {
+	calls := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || webhook.ValidatePayload(body, r.Header.Get("Stripe-Signature"), "whsec_x") != nil {
+			t.Error("a repeat was not signed")
+		}
+		if calls++; calls < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	s := stripegen.Sender{URL: server.URL, Secret: "whsec_x"}
+	if answer, err := s.Deliver(t.Context(), stripegen.NewCheckout().Event(), 5, time.Millisecond); err != nil || answer.Status != 200 || calls != 3 {
+		t.Errorf("%+v, %v after %d calls", answer, err, calls)
+	}
+}
