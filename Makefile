@@ -14,7 +14,7 @@ help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both binaries, one sample purchase.
-	@go run ./internal/dev/cmd/local -port $(PORT)
+	@go build -o .local/bin/local ./internal/dev/cmd/local && exec .local/bin/local -port $(PORT)
 
 test: ## Every test, real Postgres and NATS included.
 	go test -race -shuffle=on -timeout 10m ./...

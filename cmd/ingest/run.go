@@ -69,13 +69,13 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	outbox := relay.New(db, queue, log, registry)
 	streams := newProvisioner(queue, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}, outbox.Wake, log)
 	queue.OnConnect(streams.wake)
-	schema := &schema{db: db, url: c.MigrateDatabaseURL, log: log, ready: outbox.Wake}
+	schema := &schema{db: db, url: c.MigrateDatabaseURL, log: log, isReady: make(chan struct{})}
 	if schema.url == "" {
 		schema.url = c.DatabaseURL
 	}
 	life.Go("streams", streams.run)
-	life.Go("recorder", recorder.New(outcomes, db, log).Run)
-	life.Go("relay", outbox.Run)
+	life.Go("recorder", after(recorder.New(outcomes, db, log).Run, schema.isReady, streams.isReady))
+	life.Go("relay", after(outbox.Run, schema.isReady, streams.isReady))
 	life.Go("schema", schema.run)
 
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
@@ -122,8 +122,10 @@ func upDown(up bool) string {
 // would cost the customer's access.
 func (l *lights) ready(ctx context.Context) (bool, map[string]string) {
 	up, schema := l.db.Ping(ctx) == nil, "waiting"
-	if l.schema.isReady.Load() {
+	select {
+	case <-l.schema.isReady:
 		schema = "ready"
+	default:
 	}
 	return up && schema == "ready", map[string]string{"postgres": upDown(up), "schema": schema, "nats": upDown(l.queue.Connected())}
 }

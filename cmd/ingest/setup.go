@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,8 +40,7 @@ type schema struct {
 	db      *postgres.DB
 	url     secret.Text
 	log     *zap.Logger
-	ready   func()
-	isReady atomic.Bool
+	isReady chan struct{} // closed when the ledger may be used
 }
 
 // run tries until it is done. A schema that is too new for this binary is the one error that ends the program.
@@ -54,8 +53,7 @@ func (s *schema) run(ctx context.Context) error {
 			return err
 		case err == nil:
 			s.log.Info("The ledger is ready", zap.Int("migrations_applied", applied))
-			s.isReady.Store(true)
-			s.ready()
+			close(s.isReady)
 			return nil
 		case ctx.Err() != nil:
 			return nil
@@ -85,13 +83,16 @@ func (s *schema) once(ctx context.Context) (int, error) {
 type provisioner struct {
 	queue  *jetstream.Conn
 	config jetstream.StreamConfig
-	done   func()
+	done   func() // called whenever the streams are as they should be
 	log    *zap.Logger
 	woken  chan struct{}
+
+	first   sync.Once
+	isReady chan struct{} // closed when they were so for the first time
 }
 
 func newProvisioner(q *jetstream.Conn, c jetstream.StreamConfig, done func(), log *zap.Logger) *provisioner {
-	return &provisioner{queue: q, config: c, done: done, log: log, woken: make(chan struct{}, 1)}
+	return &provisioner{queue: q, config: c, done: done, log: log, woken: make(chan struct{}, 1), isReady: make(chan struct{})}
 }
 
 // wake is called when the connection is there (again): the server may have come back empty.
@@ -117,9 +118,12 @@ func (p *provisioner) run(ctx context.Context) error {
 					told = err.Error()
 					p.log.Error("The streams are not as they should be; purchases wait on the ledger", zap.Error(err))
 				}
-			case told != "":
-				told = ""
-				p.log.Info("The streams are ready")
+			default:
+				if told != "" {
+					told = ""
+					p.log.Info("The streams are ready")
+				}
+				p.first.Do(func() { close(p.isReady) })
 				p.done()
 			}
 		}
@@ -127,7 +131,6 @@ func (p *provisioner) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.woken:
-			told = "again"
 		case <-time.After(next):
 		}
 	}
@@ -137,4 +140,18 @@ func (p *provisioner) once(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	return p.queue.Provision(ctx, p.config)
+}
+
+// after runs a step once what it needs is there: before that it could only complain.
+func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		for _, r := range ready {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-r:
+			}
+		}
+		return run(ctx)
+	}
 }

@@ -1,0 +1,311 @@
+// Package e2e tests the product from the outside: the real binaries as processes, a real Postgres, a real nats-server, the
+// strict simulator of TikTok, over real sockets.
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/dev/natslocal"
+	"purchase-relay/internal/dev/pglocal/pgtest"
+	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/dev/tiktoksim"
+)
+
+const signingSecret = "whsec_e2e"
+
+// binaries holds the two production binaries, built once.
+var binaries string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "e2e")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	binaries = dir
+	build := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/ingest", "../../cmd/tiktok-worker")
+	if out, err := build.CombinedOutput(); err != nil {
+		_, _ = fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		return 1
+	}
+	return pgtest.Run(m)
+}
+
+// stack is the whole product around one test.
+type stack struct {
+	t        *testing.T
+	database string
+	nats     *natslocal.Server
+	natsDir  string
+	natsAddr string
+	sim      *tiktoksim.Simulator
+	simURL   string
+	ingest   *program
+	worker   *program
+	webhook  string
+	admin    string
+	sender   *stripegen.Sender
+}
+
+// newStack starts everything; env is added to both binaries' environment.
+func newStack(t *testing.T, env ...string) *stack {
+	t.Helper()
+	s := &stack{t: t, database: pgtest.Database(t), natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
+	s.natsAddr = freeAddr(t)
+	s.startNATS()
+	server := httptest.NewServer(s.sim)
+	t.Cleanup(server.Close)
+	s.simURL = server.URL
+	s.startIngest(env...)
+	s.startWorker(env...)
+	return s
+}
+
+func (s *stack) startNATS() {
+	s.t.Helper()
+	server, err := natslocal.Start(natslocal.Options{Addr: s.natsAddr, StoreDir: s.natsDir})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.nats = server
+	s.t.Cleanup(func() { _ = server.Stop() })
+}
+
+func (s *stack) startIngest(env ...string) {
+	s.t.Helper()
+	public, admin := freeAddr(s.t), freeAddr(s.t)
+	s.webhook, s.admin = "http://"+public+"/webhooks/stripe", "http://"+admin
+	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
+	s.ingest = start(s.t, "ingest", append([]string{
+		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.database, "NATS_URL=nats://" + s.natsAddr, "NATS_MAX_BYTES=1GiB",
+		"INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin,
+	}, env...)...)
+	s.await("ingest to be ready", func() bool { return status(s.admin+"/readyz") == http.StatusOK })
+}
+
+func (s *stack) startWorker(env ...string) {
+	s.t.Helper()
+	admin := freeAddr(s.t)
+	s.worker = start(s.t, "tiktok-worker", append([]string{
+		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + tiktoksim.EventPath,
+		"NATS_URL=nats://" + s.natsAddr, "ADMIN_ADDR=" + admin, "TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
+	}, env...)...)
+	s.worker.admin = "http://" + admin
+}
+
+// program is one of the real binaries.
+type program struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	admin string
+	ended chan struct{}
+
+	mu  sync.Mutex
+	log []string
+}
+
+func start(t *testing.T, name string, env ...string) *program {
+	t.Helper()
+	p := &program{t: t, ended: make(chan struct{})}
+	p.cmd = exec.Command(filepath.Join(binaries, name))
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, env...)
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = in, in
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = in.Close()
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		lines := bufio.NewScanner(out)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			p.mu.Lock()
+			p.log = append(p.log, lines.Text())
+			p.mu.Unlock()
+		}
+		_ = out.Close()
+	}()
+	go func() {
+		<-read
+		_ = p.cmd.Wait()
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("%s's log:\n%s", name, strings.Join(p.lines(), "\n"))
+		}
+	})
+	return p
+}
+
+func (p *program) lines() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.log...)
+}
+
+// said counts the log lines with this msg.
+func (p *program) said(msg string) int {
+	n := 0
+	for _, line := range p.lines() {
+		var entry struct {
+			Msg string `json:"msg"`
+		}
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == msg {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *program) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// stop ends a program as an operator would and returns its exit code.
+func (p *program) stop() int {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	<-p.ended
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// patience bounds every wait. It is no expectation of speed: machines are shared.
+const patience = 60 * time.Second
+
+// await waits for the thing itself.
+func (s *stack) await(what string, done func() bool) {
+	s.t.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-timeout.C:
+			s.t.Fatalf("waited in vain for %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *stack) send(c stripegen.Checkout) stripegen.Answer {
+	s.t.Helper()
+	answer, err := s.sender.Send(s.t.Context(), c.Event())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return answer
+}
+
+// row is a purchase on the ledger, as far as the tests look.
+type row struct {
+	Status, Reason, RequestID string
+	Attempts                  int
+}
+
+// query asks the ledger for one value.
+func query[T any](s *stack, sql string, args ...any) (value T) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.database)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, sql, args...).Scan(&value); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+func (s *stack) purchase(id string) (r row) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.database)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	err = conn.QueryRow(ctx, `SELECT status, reason, COALESCE(tiktok_request_id, ''), attempts FROM purchases WHERE checkout_session_id = $1`, id).
+		Scan(&r.Status, &r.Reason, &r.RequestID, &r.Attempts)
+	if err != nil {
+		s.t.Fatalf("purchase %s: %v", id, err)
+	}
+	return r
+}
+
+func (s *stack) awaitStatus(id, want string) row {
+	s.t.Helper()
+	var r row
+	s.await(id+" to be "+want, func() bool { r = s.purchase(id); return r.Status == want })
+	return r
+}
+
+// event returns what TikTok holds of a purchase.
+func (s *stack) event(id string) tiktoksim.Event {
+	s.t.Helper()
+	for _, e := range s.sim.Received() {
+		if e.EventID == id {
+			return e
+		}
+	}
+	s.t.Fatalf("TikTok does not know %s", id)
+	return tiktoksim.Event{}
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+func status(url string) int {
+	code, _ := get(url)
+	return code
+}
+
+func get(url string) (int, string) {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<22))
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(body)
+}
