@@ -63,7 +63,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.ShutdownGrace <= 0 {
 		list = append(list, "SHUTDOWN_GRACE must be longer than nothing")
 	}
-	return append(list, c.Config.Problems()...)
+	return append(list, c.Problems()...)
 }
 
 // byteSize is a number of bytes, written with a binary or decimal unit: 4GiB, 500MB, 1073741824.

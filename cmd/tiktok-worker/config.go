@@ -72,7 +72,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.RetryMaxAge > 48*time.Hour {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late retry may count twice")
 	}
-	return append(list, c.Config.Problems()...)
+	return append(list, c.Problems()...)
 }
 
 func absolute(raw string) bool {

@@ -15,7 +15,8 @@ const maxSteps = 40
 func Delay(attempt int, initial, most time.Duration) time.Duration {
 	b := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(initial), backoff.WithMultiplier(2), backoff.WithMaxInterval(most),
-		backoff.WithRandomizationFactor(0.25), backoff.WithMaxElapsedTime(0))
+		backoff.WithRandomizationFactor(0.25), backoff.WithMaxElapsedTime(0),
+	)
 	d := initial
 	for range min(max(attempt, 1), maxSteps) {
 		d = b.NextBackOff()

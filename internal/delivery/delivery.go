@@ -231,8 +231,8 @@ func (w *Worker) delayAfter(it item, answer purchase.Answer, g *gate, now time.T
 	case purchase.ClassRate:
 		wish = max(wish, w.slow.wait(now))
 	case purchase.ClassAccess:
-		wish = max(wish, g.wait(now))
-		return min(wish, w.remaining(it, now))
+		return min(max(wish, g.wait(now)), w.remaining(it, now))
+	default:
 	}
 	return nextDelay(it.NumDelivered, wish, w.RetryInitial, w.RetryMax, w.remaining(it, now))
 }

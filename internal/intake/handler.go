@@ -160,6 +160,7 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 	case purchase.AwaitingPayment:
 		log.Info("Awaiting payment")
 		return
+	default:
 	}
 	switch {
 	case r.ProfileCreated:

@@ -76,6 +76,7 @@ func put(ctx context.Context, tx pgx.Tx, r *purchase.Receipt, profileID string) 
 		}
 	case purchase.StatusSkipped, purchase.StatusRejected:
 		finished = &r.Received
+	default: // unpaid: nothing to send, nothing ended
 	}
 	var batch pgx.Batch
 	batch.Queue(sqlPutPurchase, p.ID, p.Status, p.Reason, nullable(profileID), p.Mode, p.Livemode, p.AmountMinor, nullable(p.Currency),

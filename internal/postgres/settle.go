@@ -21,6 +21,7 @@ type standing struct {
 	moved      bool
 	recorded   int32             // attempts that were new
 	last       *contract.Attempt // the latest of the batch by its own time
+	accepted   *string           // the request id of the one that TikTok accepted
 }
 
 // Settle applies outcomes to the ledger in one transaction: attempts are kept once each, statuses move by
@@ -66,8 +67,13 @@ func (s *standing) apply(o contract.Outcome) {
 	if s.generation < o.Generation {
 		s.generation, s.moved = o.Generation, true
 	}
-	if a := o.Attempt; a != nil && (s.last == nil || a.At.After(s.last.At)) {
-		s.last = a
+	if a := o.Attempt; a != nil {
+		if s.last == nil || a.At.After(s.last.At) {
+			s.last = a
+		}
+		if a.Class == purchase.ClassDelivered {
+			s.accepted = nullable(a.RequestID)
+		}
 	}
 }
 
@@ -142,7 +148,8 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 	statuses, reasons := make([]string, n), make([]string, n)
 	generations, recorded := make([]int32, n), make([]int32, n)
 	finished, ats := make([]*time.Time, n), make([]*time.Time, n)
-	classes, messages, requests := make([]*string, n), make([]*string, n), make([]*string, n)
+	classes, messages := make([]*string, n), make([]*string, n)
+	requests, accepted := make([]*string, n), make([]*string, n)
 	codes := make([]*int32, n)
 	for i, id := range ids {
 		s := ledger[id]
@@ -151,13 +158,13 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 		if a := s.last; a != nil && s.recorded > 0 {
 			class := string(a.Class)
 			ats[i], classes[i], codes[i] = &a.At, &class, code32(a.Code)
-			requests[i] = nullable(a.RequestID)
+			requests[i], accepted[i] = nullable(a.RequestID), s.accepted
 			if a.Class != purchase.ClassDelivered {
 				messages[i] = &a.Message
 			}
 		}
 	}
-	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests)
+	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests, accepted)
 	if err != nil {
 		return fmt.Errorf("write the outcomes: %w", err)
 	}

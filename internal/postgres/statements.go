@@ -78,7 +78,8 @@ FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::bigint[], 
 ON CONFLICT (checkout_session_id, attempt_id) DO NOTHING
 RETURNING checkout_session_id`
 
-	// The last_* columns are those of the latest attempt by its own time, in whatever order attempts are recorded.
+	// The last_* columns are those of the latest attempt by its own time, in whatever order attempts are recorded; the
+	// request id is the accepting one's, once there is one.
 	sqlSettle = `
 UPDATE public.purchases p SET
     status = s.status, reason = s.reason, generation = GREATEST(p.generation, s.generation),
@@ -87,12 +88,12 @@ UPDATE public.purchases p SET
     last_class        = CASE WHEN s.newer THEN s.class ELSE p.last_class END,
     last_code         = CASE WHEN s.newer THEN s.code ELSE p.last_code END,
     last_error        = CASE WHEN s.newer THEN s.error ELSE p.last_error END,
-    tiktok_request_id = CASE WHEN s.request IS NOT NULL AND (s.newer OR s.status = 'delivered') THEN s.request ELSE p.tiktok_request_id END,
+    tiktok_request_id = COALESCE(s.accepted, CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
     updated_at = now()
 FROM (
     SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[])
-        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[])
+        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted)
     JOIN public.purchases q ON q.checkout_session_id = u.id
 ) s
 WHERE p.checkout_session_id = s.id`

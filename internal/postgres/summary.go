@@ -37,6 +37,7 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 			}
 		case purchase.StatusAwaitingPayment, purchase.StatusPaymentFailed:
 			return nil // no money yet
+		default:
 		}
 		if currency == "" {
 			return nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,9 +105,9 @@ func (l *Lifecycle) Stop(grace time.Duration) error {
 	l.stops = nil
 	l.mu.Unlock()
 	var errs []error
-	for i := len(stops) - 1; i >= 0; i-- {
-		if err := stops[i].run(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("stop %s: %w", stops[i].name, err))
+	for _, stop := range slices.Backward(stops) {
+		if err := stop.run(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", stop.name, err))
 		}
 	}
 	return errors.Join(errs...)

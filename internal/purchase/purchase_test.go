@@ -1,6 +1,7 @@
 package purchase_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -33,12 +34,12 @@ func TestMajorUsesStripesOwnDecimals(t *testing.T) {
 			t.Errorf("Major(%d, %s) = %s, want %s", tc.minor, tc.currency, got, tc.want)
 		}
 	}
-	for _, c := range strings.Fields("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF") {
+	for c := range strings.FieldsSeq("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF") {
 		if purchase.Decimals(c) != 0 {
 			t.Errorf("%s has %d decimals", c, purchase.Decimals(c))
 		}
 	}
-	for _, c := range strings.Fields("BHD JOD KWD OMR TND") {
+	for c := range strings.FieldsSeq("BHD JOD KWD OMR TND") {
 		if purchase.Decimals(c) != 3 {
 			t.Errorf("%s has %d decimals", c, purchase.Decimals(c))
 		}
@@ -123,9 +124,7 @@ func TestMatchKeysAreDroppedAlone(t *testing.T) {
 	} {
 		for _, value := range bad {
 			m := make(map[string]string)
-			for k, v := range all {
-				m[k] = v
-			}
+			maps.Copy(m, all)
 			m[key] = value
 			want := good
 			switch key {

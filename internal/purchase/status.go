@@ -79,6 +79,7 @@ func Settle(status Status, generation int, result Status, resultGeneration int) 
 		if result == StatusDelivered {
 			return StatusDelivered, true
 		}
+	default: // delivered is never left, and what was never sent has no outcome
 	}
 	return status, false
 }

@@ -208,8 +208,8 @@ func (s *Server) dropRoot() (uid, gid int, err error) {
 
 // makeDir makes the folder, belonging to the user that runs the server.
 func (s *Server) makeDir(ctx context.Context, uid, gid int) (err error) {
-	switch {
-	case s.options.Dir == "":
+	switch s.options.Dir {
+	case "":
 		s.dir, err = os.MkdirTemp("", "pglocal")
 	default:
 		if s.dir, err = filepath.Abs(s.options.Dir); err != nil {
@@ -235,7 +235,7 @@ func (s *Server) reachable(ctx context.Context, dir string) bool {
 		}
 		dir = filepath.Dir(dir)
 	}
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `cd "$0"`, dir)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `cd "$0"`, dir) //nolint:gosec // an argument, not a part of the script
 	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: s.attr.Credential}
 	return cmd.Run() == nil
 }
@@ -289,7 +289,7 @@ func (s *Server) run(ctx context.Context) error {
 	if !s.options.Durable {
 		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 	}
-	log, err := os.OpenFile(filepath.Join(s.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // our own folder
+	log, err := os.OpenFile(filepath.Join(s.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 }
 
 func (s *Server) logTail() string {
-	data, err := os.ReadFile(filepath.Join(s.dir, "server.log")) //nolint:gosec // our own folder
+	data, err := os.ReadFile(filepath.Join(s.dir, "server.log"))
 	if err != nil {
 		return err.Error()
 	}
@@ -393,8 +393,11 @@ func noMainCluster() error {
 
 func installCommand() string {
 	for _, m := range [][2]string{
-		{"apt-get", "sudo apt-get install postgresql"}, {"dnf", "sudo dnf install postgresql-server"},
-		{"apk", "sudo apk add postgresql"}, {"pacman", "sudo pacman -S postgresql"}, {"zypper", "sudo zypper install postgresql-server"},
+		{"apt-get", "sudo apt-get install postgresql"},
+		{"dnf", "sudo dnf install postgresql-server"},
+		{"apk", "sudo apk add postgresql"},
+		{"pacman", "sudo pacman -S postgresql"},
+		{"zypper", "sudo zypper install postgresql-server"},
 	} {
 		if _, err := exec.LookPath(m[0]); err == nil {
 			return m[1]

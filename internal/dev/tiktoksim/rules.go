@@ -4,314 +4,489 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
+	"maps"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
-type request struct {
-	pixel, testCode string
-	events          []parsed
-}
+const (
+	sourceWeb  = "web"
+	sources    = "web app offline crm"
+	maxBatch   = 1000
+	maxEventID = 256       // characters
+	maxAhead   = time.Hour // how far an event may lie in the future
+	emptyHash  = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	eventNames = "AddPaymentInfo AddToCart AddToWishlist ApplicationApproval ClickButton CompletePayment CompleteRegistration" +
+		" Contact CustomizeProduct Download FindLocation InitiateCheckout Lead PlaceAnOrder Purchase Schedule Search StartTrial" +
+		" SubmitApplication SubmitForm Subscribe ViewContent"
+	currencies = "AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ HKD HNL HUF IDR ILS" +
+		" INR ISK JPY KES KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR PLN PYG QAR RON RUB SAR SEK SGD THB" +
+		" TRY TWD UAH USD VES VND ZAR"
+)
 
-type parsed struct {
-	name, id string
-	time     int64
-	body     json.RawMessage
-}
+// TikTok's sentences.
+const (
+	saysMissing = "Missing data for required field"
+	saysNull    = "Field may not be null"
+	saysObject  = "Not a valid object"
+	saysList    = "Not a valid list"
+	saysString  = "Not a valid string"
+	saysNumber  = "Not a valid number"
+	saysInteger = "Not a valid integer"
+	saysBoolean = "Not a valid boolean"
+	saysEmpty   = "Field may not be empty"
+	saysHash    = "Not a valid SHA256 hash"
+)
 
-// refusal is a code of TikTok and its words; code 0: none.
+// refusal is a code and a message; of an answer that is one, anyway.
 type refusal struct {
 	code    int
 	message string
 }
 
-func refuse(format string, args ...any) refusal { return refusal{40002, fmt.Sprintf(format, args...)} }
-
-// fields is a JSON object, its values not looked at yet.
-type fields = map[string]json.RawMessage
-
-// read judges a body. One bad event refuses the whole request.
-func read(body []byte, pixelShape bool, now time.Time) (request, refusal) {
-	var top fields
-	if json.Unmarshal(body, &top) != nil || top == nil {
-		return request{}, refusal{40000, "The request body is not a JSON object"}
-	}
-	if pixelShape {
-		return readPixel(body, top, now)
-	}
-	return readEvents(top, now)
+// submission is one request's body, opened but not judged.
+type submission struct {
+	source, pixel, testCode string
+	events                  []offered
+	batch                   bool     // the events stand in a list, so that a message names the place
+	refused                 *refusal // what is wrong around the events
 }
 
-func readEvents(top fields, now time.Time) (request, refusal) {
-	var req request
-	source, ok := text(top["event_source"])
-	if !ok || !slices.Contains([]string{"web", "app", "offline", "crm"}, source) {
-		return req, refuse("event_source: Must be one of web, app, offline, crm")
+// offered is one event as it came.
+type offered struct {
+	raw    json.RawMessage
+	fields any // decoded, numbers as json.Number
+}
+
+// text returns a string field, "" when it is none.
+func (o offered) text(name string) string {
+	return text(o.fields, name)
+}
+
+func text(v any, name string) string {
+	fields, _ := v.(map[string]any)
+	s, _ := fields[name].(string)
+	return s
+}
+
+// openEvents opens the body of event/track. It decodes into maps, because Go's structs would also match names written in
+// another case.
+func openEvents(body []byte) (sub submission) {
+	sub.batch = true
+	var top map[string]json.RawMessage
+	if !utf8.Valid(body) || json.Unmarshal(body, &top) != nil || top == nil {
+		sub.refused = &refusal{codeMalformed, "The request body is not a valid JSON object"}
+		return sub
 	}
-	if req.pixel, ok = text(top["event_source_id"]); !ok || req.pixel == "" {
-		return req, refuse("event_source_id: Missing data for required field")
-	}
-	if raw, there := top["test_event_code"]; there {
-		if req.testCode, ok = text(raw); !ok || req.testCode == "" {
-			return req, refuse("test_event_code: Not a valid string")
+	var bad *flaw
+	refuse := func(name, says string) {
+		if bad == nil {
+			bad = &flaw{name, says}
 		}
 	}
+	get := func(name string, required bool) string {
+		raw, there := top[name]
+		if !there && !required {
+			return ""
+		}
+		var s *string
+		switch err := json.Unmarshal(raw, &s); {
+		case !there:
+			refuse(name, saysMissing)
+		case err != nil || s == nil:
+			refuse(name, saysString)
+		case *s == "":
+			refuse(name, saysEmpty)
+		default:
+			return *s
+		}
+		return ""
+	}
+	if sub.source = get("event_source", true); sub.source != "" && !slices.Contains(strings.Fields(sources), sub.source) {
+		refuse("event_source", "Must be one of: "+sources)
+	}
+	sub.pixel, sub.testCode = get("event_source_id", true), get("test_event_code", false)
 	var data []json.RawMessage
-	if json.Unmarshal(top["data"], &data) != nil || len(data) == 0 || len(data) > maxBatch {
-		return req, refuse("data: Length must be between 1 and %d", maxBatch)
+	switch raw, there := top["data"]; {
+	case !there:
+		refuse("data", saysMissing)
+	case json.Unmarshal(raw, &data) != nil || data == nil:
+		refuse("data", saysList)
+	case len(data) == 0 || len(data) > maxBatch:
+		refuse("data", "Length must be between 1 and "+strconv.Itoa(maxBatch))
 	}
+	sub.events = make([]offered, len(data))
 	for i, raw := range data {
-		var e fields
-		if json.Unmarshal(raw, &e) != nil || e == nil {
-			return req, refuse("Batch.%d: Not a valid object", i)
-		}
-		p, wrong := readEvent(e, e["user"], e["page"], "event_time", now)
-		if wrong != "" {
-			return req, refuse("Batch.%d.%s", i, wrong)
-		}
-		p.body = compact(raw)
-		req.events = append(req.events, p)
-	}
-	return req, refusal{}
-}
-
-// readPixel reads the older one-event shape.
-func readPixel(body []byte, top fields, now time.Time) (request, refusal) {
-	var req request
-	var ok bool
-	if req.pixel, ok = text(top["pixel_code"]); !ok || req.pixel == "" {
-		return req, refuse("pixel_code: Missing data for required field")
-	}
-	if raw, there := top["test_event_code"]; there {
-		if req.testCode, ok = text(raw); !ok || req.testCode == "" {
-			return req, refuse("test_event_code: Not a valid string")
+		sub.events[i].raw = raw
+		if len(data) <= maxBatch {
+			sub.events[i].fields = decode(raw)
 		}
 	}
-	var context fields
-	if json.Unmarshal(top["context"], &context) != nil || context == nil {
-		return req, refuse("context: Not a valid object")
+	if bad != nil {
+		sub.refused = &refusal{codeInvalid, bad.String()}
 	}
-	p, wrong := readEvent(top, context["user"], context["page"], "timestamp", now)
-	if wrong != "" {
-		return req, refuse("%s", wrong)
-	}
-	p.body = compact(body)
-	req.events = []parsed{p}
-	return req, refusal{}
+	return sub
 }
 
-// eventNames are those that TikTok knows; they are case-sensitive.
-var eventNames = strings.Fields(`AddPaymentInfo AddToCart AddToWishlist ApplicationApproval ClickButton CompletePayment CompleteRegistration
-	Contact CustomizeProduct Download FindLocation InitiateCheckout PlaceAnOrder Purchase Schedule Search StartTrial SubmitApplication
-	SubmitForm Subscribe ViewContent`)
-
-// readEvent judges one event; wrong is "" or "field: what is the matter".
-func readEvent(e fields, rawUser, rawPage json.RawMessage, timeField string, now time.Time) (p parsed, wrong string) {
-	var ok bool
-	if p.name, ok = text(e["event"]); !ok || !slices.Contains(eventNames, p.name) {
-		return p, "event: Not a supported event"
+// openPixel opens the body of pixel/track: one event, which says itself where it belongs.
+func openPixel(body []byte) (sub submission) {
+	if !utf8.Valid(body) || !json.Valid(body) {
+		sub.refused = &refusal{codeMalformed, "The request body is not a valid JSON object"}
+		return sub
 	}
-	if p.id, ok = text(e["event_id"]); !ok || p.id == "" || len(p.id) > 256 {
-		return p, "event_id: Not a valid string"
-	}
-	if p.time, ok = whole(e[timeField]); !ok || p.time < 1_000_000_000 || p.time > now.Add(time.Hour).Unix() {
-		return p, timeField + ": Not a valid Unix time in seconds"
-	}
-	if raw, there := e["limited_data_use"]; there && string(raw) != "true" && string(raw) != "false" {
-		return p, "limited_data_use: Not a valid boolean"
-	}
-	pageURL, wrong := readPage(rawPage)
-	if wrong != "" {
-		return p, wrong
-	}
-	if wrong := readUser(rawUser, pageURL); wrong != "" {
-		return p, wrong
-	}
-	return p, readProperties(e["properties"])
+	o := offered{raw: bytes.Clone(body), fields: decode(body)}
+	return submission{source: sourceWeb, pixel: o.text("pixel_code"), testCode: o.text("test_event_code"), events: []offered{o}}
 }
 
-func readPage(raw json.RawMessage) (pageURL, wrong string) {
-	if raw == nil {
-		return "", ""
+// decode decodes JSON that is known to be valid.
+func decode(raw []byte) (v any) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	_ = d.Decode(&v) // nil stays, and is refused, should it be invalid after all
+	return v
+}
+
+// rules are what an event has to fulfil, in each shape.
+type rules struct {
+	event, pixel rule
+}
+
+func newRules(now func() time.Time) rules {
+	hashes := oneOrMany(hash)
+	user := all(object(
+		may("email", hashes), may("phone", hashes), may("external_id", hashes),
+		may("first_name", hashes), may("last_name", hashes), may("zip_code", hashes),
+		may("city", lowerLetters), may("state", lowerLetters), may("country", lowerLetters),
+		may("ip", address), may("user_agent", anyString), may("ttclid", anyString), may("ttp", anyString), may("locale", anyString),
+	), noEmptyString)
+	page := object(may("url", webAddress), may("referrer", anyString))
+	content := object(
+		may("content_id", all(anyString, notEmpty)), may("content_name", anyString), may("content_category", anyString),
+		may("brand", anyString), may("quantity", wholeFrom(1)), may("price", numberFromZero),
+	)
+	properties := all(object(
+		may("value", numberFromZero), may("currency", oneOf(currencies)), may("contents", list(content)),
+		may("content_type", anyString), may("order_id", anyString), may("description", anyString),
+	), valueNeedsCurrency)
+	name, id, at := oneOf(eventNames), all(anyString, notEmpty, atMost(maxEventID)), seconds(now)
+	return rules{
+		event: all(object(
+			must("event", name), must("event_id", id), must("event_time", at),
+			may("user", user), may("properties", properties), may("page", page), may("limited_data_use", boolean),
+		), clickNeedsPage),
+		pixel: object(
+			must("pixel_code", all(anyString, notEmpty)), must("event", name), must("event_id", id), must("timestamp", at),
+			may("test_event_code", all(anyString, notEmpty)), may("properties", properties), may("limited_data_use", boolean),
+			must("context", all(object(may("user", user), may("page", page)), clickNeedsPage)),
+		),
 	}
-	var page fields
-	if json.Unmarshal(raw, &page) != nil || page == nil {
-		return "", "page: Not a valid object"
-	}
-	for _, key := range []string{"url", "referrer"} {
-		value, there := page[key]
-		if !there {
+}
+
+// judge returns why a submission is refused, or nil. One bad event refuses all of them.
+func (r rules) judge(sub submission) *refusal {
+	for i, e := range sub.events {
+		apply := r.pixel
+		if sub.batch {
+			apply = r.event
+		}
+		bad := apply(e.fields)
+		if bad == nil {
 			continue
 		}
-		s, ok := text(value)
-		u, err := url.Parse(s)
-		if !ok || err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return "", "page." + key + ": Not a valid URL"
+		if sub.batch {
+			bad = bad.in("Batch." + strconv.Itoa(i))
 		}
-		if key == "url" {
-			pageURL = s
-		}
+		return &refusal{codeInvalid, bad.String()}
 	}
-	return pageURL, ""
+	return nil
 }
 
-var (
-	hashed       = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	plainLetters = regexp.MustCompile(`^[\p{Ll}\p{Lo}]+$`)
-)
-
-// emptyHash is the SHA-256 of nothing: it would match every buyer without the key.
-const emptyHash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-func readUser(raw json.RawMessage, pageURL string) (wrong string) {
-	var user fields
-	if json.Unmarshal(raw, &user) != nil || user == nil {
-		return "user: Missing data for required field"
+// at returns when an event that was judged good happened, in either shape.
+func (o offered) at() int64 {
+	fields, _ := o.fields.(map[string]any)
+	n, ok := fields["event_time"].(json.Number)
+	if !ok {
+		n, _ = fields["timestamp"].(json.Number)
 	}
-	for key, value := range user {
-		list, isList := []json.RawMessage{value}, false
-		if slices.Contains([]string{"email", "phone", "external_id"}, key) && json.Unmarshal(value, &list) == nil {
-			isList = true
-		}
-		if isList && len(list) == 0 {
-			return "user." + key + ": Shorter than minimum length 1"
-		}
-		for _, one := range list {
-			s, ok := text(one)
-			if !ok || s == "" {
-				return "user." + key + ": Not a valid string"
-			}
-			if what := userValue(key, s); what != "" {
-				return "user." + key + ": " + what
-			}
-		}
-		if key == "ttclid" && pageURL == "" {
-			return "page.url: Missing data for required field with user.ttclid"
-		}
-	}
-	return ""
+	at, _ := n.Int64()
+	return at
 }
 
-func userValue(key, s string) (wrong string) {
-	switch key {
-	case "email", "phone", "external_id", "first_name", "last_name", "zip_code":
-		if !hashed.MatchString(s) || s == emptyHash {
-			return "Not a valid SHA256 hash"
-		}
-	case "city", "state", "country":
-		if !plainLetters.MatchString(s) {
-			return "Only lower-case letters are allowed"
-		}
-	case "ip":
-		if _, err := netip.ParseAddr(s); err != nil {
-			return "Not a valid IP address"
-		}
-	case "ttclid", "ttp", "user_agent", "locale", "idfa", "gaid":
-	default:
-		return "Unknown field"
+// flaw is what is wrong, and where.
+type flaw struct{ path, says string }
+
+// in returns the flaw as seen from outside the object or list that holds it under a name.
+func (f *flaw) in(name string) *flaw {
+	if f.path != "" {
+		name += "." + f.path
 	}
-	return ""
+	return &flaw{name, f.says}
 }
 
-var currencies = strings.Fields(`AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ HKD HNL HUF IDR ILS
-	INR ISK JPY KES KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR PLN PYG QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD
-	VES VND ZAR`)
+// String says it as TikTok does.
+func (f *flaw) String() string {
+	if f.path == "" {
+		return f.says
+	}
+	return f.path + ": " + f.says
+}
 
-func readProperties(raw json.RawMessage) (wrong string) {
-	if raw == nil {
-		return ""
-	}
-	var p fields
-	if json.Unmarshal(raw, &p) != nil || p == nil {
-		return "properties: Not a valid object"
-	}
-	if value, there := p["value"]; there {
-		if n, ok := number(value); !ok || n < 0 {
-			return "properties.value: Not a valid number"
-		}
-		if _, there := p["currency"]; !there {
-			return "properties.currency: Missing data for required field with value"
-		}
-	}
-	if raw, there := p["currency"]; there {
-		if s, ok := text(raw); !ok || !slices.Contains(currencies, s) {
-			return "properties.currency: Not a supported currency"
-		}
-	}
-	for _, key := range []string{"order_id", "content_type", "description", "query"} {
-		if raw, there := p[key]; there {
-			if s, ok := text(raw); !ok || s == "" {
-				return "properties." + key + ": Not a valid string"
+// rule judges a decoded JSON value: nil when it is good.
+type rule func(v any) *flaw
+
+// all is the first flaw that any of the rules finds.
+func all(rules ...rule) rule {
+	return func(v any) *flaw {
+		for _, r := range rules {
+			if bad := r(v); bad != nil {
+				return bad
 			}
 		}
+		return nil
 	}
-	return readContents(p["contents"])
 }
 
-func readContents(raw json.RawMessage) (wrong string) {
-	if raw == nil {
-		return ""
-	}
-	var contents []fields
-	if json.Unmarshal(raw, &contents) != nil {
-		return "properties.contents: Not a valid list"
-	}
-	for i, c := range contents {
-		at := fmt.Sprintf("properties.contents.%d.", i)
-		if raw, there := c["content_id"]; there {
-			if s, ok := text(raw); !ok || s == "" {
-				return at + "content_id: Not a valid string"
+// field is a rule for what an object holds under a name.
+type field struct {
+	name     string
+	required bool
+	rule     rule
+}
+
+func must(name string, r rule) field { return field{name, true, r} }
+func may(name string, r rule) field  { return field{name, false, r} }
+
+// object judges the fields in the order in which they are written here. It lets others pass, as TikTok does.
+func object(fields ...field) rule {
+	return func(v any) *flaw {
+		o, ok := v.(map[string]any)
+		if !ok {
+			return &flaw{"", saysObject}
+		}
+		for _, f := range fields {
+			v, there := o[f.name]
+			switch {
+			case !there && f.required:
+				return &flaw{f.name, saysMissing}
+			case !there:
+				continue
+			case v == nil:
+				return &flaw{f.name, saysNull}
+			}
+			if bad := f.rule(v); bad != nil {
+				return bad.in(f.name)
 			}
 		}
-		if raw, there := c["quantity"]; there {
-			if n, ok := whole(raw); !ok || n < 1 {
-				return at + "quantity: Not a valid integer"
+		return nil
+	}
+}
+
+func list(of rule) rule {
+	return func(v any) *flaw {
+		l, ok := v.([]any)
+		if !ok {
+			return &flaw{"", saysList}
+		}
+		for i, v := range l {
+			if bad := of(v); bad != nil {
+				return bad.in(strconv.Itoa(i))
 			}
 		}
-		if raw, there := c["price"]; there {
-			if n, ok := number(raw); !ok || n < 0 {
-				return at + "price: Not a valid number"
+		return nil
+	}
+}
+
+// oneOrMany takes one value, or a list of at least one.
+func oneOrMany(of rule) rule {
+	many := list(of)
+	return func(v any) *flaw {
+		l, ok := v.([]any)
+		switch {
+		case !ok:
+			return of(v)
+		case len(l) == 0:
+			return &flaw{"", saysEmpty}
+		}
+		return many(v)
+	}
+}
+
+func anyString(v any) *flaw {
+	if _, ok := v.(string); !ok {
+		return &flaw{"", saysString}
+	}
+	return nil
+}
+
+func notEmpty(v any) *flaw {
+	if v == "" {
+		return &flaw{"", saysEmpty}
+	}
+	return nil
+}
+
+func atMost(characters int) rule {
+	return func(v any) *flaw {
+		if s, _ := v.(string); utf8.RuneCountInString(s) > characters {
+			return &flaw{"", "Longer than maximum length " + strconv.Itoa(characters)}
+		}
+		return nil
+	}
+}
+
+// oneOf takes one of some words, case-sensitive.
+func oneOf(words string) rule {
+	known := map[string]bool{}
+	for w := range strings.FieldsSeq(words) {
+		known[w] = true
+	}
+	return func(v any) *flaw {
+		s, ok := v.(string)
+		switch {
+		case !ok:
+			return &flaw{"", saysString}
+		case !known[s]:
+			return &flaw{"", "Not a valid choice: " + strconv.Quote(s)}
+		}
+		return nil
+	}
+}
+
+func boolean(v any) *flaw {
+	if _, ok := v.(bool); !ok {
+		return &flaw{"", saysBoolean}
+	}
+	return nil
+}
+
+// wholeFrom takes a number without fraction or exponent.
+func wholeFrom(least int64) rule {
+	return func(v any) *flaw {
+		n, _ := v.(json.Number)
+		whole, err := n.Int64()
+		switch {
+		case err != nil:
+			return &flaw{"", saysInteger}
+		case whole < least:
+			return &flaw{"", fmt.Sprintf("Must be greater than or equal to %d", least)}
+		}
+		return nil
+	}
+}
+
+func numberFromZero(v any) *flaw {
+	n, _ := v.(json.Number)
+	x, err := n.Float64()
+	switch {
+	case err != nil:
+		return &flaw{"", saysNumber}
+	case x < 0:
+		return &flaw{"", "Must be greater than or equal to 0"}
+	}
+	return nil
+}
+
+// seconds takes a Unix time. Milliseconds end up far in the future, which is how they are found.
+func seconds(now func() time.Time) rule {
+	whole := wholeFrom(1)
+	return func(v any) *flaw {
+		if bad := whole(v); bad != nil {
+			return bad
+		}
+		n, _ := v.(json.Number)
+		if at, _ := n.Int64(); at > now().Add(maxAhead).Unix() {
+			return &flaw{"", "Not a valid Unix timestamp in seconds: it lies in the future"}
+		}
+		return nil
+	}
+}
+
+// hash takes a SHA-256 in lower-case hex, unless it is the one of nothing.
+func hash(v any) *flaw {
+	s, ok := v.(string)
+	switch {
+	case !ok:
+		return &flaw{"", saysString}
+	case len(s) != 64 || strings.Trim(s, "0123456789abcdef") != "":
+		return &flaw{"", saysHash}
+	case s == emptyHash:
+		return &flaw{"", "Hash of an empty value"}
+	}
+	return nil
+}
+
+func lowerLetters(v any) *flaw {
+	s, ok := v.(string)
+	switch {
+	case !ok:
+		return &flaw{"", saysString}
+	case s == "":
+		return &flaw{"", saysEmpty}
+	case strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r }):
+		return &flaw{"", "Must be lower-case letters only"}
+	}
+	return nil
+}
+
+func address(v any) *flaw {
+	s, ok := v.(string)
+	if !ok {
+		return &flaw{"", saysString}
+	}
+	if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" {
+		return &flaw{"", "Not a valid IPv4 or IPv6 address"}
+	}
+	return nil
+}
+
+func webAddress(v any) *flaw {
+	s, ok := v.(string)
+	if !ok {
+		return &flaw{"", saysString}
+	}
+	if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return &flaw{"", "Not a valid URL"}
+	}
+	return nil
+}
+
+// noEmptyString finds "" at any depth: what is not known is left out.
+func noEmptyString(v any) *flaw {
+	switch v := v.(type) {
+	case string:
+		return notEmpty(v)
+	case []any:
+		return list(noEmptyString)(v)
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			if bad := noEmptyString(v[name]); bad != nil {
+				return bad.in(name)
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
-// text reads a JSON string, and nothing else.
-func text(raw json.RawMessage) (string, bool) {
-	if len(raw) == 0 || raw[0] != '"' {
-		return "", false
+func valueNeedsCurrency(v any) *flaw {
+	o, _ := v.(map[string]any)
+	_, value := o["value"]
+	if _, currency := o["currency"]; value && !currency {
+		return &flaw{"currency", "Missing data for required field: value needs it"}
 	}
-	var s string
-	return s, json.Unmarshal(raw, &s) == nil
+	return nil
 }
 
-// number reads a JSON number, and nothing else: not the text of one.
-func number(raw json.RawMessage) (float64, bool) {
-	var n float64
-	if len(raw) == 0 || raw[0] == '"' || raw[0] == 'n' || json.Unmarshal(raw, &n) != nil {
-		return 0, false
+// clickNeedsPage: a click id means nothing without the page that it led to. It judges what holds user and page.
+func clickNeedsPage(v any) *flaw {
+	o, _ := v.(map[string]any)
+	if text(o["user"], "ttclid") != "" && text(o["page"], "url") == "" {
+		return &flaw{"page.url", "Missing data for required field: user.ttclid needs it"}
 	}
-	return n, true
-}
-
-func whole(raw json.RawMessage) (int64, bool) {
-	n, ok := number(raw)
-	if !ok || n != math.Trunc(n) || math.Abs(n) > 1<<53 || bytes.ContainsAny(raw, ".eE") {
-		return 0, false
-	}
-	return int64(n), true
-}
-
-func compact(raw []byte) json.RawMessage {
-	var b bytes.Buffer
-	if json.Compact(&b, raw) != nil {
-		return slices.Clone(raw)
-	}
-	return b.Bytes()
+	return nil
 }

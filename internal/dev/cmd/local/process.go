@@ -16,7 +16,7 @@ import (
 // build compiles the two production binaries from this checkout.
 func build(ctx context.Context, root string, getenv func(string) string) (dir string, err error) {
 	dir = filepath.Join(root, "bin")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", dir+string(filepath.Separator), "./cmd/ingest", "./cmd/tiktok-worker")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", dir+string(filepath.Separator), "./cmd/ingest", "./cmd/tiktok-worker") //nolint:gosec // our own folder
 	cmd.Env = environment(getenv)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -40,7 +40,7 @@ func startProcess(path, logFile string, env []string, getenv func(string) string
 		return nil, err
 	}
 	p := &process{name: filepath.Base(path), ended: make(chan struct{})}
-	p.cmd = exec.Command(path) //nolint:gosec,noctx // our own binary, stopped by stop
+	p.cmd = exec.Command(path) //nolint:noctx // our own binary, stopped by stop
 	p.cmd.Env = append(environment(getenv), env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = attributes()

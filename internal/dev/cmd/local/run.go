@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,8 +22,8 @@ import (
 
 // What is known to everybody here: the stack listens on loopback alone and sends nothing anywhere.
 const (
-	signingSecret = "whsec_local" //nolint:gosec // not a secret: the simulator's own
-	token         = "local-token" //nolint:gosec // not a secret: the simulator's own
+	signingSecret = "whsec_local"
+	token         = "local-token"
 	pixel         = "LOCALPIXEL"
 	testCode      = "TEST12345"
 	database      = "purchase_relay"
@@ -42,8 +43,12 @@ func newAddresses(port int) addresses {
 // free says which of the addresses is taken by somebody else, in one sentence with the remedy.
 func (a addresses) free(ctx context.Context, port int) error {
 	for _, x := range []struct{ what, addr string }{
-		{"ingest", a.ingest}, {"ingest's admin listener", a.ingestAdmin}, {"the worker's admin listener", a.workerAdmin},
-		{"the TikTok simulator", a.simulator}, {"NATS", a.nats}, {"Postgres", a.postgres},
+		{"ingest", a.ingest},
+		{"ingest's admin listener", a.ingestAdmin},
+		{"the worker's admin listener", a.workerAdmin},
+		{"the TikTok simulator", a.simulator},
+		{"NATS", a.nats},
+		{"Postgres", a.postgres},
 	} {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", x.addr)
 		if err != nil {
@@ -205,8 +210,8 @@ func (s *stack) awaitReady(ctx context.Context, addr string) error {
 // stop ends everything in reverse order.
 func (s *stack) stop() error {
 	var errs []error
-	for i := len(s.procs) - 1; i >= 0; i-- {
-		errs = append(errs, s.procs[i].stop(stopGrace))
+	for _, v := range slices.Backward(s.procs) {
+		errs = append(errs, v.stop(stopGrace))
 	}
 	if s.sim != nil {
 		errs = append(errs, s.sim.Close())

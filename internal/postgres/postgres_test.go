@@ -1,0 +1,459 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dev/pglocal/pgtest"
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/secret"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+
+// ledger is a migrated, empty ledger, and a plain connection to look into it.
+type ledger struct {
+	*postgres.DB
+	t    *testing.T
+	url  string
+	conn *pgx.Conn
+}
+
+func newLedger(t *testing.T) *ledger {
+	t.Helper()
+	url := pgtest.Database(t)
+	if n, err := postgres.Migrate(t.Context(), secret.Text(url)); err != nil || n == 0 {
+		t.Fatalf("migrate: %d, %v", n, err)
+	}
+	db, err := postgres.Open(t.Context(), secret.Text(url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return &ledger{DB: db, t: t, url: url, conn: conn}
+}
+
+func ask[T any](l *ledger, sql string, args ...any) (value T) {
+	l.t.Helper()
+	if err := l.conn.QueryRow(l.t.Context(), sql, args...).Scan(&value); err != nil {
+		l.t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+var base = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func receipt(event, session string, status purchase.Status, reason purchase.Reason) purchase.Receipt {
+	amount := int64(2999)
+	r := purchase.Receipt{
+		Event:    purchase.Event{ID: event, Type: purchase.TypeCompleted, Created: base, Livemode: true},
+		Received: base.Add(time.Second),
+		Purchase: purchase.Purchase{
+			ID: session, Status: status, Reason: reason, Mode: "subscription", Livemode: true, AmountMinor: &amount, Currency: "usd",
+			Customer: "cus_1", Subscription: "sub_1",
+		},
+	}
+	if status == purchase.StatusPending || status == purchase.StatusSkipped {
+		r.Purchase.At, r.Purchase.Email = base, "buyer@example.com"
+		r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail("buyer@example.com")}
+	}
+	return r
+}
+
+func (l *ledger) record(r purchase.Receipt) purchase.Recorded {
+	l.t.Helper()
+	recorded, err := l.Record(l.t.Context(), r)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return recorded
+}
+
+func TestRecordProvisionsOnce(t *testing.T) {
+	l := newLedger(t)
+	first := l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	if first.Disposition != purchase.Processed || !first.ProfileCreated || first.ProfileID == "" {
+		t.Errorf("first: %+v", first)
+	}
+	for _, again := range []string{"evt_1", "evt_2"} { // the same event, and another one about the same thing
+		if got := l.record(receipt(again, "cs_1", purchase.StatusPending, "")); got.Disposition != purchase.Duplicate || got.ProfileID != "" {
+			t.Errorf("%s again: %+v", again, got)
+		}
+	}
+	other := l.record(receipt("evt_3", "cs_2", purchase.StatusPending, ""))
+	if other.ProfileCreated || other.ProfileID != first.ProfileID {
+		t.Errorf("a second session of the same customer: %+v", other)
+	}
+	envelope, err := contract.DecodeEnvelope(ask[[]byte](l, `SELECT envelope FROM purchases WHERE checkout_session_id = 'cs_1'`))
+	if err != nil || envelope.Keys.ExternalID != purchase.HashExternalID(first.ProfileID) || envelope.PurchasedAt != base.Unix() {
+		t.Errorf("envelope: %+v, %v", envelope, err)
+	}
+	got := ask[string](l, `SELECT string_agg(event_id || ' ' || disposition, ', ' ORDER BY event_id) FROM stripe_events`)
+	if got != "evt_1 processed, evt_2 duplicate, evt_3 processed" {
+		t.Errorf("events: %s", got)
+	}
+}
+
+func TestRecordConcurrentlyMakesOneOfEach(t *testing.T) {
+	l := newLedger(t)
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	dispositions := map[purchase.Disposition]int{}
+	for i := range 40 {
+		group.Go(func() {
+			recorded, err := l.Record(t.Context(), receipt(fmt.Sprintf("evt_%d", i%4), "cs_1", purchase.StatusPending, ""))
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			dispositions[recorded.Disposition]++
+		})
+	}
+	group.Wait()
+	if dispositions[purchase.Processed] != 1 || dispositions[purchase.Duplicate] != 39 {
+		t.Errorf("dispositions: %v", dispositions)
+	}
+	if n := ask[int](l, `SELECT (SELECT count(*) FROM profiles) * 10 + (SELECT count(*) FROM purchases)`); n != 11 {
+		t.Errorf("profiles and purchases: %d", n)
+	}
+}
+
+// Every order of a session's events ends in the highest state that was among them, and only paid ones make a profile.
+func TestRecordInEveryOrder(t *testing.T) {
+	states := []struct {
+		status purchase.Status
+		reason purchase.Reason
+	}{
+		{purchase.StatusAwaitingPayment, ""},
+		{purchase.StatusPaymentFailed, ""},
+		{purchase.StatusRejected, purchase.ReasonInvalidEmail},
+		{purchase.StatusSkipped, purchase.ReasonNoPayment},
+		{purchase.StatusPending, ""},
+	}
+	l := newLedger(t)
+	session := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		order := rapid.SliceOfN(rapid.IntRange(0, len(states)-1), 1, 6).Draw(rt, "order")
+		session++
+		id := fmt.Sprintf("cs_order_%d", session)
+		highest := -1
+		for i, n := range order {
+			r := receipt(fmt.Sprintf("evt_%d_%d", session, i), id, states[n].status, states[n].reason)
+			got, err := l.Record(t.Context(), r)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			want := purchase.Duplicate
+			if n > highest {
+				highest, want = n, r.Disposition()
+			}
+			if got.Disposition != want {
+				rt.Fatalf("%v: event %d was %s, want %s", order, i, got.Disposition, want)
+			}
+		}
+		var status, reason string
+		var profile, envelope bool
+		if err := l.conn.QueryRow(t.Context(), `SELECT status, reason, profile_id IS NOT NULL, envelope IS NOT NULL FROM purchases WHERE checkout_session_id = $1`, id).
+			Scan(&status, &reason, &profile, &envelope); err != nil {
+			rt.Fatal(err)
+		}
+		if status != string(states[highest].status) || reason != string(states[highest].reason) || profile != (highest >= 3) || envelope != (highest == 4) {
+			rt.Fatalf("%v: %s %s, profile %v, envelope %v", order, status, reason, profile, envelope)
+		}
+	})
+}
+
+func TestProfileKeepsItsLatestPurchase(t *testing.T) {
+	l := newLedger(t)
+	newer, older, bare := receipt("evt_1", "cs_1", purchase.StatusPending, ""), receipt("evt_2", "cs_2", purchase.StatusPending, ""), receipt("evt_3", "cs_3", purchase.StatusPending, "")
+	newer.Purchase.Subscription = "sub_new"
+	older.Purchase.Subscription, older.Purchase.At = "sub_old", base.Add(-time.Hour)
+	bare.Purchase.Subscription, bare.Purchase.Customer, bare.Purchase.At = "", "", base.Add(time.Hour)
+	l.record(newer)
+	l.record(older)
+	l.record(bare)
+	if got := ask[string](l, `SELECT stripe_customer_id || ' ' || stripe_subscription_id FROM profiles`); got != "cus_1 sub_new" {
+		t.Errorf("profile: %s", got)
+	}
+}
+
+func TestHostileTextsAreData(t *testing.T) {
+	l := newLedger(t)
+	for i, evil := range []string{"evt_\x00", "evt_'; DROP TABLE purchases; --", "\xff\xfe", strings.Repeat("e", 100_000)} {
+		r := receipt(evil, fmt.Sprintf("cs_%d", i), purchase.StatusPending, "")
+		if got := l.record(r); got.Disposition != purchase.Processed {
+			t.Errorf("%.20q: %+v", evil, got)
+		}
+		if got := l.record(r); got.Disposition != purchase.Duplicate {
+			t.Errorf("%.20q again: %+v", evil, got)
+		}
+	}
+}
+
+func TestRecordErrsAndLeavesNothingWhenPostgresIsSlow(t *testing.T) {
+	l := newLedger(t)
+	tx, err := l.conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE purchases IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := l.Record(ctx, receipt("evt_1", "cs_1", purchase.StatusPending, "")); err == nil || !strings.Contains(err.Error(), "cs_1") {
+		t.Errorf("error: %v", err)
+	} else if strings.Contains(err.Error(), "buyer@") {
+		t.Errorf("an address in an error: %v", err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := ask[int](l, `SELECT count(*) FROM stripe_events`); n != 0 {
+		t.Errorf("%d events were left behind", n)
+	}
+	if got := l.record(receipt("evt_1", "cs_1", purchase.StatusPending, "")); got.Disposition != purchase.Processed {
+		t.Errorf("the repeat: %+v", got)
+	}
+}
+
+func TestClaimsAreExclusive(t *testing.T) {
+	l := newLedger(t)
+	for i := range 30 {
+		l.record(receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%02d", i), purchase.StatusPending, ""))
+	}
+	l.record(receipt("evt_x", "cs_x", purchase.StatusAwaitingPayment, ""))
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]int{}
+	for range 6 {
+		group.Go(func() {
+			claims, err := l.Claim(t.Context(), 5)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, c := range claims {
+				seen[c.ID]++
+				if c.Generation != 1 || c.FirstPublished.IsZero() || len(c.Envelope) == 0 {
+					t.Errorf("claim: %+v", c)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if len(seen) != 30 {
+		t.Errorf("%d of 30 were claimed", len(seen))
+	}
+	for id, n := range seen {
+		if n != 1 {
+			t.Errorf("%s was claimed %d times", id, n)
+		}
+	}
+	if err := l.Released(t.Context(), []string{"cs_03", "cs_04"}); err != nil {
+		t.Fatal(err)
+	}
+	claims, err := l.Claim(t.Context(), 100)
+	if err != nil || len(claims) != 2 {
+		t.Fatalf("after a release %d claims, %v", len(claims), err)
+	}
+	first := claims[0].FirstPublished
+	if _, err := l.conn.Exec(t.Context(), `UPDATE purchases SET claimed_until = now() - interval '1 s' WHERE checkout_session_id = $1`, claims[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := l.Claim(t.Context(), 100); err != nil || len(again) != 1 || !again[0].FirstPublished.Equal(first) {
+		t.Errorf("a claim that ran out: %+v, %v; first publish was %s", again, err, first)
+	}
+}
+
+func outcome(id string, generation int, result purchase.Status, attempt string, at time.Time) contract.Outcome {
+	o := contract.Outcome{Version: 1, EventID: id, Generation: generation, Result: result, At: at}
+	if attempt != "" {
+		code := map[purchase.Status]int{purchase.StatusDelivered: 0, purchase.StatusRetrying: 50000, purchase.StatusDead: 40002}[result]
+		o.Attempt = &contract.Attempt{ID: attempt, At: at, Class: purchase.ClassRetry, Code: &code, Message: "said " + attempt, RequestID: "req-" + attempt}
+		if result == purchase.StatusDelivered {
+			o.Attempt.Class = purchase.ClassDelivered
+		}
+	}
+	if result == purchase.StatusDead {
+		o.Reason = purchase.ReasonRefused
+	}
+	return o
+}
+
+// An outcome may overtake the relay's mark.
+func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
+	l := newLedger(t)
+	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	if _, err := l.Settle(t.Context(), []contract.Outcome{outcome("cs_1", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Published(t.Context(), []contract.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask[string](l, `SELECT status || ' ' || stream_sequence || ' ' || tiktok_request_id FROM purchases`); got != "delivered 7 req-a1" {
+		t.Errorf("row: %s", got)
+	}
+}
+
+// Outcomes in any order, in batches of any size, any number of times, lead to the same row.
+func TestSettleInAnyOrder(t *testing.T) {
+	l := newLedger(t)
+	session := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		session++
+		id := fmt.Sprintf("cs_%d", session)
+		if _, err := l.Record(t.Context(), receipt(id, id, purchase.StatusPending, "")); err != nil {
+			rt.Fatal(err)
+		}
+		outcomes := []contract.Outcome{
+			outcome(id, 1, purchase.StatusRetrying, "a1", base),
+			outcome(id, 1, purchase.StatusRetrying, "a2", base.Add(time.Second)),
+			outcome(id, 1, purchase.StatusDelivered, "a3", base.Add(2*time.Second)),
+		}
+		order := rapid.Permutation(append(outcomes, outcomes...)).Draw(rt, "order")
+		for len(order) > 0 {
+			n := rapid.IntRange(1, len(order)).Draw(rt, "batch")
+			if unknown, err := l.Settle(t.Context(), order[:n]); err != nil || len(unknown) > 0 {
+				rt.Fatal(unknown, err)
+			}
+			order = order[n:]
+		}
+		var got string
+		if err := l.conn.QueryRow(t.Context(), `SELECT concat_ws(' ', status, attempts, last_code, last_error, tiktok_request_id, finished_at IS NOT NULL,
+			(SELECT count(*) FROM attempts a WHERE a.checkout_session_id = $1)) FROM purchases WHERE checkout_session_id = $1`, id).Scan(&got); err != nil {
+			rt.Fatal(err)
+		}
+		if want := "delivered 3 0 req-a3 t 3"; got != want {
+			rt.Fatalf("row %q, want %q", got, want)
+		}
+	})
+}
+
+func TestSettleTellsOfStrangers(t *testing.T) {
+	l := newLedger(t)
+	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	unknown, err := l.Settle(t.Context(), []contract.Outcome{
+		outcome("cs_stranger", 1, purchase.StatusDelivered, "a1", base), outcome("cs_1", 1, purchase.StatusDead, "a1", base),
+	})
+	if err != nil || !cmp.Equal(unknown, []string{"cs_stranger"}) {
+		t.Errorf("unknown %v, %v", unknown, err)
+	}
+	if got := ask[string](l, `SELECT concat_ws(' ', status, reason, last_code, last_error) FROM purchases`); got != "dead refused 40002 said a1" {
+		t.Errorf("row: %s", got)
+	}
+}
+
+func TestSummary(t *testing.T) {
+	l := newLedger(t)
+	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	l.record(receipt("evt_2", "cs_2", purchase.StatusPending, ""))
+	l.record(receipt("evt_3", "cs_3", purchase.StatusAwaitingPayment, ""))
+	rejected := receipt("evt_4", "cs_4", purchase.StatusRejected, purchase.ReasonInvalidEmail)
+	rejected.Purchase.At, rejected.Purchase.AmountMinor = base, nil
+	l.record(rejected)
+	test := receipt("evt_5", "cs_5", purchase.StatusPending, "")
+	test.Purchase.Livemode, test.Purchase.Currency = false, "jpy"
+	l.record(test)
+	if _, err := l.Settle(t.Context(), []contract.Outcome{outcome("cs_2", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := l.Summary(t.Context(), base.Add(-time.Hour), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := purchase.Summary{
+		Counts:    map[purchase.Status]int{purchase.StatusPending: 2, purchase.StatusDelivered: 1, purchase.StatusAwaitingPayment: 1, purchase.StatusRejected: 1},
+		Attention: 1, Oldest: base,
+		Values: []purchase.Value{{Currency: "JPY", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 5998, AcceptedMinor: 2999}},
+	}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Error(diff)
+	}
+	live := true
+	if s, err := l.Summary(t.Context(), base.Add(-time.Hour), &live); err != nil || s.Counts[purchase.StatusPending] != 1 {
+		t.Errorf("live: %+v, %v", s, err)
+	}
+	if s, err := l.Summary(t.Context(), base.Add(time.Hour), nil); err != nil || s.Counts[purchase.StatusPending] != 0 {
+		t.Errorf("later: %+v, %v", s, err)
+	}
+	if n, oldest, err := l.OutboxState(t.Context()); err != nil || n != 2 || oldest.IsZero() {
+		t.Errorf("outbox: %d, %s, %v", n, oldest, err)
+	}
+}
+
+func TestMigrateTogether(t *testing.T) {
+	url := secret.Text(pgtest.Database(t))
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			if _, err := postgres.Migrate(t.Context(), url); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if n, err := postgres.Migrate(t.Context(), url); err != nil || n != 0 {
+		t.Errorf("once more: %d, %v", n, err)
+	}
+}
+
+// A newer binary may have moved the schema on: an older one goes on with it, unless the schema says that it must not.
+func TestOlderBinaries(t *testing.T) {
+	l := newLedger(t)
+	if err := l.CheckSchema(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.conn.Exec(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (900, true)`); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := postgres.Migrate(t.Context(), secret.Text(l.url)); err != nil || n != 0 {
+		t.Errorf("a schema ahead of the binary: %d, %v", n, err)
+	}
+	if err := l.CheckSchema(t.Context()); err != nil {
+		t.Errorf("a schema ahead of the binary: %v", err)
+	}
+	if _, err := l.conn.Exec(t.Context(), `UPDATE schema_compat SET oldest_binary = 900`); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.CheckSchema(t.Context()); !errors.Is(err, postgres.ErrTooOld) {
+		t.Errorf("a schema that asks for a newer binary: %v", err)
+	}
+}
+
+func TestCheckSchemaBeforeAnyMigration(t *testing.T) {
+	db, err := postgres.Open(t.Context(), secret.Text(pgtest.Database(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.CheckSchema(t.Context()); err == nil || errors.Is(err, postgres.ErrTooOld) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestOpenNeverPrintsThePassword(t *testing.T) {
+	_, err := postgres.Open(t.Context(), "postgres://user:hunter2@host:notaport/db")
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("error: %v", err)
+	}
+}
