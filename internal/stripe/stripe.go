@@ -122,7 +122,6 @@ type wireCheckout struct {
 	Mode          string `json:"mode"`
 	PaymentStatus string `json:"payment_status"`
 	Livemode      *bool  `json:"livemode"`
-	AmountTotal   *int64 `json:"amount_total"`
 	Currency      string `json:"currency"`
 	Customer      any    `json:"customer"`     // an id, or the whole object when expanded
 	Subscription  any    `json:"subscription"` // likewise
@@ -132,6 +131,8 @@ type wireCheckout struct {
 		Phone string `json:"phone"`
 	} `json:"customer_details"`
 	Metadata map[string]any `json:"metadata"`
+	// Raw, because a lenient *int64 would point to 0 where the value cannot be read: a sale for nothing.
+	AmountTotal json.RawMessage `json:"amount_total"`
 }
 
 // Decode reads a verified body, whatever the event's api_version: the library's own types refuse every other
@@ -157,7 +158,7 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 		event.Livemode = c.Livemode != nil && *c.Livemode
 	}
 	event.Checkout = &purchase.Checkout{
-		ID: c.ID, Mode: c.Mode, PaymentStatus: c.PaymentStatus, AmountTotal: c.AmountTotal, Currency: c.Currency,
+		ID: c.ID, Mode: c.Mode, PaymentStatus: c.PaymentStatus, AmountTotal: amountOf(c.AmountTotal), Currency: c.Currency,
 		Customer: idOf(c.Customer), Subscription: idOf(c.Subscription),
 		Email: c.Details.Email, CustomerEmail: c.CustomerEmail, Phone: c.Details.Phone, Metadata: texts(c.Metadata),
 	}
@@ -169,6 +170,14 @@ func lenient(data []byte, into any) bool {
 	err := json.Unmarshal(data, into)
 	var wrongType *json.UnmarshalTypeError
 	return err == nil || errors.As(err, &wrongType)
+}
+
+func amountOf(raw json.RawMessage) *int64 {
+	var minor *int64
+	if json.Unmarshal(raw, &minor) != nil {
+		return nil
+	}
+	return minor
 }
 
 func idOf(v any) string {

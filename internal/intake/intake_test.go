@@ -1,0 +1,193 @@
+package intake_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/intake"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/stripe"
+)
+
+var received = time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
+
+func event(change func(e *purchase.Event)) purchase.Event {
+	amount := int64(2999)
+	e := purchase.Event{
+		ID: "evt_1", Type: purchase.TypeCompleted, Created: received.Add(-time.Minute).Truncate(time.Second), Livemode: true,
+		Checkout: &purchase.Checkout{
+			ID: "cs_1", Mode: "subscription", PaymentStatus: "paid", AmountTotal: &amount, Currency: "USD", Customer: "cus_1",
+			Subscription: "sub_1", Email: " Buyer@Example.com", Phone: "+12133734253",
+		},
+	}
+	change(&e)
+	return e
+}
+
+func TestPropose(t *testing.T) {
+	negative := int64(-1)
+	for name, tc := range map[string]struct {
+		change func(e *purchase.Event)
+		want   string // status reason email, "ignored" or "malformed"
+		check  func(p purchase.Purchase) bool
+	}{
+		"paid": {func(*purchase.Event) {}, "pending  buyer@example.com", func(p purchase.Purchase) bool {
+			return p.Currency == "usd" && *p.AmountMinor == 2999 && p.At.Equal(received.Add(-time.Minute).Truncate(time.Second)) &&
+				p.Keys.Email == purchase.HashEmail("buyer@example.com") && p.Keys.ExternalID == "" && p.Livemode
+		}},
+		"trial":                   {func(e *purchase.Event) { e.Checkout.PaymentStatus = "no_payment_required" }, "skipped no_payment buyer@example.com", nil},
+		"unpaid":                  {func(e *purchase.Event) { e.Checkout.PaymentStatus = "unpaid" }, "awaiting_payment  ", func(p purchase.Purchase) bool { return p.At.IsZero() }},
+		"a state unheard of":      {func(e *purchase.Event) { e.Checkout.PaymentStatus = "half_paid" }, "awaiting_payment  ", nil},
+		"no state":                {func(e *purchase.Event) { e.Checkout.PaymentStatus = "" }, "awaiting_payment  ", nil},
+		"async succeeded":         {func(e *purchase.Event) { e.Type = purchase.TypeAsyncSucceeded }, "pending  buyer@example.com", nil},
+		"async failed":            {func(e *purchase.Event) { e.Type = purchase.TypeAsyncFailed; e.Checkout.PaymentStatus = "unpaid" }, "payment_failed  ", nil},
+		"no address":              {func(e *purchase.Event) { e.Checkout.Email = "" }, "rejected invalid_email ", nil},
+		"an unusable address":     {func(e *purchase.Event) { e.Checkout.Email = "nobody" }, "rejected invalid_email ", nil},
+		"the prefilled address":   {func(e *purchase.Event) { e.Checkout.Email, e.Checkout.CustomerEmail = "", "A@b.example" }, "pending  a@b.example", nil},
+		"unpaid, no address":      {func(e *purchase.Event) { e.Checkout.PaymentStatus, e.Checkout.Email = "unpaid", "" }, "awaiting_payment  ", nil},
+		"another type":            {func(e *purchase.Event) { e.Type = "invoice.paid" }, "ignored", nil},
+		"another type, no object": {func(e *purchase.Event) { e.Type, e.Checkout = "customer.updated", nil }, "ignored", nil},
+		"setup":                   {func(e *purchase.Event) { e.Checkout.Mode = "setup" }, "ignored", nil},
+		"payment mode, not ours":  {func(e *purchase.Event) { e.Checkout.Mode = "payment" }, "ignored", nil},
+		"no object":               {func(e *purchase.Event) { e.Checkout = nil }, "malformed", nil},
+		"no session id":           {func(e *purchase.Event) { e.Checkout.ID = "" }, "malformed", nil},
+		"a session id with a dot": {func(e *purchase.Event) { e.Checkout.ID = "cs.1" }, "malformed", nil},
+		"no amount":               {func(e *purchase.Event) { e.Checkout.AmountTotal = nil }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.AmountMinor == nil && p.Currency == "usd" }},
+		"a negative amount":       {func(e *purchase.Event) { e.Checkout.AmountTotal = &negative }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.AmountMinor == nil }},
+		"no currency":             {func(e *purchase.Event) { e.Checkout.Currency = "" }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.Currency == "" }},
+		"hostile ids":             {func(e *purchase.Event) { e.Checkout.Customer, e.Checkout.Subscription = "cus_\x00", "' OR 1=1" }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.Customer == "" && p.Subscription == "" }},
+		"no time":                 {func(e *purchase.Event) { e.Created = time.Time{} }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.At.Equal(received.Truncate(time.Second)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, ours, err := intake.Propose(event(tc.change), map[string]bool{"subscription": true}, received)
+			got := strings.Join([]string{string(p.Status), string(p.Reason), p.Email}, " ")
+			switch {
+			case err != nil:
+				got = "malformed"
+			case !ours:
+				got = "ignored"
+			}
+			if got != tc.want {
+				t.Errorf("got %q, want %q (%v)", got, tc.want, err)
+			}
+			if tc.check != nil && !tc.check(p) {
+				t.Errorf("purchase: %+v", p)
+			}
+		})
+	}
+}
+
+// ledger answers what it is told to.
+type ledger struct {
+	recorded purchase.Recorded
+	err      error
+	hold     bool
+	got      []purchase.Receipt
+}
+
+func (l *ledger) Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
+	l.got = append(l.got, r)
+	if l.hold {
+		<-ctx.Done()
+		return purchase.Recorded{}, ctx.Err()
+	}
+	return l.recorded, l.err
+}
+
+const key = "whsec_intake"
+
+func post(t *testing.T, l *ledger, body []byte) (resp *httptest.ResponseRecorder, log *observer.ObservedLogs, woken int) {
+	t.Helper()
+	core, log := observer.New(zapcore.DebugLevel)
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, map[string]bool{"subscription": true}, func() { woken++ }, time.Now,
+		zap.New(core), prometheus.NewRegistry())
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader(string(body)))
+	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
+	resp = httptest.NewRecorder()
+	h.ServeHTTP(resp, req)
+	for _, entry := range log.All() {
+		for k, v := range entry.ContextMap() {
+			if s, ok := v.(string); ok && strings.Contains(s, "@") {
+				t.Errorf("an address in the log: %s %s=%s", entry.Message, k, s)
+			}
+		}
+	}
+	return resp, log, woken
+}
+
+func TestAnswers(t *testing.T) {
+	c := stripegen.NewCheckout()
+	unpaid, trial, noEmail, invoice := c, c, c, c
+	unpaid.PaymentStatus, trial.PaymentStatus, noEmail.NoDetails, invoice.Type = "unpaid", "no_payment_required", true, "invoice.paid"
+	for name, tc := range map[string]struct {
+		checkout stripegen.Checkout
+		recorded purchase.Recorded
+		want     string
+		says     string
+		wakes    int
+	}{
+		"paid":      {c, purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1", ProfileCreated: true}, "processed", "Profile created", 1},
+		"returning": {c, purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}, "processed", "Profile updated", 1},
+		"trial":     {trial, purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}, "processed", "PROVISIONING COMPLETE", 0},
+		"unpaid":    {unpaid, purchase.Recorded{Disposition: purchase.AwaitingPayment}, "awaiting_payment", "Awaiting payment", 0},
+		"no email":  {noEmail, purchase.Recorded{Disposition: purchase.Rejected}, "rejected", "Invalid email", 0},
+		"known":     {c, purchase.Recorded{Disposition: purchase.Duplicate}, "duplicate", "Duplicate event", 0},
+	} {
+		resp, log, woken := post(t, &ledger{recorded: tc.recorded}, tc.checkout.Event())
+		if want := `{"status":"` + tc.want + "\"}\n"; resp.Code != http.StatusOK || resp.Body.String() != want {
+			t.Errorf("%s: %d %s", name, resp.Code, resp.Body)
+		}
+		if log.FilterMessage(tc.says).Len() != 1 || woken != tc.wakes {
+			t.Errorf("%s: said %v, woke %d", name, log.All(), woken)
+		}
+	}
+	l := &ledger{}
+	if resp, _, _ := post(t, l, invoice.Event()); resp.Code != http.StatusOK || !strings.Contains(resp.Body.String(), "ignored") || len(l.got) > 0 {
+		t.Errorf("another type: %d %s, %d recorded", resp.Code, resp.Body, len(l.got))
+	}
+}
+
+func TestLedgerAway(t *testing.T) {
+	resp, log, woken := post(t, &ledger{err: errors.New("connection refused")}, stripegen.NewCheckout().Event())
+	if resp.Code != http.StatusServiceUnavailable || resp.Header().Get("Retry-After") == "" || woken > 0 {
+		t.Errorf("%d %v", resp.Code, resp.Header())
+	}
+	if log.FilterMessage("Failed to create profile").Len() != 1 {
+		t.Errorf("log: %v", log.All())
+	}
+}
+
+// A slow ledger is not waited for longer than five seconds: the buyer waits for this answer.
+func TestLedgerSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		resp, _, _ := post(t, &ledger{hold: true}, stripegen.NewCheckout().Event())
+		if took := time.Since(began); resp.Code != http.StatusServiceUnavailable || took != intake.RecordTimeout {
+			t.Errorf("%d after %s", resp.Code, took)
+		}
+	})
+}
+
+func TestParseModes(t *testing.T) {
+	if m, err := intake.ParseModes([]string{"subscription", "payment"}); err != nil || !m["payment"] || !m["subscription"] {
+		t.Errorf("%v, %v", m, err)
+	}
+	for _, bad := range [][]string{nil, {""}, {"setup"}, {"subscription", "x"}} {
+		if _, err := intake.ParseModes(bad); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
+	}
+}
