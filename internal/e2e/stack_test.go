@@ -28,7 +28,10 @@ import (
 	"purchase-relay/internal/dev/tiktoksim"
 )
 
-const signingSecret = "whsec_e2e"
+const (
+	signingSecret = "whsec_e2e"
+	eventPath     = "/open_api/v1.3/event/track/" // as TikTok answers it
+)
 
 // binaries holds the two production binaries, built once.
 var binaries string
@@ -106,7 +109,7 @@ func (s *stack) startWorker(env ...string) {
 	s.t.Helper()
 	admin := freeAddr(s.t)
 	s.worker = start(s.t, "tiktok-worker", append([]string{
-		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + tiktoksim.EventPath,
+		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + eventPath,
 		"NATS_URL=nats://" + s.natsAddr, "ADMIN_ADDR=" + admin, "TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
 	}, env...)...)
 	s.worker.admin = "http://" + admin

@@ -1,0 +1,290 @@
+package tiktok_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/tiktok"
+)
+
+// The paths that TikTok answers.
+const (
+	eventPath = "/open_api/v1.3/event/track/"
+	pixelPath = "/open_api/v1.3/pixel/track/"
+)
+
+func code(n int) *int { return &n }
+
+func TestClassify(t *testing.T) {
+	type row struct {
+		status, from, to int
+		want             purchase.Class
+	}
+	for _, tc := range []row{
+		{200, 0, 0, purchase.ClassDelivered},
+		{299, 0, 0, purchase.ClassDelivered},
+		{500, 0, 0, purchase.ClassRetry}, // success is 2xx and 0
+		{302, 0, 0, purchase.ClassRetry},
+		{200, 40050, 40050, purchase.ClassDelivered},
+		{400, 40050, 40050, purchase.ClassDelivered},
+		{200, 20001, 20001, purchase.ClassRefused},
+		{200, 40000, 40000, purchase.ClassRefused},
+		{400, 40002, 40003, purchase.ClassRefused},
+		{200, 40006, 40013, purchase.ClassRefused},
+		{200, 40051, 40051, purchase.ClassRefused},
+		{200, 40061, 40063, purchase.ClassRefused},
+		{200, 40001, 40001, purchase.ClassAccess},
+		{401, 40101, 40109, purchase.ClassAccess},
+		{200, 40113, 40113, purchase.ClassAccess},
+		{200, 40117, 40118, purchase.ClassAccess},
+		{200, 40130, 40130, purchase.ClassAccess},
+		{200, 40300, 40301, purchase.ClassAccess},
+		{200, 41000, 41000, purchase.ClassAccess},
+		{401, 40100, 40100, purchase.ClassRate}, // the body's code wins over the status
+		{200, 40132, 40132, purchase.ClassRate},
+		{200, 40016, 40016, purchase.ClassRate},
+		{200, 61000, 61000, purchase.ClassRate},
+		{200, 50000, 50002, purchase.ClassRetry},
+		{200, 51039, 51039, purchase.ClassRetry},
+		{200, 53999, 53999, purchase.ClassRetry},
+		{200, 60001, 60001, purchase.ClassRetry},
+	} {
+		for c := tc.from; c <= tc.to; c++ {
+			if got, known := tiktok.Classify(tc.status, code(c)); got != tc.want || !known {
+				t.Errorf("HTTP %d, code %d: %s (known %v), want %s", tc.status, c, got, known, tc.want)
+			}
+		}
+	}
+	for _, unknown := range []int{1, -1, 40004, 40014, 40999, 49999, 54000, 60000, 99999} {
+		if got, known := tiktok.Classify(200, code(unknown)); got != purchase.ClassRetry || known {
+			t.Errorf("code %d: %s (known %v)", unknown, got, known)
+		}
+	}
+	for status, want := range map[int]purchase.Class{
+		0: purchase.ClassRetry, 200: purchase.ClassRetry, 204: purchase.ClassRetry, 302: purchase.ClassRetry, 400: purchase.ClassRetry,
+		401: purchase.ClassAccess, 403: purchase.ClassAccess, 404: purchase.ClassAccess, 405: purchase.ClassAccess, 410: purchase.ClassAccess,
+		408: purchase.ClassRetry, 429: purchase.ClassRate, 500: purchase.ClassRetry, 502: purchase.ClassRetry, 503: purchase.ClassRetry, 599: purchase.ClassRetry,
+	} {
+		if got, _ := tiktok.Classify(status, nil); got != want {
+			t.Errorf("HTTP %d without a code: %s, want %s", status, got, want)
+		}
+	}
+}
+
+func TestRead(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"code":0,"message":"OK","request_id":"r1"}`:   "delivered 0 r1",
+		`{"code":40002,"message":"m","request_id":"r"}`: "refused 40002 r",
+		`{"message":"OK"}`:                "retry 200 ", // a missing code is not 0
+		`{"code":null,"message":"OK"}`:    "retry 200 ",
+		`{"code":"0","message":"OK"}`:     "retry 200 ",
+		`{"code":0.5}`:                    "retry 200 ",
+		`{"code":1e400}`:                  "retry 200 ",
+		`{"code":99999999999999999999}`:   "retry 200 ",
+		`{"code":0,"message":{"a":"b"}}`:  "delivered 0 ",
+		`{"code":40105,"message":["x"]}`:  "access 40105 ",
+		`<html>502 Bad Gateway</html>`:    "retry 200 ",
+		``:                                "retry 200 ",
+		`[]`:                              "retry 200 ",
+		`null`:                            "retry 200 ",
+		`{"code":0`:                       "retry 200 ",
+		`{"error":{}}`:                    "retry 200 ",
+		`{"code":12345,"request_id":"r"}`: "retry 12345 r",
+	} {
+		a := tiktok.Read(http.StatusOK, []byte(body))
+		if got := fmt.Sprint(a.Class, " ", *a.Code, " ", a.RequestID); got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(200, []byte(`{"code":0,"message":"OK","request_id":"r1"}`))
+	f.Add(503, []byte(`<html>`))
+	f.Add(0, []byte(`{"code":-1}`))
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		a := tiktok.Read(status, body)
+		if a.Class == purchase.ClassDelivered && !strings.Contains(strings.ToLower(string(body)), "code") {
+			t.Errorf("HTTP %d %q counts as delivered", status, body)
+		}
+		if a.Code == nil {
+			t.Error("an answer without any code")
+		}
+	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for header, want := range map[string]time.Duration{
+		"": 0, "5": 5 * time.Second, " 7 ": 7 * time.Second, "0": 0, "-5": 0, "999999": time.Hour, "99999999999999999999": 0, "soon": 0, "1.5": 0,
+		"Fri, 02 Jan 2026 03:04:35 GMT": 30 * time.Second, "Fri, 02 Jan 2026 03:00:00 GMT": 0, "Sat, 03 Jan 2026 03:04:05 GMT": time.Hour,
+	} {
+		if got := tiktok.RetryAfter(header, now); got != want {
+			t.Errorf("%q: %s, want %s", header, got, want)
+		}
+	}
+}
+
+func envelope(minor *int64, currency string) contract.Envelope {
+	return contract.Envelope{
+		Version: 1, EventID: "cs_live_a1B2", Livemode: true, PurchasedAt: 1704067200, AmountMinor: minor, Currency: currency,
+		Keys: purchase.MatchKeys{
+			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"), ExternalID: purchase.HashExternalID("p1"),
+			TTCLID: "E.C.P.abc", TTP: "ttp1", IP: "203.0.113.7", UserAgent: "Mozilla/5.0", PageURL: "https://shop.example/c", Referrer: "https://www.tiktok.com/",
+		},
+	}
+}
+
+func config() tiktok.Config {
+	return tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", Timeout: 5 * time.Second, Now: time.Now}
+}
+
+func minor(n int64) *int64 { return &n }
+
+func TestBodyGolden(t *testing.T) {
+	pixel := config()
+	pixel.Payload = tiktok.PayloadPixel
+	for file, c := range map[string]tiktok.Config{"events.json": config(), "pixel.json": pixel} {
+		body, err := tiktok.Body(c, "PIXEL1", "TEST1", []contract.Envelope{envelope(minor(2999), "usd")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile("testdata/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, wanted any
+		if json.Unmarshal(body, &got) != nil || json.Unmarshal(want, &wanted) != nil {
+			t.Fatalf("%s or its golden is no JSON", file)
+		}
+		if diff := cmp.Diff(wanted, got); diff != "" {
+			t.Errorf("%s (-golden +got):\n%s", file, diff)
+		}
+	}
+	if _, err := tiktok.Body(pixel, "PIXEL1", "", make([]contract.Envelope, 2)); err == nil {
+		t.Error("the pixel body took two events")
+	}
+}
+
+func TestBodyValues(t *testing.T) {
+	for _, tc := range []struct {
+		minor    *int64
+		currency string
+		want     string // within the body, as it is
+		not      string
+	}{
+		{minor(2999), "usd", `"value":29.99,"currency":"USD"`, ""},
+		{minor(0), "usd", `"value":0.00,"currency":"USD"`, ""}, // 0 stays 0
+		{minor(800), "jpy", `"value":800,"currency":"JPY"`, ""},
+		{minor(12345), "kwd", `"value":12.345,"currency":"KWD"`, ""},
+		{minor(500), "isk", `"value":5.00,"currency":"ISK"`, ""},
+		{minor(9007199254740993), "usd", `"value":90071992547409.93`, ""},
+		{minor(100), "xaf", `"event_id":"cs_live_a1B2"`, "value"}, // not on TikTok's list
+		{nil, "usd", `"event_id":"cs_live_a1B2"`, "currency"},
+		{minor(100), "", `"event_id":"cs_live_a1B2"`, "value"},
+	} {
+		body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{envelope(tc.minor, tc.currency)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(body), tc.want) || tc.not != "" && strings.Contains(string(body), `"`+tc.not+`"`) {
+			t.Errorf("%v %s: %s", tc.minor, tc.currency, body)
+		}
+		if strings.Contains(string(body), `""`) {
+			t.Errorf("an empty text in %s", body)
+		}
+	}
+}
+
+func TestBodyPage(t *testing.T) {
+	e := envelope(minor(1), "usd")
+	e.Keys.PageURL, e.Keys.Referrer = "", ""
+	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
+	if err != nil || strings.Contains(string(body), "ttclid") || strings.Contains(string(body), "page") {
+		t.Errorf("without any page: %s, %v", body, err)
+	}
+	c := config()
+	c.PageURL = "https://shop.example/"
+	if body, err = tiktok.Body(c, "PIXEL1", "", []contract.Envelope{e}); err != nil || !strings.Contains(string(body), `"page":{"url":"https://shop.example/"}`) ||
+		!strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) {
+		t.Errorf("with the shop's page: %s, %v", body, err)
+	}
+}
+
+// The strict simulator takes what is sent, in both shapes, however little is known of the buyer.
+func TestSimulatorTakesIt(t *testing.T) {
+	sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
+	server := httptest.NewServer(sim)
+	defer server.Close()
+	bare := contract.Envelope{Version: 1, EventID: "cs_bare", PurchasedAt: 1704067200}
+	for path, payload := range map[string]string{eventPath: tiktok.PayloadEvents, pixelPath: tiktok.PayloadPixel} {
+		c := config()
+		c.URL, c.Payload = server.URL+path, payload
+		p := tiktok.NewPixel(c, "PIXEL1", "secret-token", "TEST1")
+		for _, e := range []contract.Envelope{envelope(minor(2999), "usd"), envelope(minor(1), "xaf"), bare} {
+			if a := p.Send(t.Context(), []contract.Envelope{e}); a.Class != purchase.ClassDelivered || a.RequestID == "" {
+				t.Errorf("%s, %s: %+v", payload, e.EventID, a)
+			}
+		}
+	}
+}
+
+func TestSendMeetsEveryFault(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("a redirect was followed, with the token %q", r.Header.Get("Access-Token"))
+	}))
+	defer elsewhere.Close()
+	for name, tc := range map[string]struct {
+		fault tiktoksim.Fault
+		class purchase.Class
+		code  string
+		wait  time.Duration
+	}{
+		"503":             {tiktoksim.Fault{Status: 503, RetryAfter: "7"}, purchase.ClassRetry, "503", 7 * time.Second},
+		"429":             {tiktoksim.Fault{Status: 429}, purchase.ClassRate, "429", 0},
+		"50000":           {tiktoksim.Fault{Code: 50000, Message: "System error"}, purchase.ClassRetry, "50000", 0},
+		"a gateway":       {tiktoksim.Fault{HTML: true}, purchase.ClassRetry, "502", 0},
+		"cut":             {tiktoksim.Fault{Cut: true}, purchase.ClassRetry, "none", 0},
+		"cut after":       {tiktoksim.Fault{CutAfter: true}, purchase.ClassRetry, "none", 0},
+		"a lying length":  {tiktoksim.Fault{LyingLength: true}, purchase.ClassRetry, "200", 0},
+		"no end":          {tiktoksim.Fault{Endless: true}, purchase.ClassRetry, "200", 0},
+		"no answer":       {tiktoksim.Fault{Hang: true}, purchase.ClassRetry, "none", 0},
+		"a redirect":      {tiktoksim.Fault{Redirect: elsewhere.URL}, purchase.ClassRetry, "307", 0},
+		"a code unheard":  {tiktoksim.Fault{Code: 77777}, purchase.ClassRetry, "77777", 0},
+		"an echo of ours": {tiktoksim.Fault{Code: 40002, Message: "secret-token of me@example.com\n" + strings.Repeat("é", 400)}, purchase.ClassRefused, "40002", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
+			sim.Inject(tc.fault)
+			server := httptest.NewServer(sim)
+			defer server.Close()
+			c := config()
+			c.URL = server.URL + eventPath
+			if tc.fault.Hang {
+				c.Timeout = 100 * time.Millisecond
+			}
+			a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(minor(1), "usd")})
+			got := "none"
+			if a.Code != nil {
+				got = fmt.Sprint(*a.Code)
+			}
+			if a.Class != tc.class || got != tc.code || a.RetryAfter != tc.wait {
+				t.Errorf("%+v, code %s", a, got)
+			}
+			if len(a.Message) > 300 || strings.Contains(a.Message, "secret-token") || strings.ContainsAny(a.Message, "@\n") || !json.Valid([]byte(`"`+strings.ReplaceAll(a.Message, `"`, "")+`"`)) {
+				t.Errorf("message: %q", a.Message)
+			}
+		})
+	}
+}
