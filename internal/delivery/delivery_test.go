@@ -1,0 +1,618 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real one.
+type queue struct {
+	mu        sync.Mutex
+	waiting   []*message
+	arrived   chan struct{}
+	ackWait   time.Duration
+	journal   []string // everything that happened, in order
+	lostWords int      // so many acknowledgements get lost
+}
+
+type message struct {
+	q         *queue
+	id        string
+	data      []byte
+	first     time.Time
+	delivered int
+	deadline  *time.Timer
+	done      bool
+}
+
+func newQueue() *queue { return &queue{arrived: make(chan struct{}, 1000), ackWait: 30 * time.Second} }
+
+func (q *queue) note(format string, args ...any) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.journal = append(q.journal, fmt.Sprintf(format, args...))
+}
+
+func (q *queue) events() []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.journal)
+}
+
+func (q *queue) put(m *message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, m)
+	q.arrived <- struct{}{}
+}
+
+func (q *queue) add(id string, livemode bool, age time.Duration) {
+	data, err := contract.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: livemode, At: time.Now().Add(-age)})
+	if err != nil {
+		panic(err)
+	}
+	q.put(&message{q: q, id: id, data: data, first: time.Now().Add(-age)})
+}
+
+// Fetch implements Source.
+func (q *queue) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(5 * time.Second):
+		return nil, nil
+	case <-q.arrived:
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.waiting[0]
+	q.waiting = q.waiting[1:]
+	m.delivered++
+	m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
+	return []contract.Queued{{
+		Subject: "s", MsgID: contract.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Settler: m,
+	}}, nil
+}
+
+func (m *message) settle(format string, args ...any) bool {
+	m.q.note(format, args...)
+	m.q.mu.Lock()
+	defer m.q.mu.Unlock()
+	if m.q.lostWords > 0 {
+		m.q.lostWords--
+		return false
+	}
+	m.deadline.Stop()
+	return true
+}
+
+func (m *message) DoubleAck(context.Context) error {
+	if !m.settle("ack %s", m.id) {
+		return errors.New("connection lost")
+	}
+	m.done = true
+	return nil
+}
+
+func (m *message) NakWithDelay(d time.Duration) error {
+	if d < 0 {
+		panic("a negative delay")
+	}
+	if m.settle("nak %s", m.id) {
+		time.AfterFunc(d, func() { m.q.put(m) })
+	}
+	return nil
+}
+
+func (m *message) TermWithReason(reason string) error {
+	m.settle("term %s %s", m.id, reason)
+	return nil
+}
+
+func (m *message) InProgress() error {
+	m.q.note("working %s", m.id)
+	m.deadline.Reset(m.q.ackWait)
+	return nil
+}
+
+// pixel answers by a function.
+type pixel struct {
+	name string
+	q    *queue
+	say  func(id string) purchase.Answer
+	mu   sync.Mutex
+	sent []time.Time
+}
+
+func (p *pixel) Send(_ context.Context, events []contract.Envelope) purchase.Answer {
+	p.mu.Lock()
+	p.sent = append(p.sent, time.Now())
+	p.mu.Unlock()
+	p.q.note("send %s %s", p.name, events[0].EventID)
+	return p.say(events[0].EventID)
+}
+
+func (p *pixel) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.sent)
+}
+
+// reporter remembers what it was told, and fails while it is told to.
+type reporter struct {
+	q        *queue
+	mu       sync.Mutex
+	failing  int
+	outcomes []contract.Outcome
+	dead     []contract.DeadLetter
+}
+
+func (r *reporter) fails() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failing--
+	return r.failing >= 0
+}
+
+func (r *reporter) Outcome(_ context.Context, o contract.Outcome) error {
+	if r.fails() {
+		return errors.New("NATS is away")
+	}
+	if _, err := contract.EncodeOutcome(o); err != nil {
+		panic(err)
+	}
+	r.q.note("outcome %s %s", o.EventID, strings.TrimSpace(string(o.Result)+" "+string(o.Reason)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.outcomes = append(r.outcomes, o)
+	return nil
+}
+
+func (r *reporter) DeadLetter(_ context.Context, d contract.DeadLetter) error {
+	if r.fails() {
+		return errors.New("NATS is away")
+	}
+	r.q.note("dead letter %s %s", d.EventID, d.Reason)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dead = append(r.dead, d)
+	return nil
+}
+
+func (r *reporter) letters() []contract.DeadLetter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.dead)
+}
+
+// bench is a worker with fakes around it.
+type bench struct {
+	*Worker
+	q          *queue
+	r          *reporter
+	live, test *pixel
+	log        *observer.ObservedLogs
+	reg        *prometheus.Registry
+	stop       context.CancelFunc
+	ended      chan struct{}
+}
+
+func answer(class purchase.Class, code int) purchase.Answer {
+	return purchase.Answer{Class: class, Code: &code, Known: true, Message: "m", RequestID: "req"}
+}
+
+func always(a purchase.Answer) func(string) purchase.Answer {
+	return func(string) purchase.Answer { return a }
+}
+
+// run starts a worker in the bubble; change may set it up before.
+func run(t *testing.T, change func(b *bench, c *Config)) *bench {
+	t.Helper()
+	q := newQueue()
+	b := &bench{q: q, r: &reporter{q: q}, reg: prometheus.NewRegistry(), ended: make(chan struct{})}
+	delivered := always(answer(purchase.ClassDelivered, 0))
+	b.live, b.test = &pixel{name: "live", q: q, say: delivered}, &pixel{name: "test", q: q, say: delivered}
+	c := Config{
+		Live: b.live, Test: b.test, EventName: "CompletePayment", Concurrency: 4, MaxRPS: 1000, RetryInitial: time.Second,
+		RetryMax: 15 * time.Minute, RetryMaxAge: 47 * time.Hour, AckWait: q.ackWait, Instance: "w", Now: time.Now,
+	}
+	change(b, &c)
+	core, log := observer.New(zapcore.DebugLevel)
+	b.log = log
+	b.Worker = New(c, q, b.r, zap.New(core), b.reg)
+	ctx, cancel := context.WithCancel(t.Context())
+	b.stop = cancel
+	go func() {
+		defer close(b.ended)
+		if err := b.Run(ctx, context.WithoutCancel(ctx)); err != nil {
+			t.Error(err)
+		}
+	}()
+	return b
+}
+
+// bubble runs a test in virtual time and ends the worker.
+func bubble(t *testing.T, change func(b *bench, c *Config), test func(t *testing.T, b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, change)
+		test(t, b)
+		b.stop()
+		<-b.ended
+	})
+}
+
+func nothing(*bench, *Config) {}
+
+func wait(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // virtual time
+	synctest.Wait()
+}
+
+func want(t *testing.T, b *bench, journal ...string) {
+	t.Helper()
+	if got := b.q.events(); !slices.Equal(got, journal) {
+		t.Errorf("journal:\n  %s\nwant:\n  %s", strings.Join(got, "\n  "), strings.Join(journal, "\n  "))
+	}
+}
+
+func TestDeliveredIsToldBeforeItIsAcknowledged(t *testing.T) {
+	bubble(t, nothing, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, time.Minute)
+		wait(time.Second)
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
+		o := b.r.outcomes[0]
+		if o.Generation != 3 || o.Attempt == nil || o.Attempt.RequestID != "req" || *o.Attempt.Code != 0 || !purchase.ValidID(o.Attempt.ID) {
+			t.Errorf("outcome: %+v %+v", o, o.Attempt)
+		}
+		for _, msg := range []string{"Sending CompletePayment event", "Purchase event sent successfully"} {
+			if b.log.FilterMessage(msg).FilterField(zap.String("event_id", "cs_1")).Len() != 1 {
+				t.Errorf("the log lacks %q", msg)
+			}
+		}
+		if n := testutil.ToFloat64(b.metrics.attempts.WithLabelValues("delivered", "0")); n != 1 {
+			t.Errorf("%v attempts counted", n)
+		}
+	})
+}
+
+// The outcome could not be told for a while: the purchase is not acknowledged before.
+func TestOutcomeIsRepeatedUntilItIsTold(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.r.failing = 5 }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(20 * time.Second)
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
+	})
+}
+
+// The outcome could not be told at all: the queue delivers again, and the same event is sent again.
+func TestOutcomeNeverToldIsDeliveredAgain(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.r.failing = 20 }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(5 * time.Minute)
+		journal := b.q.events()
+		if b.live.count() < 2 || journal[len(journal)-1] != "ack cs_1" || len(b.r.outcomes) != 1 {
+			t.Errorf("journal: %v", journal)
+		}
+	})
+}
+
+// A lost acknowledgement: told twice, each attempt once.
+func TestLostAcknowledgement(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.q.lostWords = 1 }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(2 * time.Minute)
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
+		if b.r.outcomes[0].Attempt.ID == b.r.outcomes[1].Attempt.ID {
+			t.Error("two attempts under one id")
+		}
+	})
+}
+
+func TestHourOfOutageThenDelivered(t *testing.T) {
+	down := true
+	var mu sync.Mutex
+	bubble(t, func(b *bench, _ *Config) {
+		b.live.say = func(string) purchase.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			if down {
+				return answer(purchase.ClassRetry, 503)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		for i := range 20 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		wait(time.Hour)
+		if n := b.live.count(); n < 20*8 || n > 20*20 {
+			t.Errorf("%d attempts in an hour for 20 purchases: no exponential", n)
+		}
+		mu.Lock()
+		down = false
+		mu.Unlock()
+		wait(16 * time.Minute)
+		for i := range 20 {
+			if !slices.Contains(b.q.events(), fmt.Sprintf("ack cs_%d", i)) {
+				t.Errorf("cs_%d was not delivered within RETRY_MAX", i)
+			}
+		}
+		if b.log.FilterMessage("TikTok tracking failed (non-critical)").Len() == 0 {
+			t.Error("nothing was said")
+		}
+	})
+}
+
+func TestRefusedDies(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRefused, 40002)) }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, time.Minute)
+		wait(time.Second)
+		want(t, b, "send live cs_1", "dead letter cs_1 refused", "outcome cs_1 dead refused", "term cs_1 refused")
+		d := b.r.letters()[0]
+		if *d.Code != 40002 || d.Attempts != 1 || d.Message != "m" || d.RequestID != "req" || d.Generation != 3 || len(d.Envelope) == 0 || d.DiedAt.Sub(d.FirstPublished) < time.Minute {
+			t.Errorf("dead letter: %+v", d)
+		}
+	})
+}
+
+func TestExpiredDiesUnsent(t *testing.T) {
+	bubble(t, nothing, func(t *testing.T, b *bench) {
+		b.q.add("cs_old", true, 47*time.Hour)
+		b.q.add("cs_young", true, 47*time.Hour-time.Minute)
+		wait(time.Second)
+		if journal := b.q.events(); !slices.Contains(journal, "outcome cs_old dead expired") || slices.Contains(journal, "send live cs_old") ||
+			!slices.Contains(journal, "ack cs_young") {
+			t.Errorf("journal: %v", journal)
+		}
+	})
+}
+
+// A purchase that fails until its age limit is tried up to it and dies at it, not before.
+func TestTriedUntilItExpires(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRetry, 503)) }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(47*time.Hour - time.Second)
+		if len(b.r.letters()) > 0 {
+			t.Error("it died before its time")
+		}
+		wait(2 * time.Second)
+		if len(b.r.letters()) != 1 || b.r.letters()[0].Reason != purchase.ReasonExpired {
+			t.Errorf("dead letters: %+v", b.r.letters())
+		}
+	})
+}
+
+func TestAccessStopsAndWaits(t *testing.T) {
+	revoked := true
+	var mu sync.Mutex
+	bubble(t, func(b *bench, _ *Config) {
+		b.live.say = func(string) purchase.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			if revoked {
+				return answer(purchase.ClassAccess, 40105)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		for i := range 100 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+		}
+		wait(6 * time.Hour)
+		// 1 s, 2 s, 4 s … 5 min, and at most one more for each of the four requests that were in flight at first.
+		if n := b.live.count(); n < 60 || n > 100 {
+			t.Errorf("%d probes in six hours", n)
+		}
+		for i, at := range b.live.sent[10:] {
+			if gap := at.Sub(b.live.sent[9+i]); gap > 6*time.Minute {
+				t.Errorf("%s between two probes", gap)
+			}
+		}
+		if b.Ready() == nil || b.State().State != contract.WorkerPaused || !strings.Contains(b.State().Reason, "40105") {
+			t.Errorf("state: %+v", b.State())
+		}
+		if len(b.r.letters()) > 0 {
+			t.Errorf("%d purchases died for the token", len(b.r.letters()))
+		}
+		if b.test.count() != 100 {
+			t.Errorf("%d of 100 test purchases were sent meanwhile", b.test.count())
+		}
+		if n := b.log.FilterMessage("TikTok refuses access; delivery stops and waits, nothing is lost").Len(); n != 1 {
+			t.Errorf("the pause was told %d times", n)
+		}
+		mu.Lock()
+		revoked = false
+		mu.Unlock()
+		wait(15 * time.Minute)
+		if b.Ready() != nil || b.State().State != contract.WorkerRunning {
+			t.Errorf("state: %+v", b.State())
+		}
+		acked := 0
+		for _, e := range b.q.events() {
+			if strings.HasPrefix(e, "ack cs_") && !strings.HasPrefix(e, "ack cs_test_") {
+				acked++
+			}
+		}
+		if acked != 100 {
+			t.Errorf("%d of 100 were delivered", acked)
+		}
+	})
+}
+
+// A revoked test token never stops live purchases, nor readiness.
+func TestRevokedTestTokenLeavesLiveAlone(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) }, func(t *testing.T, b *bench) {
+		for i := range 50 {
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+		}
+		wait(time.Second)
+		for i := range 50 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		wait(10 * time.Second)
+		if b.live.count() != 50 || b.Ready() != nil || b.State().State != contract.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
+			t.Errorf("%d live, state %+v", b.live.count(), b.State())
+		}
+	})
+}
+
+// With nothing else to send, a closed gate fetches nothing: no delivery counts are spent.
+func TestPausedFetchesNothing(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.Test = nil
+		b.live.say = always(answer(purchase.ClassAccess, 40001))
+	}, func(t *testing.T, b *bench) {
+		b.q.add("cs_0", true, 0)
+		wait(10 * time.Minute)
+		for i := 1; i < 50; i++ {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		before := len(b.q.events())
+		wait(time.Hour)
+		if n := len(b.q.events()) - before; n > 200 { // about 13 probes, a few words each
+			t.Errorf("%d words with the queue in an hour of pause", n)
+		}
+	})
+}
+
+func TestRateLimitSlowsEverything(t *testing.T) {
+	limited := answer(purchase.ClassRate, 40100)
+	limited.RetryAfter = 2 * time.Minute
+	first := true
+	var mu sync.Mutex
+	bubble(t, func(b *bench, c *Config) {
+		c.Concurrency = 1
+		b.live.say = func(string) purchase.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			if first {
+				first = false
+				return limited
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(time.Second)
+		b.q.add("cs_2", false, 0) // another pixel, the same app
+		wait(118 * time.Second)
+		if n := b.live.count() + b.test.count(); n != 1 {
+			t.Errorf("%d requests while TikTok wants none", n)
+		}
+		if b.Ready() != nil {
+			t.Error("a slow-down is no pause")
+		}
+		wait(10 * time.Second)
+		if b.live.count() != 2 || b.test.count() != 1 {
+			t.Errorf("afterwards %d live, %d test", b.live.count(), b.test.count())
+		}
+	})
+}
+
+func TestOffSkips(t *testing.T) {
+	bubble(t, func(_ *bench, c *Config) { c.Live = nil }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 100*time.Hour)
+		wait(time.Second)
+		want(t, b, "outcome cs_1 skipped not_configured", "ack cs_1")
+		if b.log.FilterMessage("TIKTOK_ACCESS_TOKEN not configured, skipping tracking").Len() != 1 || b.State().State != contract.WorkerOff || b.Ready() != nil {
+			t.Errorf("state %+v, log %v", b.State(), b.log.All())
+		}
+	})
+}
+
+func TestTestPurchasesAreSkippedWithoutADestination(t *testing.T) {
+	bubble(t, func(_ *bench, c *Config) { c.Test = nil }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", false, 0)
+		wait(time.Second)
+		want(t, b, "outcome cs_1 skipped test_purchase", "ack cs_1")
+	})
+}
+
+func TestJunkIsRemovedAndNewerIsLeft(t *testing.T) {
+	bubble(t, nothing, func(t *testing.T, b *bench) {
+		b.q.put(&message{q: b.q, id: "junk", data: []byte(`{"version":1,"event_id":"a b"}`)})
+		wait(time.Second)
+		b.q.put(&message{q: b.q, id: "newer", data: []byte(`{"version":9}`)})
+		wait(time.Second)
+		want(t, b, "term junk no purchase", "nak newer")
+	})
+}
+
+// On the way out, what is in flight is finished; nothing new is taken.
+func TestStopFinishesWhatIsInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, func(b *bench, c *Config) {
+			c.Concurrency = 1
+			b.live.say = func(string) purchase.Answer {
+				wait := time.NewTimer(3 * time.Second)
+				<-wait.C
+				return answer(purchase.ClassDelivered, 0)
+			}
+		})
+		b.q.add("cs_1", true, 0)
+		b.q.add("cs_2", true, 0)
+		wait(time.Second)
+		b.stop()
+		<-b.ended
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
+	})
+}
+
+// A long request is not taken for a dead worker's.
+func TestLongRequestIsKeptAlive(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) {
+		b.live.say = func(string) purchase.Answer {
+			wait := time.NewTimer(100 * time.Second)
+			<-wait.C
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(3 * time.Minute)
+		if b.live.count() != 1 {
+			t.Errorf("sent %d times", b.live.count())
+		}
+	})
+}
+
+func TestDelayGrowsWithinItsBounds(t *testing.T) {
+	const initial, most = time.Second, 15 * time.Minute
+	for attempt := 1; attempt < 200; attempt++ {
+		ideal := most
+		if attempt < 12 {
+			ideal = min(most, initial<<(attempt-1))
+		}
+		for range 20 {
+			if d := Delay(attempt, initial, most); d < ideal*3/4-time.Millisecond || d > ideal*5/4+time.Millisecond || d > most {
+				t.Fatalf("attempt %d: %s, about %s expected", attempt, d, ideal)
+			}
+		}
+	}
+	if d := Delay(0, initial, most); d < initial/2 {
+		t.Errorf("attempt 0: %s", d)
+	}
+	if d := nextDelay(1, time.Hour, initial, most, 10*time.Minute); d != 10*time.Minute {
+		t.Errorf("past the age limit: %s", d)
+	}
+	if d := nextDelay(3, 30*time.Second, initial, most, time.Hour); d != 30*time.Second {
+		t.Errorf("the server's wish: %s", d)
+	}
+}
