@@ -1,0 +1,430 @@
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dev/natslocal"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/secret"
+)
+
+var small = jetstream.StreamConfig{Replicas: 1, MaxBytes: 64 << 20}
+
+// site is a real nats-server that can be stopped and started again, and a connection to it.
+type site struct {
+	t      *testing.T
+	server *natslocal.Server
+	dir    string
+	addr   string
+	*jetstream.Conn
+	raw natsjs.JetStream
+	nc  *nats.Conn
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{t: t, dir: t.TempDir()}
+	s.start()
+	s.addr = s.server.Addr()
+	s.Conn = s.connect("ingest")
+	nc, err := nats.Connect(s.server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	s.nc = nc
+	if s.raw, err = natsjs.New(nc); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *site) start() {
+	s.t.Helper()
+	server, err := natslocal.Start(natslocal.Options{Addr: s.addr, StoreDir: s.dir})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.server = server
+	s.t.Cleanup(func() { _ = server.Stop() })
+}
+
+func (s *site) stop() {
+	s.t.Helper()
+	if err := s.server.Stop(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) connect(name string) *jetstream.Conn {
+	s.t.Helper()
+	c, err := jetstream.Connect(jetstream.Config{NATSURL: secret.Text(s.server.URL())}, name, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = c.Close(context.Background()) })
+	s.await("the connection", c.Connected)
+	return c
+}
+
+func (s *site) await(what string, done func() bool) {
+	s.t.Helper()
+	timeout := time.NewTimer(time.Minute)
+	defer timeout.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-timeout.C:
+			s.t.Fatalf("waited in vain for %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func publication(id string, generation int) contract.Publication {
+	return contract.Publication{
+		Subject: contract.Subject(id, true), MsgID: contract.MsgID(id, generation),
+		FirstPublished: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), Data: []byte(id),
+	}
+}
+
+func (s *site) publish(p ...contract.Publication) []contract.Published {
+	s.t.Helper()
+	return s.Publish(s.t.Context(), p)
+}
+
+func (s *site) fetch(c *jetstream.Consumer, most int) []contract.Queued {
+	s.t.Helper()
+	var got []contract.Queued
+	s.await("a message", func() bool {
+		messages, err := c.Fetch(s.t.Context(), most)
+		if err != nil {
+			return false
+		}
+		got = messages
+		return len(got) > 0
+	})
+	return got
+}
+
+func TestProvisionMakesAndRepairs(t *testing.T) {
+	s := newSite(t)
+	check := func() {
+		t.Helper()
+		for name, want := range map[string]natsjs.StreamConfig{
+			contract.StreamPurchases: {
+				Subjects: []string{"purchases.live.*", "purchases.test.*"}, Retention: natsjs.WorkQueuePolicy, Storage: natsjs.FileStorage,
+				Discard: natsjs.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, MaxBytes: small.MaxBytes, Duplicates: 2 * time.Minute, Replicas: 1,
+			},
+			contract.StreamPurchasesDead: {
+				Subjects: []string{"purchases.dead.*"}, Retention: natsjs.LimitsPolicy, Storage: natsjs.FileStorage, MaxMsgsPerSubject: -1,
+				MaxBytes: 1 << 30, MaxAge: 30 * 24 * time.Hour, Duplicates: 2 * time.Minute, Replicas: 1,
+			},
+			contract.StreamOutcomes: {
+				Subjects: []string{"outcomes"}, Retention: natsjs.WorkQueuePolicy, Storage: natsjs.FileStorage, Discard: natsjs.DiscardNew,
+				MaxMsgsPerSubject: -1, MaxBytes: 1 << 30, Duplicates: 2 * time.Minute, Replicas: 1,
+			},
+		} {
+			stream, err := s.raw.Stream(t.Context(), name)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			c := stream.CachedInfo().Config
+			got := natsjs.StreamConfig{
+				Subjects: c.Subjects, Retention: c.Retention, Storage: c.Storage, Discard: c.Discard, DiscardNewPerSubject: c.DiscardNewPerSubject,
+				MaxMsgsPerSubject: c.MaxMsgsPerSubject, MaxBytes: c.MaxBytes, MaxAge: c.MaxAge, Duplicates: c.Duplicates, Replicas: c.Replicas,
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+		}
+		for stream, durable := range map[string]string{contract.StreamPurchases: "worker", contract.StreamOutcomes: "recorder"} {
+			consumer, err := s.raw.Consumer(t.Context(), stream, durable)
+			if err != nil {
+				t.Fatalf("%s: %v", durable, err)
+			}
+			c := consumer.CachedInfo().Config
+			if c.AckPolicy != natsjs.AckExplicitPolicy || c.AckWait != 30*time.Second || c.MaxAckPending != 200_000 || c.MaxDeliver != -1 || len(c.BackOff) > 0 {
+				t.Errorf("%s: %+v", durable, c)
+			}
+		}
+	}
+	check()
+	stream, err := s.raw.Stream(t.Context(), contract.StreamOutcomes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := stream.CachedInfo().Config
+	changed.Discard, changed.MaxBytes = natsjs.DiscardOld, 1<<20
+	if _, err := s.raw.UpdateStream(t.Context(), changed); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.raw.DeleteConsumer(t.Context(), contract.StreamPurchases, contract.ConsumerWorker); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.raw.DeleteStream(t.Context(), contract.StreamPurchasesDead); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
+
+func TestProvisionSaysHowMuchRoomThereIs(t *testing.T) {
+	s := newSite(t)
+	err := s.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
+	if err == nil || !strings.Contains(err.Error(), "NATS_MAX_BYTES") || !strings.Contains(err.Error(), fmt.Sprint(1<<50)) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+// The stream itself says what is still queued.
+func TestPublishAgain(t *testing.T) {
+	s := newSite(t)
+	first := s.publish(publication("cs_1", 1), publication("cs_2", 1))
+	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 || first[0].Sequence == first[1].Sequence {
+		t.Fatalf("first: %+v", first)
+	}
+	if same := s.publish(publication("cs_1", 1)); same[0].Err != nil || same[0].Sequence != first[0].Sequence {
+		t.Errorf("the same id again: %+v", same)
+	}
+	if next := s.publish(publication("cs_1", 2)); !errors.Is(next[0].Err, contract.ErrStillQueued) {
+		t.Errorf("the next generation while the first is queued: %+v", next)
+	}
+	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	messages := s.fetch(c, 10)
+	if len(messages) != 2 || string(messages[0].Data) != "cs_1" || messages[0].MsgID != "cs_1:1" || messages[0].Subject != "purchases.live.cs_1" ||
+		messages[0].NumDelivered != 1 || !messages[0].FirstPublished.Equal(publication("", 1).FirstPublished) {
+		t.Fatalf("fetched: %+v", messages)
+	}
+	if next := s.publish(publication("cs_1", 2)); !errors.Is(next[0].Err, contract.ErrStillQueued) {
+		t.Errorf("while it is being worked on: %+v", next)
+	}
+	if err := messages[0].DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if next := s.publish(publication("cs_1", 2)); next[0].Err != nil || next[0].Sequence <= first[1].Sequence {
+		t.Errorf("after its end: %+v", next)
+	}
+}
+
+func TestFullStream(t *testing.T) {
+	s := newSite(t)
+	if err := s.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 2000}); err != nil {
+		t.Fatal(err)
+	}
+	var full error
+	for i := range 50 {
+		p := publication(fmt.Sprintf("cs_%d", i), 1)
+		p.Data = make([]byte, 200)
+		if r := s.publish(p); r[0].Err != nil {
+			full = r[0].Err
+			break
+		}
+	}
+	if !errors.Is(full, contract.ErrStreamFull) {
+		t.Errorf("error: %v", full)
+	}
+}
+
+// While the server is away a publish fails at once, and nothing of it is stored later.
+func TestPublishWhileAway(t *testing.T) {
+	s := newSite(t)
+	s.stop()
+	s.await("the loss to be noticed", func() bool { return !s.Connected() })
+	if r := s.publish(publication("cs_1", 1)); r[0].Err == nil || errors.Is(r[0].Err, contract.ErrStillQueued) {
+		t.Errorf("published to nobody: %+v", r)
+	}
+	if err := s.Outcome(t.Context(), contract.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: time.Now()}); err == nil {
+		t.Error("told to nobody")
+	}
+	woken := make(chan struct{}, 10)
+	s.OnConnect(func() { woken <- struct{}{} })
+	s.start()
+	<-woken
+	stream, err := s.raw.Stream(t.Context(), contract.StreamPurchases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != 0 {
+		t.Errorf("%d messages, %v", info.State.Msgs, err)
+	}
+}
+
+// A restart keeps what is queued and the delays; consuming goes on by itself.
+func TestRestart(t *testing.T) {
+	s := newSite(t)
+	s.publish(publication("cs_1", 1), publication("cs_2", 1))
+	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	for _, m := range s.fetch(c, 10) {
+		delay := 2 * time.Second
+		if string(m.Data) == "cs_2" {
+			delay = time.Hour
+		}
+		if err := m.NakWithDelay(delay); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	s.await("both delays to be taken", func() bool {
+		info, err := s.raw.Consumer(t.Context(), contract.StreamPurchases, contract.ConsumerWorker)
+		return err == nil && info.CachedInfo().NumAckPending == 2
+	})
+	s.stop()
+	s.await("the loss to be noticed", func() bool { return !s.Connected() })
+	s.start()
+	messages := s.fetch(c, 10)
+	if len(messages) != 1 || string(messages[0].Data) != "cs_1" || messages[0].NumDelivered < 2 {
+		t.Errorf("after the restart: %+v", messages)
+	}
+}
+
+func TestConsumerDeletedAndStreamWiped(t *testing.T) {
+	s := newSite(t)
+	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	s.publish(publication("cs_1", 1))
+	s.fetch(c, 1)
+	if err := s.raw.DeleteStream(t.Context(), contract.StreamPurchases); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the loss to be told", func() bool { _, err := c.Fetch(t.Context(), 1); return err != nil })
+	if c.Ready() == nil {
+		t.Error("a consumer without its stream is ready")
+	}
+	if err := s.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.publish(publication("cs_2", 1)); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	if m := s.fetch(c, 10); string(m[0].Data) != "cs_2" || c.Ready() != nil {
+		t.Errorf("after the repair: %+v, %v", m, c.Ready())
+	}
+}
+
+func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
+	s := newSite(t)
+	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	got := make(chan []contract.Queued)
+	go func() {
+		messages, err := c.Fetch(context.WithoutCancel(t.Context()), 500)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- messages
+	}()
+	s.await("the consumer to be asked", func() bool {
+		info, err := s.raw.Consumer(t.Context(), contract.StreamPurchases, contract.ConsumerWorker)
+		return err == nil && info.CachedInfo().NumWaiting > 0
+	})
+	s.publish(publication("cs_1", 1))
+	if messages := <-got; len(messages) != 1 {
+		t.Errorf("%d messages", len(messages))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Fetch(ctx, 1); err == nil {
+		t.Error("a fetch outlived its caller")
+	}
+}
+
+func TestOutcomesAndDeadLetters(t *testing.T) {
+	s := newSite(t)
+	o := contract.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: time.Now().UTC()}
+	for range 2 { // a repeat is recognised
+		if err := s.Outcome(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	messages := s.fetch(s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder), 10)
+	if len(messages) != 1 {
+		t.Errorf("%d outcomes", len(messages))
+	}
+	if got, err := contract.DecodeOutcome(messages[0].Data); err != nil || got.EventID != "cs_1" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := s.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, Envelope: []byte(`{}`)}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := s.raw.Stream(t.Context(), contract.StreamPurchasesDead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := stream.GetLastMsgForSubject(t.Context(), "purchases.dead.cs_1"); err != nil || !strings.Contains(string(msg.Data), `"reason":"refused"`) {
+		t.Errorf("%v, %v", msg, err)
+	}
+}
+
+func TestWorkersAreHeard(t *testing.T) {
+	s := newSite(t)
+	workers, err := s.WatchWorkers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list := workers.List(); list == nil || len(list) > 0 {
+		t.Errorf("before anybody spoke: %v", list)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	told := make(chan error)
+	go func() {
+		told <- s.connect("worker").TellState(ctx, "w-1", 20*time.Millisecond, func() contract.WorkerState {
+			return contract.WorkerState{Version: "v1", State: contract.WorkerPaused, Reason: "40105", Since: time.Unix(1, 0).UTC()}
+		})
+	}()
+	for _, junk := range []string{`{`, strings.Repeat("x", 5000)} {
+		if err := s.nc.Publish("workers.junk", []byte(junk)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.await("the worker to be heard", func() bool { return len(workers.List()) > 0 })
+	if list := workers.List(); len(list) != 1 || list[0].Instance != "w-1" || list[0].State != contract.WorkerPaused || list[0].Reason != "40105" {
+		t.Errorf("workers: %+v", list)
+	}
+	cancel()
+	if err := <-told; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInstanceIsASubjectToken(t *testing.T) {
+	a, b := jetstream.Instance(), jetstream.Instance()
+	if !purchase.ValidID(a) || a == b {
+		t.Errorf("%q, %q", a, b)
+	}
+}
+
+func TestConfigProblems(t *testing.T) {
+	bad := jetstream.Config{NATSURL: "nats://u:hunter2@host:4222,http://x", NATSCredsFile: "/nowhere", NATSCertFile: "/nowhere.pem"}
+	list := strings.Join(bad.Problems(), "\n")
+	for _, want := range []string{"NATS_URL", "NATS_CREDS_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE"} {
+		if !strings.Contains(list, want) {
+			t.Errorf("%s is not told of: %s", want, list)
+		}
+	}
+	if strings.Contains(list, "hunter2") {
+		t.Errorf("a password was printed: %s", list)
+	}
+	if p := (jetstream.Config{NATSURL: "nats://a:4222, tls://b:4222"}).Problems(); len(p) > 0 {
+		t.Errorf("%v", p)
+	}
+}
