@@ -1,0 +1,185 @@
+package dashboard_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/dashboard"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/secret"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+type ledger struct {
+	since    time.Time
+	livemode *bool
+	err      error
+}
+
+func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
+	l.since, l.livemode = since, livemode
+	return purchase.Summary{
+		Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1}, Attention: 1, Oldest: now.Add(-90 * time.Second),
+		Values: []purchase.Value{{Currency: "USD", PaidMinor: 300, AcceptedMinor: 200}},
+	}, l.err
+}
+
+func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
+	return 3, now.Add(-time.Minute), l.err
+}
+
+func newAPI(l *ledger) http.Handler {
+	return dashboard.New(l, func(context.Context) dashboard.Health {
+		return dashboard.Health{Postgres: "up", NATS: "down", Workers: []string{}}
+	}, func() time.Time { return now }, zap.NewNop())
+}
+
+func get(t *testing.T, h http.Handler, target string, change func(r *http.Request)) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
+	r.Host = "127.0.0.1:8081"
+	change(r)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func plain(*http.Request) {}
+
+func TestSummary(t *testing.T) {
+	l := &ledger{}
+	w := get(t, newAPI(l), "/api/v1/summary", plain)
+	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
+		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":300,"accepted_minor":200}],` +
+		`"health":{"postgres":"up","nats":"down","workers":[]}}` + "\n"
+	if w.Code != http.StatusOK || w.Body.String() != want {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if !l.since.Equal(now.AddDate(0, 0, -30)) || l.livemode != nil {
+		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
+	}
+	get(t, newAPI(l), "/api/v1/summary?range=24h&mode=test", plain)
+	if !l.since.Equal(now.Add(-24*time.Hour)) || l.livemode == nil || *l.livemode {
+		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
+	}
+	for target, want := range map[string]int{
+		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/nothing": 404, "/": 404,
+	} {
+		w := get(t, newAPI(l), target, plain)
+		var body struct{ Error string }
+		if err := json.Unmarshal(w.Body.Bytes(), &body); w.Code != want || err != nil || body.Error == "" {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	l.err = errors.New("connection refused")
+	if w := get(t, newAPI(l), "/api/v1/summary", plain); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("ledger away: %d", w.Code)
+	}
+}
+
+func guarded(token secret.Text) http.Handler {
+	return dashboard.NewAccess(token, newAPI(&ledger{}), zap.NewNop(), prometheus.NewRegistry())
+}
+
+func TestAccessWithToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded("tok:en")
+		for header, want := range map[string]int{
+			"":                      401,
+			"Bearer tok:en":         200,
+			"Bearer tok":            401,
+			"Bearer ":               401,
+			"Digest tok:en":         401,
+			basic("", "tok:en"):     200,
+			basic("anna", "tok:en"): 200,
+			basic("tok", "en"):      401,
+		} {
+			w := get(t, h, "/api/v1/summary", func(r *http.Request) {
+				r.Host = "relay.example" // with a token any name will do
+				if header != "" {
+					r.Header.Set("Authorization", header)
+				}
+			})
+			if w.Code != want || want == 401 && w.Header().Get("WWW-Authenticate") == "" {
+				t.Errorf("%q: %d", header, w.Code)
+			}
+		}
+	})
+}
+
+func basic(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+}
+
+func TestWrongTokensAreSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded("token")
+		began := time.Now()
+		for range 25 {
+			get(t, h, "/api/v1/summary", func(r *http.Request) { r.Header.Set("Authorization", "Bearer guess") })
+		}
+		if took := time.Since(began); took < 9*time.Second {
+			t.Errorf("25 guesses in %s", took)
+		}
+		began = time.Now()
+		if w := get(t, h, "/api/v1/summary", func(r *http.Request) { r.Header.Set("Authorization", "Bearer token") }); w.Code != 200 || time.Since(began) > 0 {
+			t.Errorf("the right token: %d after %s", w.Code, time.Since(began))
+		}
+	})
+}
+
+// Without a token only a loopback name is answered: a page elsewhere may make its own name point here.
+func TestAccessWithoutToken(t *testing.T) {
+	h := guarded("")
+	for host, want := range map[string]int{
+		"127.0.0.1:8081": 200, "localhost:8081": 200, "localhost": 200, "[::1]:8081": 200, "evil.example": 403, "evil.example:8081": 403,
+		"127.0.0.1.evil.example": 403, "": 403,
+	} {
+		if w := get(t, h, "/api/v1/summary", func(r *http.Request) { r.Host = host; r.Header.Set("Authorization", "Bearer whatever") }); w.Code != want {
+			t.Errorf("Host %q: %d", host, w.Code)
+		}
+	}
+}
+
+func TestChangesFromElsewhereAreRefused(t *testing.T) {
+	w := get(t, guarded(""), "/api/v1/summary", func(r *http.Request) {
+		r.Method = http.MethodPost
+		r.Header.Set("Sec-Fetch-Site", "cross-site")
+	})
+	if w.Code != http.StatusForbidden {
+		t.Errorf("a POST from another origin: %d", w.Code)
+	}
+}
+
+func TestOutboxMetrics(t *testing.T) {
+	l := &ledger{}
+	want := `
+# HELP purchase_relay_outbox_oldest_age_seconds Age of the oldest purchase that waits for the relay.
+# TYPE purchase_relay_outbox_oldest_age_seconds gauge
+purchase_relay_outbox_oldest_age_seconds 60
+# HELP purchase_relay_outbox_pending Purchases that wait for the relay.
+# TYPE purchase_relay_outbox_pending gauge
+purchase_relay_outbox_pending 3
+`
+	m := dashboard.NewOutboxMetrics(l, func() time.Time { return now })
+	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	l.err = errors.New("connection refused")
+	if n := testutil.CollectAndCount(m); n != 0 {
+		t.Errorf("%d figures from a ledger that is away", n)
+	}
+}

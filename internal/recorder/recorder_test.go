@@ -1,0 +1,161 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// journal is what happened, in order.
+type journal struct {
+	mu      sync.Mutex
+	entries []string
+}
+
+func (j *journal) note(entry string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.entries = append(j.entries, entry)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Join(j.entries, ", ")
+}
+
+type message struct {
+	*journal
+	id string
+}
+
+func (m message) DoubleAck(context.Context) error { m.note("ack " + m.id); return nil }
+func (m message) NakWithDelay(d time.Duration) error {
+	m.note("nak " + m.id + " " + d.String())
+	return nil
+}
+func (m message) TermWithReason(string) error { m.note("term " + m.id); return nil }
+func (m message) InProgress() error           { return nil }
+
+// source hands out its batches and then blocks.
+type source struct {
+	mu      sync.Mutex
+	batches [][]contract.Queued
+	err     error
+}
+
+func (s *source) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	if len(s.batches) == 0 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	batch := s.batches[0]
+	s.batches = s.batches[1:]
+	return batch, nil
+}
+
+type ledger struct {
+	*journal
+	err     error
+	unknown []string
+}
+
+func (l *ledger) Settle(_ context.Context, outcomes []contract.Outcome) ([]string, error) {
+	ids := make([]string, len(outcomes))
+	for i, o := range outcomes {
+		ids[i] = o.EventID
+	}
+	if l.err != nil {
+		l.note("failed " + strings.Join(ids, "+"))
+		return nil, l.err
+	}
+	l.note("settle " + strings.Join(ids, "+"))
+	return l.unknown, nil
+}
+
+func queued(t *testing.T, j *journal, id string) contract.Queued {
+	t.Helper()
+	data, err := contract.EncodeOutcome(contract.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return contract.Queued{Data: data, Settler: message{j, id}}
+}
+
+func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.ObservedLogs {
+	t.Helper()
+	core, log := observer.New(zapcore.InfoLevel)
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	if err := New(s, l, zap.New(core)).Run(ctx); err != nil {
+		t.Error(err)
+	}
+	return log
+}
+
+func TestAcknowledgesAfterTheCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		junk := contract.Queued{Data: []byte(`{"version":1}`), Settler: message{j, "junk"}}
+		newer := contract.Queued{Data: []byte(`{"version":2}`), Settler: message{j, "newer"}}
+		s := &source{batches: [][]contract.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
+		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
+		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack b"; got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+		if log.FilterField(zap.String("checkout_session_id", "b")).Len() != 1 {
+			t.Errorf("a stranger was not told of: %v", log.All())
+		}
+	})
+}
+
+func TestLedgerAwayPutsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		s := &source{batches: [][]contract.Queued{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
+		log := run(t, s, &ledger{journal: j, err: errors.New("connection refused")}, time.Minute)
+		if got, want := j.String(), "failed a+b, nak a 1s, nak b 1s, failed a, nak a 1s"; got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+		if log.Len() != 1 {
+			t.Errorf("told %d times: %v", log.Len(), log.All())
+		}
+	})
+}
+
+func TestQueueAwayIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		s := &source{err: errors.New("no responders")}
+		time.AfterFunc(time.Minute, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.err, s.batches = nil, [][]contract.Queued{{queued(t, j, "a")}}
+		})
+		log := run(t, s, &ledger{journal: j}, 2*time.Minute)
+		var said []string
+		for _, e := range log.All() {
+			said = append(said, e.Message)
+		}
+		if j.String() != "settle a, ack a" || !slices.Equal(said, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
+			t.Errorf("%s; log %v", j, said)
+		}
+	})
+}

@@ -1,0 +1,243 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/contract"
+)
+
+// outbox is a ledger in memory.
+type outbox struct {
+	mu        sync.Mutex
+	pending   []contract.Claim
+	published map[string]uint64
+	claims    int
+	failMarks int
+	claimErr  error
+}
+
+func (o *outbox) Claim(_ context.Context, most int) ([]contract.Claim, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.claims++
+	n := min(most, len(o.pending))
+	taken := slices.Clone(o.pending[:n])
+	if o.claimErr != nil {
+		return nil, o.claimErr
+	}
+	o.pending = o.pending[n:]
+	return taken, nil
+}
+
+func (o *outbox) Published(_ context.Context, marks []contract.Mark) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failMarks > 0 {
+		o.failMarks--
+		for _, m := range marks { // the claims run out
+			o.pending = append(o.pending, contract.Claim{ID: m.ID, Generation: m.Generation})
+		}
+		return errors.New("postgres is away")
+	}
+	for _, m := range marks {
+		o.published[m.ID] = m.Sequence
+	}
+	return nil
+}
+
+func (o *outbox) Released(_ context.Context, ids []string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range ids {
+		o.pending = append(o.pending, contract.Claim{ID: id, Generation: 1})
+	}
+	return nil
+}
+
+func (o *outbox) add(n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range n {
+		o.pending = append(o.pending, contract.Claim{ID: fmt.Sprintf("cs_%d", len(o.published)+len(o.pending)), Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
+	}
+}
+
+func (o *outbox) done() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.published)
+}
+
+// stream remembers message ids, like the real one.
+type stream struct {
+	mu      sync.Mutex
+	away    bool
+	ids     map[string]uint64
+	fail    func(p contract.Publication) error
+	batches []int
+}
+
+func (s *stream) Connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.away
+}
+
+func (s *stream) Publish(_ context.Context, batch []contract.Publication) []contract.Published {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches = append(s.batches, len(batch))
+	results := make([]contract.Published, len(batch))
+	for i, p := range batch {
+		if s.fail != nil {
+			if err := s.fail(p); err != nil {
+				results[i].Err = err
+				continue
+			}
+		}
+		if s.ids[p.MsgID] == 0 {
+			s.ids[p.MsgID] = uint64(len(s.ids) + 1)
+		}
+		results[i].Sequence = s.ids[p.MsgID]
+	}
+	return results
+}
+
+func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		o, s := &outbox{published: map[string]uint64{}}, &stream{ids: map[string]uint64{}}
+		core, log := observer.New(zapcore.DebugLevel)
+		r := New(o, s, zap.New(core), prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.Run(ctx) }()
+		synctest.Wait()
+		test(t, r, o, s, log)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWakesOnCommit(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		o.add(1201)
+		r.Wake()
+		synctest.Wait() // no time has passed
+		if o.done() != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
+			t.Errorf("%d published in batches of %v", o.done(), s.batches)
+		}
+	})
+}
+
+func TestPollFindsWhatWasLeftBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
+		o.add(1)
+		time.Sleep(pollEvery + time.Millisecond) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 1 {
+			t.Error("nobody looked")
+		}
+	})
+}
+
+func TestNATSAwayClaimsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.mu.Lock()
+		s.away = true
+		s.mu.Unlock()
+		claims := o.claims
+		o.add(5)
+		r.Wake()
+		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
+		if o.claims != claims {
+			t.Errorf("%d claims while there is no queue", o.claims-claims)
+		}
+		s.mu.Lock()
+		s.away = false
+		s.mu.Unlock()
+		r.Wake()
+		synctest.Wait()
+		if o.done() != 5 {
+			t.Errorf("%d published", o.done())
+		}
+	})
+}
+
+// A publish that failed is tried again under the same id, whether it was stored or not; one that the stream still holds
+// counts as published.
+func TestAmbiguousPublishes(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
+		tries := map[string]int{}
+		s.fail = func(p contract.Publication) error {
+			tries[p.MsgID]++
+			switch {
+			case p.MsgID == "cs_0:1" && tries[p.MsgID] < 3: // not stored
+				return errors.New("timeout")
+			case p.MsgID == "cs_1:1" && tries[p.MsgID] < 3: // stored, the answer was lost
+				s.ids[p.MsgID] = 77
+				return errors.New("timeout")
+			case p.MsgID == "cs_2:1":
+				return contract.ErrStillQueued
+			}
+			return nil
+		}
+		o.add(4)
+		r.Wake()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 4 || o.published["cs_1"] != 77 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
+			t.Errorf("published %v after tries %v", o.published, tries)
+		}
+		if log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 || log.FilterMessage("Purchases are published again").Len() != 1 {
+			t.Errorf("log: %v", log.All())
+		}
+	})
+}
+
+// Published, and the mark was lost: published again under the same id, which the stream knows.
+func TestLostMark(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		o.failMarks = 2
+		o.add(3)
+		r.Wake()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 3 || len(s.ids) != 3 {
+			t.Errorf("%d published, %d messages", o.done(), len(s.ids))
+		}
+	})
+}
+
+func TestPostgresAwayIsToldOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
+		o.mu.Lock()
+		o.claimErr = errors.New("connection refused")
+		o.mu.Unlock()
+		r.Wake()
+		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
+		o.mu.Lock()
+		o.claimErr = nil
+		o.mu.Unlock()
+		o.add(1)
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 1 || log.Len() != 2 {
+			t.Errorf("%d published; log: %v", o.done(), log.All())
+		}
+	})
+}
