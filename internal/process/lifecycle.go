@@ -96,19 +96,24 @@ func (l *Lifecycle) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop runs every stop, also after one has failed, all of them within grace together. The errors are joined.
+// leastGrace is what each stop gets even when one before it has used up the grace: an idle part needs no longer.
+const leastGrace = 200 * time.Millisecond
+
+// Stop runs every stop, also after one has failed, within grace together (and leastGrace each past that). The errors are
+// joined.
 func (l *Lifecycle) Stop(grace time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
+	over := time.Now().Add(grace)
 	l.mu.Lock()
 	stops := l.stops
 	l.stops = nil
 	l.mu.Unlock()
 	var errs []error
 	for _, stop := range slices.Backward(stops) {
+		ctx, cancel := context.WithTimeout(context.Background(), max(time.Until(over), leastGrace))
 		if err := stop.run(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", stop.name, err))
 		}
+		cancel()
 	}
 	return errors.Join(errs...)
 }

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"purchase-relay/internal/process"
+)
+
+func env(pairs ...string) func(string) string {
+	m := make(map[string]string)
+	for _, p := range pairs {
+		name, value, _ := strings.Cut(p, "=")
+		m[name] = value
+	}
+	return func(name string) string { return m[name] }
+}
+
+// problems runs the program with a configuration and returns what it complains of.
+func problems(t *testing.T, args []string, pairs ...string) string {
+	t.Helper()
+	var usage *process.UsageError
+	if err := run(t.Context(), args, env(pairs...), &bytes.Buffer{}); !errors.As(err, &usage) {
+		t.Fatalf("error: %v", err)
+	}
+	return strings.Join(usage.Problems, "\n")
+}
+
+func TestConfiguration(t *testing.T) {
+	good := []string{"STRIPE_WEBHOOK_SECRET=whsec_a", "DATABASE_URL=postgres://h/d"}
+	for name, tc := range map[string]struct {
+		pairs []string
+		want  string
+	}{
+		"nothing":                {nil, "DATABASE_URL"},
+		"no secret":              {good[1:], "STRIPE_WEBHOOK_SECRET is required"},
+		"an empty second secret": {append(good[1:], "STRIPE_WEBHOOK_SECRET=whsec_a,"), "is empty"},
+		"another key's form":     {append(good[1:], "STRIPE_WEBHOOK_SECRET=hunter2"), "does not look like whsec_"},
+		"a public admin":         {append(good, "ADMIN_ADDR=0.0.0.0:8081"), "ADMIN_TOKEN is required"},
+		"a mode unheard of":      {append(good, "CHECKOUT_MODES=subscription,setup"), "CHECKOUT_MODES"},
+		"two replicas":           {append(good, "NATS_REPLICAS=2"), "NATS_REPLICAS"},
+		"a size without a unit":  {append(good, "NATS_MAX_BYTES=lots"), "NATS_MAX_BYTES"},
+		"a negative grace":       {append(good, "SHUTDOWN_GRACE=-1s"), "SHUTDOWN_GRACE"},
+		"another scheme":         {append(good, "NATS_URL=http://x"), "NATS_URL"},
+	} {
+		if got := problems(t, nil, tc.pairs...); !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := problems(t, []string{"migrate"}); !strings.Contains(got, "DATABASE_URL") || strings.Contains(got, "STRIPE") {
+		t.Errorf("migrate: %s", got)
+	}
+}
+
+func TestByteSize(t *testing.T) {
+	for text, want := range map[string]int64{"4GiB": 4 << 30, "500MB": 500e6, "1048576": 1 << 20, "1048576B": 1 << 20, "2KiB": 2048, "1TiB": 1 << 40} {
+		var b byteSize
+		if err := b.UnmarshalText([]byte(text)); err != nil || int64(b) != want {
+			t.Errorf("%s = %d, %v", text, b, err)
+		}
+	}
+	for _, text := range []string{"", "GiB", "0", "-1GiB", "1.5GiB", "4 potatoes", "9999999TiB"} {
+		var b byteSize
+		if err := b.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%s = %d", text, b)
+		}
+	}
+}
+
+func TestHelpNamesEveryVariable(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--help"}, env(), &out); !errors.Is(err, process.ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "DATABASE_URL", "MIGRATE_DATABASE_URL", "NATS_URL", "NATS_CREDS_FILE", "NATS_REPLICAS", "NATS_MAX_BYTES",
+		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
+	} {
+		if !strings.Contains(out.String(), "$"+name) {
+			t.Errorf("the help lacks %s", name)
+		}
+	}
+}
