@@ -210,7 +210,11 @@ func (s *Server) dropRoot() (uid, gid int, err error) {
 func (s *Server) makeDir(ctx context.Context, uid, gid int) (err error) {
 	switch s.options.Dir {
 	case "":
-		s.dir, err = os.MkdirTemp("", "pglocal")
+		base := os.TempDir()
+		if !s.reachable(ctx, base) {
+			base = "/var/tmp"
+		}
+		s.dir, err = os.MkdirTemp(base, "pglocal")
 	default:
 		if s.dir, err = filepath.Abs(s.options.Dir); err != nil {
 			return err
