@@ -24,7 +24,8 @@ const (
 	pixelPath = "/open_api/v1.3/pixel/track/"
 )
 
-func code(n int) *int { return &n }
+//go:fix inline
+func code(n int) *int { return new(n) }
 
 func TestClassify(t *testing.T) {
 	type row struct {
@@ -61,13 +62,13 @@ func TestClassify(t *testing.T) {
 		{200, 60001, 60001, purchase.ClassRetry},
 	} {
 		for c := tc.from; c <= tc.to; c++ {
-			if got, known := tiktok.Classify(tc.status, code(c)); got != tc.want || !known {
+			if got, known := tiktok.Classify(tc.status, new(c)); got != tc.want || !known {
 				t.Errorf("HTTP %d, code %d: %s (known %v), want %s", tc.status, c, got, known, tc.want)
 			}
 		}
 	}
 	for _, unknown := range []int{1, -1, 40004, 40014, 40999, 49999, 54000, 60000, 99999} {
-		if got, known := tiktok.Classify(200, code(unknown)); got != purchase.ClassRetry || known {
+		if got, known := tiktok.Classify(200, new(unknown)); got != purchase.ClassRetry || known {
 			t.Errorf("code %d: %s (known %v)", unknown, got, known)
 		}
 	}
@@ -150,7 +151,8 @@ func config() tiktok.Config {
 	return tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", Timeout: 5 * time.Second, Now: time.Now}
 }
 
-func minor(n int64) *int64 { return &n }
+//go:fix inline
+func minor(n int64) *int64 { return new(n) }
 
 func TestBodyGolden(t *testing.T) {
 	pixel := config()
