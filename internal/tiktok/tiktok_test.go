@@ -25,7 +25,6 @@ const (
 )
 
 //go:fix inline
-func code(n int) *int { return new(n) }
 
 func TestClassify(t *testing.T) {
 	type row struct {
@@ -152,13 +151,12 @@ func config() tiktok.Config {
 }
 
 //go:fix inline
-func minor(n int64) *int64 { return new(n) }
 
 func TestBodyGolden(t *testing.T) {
 	pixel := config()
 	pixel.Payload = tiktok.PayloadPixel
 	for file, c := range map[string]tiktok.Config{"events.json": config(), "pixel.json": pixel} {
-		body, err := tiktok.Body(c, "PIXEL1", "TEST1", []contract.Envelope{envelope(minor(2999), "usd")})
+		body, err := tiktok.Body(c, "PIXEL1", "TEST1", []contract.Envelope{envelope(new(int64(2999)), "usd")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,15 +184,15 @@ func TestBodyValues(t *testing.T) {
 		want     string // within the body, as it is
 		not      string
 	}{
-		{minor(2999), "usd", `"value":29.99,"currency":"USD"`, ""},
-		{minor(0), "usd", `"value":0.00,"currency":"USD"`, ""}, // 0 stays 0
-		{minor(800), "jpy", `"value":800,"currency":"JPY"`, ""},
-		{minor(12345), "kwd", `"value":12.345,"currency":"KWD"`, ""},
-		{minor(500), "isk", `"value":5.00,"currency":"ISK"`, ""},
-		{minor(9007199254740993), "usd", `"value":90071992547409.93`, ""},
-		{minor(100), "xaf", `"event_id":"cs_live_a1B2"`, "value"}, // not on TikTok's list
+		{new(int64(2999)), "usd", `"value":29.99,"currency":"USD"`, ""},
+		{new(int64(0)), "usd", `"value":0.00,"currency":"USD"`, ""}, // 0 stays 0
+		{new(int64(800)), "jpy", `"value":800,"currency":"JPY"`, ""},
+		{new(int64(12345)), "kwd", `"value":12.345,"currency":"KWD"`, ""},
+		{new(int64(500)), "isk", `"value":5.00,"currency":"ISK"`, ""},
+		{new(int64(9007199254740993)), "usd", `"value":90071992547409.93`, ""},
+		{new(int64(100)), "xaf", `"event_id":"cs_live_a1B2"`, "value"}, // not on TikTok's list
 		{nil, "usd", `"event_id":"cs_live_a1B2"`, "currency"},
-		{minor(100), "", `"event_id":"cs_live_a1B2"`, "value"},
+		{new(int64(100)), "", `"event_id":"cs_live_a1B2"`, "value"},
 	} {
 		body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{envelope(tc.minor, tc.currency)})
 		if err != nil {
@@ -210,7 +208,7 @@ func TestBodyValues(t *testing.T) {
 }
 
 func TestBodyPage(t *testing.T) {
-	e := envelope(minor(1), "usd")
+	e := envelope(new(int64(1)), "usd")
 	e.Keys.PageURL, e.Keys.Referrer = "", ""
 	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
 	if err != nil || strings.Contains(string(body), "ttclid") || strings.Contains(string(body), "page") {
@@ -234,7 +232,7 @@ func TestSimulatorTakesIt(t *testing.T) {
 		c := config()
 		c.URL, c.Payload = server.URL+path, payload
 		p := tiktok.NewPixel(c, "PIXEL1", "secret-token", "TEST1")
-		for _, e := range []contract.Envelope{envelope(minor(2999), "usd"), envelope(minor(1), "xaf"), bare} {
+		for _, e := range []contract.Envelope{envelope(new(int64(2999)), "usd"), envelope(new(int64(1)), "xaf"), bare} {
 			if a := p.Send(t.Context(), []contract.Envelope{e}); a.Class != purchase.ClassDelivered || a.RequestID == "" {
 				t.Errorf("%s, %s: %+v", payload, e.EventID, a)
 			}
@@ -276,7 +274,7 @@ func TestSendMeetsEveryFault(t *testing.T) {
 			if tc.fault.Hang {
 				c.Timeout = 100 * time.Millisecond
 			}
-			a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(minor(1), "usd")})
+			a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
 			got := "none"
 			if a.Code != nil {
 				got = fmt.Sprint(*a.Code)
