@@ -76,7 +76,7 @@ var owners = map[string][]string{
 // stdlibOnly are the packages that import nothing but the standard library and their own words.
 var stdlibOnly = []string{"internal/purchase", "internal/contract", "internal/secret"}
 
-// imports calls visit for each import of each non-test file below a folder. It reads the files itself: asking `go list`
+// imports calls visit for each non-test file below a folder, with dep "", and for each of its imports. It reads the files itself: asking `go list`
 // in a child process would be invisible to the test cache, which would repeat an old "ok".
 func imports(t *testing.T, top string, visit func(pkg, file, dep string)) {
 	t.Helper()
@@ -85,6 +85,7 @@ func imports(t *testing.T, top string, visit func(pkg, file, dep string)) {
 		if err != nil || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
 			return err
 		}
+		visit(path.Dir(p), p, "")
 		f := parse(t, root, p, parser.ImportsOnly)
 		for _, im := range f.Imports {
 			dep, err := strconv.Unquote(im.Path.Value)
