@@ -365,6 +365,14 @@ func Ensure(ctx context.Context, out io.Writer) error {
 	if err != nil || os.Getuid() != 0 {
 		return fmt.Errorf("%w: install them with `%s` and start again", errMissing, installCommand())
 	}
+	unlock, err := oneInstaller()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := binaries(); err == nil {
+		return nil // the one before us did it
+	}
 	_, _ = fmt.Fprintln(out, "Postgres is missing: installing it with apt-get …")
 	if err := noMainCluster(); err != nil {
 		return err
@@ -381,6 +389,18 @@ func Ensure(ctx context.Context, out io.Writer) error {
 	}
 	_, err = binaries()
 	return err
+}
+
+// oneInstaller waits for its turn: `go test` runs packages at the same time, and apt-get lets one in.
+func oneInstaller() (unlock func(), err error) {
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "purchase-relay-install.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { //nolint:gosec // a file descriptor
+		return nil, errors.Join(err, lock.Close())
+	}
+	return func() { _ = lock.Close() }, nil
 }
 
 // noMainCluster keeps Debian's package from making and starting a server of its own.
