@@ -100,6 +100,8 @@ func (f Fault) check() error {
 	switch {
 	case instead > 1:
 		return errors.New("hang, cut, cut_after, lying_length, endless, html and redirect exclude each other")
+	case f.CutAfter && f.replaces():
+		return errors.New("cut_after drops the connection in place of an answer: leave out status, code and body")
 	case !f.replaces() && !f.CutAfter && f.Latency == 0 && f.DuplicateCode == 0:
 		return errors.New("it says nothing of the answer: give a status, a code, a body, a latency, a duplicate_code, or one of hang, cut, cut_after, lying_length, endless, html, redirect")
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
@@ -157,7 +159,10 @@ func (f Fault) answer(w http.ResponseWriter, r *http.Request, released <-chan st
 	if f.RetryAfter != "" {
 		w.Header().Set("Retry-After", f.RetryAfter)
 	}
-	said := refusal{f.Code, cmp.Or(f.Message, "A fault that the simulator was asked for")}
+	said := verdict{f.Code, cmp.Or(f.Message, "OK")}
+	if f.Code != codeOK && f.Message == "" {
+		said.message = "A fault that the simulator was asked for"
+	}
 	switch {
 	case f.Cut:
 		panic(http.ErrAbortHandler)

@@ -44,8 +44,8 @@ const (
 	saysHash    = "Not a valid SHA256 hash"
 )
 
-// refusal is a code and a message; of an answer that is one, anyway.
-type refusal struct {
+// verdict is what TikTok says of a request.
+type verdict struct {
 	code    int
 	message string
 }
@@ -55,7 +55,7 @@ type submission struct {
 	source, pixel, testCode string
 	events                  []offered
 	batch                   bool     // the events stand in a list, so that a message names the place
-	refused                 *refusal // what is wrong around the events
+	refused                 *verdict // nil, or what is wrong around the events
 }
 
 // offered is one event as it came.
@@ -65,9 +65,7 @@ type offered struct {
 }
 
 // text returns a string field, "" when it is none.
-func (o offered) text(name string) string {
-	return text(o.fields, name)
-}
+func (o offered) text(name string) string { return text(o.fields, name) }
 
 func text(v any, name string) string {
 	fields, _ := v.(map[string]any)
@@ -81,7 +79,7 @@ func openEvents(body []byte) (sub submission) {
 	sub.batch = true
 	var top map[string]json.RawMessage
 	if !utf8.Valid(body) || json.Unmarshal(body, &top) != nil || top == nil {
-		sub.refused = &refusal{codeMalformed, "The request body is not a valid JSON object"}
+		sub.refused = &verdict{codeMalformed, "The request body is not a valid JSON object"}
 		return sub
 	}
 	var bad *flaw
@@ -129,7 +127,7 @@ func openEvents(body []byte) (sub submission) {
 		}
 	}
 	if bad != nil {
-		sub.refused = &refusal{codeInvalid, bad.String()}
+		sub.refused = &verdict{codeInvalid, bad.String()}
 	}
 	return sub
 }
@@ -137,11 +135,16 @@ func openEvents(body []byte) (sub submission) {
 // openPixel opens the body of pixel/track: one event, which says itself where it belongs.
 func openPixel(body []byte) (sub submission) {
 	if !utf8.Valid(body) || !json.Valid(body) {
-		sub.refused = &refusal{codeMalformed, "The request body is not a valid JSON object"}
+		sub.refused = &verdict{codeMalformed, "The request body is not a valid JSON object"}
 		return sub
 	}
 	o := offered{raw: bytes.Clone(body), fields: decode(body)}
-	return submission{source: sourceWeb, pixel: o.text("pixel_code"), testCode: o.text("test_event_code"), events: []offered{o}}
+	sub = submission{source: sourceWeb, pixel: o.text("pixel_code"), testCode: o.text("test_event_code"), events: []offered{o}}
+	around := object(must("pixel_code", all(anyString, notEmpty)), may("test_event_code", all(anyString, notEmpty)))
+	if bad := around(o.fields); bad != nil {
+		sub.refused = &verdict{codeInvalid, bad.String()}
+	}
+	return sub
 }
 
 // decode decodes JSON that is known to be valid.
@@ -181,15 +184,15 @@ func newRules(now func() time.Time) rules {
 			may("user", user), may("properties", properties), may("page", page), may("limited_data_use", boolean),
 		), clickNeedsPage),
 		pixel: object(
-			must("pixel_code", all(anyString, notEmpty)), must("event", name), must("event_id", id), must("timestamp", at),
-			may("test_event_code", all(anyString, notEmpty)), may("properties", properties), may("limited_data_use", boolean),
+			must("event", name), must("event_id", id), must("timestamp", at),
+			may("properties", properties), may("limited_data_use", boolean),
 			must("context", all(object(may("user", user), may("page", page)), clickNeedsPage)),
 		),
 	}
 }
 
 // judge returns why a submission is refused, or nil. One bad event refuses all of them.
-func (r rules) judge(sub submission) *refusal {
+func (r rules) judge(sub submission) *verdict {
 	for i, e := range sub.events {
 		apply := r.pixel
 		if sub.batch {
@@ -202,7 +205,7 @@ func (r rules) judge(sub submission) *refusal {
 		if sub.batch {
 			bad = bad.in("Batch." + strconv.Itoa(i))
 		}
-		return &refusal{codeInvalid, bad.String()}
+		return &verdict{codeInvalid, bad.String()}
 	}
 	return nil
 }

@@ -159,7 +159,7 @@ func (s *Simulator) track(open func([]byte) submission) http.HandlerFunc {
 		var tooLarge *http.MaxBytesError
 		switch {
 		case errors.As(err, &tooLarge):
-			sub.refused = &refusal{codeMalformed, "The request body is larger than 10 MiB"}
+			sub.refused = &verdict{codeMalformed, "The request body is larger than 10 MiB"}
 		case err != nil:
 			panic(http.ErrAbortHandler) // the client went in the middle of its request
 		default:
@@ -168,17 +168,15 @@ func (s *Simulator) track(open func([]byte) submission) http.HandlerFunc {
 		fault, released := s.faults.choose(sub)
 		if fault.replaces() {
 			s.store.unreached(fault.label())
-			if pause(r.Context(), s.latency()+fault.Latency) {
-				fault.answer(w, r, released, s.config.Now())
+			if !pause(r.Context(), s.latency()+fault.Latency) {
+				panic(http.ErrAbortHandler)
 			}
+			fault.answer(w, r, released, s.config.Now())
 			return
 		}
 		reply := s.process(r, sub, cmp.Or(fault.DuplicateCode, s.config.DuplicateCode), fault)
 		// Stored first, answered later: to a client that does not wait long enough, the failure is an ambiguous one.
-		if !pause(r.Context(), s.latency()+fault.Latency) {
-			return
-		}
-		if fault.CutAfter {
+		if !pause(r.Context(), s.latency()+fault.Latency) || fault.CutAfter {
 			panic(http.ErrAbortHandler)
 		}
 		writeAnswer(w, http.StatusOK, reply, s.config.Now())
@@ -186,40 +184,40 @@ func (s *Simulator) track(open func([]byte) submission) http.HandlerFunc {
 }
 
 // process judges a submission, stores it when it is good, counts it, and returns what to say.
-func (s *Simulator) process(r *http.Request, sub submission, duplicateCode int, fault Fault) refusal {
+func (s *Simulator) process(r *http.Request, sub submission, duplicateCode int, fault Fault) verdict {
 	now := s.config.Now()
 	reply := s.judge(r, sub)
 	if reply != nil {
 		s.store.refused(sub, cmp.Or(fault.label(), strconv.Itoa(reply.code)))
 		return *reply
 	}
-	return s.store.accept(sub, now, func(allKnown bool) (refusal, string) {
-		said := refusal{codeOK, "OK"}
+	return s.store.accept(sub, now, func(allKnown bool) (verdict, string) {
+		said := verdict{codeOK, "OK"}
 		if allKnown && duplicateCode != 0 {
-			said = refusal{duplicateCode, "Duplicated request"}
+			said = verdict{duplicateCode, "Duplicated request"}
 		}
 		return said, cmp.Or(fault.label(), strconv.Itoa(said.code))
 	})
 }
 
 // judge returns why a request is refused, or nil. TikTok looks at the token before it looks at the body.
-func (s *Simulator) judge(r *http.Request, sub submission) *refusal {
+func (s *Simulator) judge(r *http.Request, sub submission) *verdict {
 	token := r.Header.Get("Access-Token")
 	known, permitted := s.access(token, sub.pixel)
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case token == "":
-		return &refusal{codeNoToken, "Access token is missing: the request needs an Access-Token header"}
+		return &verdict{codeNoToken, "Access token is missing: the request needs an Access-Token header"}
 	case !known:
-		return &refusal{codeWrongToken, "Access token is incorrect or has been revoked"}
+		return &verdict{codeWrongToken, "Access token is incorrect or has been revoked"}
 	case err != nil || media != "application/json":
-		return &refusal{codeMalformed, "Content-Type must be application/json"}
+		return &verdict{codeMalformed, "Content-Type must be application/json"}
 	case r.Header.Get("Content-Encoding") != "":
-		return &refusal{codeMalformed, "Content-Encoding is not supported"}
+		return &verdict{codeMalformed, "Content-Encoding is not supported"}
 	case sub.refused != nil:
 		return sub.refused
 	case !permitted || sub.source != sourceWeb: // what we grant are pixels, and a pixel is a source of web events alone
-		return &refusal{codeNoPermission, "No permission to operate " + sub.source + " event source " + strconv.Quote(sub.pixel)}
+		return &verdict{codeNoPermission, "No permission to operate " + sub.source + " event source " + strconv.Quote(sub.pixel)}
 	}
 	return s.rules.judge(sub)
 }
@@ -297,7 +295,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // writeAnswer writes what TikTok writes, errors included.
-func writeAnswer(w http.ResponseWriter, status int, said refusal, now time.Time) {
+func writeAnswer(w http.ResponseWriter, status int, said verdict, now time.Time) {
 	writeJSON(w, status, newAnswer(said, now))
 }
 
@@ -309,7 +307,7 @@ type answer struct {
 	Data      struct{} `json:"data"`
 }
 
-func newAnswer(said refusal, now time.Time) answer {
+func newAnswer(said verdict, now time.Time) answer {
 	// As TikTok's: the second, then what makes it unique.
 	return answer{Code: said.code, Message: said.message, RequestID: now.UTC().Format("20060102150405") + rand.Text()}
 }

@@ -93,7 +93,7 @@ func (s *store) refused(sub submission, label string) {
 }
 
 // accept stores a request's events. It asks say for the answer and its label, which depend on whether all were repeats.
-func (s *store) accept(sub submission, now time.Time, say func(allKnown bool) (refusal, string)) refusal {
+func (s *store) accept(sub submission, now time.Time, say func(allKnown bool) (verdict, string)) verdict {
 	hashes := make([]uint64, len(sub.events))
 	for i, e := range sub.events {
 		hashes[i] = maphash.Bytes(s.seed, e.raw)
