@@ -52,6 +52,7 @@ CREATE TABLE purchases (
     first_published_at     timestamptz,      -- renewed by a replay alone
     published_at           timestamptz,
     stream_sequence        bigint,
+    swept_at               timestamptz,      -- the sweeper asked the queue for it
     attempts               integer NOT NULL DEFAULT 0, -- those that were recorded
     last_attempt_at        timestamptz,
     last_class             text,

@@ -26,6 +26,9 @@ type config struct {
 	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
 	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
 	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`
+	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
+	SweepGrace          time.Duration `default:"10m" help:"Without a word for so long, the queue is asked for a purchase."`
+	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 
 	jetstream.Config
@@ -60,8 +63,11 @@ func (c *config) problems(command string) (list []string) {
 	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
 		list = append(list, "NATS_REPLICAS is 1, 3 or 5")
 	}
-	if c.ShutdownGrace <= 0 {
-		list = append(list, "SHUTDOWN_GRACE must be longer than nothing")
+	if c.ShutdownGrace <= 0 || c.SweepInterval <= 0 || c.SweepGrace <= 0 || c.RetryMaxAge <= 0 {
+		list = append(list, "SHUTDOWN_GRACE, SWEEP_INTERVAL, SWEEP_GRACE and RETRY_MAX_AGE must be longer than nothing")
+	}
+	if c.RetryMaxAge > 48*time.Hour {
+		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")
 	}
 	return append(list, c.Problems()...)
 }

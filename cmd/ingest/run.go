@@ -76,6 +76,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.Go("streams", streams.run)
 	life.Go("recorder", after(recorder.New(outcomes, db, log).Run, schema.isReady, streams.isReady))
 	life.Go("relay", after(outbox.Run, schema.isReady, streams.isReady))
+	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge}, db, queue, time.Now, log, registry)
+	life.Go("sweeper", after(sweeper.Run, schema.isReady, streams.isReady))
 	life.Go("schema", schema.run)
 
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration

@@ -428,3 +428,55 @@ func TestBadConfigurationListsAllProblems(t *testing.T) {
 		t.Errorf("a secret was printed:\n%s", log)
 	}
 }
+
+// The queue's store is wiped with purchases waiting: the ledger fills it again.
+func TestWipedQueueIsFilledAgain(t *testing.T) {
+	s := newStack(t, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=1s")
+	s.worker.kill()
+	var ids []string
+	for range 10 {
+		c := stripegen.NewCheckout().Live()
+		ids = append(ids, c.SessionID)
+		s.send(c)
+	}
+	for _, id := range ids {
+		s.awaitStatus(id, "published")
+	}
+	if err := s.nats.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.natsDir = t.TempDir()
+	s.startNATS()
+	s.startWorker()
+	for _, id := range ids {
+		s.awaitStatus(id, "delivered")
+		if e := s.event(id); e.Copies != 1 {
+			t.Errorf("%s: %d copies", id, e.Copies)
+		}
+	}
+	if n := query[int](s, `SELECT min(generation) FROM purchases`); n < 2 {
+		t.Errorf("generation %d: the sweeper had no hand in it", n)
+	}
+}
+
+// In a long outage the sweeper asks for what the queue still holds, again and again, and nothing is doubled.
+func TestSweepingAnOutageDoublesNothing(t *testing.T) {
+	s := newStack(t, "SWEEP_INTERVAL=50ms", "SWEEP_GRACE=50ms", "RETRY_INITIAL=300ms")
+	s.sim.Inject(tiktoksim.Fault{Status: http.StatusServiceUnavailable})
+	c := stripegen.NewCheckout().Live()
+	s.send(c)
+	s.await("several attempts and sweeps in vain", func() bool {
+		_, metrics := get(s.admin + "/metrics")
+		return s.purchase(c.SessionID).Attempts >= 4 && strings.Contains(metrics, `purchase_relay_swept_total{result="still_queued"}`)
+	})
+	// Looked at during the outage: with a grace this short, a sweep right between the purchase's end and its outcome would
+	// send it once more, under the same event_id.
+	if _, metrics := get(s.admin + "/metrics"); strings.Contains(metrics, `purchase_relay_swept_total{result="published"}`) {
+		t.Error("the sweeper doubled a purchase that the queue still held")
+	}
+	s.sim.Clear()
+	s.awaitStatus(c.SessionID, "delivered")
+	if e := s.event(c.SessionID); e.Variants != 1 {
+		t.Errorf("%d bodies under one event_id", e.Variants)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,21 +14,73 @@ import (
 
 // Claim takes up to most pending purchases, oldest first, for this caller alone and for contract.ClaimFor.
 func (db *DB) Claim(ctx context.Context, most int) ([]contract.Claim, error) {
-	rows, err := db.pool.Query(ctx, sqlClaim, most, contract.ClaimFor.Seconds())
+	return db.claim(ctx, "claim pending purchases", sqlClaim, most, contract.ClaimFor.Seconds())
+}
+
+// Overdue takes up to most purchases that should be in the queue and of which there was no word for the grace, for this
+// caller alone and for contract.ClaimFor.
+func (db *DB) Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error) {
+	return db.claim(ctx, "look for overdue purchases", sqlOverdue, most, grace.Seconds(), contract.ClaimFor.Seconds())
+}
+
+func (db *DB) claim(ctx context.Context, what, statement string, args ...any) ([]contract.Claim, error) {
+	rows, err := db.pool.Query(ctx, statement, args...)
 	if err != nil {
-		return nil, fmt.Errorf("claim pending purchases: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	claims, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c contract.Claim, err error) {
 		return c, row.Scan(&c.ID, &c.Livemode, &c.Generation, &c.FirstPublished, &c.Envelope)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("claim pending purchases: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return claims, nil
 }
 
 // Published marks claims as published. An outcome that was quicker stands, and so does a newer generation.
 func (db *DB) Published(ctx context.Context, marks []contract.Mark) error {
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error { return mark(ctx, tx, sqlPublished, marks) })
+	if err != nil {
+		return fmt.Errorf("mark %d purchases published: %w", len(marks), err)
+	}
+	return nil
+}
+
+// Swept records what the queue said to the sweeper: published again under a new generation, still queued, no answer.
+func (db *DB) Swept(ctx context.Context, published []contract.Mark, queued, unanswered []string) error {
+	ids := slices.Concat(queued, unanswered)
+	for _, m := range published {
+		ids = append(ids, m.ID)
+	}
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil { // all at once: the recorder takes them in key order, too
+			return err
+		}
+		if err := mark(ctx, tx, sqlSwept, published); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, sqlStillQueued, queued); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sqlReleased, unanswered)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record the sweep of %d purchases: %w", len(ids), err)
+	}
+	return nil
+}
+
+// Expire gives purchases up for their age, unless an outcome was quicker.
+func (db *DB) Expire(ctx context.Context, ids []string) error {
+	if _, err := db.pool.Exec(ctx, sqlExpire, ids); err != nil {
+		return fmt.Errorf("give up %d purchases: %w", len(ids), err)
+	}
+	return nil
+}
+
+// mark writes marks by a statement that takes ids, generations and sequences.
+func mark(ctx context.Context, tx pgx.Tx, statement string, marks []contract.Mark) error {
 	if len(marks) == 0 {
 		return nil
 	}
@@ -36,18 +89,12 @@ func (db *DB) Published(ctx context.Context, marks []contract.Mark) error {
 	for i, m := range marks {
 		ids[i], generations[i], sequences[i] = m.ID, int32(m.Generation), int64(m.Sequence) //nolint:gosec // both were counted up from 1
 	}
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		// An UPDATE locks in the order of its plan; the recorder may hold some of these rows.
-		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, sqlPublished, ids, generations, sequences)
+	// An UPDATE locks in the order of its plan; the recorder may hold some of these rows.
+	if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("mark %d purchases published: %w", len(marks), err)
 	}
-	return nil
+	_, err := tx.Exec(ctx, statement, ids, generations, sequences)
+	return err
 }
 
 // Released gives claims back at once.

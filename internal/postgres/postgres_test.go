@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -456,4 +457,86 @@ func TestOpenNeverPrintsThePassword(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("error: %v", err)
 	}
+}
+
+// overdueIDs claims what the sweeper would ask the queue for.
+func (l *ledger) overdueIDs(grace time.Duration) (ids []string) {
+	l.t.Helper()
+	claims, err := l.Overdue(l.t.Context(), grace, 100)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, c := range claims {
+		ids = append(ids, fmt.Sprintf("%s:%d", c.ID, c.Generation))
+		if c.FirstPublished.IsZero() || len(c.Envelope) == 0 {
+			l.t.Errorf("claim: %+v", c)
+		}
+	}
+	return ids
+}
+
+func TestSweep(t *testing.T) {
+	l := newLedger(t)
+	for _, id := range []string{"cs_done", "cs_lost", "cs_queued", "cs_silent", "cs_young"} {
+		l.record(receipt("evt_"+id, id, purchase.StatusPending, ""))
+	}
+	claims, err := l.Claim(t.Context(), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var marks []contract.Mark
+	for i, c := range claims {
+		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: uint64(i + 1)})
+	}
+	if err := l.Published(t.Context(), marks); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Settle(t.Context(), []contract.Outcome{outcome("cs_done", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
+		t.Fatal(err)
+	}
+	if ids := l.overdueIDs(time.Minute); len(ids) > 0 {
+		t.Errorf("overdue at once: %v", ids)
+	}
+	if _, err := l.conn.Exec(t.Context(), `UPDATE purchases SET published_at = now() - interval '1 hour' WHERE checkout_session_id <> 'cs_young'`); err != nil {
+		t.Fatal(err)
+	}
+	ids := l.overdueIDs(time.Minute)
+	if diff := cmp.Diff([]string{"cs_lost:1", "cs_queued:1", "cs_silent:1"}, sorted(ids)); diff != "" {
+		t.Fatal(diff)
+	}
+	if again := l.overdueIDs(time.Minute); len(again) > 0 {
+		t.Errorf("claimed twice: %v", again)
+	}
+	first := ask[time.Time](l, `SELECT first_published_at FROM purchases WHERE checkout_session_id = 'cs_lost'`)
+	if err := l.Swept(t.Context(), []contract.Mark{{ID: "cs_lost", Generation: 2, Sequence: 99}}, []string{"cs_queued"}, []string{"cs_silent"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask[string](l, `SELECT concat_ws(' ', status, generation, stream_sequence) FROM purchases WHERE checkout_session_id = 'cs_lost'`); got != "published 2 99" {
+		t.Errorf("cs_lost: %s", got)
+	}
+	if now := ask[time.Time](l, `SELECT first_published_at FROM purchases WHERE checkout_session_id = 'cs_lost'`); !now.Equal(first) {
+		t.Error("a sweep made the purchase younger")
+	}
+	if ids := l.overdueIDs(time.Minute); !cmp.Equal(ids, []string{"cs_silent:1"}) {
+		t.Errorf("overdue afterwards: %v", ids)
+	}
+	// An outcome of the swept generation may be quicker than the mark.
+	if _, err := l.Settle(t.Context(), []contract.Outcome{outcome("cs_silent", 2, purchase.StatusDelivered, "a1", base)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Swept(t.Context(), []contract.Mark{{ID: "cs_silent", Generation: 2, Sequence: 100}}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Expire(t.Context(), []string{"cs_silent", "cs_queued"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask[string](l, `SELECT string_agg(concat_ws(' ', checkout_session_id, status, NULLIF(reason, '')), ', ' ORDER BY checkout_session_id)
+		FROM purchases WHERE checkout_session_id IN ('cs_silent', 'cs_queued')`); got != "cs_queued dead expired, cs_silent delivered" {
+		t.Errorf("after the end: %s", got)
+	}
+}
+
+func sorted(s []string) []string {
+	slices.Sort(s)
+	return s
 }

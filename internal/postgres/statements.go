@@ -63,7 +63,7 @@ UPDATE public.purchases p SET
 FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
 WHERE p.checkout_session_id = m.id AND p.generation = m.generation`
 
-	sqlReleased = `UPDATE public.purchases SET claimed_until = NULL WHERE checkout_session_id = ANY($1) AND status = 'pending'`
+	sqlReleased = `UPDATE public.purchases SET claimed_until = NULL WHERE checkout_session_id = ANY($1) AND status IN ('pending', 'published', 'retrying')`
 
 	// Rows are locked in key order, here and everywhere: two recorders never wait for each other in a circle.
 	sqlLockPurchases = `
@@ -105,4 +105,56 @@ WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livem
 GROUP BY 1, 2 ORDER BY 2, 1`
 
 	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
+
+	// What the queue may have lost: no word of it for the grace. A row that the queue still holds is asked for once a
+	// grace, not once a sweep.
+	sqlOverdue = `
+UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $3)
+WHERE checkout_session_id IN (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE status IN ('published', 'retrying') AND GREATEST(published_at, last_attempt_at, swept_at) < now() - make_interval(secs => $2)
+        AND (claimed_until IS NULL OR claimed_until < now())
+    ORDER BY published_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
+
+	// An outcome that was quicker stands.
+	sqlSwept = `
+UPDATE public.purchases p SET
+    status = 'published', generation = m.generation, published_at = now(), stream_sequence = m.sequence, swept_at = now(),
+    claimed_until = NULL, updated_at = now()
+FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
+WHERE p.checkout_session_id = m.id AND p.generation < m.generation AND p.status IN ('published', 'retrying')`
+
+	sqlStillQueued = `
+UPDATE public.purchases SET swept_at = now(), claimed_until = NULL
+WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
+
+	sqlExpire = `
+UPDATE public.purchases SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
+WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
+
+	// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, and a
+	// trial (no_payment) is no sale.
+	sqlReplayOne = `
+UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
+    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
+WHERE checkout_session_id = $1 AND envelope IS NOT NULL
+    AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+
+	// Many at a time leaves test purchases out: those are replayed by their own id.
+	sqlReplayMany = `
+UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
+    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
+WHERE checkout_session_id IN (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured') AND envelope IS NOT NULL
+        AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+    ORDER BY checkout_session_id LIMIT $5 FOR UPDATE)`
+
+	sqlCountReplayable = `
+SELECT count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases
+WHERE ($5 <> '' AND checkout_session_id = $5 AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))
+    OR $5 = '' AND status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
+        AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4))
+    AND envelope IS NOT NULL`
 )

@@ -116,10 +116,7 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 	defer cancel()
 	batch := make([]contract.Publication, len(claims))
 	for i, c := range claims {
-		batch[i] = contract.Publication{
-			Subject: contract.Subject(c.ID, c.Livemode), MsgID: contract.MsgID(c.ID, c.Generation),
-			FirstPublished: c.FirstPublished, Data: c.Envelope,
-		}
+		batch[i] = publication(c)
 	}
 	marks, released, failed := r.sort(claims, r.queue.Publish(ctx, batch))
 	if err := r.outbox.Published(ctx, marks); err != nil {
@@ -130,6 +127,12 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 		return false, errors.Join(failed, r.outbox.Released(ctx, released))
 	}
 	return len(claims) == batchSize, nil
+}
+
+func publication(c contract.Claim) contract.Publication {
+	return contract.Publication{
+		Subject: contract.Subject(c.ID, c.Livemode), MsgID: contract.MsgID(c.ID, c.Generation), FirstPublished: c.FirstPublished, Data: c.Envelope,
+	}
 }
 
 // sort splits a batch into what the stream holds and what has to be tried again; failed is one of the reasons.

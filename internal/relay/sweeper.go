@@ -1,0 +1,148 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+)
+
+// Ledger is what the sweeper asks of the ledger. Implementations owe: an overdue purchase is this caller's alone for
+// contract.ClaimFor, on every replica; nothing here takes back what an outcome has said since.
+type Ledger interface {
+	// Overdue takes up to most purchases that are in the queue, as far as we know, and of which there was no word for
+	// the grace.
+	Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error)
+	// Swept records what the queue said: published again under a new generation, still queued, or no answer.
+	Swept(ctx context.Context, published []contract.Mark, queued, unanswered []string) error
+	// Expire gives purchases up for their age.
+	Expire(ctx context.Context, ids []string) error
+}
+
+// SweeperConfig is what an operator chooses.
+type SweeperConfig struct {
+	Interval time.Duration // between two sweeps
+	Grace    time.Duration // without a word, before the queue is asked
+	MaxAge   time.Duration // counted from the first publish
+}
+
+// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. It doubles nothing:
+// the stream refuses a purchase that it still holds, whether it waits, is delayed or is being worked on. One that is too old
+// to be sent again is given up loudly.
+type Sweeper struct {
+	SweeperConfig
+	ledger Ledger
+	queue  Queue
+	now    func() time.Time
+	log    *zap.Logger
+	swept  *prometheus.CounterVec
+}
+
+// NewSweeper returns a Sweeper; Run makes it work.
+func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Sweeper {
+	s := &Sweeper{
+		SweeperConfig: c, ledger: l, queue: q, now: now, log: log,
+		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_swept_total", Help: "Purchases without a word that the queue was asked for, by what came of it.",
+		}, []string{"result"}),
+	}
+	reg.MustRegister(s.swept)
+	return s
+}
+
+// Run sweeps at every interval until ctx ends.
+func (s *Sweeper) Run(ctx context.Context) error {
+	tick := time.NewTicker(s.Interval)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := s.sweep(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failing:
+			s.log.Warn("The sweep is put off", zap.Error(err))
+		case err == nil && failing:
+			s.log.Info("Sweeping again")
+		}
+		failing = err != nil
+	}
+}
+
+// sweep goes through everything that is overdue now.
+func (s *Sweeper) sweep(ctx context.Context) error {
+	for s.queue.Connected() {
+		claims, err := s.ledger.Overdue(ctx, s.Grace, batchSize)
+		if err != nil || len(claims) == 0 {
+			return err
+		}
+		if err := s.batch(context.WithoutCancel(ctx), claims); err != nil || len(claims) < batchSize {
+			return err
+		}
+	}
+	return nil // without a queue there is nobody to ask; its absence has been logged
+}
+
+func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
+	ctx, cancel := context.WithTimeout(ctx, contract.ClaimFor/2)
+	defer cancel()
+	var young []contract.Claim
+	var old []string
+	for _, c := range claims {
+		if s.now().Sub(c.FirstPublished) >= s.MaxAge {
+			old = append(old, c.ID)
+			continue
+		}
+		young = append(young, c)
+	}
+	if len(old) > 0 {
+		if err := s.ledger.Expire(ctx, old); err != nil {
+			return err
+		}
+		for _, id := range old {
+			s.swept.WithLabelValues("expired").Inc()
+			s.log.Error("Purchase given up on: no word of it until RETRY_MAX_AGE; replay it if it must be sent", zap.String("checkout_session_id", id), zap.String("reason", "expired"))
+		}
+	}
+	return s.publish(ctx, young)
+}
+
+// publish offers purchases to the stream under their next generation.
+func (s *Sweeper) publish(ctx context.Context, claims []contract.Claim) error {
+	if len(claims) == 0 {
+		return nil
+	}
+	batch := make([]contract.Publication, len(claims))
+	for i := range claims {
+		claims[i].Generation++
+		batch[i] = publication(claims[i])
+	}
+	var published []contract.Mark
+	var queued, unanswered []string
+	var failed error
+	for i, res := range s.queue.Publish(ctx, batch) {
+		c := claims[i]
+		switch {
+		case res.Err == nil:
+			s.swept.WithLabelValues("published").Inc()
+			s.log.Warn("The queue had lost a purchase; it is published again", zap.String("checkout_session_id", c.ID), zap.Int("generation", c.Generation))
+			published = append(published, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence})
+		case errors.Is(res.Err, contract.ErrStillQueued):
+			s.swept.WithLabelValues("still_queued").Inc()
+			queued = append(queued, c.ID)
+		default:
+			s.swept.WithLabelValues("failed").Inc()
+			unanswered, failed = append(unanswered, c.ID), res.Err
+		}
+	}
+	return errors.Join(failed, s.ledger.Swept(ctx, published, queued, unanswered))
+}
