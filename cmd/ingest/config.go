@@ -13,9 +13,10 @@ import (
 
 // config is everything that ingest can be told, by flag or by environment. The help texts are the manual.
 type config struct {
-	Serve   struct{} `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
-	Migrate struct{} `cmd:"" help:"Bring the ledger's schema up to date and exit."`
-	Health  struct{} `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
+	Serve   struct{}    `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
+	Migrate struct{}    `cmd:"" help:"Bring the ledger's schema up to date and exit."`
+	Replay  replayFlags `cmd:"" help:"Send dead or skipped purchases again."`
+	Health  struct{}    `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
 	DatabaseURL         secret.Text   `name:"database-url" help:"Postgres, for instance postgres://user:password@host:5432/database. Required."`
@@ -43,7 +44,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.DatabaseURL == "" {
 		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
 	}
-	if command == "migrate" {
+	if command == "migrate" || command == "replay" {
 		return list
 	}
 	if c.StripeWebhookSecret == "" {

@@ -21,7 +21,7 @@ import (
 )
 
 // run is the program without the process: tests call it.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer) error {
 	var c config
 	command, err := process.Parse(&c, "ingest", "Takes Stripe's webhooks and relays paid purchases to the queue.", args, getenv, stdout)
 	usage := &process.UsageError{}
@@ -34,6 +34,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	switch command {
 	case "migrate":
 		return migrate(ctx, &c, c.Logger(stdout))
+	case "replay":
+		return replay(ctx, &c, stdin, stdout)
 	case "health":
 		return process.Health(ctx, c.AdminAddr)
 	default:
@@ -97,7 +99,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	admin.Handle("GET /healthz", process.Healthz())
 	admin.Handle("GET /readyz", process.Readyz(lights.ready))
 	admin.Handle("GET /metrics", metrics)
-	admin.Handle("/", dashboard.NewAccess(c.AdminToken, dashboard.New(db, lights.health, time.Now, log), log, registry))
+	admin.Handle("/", dashboard.NewAccess(c.AdminToken, dashboard.New(db, lights.health, outbox.Wake, time.Now, log), log, registry))
 	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, admin); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func env(pairs ...string) func(string) string {
 func problems(t *testing.T, args []string, pairs ...string) string {
 	t.Helper()
 	var usage *process.UsageError
-	if err := run(t.Context(), args, env(pairs...), &bytes.Buffer{}); !errors.As(err, &usage) {
+	if err := run(t.Context(), args, env(pairs...), strings.NewReader(""), &bytes.Buffer{}); !errors.As(err, &usage) {
 		t.Fatalf("error: %v", err)
 	}
 	return strings.Join(usage.Problems, "\n")
@@ -71,7 +71,7 @@ func TestByteSize(t *testing.T) {
 
 func TestHelpNamesEveryVariable(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"--help"}, env(), &out); !errors.Is(err, process.ErrHelp) {
+	if err := run(t.Context(), []string{"--help"}, env(), strings.NewReader(""), &out); !errors.Is(err, process.ErrHelp) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{

@@ -44,10 +44,10 @@ var allowed = map[string][]string{
 	// wiring: the only place where steps meet neighbours
 	"cmd/ingest": {
 		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/stripe",
-		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/secret",
+		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret",
 	},
 	"cmd/tiktok-worker": {
-		"internal/delivery", "internal/tiktok", "internal/jetstream", "internal/process", "internal/contract", "internal/secret",
+		"internal/delivery", "internal/tiktok", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret",
 	},
 }
 
@@ -69,7 +69,7 @@ var owners = map[string][]string{
 	"pgregory.net/rapid":                  {},
 	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/postgres"},
 	"github.com/sony/gobreaker/":          {"internal/delivery"},
-	"github.com/schollz/progressbar/":     {},
+	"github.com/schollz/progressbar/":     {"cmd/ingest"},
 	"github.com/prometheus/client_golang": {"internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/jetstream", "internal/process"},
 }
 

@@ -5,7 +5,10 @@ package dashboard
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,9 +16,12 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Ledger is what the pages read. Implementations are safe for concurrent use and bounded in time by ctx.
+// Ledger is what the API reads, and the one change that it makes. Implementations are safe for concurrent use and bounded in
+// time by ctx. Replay makes purchases pending again and says how many; for one id its error is purchase.ErrUnknown or
+// purchase.ErrNotReplayable.
 type Ledger interface {
 	Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error)
+	Replay(ctx context.Context, s purchase.Selection, progress func(done int)) (int, error)
 }
 
 // Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately (any
@@ -30,15 +36,18 @@ type Health struct {
 type API struct {
 	ledger Ledger
 	health func(ctx context.Context) Health
+	wake   func()
 	now    func() time.Time
 	log    *zap.Logger
 }
 
-// New returns the API's handler, to be wrapped by an Access.
-func New(l Ledger, health func(ctx context.Context) Health, now func() time.Time, log *zap.Logger) http.Handler {
-	a := &API{ledger: l, health: health, now: now, log: log}
+// New returns the API's handler, to be wrapped by an Access. wake is called when something was made pending.
+func New(l Ledger, health func(ctx context.Context) Health, wake func(), now func() time.Time, log *zap.Logger) http.Handler {
+	a := &API{ledger: l, health: health, wake: wake, now: now, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/summary", a.summary)
+	mux.HandleFunc("POST /api/v1/replay", a.replayMany)
+	mux.HandleFunc("POST /api/v1/purchases/{id}/replay", a.replayOne)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusNotFound, "there is nothing here; try /api/v1/summary")
 	})
@@ -98,6 +107,58 @@ func (a *API) summary(w http.ResponseWriter, r *http.Request) {
 	}
 	body.Health = a.health(ctx)
 	reply(w, http.StatusOK, body)
+}
+
+// replayTimeout bounds a replay of many; what was done until then stays done.
+const replayTimeout = 25 * time.Second
+
+func (a *API) replayOne(w http.ResponseWriter, r *http.Request) {
+	a.replay(w, r, purchase.Selection{ID: r.PathValue("id")})
+}
+
+func (a *API) replayMany(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	s := purchase.Selection{Status: purchase.Status(q.Get("status")), Reason: purchase.Reason(q.Get("reason"))}
+	if text := q.Get("code"); text != "" {
+		code, err := strconv.ParseInt(text, 10, 32)
+		if err != nil {
+			fail(w, http.StatusBadRequest, "code is a whole number")
+			return
+		}
+		s.Code = new(int(code))
+	}
+	var err error
+	if s.Since, err = purchase.ParseSince(q.Get("since"), a.now()); err != nil {
+		fail(w, http.StatusBadRequest, "since: "+err.Error())
+		return
+	}
+	a.replay(w, r, s)
+}
+
+func (a *API) replay(w http.ResponseWriter, r *http.Request, s purchase.Selection) {
+	if err := s.Check(); err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
+	defer cancel()
+	n, err := a.ledger.Replay(ctx, s, func(int) {})
+	if n > 0 {
+		a.wake()
+	}
+	user, _, _ := r.BasicAuth()
+	a.log.Info("Replay", zap.String("user", user), zap.String("remote", r.RemoteAddr), zap.String("checkout_session_id", s.ID),
+		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)), zap.Int("replayed", n), zap.Error(err))
+	switch {
+	case errors.Is(err, purchase.ErrUnknown):
+		fail(w, http.StatusNotFound, purchase.ErrUnknown.Error())
+	case errors.Is(err, purchase.ErrNotReplayable):
+		fail(w, http.StatusConflict, purchase.ErrNotReplayable.Error())
+	case err != nil:
+		fail(w, http.StatusServiceUnavailable, fmt.Sprintf("%d were replayed, then the ledger was not available", n))
+	default:
+		reply(w, http.StatusAccepted, map[string]int{"replayed": n})
+	}
 }
 
 func orDefault(s, fallback string) string {

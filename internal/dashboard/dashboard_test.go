@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
@@ -27,6 +29,22 @@ type ledger struct {
 	since    time.Time
 	livemode *bool
 	err      error
+	selected []purchase.Selection
+	woken    int
+}
+
+func (l *ledger) Replay(_ context.Context, s purchase.Selection, progress func(int)) (int, error) {
+	l.selected = append(l.selected, s)
+	switch {
+	case l.err != nil:
+		return 1, l.err
+	case s.ID == "cs_unknown":
+		return 0, fmt.Errorf("replay: %w", purchase.ErrUnknown)
+	case s.ID == "cs_trial":
+		return 0, fmt.Errorf("replay: %w", purchase.ErrNotReplayable)
+	}
+	progress(3)
+	return 3, nil
 }
 
 func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
@@ -44,7 +62,7 @@ func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
 func newAPI(l *ledger) http.Handler {
 	return dashboard.New(l, func(context.Context) dashboard.Health {
 		return dashboard.Health{Postgres: "up", NATS: "down", Workers: []string{}}
-	}, func() time.Time { return now }, zap.NewNop())
+	}, func() { l.woken++ }, func() time.Time { return now }, zap.NewNop())
 }
 
 func get(t *testing.T, h http.Handler, target string, change func(r *http.Request)) *httptest.ResponseRecorder {
@@ -161,6 +179,52 @@ func TestChangesFromElsewhereAreRefused(t *testing.T) {
 	})
 	if w.Code != http.StatusForbidden {
 		t.Errorf("a POST from another origin: %d", w.Code)
+	}
+}
+
+func TestReplay(t *testing.T) {
+	code := 40002
+	for target, tc := range map[string]struct {
+		status int
+		want   purchase.Selection
+	}{
+		"/api/v1/purchases/cs_1/replay":       {202, purchase.Selection{ID: "cs_1"}},
+		"/api/v1/purchases/cs_unknown/replay": {404, purchase.Selection{ID: "cs_unknown"}},
+		"/api/v1/purchases/cs_trial/replay":   {409, purchase.Selection{ID: "cs_trial"}},
+		"/api/v1/replay?status=dead":          {202, purchase.Selection{Status: purchase.StatusDead}},
+		"/api/v1/replay?status=dead&reason=refused&code=40002&since=24h": {202, purchase.Selection{
+			Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code, Since: now.Add(-24 * time.Hour),
+		}},
+		"/api/v1/replay":                        {400, purchase.Selection{}},
+		"/api/v1/replay?status=delivered":       {400, purchase.Selection{}},
+		"/api/v1/replay?status=dead&code=x":     {400, purchase.Selection{}},
+		"/api/v1/replay?status=dead&since=soon": {400, purchase.Selection{}},
+		"/api/v1/purchases/cs.1/replay":         {400, purchase.Selection{}},
+	} {
+		l := &ledger{}
+		w := get(t, newAPI(l), target, func(r *http.Request) { r.Method = http.MethodPost })
+		if w.Code != tc.status {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+		if tc.status == http.StatusBadRequest {
+			if len(l.selected) > 0 {
+				t.Errorf("%s: something was replayed", target)
+			}
+			continue
+		}
+		if diff := cmp.Diff([]purchase.Selection{tc.want}, l.selected); diff != "" {
+			t.Errorf("%s: %s", target, diff)
+		}
+		if tc.status == http.StatusAccepted && (w.Body.String() != `{"replayed":3}`+"\n" || l.woken != 1) {
+			t.Errorf("%s: %s, woken %d", target, w.Body, l.woken)
+		}
+	}
+	l := &ledger{err: errors.New("connection refused")}
+	if w := get(t, newAPI(l), "/api/v1/replay?status=dead", func(r *http.Request) { r.Method = http.MethodPost }); w.Code != http.StatusServiceUnavailable || l.woken != 1 {
+		t.Errorf("ledger away: %d, woken %d", w.Code, l.woken)
+	}
+	if w := get(t, newAPI(l), "/api/v1/replay?status=dead", plain); w.Code/100 != 4 {
+		t.Errorf("a GET replays: %d", w.Code)
 	}
 }
 

@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -304,6 +306,57 @@ func TestBadEventDies(t *testing.T) {
 	}
 	if message := query[string](s, `SELECT last_error FROM purchases WHERE last_code = 40002`); !strings.HasPrefix(message, "Batch.0.event: ") {
 		t.Errorf("last_error = %q", message)
+	}
+}
+
+// What died is sent again by one command or one call, under the same event_id.
+func TestReplay(t *testing.T) {
+	s := newStack(t)
+	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
+	first, second := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
+	s.send(first)
+	s.send(second)
+	s.awaitStatus(first.SessionID, "dead")
+	s.awaitStatus(second.SessionID, "dead")
+	s.sim.Clear()
+	command := func(args ...string) (int, string) {
+		p := exec.Command(filepath.Join(binaries, "ingest"), append([]string{"replay"}, args...)...)
+		p.Env = []string{"DATABASE_URL=" + s.database, "STATUS=skipped"} // a stranger's variable is not looked at
+		p.Stdin = strings.NewReader("n\n")
+		out, err := p.CombinedOutput()
+		if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return p.ProcessState.ExitCode(), string(out)
+	}
+	if code, out := command("--session", first.SessionID); code != 3 || !strings.Contains(out, "Nothing was done") || s.purchase(first.SessionID).Status != "dead" {
+		t.Errorf("refused at the question: %d %s", code, out)
+	}
+	if code, out := command("--session", first.SessionID, "--yes"); code != 0 || !strings.Contains(out, "1 made pending again") {
+		t.Errorf("replay: %d %s", code, out)
+	}
+	s.awaitStatus(first.SessionID, "delivered")
+	if code, out := command("--session", first.SessionID, "--yes"); code != 1 || !strings.Contains(out, "delivered") {
+		t.Errorf("replay of a delivered one: %d %s", code, out)
+	}
+	for _, args := range [][]string{{}, {"--status", "delivered"}, {"--status", "dead", "--session", "cs_1"}, {"--status", "dead", "--since", "x"}} {
+		if code, out := command(args...); code != 2 {
+			t.Errorf("replay %v: %d %s", args, code, out)
+		}
+	}
+	resp, err := http.Post(s.admin+"/api/v1/replay?status=dead&reason=refused&code=40002", "", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		t.Errorf("the API's replay: %d", resp.StatusCode)
+	}
+	s.awaitStatus(second.SessionID, "delivered")
+	for _, c := range []stripegen.Checkout{first, second} {
+		if e := s.event(c.SessionID); e.Copies != 1 || e.Variants != 1 {
+			t.Errorf("%+v", e)
+		}
 	}
 }
 

@@ -540,3 +540,82 @@ func sorted(s []string) []string {
 	slices.Sort(s)
 	return s
 }
+
+func TestReplay(t *testing.T) {
+	l := newLedger(t)
+	for _, p := range []struct {
+		id     string
+		result purchase.Status
+		reason purchase.Reason
+	}{
+		{"cs_dead", purchase.StatusDead, purchase.ReasonRefused},
+		{"cs_dead2", purchase.StatusDead, purchase.ReasonExpired},
+		{"cs_off", purchase.StatusSkipped, purchase.ReasonNotConfigured},
+		{"cs_test", purchase.StatusSkipped, purchase.ReasonTestPurchase},
+		{"cs_delivered", purchase.StatusDelivered, ""},
+	} {
+		l.record(receipt("evt_"+p.id, p.id, purchase.StatusPending, ""))
+		o := outcome(p.id, 1, p.result, "", time.Now())
+		o.Reason = p.reason
+		if _, err := l.Settle(t.Context(), []contract.Outcome{o}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.record(receipt("evt_trial", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment))
+	l.record(receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
+	replay := func(s purchase.Selection) (int, error) {
+		t.Helper()
+		counted, _, err := l.CountReplayable(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := l.Replay(t.Context(), s, func(int) {})
+		if n != counted {
+			t.Errorf("%+v: counted %d, replayed %d", s, counted, n)
+		}
+		return n, err
+	}
+	for id, want := range map[string]error{
+		"cs_trial": purchase.ErrNotReplayable, "cs_delivered": purchase.ErrNotReplayable, "cs_unpaid": purchase.ErrNotReplayable, "cs_nobody": purchase.ErrUnknown,
+	} {
+		if n, err := replay(purchase.Selection{ID: id}); n != 0 || !errors.Is(err, want) {
+			t.Errorf("%s: %d, %v", id, n, err)
+		}
+	}
+	code := 1
+	for _, s := range []purchase.Selection{
+		{Status: purchase.StatusDead, Reason: purchase.ReasonInvalidEmail},
+		{Status: purchase.StatusDead, Code: &code},
+		{Status: purchase.StatusDead, Since: time.Now().Add(time.Hour)},
+		{Status: purchase.StatusSkipped, Reason: purchase.ReasonTestPurchase},
+		{Status: purchase.StatusDelivered},
+	} {
+		if n, err := replay(s); n != 0 || err != nil {
+			t.Errorf("%+v: %d, %v", s, n, err)
+		}
+	}
+	for _, tc := range []struct {
+		s    purchase.Selection
+		want int
+	}{
+		{purchase.Selection{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Since: time.Now().Add(-time.Hour)}, 1},
+		{purchase.Selection{Status: purchase.StatusDead}, 1},
+		{purchase.Selection{Status: purchase.StatusSkipped}, 1},
+		{purchase.Selection{ID: "cs_test"}, 1},
+	} {
+		if n, err := replay(tc.s); n != tc.want || err != nil {
+			t.Errorf("%+v: %d, %v", tc.s, n, err)
+		}
+	}
+	if got := ask[string](l, `SELECT string_agg(checkout_session_id, ' ' ORDER BY checkout_session_id) FROM purchases
+		WHERE status = 'pending' AND generation = 2 AND reason = '' AND first_published_at IS NULL AND finished_at IS NULL`); got != "cs_dead cs_dead2 cs_off cs_test" {
+		t.Errorf("pending again: %s", got)
+	}
+	// The first generation's death, told late, is not this one's.
+	if _, err := l.Settle(t.Context(), []contract.Outcome{outcome("cs_dead", 1, purchase.StatusDead, "late", time.Now())}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_dead'`); got != "pending" {
+		t.Errorf("after an old outcome: %s", got)
+	}
+}

@@ -133,28 +133,23 @@ WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
 UPDATE public.purchases SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
 WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
 
-	// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, and a
-	// trial (no_payment) is no sale.
-	sqlReplayOne = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
-    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
-WHERE checkout_session_id = $1 AND envelope IS NOT NULL
-    AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+	// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a trial
+	// (no_payment) is no sale, and test purchases are replayed by their own id alone. $6 keeps a replay of many from
+	// running after what dies again meanwhile.
+	replayable = `
+envelope IS NOT NULL AND (
+    $1 <> '' AND checkout_session_id = $1 AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))
+    OR $1 = '' AND status = $2 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
+        AND ($3 = '' OR reason = $3) AND ($4::int IS NULL OR last_code = $4) AND ($5::timestamptz IS NULL OR finished_at >= $5)
+        AND finished_at <= $6::timestamptz)`
 
-	// Many at a time leaves test purchases out: those are replayed by their own id.
-	sqlReplayMany = `
+	sqlReplay = `
 UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
     stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
-    SELECT checkout_session_id FROM public.purchases
-    WHERE status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured') AND envelope IS NOT NULL
-        AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
-    ORDER BY checkout_session_id LIMIT $5 FOR UPDATE)`
+    SELECT checkout_session_id FROM public.purchases WHERE ` + replayable + `
+    ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
 
 	sqlCountReplayable = `
-SELECT count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases
-WHERE ($5 <> '' AND checkout_session_id = $5 AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))
-    OR $5 = '' AND status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
-        AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4))
-    AND envelope IS NOT NULL`
+SELECT count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases WHERE ` + replayable
 )

@@ -2,6 +2,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -34,11 +36,11 @@ var (
 )
 
 // ExitCode returns the status to exit with, and tells the error on stderr: 0 done, 1 failed, 2 usage or configuration, 3
-// done but something is left.
+// done but something is left. Being asked to stop is no failure: an error that is context.Canceled and nothing else is 0.
 func ExitCode(err error, stderr io.Writer) int {
 	var usage *UsageError
 	switch {
-	case err == nil, errors.Is(err, ErrHelp):
+	case err == nil, errors.Is(err, ErrHelp), onlyCanceled(err):
 		return 0
 	case errors.As(err, &usage):
 		_, _ = fmt.Fprintln(stderr, err)
@@ -51,8 +53,20 @@ func ExitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
+// onlyCanceled says whether each part of a joined error is context.Canceled. errors.Is would be content with one, and a
+// real failure beside it would end as success.
+func onlyCanceled(err error) bool {
+	switch wrapped := err.(type) { //nolint:errorlint // this walks the tree itself, link by link
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(wrapped.Unwrap(), func(part error) bool { return !onlyCanceled(part) })
+	case interface{ Unwrap() error }:
+		return onlyCanceled(wrapped.Unwrap())
+	}
+	return err == context.Canceled //nolint:errorlint // the end of the chain
+}
+
 // Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag --some-name can
-// also be given as the variable SOME_NAME, and a secret as a file named by SOME_NAME_FILE. An empty variable is an unset
+// also be given as the variable SOME_NAME (unless it is tagged noenv), and a secret as a file named by SOME_NAME_FILE. An empty variable is an unset
 // one. command is the chosen command's name. The error is ErrHelp, after the help went to out, or a *UsageError with all
 // problems of the environment; then cli and command are filled as far as they are known.
 func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (command string, err error) {
@@ -72,6 +86,9 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 	}()
 	parsed, err := parser.Parse(args)
 	if err != nil {
+		if wrong := new(kong.ParseError); errors.As(err, &wrong) && wrong.Context != nil {
+			_ = wrong.Context.Resolve() // a bad flag ends kong before it looks at the environment
+		}
 		return "", &UsageError{Problems: append(env.problems, err.Error())}
 	}
 	if len(env.problems) > 0 {
@@ -90,7 +107,7 @@ func formatValue(value *kong.Value) string {
 	help := kong.DefaultHelpValueFormatter(value)
 	flag := value.Flag
 	switch {
-	case flag == nil || flag.Name == "help":
+	case flag == nil || flag.Name == "help" || flag.Tag.Has("noenv"):
 		return help
 	case isSecret(flag):
 		return fmt.Sprintf("%s ($%s, $%s_FILE)", help, variable(flag), variable(flag))
@@ -112,6 +129,9 @@ func (e *environment) Validate(*kong.Application) error { return nil }
 
 // Resolve implements kong.Resolver.
 func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if flag.Tag.Has("noenv") {
+		return nil, nil
+	}
 	name := variable(flag)
 	value, problem := e.lookup(name, isSecret(flag))
 	if problem == "" && value != "" {

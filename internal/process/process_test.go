@@ -26,7 +26,9 @@ import (
 
 // cli is a command line like those of the binaries.
 type cli struct {
-	Serve   struct{} `cmd:"" default:"1" help:"Serve."`
+	Serve struct {
+		Depth int `default:"3" help:"How deep."`
+	} `cmd:"" default:"withargs" help:"Serve."`
 	Migrate struct{} `cmd:"" help:"Migrate."`
 
 	Token    secret.Text   `name:"api-token" help:"The token."`
@@ -60,8 +62,14 @@ func TestParse(t *testing.T) {
 	if err != nil || command != "migrate" || c.Wait != 2*time.Second {
 		t.Errorf("a flag wins: %q %+v, %v", command, c, err)
 	}
-	if c, _, _, err := parse(t, nil, "--max-rps", "3"); err != nil || c.MaxRPS != 3 {
-		t.Errorf("flags of the default command: %+v, %v", c, err)
+	if c, command, _, err := parse(t, nil, "--max-rps", "3", "--depth=4"); err != nil || command != "serve" || c.MaxRPS != 3 || c.Serve.Depth != 4 {
+		t.Errorf("flags of the default command: %q %+v, %v", command, c, err)
+	}
+	if c, _, _, err := parse(t, map[string]string{"DEPTH": "5"}); err != nil || c.Serve.Depth != 5 {
+		t.Errorf("the default command's own variable: %+v, %v", c, err)
+	}
+	if c, _, _, err := parse(t, map[string]string{"WAIT": "soon"}, "--wait=2s"); err != nil || c.Wait != 2*time.Second {
+		t.Errorf("a bad variable that a flag overrules: %+v, %v", c, err)
 	}
 }
 
@@ -80,8 +88,9 @@ func TestParseCollectsProblems(t *testing.T) {
 	if code := process.ExitCode(err, io.Discard); code != 2 {
 		t.Errorf("exit code %d", code)
 	}
-	if _, _, _, err := parse(t, nil, "--nonsense"); process.ExitCode(err, io.Discard) != 2 {
-		t.Errorf("an unknown flag: %v", err)
+	_, _, _, err = parse(t, map[string]string{"WAIT": "soon"}, "--nonsense")
+	if process.ExitCode(err, io.Discard) != 2 || !strings.Contains(err.Error(), "--nonsense") || !strings.Contains(err.Error(), "WAIT") {
+		t.Errorf("an unknown flag and a bad variable: %v", err)
 	}
 }
 
@@ -111,14 +120,25 @@ func TestHelpListsFlagsAndVariables(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
-	var said bytes.Buffer
-	for err, want := range map[error]int{nil: 0, errors.New("broken"): 1, fmt.Errorf("x: %w", process.ErrLeft): 3} {
-		if got := process.ExitCode(err, &said); got != want {
-			t.Errorf("%v: %d", err, got)
+	broken := errors.New("broken")
+	for name, tc := range map[string]struct {
+		err  error
+		code int
+		says string
+	}{
+		"nothing":                     {nil, 0, ""},
+		"a failure":                   {broken, 1, "broken\n"},
+		"something is left":           {fmt.Errorf("x: %w", process.ErrLeft), 3, "x: done, but something is left\n"},
+		"a signal":                    {fmt.Errorf("list: %w", context.Canceled), 0, ""},
+		"a signal, told twice":        {errors.Join(context.Canceled, fmt.Errorf("list: %w", context.Canceled)), 0, ""},
+		"a failure beside a signal":   {errors.Join(context.Canceled, broken), 1, "context canceled\nbroken\n"},
+		"a failure wrapping a signal": {fmt.Errorf("%w after %w", broken, context.Canceled), 1, "broken after context canceled\n"},
+		"a timeout":                   {context.DeadlineExceeded, 1, "context deadline exceeded\n"},
+	} {
+		var said bytes.Buffer
+		if code := process.ExitCode(tc.err, &said); code != tc.code || said.String() != tc.says {
+			t.Errorf("%s: %d, %q", name, code, said.String())
 		}
-	}
-	if !strings.Contains(said.String(), "broken") {
-		t.Errorf("said %q", said.String())
 	}
 }
 
@@ -157,10 +177,63 @@ func TestStopsRunInReverseAndAll(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "stop broken: it is stuck") || !strings.Contains(err.Error(), "stop stuck: still busy") {
 			t.Errorf("errors: %v", err)
 		}
-		if took := time.Since(began); took != 8*time.Second {
+		if took := time.Since(began); took > 8*time.Second || took < 7200*time.Millisecond {
 			t.Errorf("stopping took %s", took)
 		}
 		time.Sleep(time.Hour) //nolint:forbidigo // virtual time: the stuck one ends too
+	})
+}
+
+// A connection pool's Close waits for its last connection and knows no context: the program never ended, until it was
+// killed. And several stuck parts took the grace and then more, each.
+func TestStopIsBoundedWhateverTheStopsDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := process.NewLifecycle(zap.NewNop())
+		var order []string
+		free := make(chan struct{})
+		l.OnStop("first", func(ctx context.Context) error { order = append(order, "first"); return ctx.Err() })
+		l.OnStop("deaf", func(context.Context) error { <-free; return nil })
+		for _, name := range []string{"slow", "slower"} {
+			l.OnStop(name, func(ctx context.Context) error { <-ctx.Done(); order = append(order, name); return ctx.Err() })
+		}
+		l.OnStop("panicking", func(context.Context) error { panic("it broke") })
+		began := time.Now()
+		err := l.Stop(time.Second)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("stopping took %s", took)
+		}
+		if got := strings.Join(order, " "); got != "slower slow first" {
+			t.Errorf("order: %s", got)
+		}
+		for _, want := range []string{"stop panicking: panic: it broke", "stop slower: context deadline", "stop slow: context deadline", "stop deaf: still busy"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is not told: %v", want, err)
+			}
+		}
+		if strings.Contains(err.Error(), "first") {
+			t.Errorf("the stuck ones cost the first its stop: %v", err)
+		}
+		if err := l.Stop(time.Second); err != nil {
+			t.Errorf("stopping again: %v", err)
+		}
+		close(free)
+	})
+}
+
+func TestNothingIsFatalOnceStopping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := process.NewLifecycle(zap.NewNop())
+		l.Go("ends", func(context.Context) error { return nil })
+		l.Go("late", func(ctx context.Context) error { <-ctx.Done(); return errors.New("half was written") })
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := l.Wait(ctx); err != nil {
+			t.Errorf("a good end is fatal: %v", err)
+		}
+		if err := l.Stop(time.Second); err == nil || err.Error() != "stop late: half was written" {
+			t.Errorf("the stop tells: %v", err)
+		}
 	})
 }
 
@@ -194,13 +267,8 @@ func TestServe(t *testing.T) {
 	if _, err := l.Serve("OTHER_ADDR", addr.String(), http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "OTHER_ADDR") || !strings.Contains(err.Error(), addr.String()) {
 		t.Errorf("a busy port: %v", err)
 	}
-	answer := make(chan string)
+	answer, req := make(chan string), request(t, "http://"+addr.String())
 	go func() {
-		req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodGet, "http://"+addr.String(), http.NoBody)
-		if err != nil {
-			answer <- err.Error()
-			return
-		}
 		resp, err := http.DefaultTransport.RoundTrip(req)
 		if err != nil {
 			answer <- err.Error()
@@ -214,7 +282,7 @@ func TestServe(t *testing.T) {
 	stopped := make(chan error)
 	go func() { stopped <- l.Stop(time.Minute) }()
 	for { // nothing new is taken …
-		conn, err := net.Dial("tcp", addr.String())
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr.String())
 		if err != nil {
 			break
 		}
@@ -229,6 +297,54 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// The server's own errors, a handler's panic among them, went nowhere: their level was below the one they were let
+// through at.
+func TestServersErrorsAreLogged(t *testing.T) {
+	for level, want := range map[string]bool{"debug": true, "info": false} {
+		var out bytes.Buffer
+		l := process.NewLifecycle(process.LogConfig{LogLevel: level}.Logger(&out))
+		var timeout time.Duration
+		addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("it broke") }),
+			func(s *http.Server) { timeout, s.WriteTimeout = s.WriteTimeout, time.Minute })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if timeout != 30*time.Second {
+			t.Errorf("an option saw %s", timeout)
+		}
+		if resp, err := http.DefaultTransport.RoundTrip(request(t, "http://"+addr.String())); err == nil {
+			_ = resp.Body.Close()
+			t.Error("a panic was answered")
+		}
+		if err := l.Stop(time.Minute); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(out.String(), "it broke"); got != want {
+			t.Errorf("at %s: %s", level, out.String())
+		}
+	}
+}
+
+func TestServeTellsWhatToDo(t *testing.T) {
+	l := process.NewLifecycle(zap.NewNop())
+	for _, addr := range []string{"nohost", "127.0.0.1:99999", "203.0.113.9:80"} {
+		_, err := l.Serve("SOME_ADDR", addr, http.NotFoundHandler())
+		if err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "set SOME_ADDR") || strings.Contains(err.Error(), "something else") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
+// request is a GET that outlives the test's context, as one from outside would.
+func request(t *testing.T, url string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodGet, url, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
 func TestHealthAndReadiness(t *testing.T) {
 	ready := false
 	mux := http.NewServeMux()
@@ -239,7 +355,7 @@ func TestHealthAndReadiness(t *testing.T) {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	ask := func(path string) (int, string) {
-		resp, err := server.Client().Get(server.URL + path)
+		resp, err := server.Client().Do(request(t, server.URL+path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,7 +376,7 @@ func TestHealthAndReadiness(t *testing.T) {
 		}
 		ready = true
 	}
-	if _, body := ask("/metrics"); !strings.Contains(body, `purchase_relay_build_info{goversion="`) || !strings.Contains(body, `version="v1.2.3"`) || registry == nil {
+	if _, body := ask("/metrics"); !strings.Contains(body, `purchase_relay_build_info{goversion="`) || !strings.Contains(body, `revision="`) || !strings.Contains(body, "go_goroutines") || !strings.Contains(body, `version="v1.2.3"`) || registry == nil {
 		t.Errorf("metrics: %.300s", body)
 	}
 	addr := strings.TrimPrefix(server.URL, "http://")

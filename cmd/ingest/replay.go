@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/purchase"
+)
+
+// replayFlags choose what to replay. They are flags alone: a variable named STATUS may mean anything.
+type replayFlags struct {
+	Session string `noenv:"" help:"One purchase, by its checkout session id."`
+	Status  string `noenv:"" enum:",dead,skipped" default:"" help:"Many: dead or skipped."`
+	Reason  string `noenv:"" help:"Of those, only with this reason: refused, expired, not_configured."`
+	Code    *int   `noenv:"" help:"Of those, only with this last code of TikTok."`
+	Since   string `noenv:"" help:"Of those, only what ended since: 30m, 72h, 7d or a time in RFC 3339."`
+	Yes     bool   `noenv:"" short:"y" help:"Do not ask."`
+}
+
+func (f *replayFlags) selection(now time.Time) (purchase.Selection, error) {
+	since, err := purchase.ParseSince(f.Since, now)
+	s := purchase.Selection{ID: f.Session, Status: purchase.Status(f.Status), Reason: purchase.Reason(f.Reason), Code: f.Code, Since: since}
+	if err != nil {
+		return s, fmt.Errorf("--since: %w", err)
+	}
+	if f.Session == "" && f.Status == "" {
+		return s, errors.New("say what to replay: --session ID, or --status dead or skipped")
+	}
+	return s, s.Check()
+}
+
+// replay makes purchases pending again: the relay of a running ingest sends them.
+func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
+	selection, err := c.Replay.selection(time.Now())
+	if err != nil {
+		return &process.UsageError{Problems: []string{err.Error()}}
+	}
+	db, err := postgres.Open(ctx, c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	n, late, err := db.CountReplayable(ctx, selection)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		_, _ = fmt.Fprintf(out, "%d to replay.\n", n)
+	}
+	if late > 0 {
+		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: if TikTok took one then, it counts twice.\n", late)
+	}
+	if n > 0 && !c.Replay.Yes && !confirmed(stdin, out) {
+		_, _ = fmt.Fprintln(out, "Nothing was done.")
+		return process.ErrLeft
+	}
+	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500), progressbar.OptionShowCount(),
+		progressbar.OptionSetDescription("Replaying"), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	done, err := db.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) }) // a bar that cannot be drawn stops nothing
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(out, "%d made pending again.\n", done)
+	return nil
+}
+
+func confirmed(stdin io.Reader, out io.Writer) bool {
+	_, _ = fmt.Fprint(out, "Go on? [y/N] ")
+	answer, _ := bufio.NewReader(stdin).ReadString('\n') // no answer is no
+	return strings.EqualFold(strings.TrimSpace(answer), "y") || strings.EqualFold(strings.TrimSpace(answer), "yes")
+}

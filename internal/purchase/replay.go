@@ -1,0 +1,60 @@
+package purchase
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Selection says which purchases a replay is about: one by its id, or all that match the rest.
+//
+// Who may be replayed: dead, and skipped (not_configured); skipped (test_purchase) by its own id alone; skipped
+// (no_payment) never, because no money is no sale; delivered never.
+type Selection struct {
+	ID     string
+	Status Status    // dead or skipped
+	Reason Reason    // "": any
+	Code   *int      // TikTok's last code, nil: any
+	Since  time.Time // ended at or after; zero: any
+}
+
+var (
+	// ErrUnknown says that the ledger does not hold the purchase.
+	ErrUnknown = errors.New("the ledger does not know this purchase")
+	// ErrNotReplayable says that the purchase stands where no replay may take it from.
+	ErrNotReplayable = errors.New("this purchase cannot be replayed: only dead ones, and those skipped for want of a token or as a test")
+)
+
+// Check says what is wrong with a selection.
+func (s *Selection) Check() error {
+	switch {
+	case s.ID != "" && (s.Status != "" || s.Reason != "" || s.Code != nil || !s.Since.IsZero()):
+		return errors.New("choose one purchase by its id, or many by status, reason, code and time, not both")
+	case s.ID != "" && !ValidID(s.ID):
+		return errors.New("the id has no usable form")
+	case s.ID == "" && s.Status != StatusDead && s.Status != StatusSkipped:
+		return errors.New("status is dead or skipped")
+	}
+	return nil
+}
+
+// ParseSince reads how far back to look: a span (30m, 72h, 7d) before now, or a time in RFC 3339. "" is the zero time.
+func ParseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if at, err := time.Parse(time.RFC3339, text); err == nil {
+		return at, nil
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n > 0 && n < 10_000 {
+			return now.AddDate(0, 0, -n), nil
+		}
+	}
+	if span, err := time.ParseDuration(text); err == nil && span > 0 {
+		return now.Add(-span), nil
+	}
+	return time.Time{}, fmt.Errorf("%q is no span such as 30m, 72h or 7d, and no time such as 2026-01-02T15:04:05Z", text)
+}
