@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,8 +53,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if !loopback(o.url) {
-		return errors.New("only a loopback address is taken: this sends made-up purchases, and they belong into no real ledger")
+	if !local(o.url) {
+		return errors.New("only an address on this machine is taken: this sends made-up purchases, and they belong into no real ledger")
 	}
 	if o.n < 1 || o.copies < 1 || o.concurrency < 1 {
 		return errors.New("-n, -copies and -concurrency start at 1")
@@ -132,13 +133,17 @@ func (o *options) send(ctx context.Context, out io.Writer) error {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func loopback(raw string) bool {
+// local says whether a URL stays on this machine: a loopback address, or a name without a dot, which only a container's
+// own network resolves.
+func local(raw string) bool {
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil || u.Hostname() == "" {
 		return false
 	}
-	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return ip.IsLoopback()
+	}
+	return !strings.Contains(u.Hostname(), ".")
 }
 
 func orElse(s, fallback string) string {
