@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/dev/tiktoksim"
 )
@@ -531,5 +533,60 @@ func TestSweepingAnOutageDoublesNothing(t *testing.T) {
 	s.awaitStatus(c.SessionID, "delivered")
 	if e := s.event(c.SessionID); e.Variants != 1 {
 		t.Errorf("%d bodies under one event_id", e.Variants)
+	}
+}
+
+// Postgres goes away and comes back: webhooks are answered 503 in time, Stripe's repeat succeeds, nothing is lost or doubled.
+func TestPostgresAway(t *testing.T) {
+	s := &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
+	options := pglocal.Options{Dir: filepath.Join(t.TempDir(), "postgres"), Addr: freeAddr(t)}
+	if err := pglocal.Ensure(t.Context(), os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *pglocal.Server {
+		t.Helper()
+		server, err := pglocal.Start(t.Context(), options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = server.Stop()
+			_ = os.RemoveAll(server.Dir()) // it may be outside of the test's own folder
+		})
+		return server
+	}
+	postgres := start()
+	s.database = postgres.URL("postgres")
+	s.startNATS()
+	server := httptest.NewServer(s.sim)
+	t.Cleanup(server.Close)
+	s.simURL = server.URL
+	s.startIngest()
+	s.startWorker()
+	first, second := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
+	s.send(first)
+	s.awaitStatus(first.SessionID, "delivered")
+	if err := postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.await("ingest to notice", func() bool { return status(s.admin+"/readyz") == http.StatusServiceUnavailable })
+	if answer := s.send(second); answer.Status != http.StatusServiceUnavailable {
+		t.Errorf("Postgres away: %+v", answer)
+	}
+	if code := status(strings.Replace(s.webhook, "/webhooks/stripe", "/healthz", 1)); code != http.StatusOK {
+		t.Errorf("ingest does not live: %d", code)
+	}
+	start()
+	if answer, err := s.sender.Deliver(t.Context(), second.Event(), 50, 50*time.Millisecond); err != nil || answer.Body != `{"status":"processed"}` {
+		t.Fatalf("the repeat: %+v, %v", answer, err)
+	}
+	s.awaitStatus(second.SessionID, "delivered")
+	if answer := s.send(first); answer.Body != `{"status":"duplicate"}` {
+		t.Errorf("the first event once more: %+v", answer)
+	}
+	for _, c := range []stripegen.Checkout{first, second} {
+		if e := s.event(c.SessionID); e.Copies != 1 {
+			t.Errorf("%d copies", e.Copies)
+		}
 	}
 }
