@@ -8,13 +8,16 @@ PORT     ?= 8080
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check vuln fuzz build
+.PHONY: help run up test check vuln fuzz build
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both binaries, one sample purchase.
 	@go build -o .local/bin/local ./internal/dev/cmd/local && exec .local/bin/local -port $(PORT)
+
+up: ## The same in containers.
+	docker compose up --build --wait
 
 test: ## Every test, real Postgres and NATS included.
 	go test -race -shuffle=on -timeout 10m ./...
