@@ -28,7 +28,7 @@ type config struct {
 	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
 	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`
 	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
-	SweepGrace          time.Duration `default:"10m" help:"Without a word for so long, the queue is asked for a purchase."`
+	SweepGrace          time.Duration `default:"10m" help:"Without a word for so long, the queue is asked for a purchase. Keep it well above 30s, after which the queue delivers again what a killed process held."`
 	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 
