@@ -47,7 +47,7 @@ var (
 	// delayed or being worked on, and nothing was stored.
 	ErrStillQueued = errors.New("the purchase is still queued")
 	// ErrStreamFull answers a publication when the stream has reached its size.
-	ErrStreamFull = errors.New("the stream is full: raise NATS_MAX_BYTES, or let the workers drain it")
+	ErrStreamFull = errors.New("the stream is full: let its consumers drain it, or (PURCHASES) raise NATS_MAX_BYTES")
 )
 
 // Queued is one message as a consumer got it.

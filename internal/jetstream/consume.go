@@ -34,6 +34,9 @@ func (c *Conn) Consumer(stream, durable string) *Consumer {
 // seconds for a first message, and returns nothing when none comes. An error is temporary: the server or the consumer is
 // away; the caller tries again after a while.
 func (c *Consumer) Fetch(ctx context.Context, most int) ([]contract.Queued, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err // what is taken now would have nobody to work on it
+	}
 	bound, err := c.bind(ctx)
 	if err != nil {
 		return nil, err
@@ -86,21 +89,28 @@ func (c *Consumer) waiting(bound jetstream.Consumer, most int) ([]contract.Queue
 	return messages, nil
 }
 
+// bind asks for the consumer without holding the lock: Ready must not wait for an answer that may not come.
 func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if !c.conn.Connected() {
 		return nil, errAway
 	}
-	if c.bound != nil {
-		return c.bound, nil
+	c.mu.Lock()
+	bound := c.bound
+	c.mu.Unlock()
+	if bound != nil {
+		return bound, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	bound, err := c.conn.js.Consumer(ctx, c.stream, c.durable)
-	if err != nil {
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		return nil, fmt.Errorf("consumer %s on %s is not there yet; ingest creates it: %w", c.durable, c.stream, err)
+	case err != nil:
+		return nil, fmt.Errorf("bind to consumer %s on %s: %w", c.durable, c.stream, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.bound = bound
 	return bound, nil
 }
@@ -135,6 +145,22 @@ func (c *Consumer) Ready() error {
 		return fmt.Errorf("consumer %s on %s is missing", c.durable, c.stream)
 	}
 	return nil
+}
+
+// Pending counts the messages that wait to be delivered and those that were, but are not acknowledged: being worked on, or
+// delayed. An error is temporary, as Fetch's.
+func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64, err error) {
+	bound, err := c.bind(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := bound.Info(ctx)
+	if err != nil {
+		return 0, 0, c.lost(err)
+	}
+	return info.NumPending, uint64(info.NumAckPending), nil //nolint:gosec // counts messages
 }
 
 // queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.

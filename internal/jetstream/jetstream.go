@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -77,6 +78,9 @@ type Conn struct {
 	mu        sync.Mutex
 	onConnect []func()
 	closed    chan struct{}
+
+	refused atomic.Bool    // told that the servers refuse the credentials, since the connection last stood
+	watch   sync.WaitGroup // watchFirst
 }
 
 // Connect returns a connection that is made, and made again, in the background: a server that is away is waited for. name
@@ -91,6 +95,8 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 	options := []nats.Option{
 		nats.Name("purchase-relay " + name), nats.CustomInboxPrefix("_INBOX_" + name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
+		// A password is mended, or is rotated on the server first: by default nats.go would close for good at the second refusal.
+		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // a publish while away fails at once, instead of failing and being stored later
 		nats.Timeout(3 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("Connected to NATS"); conn.connected() }),
@@ -102,6 +108,10 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(conn.closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if isRefusal(err) {
+				conn.tellRefused(err)
+				return
+			}
 			fields := []zap.Field{zap.Error(err)}
 			if sub != nil {
 				fields = append(fields, zap.String("subject", sub.Subject))
@@ -139,7 +149,38 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	conn.nc, conn.js = nc, js
+	conn.watch.Go(conn.watchFirst)
 	return conn, nil
+}
+
+// watchFirst tells when the servers refuse the credentials of the first connection: nats.go reports that only after one
+// has stood.
+func (c *Conn) watchFirst() {
+	tick := time.NewTicker(reconnectWait / 4)
+	defer tick.Stop()
+	for !c.nc.IsConnected() {
+		if err := c.nc.LastError(); isRefusal(err) {
+			c.tellRefused(err)
+			return
+		}
+		select {
+		case <-c.closed:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func isRefusal(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired)
+}
+
+// tellRefused tells once, not at each try.
+func (c *Conn) tellRefused(err error) {
+	if c.refused.CompareAndSwap(false, true) {
+		c.log.Error("NATS refuses the credentials; it is tried again until they are good: check NATS_URL's user and password, or NATS_CREDS_FILE", zap.Error(err))
+	}
 }
 
 // Connected says whether the connection stands now.
@@ -157,6 +198,7 @@ func (c *Conn) OnConnect(f func()) {
 }
 
 func (c *Conn) connected() {
+	c.refused.Store(false)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, f := range c.onConnect {
@@ -166,6 +208,7 @@ func (c *Conn) connected() {
 
 // Close sends what is buffered and closes the connection, within ctx.
 func (c *Conn) Close(ctx context.Context) error {
+	defer c.watch.Wait()
 	if !c.nc.IsConnected() {
 		c.nc.Close()
 		return nil

@@ -85,6 +85,11 @@ func (s *site) connect(name string) *jetstream.Conn {
 
 func (s *site) await(what string, done func() bool) {
 	s.t.Helper()
+	await(s.t, what, done)
+}
+
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
 	timeout := time.NewTimer(time.Minute)
 	defer timeout.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -92,7 +97,7 @@ func (s *site) await(what string, done func() bool) {
 	for !done() {
 		select {
 		case <-timeout.C:
-			s.t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("waited in vain for %s", what)
 		case <-tick.C:
 		}
 	}
@@ -103,6 +108,10 @@ func publication(id string, generation int) contract.Publication {
 		Subject: contract.Subject(id, true), MsgID: contract.MsgID(id, generation),
 		FirstPublished: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), Data: []byte(id),
 	}
+}
+
+func delivered(id string) contract.Outcome {
+	return contract.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Now().UTC()}
 }
 
 func (s *site) publish(p ...contract.Publication) []contract.Published {
@@ -253,7 +262,7 @@ func TestPublishWhileAway(t *testing.T) {
 	if r := s.publish(publication("cs_1", 1)); r[0].Err == nil || errors.Is(r[0].Err, contract.ErrStillQueued) {
 		t.Errorf("published to nobody: %+v", r)
 	}
-	if err := s.Outcome(t.Context(), contract.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: time.Now()}); err == nil {
+	if err := s.Outcome(t.Context(), delivered("cs_1")); err == nil {
 		t.Error("told to nobody")
 	}
 	woken := make(chan struct{}, 10)
@@ -327,6 +336,79 @@ func TestConsumerDeletedAndStreamWiped(t *testing.T) {
 	}
 }
 
+// A pull request to a deleted consumer is answered by nobody; only its name is the same when it is back.
+func TestConsumerDeletedAlone(t *testing.T) {
+	s := newSite(t)
+	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	s.publish(publication("cs_1", 1))
+	s.fetch(c, 1)
+	if err := s.raw.DeleteConsumer(t.Context(), contract.StreamPurchases, contract.ConsumerWorker); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the loss to be told", func() bool { _, err := c.Fetch(t.Context(), 500); return err != nil })
+	if err := c.Ready(); err == nil {
+		t.Error("a consumer that is gone is ready")
+	}
+	if _, _, err := c.Pending(t.Context()); err == nil || !strings.Contains(err.Error(), "ingest creates it") {
+		t.Errorf("what waits at a consumer that is gone: %v", err)
+	}
+	if err := s.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	if m := s.fetch(c, 500); string(m[0].Data) != "cs_1" || c.Ready() != nil {
+		t.Errorf("after the repair: %+v, %v", m, c.Ready())
+	}
+}
+
+func TestPendingCounts(t *testing.T) {
+	s := newSite(t)
+	s.publish(publication("cs_1", 1), publication("cs_2", 1), publication("cs_3", 1))
+	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	check := func(wantWaiting, wantUnacknowledged uint64) {
+		t.Helper()
+		if waiting, unacknowledged, err := c.Pending(t.Context()); err != nil || waiting != wantWaiting || unacknowledged != wantUnacknowledged {
+			t.Errorf("%d waiting, %d unacknowledged, %v; want %d, %d", waiting, unacknowledged, err, wantWaiting, wantUnacknowledged)
+		}
+	}
+	check(3, 0)
+	m := s.fetch(c, 2)
+	check(1, 2)
+	if err := m[0].DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check(1, 1)
+	s.stop()
+	s.await("the loss to be noticed", func() bool { return !s.Connected() })
+	if _, _, err := c.Pending(t.Context()); err == nil {
+		t.Error("a server that is away was asked")
+	}
+}
+
+// More than the window of publishes without answer: each has its error, and the next ones are not blocked by them.
+func TestPublishPastTheWindow(t *testing.T) {
+	s := newSite(t)
+	if err := s.raw.DeleteStream(t.Context(), contract.StreamPurchases); err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]contract.Publication, 4500)
+	for i := range batch {
+		batch[i] = publication(fmt.Sprintf("cs_%d", i), 1)
+	}
+	for i, r := range s.publish(batch...) {
+		if r.Err == nil {
+			t.Fatalf("%d: published to nobody", i)
+		}
+	}
+	if err := s.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range s.publish(batch...) {
+		if r.Err != nil || r.Sequence != uint64(i+1) {
+			t.Fatalf("%d: %+v", i, r)
+		}
+	}
+}
+
 func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
@@ -348,14 +430,17 @@ func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Fetch(ctx, 1); err == nil {
-		t.Error("a fetch outlived its caller")
+	s.publish(publication("cs_2", 1))
+	for _, most := range []int{500, 1} { // 1 after 500: it would have taken the message from it
+		if m, err := c.Fetch(ctx, most); !errors.Is(err, context.Canceled) || len(m) > 0 {
+			t.Errorf("a caller that stops was given %v, %v", m, err)
+		}
 	}
 }
 
 func TestOutcomesAndDeadLetters(t *testing.T) {
 	s := newSite(t)
-	o := contract.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: time.Now().UTC()}
+	o := delivered("cs_1")
 	for range 2 { // a repeat is recognised
 		if err := s.Outcome(t.Context(), o); err != nil {
 			t.Fatal(err)
@@ -390,13 +475,13 @@ func TestWorkersAreHeard(t *testing.T) {
 		t.Errorf("before anybody spoke: %v", list)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	told := make(chan error)
+	told, worker := make(chan error), s.connect("worker")
 	go func() {
-		told <- s.connect("worker").TellState(ctx, "w-1", 20*time.Millisecond, func() contract.WorkerState {
+		told <- worker.TellState(ctx, "w-1", 20*time.Millisecond, func() contract.WorkerState {
 			return contract.WorkerState{Version: "v1", State: contract.WorkerPaused, Reason: "40105", Since: time.Unix(1, 0).UTC()}
 		})
 	}()
-	for _, junk := range []string{`{`, strings.Repeat("x", 5000)} {
+	for _, junk := range []string{`{`, `null`, `{}`, `[1]`, `{"state":7}`, `{"state":"running","reason":"` + strings.Repeat("x", 5000) + `"}`} {
 		if err := s.nc.Publish("workers.junk", []byte(junk)); err != nil {
 			t.Fatal(err)
 		}
@@ -408,6 +493,33 @@ func TestWorkersAreHeard(t *testing.T) {
 	cancel()
 	if err := <-told; err != nil {
 		t.Error(err)
+	}
+}
+
+// Whoever may publish on the subject could otherwise fill the memory with names.
+func TestWorkersAreBounded(t *testing.T) {
+	s := newSite(t)
+	workers, err := s.WatchWorkers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(name, state string) {
+		t.Helper()
+		if err := s.nc.Publish(contract.SubjectWorkers+name, []byte(`{"state":"`+state+`"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.await("the known one", func() bool { // said again: nothing orders it after the subscription
+		say("known", contract.WorkerRunning)
+		return len(workers.List()) == 1
+	})
+	for i := range 1200 {
+		say(fmt.Sprintf("n%04d", i), contract.WorkerRunning)
+	}
+	say("known", contract.WorkerPaused) // after all of them, and still heard
+	s.await("the known one again", func() bool { return workers.List()[0].State == contract.WorkerPaused })
+	if n := len(workers.List()); n != 1000 {
+		t.Errorf("%d workers are remembered", n)
 	}
 }
 

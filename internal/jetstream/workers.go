@@ -23,8 +23,8 @@ const (
 	workersMost = 1000
 )
 
-// TellState publishes a worker's state on workers.<instance> at once, every so often, and when the connection is back,
-// until ctx ends. It is plain NATS: nobody may have to answer.
+// TellState publishes a worker's state on workers.<instance> at once and every so often until ctx ends. What falls into a
+// time without connection is not told: the next one is. It is plain NATS: nobody has to be listening.
 func (c *Conn) TellState(ctx context.Context, instance string, every time.Duration, state func() contract.WorkerState) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -73,7 +73,7 @@ func (c *Conn) WatchWorkers() (*Workers, error) {
 
 func (w *Workers) hear(instance string, data []byte, now time.Time) {
 	var s contract.WorkerState
-	if !purchase.ValidID(instance) || len(data) > 4096 || json.Unmarshal(data, &s) != nil {
+	if !purchase.ValidID(instance) || len(data) > 4096 || json.Unmarshal(data, &s) != nil || s.State == "" {
 		return
 	}
 	w.mu.Lock()
