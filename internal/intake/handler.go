@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -77,7 +79,7 @@ type answer struct {
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := h.now()
-	a := h.handle(w, r)
+	a := h.guarded(w, r)
 	h.webhooks.WithLabelValues(a.kind, a.result).Inc()
 	h.durations.WithLabelValues(a.result).Observe(h.now().Sub(began).Seconds())
 	w.Header().Set("Content-Type", "application/json")
@@ -86,6 +88,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(a.status)
 	_ = json.NewEncoder(w).Encode(a.body) // the client is gone: Stripe will ask again
+}
+
+// guarded turns a panic into an answer that Stripe repeats, and into an error in the log: the server's own line about it
+// is for debugging alone. What was panicked with stays out of it, because it may hold a buyer's data.
+func (h *Handler) guarded(w http.ResponseWriter, r *http.Request) (a answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("A webhook panicked", zap.String("panic", fmt.Sprintf("%T", p)), zap.ByteString("stack", debug.Stack()))
+			a = refusal(http.StatusInternalServerError, "none", "panic", "internal error, send the event again")
+		}
+	}()
+	return h.handle(w, r)
 }
 
 func refusal(status int, kind, result, sentence string) answer {

@@ -3,6 +3,7 @@ package intake_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -95,11 +96,15 @@ type ledger struct {
 	recorded purchase.Recorded
 	err      error
 	hold     bool
+	panics   bool
 	got      []purchase.Receipt
 }
 
 func (l *ledger) Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
 	l.got = append(l.got, r)
+	if l.panics {
+		panic("of buyer@example.com")
+	}
 	if l.hold {
 		<-ctx.Done()
 		return purchase.Recorded{}, ctx.Err()
@@ -167,6 +172,19 @@ func TestLedgerAway(t *testing.T) {
 	}
 	if log.FilterMessage("Failed to create profile").Len() != 1 {
 		t.Errorf("log: %v", log.All())
+	}
+}
+
+// Stripe sends the event again, and the log says where it happened, not with whose data.
+func TestPanicIsAnAnswer(t *testing.T) {
+	resp, log, woken := post(t, &ledger{panics: true}, stripegen.NewCheckout().Event())
+	if resp.Code != http.StatusInternalServerError || woken > 0 || log.FilterMessage("A webhook panicked").FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
+		t.Errorf("%d, log %v", resp.Code, log.All())
+	}
+	for _, entry := range log.All() {
+		if strings.Contains(fmt.Sprint(entry.ContextMap()), "buyer@") {
+			t.Errorf("an address in the log: %v", entry)
+		}
 	}
 }
 
