@@ -4,34 +4,99 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"purchase-relay/internal/purchase"
 )
 
 // maxSteps is where the exponential has reached every sensible cap.
 const maxSteps = 40
 
-// Delay returns the wait before the attempt after this one (attempt counts from 1): exponential from initial, with
-// jitter, at most most. It is derived from the attempt's number and keeps nothing: a kept backoff instance would answer
-// Stop after its MaxElapsedTime, and a delay of -1 ns would be a hot loop.
-func Delay(attempt int, initial, most time.Duration) time.Duration {
+// jitter is how far a delay may lie from its ideal, as a share of it.
+const jitter = 0.25
+
+// Delay returns the wait before the attempt after this one (attempt counts from 1): it doubles from initial, with jitter
+// taken from random (0 ≤ random < 1), and is at most most. Both durations are above 0.
+//
+// It is derived from the attempt's number and keeps nothing: a kept backoff instance would answer Stop (-1 ns) after its
+// MaxElapsedTime, and one without Reset 0 s, both a hot loop. The jitter is our own, because the library's comes after its
+// cap and from a source that no test can hold still.
+func Delay(attempt int, initial, most time.Duration, random float64) time.Duration {
 	b := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(initial), backoff.WithMultiplier(2), backoff.WithMaxInterval(most),
-		backoff.WithRandomizationFactor(0.25), backoff.WithMaxElapsedTime(0),
+		backoff.WithRandomizationFactor(0), backoff.WithMaxElapsedTime(0),
 	)
 	d := initial
 	for range min(max(attempt, 1), maxSteps) {
 		d = b.NextBackOff()
 	}
-	return min(max(d, initial/2), most) // the library's jitter comes after its cap
+	return min(time.Duration(float64(d)*(1-jitter+2*jitter*random)), most)
 }
 
-// nextDelay is the wait before a purchase's next attempt: the server's wish where it is longer, but never past the age
-// limit, so that the end comes in time.
-func nextDelay(attempt int, retryAfter, initial, most, remainingAge time.Duration) time.Duration {
-	return max(min(max(Delay(attempt, initial, most), retryAfter), remainingAge), 0)
+// lastChance is how long before its age limit a purchase gets its last try.
+const lastChance = time.Minute
+
+// within keeps a wait inside the age that a purchase has left. One that reaches past it ends a little before, so that the
+// purchase is tried once more; what has less left than that waits for its end.
+func within(wait, remaining time.Duration) time.Duration {
+	switch {
+	case wait < remaining:
+		return max(0, wait)
+	case remaining > 2*lastChance:
+		return remaining - lastChance
+	default:
+		return max(0, remaining)
+	}
+}
+
+// spread adds up to a tenth to a wait, so that many purchases that wait for the same moment do not come back in one.
+func spread(wait time.Duration, random float64) time.Duration {
+	return wait + time.Duration(random*float64(max(wait/10, 100*time.Millisecond)))
 }
 
 // expired says whether a purchase first published at a time is too old to be sent: TikTok de-duplicates for 48 h, past
-// that a repeat could count twice.
+// that a repeat could count twice. A zero time counts as now.
 func expired(firstPublished, now time.Time, maxAge time.Duration) bool {
-	return !firstPublished.IsZero() && now.Sub(firstPublished) >= maxAge
+	return remaining(firstPublished, now, maxAge) == 0
+}
+
+// remaining is how long a purchase may still be tried.
+func remaining(firstPublished, now time.Time, maxAge time.Duration) time.Duration {
+	if firstPublished.IsZero() {
+		return maxAge
+	}
+	return max(0, maxAge-now.Sub(firstPublished))
+}
+
+// verdict is what becomes of a purchase after an answer.
+type verdict struct {
+	result purchase.Status // delivered, dead or retrying
+	reason purchase.Reason // of a dead one
+	delay  time.Duration   // of a retrying one: until it is delivered again
+}
+
+// circumstances are what decide looks at besides the answer.
+type circumstances struct {
+	backoff   time.Duration // this purchase's own next delay
+	hold      time.Duration // how long its gate (access) or the throttle (rate) lets nothing pass; 0: something may
+	remaining time.Duration // until its age limit
+}
+
+// decide says what an answer means for the purchase that it is about.
+func decide(a purchase.Answer, c circumstances) verdict {
+	wait := max(c.backoff, a.RetryAfter)
+	switch a.Class {
+	case purchase.ClassDelivered:
+		return verdict{result: purchase.StatusDelivered}
+	case purchase.ClassRefused:
+		return verdict{result: purchase.StatusDead, reason: purchase.ReasonRefused}
+	case purchase.ClassRate:
+		wait = max(wait, c.hold)
+	case purchase.ClassAccess:
+		// Not the event's fault: it comes back for the next probe, however often it was delivered before.
+		if c.hold > 0 {
+			wait = max(c.hold, a.RetryAfter)
+		}
+	default: // retry, and whatever a newer version may invent
+	}
+	return verdict{result: purchase.StatusRetrying, delay: within(wait, c.remaining)}
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,8 +25,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Source is the queue. Fetch blocks for a bounded time for a first message and returns what is there, or nothing; its
-// errors are temporary. It is called from several goroutines.
+// Source is the queue. Fetch blocks for a bounded time for a first message and returns at most so many, or nothing; its
+// errors are temporary, and messages beside one are worked on. It is called from several goroutines.
 type Source interface {
 	Fetch(ctx context.Context, most int) ([]contract.Queued, error)
 }
@@ -47,22 +48,23 @@ type Config struct {
 	Live Destination // nil: off, every purchase is skipped (not_configured)
 	Test Destination // for livemode=false; nil: those are skipped (test_purchase)
 
-	EventName    string  // for the log
-	Concurrency  int     // requests in flight
-	MaxRPS       float64 // requests per second
-	RetryInitial time.Duration
-	RetryMax     time.Duration
-	RetryMaxAge  time.Duration // counted from the first publish
-	AckWait      time.Duration // the queue's: a delivery without a word for so long is repeated
-	Instance     string        // this process, in the form of an id
-	Now          func() time.Time
+	EventName    string           // for the log
+	Concurrency  int              // requests in flight, above 0
+	MaxRPS       float64          // requests per second, above 0
+	RetryInitial time.Duration    // the first wait before a retry, a probe, or after a rate limit; above 0
+	RetryMax     time.Duration    // the longest such wait; a probe comes at least every five minutes
+	RetryMaxAge  time.Duration    // counted from the first publish
+	AckWait      time.Duration    // the queue's: a delivery without a word for so long is repeated
+	Instance     string           // names this process in the attempts' ids
+	Now          func() time.Time // the clock
 }
 
-// fetchPause follows a failed fetch, newerDelay leaves a message to a newer worker during a rolling upgrade.
 const (
-	fetchPause = time.Second
-	newerDelay = time.Minute
-	holdPoll   = time.Second
+	fetchPause     = time.Second            // after a failed fetch
+	newerDelay     = time.Minute            // leaves a message to a newer worker during a rolling upgrade
+	holdPoll       = time.Second            // how often a stop is looked at: it may end before its time
+	publishInitial = 100 * time.Millisecond // between tries to tell an outcome, growing
+	publishMost    = 5 * time.Second
 )
 
 // Worker delivers purchases.
@@ -75,21 +77,24 @@ type Worker struct {
 	live     gate
 	test     gate
 	slow     throttle
+	seat     chan struct{} // of the one slot that may fetch while every gate is closed
+	random   func() float64
 	started  time.Time
-	nonce    string
+	prefix   string // of the attempts' ids
 	attempts atomic.Uint64
 	starving atomic.Bool
-	metrics  metrics
+	metrics  *metrics
 }
 
 // New returns a Worker; Run makes it work.
 func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registerer) *Worker {
+	random := mathrand.Float64 // jitter alone
 	w := &Worker{
 		Config: c, source: s, reporter: r, log: log, limit: rate.NewLimiter(rate.Limit(c.MaxRPS), 1),
-		live:    gate{name: "live", initial: c.RetryInitial, most: c.RetryMax},
-		test:    gate{name: "test", initial: c.RetryInitial, most: c.RetryMax},
-		slow:    throttle{initial: c.RetryInitial, most: c.RetryMax},
-		started: c.Now().UTC(), nonce: strings.ToLower(rand.Text()[:8]),
+		live: gate{name: "live", initial: c.RetryInitial, most: c.RetryMax, random: random},
+		test: gate{name: "test", initial: c.RetryInitial, most: c.RetryMax, random: random},
+		slow: throttle{initial: c.RetryInitial, most: c.RetryMax, random: random},
+		seat: make(chan struct{}, 1), random: random, started: c.Now().UTC(), prefix: attemptPrefix(c.Instance),
 	}
 	w.metrics = newMetrics(reg, w)
 	return w
@@ -105,46 +110,83 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	return nil
 }
 
-// slot is one request in flight at a time.
+// slot is one request in flight at a time. It waits for the right to send before it fetches, so that what it takes from the
+// queue does not age in its hands; a message that needed no request leaves the right to the next one.
 func (w *Worker) slot(ctx, hard context.Context) {
-	for w.turn(ctx) {
-		messages, err := w.source.Fetch(ctx, 1)
-		switch {
-		case ctx.Err() != nil && len(messages) == 0:
-			return
-		case err != nil:
-			if w.starving.CompareAndSwap(false, true) {
-				w.log.Warn("Waiting for the queue", zap.Error(err))
-			}
-			if !pause(ctx, fetchPause) {
+	mayRequest := w.Live == nil
+	for {
+		if !mayRequest {
+			if w.limit.Wait(ctx) != nil {
 				return
 			}
-			continue
+			mayRequest = true
 		}
-		if w.starving.CompareAndSwap(true, false) {
-			w.log.Info("The queue is there")
+		leave, ok := w.turn(ctx)
+		if !ok {
+			return
 		}
+		messages, err := w.source.Fetch(ctx, 1)
 		for _, m := range messages {
-			w.deliver(hard, m)
+			if w.deliver(hard, m) {
+				mayRequest = false
+			}
+		}
+		leave()
+		if ctx.Err() != nil || (!w.heard(err) && !pause(ctx, fetchPause)) {
+			return
 		}
 	}
 }
 
-// turn waits until something may be sent: the rate, a slow-down that TikTok asked for, closed gates. While all that could
-// be sent would meet a closed gate, nothing is fetched, and no delivery count is spent.
-func (w *Worker) turn(ctx context.Context) bool {
+// heard tells once when the queue is away, and once when it is back.
+func (w *Worker) heard(err error) bool {
+	switch {
+	case err != nil && w.starving.CompareAndSwap(false, true):
+		w.log.Warn("Waiting for the queue", zap.Error(err))
+	case err == nil && w.starving.CompareAndSwap(true, false):
+		w.log.Info("The queue is there")
+	}
+	return err == nil
+}
+
+// turn waits until something may be sent: a slow-down that TikTok asked for, closed gates. While all that could be sent
+// would meet a closed gate, nothing is fetched but the next probe, by one slot, so that no delivery count is spent. leave
+// ends the turn; ok is false when ctx ended first.
+func (w *Worker) turn(ctx context.Context) (leave func(), ok bool) {
 	for {
-		hold := w.slow.wait(w.Now())
-		if w.Live != nil && (w.Test == nil || w.test.wait(w.Now()) > 0) {
-			hold = max(hold, w.live.wait(w.Now()))
+		hold, stopped := w.hold()
+		if hold == 0 && !stopped {
+			return func() {}, true
 		}
 		if hold == 0 {
-			return w.Live == nil || w.limit.Wait(ctx) == nil
+			select {
+			case w.seat <- struct{}{}:
+				if hold, _ = w.hold(); hold == 0 { // the slot that left the seat may have probed
+					return func() { <-w.seat }, true
+				}
+				<-w.seat
+			default:
+				hold = holdPoll
+			}
 		}
 		if !pause(ctx, min(hold, holdPoll)) {
-			return false
+			return nil, false
 		}
 	}
+}
+
+// hold is how long nothing may be sent to anywhere; stopped says that every gate is closed.
+func (w *Worker) hold() (hold time.Duration, stopped bool) {
+	now := w.Now()
+	hold = w.slow.wait(now)
+	if w.Live == nil || !w.live.closed() || (w.Test != nil && !w.test.closed()) {
+		return hold, false
+	}
+	closed := w.live.wait(now)
+	if w.Test != nil {
+		closed = min(closed, w.test.wait(now))
+	}
+	return max(hold, closed), true
 }
 
 // item is one message being worked on.
@@ -155,19 +197,19 @@ type item struct {
 	log        *zap.Logger
 }
 
-// deliver takes one message to one of its ends.
-func (w *Worker) deliver(ctx context.Context, m contract.Queued) {
+// deliver takes one message to one of its ends, and says whether that took a request.
+func (w *Worker) deliver(ctx context.Context, m contract.Queued) (requested bool) {
 	defer w.keepAlive(m)()
 	envelope, err := contract.DecodeEnvelope(m.Data)
 	switch {
 	case errors.Is(err, contract.ErrNewer):
 		w.log.Warn("A purchase waits for a newer worker", zap.String("subject", m.Subject), zap.Error(err))
 		w.settled(w.log, m.NakWithDelay(newerDelay))
-		return
+		return false
 	case err != nil:
 		w.log.Error("A message that is no purchase was removed: who else may publish on purchases.*?", zap.Int("bytes", len(m.Data)), zap.Error(err))
 		w.settled(w.log, m.TermWithReason("no purchase"))
-		return
+		return false
 	}
 	it := item{Queued: m, envelope: envelope, generation: contract.Generation(m.MsgID), log: w.log.With(zap.String("event_id", envelope.EventID))}
 	destination, gate := w.Live, &w.live
@@ -184,17 +226,22 @@ func (w *Worker) deliver(ctx context.Context, m contract.Queued) {
 	case expired(m.FirstPublished, w.Now(), w.RetryMaxAge):
 		w.bury(ctx, it, purchase.ReasonExpired, nil)
 	default:
-		w.attempt(ctx, it, destination, gate)
+		return w.attempt(ctx, it, destination, gate)
 	}
+	return false
 }
 
-// attempt sends one purchase, if the gate lets it, and settles it by the answer.
-func (w *Worker) attempt(ctx context.Context, it item, to Destination, g *gate) {
+// attempt sends one purchase, if throttle and gate let it, and settles it by the answer.
+func (w *Worker) attempt(ctx context.Context, it item, to Destination, g *gate) (requested bool) {
+	// The slot may have waited in its fetch when a stop came: what it got goes back, without an outcome.
+	if hold := w.slow.wait(w.Now()); hold > 0 {
+		w.putBack(it, "slowed", hold)
+		return false
+	}
 	admitted := g.admit(w.Now())
 	if !admitted.ok {
-		w.metrics.retries.WithLabelValues("paused").Inc()
-		w.settled(it.log, it.NakWithDelay(admitted.wait))
-		return
+		w.putBack(it, "paused", admitted.wait)
+		return false
 	}
 	it.log.Info("Sending "+w.EventName+" event", zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered))
 	began := w.Now()
@@ -202,7 +249,7 @@ func (w *Worker) attempt(ctx context.Context, it item, to Destination, g *gate) 
 	now := w.Now()
 	if ctx.Err() != nil && answer.Class == purchase.ClassRetry {
 		g.abandon(admitted) // we broke it off ourselves: the queue delivers it again
-		return
+		return true
 	}
 	attempt := &purchase.Attempt{
 		ID: w.attemptID(), At: began.UTC(), Took: now.Sub(began), Class: answer.Class, Code: answer.Code,
@@ -214,35 +261,37 @@ func (w *Worker) attempt(ctx context.Context, it item, to Destination, g *gate) 
 	if !answer.Known {
 		it.log.Warn("TikTok answers with a code that is not in our table; it is tried again", codeOf(answer.Code))
 	}
-	switch answer.Class {
-	case purchase.ClassDelivered:
+	switch v := decide(answer, w.circumstances(it, answer.Class, g, now)); v.result {
+	case purchase.StatusDelivered:
 		w.delivered(ctx, it, attempt, now)
-	case purchase.ClassRefused:
-		w.bury(ctx, it, purchase.ReasonRefused, attempt)
+	case purchase.StatusDead:
+		w.bury(ctx, it, v.reason, attempt)
 	default:
-		w.retry(ctx, it, attempt, w.delayAfter(it, answer, g, now))
+		w.retry(ctx, it, attempt, v.delay)
 	}
+	return true
 }
 
-// delayAfter is the wait that an answer asks for.
-func (w *Worker) delayAfter(it item, answer purchase.Answer, g *gate, now time.Time) time.Duration {
-	wish := answer.RetryAfter
-	switch answer.Class {
+// circumstances collects what decide needs to know; the hold is of whatever an answer of the class stops.
+func (w *Worker) circumstances(it item, class purchase.Class, g *gate, now time.Time) circumstances {
+	c := circumstances{
+		backoff:   Delay(it.NumDelivered, w.RetryInitial, w.RetryMax, w.random()),
+		remaining: remaining(it.FirstPublished, now, w.RetryMaxAge),
+	}
+	switch class {
 	case purchase.ClassRate:
-		wish = max(wish, w.slow.wait(now))
+		c.hold = w.slow.wait(now)
 	case purchase.ClassAccess:
-		return min(max(wish, g.wait(now)), w.remaining(it, now))
+		c.hold = g.wait(now)
 	default:
 	}
-	return nextDelay(it.NumDelivered, wish, w.RetryInitial, w.RetryMax, w.remaining(it, now))
+	return c
 }
 
-// remaining is how long a purchase may still be tried.
-func (w *Worker) remaining(it item, now time.Time) time.Duration {
-	if it.FirstPublished.IsZero() {
-		return w.RetryMaxAge
-	}
-	return max(0, w.RetryMaxAge-now.Sub(it.FirstPublished))
+// putBack leaves an unsent purchase to the queue until a stop is over.
+func (w *Worker) putBack(it item, reason string, hold time.Duration) {
+	w.metrics.retries.WithLabelValues(reason).Inc()
+	w.settled(it.log, it.NakWithDelay(within(spread(hold, w.random()), remaining(it.FirstPublished, w.Now(), w.RetryMaxAge))))
 }
 
 func (w *Worker) tellGate(g *gate, admitted admission, answer purchase.Answer, now time.Time) {
@@ -268,8 +317,8 @@ func (w *Worker) delivered(ctx context.Context, it item, attempt *purchase.Attem
 }
 
 func (w *Worker) skip(ctx context.Context, it item, reason purchase.Reason) {
-	w.metrics.skipped.WithLabelValues(string(reason)).Inc()
 	if w.publish(ctx, it, w.outcome(it, purchase.StatusSkipped, reason, nil)) {
+		w.metrics.skipped.WithLabelValues(string(reason)).Inc()
 		w.settled(it.log, it.DoubleAck(ctx))
 	}
 }
@@ -285,7 +334,6 @@ func (w *Worker) retry(ctx context.Context, it item, attempt *purchase.Attempt, 
 
 // bury gives a purchase up: the dead letter first, then the outcome, then the message.
 func (w *Worker) bury(ctx context.Context, it item, reason purchase.Reason, attempt *purchase.Attempt) {
-	w.metrics.dead.WithLabelValues(string(reason)).Inc()
 	letter := contract.DeadLetter{
 		EventID: it.envelope.EventID, Generation: it.generation, Reason: reason, Attempts: it.NumDelivered,
 		FirstPublished: it.FirstPublished.UTC(), DiedAt: w.Now().UTC(), Envelope: it.Data,
@@ -297,6 +345,7 @@ func (w *Worker) bury(ctx context.Context, it item, reason purchase.Reason, atte
 		codeOf(letter.Code), zap.String("message", letter.Message), zap.String("request_id", letter.RequestID))
 	if w.persist(ctx, it, func(ctx context.Context) error { return w.reporter.DeadLetter(ctx, letter) }) &&
 		w.publish(ctx, it, w.outcome(it, purchase.StatusDead, reason, attempt)) {
+		w.metrics.dead.WithLabelValues(string(reason)).Inc()
 		w.settled(it.log, it.TermWithReason(string(reason)))
 	}
 }
@@ -316,13 +365,14 @@ func (w *Worker) publish(ctx context.Context, it item, o contract.Outcome) bool 
 // persist publishes until it is acknowledged, for as long as the queue leaves the message to us. Past that the purchase is
 // left alone: it is delivered and sent again, and the same event_id makes that harmless.
 func (w *Worker) persist(ctx context.Context, it item, publish func(context.Context) error) bool {
-	deadline := w.Now().Add(w.AckWait)
+	ctx, cancel := context.WithTimeout(ctx, w.AckWait)
+	defer cancel()
 	for try := 1; ; try++ {
 		err := publish(ctx)
 		if err == nil {
 			return true
 		}
-		if w.Now().After(deadline) || !pause(ctx, Delay(try, 100*time.Millisecond, 5*time.Second)) {
+		if !pause(ctx, Delay(try, publishInitial, publishMost, w.random())) {
 			it.log.Warn("The outcome could not be told; the purchase comes again under the same event_id", zap.Error(err))
 			return false
 		}
@@ -356,21 +406,35 @@ func (w *Worker) keepAlive(m contract.Queued) (stop func()) {
 }
 
 // attemptID is unique over all workers and restarts.
-func (w *Worker) attemptID() string {
-	return w.Instance + "-" + w.nonce + "-" + strconv.FormatUint(w.attempts.Add(1), 36)
+func (w *Worker) attemptID() string { return w.prefix + strconv.FormatUint(w.attempts.Add(1), 36) }
+
+// attemptPrefix makes a process's prefix of attempt ids: what is no id's letter in its name is replaced, because an outcome
+// under an unusable id would never be taken, and the purchase never settled.
+func attemptPrefix(instance string) string {
+	name := strings.Map(func(r rune) rune {
+		if purchase.ValidID(string(r)) {
+			return r
+		}
+		return '-'
+	}, instance)
+	return name[:min(len(name), 100)] + "-" + strings.ToLower(rand.Text()[:8]) + "-"
 }
 
-// State is what the worker tells about itself; the version is the caller's.
+// State is what the worker tells about itself: running, paused (the live destination refuses us) or off, since when, and
+// why. A paused test destination is a reason beside running. The version is left to the caller.
 func (w *Worker) State() contract.WorkerState {
 	if w.Live == nil {
 		return contract.WorkerState{State: contract.WorkerOff, Reason: "TIKTOK_ACCESS_TOKEN not configured", Since: w.started}
 	}
+	if since, reason := w.live.state(); !since.IsZero() {
+		return contract.WorkerState{State: contract.WorkerPaused, Reason: "live: " + reason, Since: since.UTC()}
+	}
 	s := contract.WorkerState{State: contract.WorkerRunning, Since: w.started}
+	if opened := w.live.openedAt(); opened.After(s.Since) {
+		s.Since = opened.UTC()
+	}
 	if since, reason := w.test.state(); !since.IsZero() {
 		s.Reason = "test purchases wait: " + reason
-	}
-	if since, reason := w.live.state(); !since.IsZero() {
-		s.State, s.Reason, s.Since = contract.WorkerPaused, reason, since.UTC()
 	}
 	return s
 }
@@ -378,11 +442,12 @@ func (w *Worker) State() contract.WorkerState {
 // Ready returns nil while live purchases may flow, or the switch is off; else why not.
 func (w *Worker) Ready() error {
 	if since, reason := w.live.state(); !since.IsZero() {
-		return fmt.Errorf("paused since %s: %s", since.UTC().Format(time.RFC3339), reason)
+		return fmt.Errorf("paused since %s: live: %s", since.UTC().Format(time.RFC3339), reason)
 	}
 	return nil
 }
 
+// pause waits; false: ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -27,8 +27,10 @@ type queue struct {
 	waiting   []*message
 	arrived   chan struct{}
 	ackWait   time.Duration
-	journal   []string // everything that happened, in order
-	lostWords int      // so many acknowledgements get lost
+	journal   []string      // everything that happened, in order
+	lostWords int           // so many acknowledgements get lost
+	latency   time.Duration // of a fetch
+	erring    bool          // a fetch that brings a message brings an error too
 }
 
 type message struct {
@@ -78,6 +80,7 @@ func (q *queue) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
 	case <-time.After(5 * time.Second):
 		return nil, nil
 	case <-q.arrived:
+		<-time.After(q.latency)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -85,9 +88,13 @@ func (q *queue) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
 	q.waiting = q.waiting[1:]
 	m.delivered++
 	m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
+	var err error
+	if q.erring {
+		err = errors.New("connection lost")
+	}
 	return []contract.Queued{{
 		Subject: "s", MsgID: contract.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Settler: m,
-	}}, nil
+	}}, err
 }
 
 func (m *message) settle(format string, args ...any) bool {
@@ -148,6 +155,12 @@ func (p *pixel) Send(_ context.Context, events []contract.Envelope) purchase.Ans
 	return p.say(events[0].EventID)
 }
 
+func (p *pixel) times() []time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.sent)
+}
+
 func (p *pixel) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,6 +206,12 @@ func (r *reporter) DeadLetter(_ context.Context, d contract.DeadLetter) error {
 	defer r.mu.Unlock()
 	r.dead = append(r.dead, d)
 	return nil
+}
+
+func (r *reporter) told() []contract.Outcome {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.outcomes)
 }
 
 func (r *reporter) letters() []contract.DeadLetter {
@@ -261,7 +280,7 @@ func bubble(t *testing.T, change func(b *bench, c *Config), test func(t *testing
 func nothing(*bench, *Config) {}
 
 func wait(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // virtual time
+	<-time.After(d) // virtual time
 	synctest.Wait()
 }
 
@@ -277,7 +296,7 @@ func TestDeliveredIsToldBeforeItIsAcknowledged(t *testing.T) {
 		b.q.add("cs_1", true, time.Minute)
 		wait(time.Second)
 		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
-		o := b.r.outcomes[0]
+		o := b.r.told()[0]
 		if o.Generation != 3 || o.Attempt == nil || o.Attempt.RequestID != "req" || *o.Attempt.Code != 0 || !purchase.ValidID(o.Attempt.ID) {
 			t.Errorf("outcome: %+v %+v", o, o.Attempt)
 		}
@@ -307,7 +326,7 @@ func TestOutcomeNeverToldIsDeliveredAgain(t *testing.T) {
 		b.q.add("cs_1", true, 0)
 		wait(5 * time.Minute)
 		journal := b.q.events()
-		if b.live.count() < 2 || journal[len(journal)-1] != "ack cs_1" || len(b.r.outcomes) != 1 {
+		if b.live.count() < 2 || journal[len(journal)-1] != "ack cs_1" || len(b.r.told()) != 1 {
 			t.Errorf("journal: %v", journal)
 		}
 	})
@@ -319,7 +338,7 @@ func TestLostAcknowledgement(t *testing.T) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * time.Minute)
 		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
-		if b.r.outcomes[0].Attempt.ID == b.r.outcomes[1].Attempt.ID {
+		if b.r.told()[0].Attempt.ID == b.r.told()[1].Attempt.ID {
 			t.Error("two attempts under one id")
 		}
 	})
@@ -593,26 +612,278 @@ func TestLongRequestIsKeptAlive(t *testing.T) {
 	})
 }
 
-func TestDelayGrowsWithinItsBounds(t *testing.T) {
-	const initial, most = time.Second, 15 * time.Minute
-	for attempt := 1; attempt < 200; attempt++ {
-		ideal := most
-		if attempt < 12 {
-			ideal = min(most, initial<<(attempt-1))
+// Slots that waited in a fetch when the rate limit came must not send either: what they get goes back.
+func TestRateLimitHoldsWhoWasFetching(t *testing.T) {
+	limited := answer(purchase.ClassRate, 40100)
+	limited.RetryAfter = 2 * time.Minute
+	first := true
+	var mu sync.Mutex
+	bubble(t, func(b *bench, _ *Config) {
+		b.live.say = func(string) purchase.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			if first {
+				first = false
+				return limited
+			}
+			return answer(purchase.ClassDelivered, 0)
 		}
-		for range 20 {
-			if d := Delay(attempt, initial, most); d < ideal*3/4-time.Millisecond || d > ideal*5/4+time.Millisecond || d > most {
-				t.Fatalf("attempt %d: %s, about %s expected", attempt, d, ideal)
+	}, func(t *testing.T, b *bench) {
+		wait(time.Second)
+		b.q.add("cs_1", true, 0)
+		wait(time.Second)
+		b.q.add("cs_2", true, 0)
+		b.q.add("cs_3", false, 0)
+		wait(time.Minute)
+		if n := b.live.count() + b.test.count(); n != 1 {
+			t.Errorf("%d requests while TikTok wants none", n)
+		}
+		if len(b.r.told()) != 1 {
+			t.Errorf("outcomes without an attempt: %+v", b.r.told())
+		}
+		wait(2 * time.Minute)
+		if b.live.count() != 3 || b.test.count() != 1 {
+			t.Errorf("afterwards %d live, %d test", b.live.count(), b.test.count())
+		}
+	})
+}
+
+// A backlog of skipped purchases once used up the requests' rate: live ones waited 100 s behind it.
+func TestUnsentCostsNoRequest(t *testing.T) {
+	bubble(t, func(_ *bench, c *Config) { c.Test, c.MaxRPS, c.Concurrency = nil, 1, 1 }, func(t *testing.T, b *bench) {
+		for i := range 100 {
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+		}
+		b.q.add("cs_live", true, 0)
+		wait(time.Second)
+		if b.live.count() != 1 {
+			t.Errorf("sent %d", b.live.count())
+		}
+	})
+}
+
+func TestRateIsKept(t *testing.T) {
+	bubble(t, func(_ *bench, c *Config) { c.MaxRPS = 10 }, func(t *testing.T, b *bench) {
+		for i := range 100 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		wait(5 * time.Second)
+		if n := b.live.count(); n < 45 || n > 55 {
+			t.Errorf("%d requests in five seconds at ten a second", n)
+		}
+	})
+}
+
+// When a probe was due, every slot once fetched a message, and all but one handed it back: deliveries spent for nothing.
+func TestOnlyTheProbeIsFetched(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		bubble(t, func(b *bench, c *Config) {
+			b.q.latency = 2 * time.Millisecond
+			slow := func(string) purchase.Answer {
+				<-time.After(100 * time.Millisecond)
+				return answer(purchase.ClassAccess, 40105)
+			}
+			b.live.say, b.test.say = slow, slow
+			if !both {
+				c.Test = nil
+			}
+		}, func(t *testing.T, b *bench) {
+			for i := range 50 {
+				b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			}
+			wait(time.Minute)
+			before, events := b.live.count(), len(b.q.events())
+			wait(6 * time.Hour)
+			probes := b.live.count() - before
+			if probes < 60 || probes > 100 {
+				t.Errorf("%d probes in six hours", probes)
+			}
+			naks := 0
+			for _, e := range b.q.events()[events:] {
+				if strings.HasPrefix(e, "nak") {
+					naks++
+				}
+			}
+			if !both && naks != probes {
+				t.Errorf("%d deliveries spent for %d probes", naks, probes)
+			}
+			times := b.live.times()[before:]
+			for i := 1; i < len(times); i++ {
+				if gap := times[i].Sub(times[i-1]); gap < 100*time.Millisecond {
+					t.Errorf("two probes %s apart", gap)
+				}
+			}
+		})
+	}
+}
+
+// While one of two destinations waits, its purchases go back without an outcome.
+func TestPausedPurchasesGoBackUntold(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) }, func(t *testing.T, b *bench) {
+		for i := range 50 {
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+		}
+		wait(time.Hour)
+		if told, sent := len(b.r.told()), b.test.count(); told != sent || sent > 30 {
+			t.Errorf("%d outcomes for %d attempts", told, sent)
+		}
+		for _, o := range b.r.told() {
+			if o.Result != purchase.StatusRetrying || o.Attempt.Class != purchase.ClassAccess {
+				t.Errorf("outcome: %+v", o)
 			}
 		}
+	})
+}
+
+// Messages beside an error are worked on, not left to their time limit.
+func TestFetchWithAnError(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) { b.q.erring = true }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(time.Second)
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
+		if b.log.FilterMessage("Waiting for the queue").Len() != 1 {
+			t.Error("nothing was said")
+		}
+	})
+}
+
+func TestRetryAfterIsRespected(t *testing.T) {
+	busy := answer(purchase.ClassRetry, 503)
+	busy.RetryAfter = 10 * time.Minute
+	bubble(t, func(b *bench, _ *Config) { b.live.say = always(busy) }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(35 * time.Minute)
+		times := b.live.times()
+		if len(times) != 4 || times[1].Sub(times[0]) != 10*time.Minute {
+			t.Errorf("sent at %v", times)
+		}
+	})
+}
+
+// A Retry-After that reaches past the age limit does not take the last try away.
+func TestLastTryBeforeTheAgeLimit(t *testing.T) {
+	busy := answer(purchase.ClassRetry, 503)
+	busy.RetryAfter = time.Hour
+	bubble(t, func(b *bench, _ *Config) { b.live.say = always(busy) }, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 47*time.Hour-30*time.Minute)
+		wait(31 * time.Minute)
+		times := b.live.times()
+		if len(times) != 2 || times[1].Sub(times[0]) != 29*time.Minute || len(b.r.letters()) != 1 {
+			t.Errorf("sent at %v, %d dead letters", times, len(b.r.letters()))
+		}
+	})
+}
+
+// A dead letter that could not be told comes first again; it and the outcome count once.
+func TestRefusedWhileNATSIsAway(t *testing.T) {
+	bubble(t, func(b *bench, _ *Config) {
+		b.r.failing = 30
+		b.live.say = always(answer(purchase.ClassRefused, 40002))
+	}, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(10 * time.Minute)
+		journal := b.q.events()
+		if tail := journal[len(journal)-3:]; !slices.Equal(tail, []string{"dead letter cs_1 refused", "outcome cs_1 dead refused", "term cs_1 refused"}) {
+			t.Errorf("journal: %v", journal)
+		}
+		if n := testutil.ToFloat64(b.metrics.dead.WithLabelValues("refused")); n != 1 {
+			t.Errorf("counted %v times", n)
+		}
+	})
+}
+
+// The end of the grace breaks off what is still in flight: nothing is told, nothing acknowledged.
+func TestHardStopLeavesItToTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		r := &reporter{q: q}
+		w := New(Config{
+			Live: hung{}, EventName: "CompletePayment", Concurrency: 1, MaxRPS: 10, RetryInitial: time.Second, RetryMax: time.Minute,
+			RetryMaxAge: time.Hour, AckWait: q.ackWait, Instance: "w", Now: time.Now,
+		}, q, r, zap.NewNop(), prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		hard, abort := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			if err := w.Run(ctx, hard); err != nil {
+				t.Error(err)
+			}
+		}()
+		q.add("cs_1", true, 0)
+		wait(time.Second)
+		cancel()
+		wait(5 * time.Second)
+		abort()
+		<-ended
+		if journal := q.events(); len(journal) > 0 {
+			t.Errorf("journal: %v", journal)
+		}
+	})
+}
+
+// hung answers when its request is broken off.
+type hung struct{}
+
+func (hung) Send(ctx context.Context, _ []contract.Envelope) purchase.Answer {
+	<-ctx.Done()
+	return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: "no answer"}
+}
+
+func TestStateTellsWhatAndSinceWhen(t *testing.T) {
+	revoked := true
+	var mu sync.Mutex
+	bubble(t, func(b *bench, _ *Config) {
+		b.live.say = func(string) purchase.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			if revoked {
+				return purchase.Answer{Class: purchase.ClassAccess, Code: new(40105), Known: true, Message: "Access token is incorrect"}
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		started := b.State().Since
+		wait(time.Minute)
+		b.q.add("cs_1", true, 0)
+		wait(time.Minute)
+		paused := b.State()
+		if paused.State != contract.WorkerPaused || paused.Reason != "live: 40105 Access token is incorrect" || paused.Since.Sub(started) != time.Minute {
+			t.Errorf("state: %+v", paused)
+		}
+		const gauge = "# HELP purchase_relay_paused 1 while the worker stops and waits.\n# TYPE purchase_relay_paused gauge\n" +
+			"purchase_relay_paused{reason=\"access\"} 1\npurchase_relay_paused{reason=\"rate\"} 0\npurchase_relay_paused{reason=\"test_access\"} 0\n"
+		if err := testutil.GatherAndCompare(b.reg, strings.NewReader(gauge), "purchase_relay_paused"); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		revoked = false
+		mu.Unlock()
+		wait(10 * time.Minute)
+		if s := b.State(); s.State != contract.WorkerRunning || s.Reason != "" || !s.Since.After(paused.Since) {
+			t.Errorf("state: %+v", s)
+		}
+	})
+}
+
+// The code's label stays a small set, whatever comes back.
+func TestCodeLabelIsBounded(t *testing.T) {
+	m := metrics{codes: map[int]bool{}}
+	labels := map[string]bool{}
+	for c := range 4000 {
+		labels[m.code(new(50000+c), true)] = true
 	}
-	if d := Delay(0, initial, most); d < initial/2 {
-		t.Errorf("attempt 0: %s", d)
+	labels[m.code(nil, true)] = true
+	if len(labels) != maxCodes+2 || m.code(new(50000), true) != "50000" || m.code(new(77777), false) != "other" {
+		t.Errorf("%d labels", len(labels))
 	}
-	if d := nextDelay(1, time.Hour, initial, most, 10*time.Minute); d != 10*time.Minute {
-		t.Errorf("past the age limit: %s", d)
-	}
-	if d := nextDelay(3, 30*time.Second, initial, most, time.Hour); d != 30*time.Second {
-		t.Errorf("the server's wish: %s", d)
+}
+
+func TestAttemptIDs(t *testing.T) {
+	for _, instance := range []string{"w-1", "", "host.example.com", "größe", strings.Repeat("x", 400)} {
+		a, b := attemptPrefix(instance)+"1", attemptPrefix(instance)+"1"
+		if !purchase.ValidID(a) || a == b {
+			t.Errorf("%q: %q and, after a restart, %q", instance, a, b)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"strconv"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,10 +16,18 @@ type metrics struct {
 	retries    *prometheus.CounterVec
 	dead       *prometheus.CounterVec
 	skipped    *prometheus.CounterVec
+
+	mu    sync.Mutex
+	codes map[int]bool // those that have a label
 }
 
-func newMetrics(reg prometheus.Registerer, w *Worker) metrics {
-	m := metrics{
+// maxCodes bounds the values of the code label. The table knows whole ranges (50000 to 53999), and every HTTP status is a
+// code too: a few dozen is what an operator ever sees, thousands what a broken gateway could make of it.
+const maxCodes = 64
+
+func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
+	m := &metrics{
+		codes: map[int]bool{},
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_attempts_total", Help: "Requests to TikTok by the answer's class and code.",
 		}, []string{"class", "code"}),
@@ -52,22 +61,29 @@ func newMetrics(reg prometheus.Registerer, w *Worker) metrics {
 	}
 	reg.MustRegister(
 		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped,
-		paused("access", func() bool { since, _ := w.live.state(); return !since.IsZero() }),
-		paused("test_access", func() bool { since, _ := w.test.state(); return !since.IsZero() }),
+		paused("access", w.live.closed),
+		paused("test_access", w.test.closed), // its own label, so that no alert on sales rings for it
 		paused("rate", func() bool { return w.slow.wait(w.Now()) > 0 }),
 	)
 	return m
 }
 
-// attempt counts a request. The code's label stays a small closed set, whatever the other side answers.
+// attempt counts a request.
 func (m *metrics) attempt(a *purchase.Attempt, known bool) {
-	code := "none"
-	switch {
-	case a.Code != nil && known:
-		code = strconv.Itoa(*a.Code)
-	case a.Code != nil:
-		code = "other"
-	}
-	m.attempts.WithLabelValues(string(a.Class), code).Inc()
+	m.attempts.WithLabelValues(string(a.Class), m.code(a.Code, known)).Inc()
 	m.duration.Observe(a.Took.Seconds())
+}
+
+// code returns a code's label: a small closed set, whatever the other side answers.
+func (m *metrics) code(code *int, known bool) string {
+	if code == nil {
+		return "none"
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !known || (!m.codes[*code] && len(m.codes) >= maxCodes) {
+		return "other"
+	}
+	m.codes[*code] = true
+	return strconv.Itoa(*code)
 }

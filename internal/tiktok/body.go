@@ -15,7 +15,7 @@ const listed = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK
 
 // Listed says whether TikTok takes a currency (any case).
 func Listed(currency string) bool {
-	return currency != "" && strings.Contains(listed, " "+strings.ToUpper(currency)+" ")
+	return purchase.ValidCurrency(currency) && strings.Contains(listed, " "+strings.ToUpper(currency)+" ")
 }
 
 // The Events API 2.0 body.
@@ -80,7 +80,11 @@ const (
 	PayloadPixel  = "pixel"
 )
 
-// Body returns the body of one request. It depends on its arguments alone, so that a repeat sends the same bytes.
+// maxEvents is what TikTok takes in one request; more, and it refuses them all.
+const maxEvents = 1000
+
+// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload; another number is an error. It
+// depends on its arguments alone, so that a repeat sends the same bytes.
 func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope) ([]byte, error) {
 	if c.Payload == PayloadPixel {
 		if len(envelopes) != 1 {
@@ -91,6 +95,9 @@ func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope
 			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime, TestEventCode: testEventCode,
 			Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page},
 		})
+	}
+	if len(envelopes) < 1 || len(envelopes) > maxEvents {
+		return nil, fmt.Errorf("a request takes 1 to %d events, not %d", maxEvents, len(envelopes))
 	}
 	body := eventsBody{EventSource: "web", EventSourceID: pixelID, TestEventCode: testEventCode, Data: make([]event, len(envelopes))}
 	for i, e := range envelopes {
@@ -121,7 +128,9 @@ func newEvent(c Config, e contract.Envelope) event {
 		ev.Page = &page{URL: url, Referrer: k.Referrer}
 	}
 	if url == "" {
-		ev.User.TTCLID = "" // TikTok takes a click id only beside the page it was clicked for
+		// TikTok wants a click id together with the page that it led to. TIKTOK_PAGE_URL has stood in by now: without that
+		// too, the other keys must match the buyer.
+		ev.User.TTCLID = ""
 	}
 	return ev
 }

@@ -1,6 +1,7 @@
 package tiktok
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -76,8 +77,9 @@ const maxRetryAfter = time.Hour
 // unreadable.
 func RetryAfter(header string, now time.Time) time.Duration {
 	header = strings.TrimSpace(header)
-	if seconds, err := strconv.Atoi(header); err == nil {
-		return min(max(0, time.Duration(min(seconds, 1<<20))*time.Second), maxRetryAfter)
+	// A number beyond its range comes back as the range's end: it is a long wait all the same.
+	if seconds, err := strconv.ParseInt(header, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(max(0, seconds), int64(maxRetryAfter/time.Second))) * time.Second
 	}
 	if at, err := http.ParseTime(header); err == nil {
 		return min(max(0, at.Sub(now)), maxRetryAfter)

@@ -10,7 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -23,13 +25,13 @@ import (
 
 // Config is what all destinations share.
 type Config struct {
-	URL       string
-	Payload   string // PayloadEvents or PayloadPixel
-	EventName string
-	PageURL   string        // page.url where a purchase has none
-	Timeout   time.Duration // for one whole request
-	Client    *http.Client  // nil: one of its own; its redirect policy is replaced
-	Now       func() time.Time
+	URL       string           // where events are sent, absolute
+	Payload   string           // PayloadEvents or PayloadPixel
+	EventName string           // the event's name, the same as the browser pixel's
+	PageURL   string           // page.url where a purchase has none; "": none
+	Timeout   time.Duration    // for one whole request, above 0
+	Client    *http.Client     // nil: one of its own; its redirect policy is replaced
+	Now       func() time.Time // the clock, for a Retry-After that is a date
 }
 
 // Pixel is one destination: a pixel and the token that may write to it. It is safe for concurrent use.
@@ -56,15 +58,19 @@ func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string)
 	return &Pixel{config: c, id: pixelID, token: token, testCode: testEventCode, client: &client}
 }
 
-// maxAnswer bounds what is read of an answer, in bytes.
-const maxAnswer = 1 << 20
+// What is read and kept of an answer, in bytes.
+const (
+	maxAnswer    = 1 << 20
+	maxMessage   = 300
+	maxRequestID = 100
+)
 
 // Send sends events in one request and classifies the answer. It never fails otherwise: no answer is an answer to be
 // tried again, and may have been taken all the same.
 func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.Answer {
 	body, err := Body(p.config, p.id, p.testCode, events)
 	if err != nil {
-		return purchase.Answer{Class: purchase.ClassRefused, Known: true, Message: p.clean(err.Error())}
+		return purchase.Answer{Class: purchase.ClassRefused, Known: true, Message: p.clean(err.Error(), maxMessage)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.config.Timeout)
 	defer cancel()
@@ -77,77 +83,85 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 	req.Header.Set("User-Agent", "purchase-relay")
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: p.clean(networkError(err))}
+		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: p.clean("no answer: "+reason(err), maxMessage)}
 	}
 	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		// Half an answer is none, whatever its first half says.
-		return purchase.Answer{Class: purchase.ClassRetry, Code: &resp.StatusCode, Known: true, Message: p.clean("the answer broke off: " + networkError(err))}
-	}
-	a := Read(resp.StatusCode, data)
-	a.Message = p.clean(a.Message)
-	a.RequestID = short(a.RequestID, 100)
+	a := p.read(resp)
+	a.Message, a.RequestID = p.clean(a.Message, maxMessage), p.clean(a.RequestID, maxRequestID)
 	a.RetryAfter = RetryAfter(resp.Header.Get("Retry-After"), p.config.Now())
 	return a
 }
 
-// Read classifies an answer: its HTTP status and its body as far as it was read.
+func (p *Pixel) read(resp *http.Response) purchase.Answer {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		// Half a body is none, whatever its first half says; the status came whole.
+		a := Read(resp.StatusCode, nil)
+		a.Message = "the answer broke off: " + reason(err)
+		return a
+	}
+	return Read(resp.StatusCode, data)
+}
+
+// Read classifies an answer: its HTTP status (0: none came) and its body as far as it was read. The texts are the other
+// side's, as they came.
 func Read(status int, body []byte) purchase.Answer {
-	var reply struct {
-		Code      json.RawMessage `json:"code"`
-		Message   string          `json:"message"`
-		RequestID string          `json:"request_id"`
+	// A map, and not a struct, because encoding/json would take "CODE" for "code", and because one field of an unexpected
+	// type must not hide the others.
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil {
+		fields = nil // a gateway's page
 	}
-	var code *int
-	// A message of another type must not hide the code, and a code of another type is none.
-	var wrongType *json.UnmarshalTypeError
-	if err := json.Unmarshal(body, &reply); err == nil || errors.As(err, &wrongType) {
-		var n int
-		if len(reply.Code) > 0 && string(reply.Code) != "null" && json.Unmarshal(reply.Code, &n) == nil && n == int(int32(n)) { //nolint:gosec // the conversion is the check
-			code = &n
-		}
-	}
-	a := purchase.Answer{Code: code, Message: reply.Message, RequestID: reply.RequestID}
+	code := integer(fields["code"])
+	a := purchase.Answer{Code: code, Message: text(fields["message"]), RequestID: text(fields["request_id"])}
 	a.Class, a.Known = Classify(status, code)
-	if code == nil {
+	if code == nil && status != 0 {
 		a.Code = &status
 		if a.Message == "" {
-			a.Message = "HTTP " + http.StatusText(status) + " without TikTok's answer"
+			a.Message = "HTTP " + strconv.Itoa(status) + " without TikTok's answer"
 		}
 	}
 	return a
 }
 
-// networkError says what happened without the URL that http.Client puts before it.
-func networkError(err error) string {
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
-		return "no answer within TIKTOK_TIMEOUT"
+// integer reads a code; nil for what is none: missing, null, a text, a fraction, beyond the ledger's 32 bits.
+func integer(raw json.RawMessage) *int {
+	var n *int
+	if json.Unmarshal(raw, &n) != nil || n == nil || int(int32(*n)) != *n { //nolint:gosec // the conversion is the check
+		return nil
 	}
-	if wrapped := errors.Unwrap(err); wrapped != nil {
-		err = wrapped
-	}
-	return "no answer: " + err.Error()
+	return n
 }
 
-var address = regexp.MustCompile(`[^\s@"'<>]+@[^\s@"'<>]+`)
+func text(raw json.RawMessage) (s string) {
+	if json.Unmarshal(raw, &s) != nil {
+		return ""
+	}
+	return s
+}
 
-// clean makes a foreign text fit for logs and the ledger: no token, no address, no control characters, 300 bytes.
-func (p *Pixel) clean(s string) string {
+// reason says what happened to a request, without the URL that http.Client puts before it.
+func reason(err error) string {
+	if timeout, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || (ok && timeout.Timeout()) {
+		return "TIKTOK_TIMEOUT is over"
+	}
+	if withURL, ok := errors.AsType[*url.Error](err); ok {
+		err = withURL.Err
+	}
+	return err.Error()
+}
+
+// address finds an e-mail address, plain or with its '@' escaped.
+var address = regexp.MustCompile(`[^\s@"'<>]+(@|%40)[^\s@"'<>]+`)
+
+// clean makes a foreign text fit for logs and the ledger: no control or invisible characters, no token, no address, at most
+// so many bytes. The invisible go first, or they would hide the others; the cut comes last, or it would.
+func (p *Pixel) clean(s string, most int) string {
+	s = strings.Map(visible, strings.ToValidUTF8(s, "?"))
 	if token := p.token.Reveal(); token != "" {
-		s = strings.ReplaceAll(s, token, "[redacted]")
+		s = strings.ReplaceAll(s, token, redacted)
 	}
-	return short(address.ReplaceAllString(s, "[redacted]"), 300)
-}
-
-func short(s string, most int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
+	s = address.ReplaceAllString(s, redacted)
 	if len(s) > most {
 		for most > 0 && !utf8.RuneStart(s[most]) {
 			most--
@@ -155,4 +169,17 @@ func short(s string, most int) string {
 		s = s[:most]
 	}
 	return s
+}
+
+const redacted = "[redacted]"
+
+// visible keeps words apart that a line end or a tab kept apart, and drops other control and format characters.
+func visible(r rune) rune {
+	switch {
+	case r == '\n' || r == '\r' || r == '\t':
+		return ' '
+	case unicode.IsControl(r) || unicode.Is(unicode.Cf, r):
+		return -1
+	}
+	return r
 }

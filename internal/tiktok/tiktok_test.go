@@ -1,14 +1,17 @@
 package tiktok_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,8 +26,6 @@ const (
 	eventPath = "/open_api/v1.3/event/track/"
 	pixelPath = "/open_api/v1.3/pixel/track/"
 )
-
-//go:fix inline
 
 func TestClassify(t *testing.T) {
 	type row struct {
@@ -100,6 +101,10 @@ func TestRead(t *testing.T) {
 		`null`:                            "retry 200 ",
 		`{"code":0`:                       "retry 200 ",
 		`{"error":{}}`:                    "retry 200 ",
+		`{"Code":0}`:                      "retry 200 ", // not TikTok's field
+		`{"code":40105,"CODE":0}`:         "access 40105 ",
+		`{"code":0} trailing`:             "retry 200 ",
+		`{"code":0,"request_id":7}`:       "delivered 0 ",
 		`{"code":12345,"request_id":"r"}`: "retry 12345 r",
 	} {
 		a := tiktok.Read(http.StatusOK, []byte(body))
@@ -109,16 +114,32 @@ func TestRead(t *testing.T) {
 	}
 }
 
+func TestReadWithoutAnAnswer(t *testing.T) {
+	if a := tiktok.Read(0, nil); a.Code != nil || a.Class != purchase.ClassRetry {
+		t.Errorf("%+v", a)
+	}
+	if a := tiktok.Read(599, []byte("<html>")); a.Message != "HTTP 599 without TikTok's answer" {
+		t.Errorf("message: %q", a.Message)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(200, []byte(`{"code":0,"message":"OK","request_id":"r1"}`))
 	f.Add(503, []byte(`<html>`))
 	f.Add(0, []byte(`{"code":-1}`))
+	f.Add(200, []byte(`{"Code":0,"code":null}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		a := tiktok.Read(status, body)
-		if a.Class == purchase.ClassDelivered && !strings.Contains(strings.ToLower(string(body)), "code") {
-			t.Errorf("HTTP %d %q counts as delivered", status, body)
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(body, &fields); err != nil {
+			fields = nil
 		}
-		if a.Code == nil {
+		code, has := fields["code"]
+		accepted := string(code) == "40050" || (strings.Trim(string(code), "-") == "0" && status >= 200 && status <= 299)
+		if (a.Class == purchase.ClassDelivered) != (has && accepted) {
+			t.Errorf("HTTP %d %q counts as %s", status, body, a.Class)
+		}
+		if a.Code == nil && status != 0 {
 			t.Error("an answer without any code")
 		}
 	})
@@ -127,7 +148,7 @@ func FuzzRead(f *testing.F) {
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for header, want := range map[string]time.Duration{
-		"": 0, "5": 5 * time.Second, " 7 ": 7 * time.Second, "0": 0, "-5": 0, "999999": time.Hour, "99999999999999999999": 0, "soon": 0, "1.5": 0,
+		"": 0, "5": 5 * time.Second, " 7 ": 7 * time.Second, "0": 0, "-5": 0, "999999": time.Hour, "99999999999999999999": time.Hour, "-9223372036854775807": 0, "soon": 0, "1.5": 0,
 		"Fri, 02 Jan 2026 03:04:35 GMT": 30 * time.Second, "Fri, 02 Jan 2026 03:00:00 GMT": 0, "Sat, 03 Jan 2026 03:04:05 GMT": time.Hour,
 	} {
 		if got := tiktok.RetryAfter(header, now); got != want {
@@ -150,8 +171,6 @@ func config() tiktok.Config {
 	return tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", Timeout: 5 * time.Second, Now: time.Now}
 }
 
-//go:fix inline
-
 func TestBodyGolden(t *testing.T) {
 	pixel := config()
 	pixel.Payload = tiktok.PayloadPixel
@@ -172,8 +191,14 @@ func TestBodyGolden(t *testing.T) {
 			t.Errorf("%s (-golden +got):\n%s", file, diff)
 		}
 	}
-	if _, err := tiktok.Body(pixel, "PIXEL1", "", make([]contract.Envelope, 2)); err == nil {
-		t.Error("the pixel body took two events")
+	for payload, numbers := range map[string][]int{tiktok.PayloadPixel: {0, 2}, tiktok.PayloadEvents: {0, 1001}} {
+		c := config()
+		c.Payload = payload
+		for _, n := range numbers {
+			if _, err := tiktok.Body(c, "PIXEL1", "", make([]contract.Envelope, n)); err == nil {
+				t.Errorf("the %s body took %d events", payload, n)
+			}
+		}
 	}
 }
 
@@ -286,5 +311,116 @@ func TestSendMeetsEveryFault(t *testing.T) {
 				t.Errorf("message: %q", a.Message)
 			}
 		})
+	}
+}
+
+func TestBodyIsTheSameEachTime(t *testing.T) {
+	e := []contract.Envelope{envelope(new(int64(2999)), "usd"), envelope(nil, "")}
+	first, err := tiktok.Body(config(), "PIXEL1", "", e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if again, err := tiktok.Body(config(), "PIXEL1", "", e); err != nil || !bytes.Equal(first, again) {
+			t.Fatalf("%s, %v\nfirst: %s", again, err, first)
+		}
+	}
+	if strings.Contains(string(first), "test_event_code") {
+		t.Errorf("a real event under a test code: %s", first)
+	}
+}
+
+func TestListed(t *testing.T) {
+	for currency, want := range map[string]bool{"usd": true, "USD": true, "JPY": true, "xaf": false, "": false, " ": false, "AED ARS": false, "ED": false} {
+		if tiktok.Listed(currency) != want {
+			t.Errorf("Listed(%q) = %v", currency, !want)
+		}
+	}
+}
+
+// send sends one event to a server that answers by a function.
+func send(t *testing.T, answer http.HandlerFunc) purchase.Answer {
+	t.Helper()
+	server := httptest.NewServer(answer)
+	defer server.Close()
+	c := config()
+	c.URL = server.URL + eventPath + "?trace=private"
+	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+}
+
+func TestRequest(t *testing.T) {
+	a := send(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost || r.Header.Get("Access-Token") != "secret-token" || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s %v", r.Method, r.Header)
+		}
+		_, _ = io.WriteString(w, `{"code":0,"message":"OK","request_id":"r1"}`)
+	})
+	if a.Class != purchase.ClassDelivered || a.RequestID != "r1" {
+		t.Errorf("%+v", a)
+	}
+}
+
+// Whatever the other side puts into its answer, no token and no address come out of it.
+func TestAnswersAreCleaned(t *testing.T) {
+	for _, hostile := range []string{
+		"secret-token", "secret-\x01token", "secret-\u200btoken", "for me@example.com", "me\u200b@example.com", "me%40example.com", "<me@example.com>",
+		strings.Repeat("é", 400), strings.Repeat("x", 295) + "secret-token",
+	} {
+		body, err := json.Marshal(map[string]any{"code": 40002, "message": hostile, "request_id": hostile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := send(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
+		for _, text := range []string{a.Message, a.RequestID} {
+			if strings.Contains(text, "secret-t") || strings.Contains(text, "me@") || strings.Contains(text, "%40") || len(text) > 300 || !utf8.ValidString(text) {
+				t.Errorf("%q became %q", hostile, text)
+			}
+		}
+		if len(a.RequestID) > 100 {
+			t.Errorf("a request id of %d bytes", len(a.RequestID))
+		}
+	}
+}
+
+func TestNoAnswerSaysNothingOfTheURL(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	c := config()
+	c.URL = server.URL + eventPath + "?trace=private"
+	server.Close()
+	a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+	if a.Class != purchase.ClassRetry || a.Code != nil || strings.Contains(a.Message, "private") || !strings.HasPrefix(a.Message, "no answer: ") {
+		t.Errorf("%+v", a)
+	}
+}
+
+// The status stands even where the body broke off.
+func TestBrokenBodyKeepsItsStatus(t *testing.T) {
+	for status, want := range map[int]purchase.Class{200: purchase.ClassRetry, 401: purchase.ClassAccess, 429: purchase.ClassRate, 503: purchase.ClassRetry} {
+		a := send(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			w.Header().Set("Retry-After", "9")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, `{"code":0}`)
+		})
+		if a.Class != want || a.Code == nil || *a.Code != status || a.RetryAfter != 9*time.Second || a.Message != "the answer broke off: unexpected EOF" {
+			t.Errorf("HTTP %d: %+v", status, a)
+		}
+	}
+}
+
+// A flood after a good beginning is no good answer, and is not read to its end.
+func TestOversizeIsCut(t *testing.T) {
+	a := send(t, func(w http.ResponseWriter, _ *http.Request) {
+		chunk := []byte(strings.Repeat("x", 64<<10))
+		_, _ = w.Write([]byte(`{"code":0,"message":"`))
+		for range 64 {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+		_, _ = w.Write([]byte(`"}`))
+	})
+	if a.Class != purchase.ClassRetry || a.Code == nil || *a.Code != 200 {
+		t.Errorf("%+v", a)
 	}
 }
