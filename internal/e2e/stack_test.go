@@ -53,6 +53,24 @@ func testMain(m *testing.M) int {
 	return pgtest.Run(m)
 }
 
+// readSources opens what the binaries are built from, once: the test cache sees the files that a test opens (after TestMain
+// has begun to run tests), not those that a child process compiles, and would repeat an old "ok" after the product changed.
+var readSources = sync.OnceValue(func() error {
+	for _, top := range []string{"../../go.mod", "../../cmd", "../../internal", "../../migrations"} {
+		err := filepath.WalkDir(top, func(path string, entry os.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			_, err = os.ReadFile(path)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
 // stack is the whole product around one test.
 type stack struct {
 	t        *testing.T
@@ -128,6 +146,9 @@ type program struct {
 
 func start(t *testing.T, name string, env ...string) *program {
 	t.Helper()
+	if err := readSources(); err != nil {
+		t.Fatal(err)
+	}
 	p := &program{t: t, ended: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(binaries, name))
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, env...)
