@@ -90,3 +90,19 @@ func TestDecide(t *testing.T) {
 		}
 	}
 }
+
+func TestSpread(t *testing.T) {
+	for _, tc := range []struct {
+		wait   time.Duration
+		random float64
+		want   time.Duration
+	}{
+		{5 * time.Minute, 0, 5 * time.Minute},
+		{5 * time.Minute, 0.5, 5*time.Minute + 15*time.Second},
+		{10 * time.Millisecond, 0.5, 60 * time.Millisecond},
+	} {
+		if got := spread(tc.wait, tc.random); got != tc.want {
+			t.Errorf("%s spread by %v: %s, want %s", tc.wait, tc.random, got, tc.want)
+		}
+	}
+}

@@ -27,10 +27,11 @@ type queue struct {
 	waiting   []*message
 	arrived   chan struct{}
 	ackWait   time.Duration
-	journal   []string      // everything that happened, in order
-	lostWords int           // so many acknowledgements get lost
-	latency   time.Duration // of a fetch
-	erring    bool          // a fetch that brings a message brings an error too
+	journal   []string        // everything that happened, in order
+	naks      []time.Duration // the delays asked for
+	lostWords int             // so many acknowledgements get lost
+	latency   time.Duration   // of a fetch
+	erring    bool            // a fetch that brings a message brings an error too
 }
 
 type message struct {
@@ -55,6 +56,12 @@ func (q *queue) events() []string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.journal)
+}
+
+func (q *queue) delays() []time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.naks)
 }
 
 func (q *queue) put(m *message) {
@@ -121,6 +128,9 @@ func (m *message) NakWithDelay(d time.Duration) error {
 	if d < 0 {
 		panic("a negative delay")
 	}
+	m.q.mu.Lock()
+	m.q.naks = append(m.q.naks, d)
+	m.q.mu.Unlock()
 	if m.settle("nak %s", m.id) {
 		time.AfterFunc(d, func() { m.q.put(m) })
 	}
@@ -724,6 +734,14 @@ func TestPausedPurchasesGoBackUntold(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
 		}
 		wait(time.Hour)
+		// They do not come back in one moment, or the pause's every end would be a burst.
+		back := map[time.Duration]bool{}
+		for _, d := range b.q.delays() {
+			back[d] = true
+		}
+		if len(back) < 40 {
+			t.Errorf("%d different delays for 50 purchases", len(back))
+		}
 		if told, sent := len(b.r.told()), b.test.count(); told != sent || sent > 30 {
 			t.Errorf("%d outcomes for %d attempts", told, sent)
 		}
