@@ -16,6 +16,7 @@ type config struct {
 	Serve   struct{}    `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
 	Migrate struct{}    `cmd:"" help:"Bring the ledger's schema up to date and exit."`
 	Replay  replayFlags `cmd:"" help:"Send dead or skipped purchases again."`
+	Show    showFlags   `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
 	Health  struct{}    `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
@@ -44,7 +45,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.DatabaseURL == "" {
 		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
 	}
-	if command == "migrate" || command == "replay" {
+	if command == "migrate" || command == "replay" || command == "show" {
 		return list
 	}
 	if c.StripeWebhookSecret == "" {

@@ -36,6 +36,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return migrate(ctx, &c, c.Logger(stdout))
 	case "replay":
 		return replay(ctx, &c, stdin, stdout)
+	case "show":
+		return show(ctx, &c, stdout)
 	case "health":
 		return process.Health(ctx, c.AdminAddr)
 	default:

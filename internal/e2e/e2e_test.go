@@ -4,12 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -321,16 +319,7 @@ func TestReplay(t *testing.T) {
 	s.awaitStatus(first.SessionID, "dead")
 	s.awaitStatus(second.SessionID, "dead")
 	s.sim.Clear()
-	command := func(args ...string) (int, string) {
-		p := exec.Command(filepath.Join(binaries, "ingest"), append([]string{"replay"}, args...)...)
-		p.Env = []string{"DATABASE_URL=" + s.database, "STATUS=skipped"} // a stranger's variable is not looked at
-		p.Stdin = strings.NewReader("n\n")
-		out, err := p.CombinedOutput()
-		if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
-			t.Fatal(err)
-		}
-		return p.ProcessState.ExitCode(), string(out)
-	}
+	command := func(args ...string) (int, string) { return s.command(append([]string{"replay"}, args...)...) }
 	if code, out := command("--session", first.SessionID); code != 3 || !strings.Contains(out, "Nothing was done") || s.purchase(first.SessionID).Status != "dead" {
 		t.Errorf("refused at the question: %d %s", code, out)
 	}
@@ -359,6 +348,32 @@ func TestReplay(t *testing.T) {
 		if e := s.event(c.SessionID); e.Copies != 1 || e.Variants != 1 {
 			t.Errorf("%+v", e)
 		}
+	}
+}
+
+// One purchase's way in the terminal, found by each of its names, without the buyer's address.
+func TestShow(t *testing.T) {
+	s := newStack(t)
+	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no\x1b[2Jgood"})
+	c := stripegen.NewCheckout().Live()
+	s.send(c)
+	s.awaitStatus(c.SessionID, "dead")
+	for _, term := range []string{c.SessionID, c.EventID, strings.ToUpper(*c.Email)} {
+		code, out := s.command("show", term)
+		if code != 0 || strings.Contains(out, "\x1b") || strings.Contains(strings.ToLower(out), strings.ToLower(*c.Email)) {
+			t.Errorf("show %s: %d %s", term, code, out)
+		}
+		for _, part := range []string{c.SessionID, "dead (refused)", "29.99 USD, live, subscription", c.Customer, c.EventID + "): processed", "code 40002", "ingest replay --session"} {
+			if !strings.Contains(out, part) {
+				t.Errorf("show %s lacks %q:\n%s", term, part, out)
+			}
+		}
+	}
+	if code, out := s.command("show", "nobody@example.com"); code != 1 || strings.Contains(out, "nobody") {
+		t.Errorf("show of a stranger: %d %s", code, out)
+	}
+	if code, _ := s.command("show"); code != 2 {
+		t.Errorf("show of nothing: %d", code)
 	}
 }
 

@@ -619,3 +619,63 @@ func TestReplay(t *testing.T) {
 		t.Errorf("after an old outcome: %s", got)
 	}
 }
+
+func TestHistories(t *testing.T) {
+	l := newLedger(t)
+	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	l.record(receipt("evt_2", "cs_1", purchase.StatusPending, "")) // a second event of the same sale
+	other := receipt("evt_3", "cs_2", purchase.StatusAwaitingPayment, "")
+	l.record(other)
+	stranger := receipt("evt_4", "cs_3", purchase.StatusPending, "")
+	stranger.Purchase.Email = "stranger@example.com"
+	l.record(stranger)
+	if _, err := l.Claim(t.Context(), 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Published(t.Context(), []contract.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Settle(t.Context(), []contract.Outcome{
+		outcome("cs_1", 1, purchase.StatusDelivered, "a2", base.Add(2*time.Second)), outcome("cs_1", 1, purchase.StatusRetrying, "a1", base.Add(time.Second)),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	find := func(term string, most int) (ids string) {
+		t.Helper()
+		found, err := l.Histories(t.Context(), term, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range found {
+			ids += h.ID + " "
+		}
+		return ids
+	}
+	for term, want := range map[string]string{
+		"cs_1": "cs_1 ", "evt_1": "cs_1 ", "evt_2": "cs_1 ", "evt_3": "cs_2 ", "BUYER@example.com": "cs_1 ", "stranger@example.com": "cs_3 ",
+		"cs_4": "", "": "", "nobody@example.com": "", "x\x00\xff": "", "%": "",
+	} {
+		if got := find(term, 5); got != want {
+			t.Errorf("%q found %q, want %q", term, got, want)
+		}
+	}
+	l.record(receipt("evt_5", "cs_5", purchase.StatusPending, ""))
+	if got := find("buyer@example.com", 1); got != "cs_5 " {
+		t.Errorf("the newest one: %q", got)
+	}
+	found, err := l.Histories(t.Context(), "cs_1", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := found[0]
+	if h.Status != purchase.StatusDelivered || *h.AmountMinor != 2999 || h.Currency != "usd" || !h.At.Equal(base) || h.ProfileID == "" || h.Customer != "cus_1" ||
+		h.Generation != 1 || h.Sequence != 7 || h.FirstPublished.IsZero() || h.Published.Before(h.FirstPublished) || !h.Finished.Equal(base.Add(2*time.Second)) || h.RequestID != "req-a2" {
+		t.Errorf("history: %+v", h)
+	}
+	if len(h.Events) != 2 || h.Events[0].Disposition != purchase.Processed || h.Events[1].Disposition != purchase.Duplicate || !h.Events[0].Created.Equal(base) {
+		t.Errorf("events: %+v", h.Events)
+	}
+	if len(h.Attempts) != 2 || h.Attempts[0].ID != "a1" || *h.Attempts[0].Code != 50000 || h.Attempts[1].Class != purchase.ClassDelivered || *h.Attempts[1].Code != 0 {
+		t.Errorf("attempts: %+v", h.Attempts)
+	}
+}

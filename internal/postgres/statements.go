@@ -152,4 +152,23 @@ WHERE checkout_session_id IN (
 
 	sqlCountReplayable = `
 SELECT count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases WHERE ` + replayable
+
+	// Each way of finding has its own index.
+	sqlHistories = `
+SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
+    COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
+    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, '')
+FROM public.purchases
+WHERE checkout_session_id IN (
+    SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id WHERE p.email = $2)
+ORDER BY created_at DESC, checkout_session_id LIMIT $3`
+
+	sqlReceptions = `
+SELECT checkout_session_id, event_id, type, created_at, received_at, disposition FROM public.stripe_events
+WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
+
+	sqlAttempts = `
+SELECT checkout_session_id, attempt_id, at, took_ms, class, code, message, request_id FROM public.attempts
+WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
 )

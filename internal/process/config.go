@@ -91,10 +91,11 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 		}
 		return "", &UsageError{Problems: append(env.problems, err.Error())}
 	}
+	command, _, _ = strings.Cut(parsed.Command(), " ") // without its arguments' names
 	if len(env.problems) > 0 {
-		return parsed.Command(), &UsageError{Problems: env.problems}
+		return command, &UsageError{Problems: env.problems}
 	}
-	return parsed.Command(), nil
+	return command, nil
 }
 
 func variable(flag *kong.Flag) string {

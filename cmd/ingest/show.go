@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/purchase"
+)
+
+// showFlags are the arguments of `ingest show`.
+type showFlags struct {
+	What string `arg:"" name:"session|event|e-mail" help:"cs_…, evt_… or the customer's address."`
+}
+
+// mostShown bounds what one address prints.
+const mostShown = 20
+
+// errNotFound does not repeat what was asked for: it may be somebody's address.
+var errNotFound = errors.New("the ledger knows no purchase under this session, event or e-mail address; " +
+	"if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here")
+
+// show prints every purchase that was found, newest first. The buyer's address is not printed.
+func show(ctx context.Context, c *config, out io.Writer) error {
+	term := strings.TrimSpace(c.Show.What)
+	if term == "" {
+		return &process.UsageError{Problems: []string{"say what to show: a session, an event or an e-mail address"}}
+	}
+	db, err := postgres.Open(ctx, c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	found, err := db.Histories(ctx, term, mostShown+1)
+	switch {
+	case err != nil:
+		return err
+	case len(found) == 0:
+		return errNotFound
+	}
+	var text strings.Builder
+	for i := range found[:min(len(found), mostShown)] {
+		if i > 0 {
+			text.WriteByte('\n')
+		}
+		describe(&text, &found[i])
+	}
+	if len(found) > mostShown {
+		_, _ = fmt.Fprintf(&text, "\nThese are the newest %d; there are more.\n", mostShown)
+	}
+	_, err = io.WriteString(out, strings.Map(visible, text.String()))
+	return err
+}
+
+// describe writes one purchase: what it is, its timeline, what to do.
+func describe(text *strings.Builder, h *purchase.History) {
+	mode := "live"
+	if !h.Livemode {
+		mode = "test"
+	}
+	value := "value unknown"
+	if h.AmountMinor != nil && h.Currency != "" {
+		value = purchase.Major(*h.AmountMinor, h.Currency) + " " + strings.ToUpper(h.Currency)
+	}
+	_, _ = fmt.Fprintf(text, "%s\n  %s\n  %s, %s, %s", h.ID, h.Standing(), value, mode, h.Mode)
+	for _, part := range []struct{ name, value string }{{"customer", h.Customer}, {"subscription", h.Subscription}, {"profile", h.ProfileID}} {
+		if part.value != "" {
+			_, _ = fmt.Fprintf(text, ", %s %s", part.name, part.value)
+		}
+	}
+	text.WriteByte('\n')
+	if !h.At.IsZero() {
+		_, _ = fmt.Fprintf(text, "  paid %s by Stripe's time\n", h.At.UTC().Format(time.RFC3339))
+	}
+	text.WriteByte('\n')
+	for _, step := range h.Timeline() {
+		_, _ = fmt.Fprintf(text, "  %s  %s\n", step.At.Format("2006-01-02 15:04:05.000Z"), step.What)
+	}
+	if remedy := h.Remedy(); remedy != "" {
+		_, _ = fmt.Fprintf(text, "\n  %s\n", remedy)
+	}
+}
+
+// visible keeps a foreign text from driving the terminal.
+func visible(r rune) rune {
+	if r != '\n' && unicode.IsControl(r) {
+		return '\uFFFD'
+	}
+	return r
+}

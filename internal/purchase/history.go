@@ -1,0 +1,120 @@
+package purchase
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// History is everything that the ledger knows of one purchase, without the buyer's address.
+type History struct {
+	Purchase       // Email and Keys are empty
+	ProfileID      string
+	Generation     int       // counts from 1; raised by a replay and by the sweeper
+	Received       time.Time // when the ledger first heard of it
+	FirstPublished time.Time // first handed to the queue; zero: not yet, or replayed and not yet again
+	Published      time.Time // last taken by the queue; zero: never
+	Sequence       uint64    // its place in the stream PURCHASES; 0: unknown
+	Finished       time.Time // zero: on its way
+	RequestID      string    // TikTok's, of the accepting attempt, else of the last one
+	Events         []Reception
+	Attempts       []Attempt
+}
+
+// Reception is one of Stripe's events about a purchase, and what became of it.
+type Reception struct {
+	EventID     string
+	Type        string
+	Created     time.Time // Stripe's own time, whole seconds; zero: unknown
+	Received    time.Time
+	Disposition Disposition
+}
+
+// Step is one line of a purchase's timeline.
+type Step struct {
+	At   time.Time
+	What string // a sentence without personal data
+}
+
+// Timeline lists what happened, in the order in which it happened.
+func (h *History) Timeline() []Step {
+	var steps []Step
+	add := func(at time.Time, what string, args ...any) {
+		if !at.IsZero() {
+			steps = append(steps, Step{at.UTC(), fmt.Sprintf(what, args...)})
+		}
+	}
+	for _, e := range h.Events {
+		add(e.Received, "Stripe's %s (%s): %s", e.Type, e.EventID, e.Disposition)
+	}
+	if h.FirstPublished.Before(h.Published) {
+		add(h.FirstPublished, "handed to the queue")
+	}
+	if h.Sequence > 0 {
+		add(h.Published, "taken by the queue as generation %d, sequence %d", h.Generation, h.Sequence)
+	} else {
+		add(h.Published, "taken by the queue as generation %d", h.Generation)
+	}
+	for i, a := range h.Attempts {
+		text := fmt.Sprintf("attempt %d at TikTok: %s after %s", i+1, a.Class, a.Took)
+		if a.Code != nil {
+			text += fmt.Sprintf(", code %d", *a.Code)
+		}
+		if a.Message != "" {
+			text += fmt.Sprintf(", %q", a.Message)
+		}
+		if a.RequestID != "" {
+			text += fmt.Sprintf(", request_id %s", a.RequestID)
+		}
+		add(a.At, "%s", text)
+	}
+	add(h.Finished, "%s", h.Standing())
+	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })
+	return steps
+}
+
+// Standing is the status with its reason, for people.
+func (h *History) Standing() string {
+	switch {
+	case h.Status == StatusDelivered:
+		return "delivered: accepted by TikTok"
+	case h.Reason != ReasonNone:
+		return fmt.Sprintf("%s (%s)", h.Status, h.Reason)
+	default:
+		return string(h.Status)
+	}
+}
+
+// Remedy says what an operator can do about a purchase that stands like this; "" where nothing needs to be done.
+func (h *History) Remedy() string {
+	switch h.Status {
+	case StatusAwaitingPayment:
+		return "Stripe tells when the delayed payment succeeds or fails; it may take days."
+	case StatusPaymentFailed:
+		return "No money came: nothing is sent. A later success would still be taken."
+	case StatusRejected:
+		return "It is paid, but there is no usable e-mail address: find the customer in Stripe and give access by hand."
+	case StatusPending:
+		return "It waits for the queue: if it stays so, look whether NATS is up (GET /readyz of ingest)."
+	case StatusPublished:
+		return "It waits for a worker: if it stays so, look whether one is running and not paused (GET /readyz of tiktok-worker)."
+	case StatusRetrying:
+		return "The worker tries again by itself; the last attempt says why."
+	case StatusDead:
+		if h.Reason == ReasonExpired {
+			return "It is too old to be sent again without a risk of counting twice. If you know that TikTok never took it: ingest replay --session " + h.ID
+		}
+		return "Mend what TikTok names, then: ingest replay --session " + h.ID
+	case StatusSkipped:
+		switch h.Reason {
+		case ReasonNotConfigured:
+			return "The worker had no TIKTOK_ACCESS_TOKEN. With one: ingest replay --session " + h.ID
+		case ReasonTestPurchase:
+			return "A test purchase. With TIKTOK_TEST_MODE=send: ingest replay --session " + h.ID
+		default: // a trial: no money, no sale, no replay
+		}
+	default: // delivered
+	}
+	return ""
+}

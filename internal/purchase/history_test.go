@@ -1,0 +1,59 @@
+package purchase_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/purchase"
+)
+
+func TestTimelineIsInOrder(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	h := purchase.History{
+		Purchase:   purchase.Purchase{ID: "cs_1", Status: purchase.StatusDead, Reason: purchase.ReasonRefused},
+		Generation: 2, FirstPublished: at.Add(2 * time.Second), Published: at.Add(3 * time.Second), Sequence: 7, Finished: at.Add(5 * time.Second),
+		Events: []purchase.Reception{
+			{EventID: "evt_2", Type: purchase.TypeCompleted, Received: at.Add(6 * time.Second), Disposition: purchase.Duplicate},
+			{EventID: "evt_1", Type: purchase.TypeCompleted, Received: at, Disposition: purchase.Processed},
+		},
+		Attempts: []purchase.Attempt{{ID: "a", At: at.Add(4 * time.Second), Took: 20 * time.Millisecond, Class: purchase.ClassRefused, Code: new(40002), Message: "Batch.0.event: no", RequestID: "r1"}},
+	}
+	var lines []string
+	for _, step := range h.Timeline() {
+		lines = append(lines, step.At.Format("05 ")+step.What)
+	}
+	want := `05 Stripe's checkout.session.completed (evt_1): processed
+07 handed to the queue
+08 taken by the queue as generation 2, sequence 7
+09 attempt 1 at TikTok: refused after 20ms, code 40002, "Batch.0.event: no", request_id r1
+10 dead (refused)
+11 Stripe's checkout.session.completed (evt_2): duplicate`
+	if got := strings.Join(lines, "\n"); got != want {
+		t.Errorf("timeline:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// Where a person must do something, the remedy says what; where nothing can be done, no replay is offered.
+func TestRemedies(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := purchase.History{Purchase: purchase.Purchase{
+			ID:     "cs_1",
+			Status: rapid.SampledFrom(purchase.Statuses()).Draw(t, "status"),
+			Reason: rapid.SampledFrom([]purchase.Reason{
+				"", purchase.ReasonNoPayment, purchase.ReasonNotConfigured, purchase.ReasonTestPurchase, purchase.ReasonRefused, purchase.ReasonExpired,
+			}).Draw(t, "reason"),
+		}}
+		offered := strings.Contains(h.Remedy(), "ingest replay --session cs_1")
+		allowed := h.Status == purchase.StatusDead ||
+			h.Status == purchase.StatusSkipped && (h.Reason == purchase.ReasonNotConfigured || h.Reason == purchase.ReasonTestPurchase)
+		if offered != allowed {
+			t.Fatalf("%s: %q", h.Standing(), h.Remedy())
+		}
+		if h.Remedy() == "" && h.Status != purchase.StatusDelivered && h.Status != purchase.StatusSkipped {
+			t.Fatalf("%s has no remedy", h.Standing())
+		}
+	})
+}
