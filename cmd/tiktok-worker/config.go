@@ -7,6 +7,7 @@ import (
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/process"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/tiktok"
 )
 
 // config is everything that tiktok-worker can be told, by flag or by environment. The help texts are the manual.
@@ -27,6 +28,7 @@ type config struct {
 	TestEventCode   string      `name:"tiktok-test-event-code" help:"The test event code; send needs this or a test token, so that a test never counts as a sale."`
 
 	MaxRPS            float64       `name:"tiktok-max-rps" default:"10" help:"Requests per second to TikTok, for this process."`
+	BatchSize         int           `default:"500" help:"Events per request, at most 1000; the pixel payload always takes one."`
 	WorkerConcurrency int           `default:"4" help:"Requests in flight."`
 	Timeout           time.Duration `name:"tiktok-timeout" default:"10s" help:"For one whole request."`
 	RetryInitial      time.Duration `default:"1s" help:"The first wait before a retry."`
@@ -66,6 +68,9 @@ func (c *config) problems(command string) (list []string) {
 	if c.WorkerConcurrency < 1 || c.WorkerConcurrency > 256 {
 		list = append(list, "WORKER_CONCURRENCY is a number from 1 to 256")
 	}
+	if c.BatchSize < 1 || c.BatchSize > 1000 {
+		list = append(list, "BATCH_SIZE is a number from 1 to 1000, TikTok's limit for a request")
+	}
 	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMax < c.RetryInitial || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
 		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX, RETRY_MAX_AGE and SHUTDOWN_GRACE must be longer than nothing, and RETRY_MAX not shorter than RETRY_INITIAL")
 	}
@@ -78,4 +83,12 @@ func (c *config) problems(command string) (list []string) {
 func absolute(raw string) bool {
 	u, err := url.Parse(raw)
 	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
+}
+
+// batch is how many purchases go into one request.
+func (c *config) batch() int {
+	if c.Payload == tiktok.PayloadPixel {
+		return 1
+	}
+	return c.BatchSize
 }

@@ -49,11 +49,14 @@ func work(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	}
 	life.OnStop("nats", queue.Close)
 	purchases := queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	if err := purchases.WatchReturns(); err != nil {
+		return err
+	}
 
 	instance := jetstream.Instance()
 	live, test := destinations(c)
 	worker := delivery.New(delivery.Config{
-		Live: live, Test: test, EventName: c.EventName, Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
+		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
 		AckWait: jetstream.AckWait, Instance: instance, Now: time.Now,
 	}, purchases, queue, log, registry)

@@ -57,18 +57,23 @@ type Queued struct {
 	Data           []byte
 	FirstPublished time.Time // the header's, else the time the stream took it
 	NumDelivered   int       // counts from 1; a hint: a killed server forgets some
+	Returned       bool      // its last delivery was handed back, as far as is known; else whoever had it died
 	Settler
 }
 
 // Settler ends one delivery of a message. Its methods may be called from any goroutine, InProgress any number
 // of times, exactly one of the others once.
 type Settler interface {
+	// Ack removes the message, without waiting for the server: what becomes of it is known from a later DoubleAck's answer.
+	Ack() error
 	// DoubleAck removes the message and waits for the server to say so.
 	DoubleAck(ctx context.Context) error
 	// NakWithDelay has it delivered again after the delay, which survives a restart of the server.
 	NakWithDelay(delay time.Duration) error
 	// TermWithReason removes the message as undeliverable.
 	TermWithReason(reason string) error
+	// Leave says nothing: the server delivers the message again when the time limit is over, and then it counts as returned.
+	Leave()
 	// InProgress starts the acknowledgement's time limit anew.
 	InProgress() error
 }

@@ -53,13 +53,8 @@ func spread(wait time.Duration, random float64) time.Duration {
 	return wait + time.Duration(random*float64(max(wait/10, 100*time.Millisecond)))
 }
 
-// expired says whether a purchase first published at a time is too old to be sent: TikTok de-duplicates for 48 h, past
-// that a repeat could count twice. A zero time counts as now.
-func expired(firstPublished, now time.Time, maxAge time.Duration) bool {
-	return remaining(firstPublished, now, maxAge) == 0
-}
-
-// remaining is how long a purchase may still be tried.
+// remaining is how long a purchase first published at a time may still be tried; 0: it is too old. TikTok de-duplicates for
+// 48 h, past that a repeat could count twice. A zero time counts as now.
 func remaining(firstPublished, now time.Time, maxAge time.Duration) time.Duration {
 	if firstPublished.IsZero() {
 		return maxAge
@@ -79,7 +74,12 @@ type circumstances struct {
 	backoff   time.Duration // this purchase's own next delay
 	hold      time.Duration // how long its gate (access) or the throttle (rate) lets nothing pass; 0: something may
 	remaining time.Duration // until its age limit
+	first     bool          // it is its first request, and nothing was split off
 }
+
+// codePartial says that some of a request's events were not taken, and not which. About a single event it says nothing for
+// sure: only one that is answered so again is bad.
+const codePartial = 20001
 
 // decide says what an answer means for the purchase that it is about.
 func decide(a purchase.Answer, c circumstances) verdict {
@@ -88,6 +88,9 @@ func decide(a purchase.Answer, c circumstances) verdict {
 	case purchase.ClassDelivered:
 		return verdict{result: purchase.StatusDelivered}
 	case purchase.ClassRefused:
+		if c.first && a.Code != nil && *a.Code == codePartial {
+			break
+		}
 		return verdict{result: purchase.StatusDead, reason: purchase.ReasonRefused}
 	case purchase.ClassRate:
 		wait = max(wait, c.hold)

@@ -59,7 +59,7 @@ func TestExpired(t *testing.T) {
 		now.Add(-limit):                     true,
 		now.Add(-limit - 10000*time.Second): true,
 	} {
-		if got := expired(first, now, limit); got != want {
+		if got := remaining(first, now, limit) == 0; got != want {
 			t.Errorf("first published %s before: expired %v", now.Sub(first), got)
 		}
 	}
@@ -74,20 +74,33 @@ func TestDecide(t *testing.T) {
 		c          circumstances
 		want       verdict
 	}{
-		"delivered":                     {purchase.ClassDelivered, time.Hour, circumstances{time.Second, time.Hour, 0}, verdict{result: purchase.StatusDelivered}},
-		"refused":                       {purchase.ClassRefused, time.Hour, circumstances{time.Second, 0, age}, verdict{result: purchase.StatusDead, reason: purchase.ReasonRefused}},
-		"retry: the backoff":            {purchase.ClassRetry, 0, circumstances{8 * time.Second, 0, age}, retrying(8 * time.Second)},
-		"retry: the server's wish":      {purchase.ClassRetry, 30 * time.Second, circumstances{8 * time.Second, 0, age}, retrying(30 * time.Second)},
-		"retry: the backoff is longer":  {purchase.ClassRetry, time.Second, circumstances{8 * time.Second, 0, age}, retrying(8 * time.Second)},
-		"retry: near the age limit":     {purchase.ClassRetry, time.Hour, circumstances{8 * time.Second, 0, time.Minute}, retrying(time.Minute)},
-		"rate: as long as all wait":     {purchase.ClassRate, 0, circumstances{time.Second, 4 * time.Minute, age}, retrying(4 * time.Minute)},
-		"access: until the next probe":  {purchase.ClassAccess, 0, circumstances{15 * time.Minute, 2 * time.Second, age}, retrying(2 * time.Second)},
-		"access: the gate opened again": {purchase.ClassAccess, 0, circumstances{4 * time.Second, 0, age}, retrying(4 * time.Second)},
-		"a class of tomorrow":           {"novel", 0, circumstances{time.Second, 0, age}, retrying(time.Second)},
+		"delivered":                     {purchase.ClassDelivered, time.Hour, circumstances{time.Second, time.Hour, 0, false}, verdict{result: purchase.StatusDelivered}},
+		"refused":                       {purchase.ClassRefused, time.Hour, circumstances{time.Second, 0, age, false}, verdict{result: purchase.StatusDead, reason: purchase.ReasonRefused}},
+		"retry: the backoff":            {purchase.ClassRetry, 0, circumstances{8 * time.Second, 0, age, false}, retrying(8 * time.Second)},
+		"retry: the server's wish":      {purchase.ClassRetry, 30 * time.Second, circumstances{8 * time.Second, 0, age, false}, retrying(30 * time.Second)},
+		"retry: the backoff is longer":  {purchase.ClassRetry, time.Second, circumstances{8 * time.Second, 0, age, false}, retrying(8 * time.Second)},
+		"retry: near the age limit":     {purchase.ClassRetry, time.Hour, circumstances{8 * time.Second, 0, time.Minute, false}, retrying(time.Minute)},
+		"rate: as long as all wait":     {purchase.ClassRate, 0, circumstances{time.Second, 4 * time.Minute, age, false}, retrying(4 * time.Minute)},
+		"access: until the next probe":  {purchase.ClassAccess, 0, circumstances{15 * time.Minute, 2 * time.Second, age, false}, retrying(2 * time.Second)},
+		"access: the gate opened again": {purchase.ClassAccess, 0, circumstances{4 * time.Second, 0, age, false}, retrying(4 * time.Second)},
+		"a class of tomorrow":           {"novel", 0, circumstances{time.Second, 0, age, false}, retrying(time.Second)},
 	} {
 		if got := decide(purchase.Answer{Class: tc.class, RetryAfter: tc.retryAfter}, tc.c); got != tc.want {
 			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
 		}
+	}
+}
+
+// A partial refusal of a single event says nothing for sure at first; once more, or after a split, it does.
+func TestDecidePartial(t *testing.T) {
+	partial := purchase.Answer{Class: purchase.ClassRefused, Code: new(codePartial)}
+	c := circumstances{backoff: time.Second, remaining: time.Hour, first: true}
+	if got := decide(partial, c); got.result != purchase.StatusRetrying || got.delay != time.Second {
+		t.Errorf("at first: %+v", got)
+	}
+	c.first = false
+	if got := decide(partial, c); got.result != purchase.StatusDead {
+		t.Errorf("again: %+v", got)
 	}
 }
 

@@ -37,14 +37,18 @@ type queue struct {
 type message struct {
 	q         *queue
 	id        string
+	subject   string
 	data      []byte
 	first     time.Time
 	delivered int
+	returned  bool
 	deadline  *time.Timer
 	done      bool
 }
 
-func newQueue() *queue { return &queue{arrived: make(chan struct{}, 1000), ackWait: 30 * time.Second} }
+func newQueue() *queue {
+	return &queue{arrived: make(chan struct{}, 20_000), ackWait: 30 * time.Second}
+}
 
 func (q *queue) note(format string, args ...any) {
 	q.mu.Lock()
@@ -76,11 +80,11 @@ func (q *queue) add(id string, livemode bool, age time.Duration) {
 	if err != nil {
 		panic(err)
 	}
-	q.put(&message{q: q, id: id, data: data, first: time.Now().Add(-age)})
+	q.put(&message{q: q, id: id, subject: contract.Subject(id, livemode), data: data, first: time.Now().Add(-age)})
 }
 
 // Fetch implements Source.
-func (q *queue) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
+func (q *queue) Fetch(ctx context.Context, most int) (list []contract.Queued, err error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -91,17 +95,29 @@ func (q *queue) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	m := q.waiting[0]
-	q.waiting = q.waiting[1:]
-	m.delivered++
-	m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
-	var err error
+	n := 1
+more:
+	for n < min(most, len(q.waiting)) {
+		select {
+		case <-q.arrived:
+			n++
+		default: // another fetch has its word
+			break more
+		}
+	}
+	for _, m := range q.waiting[:n] {
+		m.delivered++
+		m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
+		list = append(list, contract.Queued{
+			Subject: m.subject, MsgID: contract.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Settler: m,
+		})
+		m.returned = false
+	}
+	q.waiting = q.waiting[n:]
 	if q.erring {
 		err = errors.New("connection lost")
 	}
-	return []contract.Queued{{
-		Subject: "s", MsgID: contract.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Settler: m,
-	}}, err
+	return list, err
 }
 
 func (m *message) settle(format string, args ...any) bool {
@@ -114,6 +130,14 @@ func (m *message) settle(format string, args ...any) bool {
 	}
 	m.deadline.Stop()
 	return true
+}
+
+func (m *message) Ack() error { return m.DoubleAck(context.Background()) }
+
+func (m *message) Leave() {
+	m.q.mu.Lock()
+	defer m.q.mu.Unlock()
+	m.returned = true
 }
 
 func (m *message) DoubleAck(context.Context) error {
@@ -130,6 +154,7 @@ func (m *message) NakWithDelay(d time.Duration) error {
 	}
 	m.q.mu.Lock()
 	m.q.naks = append(m.q.naks, d)
+	m.returned = true
 	m.q.mu.Unlock()
 	if m.settle("nak %s", m.id) {
 		time.AfterFunc(d, func() { m.q.put(m) })
@@ -148,27 +173,44 @@ func (m *message) InProgress() error {
 	return nil
 }
 
-// pixel answers by a function.
+// pixel answers by a function: of one event, which speaks for all of a request, or of them all.
 type pixel struct {
-	name string
-	q    *queue
-	say  func(id string) purchase.Answer
-	mu   sync.Mutex
-	sent []time.Time
+	name   string
+	q      *queue
+	say    func(id string) purchase.Answer
+	sayAll func(ids []string) purchase.Answer
+	mu     sync.Mutex
+	sent   []time.Time
+	sizes  []int
 }
 
 func (p *pixel) Send(_ context.Context, events []contract.Envelope) purchase.Answer {
+	ids := make([]string, len(events))
+	for i, e := range events {
+		ids[i] = e.EventID
+	}
 	p.mu.Lock()
 	p.sent = append(p.sent, time.Now())
+	p.sizes = append(p.sizes, len(ids))
 	p.mu.Unlock()
-	p.q.note("send %s %s", p.name, events[0].EventID)
-	return p.say(events[0].EventID)
+	p.q.note("send %s %s", p.name, strings.Join(ids, " "))
+	if p.sayAll != nil {
+		return p.sayAll(ids)
+	}
+	return p.say(ids[0])
 }
 
 func (p *pixel) times() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.sent)
+}
+
+// requests returns how many events each request held.
+func (p *pixel) requests() []int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.sizes)
 }
 
 func (p *pixel) count() int {
@@ -193,18 +235,22 @@ func (r *reporter) fails() bool {
 	return r.failing >= 0
 }
 
-func (r *reporter) Outcome(_ context.Context, o contract.Outcome) error {
-	if r.fails() {
-		return errors.New("NATS is away")
+func (r *reporter) Outcomes(_ context.Context, list []contract.Outcome) []error {
+	errs := make([]error, len(list))
+	for i, o := range list {
+		if r.fails() {
+			errs[i] = errors.New("NATS is away")
+			continue
+		}
+		if _, err := contract.EncodeOutcome(o); err != nil {
+			panic(err)
+		}
+		r.q.note("outcome %s %s", o.EventID, strings.TrimSpace(string(o.Result)+" "+string(o.Reason)))
+		r.mu.Lock()
+		r.outcomes = append(r.outcomes, o)
+		r.mu.Unlock()
 	}
-	if _, err := contract.EncodeOutcome(o); err != nil {
-		panic(err)
-	}
-	r.q.note("outcome %s %s", o.EventID, strings.TrimSpace(string(o.Result)+" "+string(o.Reason)))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.outcomes = append(r.outcomes, o)
-	return nil
+	return errs
 }
 
 func (r *reporter) DeadLetter(_ context.Context, d contract.DeadLetter) error {
@@ -258,7 +304,7 @@ func run(t *testing.T, change func(b *bench, c *Config)) *bench {
 	delivered := always(answer(purchase.ClassDelivered, 0))
 	b.live, b.test = &pixel{name: "live", q: q, say: delivered}, &pixel{name: "test", q: q, say: delivered}
 	c := Config{
-		Live: b.live, Test: b.test, EventName: "CompletePayment", Concurrency: 4, MaxRPS: 1000, RetryInitial: time.Second,
+		Live: b.live, Test: b.test, EventName: "CompletePayment", BatchSize: 1, Concurrency: 4, MaxRPS: 1000, RetryInitial: time.Second,
 		RetryMax: 15 * time.Minute, RetryMaxAge: 47 * time.Hour, AckWait: q.ackWait, Instance: "w", Now: time.Now,
 	}
 	change(b, &c)
@@ -371,8 +417,12 @@ func TestHourOfOutageThenDelivered(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 		}
 		wait(time.Hour)
-		if n := b.live.count(); n < 20*8 || n > 20*20 {
-			t.Errorf("%d attempts in an hour for 20 purchases: no exponential", n)
+		// 1 s, 2 s, 4 s … 5 min between the circuit's probes.
+		if n := b.live.count(); n < 15 || n > 40 {
+			t.Errorf("%d requests in an hour of outage", n)
+		}
+		if s := b.State(); s.State != contract.WorkerOpen || !strings.Contains(s.Reason, "503") || b.Ready() != nil {
+			t.Errorf("state %+v, ready %v", s, b.Ready())
 		}
 		mu.Lock()
 		down = false
@@ -421,7 +471,7 @@ func TestTriedUntilItExpires(t *testing.T) {
 		if len(b.r.letters()) > 0 {
 			t.Error("it died before its time")
 		}
-		wait(2 * time.Second)
+		wait(6 * time.Minute) // it is looked at with the open circuit's next probe
 		if len(b.r.letters()) != 1 || b.r.letters()[0].Reason != purchase.ReasonExpired {
 			t.Errorf("dead letters: %+v", b.r.letters())
 		}
@@ -577,9 +627,9 @@ func TestTestPurchasesAreSkippedWithoutADestination(t *testing.T) {
 
 func TestJunkIsRemovedAndNewerIsLeft(t *testing.T) {
 	bubble(t, nothing, func(t *testing.T, b *bench) {
-		b.q.put(&message{q: b.q, id: "junk", data: []byte(`{"version":1,"event_id":"a b"}`)})
+		b.q.put(&message{q: b.q, id: "junk", subject: "s", data: []byte(`{"version":1,"event_id":"a b"}`)})
 		wait(time.Second)
-		b.q.put(&message{q: b.q, id: "newer", data: []byte(`{"version":9}`)})
+		b.q.put(&message{q: b.q, id: "newer", subject: "s", data: []byte(`{"version":9}`)})
 		wait(time.Second)
 		want(t, b, "term junk no purchase", "nak newer")
 	})
@@ -810,13 +860,13 @@ func TestRefusedWhileNATSIsAway(t *testing.T) {
 	})
 }
 
-// The end of the grace breaks off what is still in flight: nothing is told, nothing acknowledged.
-func TestHardStopLeavesItToTheQueue(t *testing.T) {
+// The end of the grace breaks off what is still in flight: nothing is told, and it goes back at once.
+func TestHardStopHandsItBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
 		r := &reporter{q: q}
 		w := New(Config{
-			Live: hung{}, EventName: "CompletePayment", Concurrency: 1, MaxRPS: 10, RetryInitial: time.Second, RetryMax: time.Minute,
+			Live: hung{}, EventName: "CompletePayment", BatchSize: 1, Concurrency: 1, MaxRPS: 10, RetryInitial: time.Second, RetryMax: time.Minute,
 			RetryMaxAge: time.Hour, AckWait: q.ackWait, Instance: "w", Now: time.Now,
 		}, q, r, zap.NewNop(), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
@@ -834,7 +884,7 @@ func TestHardStopLeavesItToTheQueue(t *testing.T) {
 		wait(5 * time.Second)
 		abort()
 		<-ended
-		if journal := q.events(); len(journal) > 0 {
+		if journal := q.events(); !slices.Equal(journal, []string{"nak cs_1"}) || q.delays()[0] != 0 {
 			t.Errorf("journal: %v", journal)
 		}
 	})

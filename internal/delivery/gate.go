@@ -106,6 +106,15 @@ func (g *gate) abandon(a admission) {
 	}
 }
 
+// due makes the next probe of a closed gate due now, and the waits after it short again.
+func (g *gate) due(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.since.IsZero() {
+		g.nextProbe, g.probes = now, 0
+	}
+}
+
 // closed says whether the gate is closed, a probe under way or not.
 func (g *gate) closed() bool {
 	since, _ := g.state()

@@ -16,6 +16,8 @@ type metrics struct {
 	retries    *prometheus.CounterVec
 	dead       *prometheus.CounterVec
 	skipped    *prometheus.CounterVec
+	size       prometheus.Histogram
+	junk       prometheus.Counter
 
 	mu    sync.Mutex
 	codes map[int]bool // those that have a label
@@ -48,6 +50,12 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_skipped_total", Help: "Purchases not sent on purpose, by reason.",
 		}, []string{"reason"}),
+		size: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "purchase_relay_batch_size", Help: "Events in one request to TikTok.", Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000},
+		}),
+		junk: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "purchase_relay_junk_total", Help: "Messages removed from the queue because they are no purchases.",
+		}),
 	}
 	paused := func(reason string, is func() bool) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -60,16 +68,20 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 		})
 	}
 	reg.MustRegister(
-		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped,
-		paused("access", w.live.closed),
-		paused("test_access", w.test.closed), // its own label, so that no alert on sales rings for it
+		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped, m.size, m.junk,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "purchase_relay_circuit_state", Help: "The circuit to the live destination: 0 closed, 1 half-open, 2 open.",
+		}, func() float64 { return w.live.circuit.number(w.Now()) }),
+		paused("access", w.live.gate.closed),
+		paused("test_access", w.test.gate.closed), // its own label, so that no alert on sales rings for it
 		paused("rate", func() bool { return w.slow.wait(w.Now()) > 0 }),
 	)
 	return m
 }
 
-// attempt counts a request.
-func (m *metrics) attempt(a *purchase.Attempt, known bool) {
+// request counts a request about so many events.
+func (m *metrics) request(a *purchase.Attempt, known bool, events int) {
+	m.size.Observe(float64(events))
 	m.attempts.WithLabelValues(string(a.Class), m.code(a.Code, known)).Inc()
 	m.duration.Observe(a.Took.Seconds())
 }

@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -154,7 +155,7 @@ func TestLeastPrivilege(t *testing.T) {
 	if err != nil || len(messages) != 1 {
 		t.Fatalf("the worker's fetch: %v, %v", messages, err)
 	}
-	if err := worker.Outcome(t.Context(), delivered("cs_1")); err != nil {
+	if err := errors.Join(worker.Outcomes(t.Context(), []contract.Outcome{delivered("cs_1")})...); err != nil {
 		t.Error(err)
 	}
 	if err := worker.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_1", Generation: 1, Envelope: []byte(`{}`)}); err != nil {

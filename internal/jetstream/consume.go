@@ -23,6 +23,8 @@ type Consumer struct {
 
 	mu    sync.Mutex
 	bound jetstream.Consumer
+
+	returned returned
 }
 
 // Consumer returns a reader of a durable consumer. It binds when it is first needed.
@@ -52,7 +54,7 @@ func (c *Consumer) Fetch(ctx context.Context, most int) ([]contract.Queued, erro
 	first, err := bound.Next(jetstream.FetchContext(wait))
 	switch {
 	case err == nil:
-		messages = append(messages, queued(first))
+		messages = append(messages, c.queued(first))
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
@@ -81,7 +83,7 @@ func (c *Consumer) waiting(bound jetstream.Consumer, most int) ([]contract.Queue
 	}
 	var messages []contract.Queued
 	for msg := range batch.Messages() {
-		messages = append(messages, queued(msg))
+		messages = append(messages, c.queued(msg))
 	}
 	if err := batch.Error(); err != nil && len(messages) == 0 && !errors.Is(err, jetstream.ErrNoMessages) {
 		return nil, c.lost(err)
@@ -164,15 +166,17 @@ func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64,
 }
 
 // queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.
-func queued(msg jetstream.Msg) contract.Queued {
-	q := contract.Queued{
-		Subject: msg.Subject(), MsgID: msg.Headers().Get(contract.HeaderMsgID), Data: msg.Data(), NumDelivered: 1, Settler: msg,
-	}
+func (c *Consumer) queued(msg jetstream.Msg) contract.Queued {
+	q := contract.Queued{Subject: msg.Subject(), MsgID: msg.Headers().Get(contract.HeaderMsgID), Data: msg.Data(), NumDelivered: 1}
+	var at delivery
 	if meta, err := msg.Metadata(); err == nil {
 		q.NumDelivered, q.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
+		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
+		q.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
 	}
-	if at, err := time.Parse(time.RFC3339, msg.Headers().Get(contract.HeaderFirstPublished)); err == nil {
-		q.FirstPublished = at
+	if first, err := time.Parse(time.RFC3339, msg.Headers().Get(contract.HeaderFirstPublished)); err == nil {
+		q.FirstPublished = first
 	}
+	q.Settler = settler{Msg: msg, consumer: c, delivery: at}
 	return q
 }

@@ -262,7 +262,7 @@ func TestPublishWhileAway(t *testing.T) {
 	if r := s.publish(publication("cs_1", 1)); r[0].Err == nil || errors.Is(r[0].Err, contract.ErrStillQueued) {
 		t.Errorf("published to nobody: %+v", r)
 	}
-	if err := s.Outcome(t.Context(), delivered("cs_1")); err == nil {
+	if err := errors.Join(s.Outcomes(t.Context(), []contract.Outcome{delivered("cs_1")})...); err == nil {
 		t.Error("told to nobody")
 	}
 	woken := make(chan struct{}, 10)
@@ -442,7 +442,7 @@ func TestOutcomesAndDeadLetters(t *testing.T) {
 	s := newSite(t)
 	o := delivered("cs_1")
 	for range 2 { // a repeat is recognised
-		if err := s.Outcome(t.Context(), o); err != nil {
+		if err := errors.Join(s.Outcomes(t.Context(), []contract.Outcome{o})...); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -24,16 +24,25 @@ func (c *Conn) Publish(ctx context.Context, batch []contract.Publication) []cont
 	results := make([]contract.Published, len(batch))
 	futures := make([]jetstream.PubAckFuture, len(batch))
 	for i, p := range batch {
-		if !c.Connected() {
-			results[i].Err = errAway
-			continue
-		}
 		msg := nats.NewMsg(p.Subject)
 		msg.Data = p.Data
-		msg.Header.Set(contract.HeaderMsgID, p.MsgID)
 		msg.Header.Set(contract.HeaderFirstPublished, p.FirstPublished.UTC().Format(time.RFC3339Nano))
-		futures[i], results[i].Err = c.js.PublishMsgAsync(msg)
+		futures[i], results[i].Err = c.publishAsync(msg, p.MsgID)
 	}
+	collect(ctx, futures, results)
+	return results
+}
+
+func (c *Conn) publishAsync(msg *nats.Msg, id string) (jetstream.PubAckFuture, error) {
+	if !c.Connected() {
+		return nil, errAway
+	}
+	msg.Header.Set(contract.HeaderMsgID, id)
+	return c.js.PublishMsgAsync(msg)
+}
+
+// collect waits for the answers to what was published.
+func collect(ctx context.Context, futures []jetstream.PubAckFuture, results []contract.Published) {
 	for i, future := range futures {
 		if future == nil || results[i].Err != nil {
 			continue
@@ -47,7 +56,6 @@ func (c *Conn) Publish(ctx context.Context, batch []contract.Publication) []cont
 			results[i].Err = ctx.Err()
 		}
 	}
-	return results
 }
 
 // refusal tells apart the two refusals that share a number.
@@ -65,13 +73,31 @@ func refusal(err error) error {
 	return err
 }
 
-// Outcome publishes an outcome and returns after the stream has acknowledged it.
-func (c *Conn) Outcome(ctx context.Context, o contract.Outcome) error {
-	data, err := contract.EncodeOutcome(o)
-	if err != nil {
-		return err
+// Outcomes publishes outcomes and waits for the stream's answers: one error each, nil where it was acknowledged. Any other may
+// have been stored all the same: the same outcome has the same message id.
+func (c *Conn) Outcomes(ctx context.Context, list []contract.Outcome) []error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	results := make([]contract.Published, len(list))
+	futures := make([]jetstream.PubAckFuture, len(list))
+	for i, o := range list {
+		data, err := contract.EncodeOutcome(o)
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		msg := nats.NewMsg(contract.SubjectOutcomes)
+		msg.Data = data
+		futures[i], results[i].Err = c.publishAsync(msg, o.MsgID())
 	}
-	return c.publish(ctx, contract.SubjectOutcomes, o.MsgID(), data)
+	collect(ctx, futures, results)
+	errs := make([]error, len(list))
+	for i, r := range results {
+		if r.Err != nil {
+			errs[i] = fmt.Errorf("publish the outcome of %s: %w", list[i].EventID, r.Err)
+		}
+	}
+	return errs
 }
 
 // DeadLetter publishes a dead letter and returns after the stream has acknowledged it.

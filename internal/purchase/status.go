@@ -37,6 +37,7 @@ const (
 	ReasonInvalidEmail  Reason = "invalid_email"  // rejected
 	ReasonRefused       Reason = "refused"        // dead: TikTok refuses this event for its content
 	ReasonExpired       Reason = "expired"        // dead: older than RETRY_MAX_AGE
+	ReasonCrash         Reason = "crash"          // dead: the worker stumbles over it, again and again
 )
 
 // rank orders the states of the payment side: an event may only move a purchase upwards.

@@ -41,6 +41,8 @@ type message struct {
 	id string
 }
 
+func (m message) Ack() error                      { m.note("ack " + m.id); return nil }
+func (m message) Leave()                          {}
 func (m message) DoubleAck(context.Context) error { m.note("ack " + m.id); return nil }
 func (m message) NakWithDelay(d time.Duration) error {
 	m.note("nak " + m.id + " " + d.String())

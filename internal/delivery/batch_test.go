@@ -1,0 +1,452 @@
+package delivery
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// strict refuses a request that holds a bad event, and names it as hint says (from the index of the first bad one).
+func strict(bad func(id string) bool, hint func(first int) string) func(ids []string) purchase.Answer {
+	return func(ids []string) purchase.Answer {
+		if i := slices.IndexFunc(ids, bad); i >= 0 {
+			a := answer(purchase.ClassRefused, 40002)
+			a.Message = hint(i) + ids[i] + " is not valid"
+			return a
+		}
+		return answer(purchase.ClassDelivered, 0)
+	}
+}
+
+func truthful(i int) string { return fmt.Sprintf("Batch.%d.properties.value: ", i) }
+
+func isBad(id string) bool { return strings.Contains(id, "bad") }
+
+// count counts journal entries with a prefix.
+func (b *bench) count(prefix string) (n int) {
+	for _, e := range b.q.events() {
+		if strings.HasPrefix(e, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWhatWaitsGoesInOneRequest(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		for i := range 3 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		wait(time.Second)
+		want(t, b, "send live cs_0 cs_1 cs_2", "outcome cs_0 delivered", "outcome cs_1 delivered", "outcome cs_2 delivered", "ack cs_0", "ack cs_1", "ack cs_2",
+			"send test cs_test_0 cs_test_1 cs_test_2", "outcome cs_test_0 delivered", "outcome cs_test_1 delivered", "outcome cs_test_2 delivered",
+			"ack cs_test_0", "ack cs_test_1", "ack cs_test_2")
+		if told := b.r.told(); told[0].Attempt.ID != told[2].Attempt.ID || told[0].Attempt.ID == told[3].Attempt.ID {
+			t.Error("one attempt is one request")
+		}
+	})
+}
+
+// A batch is at most BATCH_SIZE, and a backlog costs as few requests as can be.
+func TestBacklogInBatches(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 100, 1
+		for i := range 950 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		wait(time.Minute)
+		if b.live.count() != 10 || slices.Max(b.live.requests()) != 100 || b.count("ack ") != 950 {
+			t.Errorf("requests of %v, %d acknowledged", b.live.requests(), b.count("ack "))
+		}
+	})
+}
+
+// Bad events die alone, each with its own answer; good ones are accepted once each, whatever TikTok's message says.
+func TestSplitting(t *testing.T) {
+	for name, tc := range map[string]struct {
+		hint func(int) string
+		most int // requests for one bad event in 512
+	}{
+		"a true index":      {truthful, 3},
+		"no index":          {func(int) string { return "" }, 2*9 + 1},
+		"a wrong index":     {func(i int) string { return truthful(i + 1) }, 2*9 + 3},
+		"an index too high": {func(int) string { return "Batch.99999.event: " }, 2*9 + 1},
+		"always the first":  {func(int) string { return truthful(0) }, 2*9 + 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(b *bench, c *Config) {
+				c.BatchSize, c.Concurrency = 512, 1
+				b.live.sayAll = strict(isBad, tc.hint)
+				for i := range 512 {
+					id := fmt.Sprintf("cs_%d", i)
+					if i == 300 {
+						id = "cs_bad"
+					}
+					b.q.add(id, true, 0)
+				}
+			}, func(t *testing.T, b *bench) {
+				wait(time.Minute)
+				if b.count("ack ") != 511 || b.count("term cs_bad refused") != 1 || len(b.r.told()) != 512 {
+					t.Errorf("%d delivered, %d outcomes, dead: %v", b.count("ack "), len(b.r.told()), b.r.letters())
+				}
+				if d := b.r.letters()[0]; d.EventID != "cs_bad" || !strings.HasSuffix(d.Message, "cs_bad is not valid") || *d.Code != 40002 {
+					t.Errorf("dead letter: %+v", d)
+				}
+				if n := b.live.count(); n > tc.most {
+					t.Errorf("%d requests, %d would do", n, tc.most)
+				}
+			})
+		})
+	}
+}
+
+// Whatever is bad, and whatever TikTok's message points at: each event has one outcome, and the right one.
+func TestSplittingAnything(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 40).Draw(rt, "n")
+		bad := rapid.SliceOfN(rapid.Bool(), n, n).Draw(rt, "bad")
+		lies := rapid.SliceOfN(rapid.IntRange(0, 45), 50, 50).Draw(rt, "hints")
+		asked := 0
+		synctest.Test(t, func(t *testing.T) {
+			b := run(t, func(b *bench, c *Config) {
+				c.BatchSize, c.Concurrency = 500, 1
+				b.live.sayAll = strict(isBad, func(int) string { asked++; return truthful(lies[asked%len(lies)]) })
+				for i, is := range bad {
+					b.q.add(fmt.Sprintf("cs_%d_%s", i, map[bool]string{true: "bad", false: "good"}[is]), true, 0)
+				}
+			})
+			wait(10 * time.Minute)
+			b.stop()
+			<-b.ended
+			told := map[string]int{}
+			for _, o := range b.r.told() {
+				told[o.EventID]++
+				if (o.Result == purchase.StatusDead) != isBad(o.EventID) {
+					rt.Fatalf("%s ended %s", o.EventID, o.Result)
+				}
+			}
+			if len(told) != n || len(b.r.told()) != n {
+				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.told()), len(told), n)
+			}
+		})
+	})
+}
+
+// A partial refusal is split until each event has its own answer; what was taken already is taken again under its event_id.
+func TestPartialRefusal(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			if slices.ContainsFunc(ids, isBad) {
+				return answer(purchase.ClassRefused, codePartial)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+		for i := range 64 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		b.q.add("cs_bad", true, 0)
+	}, func(t *testing.T, b *bench) {
+		wait(time.Minute)
+		if b.count("ack ") != 64 || b.count("term cs_bad refused") != 1 || b.live.count() > 2*7+1 {
+			t.Errorf("%d delivered, %d requests, dead: %v", b.count("ack "), b.live.count(), b.r.letters())
+		}
+		// Alone from the start, one such answer is not enough.
+		b.q.add("cs_bad2", true, 0)
+		wait(time.Minute)
+		if b.count("send live cs_bad2") != 2 || b.count("term cs_bad2") != 1 {
+			t.Errorf("journal: %v", b.q.events()[len(b.q.events())-6:])
+		}
+	})
+}
+
+// An outage in the middle of a split: what was not sent goes back without an outcome, and all ends well.
+func TestOutageInTheMiddleOfASplit(t *testing.T) {
+	requests := 0
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		judge := strict(isBad, truthful)
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			if requests++; requests > 2 && requests < 20 {
+				return answer(purchase.ClassRetry, 503)
+			}
+			return judge(ids)
+		}
+		for i := range 100 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		b.q.add("cs_bad", true, 0)
+		b.q.add("cs_bad2", true, 0)
+	}, func(t *testing.T, b *bench) {
+		wait(3 * time.Hour)
+		if b.count("ack ") != 100 || b.count("term cs_bad") != 2 {
+			t.Errorf("%d delivered, %d dead", b.count("ack "), b.count("term"))
+		}
+	})
+}
+
+// What comes again without having been handed back is sent alone: it may be what its worker died of.
+func TestSuspectsAreSentAlone(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		for i := range 3 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			b.q.add(fmt.Sprintf("cs_again_%d", i), true, 0)
+			b.q.add(fmt.Sprintf("cs_back_%d", i), true, 0)
+		}
+		for _, m := range b.q.waiting {
+			switch {
+			case strings.Contains(m.id, "again"):
+				m.delivered = 1
+			case strings.Contains(m.id, "back"):
+				m.delivered, m.returned = 4, true
+			}
+		}
+	}, func(t *testing.T, b *bench) {
+		wait(time.Second)
+		if !slices.Equal(b.live.requests(), []int{6, 1, 1, 1}) || b.count("ack ") != 9 {
+			t.Errorf("requests of %v", b.live.requests())
+		}
+	})
+}
+
+// An event that makes the worker stumble: the first time all of its batch comes again, each alone; then it alone dies.
+func TestCrash(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 2
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			if slices.ContainsFunc(ids, isBad) {
+				panic("cs_bad is too much, and this text names somebody@example.com")
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+		for i := range 20 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+		b.q.add("cs_bad", true, 0)
+	}, func(t *testing.T, b *bench) {
+		wait(2 * time.Minute)
+		if b.count("ack ") != 20 || b.count("outcome cs_bad dead crash") != 1 || b.count("term cs_bad crash") != 1 {
+			t.Errorf("journal: %v", b.q.events())
+		}
+		if n := testutil.ToFloat64(b.metrics.dead.WithLabelValues("crash")); n != 1 {
+			t.Errorf("%v dead letters counted", n)
+		}
+		for _, entry := range b.log.All() {
+			if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "somebody") {
+				t.Errorf("the panic's text is in the log: %s", text)
+			}
+		}
+	})
+}
+
+// On the way out, the request in flight is finished and what is left of a split goes back at once.
+func TestStopInTheMiddleOfASplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, func(b *bench, c *Config) {
+			c.BatchSize, c.Concurrency = 500, 1
+			b.live.sayAll = func(ids []string) purchase.Answer {
+				<-time.After(time.Second)
+				return strict(isBad, func(int) string { return "" })(ids)
+			}
+			for i := range 7 {
+				b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			}
+			b.q.add("cs_bad", true, 0)
+		})
+		wait(1500 * time.Millisecond) // in the second request, of the first half
+		b.stop()
+		<-b.ended
+		if b.count("ack ") != 4 || b.count("nak ") != 4 || len(b.r.told()) != 4 || slices.Max(b.q.delays()) != 0 {
+			t.Errorf("journal: %v", b.q.events())
+		}
+	})
+}
+
+// While the circuit is open nothing is fetched: what waits keeps its delivery count. A small batch probes.
+func TestOpenCircuitFetchesNothing(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		b.live.sayAll = func([]string) purchase.Answer {
+			if down.Load() {
+				return answer(purchase.ClassRetry, 502)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		for i := range tripAfter {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			wait(10 * time.Millisecond)
+		}
+		if s := b.State(); s.State != contract.WorkerOpen || b.gauge("purchase_relay_circuit_state") != 2 {
+			t.Errorf("state: %+v", s)
+		}
+		for i := range 2000 {
+			b.q.add(fmt.Sprintf("cs_new_%d", i), true, 0)
+		}
+		wait(30 * time.Minute)
+		fresh := 0
+		b.q.mu.Lock()
+		for _, m := range b.q.waiting {
+			if m.delivered == 0 {
+				fresh++
+			}
+		}
+		b.q.mu.Unlock()
+		sizes := b.live.requests()
+		probes := len(sizes) - tripAfter
+		if probes < 8 || probes > 25 || slices.Max(sizes[tripAfter:]) > halfOpenBatch || fresh < 2000-probes*halfOpenBatch {
+			t.Errorf("%d probes of %v, %d of 2000 untouched", probes, sizes, fresh)
+		}
+		if n := b.log.FilterMessageSnippet("the circuit is open").Len(); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		down.Store(false)
+		wait(6 * time.Minute)
+		if b.State().State != contract.WorkerRunning || b.gauge("purchase_relay_circuit_state") != 0 {
+			t.Errorf("state: %+v", b.State())
+		}
+		wait(20 * time.Minute)
+		if b.count("ack ") != 2000+tripAfter || len(b.r.letters()) > 0 {
+			t.Errorf("%d delivered", b.count("ack "))
+		}
+	})
+}
+
+// A test destination that does not answer holds up no live purchase.
+func TestCircuitOfTheTestDestination(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize = 500
+		b.test.say = always(answer(purchase.ClassRetry, 500))
+	}, func(t *testing.T, b *bench) {
+		for i := range 60 {
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			wait(time.Second)
+		}
+		wait(time.Second)
+		if b.count("ack cs_") != 60 || b.test.count() > 30 || b.State().State != contract.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
+			t.Errorf("%d live delivered, %d test requests, %+v", b.count("ack cs_"), b.test.count(), b.State())
+		}
+	})
+}
+
+// A new token is tried at once, not when the next probe would be due.
+func TestProbeNow(t *testing.T) {
+	var revoked atomic.Bool
+	revoked.Store(true)
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Test = 500, nil
+		b.live.sayAll = func([]string) purchase.Answer {
+			if revoked.Load() {
+				return answer(purchase.ClassAccess, 40105)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		wait(time.Hour)
+		before := b.live.count()
+		revoked.Store(false)
+		b.ProbeNow()
+		b.q.add("cs_2", true, 0)
+		wait(2 * time.Second)
+		if b.live.count() == before || b.State().State != contract.WorkerRunning {
+			t.Errorf("%d probes, %+v", b.live.count()-before, b.State())
+		}
+	})
+}
+
+// A message whose subject is not the one of its event is nobody's purchase.
+func TestForeignSubject(t *testing.T) {
+	bubble(t, nothing, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 0)
+		b.q.mu.Lock()
+		data := b.q.waiting[0].data
+		b.q.mu.Unlock()
+		wait(time.Second)
+		b.q.put(&message{q: b.q, id: "cs_forged", subject: contract.Subject("cs_other", true), data: data})
+		b.q.put(&message{q: b.q, id: "cs_test", subject: contract.Subject("cs_1", false), data: data})
+		wait(time.Second)
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged no purchase", "term cs_test no purchase")
+		if n := testutil.ToFloat64(b.metrics.junk); n != 2 {
+			t.Errorf("%v counted", n)
+		}
+	})
+}
+
+// Thousands of purchases, one in a hundred bad, cost a few hundred requests.
+func TestTenThousandWithOnePercentBad(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize = 500
+		b.live.sayAll = strict(isBad, truthful)
+		for i := range 10_000 {
+			id := fmt.Sprintf("cs_%d", i)
+			if i%100 == 37 {
+				id = fmt.Sprintf("cs_bad_%d", i)
+			}
+			b.q.add(id, true, 0)
+		}
+	}, func(t *testing.T, b *bench) {
+		wait(time.Hour)
+		if b.count("ack ") != 9900 || len(b.r.letters()) != 100 || b.live.count() > 300 {
+			t.Errorf("%d delivered, %d dead, %d requests", b.count("ack "), len(b.r.letters()), b.live.count())
+		}
+		t.Logf("%d requests", b.live.count())
+	})
+}
+
+func TestHalvesKeepEverything(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 1000).Draw(t, "n")
+		var p piece
+		for i := range n {
+			p.items = append(p.items, item{generation: i})
+		}
+		var got []int
+		for _, part := range split(p, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t, "index")), "Batch.x.", "Batch.-1."}).Draw(t, "message"), true) {
+			if len(part.items) == 0 || (n > 1 && len(part.items) == n) {
+				t.Fatalf("a part of %d of %d", len(part.items), n)
+			}
+			for _, it := range part.items {
+				got = append(got, it.generation)
+			}
+		}
+		slices.Sort(got)
+		for i, g := range got {
+			if i != g || len(got) != n {
+				t.Fatalf("%v", got)
+			}
+		}
+	})
+}
+
+// gauge reads one gauge of the worker's registry.
+func (b *bench) gauge(name string) float64 {
+	families, err := b.reg.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	return -1
+}
