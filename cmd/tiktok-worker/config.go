@@ -12,8 +12,9 @@ import (
 
 // config is everything that tiktok-worker can be told, by flag or by environment. The help texts are the manual.
 type config struct {
-	Run    struct{} `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
-	Health struct{} `cmd:"" help:"Ask the running worker's admin listener whether it lives; for containers without curl."`
+	Run      struct{}      `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
+	SendTest sendTestFlags `cmd:"" help:"Send one test event to the pixel and explain TikTok's answer."`
+	Health   struct{}      `cmd:"" help:"Ask the running worker's admin listener whether it lives; for containers without curl."`
 
 	PixelID     string      `name:"tiktok-pixel-id" help:"The pixel. Required with a token."`
 	AccessToken secret.Text `name:"tiktok-access-token" help:"The Events API access token. Empty switches delivery off: every purchase ends skipped (not_configured)."`
@@ -46,6 +47,9 @@ type config struct {
 func (c *config) problems(command string) (list []string) {
 	if command == "health" {
 		return nil
+	}
+	if command == "send-test" {
+		return c.testProblems()
 	}
 	if c.AccessToken != "" && c.PixelID == "" {
 		list = append(list, "TIKTOK_PIXEL_ID is required with TIKTOK_ACCESS_TOKEN")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +21,9 @@ import (
 // tellEvery is how often the worker tells its state on workers.<instance>.
 const tellEvery = 5 * time.Second
 
+// tokenPoll is how often a token's file is read.
+const tokenPoll = 2 * time.Second
+
 // run is the program without the process: tests call it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	var c config
@@ -31,14 +35,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	if usage.Problems = append(usage.Problems, c.problems(command)...); len(usage.Problems) > 0 {
 		return usage
 	}
-	if command == "health" {
+	switch command {
+	case "health":
 		return process.Health(ctx, c.AdminAddr)
+	case "send-test":
+		return sendTest(ctx, &c, stdout)
+	default:
+		return work(ctx, &c, getenv, c.Logger(stdout))
 	}
-	return work(ctx, &c, c.Logger(stdout))
 }
 
 // work wires the delivery to the queue and to TikTok and runs until ctx ends.
-func work(ctx context.Context, c *config, log *zap.Logger) (err error) {
+func work(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
 	life := process.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
 	registry, metrics := process.Metrics(process.Version())
@@ -54,7 +62,8 @@ func work(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	}
 
 	instance := jetstream.Instance()
-	live, test := destinations(c)
+	pixels := newPixels(c)
+	live, test := pixels.destinations()
 	worker := delivery.New(delivery.Config{
 		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
@@ -66,6 +75,7 @@ func work(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return s
 	}
 	life.Go("state", func(ctx context.Context) error { return queue.TellState(ctx, instance, tellEvery, state) })
+	life.Go("tokens", func(ctx context.Context) error { return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log) })
 	life.Go("delivery", func(ctx context.Context) error {
 		// hard outlives ctx by the grace, so that what is in flight is finished.
 		hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -101,21 +111,83 @@ func work(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	return life.Wait(ctx)
 }
 
-// destinations are where live and test purchases go; nil: nowhere. Without the live token nothing is sent at all: the
-// quick off switch.
-func destinations(c *config) (live, test delivery.Destination) {
-	if c.AccessToken == "" {
-		return nil, nil
+// way is a pixel and what opens it.
+type way struct {
+	pixel    string
+	token    secret.Text
+	testCode string
+}
+
+func (c *config) liveWay() way { return way{pixel: c.PixelID, token: c.AccessToken} }
+
+// testWay is where test purchases go; what is not given for them is the live one's.
+func (c *config) testWay() way {
+	return way{
+		pixel: orElse(c.TestPixelID, c.PixelID), token: secret.Text(orElse(c.TestAccessToken.Reveal(), c.AccessToken.Reveal())),
+		testCode: orElse(c.SendTest.Code, c.TestEventCode),
 	}
-	wire := tiktok.Config{
+}
+
+func (c *config) pixelFor(w way) *tiktok.Pixel {
+	return tiktok.NewPixel(tiktok.Config{
 		URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL, Timeout: c.Timeout, Now: time.Now,
+	}, w.pixel, w.token, w.testCode)
+}
+
+// pixels are where live and test purchases go; nil: nowhere. Without the live token nothing is sent at all: the quick off
+// switch.
+type pixels struct{ live, test *tiktok.Pixel }
+
+func newPixels(c *config) (p pixels) {
+	if c.AccessToken == "" {
+		return p
 	}
-	live = tiktok.NewPixel(wire, c.PixelID, c.AccessToken, "")
+	p.live = c.pixelFor(c.liveWay())
 	if c.TestMode == "send" {
-		test = tiktok.NewPixel(wire, orElse(c.TestPixelID, c.PixelID),
-			secret.Text(orElse(c.TestAccessToken.Reveal(), c.AccessToken.Reveal())), c.TestEventCode)
+		p.test = c.pixelFor(c.testWay())
+	}
+	return p
+}
+
+// destinations leaves out what is not there: a nil pixel in an interface would not be nil.
+func (p pixels) destinations() (live, test delivery.Destination) {
+	if p.live != nil {
+		live = p.live
+	}
+	if p.test != nil {
+		test = p.test
 	}
 	return live, test
+}
+
+// followTokens reads the token files again when they change, so that a rotated token needs no restart.
+func (p pixels) followTokens(ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger) error {
+	const live, test = "TIKTOK_ACCESS_TOKEN_FILE", "TIKTOK_TEST_ACCESS_TOKEN_FILE"
+	var files sync.WaitGroup
+	follow := func(name string, first secret.Text, set func(secret.Text)) {
+		if path := getenv(name); path != "" && p.live != nil {
+			files.Go(func() {
+				process.FollowSecret(ctx, path, first, tokenPoll, func(token secret.Text) {
+					log.Info("The access token was changed", zap.String("file", name))
+					set(token)
+					changed()
+				}, func(err error) {
+					log.Warn("The access token's file cannot be used; the token before is kept", zap.String("file", name), zap.Error(err))
+				})
+			})
+		}
+	}
+	follow(live, c.AccessToken, func(token secret.Text) {
+		p.live.SetToken(token)
+		if p.test != nil && c.TestAccessToken == "" {
+			p.test.SetToken(token)
+		}
+	})
+	if p.test != nil {
+		follow(test, c.TestAccessToken, p.test.SetToken)
+	}
+	files.Wait()
+	return nil
 }
 
 func orElse(s, fallback string) string {

@@ -44,13 +44,13 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestDestinations(t *testing.T) {
-	if live, test := destinations(&config{TestMode: "send", TestEventCode: "T", PixelID: "p"}); live != nil || test != nil {
+	if live, test := newPixels(&config{TestMode: "send", TestEventCode: "T", PixelID: "p"}).destinations(); live != nil || test != nil {
 		t.Error("without the live token something could be sent")
 	}
-	if live, test := destinations(&config{TestMode: "skip", AccessToken: "t", PixelID: "p"}); live == nil || test != nil {
+	if live, test := newPixels(&config{TestMode: "skip", AccessToken: "t", PixelID: "p"}).destinations(); live == nil || test != nil {
 		t.Error("test purchases have somewhere to go")
 	}
-	if live, test := destinations(&config{TestMode: "send", AccessToken: "t", PixelID: "p", TestEventCode: "T"}); live == nil || test == nil {
+	if live, test := newPixels(&config{TestMode: "send", AccessToken: "t", PixelID: "p", TestEventCode: "T"}).destinations(); live == nil || test == nil {
 		t.Error("a destination is missing")
 	}
 }

@@ -94,9 +94,7 @@ func newStack(t *testing.T, env ...string) *stack {
 	s := &stack{t: t, database: pgtest.Database(t), natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
 	s.natsAddr = freeAddr(t)
 	s.startNATS()
-	server := httptest.NewServer(s.sim)
-	t.Cleanup(server.Close)
-	s.simURL = server.URL
+	s.simURL = listen(t, s.sim)
 	s.startIngest(env...)
 	s.startWorker(env...)
 	return s
@@ -283,6 +281,21 @@ func query[T any](s *stack, sql string, args ...any) (value T) {
 	return value
 }
 
+// exec changes the ledger behind everybody's back.
+func (s *stack) exec(sql string, args ...any) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.database)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, sql, args...); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
 func (s *stack) purchase(id string) (r row) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -317,6 +330,14 @@ func (s *stack) event(id string) tiktoksim.Event {
 	}
 	s.t.Fatalf("TikTok does not know %s", id)
 	return tiktoksim.Event{}
+}
+
+// listen serves a handler for as long as the test and returns its URL.
+func listen(t *testing.T, h http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 func freeAddr(t *testing.T) string {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -178,14 +177,11 @@ func (e *environment) lookup(name string, isSecret bool) (value, problem string)
 	case value != "":
 		return "", fmt.Sprintf("%s and %s_FILE are both set: choose one", name, name)
 	}
-	data, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	text, err := readSecret(file)
 	if err != nil {
-		return "", fmt.Sprintf("%s_FILE cannot be read: %v", name, errors.Unwrap(err))
+		return "", fmt.Sprintf("%s_FILE: %v", name, err)
 	}
-	if value = strings.TrimRight(string(data), "\r\n"); value == "" {
-		return "", fmt.Sprintf("%s_FILE is empty", name)
-	}
-	return value, ""
+	return text.Reveal(), ""
 }
 
 // Loopback says whether a listener's address can be reached from this machine alone. An empty host is every address.

@@ -5,6 +5,7 @@ package tiktok
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -38,24 +40,45 @@ type Config struct {
 type Pixel struct {
 	config   Config
 	id       string
-	token    secret.Text
+	token    atomic.Pointer[secret.Text]
 	testCode string
 	client   *http.Client
+	renewed  atomic.Int64 // when idle connections were last given up, Unix nanoseconds
 }
 
 // NewPixel returns a destination. testEventCode "" sends real events.
 func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string) *Pixel {
 	client := http.Client{Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
-		TLSHandshakeTimeout: 5 * time.Second, ForceAttemptHTTP2: true,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ResponseHeaderTimeout: c.Timeout, MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression: true,                                                                                            // an answer that is small on the wire must not be large in memory
+		ForceAttemptHTTP2:  true, HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}, // a dead connection is noticed
 	}}
 	if c.Client != nil {
 		client = *c.Client
 	}
 	// A redirect would carry the token to whoever it names.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Pixel{config: c, id: pixelID, token: token, testCode: testEventCode, client: &client}
+	p := &Pixel{config: c, id: pixelID, testCode: testEventCode, client: &client}
+	p.SetToken(token)
+	p.renewed.Store(c.Now().UnixNano())
+	return p
+}
+
+// SetToken replaces the token, for the requests that begin from now on.
+func (p *Pixel) SetToken(token secret.Text) { p.token.Store(&token) }
+
+// renewAfter is how long connections are kept before idle ones are given up: a name that points elsewhere is followed.
+const renewAfter = 5 * time.Minute
+
+// renew gives idle connections up, after a failure at once and else now and then.
+func (p *Pixel) renew(failed bool) {
+	now, last := p.config.Now().UnixNano(), p.renewed.Load()
+	if (failed || time.Duration(now-last) > renewAfter) && p.renewed.CompareAndSwap(last, now) {
+		p.client.CloseIdleConnections()
+	}
 }
 
 // What is read and kept of an answer, in bytes.
@@ -79,9 +102,10 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: "TIKTOK_API_URL cannot be used"}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Access-Token", p.token.Reveal())
+	req.Header.Set("Access-Token", p.token.Load().Reveal())
 	req.Header.Set("User-Agent", "purchase-relay")
 	resp, err := p.client.Do(req)
+	p.renew(err != nil)
 	if err != nil {
 		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: p.clean("no answer: "+reason(err), maxMessage)}
 	}
@@ -158,7 +182,7 @@ var address = regexp.MustCompile(`[^\s@"'<>]+(@|%40)[^\s@"'<>]+`)
 // so many bytes. The invisible go first, or they would hide the others; the cut comes last, or it would.
 func (p *Pixel) clean(s string, most int) string {
 	s = strings.Map(visible, strings.ToValidUTF8(s, "?"))
-	if token := p.token.Reveal(); token != "" {
+	if token := p.token.Load().Reveal(); token != "" {
 		s = strings.ReplaceAll(s, token, redacted)
 	}
 	s = address.ReplaceAllString(s, redacted)
