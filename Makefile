@@ -8,7 +8,7 @@ PORT     ?= 8080
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check vuln fuzz build
+.PHONY: help run up test check vuln fuzz bench build
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ fuzz: ## Every fuzz test for FUZZTIME each (60s).
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$dir; done; done
+
+bench: ## Measure, as ratios to baselines in the same run.
+	go run ./internal/dev/cmd/bench
 
 build: ## Both binaries, static, into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...

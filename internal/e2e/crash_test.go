@@ -21,92 +21,142 @@ func crashes(t *testing.T) int {
 	return n
 }
 
-// Both binaries are killed (kill -9) at random moments while purchases come in as Stripe sends them, again until they are
-// taken. (The grace is longer than the 30 s after which the queue delivers again what a killed process held.) At the end every one was delivered, was sent under one event_id with one body, and made one profile and one row.
+// load is purchases as Stripe sends them: four at a time, each again until it is taken.
+type load struct {
+	s     *stack
+	group sync.WaitGroup
+	stop  chan struct{}
+	ids   chan string
+
+	mu     sync.Mutex
+	sender *stripegen.Sender // moves with each start of ingest
+}
+
+func (s *stack) load() *load {
+	l := &load{s: s, stop: make(chan struct{}), ids: make(chan string, 1_000_000), sender: s.sender}
+	for range 4 {
+		l.group.Go(l.buy)
+	}
+	return l
+}
+
+func (l *load) buy() {
+	for {
+		select {
+		case <-l.stop:
+			return
+		default:
+		}
+		c := stripegen.NewCheckout().Live()
+		for body := c.Event(); ; {
+			l.mu.Lock()
+			sender := l.sender
+			l.mu.Unlock()
+			answer, err := sender.Deliver(l.s.t.Context(), body, 1, time.Millisecond)
+			if err == nil && answer.Status == 200 {
+				break
+			}
+			if l.s.t.Context().Err() != nil {
+				return
+			}
+		}
+		l.ids <- c.SessionID
+	}
+}
+
+// moved tells that ingest was started anew.
+func (l *load) moved() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender = l.s.sender
+}
+
+// end stops the load and checks that each purchase was delivered, under one event_id with one body, and made one profile and
+// one row.
+func (l *load) end() {
+	s := l.s
+	s.t.Helper()
+	close(l.stop)
+	l.group.Wait()
+	close(l.ids)
+	ids := make(map[string]bool)
+	for id := range l.ids {
+		ids[id] = true
+	}
+	n := len(ids)
+	if n < 10 {
+		s.t.Fatalf("only %d purchases were sent: the test shows nothing", n)
+	}
+	s.await("every purchase to be delivered", func() bool {
+		return query[int](s, `SELECT count(*) FROM purchases WHERE status <> 'delivered'`) == 0
+	})
+	for _, table := range []string{"purchases", "profiles"} {
+		if rows := query[int](s, `SELECT count(*) FROM `+table); rows != n {
+			s.t.Errorf("%d rows in %s for %d purchases", rows, table, n)
+		}
+	}
+	repeats := 0
+	for _, e := range s.sim.Received() {
+		if !ids[e.EventID] {
+			s.t.Errorf("TikTok holds %s, which nobody bought", e.EventID)
+		}
+		delete(ids, e.EventID)
+		repeats += e.Copies - 1
+		if e.Variants != 1 {
+			s.t.Errorf("%s was sent in %d bodies", e.EventID, e.Variants)
+		}
+	}
+	if len(ids) > 0 {
+		s.t.Errorf("%d purchases never reached TikTok", len(ids))
+	}
+	s.t.Logf("%d purchases, %d sent again under their own event_id", n, repeats)
+}
+
+// someTime is a random part of most.
+func someTime(random *rand.Rand, most time.Duration) {
+	moment := time.NewTimer(time.Duration(random.Int64N(int64(most))))
+	<-moment.C
+}
+
+// Both binaries are killed (kill -9) at random moments while purchases come in. (The grace is longer than the 30 s after which
+// the queue delivers again what a killed process held.)
 func TestKilledAtRandomMoments(t *testing.T) {
 	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
-	var group sync.WaitGroup
-	stop := make(chan struct{})
-	sent := make(chan string, 100_000)
-	// The address moves with each start of ingest: Stripe's side asks for the present one.
-	var mu sync.Mutex
-	sender := s.sender
-	current := func() *stripegen.Sender {
-		mu.Lock()
-		defer mu.Unlock()
-		return sender
-	}
-	for range 4 {
-		group.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				c := stripegen.NewCheckout().Live()
-				for body := c.Event(); ; {
-					answer, err := current().Deliver(t.Context(), body, 1, time.Millisecond)
-					if err == nil && answer.Status == 200 {
-						break
-					}
-					if t.Context().Err() != nil {
-						return
-					}
-				}
-				sent <- c.SessionID
-			}
-		})
-	}
+	l := s.load()
 	for range crashes(t) {
-		moment := time.NewTimer(time.Duration(random.IntN(400)) * time.Millisecond)
-		<-moment.C
+		someTime(random, 400*time.Millisecond)
 		if random.IntN(2) == 0 {
 			s.ingest.kill()
 			s.startIngest("SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
-			mu.Lock()
-			sender = s.sender
-			mu.Unlock()
+			l.moved()
 		} else {
 			s.worker.kill()
 			s.startWorker()
 		}
 	}
-	close(stop)
-	group.Wait()
-	close(sent)
-	ids := make(map[string]bool)
-	for id := range sent {
-		ids[id] = true
+	l.end()
+}
+
+// Three workers share the work; they are killed (kill -9) in turn.
+func TestWorkersKilledInTurn(t *testing.T) {
+	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
+	workers := []*program{s.worker}
+	for range 2 {
+		s.startWorker()
+		workers = append(workers, s.worker)
 	}
-	if len(ids) < 10 {
-		t.Fatalf("only %d purchases were sent: the test shows nothing", len(ids))
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 2))
+	l := s.load()
+	for i := range crashes(t) {
+		someTime(random, 2*time.Second)
+		workers[i%3].kill()
+		s.startWorker()
+		workers[i%3] = s.worker
 	}
-	s.await("every purchase to be delivered", func() bool {
-		return query[int](s, `SELECT count(*) FROM purchases WHERE status <> 'delivered'`) == 0
-	})
-	if n := query[int](s, `SELECT count(*) FROM purchases`); n != len(ids) {
-		t.Errorf("%d rows for %d purchases", n, len(ids))
-	}
-	if n := query[int](s, `SELECT count(*) FROM profiles`); n != len(ids) {
-		t.Errorf("%d profiles for %d customers", n, len(ids))
-	}
-	repeats := 0
-	for _, e := range s.sim.Received() {
-		if !ids[e.EventID] {
-			t.Errorf("TikTok holds %s, which nobody bought", e.EventID)
-		}
-		delete(ids, e.EventID)
-		repeats += e.Copies - 1
-		if e.Variants != 1 {
-			t.Errorf("%s was sent in %d bodies", e.EventID, e.Variants)
-		}
-	}
-	if len(ids) > 0 {
-		t.Errorf("%d purchases never reached TikTok", len(ids))
-	}
-	t.Logf("%d purchases, %d sent again under their own event_id", query[int](s, `SELECT count(*) FROM purchases`), repeats)
+	l.end()
 }

@@ -51,8 +51,9 @@ func (s *stack) once(c stripegen.Checkout, copies int) {
 
 // Ingest is killed after Postgres has committed and before it heard so: Stripe sends the event again, and it is a duplicate.
 func TestKilledBeforeTheCommitIsHeard(t *testing.T) {
+	t.Parallel() // a killed relay's claim stands for half a minute
 	s := newStack(t)
-	for range max(1, crashes(t)/3) {
+	for range max(1, crashes(t)/6) {
 		proxy, database := s.postgresThrough()
 		s.ingest.kill()
 		s.startIngest("DATABASE_URL=" + database)
@@ -81,8 +82,9 @@ func TestKilledBeforeTheCommitIsHeard(t *testing.T) {
 // Ingest is killed after the stream has taken a purchase and before it heard so: it is published again under the same
 // message id, and the stream keeps one.
 func TestKilledBeforeThePublishIsHeard(t *testing.T) {
+	t.Parallel() // a killed relay's claim stands for half a minute
 	s := newStack(t)
-	for range max(1, crashes(t)/3) {
+	for range max(1, crashes(t)/6) {
 		proxy := through(t, s.natsAddr)
 		s.ingest.kill()
 		s.startIngest("NATS_URL=nats://" + proxy.Addr())
@@ -111,6 +113,7 @@ func TestKilledBeforeThePublishIsHeard(t *testing.T) {
 // The worker is killed after TikTok, or the queue, has taken what it sent and before it heard so: the queue delivers again
 // after half a minute, and the same event is sent again, alone.
 func TestWorkerKilledBeforeItHears(t *testing.T) {
+	t.Parallel()
 	for name, where := range map[string]string{"TikTok's answer": "tiktok", "the outcome's acknowledgement": "nats"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

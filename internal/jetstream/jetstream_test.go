@@ -545,3 +545,124 @@ func TestConfigProblems(t *testing.T) {
 		t.Errorf("%v", p)
 	}
 }
+
+// A hundred thousand delayed purchases stop no new ones.
+func TestNewOnesFlowPastTheDelayed(t *testing.T) {
+	s := newSite(t)
+	const delayed, batch = 100_000, 1000
+	publish := func(name string, n int) {
+		t.Helper()
+		list := make([]contract.Publication, n)
+		for i := range list {
+			id := fmt.Sprintf("cs_%s_%d", name, i)
+			list[i] = contract.Publication{Subject: contract.Subject(id, true), MsgID: contract.MsgID(id, 1), FirstPublished: time.Now(), Data: []byte("{}")}
+		}
+		for _, p := range s.Publish(t.Context(), list) {
+			if p.Err != nil {
+				t.Fatal(p.Err)
+			}
+		}
+	}
+	worker := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	for i := range delayed / batch {
+		publish(fmt.Sprintf("old%d", i), batch)
+	}
+	for put := 0; put < delayed; {
+		messages, err := worker.Fetch(t.Context(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			if err := m.NakWithDelay(time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put += len(messages)
+	}
+	publish("new", 100)
+	for got := 0; got < 100; {
+		messages, err := worker.Fetch(t.Context(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			if !strings.HasPrefix(m.MsgID, "cs_new_") || m.NumDelivered != 1 {
+				t.Fatalf("%s, delivery %d", m.MsgID, m.NumDelivered)
+			}
+			if err := m.Ack(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got += len(messages)
+	}
+	if waiting, unacknowledged, err := worker.Pending(t.Context()); err != nil || waiting != 0 || unacknowledged < delayed {
+		t.Errorf("%d wait, %d delayed, %v", waiting, unacknowledged, err)
+	}
+}
+
+// What one worker hands back, every worker knows as handed back; what a dead one held, none does.
+func TestReturned(t *testing.T) {
+	s := newSite(t)
+	bound, err := s.raw.Consumer(t.Context(), contract.StreamPurchases, contract.ConsumerWorker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := bound.CachedInfo().Config
+	config.AckWait = time.Second // half a minute is long for a test
+	if _, err := s.raw.UpdateConsumer(t.Context(), contract.StreamPurchases, config); err != nil {
+		t.Fatal(err)
+	}
+	one, other := s.Consumer(contract.StreamPurchases, contract.ConsumerWorker), s.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	if err := other.WatchReturns(); err != nil {
+		t.Fatal(err)
+	}
+	fetch := func(c interface {
+		Fetch(ctx context.Context, most int) ([]contract.Queued, error)
+	},
+	) contract.Queued {
+		t.Helper()
+		for range 20 {
+			messages, err := c.Fetch(t.Context(), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(messages) == 1 {
+				return messages[0]
+			}
+		}
+		t.Fatal("nothing came")
+		return contract.Queued{}
+	}
+	for _, p := range s.Publish(t.Context(), []contract.Publication{{Subject: contract.Subject("cs_1", true), MsgID: "cs_1:1", FirstPublished: time.Now(), Data: []byte("{}")}}) {
+		if p.Err != nil {
+			t.Fatal(p.Err)
+		}
+	}
+	first := fetch(one)
+	if first.Returned || first.NumDelivered != 1 {
+		t.Errorf("the first delivery: %+v", first)
+	}
+	if err := first.NakWithDelay(200 * time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	second := fetch(other)
+	if !second.Returned || second.NumDelivered != 2 {
+		t.Errorf("handed back by another: %+v", second)
+	}
+	if err := second.NakWithDelay(0); err != nil {
+		t.Fatal(err)
+	}
+	third := fetch(one)
+	if third.NumDelivered != 3 || third.Returned {
+		t.Errorf("one that does not listen: %+v", third)
+	}
+	third.Leave()
+	// Nothing is said of it: after the time limit it comes again, and who left it knows.
+	fourth := fetch(one)
+	if fourth.NumDelivered != 4 || !fourth.Returned {
+		t.Errorf("left: %+v", fourth)
+	}
+	if err := fourth.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
