@@ -1,9 +1,11 @@
 // Package stripegen plays Stripe: it makes checkout events in the shape that Stripe sends, signs them with its own code and
-// posts them, again and again until they are taken. It shares no code with what it tests.
+// posts them, late, twice and out of order if asked to, again and again until they are taken; and it lists them as Stripe's
+// API does. It shares no code with what it tests.
 package stripegen
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -24,8 +26,10 @@ type Checkout struct {
 	Type, APIVersion   string
 	Mode               string // subscription, payment, setup
 	PaymentStatus      string // paid, unpaid, no_payment_required
+	PaymentMethod      string // card, konbini, sepa_debit …; "" is card
 	Livemode           bool
-	Created            time.Time
+	Created            time.Time // of the event
+	SessionCreated     time.Time // zero: a minute before the event
 	AmountTotal        *int64
 	Currency           *string
 	Email              *string // customer_details.email
@@ -74,17 +78,50 @@ func (c Checkout) Live() Checkout {
 	return c
 }
 
+// Delayed turns a checkout into the completed one of a payment method whose money comes later, such as konbini,
+// sepa_debit or us_bank_account. AsyncSucceeded or AsyncFailed makes the event that follows it.
+func (c Checkout) Delayed(method string) Checkout {
+	c.Type, c.PaymentMethod, c.PaymentStatus = "checkout.session.completed", method, "unpaid"
+	return c
+}
+
+// AsyncSucceeded returns the event that Stripe makes so long after c when the money has come: another event about the
+// same session, which is paid now.
+func (c Checkout) AsyncSucceeded(after time.Duration) Checkout {
+	return c.later(after, "checkout.session.async_payment_succeeded", "paid")
+}
+
+// AsyncFailed returns the event that Stripe makes so long after c when no money came: another event about the same
+// session, which stays unpaid.
+func (c Checkout) AsyncFailed(after time.Duration) Checkout {
+	return c.later(after, "checkout.session.async_payment_failed", "unpaid")
+}
+
+func (c Checkout) later(after time.Duration, kind, status string) Checkout {
+	c.SessionCreated = c.began()
+	c.EventID, c.Created, c.Type, c.PaymentStatus = ID("evt_", 24), c.Created.Add(after), kind, status
+	return c
+}
+
+// began is when the session was created: it stays the same in all events about it.
+func (c Checkout) began() time.Time {
+	if c.SessionCreated.IsZero() {
+		return c.Created.Add(-time.Minute)
+	}
+	return c.SessionCreated
+}
+
 // Event returns the webhook's body, with the keys and nulls of a real one.
 func (c Checkout) Event() []byte {
 	object := map[string]any{
 		"id": c.SessionID, "object": "checkout.session", "after_expiration": nil, "allow_promotion_codes": false,
 		"amount_subtotal": c.AmountTotal, "amount_total": c.AmountTotal, "automatic_tax": map[string]any{"enabled": false, "liability": nil, "status": nil},
 		"billing_address_collection": "auto", "cancel_url": "https://shop.example/cancel", "client_reference_id": nil, "client_secret": nil,
-		"consent": nil, "consent_collection": nil, "created": c.Created.Unix() - 60, "currency": c.Currency, "currency_conversion": nil,
+		"consent": nil, "consent_collection": nil, "created": c.began().Unix(), "currency": c.Currency, "currency_conversion": nil,
 		"custom_fields": []any{}, "customer": orNull(c.Customer), "customer_creation": nil, "customer_details": c.details(),
-		"customer_email": c.CustomerEmail, "expires_at": c.Created.Unix() + 86400, "invoice": nil, "livemode": c.Livemode, "locale": nil,
+		"customer_email": c.CustomerEmail, "expires_at": c.began().Add(24 * time.Hour).Unix(), "invoice": nil, "livemode": c.Livemode, "locale": nil,
 		"metadata": c.Metadata, "mode": c.Mode, "payment_intent": nil, "payment_link": nil,
-		"payment_method_types": []string{"card"}, "payment_status": c.PaymentStatus, "phone_number_collection": map[string]any{"enabled": true},
+		"payment_method_types": []string{cmp.Or(c.PaymentMethod, "card")}, "payment_status": c.PaymentStatus, "phone_number_collection": map[string]any{"enabled": true},
 		"presentment_details": nil, "recovered_from": nil, "setup_intent": nil, "shipping_cost": nil, "shipping_options": []any{},
 		"status": "complete", "submit_type": nil, "subscription": orNull(c.Subscription), "success_url": "https://shop.example/thanks",
 		"total_details": map[string]any{"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0}, "ui_mode": "hosted", "url": nil,
@@ -178,14 +215,20 @@ func (s *Sender) Post(ctx context.Context, body []byte, signature string) (Answe
 	return Answer{Status: resp.StatusCode, Body: string(bytes.TrimSpace(answer)), Took: time.Since(began)}, nil
 }
 
-// Deliver posts a body like Stripe does: again, signed anew, until the answer is 2xx; the wait doubles. It gives up after
-// so many attempts.
+// Deliver posts a body like Stripe does: again, signed anew, until the answer is 2xx; the wait doubles, up to 32 times the
+// first one. After so many attempts, 1 at least, it gives up with an error and the last attempt's answer, whose Status is 0
+// when there was none. When ctx ends, it returns its error and the last answer.
 func (s *Sender) Deliver(ctx context.Context, body []byte, attempts int, wait time.Duration) (Answer, error) {
-	var answer Answer
-	var err error
-	for try := range attempts {
-		if answer, err = s.Send(ctx, body); err == nil && answer.Status/100 == 2 {
+	for try := 0; ; try++ {
+		answer, err := s.Send(ctx, body)
+		switch {
+		case err == nil && answer.Status/100 == 2:
 			return answer, nil
+		case try+1 < attempts:
+		case err == nil:
+			return answer, fmt.Errorf("not taken after %d attempts: %d %s", try+1, answer.Status, answer.Body)
+		default:
+			return answer, err
 		}
 		select {
 		case <-ctx.Done():
@@ -193,8 +236,4 @@ func (s *Sender) Deliver(ctx context.Context, body []byte, attempts int, wait ti
 		case <-time.After(wait << min(try, 5)):
 		}
 	}
-	if err == nil {
-		err = fmt.Errorf("not taken after %d attempts: %d %s", attempts, answer.Status, answer.Body)
-	}
-	return answer, err
 }

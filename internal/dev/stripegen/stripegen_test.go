@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/stripe/stripe-go/v76/webhook"
 
 	"purchase-relay/internal/dev/stripegen"
@@ -60,5 +62,36 @@ func TestDeliverRepeatsUntilTaken(t *testing.T) {
 	s := stripegen.Sender{URL: server.URL, Secret: "whsec_x"}
 	if answer, err := s.Deliver(t.Context(), stripegen.NewCheckout().Event(), 5, time.Millisecond); err != nil || answer.Status != 200 || calls != 3 {
 		t.Errorf("%+v, %v after %d calls", answer, err, calls)
+	}
+}
+
+// A session that is paid with a delayed method: two events that differ in what Stripe changes and in nothing else.
+func TestDelayedPaymentIsTwoEventsOfOneSession(t *testing.T) {
+	parse := func(c stripegen.Checkout) (event, session map[string]any) {
+		if err := json.Unmarshal(c.Event(), &event); err != nil {
+			t.Fatal(err)
+		}
+		return event, event["data"].(map[string]any)["object"].(map[string]any)
+	}
+	first := stripegen.NewCheckout().Delayed("konbini")
+	began, unpaid := parse(first)
+	if began["type"] != "checkout.session.completed" || unpaid["payment_status"] != "unpaid" || !slices.Equal(unpaid["payment_method_types"].([]any), []any{"konbini"}) {
+		t.Errorf("first %v: %v", began["type"], unpaid)
+	}
+	for kind, c := range map[string]struct {
+		second stripegen.Checkout
+		status string
+	}{
+		"checkout.session.async_payment_succeeded": {first.AsyncSucceeded(72 * time.Hour), "paid"},
+		"checkout.session.async_payment_failed":    {first.AsyncFailed(72 * time.Hour), "unpaid"},
+	} {
+		ended, session := parse(c.second)
+		if ended["type"] != kind || ended["id"] == began["id"] || ended["created"] != began["created"].(float64)+72*3600 || session["payment_status"] != c.status {
+			t.Errorf("%s: %v %v %v after %v, %v", kind, ended["type"], ended["id"], ended["created"], began["created"], session["payment_status"])
+		}
+		session["payment_status"] = "unpaid"
+		if diff := cmp.Diff(unpaid, session); diff != "" {
+			t.Errorf("%s: %s", kind, diff)
+		}
 	}
 }

@@ -4,20 +4,23 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
-	"maps"
+	"math/rand/v2"
+	"net"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
-
 	"purchase-relay/internal/dev/stripegen"
+)
+
+// Bounds of what can be asked for: with them no time overflows and no wait is longer than Stripe's.
+const (
+	maxPurchases = 1_000_000
+	maxAttempts  = 1000
+	maxDelay     = 72 * time.Hour // Stripe tries for three days
+	minRate      = 0.001
 )
 
 type options struct {
@@ -28,6 +31,11 @@ type options struct {
 	mode, status, kind, session string
 	amount                      int64
 	currency, email, phone      string
+	async                       string
+	disorder                    stripegen.Disorder
+	retry                       int
+	serve                       string
+	list                        *stripegen.EventList // nil: the events are not listed
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
@@ -36,7 +44,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.StringVar(&o.url, "url", orElse(getenv("WEBHOOK_URL"), "http://127.0.0.1:8080/webhooks/stripe"), "the webhook's address; $WEBHOOK_URL")
 	flags.StringVar(&o.secret, "secret", orElse(getenv("STRIPE_WEBHOOK_SECRET"), "whsec_local"), "the signing secret; $STRIPE_WEBHOOK_SECRET")
 	flags.IntVar(&o.n, "n", 1, "how many purchases")
-	flags.IntVar(&o.concurrency, "concurrency", 4, "how many at a time")
+	flags.IntVar(&o.concurrency, "concurrency", 4, "how many at a time, those that wait for their next attempt included")
 	flags.IntVar(&o.copies, "copies", 1, "how often each event is sent, at the same time")
 	flags.Float64Var(&o.rate, "rate", 0, "purchases a second; 0: as fast as possible")
 	flags.BoolVar(&o.live, "live", false, "livemode")
@@ -50,88 +58,64 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.StringVar(&o.currency, "currency", "usd", "the currency")
 	flags.StringVar(&o.email, "email", "", "the buyer's address; default: a new one each")
 	flags.StringVar(&o.phone, "phone", "+12133734253", "the buyer's phone")
+	flags.StringVar(&o.async, "async", "", "succeeded or failed: each purchase is two events, unpaid first and then this; in their order with -concurrency 1")
+	flags.DurationVar(&o.disorder.Delay, "delay", 0, "each event arrives up to this much later, at random, such as 30s")
+	flags.Float64Var(&o.disorder.Reorder, "reorder", 0, "share of the events, 0 to 1, that are held back behind later ones")
+	flags.Float64Var(&o.disorder.Duplicates, "duplicates", 0, "share of the events, 0 to 1, that are sent a second time later")
+	flags.Float64Var(&o.disorder.Withhold, "withhold", 0, "share of the events, 0 to 1, that are never sent, as to a disabled endpoint")
+	flags.Uint64Var(&o.disorder.Seed, "seed", 0, "repeats the choices of a run that told this one; 0: new ones")
+	flags.IntVar(&o.retry, "retry", 1, "how often an event is tried until the answer is 2xx, first after 100 ms, then after twice as long each time up to 3.2 s")
+	flags.StringVar(&o.serve, "serve-events", "", "list all events, sent or not, as Stripe's API does at this address, 127.0.0.1:12111 or :12111, until interrupted")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if !local(o.url) {
-		return errors.New("only an address on this machine is taken: this sends made-up purchases, and they belong into no real ledger")
-	}
-	if o.n < 1 || o.copies < 1 || o.concurrency < 1 {
-		return errors.New("-n, -copies and -concurrency start at 1")
-	}
-	return o.send(ctx, out)
-}
-
-func (o *options) checkout() stripegen.Checkout {
-	c := stripegen.NewCheckout()
-	if o.live {
-		c = c.Live()
-	}
-	if o.session != "" {
-		c.SessionID = o.session
-	}
-	if o.email != "" {
-		c.Email = &o.email
-	}
-	c.Mode, c.PaymentStatus, c.Type, c.AmountTotal, c.Currency, c.Phone = o.mode, o.status, o.kind, &o.amount, &o.currency, &o.phone
-	return c
-}
-
-// send sends everything and sums up: a line each for a few, a table for many.
-func (o *options) send(ctx context.Context, out io.Writer) error {
-	sender := &stripegen.Sender{URL: o.url, Secret: o.secret}
-	if o.forge {
-		sender.Secret = "whsec_forged"
-	}
-	if o.stale {
-		sender.Now = func() time.Time { return time.Now().Add(-10 * time.Minute) }
-	}
-	limit := rate.NewLimiter(rate.Inf, 1)
-	if o.rate > 0 {
-		limit = rate.NewLimiter(rate.Limit(o.rate), 1)
-	}
-	var mu sync.Mutex
-	answers := make(map[string]int)
-	took := make([]time.Duration, 0, o.n*o.copies)
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(o.concurrency * o.copies)
-	for range o.n {
-		if limit.Wait(ctx) != nil {
-			break
-		}
-		c := o.checkout()
-		body := c.Event()
-		for range o.copies {
-			group.Go(func() error {
-				answer, err := sender.Send(ctx, body)
-				if err != nil {
-					return err
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				answers[fmt.Sprintf("%d %s", answer.Status, answer.Body)]++
-				took = append(took, answer.Took)
-				if o.n <= 20 {
-					_, _ = fmt.Fprintf(out, "%s  %d %s  %.1f ms\n", c.SessionID, answer.Status, answer.Body, milliseconds(answer.Took))
-				}
-				return nil
-			})
-		}
-	}
-	if err := group.Wait(); err != nil {
+	given := make(map[string]bool)
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if err := o.check(given); err != nil {
 		return err
 	}
-	if o.n > 20 && len(took) > 0 {
-		slices.Sort(took)
-		for _, answer := range slices.Sorted(maps.Keys(answers)) {
-			_, _ = fmt.Fprintf(out, "%7d × %s\n", answers[answer], answer)
-		}
-		_, _ = fmt.Fprintf(out, "median %.1f ms, p95 %.1f ms\n", milliseconds(took[len(took)/2]), milliseconds(took[len(took)*95/100]))
+	if o.rate > 0 {
+		o.disorder.Every = time.Duration(float64(time.Second) / (o.rate * float64(o.events())))
+	}
+	for o.disorder.Seed == 0 {
+		o.disorder.Seed = rand.Uint64() //nolint:gosec // a seed to play with, no secret
+	}
+	if o.serve == "" {
+		return o.send(ctx, out)
+	}
+	return o.sendAndServe(ctx, out)
+}
+
+// check says what is wrong with the flags; given are those that were not left to their defaults.
+func (o *options) check(given map[string]bool) error {
+	share := func(f float64) bool { return f >= 0 && f <= 1 } // NaN is none
+	d := o.disorder
+	switch {
+	case !local(o.url):
+		return errors.New("only an address on this machine is taken: this sends made-up purchases, and they belong into no real ledger")
+	case o.serve != "" && !localListener(o.serve):
+		return errors.New("-serve-events is a loopback address or a port alone, such as 127.0.0.1:12111 or :12111")
+	case o.n < 1 || o.copies < 1 || o.concurrency < 1:
+		return errors.New("-n, -copies and -concurrency start at 1")
+	case o.n > maxPurchases:
+		return errors.New("-n is at most a million")
+	case o.rate != 0 && !(o.rate >= minRate):
+		return errors.New("-rate is 0 or from 0.001 purchases a second")
+	case o.retry < 1 || o.retry > maxAttempts:
+		return errors.New("-retry is from 1 to 1000")
+	case d.Delay < 0 || d.Delay > maxDelay:
+		return errors.New("-delay is from 0 to 72h")
+	case !share(d.Reorder) || !share(d.Duplicates) || !share(d.Withhold):
+		return errors.New("-reorder, -duplicates and -withhold are shares from 0 to 1")
+	case o.kind == "":
+		return errors.New("-type is not empty")
+	case o.async != "" && o.async != "succeeded" && o.async != "failed":
+		return errors.New("-async is succeeded or failed")
+	case o.async != "" && (given["type"] || given["status"]):
+		return errors.New("-async says itself which -type and -status its two events have")
 	}
 	return nil
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // local says whether a URL stays on this machine: a loopback address, or a name without a dot, which only a container's
 // own network resolves.
@@ -144,6 +128,16 @@ func local(raw string) bool {
 		return ip.IsLoopback()
 	}
 	return !strings.Contains(u.Hostname(), ".")
+}
+
+// localListener says whether an address to listen at is on loopback, or a port alone, which a container publishes or not.
+func localListener(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "" || host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 func orElse(s, fallback string) string {
