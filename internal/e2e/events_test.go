@@ -258,3 +258,51 @@ func TestShapesOfOlderAccounts(t *testing.T) {
 		}
 	}
 }
+
+// Stripe's delivery as it is: late, twice, out of order, each event again until it is taken. Every sale is one profile, one
+// row and one event at TikTok.
+func TestDisorderedDelivery(t *testing.T) {
+	s := newStack(t)
+	disorder := stripegen.Disorder{Seed: uint64(time.Now().UnixNano()), Every: 5 * time.Millisecond, Delay: 500 * time.Millisecond, Reorder: 0.3, Duplicates: 0.3}
+	t.Logf("seed %d", disorder.Seed)
+	sold := map[string]bool{}
+	var bodies [][]byte
+	for i := range 150 {
+		c := stripegen.NewCheckout().Live()
+		switch i % 3 {
+		case 0:
+			bodies = append(bodies, c.Event())
+			sold[c.SessionID] = true
+		case 1:
+			c = c.Delayed("konbini")
+			bodies = append(bodies, c.Event(), c.AsyncSucceeded(time.Minute).Event())
+			sold[c.SessionID] = true
+		default:
+			c = c.Delayed("sepa_debit")
+			bodies = append(bodies, c.Event(), c.AsyncFailed(time.Minute).Event())
+		}
+	}
+	plan, _ := disorder.Plan(bodies)
+	answers := map[string]int{}
+	pace := stripegen.Pace{Concurrency: 16, Attempts: 50, Wait: 20 * time.Millisecond}
+	if err := s.sender.Play(t.Context(), slices.Values(plan), pace, func(_ stripegen.Arrival, a stripegen.Answer) { answers[fmt.Sprint(a.Status)]++ }); err != nil {
+		t.Fatal(err)
+	}
+	if answers["200"] != len(plan) {
+		t.Errorf("answers: %v to %d events", answers, len(plan))
+	}
+	s.await("all sales to be delivered", func() bool {
+		return query[int](s, `SELECT count(*) FROM purchases WHERE status = 'delivered'`) == len(sold)
+	})
+	if n := query[int](s, `SELECT count(*) FROM purchases WHERE status = 'payment_failed'`); n != 150-len(sold) {
+		t.Errorf("%d failed payments, want %d", n, 150-len(sold))
+	}
+	for _, e := range s.sim.Received() {
+		if !sold[e.EventID] || e.Copies != 1 {
+			t.Errorf("%s: %d copies", e.EventID, e.Copies)
+		}
+	}
+	if n := query[int](s, `SELECT count(*) FROM profiles`); n != len(sold) {
+		t.Errorf("%d profiles for %d customers", n, len(sold))
+	}
+}

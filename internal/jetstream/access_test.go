@@ -151,6 +151,9 @@ func TestLeastPrivilege(t *testing.T) {
 		t.Fatal(r[0].Err)
 	}
 	purchases := worker.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	if err := purchases.WatchReturns(); err != nil { // not permitted here: it does without, and it is no alarm
+		t.Fatal(err)
+	}
 	messages, err := purchases.Fetch(t.Context(), 10)
 	if err != nil || len(messages) != 1 {
 		t.Fatalf("the worker's fetch: %v, %v", messages, err)

@@ -112,6 +112,11 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 				conn.tellRefused(err)
 				return
 			}
+			if strings.Contains(err.Error(), advisoryNak) {
+				log.Info("Not permitted to hear what other workers hand back: such purchases are sent alone, which is slower and no less safe",
+					zap.String("remedy", "let the worker's user subscribe to "+advisoryNak+"PURCHASES.worker"))
+				return
+			}
 			fields := []zap.Field{zap.Error(err)}
 			if sub != nil {
 				fields = append(fields, zap.String("subject", sub.Subject))

@@ -44,10 +44,13 @@ func (r *returned) has(d delivery) bool {
 	return ok
 }
 
+// advisoryNak is where the server tells what was handed back, before the names of stream and consumer.
+const advisoryNak = "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED."
+
 // WatchReturns listens to what all workers hand back, as the server tells it, for as long as the connection lives. Without
 // the right to, a message that another process handed back looks like one whose worker died.
 func (c *Consumer) WatchReturns() error {
-	_, err := c.conn.nc.Subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED."+c.stream+"."+c.durable, func(msg *nats.Msg) {
+	_, err := c.conn.nc.Subscribe(advisoryNak+c.stream+"."+c.durable, func(msg *nats.Msg) {
 		var advisory struct {
 			Sequence   uint64 `json:"stream_seq"`
 			Deliveries uint64 `json:"deliveries"`

@@ -1,0 +1,105 @@
+package tiktok_test
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/tiktok"
+)
+
+// A compressed answer is not asked for, and one that comes all the same is not unpacked: it is no answer.
+func TestCompressedAnswers(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e := r.Header.Get("Accept-Encoding"); e != "" {
+			t.Errorf("Accept-Encoding: %s", e)
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		_, _ = io.WriteString(z, `{"code":0,"message":"OK"}`)
+		_ = z.Close()
+	}))
+	defer server.Close()
+	p := tiktok.NewPixel(tiktok.Config{URL: server.URL, EventName: "CompletePayment", Timeout: 10 * time.Second, Now: time.Now}, "P", "token", "")
+	if a := p.Send(t.Context(), []contract.Envelope{{EventID: "cs_1", PurchasedAt: 1}}); a.Class != purchase.ClassRetry {
+		t.Errorf("answer: %+v", a)
+	}
+}
+
+// transport answers from a list and counts how often its idle connections were given up.
+type transport struct {
+	fail   bool
+	closed int
+}
+
+func (tr *transport) RoundTrip(*http.Request) (*http.Response, error) {
+	if tr.fail {
+		return nil, errors.New("connection refused")
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"code":0}`))}, nil
+}
+
+func (tr *transport) CloseIdleConnections() { tr.closed++ }
+
+// A name that points elsewhere is followed: connections are given up after a failure, and every few minutes.
+func TestConnectionsAreRenewed(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	tr := &transport{}
+	p := tiktok.NewPixel(tiktok.Config{
+		URL: "http://tiktok.example/", EventName: "CompletePayment", Timeout: time.Second, Now: func() time.Time { return now }, Client: &http.Client{Transport: tr},
+	}, "P", "token", "")
+	send := func() { p.Send(t.Context(), []contract.Envelope{{EventID: "cs_1", PurchasedAt: 1}}) }
+	for _, step := range []struct {
+		after time.Duration
+		fail  bool
+		want  int
+	}{{0, false, 0}, {4 * time.Minute, false, 0}, {2 * time.Minute, false, 1}, {time.Second, false, 1}, {time.Second, true, 2}, {time.Minute, false, 2}} {
+		now, tr.fail = now.Add(step.after), step.fail
+		send()
+		if tr.closed != step.want {
+			t.Errorf("%+v: given up %d times", step, tr.closed)
+		}
+	}
+}
+
+func TestSetToken(t *testing.T) {
+	var seen []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Get("Access-Token"))
+		_, _ = io.WriteString(w, `{"code":40105,"message":"token two is bad, one was"}`)
+	}))
+	defer server.Close()
+	p := tiktok.NewPixel(tiktok.Config{URL: server.URL, EventName: "CompletePayment", Timeout: 10 * time.Second, Now: time.Now}, "P", "one", "")
+	send := func() purchase.Answer {
+		return p.Send(t.Context(), []contract.Envelope{{EventID: "cs_1", PurchasedAt: 1}})
+	}
+	send()
+	p.SetToken("two")
+	a := send()
+	if strings.Join(seen, " ") != "one two" || strings.Contains(a.Message, "two") {
+		t.Errorf("tokens %q, message %q", seen, a.Message)
+	}
+	if text := tiktok.Explain(a); !strings.Contains(text, "refuses access") || !strings.Contains(text, "40105") {
+		t.Errorf("explained as %q", text)
+	}
+}
+
+// Every class has its own words and its remedy.
+func TestExplain(t *testing.T) {
+	said := map[string]bool{}
+	for _, class := range []purchase.Class{purchase.ClassDelivered, purchase.ClassRetry, purchase.ClassRate, purchase.ClassRefused, purchase.ClassAccess} {
+		text := tiktok.Explain(purchase.Answer{Class: class, Code: new(7), Message: "m", RequestID: "r"})
+		first, _, _ := strings.Cut(text, "(")
+		if said[first] || !strings.Contains(text, `code 7, "m", request_id r`) {
+			t.Errorf("%s: %s", class, text)
+		}
+		said[first] = true
+	}
+}
