@@ -135,6 +135,10 @@ func (s *slot) send(ctx, hard context.Context, way *lane, pieces []piece) {
 			return
 		}
 		current := pieces[0]
+		if most := way.probeSize(); most < len(current.items) {
+			pieces = append([]piece{{items: current.items[:most]}, {items: current.items[most:], origin: current.origin}}, pieces[1:]...)
+			current = pieces[0]
+		}
 		answer, crashed := s.request(hard, p, current)
 		if crashed {
 			s.crashed(hard, current)

@@ -373,9 +373,33 @@ func TestProbeNow(t *testing.T) {
 	})
 }
 
+// A probe is small, also while another destination keeps the fetches large: one event against a closed gate, ten against an
+// open circuit.
+func TestProbesAreSmall(t *testing.T) {
+	for class, most := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: halfOpenBatch} {
+		bubble(t, func(b *bench, c *Config) {
+			c.BatchSize, c.Concurrency = 500, 1
+			b.test.say = always(answer(class, 40105))
+			for i := range 300 {
+				b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+			}
+		}, func(t *testing.T, b *bench) {
+			wait(time.Hour)
+			sizes := b.test.requests()
+			stopped := 1 // one answer closes a gate, three in a row open a circuit
+			if class == purchase.ClassRetry {
+				stopped = tripAfter
+			}
+			if len(sizes) < 10 || slices.Max(sizes[stopped:]) > most {
+				t.Errorf("%s: requests of %v", class, sizes)
+			}
+		})
+	}
+}
+
 // A message whose subject is not the one of its event is nobody's purchase.
 func TestForeignSubject(t *testing.T) {
-	bubble(t, nothing, func(t *testing.T, b *bench) {
+	bubble(t, func(_ *bench, c *Config) { c.Concurrency = 1 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		b.q.mu.Lock()
 		data := b.q.waiting[0].data
@@ -414,14 +438,14 @@ func TestTenThousandWithOnePercentBad(t *testing.T) {
 
 func TestHalvesKeepEverything(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(1, 1000).Draw(t, "n")
+		n := rapid.IntRange(2, 1000).Draw(t, "n")
 		var p piece
 		for i := range n {
 			p.items = append(p.items, item{generation: i})
 		}
 		var got []int
 		for _, part := range split(p, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t, "index")), "Batch.x.", "Batch.-1."}).Draw(t, "message"), true) {
-			if len(part.items) == 0 || (n > 1 && len(part.items) == n) {
+			if len(part.items) == 0 || len(part.items) == n {
 				t.Fatalf("a part of %d of %d", len(part.items), n)
 			}
 			for _, it := range part.items {

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"math"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -49,6 +50,17 @@ func (p pass) report(class purchase.Class, reason string, now time.Time) (closed
 func (p pass) abandon() {
 	p.done(purchase.ClassDelivered, "") // nothing is known against the destination
 	p.lane.gate.abandon(p.gate)
+}
+
+// probeSize is how many events one request may hold now: a probe is small.
+func (l *lane) probeSize() int {
+	switch since, _ := l.circuit.state(); {
+	case l.gate.closed():
+		return 1
+	case !since.IsZero():
+		return halfOpenBatch
+	}
+	return math.MaxInt
 }
 
 // blocked is how long the circuit lets nothing pass; probing says that what comes next is its probe.

@@ -230,7 +230,7 @@ func (s *stack) stop() error {
 
 func (s *stack) printAddresses() {
 	s.say(`
-Everything is up. Ctrl-C stops it; the data stays in %s.
+Everything is up. Ctrl-C stops it; the data stays for the next start; logs are in %s.
 
   webhook        http://%s/webhooks/stripe   (signing secret %s)
   ingest admin   http://%s/api/v1/summary · /metrics · /readyz
