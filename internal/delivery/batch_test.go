@@ -347,6 +347,41 @@ func TestCircuitOfTheTestDestination(t *testing.T) {
 	})
 }
 
+// With test purchases alone nothing says that live ones would be answered: the circuit shows, and little is fetched.
+func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		b.test.say = always(answer(purchase.ClassRetry, 503))
+	}, func(t *testing.T, b *bench) {
+		for i := range tripAfter {
+			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+			wait(10 * time.Millisecond)
+		}
+		for i := range 2000 {
+			b.q.add(fmt.Sprintf("cs_test_new_%d", i), false, 0)
+		}
+		wait(10 * time.Minute)
+		if s := b.State(); s.State != contract.WorkerOpen || !strings.Contains(s.Reason, "test: 503") || b.gauge("purchase_relay_circuit_state") == 0 || b.Ready() != nil {
+			t.Errorf("state: %+v", s)
+		}
+		if n := b.test.count(); n > 15 {
+			t.Errorf("%d requests", n)
+		}
+		if n := b.count("nak"); n > 1000 {
+			t.Errorf("%d deliveries spent", n)
+		}
+		b.q.add("cs_live", true, 0)
+		b.q.mu.Lock() // before the others, as the real queue may have it
+		last := len(b.q.waiting) - 1
+		b.q.waiting[0], b.q.waiting[last] = b.q.waiting[last], b.q.waiting[0]
+		b.q.mu.Unlock()
+		wait(unheardHold + time.Second)
+		if b.live.count() != 1 || b.State().State != contract.WorkerRunning {
+			t.Errorf("%d live requests, %+v", b.live.count(), b.State())
+		}
+	})
+}
+
 // A new token is tried at once, not when the next probe would be due.
 func TestProbeNow(t *testing.T) {
 	var revoked atomic.Bool

@@ -30,12 +30,13 @@ type circuit struct {
 	now           func() time.Time
 	changed       func(from, to gobreaker.State, open time.Duration)
 
-	mu     sync.Mutex
-	opens  int       // openings in a row
-	since  time.Time // not closed since; zero: closed
-	closed time.Time // when it last closed again; zero: it was never open
-	until  time.Time // open until
-	reason string    // the last failure
+	mu       sync.Mutex
+	opens    int       // openings in a row
+	since    time.Time // not closed since; zero: closed
+	closed   time.Time // when it last closed again; zero: it was never open
+	until    time.Time // open until
+	answered time.Time // the last usable answer; zero: none
+	reason   string    // the last failure
 }
 
 // errFailed is what gobreaker counts; the answer itself says what was wrong.
@@ -91,6 +92,13 @@ func (c *circuit) state() (since time.Time, reason string) {
 	return c.since, c.reason
 }
 
+// heardSince says whether a usable answer came after a time.
+func (c *circuit) heardSince(t time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered.After(t)
+}
+
 // closedAt returns when it last closed again; zero: it was never open.
 func (c *circuit) closedAt() time.Time {
 	c.mu.Lock()
@@ -110,6 +118,9 @@ func (c *circuit) allow(now time.Time) (done func(class purchase.Class, reason s
 	}
 	return func(class purchase.Class, reason string) {
 		if class != purchase.ClassRetry {
+			c.mu.Lock()
+			c.answered = c.now()
+			c.mu.Unlock()
 			report(nil) // whatever it says of the event or of us: somebody is there
 			return
 		}

@@ -68,6 +68,7 @@ type Config struct {
 const (
 	fetchPause     = time.Second            // after a failed fetch
 	newerDelay     = time.Minute            // leaves a message to a newer worker during a rolling upgrade
+	unheardHold    = 10 * time.Second       // what a live purchase may wait for a test destination that is down
 	holdPoll       = time.Second            // how often a stop is looked at: it may end before its time
 	publishInitial = 100 * time.Millisecond // between tries to tell an outcome, growing
 	publishMost    = 5 * time.Second
@@ -89,6 +90,7 @@ type Worker struct {
 	prefix   string // of the attempts' ids
 	attempts atomic.Uint64
 	starving atomic.Bool
+	looked   atomic.Int64 // when a fetch last ended, Unix nanoseconds
 	metrics  *metrics
 }
 
@@ -149,6 +151,7 @@ func (s *slot) run(ctx, hard context.Context) {
 			return
 		}
 		messages, err := s.source.Fetch(ctx, most)
+		s.looked.Store(s.Now().UnixNano())
 		if len(messages) > 0 {
 			s.deliver(ctx, hard, messages)
 		}
@@ -209,6 +212,16 @@ func (w *Worker) turn(ctx context.Context) (most int, leave func(), ok bool) {
 	}
 }
 
+// onlyTestKnown returns since when the test destination, which has the same address, gives no usable answers, where the live
+// one has given none since; zero: else.
+func (w *Worker) onlyTestKnown() (since time.Time, reason string) {
+	since, reason = w.test.circuit.state()
+	if since.IsZero() || w.live.circuit.heardSince(since) {
+		return time.Time{}, ""
+	}
+	return since, reason
+}
+
 // hold is how long nothing may be fetched. probe above 0 says that what is fetched next is a probe, and of how many.
 func (w *Worker) hold() (hold time.Duration, probe int) {
 	now := w.Now()
@@ -216,9 +229,14 @@ func (w *Worker) hold() (hold time.Duration, probe int) {
 	if w.Live == nil {
 		return hold, 0
 	}
-	// A circuit that is open for test purchases alone stops no live ones: those test purchases go back.
+	// A circuit that is open for test purchases alone stops no live ones: those test purchases go back. But while nothing says
+	// that live ones would be answered, little is fetched.
 	if wait, probing := w.live.blocked(now); probing {
 		hold, probe = max(hold, wait), halfOpenBatch
+	} else if since, _ := w.onlyTestKnown(); !since.IsZero() {
+		wait, _ := w.test.blocked(now)
+		looked := time.Unix(0, w.looked.Load())
+		hold, probe = max(hold, min(wait, looked.Add(unheardHold).Sub(now))), halfOpenBatch
 	}
 	if !w.live.gate.closed() || (w.Test != nil && !w.test.gate.closed()) {
 		return hold, probe
@@ -256,6 +274,9 @@ func (w *Worker) State() contract.WorkerState {
 	}
 	if since, reason := w.live.circuit.state(); !since.IsZero() {
 		return contract.WorkerState{State: contract.WorkerOpen, Reason: "live: " + reason, Since: since.UTC()}
+	}
+	if since, reason := w.onlyTestKnown(); !since.IsZero() {
+		return contract.WorkerState{State: contract.WorkerOpen, Reason: "test: " + reason, Since: since.UTC()}
 	}
 	s := contract.WorkerState{State: contract.WorkerRunning, Since: w.started}
 	for _, again := range []time.Time{w.live.gate.openedAt(), w.live.circuit.closedAt()} {

@@ -70,8 +70,8 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	reg.MustRegister(
 		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped, m.size, m.junk,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_circuit_state", Help: "The circuit to the live destination: 0 closed, 1 half-open, 2 open.",
-		}, func() float64 { return w.live.circuit.number(w.Now()) }),
+			Name: "purchase_relay_circuit_state", Help: "The circuit to TikTok, the worse of live and test: 0 closed, 1 half-open, 2 open.",
+		}, func() float64 { return max(w.live.circuit.number(w.Now()), w.test.circuit.number(w.Now())) }),
 		paused("access", w.live.gate.closed),
 		paused("test_access", w.test.gate.closed), // its own label, so that no alert on sales rings for it
 		paused("rate", func() bool { return w.slow.wait(w.Now()) > 0 }),
