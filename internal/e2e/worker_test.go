@@ -89,7 +89,7 @@ func TestEveryKindOfOutage(t *testing.T) {
 		{"502 and a gateway's page", tiktoksim.Fault{HTML: true, For: lasting}},
 		{"503", tiktoksim.Fault{Status: 503, For: lasting}},
 		{"429, seconds", tiktoksim.Fault{Status: 429, RetryAfter: "1", For: lasting}},
-		{"429, a date", tiktoksim.Fault{Status: 429, RetryAfter: time.Now().Add(time.Second).UTC().Format(http.TimeFormat), For: lasting}},
+		{"429, a date", tiktoksim.Fault{Status: 429, RetryAfter: "a date", For: lasting}},
 		{"40100", tiktoksim.Fault{Code: 40100, Message: "Too many requests", For: lasting}},
 		{"40105", tiktoksim.Fault{Code: 40105, Message: "Access token is incorrect", For: lasting}},
 		{"50000", tiktoksim.Fault{Code: 50000, Message: "System error", For: lasting}},
@@ -100,12 +100,16 @@ func TestEveryKindOfOutage(t *testing.T) {
 		{"reset after it was taken", tiktoksim.Fault{CutAfter: true, For: lasting}},
 		{"a truncated answer", tiktoksim.Fault{LyingLength: true, For: lasting}},
 		{"an endless answer", tiktoksim.Fault{Endless: true, For: lasting}},
+		{"a slow drip", tiktoksim.Fault{Drip: true, For: lasting}},
 		{"an answer without code", tiktoksim.Fault{Body: `{"message":"OK","request_id":"r"}`, For: lasting}},
 		{"an answer that is no JSON", tiktoksim.Fault{Body: "OK", For: lasting}},
 		{"a redirect", tiktoksim.Fault{Redirect: "http://127.0.0.1:1/", For: lasting}},
 		{"a wrong path", tiktoksim.Fault{Status: 404, Body: "404 page not found", For: lasting}},
 	} {
 		before := s.sim.Stats().Requests
+		if tc.fault.RetryAfter == "a date" {
+			tc.fault.RetryAfter = time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat)
+		}
 		s.sim.Inject(tc.fault)
 		var ids []string
 		for range 20 {

@@ -45,7 +45,7 @@ func (d Disorder) Plan(bodies [][]byte) (plan []Arrival, withheld [][]byte) {
 	var entries, steady []entry // steady: those that keep their place
 	behindOneOf := func(e entry) entry {
 		first := steady[max(len(steady)-1-rng.IntN(reach), 0)]
-		e.After, e.place = max(e.After, first.After), max(e.place, first.place+1)
+		e.After, e.place = max(e.After, first.After), first.place+1
 		return e
 	}
 	// From the last to the first: what an event is held back behind has its time already.
@@ -67,7 +67,6 @@ func (d Disorder) Plan(bodies [][]byte) (plan []Arrival, withheld [][]byte) {
 		}
 	}
 	slices.Reverse(withheld)
-	slices.Reverse(entries)
 	slices.SortStableFunc(entries, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.After, b.After), cmp.Compare(a.place, b.place))
 	})

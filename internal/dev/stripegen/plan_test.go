@@ -171,6 +171,11 @@ func TestPlanSendsSomeTwice(t *testing.T) {
 	if between < 150 {
 		t.Errorf("only %d come again after another event", between)
 	}
+	// The second time is later by as much again.
+	plan, _ = stripegen.Disorder{Seed: 3, Duplicates: 1, Delay: time.Minute}.Plan(numbered(100))
+	if last := plan[len(plan)-1].After; last < 90*time.Second || last > 2*time.Minute {
+		t.Errorf("the last repeat comes after %v", last)
+	}
 }
 
 func TestPlanWithholdsAShare(t *testing.T) {

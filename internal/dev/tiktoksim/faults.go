@@ -32,6 +32,7 @@ type Fault struct {
 	CutAfter    bool   `json:"cut_after,omitempty"`    // what is good is stored, then the connection is dropped: the ambiguous failure
 	LyingLength bool   `json:"lying_length,omitempty"` // the answer breaks off before its Content-Length
 	Endless     bool   `json:"endless,omitempty"`      // the body does not end until the client goes (or after 64 MiB)
+	Drip        bool   `json:"drip,omitempty"`         // the body comes a byte at a time and stays incomplete until the client goes or the faults are cleared
 	HTML        bool   `json:"html,omitempty"`         // a gateway's page, with Status 502 unless there is another
 	Redirect    string `json:"redirect,omitempty"`     // to this address, with Status 307 unless there is another
 
@@ -92,18 +93,18 @@ func (f *Fault) UnmarshalJSON(data []byte) error {
 // check says what is wrong with a fault.
 func (f Fault) check() error {
 	instead := 0
-	for _, is := range []bool{f.Hang, f.Cut, f.CutAfter, f.LyingLength, f.Endless, f.HTML, f.Redirect != ""} {
+	for _, is := range []bool{f.Hang, f.Cut, f.CutAfter, f.LyingLength, f.Endless, f.Drip, f.HTML, f.Redirect != ""} {
 		if is {
 			instead++
 		}
 	}
 	switch {
 	case instead > 1:
-		return errors.New("hang, cut, cut_after, lying_length, endless, html and redirect exclude each other")
+		return errors.New("hang, cut, cut_after, lying_length, endless, drip, html and redirect exclude each other")
 	case f.CutAfter && f.replaces():
 		return errors.New("cut_after drops the connection in place of an answer: leave out status, code and body")
 	case !f.replaces() && !f.CutAfter && f.Latency == 0 && f.DuplicateCode == 0:
-		return errors.New("it says nothing of the answer: give a status, a code, a body, a latency, a duplicate_code, or one of hang, cut, cut_after, lying_length, endless, html, redirect")
+		return errors.New("it says nothing of the answer: give a status, a code, a body, a latency, a duplicate_code, or one of hang, cut, cut_after, lying_length, endless, drip, html, redirect")
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
 		return errors.New("status is a number from 200 to 599")
 	case f.Rate < 0 || f.Rate > 1:
@@ -118,7 +119,7 @@ func (f Fault) check() error {
 
 // replaces says whether the fault answers in place of the rules.
 func (f Fault) replaces() bool {
-	return f.Status != 0 || f.Code != 0 || f.Body != "" || f.Hang || f.Cut || f.LyingLength || f.Endless || f.HTML || f.Redirect != ""
+	return f.Status != 0 || f.Code != 0 || f.Body != "" || f.Hang || f.Cut || f.LyingLength || f.Endless || f.Drip || f.HTML || f.Redirect != ""
 }
 
 // status is the HTTP status, with the usual one where the fault has none of its own.
@@ -144,6 +145,8 @@ func (f Fault) label() string {
 		return "lying_length"
 	case f.Endless:
 		return "endless"
+	case f.Drip:
+		return "drip"
 	case f.Code != 0 && !f.HTML && f.Redirect == "" && f.Body == "":
 		return strconv.Itoa(f.Code)
 	case f.replaces():
@@ -174,6 +177,8 @@ func (f Fault) answer(w http.ResponseWriter, r *http.Request, released <-chan st
 		panic(http.ErrAbortHandler)
 	case f.Endless:
 		f.writeEndless(w)
+	case f.Drip:
+		f.writeDrip(w, r, released)
 	case f.LyingLength:
 		body := f.Body
 		if body == "" {
@@ -204,6 +209,30 @@ func (f Fault) write(w http.ResponseWriter, kind, body string) {
 	w.Header().Set("Content-Type", kind)
 	w.WriteHeader(f.status())
 	_, _ = io.WriteString(w, body)
+}
+
+// dripEvery is the time from one byte to the next.
+const dripEvery = 50 * time.Millisecond
+
+// writeDrip begins like an answer that says OK, a byte at a time, and never gets to its last one.
+func (f Fault) writeDrip(w http.ResponseWriter, r *http.Request, released <-chan struct{}) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(f.status())
+	tick := time.NewTicker(dripEvery)
+	defer tick.Stop()
+	for next := `{"code":0,"message":"OK",`; ; next += " " {
+		if _, err := io.WriteString(w, next[:1]); err != nil || http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		next = next[1:]
+		select {
+		case <-r.Context().Done():
+			return
+		case <-released:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // writeEndless begins like an answer that says OK, and goes on.

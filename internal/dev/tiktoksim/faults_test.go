@@ -109,6 +109,23 @@ func TestEachFaultAsAClientSeesIt(t *testing.T) {
 	}
 }
 
+// TestDrip: the answer begins, and does not end before the client or the fault does.
+func TestDrip(t *testing.T) {
+	s := serve(t, tiktoksim.Config{})
+	s.Inject(tiktoksim.Fault{Drip: true})
+	got := make(chan seen, 1)
+	go func() { got <- s.track(t) }()
+	for s.Stats().ByCode["drip"] == 0 {
+		if !pauseBriefly(t) {
+			t.Fatal("nothing dripped")
+		}
+	}
+	s.Clear()
+	if a := <-got; a.status != 200 || json.Valid([]byte(a.body)) || len(s.Received()) != 0 {
+		t.Errorf("%d %q, %v", a.status, a.body, a.err)
+	}
+}
+
 // TestHangEndsWithItsClient: the server closes only when the request's goroutine is gone.
 func TestHangEndsWithItsClient(t *testing.T) {
 	s := serve(t, tiktoksim.Config{})

@@ -74,9 +74,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	if err := o.check(given); err != nil {
 		return err
 	}
-	if o.rate > 0 {
-		o.disorder.Every = time.Duration(float64(time.Second) / (o.rate * float64(o.events())))
-	}
 	for o.disorder.Seed == 0 {
 		o.disorder.Seed = rand.Uint64() //nolint:gosec // a seed to play with, no secret
 	}

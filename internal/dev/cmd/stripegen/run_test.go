@@ -14,8 +14,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stripe/stripe-go/v76/webhook"
+
+	"purchase-relay/internal/dev/stripegen"
 )
 
 func noenv(string) string { return "" }
@@ -140,11 +143,32 @@ func TestAsyncSendsTwoEventsOfEachSession(t *testing.T) {
 		for pair := range slices.Chunk(came, 2) {
 			first, second := pair[0], pair[1]
 			if first.Type != "checkout.session.completed" || second.Type != "checkout.session.async_payment_"+c.async || first.ID == second.ID ||
-				first.Data.Object.ID != second.Data.Object.ID || first.Created >= second.Created ||
+				first.Data.Object.ID != second.Data.Object.ID || first.Created >= second.Created || second.Created > time.Now().Unix() ||
 				first.Data.Object.PaymentStatus != "unpaid" || second.Data.Object.PaymentStatus != c.status ||
 				!slices.Equal(first.Data.Object.Methods, []string{c.method}) || !slices.Equal(second.Data.Object.Methods, []string{c.method}) {
 				t.Errorf("%+v: %+v", c, pair)
 			}
+		}
+	}
+}
+
+// -rate counts purchases, which may be of two events, and holds in disorder too: here, in one that changes nothing.
+func TestRateSetsThePace(t *testing.T) {
+	for _, c := range []struct {
+		o    options
+		want []time.Duration
+	}{
+		{options{n: 3}, []time.Duration{0, 0, 0}},
+		{options{n: 3, rate: 2}, []time.Duration{0, 500 * time.Millisecond, time.Second}},
+		{options{n: 2, rate: 2, async: "failed"}, []time.Duration{0, 250 * time.Millisecond, 500 * time.Millisecond, 750 * time.Millisecond}},
+		{options{n: 3, rate: 2, disorder: stripegen.Disorder{Delay: 1}}, []time.Duration{0, 500 * time.Millisecond, time.Second}},
+	} {
+		var due []time.Duration
+		for a := range c.o.arrivals(io.Discard) {
+			due = append(due, a.After.Round(time.Millisecond))
+		}
+		if !slices.Equal(due, c.want) {
+			t.Errorf("%+v: %v", c.o, due)
 		}
 	}
 }

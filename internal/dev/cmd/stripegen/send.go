@@ -37,12 +37,16 @@ func (o *options) checkout() stripegen.Checkout {
 	return c
 }
 
-// events is how many there are of each purchase.
-func (o *options) events() int {
+// every is the time from one event to the next.
+func (o *options) every() time.Duration {
+	events := o.rate // a second
 	if o.async != "" {
-		return 2
+		events *= 2
 	}
-	return 1
+	if events == 0 {
+		return 0
+	}
+	return time.Duration(float64(time.Second) / events)
 }
 
 // purchase makes the events of one purchase. Those of a delayed payment method are an hour apart, and the second is of
@@ -91,7 +95,9 @@ func (o *options) random() bool {
 func (o *options) arrivals(out io.Writer) iter.Seq[stripegen.Arrival] {
 	if o.random() {
 		bodies := slices.Collect(o.bodies())
-		plan, withheld := o.disorder.Plan(bodies)
+		disorder := o.disorder
+		disorder.Every = o.every()
+		plan, withheld := disorder.Plan(bodies)
 		_, _ = fmt.Fprintf(out, "-seed %d repeats this; %d of %d events are withheld\n", o.disorder.Seed, len(withheld), len(bodies))
 		return slices.Values(plan)
 	}
@@ -101,7 +107,7 @@ func (o *options) arrivals(out io.Writer) iter.Seq[stripegen.Arrival] {
 			if !yield(stripegen.Arrival{After: due, Body: body}) {
 				return
 			}
-			due += o.disorder.Every
+			due += o.every()
 		}
 	}
 }
