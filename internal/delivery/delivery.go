@@ -99,7 +99,7 @@ func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registe
 	random := mathrand.Float64 // jitter alone
 	newLane := func(name string, to Destination) lane {
 		return lane{
-			name: name, to: to, gate: gate{name: name, initial: c.RetryInitial, most: c.RetryMax, random: random},
+			name: name, to: to, gate: gate{initial: c.RetryInitial, most: c.RetryMax, random: random},
 			circuit: newCircuit(c.RetryInitial, c.RetryMax, random, c.Now, circuitTeller(name, log)),
 		}
 	}
@@ -234,9 +234,8 @@ func (w *Worker) hold() (hold time.Duration, probe int) {
 	if wait, probing := w.live.blocked(now); probing {
 		hold, probe = max(hold, wait), halfOpenBatch
 	} else if since, _ := w.onlyTestKnown(); !since.IsZero() {
-		wait, _ := w.test.blocked(now)
 		looked := time.Unix(0, w.looked.Load())
-		hold, probe = max(hold, min(wait, looked.Add(unheardHold).Sub(now))), halfOpenBatch
+		hold, probe = max(hold, min(w.test.circuit.wait(now), looked.Add(unheardHold).Sub(now))), halfOpenBatch
 	}
 	if !w.live.gate.closed() || (w.Test != nil && !w.test.gate.closed()) {
 		return hold, probe

@@ -17,7 +17,6 @@ const maxProbeWait = 5 * time.Minute
 //	open ──access──▶ closed ──probe due──▶ probing ──access──▶ closed (longer)
 //	  ▲                                       └──any other answer──▶ open
 type gate struct {
-	name          string
 	initial, most time.Duration
 	random        func() float64
 

@@ -12,7 +12,7 @@ func middle() float64 { return 0.5 }
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // a constant
 
 func newGate() *gate {
-	return &gate{name: "live", initial: time.Second, most: 15 * time.Minute, random: middle}
+	return &gate{initial: time.Second, most: 15 * time.Minute, random: middle}
 }
 
 func TestGateProbesOneAtATimeAtGrowingIntervals(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -574,9 +573,7 @@ func TestPostgresAway(t *testing.T) {
 	postgres := start()
 	s.database = postgres.URL("postgres")
 	s.startNATS()
-	server := httptest.NewServer(s.sim)
-	t.Cleanup(server.Close)
-	s.simURL = server.URL
+	s.simURL = listen(t, s.sim)
 	s.startIngest()
 	s.startWorker()
 	first, second := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()

@@ -135,12 +135,19 @@ func (s *stack) startWorker(env ...string) {
 // command runs one of ingest's commands against the stack's ledger, and answers no to what it asks.
 func (s *stack) command(args ...string) (code int, out string) {
 	s.t.Helper()
-	p := exec.Command(filepath.Join(binaries, "ingest"), args...)
-	p.Env = []string{"DATABASE_URL=" + s.database, "STATUS=skipped"} // a stranger's variable is not looked at
+	env := []string{"DATABASE_URL=" + s.database, "STATUS=skipped"} // a stranger's variable is not looked at
+	return command(s.t, "ingest", env, args...)
+}
+
+// command runs one of the binaries to its end.
+func command(t *testing.T, name string, env []string, args ...string) (code int, out string) {
+	t.Helper()
+	p := exec.Command(filepath.Join(binaries, name), args...)
+	p.Env = env
 	p.Stdin = strings.NewReader("n\n")
 	text, err := p.CombinedOutput()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return p.ProcessState.ExitCode(), string(text)
 }
@@ -265,8 +272,8 @@ type row struct {
 	Attempts                  int
 }
 
-// query asks the ledger for one value.
-func query[T any](s *stack, sql string, args ...any) (value T) {
+// ledger opens a connection of its own to the ledger.
+func (s *stack) ledger(use func(ctx context.Context, conn *pgx.Conn) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -275,41 +282,42 @@ func query[T any](s *stack, sql string, args ...any) (value T) {
 		s.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	if err := conn.QueryRow(ctx, sql, args...).Scan(&value); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
+	if err := use(ctx, conn); err != nil {
+		s.t.Fatal(err)
 	}
+}
+
+// query asks the ledger for one value.
+func query[T any](s *stack, sql string, args ...any) (value T) {
+	s.t.Helper()
+	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
+		if err := conn.QueryRow(ctx, sql, args...).Scan(&value); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+		return nil
+	})
 	return value
 }
 
 // exec changes the ledger behind everybody's back.
 func (s *stack) exec(sql string, args ...any) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, s.database)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.Exec(ctx, sql, args...); err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
+	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, args...)
+		return err
+	})
 }
 
 func (s *stack) purchase(id string) (r row) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, s.database)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	err = conn.QueryRow(ctx, `SELECT status, reason, COALESCE(tiktok_request_id, ''), attempts FROM purchases WHERE checkout_session_id = $1`, id).
-		Scan(&r.Status, &r.Reason, &r.RequestID, &r.Attempts)
-	if err != nil {
-		s.t.Fatalf("purchase %s: %v", id, err)
-	}
+	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
+		err := conn.QueryRow(ctx, `SELECT status, reason, COALESCE(tiktok_request_id, ''), attempts FROM purchases WHERE checkout_session_id = $1`, id).
+			Scan(&r.Status, &r.Reason, &r.RequestID, &r.Attempts)
+		if err != nil {
+			return fmt.Errorf("purchase %s: %w", id, err)
+		}
+		return nil
+	})
 	return r
 }
 

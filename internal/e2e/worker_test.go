@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,14 +50,12 @@ func TestRotatedTokenFile(t *testing.T) {
 func TestSendTest(t *testing.T) {
 	sim := tiktoksim.New(tiktoksim.Config{})
 	server := listen(t, sim)
-	command := func(env ...string) (int, string) {
+	send := func(env ...string) (int, string) {
 		t.Helper()
-		p := exec.Command(filepath.Join(binaries, "tiktok-worker"), "send-test", "--code", "TEST7")
-		p.Env = append([]string{"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + server + eventPath}, env...)
-		out, _ := p.CombinedOutput() // the exit code says it
-		return p.ProcessState.ExitCode(), string(out)
+		all := append([]string{"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + server + eventPath}, env...)
+		return command(t, "tiktok-worker", all, "send-test", "--code", "TEST7")
 	}
-	if code, out := command(); code != 0 || !strings.Contains(out, "TikTok accepted the event (code 0") || !strings.Contains(out, "request_id") {
+	if code, out := send(); code != 0 || !strings.Contains(out, "TikTok accepted the event (code 0") || !strings.Contains(out, "request_id") {
 		t.Errorf("%d %s", code, out)
 	}
 	if events := sim.Received(); len(events) != 1 || events[0].TestEventCode != "TEST7" {
@@ -68,13 +65,12 @@ func TestSendTest(t *testing.T) {
 		"TIKTOK_ACCESS_TOKEN=wrong": "refuses access", "TIKTOK_EVENT_NAME=Nonsense": "for its content", "TIKTOK_API_URL=http://127.0.0.1:1/": "no usable answer",
 		"TIKTOK_PAYLOAD=events": "accepted",
 	} {
-		if code, out := command(env); (code == 0) != (want == "accepted") || !strings.Contains(out, want) || strings.Contains(out, "local-token") {
+		if code, out := send(env); (code == 0) != (want == "accepted") || !strings.Contains(out, want) || strings.Contains(out, "local-token") {
 			t.Errorf("%s: %d %s", env, code, out)
 		}
 	}
-	p := exec.Command(filepath.Join(binaries, "tiktok-worker"), "send-test")
-	if out, _ := p.CombinedOutput(); p.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "test event code is required") || !strings.Contains(string(out), "TIKTOK_PIXEL_ID") {
-		t.Errorf("without anything: %d %s", p.ProcessState.ExitCode(), out)
+	if code, out := command(t, "tiktok-worker", []string{}, "send-test"); code != 2 || !strings.Contains(out, "test event code is required") || !strings.Contains(out, "TIKTOK_PIXEL_ID") {
+		t.Errorf("without anything: %d %s", code, out)
 	}
 }
 

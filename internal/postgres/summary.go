@@ -66,8 +66,5 @@ func (db *DB) OutboxState(ctx context.Context) (pending int, oldest time.Time, e
 	if err := db.pool.QueryRow(ctx, sqlOutboxState).Scan(&pending, &at); err != nil {
 		return 0, time.Time{}, fmt.Errorf("read the outbox: %w", err)
 	}
-	if at != nil {
-		oldest = *at
-	}
-	return pending, oldest, nil
+	return pending, orZero(at), nil
 }

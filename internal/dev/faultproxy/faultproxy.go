@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"testing"
 )
 
 // Proxy forwards connections to a target. It is safe for concurrent use.
@@ -39,6 +40,21 @@ func Start(target string) (*Proxy, error) {
 	p := &Proxy{listener: l, target: target, conns: make(map[*conn]struct{})}
 	p.running.Go(p.accept)
 	return p, nil
+}
+
+// ForTest starts a proxy that lives as long as a test.
+func ForTest(t *testing.T, target string) *Proxy {
+	t.Helper()
+	p, err := Start(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
 }
 
 // Addr is where it listens, host:port.

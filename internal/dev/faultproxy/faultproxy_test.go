@@ -72,24 +72,10 @@ func (c client) expect(line string) {
 	}
 }
 
-func start(t *testing.T, target string) *faultproxy.Proxy {
-	t.Helper()
-	p, err := faultproxy.Start(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return p
-}
-
 // The request goes through, its answer does not until it is released; other connections flow.
 func TestHoldAnswersAfter(t *testing.T) {
 	addr, heard := echo(t)
-	p := start(t, addr)
+	p := faultproxy.ForTest(t, addr)
 	a, b := dial(t, p), dial(t, p)
 	a.say("one\n")
 	a.expect("<one>")
@@ -125,7 +111,7 @@ func TestHoldAnswersAfter(t *testing.T) {
 
 func TestCutWakesTheHeld(t *testing.T) {
 	addr, heard := echo(t)
-	p := start(t, addr)
+	p := faultproxy.ForTest(t, addr)
 	c := dial(t, p)
 	held := p.HoldAnswersAfter([]byte("x"))
 	c.say("x\n")
@@ -152,7 +138,7 @@ func TestTargetAway(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	_ = l.Close()
-	c := dial(t, start(t, addr))
+	c := dial(t, faultproxy.ForTest(t, addr))
 	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -145,7 +144,7 @@ func (b *bench) work(ctx context.Context, queue *jetstream.Conn, sim *tiktoksim.
 	worker := exec.CommandContext(ctx, b.binary) //nolint:gosec // built above
 	worker.Env = []string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + tiktok + "/open_api/v1.3/event/track/", "NATS_URL=" + nats,
-		"ADMIN_ADDR=" + freeAddr(ctx), "TIKTOK_MAX_RPS=1000", "WORKER_CONCURRENCY=" + strconv.Itoa(slots), "BATCH_SIZE=" + strconv.Itoa(batch),
+		"ADMIN_ADDR=127.0.0.1:0", "TIKTOK_MAX_RPS=1000", "WORKER_CONCURRENCY=" + strconv.Itoa(slots), "BATCH_SIZE=" + strconv.Itoa(batch),
 	}
 	began := time.Now()
 	if err := worker.Start(); err != nil {
@@ -189,13 +188,4 @@ func peak(pid int) float64 {
 		return 0
 	}
 	return kib / 1024
-}
-
-func freeAddr(ctx context.Context) string {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "127.0.0.1:0"
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
