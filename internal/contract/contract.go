@@ -154,12 +154,13 @@ func NewAttempt(a purchase.Attempt) *Attempt {
 	}
 }
 
-// MsgID returns the outcome's message id: one per attempt or, where nothing was sent, per generation.
+// MsgID returns the outcome's message id: one per attempt or, where nothing was sent, per generation and moment. Without the
+// moment a purchase that a restored or emptied ledger hears of again would have its outcome swallowed by the stream.
 func (o *Outcome) MsgID() string {
 	if o.Attempt != nil {
 		return o.EventID + ":" + o.Attempt.ID
 	}
-	return MsgID(o.EventID, o.Generation) + ":" + string(o.Result)
+	return MsgID(o.EventID, o.Generation) + ":" + string(o.Result) + ":" + strconv.FormatInt(o.At.UnixNano(), 36)
 }
 
 // EncodeOutcome encodes an outcome.

@@ -34,12 +34,14 @@ type Publication struct {
 	Data           []byte
 }
 
-// Published is what became of a Publication. Err nil means that the stream holds the message under Sequence.
+// Published is what became of a Publication. Err nil means that the stream holds the message under Sequence or, where
+// it is a Duplicate, that it has taken one under this message id before: that one may still be queued, or be done with.
 // Every other error is ambiguous: the message may have been stored all the same, so that only the same
 // message id may be sent again.
 type Published struct {
-	Sequence uint64
-	Err      error
+	Sequence  uint64
+	Duplicate bool
+	Err       error
 }
 
 var (

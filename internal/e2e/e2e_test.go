@@ -499,6 +499,25 @@ func TestBadConfigurationListsAllProblems(t *testing.T) {
 	}
 }
 
+// A ledger that was emptied (or restored from a backup) beside a queue that was not: the stream still knows the message ids of
+// the purchases that the ledger hears of again, and would swallow them.
+func TestEmptiedLedger(t *testing.T) {
+	for _, tc := range []struct{ token, ends string }{{"local-token", "delivered"}, {"", "skipped"}} {
+		s := newStack(t, "TIKTOK_ACCESS_TOKEN="+tc.token)
+		c := stripegen.NewCheckout().Live()
+		for range 2 {
+			s.exec(`TRUNCATE purchases, profiles, stripe_events, attempts`)
+			if answer := s.send(c); answer.Body != `{"status":"processed"}` {
+				t.Fatalf("answered %+v", answer)
+			}
+			s.awaitStatus(c.SessionID, tc.ends)
+		}
+		if n := query[int](s, `SELECT generation FROM purchases`); n != 2 {
+			t.Errorf("%s under generation %d", tc.ends, n)
+		}
+	}
+}
+
 // The queue's store is wiped with purchases waiting: the ledger fills it again.
 func TestWipedQueueIsFilledAgain(t *testing.T) {
 	s := newStack(t, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=1s")

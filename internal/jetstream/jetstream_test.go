@@ -212,7 +212,7 @@ func TestPublishAgain(t *testing.T) {
 	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 || first[0].Sequence == first[1].Sequence {
 		t.Fatalf("first: %+v", first)
 	}
-	if same := s.publish(publication("cs_1", 1)); same[0].Err != nil || same[0].Sequence != first[0].Sequence {
+	if same := s.publish(publication("cs_1", 1)); same[0].Err != nil || same[0].Sequence != first[0].Sequence || !same[0].Duplicate || first[0].Duplicate {
 		t.Errorf("the same id again: %+v", same)
 	}
 	if next := s.publish(publication("cs_1", 2)); !errors.Is(next[0].Err, contract.ErrStillQueued) {

@@ -49,7 +49,7 @@ func collect(ctx context.Context, futures []jetstream.PubAckFuture, results []co
 		}
 		select {
 		case ack := <-future.Ok():
-			results[i].Sequence = ack.Sequence
+			results[i].Sequence, results[i].Duplicate = ack.Sequence, ack.Duplicate
 		case err := <-future.Err():
 			results[i].Err = refusal(err)
 		case <-ctx.Done():

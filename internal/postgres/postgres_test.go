@@ -316,6 +316,20 @@ func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
 	}
 }
 
+// A mark may bring a higher generation: the stream knew the first one's message id, and took the second. A lower one is over.
+func TestPublishedUnderAHigherGeneration(t *testing.T) {
+	l := newLedger(t)
+	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	for _, m := range []contract.Mark{{ID: "cs_1", Generation: 2, Sequence: 7}, {ID: "cs_1", Generation: 1, Sequence: 6}} {
+		if err := l.Published(t.Context(), []contract.Mark{m}); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask[string](l, `SELECT status || ' ' || generation || ' ' || stream_sequence FROM purchases`); got != "published 2 7" {
+			t.Errorf("after %+v: %s", m, got)
+		}
+	}
+}
+
 // Outcomes in any order, in batches of any size, any number of times, lead to the same row.
 func TestSettleInAnyOrder(t *testing.T) {
 	l := newLedger(t)

@@ -55,13 +55,14 @@ WHERE checkout_session_id IN (
     ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
-	// An outcome may have overtaken this mark: then the status stands.
+	// An outcome may have overtaken this mark: then the status stands. The mark's generation is the higher one where the
+	// stream knew the lower one's message id.
 	sqlPublished = `
 UPDATE public.purchases p SET
-    status = CASE WHEN p.status = 'pending' THEN 'published' ELSE p.status END,
+    status = CASE WHEN p.status = 'pending' THEN 'published' ELSE p.status END, generation = m.generation,
     published_at = now(), stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
 FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
-WHERE p.checkout_session_id = m.id AND p.generation = m.generation`
+WHERE p.checkout_session_id = m.id AND p.generation <= m.generation`
 
 	sqlReleased = `UPDATE public.purchases SET claimed_until = NULL WHERE checkout_session_id = ANY($1) AND status IN ('pending', 'published', 'retrying')`
 

@@ -38,7 +38,17 @@ const (
 	pollEvery = 2 * time.Second
 	// pauseAfterFailure keeps a failing publish from becoming a hot loop.
 	pauseAfterFailure = 500 * time.Millisecond
+	// doubtFor is how long the outcome of a message that the stream says to have taken before is waited for.
+	doubtFor = 5 * time.Second
 )
+
+// doubt is a purchase whose message id the stream knew: an earlier publish was stored and nobody heard so, or, after a
+// restored backup or an emptied ledger, it was another life's. Only the first is in the queue, or has an outcome on its way.
+type doubt struct {
+	generation int       // the highest one that was published
+	until      time.Time // then the claim is given back
+	released   bool
+}
 
 // Relay publishes pending purchases.
 type Relay struct {
@@ -46,6 +56,7 @@ type Relay struct {
 	queue  Queue
 	log    *zap.Logger
 	wake   chan struct{}
+	doubts map[string]doubt // by session; of Run's goroutine alone
 
 	publishes *prometheus.CounterVec
 }
@@ -53,7 +64,7 @@ type Relay struct {
 // New returns a Relay; Run makes it work.
 func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
 	r := &Relay{
-		outbox: o, queue: q, log: log, wake: make(chan struct{}, 1),
+		outbox: o, queue: q, log: log, wake: make(chan struct{}, 1), doubts: make(map[string]doubt),
 		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_publishes_total", Help: "Purchases handed to the queue, by result.",
 		}, []string{"result"}),
@@ -108,6 +119,9 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 	if !r.queue.Connected() {
 		return false, nil // the connection's return wakes us; its absence has been logged
 	}
+	if err := r.releaseDoubts(ctx); err != nil {
+		return false, err
+	}
 	claims, err := r.outbox.Claim(ctx, batchSize)
 	if err != nil || len(claims) == 0 {
 		return false, err
@@ -115,10 +129,13 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contract.ClaimFor/2)
 	defer cancel()
 	batch := make([]contract.Publication, len(claims))
+	offers := make([]int, len(claims)) // the generations that are published
 	for i, c := range claims {
+		offers[i] = r.offer(c)
+		c.Generation = offers[i]
 		batch[i] = publication(c)
 	}
-	marks, released, failed := r.sort(claims, r.queue.Publish(ctx, batch))
+	marks, released, failed := r.sort(claims, offers, r.queue.Publish(ctx, batch))
 	if err := r.outbox.Published(ctx, marks); err != nil {
 		// The claims run out and the same message ids are published again: the stream knows them.
 		return false, err
@@ -129,6 +146,42 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 	return len(claims) == batchSize, nil
 }
 
+// offer is the generation to publish a claim under. Where its message id was known to the stream and no outcome has come since,
+// it is a new one: while the stream still holds the purchase, it refuses that.
+func (r *Relay) offer(c contract.Claim) int {
+	if d, ok := r.doubts[c.ID]; ok {
+		delete(r.doubts, c.ID)
+		return max(c.Generation, d.generation+1)
+	}
+	return c.Generation
+}
+
+// releaseDoubts gives claims back that wait no longer for an outcome: those that got one are not claimed again.
+func (r *Relay) releaseDoubts(ctx context.Context) error {
+	var due []string
+	now := time.Now()
+	for id, d := range r.doubts {
+		switch {
+		case !d.released && !now.Before(d.until):
+			due = append(due, id)
+		case d.released && now.After(d.until.Add(contract.ClaimFor)):
+			delete(r.doubts, id) // its outcome came
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	if err := r.outbox.Released(ctx, due); err != nil {
+		return err
+	}
+	for _, id := range due {
+		d := r.doubts[id]
+		d.released = true
+		r.doubts[id] = d
+	}
+	return nil
+}
+
 func publication(c contract.Claim) contract.Publication {
 	return contract.Publication{
 		Subject: contract.Subject(c.ID, c.Livemode), MsgID: contract.MsgID(c.ID, c.Generation), FirstPublished: c.FirstPublished, Data: c.Envelope,
@@ -136,14 +189,19 @@ func publication(c contract.Claim) contract.Publication {
 }
 
 // sort splits a batch into what the stream holds and what has to be tried again; failed is one of the reasons.
-func (r *Relay) sort(claims []contract.Claim, results []contract.Published) (marks []contract.Mark, released []string, failed error) {
+func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.Published) (marks []contract.Mark, released []string, failed error) {
 	for i, c := range claims {
 		res := results[i]
 		switch {
+		case res.Err == nil && res.Duplicate:
+			r.publishes.WithLabelValues("duplicate").Inc()
+			r.doubts[c.ID] = doubt{generation: offers[i], until: time.Now().Add(doubtFor)}
+			continue
 		case res.Err == nil:
 			r.publishes.WithLabelValues("ok").Inc()
+			c.Generation = offers[i]
 		case errors.Is(res.Err, contract.ErrStillQueued):
-			// An earlier publish was stored and its acknowledgement lost: it is where it should be.
+			// An earlier publish was stored and its acknowledgement lost: it is where it should be, under its own generation.
 			r.publishes.WithLabelValues("still_queued").Inc()
 		default:
 			r.publishes.WithLabelValues("failed").Inc()

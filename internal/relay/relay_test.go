@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -22,7 +23,11 @@ import (
 type outbox struct {
 	mu        sync.Mutex
 	pending   []contract.Claim
+	taken     map[string]contract.Claim
 	published map[string]uint64
+	marks     map[string]int // generations
+	released  int
+	settled   map[string]bool // an outcome came
 	claims    int
 	failMarks int
 	claimErr  error
@@ -38,6 +43,9 @@ func (o *outbox) Claim(_ context.Context, most int) ([]contract.Claim, error) {
 		return nil, o.claimErr
 	}
 	o.pending = o.pending[n:]
+	for _, c := range taken {
+		o.taken[c.ID] = c
+	}
 	return taken, nil
 }
 
@@ -47,12 +55,12 @@ func (o *outbox) Published(_ context.Context, marks []contract.Mark) error {
 	if o.failMarks > 0 {
 		o.failMarks--
 		for _, m := range marks { // the claims run out
-			o.pending = append(o.pending, contract.Claim{ID: m.ID, Generation: m.Generation})
+			o.pending = append(o.pending, o.taken[m.ID])
 		}
 		return errors.New("postgres is away")
 	}
 	for _, m := range marks {
-		o.published[m.ID] = m.Sequence
+		o.published[m.ID], o.marks[m.ID] = m.Sequence, m.Generation
 	}
 	return nil
 }
@@ -60,8 +68,11 @@ func (o *outbox) Published(_ context.Context, marks []contract.Mark) error {
 func (o *outbox) Released(_ context.Context, ids []string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.released += len(ids)
 	for _, id := range ids {
-		o.pending = append(o.pending, contract.Claim{ID: id, Generation: 1})
+		if !o.settled[id] {
+			o.pending = append(o.pending, o.taken[id])
+		}
 	}
 	return nil
 }
@@ -80,11 +91,12 @@ func (o *outbox) done() int {
 	return len(o.published)
 }
 
-// stream remembers message ids, like the real one.
+// stream remembers message ids, like the real one, and holds one message a subject.
 type stream struct {
 	mu      sync.Mutex
 	away    bool
 	ids     map[string]uint64
+	held    map[string]bool // by subject
 	fail    func(p contract.Publication) error
 	batches []int
 }
@@ -93,6 +105,13 @@ func (s *stream) Connected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.away
+}
+
+func (s *stream) hold(subject string) {
+	if s.held == nil {
+		s.held = map[string]bool{}
+	}
+	s.held[subject] = true
 }
 
 func (s *stream) Publish(_ context.Context, batch []contract.Publication) []contract.Published {
@@ -107,8 +126,14 @@ func (s *stream) Publish(_ context.Context, batch []contract.Publication) []cont
 				continue
 			}
 		}
-		if s.ids[p.MsgID] == 0 {
+		results[i].Duplicate = s.ids[p.MsgID] != 0
+		if s.held[p.Subject] && !results[i].Duplicate {
+			results[i].Err = contract.ErrStillQueued
+			continue
+		}
+		if !results[i].Duplicate {
 			s.ids[p.MsgID] = uint64(len(s.ids) + 1)
+			s.hold(p.Subject)
 		}
 		results[i].Sequence = s.ids[p.MsgID]
 	}
@@ -118,7 +143,8 @@ func (s *stream) Publish(_ context.Context, batch []contract.Publication) []cont
 func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		o, s := &outbox{published: map[string]uint64{}}, &stream{ids: map[string]uint64{}}
+		o := &outbox{taken: map[string]contract.Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
+		s := &stream{ids: map[string]uint64{}}
 		core, log := observer.New(zapcore.DebugLevel)
 		r := New(o, s, zap.New(core), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
@@ -190,6 +216,7 @@ func TestAmbiguousPublishes(t *testing.T) {
 				return errors.New("timeout")
 			case p.MsgID == "cs_1:1" && tries[p.MsgID] < 3: // stored, the answer was lost
 				s.ids[p.MsgID] = 77
+				s.hold(p.Subject)
 				return errors.New("timeout")
 			case p.MsgID == "cs_2:1":
 				return contract.ErrStillQueued
@@ -200,11 +227,40 @@ func TestAmbiguousPublishes(t *testing.T) {
 		r.Wake()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
-		if o.done() != 4 || o.published["cs_1"] != 77 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
+		if o.done() != 4 || o.marks["cs_1"] != 1 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
 			t.Errorf("published %v after tries %v", o.published, tries)
 		}
 		if log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 || log.FilterMessage("Purchases are published again").Len() != 1 {
 			t.Errorf("log: %v", log.All())
+		}
+	})
+}
+
+// The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses that one while it holds
+// the purchase (its acknowledgement was lost), and takes it where it was another life's: a ledger that was emptied, or restored
+// from a backup, beside a queue that was not.
+func TestKnownMessageIDs(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.ids["cs_0:1"] = 90 // still queued
+		s.hold("purchases.live.cs_0")
+		s.ids["cs_1:1"], s.ids["cs_1:2"] = 91, 92 // done with, twice
+		s.ids["cs_2:1"] = 93                      // done with, and its outcome is on its way
+		o.add(3)
+		r.Wake()
+		synctest.Wait()
+		if o.done() != 0 {
+			t.Errorf("published before it was known: %v", o.marks)
+		}
+		o.mu.Lock()
+		o.settled["cs_2"] = true
+		o.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if want := map[string]int{"cs_0": 1, "cs_1": 3}; !maps.Equal(o.marks, want) {
+			t.Errorf("marked generations %v, want %v", o.marks, want)
+		}
+		if _, sent := s.ids["cs_2:2"]; sent || o.released != 4 || len(r.doubts) != 0 {
+			t.Errorf("sent again although its outcome had come: %v; %d releases; doubts %v", sent, o.released, r.doubts)
 		}
 	})
 }
@@ -217,7 +273,7 @@ func TestLostMark(t *testing.T) {
 		r.Wake()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
-		if o.done() != 3 || len(s.ids) != 3 {
+		if o.done() != 3 || len(s.ids) != 3 || o.marks["cs_0"] != 1 {
 			t.Errorf("%d published, %d messages", o.done(), len(s.ids))
 		}
 	})
