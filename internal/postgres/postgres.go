@@ -15,13 +15,15 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/migrations"
 )
 
 // DB is the ledger in Postgres. It is safe for concurrent use.
 type DB struct {
-	pool *pgxpool.Pool
+	pool    *pgxpool.Pool
+	records group[purchase.Receipt, purchase.Recorded]
 }
 
 // Open prepares a pool for url; it does not connect, so that it succeeds while Postgres is away. An error says
@@ -42,11 +44,18 @@ func Open(ctx context.Context, url secret.Text) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	return &DB{pool: pool}, nil
+	db := &DB{pool: pool}
+	db.records = group[purchase.Receipt, purchase.Recorded]{
+		flushers: recordFlushers, most: recordMost, room: recordRoom, timeout: recordTimeout, write: db.record,
+	}
+	return db, nil
 }
 
-// Close ends the pool after the queries under way.
-func (db *DB) Close() { db.pool.Close() }
+// Close ends the pool after the writes and queries under way.
+func (db *DB) Close() {
+	db.records.close()
+	db.pool.Close()
+}
 
 // Ping says whether Postgres answers.
 func (db *DB) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }

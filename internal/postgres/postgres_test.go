@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -137,6 +138,94 @@ func TestRecordConcurrentlyMakesOneOfEach(t *testing.T) {
 	}
 }
 
+// Many customers and sessions at once, written together in any grouping: each session is provisioned once, and each profile
+// holds the ids of its latest purchase, and one of an earlier where the latest had none.
+func TestRecordTogether(t *testing.T) {
+	l := newLedger(t)
+	random := rand.New(rand.NewPCG(7, 7))
+	var group sync.WaitGroup
+	want := map[string]string{}
+	const sessions = 400
+	for _, i := range random.Perm(sessions) {
+		r := receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%d", i), purchase.StatusPending, "")
+		p := &r.Purchase
+		p.Email = fmt.Sprintf("buyer%d@example.com", i%20)
+		p.At = base.Add(time.Duration(i) * time.Second)
+		p.Customer, p.Subscription = fmt.Sprintf("cus_%d", i), ""
+		if i%3 == 0 {
+			p.Subscription = fmt.Sprintf("sub_%d", i)
+		}
+		group.Go(func() {
+			for range 2 {
+				if _, err := l.Record(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	for i := range sessions {
+		want[fmt.Sprintf("buyer%d@example.com", i%20)] = fmt.Sprintf("cus_%d", i)
+	}
+	if n := ask[int](l, `SELECT count(*) FROM purchases p JOIN profiles f ON f.id = p.profile_id JOIN stripe_events e USING (checkout_session_id) WHERE e.disposition = 'processed'`); n != sessions {
+		t.Errorf("%d purchases with profile and event", n)
+	}
+	for email, customer := range want {
+		if got := ask[string](l, `SELECT stripe_customer_id FROM profiles WHERE email = $1 AND stripe_subscription_id IS NOT NULL`, email); got != customer {
+			t.Errorf("%s is %s, want %s", email, got, customer)
+		}
+	}
+}
+
+// What the ledger refuses harms only itself, whatever it was written together with.
+func TestRecordIsolatesTheBadOne(t *testing.T) {
+	l := newLedger(t)
+	var group sync.WaitGroup
+	for i := range 60 {
+		r := receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%d", i), purchase.StatusPending, "")
+		switch i {
+		case 20:
+			r.Purchase.Status = "nonsense" // the table's check refuses it
+		case 40:
+			r.Purchase.At = time.Time{} // it has no message
+		}
+		group.Go(func() {
+			if _, err := l.Record(t.Context(), r); (err != nil) != (i == 20 || i == 40) {
+				t.Errorf("%d: %v", i, err)
+			}
+		})
+	}
+	group.Wait()
+	if n := ask[int](l, `SELECT count(*) FROM purchases`); n != 58 {
+		t.Errorf("%d purchases", n)
+	}
+}
+
+// A profile that somebody without our locks wrote between our reading and our writing (an older ingest during an upgrade) is not
+// overwritten: the whole is done again.
+func TestRecordBesideAStranger(t *testing.T) {
+	l := newLedger(t)
+	for _, sql := range []string{ // a trigger stands in for the stranger, once; a sequence remembers over a rollback
+		`CREATE SEQUENCE visits`,
+		`CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		    IF nextval('visits') = 1 THEN
+		        INSERT INTO profiles (email, last_purchase_at) VALUES ('buyer@example.com', now());
+		    END IF; RETURN NEW; END $$`,
+		`CREATE TRIGGER stranger BEFORE INSERT ON stripe_events FOR EACH ROW EXECUTE FUNCTION stranger()`,
+	} {
+		if _, err := l.conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	if visits := ask[int](l, `SELECT last_value FROM visits`); visits != 2 || got.Disposition != purchase.Processed {
+		t.Errorf("%+v after %d visits", got, visits)
+	}
+	if n := ask[int](l, `SELECT count(*) FROM profiles f JOIN purchases p ON p.profile_id = f.id WHERE f.id = $1::uuid`, got.ProfileID); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 // Every order of a session's events ends in the highest state that was among them, and only paid ones make a profile.
 func TestRecordInEveryOrder(t *testing.T) {
 	states := []struct {
@@ -224,6 +313,11 @@ func TestRecordErrsAndLeavesNothingWhenPostgresIsSlow(t *testing.T) {
 		t.Errorf("error: %v", err)
 	} else if strings.Contains(err.Error(), "buyer@") {
 		t.Errorf("an address in an error: %v", err)
+	}
+	for ask[int](l, `SELECT count(*) FROM pg_locks WHERE NOT granted`) > 0 { // the server was told to give up
+		if t.Context().Err() != nil {
+			t.Fatal(t.Context().Err())
+		}
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)

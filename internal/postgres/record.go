@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,79 +15,271 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Record writes one webhook event in one transaction: the event's id, and, where it moves its session forward, the
-// profile and the purchase with its encoded message. It returns after the commit. An error leaves nothing behind or,
-// when the commit's answer was lost, everything: then the same event is a duplicate next time.
+// The group commit of webhooks. Two flushers: while one waits for its commit to reach the disk, the other collects.
+const (
+	recordFlushers = 2
+	recordMost     = 128
+	recordRoom     = 4096
+	recordTimeout  = 5 * time.Second
+)
+
+// Record writes one webhook event: its id, and, where it moves its session forward, the profile and the purchase with its
+// encoded message. It returns after the commit, which it shares with the events that arrived meanwhile. An error leaves
+// nothing behind or, when the commit's answer was lost, everything: then the same event is a duplicate next time.
 func (db *DB) Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
-	recorded := purchase.Recorded{Disposition: purchase.Duplicate}
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		forward, err := opens(ctx, tx, &r)
-		if err != nil || !forward {
-			return err
-		}
-		recorded.Disposition = r.Disposition()
-		if p := &r.Purchase; p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped {
-			if err := tx.QueryRow(ctx, sqlUpsertProfile, p.Email, nullable(p.Customer), nullable(p.Subscription), p.At).
-				Scan(&recorded.ProfileID, &recorded.ProfileCreated); err != nil {
-				return fmt.Errorf("upsert the profile: %w", err)
-			}
-		}
-		return put(ctx, tx, &r, recorded.ProfileID)
-	})
+	recorded, err := db.records.do(ctx, r)
 	if err != nil {
 		return purchase.Recorded{}, fmt.Errorf("record session %s: %w", r.Purchase.ID, err)
 	}
 	return recorded, nil
 }
 
-// opens remembers the event and says whether it moves its session forward. One round trip.
-func opens(ctx context.Context, tx pgx.Tx, r *purchase.Receipt) (bool, error) {
-	var batch pgx.Batch
-	batch.Queue(sqlLockSession, r.Purchase.ID)
-	batch.Queue(sqlInsertEvent, storable(r.Event.ID), r.Event.Type, r.Purchase.ID, r.Event.Livemode,
-		nullableTime(r.Event.Created), r.Received)
-	batch.Queue(sqlSessionState, r.Purchase.ID)
-	results := tx.SendBatch(ctx, &batch)
-	defer func() { _ = results.Close() }() // its error is that of the reads below
-	if _, err := results.Exec(); err != nil {
-		return false, fmt.Errorf("lock the session: %w", err)
-	}
-	inserted, err := results.Exec()
+// record writes receipts in one transaction of two round trips: lock and read, decide, write and commit.
+func (db *DB) record(ctx context.Context, receipts []purchase.Receipt) ([]purchase.Recorded, error) {
+	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
-		return false, fmt.Errorf("remember the event: %w", err)
+		return nil, err
 	}
-	var status purchase.Status
-	var reason purchase.Reason
-	if err := results.QueryRow().Scan(&status, &reason); err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return false, fmt.Errorf("read the session's state: %w", err)
+	defer conn.Release() // and, with a transaction still open, close it
+	b, err := readBooks(ctx, conn.Conn(), receipts)
+	if err != nil {
+		return nil, err
 	}
-	return inserted.RowsAffected() == 1 && purchase.Advances(status, reason, r.Purchase.Status, r.Purchase.Reason), results.Close()
+	results := make([]purchase.Recorded, len(receipts))
+	for i := range receipts {
+		if results[i], err = b.enter(&receipts[i]); err != nil {
+			return nil, fmt.Errorf("%w: %w", errContent, err)
+		}
+	}
+	return results, b.write(ctx, conn.Conn())
 }
 
-// put writes the purchase in its new state, with its message where it is to be sent.
-func put(ctx context.Context, tx pgx.Tx, r *purchase.Receipt, profileID string) error {
+// session is where a checkout session stands.
+type session struct {
+	status purchase.Status
+	reason purchase.Reason
+}
+
+// profile is a customer as far as a batch moves it.
+type profile struct {
+	id, customer, subscription string
+	at                         time.Time
+	moved                      bool
+}
+
+// later keeps the ids of the latest purchase, whatever order the events come in; sqlPutProfiles does the same against the ledger.
+func (p *profile) later(q *purchase.Purchase) {
+	newer := !p.moved || !q.At.Before(p.at)
+	for _, id := range []struct {
+		have *string
+		got  string
+	}{{&p.customer, q.Customer}, {&p.subscription, q.Subscription}} {
+		if id.got != "" && (newer || *id.have == "") {
+			*id.have = id.got
+		}
+	}
+	if newer {
+		p.at = q.At
+	}
+	p.moved = true
+}
+
+// entered is a purchase in the state that it reaches in this batch.
+type entered struct {
+	purchase.Purchase
+	profile  string // its id; "": none
+	envelope []byte
+	finished *time.Time
+}
+
+// books are the part of the ledger that one transaction is about: as it was read, then as it is to be.
+type books struct {
+	events    map[string]bool // known ids
+	sessions  map[string]session
+	profiles  map[string]*profile // by e-mail address
+	heard     []purchase.Receipt
+	became    []purchase.Disposition // of heard
+	purchases map[string]entered
+}
+
+// readBooks opens the transaction, locks what the receipts are about against everybody else, in the order of the keys, and reads it.
+func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt) (*books, error) {
+	events, sessions, emails := make([]string, len(receipts)), make([]string, len(receipts)), make([]string, 0, len(receipts))
+	for i := range receipts {
+		events[i], sessions[i] = storable(receipts[i].Event.ID), receipts[i].Purchase.ID
+		if provisions(&receipts[i].Purchase) {
+			emails = append(emails, receipts[i].Purchase.Email)
+		}
+	}
+	sessions, emails = sorted(sessions), sorted(emails)
+	b := &books{
+		events: make(map[string]bool), sessions: make(map[string]session), profiles: make(map[string]*profile), purchases: make(map[string]entered),
+	}
+	var batch pgx.Batch
+	batch.Queue(sqlBegin)
+	batch.Queue(sqlLockSessions, sessions)
+	batch.Queue(sqlLockEmails, emails)
+	var id, email, profileID string
+	var s session
+	query(&batch, func() { b.events[id] = true }, []any{&id}, sqlKnownEvents, events)
+	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
+	query(&batch, func() { b.profiles[email] = &profile{id: profileID} }, []any{&email, &profileID}, sqlKnownProfiles, emails)
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, fmt.Errorf("lock and read: %w", err)
+	}
+	return b, nil
+}
+
+// query adds a question to a batch; each row is scanned into the fields, and then each is called.
+func query(batch *pgx.Batch, each func(), fields []any, sql string, args ...any) {
+	batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, fields, func() error { each(); return nil })
+		return err
+	})
+}
+
+// sorted returns the values in order, each once.
+func sorted(values []string) []string {
+	values = slices.Clone(values)
+	slices.Sort(values)
+	return slices.Compact(values)
+}
+
+// provisions says whether a purchase gives its customer access.
+func provisions(p *purchase.Purchase) bool {
+	return p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped
+}
+
+// enter takes one receipt into the books, after those before it, and says what becomes of it.
+func (b *books) enter(r *purchase.Receipt) (purchase.Recorded, error) {
+	recorded := purchase.Recorded{Disposition: purchase.Duplicate}
+	event := storable(r.Event.ID)
+	if b.events[event] {
+		return recorded, nil
+	}
+	b.events[event] = true
 	p := r.Purchase
-	var envelope []byte
-	var finished *time.Time
+	if at := b.sessions[p.ID]; purchase.Advances(at.status, at.reason, p.Status, p.Reason) {
+		b.sessions[p.ID] = session{p.Status, p.Reason}
+		recorded.Disposition = r.Disposition()
+		if provisions(&p) {
+			recorded.ProfileID, recorded.ProfileCreated = b.provision(&p)
+		}
+		e, err := newEntered(p, recorded.ProfileID, r.Received)
+		if err != nil {
+			return recorded, err
+		}
+		b.purchases[p.ID] = e
+	}
+	b.heard, b.became = append(b.heard, *r), append(b.became, recorded.Disposition)
+	return recorded, nil
+}
+
+// provision gives a purchase's customer a profile, or brings theirs up to date.
+func (b *books) provision(p *purchase.Purchase) (id string, created bool) {
+	known := b.profiles[p.Email]
+	if known == nil {
+		known, created = &profile{id: newUUID()}, true
+		b.profiles[p.Email] = known
+	}
+	known.later(p)
+	return known.id, created
+}
+
+// newEntered prepares a purchase's row, with its message where it is to be sent.
+func newEntered(p purchase.Purchase, profileID string, received time.Time) (e entered, err error) {
+	e.profile = profileID
 	switch p.Status {
 	case purchase.StatusPending:
 		p.Keys.ExternalID = purchase.HashExternalID(profileID)
-		var err error
-		if envelope, err = contract.EncodeEnvelope(&p); err != nil {
-			return err
+		if e.envelope, err = contract.EncodeEnvelope(&p); err != nil {
+			return e, err
 		}
 	case purchase.StatusSkipped, purchase.StatusRejected:
-		finished = &r.Received
+		e.finished = &received
 	default: // unpaid: nothing to send, nothing ended
 	}
+	e.Purchase = p
+	return e, nil
+}
+
+// write writes what the books have become, and commits.
+func (b *books) write(ctx context.Context, conn *pgx.Conn) error {
 	var batch pgx.Batch
-	batch.Queue(sqlPutPurchase, p.ID, p.Status, p.Reason, nullable(profileID), p.Mode, p.Livemode, p.AmountMinor, nullable(p.Currency),
-		nullableTime(p.At), nullable(p.Customer), nullable(p.Subscription), envelope, finished)
-	batch.Queue(sqlEventDisposition, storable(r.Event.ID), r.Disposition())
-	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("write the purchase: %w", err)
+	b.putEvents(&batch)
+	b.putProfiles(&batch)
+	b.putPurchases(&batch)
+	batch.Queue(sqlCommit)
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("write and commit: %w", err)
 	}
 	return nil
+}
+
+// Rows are written in the order of their keys, here and everywhere: two transactions never wait for each other in a circle.
+
+func (b *books) putEvents(batch *pgx.Batch) {
+	n := len(b.heard)
+	if n == 0 {
+		return
+	}
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return strings.Compare(b.heard[i].Event.ID, b.heard[j].Event.ID) })
+	ids, types, sessions, became := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	livemodes, created, received := make([]bool, n), make([]*time.Time, n), make([]time.Time, n)
+	for to, from := range order {
+		r := &b.heard[from]
+		ids[to], types[to], sessions[to], became[to] = storable(r.Event.ID), r.Event.Type, r.Purchase.ID, string(b.became[from])
+		livemodes[to], created[to], received[to] = r.Event.Livemode, nullableTime(r.Event.Created), r.Received
+	}
+	batch.Queue(sqlPutEvents, ids, types, sessions, livemodes, created, received, became)
+}
+
+func (b *books) putProfiles(batch *pgx.Batch) {
+	var ids, emails []string
+	var customers, subscriptions []*string
+	var ats []time.Time
+	for _, email := range slices.Sorted(maps.Keys(b.profiles)) {
+		if p := b.profiles[email]; p.moved {
+			ids, emails, ats = append(ids, p.id), append(emails, email), append(ats, p.at)
+			customers, subscriptions = append(customers, nullable(p.customer)), append(subscriptions, nullable(p.subscription))
+		}
+	}
+	if len(ids) > 0 {
+		batch.Queue(sqlPutProfiles, ids, emails, customers, subscriptions, ats)
+	}
+}
+
+func (b *books) putPurchases(batch *pgx.Batch) {
+	n := len(b.purchases)
+	if n == 0 {
+		return
+	}
+	ids := slices.Sorted(maps.Keys(b.purchases))
+	statuses, reasons, modes := make([]string, n), make([]string, n), make([]string, n)
+	profiles, currencies, customers, subscriptions := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
+	livemodes, amounts := make([]bool, n), make([]*int64, n)
+	ats, finished, envelopes := make([]*time.Time, n), make([]*time.Time, n), make([][]byte, n)
+	for i, id := range ids {
+		p := b.purchases[id]
+		statuses[i], reasons[i], modes[i] = string(p.Status), string(p.Reason), p.Mode
+		profiles[i], currencies[i] = nullable(p.profile), nullable(p.Currency)
+		customers[i], subscriptions[i] = nullable(p.Customer), nullable(p.Subscription)
+		livemodes[i], amounts[i] = p.Livemode, p.AmountMinor
+		ats[i], finished[i], envelopes[i] = nullableTime(p.At), p.finished, p.envelope
+	}
+	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished)
+}
+
+// newUUID returns a random UUID, version 4: the hash of a profile's id goes to TikTok and must not be guessable.
+func newUUID() string {
+	var u [16]byte
+	_, _ = rand.Read(u[:]) // never fails
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
 // storable makes any signed text a value that Postgres can keep: valid UTF-8, no NUL, bounded for the index.

@@ -6,24 +6,35 @@ const (
 	sqlSchemaLevel  = `SELECT COALESCE(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`
 	sqlOldestBinary = `SELECT oldest_binary FROM public.schema_compat`
 
-	// One session's events are taken one after the other: the decision between them needs the one before. The
-	// lock ends with the transaction; the hash's rare equal for two sessions only makes them wait.
-	sqlLockSession = `SELECT pg_advisory_xact_lock(hashtextextended($1, 7101))`
+	sqlBegin  = `BEGIN`
+	sqlCommit = `COMMIT`
 
-	sqlInsertEvent = `
-INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
-VALUES ($1, $2, $3, $4, $5, $6, 'duplicate')
-ON CONFLICT (event_id) DO NOTHING`
+	// One session's events are taken one after the other, over all replicas: the decision between them needs the one before. So are
+	// one customer's: a new profile's id is chosen before it is written. The keys come in order; the locks end with the transaction;
+	// the hash's rare equal for two keys only makes them wait.
+	sqlLockSessions = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, 7101))) FROM unnest($1::text[]) AS k`
+	sqlLockEmails   = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, 7102))) FROM unnest($1::text[]) AS k`
+
+	sqlKnownEvents   = `SELECT event_id FROM public.stripe_events WHERE event_id = ANY($1)`
+	sqlSessionStates = `SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
+	sqlKnownProfiles = `SELECT email, id::text FROM public.profiles WHERE email = ANY($1)`
 
 	sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
 
-	sqlEventDisposition = `UPDATE public.stripe_events SET disposition = $2 WHERE event_id = $1`
+	sqlPutEvents = `
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
+SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[], $7::text[])
+    AS u (id, type, session, livemode, created, received, disposition)
+ON CONFLICT (event_id) DO NOTHING`
 
-	// The profile keeps the ids of its latest purchase, whatever order the events come in. xmax is 0 on a row
-	// that this statement inserted.
-	sqlUpsertProfile = `
-INSERT INTO public.profiles AS p (email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
-VALUES ($1, $2, $3, $4)
+	// The profile keeps the ids of its latest purchase, whatever order the events come in. A row of another id than the one that was
+	// chosen was written by somebody without our locks: it is left alone, the purchase's reference to the chosen id fails, and the
+	// whole is done again.
+	sqlPutProfiles = `
+INSERT INTO public.profiles AS p (id, email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
+SELECT u.id::uuid, u.email, u.customer, u.subscription, u.at
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]) AS u (id, email, customer, subscription, at)
 ON CONFLICT (email) DO UPDATE SET
     stripe_customer_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
         THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id) ELSE COALESCE(p.stripe_customer_id, excluded.stripe_customer_id) END,
@@ -31,12 +42,15 @@ ON CONFLICT (email) DO UPDATE SET
         THEN COALESCE(excluded.stripe_subscription_id, p.stripe_subscription_id) ELSE COALESCE(p.stripe_subscription_id, excluded.stripe_subscription_id) END,
     last_purchase_at = GREATEST(p.last_purchase_at, excluded.last_purchase_at),
     updated_at = now()
-RETURNING id::text, xmax = 0`
+WHERE p.id = excluded.id`
 
-	sqlPutPurchase = `
+	sqlPutPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
     stripe_customer_id, stripe_subscription_id, envelope, finished_at)
-VALUES ($1, $2, $3, $4::uuid, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
+    $11::text[], $12::bytea[], $13::timestamptz[])
+    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
     livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
