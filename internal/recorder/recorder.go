@@ -123,10 +123,12 @@ func (r *Recorder) settle(ctx context.Context, outcomes []contract.Outcome) erro
 func (r *Recorder) acknowledge(ctx context.Context, messages []contract.Queued) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	for _, m := range messages {
-		if err := m.DoubleAck(ctx); err != nil {
+	last := len(messages) - 1
+	for _, m := range messages[:last] {
+		if err := m.Ack(); err != nil {
 			return err // recorded; it comes again and changes nothing
 		}
 	}
-	return nil
+	// One connection keeps the order: the server's answer to the last one stands for those before it.
+	return messages[last].DoubleAck(ctx)
 }
