@@ -6,9 +6,15 @@ GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PORT     ?= 8080
 FUZZTIME ?= 60s
+DURATION ?= 60s
+SEED     ?= 0
+MODE     ?= all
+RATE     ?= 30
+GAP      ?= 700ms
+WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check vuln fuzz bench build
+.PHONY: help run up test check vuln fuzz bench chaos build
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +45,9 @@ fuzz: ## Every fuzz test for FUZZTIME each (60s).
 
 bench: ## Measure, as ratios to baselines in the same run.
 	go run ./internal/dev/cmd/bench
+
+chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run; MODE all, kept or wiped.
+	@go build -race -o .local/bin/chaos ./internal/dev/cmd/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -waiting $(WAITING)
 
 build: ## Both binaries, static, into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...

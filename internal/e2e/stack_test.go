@@ -34,7 +34,7 @@ const (
 	eventPath     = "/open_api/v1.3/event/track/" // as TikTok answers it
 )
 
-// binaries holds the two production binaries, built once.
+// binaries holds the two production binaries, and what breaks them, built once.
 var binaries string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -46,10 +46,14 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binaries = dir
-	build := exec.Command("go", "build", "-race", "-o", dir+"/", "../../cmd/ingest", "../../cmd/tiktok-worker")
-	if out, err := build.CombinedOutput(); err != nil {
-		_, _ = fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
+	for _, args := range [][]string{
+		{"build", "-race", "-o", dir + "/", "../../cmd/ingest", "../../cmd/tiktok-worker", "../../internal/dev/cmd/chaos"},
+		{"build", "-o", dir + "/", "github.com/nats-io/nats-server/v2"},
+	} {
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			_, _ = fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			return 1
+		}
 	}
 	return pgtest.Run(m)
 }

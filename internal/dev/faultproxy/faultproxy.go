@@ -1,6 +1,6 @@
-// Package faultproxy is a TCP proxy for tests: it stands between two parts and holds back the answers of one of them, or cuts
-// what is between them. So a process can be killed at the very moment when its neighbour has done what it was asked, and
-// nobody told it so.
+// Package faultproxy is a TCP proxy for tests: it stands between two parts and does to their connections what networks and dying
+// neighbours do. It holds back the answers of one part, so that a process can be killed at the very moment when its neighbour
+// has done what it was asked and nobody told it so; it cuts, delays, stops for a while, or goes silent for good.
 package faultproxy
 
 import (
@@ -10,7 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
+
+// dialTimeout bounds the wait for a target whose queue of connections is full.
+const dialTimeout = 30 * time.Second
 
 // Proxy forwards connections to a target. It is safe for concurrent use.
 type Proxy struct {
@@ -18,17 +22,24 @@ type Proxy struct {
 	target   string
 	running  sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	match []byte // armed: what a client says before its answers are held
-	held  chan struct{}
+	mu      sync.Mutex
+	changed chan struct{} // closed, and made anew, at each change of what follows
+	conns   map[*conn]struct{}
+	match   []byte // armed: what a client says before its answers are held
+	held    chan struct{}
+	late    time.Duration
+	paused  bool
+	deaf    bool // new connections are
 }
 
-// conn is one client's connection and its other half. Its answers flow while holding is false.
+// conn is one client's connection and its other half. What is not its own is guarded by the proxy's mutex.
 type conn struct {
-	client, server net.Conn
-	flow           *sync.Cond
-	holding, ended bool
+	proxy          *Proxy
+	client, server net.Conn // server is nil for one that came to a deaf proxy
+	ended          chan struct{}
+	end            func()
+	holding        bool // its answers
+	deaf           bool
 }
 
 // Start listens on a free port of loopback and forwards what comes to target: host:port, or the path of a Unix socket.
@@ -37,7 +48,7 @@ func Start(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{listener: l, target: target, conns: make(map[*conn]struct{})}
+	p := &Proxy{listener: l, target: target, conns: make(map[*conn]struct{}), changed: make(chan struct{})}
 	p.running.Go(p.accept)
 	return p, nil
 }
@@ -71,14 +82,41 @@ func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 
 // Release lets held answers flow again, in their order.
 func (p *Proxy) Release() {
-	for _, c := range p.open() {
-		c.set(func() { c.holding = false })
-	}
+	p.change(func() {
+		for c := range p.conns {
+			c.holding = false
+		}
+	})
 }
+
+// Delay lets everything arrive so much later from now on, each way; 0: at once again.
+func (p *Proxy) Delay(late time.Duration) { p.change(func() { p.late = late }) }
+
+// Pause stops everything, each way, on connections old and new, until Resume: a route that is gone for a while. Nothing is lost.
+func (p *Proxy) Pause() { p.change(func() { p.paused = true }) }
+
+// Resume ends a Pause.
+func (p *Proxy) Resume() { p.change(func() { p.paused = false }) }
+
+// Deafen makes the connections half-open: what is said on the present ones and on those that come is taken and reaches nobody,
+// each way, and nobody is told. The target's side of the present ones stays, like that of a machine that lost its power.
+func (p *Proxy) Deafen() {
+	p.change(func() {
+		p.deaf = true
+		for c := range p.conns {
+			c.deaf = true
+		}
+	})
+}
+
+// Hear lets the connections that come from now on work. Those that were deafened stay so: whoever holds one must find out.
+func (p *Proxy) Hear() { p.change(func() { p.deaf = false }) }
 
 // Cut drops every present connection.
 func (p *Proxy) Cut() {
-	for _, c := range p.open() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
 		c.end()
 	}
 }
@@ -94,14 +132,13 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-func (p *Proxy) open() []*conn {
+// change changes what decides over the flow, and lets everybody look at it again.
+func (p *Proxy) change(what func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := make([]*conn, 0, len(p.conns))
-	for c := range p.conns {
-		list = append(list, c)
-	}
-	return list
+	what()
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 func (p *Proxy) accept() {
@@ -111,40 +148,67 @@ func (p *Proxy) accept() {
 			p.Cut() // one may have come in beside Close
 			return
 		}
-		network := "tcp"
-		if strings.HasPrefix(p.target, "/") {
-			network = "unix"
-		}
-		server, err := net.Dial(network, p.target) //nolint:noctx // this machine: it answers at once
-		if err != nil {
-			_ = client.Close() // as if nobody listened
-			continue
-		}
-		c := &conn{client: client, server: server, flow: sync.NewCond(&sync.Mutex{})}
+		ended := make(chan struct{})
+		c := &conn{proxy: p, client: client, ended: ended}
+		c.end = sync.OnceFunc(func() { close(ended); _ = client.Close() })
 		p.mu.Lock()
-		p.conns[c] = struct{}{}
+		p.conns[c], c.deaf = struct{}{}, p.deaf
 		p.mu.Unlock()
-		p.running.Go(func() { p.requests(c) })
-		p.running.Go(func() {
-			c.answers()
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			delete(p.conns, c)
-		})
+		p.running.Go(c.run)
 	}
 }
 
-// requests carries what the client says, and looks for the match in it, also over the border of two reads.
-func (p *Proxy) requests(c *conn) {
-	defer c.end()
+// run carries one connection until it has ended.
+func (c *conn) run() {
+	defer func() {
+		c.end()
+		c.proxy.mu.Lock()
+		defer c.proxy.mu.Unlock()
+		delete(c.proxy.conns, c)
+	}()
+	if !c.isDeaf() {
+		network := "tcp"
+		if strings.HasPrefix(c.proxy.target, "/") {
+			network = "unix"
+		}
+		server, err := net.DialTimeout(network, c.proxy.target, dialTimeout) //nolint:noctx // bounded
+		if err != nil {
+			return // as if nobody listened
+		}
+		c.server = server
+	}
+	var ways sync.WaitGroup
+	ways.Go(func() { c.carry(c.client, c.server, false) })
+	if c.server != nil {
+		ways.Go(func() { c.carry(c.server, c.client, true) })
+		<-c.ended
+		_ = c.server.Close()
+	}
+	ways.Wait()
+}
+
+func (c *conn) isDeaf() bool {
+	c.proxy.mu.Lock()
+	defer c.proxy.mu.Unlock()
+	return c.deaf
+}
+
+// carry takes what one side says to the other one, or to nobody.
+func (c *conn) carry(from, to net.Conn, answers bool) {
+	defer func() {
+		if answers || c.server == nil || !c.isDeaf() {
+			c.end() // a client that gives a deaf connection up tells the target nothing
+		}
+	}()
 	buffer := make([]byte, 64<<10)
 	var tail []byte
 	for {
-		n, err := c.client.Read(buffer)
-		if n > 0 {
-			tail = append(tail, buffer[:n]...)
-			tail = p.look(c, tail)
-			if _, err := c.server.Write(buffer[:n]); err != nil {
+		n, err := from.Read(buffer)
+		if n > 0 && !answers {
+			tail = c.proxy.look(c, append(tail, buffer[:n]...))
+		}
+		if n > 0 && c.passes(answers) {
+			if _, err := to.Write(buffer[:n]); err != nil {
 				return
 			}
 		}
@@ -154,7 +218,39 @@ func (p *Proxy) requests(c *conn) {
 	}
 }
 
-// look holds the connection's answers where text holds the match, and returns the end of text that may be a match's beginning.
+// passes waits until what was read may go on; false: it reaches nobody.
+func (c *conn) passes(answer bool) bool {
+	waited := false
+	for {
+		c.proxy.mu.Lock()
+		deaf, stopped, late, changed := c.deaf, c.proxy.paused || answer && c.holding, c.proxy.late, c.proxy.changed
+		c.proxy.mu.Unlock()
+		switch {
+		case deaf:
+			return false
+		case stopped:
+			select {
+			case <-changed:
+			case <-c.ended:
+				return false
+			}
+		case waited || late == 0:
+			return true
+		default:
+			waited = true
+			timer := time.NewTimer(late)
+			select {
+			case <-timer.C:
+			case <-c.ended:
+				timer.Stop()
+				return false
+			}
+		}
+	}
+}
+
+// look holds the connection's answers where text, what a client said, holds the match, also over the border of two reads; it
+// returns the end of text that may be a match's beginning.
 func (p *Proxy) look(c *conn, text []byte) (rest []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -162,49 +258,10 @@ func (p *Proxy) look(c *conn, text []byte) (rest []byte) {
 		return nil
 	}
 	if bytes.Contains(text, p.match) {
-		c.set(func() { c.holding = true })
+		c.holding = true
 		close(p.held)
 		p.match = nil
 		return nil
 	}
 	return bytes.Clone(text[max(0, len(text)-len(p.match)+1):])
-}
-
-// answers carries what the server says, while it may.
-func (c *conn) answers() {
-	defer c.end()
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := c.server.Read(buffer)
-		if n > 0 {
-			c.flow.L.Lock()
-			for c.holding && !c.ended {
-				c.flow.Wait()
-			}
-			ended := c.ended
-			c.flow.L.Unlock()
-			if ended {
-				return
-			}
-			if _, err := c.client.Write(buffer[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (c *conn) set(change func()) {
-	c.flow.L.Lock()
-	change()
-	c.flow.L.Unlock()
-	c.flow.Broadcast()
-}
-
-func (c *conn) end() {
-	c.set(func() { c.ended = true })
-	_ = c.client.Close() // ended is ended
-	_ = c.server.Close()
 }

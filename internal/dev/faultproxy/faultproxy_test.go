@@ -146,3 +146,86 @@ func TestTargetAway(t *testing.T) {
 		t.Error("nobody answered")
 	}
 }
+
+func (c client) silent(sentence string) {
+	c.t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		c.t.Fatal(err)
+	}
+	if n, err := c.lines.Peek(1); err == nil {
+		c.t.Errorf("%s: %q came through", sentence, n)
+	} else if timeout, ok := err.(net.Error); !ok || !timeout.Timeout() { //nolint:errorlint // as it comes from the socket
+		c.t.Errorf("%s: it ended: %v", sentence, err)
+	}
+}
+
+func TestPauseLosesNothing(t *testing.T) {
+	addr, heard := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	a := dial(t, p)
+	a.say("one\n")
+	a.expect("<one>")
+	p.Pause()
+	b := dial(t, p)
+	a.say("two\n")
+	b.say("three\n")
+	a.silent("an old connection")
+	b.silent("a new connection")
+	if len(heard) != 1 {
+		t.Errorf("the target heard %d lines", len(heard))
+	}
+	p.Resume()
+	a.expect("<two>")
+	b.expect("<three>")
+}
+
+func TestDelay(t *testing.T) {
+	addr, _ := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	a := dial(t, p)
+	p.Delay(30 * time.Millisecond)
+	began := time.Now()
+	a.say("one\n")
+	a.expect("<one>")
+	if took := time.Since(began); took < 60*time.Millisecond {
+		t.Errorf("there and back in %s", took)
+	}
+	p.Delay(0)
+	a.say("two\n")
+	a.expect("<two>")
+}
+
+// What is deaf stays deaf, and the target is not told; what comes later works.
+func TestDeafenIsHalfOpen(t *testing.T) {
+	addr, heard := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	a := dial(t, p)
+	a.say("one\n")
+	a.expect("<one>")
+	p.Deafen()
+	b := dial(t, p)
+	a.say("two\n")
+	b.say("three\n")
+	a.silent("an old connection")
+	b.silent("a new connection")
+	p.Hear()
+	a.say("four\n")
+	b.say("five\n")
+	a.silent("an old connection, later")
+	b.silent("a new connection, later")
+	c := dial(t, p)
+	c.say("six\n")
+	c.expect("<six>")
+	if got := []string{<-heard, <-heard}; got[0] != "one" || got[1] != "six" || len(heard) > 0 {
+		t.Errorf("the target heard %q and %d more", got, len(heard))
+	}
+	p.Cut()
+	if err := a.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.lines.ReadByte(); err == nil {
+		t.Error("a deaf connection spoke")
+	} else if timeout, ok := err.(net.Error); ok && timeout.Timeout() { //nolint:errorlint // as it comes from the socket
+		t.Error("a deaf connection cannot be cut")
+	}
+}

@@ -29,6 +29,8 @@ type Options struct {
 	Dir     string // kept between starts; "": a temporary folder that Stop removes
 	Addr    string // TCP, for instance 127.0.0.1:8085; "": a unix socket only
 	Durable bool   // fsync on; false is faster and for throw-away data alone
+
+	Settings []string // further ones of the server, each name=value
 }
 
 // Server is a running Postgres.
@@ -87,6 +89,9 @@ func (s *Server) Dir() string { return s.dir }
 
 // Pid is the postmaster's.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// Ended is closed when the server has ended, however.
+func (s *Server) Ended() <-chan struct{} { return s.ended }
 
 // URL returns the connection string of a database.
 func (s *Server) URL(database string) string {
@@ -292,6 +297,9 @@ func (s *Server) run(ctx context.Context) error {
 	}
 	if !s.options.Durable {
 		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+	}
+	for _, setting := range s.options.Settings {
+		args = append(args, "-c", setting)
 	}
 	log, err := os.OpenFile(filepath.Join(s.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
