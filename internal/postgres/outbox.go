@@ -71,10 +71,11 @@ func (db *DB) Swept(ctx context.Context, published []contract.Mark, queued, unan
 	return nil
 }
 
-// Expire gives purchases up for their age, unless an outcome was quicker.
-func (db *DB) Expire(ctx context.Context, ids []string) error {
-	if _, err := db.pool.Exec(ctx, sqlExpire, ids); err != nil {
-		return fmt.Errorf("give up %d purchases: %w", len(ids), err)
+// Expire gives purchases up for their age, unless an outcome or a replay was quicker.
+func (db *DB) Expire(ctx context.Context, marks []contract.Mark) error {
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error { return mark(ctx, tx, sqlExpire, marks) })
+	if err != nil {
+		return fmt.Errorf("give up %d purchases: %w", len(marks), err)
 	}
 	return nil
 }

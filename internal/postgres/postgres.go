@@ -40,6 +40,13 @@ func Open(ctx context.Context, url secret.Text) (*DB, error) {
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	config.ConnConfig.RuntimeParams["application_name"] = "purchase-relay"
 	config.HealthCheckPeriod = 5 * time.Second
+	config.PingTimeout = time.Second // a dead connection that nobody told us of costs a webhook a second of its five
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if _, err := conn.Exec(ctx, sqlSession, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("prepare a session: %w", err)
+		}
+		return nil
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)

@@ -605,7 +605,7 @@ func TestSweep(t *testing.T) {
 	if ids := l.overdueIDs(time.Minute); len(ids) > 0 {
 		t.Errorf("overdue at once: %v", ids)
 	}
-	if _, err := l.conn.Exec(t.Context(), `UPDATE purchases SET published_at = now() - interval '1 hour' WHERE checkout_session_id <> 'cs_young'`); err != nil {
+	if _, err := l.conn.Exec(t.Context(), `UPDATE purchases SET published_at = now() - interval '1 hour', updated_at = now() - interval '1 hour' WHERE checkout_session_id <> 'cs_young'`); err != nil {
 		t.Fatal(err)
 	}
 	ids := l.overdueIDs(time.Minute)
@@ -635,7 +635,7 @@ func TestSweep(t *testing.T) {
 	if err := l.Swept(t.Context(), []contract.Mark{{ID: "cs_silent", Generation: 2, Sequence: 100}}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Expire(t.Context(), []string{"cs_silent", "cs_queued"}); err != nil {
+	if err := l.Expire(t.Context(), []contract.Mark{{ID: "cs_silent", Generation: 2}, {ID: "cs_queued", Generation: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask[string](l, `SELECT string_agg(concat_ws(' ', checkout_session_id, status, NULLIF(reason, '')), ', ' ORDER BY checkout_session_id)

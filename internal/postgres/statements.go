@@ -8,6 +8,11 @@ const (
 
 	sqlBegin  = `BEGIN`
 	sqlCommit = `COMMIT`
+	// A client that vanished in the middle of a transaction holds its locks for ten seconds, and its place for a minute and a half,
+	// instead of the two hours of the system's keepalive. Statements here follow each other at once.
+	sqlSession = `
+SELECT set_config('idle_in_transaction_session_timeout', '10000', false), set_config('tcp_keepalives_idle', '60', false),
+    set_config('tcp_keepalives_interval', '10', false), set_config('tcp_keepalives_count', '3', false)`
 
 	// One session's events are taken one after the other, over all replicas: the decision between them needs the one before. So are
 	// one customer's: a new profile's id is chosen before it is written. The keys come in order; the locks end with the transaction;
@@ -121,13 +126,13 @@ GROUP BY 1, 2 ORDER BY 2, 1`
 
 	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
 
-	// What the queue may have lost: no word of it for the grace. A row that the queue still holds is asked for once a
-	// grace, not once a sweep.
+	// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
+	// holds is asked for once a grace, not once a sweep.
 	sqlOverdue = `
 UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $3)
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases
-    WHERE status IN ('published', 'retrying') AND GREATEST(published_at, last_attempt_at, swept_at) < now() - make_interval(secs => $2)
+    WHERE status IN ('published', 'retrying') AND GREATEST(updated_at, swept_at) < now() - make_interval(secs => $2)
         AND (claimed_until IS NULL OR claimed_until < now())
     ORDER BY published_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
@@ -144,9 +149,11 @@ WHERE p.checkout_session_id = m.id AND p.generation < m.generation AND p.status 
 UPDATE public.purchases SET swept_at = now(), claimed_until = NULL
 WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
 
+	// Only what was looked at: a replay in between began a new age under a new generation. $3 is not used.
 	sqlExpire = `
-UPDATE public.purchases SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
-WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
+UPDATE public.purchases p SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
+FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
+WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')`
 
 	// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a trial
 	// (no_payment) is no sale, and test purchases are replayed by their own id alone. $6 keeps a replay of many from

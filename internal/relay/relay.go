@@ -36,6 +36,8 @@ const (
 	batchSize = 500
 	// pollEvery looks for what another process or a crash left behind; commits wake the relay by themselves.
 	pollEvery = 2 * time.Second
+	// ledgerTimeout bounds a question to the ledger: a connection may be dead, and nobody said so.
+	ledgerTimeout = 10 * time.Second
 	// pauseAfterFailure keeps a failing publish from becoming a hot loop.
 	pauseAfterFailure = 500 * time.Millisecond
 	// doubtFor is how long the outcome of a message that the stream says to have taken before is waited for.
@@ -122,7 +124,7 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 	if err := r.releaseDoubts(ctx); err != nil {
 		return false, err
 	}
-	claims, err := r.outbox.Claim(ctx, batchSize)
+	claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return r.outbox.Claim(ctx, batchSize) })
 	if err != nil || len(claims) == 0 {
 		return false, err
 	}
@@ -171,7 +173,7 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
-	if err := r.outbox.Released(ctx, due); err != nil {
+	if _, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return nil, r.outbox.Released(ctx, due) }); err != nil {
 		return err
 	}
 	for _, id := range due {
@@ -180,6 +182,13 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 		r.doubts[id] = d
 	}
 	return nil
+}
+
+// within asks the ledger for claims, for a bounded time. Those of an answer that comes too late run out by themselves.
+func within(ctx context.Context, ask func(ctx context.Context) ([]contract.Claim, error)) ([]contract.Claim, error) {
+	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+	defer cancel()
+	return ask(ctx)
 }
 
 func publication(c contract.Claim) contract.Publication {

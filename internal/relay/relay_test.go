@@ -31,9 +31,14 @@ type outbox struct {
 	claims    int
 	failMarks int
 	claimErr  error
+	silent    bool // the next claim gets no answer
 }
 
-func (o *outbox) Claim(_ context.Context, most int) ([]contract.Claim, error) {
+func (o *outbox) Claim(ctx context.Context, most int) ([]contract.Claim, error) {
+	if o.silence() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.claims++
@@ -47,6 +52,14 @@ func (o *outbox) Claim(_ context.Context, most int) ([]contract.Claim, error) {
 		o.taken[c.ID] = c
 	}
 	return taken, nil
+}
+
+func (o *outbox) silence() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	was := o.silent
+	o.silent = false
+	return was
 }
 
 func (o *outbox) Published(_ context.Context, marks []contract.Mark) error {
@@ -293,6 +306,22 @@ func TestPostgresAwayIsToldOnce(t *testing.T) {
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 || log.Len() != 2 {
+			t.Errorf("%d published; log: %v", o.done(), log.All())
+		}
+	})
+}
+
+// A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops nothing for good.
+func TestSilentLedger(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
+		o.mu.Lock()
+		o.silent = true
+		o.mu.Unlock()
+		o.add(3)
+		r.Wake()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 3 || log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
 		}
 	})

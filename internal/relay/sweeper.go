@@ -19,8 +19,8 @@ type Ledger interface {
 	Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error)
 	// Swept records what the queue said: published again under a new generation, still queued, or no answer.
 	Swept(ctx context.Context, published []contract.Mark, queued, unanswered []string) error
-	// Expire gives purchases up for their age.
-	Expire(ctx context.Context, ids []string) error
+	// Expire gives purchases up for their age, each in the generation that was looked at.
+	Expire(ctx context.Context, marks []contract.Mark) error
 }
 
 // SweeperConfig is what an operator chooses.
@@ -40,6 +40,7 @@ type Sweeper struct {
 	now    func() time.Time
 	log    *zap.Logger
 	swept  *prometheus.CounterVec
+	dead   prometheus.Counter
 }
 
 // NewSweeper returns a Sweeper; Run makes it work.
@@ -50,7 +51,10 @@ func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *z
 			Name: "purchase_relay_swept_total", Help: "Purchases without a word that the queue was asked for, by what came of it.",
 		}, []string{"result"}),
 	}
-	reg.MustRegister(s.swept)
+	s.dead = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "purchase_relay_dead_letters_total", Help: "Purchases given up on, by reason.", ConstLabels: prometheus.Labels{"reason": "expired"},
+	})
+	reg.MustRegister(s.swept, s.dead)
 	return s
 }
 
@@ -81,7 +85,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 // sweep goes through everything that is overdue now.
 func (s *Sweeper) sweep(ctx context.Context) error {
 	for s.queue.Connected() {
-		claims, err := s.ledger.Overdue(ctx, s.Grace, batchSize)
+		claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return s.ledger.Overdue(ctx, s.Grace, batchSize) })
 		if err != nil || len(claims) == 0 {
 			return err
 		}
@@ -96,10 +100,10 @@ func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
 	ctx, cancel := context.WithTimeout(ctx, contract.ClaimFor/2)
 	defer cancel()
 	var young []contract.Claim
-	var old []string
+	var old []contract.Mark
 	for _, c := range claims {
 		if s.now().Sub(c.FirstPublished) >= s.MaxAge {
-			old = append(old, c.ID)
+			old = append(old, contract.Mark{ID: c.ID, Generation: c.Generation})
 			continue
 		}
 		young = append(young, c)
@@ -108,9 +112,10 @@ func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
 		if err := s.ledger.Expire(ctx, old); err != nil {
 			return err
 		}
-		for _, id := range old {
+		for _, m := range old {
 			s.swept.WithLabelValues("expired").Inc()
-			s.log.Error("Purchase given up on: no word of it until RETRY_MAX_AGE; replay it if it must be sent", zap.String("checkout_session_id", id), zap.String("reason", "expired"))
+			s.dead.Inc() // as a worker counts its own
+			s.log.Error("Purchase given up on: no word of it until RETRY_MAX_AGE; replay it if it must be sent", zap.String("checkout_session_id", m.ID), zap.String("reason", "expired"))
 		}
 	}
 	return s.publish(ctx, young)

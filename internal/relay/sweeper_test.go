@@ -24,9 +24,15 @@ type sweepLedger struct {
 	overdue []contract.Claim
 	journal []string
 	err     error
+	silent  bool // the first question gets no answer
 }
 
-func (l *sweepLedger) Overdue(_ context.Context, grace time.Duration, most int) ([]contract.Claim, error) {
+func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error) {
+	if l.silent {
+		l.silent = false
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if grace != 10*time.Minute {
@@ -53,11 +59,11 @@ func (l *sweepLedger) Swept(_ context.Context, published []contract.Mark, queued
 	return nil
 }
 
-func (l *sweepLedger) Expire(_ context.Context, ids []string) error {
+func (l *sweepLedger) Expire(_ context.Context, marks []contract.Mark) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, id := range ids {
-		l.journal = append(l.journal, "expired "+id)
+	for _, m := range marks {
+		l.journal = append(l.journal, fmt.Sprintf("expired %s:%d", m.ID, m.Generation))
 	}
 	return nil
 }
@@ -68,14 +74,15 @@ func (l *sweepLedger) told() []string {
 	return slices.Clone(l.journal)
 }
 
-func sweep(t *testing.T, l *sweepLedger, s *stream, test func(log *observer.ObservedLogs)) {
+func sweep(t *testing.T, l *sweepLedger, s *stream, test func(log *observer.ObservedLogs, reg *prometheus.Registry)) {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
-	sweeper := NewSweeper(SweeperConfig{Interval: time.Minute, Grace: 10 * time.Minute, MaxAge: 47 * time.Hour}, l, s, time.Now, zap.New(core), prometheus.NewRegistry())
+	reg := prometheus.NewRegistry()
+	sweeper := NewSweeper(SweeperConfig{Interval: time.Minute, Grace: 10 * time.Minute, MaxAge: 47 * time.Hour}, l, s, time.Now, zap.New(core), reg)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- sweeper.Run(ctx) }()
-	test(log)
+	test(log, reg)
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -88,7 +95,7 @@ func TestSweepAsksTheQueue(t *testing.T) {
 			{ID: "cs_lost", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_queued", Generation: 3, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_silent", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
-			{ID: "cs_old", Generation: 1, FirstPublished: time.Now().Add(-47 * time.Hour)},
+			{ID: "cs_old", Generation: 5, FirstPublished: time.Now().Add(-47 * time.Hour)},
 		}}
 		s := &stream{ids: map[string]uint64{}, fail: func(p contract.Publication) error {
 			switch p.MsgID {
@@ -99,15 +106,21 @@ func TestSweepAsksTheQueue(t *testing.T) {
 			}
 			return nil
 		}}
-		sweep(t, l, s, func(log *observer.ObservedLogs) {
+		sweep(t, l, s, func(log *observer.ObservedLogs, reg *prometheus.Registry) {
 			time.Sleep(time.Minute + time.Second) //nolint:forbidigo // virtual time
 			synctest.Wait()
-			want := []string{"expired cs_old", "published cs_lost:2 at 1", "queued cs_queued", "unanswered cs_silent"}
+			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unanswered cs_silent"}
 			if got := l.told(); !slices.Equal(got, want) {
 				t.Errorf("%v\nwant %v", got, want)
 			}
 			if log.FilterField(zap.String("checkout_session_id", "cs_old")).FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
 				t.Errorf("the end of cs_old was not told: %v", log.All())
+			}
+			if n := counted(t, reg, "purchase_relay_dead_letters_total", "expired"); n != 1 {
+				t.Errorf("%v dead letters are counted", n)
+			}
+			if n := counted(t, reg, "purchase_relay_swept_total", "expired"); n != 1 {
+				t.Errorf("%v swept ones are counted as expired", n)
 			}
 		})
 	})
@@ -120,7 +133,7 @@ func TestSweepGoesThroughEverything(t *testing.T) {
 			l.overdue = append(l.overdue, contract.Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1, FirstPublished: time.Now()})
 		}
 		s := &stream{ids: map[string]uint64{}}
-		sweep(t, l, s, func(*observer.ObservedLogs) {
+		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			time.Sleep(time.Minute + time.Second) //nolint:forbidigo // virtual time
 			synctest.Wait()
 			if len(l.told()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
@@ -134,7 +147,7 @@ func TestSweepWaitsForTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, away: true}
-		sweep(t, l, s, func(*observer.ObservedLogs) {
+		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			time.Sleep(time.Hour) //nolint:forbidigo // virtual time
 			if len(l.told()) > 0 {
 				t.Errorf("told %v without a queue", l.told())
@@ -146,6 +159,37 @@ func TestSweepWaitsForTheQueue(t *testing.T) {
 			synctest.Wait()
 			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
 				t.Errorf("%v", got)
+			}
+		})
+	})
+}
+
+// counted reads a counter with one label.
+func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
+// A ledger that never answers stops no later sweep.
+func TestSweepGetsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &sweepLedger{silent: true, overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
+			time.Sleep(3 * time.Minute) //nolint:forbidigo // virtual time
+			synctest.Wait()
+			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("The sweep is put off").Len() != 1 {
+				t.Errorf("%v; log: %v", got, log.All())
 			}
 		})
 	})
