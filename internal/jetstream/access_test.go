@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -55,6 +56,7 @@ func (g *guarded) start(conf string) {
 		g.t.Fatal(err)
 	}
 	options.NoSigs, options.NoLog, options.Host, options.Port = true, true, "127.0.0.1", g.port
+	options.HTTPPort = 0
 	options.JetStream, options.StoreDir = true, filepath.Join(g.dir, "store")
 	s, err := server.NewServer(options)
 	if err != nil {
@@ -85,13 +87,16 @@ func (g *guarded) tries() uint64 {
 	return v.TotalConnections
 }
 
+func (g *guarded) url(user, password string) string {
+	return "nats://" + user + ":" + password + "@127.0.0.1:" + strconv.Itoa(g.port)
+}
+
 // as connects as a user; it need not succeed.
 func (g *guarded) as(user, password string) (*jetstream.Conn, *observer.ObservedLogs, *prometheus.Registry) {
 	g.t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	registry := prometheus.NewRegistry()
-	url := secret.Text("nats://" + user + ":" + password + "@127.0.0.1:" + strconv.Itoa(g.port))
-	c, err := jetstream.Connect(jetstream.Config{NATSURL: url}, user, zap.New(core), registry)
+	c, err := jetstream.Connect(jetstream.Config{NATSURL: secret.Text(g.url(user, password))}, user, zap.New(core), registry)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -136,54 +141,223 @@ func TestRefusedCredentialsAreToldAndTriedAgain(t *testing.T) {
 	}
 }
 
-// A server that knows two users: each does its own work, and what it may not is counted. The server does not answer what it
-// refuses, so that the caller sees a timeout only.
-func TestLeastPrivilege(t *testing.T) {
-	g := newGuarded(t, leastPrivilege)
-	ingest, _, ingestMetrics := g.as("ingest", "hunter1")
-	worker, logs, workerMetrics := g.as("worker", "hunter2")
-	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
+// ours is the configuration that is shipped, with passwords for its two users.
+func ours(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/nats/nats-server.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "NATS_INGEST_PASSWORD: hunter1, NATS_WORKER_PASSWORD: hunter2\n" + string(text)
+}
 
-	if err := ingest.Provision(t.Context(), small); err != nil {
-		t.Fatal(err)
-	}
-	if r := ingest.Publish(t.Context(), []contract.Publication{publication("cs_1", 1)}); r[0].Err != nil {
-		t.Fatal(r[0].Err)
-	}
-	purchases := worker.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
-	if err := purchases.WatchReturns(); err != nil { // not permitted here: it does without, and it is no alarm
-		t.Fatal(err)
-	}
-	messages, err := purchases.Fetch(t.Context(), 10)
-	if err != nil || len(messages) != 1 {
-		t.Fatalf("the worker's fetch: %v, %v", messages, err)
-	}
-	if err := errors.Join(worker.Outcomes(t.Context(), []contract.Outcome{delivered("cs_1")})...); err != nil {
-		t.Error(err)
-	}
-	if err := worker.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_1", Generation: 1, Envelope: []byte(`{}`)}); err != nil {
-		t.Error(err)
-	}
-	if err := messages[0].DoubleAck(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if messages, err := ingest.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder).Fetch(t.Context(), 10); err != nil || len(messages) != 1 {
-		t.Errorf("the recorder's fetch: %v, %v", messages, err)
-	}
+// Under the shipped configuration each user can do all of its work. The whole of it: a permission that is missing shows as a
+// time limit that was reached, or here as a violation.
+func TestEachUserCanDoItsWork(t *testing.T) {
+	g := newGuarded(t, ours(t))
+	ingest, _, ingestMetrics := g.as("ingest", "hunter1")
+	worker, workerLog, workerMetrics := g.as("worker", "hunter2")
+	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
+	other, _, _ := g.as("worker", "hunter2")
+	await(t, "the connection", other.Connected)
+	work(t, ingest, worker, other)
 	if n := violations(t, ingestMetrics) + violations(t, workerMetrics); n != 0 {
 		t.Errorf("%v violations by ordinary work", n)
 	}
+	if told(workerLog, "Not permitted to hear") != 0 {
+		t.Error("the worker does not hear what others hand back")
+	}
+	err := ingest.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
+	if err == nil || !strings.Contains(err.Error(), "bytes reserved") || violations(t, ingestMetrics) != 0 {
+		t.Errorf("no room: %v", err)
+	}
+}
 
+// work is everything that the two users do; other is a second worker.
+func work(t *testing.T, ingest, worker, other *jetstream.Conn) {
+	t.Helper()
+	workers, err := ingest.WatchWorkers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int64{64 << 20, 65 << 20} { // the second time it changes the stream
+		if err := ingest.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: size}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	purchases := worker.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	elsewhere := other.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	for _, c := range []*jetstream.Consumer{purchases, elsewhere} {
+		if err := c.WatchReturns(); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := c.Pending(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batch := []contract.Publication{publication("cs_1", 1), publication("cs_2", 1), publication("cs_3", 1), publication("cs_4", 1)}
+	batch[3].Subject = contract.SubjectTest + "cs_4"
+	for _, r := range ingest.Publish(t.Context(), batch) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	messages, err := purchases.Fetch(t.Context(), 10)
+	if err != nil || len(messages) != 4 {
+		t.Fatalf("the worker's fetch: %v, %v", messages, err)
+	}
+	for i, end := range []func() error{
+		messages[0].InProgress, func() error { return messages[0].DoubleAck(t.Context()) }, messages[1].Ack,
+		func() error { return messages[2].TermWithReason("junk") }, func() error { return messages[3].NakWithDelay(0) },
+	} {
+		if err := end(); err != nil {
+			t.Errorf("end %d: %v", i, err)
+		}
+	}
+	await(t, "what was handed back to come again", func() bool {
+		again, err := elsewhere.Fetch(t.Context(), 10)
+		return err == nil && len(again) == 1 && again[0].Returned && again[0].Ack() == nil
+	})
+	if err := errors.Join(worker.Outcomes(t.Context(), []contract.Outcome{delivered("cs_1"), delivered("cs_2")})...); err != nil {
+		t.Error(err)
+	}
+	if err := worker.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_3", Generation: 1, Envelope: []byte(`{}`)}); err != nil {
+		t.Error(err)
+	}
+	outcomes := ingest.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
+	recorded, err := outcomes.Fetch(t.Context(), 10)
+	if err != nil || len(recorded) != 2 {
+		t.Fatalf("the recorder's fetch: %v, %v", recorded, err)
+	}
+	for _, m := range recorded {
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	telling, stop := context.WithCancel(t.Context())
+	told := make(chan error)
+	go func() {
+		told <- worker.TellState(telling, "w-1", time.Hour, func() contract.WorkerState { return contract.WorkerState{State: "running"} })
+	}()
+	await(t, "the worker to be heard", func() bool { return len(workers.List()) == 1 })
+	stop()
+	if err := <-told; err != nil {
+		t.Error(err)
+	}
+}
+
+// What each user must not do, tried with its password and a client of its own. The server answers none of it: what it refuses
+// comes to the connection's error handler.
+func TestEachUserIsRefusedTheRest(t *testing.T) {
+	g := newGuarded(t, ours(t))
+	ingest, _, _ := g.as("ingest", "hunter1")
+	await(t, "the connection", ingest.Connected)
+	if err := ingest.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []struct {
+		name, password     string
+		publish, subscribe []string
+	}{
+		{
+			name: "worker", password: "hunter2",
+			publish: []string{
+				"purchases.live.cs_1", "purchases.test.cs_1", "purchases.live.cs_1.x", "elsewhere", "outcomes.x", // what ingest says
+				"$JS.API.STREAM.CREATE.PURCHASES", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.UPDATE.PURCHASES", "$JS.API.STREAM.DELETE.PURCHASES",
+				"$JS.API.STREAM.PURGE.PURCHASES", "$JS.API.STREAM.MSG.DELETE.PURCHASES", "$JS.API.STREAM.RESTORE.OTHER", "$JS.API.STREAM.SNAPSHOT.PURCHASES",
+				"$JS.API.STREAM.MSG.GET.OUTCOMES", "$JS.API.STREAM.MSG.GET.PURCHASES_DEAD", "$JS.API.DIRECT.GET.OUTCOMES", "$JS.API.STREAM.LEADER.STEPDOWN.PURCHASES",
+				"$JS.API.CONSUMER.CREATE.OUTCOMES.spy", "$JS.API.CONSUMER.CREATE.PURCHASES.worker", "$JS.API.CONSUMER.CREATE.PURCHASES.spy.>",
+				"$JS.API.CONSUMER.DURABLE.CREATE.OUTCOMES.spy", "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.OUTCOMES.recorder.1.1.1.1.1",
+				"$JS.API.CONSUMER.DELETE.PURCHASES.worker", "$JS.API.CONSUMER.PAUSE.PURCHASES.worker", "$JS.API.CONSUMER.RESET.PURCHASES.worker",
+				"$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.INFO", "$SYS.REQ.SERVER.PING", "_INBOX_ingest.forged.1",
+			},
+			subscribe: []string{
+				"_INBOX_ingest.>", "_INBOX.>", ">", "*", "purchases.>", "purchases.dead.*", "outcomes", "workers.*", "$JS.>", "$JS.EVENT.ADVISORY.>", "$SYS.>",
+			},
+		},
+		{
+			name: "ingest", password: "hunter1",
+			publish: []string{
+				"outcomes", "purchases.dead.cs_1", "workers.w-1", "elsewhere", // what the worker says
+				"$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.ACK.PURCHASES.worker.1.1.1.1.1", "$JS.API.CONSUMER.CREATE.PURCHASES.spy",
+				"$JS.API.CONSUMER.CREATE.PURCHASES.worker.purchases.live.cs_1", "$JS.API.CONSUMER.DURABLE.CREATE.PURCHASES.spy", "$JS.API.CONSUMER.CREATE.PURCHASES_DEAD.spy",
+				"$JS.API.STREAM.DELETE.PURCHASES", "$JS.API.STREAM.PURGE.PURCHASES", "$JS.API.STREAM.DELETE.OUTCOMES", "$JS.API.STREAM.PURGE.PURCHASES_DEAD",
+				"$JS.API.STREAM.MSG.DELETE.PURCHASES", "$JS.API.STREAM.MSG.GET.PURCHASES", "$JS.API.DIRECT.GET.PURCHASES", "$JS.API.STREAM.SNAPSHOT.PURCHASES",
+				"$JS.API.CONSUMER.DELETE.PURCHASES.worker", "$JS.API.CONSUMER.DELETE.OUTCOMES.recorder", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.NAMES",
+				"$SYS.REQ.SERVER.PING", "_INBOX_worker.forged.1",
+			},
+			subscribe: []string{"_INBOX_worker.>", "_INBOX.>", ">", "purchases.>", "outcomes", "$JS.>", "$JS.ACK.>", "$SYS.>"},
+		},
+	} {
+		nc, err := nats.Connect(g.url(user.name, user.password), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		refused := func(what, subject string) {
+			t.Helper()
+			if err := nc.Flush(); err != nil { // the refusal comes before the answer to this
+				t.Fatal(err)
+			}
+			if err := nc.LastError(); !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), strconv.Quote(subject)) {
+				t.Errorf("%s may %s %q (%v)", user.name, what, subject, err)
+			}
+		}
+		for _, subject := range user.publish {
+			if err := nc.Publish(subject, []byte(`{}`)); err != nil {
+				t.Fatal(err)
+			}
+			refused("publish", subject)
+		}
+		for _, subject := range user.subscribe {
+			if _, err := nc.SubscribeSync(subject); err != nil {
+				t.Fatal(err)
+			}
+			refused("subscribe", subject)
+		}
+	}
+}
+
+// A refusal shows as a time limit to the caller, so it is counted and logged; a flood of them does not fill the log.
+func TestViolationsAreCountedAndLogged(t *testing.T) {
+	g := newGuarded(t, ours(t))
+	ingest, _, _ := g.as("ingest", "hunter1")
+	worker, logs, metrics := g.as("worker", "hunter2")
+	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
+	if err := ingest.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	const flood = 100
+	batch := make([]contract.Publication, flood)
+	for i := range batch {
+		batch[i] = publication(fmt.Sprintf("cs_%d", i), 1)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	refused := make(chan []contract.Published)
-	go func() { refused <- worker.Publish(ctx, []contract.Publication{publication("cs_2", 1)}) }()
-	await(t, "the violation to be counted", func() bool { return violations(t, workerMetrics) == 1 })
+	go func() { refused <- worker.Publish(ctx, batch) }()
+	await(t, "the violations to be counted", func() bool { return violations(t, metrics) == flood })
 	cancel() // what is refused is never answered
-	if r := <-refused; r[0].Err == nil {
-		t.Errorf("the worker published a purchase: %+v", r)
+	for _, r := range <-refused {
+		if r.Err == nil {
+			t.Errorf("the worker published a purchase: %+v", r)
+		}
 	}
-	if told(logs, "NATS refuses a request for lack of permission") != 1 {
-		t.Errorf("log: %v", logs.All())
+	if n := told(logs, "NATS refuses a request for lack of permission"); n == 0 || n > flood/4 {
+		t.Errorf("%d violations were told %d times", flood, n)
+	}
+}
+
+// A server without the worker's advisory, as an older configuration had it: it does without, and it is no alarm.
+func TestWithoutTheAdvisory(t *testing.T) {
+	g := newGuarded(t, strings.Replace(ours(t), `, "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.PURCHASES.worker"`, "", 1))
+	worker, logs, metrics := g.as("worker", "hunter2")
+	await(t, "the connection", worker.Connected)
+	if err := worker.Consumer(contract.StreamPurchases, contract.ConsumerWorker).WatchReturns(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it to be told", func() bool { return told(logs, "Not permitted to hear") == 1 })
+	if n := violations(t, metrics); n != 0 {
+		t.Errorf("%v violations were counted", n)
 	}
 }
 
@@ -201,30 +375,3 @@ func violations(t *testing.T, registry *prometheus.Registry) float64 {
 	t.Fatal("the metric is missing")
 	return 0
 }
-
-const leastPrivilege = `
-jetstream { max_file_store: 8GB }
-accounts { APP {
-  jetstream: enabled
-  users: [
-    { user: ingest, password: hunter1, permissions: {
-      publish: { allow: [
-        "purchases.live.*", "purchases.test.*"
-        "$JS.API.STREAM.CREATE.PURCHASES", "$JS.API.STREAM.UPDATE.PURCHASES", "$JS.API.STREAM.INFO.PURCHASES"
-        "$JS.API.STREAM.CREATE.PURCHASES_DEAD", "$JS.API.STREAM.UPDATE.PURCHASES_DEAD", "$JS.API.STREAM.INFO.PURCHASES_DEAD"
-        "$JS.API.STREAM.CREATE.OUTCOMES", "$JS.API.STREAM.UPDATE.OUTCOMES", "$JS.API.STREAM.INFO.OUTCOMES"
-        "$JS.API.CONSUMER.CREATE.PURCHASES.worker.>", "$JS.API.CONSUMER.CREATE.PURCHASES.worker", "$JS.API.CONSUMER.INFO.PURCHASES.worker"
-        "$JS.API.CONSUMER.CREATE.OUTCOMES.recorder.>", "$JS.API.CONSUMER.CREATE.OUTCOMES.recorder", "$JS.API.CONSUMER.INFO.OUTCOMES.recorder"
-        "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.OUTCOMES.recorder.>"
-      ] }
-      subscribe: { allow: [ "_INBOX_ingest.>", "workers.*" ] } } }
-    { user: worker, password: hunter2, permissions: {
-      publish: { allow: [
-        "outcomes", "purchases.dead.*", "workers.*"
-        "$JS.API.STREAM.INFO.PURCHASES", "$JS.API.STREAM.INFO.OUTCOMES", "$JS.API.CONSUMER.INFO.PURCHASES.worker"
-        "$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.ACK.PURCHASES.worker.>"
-      ] }
-      subscribe: { allow: [ "_INBOX_worker.>" ] } } }
-  ]
-} }
-`

@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"purchase-relay/internal/secret"
 )
@@ -79,8 +80,8 @@ type Conn struct {
 	onConnect []func()
 	closed    chan struct{}
 
-	refused atomic.Bool    // told that the servers refuse the credentials, since the connection last stood
-	watch   sync.WaitGroup // watchFirst
+	refused atomic.Bool    // told that the servers refuse us, since the connection last stood
+	watch   sync.WaitGroup // watchRefusals
 }
 
 // Connect returns a connection that is made, and made again, in the background: a server that is away is waited for. name
@@ -92,6 +93,10 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 	})
 	reg.MustRegister(violations)
 	conn := &Conn{log: log, closed: make(chan struct{})}
+	// A batch may be refused message by message: all are counted, the first few in a minute are told.
+	some := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Minute, 5, 0)
+	}))
 	options := []nats.Option{
 		nats.Name("purchase-relay " + name), nats.CustomInboxPrefix("_INBOX_" + name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
@@ -123,7 +128,7 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 			}
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				violations.Inc()
-				log.Error("NATS refuses a request for lack of permission: it will time out; compare the user's permissions with the documentation", fields...)
+				some.Error("NATS refuses a request for lack of permission: it will time out; compare the user's permissions with the documentation", fields...)
 				return
 			}
 			log.Warn("NATS reports an error", fields...)
@@ -154,19 +159,23 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	conn.nc, conn.js = nc, js
-	conn.watch.Go(conn.watchFirst)
+	conn.watch.Go(conn.watchRefusals)
 	return conn, nil
 }
 
-// watchFirst tells when the servers refuse the credentials of the first connection: nats.go reports that only after one
-// has stood.
-func (c *Conn) watchFirst() {
+// watchRefusals tells why a connection is not made, where the servers say so: nats.go reports a wrong password only after one
+// has stood, and a certificate that is not taken never.
+func (c *Conn) watchRefusals() {
 	tick := time.NewTicker(reconnectWait / 4)
 	defer tick.Stop()
-	for !c.nc.IsConnected() {
-		if err := c.nc.LastError(); isRefusal(err) {
-			c.tellRefused(err)
-			return
+	for {
+		if !c.nc.IsConnected() {
+			switch err := c.nc.LastError(); {
+			case isRefusal(err):
+				c.tellRefused(err)
+			case isTLS(err):
+				c.tellTLS(err)
+			}
 		}
 		select {
 		case <-c.closed:
@@ -181,10 +190,23 @@ func isRefusal(err error) bool {
 		errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
+// isTLS goes by the words, too: what the other side does not take comes back as a text.
+func isTLS(err error) bool {
+	return err != nil && (errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) ||
+		strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "))
+}
+
 // tellRefused tells once, not at each try.
 func (c *Conn) tellRefused(err error) {
 	if c.refused.CompareAndSwap(false, true) {
 		c.log.Error("NATS refuses the credentials; it is tried again until they are good: check NATS_URL's user and password, or NATS_CREDS_FILE", zap.Error(err))
+	}
+}
+
+func (c *Conn) tellTLS(err error) {
+	if c.refused.CompareAndSwap(false, true) {
+		c.log.Error("NATS and this process do not agree on TLS; it is tried again until they do: check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE and NATS_KEY_FILE, "+
+			"and that no certificate has expired", zap.Error(err))
 	}
 }
 

@@ -21,6 +21,8 @@ const (
 	deadAge       = 30 * 24 * time.Hour
 	smallStream   = 1 << 30
 
+	infoTimeout = time.Second
+
 	errNoStorage jetstream.ErrorCode = 10047
 )
 
@@ -82,9 +84,16 @@ func (c *Conn) explain(ctx context.Context, err error, config jetstream.StreamCo
 	if !errors.As(err, &api) || api.ErrorCode != errNoStorage {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout) // where the user may not ask, nobody answers
+	defer cancel()
 	offer := "less than that"
-	if info, infoErr := c.js.AccountInfo(ctx); infoErr == nil && info.Limits.MaxStore > 0 {
+	info, infoErr := c.js.AccountInfo(ctx)
+	switch {
+	case infoErr != nil:
+	case info.Limits.MaxStore > 0:
 		offer = fmt.Sprintf("%d bytes in all, %d of them in use", info.Limits.MaxStore, info.Store)
+	default: // the server does not say how much it has, only how much of it is taken
+		offer = fmt.Sprintf("less than that beside the %d bytes reserved by this account's streams", info.ReservedStore)
 	}
 	return fmt.Errorf("the server has no room to reserve %d bytes, it offers %s: lower NATS_MAX_BYTES (PURCHASES; the other streams take 1 GiB each) or raise the server's max_file_store: %w",
 		config.MaxBytes, offer, err)

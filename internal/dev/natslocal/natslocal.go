@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -17,8 +18,10 @@ import (
 type Options struct {
 	Addr         string // "": a free port on 127.0.0.1
 	StoreDir     string // kept between starts; "": a temporary folder that Stop removes
-	MaxFileStore int64  // bytes for all streams; 0: 8 GiB
-	ConfigFile   string // a nats-server configuration; Addr and StoreDir win over it
+	MaxFileStore int64  // bytes for all streams; 0: the configuration's, else 8 GiB
+	ConfigFile   string // a nats-server configuration; Addr and StoreDir win over it, and its monitoring port is not opened
+	// Variables are those of the configuration, before the environment's.
+	Variables map[string]string
 }
 
 // Server is a running nats-server.
@@ -32,15 +35,16 @@ const startTimeout = 20 * time.Second
 
 // Start runs a server and returns when it takes connections.
 func Start(o Options) (*Server, error) {
-	options := &server.Options{}
-	if o.ConfigFile != "" {
-		if err := options.ProcessConfigFile(o.ConfigFile); err != nil {
-			return nil, fmt.Errorf("natslocal: %w", err)
-		}
+	options, err := o.read()
+	if err != nil {
+		return nil, fmt.Errorf("natslocal: %w", err)
 	}
 	options.NoSigs, options.NoLog, options.JetStream = true, true, true
-	options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
-	if options.JetStreamMaxStore = o.MaxFileStore; o.MaxFileStore == 0 {
+	options.Host, options.Port, options.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
+	switch {
+	case o.MaxFileStore != 0:
+		options.JetStreamMaxStore = o.MaxFileStore
+	case options.JetStreamMaxStore <= 0:
 		options.JetStreamMaxStore = 8 << 30
 	}
 	if o.Addr != "" {
@@ -69,7 +73,6 @@ func Start(o Options) (*Server, error) {
 		s.dir = dir
 	}
 	options.StoreDir = s.dir
-	var err error
 	if s.server, err = server.NewServer(options); err != nil {
 		return nil, errors.Join(fmt.Errorf("natslocal: %w", err), s.remove())
 	}
@@ -78,6 +81,23 @@ func Start(o Options) (*Server, error) {
 		return nil, errors.Join(errors.New("natslocal: the server takes no connections"), s.Stop())
 	}
 	return s, nil
+}
+
+// read returns what the configuration file says, if there is one.
+func (o Options) read() (*server.Options, error) {
+	options := &server.Options{}
+	if o.ConfigFile == "" {
+		return options, nil
+	}
+	text, err := os.ReadFile(o.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	var variables strings.Builder
+	for name, value := range o.Variables {
+		_, _ = fmt.Fprintf(&variables, "%s: %q\n", name, value)
+	}
+	return options, options.ProcessConfigString(variables.String() + string(text))
 }
 
 // URL is where clients connect.
