@@ -73,10 +73,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	outbox := relay.New(db, queue, log, registry)
 	streams := newProvisioner(queue, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}, outbox.Wake, log)
 	queue.OnConnect(streams.wake)
-	schema := &schema{db: db, url: c.MigrateDatabaseURL, log: log, isReady: make(chan struct{})}
-	if schema.url == "" {
-		schema.url = c.DatabaseURL
-	}
+	schema := &schema{db: db, config: c, log: log, isReady: make(chan struct{})}
 	life.Go("streams", streams.run)
 	life.Go("recorder", after(recorder.New(outcomes, db, log).Run, schema.isReady, streams.isReady))
 	life.Go("relay", after(outbox.Run, schema.isReady, streams.isReady))

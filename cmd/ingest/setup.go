@@ -10,7 +10,6 @@ import (
 
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/secret"
 )
 
 // A neighbour that is away is asked again this often.
@@ -23,11 +22,7 @@ const (
 
 // migrate brings the schema up to date once.
 func migrate(ctx context.Context, c *config, log *zap.Logger) error {
-	url := c.MigrateDatabaseURL
-	if url == "" {
-		url = c.DatabaseURL
-	}
-	applied, err := postgres.Migrate(ctx, url)
+	applied, err := upToDate(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -35,10 +30,21 @@ func migrate(ctx context.Context, c *config, log *zap.Logger) error {
 	return nil
 }
 
+// upToDate migrates as the schema's owner and, where that is another role than the runtime's, grants the latter what it needs.
+func upToDate(ctx context.Context, c *config) (applied int, err error) {
+	if c.MigrateDatabaseURL == "" {
+		return postgres.Migrate(ctx, c.DatabaseURL)
+	}
+	if applied, err = postgres.Migrate(ctx, c.MigrateDatabaseURL); err != nil {
+		return applied, err
+	}
+	return applied, postgres.Grant(ctx, c.MigrateDatabaseURL, c.DatabaseURL)
+}
+
 // schema brings the ledger's schema up to date as soon as Postgres lets it.
 type schema struct {
 	db      *postgres.DB
-	url     secret.Text
+	config  *config
 	log     *zap.Logger
 	isReady chan struct{} // closed when the ledger may be used
 }
@@ -53,6 +59,7 @@ func (s *schema) run(ctx context.Context) error {
 			return err
 		case err == nil:
 			s.log.Info("The ledger is ready", zap.Int("migrations_applied", applied))
+			s.lookAtRole(ctx)
 			close(s.isReady)
 			return nil
 		case ctx.Err() != nil:
@@ -72,11 +79,23 @@ func (s *schema) run(ctx context.Context) error {
 func (s *schema) once(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	applied, err := postgres.Migrate(ctx, s.url)
+	applied, err := upToDate(ctx, s.config)
 	if err != nil {
 		return applied, err
 	}
 	return applied, s.db.CheckSchema(ctx)
+}
+
+// lookAtRole tells where the owner was given a role of its own and the runtime's may create tables all the same.
+func (s *schema) lookAtRole(ctx context.Context) {
+	if s.config.MigrateDatabaseURL == "" || s.config.MigrateDatabaseURL == s.config.DatabaseURL {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	if may, err := s.db.MayCreate(ctx); err == nil && may {
+		s.log.Warn("The role of DATABASE_URL may create tables", zap.String("remedy", "REVOKE CREATE ON SCHEMA public FROM PUBLIC, and from that role"))
+	}
 }
 
 // provisioner creates the streams and consumers, and repairs them when somebody changed or deleted them.

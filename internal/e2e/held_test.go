@@ -72,7 +72,7 @@ func TestKilledBeforeThePublishIsHeard(t *testing.T) {
 	for range max(1, crashes(t)/6) {
 		proxy := faultproxy.ForTest(t, s.natsAddr)
 		s.ingest.kill()
-		s.startIngest("NATS_URL=nats://" + proxy.Addr())
+		s.startIngest("NATS_URL=" + natsURL("ingest", proxy.Addr()))
 		s.await("ingest to be connected", func() bool {
 			_, body := get(s.admin + "/readyz")
 			return strings.Contains(body, `"nats":"up"`)
@@ -109,7 +109,7 @@ func TestWorkerKilledBeforeItHears(t *testing.T) {
 				return
 			}
 			proxy := faultproxy.ForTest(t, s.natsAddr)
-			s.killHeld(proxy, "PUB outcomes ", "NATS_URL=nats://"+proxy.Addr())
+			s.killHeld(proxy, "PUB outcomes ", "NATS_URL="+natsURL("worker", proxy.Addr()))
 		})
 	}
 }

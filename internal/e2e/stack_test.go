@@ -12,11 +12,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -104,9 +106,75 @@ func newStack(t *testing.T, env ...string) *stack {
 	return s
 }
 
+// The passwords of the queue's users, and of the role that ingest runs as.
+const (
+	ingestPassword = "hunter-ingest"
+	workerPassword = "hunter-worker"
+	rolePassword   = "hunter-role"
+)
+
+// natsURL is where a binary finds the queue, as its own user.
+func natsURL(binary, addr string) string {
+	return "nats://" + map[string]string{"ingest": "ingest:" + ingestPassword, "worker": "worker:" + workerPassword}[binary] + "@" + addr
+}
+
+// natsConfig is the configuration that is shipped, with its user for people: a test that connects without a name is one.
+func natsConfig(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/nats/nats-server.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const people = "# For people, when they need it: { user: operator, password: $NATS_OPERATOR_PASSWORD }"
+	if !strings.Contains(string(text), people) {
+		t.Fatal("the configuration has no line for people any more")
+	}
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	text = []byte(strings.Replace(string(text), people, "{ user: operator, password: anybody }", 1) + "\nno_auth_user: operator\n")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// makeRole makes the role that ingest runs as, with the script that is shipped, once a server.
+func (s *stack) makeRole() {
+	s.t.Helper()
+	if query[bool](s, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'ingest')`) {
+		return
+	}
+	config, err := pgx.ParseConfig(s.database)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	script := exec.Command("/bin/sh", "../../deploy/postgres/roles.sh")
+	script.Env = []string{
+		"PATH=" + pgtest.Server(s.t).Programs(), "PGHOST=" + config.Host, fmt.Sprintf("PGPORT=%d", config.Port),
+		"POSTGRES_USER=" + config.User, "POSTGRES_DB=" + config.Database, "INGEST_DATABASE_PASSWORD=" + rolePassword,
+	}
+	if out, err := script.CombinedOutput(); err != nil {
+		s.t.Fatalf("roles.sh: %v\n%s", err, out)
+	}
+}
+
+// runtime is the ledger's URL as that role. s.database is the owner's.
+func (s *stack) runtime() string {
+	s.t.Helper()
+	config, err := pgx.ParseConfig(s.database)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return "postgres:///" + config.Database + "?" + url.Values{
+		"host": {config.Host}, "port": {fmt.Sprint(config.Port)}, "user": {"ingest"}, "password": {rolePassword}, "sslmode": {"disable"},
+	}.Encode()
+}
+
 func (s *stack) startNATS() {
 	s.t.Helper()
-	server, err := natslocal.Start(natslocal.Options{Addr: s.natsAddr, StoreDir: s.natsDir})
+	server, err := natslocal.Start(natslocal.Options{
+		Addr: s.natsAddr, StoreDir: s.natsDir, ConfigFile: natsConfig(s.t),
+		Variables: map[string]string{"NATS_INGEST_PASSWORD": ingestPassword, "NATS_WORKER_PASSWORD": workerPassword},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -119,8 +187,10 @@ func (s *stack) startIngest(env ...string) {
 	public, admin := freeAddr(s.t), freeAddr(s.t)
 	s.webhook, s.admin = "http://"+public+"/webhooks/stripe", "http://"+admin
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
+	s.makeRole()
 	s.ingest = start(s.t, "ingest", append([]string{
-		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.database, "NATS_URL=nats://" + s.natsAddr, "NATS_MAX_BYTES=1GiB",
+		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + s.database,
+		"NATS_URL=" + natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB",
 		"INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin,
 	}, env...)...)
 	s.await("ingest to be ready", func() bool { return status(s.admin+"/readyz") == http.StatusOK })
@@ -131,7 +201,7 @@ func (s *stack) startWorker(env ...string) {
 	admin := freeAddr(s.t)
 	s.worker = start(s.t, "tiktok-worker", append([]string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + eventPath,
-		"NATS_URL=nats://" + s.natsAddr, "ADMIN_ADDR=" + admin, "TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
+		"NATS_URL=" + natsURL("worker", s.natsAddr), "ADMIN_ADDR=" + admin, "TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
 	}, env...)...)
 	s.worker.admin = "http://" + admin
 }
@@ -139,7 +209,7 @@ func (s *stack) startWorker(env ...string) {
 // command runs one of ingest's commands against the stack's ledger, and answers no to what it asks.
 func (s *stack) command(args ...string) (code int, out string) {
 	s.t.Helper()
-	env := []string{"DATABASE_URL=" + s.database, "STATUS=skipped"} // a stranger's variable is not looked at
+	env := []string{"DATABASE_URL=" + s.runtime(), "STATUS=skipped"} // a stranger's variable is not looked at
 	return command(s.t, "ingest", env, args...)
 }
 
@@ -352,14 +422,22 @@ func listen(t *testing.T, h http.Handler) string {
 	return server.URL
 }
 
+// ports are given out once each, below those that the system gives to outgoing connections: one that was free a moment ago
+// would be taken by a test beside this one.
+var ports atomic.Int32
+
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		// Two runs of this package on one machine begin at different ports.
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+(os.Getpid()*100+int(ports.Add(1)))%20000)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 func status(url string) int {

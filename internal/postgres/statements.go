@@ -8,11 +8,20 @@ const (
 
 	sqlBegin  = `BEGIN`
 	sqlCommit = `COMMIT`
+
 	// A client that vanished in the middle of a transaction holds its locks for ten seconds, and its place for a minute and a half,
 	// instead of the two hours of the system's keepalive. Statements here follow each other at once.
 	sqlSession = `
 SELECT set_config('idle_in_transaction_session_timeout', '10000', false), set_config('tcp_keepalives_idle', '60', false),
     set_config('tcp_keepalives_interval', '10', false), set_config('tcp_keepalives_count', '3', false)`
+
+	// A table that is not there any more is none that the role lacks.
+	sqlMissingRights = `
+SELECT r.privilege || ' on ' || r.tab FROM unnest($1::text[], $2::text[]) AS r (tab, privilege)
+WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDER BY r.tab, r.privilege`
+
+	sqlLockGrants = `SELECT pg_advisory_xact_lock(7102)`
+	sqlMayCreate  = `SELECT has_schema_privilege('public', 'CREATE')`
 
 	// One session's events are taken one after the other, over all replicas: the decision between them needs the one before. So are
 	// one customer's: a new profile's id is chosen before it is written. The keys come in order; the locks end with the transaction;

@@ -25,11 +25,24 @@ func TestStatements(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(t.Context()) }()
+	eachStatement(t, func(name, sql string) {
+		if _, err := conn.Prepare(t.Context(), name, sql); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.Contains(sql, "SELECT *") {
+			t.Errorf("%s selects every column there is", name)
+		}
+	})
+}
+
+// eachStatement visits the constants of statements.go that are whole statements.
+func eachStatement(t *testing.T, visit func(name, sql string)) {
+	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "statements.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	prepared := 0
+	visited := 0
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
 		if !ok {
@@ -39,18 +52,12 @@ func TestStatements(t *testing.T) {
 		if !strings.HasPrefix(name, "sql") {
 			return true // a part of others
 		}
-		sql := textOf(t, file, spec.Values[0])
-		if _, err := conn.Prepare(t.Context(), name, sql); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if strings.Contains(sql, "SELECT *") {
-			t.Errorf("%s selects every column there is", name)
-		}
-		prepared++
+		visit(name, textOf(t, file, spec.Values[0]))
+		visited++
 		return true
 	})
-	if prepared < 10 {
-		t.Errorf("only %d statements were found", prepared)
+	if visited < 10 {
+		t.Errorf("only %d statements were found", visited)
 	}
 }
 

@@ -78,14 +78,37 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 	if err := s.initialise(ctx); err != nil {
 		return nil, errors.Join(err, s.removeTemporary())
 	}
-	if err := s.run(ctx); err != nil {
+	err = s.run(ctx)
+	// A killed server's children take a moment to notice, and hold its memory until then.
+	for since := time.Now(); err != nil && s.held() && time.Since(since) < stopTimeout; err = s.run(ctx) {
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), s.Stop())
+		case <-time.After(100 * time.Millisecond):
+			s.ended = make(chan struct{})
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
 }
 
+// held says whether the server has ended because the one before it still has children.
+func (s *Server) held() bool {
+	select {
+	case <-s.ended:
+		return strings.Contains(s.logTail(), "is still in use")
+	default:
+		return false
+	}
+}
+
 // Dir is where the data is.
 func (s *Server) Dir() string { return s.dir }
+
+// Programs is where Postgres' own programs are, psql among them.
+func (s *Server) Programs() string { return s.bin }
 
 // Pid is the postmaster's.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
@@ -93,12 +116,15 @@ func (s *Server) Pid() int { return s.cmd.Process.Pid }
 // Ended is closed when the server has ended, however.
 func (s *Server) Ended() <-chan struct{} { return s.ended }
 
-// URL returns the connection string of a database.
-func (s *Server) URL(database string) string {
+// URL returns the superuser's connection string of a database.
+func (s *Server) URL(database string) string { return s.URLOf("postgres", database) }
+
+// URLOf returns a role's connection string of a database; nobody needs a password here.
+func (s *Server) URLOf(role, database string) string {
 	if s.options.Addr != "" {
-		return "postgres://postgres@" + s.options.Addr + "/" + database + "?sslmode=disable"
+		return "postgres://" + url.PathEscape(role) + "@" + s.options.Addr + "/" + database + "?sslmode=disable"
 	}
-	return "postgres:///" + database + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
+	return "postgres:///" + database + "?" + url.Values{"host": {s.dir}, "user": {role}}.Encode()
 }
 
 var plainName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)

@@ -27,6 +27,9 @@ const (
 	pixel         = "LOCALPIXEL"
 	testCode      = "TEST12345"
 	database      = "purchase_relay"
+	runtimeRole   = "ingest" // owns nothing; the schema is the superuser's
+	ingestPass    = "local-only-ingest"
+	workerPass    = "local-only-worker"
 	stopGrace     = 15 * time.Second
 )
 
@@ -141,7 +144,10 @@ func (s *stack) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.say("Starting NATS and the TikTok simulator …\n")
-	if s.nats, err = natslocal.Start(natslocal.Options{Addr: s.at.nats, StoreDir: filepath.Join(s.root, "nats")}); err != nil {
+	if s.nats, err = natslocal.Start(natslocal.Options{
+		Addr: s.at.nats, StoreDir: filepath.Join(s.root, "nats"), ConfigFile: filepath.Join("deploy", "nats", "nats-server.conf"),
+		Variables: map[string]string{"NATS_INGEST_PASSWORD": ingestPass, "NATS_WORKER_PASSWORD": workerPass},
+	}); err != nil {
 		return err
 	}
 	if err := s.startSimulator(ctx); err != nil {
@@ -153,12 +159,14 @@ func (s *stack) start(ctx context.Context) (err error) {
 		env          []string
 	}{
 		{"ingest", s.at.ingestAdmin, []string{
-			"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.pg.URL(database), "NATS_URL=" + s.nats.URL(),
+			"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.pg.URLOf(runtimeRole, database), "MIGRATE_DATABASE_URL=" + s.pg.URL(database),
+			"NATS_URL=nats://ingest:" + ingestPass + "@" + s.at.nats,
 			"INGEST_ADDR=" + s.at.ingest, "ADMIN_ADDR=" + s.at.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB",
 		}},
 		{"tiktok-worker", s.at.workerAdmin, []string{
 			"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + s.at.simulator + "/open_api/v1.3/event/track/",
-			"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "NATS_URL=" + s.nats.URL(), "ADMIN_ADDR=" + s.at.workerAdmin,
+			"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "ADMIN_ADDR=" + s.at.workerAdmin,
+			"NATS_URL=nats://worker:" + workerPass + "@" + s.at.nats,
 		}},
 	} {
 		proc, err := startProcess(filepath.Join(bin, p.name), filepath.Join(s.root, p.name+".log"), p.env, s.getenv, s.died)

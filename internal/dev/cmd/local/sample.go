@@ -22,9 +22,19 @@ func (s *stack) ensureDatabase(ctx context.Context) error {
 		return fmt.Errorf("connect to the private Postgres: %w", err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	var exists bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, database).Scan(&exists); err != nil || exists {
+	var exists, role bool
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1), EXISTS (SELECT FROM pg_roles WHERE rolname = $2)`,
+		database, runtimeRole).Scan(&exists, &role)
+	if err != nil {
 		return err
+	}
+	if !role {
+		if _, err := conn.Exec(ctx, "CREATE ROLE "+runtimeRole+" LOGIN"); err != nil {
+			return fmt.Errorf("make the role that ingest runs as: %w", err)
+		}
+	}
+	if exists {
+		return nil
 	}
 	return s.pg.CreateDatabase(ctx, database, "")
 }
