@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/alarm"
 	"purchase-relay/internal/contract"
 	"purchase-relay/internal/dashboard"
 	"purchase-relay/internal/intake"
@@ -69,6 +70,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 
+	registry.MustRegister(jetstream.NewBacklogMetrics(queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)))
+
 	outcomes := queue.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
 	outbox := relay.New(db, queue, log, registry)
 	streams := newProvisioner(queue, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}, outbox.Wake, log)
@@ -86,8 +89,10 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox.Wake, time.Now, log, registry)
+	registry.MustRegister(alarm.NewLastWebhookMetric(lastWebhook(webhook, db)))
 	public := http.NewServeMux()
-	public.Handle("/webhooks/stripe", intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox.Wake, time.Now, log, registry))
+	public.Handle("/webhooks/stripe", webhook)
 	public.Handle("GET /healthz", process.Healthz())
 	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public); err != nil {
 		return err

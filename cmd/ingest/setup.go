@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/intake"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/postgres"
 )
@@ -172,5 +173,21 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 			}
 		}
 		return run(ctx)
+	}
+}
+
+// lastWebhook says when Stripe was last heard of: by this process or, before its start and by the other replicas, as far as the
+// ledger tells.
+func lastWebhook(h *intake.Handler, db *postgres.DB) func(ctx context.Context) (time.Time, error) {
+	return func(ctx context.Context) (time.Time, error) {
+		at := h.LastWebhook()
+		newest, err := db.Newest(ctx)
+		switch {
+		case err != nil && at.IsZero():
+			return at, err
+		case newest.After(at):
+			return newest, nil
+		}
+		return at, nil
 	}
 }

@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"internal/relay":     words,
 	"internal/delivery":  words,
 	"internal/recorder":  words,
+	"internal/alarm":     word,
 	"internal/dashboard": {"internal/purchase", "internal/secret"},
 	// neighbours; they know no step and no other neighbour
 	"internal/stripe":    {"internal/purchase", "internal/secret"},
@@ -43,7 +44,7 @@ var allowed = map[string][]string{
 	"internal/process": {"internal/secret"},
 	// wiring: the only place where steps meet neighbours
 	"cmd/ingest": {
-		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/stripe",
+		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/alarm", "internal/stripe",
 		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret",
 	},
 	"cmd/tiktok-worker": {
@@ -70,7 +71,7 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/postgres"},
 	"github.com/sony/gobreaker/":          {"internal/delivery"},
 	"github.com/schollz/progressbar/":     {"cmd/ingest"},
-	"github.com/prometheus/client_golang": {"internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/jetstream", "internal/process"},
+	"github.com/prometheus/client_golang": {"internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/alarm", "internal/jetstream", "internal/process"},
 }
 
 // stdlibOnly are the packages that import nothing but the standard library and their own words.

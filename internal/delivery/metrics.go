@@ -57,6 +57,15 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 			Name: "purchase_relay_junk_total", Help: "Messages removed from the queue because they are no purchases.",
 		}),
 	}
+	for _, reason := range []purchase.Reason{purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash} {
+		m.dead.WithLabelValues(string(reason)) // from 0: an increase from nothing at all would not be seen
+	}
+	for _, reason := range []purchase.Reason{purchase.ReasonNotConfigured, purchase.ReasonTestPurchase} {
+		m.skipped.WithLabelValues(string(reason))
+	}
+	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess} {
+		m.retries.WithLabelValues(string(class))
+	}
 	paused := func(reason string, is func() bool) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.", ConstLabels: prometheus.Labels{"reason": reason},

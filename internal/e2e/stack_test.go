@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -412,6 +413,22 @@ func (s *stack) event(id string) tiktoksim.Event {
 	}
 	s.t.Fatalf("TikTok does not know %s", id)
 	return tiktoksim.Event{}
+}
+
+// ingestFigure reads one of ingest's metrics; -1 where it is missing.
+func (s *stack) ingestFigure(series string) float64 {
+	s.t.Helper()
+	_, text := get(s.admin + "/metrics")
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return number
+		}
+	}
+	return -1
 }
 
 // listen serves a handler for as long as the test and returns its URL.

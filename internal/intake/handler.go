@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,7 @@ type Handler struct {
 	webhooks  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 	noValue   prometheus.Counter
+	last      atomic.Int64 // when Stripe last signed something of use, Unix nanoseconds; 0: not yet
 }
 
 // NewHandler returns the webhook's handler. modes are the checkout modes that count, wake is called after each
@@ -64,8 +66,24 @@ func NewHandler(w Webhook, l Ledger, modes map[string]bool, wake func(), now fun
 			Name: "purchase_relay_purchases_without_value_total", Help: "Paid purchases whose amount or currency Stripe left out: sent without a value.",
 		}),
 	}
+	for _, result := range []string{"invalid_signature", "not_an_event", "panic"} {
+		h.webhooks.WithLabelValues("none", result)
+	}
+	for _, kind := range []string{purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed} {
+		for _, d := range []purchase.Disposition{purchase.Processed, purchase.Duplicate, purchase.AwaitingPayment, purchase.Rejected, "unavailable"} {
+			h.webhooks.WithLabelValues(kind, string(d)) // from 0: an increase from nothing at all would not be seen
+		}
+	}
 	reg.MustRegister(h.webhooks, h.durations, h.noValue)
 	return h
+}
+
+// LastWebhook returns when Stripe's last webhook came to this process, whatever it was about; zero: none yet.
+func (h *Handler) LastWebhook() time.Time {
+	if at := h.last.Load(); at != 0 {
+		return time.Unix(0, at).UTC()
+	}
+	return time.Time{}
 }
 
 // answer is one webhook's end: status and body of the response, and the metric's labels.
@@ -127,6 +145,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 		h.log.Warn("Not an event", zap.Error(err))
 		return refusal(http.StatusBadRequest, "none", "not_an_event", err.Error())
 	}
+	h.last.Store(h.now().UnixNano())
 	log := h.log.With(zap.String("stripe_event_id", short(event.ID)))
 	return h.take(r.Context(), log, event)
 }

@@ -159,6 +159,9 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	conn.nc, conn.js = nc, js
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "purchase_relay_nats_connected", Help: "1 while the connection to NATS stands.",
+	}, conn.connectedGauge))
 	conn.watch.Go(conn.watchRefusals)
 	return conn, nil
 }
@@ -212,6 +215,13 @@ func (c *Conn) tellTLS(err error) {
 
 // Connected says whether the connection stands now.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+
+func (c *Conn) connectedGauge() float64 {
+	if c.Connected() {
+		return 1
+	}
+	return 0
+}
 
 // OnConnect registers a function to be called whenever the connection has been made; it must not block. Where it stands
 // already, the function is called at once.

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/contract"
@@ -370,9 +371,18 @@ func TestPendingCounts(t *testing.T) {
 			t.Errorf("%d waiting, %d unacknowledged, %v; want %d, %d", waiting, unacknowledged, err, wantWaiting, wantUnacknowledged)
 		}
 	}
+	metrics := jetstream.NewBacklogMetrics(s.Consumer(contract.StreamPurchases, contract.ConsumerWorker))
+	gauge := func(name, help string, value int) string {
+		return fmt.Sprintf("# HELP %s %s\n# TYPE %s gauge\n%s %d\n", name, help, name, name, value)
+	}
 	check(3, 0)
 	m := s.fetch(c, 2)
 	check(1, 2)
+	if err := testutil.CollectAndCompare(metrics, strings.NewReader(
+		gauge("purchase_relay_consumer_ack_pending", "Purchases that a worker has fetched and not settled, or that wait for their retry.", 2)+
+			gauge("purchase_relay_consumer_pending", "Purchases in the queue that no worker has fetched yet.", 1))); err != nil {
+		t.Error(err)
+	}
 	if err := m[0].DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -381,6 +391,9 @@ func TestPendingCounts(t *testing.T) {
 	s.await("the loss to be noticed", func() bool { return !s.Connected() })
 	if _, _, err := c.Pending(t.Context()); err == nil {
 		t.Error("a server that is away was asked")
+	}
+	if n := testutil.CollectAndCount(metrics); n != 0 {
+		t.Errorf("%d figures from a queue that is away", n)
 	}
 }
 

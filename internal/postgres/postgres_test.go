@@ -510,6 +510,20 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+func TestNewest(t *testing.T) {
+	l := newLedger(t)
+	if at, err := l.Newest(t.Context()); err != nil || !at.IsZero() {
+		t.Errorf("an empty ledger's newest purchase: %s, %v", at, err)
+	}
+	later := receipt("evt_1", "cs_1", purchase.StatusPending, "")
+	later.Purchase.At = base.Add(time.Hour)
+	l.record(later)
+	l.record(receipt("evt_2", "cs_2", purchase.StatusPending, ""))
+	if at, err := l.Newest(t.Context()); err != nil || !at.Equal(base.Add(time.Hour)) {
+		t.Errorf("the newest purchase: %s, %v", at, err)
+	}
+}
+
 func TestMigrateTogether(t *testing.T) {
 	url := secret.Text(pgtest.Database(t))
 	var group sync.WaitGroup

@@ -135,6 +135,9 @@ GROUP BY 1, 2 ORDER BY 2, 1`
 
 	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
 
+	// The index on this very expression answers it.
+	sqlNewest = `SELECT max(COALESCE(purchased_at, created_at)) FROM public.purchases`
+
 	// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
 	// holds is asked for once a grace, not once a sweep.
 	sqlOverdue = `

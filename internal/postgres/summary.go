@@ -60,6 +60,15 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 	return s, nil
 }
 
+// Newest says when the newest purchase was paid or first heard of (zero: there is none).
+func (db *DB) Newest(ctx context.Context) (time.Time, error) {
+	var at *time.Time
+	if err := db.pool.QueryRow(ctx, sqlNewest).Scan(&at); err != nil {
+		return time.Time{}, fmt.Errorf("look for the newest purchase: %w", err)
+	}
+	return orZero(at), nil
+}
+
 // OutboxState says how many purchases wait for the relay, and since when the oldest does (zero: none).
 func (db *DB) OutboxState(ctx context.Context) (pending int, oldest time.Time, err error) {
 	var at *time.Time

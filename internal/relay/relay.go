@@ -71,6 +71,9 @@ func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
 			Name: "purchase_relay_publishes_total", Help: "Purchases handed to the queue, by result.",
 		}, []string{"result"}),
 	}
+	for _, result := range []string{"ok", "still_queued", "failed"} {
+		r.publishes.WithLabelValues(result) // from 0: an increase from nothing at all would not be seen
+	}
 	reg.MustRegister(r.publishes)
 	return r
 }

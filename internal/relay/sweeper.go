@@ -51,6 +51,9 @@ func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *z
 			Name: "purchase_relay_swept_total", Help: "Purchases without a word that the queue was asked for, by what came of it.",
 		}, []string{"result"}),
 	}
+	for _, result := range []string{"published", "still_queued", "expired", "failed"} {
+		s.swept.WithLabelValues(result) // from 0: an increase from nothing at all would not be seen
+	}
 	s.dead = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "purchase_relay_dead_letters_total", Help: "Purchases given up on, by reason.", ConstLabels: prometheus.Labels{"reason": "expired"},
 	})

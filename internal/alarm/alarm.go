@@ -1,0 +1,2 @@
+// Package alarm sees to it that people are told of what needs them.
+package alarm
