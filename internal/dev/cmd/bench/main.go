@@ -1,5 +1,6 @@
-// Command bench measures the product on this machine, each figure as a ratio to a baseline in the same run: machines differ,
-// ratios less so. It builds the binary that it measures.
+// Command bench measures the product on this machine, each figure beside its baseline in the same run and in turns with it:
+// machines differ, ratios less so. It builds the binaries that it measures and runs them as processes of their own, with a
+// private Postgres that syncs to disk, a real nats-server and the simulator of TikTok.
 package main
 
 import (
@@ -12,7 +13,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

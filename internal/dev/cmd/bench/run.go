@@ -6,186 +6,208 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"runtime"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dev/natslocal"
-	"purchase-relay/internal/dev/tiktoksim"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/purchase"
-	"purchase-relay/internal/secret"
+	"purchase-relay/internal/dev/pglocal"
 )
 
-// run measures and prints a table.
-func run(ctx context.Context, args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	backlog := flags.Int("backlog", 100_000, "purchases waiting for the worker")
-	single := flags.Int("single", 3_000, "purchases of the baseline, one a request")
-	latency := flags.Duration("latency", 5*time.Millisecond, "TikTok's, simulated")
-	if err := flags.Parse(args); err != nil {
-		return err
+// section is one part of the table. It measures by b.turns and adds its rows to b.report.
+type section struct {
+	name, about string
+	run         func(ctx context.Context, b *bench) error
+}
+
+// sections are in the order of the table.
+func sections() []section {
+	return []section{
+		{"webhooks", "answered by the real ingest alone: each 200 follows its commit, fsync on", webhooks},
+		{"whole", "the whole way on this machine: Postgres, ingest, nats-server, worker, TikTok, and what sends the webhooks", whole},
+		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
+		{"drain", "a backlog to TikTok, answering after 5 ms, 4 slots, no rate limit in the way", drain},
 	}
-	dir, err := os.MkdirTemp("", "bench")
+}
+
+// bench is one run.
+type bench struct {
+	root     string // of the checkout
+	dir      string // of everything that the run leaves; removed at the end
+	rounds   int
+	duration time.Duration // of one measurement
+	latency  time.Duration // TikTok's, simulated
+	million  int           // purchases on the large ledger
+	backlog  int           // purchases waiting for the worker
+	single   int           // of them, for one event a request
+
+	report *report
+	told   io.Writer // what is being done at the moment
+	pg     *pglocal.Server
+}
+
+// run measures what is asked for and prints a table.
+func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(out)
+	b := bench{report: &report{When: time.Now().UTC().Truncate(time.Second), out: out}, told: told}
+	only := flags.String("only", "", "sections to run, comma-separated: "+strings.Join(names(), ", ")+"; empty: all")
+	short := flags.Bool("short", false, "a quick look: one round of half a second each, small ledgers; the figures are worth little")
+	file := flags.String("json", "", "write the figures to this file, too")
+	flags.IntVar(&b.rounds, "rounds", 5, "how often each measurement is made, in turn with those that it is compared with")
+	flags.DurationVar(&b.duration, "for", 3*time.Second, "how long one measurement takes")
+	flags.DurationVar(&b.latency, "latency", 20*time.Millisecond, "TikTok's, simulated, give or take half of it")
+	flags.IntVar(&b.million, "million", 1_000_000, "purchases on the large ledger")
+	flags.IntVar(&b.backlog, "backlog", 100_000, "purchases waiting for the worker")
+	flags.IntVar(&b.single, "single", 3_000, "purchases waiting for the worker that sends one a request")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return nil
+	case err != nil:
+		return err
+	case flags.NArg() > 0:
+		return fmt.Errorf("%q is no flag", flags.Arg(0))
+	}
+	if *short {
+		b.rounds, b.duration, b.million, b.backlog, b.single = 1, 500*time.Millisecond, 5_000, 3_000, 300
+	}
+	if b.rounds < 1 || b.duration <= 0 || b.million < 1 || b.backlog < 1 || b.single < 1 {
+		return errors.New("there is nothing to measure in no time or with nothing")
+	}
+	chosen, err := choose(*only)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binary := filepath.Join(dir, "tiktok-worker")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./cmd/tiktok-worker").CombinedOutput(); err != nil { //nolint:gosec // our own sources
-		return fmt.Errorf("build: %w\n%s", err, out)
+	if err := b.prepare(ctx); err != nil {
+		return err
 	}
-	b := bench{dir: dir, binary: binary, latency: *latency}
-	_, _ = fmt.Fprintf(out, "Backlog to TikTok, answering after %s, %d slots, no rate limit in the way\n\n%-28s %10s %10s %10s %10s %10s\n", *latency, slots,
-		"", "purchases", "seconds", "per second", "requests", "MiB")
-	var alone, together float64
-	for _, round := range []struct {
-		name     string
-		n, batch int
-	}{{"one a request", *single, 1}, {"batches of 500", *backlog, 500}, {"one a request, once more", *single, 1}} {
-		r, err := b.drain(ctx, round.n, round.batch)
-		if err != nil {
-			return fmt.Errorf("%s: %w", round.name, err)
+	defer func() { err = errors.Join(err, b.close()) }()
+	b.introduce(ctx)
+	for _, s := range chosen {
+		b.report.begin(s)
+		if err := s.run(ctx, &b); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		perSecond := float64(round.n) / r.took.Seconds()
-		if round.batch == 1 {
-			alone += perSecond / 2
-		} else {
-			together = perSecond
-		}
-		_, _ = fmt.Fprintf(out, "%-28s %10d %10.2f %10.0f %10d %10.1f\n", round.name, round.n, r.took.Seconds(), perSecond, r.requests, r.mebibytes)
 	}
-	_, _ = fmt.Fprintf(out, "\nratio %.1f (to reach: 10)\n", together/alone)
+	b.report.end()
+	if *file != "" {
+		return b.report.save(*file)
+	}
 	return nil
 }
 
-const slots = 4
-
-type bench struct {
-	dir, binary string
-	latency     time.Duration
+func names() (list []string) {
+	for _, s := range sections() {
+		list = append(list, s.name)
+	}
+	return list
 }
 
-type result struct {
-	took      time.Duration // from the worker's start to the last acknowledgement
-	requests  int
-	mebibytes float64 // the worker's largest resident memory
+func choose(only string) ([]section, error) {
+	if only == "" {
+		return sections(), nil
+	}
+	wanted := strings.Split(only, ",")
+	for _, name := range wanted {
+		if !slices.Contains(names(), name) {
+			return nil, fmt.Errorf("there is no section %q, only %s", name, strings.Join(names(), ", "))
+		}
+	}
+	return slices.DeleteFunc(sections(), func(s section) bool { return !slices.Contains(wanted, s.name) }), nil
 }
 
-// drain fills a queue of its own with purchases and measures how long the real worker takes to deliver them.
-func (b *bench) drain(ctx context.Context, n, batch int) (r result, err error) {
-	store, err := os.MkdirTemp(b.dir, "nats")
+// prepare finds the checkout, builds what is measured, as it is built for production, and starts the one Postgres.
+func (b *bench) prepare(ctx context.Context) error {
+	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
-		return r, err
+		return fmt.Errorf("go env: %w", err)
 	}
-	server, err := natslocal.Start(natslocal.Options{Addr: "127.0.0.1:0", StoreDir: store})
-	if err != nil {
-		return r, err
+	b.root = filepath.Dir(strings.TrimSpace(string(mod)))
+	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
+		return err
 	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
-	url := server.URL()
-	queue, err := jetstream.Connect(jetstream.Config{NATSURL: secret.Text(url)}, "ingest", zap.NewNop(), prometheus.NewRegistry())
-	if err != nil {
-		return r, err
+	if err := b.build(ctx, b.dir, "./cmd/ingest", "./cmd/tiktok-worker", "./internal/dev/cmd/tiktoksim", "github.com/nats-io/nats-server/v2"); err != nil {
+		return errors.Join(err, b.close())
 	}
-	defer func() { err = errors.Join(err, queue.Close(context.WithoutCancel(ctx))) }()
-	if err := queue.Provision(ctx, jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 30}); err != nil {
-		return r, err
+	if err := pglocal.Ensure(ctx, b.told); err != nil {
+		return errors.Join(err, b.close())
 	}
-	if err := fill(ctx, queue, n); err != nil {
-		return r, err
+	if err := b.startPostgres(ctx); err != nil {
+		return errors.Join(err, b.close())
 	}
-	sim := tiktoksim.New(tiktoksim.Config{Latency: b.latency})
-	tiktok := httptest.NewServer(sim)
-	defer tiktok.Close()
-	return b.work(ctx, queue, sim, url, tiktok.URL, batch)
+	return nil
 }
 
-// fill publishes purchases as the relay does.
-func fill(ctx context.Context, queue *jetstream.Conn, n int) error {
-	const at = 1000
-	for done := 0; done < n; done += at {
-		var batch []contract.Publication
-		for i := done; i < min(n, done+at); i++ {
-			id := fmt.Sprintf("cs_live_bench%09d", i)
-			amount := int64(2999)
-			data, err := contract.EncodeEnvelope(&purchase.Purchase{
-				ID: id, Livemode: true, At: time.Now(), AmountMinor: &amount, Currency: "usd",
-				Keys: purchase.MatchKeys{
-					Email: purchase.HashEmail(id + "@example.com"), Phone: purchase.HashPhone("+12133734253"), ExternalID: purchase.HashExternalID(id),
-					TTCLID: "E.C.P." + id, TTP: id, IP: "203.0.113.7", UserAgent: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X)", PageURL: "https://shop.example/checkout",
-				},
-			})
-			if err != nil {
+// build compiles static binaries without the race detector, as `make build` does.
+func (b *bench) build(ctx context.Context, dir string, packages ...string) error {
+	b.tell("building")
+	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}, packages...)
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own sources
+	cmd.Dir, cmd.Env = b.root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (b *bench) close() (err error) {
+	if b.pg != nil {
+		err = b.pg.Stop()
+	}
+	return errors.Join(err, os.RemoveAll(b.dir))
+}
+
+// introduce prints what a reader of the figures has to know.
+func (b *bench) introduce(ctx context.Context) {
+	if out, err := exec.CommandContext(ctx, "git", "-C", b.root, "describe", "--tags", "--always", "--dirty").Output(); err == nil { //nolint:gosec // our own folder
+		b.report.Version = strings.TrimSpace(string(out))
+	}
+	b.report.Machine = append([]fact{
+		{"cores", fmt.Sprint(runtime.NumCPU())}, {"system", runtime.GOOS + "/" + runtime.GOARCH}, {"Go", runtime.Version()},
+		{"load before", loadAverage()},
+	}, b.report.Machine...)
+	b.report.Settings = append(b.report.Settings, fact{"rounds", fmt.Sprint(b.rounds)}, fact{"one measurement", b.duration.String()},
+		fact{"TikTok answers after", b.latency.String()})
+	_, _ = fmt.Fprintf(b.report.out, "purchase-relay %s, %s\n", b.report.Version, b.report.When.Format(time.RFC3339))
+	for _, facts := range [][]fact{b.report.Machine, b.report.Settings} {
+		for i, f := range facts {
+			separator := " · "
+			if i == 0 {
+				separator = "  "
+			}
+			_, _ = fmt.Fprintf(b.report.out, "%s%s %s", separator, f.Name, f.Value)
+		}
+		_, _ = fmt.Fprintln(b.report.out)
+	}
+	_, _ = fmt.Fprintf(b.report.out, "Medians, lowest … highest of the rounds; ratios are taken round by round; [target: met or not].\n")
+}
+
+// turns measures contenders in turn, round after round, A B C A B C: what disturbs the machine for a while disturbs all of
+// them.
+func (b *bench) turns(ctx context.Context, contenders ...contender) error {
+	for round := range b.rounds {
+		for _, c := range contenders {
+			b.tell("round %d of %d: %s", round+1, b.rounds, c.name)
+			if err := b.settle(ctx); err != nil {
 				return err
 			}
-			batch = append(batch, contract.Publication{Subject: contract.Subject(id, true), MsgID: contract.MsgID(id, 1), FirstPublished: time.Now(), Data: data})
-		}
-		for _, p := range queue.Publish(ctx, batch) {
-			if p.Err != nil {
-				return p.Err
+			if err := c.measure(ctx); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
 	}
 	return nil
 }
 
-// work runs the worker until nothing waits and nothing is unacknowledged.
-func (b *bench) work(ctx context.Context, queue *jetstream.Conn, sim *tiktoksim.Simulator, nats, tiktok string, batch int) (r result, err error) {
-	worker := exec.CommandContext(ctx, b.binary) //nolint:gosec // built above
-	worker.Env = []string{
-		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + tiktok + "/open_api/v1.3/event/track/", "NATS_URL=" + nats,
-		"ADMIN_ADDR=127.0.0.1:0", "TIKTOK_MAX_RPS=1000", "WORKER_CONCURRENCY=" + strconv.Itoa(slots), "BATCH_SIZE=" + strconv.Itoa(batch),
-	}
-	began := time.Now()
-	if err := worker.Start(); err != nil {
-		return r, err
-	}
-	defer func() {
-		_ = worker.Process.Signal(syscall.SIGTERM)
-		_ = worker.Wait()
-	}()
-	consumer := queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		waiting, unacknowledged, err := consumer.Pending(ctx)
-		if err == nil && waiting == 0 && unacknowledged == 0 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return r, ctx.Err()
-		case <-tick.C:
-		}
-	}
-	r.took, r.requests, r.mebibytes = time.Since(began), sim.Stats().Requests, peak(worker.Process.Pid)
-	return r, nil
+// contender is measured once a round; measure appends to its series.
+type contender struct {
+	name    string
+	measure func(ctx context.Context) error
 }
 
-// peak reads a process' largest resident memory in MiB; 0 where the system does not say.
-func peak(pid int) float64 {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	_, after, _ := strings.Cut(string(data), "VmHWM:")
-	fields := strings.Fields(after)
-	if len(fields) == 0 {
-		return 0
-	}
-	kib, err := strconv.ParseFloat(fields[0], 64)
-	if err != nil {
-		return 0
-	}
-	return kib / 1024
+func (b *bench) tell(format string, args ...any) {
+	_, _ = fmt.Fprintf(b.told, "  … "+format+"\n", args...)
 }
