@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,27 +16,33 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// pgbenchScript writes the rows that a webhook about a new customer leaves, in one transaction and one round trip, which is
-// the quickest way to do it one by one: the event, the profile (an upsert, as ever), the purchase with its message. Keys are
-// as long and as random as ours, and so is the rest.
-const pgbenchScript = `\set r random(1, 9000000000000000000)
-WITH k AS MATERIALIZED (SELECT substr(md5(:r::text), 1, 12) AS k),
-e AS (
-    INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
-    SELECT 'evt_' || k || '000000000000', 'checkout.session.completed', 'cs_live_a1' || k || '%[1]s', true, now(), now(), 'processed' FROM k
-), p AS (
-    INSERT INTO public.profiles AS p (email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
-    SELECT 'buyer.' || k || '@example.com', 'cus_' || k || '00', 'sub_' || k || '000000000000', now() FROM k
-    ON CONFLICT (email) DO UPDATE SET stripe_customer_id = excluded.stripe_customer_id,
-        stripe_subscription_id = excluded.stripe_subscription_id, last_purchase_at = excluded.last_purchase_at, updated_at = now()
-    RETURNING id
-)
+// pgbenchRows are the rows that a webhook about a new customer leaves: the event, the profile (an upsert, as ever), the
+// purchase with its message. Keys are as long and as random as ours, and so is the rest.
+const (
+	pgbenchKeys  = "\\set r random(100000000000, 999999999999)\n"
+	pgbenchEvent = `
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
+VALUES ('evt_' || (:r)::text || '000000000000', 'checkout.session.completed', 'cs_live_a1' || (:r)::text || '%[1]s', true, now(), now(), 'processed')
+ON CONFLICT (event_id) DO NOTHING`
+	pgbenchProfile = `
+INSERT INTO public.profiles AS p (email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
+VALUES ('buyer.' || (:r)::text || '@example.com', 'cus_' || (:r)::text || '00', 'sub_' || (:r)::text || '000000000000', now())
+ON CONFLICT (email) DO UPDATE SET stripe_customer_id = excluded.stripe_customer_id,
+    stripe_subscription_id = excluded.stripe_subscription_id, last_purchase_at = excluded.last_purchase_at, updated_at = now()
+RETURNING id`
+	pgbenchPurchase = `
 INSERT INTO public.purchases (checkout_session_id, status, profile_id, mode, livemode, amount_minor, currency, purchased_at,
     stripe_customer_id, stripe_subscription_id, envelope)
-SELECT 'cs_live_a1' || k || '%[1]s', 'pending', p.id, 'subscription', true, 2999, 'usd', now(), 'cus_' || k || '00', 'sub_' || k || '000000000000',
-    '\x%[2]x'::bytea
-FROM k, p;
-`
+SELECT 'cs_live_a1' || (:r)::text || '%[1]s', 'pending', %[3]s, 'subscription', true, 2999, 'usd', now(), 'cus_' || (:r)::text || '00',
+    'sub_' || (:r)::text || '000000000000', '\x%[2]x'::bytea`
+
+	// pgbenchTransaction is how one writes it: each statement is a round trip.
+	pgbenchTransaction = pgbenchKeys + "BEGIN;" + pgbenchEvent + ";" + pgbenchProfile + " \\gset" + pgbenchPurchase +
+		" ON CONFLICT (checkout_session_id) DO NOTHING;\nCOMMIT;\n"
+	// pgbenchStatement is the quickest way to do it one by one: one statement, one round trip.
+	pgbenchStatement = pgbenchKeys + "WITH e AS (" + pgbenchEvent + "), p AS (" + pgbenchProfile + ")" + pgbenchPurchase +
+		" FROM p ON CONFLICT (checkout_session_id) DO NOTHING;\n"
+)
 
 // sampleEnvelope is a message as long as those of order.
 func sampleEnvelope(id string) ([]byte, error) {
@@ -50,9 +57,10 @@ func sampleEnvelope(id string) ([]byte, error) {
 	})
 }
 
-// pgbench is the baseline: Postgres by itself, taking the same rows from so many clients.
+// pgbench is the baseline: Postgres by itself, taking the same rows in one transaction each.
 type pgbench struct {
-	path, script, host, database string
+	path, host, database   string
+	transaction, statement string // the scripts' files
 }
 
 func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, error) {
@@ -63,16 +71,17 @@ func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, erro
 	if _, err := b.database(ctx, database); err != nil {
 		return nil, err
 	}
-	message, err := sampleEnvelope("cs_live_a1" + mark + strings.Repeat("0", 44))
+	rest := strings.Repeat("0", 44)
+	message, err := sampleEnvelope("cs_live_a1" + mark + rest)
 	if err != nil {
 		return nil, err
 	}
-	script := filepath.Join(b.dir, database+".sql")
-	text := fmt.Sprintf(pgbenchScript, strings.Repeat("0", 44), message)
-	if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
-		return nil, err
+	p := &pgbench{
+		path: path, host: b.pg.Dir(), database: database,
+		transaction: filepath.Join(b.dir, database+"-transaction.sql"), statement: filepath.Join(b.dir, database+"-statement.sql"),
 	}
-	return &pgbench{path: path, script: script, host: b.pg.Dir(), database: database}, nil
+	return p, errors.Join(os.WriteFile(p.transaction, fmt.Appendf(nil, pgbenchTransaction, rest, message, ":id"), 0o600),
+		os.WriteFile(p.statement, fmt.Appendf(nil, pgbenchStatement, rest, message, "p.id"), 0o600))
 }
 
 var (
@@ -82,10 +91,10 @@ var (
 )
 
 // run returns transactions per second and the mean latency in milliseconds.
-func (p *pgbench) run(ctx context.Context, clients int, duration time.Duration) (perSecond, latency float64, err error) {
+func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (perSecond, latency float64, err error) {
 	threads := min(clients, 2)
 	cmd := exec.CommandContext(ctx, p.path, "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", strconv.Itoa(threads), //nolint:gosec // our own arguments
-		"-T", strconv.Itoa(max(1, int(duration.Round(time.Second).Seconds()))), "-f", p.script, "-h", p.host, "-U", "postgres", p.database)
+		"-T", strconv.Itoa(max(1, int(duration.Round(time.Second).Seconds()))), "-f", script, "-h", p.host, "-U", "postgres", p.database)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("pgbench: %w\n%.600s", err, out)

@@ -59,19 +59,24 @@ func webhooks(ctx context.Context, b *bench) error {
 	}
 	defer stop()
 
-	var pgMany, pgOne, pgLatency series
+	var pgMany, pgStatement, pgLatency series
 	var duplicates, forged, ceiling shot
 	counts := []int{1, 16, 64, 256}
 	answered := make([]shot, len(counts))
 	contenders := []contender{
 		{"pgbench, 64 clients", func(ctx context.Context) error {
-			rate, _, err := baseline.run(ctx, 64, b.duration)
+			rate, _, err := baseline.run(ctx, baseline.transaction, 64, b.duration)
 			pgMany = append(pgMany, rate)
 			return err
 		}},
 		{"pgbench, one client", func(ctx context.Context) error {
-			rate, latency, err := baseline.run(ctx, 1, b.duration)
-			pgOne, pgLatency = append(pgOne, rate), append(pgLatency, latency)
+			_, latency, err := baseline.run(ctx, baseline.transaction, 1, b.duration)
+			pgLatency = append(pgLatency, latency)
+			return err
+		}},
+		{"pgbench, 64 clients, one statement", func(ctx context.Context) error {
+			rate, _, err := baseline.run(ctx, baseline.statement, 64, b.duration)
+			pgStatement = append(pgStatement, rate)
 			return err
 		}},
 	}
@@ -112,7 +117,8 @@ func webhooks(ctx context.Context, b *bench) error {
 	}
 
 	r := b.report
-	r.add("pgbench, the same rows, 64 clients", "/s", pgMany)
+	r.add("pgbench, the same rows, 64 clients", "/s", pgMany, note("a transaction each: begin, three statements, commit"))
+	r.add("pgbench, all rows in one statement, 64 clients", "/s", pgStatement, note("the quickest way to commit them one by one"))
 	for i, conns := range counts {
 		options := []func(*row){against("pgbench", answered[i].rate, pgMany)}
 		if conns == 64 {

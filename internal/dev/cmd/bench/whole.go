@@ -150,7 +150,7 @@ func whole(ctx context.Context, b *bench) (err error) {
 	usages := l.usages()
 	err = b.turns(ctx,
 		contender{"pgbench, 64 clients", func(ctx context.Context) error {
-			rate, _, err := baseline.run(ctx, 64, b.duration)
+			rate, _, err := baseline.run(ctx, baseline.transaction, 64, b.duration)
 			pg = append(pg, rate)
 			return err
 		}},
