@@ -47,15 +47,7 @@ func newEvents(n int) *events {
 		"Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\nStripe-Signature: %s\r\n\r\n", len(body), signed)
 	e := &events{request: append([]byte(head), body...), body: len(head), filled: make([]filled, n)}
 	e.signature = strings.Index(head, ",v1=") + len(",v1=")
-	for at := 0; ; {
-		next := bytes.Index(e.request[at:], []byte(mark))
-		if next < 0 {
-			break
-		}
-		at += next
-		e.tokens = append(e.tokens, at)
-		at += len(mark)
-	}
+	e.tokens = placesOf(e.request, mark)
 	stamp, _, _ := strings.Cut(strings.TrimPrefix(signed, "t="), ",")
 	at := time.Unix(mustInt(stamp), 0)
 	var all sync.WaitGroup
@@ -76,6 +68,18 @@ func newEvents(n int) *events {
 	}
 	all.Wait()
 	return e
+}
+
+// placesOf lists where a word stands.
+func placesOf(text []byte, word string) (places []int) {
+	for at := 0; ; {
+		next := bytes.Index(text[at:], []byte(word))
+		if next < 0 {
+			return places
+		}
+		places = append(places, at+next)
+		at += next + len(word)
+	}
 }
 
 func mustInt(s string) (n int64) {

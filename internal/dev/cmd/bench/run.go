@@ -30,6 +30,10 @@ func sections() []section {
 		{"whole", "the whole way on this machine: Postgres, ingest, nats-server, worker, TikTok, and what sends the webhooks", whole},
 		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
 		{"drain", "a backlog to TikTok, answering after 5 ms, 4 slots, no rate limit in the way", drain},
+		{"million", "64 connections, on a ledger of years", million},
+		{"neighbours", "what NATS and the simulator of TikTok can do by themselves", neighbours},
+		{"node", "the usual Node handler (express, stripe, pg; TikTok is awaited), 64 connections", node},
+		{"size", "the binaries", size},
 	}
 }
 
@@ -47,6 +51,7 @@ type bench struct {
 	report *report
 	told   io.Writer // what is being done at the moment
 	pg     *pglocal.Server
+	large  string // the large ledger's URL, once it is filled
 }
 
 // run measures what is asked for and prints a table.
