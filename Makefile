@@ -14,7 +14,7 @@ GAP      ?= 700ms
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check vuln fuzz bench chaos build
+.PHONY: help run up test check vuln fuzz bench profile chaos build
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,8 +43,11 @@ fuzz: ## Every fuzz test for FUZZTIME each (60s).
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$dir; done; done
 
-bench: ## Measure, as ratios to baselines in the same run.
-	go run ./internal/dev/cmd/bench
+bench: ## Measure everything, as ratios to baselines in the same run: a table, and .local/bench.json (about ten minutes).
+	@mkdir -p .local && go run ./internal/dev/cmd/bench -json .local/bench.json $(BENCH)
+
+profile: ## Write profiles of both binaries under load into .local/profiles, for go tool pprof.
+	@go run ./internal/dev/cmd/bench -for 10s -profiles .local/profiles
 
 chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run; MODE all, kept or wiped.
 	@go build -race -o .local/bin/chaos ./internal/dev/cmd/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -waiting $(WAITING)

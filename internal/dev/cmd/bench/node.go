@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"purchase-relay/internal/dev/nodehandler"
@@ -40,7 +39,7 @@ func node(ctx context.Context, b *bench) error {
 	}
 	handler, err := b.start(ctx, []string{
 		"NODE_ENV=production", "PORT=" + port, "DATABASE_URL=" + b.pg.URL("node"), "STRIPE_WEBHOOK_SECRET=" + signingSecret, "TIKTOK_API_URL=" + tiktok.url(),
-		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "PATH=" + os.Getenv("PATH"),
+		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL",
 	}, command[0], command[1:]...)
 	if err != nil {
 		return err

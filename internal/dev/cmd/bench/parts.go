@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	signingSecret = "whsec_bench"
+	signingSecret = "whsec_bench" //nolint:gosec // guards nothing
 	adminToken    = "bench-only"
 	migrated      = "migrated" // the database that the others are copies of
 	patience      = 2 * time.Minute

@@ -62,6 +62,7 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 	only := flags.String("only", "", "sections to run, comma-separated: "+strings.Join(names(), ", ")+"; empty: all")
 	short := flags.Bool("short", false, "a quick look: one round of half a second each, small ledgers; the figures are worth little")
 	file := flags.String("json", "", "write the figures to this file, too")
+	folder := flags.String("profiles", "", "measure nothing, but write profiles of ingest and the worker under load into this folder")
 	flags.IntVar(&b.rounds, "rounds", 5, "how often each measurement is made, in turn with those that it is compared with")
 	flags.DurationVar(&b.duration, "for", 3*time.Second, "how long one measurement takes")
 	flags.DurationVar(&b.latency, "latency", 20*time.Millisecond, "TikTok's, simulated, give or take half of it")
@@ -90,6 +91,9 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	if *folder != "" {
+		return b.profiles(ctx, *folder)
+	}
 	b.introduce(ctx)
 	for _, s := range chosen {
 		b.report.begin(s)
@@ -134,7 +138,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
 		return err
 	}
-	if err := b.build(ctx, b.dir, "./cmd/ingest", "./cmd/tiktok-worker", "./internal/dev/cmd/tiktoksim", "github.com/nats-io/nats-server/v2"); err != nil {
+	if err := b.build(ctx, "./cmd/ingest", "./cmd/tiktok-worker", "./internal/dev/cmd/tiktoksim", "github.com/nats-io/nats-server/v2"); err != nil {
 		return errors.Join(err, b.close())
 	}
 	if err := pglocal.Ensure(ctx, b.told); err != nil {
@@ -146,10 +150,10 @@ func (b *bench) prepare(ctx context.Context) error {
 	return nil
 }
 
-// build compiles static binaries without the race detector, as `make build` does.
-func (b *bench) build(ctx context.Context, dir string, packages ...string) error {
+// build compiles static binaries without the race detector, as `make build` does; what are flags and packages.
+func (b *bench) build(ctx context.Context, what ...string) error {
 	b.tell("building")
-	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}, packages...)
+	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", b.dir + string(filepath.Separator)}, what...)
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own sources
 	cmd.Dir, cmd.Env = b.root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -171,7 +175,9 @@ func (b *bench) introduce(ctx context.Context) {
 		b.report.Version = strings.TrimSpace(string(out))
 	}
 	b.report.Machine = append([]fact{
-		{"cores", fmt.Sprint(runtime.NumCPU())}, {"system", runtime.GOOS + "/" + runtime.GOARCH}, {"Go", runtime.Version()},
+		{"cores", fmt.Sprint(runtime.NumCPU())},
+		{"system", runtime.GOOS + "/" + runtime.GOARCH},
+		{"Go", runtime.Version()},
 		{"load before", loadAverage()},
 	}, b.report.Machine...)
 	b.report.Settings = append(b.report.Settings, fact{"rounds", fmt.Sprint(b.rounds)}, fact{"one measurement", b.duration.String()},

@@ -171,5 +171,5 @@ func startNull() (addr string, stop func(), err error) {
 	})}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	return l.Addr().String(), func() { _ = server.Close(); <-served }, nil
+	return l.Addr().String(), func() { _, _ = server.Close(), <-served }, nil
 }

@@ -21,8 +21,8 @@ type line struct {
 	tiktok   *simulator
 }
 
-// startLine starts everything on a ledger of this name.
-func (b *bench) startLine(ctx context.Context, name string, workerEnv ...string) (l *line, err error) {
+// startLine starts everything on a ledger of this name, with more environment for ingest and for the worker.
+func (b *bench) startLine(ctx context.Context, name string, ingestEnv, workerEnv []string) (l *line, err error) {
 	l = &line{b: b, store: name}
 	defer func() {
 		if err != nil {
@@ -44,7 +44,7 @@ func (b *bench) startLine(ctx context.Context, name string, workerEnv ...string)
 	if l.tiktok, err = b.startSimulator(ctx, b.latency); err != nil {
 		return l, err
 	}
-	if l.in, err = b.startIngest(ctx, ledger, l.natsAddr); err != nil {
+	if l.in, err = b.startIngest(ctx, ledger, l.natsAddr, ingestEnv...); err != nil {
 		return l, err
 	}
 	l.worker, err = b.startWorker(ctx, l.natsAddr, l.tiktok, workerEnv...)
@@ -120,7 +120,8 @@ func (l *line) usages() []*usage {
 	postgres.pid = 0 // shared pages would count once a process
 	return []*usage{
 		of("ingest", l.in.cmd.Process.Pid), of("tiktok-worker", l.worker.cmd.Process.Pid), postgres, of("nats-server", l.nats.cmd.Process.Pid),
-		of("TikTok simulator", l.tiktok.cmd.Process.Pid), {name: "load generator", now: ownProcessor},
+		of("TikTok simulator", l.tiktok.cmd.Process.Pid),
+		{name: "load generator", now: ownProcessor},
 	}
 }
 
@@ -139,7 +140,7 @@ func whole(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	l, err := b.startLine(ctx, "whole")
+	l, err := b.startLine(ctx, "whole", nil, nil)
 	if err != nil {
 		return err
 	}
@@ -225,7 +226,7 @@ func whole(ctx context.Context, b *bench) (err error) {
 // outage measures the webhook's median at an even pace, while TikTok or NATS is down and while both are up.
 func outage(ctx context.Context, b *bench) (err error) {
 	// Retries soon, so that a round begins with nothing left of the one before.
-	l, err := b.startLine(ctx, "outage", "RETRY_INITIAL=100ms", "RETRY_MAX=1s")
+	l, err := b.startLine(ctx, "outage", nil, []string{"RETRY_INITIAL=100ms", "RETRY_MAX=1s"})
 	if err != nil {
 		return err
 	}
