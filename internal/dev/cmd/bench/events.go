@@ -16,12 +16,13 @@ import (
 // mark stands in the template where an event's own token comes: in every id and in the e-mail address.
 const mark = "zzzzzzzzzzzz"
 
-// order is a paid live subscription with everything that a well-run shop knows of its buyer; token makes it another one.
-func order(token string) stripegen.Checkout {
+// order is a paid live subscription with everything that a well-run shop knows of its buyer; a token in place of the mark
+// makes it another one.
+func order() stripegen.Checkout {
 	c := stripegen.NewCheckout().Live()
-	email := "buyer." + token + "@example.com"
-	c.EventID, c.SessionID = "evt_"+token+strings.Repeat("0", 12), "cs_live_a1"+token+strings.Repeat("0", 44)
-	c.Customer, c.Subscription, c.Email = "cus_"+token+"00", "sub_"+token+strings.Repeat("0", 12), &email
+	email := "buyer." + mark + "@example.com"
+	c.EventID, c.SessionID = "evt_"+mark+strings.Repeat("0", 12), "cs_live_a1"+mark+strings.Repeat("0", 44)
+	c.Customer, c.Subscription, c.Email = "cus_"+mark+"00", "sub_"+mark+strings.Repeat("0", 12), &email
 	return c
 }
 
@@ -40,8 +41,11 @@ type filled struct {
 }
 
 // newEvents signs n events; they are taken for five minutes.
-func newEvents(n int) *events {
-	body := order(mark).Event()
+func newEvents(n int) *events { return eventsOf(order(), n) }
+
+// eventsOf signs n copies of an order of mark, each with a token of its own.
+func eventsOf(c stripegen.Checkout, n int) *events {
+	body := c.Event()
 	signed := stripegen.Sign(body, signingSecret, time.Now())
 	head := fmt.Sprintf("POST /webhooks/stripe HTTP/1.1\r\nHost: bench\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"+
 		"Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\nStripe-Signature: %s\r\n\r\n", len(body), signed)

@@ -46,7 +46,7 @@ SELECT 'cs_live_a1' || (:r)::text || '%[1]s', 'pending', %[3]s, 'subscription', 
 
 // sampleEnvelope is a message as long as those of order.
 func sampleEnvelope(id string) ([]byte, error) {
-	amount, c := int64(2999), order(mark)
+	amount, c := int64(2999), order()
 	return contract.EncodeEnvelope(&purchase.Purchase{
 		ID: id, Livemode: true, At: time.Now(), AmountMinor: &amount, Currency: "usd",
 		Keys: purchase.MatchKeys{

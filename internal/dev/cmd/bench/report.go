@@ -36,6 +36,15 @@ func (s series) over(base series) series {
 	return ratios
 }
 
+// minus subtracts round by round.
+func (s series) minus(base series) series {
+	rest := make(series, 0, len(s))
+	for i := range min(len(s), len(base)) {
+		rest = append(rest, s[i]-base[i])
+	}
+	return rest
+}
+
 func (s series) times(factor float64) series {
 	scaled := make(series, len(s))
 	for i, v := range s {

@@ -27,6 +27,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"webhooks", "answered by the real ingest alone: each 200 follows its commit, fsync on", webhooks},
+		{"one", "where the time of a lone purchase goes, step by step; one connection, everything running", one},
 		{"whole", "the whole way on this machine: Postgres, ingest, nats-server, worker, TikTok, and what sends the webhooks", whole},
 		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
 		{"drain", "a backlog to TikTok, answering after 5 ms, 4 slots, no rate limit in the way", drain},
@@ -52,6 +53,8 @@ type bench struct {
 	told   io.Writer // what is being done at the moment
 	pg     *pglocal.Server
 	large  string // the large ledger's URL, once it is filled
+
+	pictures []bar
 }
 
 // run measures what is asked for and prints a table.
@@ -63,6 +66,7 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 	short := flags.Bool("short", false, "a quick look: one round of half a second each, small ledgers; the figures are worth little")
 	file := flags.String("json", "", "write the figures to this file, too")
 	folder := flags.String("profiles", "", "measure nothing, but write profiles of ingest and the worker under load into this folder")
+	picture := flags.String("svg", "", "draw where the time goes (sections one and whole) into this file")
 	flags.IntVar(&b.rounds, "rounds", 5, "how often each measurement is made, in turn with those that it is compared with")
 	flags.DurationVar(&b.duration, "for", 3*time.Second, "how long one measurement takes")
 	flags.DurationVar(&b.latency, "latency", 20*time.Millisecond, "TikTok's, simulated, give or take half of it")
@@ -103,9 +107,12 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 	}
 	b.report.end()
 	if *file != "" {
-		return b.report.save(*file)
+		err = b.report.save(*file)
 	}
-	return nil
+	if *picture != "" {
+		err = errors.Join(err, draw(*picture, b.pictures))
+	}
+	return err
 }
 
 func names() (list []string) {

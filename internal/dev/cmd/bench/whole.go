@@ -202,11 +202,14 @@ func whole(ctx context.Context, b *bench) (err error) {
 	r.add("webhooks, the whole way running", "/s", with.rate, against("pgbench", with.rate, pg), atLeast(1), with.latencies())
 	r.add("the whole way, sustained", "/s", sustained, against("webhooks alone", sustained, without.rate), atLeast(0.6),
 		note(fmt.Sprintf("from the first webhook to the last outcome on the ledger; %.0f %% were delivered when the webhooks ended", meanwhile.median())))
+	picture := bar{title: "The processor's time for one purchase, all parts on one machine", unit: "µs"}
 	for _, u := range usages {
 		if u.per.median() > 0 {
 			r.add("processor of "+u.name+", each purchase", "µs", u.per)
+			picture.parts = append(picture.parts, partOf(u.name, u.per))
 		}
 	}
+	b.pictures = append(b.pictures, picture)
 	for _, u := range usages {
 		if u.pid == 0 {
 			continue
