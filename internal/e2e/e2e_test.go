@@ -569,14 +569,15 @@ func TestSweepingAnOutageDoublesNothing(t *testing.T) {
 	}
 }
 
-// Postgres goes away and comes back: webhooks are answered 503 in time, Stripe's repeat succeeds, nothing is lost or doubled.
-func TestPostgresAway(t *testing.T) {
-	s := &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
+// newStackWithPostgres starts everything beside a Postgres of its own, which start starts again.
+func newStackWithPostgres(t *testing.T, env ...string) (s *stack, start func()) {
+	t.Helper()
+	s = &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
 	options := pglocal.Options{Dir: filepath.Join(t.TempDir(), "postgres"), Addr: freeAddr(t)}
 	if err := pglocal.Ensure(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	start := func() *pglocal.Server {
+	start = func() {
 		t.Helper()
 		server, err := pglocal.Start(t.Context(), options)
 		if err != nil {
@@ -586,14 +587,21 @@ func TestPostgresAway(t *testing.T) {
 			_ = server.Stop()
 			_ = os.RemoveAll(server.Dir()) // it may be outside of the test's own folder
 		})
-		return server
+		s.postgres = server
 	}
-	postgres := start()
-	s.database = postgres.URL("postgres")
+	start()
+	s.database = s.postgres.URL("postgres")
 	s.startNATS()
 	s.simURL = listen(t, s.sim)
-	s.startIngest()
-	s.startWorker()
+	s.startIngest(env...)
+	s.startWorker(env...)
+	return s, start
+}
+
+// Postgres goes away and comes back: webhooks are answered 503 in time, Stripe's repeat succeeds, nothing is lost or doubled.
+func TestPostgresAway(t *testing.T) {
+	s, start := newStackWithPostgres(t)
+	postgres := s.postgres
 	first, second := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
 	s.send(first)
 	s.awaitStatus(first.SessionID, "delivered")

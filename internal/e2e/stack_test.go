@@ -27,6 +27,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/dev/natslocal"
+	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/dev/pglocal/pgtest"
 	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/dev/tiktoksim"
@@ -83,6 +84,7 @@ var readSources = sync.OnceValue(func() error {
 type stack struct {
 	t        *testing.T
 	database string
+	postgres *pglocal.Server // where it is a private one
 	nats     *natslocal.Server
 	natsDir  string
 	natsAddr string

@@ -165,6 +165,21 @@ func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64,
 	return info.NumPending, uint64(info.NumAckPending), nil //nolint:gosec // counts messages
 }
 
+// OldestOutcome returns when the oldest outcome that is not recorded yet was published; zero: none waits. What is recorded leaves the
+// stream. An error is temporary.
+func (c *Conn) OldestOutcome(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, contract.StreamOutcomes)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask stream %s for its oldest outcome: %w", contract.StreamOutcomes, err)
+	}
+	if state := stream.CachedInfo().State; state.Msgs > 0 {
+		return state.FirstTime, nil
+	}
+	return time.Time{}, nil
+}
+
 // queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.
 func (c *Consumer) queued(msg jetstream.Msg) contract.Queued {
 	q := contract.Queued{Subject: msg.Subject(), MsgID: msg.Headers().Get(contract.HeaderMsgID), Data: msg.Data(), NumDelivered: 1}

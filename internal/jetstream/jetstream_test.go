@@ -679,3 +679,51 @@ func TestReturned(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The age of the oldest outcome that nobody has recorded: delivered and unacknowledged ones count, acknowledged ones do not.
+func TestOldestOutcome(t *testing.T) {
+	s := newSite(t)
+	oldest := func() time.Time {
+		t.Helper()
+		at, err := s.OldestOutcome(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	if at := oldest(); !at.IsZero() {
+		t.Errorf("no outcome was told, and the oldest is of %s", at)
+	}
+	began := time.Now()
+	for _, id := range []string{"cs_1", "cs_2"} {
+		for _, err := range s.Outcomes(t.Context(), []contract.Outcome{{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)}}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	first := oldest()
+	if first.Before(began.Add(-time.Second)) || first.After(time.Now().Add(time.Second)) {
+		t.Errorf("the oldest is of %s", first)
+	}
+	consumer := s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
+	messages, err := consumer.Fetch(t.Context(), 1)
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%d messages, %v", len(messages), err)
+	}
+	if at := oldest(); !at.Equal(first) {
+		t.Errorf("the oldest is being recorded, and is of %s instead of %s", at, first)
+	}
+	if err := messages[0].DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if at := oldest(); !at.After(first) {
+		t.Errorf("the oldest was recorded, and the next is of %s", at)
+	}
+	if err := s.raw.DeleteStream(t.Context(), contract.StreamOutcomes); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := s.OldestOutcome(t.Context()); err == nil {
+		t.Errorf("a stream that is gone has an oldest outcome of %s", at)
+	}
+}

@@ -120,6 +120,8 @@ func (r *Recorder) settle(ctx context.Context, outcomes []contract.Outcome) erro
 	return err
 }
 
+// acknowledge removes what was recorded. One connection keeps the order: the server's answer to the last word stands for those before
+// it, and a far queue costs one way there and back instead of one for each message.
 func (r *Recorder) acknowledge(ctx context.Context, messages []contract.Queued) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
@@ -129,6 +131,5 @@ func (r *Recorder) acknowledge(ctx context.Context, messages []contract.Queued) 
 			return err // recorded; it comes again and changes nothing
 		}
 	}
-	// One connection keeps the order: the server's answer to the last one stands for those before it.
 	return messages[last].DoubleAck(ctx)
 }

@@ -43,7 +43,7 @@ type message struct {
 
 func (m message) Ack() error                      { m.note("ack " + m.id); return nil }
 func (m message) Leave()                          {}
-func (m message) DoubleAck(context.Context) error { m.note("ack! " + m.id); return nil }
+func (m message) DoubleAck(context.Context) error { m.note("ack and hear " + m.id); return nil }
 func (m message) NakWithDelay(d time.Duration) error {
 	m.note("nak " + m.id + " " + d.String())
 	return nil
@@ -119,7 +119,7 @@ func TestAcknowledgesAfterTheCommit(t *testing.T) {
 		newer := contract.Queued{Data: []byte(`{"version":2}`), Settler: message{j, "newer"}}
 		s := &source{batches: [][]contract.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
-		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack! b"; got != want {
+		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack and hear b"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 		if log.FilterField(zap.String("checkout_session_id", "b")).Len() != 1 {
@@ -156,7 +156,7 @@ func TestQueueAwayIsWaitedFor(t *testing.T) {
 		for _, e := range log.All() {
 			said = append(said, e.Message)
 		}
-		if j.String() != "settle a, ack! a" || !slices.Equal(said, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
+		if j.String() != "settle a, ack and hear a" || !slices.Equal(said, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
 			t.Errorf("%s; log %v", j, said)
 		}
 	})

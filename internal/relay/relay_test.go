@@ -112,6 +112,9 @@ type stream struct {
 	held    map[string]bool // by subject
 	fail    func(p contract.Publication) error
 	batches []int
+
+	outcome    time.Time // the oldest that waits
+	outcomeErr error
 }
 
 func (s *stream) Connected() bool {

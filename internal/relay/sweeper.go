@@ -23,6 +23,16 @@ type Ledger interface {
 	Expire(ctx context.Context, marks []contract.Mark) error
 }
 
+// SweptQueue is the stream, and how far the ledger is behind what the workers told. OldestOutcome returns when the oldest outcome that
+// is not on the ledger yet was told; zero: none waits.
+type SweptQueue interface {
+	Queue
+	OldestOutcome(ctx context.Context) (time.Time, error)
+}
+
+// mostLag bounds how old an outcome may become that puts the sweep off: one that can never be recorded must not end the sweeping.
+const mostLag = 6 * time.Hour
+
 // SweeperConfig is what an operator chooses.
 type SweeperConfig struct {
 	Interval time.Duration // between two sweeps
@@ -31,12 +41,13 @@ type SweeperConfig struct {
 }
 
 // Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. It doubles nothing:
-// the stream refuses a purchase that it still holds, whether it waits, is delayed or is being worked on. One that is too old
-// to be sent again is given up loudly.
+// the stream refuses a purchase that it still holds, whether it waits, is delayed or is being worked on; and while outcomes of
+// purchases that have left it wait to be recorded for long (Postgres was away), nothing is taken for lost. One that is too old to be
+// sent again is given up loudly.
 type Sweeper struct {
 	SweeperConfig
 	ledger Ledger
-	queue  Queue
+	queue  SweptQueue
 	now    func() time.Time
 	log    *zap.Logger
 	swept  *prometheus.CounterVec
@@ -44,7 +55,7 @@ type Sweeper struct {
 }
 
 // NewSweeper returns a Sweeper; Run makes it work.
-func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Sweeper {
+func NewSweeper(c SweeperConfig, l Ledger, q SweptQueue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Sweeper {
 	s := &Sweeper{
 		SweeperConfig: c, ledger: l, queue: q, now: now, log: log,
 		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -88,7 +99,13 @@ func (s *Sweeper) Run(ctx context.Context) error {
 // sweep goes through everything that is overdue now.
 func (s *Sweeper) sweep(ctx context.Context) error {
 	for s.queue.Connected() {
-		claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return s.ledger.Overdue(ctx, s.Grace, batchSize) })
+		lag, err := s.lag(ctx)
+		if err != nil {
+			return err
+		}
+		claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) {
+			return s.ledger.Overdue(ctx, s.Grace+lag, batchSize)
+		})
 		if err != nil || len(claims) == 0 {
 			return err
 		}
@@ -97,6 +114,22 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 		}
 	}
 	return nil // without a queue there is nobody to ask; its absence has been logged
+}
+
+// lag is how far the ledger is behind what the workers told. Where that is much, the error says so: what looks lost has an outcome.
+func (s *Sweeper) lag(ctx context.Context) (time.Duration, error) {
+	oldest, err := s.queue.OldestOutcome(ctx)
+	if err != nil || oldest.IsZero() {
+		return 0, err
+	}
+	lag := max(0, s.now().Sub(oldest))
+	switch {
+	case lag > mostLag:
+		return 0, nil
+	case lag > s.Grace/2:
+		return 0, errors.New("outcomes wait to be recorded, and what looks lost may have one: look at Postgres, or at an ingest that is too old for its workers")
+	}
+	return lag, nil
 }
 
 func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {

@@ -24,7 +24,8 @@ type sweepLedger struct {
 	overdue []contract.Claim
 	journal []string
 	err     error
-	silent  bool // the first question gets no answer
+	silent  bool          // the first question gets no answer
+	lag     time.Duration // by which the grace must be longer
 }
 
 func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error) {
@@ -35,7 +36,7 @@ func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if grace != 10*time.Minute {
+	if grace != 10*time.Minute+l.lag {
 		l.journal = append(l.journal, "grace "+grace.String())
 	}
 	n := min(most, len(l.overdue))
@@ -66,6 +67,13 @@ func (l *sweepLedger) Expire(_ context.Context, marks []contract.Mark) error {
 		l.journal = append(l.journal, fmt.Sprintf("expired %s:%d", m.ID, m.Generation))
 	}
 	return nil
+}
+
+// OldestOutcome is the stream's, which waits for the ledger.
+func (s *stream) OldestOutcome(context.Context) (time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outcome, s.outcomeErr
 }
 
 func (l *sweepLedger) told() []string {
@@ -190,6 +198,43 @@ func TestSweepGetsNoAnswer(t *testing.T) {
 			synctest.Wait()
 			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("The sweep is put off").Len() != 1 {
 				t.Errorf("%v; log: %v", got, log.All())
+			}
+		})
+	})
+}
+
+// Outcomes that wait to be recorded make the grace longer by as much as the oldest of them has waited; while that is long, nothing is
+// taken for lost; and one that can never be recorded does not end the sweeping.
+func TestSweepGivesTheLedgerTime(t *testing.T) {
+	for _, tc := range []struct {
+		waits, lag time.Duration // at the first sweep
+		swept      bool
+	}{{0, 0, true}, {-time.Hour, 0, true}, {3 * time.Minute, 3 * time.Minute, true}, {5*time.Minute + time.Second, 0, false}, {5 * time.Hour, 0, false}, {mostLag + time.Second, 0, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &sweepLedger{lag: tc.lag, overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+			s := &stream{ids: map[string]uint64{}}
+			if tc.waits != 0 {
+				s.outcome = time.Now().Add(time.Minute - tc.waits)
+			}
+			sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
+				time.Sleep(time.Minute + time.Millisecond) //nolint:forbidigo // virtual time
+				synctest.Wait()
+				if got := l.told(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
+					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
+				}
+				if put := log.FilterMessage("The sweep is put off").Len(); (put == 0) != tc.swept {
+					t.Errorf("an outcome waits for %s: told %d times", tc.waits, put)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l := &sweepLedger{overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
+		sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
+			time.Sleep(time.Hour) //nolint:forbidigo // virtual time
+			if got := l.told(); len(got) > 0 || log.FilterMessage("The sweep is put off").Len() != 1 {
+				t.Errorf("nobody knows how far the ledger is behind: %v; log %v", got, log.All())
 			}
 		})
 	})
