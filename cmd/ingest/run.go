@@ -94,7 +94,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	public := http.NewServeMux()
 	public.Handle("/webhooks/stripe", webhook)
 	public.Handle("GET /healthz", process.Healthz())
-	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public); err != nil {
+	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public, process.Bounded(process.MaxConnections, log, registry)); err != nil {
 		return err
 	}
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"purchase-relay/internal/purchase"
 )
@@ -43,6 +44,8 @@ type Handler struct {
 	wake    func()
 	now     func() time.Time
 	log     *zap.Logger
+	crowd   *zap.Logger // for what strangers can repeat at will: the first ten a second, then one in a thousand
+	room    room
 
 	webhooks  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
@@ -55,6 +58,9 @@ type Handler struct {
 func NewHandler(w Webhook, l Ledger, modes map[string]bool, wake func(), now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
 	h := &Handler{
 		webhook: w, ledger: l, modes: modes, wake: wake, now: now, log: log,
+		crowd: log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+			return zapcore.NewSamplerWithOptions(core, time.Second, 10, 1000)
+		})),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_webhooks_total", Help: "Webhook requests by event type and result.",
 		}, []string{"type", "result"}),
@@ -124,21 +130,70 @@ func refusal(status int, kind, result, sentence string) answer {
 	return answer{status: status, body: map[string]string{"error": sentence}, kind: kind, result: result}
 }
 
+// unread refuses a request whose body is not looked at: the connection goes with it.
+func unread(w http.ResponseWriter, status int, result, sentence string) answer {
+	w.Header().Set("Connection", "close")
+	return refusal(status, "none", result, sentence)
+}
+
+// size is how much memory a body may take: as much as it announces, else the limit.
+func size(r *http.Request) int64 {
+	if r.ContentLength >= 0 {
+		return r.ContentLength
+	}
+	return MaxBody
+}
+
+// read reads a body that announces its length in one piece; the server hands out no more than that.
+func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength < 0 {
+		return io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	}
+	body := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(r.Body, body)
+	return body, err
+}
+
+// invalidSignature tells of a signature that is not Stripe's, of some in a flood.
+func (h *Handler) invalidSignature(r *http.Request, why string, a answer) answer {
+	h.crowd.Warn("Invalid signature", zap.String("signature", why), zap.String("remote", r.RemoteAddr),
+		zap.String("remedy", "if this is Stripe, compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret, and this machine's clock"))
+	return a
+}
+
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		return refusal(http.StatusMethodNotAllowed, "none", "method", "only POST is answered here")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	signature := r.Header.Get("Stripe-Signature")
+	switch {
+	case r.ContentLength > MaxBody:
+		return unread(w, http.StatusRequestEntityTooLarge, "too_large", "the body is larger than 1 MiB")
+	case signature == "":
+		return h.invalidSignature(r, "missing", unread(w, http.StatusBadRequest, "invalid_signature", "invalid signature"))
+	}
+	place := h.room.enter(size(r), func() {
+		// The reading ends with an error. (A writer that cannot do that is none of the server's.)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	})
+	if place == nil {
+		h.crowd.Warn("Too many webhooks at once; Stripe sends this one again")
+		return unread(w, http.StatusServiceUnavailable, "busy", "too many requests at once, send the event again")
+	}
+	defer h.room.leave(place)
+	body, err := read(w, r)
+	if !h.room.arrived(place) {
+		h.crowd.Warn("A body that was long in coming was given up for newer requests")
+		return unread(w, http.StatusServiceUnavailable, "busy", "too many requests at once, send the event again")
+	}
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		return refusal(http.StatusRequestEntityTooLarge, "none", "too_large", "the body is larger than 1 MiB")
 	} else if err != nil {
 		return refusal(http.StatusBadRequest, "none", "unreadable", "the body could not be read")
 	}
-	if err := h.webhook.Verify(body, r.Header.Get("Stripe-Signature")); err != nil {
-		h.log.Warn("Invalid signature", zap.String("signature", err.Error()), zap.String("remote", r.RemoteAddr),
-			zap.String("remedy", "if this is Stripe, compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret, and this machine's clock"))
-		return refusal(http.StatusBadRequest, "none", "invalid_signature", "invalid signature")
+	if err := h.webhook.Verify(body, signature); err != nil {
+		return h.invalidSignature(r, err.Error(), refusal(http.StatusBadRequest, "none", "invalid_signature", "invalid signature"))
 	}
 	event, err := h.webhook.Decode(body)
 	if err != nil {

@@ -153,7 +153,7 @@ func (l *Lifecycle) Serve(variable, addr string, h http.Handler, options ...func
 		return nil, fmt.Errorf("cannot listen on %s: %w; set %s to a host:port of this machine", addr, errors.Unwrap(err), variable)
 	}
 	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: closeAfterChunks(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 75 * time.Second, MaxHeaderBytes: 32 << 10, ErrorLog: errorLog,
 	}
 	for _, change := range options {
@@ -175,4 +175,16 @@ func (l *Lifecycle) Serve(variable, addr string, h http.Handler, options ...func
 		return err
 	})
 	return listener.Addr(), nil
+}
+
+// closeAfterChunks ends a connection after a request whose body came in chunks. Beside Transfer-Encoding net/http overlooks a
+// Content-Length, by which a proxy in front may have counted: what it took for the rest of that body would be read as a
+// request of its own here, and every later answer on the connection would reach somebody else. Stripe announces lengths.
+func closeAfterChunks(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }

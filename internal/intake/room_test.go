@@ -1,0 +1,218 @@
+package intake_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/intake"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/stripe"
+)
+
+// gatedLedger holds every receipt until it is let go, whatever time limit it is given.
+type gatedLedger struct {
+	held chan struct{} // one for each receipt that is held
+	gate chan struct{}
+}
+
+func (l *gatedLedger) Record(context.Context, purchase.Receipt) (purchase.Recorded, error) {
+	l.held <- struct{}{}
+	<-l.gate
+	return purchase.Recorded{Disposition: purchase.Processed}, nil
+}
+
+type site struct {
+	t      *testing.T
+	server *httptest.Server
+	sender *stripegen.Sender
+	log    *observer.ObservedLogs
+}
+
+func newSite(t *testing.T, l intake.Ledger) *site {
+	t.Helper()
+	core, log := observer.New(zapcore.DebugLevel)
+	server := httptest.NewServer(intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, map[string]bool{"subscription": true},
+		func() {}, time.Now, zap.New(core), prometheus.NewRegistry()))
+	t.Cleanup(server.Close)
+	return &site{t: t, server: server, log: log, sender: &stripegen.Sender{URL: server.URL, Secret: key, Client: &http.Client{Timeout: time.Minute}}}
+}
+
+// drip opens a request that announces a body of so many bytes and never sends but its first. What the server says to it comes
+// back once, "" where it says nothing.
+func (s *site) drip(announce string) <-chan string {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.server.Listener.Addr().String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = c.Close() })
+	if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=00\r\n%s\r\n\r\n{", announce); err != nil {
+		s.t.Fatal(err)
+	}
+	said := make(chan string, 1)
+	go func() {
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			said <- ""
+			return
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		said <- fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("Retry-After"))
+	}()
+	return said
+}
+
+// Slow bodies are cut for newcomers, the longest first, whether there are many or large ones; good webhooks go on being taken.
+func TestSlowBodiesMakeRoom(t *testing.T) {
+	for name, tc := range map[string]struct {
+		announce string
+		fit      int
+	}{
+		"many small ones": {"Content-Length: 1000", 256},
+		"large ones":      {"Content-Length: 1048576", 64},
+		"without an end":  {"Transfer-Encoding: chunked", 64},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, &ledger{recorded: purchase.Recorded{Disposition: purchase.Processed}})
+			var said []<-chan string
+			for range tc.fit + 20 {
+				said = append(said, s.drip(tc.announce))
+			}
+			// Which of them came first is the server's to know: as many as do not fit are cut.
+			cut := make(chan string)
+			for _, c := range said {
+				go func() { cut <- <-c }()
+			}
+			for range 20 {
+				if text := <-cut; text != "503 10" {
+					t.Errorf("a slow body was answered %q", text)
+				}
+			}
+			for range 30 {
+				if answer, err := s.sender.Send(t.Context(), stripegen.NewCheckout().Event()); err != nil || answer.Status != http.StatusOK {
+					t.Fatalf("a good webhook: %+v, %v", answer, err)
+				}
+			}
+			if s.log.FilterMessage("A body that was long in coming was given up for newer requests").Len() == 0 {
+				t.Error("it is not told")
+			}
+			go func() { // those that are still here end with the test
+				for range tc.fit {
+					<-cut
+				}
+			}()
+			s.server.CloseClientConnections()
+		})
+	}
+}
+
+// Where every place is taken by a request that is being worked on, the next one is told to come again, and is taken later.
+func TestFullHouse(t *testing.T) {
+	l := &gatedLedger{held: make(chan struct{}), gate: make(chan struct{})}
+	s := newSite(t, l)
+	const places = 256
+	var group sync.WaitGroup
+	for range places {
+		group.Go(func() {
+			if answer, err := s.sender.Send(t.Context(), stripegen.NewCheckout().Event()); err != nil || answer.Status != http.StatusOK {
+				t.Errorf("%+v, %v", answer, err)
+			}
+		})
+	}
+	for range places {
+		<-l.held
+	}
+	body := stripegen.NewCheckout().Event()
+	req, err := http.NewRequest(http.MethodPost, s.server.URL, strings.NewReader(string(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "10" || s.log.FilterMessage("Too many webhooks at once; Stripe sends this one again").Len() != 1 {
+		t.Errorf("one too many: %d %v", resp.StatusCode, resp.Header)
+	}
+	close(l.gate)
+	group.Wait()
+	go func() { <-l.held }()
+	if answer, err := s.sender.Send(t.Context(), body); err != nil || answer.Status != http.StatusOK {
+		t.Errorf("later: %+v, %v", answer, err)
+	}
+}
+
+// What cannot be good is refused before its body is read: nothing of it was sent here.
+func TestRefusedUnread(t *testing.T) {
+	s := newSite(t, &ledger{})
+	for head, want := range map[string]int{
+		"Stripe-Signature: t=1,v1=00\r\nContent-Length: 1048577": http.StatusRequestEntityTooLarge,
+		"Content-Length: 1000":       http.StatusBadRequest,
+		"Transfer-Encoding: chunked": http.StatusBadRequest,
+	} {
+		c, err := net.Dial("tcp", s.server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", head); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		_ = c.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%q: %d", head, resp.StatusCode)
+		}
+	}
+}
+
+// A flood of bad signatures does not fill the log, and each of them is counted.
+func TestFloodOfBadSignatures(t *testing.T) {
+	s := newSite(t, &ledger{})
+	const flood = 500
+	for range flood {
+		answer, err := s.sender.Post(t.Context(), []byte(`{}`), "t=1,v1=00")
+		if err != nil || answer.Status != http.StatusBadRequest {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+	}
+	if n := s.log.FilterMessage("Invalid signature").Len(); n == 0 || n > flood/2 {
+		t.Errorf("%d bad signatures were told %d times", flood, n)
+	}
+}
+
+// BenchmarkBadSignature is what one costs, without the network.
+func BenchmarkBadSignature(b *testing.B) {
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key, "whsec_old"}, time.Now), &ledger{}, map[string]bool{"subscription": true},
+		func() {}, time.Now, zap.NewNop(), prometheus.NewRegistry())
+	body := string(stripegen.NewCheckout().Event())
+	signature := stripegen.Sign([]byte(body), "whsec_wrong", time.Now())
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		r.Header.Set("Stripe-Signature", signature)
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+}
