@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"purchase-relay/internal/alarm"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/process"
@@ -31,6 +32,8 @@ type config struct {
 	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
 	SweepGrace          time.Duration `default:"10m" help:"Without a word for so long, the queue is asked for a purchase. Keep it well above 30s, after which the queue delivers again what a killed process held."`
 	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
+	NotifyURL           secret.Text   `name:"notify-url" help:"A Slack-shaped or generic JSON webhook that is told when purchases die or a worker pauses, and when it is over."`
+	NotifySilence       time.Duration `help:"It is also told when no webhook of Stripe came for so long, for instance 24h. Default: never."`
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 
 	jetstream.Config
@@ -67,6 +70,14 @@ func (c *config) problems(command string) (list []string) {
 	}
 	if c.ShutdownGrace <= 0 || c.SweepInterval <= 0 || c.SweepGrace <= 0 || c.RetryMaxAge <= 0 {
 		list = append(list, "SHUTDOWN_GRACE, SWEEP_INTERVAL, SWEEP_GRACE and RETRY_MAX_AGE must be longer than nothing")
+	}
+	if c.NotifyURL != "" {
+		if err := alarm.CheckURL(c.NotifyURL); err != nil {
+			list = append(list, "NOTIFY_URL "+err.Error())
+		}
+	}
+	if c.NotifySilence < 0 || c.NotifySilence > 0 && c.NotifyURL == "" {
+		list = append(list, "NOTIFY_SILENCE is a time such as 24h, and needs NOTIFY_URL to tell of it")
 	}
 	if c.RetryMaxAge > 48*time.Hour {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")

@@ -90,7 +90,12 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox.Wake, time.Now, log, registry)
-	registry.MustRegister(alarm.NewLastWebhookMetric(lastWebhook(webhook, db)))
+	heard := lastWebhook(webhook, db)
+	registry.MustRegister(alarm.NewLastWebhookMetric(heard))
+	alarms := alarm.New(alarm.Config{Silence: c.NotifySilence, Now: time.Now}, alarm.Sources{
+		Ledger: db, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
+	}, receiver(c.NotifyURL), log, registry)
+	life.Go("alarm", after(alarms.Run, schema.isReady))
 	public := http.NewServeMux()
 	public.Handle("/webhooks/stripe", webhook)
 	public.Handle("GET /healthz", process.Healthz())

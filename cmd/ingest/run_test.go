@@ -43,6 +43,8 @@ func TestConfiguration(t *testing.T) {
 		"two replicas":           {append(good, "NATS_REPLICAS=2"), "NATS_REPLICAS"},
 		"a size without a unit":  {append(good, "NATS_MAX_BYTES=lots"), "NATS_MAX_BYTES"},
 		"a negative grace":       {append(good, "SHUTDOWN_GRACE=-1s"), "SHUTDOWN_GRACE"},
+		"a relative receiver":    {append(good, "NOTIFY_URL=/hook/hunter2"), "NOTIFY_URL is not"},
+		"silence told to nobody": {append(good, "NOTIFY_SILENCE=24h"), "NOTIFY_SILENCE"},
 		"another scheme":         {append(good, "NATS_URL=http://x"), "NATS_URL"},
 	} {
 		if got := problems(t, nil, tc.pairs...); !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
@@ -76,7 +78,7 @@ func TestHelpNamesEveryVariable(t *testing.T) {
 	}
 	for _, name := range []string{
 		"STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "DATABASE_URL", "MIGRATE_DATABASE_URL", "NATS_URL", "NATS_CREDS_FILE", "NATS_REPLICAS", "NATS_MAX_BYTES",
-		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
+		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
 	} {
 		if !strings.Contains(out.String(), "$"+name) {
 			t.Errorf("the help lacks %s", name)

@@ -8,9 +8,12 @@ import (
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/alarm"
+	"purchase-relay/internal/contract"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/secret"
 )
 
 // A neighbour that is away is asked again this often.
@@ -190,4 +193,24 @@ func lastWebhook(h *intake.Handler, db *postgres.DB) func(ctx context.Context) (
 		}
 		return at, nil
 	}
+}
+
+// alarmed is what the workers tell, as far as people need to be told of it.
+func alarmed(w *jetstream.Workers) func() []alarm.Worker {
+	return func() []alarm.Worker {
+		heard := w.List()
+		list := make([]alarm.Worker, len(heard))
+		for i, x := range heard {
+			list[i] = alarm.Worker{Instance: x.Instance, Paused: x.State == contract.WorkerPaused, Reason: x.Reason, Since: x.Since}
+		}
+		return list
+	}
+}
+
+// receiver is who is to be told; nil: nobody.
+func receiver(address secret.Text) alarm.Receiver {
+	if address == "" {
+		return nil
+	}
+	return alarm.NewWebhook(address)
 }

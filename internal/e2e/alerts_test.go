@@ -331,6 +331,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		return server
 	}
 	postgres := startPostgres()
+	who := &receiver{t: t, seen: map[string]int{}, how: "500"}
 	w := &watched{
 		stack: &stack{
 			t: t, database: postgres.URL("postgres"), natsDir: t.TempDir(), natsAddr: freeAddr(t),
@@ -339,7 +340,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		caused: map[string]bool{},
 		env: []string{
 			"ADMIN_TOKEN=admin", "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=2s", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_ACCESS_TOKEN=test-token",
-			"TIKTOK_TEST_PIXEL_ID=TESTPIXEL", "RETRY_INITIAL=300ms", "RETRY_MAX=1s", "TIKTOK_MAX_RPS=500",
+			"TIKTOK_TEST_PIXEL_ID=TESTPIXEL", "NOTIFY_URL=" + listen(t, who), "RETRY_INITIAL=300ms", "RETRY_MAX=1s", "TIKTOK_MAX_RPS=500",
 		},
 	}
 	w.startNATS()
@@ -367,7 +368,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 					return
 				}
 				req.Header.Set("Authorization", "Bearer guess")
-				if resp, err := http.DefaultClient.Do(req); err == nil {
+				if resp, err := (&http.Client{}).Do(req); err == nil {
 					_ = resp.Body.Close()
 				}
 			})
@@ -395,6 +396,9 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		guesses.Wait()
 		w.clears("PurchaseRelayInvalidSignatures", "PurchaseRelayWrongAdminTokens", "PurchaseRelayRejectedPurchases", "PurchaseRelayJunk",
 			"PurchaseRelayDeadLetters", "PurchaseRelayAcceptanceSlow")
+		w.fires("PurchaseRelayNotifyFailing") // of the death
+		who.answer("taken")
+		w.clears("PurchaseRelayNotifyFailing")
 	})
 	t.Run("TikTok", func(t *testing.T) {
 		w.fires("PurchaseRelayNoWebhooks") // nothing was sold for so long

@@ -524,6 +524,66 @@ func TestNewest(t *testing.T) {
 	}
 }
 
+func TestDeaths(t *testing.T) {
+	l := newLedger(t)
+	before := time.Now().Add(-time.Minute)
+	for i := range 7 {
+		id := fmt.Sprintf("cs_%d", i)
+		l.record(receipt("evt_"+id, id, purchase.StatusPending, ""))
+		o := outcome(id, 1, purchase.StatusDead, "a1", base)
+		if o.Reason = purchase.ReasonRefused; i == 6 {
+			o.Reason = purchase.ReasonCrash
+		}
+		if _, err := l.Settle(t.Context(), []contract.Outcome{o}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deaths, err := l.Deaths(t.Context(), before)
+	if err != nil || len(deaths) != 2 || deaths[0].Reason != purchase.ReasonCrash || deaths[0].Count != 1 || deaths[1].Count != 6 ||
+		!slices.Equal(deaths[1].IDs, []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}) || !deaths[1].First.Before(deaths[1].Latest) || deaths[1].First.Before(before) {
+		t.Fatalf("%+v, %v", deaths, err)
+	}
+	if _, err := l.Replay(t.Context(), purchase.Selection{Status: purchase.StatusDead}, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	if deaths, err := l.Deaths(t.Context(), before); err != nil || len(deaths) != 0 {
+		t.Errorf("after the replay: %+v, %v", deaths, err)
+	}
+}
+
+// One leads; the next does when it gives the role back, or when its connection is gone.
+func TestLead(t *testing.T) {
+	l := newLedger(t)
+	other, err := postgres.Open(t.Context(), secret.Text(l.url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(other.Close)
+	first, second := l.LeadAlarm(), other.LeadAlarm()
+	t.Cleanup(first.Release)
+	t.Cleanup(second.Release)
+	check := func(lead *postgres.Lead, want bool) {
+		t.Helper()
+		if got, err := lead.Hold(t.Context()); err != nil || got != want {
+			t.Errorf("%t, %v; want %t", got, err, want)
+		}
+	}
+	check(first, true)
+	check(first, true)
+	check(second, false)
+	first.Release()
+	check(second, true)
+	check(first, false)
+	if n := ask[int](l, `SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7102 AND granted`); n != 1 {
+		t.Fatalf("%d hold the lock", n)
+	}
+	if got, err := second.Hold(t.Context()); err == nil || got {
+		t.Errorf("without its connection: %t, %v", got, err)
+	}
+	check(first, true)
+	check(second, false)
+}
+
 func TestMigrateTogether(t *testing.T) {
 	url := secret.Text(pgtest.Database(t))
 	var group sync.WaitGroup

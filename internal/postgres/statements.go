@@ -138,6 +138,14 @@ GROUP BY 1, 2 ORDER BY 2, 1`
 	// The index on this very expression answers it.
 	sqlNewest = `SELECT max(COALESCE(purchased_at, created_at)) FROM public.purchases`
 
+	sqlDeaths = `
+SELECT reason, count(*), min(updated_at), max(updated_at), (array_agg(checkout_session_id ORDER BY updated_at DESC, checkout_session_id))[1:5]
+FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
+GROUP BY reason ORDER BY reason`
+
+	// A session's lock: it stands until it is given back or the connection ends.
+	sqlTryLead = `SELECT pg_try_advisory_lock($1)`
+
 	// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
 	// holds is asked for once a grace, not once a sweep.
 	sqlOverdue = `

@@ -10,6 +10,14 @@ type Summary struct {
 	Values    []Value        // by currency, in the currency's order
 }
 
+// Deaths are the purchases that died lately of one reason and are dead still.
+type Deaths struct {
+	Reason        Reason
+	Count         int
+	First, Latest time.Time // when the first and the last of them was recorded as dead
+	IDs           []string  // some, the latest first
+}
+
 // Value is the money of one currency, in its smallest unit as Stripe counts it.
 type Value struct {
 	Currency      string `json:"currency"` // upper case

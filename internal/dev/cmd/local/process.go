@@ -83,7 +83,7 @@ func environment(getenv func(string) string) []string {
 func product(name string) bool {
 	for _, prefix := range []string{
 		"TIKTOK_", "ADMIN_", "DATABASE_", "MIGRATE_", "STRIPE_", "NATS_", "INGEST_", "CHECKOUT_", "RETRY_", "SWEEP_", "LOG_",
-		"WORKER_", "BATCH_", "BACKFILL_", "SHUTDOWN_", "PG",
+		"WORKER_", "NOTIFY_", "BATCH_", "BACKFILL_", "SHUTDOWN_", "PG",
 	} {
 		if strings.HasPrefix(name, prefix) {
 			return true
