@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"purchase-relay/internal/flood"
 	"purchase-relay/internal/secret"
 )
 
@@ -34,7 +35,7 @@ const wrongTokenWait = 5 * time.Second
 // NewAccess wraps a handler. token "" means no token.
 func NewAccess(token secret.Text, next http.Handler, log *zap.Logger, reg prometheus.Registerer) http.Handler {
 	a := &Access{
-		token: sha256.Sum256([]byte(token.Reveal())), open: token == "", next: next, log: log,
+		token: sha256.Sum256([]byte(token.Reveal())), open: token == "", next: next, log: log.WithOptions(flood.Limit(log)),
 		limit: rate.NewLimiter(rate.Limit(2), 5),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_admin_refused_total", Help: "Requests to the dashboard or its API with a wrong token.",

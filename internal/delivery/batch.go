@@ -105,7 +105,7 @@ func (s *slot) open(m contract.Queued) (it item, ok bool) {
 		return item{}, false
 	case err != nil:
 		s.metrics.junk.Inc()
-		s.log.Error("A message that is no purchase was removed: who else may publish on purchases.*?", zap.Int("bytes", len(m.Data)), zap.Error(err))
+		s.junk.Error("A message that is no purchase was removed: who else may publish on purchases.*?", zap.Int("bytes", len(m.Data)), zap.Error(err))
 		s.told(s.log, m.TermWithReason("no purchase"))
 		return item{}, false
 	}

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"purchase-relay/internal/contract"
+	"purchase-relay/internal/flood"
 	"purchase-relay/internal/purchase"
 )
 
@@ -80,6 +81,7 @@ type Worker struct {
 	source   Source
 	reporter Reporter
 	log      *zap.Logger
+	junk     *zap.Logger // limited: anybody with the right to publish can multiply its lines
 	limit    *rate.Limiter
 	live     lane
 	test     lane
@@ -104,7 +106,7 @@ func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registe
 		}
 	}
 	w := &Worker{
-		Config: c, source: s, reporter: r, log: log, limit: rate.NewLimiter(rate.Limit(c.MaxRPS), 1),
+		Config: c, source: s, reporter: r, log: log, junk: log.WithOptions(flood.Limit(log)), limit: rate.NewLimiter(rate.Limit(c.MaxRPS), 1),
 		live: newLane("live", c.Live), test: newLane("test", c.Test),
 		slow: throttle{initial: c.RetryInitial, most: c.RetryMax, random: random},
 		seat: make(chan struct{}, 1), random: random, started: c.Now().UTC(), prefix: attemptPrefix(c.Instance),

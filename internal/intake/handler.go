@@ -14,8 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
+	"purchase-relay/internal/flood"
 	"purchase-relay/internal/purchase"
 )
 
@@ -44,8 +44,8 @@ type Handler struct {
 	wake    func()
 	now     func() time.Time
 	log     *zap.Logger
-	crowd   *zap.Logger // for what strangers can repeat at will: the first ten a second, then one in a thousand
 	room    room
+	flood   zap.Option // for the lines that a sender can multiply
 
 	webhooks  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
@@ -57,10 +57,7 @@ type Handler struct {
 // commit that made a purchase pending and must not block.
 func NewHandler(w Webhook, l Ledger, modes map[string]bool, wake func(), now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
 	h := &Handler{
-		webhook: w, ledger: l, modes: modes, wake: wake, now: now, log: log,
-		crowd: log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-			return zapcore.NewSamplerWithOptions(core, time.Second, 10, 1000)
-		})),
+		webhook: w, ledger: l, modes: modes, wake: wake, now: now, log: log, flood: flood.Limit(log),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_webhooks_total", Help: "Webhook requests by event type and result.",
 		}, []string{"type", "result"}),
@@ -156,7 +153,7 @@ func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 
 // invalidSignature tells of a signature that is not Stripe's, of some in a flood.
 func (h *Handler) invalidSignature(r *http.Request, why string, a answer) answer {
-	h.crowd.Warn("Invalid signature", zap.String("signature", why), zap.String("remote", r.RemoteAddr),
+	h.log.WithOptions(h.flood).Warn("Invalid signature", zap.String("signature", why), zap.String("remote", r.RemoteAddr),
 		zap.String("remedy", "if this is Stripe, compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret, and this machine's clock"))
 	return a
 }
@@ -178,13 +175,13 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	})
 	if place == nil {
-		h.crowd.Warn("Too many webhooks at once; Stripe sends this one again")
+		h.log.WithOptions(h.flood).Warn("Too many webhooks at once; Stripe sends this one again")
 		return unread(w, http.StatusServiceUnavailable, "busy", "too many requests at once, send the event again")
 	}
 	defer h.room.leave(place)
 	body, err := read(w, r)
 	if !h.room.arrived(place) {
-		h.crowd.Warn("A body that was long in coming was given up for newer requests")
+		h.log.WithOptions(h.flood).Warn("A body that was long in coming was given up for newer requests")
 		return unread(w, http.StatusServiceUnavailable, "busy", "too many requests at once, send the event again")
 	}
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
@@ -197,7 +194,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 	}
 	event, err := h.webhook.Decode(body)
 	if err != nil {
-		h.log.Warn("Not an event", zap.Error(err))
+		h.log.WithOptions(h.flood).Warn("Not an event", zap.Error(err))
 		return refusal(http.StatusBadRequest, "none", "not_an_event", err.Error())
 	}
 	h.last.Store(h.now().UnixNano())
@@ -209,13 +206,13 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Event) answer {
 	kind := kindOf(event.Type)
 	if event.Thin {
-		log.Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", short(event.Type)))
+		log.WithOptions(h.flood).Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", short(event.Type)))
 	}
 	received := h.now()
 	p, ours, err := Propose(event, h.modes, received)
 	switch {
 	case err != nil:
-		log.Error("Malformed event", zap.String("type", event.Type), zap.Error(err))
+		log.WithOptions(h.flood).Error("Malformed event", zap.String("type", event.Type), zap.Error(err))
 		return refusal(http.StatusBadRequest, kind, "malformed", err.Error())
 	case !ours:
 		return answer{http.StatusOK, map[string]string{"status": string(purchase.Ignored)}, kind, string(purchase.Ignored)}
@@ -240,7 +237,7 @@ func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Even
 func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded) {
 	switch r.Disposition {
 	case purchase.Duplicate:
-		log.Info("Duplicate event")
+		log.WithOptions(h.flood).Info("Duplicate event")
 		return
 	case purchase.Rejected:
 		log.Error("Invalid email", zap.String("remedy", "paid without a usable e-mail address: give access by hand, see the purchase in Stripe"))

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -207,5 +209,33 @@ func TestParseModes(t *testing.T) {
 		if _, err := intake.ParseModes(bad); err == nil {
 			t.Errorf("%v was taken", bad)
 		}
+	}
+}
+
+// A flood of forged webhooks is counted whole, and logged in part.
+func TestFlood(t *testing.T) {
+	core, log := observer.New(zapcore.DebugLevel)
+	reg := prometheus.NewRegistry()
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, map[string]bool{"subscription": true}, func() {}, time.Now, zap.New(core), reg)
+	for range 500 {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader("{}"))
+		h.ServeHTTP(httptest.NewRecorder(), req)
+	}
+	if n := log.FilterMessage("Invalid signature").Len(); n < 10 || n > 50 {
+		t.Errorf("%d lines", n)
+	}
+	const want = `purchase_relay_webhooks_total{result="invalid_signature",type="none"} 500`
+	if text, err := testutil.CollectAndFormat(reg, expfmt.TypeTextPlain, "purchase_relay_webhooks_total"); err != nil || !strings.Contains(string(text), want) {
+		t.Errorf("%s, %v", text, err)
+	}
+	if !h.LastWebhook().IsZero() {
+		t.Error("a stranger's request counts as Stripe's")
+	}
+	body := []byte(`{"id":"evt_1","type":"customer.updated","data":{"object":{}}}`)
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader(string(body)))
+	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
+	h.ServeHTTP(httptest.NewRecorder(), req)
+	if h.LastWebhook().IsZero() {
+		t.Error("an event that is ignored does not count as heard of")
 	}
 }

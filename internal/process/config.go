@@ -216,9 +216,7 @@ func (c LogConfig) Logger(out io.Writer) *zap.Logger {
 	}
 	encoder := zapcore.NewJSONEncoder(keys)
 	if c.LogFormat == "console" {
-		keys.EncodeTime, keys.EncodeLevel = zapcore.TimeEncoderOfLayout("15:04:05.000"), zapcore.CapitalLevelEncoder
-		keys.ConsoleSeparator = "  "
-		encoder = zapcore.NewConsoleEncoder(keys)
+		encoder = newConsole(out)
 	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
 }

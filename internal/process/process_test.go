@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -409,7 +410,31 @@ func TestLogger(t *testing.T) {
 	}
 	out.Reset()
 	process.LogConfig{LogLevel: "warn", LogFormat: "console"}.Logger(&out).Warn("shown", zap.Int("n", 1))
-	if !strings.Contains(out.String(), "WARN") || !strings.Contains(out.String(), `{"n": 1}`) {
-		t.Errorf("console: %s", out.String())
+	if !regexp.MustCompile(`^\d\d:\d\d:\d\d\.\d{3}  WARN   shown {29}  n=1\n$`).MatchString(out.String()) {
+		t.Errorf("console: %q", out.String())
+	}
+}
+
+// The console's lines: ids first, the long fields last, quotes where needed, no control characters from outside, no colours in a file.
+func TestConsole(t *testing.T) {
+	var out bytes.Buffer
+	log := process.LogConfig{LogLevel: "debug", LogFormat: "console"}.Logger(&out).With(zap.String("took", "short"), zap.String("checkout_session_id", "cs_1"))
+	line := func() string {
+		defer out.Reset()
+		_, text, _ := strings.Cut(strings.TrimSuffix(out.String(), "\n"), "  ")
+		return regexp.MustCompile(` {4,}`).ReplaceAllString(text, "  ") // the columns'; TestLogger has their width
+	}
+	log.With(zap.Int("other", 1)).Debug("first")
+	if got := line(); got != "DEBUG  first  checkout_session_id=cs_1  other=1  took=short" {
+		t.Errorf("%q", got)
+	}
+	log.Error("Failed", zap.Error(errors.New("the ledger: is away")), zap.String("remedy", "look"), zap.String("stripe_event_id", "evt_1"),
+		zap.Duration("again_in", 1500*time.Millisecond), zap.Stringer("token", secret.Text("hunter2")), zap.Any("any", secret.Text("hunter2")))
+	if got := line(); got != `ERROR  Failed  checkout_session_id=cs_1  stripe_event_id=evt_1  again_in=1.5s  any=[redacted]  token=[redacted]  took=short  error="the ledger: is away"  remedy=look` {
+		t.Errorf("%q", got)
+	}
+	log.Warn("odd\x1b[2J", zap.String("message", "a\x1b[2J\nb=\"c\""), zap.ByteString("stack", []byte("one\n\ttwo\n")))
+	if got := line(); got != "WARN   odd\uFFFD[2J  checkout_session_id=cs_1  took=short  message=\"a\\x1b[2J\\nb=\\\"c\\\"\"\n  one\n  \ttwo" {
+		t.Errorf("%q", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/contract"
+	"purchase-relay/internal/flood"
 )
 
 // Source is the consumer of the outcomes. Fetch blocks for a bounded time for the first message and returns what
@@ -39,11 +40,12 @@ type Recorder struct {
 	source Source
 	ledger Ledger
 	log    *zap.Logger
+	junk   *zap.Logger // limited: anybody with the right to publish can multiply its lines
 }
 
 // New returns a Recorder; Run makes it work.
 func New(s Source, l Ledger, log *zap.Logger) *Recorder {
-	return &Recorder{source: s, ledger: l, log: log}
+	return &Recorder{source: s, ledger: l, log: log, junk: log.WithOptions(flood.Limit(log))}
 }
 
 // Run records until ctx ends, then finishes the batch under way. A neighbour that is away is waited for; the
@@ -87,7 +89,7 @@ func (r *Recorder) once(ctx context.Context) error {
 			r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
 			err = m.NakWithDelay(newerDelay)
 		case err != nil:
-			r.log.Error("A message that is no outcome was removed: who else may publish on "+contract.SubjectOutcomes+"?", zap.Error(err))
+			r.junk.Error("A message that is no outcome was removed: who else may publish on "+contract.SubjectOutcomes+"?", zap.Error(err))
 			err = m.TermWithReason("no outcome")
 		default:
 			outcomes, good = append(outcomes, o), append(good, m)

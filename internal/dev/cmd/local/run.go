@@ -161,12 +161,12 @@ func (s *stack) start(ctx context.Context) (err error) {
 		{"ingest", s.at.ingestAdmin, []string{
 			"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.pg.URLOf(runtimeRole, database), "MIGRATE_DATABASE_URL=" + s.pg.URL(database),
 			"NATS_URL=nats://ingest:" + ingestPass + "@" + s.at.nats,
-			"INGEST_ADDR=" + s.at.ingest, "ADMIN_ADDR=" + s.at.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB",
+			"INGEST_ADDR=" + s.at.ingest, "ADMIN_ADDR=" + s.at.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB", "LOG_FORMAT=console",
 		}},
 		{"tiktok-worker", s.at.workerAdmin, []string{
 			"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + s.at.simulator + "/open_api/v1.3/event/track/",
 			"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "ADMIN_ADDR=" + s.at.workerAdmin,
-			"NATS_URL=nats://worker:" + workerPass + "@" + s.at.nats,
+			"NATS_URL=nats://worker:" + workerPass + "@" + s.at.nats, "LOG_FORMAT=console",
 		}},
 	} {
 		proc, err := startProcess(filepath.Join(bin, p.name), filepath.Join(s.root, p.name+".log"), p.env, s.getenv, s.died)
