@@ -60,6 +60,7 @@ var owners = map[string][]string{
 	"github.com/pressly/goose/":           {"internal/postgres"},
 	"database/sql":                        {"internal/postgres"},
 	"github.com/nats-io/nats.go":          {"internal/jetstream"},
+	"github.com/tidwall/gjson":            {"internal/stripe"},
 	"github.com/stripe/stripe-go/":        {"internal/stripe"},
 	"github.com/alecthomas/kong":          {"internal/process"},
 	"github.com/cenkalti/backoff/":        {"internal/delivery"},

@@ -77,10 +77,17 @@ func NormaliseEmail(raw string) string {
 	return s
 }
 
-var hexHash = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
+// hexHash says whether a value is a SHA-256 hash in hex already.
+func hexHash(s string) bool {
+	if len(s) != hex.EncodedLen(sha256.Size) {
+		return false
+	}
+	_, err := hex.DecodeString(s)
+	return err == nil
+}
 
 // IsHash says whether a value is a SHA-256 hash in lower-case hex already.
-func IsHash(s string) bool { return hexHash.MatchString(s) && s == strings.ToLower(s) }
+func IsHash(s string) bool { return hexHash(s) && s == strings.ToLower(s) }
 
 // HashEmail returns the SHA-256 hex of an e-mail address, trimmed and in lower case; a value that is a hash
 // already is passed on in lower case; "" stays "". Source: TikTok's Events API, advanced matching.
@@ -92,7 +99,7 @@ func HashExternalID(raw string) string { return hash(strings.TrimSpace(raw)) }
 // HashPhone returns the SHA-256 hex of a phone number in E.164, or "" when the number is unusable. A hash is
 // passed on in lower case.
 func HashPhone(raw string) string {
-	if s := strings.TrimSpace(raw); hexHash.MatchString(s) {
+	if s := strings.TrimSpace(raw); hexHash(s) {
 		return strings.ToLower(s)
 	}
 	return hash(NormalisePhone(raw))
@@ -103,7 +110,7 @@ func hash(s string) string {
 	switch {
 	case s == "":
 		return ""
-	case hexHash.MatchString(s):
+	case hexHash(s):
 		return strings.ToLower(s)
 	}
 	sum := sha256.Sum256([]byte(s))
@@ -131,11 +138,9 @@ func NormalisePhone(raw string) string {
 	return "+" + d
 }
 
-// Stripe keeps 500 characters of a metadata value; a click id from a page URL is bounded by the same.
-var clickIDForm = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,500}$`)
-
 func cleanClickID(raw string) string {
-	if s := strings.TrimSpace(raw); clickIDForm.MatchString(s) {
+	// Stripe keeps 500 characters of a metadata value; a click id from a page URL is bounded by the same.
+	if s := strings.TrimSpace(raw); consists(s, 500, "._~-") {
 		return s
 	}
 	return ""
@@ -160,11 +165,15 @@ func cleanIP(raw string) string {
 }
 
 // looksLikeEmail finds an address in running text, plain or with its '@' escaped.
-var looksLikeEmail = regexp.MustCompile(`(?i)[^\s@/?&=:;,]+(@|%40)[^\s@/?&=:;,]+\.[a-z]{2,}`)
+var looksLikeEmailForm = regexp.MustCompile(`(?i)[^\s@/?&=:;,]+(@|%40)[^\s@/?&=:;,]+\.[a-z]{2,}`)
+
+func looksLikeEmail(s string) bool {
+	return (strings.Contains(s, "@") || strings.Contains(s, "%40")) && looksLikeEmailForm.MatchString(s)
+}
 
 func cleanUserAgent(raw string) string {
 	s := strings.TrimSpace(raw)
-	if len(s) > 1024 || !printable(s) || looksLikeEmail.MatchString(s) {
+	if len(s) > 1024 || !printable(s) || looksLikeEmail(s) {
 		return ""
 	}
 	return s
@@ -185,11 +194,11 @@ func cleanURL(raw string) string {
 		return ""
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || looksLikeEmail.MatchString(u.Host) {
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || looksLikeEmail(u.Host) {
 		return ""
 	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
-	if looksLikeEmail.MatchString(u.Path) {
+	if looksLikeEmail(u.Path) {
 		u.Path, u.RawPath = "/", ""
 	}
 	u.RawQuery = cleanQuery(u.RawQuery)
@@ -208,7 +217,7 @@ func cleanQuery(query string) string {
 		plainKey, keyErr := url.QueryUnescape(key)
 		plainValue, valueErr := url.QueryUnescape(value)
 		if keyErr != nil || valueErr != nil || !printable(plainKey) || !printable(plainValue) ||
-			personalParams.MatchString(plainKey) || looksLikeEmail.MatchString(plainKey) || looksLikeEmail.MatchString(plainValue) {
+			personalParams.MatchString(plainKey) || looksLikeEmail(plainKey) || looksLikeEmail(plainValue) {
 			continue
 		}
 		if pair != "" {

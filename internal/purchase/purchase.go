@@ -12,7 +12,7 @@
 package purchase
 
 import (
-	"regexp"
+	"strings"
 	"time"
 )
 
@@ -77,12 +77,26 @@ const (
 	Ignored         Disposition = "ignored"
 )
 
-var idForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
-
 // ValidID says whether a Stripe id may become a key, a NATS subject token and a message id: 1 to 255
 // letters, digits, '_' and '-'. Stripe documents ids of up to 255 characters; dots, wildcards and blanks
 // would change the meaning of a subject.
-func ValidID(id string) bool { return idForm.MatchString(id) }
+func ValidID(id string) bool { return consists(id, 255, "_-") }
+
+// consists says whether a text is 1 to most ASCII letters, digits and the others. (A regular expression costs ten times as much, and
+// every webhook asks a dozen times.)
+func consists(s string, most int, others string) bool {
+	if s == "" || len(s) > most {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte(others, c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
 
 // Receipt is one verified event and the purchase that it proposes, on the way to the ledger.
 type Receipt struct {

@@ -3,13 +3,13 @@
 package stripe
 
 import (
-	"encoding/json"
 	"errors"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/stripe/stripe-go/v76/webhook"
+	"github.com/tidwall/gjson"
 
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
@@ -104,99 +104,139 @@ func (w *Webhook) notFromTheFuture(header string) error {
 // ErrNotEvent refuses a signed body that is no event: no JSON object with a non-empty string id and type.
 var ErrNotEvent = errors.New("not an event: no JSON object with a non-empty string id and type")
 
-// wire is the part of an event that is read. Its fields are lenient: encoding/json skips a value of another
-// type and goes on, which Decode allows; so metadata may be [], data may be missing, created may be a text.
-type wire struct {
-	ID       string `json:"id"`
-	Type     string `json:"type"`
-	Object   string `json:"object"`
-	Created  int64  `json:"created"`
-	Livemode *bool  `json:"livemode"`
-	Data     struct {
-		Object json.RawMessage `json:"object"`
-	} `json:"data"`
-}
-
-type wireCheckout struct {
-	ID            string `json:"id"`
-	Mode          string `json:"mode"`
-	PaymentStatus string `json:"payment_status"`
-	Livemode      *bool  `json:"livemode"`
-	Currency      string `json:"currency"`
-	Customer      any    `json:"customer"`     // an id, or the whole object when expanded
-	Subscription  any    `json:"subscription"` // likewise
-	CustomerEmail string `json:"customer_email"`
-	Details       struct {
-		Email string `json:"email"`
-		Phone string `json:"phone"`
-	} `json:"customer_details"`
-	Metadata map[string]any `json:"metadata"`
-	// Raw, because a lenient *int64 would point to 0 where the value cannot be read: a sale for nothing.
-	AmountTotal json.RawMessage `json:"amount_total"`
-}
+// maxDepth is how deep an event may be nested. Stripe's go ten deep; gjson's check of the grammar would follow a hostile one to any
+// depth, at a hundred bytes of stack a level.
+const maxDepth = 100
 
 // Decode reads a verified body, whatever the event's api_version: the library's own types refuse every other
-// version, and old accounts' events. The error is ErrNotEvent.
+// version, and old accounts' events. A field of an unexpected type counts as missing: metadata may be [], data may be missing,
+// created may be a text. The error is ErrNotEvent.
 func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
-	var e wire
-	if !lenient(body, &e) || e.ID == "" || e.Type == "" {
+	if !shallow(body) || !gjson.ValidBytes(body) {
 		return purchase.Event{}, ErrNotEvent
 	}
-	event := purchase.Event{
-		ID: e.ID, Type: e.Type, Livemode: e.Livemode != nil && *e.Livemode,
-		Thin: strings.HasPrefix(e.Object, "v2."),
+	var event purchase.Event
+	var object gjson.Result
+	livemode, known := false, false
+	gjson.ParseBytes(body).ForEach(func(key, v gjson.Result) bool {
+		switch key.Str {
+		case "id":
+			event.ID = text(v)
+		case "type":
+			event.Type = text(v)
+		case "object":
+			event.Thin = strings.HasPrefix(text(v), "v2.")
+		case "created":
+			// Years 1970 to 9999: what both Postgres and TikTok take. Anything else counts as unknown.
+			if n := whole(v); n != nil && *n > 0 && *n < 253402300800 {
+				event.Created = time.Unix(*n, 0).UTC()
+			}
+		case "livemode":
+			livemode, known = v.Type == gjson.True, v.IsBool()
+		case "data":
+			object = v.Get("object")
+		}
+		return true
+	})
+	if event.ID == "" || event.Type == "" {
+		return purchase.Event{}, ErrNotEvent
 	}
-	// Years 1970 to 9999: what both Postgres and TikTok take. Anything else counts as unknown.
-	if e.Created > 0 && e.Created < 253402300800 {
-		event.Created = time.Unix(e.Created, 0).UTC()
+	if object.IsObject() {
+		var of bool
+		event.Checkout, of = checkout(object)
+		livemode = livemode || !known && of
 	}
-	var c wireCheckout
-	if len(e.Data.Object) == 0 || e.Data.Object[0] != '{' || !lenient(e.Data.Object, &c) {
-		return event, nil
-	}
-	if e.Livemode == nil {
-		event.Livemode = c.Livemode != nil && *c.Livemode
-	}
-	event.Checkout = &purchase.Checkout{
-		ID: c.ID, Mode: c.Mode, PaymentStatus: c.PaymentStatus, AmountTotal: amountOf(c.AmountTotal), Currency: c.Currency,
-		Customer: idOf(c.Customer), Subscription: idOf(c.Subscription),
-		Email: c.Details.Email, CustomerEmail: c.CustomerEmail, Phone: c.Details.Phone, Metadata: texts(c.Metadata),
-	}
+	event.Livemode = livemode
 	return event, nil
 }
 
-// lenient unmarshals and forgives values of an unexpected type; their fields stay zero.
-func lenient(data []byte, into any) bool {
-	err := json.Unmarshal(data, into)
-	var wrongType *json.UnmarshalTypeError
-	return err == nil || errors.As(err, &wrongType)
+// checkout reads a checkout session; livemode is its own.
+func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
+	c = &purchase.Checkout{}
+	object.ForEach(func(key, v gjson.Result) bool {
+		switch key.Str {
+		case "id":
+			c.ID = text(v)
+		case "mode":
+			c.Mode = text(v)
+		case "payment_status":
+			c.PaymentStatus = text(v)
+		case "livemode":
+			livemode = v.Type == gjson.True
+		case "amount_total":
+			c.AmountTotal = whole(v) // nil where it cannot be read: 0 would be a sale for nothing
+		case "currency":
+			c.Currency = text(v)
+		case "customer":
+			c.Customer = idOf(v)
+		case "subscription":
+			c.Subscription = idOf(v)
+		case "customer_email":
+			c.CustomerEmail = text(v)
+		case "customer_details":
+			c.Email, c.Phone = text(v.Get("email")), text(v.Get("phone"))
+		case "metadata":
+			c.Metadata = texts(v)
+		}
+		return true
+	})
+	return c, livemode
 }
 
-func amountOf(raw json.RawMessage) *int64 {
-	var minor *int64
-	if json.Unmarshal(raw, &minor) != nil {
-		return nil
+// shallow says whether a text is nested less deep than maxDepth, as far as it is JSON.
+func shallow(body []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth >= maxDepth {
+				return false
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
 	}
-	return minor
+	return true
 }
 
-func idOf(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case map[string]any:
-		id, _ := v["id"].(string)
-		return id
+func text(v gjson.Result) string {
+	if v.Type == gjson.String {
+		return v.Str
 	}
 	return ""
 }
 
-func texts(metadata map[string]any) map[string]string {
-	m := make(map[string]string, len(metadata))
-	for k, v := range metadata {
-		if s, ok := v.(string); ok {
-			m[k] = s
-		}
+// whole reads a whole number, also past 2^53; nil: it is none.
+func whole(v gjson.Result) *int64 {
+	n, err := strconv.ParseInt(v.Raw, 10, 64)
+	if v.Type != gjson.Number || err != nil {
+		return nil
+	}
+	return &n
+}
+
+// idOf reads an id, also that of an object which was expanded.
+func idOf(v gjson.Result) string {
+	if v.IsObject() {
+		return text(v.Get("id"))
+	}
+	return text(v)
+}
+
+func texts(metadata gjson.Result) map[string]string {
+	m := make(map[string]string)
+	if metadata.IsObject() {
+		metadata.ForEach(func(key, v gjson.Result) bool {
+			if v.Type == gjson.String {
+				m[key.Str] = v.Str
+			}
+			return true
+		})
 	}
 	return m
 }

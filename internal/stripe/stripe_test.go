@@ -1,6 +1,7 @@
 package stripe_test
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -159,10 +160,11 @@ func TestDecodeIsLenient(t *testing.T) {
 func TestDecodeRefusesWhatIsNoEvent(t *testing.T) {
 	for _, body := range []string{
 		``, `null`, `7`, `"x"`, `[]`, `{`, `{}`, `{"id":"evt_1"}`, `{"type":"t"}`, `{"id":"","type":"t"}`, `{"id":1,"type":"t"}`, `{"id":"evt_1","type":["t"]}`,
-		`{"id":"evt_1","type":"t"} trailing`,
+		`{"id":"evt_1","type":"t"} trailing`, `{"id":"evt_1","type":"t","deep":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`,
+		strings.Repeat(`{"a":`, 1<<17), // as deep as a body may be
 	} {
 		if e, err := webhook("whsec_a").Decode([]byte(body)); !errors.Is(err, stripe.ErrNotEvent) {
-			t.Errorf("%s: %+v, %v", body, e, err)
+			t.Errorf("%.200s: %+v, %v", body, e, err)
 		}
 	}
 }
@@ -178,6 +180,9 @@ func FuzzWebhook(f *testing.F) {
 		e, err := w.Decode(body)
 		if err == nil && (e.ID == "" || e.Type == "") {
 			t.Errorf("an event without id or type: %+v", e)
+		}
+		if err == nil && !json.Valid(body) {
+			t.Errorf("no JSON: %q", body)
 		}
 	})
 }
