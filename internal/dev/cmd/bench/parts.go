@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -114,17 +115,26 @@ func (b *bench) start(ctx context.Context, env []string, path string, args ...st
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = log.Close() }()
 	p := &program{name: name, log: log.Name(), ended: make(chan struct{}), cmd: exec.CommandContext(ctx, path, args...)} //nolint:gosec // our own programs
 	p.cmd.Env, p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = env, b.dir, log, log
 	p.cmd.Cancel, p.cmd.WaitDelay = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }, stopGrace
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
+	p.cmd.SysProcAttr = attributes()
+	started := make(chan error, 1)
 	go func() {
-		_ = p.cmd.Wait() // how it ended stands in its log
+		// The kernel ends the child when the thread that started it ends, so this thread stays as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait() // how it ended stands in its log
+		}
+		_ = log.Close()
 		close(p.ended)
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
 	return p, nil
 }
 

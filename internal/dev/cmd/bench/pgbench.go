@@ -85,27 +85,59 @@ func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, erro
 }
 
 var (
-	pgbenchRate    = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
-	pgbenchLatency = regexp.MustCompile(`(?m)^latency average = ([0-9.]+) ms`)
-	pgbenchFailed  = regexp.MustCompile(`(?m)^number of failed transactions: 0 `)
+	pgbenchRate   = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
+	pgbenchFailed = regexp.MustCompile(`(?m)^number of failed transactions: 0 `)
 )
 
-// run returns transactions per second and the mean latency in milliseconds.
-func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (perSecond, latency float64, err error) {
-	threads := min(clients, 2)
-	cmd := exec.CommandContext(ctx, p.path, "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", strconv.Itoa(threads), //nolint:gosec // our own arguments
-		"-T", strconv.Itoa(max(1, int(duration.Round(time.Second).Seconds()))), "-f", script, "-h", p.host, "-U", "postgres", p.database)
+// run returns transactions per second and their median in milliseconds.
+func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (perSecond, median float64, err error) {
+	log := filepath.Join(filepath.Dir(script), "pgbench-log")
+	cmd := exec.CommandContext(ctx, p.path, "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2)), //nolint:gosec // our own arguments
+		"-T", strconv.Itoa(max(1, int(duration.Round(time.Second).Seconds()))), "-l", "--log-prefix="+log, "-f", script, "-h", p.host, "-U", "postgres", p.database)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("pgbench: %w\n%.600s", err, out)
 	}
-	rate, mean := pgbenchRate.FindSubmatch(out), pgbenchLatency.FindSubmatch(out)
-	if rate == nil || mean == nil || !pgbenchFailed.Match(out) {
+	rate := pgbenchRate.FindSubmatch(out)
+	if rate == nil || !pgbenchFailed.Match(out) {
 		return 0, 0, fmt.Errorf("pgbench says:\n%s", out)
 	}
 	if perSecond, err = strconv.ParseFloat(string(rate[1]), 64); err != nil {
 		return 0, 0, err
 	}
-	latency, err = strconv.ParseFloat(string(mean[1]), 64)
-	return perSecond, latency, err
+	median, err = logMedian(log)
+	return perSecond, median, err
+}
+
+// logMedian reads and removes pgbench's logs, one a thread; the third field of a line is the transaction's time in microseconds.
+func logMedian(prefix string) (milliseconds float64, err error) {
+	logs, err := filepath.Glob(prefix + ".*")
+	if err != nil {
+		return 0, err
+	}
+	var took series
+	for _, log := range logs {
+		data, err := os.ReadFile(log) //nolint:gosec // below our own folder
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(data)) {
+			fields := strings.Fields(line)
+			if len(fields) < 3 {
+				return 0, fmt.Errorf("pgbench's log has a line %q", line)
+			}
+			µs, err := strconv.ParseFloat(fields[2], 64)
+			if err != nil {
+				return 0, fmt.Errorf("pgbench's log has a line %q", line)
+			}
+			took = append(took, µs/1000)
+		}
+		if err := os.Remove(log); err != nil {
+			return 0, err
+		}
+	}
+	if len(took) == 0 {
+		return 0, errors.New("pgbench kept no log")
+	}
+	return took.median(), nil
 }

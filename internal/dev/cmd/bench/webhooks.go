@@ -81,7 +81,7 @@ func webhooks(ctx context.Context, b *bench) error {
 		}},
 	}
 	for i, conns := range counts {
-		contenders = append(contenders, contender{fmt.Sprintf("webhooks, %d connections", conns), func(ctx context.Context) error {
+		contenders = append(contenders, contender{"webhooks, " + connections(conns), func(ctx context.Context) error {
 			return in.kept(ctx, func() (int, error) {
 				result, err := answered[i].take(ctx, b.fresh().plan(in.public, conns, b.duration))
 				return result.Answered, err
@@ -120,14 +120,14 @@ func webhooks(ctx context.Context, b *bench) error {
 	r.add("pgbench, the same rows, 64 clients", "/s", pgMany, note("a transaction each: begin, three statements, commit"))
 	r.add("pgbench, all rows in one statement, 64 clients", "/s", pgStatement, note("the quickest way to commit them one by one"))
 	for i, conns := range counts {
-		options := []func(*row){against("pgbench", answered[i].rate, pgMany)}
+		var options []func(*row)
 		if conns == 64 {
-			options = append(options, atLeast(2.5))
+			options = append(options, against("pgbench", answered[i].rate, pgMany), atLeast(2.5))
 		}
 		r.add(fmt.Sprintf("webhooks, all new, %s", connections(conns)), "/s", answered[i].rate, append(options, answered[i].latencies())...)
 	}
-	r.add("pgbench's latency, one client", "ms", pgLatency)
-	r.add("a webhook's median, one connection", "ms", answered[0].median, against("pgbench's latency", answered[0].median, pgLatency), atMost(3))
+	r.add("pgbench's median, one client", "ms", pgLatency)
+	r.add("a webhook's median, one connection", "ms", answered[0].median, against("pgbench's", answered[0].median, pgLatency), atMost(3))
 	r.add("duplicates, 64 connections", "/s", duplicates.rate, duplicates.latencies())
 	r.add("forged signatures, 64 connections", "/s", forged.rate, forged.latencies())
 	r.add("net/http answering without doing anything", "/s", ceiling.rate, ceiling.latencies(), note("what this load generator can show at most"))
