@@ -29,14 +29,15 @@ func Fill(ctx context.Context, conn *pgx.Conn, n int) error {
 		what, sql string
 		args      []any
 	}{
-		// What is lost by a crash is made anew.
-		{"settings", `SELECT set_config('synchronous_commit', 'off', false), setseed(0.42)`, nil},
+		// What is lost by a crash is made anew. The connection is the caller's: it gets its settings back.
+		{"settings", `SELECT set_config('synchronous_commit', 'off', false), set_config('work_mem', '256MB', false), setseed(0.42)`, nil},
 		{"plan", sqlPlan, []any{n, Span.Seconds()}},
 		{"profiles", sqlProfiles, nil},
 		{"purchases", sqlPurchases, []any{message}},
 		{"events", sqlEvents, nil},
 		{"attempts", sqlAttempts, nil},
-		{"settings", `SELECT set_config('synchronous_commit', 'on', false)`, nil},
+		{"settings", `RESET synchronous_commit`, nil},
+		{"settings", `RESET work_mem`, nil},
 		{"plan", `DROP TABLE plan`, nil},
 		{"statistics", `VACUUM (ANALYZE) public.purchases, public.profiles, public.stripe_events, public.attempts`, nil},
 	} {
