@@ -113,19 +113,6 @@ func (s *Server) Programs() string { return s.bin }
 // Pid is the postmaster's.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
 
-// Tool is the path of a program that came with the server, or on the search path.
-func (s *Server) Tool(name string) (string, error) {
-	path := filepath.Join(s.bin, name)
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("pglocal: Postgres was installed without %s: %w", name, err)
-	}
-	return path, nil
-}
-
 // Ended is closed when the server has ended, however.
 func (s *Server) Ended() <-chan struct{} { return s.ended }
 

@@ -64,10 +64,6 @@ type pgbench struct {
 }
 
 func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, error) {
-	path, err := b.pg.Tool("pgbench")
-	if err != nil {
-		return nil, err
-	}
 	if _, err := b.database(ctx, database); err != nil {
 		return nil, err
 	}
@@ -77,7 +73,7 @@ func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, erro
 		return nil, err
 	}
 	p := &pgbench{
-		path: path, host: b.pg.Dir(), database: database,
+		path: filepath.Join(b.pg.Programs(), "pgbench"), host: b.pg.Dir(), database: database,
 		transaction: filepath.Join(b.dir, database+"-transaction.sql"), statement: filepath.Join(b.dir, database+"-statement.sql"),
 	}
 	return p, errors.Join(os.WriteFile(p.transaction, fmt.Appendf(nil, pgbenchTransaction, rest, message, ":id"), 0o600),
@@ -86,27 +82,33 @@ func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, erro
 
 var (
 	pgbenchRate   = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
+	pgbenchNumber = regexp.MustCompile(`(?m)^number of transactions actually processed: (\d+)`)
 	pgbenchFailed = regexp.MustCompile(`(?m)^number of failed transactions: 0 `)
 )
 
-// run returns transactions per second and their median in milliseconds.
-func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (perSecond, median float64, err error) {
+// committed is what pgbench says: transactions, their rate, and their median in milliseconds.
+type committed struct{ transactions, perSecond, median float64 }
+
+func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (c committed, err error) {
 	log := filepath.Join(filepath.Dir(script), "pgbench-log")
 	cmd := exec.CommandContext(ctx, p.path, "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2)), //nolint:gosec // our own arguments
 		"-T", strconv.Itoa(max(1, int(duration.Round(time.Second).Seconds()))), "-l", "--log-prefix="+log, "-f", script, "-h", p.host, "-U", "postgres", p.database)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return 0, 0, fmt.Errorf("pgbench: %w\n%.600s", err, out)
+		return c, fmt.Errorf("pgbench: %w\n%.600s", err, out)
 	}
-	rate := pgbenchRate.FindSubmatch(out)
-	if rate == nil || !pgbenchFailed.Match(out) {
-		return 0, 0, fmt.Errorf("pgbench says:\n%s", out)
+	rate, number := pgbenchRate.FindSubmatch(out), pgbenchNumber.FindSubmatch(out)
+	if rate == nil || number == nil || !pgbenchFailed.Match(out) {
+		return c, fmt.Errorf("pgbench says:\n%s", out)
 	}
-	if perSecond, err = strconv.ParseFloat(string(rate[1]), 64); err != nil {
-		return 0, 0, err
+	if c.perSecond, err = strconv.ParseFloat(string(rate[1]), 64); err != nil {
+		return c, err
 	}
-	median, err = logMedian(log)
-	return perSecond, median, err
+	if c.transactions, err = strconv.ParseFloat(string(number[1]), 64); err != nil {
+		return c, err
+	}
+	c.median, err = logMedian(log)
+	return c, err
 }
 
 // logMedian reads and removes pgbench's logs, one a thread; the third field of a line is the transaction's time in microseconds.

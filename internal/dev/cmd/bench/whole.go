@@ -112,15 +112,20 @@ type usage struct {
 	resident series
 }
 
+func usageOf(name string, pid int) *usage {
+	return &usage{name: name, pid: pid, now: func() float64 { return processor(pid) }}
+}
+
+func (u *usage) begin() { u.before = u.now() }
+
+func (u *usage) end(purchases float64) { u.per = append(u.per, (u.now()-u.before)*1e6/purchases) }
+
 func (l *line) usages() []*usage {
-	of := func(name string, pid int) *usage {
-		return &usage{name: name, pid: pid, now: func() float64 { return processor(pid) }}
-	}
-	postgres := of("Postgres", l.b.pg.Pid())
+	postgres := usageOf("Postgres", l.b.pg.Pid())
 	postgres.pid = 0 // shared pages would count once a process
 	return []*usage{
-		of("ingest", l.in.cmd.Process.Pid), of("tiktok-worker", l.worker.cmd.Process.Pid), postgres, of("nats-server", l.nats.cmd.Process.Pid),
-		of("TikTok simulator", l.tiktok.cmd.Process.Pid),
+		usageOf("ingest", l.in.cmd.Process.Pid), usageOf("tiktok-worker", l.worker.cmd.Process.Pid), postgres, usageOf("nats-server", l.nats.cmd.Process.Pid),
+		usageOf("TikTok simulator", l.tiktok.cmd.Process.Pid),
 		{name: "load generator", now: ownProcessor},
 	}
 }
@@ -151,8 +156,8 @@ func whole(ctx context.Context, b *bench) (err error) {
 	usages := l.usages()
 	err = b.turns(ctx,
 		contender{"pgbench, 64 clients", func(ctx context.Context) error {
-			rate, _, err := baseline.run(ctx, baseline.transaction, 64, b.duration)
-			pg = append(pg, rate)
+			c, err := baseline.run(ctx, baseline.transaction, 64, b.duration)
+			pg = append(pg, c.perSecond)
 			return err
 		}},
 		contender{"webhooks alone", func(ctx context.Context) error {
@@ -162,7 +167,7 @@ func whole(ctx context.Context, b *bench) (err error) {
 		contender{"the whole way", func(ctx context.Context) error {
 			events := b.fresh()
 			for _, u := range usages {
-				u.before = u.now()
+				u.begin()
 			}
 			began := time.Now()
 			result, err := with.take(ctx, events.plan(l.in.public, 64, b.duration))
@@ -185,7 +190,7 @@ func whole(ctx context.Context, b *bench) (err error) {
 			sustained = append(sustained, float64(result.Answered)/time.Since(began).Seconds())
 			meanwhile = append(meanwhile, 100*float64(result.Answered-onTheWay)/float64(result.Answered))
 			for _, u := range usages {
-				u.per = append(u.per, (u.now()-u.before)*1e6/float64(result.Answered))
+				u.end(float64(result.Answered))
 			}
 			return nil
 		}},
