@@ -11,6 +11,7 @@ SEED     ?= 0
 MODE     ?= all
 RATE     ?= 30
 GAP      ?= 700ms
+ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
@@ -50,7 +51,7 @@ profile: ## Write profiles of both binaries under load into .local/profiles, for
 	@go run ./internal/dev/cmd/bench -for 10s -profiles .local/profiles
 
 chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run; MODE all, kept or wiped.
-	@go build -race -o .local/bin/chaos ./internal/dev/cmd/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -waiting $(WAITING)
+	@go build -race -o .local/bin/chaos ./internal/dev/cmd/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -only '$(ONLY)' -waiting $(WAITING)
 
 build: ## Both binaries, static, into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...

@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -26,6 +28,7 @@ type Config struct {
 	Mode     string        // see Modes
 	Rate     float64       // purchases a second
 	Gap      time.Duration // from one fault to the next, on average
+	Only     []string      // kinds of faults; empty: all of the mode
 	Waiting  int           // in the mode ModeWiped: purchases that wait
 	Binaries string        // the folder of ingest, tiktok-worker and nats-server
 	Dir      string        // for data and logs; it can be entered by everybody
@@ -73,12 +76,19 @@ func Run(ctx context.Context, c Config) (err error) {
 	for _, sentence := range r.stack.missing {
 		r.say("%s", sentence)
 	}
+	kinds := catalogue(r.stack, c.Mode)
+	if len(c.Only) > 0 {
+		kinds = slices.DeleteFunc(kinds, func(k *kind) bool { return !slices.Contains(c.Only, k.name) })
+	}
+	if len(kinds) == 0 {
+		return fmt.Errorf("of %s, no kind of fault is made here in this mode", strings.Join(c.Only, ", "))
+	}
 	r.load = newLoad(c.Seed, c.Rate, c.Duration)
 	began := time.Now()
 	var group sync.WaitGroup
 	loadEnded := make(chan error, 1)
 	group.Go(func() { loadEnded <- r.load.play(ctx, r.stack) })
-	r.breakThings(ctx)
+	r.breakThings(ctx, kinds)
 	r.stack.heal()
 	broke := time.Since(began)
 	group.Wait()
@@ -103,12 +113,15 @@ func repeat(c Config) string {
 	if c.Mode == ModeWiped {
 		return fmt.Sprintf("make chaos MODE=%s WAITING=%d", c.Mode, c.Waiting)
 	}
-	return fmt.Sprintf("make chaos SEED=%d DURATION=%s MODE=%s RATE=%g GAP=%s", c.Seed, c.Duration, c.Mode, c.Rate, c.Gap)
+	command := fmt.Sprintf("make chaos SEED=%d DURATION=%s MODE=%s RATE=%g GAP=%s", c.Seed, c.Duration, c.Mode, c.Rate, c.Gap)
+	if len(c.Only) > 0 {
+		command += " ONLY=" + strings.Join(c.Only, ",")
+	}
+	return command
 }
 
 // breakThings makes the planned faults, each when it is due, and returns when the last one has ended.
-func (r *run) breakThings(ctx context.Context) {
-	kinds := catalogue(r.stack, r.Mode)
+func (r *run) breakThings(ctx context.Context, kinds []*kind) {
 	began := time.Now()
 	var acting sync.WaitGroup
 	defer acting.Wait()

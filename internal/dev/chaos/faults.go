@@ -102,11 +102,12 @@ func catalogue(s *stack, mode string) []*kind {
 			lasting(ctx, f.lasts)
 			return p.start(ctx)
 		})},
-		{"freeze", 10, all, 8 * time.Second, onPart(func(ctx context.Context, p part, f fault) error {
+		{"freeze", 10, all, 12 * time.Second, onPart(func(ctx context.Context, p part, f fault) error {
 			return freeze(ctx, p.pids(), f.lasts)
 		})},
 		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(s.killBackend)},
 		{"delete-consumer", 3, []string{"PURCHASES worker", "OUTCOMES recorder"}, time.Second, s.deleteConsumer},
+		{"close-stream", 5, []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}, time.Second, s.closeStream},
 		{"cut", 10, links, time.Second, onLink((*faultproxy.Proxy).Cut, nothing)},
 		{"delay", 6, links, 8 * time.Second, func(ctx context.Context, f fault) error {
 			s.links[f.target].Delay(time.Duration(20+f.pick*300) * time.Millisecond)
@@ -114,8 +115,10 @@ func catalogue(s *stack, mode string) []*kind {
 			s.links[f.target].Delay(0)
 			return nil
 		}},
-		{"pause", 6, links, 8 * time.Second, onLink((*faultproxy.Proxy).Pause, (*faultproxy.Proxy).Resume)},
-		{"half-open", 8, links, 8 * time.Second, onLink((*faultproxy.Proxy).Deafen, (*faultproxy.Proxy).Hear)},
+		{"pause", 6, links, 12 * time.Second, onLink((*faultproxy.Proxy).Pause, (*faultproxy.Proxy).Resume)},
+		{"half-open", 6, links, 12 * time.Second, onLink((*faultproxy.Proxy).Deafen, (*faultproxy.Proxy).Hear)},
+		{"unheard", 6, links, 6 * time.Second, onLink((*faultproxy.Proxy).DeafenClient, (*faultproxy.Proxy).Hear)},
+		{"unsaid", 4, links, 6 * time.Second, onLink((*faultproxy.Proxy).DeafenServer, (*faultproxy.Proxy).Hear)},
 		{"tiktok", 14, slices.Sorted(maps.Keys(badDays())), 5 * time.Second, s.badDay},
 	}
 	if mode == ModeKept {
@@ -213,6 +216,23 @@ func (s *stack) deleteStream(ctx context.Context, f fault) error {
 		return errAway
 	}
 	if err := s.js.DeleteStream(ctx, f.target); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return errAway
+	}
+	return nil
+}
+
+// closeStream changes a stream so that it takes nothing more; what it holds stays. Ingest mends it.
+func (s *stack) closeStream(ctx context.Context, f fault) error {
+	if !s.nats.IsConnected() {
+		return errAway
+	}
+	stream, err := s.js.Stream(ctx, f.target)
+	if err != nil {
+		return errAway
+	}
+	config := stream.CachedInfo().Config
+	config.MaxMsgSize = 1
+	if _, err := s.js.UpdateStream(ctx, config); err != nil {
 		return errAway
 	}
 	return nil

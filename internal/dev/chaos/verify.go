@@ -20,11 +20,11 @@ import (
 type row struct {
 	ID, Status, Reason, Email string
 	Generation, Attempts      int
-	Recorded, Accepted        int // attempts in their own table, and those among them that TikTok accepted
+	Recorded, Accepted, Calls int // attempts in their own table, those among them that TikTok accepted, and at how many moments
 }
 
 const sqlRows = `
-SELECT p.checkout_session_id, p.status, p.reason, COALESCE(f.email, ''), p.generation, p.attempts, count(a.attempt_id), count(*) FILTER (WHERE a.class = 'delivered')
+SELECT p.checkout_session_id, p.status, p.reason, COALESCE(f.email, ''), p.generation, p.attempts, count(a.attempt_id), count(*) FILTER (WHERE a.class = 'delivered'), count(DISTINCT a.at)
 FROM purchases p LEFT JOIN profiles f ON f.id = p.profile_id LEFT JOIN attempts a USING (checkout_session_id)
 GROUP BY p.checkout_session_id, f.email`
 
@@ -149,6 +149,9 @@ func (r *run) verifySale(id string, s *sale, ledger map[string]row) {
 	}
 	if got.Attempts != got.Recorded {
 		r.findings.add("%s counts %d attempts, and %d are recorded: an outcome was applied twice", id, got.Attempts, got.Recorded)
+	}
+	if got.Recorded != got.Calls {
+		r.findings.add("%s has %d attempts of %d calls: an outcome was applied twice", id, got.Recorded, got.Calls)
 	}
 	if r.Mode == ModeKept && got.Generation != 1 {
 		r.findings.add("%s has the generation %d without a sweeper", id, got.Generation)

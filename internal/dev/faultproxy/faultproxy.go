@@ -29,8 +29,11 @@ type Proxy struct {
 	held    chan struct{}
 	late    time.Duration
 	paused  bool
-	deaf    bool // new connections are
+	deaf    ways // new connections are
 }
+
+// ways are the two of a connection: what the client says, and what it is answered.
+type ways struct{ requests, answers bool }
 
 // conn is one client's connection and its other half. What is not its own is guarded by the proxy's mutex.
 type conn struct {
@@ -39,7 +42,7 @@ type conn struct {
 	ended          chan struct{}
 	end            func()
 	holding        bool // its answers
-	deaf           bool
+	deaf           ways
 }
 
 // Start listens on a free port of loopback and forwards what comes to target: host:port, or the path of a Unix socket.
@@ -100,17 +103,25 @@ func (p *Proxy) Resume() { p.change(func() { p.paused = false }) }
 
 // Deafen makes the connections half-open: what is said on the present ones and on those that come is taken and reaches nobody,
 // each way, and nobody is told. The target's side of the present ones stays, like that of a machine that lost its power.
-func (p *Proxy) Deafen() {
+func (p *Proxy) Deafen() { p.deafen(ways{requests: true, answers: true}) }
+
+// DeafenServer is the half of Deafen: what clients say reaches nobody, what they are told comes through.
+func (p *Proxy) DeafenServer() { p.deafen(ways{requests: true}) }
+
+// DeafenClient is the other half: what clients say is done, and they do not hear of it.
+func (p *Proxy) DeafenClient() { p.deafen(ways{answers: true}) }
+
+func (p *Proxy) deafen(w ways) {
 	p.change(func() {
-		p.deaf = true
+		p.deaf = w
 		for c := range p.conns {
-			c.deaf = true
+			c.deaf = ways{c.deaf.requests || w.requests, c.deaf.answers || w.answers}
 		}
 	})
 }
 
 // Hear lets the connections that come from now on work. Those that were deafened stay so: whoever holds one must find out.
-func (p *Proxy) Hear() { p.change(func() { p.deaf = false }) }
+func (p *Proxy) Hear() { p.change(func() { p.deaf = ways{} }) }
 
 // Cut drops every present connection.
 func (p *Proxy) Cut() {
@@ -166,7 +177,7 @@ func (c *conn) run() {
 		defer c.proxy.mu.Unlock()
 		delete(c.proxy.conns, c)
 	}()
-	if !c.isDeaf() {
+	if deaf := c.isDeaf(); !deaf.requests || !deaf.answers {
 		network := "tcp"
 		if strings.HasPrefix(c.proxy.target, "/") {
 			network = "unix"
@@ -187,7 +198,7 @@ func (c *conn) run() {
 	ways.Wait()
 }
 
-func (c *conn) isDeaf() bool {
+func (c *conn) isDeaf() ways {
 	c.proxy.mu.Lock()
 	defer c.proxy.mu.Unlock()
 	return c.deaf
@@ -196,7 +207,7 @@ func (c *conn) isDeaf() bool {
 // carry takes what one side says to the other one, or to nobody.
 func (c *conn) carry(from, to net.Conn, answers bool) {
 	defer func() {
-		if answers || c.server == nil || !c.isDeaf() {
+		if answers || c.server == nil || !c.isDeaf().requests {
 			c.end() // a client that gives a deaf connection up tells the target nothing
 		}
 	}()
@@ -223,7 +234,10 @@ func (c *conn) passes(answer bool) bool {
 	waited := false
 	for {
 		c.proxy.mu.Lock()
-		deaf, stopped, late, changed := c.deaf, c.proxy.paused || answer && c.holding, c.proxy.late, c.proxy.changed
+		deaf, stopped, late, changed := c.deaf.requests, c.proxy.paused || answer && c.holding, c.proxy.late, c.proxy.changed
+		if answer {
+			deaf = c.deaf.answers
+		}
 		c.proxy.mu.Unlock()
 		switch {
 		case deaf:

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -227,5 +228,32 @@ func TestDeafenIsHalfOpen(t *testing.T) {
 		t.Error("a deaf connection spoke")
 	} else if timeout, ok := err.(net.Error); ok && timeout.Timeout() { //nolint:errorlint // as it comes from the socket
 		t.Error("a deaf connection cannot be cut")
+	}
+}
+
+// Half of it: what is said is done and not answered; or what is said is lost, and what comes by itself is heard.
+func TestDeafenOneWay(t *testing.T) {
+	addr, heard := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	a := dial(t, p)
+	p.DeafenClient()
+	b := dial(t, p)
+	a.say("one\n")
+	b.say("two\n")
+	got := []string{<-heard, <-heard}
+	if slices.Sort(got); got[0] != "one" || got[1] != "two" {
+		t.Errorf("the target heard %q", got)
+	}
+	a.silent("an old connection")
+	b.silent("a new connection")
+	p.Hear()
+	p.DeafenServer()
+	c := dial(t, p)
+	c.say("three\n")
+	a.say("four\n") // deaf both ways by now
+	c.silent("a connection to a deaf server")
+	a.silent("one that is deaf both ways")
+	if len(heard) > 0 {
+		t.Errorf("a deaf target heard %q", <-heard)
 	}
 }

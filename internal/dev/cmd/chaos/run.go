@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.DurationVar(&c.Gap, "gap", 700*time.Millisecond, "from one fault to the next, on average")
 	flags.IntVar(&c.Waiting, "waiting", 10_000, "purchases that wait when the store is wiped, in the mode wiped")
 	flags.StringVar(&c.Binaries, "binaries", "", "a folder with ingest, tiktok-worker and nats-server; empty: built with the race detector")
+	only := flags.String("only", "", "kinds of faults, comma-separated, as the report names them; empty: all of the mode")
 	keep := flags.Bool("keep", false, "keep the logs of a good run, too")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -44,6 +45,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 		return fmt.Errorf("-mode is one of %s", strings.Join(chaos.Modes(), ", "))
 	case c.Duration < time.Second || !(c.Rate >= 1 && c.Rate <= 1000) || c.Gap < 10*time.Millisecond || c.Waiting < 1:
 		return errors.New("-duration is at least 1s, -rate from 1 to 1000, -gap at least 10ms, -waiting at least 1")
+	}
+	if *only != "" {
+		c.Only = strings.Split(*only, ",")
 	}
 	if getenv(apart) == "" {
 		if err := goApart(ctx, args, out); !errors.Is(err, syscall.EPERM) && !errors.Is(err, errors.ErrUnsupported) {
