@@ -527,6 +527,16 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		w.watch()
 		w.clears("PurchaseRelayIngestDown")
 	})
+	t.Run("Grafana's queries", func(t *testing.T) {
+		for _, panel := range grafanaPanels(t) {
+			for _, q := range panel.Targets {
+				n, err := w.prometheus.Count(t.Context(), strings.ReplaceAll(q.Expr, "$__rate_interval", "10m"))
+				if err != nil || n == 0 {
+					t.Errorf("%s, %s: %d series, %v", panel.Title, q.Expr, n, err)
+				}
+			}
+		}
+	})
 	for _, r := range rules(t) {
 		if !w.caused[r.Alert] {
 			t.Errorf("nothing here makes %s fire", r.Alert)

@@ -1,0 +1,150 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const dashboardFile = "../../deploy/grafana/purchase-relay.json"
+
+// panel is one of the dashboard's, as far as the test looks.
+type panel struct {
+	ID          int    `json:"id"`
+	Type        string `json:"type"`
+	Title       string `json:"title"`
+	Description string `json:"description"`
+	Datasource  struct {
+		UID string `json:"uid"`
+	} `json:"datasource"`
+	GridPos struct {
+		X, Y, W, H int
+	} `json:"gridPos"`
+	FieldConfig struct {
+		Defaults struct {
+			Unit string `json:"unit"`
+		} `json:"defaults"`
+	} `json:"fieldConfig"`
+	Targets []struct {
+		RefID      string `json:"refId"`
+		Expr       string `json:"expr"`
+		Datasource struct {
+			UID string `json:"uid"`
+		} `json:"datasource"`
+	} `json:"targets"`
+}
+
+func grafanaPanels(t *testing.T) []panel {
+	t.Helper()
+	text, err := os.ReadFile(dashboardFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		UID           string  `json:"uid"`
+		Title         string  `json:"title"`
+		SchemaVersion int     `json:"schemaVersion"`
+		Panels        []panel `json:"panels"`
+		Templating    struct {
+			List []struct{ Name, Type, Query string } `json:"list"`
+		} `json:"templating"`
+	}
+	if err := json.Unmarshal(text, &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.UID == "" || d.Title == "" || d.SchemaVersion < 30 || len(d.Panels) == 0 || len(d.Templating.List) != 1 ||
+		d.Templating.List[0].Name != "datasource" || d.Templating.List[0].Type != "datasource" || d.Templating.List[0].Query != "prometheus" {
+		t.Errorf("the dashboard's head: %+v", d)
+	}
+	return d.Panels
+}
+
+// Each panel says what it shows, in which unit, from the chosen data source and of metrics that exist; together they show every metric.
+func TestGrafanaDashboard(t *testing.T) {
+	rows := documented(t)
+	shown, ids := "", map[int]bool{}
+	taken := map[[2]int]string{}
+	for _, p := range grafanaPanels(t) {
+		if ids[p.ID] {
+			t.Errorf("%s: the id %d is taken", p.Title, p.ID)
+		}
+		ids[p.ID] = true
+		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+				if other := taken[[2]int{x, y}]; other != "" || x >= 24 {
+					t.Fatalf("%s lies over %q at %d, %d", p.Title, other, x, y)
+				}
+				taken[[2]int{x, y}] = p.Title
+			}
+		}
+		if p.Type == "row" {
+			continue
+		}
+		if p.Title == "" || p.Description == "" || p.FieldConfig.Defaults.Unit == "" || p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
+			t.Errorf("panel %d %q lacks its title, description, unit, data source or query", p.ID, p.Title)
+		}
+		for _, q := range p.Targets {
+			if unknown := unknownMetrics(q.Expr, rows); len(unknown) > 0 || q.Datasource.UID != "${datasource}" || q.RefID == "" {
+				t.Errorf("%s asks for %v, which nobody exports (%+v)", p.Title, unknown, q)
+			}
+			shown += q.Expr + "\n"
+		}
+	}
+	for name := range rows {
+		if !regexp.MustCompile(name + `(_bucket|_sum|_count)?\b`).MatchString(shown) {
+			t.Errorf("no panel shows %s", name)
+		}
+	}
+}
+
+// What docker-compose.yml mounts for Prometheus and Grafana is there; their images are pinned, and published on loopback alone.
+func TestObservabilityProfile(t *testing.T) {
+	text, err := os.ReadFile("../../docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compose struct {
+		Services map[string]struct {
+			Profiles []string `yaml:"profiles"`
+			Image    string   `yaml:"image"`
+			Volumes  []string `yaml:"volumes"`
+			Ports    []string `yaml:"ports"`
+		} `yaml:"services"`
+	}
+	if err := yaml.Unmarshal(text, &compose); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"prometheus", "grafana"} {
+		s := compose.Services[name]
+		if strings.Join(s.Profiles, " ") != "observability" || !regexp.MustCompile(`:v?\d+\.\d+\.\d+$`).MatchString(s.Image) || len(s.Ports) != 1 || !strings.HasPrefix(s.Ports[0], "127.0.0.1:") {
+			t.Errorf("%s: %+v", name, s)
+		}
+		mounted := 0
+		for _, v := range s.Volumes {
+			source, _, _ := strings.Cut(v, ":")
+			if !strings.HasPrefix(source, "./") {
+				continue
+			}
+			mounted++
+			if _, err := os.Stat("../../" + source); err != nil || !strings.HasSuffix(v, ":ro") {
+				t.Errorf("%s mounts %s: %v", name, v, err)
+			}
+		}
+		if mounted == 0 {
+			t.Errorf("%s mounts nothing of deploy/", name)
+		}
+	}
+	for file, want := range map[string]string{
+		"datasources/prometheus.yml": "url: http://prometheus:9090", "dashboards/purchase-relay.yml": "path: /var/lib/grafana/dashboards",
+	} {
+		text, err := os.ReadFile("../../deploy/grafana/provisioning/" + file)
+		var any map[string]any
+		if err != nil || yaml.Unmarshal(text, &any) != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %s, %v", file, text, err)
+		}
+	}
+}
