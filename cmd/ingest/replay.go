@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -49,10 +51,11 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		return err
 	}
 	defer db.Close()
-	n, late, err := db.CountReplayable(ctx, selection)
+	counted, err := db.CountReplayable(ctx, selection)
 	if err != nil {
 		return err
 	}
+	n, late := purchase.Sum(counted)
 	if n > 0 {
 		_, _ = fmt.Fprintf(out, "%d to replay.\n", n)
 	}
@@ -69,8 +72,25 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	if err != nil {
 		return err
 	}
+	if done > 0 {
+		printReplayed(out, counted)
+	}
 	_, _ = fmt.Fprintf(out, "%d made pending again.\n", done)
 	return nil
+}
+
+// printReplayed says what it was that is sent again.
+func printReplayed(out io.Writer, counted []purchase.Replayable) {
+	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintln(table, "purchases\tgiven up on as\tTikTok's code\t")
+	for _, c := range counted {
+		code := "none"
+		if c.Code != nil {
+			code = strconv.Itoa(*c.Code)
+		}
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t\n", c.Count, c.Reason, code)
+	}
+	_ = table.Flush() // a table that cannot be printed undoes nothing
 }
 
 func confirmed(stdin io.Reader, out io.Writer) bool {

@@ -58,7 +58,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
-	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now))
+	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now), dashboard.NewPurchasesMetrics(db))
 
 	queue, err := jetstream.Connect(c.Config, "ingest", log, registry)
 	if err != nil {
@@ -82,6 +82,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.Go("relay", after(outbox.Run, schema.isReady, streams.isReady))
 	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge}, db, queue, time.Now, log, registry)
 	life.Go("sweeper", after(sweeper.Run, schema.isReady, streams.isReady))
+	life.Go("rollup", after(dashboard.KeepFolded(db, log), schema.isReady))
 	life.Go("schema", schema.run)
 
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
@@ -103,12 +104,12 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 
-	lights := lights{db: db, schema: schema, queue: queue, workers: workers}
+	lights := &lights{db: db, schema: schema, queue: queue, workers: workers, backlog: queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)}
 	admin := http.NewServeMux()
 	admin.Handle("GET /healthz", process.Healthz())
 	admin.Handle("GET /readyz", process.Readyz(lights.ready))
 	admin.Handle("GET /metrics", metrics)
-	admin.Handle("/", dashboard.NewAccess(c.AdminToken, dashboard.New(db, lights.health, outbox.Wake, time.Now, log), log, registry))
+	admin.Handle("/", dashboard.NewAccess(c.AdminToken, newDashboard(db, lights, outbox.Wake, log), log, registry))
 	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, admin); err != nil {
 		return err
 	}
@@ -122,6 +123,7 @@ type lights struct {
 	schema  *schema
 	queue   *jetstream.Conn
 	workers *jetstream.Workers
+	backlog *jetstream.Consumer // the workers' own, looked at from here
 }
 
 func upDown(up bool) string {
@@ -141,8 +143,4 @@ func (l *lights) ready(ctx context.Context) (bool, map[string]string) {
 	default:
 	}
 	return up && schema == "ready", map[string]string{"postgres": upDown(up), "schema": schema, "nats": upDown(l.queue.Connected())}
-}
-
-func (l *lights) health(ctx context.Context) dashboard.Health {
-	return dashboard.Health{Postgres: upDown(l.db.Ping(ctx) == nil), NATS: upDown(l.queue.Connected()), Workers: l.workers.List()}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode"
 
 	"purchase-relay/internal/postgres"
@@ -75,9 +74,6 @@ func describe(text *strings.Builder, h *purchase.History) {
 		}
 	}
 	text.WriteByte('\n')
-	if !h.At.IsZero() {
-		_, _ = fmt.Fprintf(text, "  paid %s by Stripe's time\n", h.At.UTC().Format(time.RFC3339))
-	}
 	text.WriteByte('\n')
 	for _, step := range h.Timeline() {
 		_, _ = fmt.Fprintf(text, "  %s  %s\n", step.At.Format("2006-01-02 15:04:05.000Z"), step.What)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
+	"html"
 	"net"
 	"net/http"
 	"strings"
@@ -42,8 +44,41 @@ func NewAccess(token secret.Text, next http.Handler, log *zap.Logger, reg promet
 		}),
 	}
 	reg.MustRegister(a.refused)
-	return http.NewCrossOriginProtection().Handler(a)
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.Warn("A change from another origin was refused", zap.String("remote", r.RemoteAddr), zap.String("path", r.URL.Path), zap.String("origin", r.Header.Get("Origin")))
+		turnAway(w, r, http.StatusForbidden, "changes are taken from this dashboard's own pages alone")
+	}))
+	guarded := protection.Handler(a)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name, value := range map[string]string{
+			"Content-Security-Policy": contentPolicy, "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
+		} {
+			w.Header().Set(name, value)
+		}
+		guarded.ServeHTTP(w, r)
+	})
 }
+
+// contentPolicy lets pages load our own files alone, run no inline script, send forms to us alone and stand in no frame.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+// turnAway answers whom the dashboard does not know: with JSON on the API, else with a page that needs none of its files.
+func turnAway(w http.ResponseWriter, r *http.Request, status int, sentence string) {
+	if !wantsPage(r) {
+		fail(w, status, sentence)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintf(w, `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">`+
+		"<title>%[1]s</title><h1>%[1]s</h1><p>%[2]s.</p></html>\n", http.StatusText(status), html.EscapeString(capitalise(sentence))) // the reader is gone
+}
+
+// wantsPage says whether a request is for people.
+func wantsPage(r *http.Request) bool { return !strings.HasPrefix(r.URL.Path, "/api/") }
 
 // ServeHTTP implements http.Handler.
 func (a *Access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -51,13 +86,13 @@ func (a *Access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case a.open && loopbackHost(r.Host), !a.open && a.authorised(r):
 		a.next.ServeHTTP(w, r)
 	case a.open:
-		fail(w, http.StatusForbidden, "without ADMIN_TOKEN this is answered under a loopback name only: localhost, 127.0.0.1 or [::1]")
+		turnAway(w, r, http.StatusForbidden, "without ADMIN_TOKEN this is answered under a loopback name only: localhost, 127.0.0.1 or [::1]")
 	default:
 		if r.Header.Get("Authorization") != "" {
 			a.slow(r)
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="purchase-relay", charset="UTF-8"`)
-		fail(w, http.StatusUnauthorized, "the admin token is needed: as Bearer, or as the password of Basic")
+		turnAway(w, r, http.StatusUnauthorized, "the admin token is needed: as Bearer, or as the password of Basic")
 	}
 }
 

@@ -1,14 +1,15 @@
-// Package dashboard is what people and their tools look at: the API on the ledger, behind the admin token. It reads
-// the ledger alone and never calls a worker.
+// Package dashboard is what people and their tools look at: the pages and the API on the ledger, behind the admin token. It
+// reads the ledger and the neighbours' health alone and never calls a worker. The one change that it makes is a replay: rows made
+// pending again.
+//
+// Pages work without JavaScript; with it the charts are drawn, times are the viewer's and what is shown stays fresh. Figures come
+// from the ledger's rollup and are exact at the moment of asking.
 package dashboard
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,162 +17,169 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Ledger is what the API reads, and the one change that it makes. Implementations are safe for concurrent use and bounded in
-// time by ctx. Replay makes purchases pending again and says how many; for one id its error is purchase.ErrUnknown or
-// purchase.ErrNotReplayable.
-type Ledger interface {
+// Figures are the ledger's counts. livemode nil means both modes.
+type Figures interface {
+	// Summary counts since the beginning of the hour of a time; its cost does not grow with the ledger.
 	Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error)
+	// Groups counts the purchases of all times.
+	Groups(ctx context.Context, livemode *bool) ([]purchase.Group, error)
+}
+
+// Book are the ledger's rows.
+type Book interface {
+	// Entries lists at most f.Limit rows from the newest to the oldest.
+	Entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry, error)
+	// Entry returns one row and what happened to it; the error is purchase.ErrUnknown where there is none.
+	Entry(ctx context.Context, id string) (purchase.Entry, purchase.History, error)
+	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
+	ProfileByEmail(ctx context.Context, email string) (string, error)
+}
+
+// Replays make purchases pending again.
+type Replays interface {
+	CountReplayable(ctx context.Context, s purchase.Selection) ([]purchase.Replayable, error)
+	// Replay says how many it made pending; for one id its error is purchase.ErrUnknown or purchase.ErrNotReplayable.
 	Replay(ctx context.Context, s purchase.Selection, progress func(done int)) (int, error)
 }
 
-// Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately (any
-// JSON value that is a list).
+// Ledger is all of it. Implementations are safe for concurrent use and bounded in time by ctx.
+type Ledger interface {
+	Figures
+	Book
+	Replays
+}
+
+// Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately.
 type Health struct {
-	Postgres string `json:"postgres"`
-	NATS     string `json:"nats"`
-	Workers  any    `json:"workers"`
+	Postgres string   `json:"postgres"` // up or down
+	NATS     string   `json:"nats"`     // up or down
+	Workers  []Worker `json:"workers"`
+	Backlog  *Backlog `json:"-"` // nil: the queue does not say
 }
 
-// API answers /api/v1.
-type API struct {
-	ledger Ledger
-	health func(ctx context.Context) Health
-	wake   func()
-	now    func() time.Time
-	log    *zap.Logger
+// Worker is one worker as it told about itself.
+type Worker struct {
+	Instance string    `json:"instance"`
+	Version  string    `json:"version"`
+	State    string    `json:"state"` // running, paused, open or off
+	Reason   string    `json:"reason,omitempty"`
+	Since    time.Time `json:"since"`
+	Seen     time.Time `json:"seen"`
 }
 
-// New returns the API's handler, to be wrapped by an Access. wake is called when something was made pending.
-func New(l Ledger, health func(ctx context.Context) Health, wake func(), now func() time.Time, log *zap.Logger) http.Handler {
-	a := &API{ledger: l, health: health, wake: wake, now: now, log: log}
+// Backlog is what the queue holds for the workers.
+type Backlog struct {
+	Waiting uint64 // to be fetched
+	Taken   uint64 // being worked on, or delayed until their next attempt
+}
+
+// Config is what the dashboard is made of.
+type Config struct {
+	Ledger  Ledger
+	Health  func(ctx context.Context) Health
+	Wake    func()                                  // called when something was made pending
+	Body    func(envelope []byte) ([]byte, error)   // the request that TikTok gets for a stored message, as far as ingest knows it
+	Explain func(code int) (meaning, remedy string) // what TikTok's code says, and what to do about it
+	Version string
+	Now     func() time.Time
+	Log     *zap.Logger
+}
+
+// Dashboard answers the pages and /api/v1.
+type Dashboard struct {
+	Config
+	pages  *pages
+	static http.Handler
+}
+
+// New returns the dashboard's handler, to be wrapped by an Access.
+func New(c Config) http.Handler {
+	assets := newAssets()
+	d := &Dashboard{Config: c, pages: newPages(assets), static: assets}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/v1/summary", a.summary)
-	mux.HandleFunc("POST /api/v1/replay", a.replayMany)
-	mux.HandleFunc("POST /api/v1/purchases/{id}/replay", a.replayOne)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		fail(w, http.StatusNotFound, "there is nothing here; try /api/v1/summary")
-	})
-	return mux
+	for pattern, handle := range map[string]http.HandlerFunc{
+		"GET /{$}":                           d.overview,
+		"GET /purchases":                     d.purchases,
+		"GET /purchases.csv":                 d.csv,
+		"GET /purchases/{id}":                d.purchase,
+		"GET /dead":                          d.dead,
+		"GET /attention":                     d.attention,
+		"POST /search":                       d.search,
+		"POST /confirm":                      d.confirm,
+		"POST /replay":                       d.replayFromPage,
+		"GET /api/v1/summary":                d.apiSummary,
+		"GET /api/v1/purchases":              d.apiPurchases,
+		"GET /api/v1/purchases/{id}":         d.apiPurchase,
+		"POST /api/v1/purchases/{id}/replay": d.apiReplayOne,
+		"POST /api/v1/replay":                d.apiReplayMany,
+		"GET /api/v1/openapi.json":           d.apiDescription,
+	} {
+		mux.HandleFunc(pattern, handle)
+	}
+	mux.Handle("GET /static/", d.static)
+	return d.guard(mux)
 }
 
-// ranges are the spans of time that can be asked for.
-var ranges = map[string]time.Duration{"24h": 24 * time.Hour, "7d": 7 * 24 * time.Hour, "30d": 30 * 24 * time.Hour}
-
-// summary is the body of GET /api/v1/summary.
-type summary struct {
-	Range     string                  `json:"range"`
-	Mode      string                  `json:"mode"`
-	Purchases map[purchase.Status]int `json:"purchases"`
-	Attention int                     `json:"attention"`
-	Oldest    int64                   `json:"oldest_waiting_seconds"`
-	Value     []purchase.Value        `json:"value"`
-	Health    Health                  `json:"health"`
-}
-
-func (a *API) summary(w http.ResponseWriter, r *http.Request) {
-	body := summary{Range: orDefault(r.FormValue("range"), "30d"), Mode: orDefault(r.FormValue("mode"), "all"), Value: []purchase.Value{}}
-	span, ok := ranges[body.Range]
-	if !ok {
-		fail(w, http.StatusBadRequest, "range is one of 24h, 7d, 30d")
-		return
-	}
-	var livemode *bool
-	switch body.Mode {
-	case "all":
-	case "live", "test":
-		live := body.Mode == "live"
-		livemode = &live
-	default:
-		fail(w, http.StatusBadRequest, "mode is one of live, test, all")
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	now := a.now()
-	s, err := a.ledger.Summary(ctx, now.Add(-span), livemode)
-	if err != nil {
-		a.log.Warn("The summary could not be read", zap.Error(err))
-		fail(w, http.StatusServiceUnavailable, "the ledger is not available")
-		return
-	}
-	body.Purchases = make(map[purchase.Status]int)
-	for _, status := range purchase.Statuses() {
-		body.Purchases[status] = s.Counts[status]
-	}
-	body.Attention = s.Attention
-	if !s.Oldest.IsZero() {
-		body.Oldest = max(0, int64(now.Sub(s.Oldest).Seconds()))
-	}
-	if s.Values != nil {
-		body.Value = s.Values
-	}
-	body.Health = a.health(ctx)
-	reply(w, http.StatusOK, body)
-}
-
-// replayTimeout bounds a replay of many; what was done until then stays done.
-const replayTimeout = 25 * time.Second
-
-func (a *API) replayOne(w http.ResponseWriter, r *http.Request) {
-	a.replay(w, r, purchase.Selection{ID: r.PathValue("id")})
-}
-
-func (a *API) replayMany(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	s := purchase.Selection{Status: purchase.Status(q.Get("status")), Reason: purchase.Reason(q.Get("reason"))}
-	if text := q.Get("code"); text != "" {
-		code, err := strconv.ParseInt(text, 10, 32)
-		if err != nil {
-			fail(w, http.StatusBadRequest, "code is a whole number")
+// guard answers what the mux would answer in its own words, in ours, and survives a panic.
+func (d *Dashboard) guard(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			fault := recover()
+			if fault == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+				panic(fault)
+			}
+			if fault != nil {
+				d.Log.Error("A page panicked", zap.String("path", r.URL.Path), zap.Any("panic", fault), zap.Stack("stack"))
+				d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
+			}
+		}()
+		if _, pattern := mux.Handler(r); pattern == "" {
+			d.unrouted(mux, w, r)
 			return
 		}
-		s.Code = new(int(code))
-	}
-	var err error
-	if s.Since, err = purchase.ParseSince(q.Get("since"), a.now()); err != nil {
-		fail(w, http.StatusBadRequest, "since: "+err.Error())
-		return
-	}
-	a.replay(w, r, s)
+		mux.ServeHTTP(w, r)
+	})
 }
 
-func (a *API) replay(w http.ResponseWriter, r *http.Request, s purchase.Selection) {
-	if err := s.Check(); err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+// unrouted tells a wrong method from a wrong path.
+func (d *Dashboard) unrouted(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		other := r.Clone(r.Context())
+		other.Method = method
+		if _, pattern := mux.Handler(other); pattern != "" && method != r.Method {
+			allow := method
+			if method == http.MethodGet {
+				allow = "GET, HEAD"
+			}
+			w.Header().Set("Allow", allow)
+			d.refuse(w, r, http.StatusMethodNotAllowed, "this address answers "+allow+" alone")
+			return
+		}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
-	defer cancel()
-	n, err := a.ledger.Replay(ctx, s, func(int) {})
-	if n > 0 {
-		a.wake()
-	}
-	user, _, _ := r.BasicAuth()
-	a.log.Info("Replay", zap.String("user", user), zap.String("remote", r.RemoteAddr), zap.String("checkout_session_id", s.ID),
-		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)), zap.Int("replayed", n), zap.Error(err))
-	switch {
-	case errors.Is(err, purchase.ErrUnknown):
-		fail(w, http.StatusNotFound, purchase.ErrUnknown.Error())
-	case errors.Is(err, purchase.ErrNotReplayable):
-		fail(w, http.StatusConflict, purchase.ErrNotReplayable.Error())
-	case err != nil:
-		fail(w, http.StatusServiceUnavailable, fmt.Sprintf("%d were replayed, then the ledger was not available", n))
-	default:
-		reply(w, http.StatusAccepted, map[string]int{"replayed": n})
-	}
+	d.refuse(w, r, http.StatusNotFound, "there is nothing at this address")
 }
 
-func orDefault(s, fallback string) string {
-	if s == "" {
-		return fallback
+// refuse answers with an error: a page for people, JSON for the API.
+func (d *Dashboard) refuse(w http.ResponseWriter, r *http.Request, status int, sentence string) {
+	if wantsPage(r) {
+		d.pages.problem(w, r, status, sentence)
+		return
 	}
-	return s
+	fail(w, status, sentence)
+}
+
+// unavailable says that the ledger did not answer; the reason goes to the log, not to the reader.
+func (d *Dashboard) unavailable(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // nobody waits any more
+	}
+	d.Log.Warn("The ledger could not be read", zap.String("path", r.URL.Path), zap.Error(err))
+	w.Header().Set("Retry-After", "5")
+	d.refuse(w, r, http.StatusServiceUnavailable, "the ledger is not available, or took too long: webhooks go on as soon as it is back; try again, or narrow the question")
 }
 
 func reply(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // the reader is gone
 }
@@ -179,3 +187,6 @@ func reply(w http.ResponseWriter, status int, body any) {
 func fail(w http.ResponseWriter, status int, sentence string) {
 	reply(w, status, map[string]string{"error": sentence})
 }
+
+// queryTimeout bounds what one answer may ask of the ledger.
+const queryTimeout = 10 * time.Second

@@ -1,6 +1,7 @@
 package dashboard_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -13,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	diff "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
@@ -25,12 +26,61 @@ import (
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
+// ledger is a small one, in memory.
 type ledger struct {
 	since    time.Time
 	livemode *bool
 	err      error
+	summary  purchase.Summary
+	groups   []purchase.Group
+	entries  []purchase.Entry
+	history  purchase.History
+	filters  []purchase.Filter
 	selected []purchase.Selection
 	woken    int
+}
+
+func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
+	l.since, l.livemode = since, livemode
+	return l.summary, l.err
+}
+
+func (l *ledger) Groups(context.Context, *bool) ([]purchase.Group, error) { return l.groups, l.err }
+
+func (l *ledger) Entries(_ context.Context, f purchase.Filter) ([]purchase.Entry, error) {
+	l.filters = append(l.filters, f)
+	var matching []purchase.Entry
+	for _, e := range l.entries {
+		if !f.After.At.IsZero() && (e.At().After(f.After.At) || e.At().Equal(f.After.At) && e.ID >= f.After.ID) ||
+			f.Query != "" && e.ID != f.Query || f.Status != "" && e.Status != f.Status {
+			continue
+		}
+		matching = append(matching, e)
+	}
+	return matching[:min(len(matching), f.Limit)], l.err
+}
+
+func (l *ledger) Entry(_ context.Context, id string) (purchase.Entry, purchase.History, error) {
+	for _, e := range l.entries {
+		if e.ID == id && l.err == nil {
+			return e, l.history, nil
+		}
+	}
+	return purchase.Entry{}, purchase.History{}, cmp.Or(l.err, fmt.Errorf("entry: %w", purchase.ErrUnknown))
+}
+
+func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error) {
+	if purchase.NormaliseEmail(email) == "buyer@example.com" {
+		return "5f1d7a4e-0000-4000-8000-000000000001", l.err
+	}
+	return "", l.err
+}
+
+func (l *ledger) CountReplayable(_ context.Context, s purchase.Selection) ([]purchase.Replayable, error) {
+	if ids := s.Chosen(); ids != nil {
+		return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
+	}
+	return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1}}, l.err
 }
 
 func (l *ledger) Replay(_ context.Context, s purchase.Selection, progress func(int)) (int, error) {
@@ -47,22 +97,49 @@ func (l *ledger) Replay(_ context.Context, s purchase.Selection, progress func(i
 	return 3, nil
 }
 
-func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
-	l.since, l.livemode = since, livemode
-	return purchase.Summary{
-		Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1}, Attention: 1, Oldest: now.Add(-90 * time.Second),
-		Values: []purchase.Value{{Currency: "USD", PaidMinor: 300, AcceptedMinor: 200}},
-	}, l.err
-}
-
 func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
 	return 3, now.Add(-time.Minute), l.err
 }
 
+// newLedger holds a few purchases of each kind.
+func newLedger() *ledger {
+	l := &ledger{
+		summary: purchase.Summary{
+			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1}, Paid: 8, Accepted: 7, Attention: 1, Oldest: now.Add(-90 * time.Second),
+			LastEvent: now.Add(-3 * time.Second), Values: []purchase.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
+			Hours:    []purchase.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
+			Groups:   []purchase.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
+			Coverage: purchase.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}}, Delays: purchase.Delays{16: 6, 30: 1},
+		},
+		groups: []purchase.Group{
+			{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
+			{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Count: 1}, {Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
+		},
+		history: purchase.History{
+			Purchase: purchase.Purchase{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, At: now}, Generation: 1, Envelope: []byte("{}"),
+			Events:   []purchase.Reception{{EventID: "evt_1", Type: purchase.TypeCompleted, Created: now, Received: now, Disposition: purchase.Processed}},
+			Attempts: []purchase.Attempt{{ID: "a1", Generation: 1, At: now, Took: 20 * time.Millisecond, Class: purchase.ClassRefused, Code: new(40002), Message: "<b>=no</b>", RequestID: "r1"}},
+		},
+	}
+	for i, e := range []purchase.Entry{
+		{ID: "cs_new", Status: purchase.StatusDelivered, Livemode: true, AmountMinor: new(int64(2999)), Currency: new("usd"), LastCode: new(0), Attempts: 2, Finished: &now},
+		{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002), LastError: new("=<b>no</b>"), Attempts: 1},
+		{ID: "cs_old", Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Mode: "subscription"},
+	} {
+		e.Created, e.Updated, e.PurchasedAt = now, now, new(now.Add(-time.Duration(i)*time.Hour))
+		l.entries = append(l.entries, e)
+	}
+	return l
+}
+
 func newAPI(l *ledger) http.Handler {
-	return dashboard.New(l, func(context.Context) dashboard.Health {
-		return dashboard.Health{Postgres: "up", NATS: "down", Workers: []string{}}
-	}, func() { l.woken++ }, func() time.Time { return now }, zap.NewNop())
+	return dashboard.New(dashboard.Config{
+		Ledger: l, Health: func(context.Context) dashboard.Health {
+			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []dashboard.Worker{{Instance: "w1", Version: "v1", State: "paused", Reason: "access", Since: now, Seen: now}}}
+		},
+		Wake: func() { l.woken++ }, Body: func([]byte) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
+		Explain: func(int) (string, string) { return "TikTok's meaning", "TikTok's remedy" }, Now: func() time.Time { return now }, Log: zap.NewNop(),
+	})
 }
 
 func get(t *testing.T, h http.Handler, target string, change func(r *http.Request)) *httptest.ResponseRecorder {
@@ -78,11 +155,12 @@ func get(t *testing.T, h http.Handler, target string, change func(r *http.Reques
 func plain(*http.Request) {}
 
 func TestSummary(t *testing.T) {
-	l := &ledger{}
+	l := newLedger()
 	w := get(t, newAPI(l), "/api/v1/summary", plain)
 	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
-		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":300,"accepted_minor":200}],` +
-		`"health":{"postgres":"up","nats":"down","workers":[]}}` + "\n"
+		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
+		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
+		`"reason":"access","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
 	if w.Code != http.StatusOK || w.Body.String() != want {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -94,7 +172,8 @@ func TestSummary(t *testing.T) {
 		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
 	}
 	for target, want := range map[string]int{
-		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/nothing": 404, "/": 404,
+		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/summary?since=1y": 400, "/api/v1/summary?mode=live&mode=test": 400, "/api/v1/nothing": 404,
+		"/api/v1/replay": 405,
 	} {
 		w := get(t, newAPI(l), target, plain)
 		var body struct{ Error string }
@@ -109,7 +188,7 @@ func TestSummary(t *testing.T) {
 }
 
 func guarded(token secret.Text) http.Handler {
-	return dashboard.NewAccess(token, newAPI(&ledger{}), zap.NewNop(), prometheus.NewRegistry())
+	return dashboard.NewAccess(token, newAPI(newLedger()), zap.NewNop(), prometheus.NewRegistry())
 }
 
 func TestAccessWithToken(t *testing.T) {
@@ -201,7 +280,7 @@ func TestReplay(t *testing.T) {
 		"/api/v1/replay?status=dead&since=soon": {400, purchase.Selection{}},
 		"/api/v1/purchases/cs.1/replay":         {400, purchase.Selection{}},
 	} {
-		l := &ledger{}
+		l := newLedger()
 		w := get(t, newAPI(l), target, func(r *http.Request) { r.Method = http.MethodPost })
 		if w.Code != tc.status {
 			t.Errorf("%s: %d %s", target, w.Code, w.Body)
@@ -212,7 +291,7 @@ func TestReplay(t *testing.T) {
 			}
 			continue
 		}
-		if diff := cmp.Diff([]purchase.Selection{tc.want}, l.selected); diff != "" {
+		if diff := diff.Diff([]purchase.Selection{tc.want}, l.selected); diff != "" {
 			t.Errorf("%s: %s", target, diff)
 		}
 		if tc.status == http.StatusAccepted && (w.Body.String() != `{"replayed":3}`+"\n" || l.woken != 1) {
@@ -239,6 +318,23 @@ purchase_relay_outbox_oldest_age_seconds 60
 purchase_relay_outbox_pending 3
 `
 	m := dashboard.NewOutboxMetrics(l, func() time.Time { return now })
+	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	l.err = errors.New("connection refused")
+	if n := testutil.CollectAndCount(m); n != 0 {
+		t.Errorf("%d figures from a ledger that is away", n)
+	}
+}
+
+func TestPurchasesMetrics(t *testing.T) {
+	l := newLedger()
+	m := dashboard.NewPurchasesMetrics(l)
+	want := "# HELP purchase_relay_purchases Purchases on the ledger, by where they stand.\n# TYPE purchase_relay_purchases gauge\n"
+	for _, status := range []string{"awaiting_payment 0", "dead 2", "delivered 7", "payment_failed 0", "pending 0", "published 0", "rejected 1", "retrying 0", "skipped 0"} {
+		name, n, _ := strings.Cut(status, " ")
+		want += fmt.Sprintf("purchase_relay_purchases{status=%q} %s\n", name, n)
+	}
 	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}

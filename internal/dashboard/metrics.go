@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"purchase-relay/internal/purchase"
 )
 
 // Outbox is what the metrics read of the ledger; pending counts the purchases that wait for the relay, oldest is
@@ -52,4 +54,35 @@ func (m *outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(m.pending, prometheus.GaugeValue, float64(pending))
 	ch <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
+}
+
+// purchasesMetrics asks the rollup at each scrape: the figure is the ledger's, and costs the same whatever the ledger's size.
+type purchasesMetrics struct {
+	figures   Figures
+	purchases *prometheus.Desc
+}
+
+// NewPurchasesMetrics returns the collector of the gauge of purchases by status; while the ledger is away it is missing.
+func NewPurchasesMetrics(f Figures) prometheus.Collector {
+	return &purchasesMetrics{figures: f, purchases: prometheus.NewDesc("purchase_relay_purchases", "Purchases on the ledger, by where they stand.", []string{"status"}, nil)}
+}
+
+// Describe implements prometheus.Collector.
+func (m *purchasesMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- m.purchases }
+
+// Collect implements prometheus.Collector.
+func (m *purchasesMetrics) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	groups, err := m.figures.Groups(ctx, nil)
+	if err != nil {
+		return
+	}
+	counts := make(map[purchase.Status]int)
+	for _, g := range groups {
+		counts[g.Status] += g.Count
+	}
+	for _, status := range purchase.Statuses() {
+		ch <- prometheus.MustNewConstMetric(m.purchases, prometheus.GaugeValue, float64(counts[status]), string(status))
+	}
 }

@@ -14,23 +14,9 @@ import (
 // at most so many, each with its events and attempts in the order of their time. None is no error.
 func (db *DB) Histories(ctx context.Context, term string, most int) ([]purchase.History, error) {
 	var found []purchase.History
-	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, sqlHistories, storable(term), purchase.NormaliseEmail(term), most)
-		if err != nil {
-			return err
-		}
-		if found, err = pgx.CollectRows(rows, scanHistory); err != nil {
-			return err
-		}
-		byID := make(map[string]*purchase.History, len(found))
-		ids := make([]string, len(found))
-		for i := range found {
-			ids[i], byID[found[i].ID] = found[i].ID, &found[i]
-		}
-		if err := readEvents(ctx, tx, ids, byID); err != nil {
-			return err
-		}
-		return readAttempts(ctx, tx, ids, byID)
+	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		found, err = histories(ctx, tx, storable(term), purchase.NormaliseEmail(term), most)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look for a purchase: %w", err)
@@ -38,11 +24,31 @@ func (db *DB) Histories(ctx context.Context, term string, most int) ([]purchase.
 	return found, nil
 }
 
+func histories(ctx context.Context, tx pgx.Tx, term, email string, most int) ([]purchase.History, error) {
+	rows, err := tx.Query(ctx, sqlHistories, term, email, most)
+	if err != nil {
+		return nil, err
+	}
+	found, err := pgx.CollectRows(rows, scanHistory)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]*purchase.History, len(found))
+	ids := make([]string, len(found))
+	for i := range found {
+		ids[i], byID[found[i].ID] = found[i].ID, &found[i]
+	}
+	if err := readEvents(ctx, tx, ids, byID); err != nil {
+		return nil, err
+	}
+	return found, readAttempts(ctx, tx, ids, byID)
+}
+
 func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	var at, first, published, finished *time.Time
 	var sequence int64
 	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency, &at, &h.Customer, &h.Subscription,
-		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID)
+		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID, &h.Envelope)
 	h.At, h.FirstPublished, h.Published, h.Finished = orZero(at), orZero(first), orZero(published), orZero(finished)
 	h.Sequence = uint64(max(sequence, 0))
 	return h, err
@@ -73,7 +79,7 @@ func readAttempts(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]
 	var a purchase.Attempt
 	var took int64
 	var code *int
-	_, err = pgx.ForEachRow(rows, []any{&id, &a.ID, &a.At, &took, &a.Class, &code, &a.Message, &a.RequestID}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &a.ID, &a.Generation, &a.At, &took, &a.Class, &code, &a.Message, &a.RequestID}, func() error {
 		a.Took, a.Code = time.Duration(took)*time.Millisecond, nil
 		if code != nil {
 			a.Code = new(*code)

@@ -490,13 +490,34 @@ func TestSummary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	last, received := all.LastEvent, base.Add(time.Second)
+	if !last.Equal(received) {
+		t.Errorf("the last event came at %s", last)
+	}
+	all.LastEvent = time.Time{}
 	want := purchase.Summary{
 		Counts:    map[purchase.Status]int{purchase.StatusPending: 2, purchase.StatusDelivered: 1, purchase.StatusAwaitingPayment: 1, purchase.StatusRejected: 1},
-		Attention: 1, Oldest: base,
+		Attention: 1, Oldest: base, Paid: 4, Accepted: 1,
+		Hours: []purchase.Hour{{At: base.Truncate(time.Hour), Paid: 4, Accepted: 1}},
+		Groups: []purchase.Group{
+			{Status: purchase.StatusPending, Count: 2}, {Status: purchase.StatusAwaitingPayment, Count: 1}, {Status: purchase.StatusDelivered, Count: 1},
+			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
+		},
+		Coverage: purchase.Coverage{Of: 3, With: [purchase.MatchKeyKinds]int{3}}, Delays: purchase.Delays{0: 1},
 		Values: []purchase.Value{{Currency: "JPY", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 5998, AcceptedMinor: 2999}},
 	}
 	if diff := cmp.Diff(want, all); diff != "" {
 		t.Error(diff)
+	}
+	if _, err := l.Fold(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if all, err = l.Summary(t.Context(), base.Add(-time.Hour), nil); err != nil {
+		t.Fatal(err)
+	}
+	all.LastEvent = time.Time{}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Errorf("folded: %s", diff)
 	}
 	live := true
 	if s, err := l.Summary(t.Context(), base.Add(-time.Hour), &live); err != nil || s.Counts[purchase.StatusPending] != 1 {
@@ -747,10 +768,11 @@ func TestReplay(t *testing.T) {
 	l.record(receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
 	replay := func(s purchase.Selection) (int, error) {
 		t.Helper()
-		counted, _, err := l.CountReplayable(t.Context(), s)
+		groups, err := l.CountReplayable(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}
+		counted, _ := purchase.Sum(groups)
 		n, err := l.Replay(t.Context(), s, func(int) {})
 		if n != counted {
 			t.Errorf("%+v: counted %d, replayed %d", s, counted, n)
@@ -783,7 +805,7 @@ func TestReplay(t *testing.T) {
 		{purchase.Selection{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Since: time.Now().Add(-time.Hour)}, 1},
 		{purchase.Selection{Status: purchase.StatusDead}, 1},
 		{purchase.Selection{Status: purchase.StatusSkipped}, 1},
-		{purchase.Selection{ID: "cs_test"}, 1},
+		{purchase.Selection{IDs: []string{"cs_test", "cs_trial", "cs_nobody", "cs_delivered"}}, 1},
 	} {
 		if n, err := replay(tc.s); n != tc.want || err != nil {
 			t.Errorf("%+v: %d, %v", tc.s, n, err)

@@ -89,6 +89,7 @@ type entered struct {
 	purchase.Purchase
 	profile  string // its id; "": none
 	envelope []byte
+	keys     *int16 // of what is to be sent; nil: nothing is
 	finished *time.Time
 }
 
@@ -195,6 +196,7 @@ func newEntered(p purchase.Purchase, profileID string, received time.Time) (e en
 		if e.envelope, err = contract.EncodeEnvelope(&p); err != nil {
 			return e, err
 		}
+		e.keys = new(p.Keys.Mask())
 	case purchase.StatusSkipped, purchase.StatusRejected:
 		e.finished = &received
 	default: // unpaid: nothing to send, nothing ended
@@ -262,16 +264,16 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 	statuses, reasons, modes := make([]string, n), make([]string, n), make([]string, n)
 	profiles, currencies, customers, subscriptions := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
 	livemodes, amounts := make([]bool, n), make([]*int64, n)
-	ats, finished, envelopes := make([]*time.Time, n), make([]*time.Time, n), make([][]byte, n)
+	ats, finished, envelopes, keys := make([]*time.Time, n), make([]*time.Time, n), make([][]byte, n), make([]*int16, n)
 	for i, id := range ids {
 		p := b.purchases[id]
 		statuses[i], reasons[i], modes[i] = string(p.Status), string(p.Reason), p.Mode
 		profiles[i], currencies[i] = nullable(p.profile), nullable(p.Currency)
 		customers[i], subscriptions[i] = nullable(p.Customer), nullable(p.Subscription)
 		livemodes[i], amounts[i] = p.Livemode, p.AmountMinor
-		ats[i], finished[i], envelopes[i] = nullableTime(p.At), p.finished, p.envelope
+		ats[i], finished[i], envelopes[i], keys[i] = nullableTime(p.At), p.finished, p.envelope, p.keys
 	}
-	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished)
+	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys)
 }
 
 // newUUID returns a random UUID, version 4: the hash of a profile's id goes to TikTok and must not be guessable.

@@ -14,28 +14,41 @@ import (
 // replayBatch is how many purchases one statement makes pending: few enough to leave the recorder room.
 const replayBatch = 500
 
-// CountReplayable says how many purchases a selection would replay, and how many of those were first sent more than 48 h
-// ago: TikTok may count them twice.
-func (db *DB) CountReplayable(ctx context.Context, s purchase.Selection) (n, late int, err error) {
-	err = db.pool.QueryRow(ctx, sqlCountReplayable, s.ID, s.Status, s.Reason, code32(s.Code), nullableTime(s.Since), time.Now()).Scan(&n, &late)
-	if err != nil {
-		return 0, 0, fmt.Errorf("count what can be replayed: %w", err)
+// CountReplayable says how many purchases a selection would replay, by their reasons and TikTok's last codes.
+func (db *DB) CountReplayable(ctx context.Context, s purchase.Selection) ([]purchase.Replayable, error) {
+	statement, args := sqlCountMany, []any{s.Status, s.Reason, code32(s.Code), nullableTime(s.Since), time.Now(), s.NoCode}
+	if ids := s.Chosen(); ids != nil {
+		statement, args = sqlCountChosen, []any{ids}
 	}
-	return n, late, nil
+	rows, err := db.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, fmt.Errorf("count what can be replayed: %w", err)
+	}
+	counted, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r purchase.Replayable, err error) {
+		return r, row.Scan(&r.Reason, &r.Code, &r.Count, &r.Late)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count what can be replayed: %w", err)
+	}
+	return counted, nil
 }
 
 // Replay makes purchases pending again and returns how many; progress is called with the count so far. For one id the error
-// is purchase.ErrUnknown or purchase.ErrNotReplayable where nothing was done.
+// is purchase.ErrUnknown or purchase.ErrNotReplayable where nothing was done; of some ids those that can be replayed are.
 func (db *DB) Replay(ctx context.Context, s purchase.Selection, progress func(done int)) (n int, err error) {
-	until := time.Now()
+	statement, args := sqlReplayMany, []any{s.Status, s.Reason, code32(s.Code), nullableTime(s.Since), time.Now(), s.NoCode, replayBatch}
+	ids := s.Chosen()
+	if ids != nil {
+		statement, args = sqlReplayChosen, []any{ids}
+	}
 	for {
-		tag, err := db.pool.Exec(ctx, sqlReplay, s.ID, s.Status, s.Reason, code32(s.Code), nullableTime(s.Since), until, replayBatch)
+		tag, err := db.pool.Exec(ctx, statement, args...)
 		if err != nil {
 			return n, fmt.Errorf("replay, %d done so far: %w", n, err)
 		}
 		n += int(tag.RowsAffected())
 		progress(n)
-		if s.ID != "" || tag.RowsAffected() < replayBatch {
+		if ids != nil || tag.RowsAffected() < replayBatch {
 			break
 		}
 	}

@@ -60,17 +60,17 @@ WHERE p.id = excluded.id`
 
 	sqlPutPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope, finished_at)
-SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished
+    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys)
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished, u.keys
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
-    $11::text[], $12::bytea[], $13::timestamptz[])
-    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished)
+    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[])
+    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
     livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
     purchased_at = excluded.purchased_at, stripe_customer_id = excluded.stripe_customer_id,
     stripe_subscription_id = excluded.stripe_subscription_id, envelope = excluded.envelope,
-    finished_at = excluded.finished_at, updated_at = now()`
+    finished_at = excluded.finished_at, match_keys = excluded.match_keys, updated_at = now()`
 
 	// first_published_at is set by the first claim, before the first send: an acknowledgement that is lost must
 	// not make the purchase younger.
@@ -127,11 +127,90 @@ FROM (
 ) s
 WHERE p.checkout_session_id = s.id`
 
-	sqlSummary = `
-SELECT status, COALESCE(upper(currency), ''), count(*), COALESCE(sum(amount_minor), 0)::bigint, min(COALESCE(purchased_at, created_at))
-FROM public.purchases
-WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2)
-GROUP BY 1, 2 ORDER BY 2, 1`
+	// The totals and what is not yet folded into them, in one snapshot: together they are the ledger.
+	rollup = `
+FROM (
+    SELECT hour, status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
+    FROM public.rollup_hours WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT hour, status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) r `
+
+	// What counts as paid: a trial is no sale.
+	paid = `status NOT IN ('awaiting_payment', 'payment_failed') AND NOT (status = 'skipped' AND reason = 'no_payment')`
+
+	sqlRollupHours = `
+SELECT hour, COALESCE(sum(n) FILTER (WHERE ` + paid + `), 0)::bigint, COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0)::bigint
+` + rollup + `GROUP BY hour HAVING sum(n) FILTER (WHERE ` + paid + `) <> 0 ORDER BY hour`
+
+	sqlRollupGroups = `
+SELECT status, reason, code, sum(n)::bigint ` + rollup + `GROUP BY 1, 2, 3 HAVING sum(n) <> 0 ORDER BY 4 DESC, 1, 2, 3`
+
+	sqlRollupValues = `
+SELECT upper(currency), LEAST(COALESCE(sum(minor) FILTER (WHERE ` + paid + `), 0), 9223372036854775807)::bigint,
+    LEAST(COALESCE(sum(minor) FILTER (WHERE status = 'delivered'), 0), 9223372036854775807)::bigint
+` + rollup + `WHERE currency <> '' AND ` + paid + ` GROUP BY 1 HAVING sum(n) <> 0 ORDER BY 1`
+
+	sqlRollupCoverage = `
+SELECT COALESCE(sum(keyed), 0)::bigint, COALESCE(sum(key_email), 0)::bigint, COALESCE(sum(key_phone), 0)::bigint, COALESCE(sum(key_ttclid), 0)::bigint,
+    COALESCE(sum(key_ttp), 0)::bigint, COALESCE(sum(key_ip), 0)::bigint, COALESCE(sum(key_user_agent), 0)::bigint, COALESCE(sum(key_page), 0)::bigint ` + rollup
+
+	sqlRollupDelays = `
+SELECT delay, sum(n)::bigint FROM (
+    SELECT delay, n FROM public.rollup_delays WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT delay, n FROM public.rollup_changes WHERE delay >= 0 AND hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) d GROUP BY delay HAVING sum(n) <> 0`
+
+	sqlRollupStatuses = `
+SELECT status, reason, code, sum(n)::bigint FROM (
+    SELECT status, reason, code, n FROM public.rollup_statuses WHERE ($1::boolean IS NULL OR livemode = $1)
+    UNION ALL
+    SELECT status, reason, code, n FROM public.rollup_changes WHERE ($1::boolean IS NULL OR livemode = $1)
+) s GROUP BY 1, 2, 3 HAVING sum(n) <> 0 ORDER BY 4 DESC, 1, 2, 3`
+
+	// Each of the six is the first entry of an index.
+	sqlOldestWaiting = `
+SELECT min(o.at) FROM (VALUES ('pending', true), ('published', true), ('retrying', true), ('pending', false), ('published', false), ('retrying', false)) w (status, livemode)
+CROSS JOIN LATERAL (
+    SELECT COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
+    WHERE p.status = w.status AND p.livemode = w.livemode ORDER BY COALESCE(p.purchased_at, p.created_at) LIMIT 1) o
+WHERE $1::boolean IS NULL OR w.livemode = $1`
+
+	sqlLastEvent = `SELECT max(received_at) FROM public.stripe_events`
+
+	// One of the replicas folds at a time; the others find nothing to do.
+	sqlLockRollup = `SELECT pg_try_advisory_xact_lock(7102)`
+
+	sqlFold = `
+WITH gone AS (
+    DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
+), hours AS (
+    INSERT INTO public.rollup_hours AS h (hour, livemode, status, reason, code, currency, n, minor, keyed,
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
+    SELECT hour, livemode, status, reason, code, currency, sum(n), sum(minor), sum(keyed),
+        sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page)
+    FROM gone GROUP BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (hour, livemode, status, reason, code, currency) DO UPDATE SET
+        n = h.n + excluded.n, minor = h.minor + excluded.minor, keyed = h.keyed + excluded.keyed,
+        key_email = h.key_email + excluded.key_email, key_phone = h.key_phone + excluded.key_phone, key_ttclid = h.key_ttclid + excluded.key_ttclid,
+        key_ttp = h.key_ttp + excluded.key_ttp, key_ip = h.key_ip + excluded.key_ip, key_user_agent = h.key_user_agent + excluded.key_user_agent,
+        key_page = h.key_page + excluded.key_page
+), delays AS (
+    INSERT INTO public.rollup_delays AS d (hour, livemode, delay, n)
+    SELECT hour, livemode, delay, sum(n) FROM gone WHERE delay >= 0 GROUP BY 1, 2, 3 HAVING sum(n) <> 0
+    ON CONFLICT (hour, livemode, delay) DO UPDATE SET n = d.n + excluded.n
+), statuses AS (
+    INSERT INTO public.rollup_statuses AS s (livemode, status, reason, code, n)
+    SELECT livemode, status, reason, code, sum(n) FROM gone GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
+    ON CONFLICT (livemode, status, reason, code) DO UPDATE SET n = s.n + excluded.n
+)
+SELECT DISTINCT hour FROM gone`
+
+	// What has left an hour's status for good leaves the rollup, too. All of a row's sums are 0 with its count.
+	sqlFoldEmpty = `DELETE FROM public.rollup_hours WHERE hour = ANY($1) AND n = 0`
 
 	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
 
@@ -176,41 +255,96 @@ FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
 WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')`
 
 	// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a trial
-	// (no_payment) is no sale, and test purchases are replayed by their own id alone. $6 keeps a replay of many from
-	// running after what dies again meanwhile.
-	replayable = `
-envelope IS NOT NULL AND (
-    $1 <> '' AND checkout_session_id = $1 AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))
-    OR $1 = '' AND status = $2 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
-        AND ($3 = '' OR reason = $3) AND ($4::int IS NULL OR last_code = $4) AND ($5::timestamptz IS NULL OR finished_at >= $5)
-        AND finished_at <= $6::timestamptz)`
+	// (no_payment) is no sale, and test purchases are replayed by their own ids alone.
+	chosenReplayable = `
+envelope IS NOT NULL AND checkout_session_id = ANY($1::text[]) AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
 
-	sqlReplay = `
+	// $5 keeps a replay of many from running after what dies again meanwhile.
+	manyReplayable = `
+envelope IS NOT NULL AND status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
+    AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND (NOT $6::boolean OR last_code IS NULL) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+    AND finished_at <= $5::timestamptz`
+
+	replay = `
 UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
     stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
-    SELECT checkout_session_id FROM public.purchases WHERE ` + replayable + `
-    ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
+    SELECT checkout_session_id FROM public.purchases WHERE `
 
-	sqlCountReplayable = `
-SELECT count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases WHERE ` + replayable
+	sqlReplayChosen = replay + chosenReplayable + ` ORDER BY checkout_session_id FOR UPDATE)`
+
+	sqlReplayMany = replay + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
+
+	countReplayable = `
+SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases WHERE `
+
+	sqlCountChosen = countReplayable + chosenReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
+
+	sqlCountMany = countReplayable + manyReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
+
+	entryColumns = `
+    checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at, stripe_customer_id, stripe_subscription_id,
+    generation, first_published_at, published_at, stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id,
+    finished_at, created_at, updated_at`
+
+	// A page of a list: $1 mode, $2 and $3 the time from and until, $4 and $5 the place to go on from, $6 reason, $7 code, $9 without any code, $8 how many.
+	pageOf = `COALESCE(purchased_at, created_at) >= $2::timestamptz AND COALESCE(purchased_at, created_at) < $3::timestamptz
+        AND COALESCE(purchased_at, created_at) <= $4::timestamptz AND (COALESCE(purchased_at, created_at) < $4::timestamptz OR checkout_session_id < $5)
+        AND ($6 = '' OR reason = $6) AND ($7::int IS NULL OR last_code = $7) AND (NOT $9::boolean OR last_code IS NULL)
+    ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
+
+	// Each mode by its own part of the index, then merged.
+	liveEntries = `
+SELECT` + entryColumns + `
+FROM (
+    (SELECT` + entryColumns + ` FROM public.purchases WHERE livemode AND $1::boolean IS DISTINCT FROM false AND `
+	testEntries = `)
+    UNION ALL
+    (SELECT` + entryColumns + ` FROM public.purchases WHERE NOT livemode AND $1::boolean IS DISTINCT FROM true AND `
+	mergedEntries = `)
+) p ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
+
+	sqlEntries = liveEntries + pageOf + testEntries + pageOf + mergedEntries
+
+	sqlEntriesByStatus = liveEntries + `status = $10 AND ` + pageOf + testEntries + `status = $10 AND ` + pageOf + mergedEntries
+
+	entriesAlone = `
+SELECT` + entryColumns + `
+FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = '' OR status = $10) AND `
+
+	sqlEntriesByCode = entriesAlone + `last_code <> 0 AND ` + pageOf
+
+	// Each way of finding has its own index.
+	sqlEntriesFound = entriesAlone + found + `AND ` + pageOf
+
+	found = `checkout_session_id IN (
+    SELECT $11 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $11
+    UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
+    UNION SELECT checkout_session_id FROM public.purchases WHERE profile_id = $13::uuid
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id WHERE p.email = $12) `
+
+	sqlProfileByEmail = `SELECT id::text FROM public.profiles WHERE email = $1`
 
 	// Each way of finding has its own index.
 	sqlHistories = `
 SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
     COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
-    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, '')
+    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope
 FROM public.purchases
 WHERE checkout_session_id IN (
     SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1
     UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id WHERE p.email = $2)
 ORDER BY created_at DESC, checkout_session_id LIMIT $3`
 
+	sqlEntry = `
+SELECT` + entryColumns + `
+FROM public.purchases WHERE checkout_session_id = $1`
+
 	sqlReceptions = `
 SELECT checkout_session_id, event_id, type, created_at, received_at, disposition FROM public.stripe_events
 WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
 
 	sqlAttempts = `
-SELECT checkout_session_id, attempt_id, at, took_ms, class, code, message, request_id FROM public.attempts
+SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id FROM public.attempts
 WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
 )

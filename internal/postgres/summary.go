@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,53 +11,56 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Summary counts the purchases since a time; livemode nil means both modes. A purchase belongs to the time it was
-// paid, or first heard of while it is unpaid.
+// Summary counts the purchases since the beginning of the hour of a time; livemode nil means both modes. The figures come from
+// the rollup and are exact: what is not yet folded into it is added. What it costs depends on the range alone, not on how many
+// purchases there are.
 func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
-	s := purchase.Summary{Counts: make(map[purchase.Status]int)}
-	rows, err := db.pool.Query(ctx, sqlSummary, since, livemode)
-	if err != nil {
-		return s, fmt.Errorf("summarise the ledger: %w", err)
-	}
-	var (
-		status   purchase.Status
-		currency string
-		count    int
-		minor    int64
-		oldest   time.Time
-	)
-	values := make(map[string]int)
-	_, err = pgx.ForEachRow(rows, []any{&status, &currency, &count, &minor, &oldest}, func() error {
-		s.Counts[status] += count
-		switch status {
-		case purchase.StatusDead, purchase.StatusRejected:
-			s.Attention += count
-		case purchase.StatusPending, purchase.StatusPublished, purchase.StatusRetrying:
-			if s.Oldest.IsZero() || oldest.Before(s.Oldest) {
-				s.Oldest = oldest
-			}
-		case purchase.StatusAwaitingPayment, purchase.StatusPaymentFailed:
-			return nil // no money yet
-		default:
-		}
-		if currency == "" {
-			return nil
-		}
-		i, ok := values[currency]
-		if !ok {
-			i = len(s.Values)
-			values[currency] = i
-			s.Values = append(s.Values, purchase.Value{Currency: currency})
-		}
-		s.Values[i].PaidMinor += minor
-		if status == purchase.StatusDelivered {
-			s.Values[i].AcceptedMinor += minor
-		}
-		return nil
+	s := purchase.Summary{Counts: make(map[purchase.Status]int), Delays: make(purchase.Delays)}
+	since = since.UTC().Truncate(time.Hour)
+	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var batch pgx.Batch
+		batch.Queue(sqlRollupHours, since, livemode).Query(func(rows pgx.Rows) (err error) {
+			s.Hours, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (h purchase.Hour, err error) {
+				err = row.Scan(&h.At, &h.Paid, &h.Accepted)
+				h.At = h.At.UTC()
+				return h, err
+			})
+			return err
+		})
+		batch.Queue(sqlRollupGroups, since, livemode).Query(func(rows pgx.Rows) (err error) {
+			s.Groups, err = pgx.CollectRows(rows, scanGroup)
+			return err
+		})
+		batch.Queue(sqlRollupValues, since, livemode).Query(func(rows pgx.Rows) (err error) {
+			s.Values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v purchase.Value, err error) {
+				return v, row.Scan(&v.Currency, &v.PaidMinor, &v.AcceptedMinor)
+			})
+			return err
+		})
+		batch.Queue(sqlRollupCoverage, since, livemode).QueryRow(func(row pgx.Row) error {
+			w := &s.Coverage.With
+			return row.Scan(&s.Coverage.Of, &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6])
+		})
+		batch.Queue(sqlRollupDelays, since, livemode).Query(func(rows pgx.Rows) error {
+			var step, n int
+			_, err := pgx.ForEachRow(rows, []any{&step, &n}, func() error { s.Delays[step] = n; return nil })
+			return err
+		})
+		batch.Queue(sqlOldestWaiting, livemode).QueryRow(func(row pgx.Row) error { return scanTime(row, &s.Oldest) })
+		batch.Queue(sqlLastEvent).QueryRow(func(row pgx.Row) error { return scanTime(row, &s.LastEvent) })
+		return tx.SendBatch(ctx, &batch).Close()
 	})
 	if err != nil {
 		return s, fmt.Errorf("summarise the ledger: %w", err)
 	}
+	for _, g := range s.Groups {
+		s.Counts[g.Status] += g.Count
+	}
+	for _, h := range s.Hours {
+		s.Paid += h.Paid
+		s.Accepted += h.Accepted
+	}
+	s.Attention = s.Counts[purchase.StatusDead] + s.Counts[purchase.StatusRejected]
 	return s, nil
 }
 
@@ -67,6 +71,62 @@ func (db *DB) Newest(ctx context.Context) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("look for the newest purchase: %w", err)
 	}
 	return orZero(at), nil
+}
+
+// Groups counts the purchases of all times by status, reason and code, the largest group first; livemode nil means both modes.
+func (db *DB) Groups(ctx context.Context, livemode *bool) ([]purchase.Group, error) {
+	rows, err := db.pool.Query(ctx, sqlRollupStatuses, livemode)
+	if err != nil {
+		return nil, fmt.Errorf("count the ledger: %w", err)
+	}
+	groups, err := pgx.CollectRows(rows, scanGroup)
+	if err != nil {
+		return nil, fmt.Errorf("count the ledger: %w", err)
+	}
+	return groups, nil
+}
+
+func scanGroup(row pgx.CollectableRow) (g purchase.Group, err error) {
+	var code string
+	if err := row.Scan(&g.Status, &g.Reason, &code, &g.Count); err != nil || code == "" {
+		return g, err
+	}
+	n, err := strconv.Atoi(code)
+	g.Code = &n
+	return g, err
+}
+
+func scanTime(row pgx.Row, into *time.Time) error {
+	var at *time.Time
+	err := row.Scan(&at)
+	*into = orZero(at)
+	return err
+}
+
+// Fold adds the changes since the last time to the rollup's totals and says how many hours they touched. Its cost depends on
+// how many changes there are, not on the ledger's size. Of several replicas one does it at a time.
+func (db *DB) Fold(ctx context.Context) (hours int, err error) {
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		var mine bool
+		if err := tx.QueryRow(ctx, sqlLockRollup).Scan(&mine); err != nil || !mine {
+			return err
+		}
+		rows, err := tx.Query(ctx, sqlFold)
+		if err != nil {
+			return err
+		}
+		touched, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+		if err != nil || len(touched) == 0 {
+			return err
+		}
+		hours = len(touched)
+		_, err = tx.Exec(ctx, sqlFoldEmpty, touched)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("fold the rollup: %w", err)
+	}
+	return hours, nil
 }
 
 // OutboxState says how many purchases wait for the relay, and since when the oldest does (zero: none).

@@ -18,6 +18,7 @@ type History struct {
 	Sequence       uint64    // its place in the stream PURCHASES; 0: unknown
 	Finished       time.Time // zero: on its way
 	RequestID      string    // TikTok's, of the accepting attempt, else of the last one
+	Envelope       []byte    // the message for the queue, as it was stored; nil: nothing is ever sent
 	Events         []Reception
 	Attempts       []Attempt
 }
@@ -35,26 +36,66 @@ type Reception struct {
 type Step struct {
 	At   time.Time
 	What string // a sentence without personal data
+	Mood Mood
+}
+
+// Mood says how a step went.
+type Mood string
+
+// The moods.
+const (
+	MoodNeutral Mood = "neutral"
+	MoodGood    Mood = "good"
+	MoodWait    Mood = "wait" // it will be tried again
+	MoodBad     Mood = "bad"
+)
+
+func moodOf(s Status) Mood {
+	switch s {
+	case StatusDelivered:
+		return MoodGood
+	case StatusRetrying:
+		return MoodWait
+	case StatusDead, StatusRejected, StatusPaymentFailed:
+		return MoodBad
+	default:
+		return MoodNeutral
+	}
+}
+
+func moodOfAttempt(c Class) Mood {
+	switch c {
+	case ClassDelivered:
+		return MoodGood
+	case ClassRefused:
+		return MoodBad
+	default:
+		return MoodWait
+	}
 }
 
 // Timeline lists what happened, in the order in which it happened.
 func (h *History) Timeline() []Step {
 	var steps []Step
-	add := func(at time.Time, what string, args ...any) {
+	add := func(at time.Time, mood Mood, what string, args ...any) {
 		if !at.IsZero() {
-			steps = append(steps, Step{at.UTC(), fmt.Sprintf(what, args...)})
+			steps = append(steps, Step{at.UTC(), fmt.Sprintf(what, args...), mood})
 		}
 	}
+	add(h.At, MoodNeutral, "paid, by Stripe's time")
 	for _, e := range h.Events {
-		add(e.Received, "Stripe's %s (%s): %s", e.Type, e.EventID, e.Disposition)
+		add(e.Received, MoodNeutral, "Stripe's %s (%s): %s", e.Type, e.EventID, e.Disposition)
+		if e.Disposition == Processed && e.Type != TypeAsyncFailed && h.ProfileID != "" {
+			add(e.Received, MoodGood, "customer provisioned: profile %s", h.ProfileID)
+		}
 	}
 	if h.FirstPublished.Before(h.Published) {
-		add(h.FirstPublished, "handed to the queue")
+		add(h.FirstPublished, MoodNeutral, "handed to the queue")
 	}
 	if h.Sequence > 0 {
-		add(h.Published, "taken by the queue as generation %d, sequence %d", h.Generation, h.Sequence)
+		add(h.Published, MoodNeutral, "taken by the queue as generation %d, sequence %d", h.Generation, h.Sequence)
 	} else {
-		add(h.Published, "taken by the queue as generation %d", h.Generation)
+		add(h.Published, MoodNeutral, "taken by the queue as generation %d", h.Generation)
 	}
 	for i, a := range h.Attempts {
 		text := fmt.Sprintf("attempt %d at TikTok: %s after %s", i+1, a.Class, a.Took)
@@ -67,9 +108,9 @@ func (h *History) Timeline() []Step {
 		if a.RequestID != "" {
 			text += fmt.Sprintf(", request_id %s", a.RequestID)
 		}
-		add(a.At, "%s", text)
+		add(a.At, moodOfAttempt(a.Class), "%s", text)
 	}
-	add(h.Finished, "%s", h.Standing())
+	add(h.Finished, moodOf(h.Status), "%s", h.Standing())
 	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })
 	return steps
 }

@@ -13,8 +13,8 @@ import (
 func TestTimelineIsInOrder(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	h := purchase.History{
-		Purchase:   purchase.Purchase{ID: "cs_1", Status: purchase.StatusDead, Reason: purchase.ReasonRefused},
-		Generation: 2, FirstPublished: at.Add(2 * time.Second), Published: at.Add(3 * time.Second), Sequence: 7, Finished: at.Add(5 * time.Second),
+		Purchase:  purchase.Purchase{ID: "cs_1", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, At: at.Add(-time.Second)},
+		ProfileID: "p1", Generation: 2, FirstPublished: at.Add(2 * time.Second), Published: at.Add(3 * time.Second), Sequence: 7, Finished: at.Add(5 * time.Second),
 		Events: []purchase.Reception{
 			{EventID: "evt_2", Type: purchase.TypeCompleted, Received: at.Add(6 * time.Second), Disposition: purchase.Duplicate},
 			{EventID: "evt_1", Type: purchase.TypeCompleted, Received: at, Disposition: purchase.Processed},
@@ -25,7 +25,9 @@ func TestTimelineIsInOrder(t *testing.T) {
 	for _, step := range h.Timeline() {
 		lines = append(lines, step.At.Format("05 ")+step.What)
 	}
-	want := `05 Stripe's checkout.session.completed (evt_1): processed
+	want := `04 paid, by Stripe's time
+05 Stripe's checkout.session.completed (evt_1): processed
+05 customer provisioned: profile p1
 07 handed to the queue
 08 taken by the queue as generation 2, sequence 7
 09 attempt 1 at TikTok: refused after 20ms, code 40002, "Batch.0.event: no", request_id r1

@@ -231,3 +231,22 @@ func cleanQuery(query string) string {
 func printable(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
 }
+
+// MatchKeyKinds is how many kinds of match keys are counted.
+const MatchKeyKinds = 7
+
+// MatchKeyNames names them, in the order of Mask's bits.
+func MatchKeyNames() [MatchKeyKinds]string {
+	return [MatchKeyKinds]string{"E-mail", "Phone", "ttclid", "ttp", "IP", "User agent", "Page"}
+}
+
+// Mask tells which of the counted keys are there: bit 0 the e-mail, then phone, ttclid, ttp, IP, user agent and page.
+func (k *MatchKeys) Mask() int16 {
+	mask := int16(0)
+	for bit, value := range [MatchKeyKinds]string{k.Email, k.Phone, k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL} {
+		if value != "" {
+			mask |= 1 << bit
+		}
+	}
+	return mask
+}

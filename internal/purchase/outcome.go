@@ -26,11 +26,12 @@ type Answer struct {
 
 // Attempt is one call to TikTok about one purchase, as the ledger keeps it.
 type Attempt struct {
-	ID        string        // unique: makes recording idempotent
-	At        time.Time     // when the call began
-	Took      time.Duration // how long it lasted
-	Class     Class
-	Code      *int
-	Message   string
-	RequestID string
+	ID         string        // unique: makes recording idempotent
+	Generation int           // of the purchase; 0 before it is on the ledger
+	At         time.Time     // when the call began
+	Took       time.Duration // how long it lasted
+	Class      Class
+	Code       *int
+	Message    string
+	RequestID  string
 }

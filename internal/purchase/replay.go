@@ -3,20 +3,23 @@ package purchase
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Selection says which purchases a replay is about: one by its id, or all that match the rest.
+// Selection says which purchases a replay is about: one by its id, some by theirs, or all that match the rest.
 //
 // Who may be replayed: dead, and skipped (not_configured); skipped (test_purchase) by its own id alone; skipped
 // (no_payment) never, because no money is no sale; delivered never.
 type Selection struct {
 	ID     string
+	IDs    []string  // some, at most MaxSome
 	Status Status    // dead or skipped
 	Reason Reason    // "": any
 	Code   *int      // TikTok's last code, nil: any
+	NoCode bool      // only those without any code
 	Since  time.Time // ended at or after; zero: any
 }
 
@@ -27,14 +30,36 @@ var (
 	ErrNotReplayable = errors.New("this purchase cannot be replayed: only dead ones, and those skipped for want of a token or as a test")
 )
 
+// Replayable counts purchases that a replay would take, which were given up on alike.
+type Replayable struct {
+	Reason Reason
+	Code   *int // TikTok's last; nil: none
+	Count  int
+	Late   int // of these, first sent more than 48 h ago: TikTok may count them twice
+}
+
+// Sum adds up counts, and how many of them are late.
+func Sum(counts []Replayable) (n, late int) {
+	for _, c := range counts {
+		n += c.Count
+		late += c.Late
+	}
+	return n, late
+}
+
+// MaxSome is how many purchases may be chosen by their ids at once.
+const MaxSome = 200
+
 // Check says what is wrong with a selection.
 func (s *Selection) Check() error {
 	switch {
-	case s.ID != "" && (s.Status != "" || s.Reason != "" || s.Code != nil || !s.Since.IsZero()):
-		return errors.New("choose one purchase by its id, or many by status, reason, code and time, not both")
-	case s.ID != "" && !ValidID(s.ID):
+	case len(s.IDs) > 0 && s.ID != "", (s.ID != "" || len(s.IDs) > 0) && (s.Status != "" || s.Reason != "" || s.Code != nil || s.NoCode || !s.Since.IsZero()):
+		return errors.New("choose purchases by their ids, or many by status, reason, code and time, not both")
+	case s.ID != "" && !ValidID(s.ID), slices.ContainsFunc(s.IDs, func(id string) bool { return !ValidID(id) }):
 		return errors.New("the id has no usable form")
-	case s.ID == "" && s.Status != StatusDead && s.Status != StatusSkipped:
+	case len(s.IDs) > MaxSome:
+		return fmt.Errorf("at most %d purchases can be chosen by their ids", MaxSome)
+	case s.ID == "" && len(s.IDs) == 0 && s.Status != StatusDead && s.Status != StatusSkipped:
 		return errors.New("status is dead or skipped")
 	}
 	return nil
@@ -57,4 +82,12 @@ func ParseSince(text string, now time.Time) (time.Time, error) {
 		return now.Add(-span), nil
 	}
 	return time.Time{}, fmt.Errorf("%q is no span such as 30m, 72h or 7d, and no time such as 2026-01-02T15:04:05Z", text)
+}
+
+// Chosen returns the ids of a selection that names them; nil where it chooses by status.
+func (s *Selection) Chosen() []string {
+	if s.ID != "" {
+		return []string{s.ID}
+	}
+	return s.IDs
 }

@@ -1,13 +1,25 @@
 package purchase
 
-import "time"
+import (
+	"math"
+	"slices"
+	"time"
+)
 
-// Summary is the ledger at a glance, over a range of time and a mode.
+// Summary is the ledger at a glance, over a range of time and a mode. A purchase belongs to the hour it was paid in, or first
+// heard of in while it is unpaid.
 type Summary struct {
 	Counts    map[Status]int // purchases by status; a status without any may be missing
+	Paid      int            // paid at Stripe, wherever their delivery stands
+	Accepted  int            // of these, accepted by TikTok
 	Attention int            // dead or rejected: a person must decide
-	Oldest    time.Time      // the oldest purchase that is on its way (pending, published, retrying); zero: none
+	Oldest    time.Time      // the oldest purchase that is on its way, whatever the range; zero: none
+	LastEvent time.Time      // when Stripe last told of a checkout, whatever the range; zero: never
 	Values    []Value        // by currency, in the currency's order
+	Hours     []Hour         // in their order; an hour without purchases is missing
+	Groups    []Group        // by status, reason and code, the largest first
+	Coverage  Coverage
+	Delays    Delays // from payment to acceptance
 }
 
 // Deaths are the purchases that died lately of one reason and are dead still.
@@ -23,4 +35,61 @@ type Value struct {
 	Currency      string `json:"currency"` // upper case
 	PaidMinor     int64  `json:"paid_minor"`
 	AcceptedMinor int64  `json:"accepted_minor"` // accepted by TikTok
+}
+
+// Hour counts the purchases that were paid in one hour, and how many of these TikTok has accepted by now.
+type Hour struct {
+	At             time.Time
+	Paid, Accepted int
+}
+
+// Group counts purchases that stand alike.
+type Group struct {
+	Status Status
+	Reason Reason
+	Code   *int // TikTok's last, of dead and retrying ones; nil: none
+	Count  int
+}
+
+// Coverage counts the match keys of the purchases that are, or were, to be sent.
+type Coverage struct {
+	Of   int                // purchases whose keys are known
+	With [MatchKeyKinds]int // of these, with the key, in the order of MatchKeyNames
+}
+
+// delaySteps are the steps of the histogram for each doubling; its first one begins at delayFloor seconds. The ledger's
+// rollup counts in the same steps.
+const (
+	delaySteps = 4
+	delayFloor = 0.1
+)
+
+// Delays is a histogram of times: step i counts those from 0.1 s × 2^(i/4) on.
+type Delays map[int]int
+
+// Quantile estimates the time under which the share q (0 to 1) of the times lie, to within a step, about a tenth. false: there
+// are none.
+func (d Delays) Quantile(q float64) (time.Duration, bool) {
+	total := 0
+	steps := make([]int, 0, len(d))
+	for step, n := range d {
+		if n > 0 {
+			total += n
+			steps = append(steps, step)
+		}
+	}
+	if total == 0 {
+		return 0, false
+	}
+	slices.Sort(steps)
+	rank, below := q*float64(total), 0.0
+	for _, step := range steps {
+		n := float64(d[step])
+		if below+n >= rank {
+			low := delayFloor * math.Pow(2, float64(step)/delaySteps)
+			return time.Duration(low * math.Pow(2, (rank-below)/n/delaySteps) * float64(time.Second)), true
+		}
+		below += n
+	}
+	return 0, false // not reached: the last step ends at total
 }

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dashboard"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/tiktok"
+)
+
+// newDashboard gives the dashboard its words and its eyes.
+func newDashboard(db *postgres.DB, l *lights, wake func(), log *zap.Logger) http.Handler {
+	return dashboard.New(dashboard.Config{
+		Ledger: db, Health: l.health, Wake: wake, Body: renderBody, Explain: tiktok.Meaning, Version: process.Version(), Now: time.Now, Log: log,
+	})
+}
+
+// renderBody makes the request's body of a stored message. Settings that the workers alone know stand in ‹…›; where a purchase has no
+// page of its own and TIKTOK_PAGE_URL is not set, the worker leaves page and click id out.
+func renderBody(message []byte) ([]byte, error) {
+	envelope, err := contract.DecodeEnvelope(message)
+	if err != nil {
+		return nil, err
+	}
+	pixel, testCode := "‹TIKTOK_PIXEL_ID›", ""
+	if !envelope.Livemode {
+		pixel, testCode = "‹TIKTOK_TEST_PIXEL_ID, else TIKTOK_PIXEL_ID›", "‹TIKTOK_TEST_EVENT_CODE, where it is set›"
+	}
+	return tiktok.Body(tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: "‹TIKTOK_PAGE_URL, where it is set›"},
+		pixel, testCode, []contract.Envelope{envelope})
+}
+
+// lookTimeout bounds a look at the queue: a page must not hang on a neighbour that does.
+const lookTimeout = 500 * time.Millisecond
+
+func (l *lights) health(ctx context.Context) dashboard.Health {
+	h := dashboard.Health{Postgres: upDown(l.db.Ping(ctx) == nil), NATS: upDown(l.queue.Connected()), Workers: []dashboard.Worker{}}
+	for _, w := range l.workers.List() {
+		h.Workers = append(h.Workers, newWorker(w))
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if waiting, taken, err := l.backlog.Pending(ctx); err == nil {
+		h.Backlog = &dashboard.Backlog{Waiting: waiting, Taken: taken}
+	}
+	return h
+}
+
+func newWorker(w jetstream.Worker) dashboard.Worker {
+	return dashboard.Worker{Instance: w.Instance, Version: w.Version, State: w.State, Reason: w.Reason, Since: w.Since, Seen: w.Seen}
+}

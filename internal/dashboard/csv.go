@@ -1,0 +1,111 @@
+package dashboard
+
+import (
+	"context"
+	"encoding/csv"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/purchase"
+)
+
+// csvPage is how many rows are asked for at a time; csvPause how long a page may take until it is with its reader.
+const (
+	csvPage  = 1000
+	csvPause = 30 * time.Second
+)
+
+// csv streams every purchase of a filter, page by page: what it holds in memory does not grow with the list.
+func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) {
+	values, err := query(r, "q", "status", "mode", "code", "day")
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	f, err := parseFilter(values)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	f.Limit = csvPage
+	entries, err := d.entries(r.Context(), f)
+	if err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="purchases.csv"`)
+	table := csv.NewWriter(w)
+	_ = table.Write(csvHeader()) // an error stays with the writer until it is asked for
+	connection := http.NewResponseController(w)
+	for {
+		for i := range entries {
+			_ = table.Write(csvRow(&entries[i]))
+		}
+		if table.Flush(); table.Error() != nil {
+			return // the reader is gone
+		}
+		if len(entries) < csvPage {
+			return
+		}
+		_ = connection.SetWriteDeadline(time.Now().Add(csvPause)) // where it cannot be moved, the listener's own limit holds
+		f.After = entries[len(entries)-1].Position()
+		if entries, err = d.entries(r.Context(), f); err != nil {
+			d.Log.Warn("A download was broken off", zap.Error(err))
+			panic(http.ErrAbortHandler) // the reader must see that it is not whole
+		}
+	}
+}
+
+func (d *Dashboard) entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	return d.Ledger.Entries(ctx, f)
+}
+
+func csvHeader() []string {
+	return []string{
+		"checkout_session_id", "status", "reason", "mode", "livemode", "purchased_at", "amount", "currency", "amount_minor", "stripe_customer_id",
+		"stripe_subscription_id", "profile_id", "attempts", "last_code", "last_error", "tiktok_request_id", "first_published_at", "published_at", "finished_at", "created_at",
+	}
+}
+
+func csvRow(e *purchase.Entry) []string {
+	amount, minor := "", ""
+	if e.AmountMinor != nil {
+		minor = strconv.FormatInt(*e.AmountMinor, 10)
+		if e.Currency != nil {
+			amount = purchase.Major(*e.AmountMinor, *e.Currency)
+		}
+	}
+	row := []string{
+		e.ID, string(e.Status), string(e.Reason), e.Mode, strconv.FormatBool(e.Livemode), isoTime(e.PurchasedAt), amount, strings.ToUpper(deref(e.Currency)), minor, deref(e.Customer),
+		deref(e.Subscription), deref(e.ProfileID), strconv.Itoa(e.Attempts), codeText(e.LastCode), deref(e.LastError), deref(e.RequestID),
+		isoTime(e.FirstPublished), isoTime(e.Published), isoTime(e.Finished), isoTime(&e.Created),
+	}
+	for i := range row {
+		row[i] = harmless(row[i])
+	}
+	return row
+}
+
+// harmless keeps a spreadsheet from taking a foreign text for a formula.
+func harmless(cell string) string {
+	if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
+		if _, err := strconv.ParseFloat(cell, 64); err != nil {
+			return "'" + cell
+		}
+	}
+	return cell
+}
+
+func isoTime(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return at.UTC().Format(time.RFC3339)
+}

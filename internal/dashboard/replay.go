@@ -1,0 +1,100 @@
+package dashboard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/purchase"
+)
+
+// replayTimeout bounds a replay of many; what was done until then stays done.
+const replayTimeout = 25 * time.Second
+
+func (d *Dashboard) apiReplayOne(w http.ResponseWriter, r *http.Request) {
+	if _, err := query(r); err != nil {
+		fail(w, http.StatusBadRequest, "there are no parameters here")
+		return
+	}
+	d.apiReplay(w, r, purchase.Selection{ID: r.PathValue("id")})
+}
+
+func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) {
+	values, err := query(r, "status", "reason", "code", "since")
+	if err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	s, err := parseSelection(values, d.Now())
+	if err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	d.apiReplay(w, r, s)
+}
+
+// parseSelection reads which purchases of a status a replay is about.
+func parseSelection(values url.Values, now time.Time) (s purchase.Selection, err error) {
+	s.Status, s.Reason = purchase.Status(values.Get("status")), purchase.Reason(values.Get("reason"))
+	if len(s.Reason) > 40 {
+		return s, errors.New("there is no such reason")
+	}
+	if s.Code, err = parseCode(values.Get("code")); err != nil {
+		return s, err
+	}
+	if s.Since, err = purchase.ParseSince(values.Get("since"), now); err != nil {
+		return s, fmt.Errorf("since: %w", err)
+	}
+	return s, nil
+}
+
+func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s purchase.Selection) {
+	if err := s.Check(); err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	n, err := d.replay(r, s)
+	if err != nil {
+		status, sentence := replayFailure(n, err)
+		fail(w, status, sentence)
+		return
+	}
+	reply(w, http.StatusAccepted, map[string]int{"replayed": n})
+}
+
+// replay makes purchases pending again and leaves a line in the log: who, what, how many.
+func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
+	defer cancel()
+	n, err := d.Ledger.Replay(ctx, s, func(int) {})
+	if n > 0 {
+		d.Wake()
+	}
+	user, _, _ := r.BasicAuth()
+	fields := []zap.Field{
+		zap.String("user", user), zap.String("remote", r.RemoteAddr), zap.String("path", r.URL.Path), zap.Strings("checkout_session_ids", s.Chosen()),
+		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)), zap.Intp("code", s.Code), zap.Int("replayed", n), zap.Error(err),
+	}
+	if !s.Since.IsZero() {
+		fields = append(fields, zap.Time("since", s.Since))
+	}
+	d.Log.Info("Replay", fields...)
+	return n, err
+}
+
+// replayFailure says what to answer when a replay has failed after n purchases.
+func replayFailure(n int, err error) (status int, sentence string) {
+	switch {
+	case errors.Is(err, purchase.ErrUnknown):
+		return http.StatusNotFound, purchase.ErrUnknown.Error()
+	case errors.Is(err, purchase.ErrNotReplayable):
+		return http.StatusConflict, purchase.ErrNotReplayable.Error()
+	default:
+		return http.StatusServiceUnavailable, fmt.Sprintf("%d were replayed, then the ledger was not available", n)
+	}
+}

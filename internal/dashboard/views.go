@@ -1,0 +1,682 @@
+package dashboard
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/purchase"
+)
+
+// show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is away the page is
+// one that says so.
+func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, status int, name string, f frame) {
+	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+	defer cancel()
+	groups, err := d.Ledger.Groups(ctx, nil)
+	if err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	for _, g := range groups {
+		switch g.Status {
+		case purchase.StatusDead:
+			f.Dead += g.Count
+			f.Attention += g.Count
+		case purchase.StatusRejected:
+			f.Attention += g.Count
+		default: // needs nobody
+		}
+	}
+	f.Version, f.Now = d.Version, d.Now()
+	if err := d.pages.render(w, status, name, f); err != nil {
+		d.Log.Error("A page could not be made", zap.Error(err))
+		d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
+	}
+}
+
+// choice is one of a row of links, or of a select's options.
+type choice struct {
+	Value, Name, Link string
+	Chosen            bool
+}
+
+type overviewPage struct {
+	View          view
+	Ranges, Modes []choice
+	S             purchase.Summary
+	Since         time.Time
+	Waiting       int
+	Median, P95   string
+	Oldest        string
+	Health        healthView
+	Coverage      []coverageLine
+	Reasons       []reasonLine
+	Chart         chart
+	Empty         bool // the ledger has nothing in this range
+	Days          []day
+}
+
+type healthView struct {
+	Health
+	Lights []light
+	Alarms []string // what an operator must know first
+}
+
+type light struct{ Name, Text, Mood string }
+
+type coverageLine struct {
+	Name   string
+	With   int
+	Of     int
+	Remedy string
+}
+
+type reasonLine struct {
+	purchase.Group
+	What, Remedy, Link string
+}
+
+// chart is the two counts by the hour, from the first one on.
+type chart struct {
+	Start          int64 // Unix seconds
+	Paid, Accepted string
+	Unit           string // hour, threehours or day: what the script draws
+}
+
+type day struct {
+	At             time.Time
+	Paid, Accepted int
+}
+
+func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
+	values, err := query(r, "range", "mode")
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	v, err := parseView(values)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+	defer cancel()
+	now := d.Now()
+	since := now.Add(-v.span).UTC().Truncate(time.Hour)
+	s, err := d.Ledger.Summary(ctx, since, v.livemode)
+	if err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	p := overviewPage{View: v, S: s, Since: since, Waiting: s.Counts[purchase.StatusPending] + s.Counts[purchase.StatusPublished], Median: "–", P95: "–", Oldest: "–"}
+	for _, c := range []choice{{Value: "24h", Name: "24 hours"}, {Value: "7d", Name: "7 days"}, {Value: "30d", Name: "30 days"}} {
+		c.Link, c.Chosen = "/?range="+c.Value+"&mode="+v.Mode, c.Value == v.Range
+		p.Ranges = append(p.Ranges, c)
+	}
+	for _, c := range []choice{{Value: "all", Name: "All"}, {Value: "live", Name: "Live"}, {Value: "test", Name: "Test"}} {
+		c.Link, c.Chosen = "/?range="+v.Range+"&mode="+c.Value, c.Value == v.Mode
+		p.Modes = append(p.Modes, c)
+	}
+	if median, ok := s.Delays.Quantile(0.5); ok {
+		p.Median = span(median)
+	}
+	if p95, ok := s.Delays.Quantile(0.95); ok {
+		p.P95 = span(p95)
+	}
+	if !s.Oldest.IsZero() {
+		p.Oldest = span(now.Sub(s.Oldest))
+	}
+	p.Empty = len(s.Groups) == 0
+	p.Health = d.healthView(ctx, s, now)
+	p.Coverage = coverageOf(s.Coverage)
+	p.Reasons = d.reasons(s.Groups, v.Mode)
+	p.Chart = chartOf(s.Hours, since, now, v.Range)
+	p.Days = daysOf(s.Hours)
+	d.show(w, r, http.StatusOK, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
+}
+
+func upMood(state string) string {
+	if state == "up" {
+		return "good"
+	}
+	return "bad"
+}
+
+// healthView puts the neighbours' states into lights, and what must be done first into alarms.
+func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time.Time) healthView {
+	h := healthView{Health: d.health(ctx)}
+	workers := light{"Workers", strconv.Itoa(len(h.Workers)) + " connected", "good"}
+	if len(h.Workers) == 0 {
+		workers.Text, workers.Mood = "none connected", "bad"
+		if h.NATS == "up" {
+			h.Alarms = append(h.Alarms, "No worker has been heard of for 15 seconds: purchases wait in the queue, untouched. Start tiktok-worker.")
+		} else {
+			workers.Text, workers.Mood = "not heard of", "wait"
+		}
+	}
+	for _, worker := range h.Workers {
+		alarm := ""
+		switch worker.State {
+		case "paused":
+			alarm = "has stopped and waits: " + pauseWords(worker.Reason)
+		case "open":
+			alarm = "waits: TikTok gives no usable answers, the circuit is open. It probes by itself; purchases wait in the queue."
+		case "off":
+			alarm = "is switched off: it has no TIKTOK_ACCESS_TOKEN, and every purchase ends skipped."
+		}
+		if alarm != "" {
+			workers.Mood = "wait"
+			h.Alarms = append(h.Alarms, fmt.Sprintf("Worker %s %s Since %s.", worker.Instance, alarm, ago(worker.Since, now)))
+		}
+	}
+	backlog := light{"Backlog", "unknown", "wait"}
+	if b := h.Backlog; b != nil {
+		backlog.Text, backlog.Mood = fmt.Sprintf("%s waiting, %s under way", number(b.Waiting), number(b.Taken)), "good"
+		if b.Waiting+b.Taken > 0 && !s.Oldest.IsZero() {
+			backlog.Text += ", oldest " + span(now.Sub(s.Oldest))
+		}
+		if b.Waiting > 0 && workers.Mood != "good" {
+			backlog.Mood = "wait"
+		}
+	}
+	if h.NATS != "up" {
+		h.Alarms = append(h.Alarms, "NATS is away: webhooks go on, purchases wait on the ledger and are published when it is back.")
+	}
+	last := light{"Last webhook", ago(s.LastEvent, now), "good"}
+	if s.LastEvent.IsZero() {
+		last.Mood = "wait"
+	}
+	h.Lights = []light{{"Postgres", h.Postgres, upMood(h.Postgres)}, {"NATS", h.NATS, upMood(h.NATS)}, workers, backlog, last}
+	return h
+}
+
+func pauseWords(reason string) string {
+	switch reason {
+	case "access":
+		return "TikTok refuses its token, permission or address. Mend it; it goes on by itself."
+	case "test_access":
+		return "TikTok refuses the test token; live purchases go on. Mend it; it goes on by itself."
+	case "rate":
+		return "TikTok asked for fewer requests. It goes on by itself."
+	case "":
+		return "its log says why."
+	default:
+		return reason + "."
+	}
+}
+
+func coverageOf(c purchase.Coverage) []coverageLine {
+	remedies := [purchase.MatchKeyKinds]string{
+		"Stripe Checkout asks for it by itself.",
+		"Set phone_number_collection on the checkout session.",
+		"Put the landing page's ttclid into the checkout's metadata.",
+		"Put the cookie _ttp into the checkout's metadata as ttp.",
+		"Put the buyer's address into the checkout's metadata as client_ip.",
+		"Put the browser's into the checkout's metadata as user_agent.",
+		"Put the page's address into the metadata as page_url, or set TIKTOK_PAGE_URL.",
+	}
+	var lines []coverageLine
+	for i, name := range purchase.MatchKeyNames() {
+		lines = append(lines, coverageLine{name, c.With[i], c.Of, remedies[i]})
+	}
+	return lines
+}
+
+// reasons explains what did not reach TikTok, or not yet.
+func (d *Dashboard) reasons(groups []purchase.Group, mode string) (lines []reasonLine) {
+	for _, g := range groups {
+		switch g.Status {
+		case purchase.StatusDead, purchase.StatusRejected, purchase.StatusRetrying, purchase.StatusSkipped, purchase.StatusPaymentFailed:
+		default:
+			continue
+		}
+		line := reasonLine{Group: g}
+		line.What, line.Remedy = d.explain(g)
+		link := url.Values{"status": {string(g.Status)}}
+		if g.Code != nil {
+			link.Set("code", strconv.Itoa(*g.Code))
+		}
+		if mode != "all" {
+			link.Set("mode", mode)
+		}
+		line.Link = "/purchases?" + link.Encode()
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// explain says what a group means and what to do; where TikTok's code says more, with its words.
+func (d *Dashboard) explain(g purchase.Group) (what, remedy string) {
+	what, remedy = g.Meaning(), g.Remedy()
+	if g.Code == nil {
+		return what, remedy
+	}
+	meaning, mend := d.Explain(*g.Code)
+	if g.Status == purchase.StatusDead && g.Reason == purchase.ReasonRefused || g.Status == purchase.StatusRetrying {
+		return meaning, cmp.Or(mend, remedy)
+	}
+	return what + ". Last: " + meaning, remedy
+}
+
+func chartOf(hours []purchase.Hour, since, now time.Time, span string) chart {
+	c := chart{Start: since.Unix(), Unit: map[string]string{"24h": "hour", "7d": "threehours", "30d": "day"}[span]}
+	n := int(now.Sub(since)/time.Hour) + 1
+	paid, accepted := make([]string, n), make([]string, n)
+	for i := range n {
+		paid[i], accepted[i] = "0", "0"
+	}
+	for _, h := range hours {
+		if i := int(h.At.Sub(since) / time.Hour); i >= 0 && i < n {
+			paid[i], accepted[i] = strconv.Itoa(h.Paid), strconv.Itoa(h.Accepted)
+		}
+	}
+	c.Paid, c.Accepted = strings.Join(paid, ","), strings.Join(accepted, ",")
+	return c
+}
+
+// daysOf is the chart as a table: whole days of UTC, the newest first.
+func daysOf(hours []purchase.Hour) (days []day) {
+	for _, h := range slices.Backward(hours) {
+		at := h.At.Truncate(24 * time.Hour)
+		if n := len(days); n == 0 || !days[n-1].At.Equal(at) {
+			days = append(days, day{At: at})
+		}
+		last := &days[len(days)-1]
+		last.Paid += h.Paid
+		last.Accepted += h.Accepted
+	}
+	return days
+}
+
+type purchasesPage struct {
+	Query, Status, Mode, Code, Day string
+	Statuses, Modes                []choice
+	Entries                        []purchase.Entry
+	Next, Newest, CSV              string
+	Filtered, Paged                bool
+	Label                          string // what the search was for
+}
+
+func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) {
+	values, err := query(r, "q", "status", "mode", "code", "day", "cursor")
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	f, err := parseFilter(values)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	if strings.Contains(f.Query, "@") { // an address does not stay in an address line
+		d.find(w, r, f.Query)
+		return
+	}
+	f.Limit = usualLimit
+	entries, next, err := d.page(r.Context(), f)
+	if err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	kept := url.Values{}
+	for _, name := range []string{"q", "status", "mode", "code", "day"} {
+		if value := values.Get(name); value != "" && (name != "mode" || value != "all") {
+			kept.Set(name, value)
+		}
+	}
+	p := purchasesPage{
+		Query: f.Query, Status: string(f.Status), Mode: orDefault(values.Get("mode"), "all"), Code: values.Get("code"), Day: values.Get("day"), Entries: entries,
+		Filtered: len(kept) > 0, Paged: values.Get("cursor") != "", Newest: link("/purchases", kept), CSV: link("/purchases.csv", kept),
+	}
+	if next != "" {
+		kept.Set("cursor", next)
+		p.Next = link("/purchases", kept)
+	}
+	p.Statuses = []choice{{Name: "Any status", Chosen: f.Status == ""}}
+	for _, status := range purchase.Statuses() {
+		p.Statuses = append(p.Statuses, choice{Value: string(status), Name: capitalise(statusWord(status)), Chosen: status == f.Status})
+	}
+	for _, c := range []choice{{Value: "all", Name: "Live and test"}, {Value: "live", Name: "Live"}, {Value: "test", Name: "Test"}} {
+		c.Chosen = c.Value == p.Mode
+		p.Modes = append(p.Modes, c)
+	}
+	d.show(w, r, http.StatusOK, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
+}
+
+func link(path string, values url.Values) string {
+	if len(values) == 0 {
+		return path
+	}
+	return path + "?" + values.Encode()
+}
+
+// search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a history, nor a log.
+func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) {
+	form, err := formOf(w, r)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	d.find(w, r, strings.TrimSpace(form.Get("q")))
+}
+
+// find leads to what was searched for: the one purchase, or the list of them.
+func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
+	if len(term) > maxQuery {
+		d.refuse(w, r, http.StatusBadRequest, "this is too long to be an id or an e-mail address")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+	defer cancel()
+	if strings.Contains(term, "@") {
+		profile, err := d.Ledger.ProfileByEmail(ctx, term)
+		switch {
+		case err != nil:
+			d.unavailable(w, r, err)
+			return
+		case profile == "":
+			d.refuse(w, r, http.StatusNotFound, "no purchase was made under this e-mail address; if Stripe shows one, look at the endpoint's deliveries there")
+			return
+		}
+		term = profile
+	}
+	to := link("/purchases", url.Values{"q": {term}})
+	if term == "" {
+		to = "/purchases"
+	} else {
+		found, err := d.Ledger.Entries(ctx, purchase.Filter{Query: term, Limit: 2})
+		if err != nil {
+			d.unavailable(w, r, err)
+			return
+		}
+		if len(found) == 1 {
+			to = "/purchases/" + found[0].ID
+		}
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
+}
+
+// maxForm bounds a form's body: 200 ids of 255 letters and some more.
+const maxForm = 64 << 10
+
+func formOf(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return nil, errors.New("the form cannot be read")
+	}
+	return r.PostForm, nil
+}
+
+type purchasePage struct {
+	purchase.Entry
+	Steps        []purchase.Step
+	Attempts     []attemptView
+	What, Remedy string
+	Body         string
+	Replayable   bool
+}
+
+type attemptView struct {
+	purchase.Attempt
+	Meaning string
+}
+
+func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
+	values, err := query(r, "replayed")
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+	defer cancel()
+	entry, history, err := d.Ledger.Entry(ctx, r.PathValue("id"))
+	switch {
+	case errors.Is(err, purchase.ErrUnknown):
+		d.refuse(w, r, http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here")
+		return
+	case err != nil:
+		d.unavailable(w, r, err)
+		return
+	}
+	p := purchasePage{Entry: entry, Steps: history.Timeline()}
+	for _, a := range history.Attempts {
+		v := attemptView{Attempt: a}
+		if a.Code != nil {
+			v.Meaning, _ = d.Explain(*a.Code)
+		}
+		p.Attempts = append(p.Attempts, v)
+	}
+	group := purchase.Group{Status: entry.Status, Reason: entry.Reason}
+	if entry.Status == purchase.StatusDead || entry.Status == purchase.StatusRetrying {
+		group.Code = entry.LastCode
+	}
+	p.What, p.Remedy = d.explain(group)
+	p.Replayable = group.Replayable() || entry.Status == purchase.StatusSkipped && entry.Reason == purchase.ReasonTestPurchase
+	var pretty bytes.Buffer
+	if body := d.body(&history); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
+		p.Body = pretty.String()
+	}
+	d.show(w, r, http.StatusOK, "purchase", frame{
+		Title: "Purchase " + short(entry.ID), Here: "purchases", Path: "/purchases/" + entry.ID, Notice: noticeOf(values), Page: p,
+	})
+}
+
+// noticeOf says what a replay has done, after its redirect.
+func noticeOf(values url.Values) string {
+	n, err := strconv.ParseUint(values.Get("replayed"), 10, 32)
+	switch {
+	case err != nil:
+		return ""
+	case n == 1:
+		return "1 purchase is pending again: the relay sends it now."
+	default:
+		return number(n) + " purchases are pending again: the relay sends them now."
+	}
+}
+
+// groupsPage is the dead letters, or what needs attention: purchases that stand alike, together.
+type groupsPage struct {
+	Lead   string
+	Groups []groupView
+	Only   bool // one group, paged through
+	Next   string
+	Back   string
+}
+
+type groupView struct {
+	purchase.Group
+	What, Remedy string
+	CodeText     string // as forms and links name it
+	Entries      []purchase.Entry
+	Link         string // the group alone
+}
+
+// fewEntries is how many purchases of each group are listed.
+const fewEntries = 8
+
+func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) {
+	d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that were given up on: TikTok refused them for their content, they grew too old, or the worker stumbled over them.",
+		func(g purchase.Group) bool { return g.Status == purchase.StatusDead })
+}
+
+func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) {
+	d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
+		func(g purchase.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
+}
+
+func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(purchase.Group) bool) {
+	values, err := query(r, "status", "reason", "code", "cursor", "replayed")
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	asked := values.Get("code")
+	if asked == noCode {
+		values.Del("code") // the list's own filter knows numbers
+	}
+	f, err := parseFilter(values)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+	defer cancel()
+	groups, err := d.Ledger.Groups(ctx, nil)
+	if err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	p := groupsPage{Lead: lead, Only: f.Status != "", Back: path}
+	for _, g := range groups {
+		chosen := !p.Only || g.Status == f.Status && string(g.Reason) == values.Get("reason") && groupCode(g) == asked
+		if !belongs(g) || !chosen {
+			continue
+		}
+		v := groupView{Group: g, CodeText: groupCode(g), Link: path + "?" + groupValues(g).Encode()}
+		v.What, v.Remedy = d.explain(g)
+		of := purchase.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
+		if p.Only {
+			of.Limit, of.After = usualLimit, f.After
+		}
+		var next string
+		if v.Entries, next, err = d.page(ctx, of); err != nil {
+			d.unavailable(w, r, err)
+			return
+		}
+		if p.Only && next != "" {
+			more := groupValues(g)
+			more.Set("cursor", next)
+			p.Next = path + "?" + more.Encode()
+		}
+		p.Groups = append(p.Groups, v)
+	}
+	values.Del("replayed")
+	if asked != "" {
+		values.Set("code", asked)
+	}
+	d.show(w, r, http.StatusOK, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
+}
+
+func codeText(code *int) string {
+	if code == nil {
+		return ""
+	}
+	return strconv.Itoa(*code)
+}
+
+func groupValues(g purchase.Group) url.Values {
+	values := url.Values{"status": {string(g.Status)}, "reason": {string(g.Reason)}}
+	if code := groupCode(g); code != "" {
+		values.Set("code", code)
+	}
+	return values
+}
+
+// noCode stands for purchases that died without any answer of TikTok's.
+const noCode = "none"
+
+// groupCode is the code that belongs to a group's purchases; "" where the group does not look at codes.
+func groupCode(g purchase.Group) string {
+	if g.Code == nil && g.Status == purchase.StatusDead {
+		return noCode
+	}
+	return codeText(g.Code)
+}
+
+// confirmPage asks before a replay.
+type confirmPage struct {
+	Counts      []purchase.Replayable
+	Count, Late int
+	IDs         []string
+	Status      string
+	Reason      string
+	Code        string
+	Back        string
+	Unfit       int // chosen ones that no replay may take
+}
+
+// formSelection reads which purchases a form is about: those ticked, or all of a group.
+func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (purchase.Selection, url.Values, error) {
+	form, err := formOf(w, r)
+	if err != nil {
+		return purchase.Selection{}, nil, err
+	}
+	if form.Get("all") == "" {
+		s := purchase.Selection{IDs: form["id"]}
+		if len(s.IDs) == 0 {
+			return s, form, errors.New("tick at least one purchase first")
+		}
+		return s, form, s.Check()
+	}
+	without := form.Get("code") == noCode
+	if without {
+		form.Del("code")
+	}
+	s, err := parseSelection(form, d.Now())
+	if err != nil {
+		return s, form, err
+	}
+	s.NoCode = without
+	return s, form, s.Check()
+}
+
+func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) {
+	s, form, err := d.formSelection(w, r)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+	defer cancel()
+	p := confirmPage{IDs: s.IDs, Status: string(s.Status), Reason: string(s.Reason), Code: codeText(s.Code), Back: backOf(form)}
+	if s.NoCode {
+		p.Code = noCode
+	}
+	if p.Counts, err = d.Ledger.CountReplayable(ctx, s); err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	p.Count, p.Late = purchase.Sum(p.Counts)
+	if len(s.IDs) > 0 {
+		p.Unfit = len(s.IDs) - p.Count
+	}
+	d.show(w, r, http.StatusOK, "confirm", frame{Title: "Replay", Page: p})
+}
+
+// backOf is where a form came from: one of our own pages.
+func backOf(form url.Values) string {
+	switch back := form.Get("back"); {
+	case back == "/dead", back == "/attention":
+		return back
+	case strings.HasPrefix(back, "/purchases/") && purchase.ValidID(strings.TrimPrefix(back, "/purchases/")):
+		return back
+	}
+	return "/dead"
+}
+
+func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) {
+	s, form, err := d.formSelection(w, r)
+	if err != nil {
+		d.refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	n, err := d.replay(r, s)
+	if err != nil {
+		status, sentence := replayFailure(n, err)
+		d.refuse(w, r, status, sentence)
+		return
+	}
+	http.Redirect(w, r, backOf(form)+"?replayed="+strconv.Itoa(n), http.StatusSeeOther)
+}
