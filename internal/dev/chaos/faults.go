@@ -77,7 +77,9 @@ func catalogue(s *stack, mode string) []*kind {
 	onPart := func(act func(context.Context, part, fault) error) func(context.Context, fault) error {
 		return func(ctx context.Context, f fault) error {
 			p := parts[f.target]
-			p.Lock()
+			if !p.TryLock() {
+				return errAway
+			}
 			defer p.Unlock()
 			return act(ctx, p, f)
 		}

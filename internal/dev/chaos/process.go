@@ -21,9 +21,10 @@ import (
 // stopPatience is how long a program may take to end after SIGTERM: far more than its own grace of 8 s.
 const stopPatience = 40 * time.Second
 
-// part is what can be killed, stopped, frozen and started again. One fault at a time acts on it: it holds busy.
+// part is what can be killed, stopped, frozen and started again. One fault at a time acts on it, and holds its lock.
 type part interface {
-	sync.Locker
+	TryLock() bool
+	Unlock()
 	start(ctx context.Context) error
 	kill()
 	terminate() (code int)
