@@ -89,6 +89,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	loadEnded := make(chan error, 1)
 	group.Go(func() { loadEnded <- r.load.play(ctx, r.stack) })
 	r.breakThings(ctx, kinds)
+	reached := len(r.stack.tiktok.Received())
 	r.stack.heal()
 	broke := time.Since(began)
 	group.Wait()
@@ -103,8 +104,8 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err := r.verify(ctx); err != nil {
 		return err
 	}
-	r.say("\nFaults for %.0f s; the last webhook was answered after %.0f s, the last purchase had ended after %.0f s.",
-		broke.Seconds(), answered.Seconds(), settled.Seconds())
+	r.say("\nFaults for %.0f s, and %d purchases at TikTok by then; the last webhook was answered after %.0f s, the last purchase had ended after %.0f s.",
+		broke.Seconds(), reached, answered.Seconds(), settled.Seconds())
 	return r.report()
 }
 

@@ -40,8 +40,8 @@ type fault struct {
 	pick   float64 // from 0 up to 1: what else there is to choose
 }
 
-// errAway says that there was nothing to break: another fault was quicker.
-var errAway = errors.New("its target was away")
+// errAway says that there is nothing to break: another fault was quicker.
+var errAway = errors.New("its target was away, or is being broken already")
 
 // plan draws faults for a time. It is a pure function: the same source of chance draws the same ones.
 func plan(random *rand.Rand, kinds []*kind, duration, gap time.Duration) (faults []fault) {

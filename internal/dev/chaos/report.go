@@ -92,7 +92,7 @@ func (f *findings) lines() []string {
 
 // report prints what was done and found.
 func (r *run) report() error {
-	r.say("\nFaults made: %d; %d more found their target away", r.made.total(), r.missed.total())
+	r.say("\nFaults made: %d; %d more came too late: their target was away, or being broken already", r.made.total(), r.missed.total())
 	for _, line := range r.made.lines() {
 		r.say("%s", line)
 	}
