@@ -9,18 +9,19 @@ COPY internal internal
 COPY migrations migrations
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X purchase-relay/internal/process.version=${VERSION}" -o /out/ ./cmd/ingest ./cmd/tiktok-worker
+RUN go run ./internal/dev/cmd/licences -texts > /out/LICENCES
 RUN CGO_ENABLED=0 go build -trimpath -o /workshop/ ./internal/dev/cmd/tiktoksim ./internal/dev/cmd/stripegen
 
 FROM scratch AS ingest
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /out/ingest /ingest
+COPY --from=build /out/LICENCES /out/ingest /
 USER 65532:65532
 EXPOSE 8080 8081
 ENTRYPOINT ["/ingest"]
 
 FROM scratch AS tiktok-worker
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /out/tiktok-worker /tiktok-worker
+COPY --from=build /out/LICENCES /out/tiktok-worker /
 USER 65532:65532
 EXPOSE 8082
 ENTRYPOINT ["/tiktok-worker"]

@@ -15,7 +15,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check vuln fuzz bench profile chaos build
+.PHONY: help run up test check licences vuln fuzz bench profile chaos build
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ check: ## Format, vet, lint, import rules.
 	go mod tidy -diff
 	go run $(GOLANGCI) run ./...
 	go test ./internal/archtest
+
+licences: ## The licences of what is linked into the two binaries.
+	go run ./internal/dev/cmd/licences
 
 vuln: ## Known vulnerabilities in what we use (needs the vulnerability database).
 	go run $(GOVULN) ./...

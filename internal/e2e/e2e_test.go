@@ -569,27 +569,39 @@ func TestSweepingAnOutageDoublesNothing(t *testing.T) {
 	}
 }
 
+// ownPostgres starts a server that a test may stop, and start again with the same options.
+func ownPostgres(t *testing.T) (*pglocal.Server, pglocal.Options) {
+	t.Helper()
+	if err := pglocal.Ensure(t.Context(), os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	options := pglocal.Options{Dir: filepath.Join(t.TempDir(), "postgres"), Addr: freeAddr(t)}
+	return startPostgres(t, options), options
+}
+
+func startPostgres(t *testing.T, options pglocal.Options) *pglocal.Server {
+	t.Helper()
+	server, err := pglocal.Start(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Stop()
+		_ = os.RemoveAll(server.Dir()) // it may be outside of the test's own folder
+	})
+	return server
+}
+
 // newStackWithPostgres starts everything beside a Postgres of its own, which start starts again.
 func newStackWithPostgres(t *testing.T, env ...string) (s *stack, start func()) {
 	t.Helper()
 	s = &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
-	options := pglocal.Options{Dir: filepath.Join(t.TempDir(), "postgres"), Addr: freeAddr(t)}
-	if err := pglocal.Ensure(t.Context(), os.Stderr); err != nil {
-		t.Fatal(err)
-	}
+	var options pglocal.Options
+	s.postgres, options = ownPostgres(t)
 	start = func() {
 		t.Helper()
-		server, err := pglocal.Start(t.Context(), options)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = server.Stop()
-			_ = os.RemoveAll(server.Dir()) // it may be outside of the test's own folder
-		})
-		s.postgres = server
+		s.postgres = startPostgres(t, options)
 	}
-	start()
 	s.database = s.postgres.URL("postgres")
 	s.startNATS()
 	s.simURL = listen(t, s.sim)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -198,7 +197,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 		return refusal(http.StatusBadRequest, "none", "not_an_event", err.Error())
 	}
 	h.last.Store(h.now().UnixNano())
-	log := h.log.With(zap.String("stripe_event_id", short(event.ID)))
+	log := h.log.With(zap.String("stripe_event_id", purchase.Tellable(event.ID)))
 	return h.take(r.Context(), log, event)
 }
 
@@ -206,7 +205,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Event) answer {
 	kind := kindOf(event.Type)
 	if event.Thin {
-		log.WithOptions(h.flood).Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", short(event.Type)))
+		log.WithOptions(h.flood).Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", purchase.Tellable(event.Type)))
 	}
 	received := h.now()
 	p, ours, err := Propose(event, h.modes, received)
@@ -272,12 +271,4 @@ func kindOf(eventType string) string {
 		return eventType
 	}
 	return "other"
-}
-
-// short bounds a foreign text for the log.
-func short(s string) string {
-	if len(s) > 100 {
-		s = s[:100]
-	}
-	return strings.ToValidUTF8(s, "?")
 }

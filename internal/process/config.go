@@ -88,13 +88,23 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 		if wrong := new(kong.ParseError); errors.As(err, &wrong) && wrong.Context != nil {
 			_ = wrong.Context.Resolve() // a bad flag ends kong before it looks at the environment
 		}
-		return "", &UsageError{Problems: append(env.problems, err.Error())}
+		return "", &UsageError{Problems: append(env.problems, tellable(err))}
 	}
 	command, _, _ = strings.Cut(parsed.Command(), " ") // without its arguments' names
 	if len(env.problems) > 0 {
 		return command, &UsageError{Problems: env.problems}
 	}
 	return command, nil
+}
+
+// tellable is kong's error without the argument that it ends with: that may be somebody's address.
+func tellable(err error) string {
+	said, _, repeats := strings.Cut(err.Error(), "unexpected argument ")
+	if repeats {
+		return said + "an argument too many, or a command that is not known"
+	}
+	said, _, _ = strings.Cut(said, " but got ")
+	return said
 }
 
 func variable(flag *kong.Flag) string {

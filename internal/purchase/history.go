@@ -84,7 +84,7 @@ func (h *History) Timeline() []Step {
 	}
 	add(h.At, MoodNeutral, "paid, by Stripe's time")
 	for _, e := range h.Events {
-		add(e.Received, MoodNeutral, "Stripe's %s (%s): %s", e.Type, e.EventID, e.Disposition)
+		add(e.Received, MoodNeutral, "Stripe's %s (%s): %s", Tellable(e.Type), Tellable(e.EventID), e.Disposition)
 		if e.Disposition == Processed && e.Type != TypeAsyncFailed && h.ProfileID != "" {
 			add(e.Received, MoodGood, "customer provisioned: profile %s", h.ProfileID)
 		}

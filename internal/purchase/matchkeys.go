@@ -41,19 +41,20 @@ const (
 // dropped alone. email is the normalised address, "" for none. ExternalID stays empty: the ledger knows
 // the profile.
 func NewMatchKeys(email string, c *Checkout) MatchKeys {
-	page := cleanURL(c.Metadata[metaPageURL])
+	// A shop may have put the buyer's own data anywhere, in any spelling.
+	b := newBuyer(email, c)
 	keys := MatchKeys{
 		Email:     HashEmail(email),
 		Phone:     HashPhone(c.Phone),
-		TTCLID:    cleanClickID(c.Metadata[metaTTCLID]),
-		TTP:       cleanClickID(c.Metadata[metaTTP]),
+		TTCLID:    b.outOf(cleanClickID(c.Metadata[metaTTCLID])),
+		TTP:       b.outOf(cleanClickID(c.Metadata[metaTTP])),
 		IP:        cleanIP(c.Metadata[metaIP]),
-		UserAgent: cleanUserAgent(c.Metadata[metaUserAgent]),
-		PageURL:   page,
-		Referrer:  cleanURL(c.Metadata[metaReferrer]),
+		UserAgent: b.outOf(cleanUserAgent(c.Metadata[metaUserAgent])),
+		PageURL:   b.outOfURL(cleanURL(c.Metadata[metaPageURL])),
+		Referrer:  b.outOfURL(cleanURL(c.Metadata[metaReferrer])),
 	}
 	if keys.TTCLID == "" {
-		keys.TTCLID = clickIDOf(c.Metadata[metaPageURL])
+		keys.TTCLID = b.outOf(clickIDOf(c.Metadata[metaPageURL]))
 	}
 	return keys
 }
@@ -165,15 +166,16 @@ func cleanIP(raw string) string {
 }
 
 // looksLikeEmail finds an address in running text, plain or with its '@' escaped.
-var looksLikeEmailForm = regexp.MustCompile(`(?i)[^\s@/?&=:;,]+(@|%40)[^\s@/?&=:;,]+\.[a-z]{2,}`)
+var looksLikeEmail = regexp.MustCompile(`(?i)[^\s@/?&=:;,]+(@|%40)[^\s@/?&=:;,]+\.[a-z]{2,}`)
 
-func looksLikeEmail(s string) bool {
-	return (strings.Contains(s, "@") || strings.Contains(s, "%40")) && looksLikeEmailForm.MatchString(s)
+// namesEmail looks for the cheap part first.
+func namesEmail(text string) bool {
+	return (strings.Contains(text, "@") || strings.Contains(text, "%40")) && looksLikeEmail.MatchString(text)
 }
 
 func cleanUserAgent(raw string) string {
 	s := strings.TrimSpace(raw)
-	if len(s) > 1024 || !printable(s) || looksLikeEmail(s) {
+	if len(s) > 1024 || !printable(s) || namesEmail(s) {
 		return ""
 	}
 	return s
@@ -194,11 +196,11 @@ func cleanURL(raw string) string {
 		return ""
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || looksLikeEmail(u.Host) {
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || namesEmail(u.Host) {
 		return ""
 	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
-	if looksLikeEmail(u.Path) {
+	if namesEmail(u.Path) {
 		u.Path, u.RawPath = "/", ""
 	}
 	u.RawQuery = cleanQuery(u.RawQuery)
@@ -217,7 +219,7 @@ func cleanQuery(query string) string {
 		plainKey, keyErr := url.QueryUnescape(key)
 		plainValue, valueErr := url.QueryUnescape(value)
 		if keyErr != nil || valueErr != nil || !printable(plainKey) || !printable(plainValue) ||
-			personalParams.MatchString(plainKey) || looksLikeEmail(plainKey) || looksLikeEmail(plainValue) {
+			personalParams.MatchString(plainKey) || namesEmail(plainKey) || namesEmail(plainValue) {
 			continue
 		}
 		if pair != "" {

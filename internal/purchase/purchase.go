@@ -46,6 +46,7 @@ type Checkout struct {
 	Email         string // customer_details.email
 	CustomerEmail string // customer_email, only a prefill
 	Phone         string // customer_details.phone
+	Name          string // customer_details.name, to keep it out of what is sent
 	Metadata      map[string]string
 }
 
@@ -96,6 +97,15 @@ func consists(s string, most int, others string) bool {
 		}
 	}
 	return true
+}
+
+// Tellable returns a foreign id or type for logs and people, or "[not an id]" where it has another form: it might be anything,
+// somebody's address above all.
+func Tellable(s string) string {
+	if consists(s, 255, "_.-") {
+		return s
+	}
+	return "[not an id]"
 }
 
 // Receipt is one verified event and the purchase that it proposes, on the way to the ledger.

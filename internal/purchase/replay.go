@@ -61,6 +61,8 @@ func (s *Selection) Check() error {
 		return fmt.Errorf("at most %d purchases can be chosen by their ids", MaxSome)
 	case s.ID == "" && len(s.IDs) == 0 && s.Status != StatusDead && s.Status != StatusSkipped:
 		return errors.New("status is dead or skipped")
+	case s.Reason != "" && Tellable(string(s.Reason)) != string(s.Reason):
+		return errors.New("the reason has no usable form")
 	}
 	return nil
 }
@@ -81,7 +83,7 @@ func ParseSince(text string, now time.Time) (time.Time, error) {
 	if span, err := time.ParseDuration(text); err == nil && span > 0 {
 		return now.Add(-span), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is no span such as 30m, 72h or 7d, and no time such as 2026-01-02T15:04:05Z", text)
+	return time.Time{}, errors.New("neither a span such as 30m, 72h or 7d, nor a time such as 2026-01-02T15:04:05Z")
 }
 
 // Chosen returns the ids of a selection that names them; nil where it chooses by status.

@@ -174,7 +174,7 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 		case "customer_email":
 			c.CustomerEmail = text(v)
 		case "customer_details":
-			c.Email, c.Phone = text(v.Get("email")), text(v.Get("phone"))
+			c.Email, c.Phone, c.Name = text(v.Get("email")), text(v.Get("phone")), text(v.Get("name"))
 		case "metadata":
 			c.Metadata = texts(v)
 		}

@@ -77,7 +77,7 @@ func TestDecode(t *testing.T) {
 		ID: c.EventID, Type: c.Type, Created: c.Created,
 		Checkout: &purchase.Checkout{
 			ID: c.SessionID, Mode: "subscription", PaymentStatus: "paid", AmountTotal: c.AmountTotal, Currency: "usd",
-			Customer: c.Customer, Subscription: c.Subscription, Email: *c.Email, Phone: *c.Phone, Metadata: c.Metadata,
+			Customer: c.Customer, Subscription: c.Subscription, Email: *c.Email, Phone: *c.Phone, Name: *c.Name, Metadata: c.Metadata,
 		},
 	}
 	if diff := cmp.Diff(want, event); diff != "" {
