@@ -344,6 +344,24 @@ func TestTakingOver(t *testing.T) {
 	})
 }
 
+// Who loses the lead and gets it back does not know what was told meanwhile.
+func TestLosingTheLead(t *testing.T) {
+	bubble(t, func(w *world) {
+		defer w.run(0)()
+		w.pass(time.Minute)
+		mine := w.leader
+		w.set(func() { w.leader = "another" })
+		w.pass(time.Minute)
+		w.die(purchase.ReasonRefused, "cs_1") // the other one tells
+		w.pass(time.Minute)
+		w.set(func() { w.leader = mine })
+		w.pass(9 * time.Minute)
+		w.expect()
+		w.pass(2 * time.Minute)
+		w.expect("dead:refused firing 1")
+	})
+}
+
 func TestReceiverAway(t *testing.T) {
 	bubble(t, func(w *world) {
 		away := &alarm.Refusal{Cause: errors.New("the receiver answers 503"), Again: true}

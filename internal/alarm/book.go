@@ -51,10 +51,8 @@ func (b *book) due(seen []Trouble, now time.Time) (list []Message) {
 			}
 		case e.open:
 			list = append(list, e.message(StateResolved))
-		case now.Sub(e.told) >= quiet:
+		case now.Sub(e.told) >= quiet: // over, and not told lately
 			delete(b.entries, reason)
-		default:
-			e.due = time.Time{} // over before it was told
 		}
 	}
 	return list
