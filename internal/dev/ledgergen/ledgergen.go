@@ -111,13 +111,14 @@ FROM plan WHERE status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
 
 	sqlPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope, first_published_at, published_at, stream_sequence, attempts, last_attempt_at, last_class,
+    stripe_customer_id, stripe_subscription_id, envelope, match_keys, first_published_at, published_at, stream_sequence, attempts, last_attempt_at, last_class,
     last_code, last_error, tiktok_request_id, finished_at, created_at, updated_at)
 SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchase', p.amount, p.currency,
     CASE WHEN p.status NOT IN ('awaiting_payment', 'payment_failed') THEN date_trunc('second', p.paid) END,
     'cus_' || substr(md5(p.customer::text), 1, 14), 'sub_' || p.k,
     CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN convert_to(
         replace(replace(replace($1, 'cs_live_PLACE', p.id), '1111111111', extract(epoch FROM p.paid)::bigint::text), '2222222', p.amount::text), 'UTF8') END,
+    CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN 127 END,
     t.published, t.published, CASE WHEN t.published IS NOT NULL THEN p.n END, p.attempts, t.attempted,
     CASE p.status WHEN 'delivered' THEN 'delivered' WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 'refused' ELSE 'retry' END WHEN 'retrying' THEN 'retry' END,
     CASE p.status WHEN 'delivered' THEN 0 WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 40002 ELSE 50000 END WHEN 'retrying' THEN 503 END,

@@ -71,6 +71,7 @@ func TestFill(t *testing.T) {
 		"paid ones without a customer":  `SELECT count(*) FROM public.purchases WHERE profile_id IS NULL AND status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')`,
 		"ends before the beginning":     `SELECT count(*) FROM public.purchases WHERE finished_at < created_at OR status IN ('delivered', 'dead', 'skipped') AND finished_at IS NULL`,
 		"purchases without an event":    `SELECT count(*) FROM public.purchases p WHERE NOT EXISTS (SELECT FROM public.stripe_events e WHERE e.checkout_session_id = p.checkout_session_id)`,
+		"unknown match keys":            `SELECT count(*) FROM public.purchases WHERE (envelope IS NULL) <> (match_keys IS NULL)`,
 		"purchases of the future":       `SELECT count(*) FROM public.purchases WHERE created_at > now()`,
 	} {
 		if err := conn.QueryRow(t.Context(), sql).Scan(&odd); err != nil || odd > 0 {

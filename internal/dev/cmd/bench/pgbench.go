@@ -32,9 +32,9 @@ ON CONFLICT (email) DO UPDATE SET stripe_customer_id = excluded.stripe_customer_
 RETURNING id`
 	pgbenchPurchase = `
 INSERT INTO public.purchases (checkout_session_id, status, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope)
+    stripe_customer_id, stripe_subscription_id, envelope, match_keys)
 SELECT 'cs_live_a1' || (:r)::text || '%[1]s', 'pending', %[3]s, 'subscription', true, 2999, 'usd', now(), 'cus_' || (:r)::text || '00',
-    'sub_' || (:r)::text || '000000000000', '\x%[2]x'::bytea`
+    'sub_' || (:r)::text || '000000000000', '\x%[2]x'::bytea, 127`
 
 	// pgbenchTransaction is how one writes it: each statement is a round trip.
 	pgbenchTransaction = pgbenchKeys + "BEGIN;" + pgbenchEvent + ";" + pgbenchProfile + " \\gset" + pgbenchPurchase +
@@ -64,7 +64,12 @@ type pgbench struct {
 }
 
 func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, error) {
-	if _, err := b.database(ctx, database); err != nil {
+	url, err := b.database(ctx, database)
+	if err != nil {
+		return nil, err
+	}
+	// The dashboard's figures, which triggers keep, are ours to pay for.
+	if err := exec1(ctx, url, "ALTER TABLE public.purchases DISABLE TRIGGER USER"); err != nil {
 		return nil, err
 	}
 	rest := strings.Repeat("0", 44)

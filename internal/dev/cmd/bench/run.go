@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 	flags.SetOutput(out)
 	b := bench{report: &report{When: time.Now().UTC().Truncate(time.Second), out: out}, told: told}
 	only := flags.String("only", "", "sections to run, comma-separated: "+strings.Join(names(), ", ")+"; empty: all")
-	short := flags.Bool("short", false, "a quick look: one round of half a second each, small ledgers; the figures are worth little")
+	short := flags.Bool("short", false, "a quick look: one round of half a second each, small ledgers, where no flag says otherwise; the figures are worth little")
 	file := flags.String("json", "", "write the figures to this file, too")
 	folder := flags.String("profiles", "", "measure nothing, but write profiles of ingest and the worker under load into this folder")
 	picture := flags.String("svg", "", "draw where the time goes (sections one and whole) into this file")
@@ -82,7 +82,9 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 		return fmt.Errorf("%q is no flag", flags.Arg(0))
 	}
 	if *short {
-		b.rounds, b.duration, b.million, b.backlog, b.single = 1, 500*time.Millisecond, 5_000, 3_000, 300
+		if err := setUnset(flags, map[string]string{"rounds": "1", "for": "500ms", "million": "5000", "backlog": "3000", "single": "300"}); err != nil {
+			return err
+		}
 	}
 	if b.rounds < 1 || b.duration <= 0 || b.million < 1 || b.backlog < 1 || b.single < 1 {
 		return errors.New("there is nothing to measure in no time or with nothing")
@@ -113,6 +115,17 @@ func run(ctx context.Context, args []string, out, told io.Writer) (err error) {
 		err = errors.Join(err, draw(*picture, b.pictures))
 	}
 	return err
+}
+
+// setUnset sets flags that were not given.
+func setUnset(flags *flag.FlagSet, values map[string]string) error {
+	flags.Visit(func(f *flag.Flag) { delete(values, f.Name) })
+	for name, value := range values {
+		if err := flags.Set(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func names() (list []string) {
