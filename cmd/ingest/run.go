@@ -90,7 +90,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox.Wake, time.Now, log, registry)
+	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox, time.Now, log, registry)
 	heard := lastWebhook(webhook, db)
 	registry.MustRegister(alarm.NewLastWebhookMetric(heard))
 	alarms := alarm.New(alarm.Config{Silence: c.NotifySilence, Now: time.Now}, alarm.Sources{

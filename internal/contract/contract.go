@@ -132,7 +132,9 @@ type Outcome struct {
 	Result     purchase.Status `json:"result"` // retrying, delivered, dead or skipped
 	Reason     purchase.Reason `json:"reason,omitempty"`
 	At         time.Time       `json:"at"`
-	Attempt    *Attempt        `json:"attempt,omitempty"` // nil when nothing was sent
+	Attempt    *Attempt        `json:"attempt,omitempty"`  // nil when nothing was sent
+	Sequence   uint64          `json:"sequence,omitempty"` // the purchase's place in its stream, 0: unknown
+	Taken      time.Time       `json:"taken,omitzero"`     // when the stream took it
 }
 
 // Attempt is purchase.Attempt on the wire.

@@ -9,6 +9,9 @@ import (
 // ClaimFor is how long a claim on a pending purchase stands; far longer than a publish may take (5 s).
 const ClaimFor = 30 * time.Second
 
+// HandedFor is how long the claim of a purchase stands that was made where it was recorded.
+const HandedFor = 10 * time.Second
+
 // Claim is one pending purchase of the ledger that a relay may publish.
 type Claim struct {
 	ID             string
@@ -24,6 +27,7 @@ type Mark struct {
 	ID         string
 	Generation int
 	Sequence   uint64
+	At         time.Time // when the stream had it; zero: now
 }
 
 // Publication is a purchase message to be published.
@@ -58,6 +62,8 @@ type Queued struct {
 	MsgID          string
 	Data           []byte
 	FirstPublished time.Time // the header's, else the time the stream took it
+	Sequence       uint64    // its place in the stream; 0: unknown
+	Taken          time.Time // when the stream took it; zero: unknown
 	NumDelivered   int       // counts from 1; a hint: a killed server forgets some
 	Returned       bool      // its last delivery was handed back, as far as is known; else whoever had it died
 	Settler

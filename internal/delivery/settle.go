@@ -21,7 +21,10 @@ type ending struct {
 }
 
 func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason, attempt *purchase.Attempt) contract.Outcome {
-	o := contract.Outcome{EventID: it.envelope.EventID, Generation: it.generation, Result: result, Reason: reason, At: w.Now().UTC()}
+	o := contract.Outcome{
+		EventID: it.envelope.EventID, Generation: it.generation, Result: result, Reason: reason, At: w.Now().UTC(),
+		Sequence: it.Sequence, Taken: it.Taken,
+	}
 	if attempt != nil {
 		o.Attempt = contract.NewAttempt(*attempt)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/contract"
 	"purchase-relay/internal/flood"
 	"purchase-relay/internal/purchase"
 )
@@ -40,7 +41,7 @@ type Handler struct {
 	webhook Webhook
 	ledger  Ledger
 	modes   map[string]bool
-	wake    func()
+	onward  Onward
 	now     func() time.Time
 	log     *zap.Logger
 	room    room
@@ -52,11 +53,18 @@ type Handler struct {
 	last      atomic.Int64 // when Stripe last signed something of use, Unix nanoseconds; 0: not yet
 }
 
-// NewHandler returns the webhook's handler. modes are the checkout modes that count, wake is called after each
-// commit that made a purchase pending and must not block.
-func NewHandler(w Webhook, l Ledger, modes map[string]bool, wake func(), now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
+// Onward is who publishes what was recorded. Ready says whether that will be at once: then a purchase is claimed in its own
+// transaction and offered after the commit; else it waits on the ledger. Neither blocks.
+type Onward interface {
+	Ready() bool
+	Offer(c contract.Claim)
+	Wake()
+}
+
+// NewHandler returns the webhook's handler. modes are the checkout modes that count.
+func NewHandler(w Webhook, l Ledger, modes map[string]bool, onward Onward, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
 	h := &Handler{
-		webhook: w, ledger: l, modes: modes, wake: wake, now: now, log: log, flood: flood.Limit(log),
+		webhook: w, ledger: l, modes: modes, onward: onward, now: now, log: log, flood: flood.Limit(log),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_webhooks_total", Help: "Webhook requests by event type and result.",
 		}, []string{"type", "result"}),
@@ -222,7 +230,7 @@ func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Even
 
 	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
 	defer cancel()
-	recorded, err := h.ledger.Record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p})
+	recorded, err := h.ledger.Record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p, Claim: h.onward.Ready()})
 	if err != nil {
 		// A profile that could not be created is the customer's access: the line that is grepped for.
 		log.Error("Failed to create profile", zap.Error(err), zap.String("remedy", "Stripe sends the event again; look at Postgres"))
@@ -260,8 +268,17 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 			h.noValue.Inc()
 			log.Warn("No amount or currency: the purchase is sent without a value")
 		}
-		h.wake()
+		h.hand(p, r)
 	}
+}
+
+// hand passes a recorded purchase on.
+func (h *Handler) hand(p purchase.Purchase, r purchase.Recorded) {
+	if r.Claimed.IsZero() {
+		h.onward.Wake()
+		return
+	}
+	h.onward.Offer(contract.Claim{ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: r.Claimed, Envelope: r.Message})
 }
 
 // kindOf keeps the metric's label a small closed set.

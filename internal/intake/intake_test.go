@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
@@ -18,6 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"purchase-relay/internal/contract"
 	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/purchase"
@@ -38,6 +41,29 @@ func event(change func(e *purchase.Event)) purchase.Event {
 	}
 	change(&e)
 	return e
+}
+
+// onward counts who was woken, and keeps what it was offered while it is ready.
+type onward struct {
+	ready bool
+
+	mu      sync.Mutex
+	woken   int
+	offered []contract.Claim
+}
+
+func (o *onward) Ready() bool { return o.ready }
+
+func (o *onward) Wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.woken++
+}
+
+func (o *onward) Offer(c contract.Claim) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.offered = append(o.offered, c)
 }
 
 func TestPropose(t *testing.T) {
@@ -118,8 +144,13 @@ const key = "whsec_intake"
 
 func post(t *testing.T, l *ledger, body []byte) (resp *httptest.ResponseRecorder, log *observer.ObservedLogs, woken int) {
 	t.Helper()
+	return postTo(t, l, &onward{}, body)
+}
+
+func postTo(t *testing.T, l *ledger, o *onward, body []byte) (resp *httptest.ResponseRecorder, log *observer.ObservedLogs, woken int) {
+	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, map[string]bool{"subscription": true}, func() { woken++ }, time.Now,
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, map[string]bool{"subscription": true}, o, time.Now,
 		zap.New(core), prometheus.NewRegistry())
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader(string(body)))
 	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
@@ -132,7 +163,29 @@ func post(t *testing.T, l *ledger, body []byte) (resp *httptest.ResponseRecorder
 			}
 		}
 	}
-	return resp, log, woken
+	return resp, log, o.woken
+}
+
+// While the relay is ready, a purchase is claimed where it is recorded, and offered after the commit; else it waits on the ledger.
+func TestPurchasesArePassedOn(t *testing.T) {
+	c := stripegen.NewCheckout().Live()
+	at := received
+	for _, ready := range []bool{true, false} {
+		o, l := &onward{ready: ready}, &ledger{recorded: purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}}
+		if ready {
+			l.recorded.Message, l.recorded.Claimed = []byte("message"), at
+		}
+		_, _, woken := postTo(t, l, o, c.Event())
+		if l.got[0].Claim != ready || (woken == 0) != ready || (len(o.offered) == 1) != ready {
+			t.Errorf("ready %v: claimed %v, woke %d, offered %v", ready, l.got[0].Claim, woken, o.offered)
+		}
+		if ready {
+			want := contract.Claim{ID: c.SessionID, Livemode: true, Generation: 1, FirstPublished: at, Envelope: []byte("message")}
+			if diff := cmp.Diff(want, o.offered[0]); diff != "" {
+				t.Error(diff)
+			}
+		}
+	}
 }
 
 func TestAnswers(t *testing.T) {
@@ -216,7 +269,7 @@ func TestParseModes(t *testing.T) {
 func TestFlood(t *testing.T) {
 	core, log := observer.New(zapcore.DebugLevel)
 	reg := prometheus.NewRegistry()
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, map[string]bool{"subscription": true}, func() {}, time.Now, zap.New(core), reg)
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, map[string]bool{"subscription": true}, &onward{}, time.Now, zap.New(core), reg)
 	for range 500 {
 		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader("{}"))
 		h.ServeHTTP(httptest.NewRecorder(), req)

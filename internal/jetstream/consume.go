@@ -186,6 +186,7 @@ func (c *Consumer) queued(msg jetstream.Msg) contract.Queued {
 	var at delivery
 	if meta, err := msg.Metadata(); err == nil {
 		q.NumDelivered, q.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
+		q.Sequence, q.Taken = meta.Sequence.Stream, meta.Timestamp.UTC()
 		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
 		q.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
 	}

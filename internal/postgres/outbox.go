@@ -39,8 +39,15 @@ func (db *DB) claim(ctx context.Context, what, statement string, args ...any) ([
 
 // Published marks claims as published. An outcome that was quicker stands, and so does a newer generation.
 func (db *DB) Published(ctx context.Context, marks []contract.Mark) error {
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error { return mark(ctx, tx, sqlPublished, marks) })
-	if err != nil {
+	if len(marks) == 0 {
+		return nil
+	}
+	ats := make([]*time.Time, len(marks))
+	for i, m := range marks {
+		ats[i] = nullableTime(m.At)
+	}
+	ids, generations, sequences := columnsOf(marks)
+	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ats); err != nil {
 		return fmt.Errorf("mark %d purchases published: %w", len(marks), err)
 	}
 	return nil
@@ -86,10 +93,7 @@ func mark(ctx context.Context, tx pgx.Tx, statement string, marks []contract.Mar
 		return nil
 	}
 	slices.SortFunc(marks, func(a, b contract.Mark) int { return strings.Compare(a.ID, b.ID) })
-	ids, generations, sequences := make([]string, len(marks)), make([]int32, len(marks)), make([]int64, len(marks))
-	for i, m := range marks {
-		ids[i], generations[i], sequences[i] = m.ID, int32(m.Generation), int64(m.Sequence) //nolint:gosec // both were counted up from 1
-	}
+	ids, generations, sequences := columnsOf(marks)
 	// An UPDATE locks in the order of its plan; the recorder may hold some of these rows.
 	if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
 		return err
@@ -104,4 +108,12 @@ func (db *DB) Released(ctx context.Context, ids []string) error {
 		return fmt.Errorf("release %d claims: %w", len(ids), err)
 	}
 	return nil
+}
+
+func columnsOf(marks []contract.Mark) (ids []string, generations []int32, sequences []int64) {
+	ids, generations, sequences = make([]string, len(marks)), make([]int32, len(marks)), make([]int64, len(marks))
+	for i, m := range marks {
+		ids[i], generations[i], sequences[i] = m.ID, int32(m.Generation), int64(m.Sequence) //nolint:gosec // both were counted up from 1
+	}
+	return ids, generations, sequences
 }

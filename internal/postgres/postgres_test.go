@@ -177,6 +177,65 @@ func TestRecordTogether(t *testing.T) {
 	}
 }
 
+// A purchase that is claimed where it is recorded is nobody else's for a while, and its age begins there; an event that moves nothing,
+// and what is never sent, is not claimed.
+func TestRecordClaims(t *testing.T) {
+	l := newLedger(t)
+	claimed := func(r purchase.Receipt) purchase.Recorded {
+		t.Helper()
+		r.Claim = true
+		return l.record(r)
+	}
+	got := claimed(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	if string(got.Message) != ask[string](l, `SELECT convert_from(envelope, 'UTF8') FROM purchases`) || !got.Claimed.Equal(ask[time.Time](l, `SELECT first_published_at FROM purchases`)) {
+		t.Errorf("recorded: %+v", got)
+	}
+	for name, r := range map[string]purchase.Receipt{
+		"known": receipt("evt_1", "cs_1", purchase.StatusPending, ""), "a trial": receipt("evt_2", "cs_2", purchase.StatusSkipped, purchase.ReasonNoPayment),
+		"unpaid": receipt("evt_3", "cs_3", purchase.StatusAwaitingPayment, ""),
+	} {
+		if got := claimed(r); !got.Claimed.IsZero() || got.Message != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if claims, err := l.Claim(t.Context(), 10); err != nil || len(claims) > 0 {
+		t.Errorf("claimed twice: %+v, %v", claims, err)
+	}
+	if paid := claimed(receipt("evt_4", "cs_3", purchase.StatusPending, "")); paid.Claimed.IsZero() {
+		t.Errorf("paid later: %+v", paid)
+	}
+	if _, err := l.conn.Exec(t.Context(), `UPDATE purchases SET claimed_until = claimed_until - interval '1 hour'`); err != nil { // whoever had them died
+		t.Fatal(err)
+	}
+	if claims, err := l.Claim(t.Context(), 10); err != nil || len(claims) != 2 {
+		t.Errorf("claims that have run out: %+v, %v", claims, err)
+	}
+}
+
+// An outcome tells when the stream took the purchase: a mark that comes later writes nothing.
+func TestOutcomeMakesTheMarkNeedless(t *testing.T) {
+	l := newLedger(t)
+	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
+	o := outcome("cs_1", 1, purchase.StatusDelivered, "a1", base)
+	o.Sequence, o.Taken = 42, base.Add(-time.Second)
+	if _, err := l.Settle(t.Context(), []contract.Outcome{o}); err != nil {
+		t.Fatal(err)
+	}
+	row := func() string {
+		return ask[string](l, `SELECT status || ' ' || stream_sequence || ' ' || extract(epoch FROM published_at)::bigint || ' ' || xmin FROM purchases`)
+	}
+	before := row()
+	if want := fmt.Sprintf("delivered 42 %d ", o.Taken.Unix()); !strings.HasPrefix(before, want) {
+		t.Errorf("row: %s, want %s", before, want)
+	}
+	if err := l.Published(t.Context(), []contract.Mark{{ID: "cs_1", Generation: 1, Sequence: 42, At: base}}); err != nil {
+		t.Fatal(err)
+	}
+	if after := row(); after != before {
+		t.Errorf("the mark wrote: %s, before it %s", after, before)
+	}
+}
+
 // What the ledger refuses harms only itself, whatever it was written together with.
 func TestRecordIsolatesTheBadOne(t *testing.T) {
 	l := newLedger(t)

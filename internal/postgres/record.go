@@ -90,6 +90,7 @@ type entered struct {
 	profile  string // its id; "": none
 	envelope []byte
 	keys     *int16 // of what is to be sent; nil: nothing is
+	claimed  bool
 	finished *time.Time
 }
 
@@ -101,6 +102,7 @@ type books struct {
 	heard     []purchase.Receipt
 	became    []purchase.Disposition // of heard
 	purchases map[string]entered
+	now       time.Time // the transaction's, by the ledger's clock
 }
 
 // readBooks opens the transaction, locks what the receipts are about against everybody else, in the order of the keys, and reads it.
@@ -118,6 +120,7 @@ func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt)
 	}
 	var batch pgx.Batch
 	batch.Queue(sqlBegin)
+	query(&batch, func() {}, []any{&b.now}, sqlNow)
 	batch.Queue(sqlLockSessions, sessions)
 	batch.Queue(sqlLockEmails, emails)
 	var id, email, profileID string
@@ -169,6 +172,9 @@ func (b *books) enter(r *purchase.Receipt) (purchase.Recorded, error) {
 		e, err := newEntered(p, recorded.ProfileID, r.Received)
 		if err != nil {
 			return recorded, err
+		}
+		if e.claimed = r.Claim && e.envelope != nil; e.claimed {
+			recorded.Message, recorded.Claimed = e.envelope, b.now
 		}
 		b.purchases[p.ID] = e
 	}
@@ -263,17 +269,18 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 	ids := slices.Sorted(maps.Keys(b.purchases))
 	statuses, reasons, modes := make([]string, n), make([]string, n), make([]string, n)
 	profiles, currencies, customers, subscriptions := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
-	livemodes, amounts := make([]bool, n), make([]*int64, n)
+	livemodes, claimed, amounts := make([]bool, n), make([]bool, n), make([]*int64, n)
 	ats, finished, envelopes, keys := make([]*time.Time, n), make([]*time.Time, n), make([][]byte, n), make([]*int16, n)
 	for i, id := range ids {
 		p := b.purchases[id]
 		statuses[i], reasons[i], modes[i] = string(p.Status), string(p.Reason), p.Mode
 		profiles[i], currencies[i] = nullable(p.profile), nullable(p.Currency)
 		customers[i], subscriptions[i] = nullable(p.Customer), nullable(p.Subscription)
-		livemodes[i], amounts[i] = p.Livemode, p.AmountMinor
+		livemodes[i], claimed[i], amounts[i] = p.Livemode, p.claimed, p.AmountMinor
 		ats[i], finished[i], envelopes[i], keys[i] = nullableTime(p.At), p.finished, p.envelope, p.keys
 	}
-	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys)
+	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys,
+		claimed, contract.HandedFor.Seconds())
 }
 
 // newUUID returns a random UUID, version 4: the hash of a profile's id goes to TikTok and must not be guessable.

@@ -22,6 +22,8 @@ type standing struct {
 	recorded   int32             // attempts that were new
 	last       *contract.Attempt // the latest of the batch by its own time
 	accepted   *string           // the request id of the one that TikTok accepted
+	taken      *time.Time        // when the stream took it, by an outcome of its generation
+	sequence   *int64            // and where
 }
 
 // Settle applies outcomes to the ledger in one transaction: attempts are kept once each, statuses move by
@@ -57,6 +59,9 @@ func (db *DB) Settle(ctx context.Context, outcomes []contract.Outcome) (unknown 
 }
 
 func (s *standing) apply(o contract.Outcome) {
+	if o.Generation >= s.generation && !o.Taken.IsZero() {
+		s.taken, s.sequence = new(o.Taken), new(int64(o.Sequence)) //nolint:gosec // counts messages
+	}
 	next, changed := purchase.Settle(s.status, s.generation, o.Result, o.Generation)
 	if changed {
 		s.status, s.reason, s.moved, s.finished = next, o.Reason, true, nil
@@ -151,8 +156,10 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 	classes, messages := make([]*string, n), make([]*string, n)
 	requests, accepted := make([]*string, n), make([]*string, n)
 	codes := make([]*int32, n)
+	taken, sequences := make([]*time.Time, n), make([]*int64, n)
 	for i, id := range ids {
 		s := ledger[id]
+		taken[i], sequences[i] = s.taken, s.sequence
 		statuses[i], reasons[i], recorded[i], finished[i] = string(s.status), string(s.reason), s.recorded, s.finished
 		generations[i] = int32(s.generation) //nolint:gosec // counted up from 1
 		if a := s.last; a != nil && s.recorded > 0 {
@@ -164,7 +171,7 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 			}
 		}
 	}
-	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests, accepted)
+	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests, accepted, taken, sequences)
 	if err != nil {
 		return fmt.Errorf("write the outcomes: %w", err)
 	}

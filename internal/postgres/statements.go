@@ -8,6 +8,7 @@ const (
 
 	sqlBegin  = `BEGIN`
 	sqlCommit = `COMMIT`
+	sqlNow    = `SELECT now()` // the transaction's own time
 
 	// A client that vanished in the middle of a transaction holds its locks for ten seconds, and its place for a minute and a half,
 	// instead of the two hours of the system's keepalive. Statements here follow each other at once.
@@ -60,17 +61,19 @@ WHERE p.id = excluded.id`
 
 	sqlPutPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys)
-SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished, u.keys
+    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys, claimed_until, first_published_at)
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished, u.keys,
+    CASE WHEN u.claimed THEN now() + make_interval(secs => $16) END, CASE WHEN u.claimed THEN now() END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
-    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[])
-    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys)
+    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::boolean[])
+    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys, claimed)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
     livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
     purchased_at = excluded.purchased_at, stripe_customer_id = excluded.stripe_customer_id,
     stripe_subscription_id = excluded.stripe_subscription_id, envelope = excluded.envelope,
-    finished_at = excluded.finished_at, match_keys = excluded.match_keys, updated_at = now()`
+    finished_at = excluded.finished_at, match_keys = excluded.match_keys, claimed_until = excluded.claimed_until,
+    first_published_at = excluded.first_published_at, updated_at = now()`
 
 	// first_published_at is set by the first claim, before the first send: an acknowledgement that is lost must
 	// not make the purchase younger.
@@ -83,14 +86,21 @@ WHERE checkout_session_id IN (
     ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
-	// An outcome may have overtaken this mark: then the status stands. The mark's generation is the higher one where the
-	// stream knew the lower one's message id.
+	// An outcome that overtook this mark has told all that it says: then nothing is written. The mark's generation is the higher one
+	// where the stream knew the lower one's message id. The rows are locked in key order, as everywhere.
 	sqlPublished = `
+WITH marks AS (
+    SELECT m.id, m.generation, m.sequence, m.at FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[]) AS m (id, generation, sequence, at)
+), open AS (
+    SELECT p.checkout_session_id FROM public.purchases p JOIN marks m ON p.checkout_session_id = m.id
+    WHERE p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)
+    ORDER BY p.checkout_session_id FOR UPDATE OF p
+)
 UPDATE public.purchases p SET
     status = CASE WHEN p.status = 'pending' THEN 'published' ELSE p.status END, generation = m.generation,
-    published_at = now(), stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
-FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
-WHERE p.checkout_session_id = m.id AND p.generation <= m.generation`
+    published_at = COALESCE(m.at, now()), stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
+FROM marks m JOIN open o ON o.checkout_session_id = m.id
+WHERE p.checkout_session_id = m.id AND p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)`
 
 	sqlReleased = `UPDATE public.purchases SET claimed_until = NULL WHERE checkout_session_id = ANY($1) AND status IN ('pending', 'published', 'retrying')`
 
@@ -118,11 +128,13 @@ UPDATE public.purchases p SET
     last_code         = CASE WHEN s.newer THEN s.code ELSE p.last_code END,
     last_error        = CASE WHEN s.newer THEN s.error ELSE p.last_error END,
     tiktok_request_id = COALESCE(s.accepted, CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
-    updated_at = now()
+    published_at = COALESCE(p.published_at, s.taken), stream_sequence = COALESCE(p.stream_sequence, s.sequence),
+    claimed_until = CASE WHEN s.status = 'pending' THEN p.claimed_until END, updated_at = now()
 FROM (
     SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[])
-        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[],
+        $13::timestamptz[], $14::bigint[])
+        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted, taken, sequence)
     JOIN public.purchases q ON q.checkout_session_id = u.id
 ) s
 WHERE p.checkout_session_id = s.id`

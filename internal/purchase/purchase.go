@@ -113,6 +113,7 @@ type Receipt struct {
 	Event    Event
 	Received time.Time
 	Purchase Purchase
+	Claim    bool // a purchase to be sent is claimed at once by the one who records it
 }
 
 // Disposition is the answer that a receipt gets when it moves the ledger forward.
@@ -132,4 +133,7 @@ type Recorded struct {
 	Disposition    Disposition
 	ProfileID      string // "" when the receipt makes no profile
 	ProfileCreated bool   // false: it was there and was updated
+
+	Message []byte    // of a purchase that was claimed: what is to be published
+	Claimed time.Time // since when it counts as handed to the queue; zero: it was not claimed
 }

@@ -6,6 +6,9 @@ package relay
 import (
 	"context"
 	"errors"
+	"slices"
+	"sort"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +18,7 @@ import (
 )
 
 // Outbox is the ledger's side. Implementations owe: a claim is this caller's alone for contract.ClaimFor, on every
-// replica; Publish marks are idempotent and never take back what an outcome has said since.
+// replica; marks are idempotent and never take back what an outcome has said since.
 type Outbox interface {
 	// Claim takes up to most pending purchases, oldest first.
 	Claim(ctx context.Context, most int) ([]contract.Claim, error)
@@ -40,6 +43,12 @@ const (
 	ledgerTimeout = 10 * time.Second
 	// pauseAfterFailure keeps a failing publish from becoming a hot loop.
 	pauseAfterFailure = 500 * time.Millisecond
+	// markAfter is how long the mark of a published purchase waits for its outcome to make it needless.
+	markAfter = 250 * time.Millisecond
+	// offeredMost bounds what waits in memory: over it, purchases wait on the ledger.
+	offeredMost = 5000
+	// unmarkedMost bounds the marks that are kept while the ledger does not take them.
+	unmarkedMost = 50_000
 	// doubtFor is how long the outcome of a message that the stream says to have taken before is waited for.
 	doubtFor = 5 * time.Second
 )
@@ -57,8 +66,16 @@ type Relay struct {
 	outbox Outbox
 	queue  Queue
 	log    *zap.Logger
-	wake   chan struct{}
-	doubts map[string]doubt // by session; of Run's goroutine alone
+	wake   chan struct{} // something may wait on the ledger
+	more   chan struct{} // something was offered
+
+	mu      sync.Mutex
+	offered []contract.Claim
+	running bool
+
+	// Of Run's goroutine alone.
+	doubts   map[string]doubt // by session
+	unmarked []contract.Mark  // in the order of their times
 
 	publishes *prometheus.CounterVec
 }
@@ -66,7 +83,7 @@ type Relay struct {
 // New returns a Relay; Run makes it work.
 func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
 	r := &Relay{
-		outbox: o, queue: q, log: log, wake: make(chan struct{}, 1), doubts: make(map[string]doubt),
+		outbox: o, queue: q, log: log, wake: make(chan struct{}, 1), more: make(chan struct{}, 1), doubts: make(map[string]doubt),
 		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_publishes_total", Help: "Purchases handed to the queue, by result.",
 		}, []string{"result"}),
@@ -78,7 +95,7 @@ func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
 	return r
 }
 
-// Wake says that there may be something to publish: after a commit, or when the connection is back. It never
+// Wake says that something may wait on the ledger: after a replay, or when the connection is back. It never
 // blocks and may be called from anywhere.
 func (r *Relay) Wake() {
 	select {
@@ -87,41 +104,112 @@ func (r *Relay) Wake() {
 	}
 }
 
-// Run publishes until ctx ends, then finishes the batch under way. The first failure of a row of them is logged, and
+// Ready says whether what is offered now will be published at once.
+func (r *Relay) Ready() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running && len(r.offered) < offeredMost && r.queue.Connected()
+}
+
+// Offer hands a purchase over that was claimed where it was recorded, after the commit: the ledger need not be asked for it. It never
+// blocks. What is offered and not published (a crash) stays claimed for contract.HandedFor, and is then found on the ledger.
+func (r *Relay) Offer(c contract.Claim) {
+	r.mu.Lock()
+	r.offered = append(r.offered, c)
+	r.mu.Unlock()
+	select {
+	case r.more <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Relay) take(most int) []contract.Claim {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := min(most, len(r.offered))
+	taken := r.offered[:n:n]
+	if r.offered = r.offered[n:]; len(r.offered) == 0 {
+		r.offered = nil
+	}
+	return taken
+}
+
+func (r *Relay) run(running bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running = running
+}
+
+// Run publishes until ctx ends, then finishes what is under way. The first failure of a row of them is logged, and
 // the end of it.
 func (r *Relay) Run(ctx context.Context) error {
+	r.run(true)
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
-	failing := false
+	marks := time.NewTicker(markAfter)
+	defer marks.Stop()
+	failing, look := false, true
 	for {
-		more, err := r.once(ctx)
+		again, err := r.once(ctx, look)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return r.finish(context.WithoutCancel(ctx))
 		case err != nil && !failing:
 			failing = true
 			r.log.Warn("Publishing is delayed, the purchases wait on the ledger", zap.Error(err))
-		case err == nil && failing:
+		case err == nil && failing && look:
 			failing = false
 			r.log.Info("Purchases are published again")
-		case more:
-			continue
 		}
 		if err != nil && !wait(ctx, pauseAfterFailure) {
-			return nil
+			return r.finish(context.WithoutCancel(ctx))
+		}
+		if look = again || err != nil; again && err == nil {
+			continue
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return r.finish(context.WithoutCancel(ctx))
+		case <-r.more:
+		case <-marks.C:
 		case <-r.wake:
+			look = true
 		case <-poll.C:
+			look = true
 		}
 	}
 }
 
-// once publishes one batch; more says that it was a full one. The batch is finished although ctx ends.
-func (r *Relay) once(ctx context.Context) (more bool, err error) {
-	if !r.queue.Connected() {
+// finish publishes what was offered before the listener closed, and marks what was published.
+func (r *Relay) finish(ctx context.Context) error {
+	r.run(false)
+	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+	defer cancel()
+	var err error
+	for claims := r.take(batchSize); len(claims) > 0 && err == nil; claims = r.take(batchSize) {
+		err = r.publish(ctx, claims)
+	}
+	if err = errors.Join(err, r.mark(ctx, time.Time{})); err != nil {
+		r.log.Warn("Stopping before everything was published or marked; the next start makes up for it", zap.Error(err))
+	}
+	return nil
+}
+
+// once publishes what was offered and, where look says so, a batch of what waits on the ledger; again says that this one was full.
+// What is under way is finished although ctx ends.
+func (r *Relay) once(ctx context.Context, look bool) (again bool, err error) {
+	if err := r.mark(ctx, time.Now().Add(-markAfter)); err != nil {
+		return false, err
+	}
+	for claims := r.take(batchSize); len(claims) > 0; claims = r.take(batchSize) {
+		if err := r.publish(ctx, claims); err != nil {
+			return false, err
+		}
+		if err := r.mark(ctx, time.Now().Add(-markAfter)); err != nil {
+			return false, err
+		}
+	}
+	if !look || !r.queue.Connected() {
 		return false, nil // the connection's return wakes us; its absence has been logged
 	}
 	if err := r.releaseDoubts(ctx); err != nil {
@@ -131,6 +219,11 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 	if err != nil || len(claims) == 0 {
 		return false, err
 	}
+	return len(claims) == batchSize, r.publish(ctx, claims)
+}
+
+// publish publishes claims, and gives those back that the stream did not take.
+func (r *Relay) publish(ctx context.Context, claims []contract.Claim) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contract.ClaimFor/2)
 	defer cancel()
 	batch := make([]contract.Publication, len(claims))
@@ -141,14 +234,34 @@ func (r *Relay) once(ctx context.Context) (more bool, err error) {
 		batch[i] = publication(c)
 	}
 	marks, released, failed := r.sort(claims, offers, r.queue.Publish(ctx, batch))
-	if err := r.outbox.Published(ctx, marks); err != nil {
-		// The claims run out and the same message ids are published again: the stream knows them.
-		return false, err
-	}
+	r.unmarked = append(r.unmarked, marks...)
 	if len(released) > 0 {
-		return false, errors.Join(failed, r.outbox.Released(ctx, released))
+		return errors.Join(failed, r.outbox.Released(ctx, released))
 	}
-	return len(claims) == batchSize, nil
+	return nil
+}
+
+// mark writes down what the stream has had since before a time (zero: all), so late that most purchases have had their outcome by
+// then, which says the same: a row is written once less. A mark that cannot be written is tried again; one that is lost with this
+// process is made up for when the claim has run out, because the stream knows the message id.
+func (r *Relay) mark(ctx context.Context, before time.Time) error {
+	n := len(r.unmarked)
+	if !before.IsZero() {
+		n = sort.Search(n, func(i int) bool { return r.unmarked[i].At.After(before) })
+	}
+	for n > 0 {
+		some := min(n, batchSize)
+		ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+		err := r.outbox.Published(ctx, slices.Clone(r.unmarked[:some]))
+		cancel()
+		if err != nil {
+			r.unmarked = r.unmarked[max(0, len(r.unmarked)-unmarkedMost):]
+			return err
+		}
+		r.unmarked = r.unmarked[some:]
+		n -= some
+	}
+	return nil
 }
 
 // offer is the generation to publish a claim under. Where its message id was known to the stream and no outcome has come since,
@@ -202,6 +315,7 @@ func publication(c contract.Claim) contract.Publication {
 
 // sort splits a batch into what the stream holds and what has to be tried again; failed is one of the reasons.
 func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.Published) (marks []contract.Mark, released []string, failed error) {
+	now := time.Now()
 	for i, c := range claims {
 		res := results[i]
 		switch {
@@ -220,7 +334,7 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 			released, failed = append(released, c.ID), res.Err
 			continue
 		}
-		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence})
+		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, At: now})
 	}
 	return marks, released, failed
 }

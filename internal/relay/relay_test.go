@@ -68,7 +68,9 @@ func (o *outbox) Published(_ context.Context, marks []contract.Mark) error {
 	if o.failMarks > 0 {
 		o.failMarks--
 		for _, m := range marks { // the claims run out
-			o.pending = append(o.pending, o.taken[m.ID])
+			if c, ok := o.taken[m.ID]; ok {
+				o.pending = append(o.pending, c)
+			}
 		}
 		return errors.New("postgres is away")
 	}
@@ -180,8 +182,13 @@ func TestWakesOnCommit(t *testing.T) {
 		o.add(1201)
 		r.Wake()
 		synctest.Wait() // no time has passed
-		if o.done() != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
-			t.Errorf("%d published in batches of %v", o.done(), s.batches)
+		if !slices.Equal(s.batches, []int{500, 500, 201}) || o.done() != 0 {
+			t.Errorf("published in batches of %v; %d marked at once", s.batches, o.done())
+		}
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 1201 {
+			t.Errorf("%d marked", o.done())
 		}
 	})
 }
@@ -189,7 +196,7 @@ func TestWakesOnCommit(t *testing.T) {
 func TestPollFindsWhatWasLeftBehind(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
-		time.Sleep(pollEvery + time.Millisecond) //nolint:forbidigo // virtual time
+		time.Sleep(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 {
 			t.Error("nobody looked")
@@ -213,9 +220,103 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 		s.away = false
 		s.mu.Unlock()
 		r.Wake()
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 5 {
 			t.Errorf("%d published", o.done())
+		}
+	})
+}
+
+// What was recorded here is published without a question to the ledger, and marked once it should have had its outcome; what is
+// still offered at the end is published and marked.
+func TestOffers(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		asked := o.claims
+		offer := func(from, to int) {
+			for i := from; i < to; i++ {
+				r.Offer(contract.Claim{ID: fmt.Sprintf("cs_%d", i), Livemode: true, Generation: 1, FirstPublished: time.Now()})
+			}
+		}
+		if !r.Ready() {
+			t.Error("not ready")
+		}
+		offer(0, 700)
+		synctest.Wait()
+		if len(s.ids) != 700 || o.done() != 0 || o.claims != asked {
+			t.Errorf("%d published, %d marked, %d questions", len(s.ids), o.done(), o.claims-asked)
+		}
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 700 || o.claims != asked {
+			t.Errorf("%d marked, %d questions", o.done(), o.claims-asked)
+		}
+		offer(700, 710)
+	}) // and now it ends
+}
+
+func TestOffersAtTheEnd(t *testing.T) {
+	var o *outbox
+	var s *stream
+	bubble(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
+		o, s = ledger, queue
+		for i := range 1200 {
+			r.Offer(contract.Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1})
+		}
+	})
+	if o.done() != 1200 || len(s.ids) != 1200 {
+		t.Errorf("%d published, %d marked", len(s.ids), o.done())
+	}
+}
+
+// An offer that the stream does not take is given back to the ledger; while nothing can be published, or too much waits already, nothing
+// is to be offered.
+func TestOffersThatFail(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.fail = func(contract.Publication) error { return errors.New("timeout") }
+		o.taken["cs_0"] = contract.Claim{ID: "cs_0", Generation: 1}
+		r.Offer(o.taken["cs_0"])
+		synctest.Wait()
+		if o.released != 1 || len(o.pending) != 1 {
+			t.Errorf("%d released", o.released)
+		}
+		s.mu.Lock()
+		s.fail, s.away = nil, true
+		s.mu.Unlock()
+		if r.Ready() {
+			t.Error("ready without a queue")
+		}
+		s.mu.Lock()
+		s.away = false
+		s.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 1 || !r.Ready() {
+			t.Errorf("%d marked", o.done())
+		}
+	})
+	r := New(nil, &stream{}, zap.NewNop(), prometheus.NewRegistry())
+	if r.Ready() {
+		t.Error("ready before it runs")
+	}
+	r.run(true)
+	for range offeredMost {
+		r.Offer(contract.Claim{})
+	}
+	if r.Ready() {
+		t.Error("ready for more than it holds")
+	}
+}
+
+// Marks that the ledger does not take are kept, and written when it does.
+func TestMarksWait(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
+		o.failMarks = 3
+		r.Offer(contract.Claim{ID: "cs_0", Generation: 1})
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 1 || o.failMarks != 0 {
+			t.Errorf("%d marked, %d failures to come", o.done(), o.failMarks)
 		}
 	})
 }
