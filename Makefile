@@ -27,7 +27,7 @@ up: ## The same in containers.
 	docker compose up --build --wait
 
 test: ## Every test, real Postgres and NATS included.
-	go test -race -shuffle=on -timeout 10m ./...
+	go test -race -shuffle=on -timeout 20m ./...
 
 check: ## Format, vet, lint, import rules.
 	@test -z "$$(gofmt -l cmd internal migrations)" || { gofmt -l cmd internal migrations; echo "run gofmt on these"; exit 1; }

@@ -70,7 +70,7 @@ type Queued struct {
 }
 
 // Settler ends one delivery of a message. Its methods may be called from any goroutine, InProgress any number
-// of times, exactly one of the others once.
+// of times, exactly one of the others once; Ack, and a DoubleAck that failed, may be repeated.
 type Settler interface {
 	// Ack removes the message, without waiting for the server: what becomes of it is known from a later DoubleAck's answer.
 	Ack() error

@@ -73,6 +73,7 @@ const (
 	holdPoll       = time.Second            // how often a stop is looked at: it may end before its time
 	publishInitial = 100 * time.Millisecond // between tries to tell an outcome, growing
 	publishMost    = 5 * time.Second
+	ackPatience    = 3 * time.Second // for the answer to an acknowledgement: a server that died gives none
 )
 
 // Worker delivers purchases.

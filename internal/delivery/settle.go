@@ -86,34 +86,51 @@ func (w *Worker) settle(ctx context.Context, endings []ending) {
 		}
 		w.leave(e)
 	}
-	told := w.tell(ctx, tellable)
-	last := -1
-	for i, e := range told {
-		if e.outcome.Result == purchase.StatusDelivered || e.outcome.Result == purchase.StatusSkipped {
-			last = i
-		}
-	}
-	for i, e := range told {
+	var finished []ending
+	for _, e := range w.tell(ctx, tellable) {
 		e.ended.Store(true)
 		if e.then != nil {
 			e.then()
 		}
-		var err error
 		switch e.outcome.Result {
 		case purchase.StatusDead:
-			err = e.TermWithReason(string(e.outcome.Reason))
+			w.told(e.log, e.TermWithReason(string(e.outcome.Reason)))
 		case purchase.StatusRetrying:
-			err = e.NakWithDelay(e.again)
+			w.told(e.log, e.NakWithDelay(e.again))
 		default:
-			// One connection keeps the order: the server's answer to the last one stands for those before it.
-			if i < last {
-				err = e.Ack()
-			} else {
-				err = e.DoubleAck(ctx)
-			}
+			finished = append(finished, e)
 		}
-		w.told(e.log, err)
 	}
+	w.acknowledge(ctx, finished)
+}
+
+// acknowledge removes finished purchases from the queue, again and again until the server says that it has: a server that
+// dies with our word would have all of them sent once more.
+func (w *Worker) acknowledge(ctx context.Context, finished []ending) {
+	for try := 1; len(finished) > 0; try++ {
+		err := acknowledgeOnce(ctx, finished)
+		if err == nil {
+			return
+		}
+		if !pause(ctx, Delay(try, publishInitial, publishMost, w.random())) {
+			w.told(finished[len(finished)-1].log, err)
+			return
+		}
+	}
+}
+
+// acknowledgeOnce waits for the answer to the last one alone: one connection keeps the order, so that it stands for those
+// before it.
+func acknowledgeOnce(ctx context.Context, finished []ending) error {
+	ctx, cancel := context.WithTimeout(ctx, ackPatience)
+	defer cancel()
+	last := len(finished) - 1
+	for _, e := range finished[:last] {
+		if err := e.Ack(); err != nil {
+			return err
+		}
+	}
+	return finished[last].DoubleAck(ctx)
 }
 
 // tell publishes outcomes until each is acknowledged or the time is over, and returns those that were.

@@ -72,6 +72,14 @@ type settler struct {
 	delivery delivery
 }
 
+// Ack implements contract.Settler. The library takes one acknowledgement a message, and a server may die with it.
+func (s settler) Ack() error {
+	if err := s.consumer.conn.nc.Publish(s.Reply(), []byte("+ACK")); err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	return nil
+}
+
 // NakWithDelay implements contract.Settler.
 func (s settler) NakWithDelay(delay time.Duration) error {
 	s.consumer.returned.add(s.delivery)
