@@ -42,6 +42,12 @@ func rawly(text string, more time.Duration) func(ctx context.Context, s *stack) 
 			return
 		}
 		defer func() { _ = c.Close() }()
+		defer func() { // an attacker that was driven out comes again after a while
+			select {
+			case <-ctx.Done():
+			case <-time.After(300 * time.Millisecond):
+			}
+		}()
 		defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 		if _, err := io.WriteString(c, text); err != nil {
 			return

@@ -148,9 +148,11 @@ func size(r *http.Request) int64 {
 	return MaxBody
 }
 
-// read reads a body that announces its length in one piece; the server hands out no more than that.
+// read reads a body of the usual size in one piece; the server hands out no more than it announced. A larger one takes
+// memory as it comes, not as it says.
 func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength < 0 {
+	const usual = 64 << 10
+	if r.ContentLength < 0 || r.ContentLength > usual {
 		return io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	}
 	body := make([]byte, r.ContentLength)

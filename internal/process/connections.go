@@ -18,11 +18,12 @@ import (
 const MaxConnections = 1024
 
 // Bounded keeps a listener's connections under most, as an option of Serve. One too many closes the connection that has been
-// without a request for longest: a flood of idle ones, or of ones that never finish a header, drives out itself and never
-// locks out a new client. A connection whose request is being answered is not touched.
+// without a request for longest, of those that never sent a byte or of all others, whichever are more: a flood of idle ones, or
+// of ones that never finish a header, drives out itself and never locks out a new client. A connection whose request is being
+// answered is not touched.
 func Bounded(most int, log *zap.Logger, reg prometheus.Registerer) func(*http.Server) {
 	b := &bounded{
-		most: most, all: make(map[net.Conn]*list.Element),
+		most: most, all: make(map[net.Conn]*place),
 		log: log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0) })),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_connections_dropped_total", Help: "Connections without a request that were closed for newer ones.",
@@ -45,30 +46,44 @@ type bounded struct {
 	dropped prometheus.Counter
 
 	mu      sync.Mutex
-	all     map[net.Conn]*list.Element // nil: a request is being answered
-	waiting list.List                  // of net.Conn, the longest without a request first
+	all     map[net.Conn]*place
+	silent  list.List // of net.Conn that sent nothing yet, the oldest first
+	waiting list.List // of net.Conn that did, the longest without a request first
 }
 
-// changed hears of a connection's states; StateActive begins with a request's first byte, which proves nothing.
+// place is where a connection stands; nil: its request is being answered.
+type place struct {
+	line *list.List
+	at   *list.Element
+}
+
+// changed hears of a connection's states; StateActive begins with a request's first byte, which proves little.
 func (b *bounded) changed(c net.Conn, state http.ConnState) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		b.all[c] = b.waiting.PushBack(c)
+		b.all[c] = &place{&b.silent, b.silent.PushBack(c)}
 		if len(b.all) > b.most {
 			b.dropLongest()
+		}
+	case http.StateActive:
+		if p := b.all[c]; p != nil && p.line == &b.silent {
+			b.wait(c)
 		}
 	case http.StateIdle:
 		b.wait(c)
 	case http.StateClosed, http.StateHijacked:
 		b.forget(c)
-	default:
 	}
 }
 
 func (b *bounded) dropLongest() {
-	longest := b.waiting.Front()
+	line := &b.waiting
+	if b.silent.Len() > b.waiting.Len() {
+		line = &b.silent
+	}
+	longest := line.Front()
 	if longest == nil {
 		return // every one is being answered
 	}
@@ -79,22 +94,23 @@ func (b *bounded) dropLongest() {
 	b.log.Warn("Too many connections; those that are without a request for longest are closed", zap.Int("kept", b.most))
 }
 
-func (b *bounded) forget(c net.Conn) {
-	if at := b.all[c]; at != nil {
-		b.waiting.Remove(at)
+// leave takes a connection out of its line.
+func (b *bounded) leave(c net.Conn) {
+	if p := b.all[c]; p != nil {
+		p.line.Remove(p.at)
 	}
+}
+
+func (b *bounded) forget(c net.Conn) {
+	b.leave(c)
 	delete(b.all, c)
 }
 
-// wait puts a connection behind all others, unless it is gone.
+// wait puts a connection behind all others that wait, unless it is gone.
 func (b *bounded) wait(c net.Conn) {
-	at, known := b.all[c]
-	switch {
-	case !known:
-	case at == nil:
-		b.all[c] = b.waiting.PushBack(c)
-	default:
-		b.waiting.MoveToBack(at)
+	if _, known := b.all[c]; known {
+		b.leave(c)
+		b.all[c] = &place{&b.waiting, b.waiting.PushBack(c)}
 	}
 }
 
@@ -112,8 +128,8 @@ func (b *bounded) busy(h http.Handler) http.Handler {
 func (b *bounded) answering(c net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if at := b.all[c]; at != nil {
-		b.waiting.Remove(at)
+	if _, known := b.all[c]; known {
+		b.leave(c)
 		b.all[c] = nil
 	}
 }
