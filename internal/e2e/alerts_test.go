@@ -313,6 +313,7 @@ func (w *watched) live() stripegen.Checkout {
 // Each alert of alerts.yml is made to fire by its own fault, and clears when that is mended: real binaries, a real Postgres, a
 // real NATS, the simulator, and a real Prometheus that scrapes and evaluates.
 func TestEachAlertFiresAndClears(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	p := tools(t)
 	options := pglocal.Options{Dir: filepath.Join(t.TempDir(), "postgres"), Addr: freeAddr(t)}
 	if err := pglocal.Ensure(t.Context(), os.Stderr); err != nil {
