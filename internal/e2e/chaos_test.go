@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"bufio"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,4 +34,99 @@ func TestChaos(t *testing.T) {
 			t.Logf("%s\nin %s", text, time.Since(began).Round(time.Second))
 		})
 	}
+}
+
+// Chaos is killed in the middle: everything that it had started ends with it, whatever state that was in.
+func TestKilledChaosLeavesNothing(t *testing.T) {
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("processes are looked for under /proc")
+	}
+	chaos := exec.Command(filepath.Join(binaries, "chaos"), "-binaries", binaries, "-duration", "60s", "-gap", "200ms", "-only", "freeze,kill")
+	out, err := chaos.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := chaos.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = chaos.Process.Kill() })
+	lines := bufio.NewScanner(out)
+	for n := 0; n < 3 && lines.Scan(); { // some have been killed and frozen
+		if strings.Contains(lines.Text(), "until") {
+			n++
+		}
+	}
+	started := below(t, chaos.Process.Pid)
+	for pid := range started {
+		// nats-server -c <folder>/nats.conf
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if words := strings.Split(string(line), "\x00"); err == nil && len(words) > 2 && filepath.Base(words[2]) == "nats.conf" {
+			t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(words[2])) }) // its logs
+		}
+	}
+	if len(started) < 8 {
+		t.Errorf("only %d processes are below it: %v", len(started), started)
+	}
+	_ = chaos.Process.Kill()
+	_ = chaos.Wait()
+	over := time.Now().Add(patience)
+	for pid, born := range started {
+		for alive(pid) == born {
+			if time.Now().After(over) {
+				t.Fatalf("process %d is left", pid)
+			}
+		}
+	}
+}
+
+// below lists the processes that a process started, and they in turn, with the time of each one's start.
+func below(t *testing.T, parent int) map[int]string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	children := make(map[int][]int)
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if fields := statOf(pid); fields != nil {
+				if up, err := strconv.Atoi(fields[1]); err == nil {
+					children[up] = append(children[up], pid)
+				}
+			}
+		}
+	}
+	found := make(map[int]string)
+	for todo := []int{parent}; len(todo) > 0; todo = todo[1:] {
+		for _, pid := range children[todo[0]] {
+			if born := alive(pid); born != "" {
+				found[pid] = born
+			}
+			todo = append(todo, pid)
+		}
+	}
+	return found
+}
+
+// alive is when a process was started; "": it is none, or has ended.
+func alive(pid int) string {
+	fields := statOf(pid)
+	if fields == nil || fields[0] == "Z" || fields[0] == "X" {
+		return ""
+	}
+	return fields[19]
+}
+
+// statOf reads what the kernel says of a process, from its state on; nil: it has ended.
+func statOf(pid int) []string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	_, after, _ := strings.Cut(string(data), ") ") // the name may hold anything
+	fields := strings.Fields(after)
+	if len(fields) < 20 {
+		return nil
+	}
+	return fields
 }
