@@ -38,6 +38,7 @@ func TestChaos(t *testing.T) {
 
 // Chaos is killed in the middle: everything that it had started ends with it, whatever state that was in.
 func TestKilledChaosLeavesNothing(t *testing.T) {
+	t.Parallel() // it waits, mostly
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		t.Skip("processes are looked for under /proc")
 	}

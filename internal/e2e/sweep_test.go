@@ -88,6 +88,7 @@ func TestTwoSweepersBringTenThousandBack(t *testing.T) {
 // What is lost and too old to be sent again is given up on where everybody sees it: ledger, log, metric, summary. A replay gives it a
 // new age.
 func TestLostTooLongIsGivenUpOnLoudly(t *testing.T) {
+	t.Parallel() // it waits, mostly
 	s := newStack(t, "SWEEP_INTERVAL=100ms", "SWEEP_GRACE=1s", "RETRY_MAX_AGE=24h")
 	s.worker.kill()
 	s.seed(2, func(int) bool { return false })
@@ -122,6 +123,7 @@ func TestLostTooLongIsGivenUpOnLoudly(t *testing.T) {
 // Two ingests sweep an outage, again and again, with a grace so short that both always have something to ask: no purchase is published
 // twice while the queue holds it, and no two questions about one purchase at the same time.
 func TestTwoSweepersInAnOutage(t *testing.T) {
+	t.Parallel() // it waits, mostly
 	const n = 300
 	s := newStack(t, "SWEEP_INTERVAL=50ms", "SWEEP_GRACE=50ms")
 	s.worker.kill()
