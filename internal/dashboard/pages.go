@@ -72,7 +72,7 @@ type pages struct{ byName map[string]*template.Template }
 func newPages(a *assets) *pages {
 	p := &pages{byName: make(map[string]*template.Template)}
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
-		"asset": a.path, "number": number, "money": money, "percent": percent, "span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref,
+		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref,
 		"statusWord": statusWord, "count": count, "capitalise": capitalise,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	for _, name := range []string{"overview", "purchases", "purchase", "groups", "confirm", "problem"} {
@@ -149,6 +149,9 @@ func money(minor any, currency string) string {
 	}
 	return number(purchase.Major(amount, currency)) + " " + strings.ToUpper(currency)
 }
+
+// amount is money in a table whose rows name the currency.
+func amount(minor int64, currency string) string { return number(purchase.Major(minor, currency)) }
 
 // percent never rounds up to a hundred what is less.
 func percent(part, whole int) string {

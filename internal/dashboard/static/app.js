@@ -73,7 +73,7 @@
         y: { range: (u, low, high) => [0, Math.max(4, high * 1.08)] },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 64, values: (u, splits) => splits.map((s) => short.format(new Date(s * 1000))) },
+        { ...axis, grid: { show: false }, space: 64, incrs: unit === "hour" ? [3600, 7200, 10800, 14400, 21600, 43200] : [1, 2, 3, 5, 7, 14, 30].map((days) => days * 86400), values: (u, splits) => splits.map((s) => short.format(new Date(s * 1000))) },
         { ...axis, grid: { stroke: colour("--line"), width: 1 }, size: 52, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6], values: (u, splits) => splits.map((s) => whole.format(s)) },
       ],
       series: [
