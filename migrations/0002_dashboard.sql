@@ -41,8 +41,10 @@ CREATE TABLE rollup_changes (
     key_page       bigint   NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000); -- rows come and go: it stays small
 
-CREATE TABLE rollup_hours (
-    hour           timestamptz NOT NULL,
+-- The totals, by the hour and once more by the day of UTC: a long range reads few rows.
+CREATE TABLE rollup_totals (
+    daily          boolean NOT NULL,
+    at             timestamptz NOT NULL, -- the hour's or the day's beginning
     livemode       boolean NOT NULL,
     status         text    NOT NULL,
     reason         text    NOT NULL,
@@ -58,15 +60,25 @@ CREATE TABLE rollup_hours (
     key_ip         bigint  NOT NULL,
     key_user_agent bigint  NOT NULL,
     key_page       bigint  NOT NULL,
-    PRIMARY KEY (hour, livemode, status, reason, code, currency)
+    PRIMARY KEY (daily, at, livemode, status, reason, code, currency)
 );
 
 CREATE TABLE rollup_delays (
-    hour     timestamptz NOT NULL,
+    daily    boolean     NOT NULL,
+    at       timestamptz NOT NULL,
     livemode boolean     NOT NULL,
     delay    smallint    NOT NULL,
     n        bigint      NOT NULL,
-    PRIMARY KEY (hour, livemode, delay)
+    PRIMARY KEY (daily, at, livemode, delay)
+);
+
+-- What the chart draws.
+CREATE TABLE rollup_hours (
+    hour     timestamptz NOT NULL,
+    livemode boolean     NOT NULL,
+    paid     bigint      NOT NULL,
+    accepted bigint      NOT NULL,
+    PRIMARY KEY (hour, livemode)
 );
 
 -- Of all times, for the gauge and the lists of what needs attention.

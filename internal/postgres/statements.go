@@ -139,38 +139,44 @@ FROM (
 ) s
 WHERE p.checkout_session_id = s.id`
 
-	// The totals and what is not yet folded into them, in one snapshot: together they are the ledger.
-	rollup = `
-FROM (
-    SELECT hour, status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
-    FROM public.rollup_hours WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
-    UNION ALL
-    SELECT hour, status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
-    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
-) r `
-
 	// What counts as paid: a trial is no sale.
 	paid = `status NOT IN ('awaiting_payment', 'payment_failed') AND NOT (status = 'skipped' AND reason = 'no_payment')`
 
+	// The totals since $1, by hours until the first whole day, $3, and by days from there, and what is not yet folded into
+	// them: in one snapshot they are the ledger. $2 is the mode. A row tells of what it is grouped by: status (0b01 is missing),
+	// currency (0b10), or of everything (0b11).
+	sqlRollupTotals = `
+SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), COALESCE(code, ''), COALESCE(upper(currency), ''),
+    sum(n)::bigint, COALESCE(sum(n) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0)::bigint,
+    LEAST(COALESCE(sum(minor) FILTER (WHERE paid), 0), 9223372036854775807)::bigint,
+    LEAST(COALESCE(sum(minor) FILTER (WHERE status = 'delivered'), 0), 9223372036854775807)::bigint,
+    sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
+    sum(key_user_agent)::bigint, sum(key_page)::bigint
+FROM (
+    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, ` + paid + ` AS paid
+    FROM public.rollup_totals WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, ` + paid + `
+    FROM public.rollup_totals WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, ` + paid + `
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) r
+GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <> 0`
+
 	sqlRollupHours = `
-SELECT hour, COALESCE(sum(n) FILTER (WHERE ` + paid + `), 0)::bigint, COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0)::bigint
-` + rollup + `GROUP BY hour HAVING sum(n) FILTER (WHERE ` + paid + `) <> 0 ORDER BY hour`
-
-	sqlRollupGroups = `
-SELECT status, reason, code, sum(n)::bigint ` + rollup + `GROUP BY 1, 2, 3 HAVING sum(n) <> 0 ORDER BY 4 DESC, 1, 2, 3`
-
-	sqlRollupValues = `
-SELECT upper(currency), LEAST(COALESCE(sum(minor) FILTER (WHERE ` + paid + `), 0), 9223372036854775807)::bigint,
-    LEAST(COALESCE(sum(minor) FILTER (WHERE status = 'delivered'), 0), 9223372036854775807)::bigint
-` + rollup + `WHERE currency <> '' AND ` + paid + ` GROUP BY 1 HAVING sum(n) <> 0 ORDER BY 1`
-
-	sqlRollupCoverage = `
-SELECT COALESCE(sum(keyed), 0)::bigint, COALESCE(sum(key_email), 0)::bigint, COALESCE(sum(key_phone), 0)::bigint, COALESCE(sum(key_ttclid), 0)::bigint,
-    COALESCE(sum(key_ttp), 0)::bigint, COALESCE(sum(key_ip), 0)::bigint, COALESCE(sum(key_user_agent), 0)::bigint, COALESCE(sum(key_page), 0)::bigint ` + rollup
+SELECT hour, sum(paid)::bigint, sum(accepted)::bigint FROM (
+    SELECT hour, paid, accepted FROM public.rollup_hours WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT hour, CASE WHEN ` + paid + ` THEN n ELSE 0 END, CASE WHEN status = 'delivered' THEN n ELSE 0 END
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) h GROUP BY hour HAVING sum(paid) <> 0 ORDER BY hour`
 
 	sqlRollupDelays = `
 SELECT delay, sum(n)::bigint FROM (
-    SELECT delay, n FROM public.rollup_delays WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    SELECT delay, n FROM public.rollup_delays WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT delay, n FROM public.rollup_delays WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
     SELECT delay, n FROM public.rollup_changes WHERE delay >= 0 AND hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) d GROUP BY delay HAVING sum(n) <> 0`
@@ -199,30 +205,36 @@ WHERE $1::boolean IS NULL OR w.livemode = $1`
 WITH gone AS (
     DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
         key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
-), hours AS (
-    INSERT INTO public.rollup_hours AS h (hour, livemode, status, reason, code, currency, n, minor, keyed,
+), totals AS (
+    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, keyed,
         key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
-    SELECT hour, livemode, status, reason, code, currency, sum(n), sum(minor), sum(keyed),
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, sum(n), sum(minor), sum(keyed),
         sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page)
-    FROM gone GROUP BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (hour, livemode, status, reason, code, currency) DO UPDATE SET
-        n = h.n + excluded.n, minor = h.minor + excluded.minor, keyed = h.keyed + excluded.keyed,
-        key_email = h.key_email + excluded.key_email, key_phone = h.key_phone + excluded.key_phone, key_ttclid = h.key_ttclid + excluded.key_ttclid,
-        key_ttp = h.key_ttp + excluded.key_ttp, key_ip = h.key_ip + excluded.key_ip, key_user_agent = h.key_user_agent + excluded.key_user_agent,
-        key_page = h.key_page + excluded.key_page
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (daily, at, livemode, status, reason, code, currency) DO UPDATE SET
+        n = t.n + excluded.n, minor = t.minor + excluded.minor, keyed = t.keyed + excluded.keyed,
+        key_email = t.key_email + excluded.key_email, key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
+        key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip, key_user_agent = t.key_user_agent + excluded.key_user_agent,
+        key_page = t.key_page + excluded.key_page
 ), delays AS (
-    INSERT INTO public.rollup_delays AS d (hour, livemode, delay, n)
-    SELECT hour, livemode, delay, sum(n) FROM gone WHERE delay >= 0 GROUP BY 1, 2, 3 HAVING sum(n) <> 0
-    ON CONFLICT (hour, livemode, delay) DO UPDATE SET n = d.n + excluded.n
+    INSERT INTO public.rollup_delays AS d (daily, at, livemode, delay, n)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, delay, sum(n)
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) WHERE delay >= 0 GROUP BY 1, 2, 3, 4
+    ON CONFLICT (daily, at, livemode, delay) DO UPDATE SET n = d.n + excluded.n
+), hours AS (
+    INSERT INTO public.rollup_hours AS h (hour, livemode, paid, accepted)
+    SELECT hour, livemode, COALESCE(sum(n) FILTER (WHERE ` + paid + `), 0), COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0)
+    FROM gone GROUP BY 1, 2
+    ON CONFLICT (hour, livemode) DO UPDATE SET paid = h.paid + excluded.paid, accepted = h.accepted + excluded.accepted
 ), statuses AS (
     INSERT INTO public.rollup_statuses AS s (livemode, status, reason, code, n)
     SELECT livemode, status, reason, code, sum(n) FROM gone GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
     ON CONFLICT (livemode, status, reason, code) DO UPDATE SET n = s.n + excluded.n
 )
-SELECT DISTINCT hour FROM gone`
+SELECT DISTINCT hour, date_trunc('day', hour, 'UTC') FROM gone`
 
 	// What has left an hour's status for good leaves the rollup, too. All of a row's sums are 0 with its count.
-	sqlFoldEmpty = `DELETE FROM public.rollup_hours WHERE hour = ANY($1) AND n = 0`
+	sqlFoldEmpty = `DELETE FROM public.rollup_totals WHERE (NOT daily AND at = ANY($1) OR daily AND at = ANY($2)) AND n = 0`
 
 	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
 

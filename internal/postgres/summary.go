@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,8 +19,10 @@ import (
 func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
 	s := purchase.Summary{Counts: make(map[purchase.Status]int), Delays: make(purchase.Delays)}
 	since = since.UTC().Truncate(time.Hour)
+	wholeDays := since.Add(24*time.Hour - 1).Truncate(24 * time.Hour)
 	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var batch pgx.Batch
+		batch.Queue(sqlRollupTotals, since, livemode, wholeDays).Query(func(rows pgx.Rows) error { return readTotals(rows, &s) })
 		batch.Queue(sqlRollupHours, since, livemode).Query(func(rows pgx.Rows) (err error) {
 			s.Hours, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (h purchase.Hour, err error) {
 				err = row.Scan(&h.At, &h.Paid, &h.Accepted)
@@ -27,21 +31,7 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 			})
 			return err
 		})
-		batch.Queue(sqlRollupGroups, since, livemode).Query(func(rows pgx.Rows) (err error) {
-			s.Groups, err = pgx.CollectRows(rows, scanGroup)
-			return err
-		})
-		batch.Queue(sqlRollupValues, since, livemode).Query(func(rows pgx.Rows) (err error) {
-			s.Values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v purchase.Value, err error) {
-				return v, row.Scan(&v.Currency, &v.PaidMinor, &v.AcceptedMinor)
-			})
-			return err
-		})
-		batch.Queue(sqlRollupCoverage, since, livemode).QueryRow(func(row pgx.Row) error {
-			w := &s.Coverage.With
-			return row.Scan(&s.Coverage.Of, &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6])
-		})
-		batch.Queue(sqlRollupDelays, since, livemode).Query(func(rows pgx.Rows) error {
+		batch.Queue(sqlRollupDelays, since, livemode, wholeDays).Query(func(rows pgx.Rows) error {
 			var step, n int
 			_, err := pgx.ForEachRow(rows, []any{&step, &n}, func() error { s.Delays[step] = n; return nil })
 			return err
@@ -56,10 +46,6 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 	for _, g := range s.Groups {
 		s.Counts[g.Status] += g.Count
 	}
-	for _, h := range s.Hours {
-		s.Paid += h.Paid
-		s.Accepted += h.Accepted
-	}
 	s.Attention = s.Counts[purchase.StatusDead] + s.Counts[purchase.StatusRejected]
 	return s, nil
 }
@@ -71,6 +57,54 @@ func (db *DB) Newest(ctx context.Context) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("look for the newest purchase: %w", err)
 	}
 	return orZero(at), nil
+}
+
+// The kinds of rows that sqlRollupTotals returns, as its GROUPING says: a bit is set for what a row is not grouped by.
+const (
+	rowOfStanding = 0b01
+	rowOfCurrency = 0b10
+	rowOfAll      = 0b11
+)
+
+func readTotals(rows pgx.Rows, s *purchase.Summary) error {
+	var kind, n, paid, accepted, of int
+	var g purchase.Group
+	var code string
+	var v purchase.Value
+	var with [purchase.MatchKeyKinds]int
+	_, err := pgx.ForEachRow(rows, []any{
+		&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor,
+		&of, &with[0], &with[1], &with[2], &with[3], &with[4], &with[5], &with[6],
+	}, func() (err error) {
+		switch kind {
+		case rowOfStanding:
+			g.Count = n
+			if g.Code, err = codeOf(code); err == nil {
+				s.Groups = append(s.Groups, g)
+			}
+		case rowOfCurrency:
+			if v.Currency != "" && paid > 0 {
+				s.Values = append(s.Values, v)
+			}
+		case rowOfAll:
+			s.Paid, s.Accepted, s.Coverage = paid, accepted, purchase.Coverage{Of: of, With: with}
+		}
+		return err
+	})
+	slices.SortFunc(s.Values, func(a, b purchase.Value) int { return cmp.Compare(a.Currency, b.Currency) })
+	slices.SortFunc(s.Groups, func(a, b purchase.Group) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Status, b.Status), cmp.Compare(a.Reason, b.Reason))
+	})
+	return err
+}
+
+// codeOf reads the rollup's code; "" is none.
+func codeOf(text string) (*int, error) {
+	if text == "" {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(text)
+	return &n, err
 }
 
 // Groups counts the purchases of all times by status, reason and code, the largest group first; livemode nil means both modes.
@@ -88,11 +122,10 @@ func (db *DB) Groups(ctx context.Context, livemode *bool) ([]purchase.Group, err
 
 func scanGroup(row pgx.CollectableRow) (g purchase.Group, err error) {
 	var code string
-	if err := row.Scan(&g.Status, &g.Reason, &code, &g.Count); err != nil || code == "" {
+	if err := row.Scan(&g.Status, &g.Reason, &code, &g.Count); err != nil {
 		return g, err
 	}
-	n, err := strconv.Atoi(code)
-	g.Code = &n
+	g.Code, err = codeOf(code)
 	return g, err
 }
 
@@ -115,12 +148,17 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 		if err != nil {
 			return err
 		}
-		touched, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+		var hour, day time.Time
+		var touched, days []time.Time
+		_, err = pgx.ForEachRow(rows, []any{&hour, &day}, func() error {
+			touched, days = append(touched, hour), append(days, day)
+			return nil
+		})
 		if err != nil || len(touched) == 0 {
 			return err
 		}
 		hours = len(touched)
-		_, err = tx.Exec(ctx, sqlFoldEmpty, touched)
+		_, err = tx.Exec(ctx, sqlFoldEmpty, touched, days)
 		return err
 	})
 	if err != nil {
