@@ -1,0 +1,47 @@
+package postgres
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/dev/pglocal/pgtest"
+	"purchase-relay/internal/secret"
+)
+
+// A plan that is kept is often made while the ledger is still empty, and then it grows: no webhook may read a table from end to end.
+func TestPlansOfAnEmptyLedger(t *testing.T) {
+	url := secret.Text(pgtest.Database(t))
+	if _, err := Migrate(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for name, sql := range map[string]string{"events": sqlKnownEvents, "sessions": sqlSessionStates, "profiles": sqlKnownProfiles, "lock": sqlLockPurchases} {
+		for _, statement := range []string{"SET plan_cache_mode = force_generic_plan", "PREPARE " + name + " (text[]) AS " + sql} {
+			if _, err := conn.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, err := conn.Query(t.Context(), "EXPLAIN EXECUTE "+name+" ('{a,b}')", pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(plan, "\n"); !strings.Contains(text, "Index") || strings.Contains(text, "Seq Scan") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+}
