@@ -15,7 +15,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check licences vuln fuzz bench profile chaos build
+.PHONY: help run up test check licences vuln fuzz bench profile screenshots chaos build
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ profile: ## Write profiles of both binaries under load into .local/profiles, for
 
 chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run; MODE all, kept or wiped.
 	@go build -race -o .local/bin/chaos ./internal/dev/cmd/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -only '$(ONLY)' -waiting $(WAITING)
+
+screenshots: ## The README's pictures, from a made-up ledger (needs Chromium; installed where apt-get may).
+	go run ./internal/dev/cmd/screenshots
 
 build: ## Both binaries, static, into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...

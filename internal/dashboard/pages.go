@@ -2,7 +2,9 @@ package dashboard
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -12,9 +14,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"crypto/sha256"
-	"encoding/hex"
 
 	"purchase-relay/internal/purchase"
 )

@@ -21,7 +21,7 @@ import (
 
 // show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is away the page is
 // one that says so.
-func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, status int, name string, f frame) {
+func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) {
 	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 	defer cancel()
 	groups, err := d.Ledger.Groups(ctx, nil)
@@ -40,7 +40,7 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, status int, nam
 		}
 	}
 	f.Version, f.Now = d.Version, d.Now()
-	if err := d.pages.render(w, status, name, f); err != nil {
+	if err := d.pages.render(w, http.StatusOK, name, f); err != nil {
 		d.Log.Error("A page could not be made", zap.Error(err))
 		d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
 	}
@@ -144,7 +144,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	p.Reasons = d.reasons(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
-	d.show(w, r, http.StatusOK, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
+	d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
 }
 
 func upMood(state string) string {
@@ -352,7 +352,7 @@ func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) {
 		c.Chosen = c.Value == p.Mode
 		p.Modes = append(p.Modes, c)
 	}
-	d.show(w, r, http.StatusOK, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
+	d.show(w, r, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
 }
 
 func link(path string, values url.Values) string {
@@ -468,7 +468,7 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 	if body := d.body(&history); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
 		p.Body = pretty.String()
 	}
-	d.show(w, r, http.StatusOK, "purchase", frame{
+	d.show(w, r, "purchase", frame{
 		Title: "Purchase " + short(entry.ID), Here: "purchases", Path: "/purchases/" + entry.ID, Notice: noticeOf(values), Page: p,
 	})
 }
@@ -566,7 +566,7 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	if asked != "" {
 		values.Set("code", asked)
 	}
-	d.show(w, r, http.StatusOK, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
+	d.show(w, r, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
 }
 
 func codeText(code *int) string {
@@ -652,7 +652,7 @@ func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) {
 	if len(s.IDs) > 0 {
 		p.Unfit = len(s.IDs) - p.Count
 	}
-	d.show(w, r, http.StatusOK, "confirm", frame{Title: "Replay", Page: p})
+	d.show(w, r, "confirm", frame{Title: "Replay", Page: p})
 }
 
 // backOf is where a form came from: one of our own pages.
@@ -678,5 +678,5 @@ func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) {
 		d.refuse(w, r, status, sentence)
 		return
 	}
-	http.Redirect(w, r, backOf(form)+"?replayed="+strconv.Itoa(n), http.StatusSeeOther)
+	http.Redirect(w, r, backOf(form)+"?replayed="+strconv.Itoa(n), http.StatusSeeOther) //nolint:gosec // backOf returns our own paths alone
 }

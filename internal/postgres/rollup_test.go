@@ -210,6 +210,25 @@ func (l *ledger) count(t *rapid.T, since time.Time, livemode *bool) purchase.Sum
 	return s
 }
 
+// A flood of changes leaves nothing behind that slows readers down: they pass through all of the notes' pages.
+func TestFoldingLeavesNoHoles(t *testing.T) {
+	l := newLedger(t)
+	size := func() int { return ask[int](l, `SELECT pg_relation_size('rollup_changes')`) }
+	if _, err := l.conn.Exec(t.Context(), `INSERT INTO purchases (checkout_session_id, status, mode, livemode, created_at)
+		SELECT 'cs_' || i, 'pending', 'payment', true, now() - make_interval(hours => i) FROM generate_series(1, 20000) i`); err != nil {
+		t.Fatal(err)
+	}
+	if before := size(); before < 1<<20 {
+		t.Fatalf("only %d bytes of changes", before)
+	}
+	if hours, err := l.Fold(t.Context()); err != nil || hours < 20000 {
+		t.Fatalf("%d hours, %v", hours, err)
+	}
+	if after := size(); after > 1<<16 {
+		t.Errorf("%d bytes after folding", after)
+	}
+}
+
 // Every filter, alone and with others, pages through exactly the rows that match, newest first, whatever the page's size.
 func TestEntriesPageThroughEverything(t *testing.T) {
 	l := newLedger(t)

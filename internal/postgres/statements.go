@@ -239,6 +239,11 @@ SELECT DISTINCT hour, date_trunc('day', hour, 'UTC') FROM gone`
 	// What has left an hour's status for good leaves the rollup, too. All of a row's sums are 0 with its count.
 	sqlFoldEmpty = `DELETE FROM public.rollup_totals WHERE (NOT daily AND at = ANY($1) OR daily AND at = ANY($2)) AND n = 0`
 
+	// What was folded away leaves holes, which every reader passes by. Autovacuum comes once a minute; a role that does not own
+	// the table is told no, without an error, and relies on that.
+	sqlChangesSize = `SELECT pg_relation_size('public.rollup_changes')`
+	sqlTidyChanges = `VACUUM (SKIP_LOCKED) public.rollup_changes`
+
 	sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
 
 	// The index on this very expression answers it.

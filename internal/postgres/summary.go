@@ -164,7 +164,28 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("fold the rollup: %w", err)
 	}
-	return hours, nil
+	if hours > 0 {
+		err = db.tidyChanges(ctx)
+	}
+	return hours, err
+}
+
+// tidyAbove is the size, in bytes, from which the notes of changes are tidied after a folding: it takes milliseconds.
+const tidyAbove = 1 << 20
+
+// tidyChanges keeps the notes of changes as small as they are few: each figure's reader passes through all of them.
+func (db *DB) tidyChanges(ctx context.Context) error {
+	var size int64
+	if err := db.pool.QueryRow(ctx, sqlChangesSize).Scan(&size); err != nil {
+		return fmt.Errorf("look at the rollup: %w", err)
+	}
+	if size < tidyAbove {
+		return nil
+	}
+	if _, err := db.pool.Exec(ctx, sqlTidyChanges); err != nil {
+		return fmt.Errorf("tidy the rollup: %w", err)
+	}
+	return nil
 }
 
 // OutboxState says how many purchases wait for the relay, and since when the oldest does (zero: none).

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -104,8 +105,8 @@ type stage struct {
 
 func (s *stage) close() error {
 	var errs []error
-	for i := len(s.closes) - 1; i >= 0; i-- {
-		errs = append(errs, s.closes[i]())
+	for _, end := range slices.Backward(s.closes) {
+		errs = append(errs, end())
 	}
 	return errors.Join(errs...)
 }
