@@ -108,54 +108,68 @@ LANGUAGE sql STABLE AS $$
 $$;
 -- +goose StatementEnd
 
--- With the owner's rights: whoever may change a purchase needs none on the rollup, also while an older binary runs beside a newer one.
+-- They run with the owner's rights: whoever may change a purchase needs none on the rollup, also while an older binary runs beside a newer one.
+
+-- A new purchase is on the webhook's way: no sum, one note each.
 -- +goose StatementBegin
-CREATE FUNCTION rollup_note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION rollup_note_new() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
-            key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
-        SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, count(*), sum(t.minor), sum(t.keyed),
-            sum(t.keys & 1), sum(t.keys >> 1 & 1), sum(t.keys >> 2 & 1), sum(t.keys >> 3 & 1), sum(t.keys >> 4 & 1), sum(t.keys >> 5 & 1), sum(t.keys >> 6 & 1)
-        FROM after_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
-            p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
-        GROUP BY 1, 2, 3, 4, 5, 6, 7;
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
-            key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
-        SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, -count(*), -sum(t.minor), -sum(t.keyed),
-            -sum(t.keys & 1), -sum(t.keys >> 1 & 1), -sum(t.keys >> 2 & 1), -sum(t.keys >> 3 & 1), -sum(t.keys >> 4 & 1), -sum(t.keys >> 5 & 1), -sum(t.keys >> 6 & 1)
-        FROM before_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
-            p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
-        GROUP BY 1, 2, 3, 4, 5, 6, 7;
-    ELSE
-        INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
-            key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
-        SELECT d.hour, d.livemode, d.status, d.reason, d.code, d.money, d.delay, d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6
-        FROM (
-            SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, sum(p.sign) AS n, sum(p.sign * t.minor) AS minor, sum(p.sign * t.keyed) AS keyed,
-                sum(p.sign * (t.keys & 1)) AS b0, sum(p.sign * (t.keys >> 1 & 1)) AS b1, sum(p.sign * (t.keys >> 2 & 1)) AS b2,
-                sum(p.sign * (t.keys >> 3 & 1)) AS b3, sum(p.sign * (t.keys >> 4 & 1)) AS b4, sum(p.sign * (t.keys >> 5 & 1)) AS b5, sum(p.sign * (t.keys >> 6 & 1)) AS b6
-            FROM (
-                SELECT 1 AS sign, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys FROM after_rows
-                UNION ALL
-                SELECT -1, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys FROM before_rows
-            ) p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
-                p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
-            GROUP BY 1, 2, 3, 4, 5, 6, 7
-        ) d -- most updates change nothing that is counted
-        WHERE (d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
+    SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, 1, t.minor, t.keyed,
+        t.keys & 1, t.keys >> 1 & 1, t.keys >> 2 & 1, t.keys >> 3 & 1, t.keys >> 4 & 1, t.keys >> 5 & 1, t.keys >> 6 & 1
+    FROM after_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
+        p.purchased_at, p.created_at, p.finished_at, p.match_keys) t;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION rollup_note_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM after_rows) THEN -- the half of an INSERT … ON CONFLICT that did nothing
+        RETURN NULL;
     END IF;
+    INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
+    SELECT d.hour, d.livemode, d.status, d.reason, d.code, d.money, d.delay, d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6
+    FROM (
+        SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, sum(p.sign) AS n, sum(p.sign * t.minor) AS minor, sum(p.sign * t.keyed) AS keyed,
+            sum(p.sign * (t.keys & 1)) AS b0, sum(p.sign * (t.keys >> 1 & 1)) AS b1, sum(p.sign * (t.keys >> 2 & 1)) AS b2,
+            sum(p.sign * (t.keys >> 3 & 1)) AS b3, sum(p.sign * (t.keys >> 4 & 1)) AS b4, sum(p.sign * (t.keys >> 5 & 1)) AS b5, sum(p.sign * (t.keys >> 6 & 1)) AS b6
+        FROM (
+            SELECT 1 AS sign, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys FROM after_rows
+            UNION ALL
+            SELECT -1, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys FROM before_rows
+        ) p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
+            p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ) d -- most updates change nothing that is counted
+    WHERE (d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION rollup_note_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
+    SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, -count(*), -sum(t.minor), -sum(t.keyed),
+        -sum(t.keys & 1), -sum(t.keys >> 1 & 1), -sum(t.keys >> 2 & 1), -sum(t.keys >> 3 & 1), -sum(t.keys >> 4 & 1), -sum(t.keys >> 5 & 1), -sum(t.keys >> 6 & 1)
+    FROM before_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
+        p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
+    GROUP BY 1, 2, 3, 4, 5, 6, 7;
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
 
 CREATE TRIGGER rollup_inserted AFTER INSERT ON purchases REFERENCING NEW TABLE AS after_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION rollup_note();
+    FOR EACH STATEMENT EXECUTE FUNCTION rollup_note_new();
 CREATE TRIGGER rollup_updated AFTER UPDATE ON purchases REFERENCING OLD TABLE AS before_rows NEW TABLE AS after_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION rollup_note();
+    FOR EACH STATEMENT EXECUTE FUNCTION rollup_note_changed();
 CREATE TRIGGER rollup_deleted AFTER DELETE ON purchases REFERENCING OLD TABLE AS before_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION rollup_note();
+    FOR EACH STATEMENT EXECUTE FUNCTION rollup_note_gone();
 
 -- What is there already.
 INSERT INTO rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
