@@ -24,8 +24,8 @@ type config struct {
 	DatabaseURL         secret.Text   `name:"database-url" help:"Postgres, for instance postgres://user:password@host:5432/database. Required."`
 	MigrateDatabaseURL  secret.Text   `name:"migrate-database-url" help:"The schema owner's URL, when the runtime role may not run DDL. Default: DATABASE_URL."`
 	IngestAddr          string        `default:":8080" help:"Public listener: POST /webhooks/stripe and GET /healthz, nothing else."`
-	AdminAddr           string        `default:"127.0.0.1:8081" help:"Private listener: /api/v1, /metrics, /healthz, /readyz."`
-	AdminToken          secret.Text   `help:"Needed for the API (Bearer, or the password of Basic). May be empty on a loopback ADMIN_ADDR only."`
+	AdminAddr           string        `default:"127.0.0.1:8081" help:"Private listener: the dashboard, /api/v1, /metrics, /healthz, /readyz."`
+	AdminToken          secret.Text   `help:"Needed for dashboard and API (Bearer, or the password of Basic). May be empty on a loopback ADMIN_ADDR only."`
 	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
 	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
 	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`

@@ -241,7 +241,7 @@ func (s *stack) printAddresses() {
 Everything is up. Ctrl-C stops it; the data stays for the next start; logs are in %s.
 
   webhook        http://%s/webhooks/stripe   (signing secret %s)
-  ingest admin   http://%s/api/v1/summary · /metrics · /readyz
+  dashboard      http://%s/   (beside it /api/v1/…, /metrics, /readyz)
   worker admin   http://%s/readyz · /metrics
   TikTok (sim)   http://%s/events · /stats · POST /faults
   NATS           %s
