@@ -112,8 +112,10 @@ func newLedger() *ledger {
 			Coverage: purchase.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}}, Delays: purchase.Delays{16: 6, 30: 1},
 		},
 		groups: []purchase.Group{
-			{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
-			{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Count: 1}, {Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
+			{Status: purchase.StatusDelivered, Count: 7},
+			{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
+			{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Count: 1},
+			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
 		},
 		history: purchase.History{
 			Purchase: purchase.Purchase{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, At: now}, Generation: 1, Envelope: []byte("{}"),

@@ -559,7 +559,9 @@ func TestSummary(t *testing.T) {
 		Attention: 1, Oldest: base, Paid: 4, Accepted: 1,
 		Hours: []purchase.Hour{{At: base.Truncate(time.Hour), Paid: 4, Accepted: 1}},
 		Groups: []purchase.Group{
-			{Status: purchase.StatusPending, Count: 2}, {Status: purchase.StatusAwaitingPayment, Count: 1}, {Status: purchase.StatusDelivered, Count: 1},
+			{Status: purchase.StatusPending, Count: 2},
+			{Status: purchase.StatusAwaitingPayment, Count: 1},
+			{Status: purchase.StatusDelivered, Count: 1},
 			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
 		},
 		Coverage: purchase.Coverage{Of: 3, With: [purchase.MatchKeyKinds]int{3}}, Delays: purchase.Delays{0: 1},
