@@ -28,6 +28,7 @@ type Mark struct {
 	Generation int
 	Sequence   uint64
 	At         time.Time // when the stream had it; zero: now
+	First      time.Time // the claim's FirstPublished: a ledger that was emptied meanwhile holds another life's row; zero: not looked at
 }
 
 // Publication is a purchase message to be published.

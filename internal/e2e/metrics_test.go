@@ -17,6 +17,7 @@ import (
 // promised are the names and labels that dashboards and alerts elsewhere may rely on.
 var promised = map[string]string{
 	"purchase_relay_webhooks_total": "result type", "purchase_relay_webhook_duration_seconds": "result",
+	"purchase_relay_purchases":      "status",
 	"purchase_relay_outbox_pending": "", "purchase_relay_outbox_oldest_age_seconds": "", "purchase_relay_publishes_total": "result",
 	"purchase_relay_consumer_pending": "", "purchase_relay_consumer_ack_pending": "", "purchase_relay_attempts_total": "class code",
 	"purchase_relay_attempt_duration_seconds": "", "purchase_relay_batch_size": "", "purchase_relay_acceptance_delay_seconds": "",

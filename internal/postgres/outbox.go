@@ -42,12 +42,12 @@ func (db *DB) Published(ctx context.Context, marks []contract.Mark) error {
 	if len(marks) == 0 {
 		return nil
 	}
-	ats := make([]*time.Time, len(marks))
+	ats, firsts := make([]*time.Time, len(marks)), make([]*time.Time, len(marks))
 	for i, m := range marks {
-		ats[i] = nullableTime(m.At)
+		ats[i], firsts[i] = nullableTime(m.At), nullableTime(m.First)
 	}
 	ids, generations, sequences := columnsOf(marks)
-	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ats); err != nil {
+	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ats, firsts); err != nil {
 		return fmt.Errorf("mark %d purchases published: %w", len(marks), err)
 	}
 	return nil

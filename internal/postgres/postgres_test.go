@@ -236,6 +236,29 @@ func TestOutcomeMakesTheMarkNeedless(t *testing.T) {
 	}
 }
 
+// A mark that was late is of another life's row, where the ledger was emptied meanwhile and heard of the purchase again.
+func TestMarkOfAnotherLife(t *testing.T) {
+	l := newLedger(t)
+	r := receipt("evt_1", "cs_1", purchase.StatusPending, "")
+	r.Claim = true
+	first := l.record(r).Claimed
+	if _, err := l.conn.Exec(t.Context(), `TRUNCATE purchases, profiles, stripe_events`); err != nil {
+		t.Fatal(err)
+	}
+	second := l.record(r).Claimed
+	for _, tc := range []struct {
+		first time.Time
+		want  string
+	}{{first, "pending"}, {second, "published"}} {
+		if err := l.Published(t.Context(), []contract.Mark{{ID: "cs_1", Generation: 1, Sequence: 1, At: base, First: tc.first}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask[string](l, `SELECT status FROM purchases`); got != tc.want {
+			t.Errorf("%s, want %s", got, tc.want)
+		}
+	}
+}
+
 // What the ledger refuses harms only itself, whatever it was written together with.
 func TestRecordIsolatesTheBadOne(t *testing.T) {
 	l := newLedger(t)

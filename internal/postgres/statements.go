@@ -93,10 +93,11 @@ RETURNING checkout_session_id, livemode, generation, first_published_at, envelop
 	// where the stream knew the lower one's message id. The rows are locked in key order, as everywhere.
 	sqlPublished = `
 WITH marks AS (
-    SELECT m.id, m.generation, m.sequence, m.at FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[]) AS m (id, generation, sequence, at)
+    SELECT m.id, m.generation, m.sequence, m.at, m.first
+    FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[], $5::timestamptz[]) AS m (id, generation, sequence, at, first)
 ), open AS (
     SELECT p.checkout_session_id FROM public.purchases p JOIN marks m ON p.checkout_session_id = m.id
-    WHERE p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)
+    WHERE p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL) AND (m.first IS NULL OR m.first = p.first_published_at)
     ORDER BY p.checkout_session_id FOR UPDATE OF p
 )
 UPDATE public.purchases p SET

@@ -88,7 +88,7 @@ func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
 			Name: "purchase_relay_publishes_total", Help: "Purchases handed to the queue, by result.",
 		}, []string{"result"}),
 	}
-	for _, result := range []string{"ok", "still_queued", "failed"} {
+	for _, result := range []string{"ok", "still_queued", "duplicate", "failed"} {
 		r.publishes.WithLabelValues(result) // from 0: an increase from nothing at all would not be seen
 	}
 	reg.MustRegister(r.publishes)
@@ -123,10 +123,10 @@ func (r *Relay) Offer(c contract.Claim) {
 	}
 }
 
-func (r *Relay) take(most int) []contract.Claim {
+func (r *Relay) take() []contract.Claim {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := min(most, len(r.offered))
+	n := min(batchSize, len(r.offered))
 	taken := r.offered[:n:n]
 	if r.offered = r.offered[n:]; len(r.offered) == 0 {
 		r.offered = nil
@@ -186,7 +186,7 @@ func (r *Relay) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	var err error
-	for claims := r.take(batchSize); len(claims) > 0 && err == nil; claims = r.take(batchSize) {
+	for claims := r.take(); len(claims) > 0 && err == nil; claims = r.take() {
 		err = r.publish(ctx, claims)
 	}
 	if err = errors.Join(err, r.mark(ctx, time.Time{})); err != nil {
@@ -201,7 +201,7 @@ func (r *Relay) once(ctx context.Context, look bool) (again bool, err error) {
 	if err := r.mark(ctx, time.Now().Add(-markAfter)); err != nil {
 		return false, err
 	}
-	for claims := r.take(batchSize); len(claims) > 0; claims = r.take(batchSize) {
+	for claims := r.take(); len(claims) > 0; claims = r.take() {
 		if err := r.publish(ctx, claims); err != nil {
 			return false, err
 		}
@@ -334,7 +334,7 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 			released, failed = append(released, c.ID), res.Err
 			continue
 		}
-		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, At: now})
+		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, At: now, First: c.FirstPublished})
 	}
 	return marks, released, failed
 }
