@@ -120,7 +120,7 @@ func TestObservabilityProfile(t *testing.T) {
 	}
 	for _, name := range []string{"prometheus", "grafana"} {
 		s := compose.Services[name]
-		if strings.Join(s.Profiles, " ") != "observability" || !regexp.MustCompile(`:v?\d+\.\d+\.\d+$`).MatchString(s.Image) || len(s.Ports) != 1 || !strings.HasPrefix(s.Ports[0], "127.0.0.1:") {
+		if strings.Join(s.Profiles, " ") != "observability" || !regexp.MustCompile(`:v?\d+\.\d+\.\d+}$`).MatchString(s.Image) || len(s.Ports) != 1 || !strings.HasPrefix(s.Ports[0], "127.0.0.1:") {
 			t.Errorf("%s: %+v", name, s)
 		}
 		mounted := 0

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -725,5 +727,68 @@ func TestOldestOutcome(t *testing.T) {
 	}
 	if at, err := s.OldestOutcome(t.Context()); err == nil {
 		t.Errorf("a stream that is gone has an oldest outcome of %s", at)
+	}
+}
+
+// A server that was killed may find a message again whose acknowledgement its consumer remembers: it is delivered to nobody any more,
+// and must not count as an outcome that waits for ever.
+func TestOldestOutcomeIsNotAnOrphan(t *testing.T) {
+	s := newSite(t)
+	tell := func(id string) {
+		t.Helper()
+		for _, err := range s.Outcomes(t.Context(), []contract.Outcome{{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)}}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var oldest time.Time
+	ask := func() {
+		t.Helper()
+		s.await("an answer", func() (ok bool) {
+			var err error
+			oldest, err = s.OldestOutcome(t.Context())
+			return err == nil
+		})
+	}
+	restart := func(between func(messages string)) {
+		t.Helper()
+		if err := s.server.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		between(filepath.Join(s.dir, "jetstream", "$G", "streams", contract.StreamOutcomes, "msgs"))
+		s.start()
+		s.await("the connection", s.Connected)
+	}
+	tell("cs_1")
+	kept := filepath.Join(t.TempDir(), "msgs")
+	restart(func(messages string) {
+		if err := os.CopyFS(kept, os.DirFS(messages)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for _, m := range s.fetch(s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder), 10) {
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart(func(messages string) {
+		if err := errors.Join(os.RemoveAll(messages), os.CopyFS(messages, os.DirFS(kept))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	stream, err := s.raw.Stream(t.Context(), contract.StreamOutcomes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 1 {
+		t.Fatalf("the stream holds %d messages: no orphan was made", n)
+	}
+	if ask(); !oldest.IsZero() {
+		t.Errorf("nothing waits, and the oldest is of %s", oldest)
+	}
+	tell("cs_2")
+	if ask(); oldest.Equal(stream.CachedInfo().State.FirstTime) {
+		t.Error("one waits, and the orphan counts")
 	}
 }
