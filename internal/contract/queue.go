@@ -9,9 +9,6 @@ import (
 // ClaimFor is how long a claim on a pending purchase stands; far longer than a publish may take (5 s).
 const ClaimFor = 30 * time.Second
 
-// HandedFor is how long the claim of a purchase stands that was made where it was recorded.
-const HandedFor = 10 * time.Second
-
 // Claim is one pending purchase of the ledger that a relay may publish.
 type Claim struct {
 	ID             string

@@ -167,8 +167,7 @@ func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64,
 
 // OldestOutcome returns when the oldest outcome that is not recorded yet was published; zero: none waits. What is recorded leaves the
 // stream; only a killed server may find a message again whose acknowledgement its consumer remembers. Nobody will ever get that one, so
-// that the recorder's consumer is asked, too: where such a message lies first, its last acknowledgement stands for the oldest outcome.
-// An error is temporary.
+// that the recorder's consumer is asked, too, whether anything waits. An error is temporary.
 func (c *Conn) OldestOutcome(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -184,15 +183,10 @@ func (c *Conn) OldestOutcome(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("ask consumer %s on %s what waits: %w", contract.ConsumerRecorder, contract.StreamOutcomes, err)
 	}
-	switch info := recorder.CachedInfo(); {
-	case info.NumPending == 0 && info.NumAckPending == 0:
+	if info := recorder.CachedInfo(); info.NumPending == 0 && info.NumAckPending == 0 {
 		return time.Time{}, nil
-	case state.FirstSeq > info.AckFloor.Stream:
-		return state.FirstTime, nil
-	case info.AckFloor.Last != nil:
-		return *info.AckFloor.Last, nil
 	}
-	return time.Time{}, nil // a server that was just started has forgotten when
+	return state.FirstTime, nil
 }
 
 // queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.

@@ -280,7 +280,7 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 		ats[i], finished[i], envelopes[i], keys[i] = nullableTime(p.At), p.finished, p.envelope, p.keys
 	}
 	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys,
-		claimed, contract.HandedFor.Seconds())
+		claimed, contract.ClaimFor.Seconds())
 }
 
 // newUUID returns a random UUID, version 4: the hash of a profile's id goes to TikTok and must not be guessable.

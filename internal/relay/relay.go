@@ -112,7 +112,7 @@ func (r *Relay) Ready() bool {
 }
 
 // Offer hands a purchase over that was claimed where it was recorded, after the commit: the ledger need not be asked for it. It never
-// blocks. What is offered and not published (a crash) stays claimed for contract.HandedFor, and is then found on the ledger.
+// blocks. What is offered and not published (a crash) stays claimed for contract.ClaimFor, and is then found on the ledger.
 func (r *Relay) Offer(c contract.Claim) {
 	r.mu.Lock()
 	r.offered = append(r.offered, c)
