@@ -553,8 +553,10 @@ func (w *watched) guardNATS() {
 	w.t.Helper()
 	file := filepath.Join(w.t.TempDir(), "nats.conf")
 	conf := `
-accounts { APP { jetstream: enabled, users: [{user: app, password: app, permissions: {subscribe: {deny: ["workers.>"]}}}] } }
-no_auth_user: app
+accounts { APP { jetstream: enabled, users: [
+  {user: ingest, password: ` + ingestPassword + `, permissions: {subscribe: {deny: ["workers.>"]}}}
+  {user: worker, password: ` + workerPassword + `}
+] } }
 `
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		w.t.Fatal(err)
