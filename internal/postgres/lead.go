@@ -27,21 +27,17 @@ func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, e
 	return deaths, nil
 }
 
-// leadAlarm is the advisory lock of the one process that tells people.
-const leadAlarm = 7102
-
 // Lead is a role that one process at a time has among all that share the ledger. It is an advisory lock of a connection of its own: a
 // process that dies, or loses its connection, loses the role. It is safe for concurrent use.
 type Lead struct {
-	db  *DB
-	key int64
+	db *DB
 
 	mu   sync.Mutex
 	conn *pgxpool.Conn // nil: somebody else leads, as far as we know
 }
 
 // LeadAlarm returns the role of telling people of troubles.
-func (db *DB) LeadAlarm() *Lead { return &Lead{db: db, key: leadAlarm} }
+func (db *DB) LeadAlarm() *Lead { return &Lead{db: db} }
 
 // Hold says whether this process has the role now, and takes it where nobody has.
 func (l *Lead) Hold(ctx context.Context) (bool, error) {
@@ -60,7 +56,7 @@ func (l *Lead) Hold(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("take the role of telling: %w", err)
 	}
 	var taken bool
-	if err := conn.QueryRow(ctx, sqlTryLead, l.key).Scan(&taken); err != nil || !taken {
+	if err := conn.QueryRow(ctx, sqlTryLead).Scan(&taken); err != nil || !taken {
 		conn.Release()
 		return false, err
 	}

@@ -679,7 +679,7 @@ func TestLead(t *testing.T) {
 	first.Release()
 	check(second, true)
 	check(first, false)
-	if n := ask[int](l, `SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7102 AND granted`); n != 1 {
+	if n := ask[int](l, `SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7103 AND granted`); n != 1 {
 		t.Fatalf("%d hold the lock", n)
 	}
 	if got, err := second.Hold(t.Context()); err == nil || got {

@@ -1,10 +1,12 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -151,6 +153,29 @@ func (r *roles) open() *DB {
 	}
 	r.t.Cleanup(db.Close)
 	return db
+}
+
+// The one that tells people holds its lock as long as it lives. A replica that starts meanwhile gets its rights, and the rollup goes on.
+func TestALeaderStopsNobody(t *testing.T) {
+	r := newRoles(t)
+	r.migrate()
+	db := r.open()
+	lead := db.LeadAlarm()
+	defer lead.Release()
+	if taken, err := lead.Hold(t.Context()); err != nil || !taken {
+		t.Fatalf("the lead: %t, %v", taken, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := Grant(ctx, r.owner, r.runtime); err != nil {
+		t.Errorf("grant: %v", err)
+	}
+	if _, err := r.admin.Exec(ctx, `INSERT INTO public.purchases (checkout_session_id, status, mode, livemode, created_at) VALUES ('cs_1', 'pending', 'subscription', true, now())`); err != nil {
+		t.Fatal(err)
+	}
+	if hours, err := db.Fold(ctx); err != nil || hours != 1 {
+		t.Errorf("fold: %d hours, %v", hours, err)
+	}
 }
 
 // A runtime role without rights is told of with its remedy, whatever it lacks.

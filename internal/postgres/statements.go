@@ -1,5 +1,15 @@
 package postgres
 
+// The numbers of the advisory locks, no two alike: the leader holds its own as long as it lives. The first two are seeds of the
+// keys' hash.
+const (
+	lockSessions = "7101"
+	lockEmails   = "7102"
+	lockLead     = "7103"
+	lockRollup   = "7104"
+	lockGrants   = "7105"
+)
+
 // Every statement, by name. A test prepares each against the migrated schema. Columns are named, never *.
 const (
 	sqlHasVersions  = `SELECT to_regclass('public.goose_db_version') IS NOT NULL`
@@ -24,14 +34,14 @@ SELECT set_config('idle_in_transaction_session_timeout', '10000', false), set_co
 SELECT r.privilege || ' on ' || r.tab FROM unnest($1::text[], $2::text[]) AS r (tab, privilege)
 WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDER BY r.tab, r.privilege`
 
-	sqlLockGrants = `SELECT pg_advisory_xact_lock(7102)`
+	sqlLockGrants = `SELECT pg_advisory_xact_lock(` + lockGrants + `)`
 	sqlMayCreate  = `SELECT has_schema_privilege('public', 'CREATE')`
 
 	// One session's events are taken one after the other, over all replicas: the decision between them needs the one before. So are
 	// one customer's: a new profile's id is chosen before it is written. The keys come in order; the locks end with the transaction;
 	// the hash's rare equal for two keys only makes them wait.
-	sqlLockSessions = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, 7101))) FROM unnest($1::text[]) AS k`
-	sqlLockEmails   = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, 7102))) FROM unnest($1::text[]) AS k`
+	sqlLockSessions = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockSessions + `))) FROM unnest($1::text[]) AS k`
+	sqlLockEmails   = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockEmails + `))) FROM unnest($1::text[]) AS k`
 
 	sqlKnownEvents   = `SELECT event_id FROM public.stripe_events WHERE event_id = ANY($1)`
 	sqlSessionStates = `SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
@@ -203,7 +213,7 @@ WHERE $1::boolean IS NULL OR w.livemode = $1`
 	sqlLastEvent = `SELECT max(received_at) FROM public.stripe_events`
 
 	// One of the replicas folds at a time; the others find nothing to do.
-	sqlLockRollup = `SELECT pg_try_advisory_xact_lock(7102)`
+	sqlLockRollup = `SELECT pg_try_advisory_xact_lock(` + lockRollup + `)`
 
 	sqlFold = `
 WITH gone AS (
@@ -256,7 +266,7 @@ FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
 GROUP BY reason ORDER BY reason`
 
 	// A session's lock: it stands until it is given back or the connection ends.
-	sqlTryLead = `SELECT pg_try_advisory_lock($1)`
+	sqlTryLead = `SELECT pg_try_advisory_lock(` + lockLead + `)`
 
 	// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
 	// holds is asked for once a grace, not once a sweep.
