@@ -1,6 +1,7 @@
 package purchase
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/mail"
@@ -181,9 +182,17 @@ func cleanUserAgent(raw string) string {
 	return s
 }
 
-// personalParams are query parameters that shops put personal data into; no plain address, phone or name
+// personalParam says whether a query parameter is one that shops put personal data into; no plain address, phone or name
 // may enter the queue, whatever page the buyer came from.
-var personalParams = regexp.MustCompile(`(?i)(e-?mail|phone|mobile|^tel$|name|address|street|token|password|secret)`)
+func personalParam(key string) bool {
+	key = strings.ToLower(strings.ToUpper(key)) // ſ is an s, too
+	for _, word := range []string{"email", "e-mail", "phone", "mobile", "name", "address", "street", "token", "password", "secret"} {
+		if strings.Contains(key, word) {
+			return true
+		}
+	}
+	return key == "tel"
+}
 
 // maxURL bounds a URL, in bytes: what browsers and servers commonly take.
 const maxURL = 2048
@@ -219,7 +228,7 @@ func cleanQuery(query string) string {
 		plainKey, keyErr := url.QueryUnescape(key)
 		plainValue, valueErr := url.QueryUnescape(value)
 		if keyErr != nil || valueErr != nil || !printable(plainKey) || !printable(plainValue) ||
-			personalParams.MatchString(plainKey) || namesEmail(plainKey) || namesEmail(plainValue) {
+			personalParam(plainKey) || namesEmail(plainKey) || namesEmail(plainValue) {
 			continue
 		}
 		if pair != "" {
@@ -232,6 +241,10 @@ func cleanQuery(query string) string {
 // printable says whether a text is valid UTF-8 without control characters (NUL and line ends included).
 func printable(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
+}
+
+func printableBytes(s []byte) bool {
+	return utf8.Valid(s) && bytes.IndexFunc(s, unicode.IsControl) < 0
 }
 
 // MatchKeyKinds is how many kinds of match keys are counted.

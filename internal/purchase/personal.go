@@ -3,9 +3,11 @@ package purchase
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"iter"
 	"net/url"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // buyer is what must not be said of a buyer in plain text, to find it in what a shop wrote into a checkout's metadata.
@@ -29,16 +31,19 @@ func newBuyer(email string, c *Checkout) buyer {
 
 // in says whether a text names the buyer, or anybody's e-mail address, in any of its readings.
 func (b buyer) in(text string) bool {
-	for _, reading := range readings(text) {
-		switch {
-		case namesEmail(reading),
-			b.email != "" && strings.Contains(strings.ToLower(reading), b.email),
-			b.phone != "" && strings.Contains(only(unicode.IsDigit, reading), b.phone),
-			b.name != "" && strings.Contains(only(unicode.IsLetter, reading), b.name):
+	for reading := range readings(text) {
+		if b.plainIn(reading) {
 			return true
 		}
 	}
 	return false
+}
+
+func (b buyer) plainIn(reading string) bool {
+	return namesEmail(reading) ||
+		b.email != "" && strings.Contains(strings.ToLower(reading), b.email) ||
+		b.phone != "" && strings.Contains(only(unicode.IsDigit, reading), b.phone) ||
+		b.name != "" && strings.Contains(only(unicode.IsLetter, reading), b.name)
 }
 
 // outOf returns a text, or "" where it names the buyer.
@@ -63,60 +68,77 @@ func (b buyer) outOfURL(clean string) string {
 
 // readings are a text as it stands, with its escapes undone as often as there are any (three times at most), and each with
 // what its longer words say in base64 or hexadecimal.
-func readings(text string) []string {
-	list := []string{text}
-	for range 3 {
-		plain, err := url.PathUnescape(list[len(list)-1])
-		if err != nil || plain == list[len(list)-1] {
-			break
-		}
-		list = append(list, plain)
-	}
-	for _, reading := range list {
-		for _, notWord := range []func(r rune) bool{notBase64, notBase64OfURL} {
-			for word := range strings.FieldsFuncSeq(reading, notWord) {
-				list = append(list, decoded(word)...)
+func readings(text string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for range 4 {
+			if !yield(text) || !decodedWords(text, &base64Word, yield) || !decodedWords(text, &base64URLWord, yield) {
+				return
 			}
+			plain, err := url.PathUnescape(text)
+			if err != nil || plain == text {
+				return
+			}
+			text = plain
 		}
 	}
-	return list
 }
 
-// decoded is what a word says in base64 (either alphabet) and in hexadecimal, where that is text.
-func decoded(word string) (list []string) {
-	const shortest = 11 // of a@b.example, in base64
-	if len(word) < shortest {
-		return nil
+// The letters of words in base64, in its two alphabets.
+var base64Word, base64URLWord = letters("+/"), letters("-_")
+
+func letters(more string) (set [256]bool) {
+	for c := range set {
+		set[c] = c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(more, byte(c)) >= 0
 	}
-	if strings.ContainsAny(word, "+/") {
-		word = strings.NewReplacer("+", "-", "/", "_").Replace(word)
-	}
-	plain, err := base64.RawURLEncoding.DecodeString(word)
-	if err == nil && printable(string(plain)) {
-		list = append(list, string(plain))
-	}
-	if plain, err = hex.DecodeString(word); err == nil && printable(string(plain)) {
-		list = append(list, string(plain))
-	}
-	return list
+	return set
 }
 
-func notBase64OfURL(r rune) bool {
-	switch {
-	case r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', r == '-', r == '_':
-		return false
+// decodedWords yields what the words of an alphabet say; false: that was enough.
+func decodedWords(text string, letter *[256]bool, yield func(string) bool) bool {
+	for at := 0; at < len(text); at++ {
+		from := at
+		for at < len(text) && letter[text[at]] {
+			at++
+		}
+		if !decoded(text[from:at], yield) {
+			return false
+		}
 	}
 	return true
 }
 
-func notBase64(r rune) bool { return notBase64OfURL(r) && r != '+' && r != '/' || r == '-' || r == '_' }
+// decoded yields what a word says in base64 (either alphabet) and in hexadecimal, where that is text. Nearly no word says anything: it
+// is decoded beside the heap.
+func decoded(word string, yield func(string) bool) bool {
+	const shortest = 11 // of a@b.example, in base64
+	if len(word) < shortest {
+		return true
+	}
+	var room, plain [600]byte // a metadata value has 500 characters; a page's address may have more
+	letters := append(room[:0], word...)
+	for i, c := range letters {
+		switch c {
+		case '+':
+			letters[i] = '-'
+		case '/':
+			letters[i] = '_'
+		}
+	}
+	said, err := base64.RawURLEncoding.AppendDecode(plain[:0], letters)
+	if err == nil && printableBytes(said) && !yield(string(said)) {
+		return false
+	}
+	said, err = hex.AppendDecode(plain[:0], letters)
+	return err != nil || !printableBytes(said) || yield(string(said))
+}
 
 // only keeps one kind of characters, in lower case.
 func only(kind func(r rune) bool, text string) string {
-	return strings.Map(func(r rune) rune {
+	kept := make([]byte, 0, len(text))
+	for _, r := range text {
 		if kind(r) {
-			return unicode.ToLower(r)
+			kept = utf8.AppendRune(kept, unicode.ToLower(r))
 		}
-		return -1
-	}, text)
+	}
+	return string(kept)
 }
