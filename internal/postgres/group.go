@@ -19,17 +19,21 @@ var errContent = errors.New("it cannot be written")
 var errBusy = errors.New("too many webhooks wait for the ledger already: it is slower than they come")
 
 // group is a group commit: what arrives while a write is under way is written together by the next one. It never lingers, so
-// that a lone arrival is written at once. Its goroutines live only while something waits; close waits for them.
+// that a lone arrival is written at once. One write at a time makes the largest batches, which cost least; another goes beside it only
+// where a whole batch waits, or where the one under way takes long, so that nobody waits for what hangs. Its goroutines live only
+// while something waits; close waits for them.
 //
 //	do ──▶ waiting ──▶ up to flushers at a time take up to most each ──▶ write ──▶ everybody its own answer
 type group[In, Out any] struct {
 	flushers, most, room int
+	long                 time.Duration // a write that takes longer holds nobody up
 	timeout              time.Duration // of one write
 	write                func(ctx context.Context, batch []In) ([]Out, error)
 
 	mu       sync.Mutex
 	waiting  []*entry[In, Out]
-	flushing int
+	flushing int // flushers
+	late     int // of them, those whose write takes long
 	running  sync.WaitGroup
 }
 
@@ -65,17 +69,46 @@ func (g *group[In, Out]) enter(e *entry[In, Out]) bool {
 		return false
 	}
 	g.waiting = append(g.waiting, e)
-	if g.flushing < g.flushers {
+	g.start()
+	return true
+}
+
+// start adds a flusher where one is needed and allowed. The caller holds the lock.
+func (g *group[In, Out]) start() {
+	if len(g.waiting) > 0 && g.flushing < g.flushers && (g.flushing == g.late || len(g.waiting) >= g.most) {
 		g.flushing++
 		g.running.Go(g.flush)
 	}
-	return true
 }
 
 // flush writes until nobody waits.
 func (g *group[In, Out]) flush() {
 	for batch := g.take(); batch != nil; batch = g.take() {
+		inTime := g.watch()
 		g.writeAll(batch)
+		inTime()
+	}
+}
+
+// watch counts a write as late once it takes long, until the function that it returns is called.
+func (g *group[In, Out]) watch() (done func()) {
+	late, over := false, false
+	timer := time.AfterFunc(g.long, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if !over {
+			late = true
+			g.late++
+			g.start()
+		}
+	})
+	return func() {
+		timer.Stop()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if over = true; late {
+			g.late--
+		}
 	}
 }
 

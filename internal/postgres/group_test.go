@@ -52,10 +52,10 @@ func (p *pen) write(ctx context.Context, batch []int) ([]string, error) {
 }
 
 func (p *pen) group() *group[int, string] {
-	return &group[int, string]{flushers: 2, most: 10, room: 100, timeout: 5 * time.Second, write: p.write}
+	return &group[int, string]{flushers: 2, most: 10, room: 100, long: 20 * time.Millisecond, timeout: 5 * time.Second, write: p.write}
 }
 
-// What arrives while two writes are under way goes together in the next one; a lone arrival does not wait for company.
+// What arrives while a write is under way goes together in the next one; a lone arrival does not wait for company.
 func TestGroupWritesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pen{}
@@ -73,6 +73,15 @@ func TestGroupWritesTogether(t *testing.T) {
 		g.close()
 		if took := time.Since(began); took > 3*time.Millisecond || p.most != 2 || len(p.batches) > 5 {
 			t.Errorf("%d batches, %d at a time, in %s", len(p.batches), p.most, took)
+		}
+		p.batches, p.most = nil, 0
+		for i := range 9 { // less than a batch
+			all.Go(func() { _, _ = g.do(t.Context(), i) })
+		}
+		all.Wait()
+		g.close()
+		if p.most != 1 || len(p.batches) > 2 {
+			t.Errorf("%d batches, %d at a time, of less than one", len(p.batches), p.most)
 		}
 		began = time.Now()
 		if _, err := g.do(t.Context(), 99); err != nil || time.Since(began) != time.Millisecond {
@@ -150,6 +159,36 @@ func TestGroupAsksAnAbsentServerOnce(t *testing.T) {
 	}
 }
 
+// A write that hangs holds up nobody else, neither who waits already nor who comes afterwards.
+func TestGroupGoesOnBesideALateWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pen{}
+		g := p.group()
+		hang := make(chan struct{})
+		g.write = func(ctx context.Context, batch []int) ([]string, error) {
+			if slices.Contains(batch, 0) {
+				<-hang
+			}
+			return p.write(ctx, batch)
+		}
+		var first sync.WaitGroup
+		began := time.Now()
+		first.Go(func() { _, _ = g.do(t.Context(), 0) })
+		synctest.Wait()
+		for i, want := range []time.Duration{21 * time.Millisecond, 22 * time.Millisecond, 23 * time.Millisecond} {
+			if _, err := g.do(t.Context(), i+1); err != nil || time.Since(began) != want {
+				t.Errorf("%d is written after %s, %v", i+1, time.Since(began), err)
+			}
+		}
+		close(hang)
+		first.Wait()
+		g.close()
+		if g.late != 0 || g.flushing != 0 {
+			t.Errorf("%d late, %d flushing at the end", g.late, g.flushing)
+		}
+	})
+}
+
 // One who goes away harms no other, and is not written for where it still waited; a server that hangs answers everybody in
 // time; there is an end to how many may wait.
 func TestGroupIsBounded(t *testing.T) {
@@ -167,7 +206,7 @@ func TestGroupIsBounded(t *testing.T) {
 		}
 		results := make(chan error, 200)
 		gone, leave := context.WithCancel(t.Context())
-		for i := range 102 { // two are being written
+		for i := range 111 { // one and a batch are being written
 			ctx := t.Context()
 			if i >= 50 && i < 60 {
 				ctx = gone
@@ -189,7 +228,7 @@ func TestGroupIsBounded(t *testing.T) {
 			}
 		}
 		close(hang)
-		for range 92 {
+		for range 101 {
 			if err := <-results; err != nil {
 				t.Error(err)
 			}

@@ -48,7 +48,7 @@ func Open(ctx context.Context, url secret.Text) (*DB, error) {
 	}
 	db := &DB{pool: pool}
 	db.records = group[purchase.Receipt, purchase.Recorded]{
-		flushers: recordFlushers, most: recordMost, room: recordRoom, timeout: recordTimeout, write: db.record,
+		flushers: recordFlushers, most: recordMost, room: recordRoom, long: recordLong, timeout: recordTimeout, write: db.record,
 	}
 	return db, nil
 }

@@ -15,11 +15,13 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// The group commit of webhooks. Two flushers: while one waits for its commit to reach the disk, the other collects.
+// The group commit of webhooks. Of 64 that come at a time, one writer writes 64 at once where two would write 32 each: a fifth less of
+// Postgres's time for each. A commit takes a few milliseconds; one that takes recordLong waits for a lock or a lost connection.
 const (
-	recordFlushers = 2
+	recordFlushers = 4
 	recordMost     = 128
 	recordRoom     = 4096
+	recordLong     = 30 * time.Millisecond
 	recordTimeout  = 5 * time.Second
 )
 
