@@ -18,8 +18,9 @@ import (
 // Lifecycle owns what a program has started and stops it in reverse order. Its methods are for the goroutine that wires
 // the program.
 type Lifecycle struct {
-	log   *zap.Logger
-	fatal chan error
+	log     *zap.Logger
+	fatal   chan error
+	ballast []byte
 
 	mu    sync.Mutex
 	stops []stop
@@ -30,9 +31,13 @@ type stop struct {
 	run  func(context.Context) error
 }
 
+// ballast counts as heap in use and, never touched, takes no memory. The collector runs when the heap in use has doubled: without it,
+// with the few megabytes of these programs, that is dozens of times a second under load, a tenth of their processor time.
+const ballast = 12 << 20 // bytes
+
 // NewLifecycle returns an empty Lifecycle.
 func NewLifecycle(log *zap.Logger) *Lifecycle {
-	return &Lifecycle{log: log, fatal: make(chan error, 1)}
+	return &Lifecycle{log: log, fatal: make(chan error, 1), ballast: make([]byte, ballast)}
 }
 
 // OnStop registers a named stop. Stops run in reverse order of their registration.
