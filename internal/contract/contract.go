@@ -7,6 +7,7 @@
 package contract
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,8 +45,12 @@ const (
 	HeaderFirstPublished = "Purchase-First-Published"
 )
 
-// Version is the version of every message here.
-const Version = 1
+// Version is the version of every message here but of a list of outcomes, which is VersionOutcomes: version 1 on that subject is an
+// outcome alone, and still read.
+const (
+	Version         = 1
+	VersionOutcomes = 2
+)
 
 // ErrNewer marks a message of a newer version than this binary knows: leave it to a newer one.
 var ErrNewer = errors.New("the message is of a newer version than this binary; update it")
@@ -79,7 +84,7 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 // server does not check reply subjects for the right to publish. The error is ErrNewer or says what is wrong.
 func DecodeEnvelope(data []byte) (Envelope, error) {
 	var e Envelope
-	if err := decode(data, &e); err != nil {
+	if err := decode(data, &e, &e.Version, Version); err != nil {
 		return Envelope{}, err
 	}
 	return e, e.check()
@@ -156,15 +161,6 @@ func NewAttempt(a purchase.Attempt) *Attempt {
 	}
 }
 
-// MsgID returns the outcome's message id: one per attempt or, where nothing was sent, per generation and moment. Without the
-// moment a purchase that a restored or emptied ledger hears of again would have its outcome swallowed by the stream.
-func (o *Outcome) MsgID() string {
-	if o.Attempt != nil {
-		return o.EventID + ":" + o.Attempt.ID
-	}
-	return MsgID(o.EventID, o.Generation) + ":" + string(o.Result) + ":" + strconv.FormatInt(o.At.UnixNano(), 36)
-}
-
 // EncodeOutcome encodes an outcome.
 func EncodeOutcome(o Outcome) ([]byte, error) {
 	o.Version = Version
@@ -174,13 +170,39 @@ func EncodeOutcome(o Outcome) ([]byte, error) {
 	return json.Marshal(o)
 }
 
-// DecodeOutcome reads and checks an outcome. The error is ErrNewer or says what is wrong.
-func DecodeOutcome(data []byte) (Outcome, error) {
-	var o Outcome
-	if err := decode(data, &o); err != nil {
-		return Outcome{}, err
+// EncodeOutcomes puts encoded outcomes into one message. One request to TikTok ends hundreds of purchases, and a message for each
+// would cost the queue as much as the purchases themselves. The message has no id for the stream to know it by: the ledger takes
+// the same outcome any number of times.
+func EncodeOutcomes(encoded [][]byte) []byte {
+	message := fmt.Appendf(nil, `{"version":%d,"outcomes":[`, VersionOutcomes)
+	return append(append(message, bytes.Join(encoded, []byte{','})...), "]}"...)
+}
+
+// DecodeOutcomes reads a message of outcomes, and checks each. The error is ErrNewer or says what is wrong with the first of
+// those that are not returned.
+func DecodeOutcomes(data []byte) (list []Outcome, err error) {
+	var message struct {
+		Outcome
+
+		Outcomes []Outcome `json:"outcomes"`
 	}
-	return o, o.check()
+	if err := decode(data, &message, &message.Version, VersionOutcomes); err != nil {
+		return nil, err
+	}
+	if message.Version < VersionOutcomes {
+		message.Outcomes = []Outcome{message.Outcome}
+	}
+	for _, o := range message.Outcomes {
+		if wrong := o.check(); wrong == nil {
+			list = append(list, o)
+		} else if err == nil { // one of them tells it
+			err = wrong
+		}
+	}
+	if len(message.Outcomes) == 0 {
+		err = errors.New("the message has no outcome")
+	}
+	return list, err
 }
 
 func (o *Outcome) check() error {
@@ -255,21 +277,18 @@ type WorkerState struct {
 	Since   time.Time `json:"since"`
 }
 
-// decode unmarshals a message after a look at its version.
-func decode(data []byte, into any) error {
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return errors.New("not a JSON message of ours")
-	}
+// decode unmarshals a message of at most a version. version is the field that it is read into.
+func decode(data []byte, into any, version *int, most int) error {
+	err := json.Unmarshal(data, into) // goes on after a field of the wrong type
+	var syntax *json.SyntaxError
 	switch {
-	case head.Version > Version:
+	case errors.As(err, &syntax):
+		return errors.New("not a JSON message of ours")
+	case *version > most:
 		return ErrNewer
-	case head.Version < 1:
+	case *version < 1:
 		return errors.New("the message has no version")
-	}
-	if err := json.Unmarshal(data, into); err != nil {
+	case err != nil:
 		return errors.New("a field of the message has the wrong type")
 	}
 	return nil

@@ -118,13 +118,38 @@ func TestOutcomeV1(t *testing.T) {
 	if diff := cmp.Diff(string(golden(t, "outcome.v1.json", data)), string(data)); diff != "" {
 		t.Errorf("the outcome changed (-golden +got):\n%s", diff)
 	}
-	back, err := contract.DecodeOutcome(data)
+	o.Version = 1
+	alone, err := contract.DecodeOutcomes(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Version = 1
-	if diff := cmp.Diff(o, back); diff != "" {
+	if diff := cmp.Diff([]contract.Outcome{o}, alone); diff != "" {
 		t.Error(diff)
+	}
+	list := contract.EncodeOutcomes([][]byte{data, data})
+	if diff := cmp.Diff(string(golden(t, "outcomes.v2.json", list)), string(list)); diff != "" {
+		t.Errorf("the list of outcomes changed (-golden +got):\n%s", diff)
+	}
+	both, err := contract.DecodeOutcomes(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]contract.Outcome{o, o}, both); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// An outcome that is none takes no other with it.
+func TestDecodeOutcomesKeepsTheGoodOnes(t *testing.T) {
+	const good, bad = `{"event_id":"cs_1","generation":1,"result":"dead","at":"2026-01-02T03:04:05Z"}`, `{"event_id":"cs_2","generation":1,"result":"eaten"}`
+	list, err := contract.DecodeOutcomes([]byte(`{"version":2,"outcomes":[` + bad + "," + good + "," + bad + `]}`))
+	if err == nil || len(list) != 1 || list[0].EventID != "cs_1" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	for data, newer := range map[string]bool{`{"version":2,"outcomes":[]}`: false, `{"version":2}`: false, `{"version":3,"outcomes":7}`: true, `{"version":2,"outcomes":7}`: false} {
+		if list, err := contract.DecodeOutcomes([]byte(data)); err == nil || len(list) > 0 || errors.Is(err, contract.ErrNewer) != newer {
+			t.Errorf("%s: %+v, %v", data, list, err)
+		}
 	}
 }
 
@@ -139,7 +164,7 @@ func TestDecodeOutcomeRefuses(t *testing.T) {
 		`{"version":1,"event_id":"cs_1","generation":1,"result":"dead",` + at + `,"attempt":{"id":"a","at":"2026-01-02T03:04:05Z","message":"a\u0000b"}}`,
 		`{"version":1,"event_id":"cs_1","generation":1,"result":"dead",` + at + `,"attempt":{"id":"a","at":"2026-01-02T03:04:05Z","code":99999999999}}`,
 	} {
-		if _, err := contract.DecodeOutcome([]byte(data)); err == nil {
+		if list, err := contract.DecodeOutcomes([]byte(data)); err == nil || len(list) > 0 {
 			t.Errorf("decoded: %s", data)
 		}
 	}
@@ -161,6 +186,7 @@ func FuzzDecode(f *testing.F) {
 	o, _ := contract.EncodeOutcome(contract.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusSkipped, At: time.Unix(1, 0)})
 	f.Add(e)
 	f.Add(o)
+	f.Add(contract.EncodeOutcomes([][]byte{o, o}))
 	f.Add([]byte(`{"version":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if e, err := contract.DecodeEnvelope(data); err == nil {
@@ -168,7 +194,8 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("accepted id %q", e.EventID)
 			}
 		}
-		if o, err := contract.DecodeOutcome(data); err == nil {
+		list, _ := contract.DecodeOutcomes(data)
+		for _, o := range list {
 			if _, err := contract.EncodeOutcome(o); err != nil {
 				t.Errorf("decoded but not encodable: %v", err)
 			}

@@ -455,18 +455,30 @@ func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
 
 func TestOutcomesAndDeadLetters(t *testing.T) {
 	s := newSite(t)
-	o := delivered("cs_1")
-	for range 2 { // a repeat is recognised
-		if err := errors.Join(s.Outcomes(t.Context(), []contract.Outcome{o})...); err != nil {
-			t.Fatal(err)
+	var list []contract.Outcome
+	for i := range 1000 { // more than one message has room for
+		o := delivered(fmt.Sprintf("cs_%d", i))
+		o.Attempt = contract.NewAttempt(purchase.Attempt{ID: "a", At: time.Now().UTC(), Class: purchase.ClassDelivered, Message: strings.Repeat("m", 1000)})
+		list = append(list, o)
+	}
+	list[7].EventID = "none of ours"
+	errs := s.Outcomes(t.Context(), list)
+	if bad := errs[7]; bad == nil || errors.Join(append(errs[:7:7], errs[8:]...)...) != nil {
+		t.Fatal(errors.Join(errs...))
+	}
+	var got []string
+	messages := s.fetch(s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder), 10)
+	for _, m := range messages {
+		some, err := contract.DecodeOutcomes(m.Data)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, o := range some {
+			got = append(got, o.EventID)
 		}
 	}
-	messages := s.fetch(s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder), 10)
-	if len(messages) != 1 {
-		t.Errorf("%d outcomes", len(messages))
-	}
-	if got, err := contract.DecodeOutcome(messages[0].Data); err != nil || got.EventID != "cs_1" {
-		t.Errorf("%+v, %v", got, err)
+	if len(messages) < 4 || len(messages) > 6 || len(got) != 999 || got[0] != "cs_0" || got[998] != "cs_999" {
+		t.Errorf("%d outcomes in %d messages", len(got), len(messages))
 	}
 	if err := s.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, Envelope: []byte(`{}`)}); err != nil {
 		t.Fatal(err)

@@ -27,17 +27,17 @@ func (c *Conn) Publish(ctx context.Context, batch []contract.Publication) []cont
 		msg := nats.NewMsg(p.Subject)
 		msg.Data = p.Data
 		msg.Header.Set(contract.HeaderFirstPublished, p.FirstPublished.UTC().Format(time.RFC3339Nano))
-		futures[i], results[i].Err = c.publishAsync(msg, p.MsgID)
+		msg.Header.Set(contract.HeaderMsgID, p.MsgID)
+		futures[i], results[i].Err = c.publishAsync(msg)
 	}
 	collect(ctx, futures, results)
 	return results
 }
 
-func (c *Conn) publishAsync(msg *nats.Msg, id string) (jetstream.PubAckFuture, error) {
+func (c *Conn) publishAsync(msg *nats.Msg) (jetstream.PubAckFuture, error) {
 	if !c.Connected() {
 		return nil, errAway
 	}
-	msg.Header.Set(contract.HeaderMsgID, id)
 	return c.js.PublishMsgAsync(msg)
 }
 
@@ -73,28 +73,41 @@ func refusal(err error) error {
 	return err
 }
 
-// Outcomes publishes outcomes and waits for the stream's answers: one error each, nil where it was acknowledged. Any other may
-// have been stored all the same: the same outcome has the same message id.
+// mostOutcomes bounds a message of outcomes, in bytes: well under the megabyte that a server takes by default.
+const mostOutcomes = 256 << 10
+
+// Outcomes publishes outcomes, as many as fit in one message, and waits for the stream's answers: one error each, nil where it was
+// acknowledged. Any other may have been stored all the same.
 func (c *Conn) Outcomes(ctx context.Context, list []contract.Outcome) []error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	results := make([]contract.Published, len(list))
-	futures := make([]jetstream.PubAckFuture, len(list))
+	errs := make([]error, len(list))
+	in := make([]int, len(list)) // which message each is in
+	var messages [][][]byte
+	room := 0
 	for i, o := range list {
 		data, err := contract.EncodeOutcome(o)
 		if err != nil {
-			results[i].Err = err
+			in[i], errs[i] = -1, err
 			continue
 		}
+		if room -= len(data) + 1; room < 0 {
+			messages, room = append(messages, nil), mostOutcomes-len(data)
+		}
+		in[i] = len(messages) - 1
+		messages[in[i]] = append(messages[in[i]], data)
+	}
+	results := make([]contract.Published, len(messages))
+	futures := make([]jetstream.PubAckFuture, len(messages))
+	for i, encoded := range messages {
 		msg := nats.NewMsg(contract.SubjectOutcomes)
-		msg.Data = data
-		futures[i], results[i].Err = c.publishAsync(msg, o.MsgID())
+		msg.Data = contract.EncodeOutcomes(encoded)
+		futures[i], results[i].Err = c.publishAsync(msg)
 	}
 	collect(ctx, futures, results)
-	errs := make([]error, len(list))
-	for i, r := range results {
-		if r.Err != nil {
-			errs[i] = fmt.Errorf("publish the outcome of %s: %w", list[i].EventID, r.Err)
+	for i, o := range list {
+		if in[i] >= 0 && results[in[i]].Err != nil {
+			errs[i] = fmt.Errorf("publish the outcome of %s: %w", o.EventID, results[in[i]].Err)
 		}
 	}
 	return errs

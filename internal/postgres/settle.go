@@ -182,6 +182,6 @@ func code32(code *int) *int32 {
 	if code == nil {
 		return nil
 	}
-	c := int32(*code) //nolint:gosec // contract.DecodeOutcome has checked the range
+	c := int32(*code) //nolint:gosec // contract.DecodeOutcomes has checked the range
 	return &c
 }

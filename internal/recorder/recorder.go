@@ -5,6 +5,7 @@ package recorder
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,7 +26,9 @@ type Ledger interface {
 }
 
 const (
-	batchSize = 500
+	// fetchSize is how many messages are taken at a time: each has up to as many outcomes as fit in a request to TikTok.
+	fetchSize = 64
+	batchSize = 1000 // outcomes in one transaction
 	// settleTimeout is well under the consumer's AckWait (30 s), so that a batch is not delivered twice for a
 	// slow ledger alone.
 	settleTimeout = 10 * time.Second
@@ -75,41 +78,51 @@ func (r *Recorder) Run(ctx context.Context) error {
 }
 
 func (r *Recorder) once(ctx context.Context) error {
-	messages, err := r.source.Fetch(ctx, batchSize)
+	messages, err := r.source.Fetch(ctx, fetchSize)
 	if err != nil || len(messages) == 0 {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	outcomes := make([]contract.Outcome, 0, len(messages))
+	var outcomes []contract.Outcome
 	good := make([]contract.Queued, 0, len(messages))
 	for _, m := range messages {
-		o, err := contract.DecodeOutcome(m.Data)
-		switch {
-		case errors.Is(err, contract.ErrNewer):
-			r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
-			err = m.NakWithDelay(newerDelay)
-		case err != nil:
-			r.junk.Error("A message that is no outcome was removed: who else may publish on "+contract.SubjectOutcomes+"?", zap.Error(err))
-			err = m.TermWithReason("no outcome")
-		default:
-			outcomes, good = append(outcomes, o), append(good, m)
+		list, err := contract.DecodeOutcomes(m.Data)
+		if len(list) > 0 {
+			outcomes, good = append(outcomes, list...), append(good, m)
 		}
-		if err != nil {
-			r.log.Debug("The message will come again", zap.Error(err))
-		}
+		r.refuse(m, err, len(list) == 0)
 	}
 	if len(outcomes) == 0 {
 		return nil
 	}
-	if err := r.settle(ctx, outcomes); err != nil {
-		for _, m := range good {
-			if nakErr := m.NakWithDelay(pause); nakErr != nil {
-				return errors.Join(err, nakErr) // the server delivers it again by itself after AckWait
+	for batch := range slices.Chunk(outcomes, batchSize) {
+		if err := r.settle(ctx, batch); err != nil {
+			for _, m := range good {
+				if nakErr := m.NakWithDelay(pause); nakErr != nil {
+					return errors.Join(err, nakErr) // the server delivers it again by itself after AckWait
+				}
 			}
+			return err
 		}
-		return err
 	}
 	return r.acknowledge(ctx, good)
+}
+
+// refuse says what of a message could not be read, and gives back or removes a message of which nothing could.
+func (r *Recorder) refuse(m contract.Queued, err error, whole bool) {
+	switch {
+	case errors.Is(err, contract.ErrNewer):
+		r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
+		err = m.NakWithDelay(newerDelay)
+	case err != nil:
+		r.junk.Error("What is no outcome was removed: who else may publish on "+contract.SubjectOutcomes+"?", zap.Error(err))
+		if err = nil; whole {
+			err = m.TermWithReason("no outcome")
+		}
+	}
+	if err != nil {
+		r.log.Debug("The message will come again", zap.Error(err))
+	}
 }
 
 func (r *Recorder) settle(ctx context.Context, outcomes []contract.Outcome) error {

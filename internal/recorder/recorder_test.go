@@ -3,6 +3,7 @@ package recorder
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -98,7 +99,7 @@ func queued(t *testing.T, j *journal, id string) contract.Queued {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return contract.Queued{Data: data, Settler: message{j, id}}
+	return contract.Queued{Data: contract.EncodeOutcomes([][]byte{data}), Settler: message{j, id}}
 }
 
 func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.ObservedLogs {
@@ -116,7 +117,7 @@ func TestAcknowledgesAfterTheCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		junk := contract.Queued{Data: []byte(`{"version":1}`), Settler: message{j, "junk"}}
-		newer := contract.Queued{Data: []byte(`{"version":2}`), Settler: message{j, "newer"}}
+		newer := contract.Queued{Data: []byte(`{"version":3}`), Settler: message{j, "newer"}}
 		s := &source{batches: [][]contract.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
 		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack and hear b"; got != want {
@@ -124,6 +125,30 @@ func TestAcknowledgesAfterTheCommit(t *testing.T) {
 		}
 		if log.FilterField(zap.String("checkout_session_id", "b")).Len() != 1 {
 			t.Errorf("a stranger was not told of: %v", log.All())
+		}
+	})
+}
+
+// A message is acknowledged when everything in it is on the ledger; what is no outcome takes nothing else with it.
+func TestAMessageOfManyOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		var encoded [][]byte
+		var long []string
+		for i := range batchSize + 2 {
+			id := fmt.Sprintf("cs_%d", i)
+			data, err := contract.EncodeOutcome(contract.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			encoded, long = append(encoded, data), append(long, id)
+		}
+		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
+		many := contract.Queued{Data: contract.EncodeOutcomes(encoded), Settler: message{j, "many"}}
+		run(t, &source{batches: [][]contract.Queued{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
+		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, ack and hear a"
+		if got := j.String(); got != want {
+			t.Errorf("%s\nwant %s", got, want)
 		}
 	})
 }
