@@ -73,8 +73,11 @@ func refusal(err error) error {
 	return err
 }
 
-// mostOutcomes bounds a message of outcomes, in bytes: well under the megabyte that a server takes by default.
-const mostOutcomes = 256 << 10
+// A message of outcomes is bounded by what the server takes, less some room for what is around them, and at most by mostOutcomes, in bytes.
+const (
+	mostOutcomes   = 256 << 10
+	aroundOutcomes = 1 << 10
+)
 
 // Outcomes publishes outcomes, as many as fit in one message, and waits for the stream's answers: one error each, nil where it was
 // acknowledged. Any other may have been stored all the same.
@@ -84,7 +87,7 @@ func (c *Conn) Outcomes(ctx context.Context, list []contract.Outcome) []error {
 	errs := make([]error, len(list))
 	in := make([]int, len(list)) // which message each is in
 	var messages [][][]byte
-	room := 0
+	most, room := min(mostOutcomes, int(c.nc.MaxPayload()))-aroundOutcomes, 0
 	for i, o := range list {
 		data, err := contract.EncodeOutcome(o)
 		if err != nil {
@@ -92,7 +95,7 @@ func (c *Conn) Outcomes(ctx context.Context, list []contract.Outcome) []error {
 			continue
 		}
 		if room -= len(data) + 1; room < 0 {
-			messages, room = append(messages, nil), mostOutcomes-len(data)
+			messages, room = append(messages, nil), most-len(data)
 		}
 		in[i] = len(messages) - 1
 		messages[in[i]] = append(messages[in[i]], data)
