@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"purchase-relay/internal/alarm"
+	"purchase-relay/internal/contract"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/process"
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
 )
@@ -27,6 +30,11 @@ type config struct {
 	AdminAddr           string        `default:"127.0.0.1:8081" help:"Private listener: the dashboard, /api/v1, /metrics, /healthz, /readyz."`
 	AdminToken          secret.Text   `help:"Needed for dashboard and API (Bearer, or the password of Basic). May be empty on a loopback ADMIN_ADDR only."`
 	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
+	ConsentKey          string        `help:"The key of the checkout's metadata that holds the buyer's consent. Who says anything but yes there ends skipped (no_consent), without match keys. Default: nobody is asked."`
+	ConsentRequired     bool          `help:"With CONSENT_KEY: who says nothing there ends skipped, too."`
+	SkipEmailDomains    []string      `help:"Domains of your own staff, comma-separated, those below them included: their purchases end skipped (internal)."`
+	TrialEventName      string        `help:"The event that a trial is sent as, for instance StartTrial. Default: trials are skipped (no_payment)."`
+	FirstPayment        bool          `help:"The first invoice.paid with money after a trial is a purchase. Stripe must send invoice.paid to this endpoint."`
 	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
 	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`
 	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
@@ -62,9 +70,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.AdminToken == "" && !process.Loopback(c.AdminAddr) {
 		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
 	}
-	if _, err := intake.ParseModes(c.CheckoutModes); err != nil {
-		list = append(list, "CHECKOUT_MODES: "+err.Error())
-	}
+	list = append(list, c.ruleProblems()...)
 	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
 		list = append(list, "NATS_REPLICAS is 1, 3 or 5")
 	}
@@ -83,6 +89,43 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")
 	}
 	return append(list, c.Problems()...)
+}
+
+// ruleProblems lists what is wrong with the rules about checkouts.
+func (c *config) ruleProblems() (list []string) {
+	modes, err := intake.ParseModes(c.CheckoutModes)
+	switch {
+	case err != nil:
+		list = append(list, "CHECKOUT_MODES: "+err.Error())
+	case c.FirstPayment && !modes["subscription"]:
+		list = append(list, "FIRST_PAYMENT needs subscription among the CHECKOUT_MODES: a payment has no trial")
+	}
+	if c.ConsentRequired && c.ConsentKey == "" {
+		list = append(list, "CONSENT_REQUIRED needs CONSENT_KEY, the key of the checkout's metadata to look at")
+	}
+	if _, err := purchase.ParseDomains(c.SkipEmailDomains); err != nil {
+		list = append(list, "SKIP_EMAIL_DOMAINS: "+err.Error())
+	}
+	switch name := c.TrialEventName; {
+	case name == "":
+	case !contract.ValidEventName(name):
+		list = append(list, "TRIAL_EVENT_NAME is one of TikTok's names, such as StartTrial")
+	case strings.EqualFold(name, "CompletePayment") || strings.EqualFold(name, "Purchase"):
+		list = append(list, "TRIAL_EVENT_NAME is a purchase's name: a trial would count as a sale")
+	}
+	return list
+}
+
+// rules are what they say about checkouts; they were checked before.
+func (c *config) rules() (intake.Rules, error) {
+	modes, err := intake.ParseModes(c.CheckoutModes)
+	if err != nil {
+		return intake.Rules{}, err
+	}
+	staff, err := purchase.ParseDomains(c.SkipEmailDomains)
+	return intake.Rules{
+		Modes: modes, Consent: purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired}, Staff: staff, TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
+	}, err
 }
 
 // byteSize is a number of bytes, written with a binary or decimal unit: 4GiB, 500MB, 1073741824.

@@ -86,11 +86,14 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.Go("schema", schema.run)
 
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
-	modes, err := intake.ParseModes(c.CheckoutModes)
+	rules, err := c.rules()
 	if err != nil {
 		return err
 	}
-	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, modes, outbox, time.Now, log, registry)
+	if rules.FirstPayment {
+		life.Go("first payments", after(intake.KeepConverted(db, outbox.Wake, log), schema.isReady))
+	}
+	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, rules, outbox, time.Now, log, registry)
 	heard := lastWebhook(webhook, db)
 	registry.MustRegister(alarm.NewLastWebhookMetric(heard))
 	alarms := alarm.New(alarm.Config{Silence: c.NotifySilence, Now: time.Now}, alarm.Sources{

@@ -40,6 +40,11 @@ func TestConfiguration(t *testing.T) {
 		"another key's form":     {append(good[1:], "STRIPE_WEBHOOK_SECRET=hunter2"), "does not look like whsec_"},
 		"a public admin":         {append(good, "ADMIN_ADDR=0.0.0.0:8081"), "ADMIN_TOKEN is required"},
 		"a mode unheard of":      {append(good, "CHECKOUT_MODES=subscription,setup"), "CHECKOUT_MODES"},
+		"consent without a key":  {append(good, "CONSENT_REQUIRED=true"), "CONSENT_REQUIRED needs CONSENT_KEY"},
+		"no domain":              {append(good, "SKIP_EMAIL_DOMAINS=example.com,staff"), "SKIP_EMAIL_DOMAINS"},
+		"a trial as a sale":      {append(good, "TRIAL_EVENT_NAME=CompletePayment"), "would count as a sale"},
+		"an event of two words":  {append(good, "TRIAL_EVENT_NAME=Start Trial"), "TRIAL_EVENT_NAME"},
+		"payments have no trial": {append(good, "CHECKOUT_MODES=payment", "FIRST_PAYMENT=true"), "FIRST_PAYMENT needs subscription"},
 		"two replicas":           {append(good, "NATS_REPLICAS=2"), "NATS_REPLICAS"},
 		"a size without a unit":  {append(good, "NATS_MAX_BYTES=lots"), "NATS_MAX_BYTES"},
 		"a negative grace":       {append(good, "SHUTDOWN_GRACE=-1s"), "SHUTDOWN_GRACE"},
@@ -78,7 +83,8 @@ func TestHelpNamesEveryVariable(t *testing.T) {
 	}
 	for _, name := range []string{
 		"STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "DATABASE_URL", "MIGRATE_DATABASE_URL", "NATS_URL", "NATS_CREDS_FILE", "NATS_REPLICAS", "NATS_MAX_BYTES",
-		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
+		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES",
+		"CONSENT_KEY", "CONSENT_REQUIRED", "SKIP_EMAIL_DOMAINS", "TRIAL_EVENT_NAME", "FIRST_PAYMENT", "NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
 	} {
 		if !strings.Contains(out.String(), "$"+name) {
 			t.Errorf("the help lacks %s", name)

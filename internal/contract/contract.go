@@ -45,10 +45,12 @@ const (
 	HeaderFirstPublished = "Purchase-First-Published"
 )
 
-// Version is the version of every message here but of a list of outcomes, which is VersionOutcomes: version 1 on that subject is an
-// outcome alone, and still read.
+// The versions of messages: Version is what everything bears that a worker of the first version reads rightly. VersionEvent is
+// borne by envelopes alone, by those that such a worker would send wrongly, because it would pass over the event's name or the
+// limit on the use of data. VersionOutcomes is a list of outcomes; version 1 on that subject is an outcome alone, and still read.
 const (
 	Version         = 1
+	VersionEvent    = 2
 	VersionOutcomes = 2
 )
 
@@ -66,6 +68,10 @@ type Envelope struct {
 	AmountMinor *int64             `json:"amount_minor,omitempty"` // smallest unit, as Stripe counts it
 	Currency    string             `json:"currency,omitempty"`     // lower case
 	Keys        purchase.MatchKeys `json:"match_keys"`
+
+	Event          string            `json:"event,omitempty"` // the event's name where it is not the worker's own
+	LimitedDataUse bool              `json:"limited_data_use,omitempty"`
+	Content        *purchase.Content `json:"content,omitempty"`
 }
 
 // EncodeEnvelope encodes a purchase for the queue.
@@ -73,6 +79,10 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 	e := Envelope{
 		Version: Version, EventID: p.ID, Livemode: p.Livemode, PurchasedAt: p.At.Unix(),
 		AmountMinor: p.AmountMinor, Currency: p.Currency, Keys: p.Keys,
+		Event: p.EventName, LimitedDataUse: p.LimitedDataUse, Content: p.Content,
+	}
+	if e.Event != "" || e.LimitedDataUse {
+		e.Version = VersionEvent
 	}
 	if err := e.check(); err != nil {
 		return nil, fmt.Errorf("encode purchase %q: %w", p.ID, err)
@@ -84,7 +94,7 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 // server does not check reply subjects for the right to publish. The error is ErrNewer or says what is wrong.
 func DecodeEnvelope(data []byte) (Envelope, error) {
 	var e Envelope
-	if err := decode(data, &e, &e.Version, Version); err != nil {
+	if err := decode(data, &e, &e.Version, VersionEvent); err != nil {
 		return Envelope{}, err
 	}
 	return e, e.check()
@@ -100,10 +110,17 @@ func (e *Envelope) check() error {
 		return errors.New("currency has no usable form")
 	case e.AmountMinor != nil && *e.AmountMinor < 0:
 		return errors.New("amount_minor is negative")
-	case !hashOrNone(k.Email), !hashOrNone(k.Phone), !hashOrNone(k.ExternalID):
+	case !hashOrNone(k.Email), !hashOrNone(k.Phone), !hashOrNone(k.ExternalID), !hashOrNone(k.FirstName), !hashOrNone(k.LastName), !hashOrNone(k.Zip):
 		return errors.New("a match key is not hashed")
+	case e.Event != "" && !ValidEventName(e.Event):
+		return errors.New("event has no usable form")
 	}
 	return nil
+}
+
+// ValidEventName says whether a text has the form of TikTok's names of events: StartTrial, CompletePayment.
+func ValidEventName(name string) bool {
+	return purchase.ValidID(name) && len(name) <= 50 && !strings.ContainsAny(name, "_-")
 }
 
 func hashOrNone(s string) bool { return s == "" || purchase.IsHash(s) }

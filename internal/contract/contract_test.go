@@ -71,6 +71,36 @@ func TestEnvelopeV1(t *testing.T) {
 	}
 }
 
+// What a worker of the first version would send as something else bears a version that it leaves alone; everything else does not.
+func TestEnvelopeV2(t *testing.T) {
+	p := samplePurchase()
+	p.Keys.FirstName, p.Keys.LastName, p.Keys.Zip = purchase.HashExternalID("grace"), purchase.HashExternalID("hopper"), purchase.HashZip("SW1A 1AA")
+	p.Keys.City, p.Keys.State, p.Keys.Country = "newyork", "ny", "us"
+	p.Content = &purchase.Content{ID: "plan-1", Name: "Plan", Quantity: 2}
+	if data, err := contract.EncodeEnvelope(p); err != nil || !strings.HasPrefix(string(data), `{"version":1,`) {
+		t.Errorf("more match keys: %s, %v", data, err)
+	}
+	p.EventName, p.LimitedDataUse = "StartTrial", true
+	data, err := contract.EncodeEnvelope(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(golden(t, "envelope.v2.json", data)), string(data)); diff != "" {
+		t.Errorf("the envelope changed; released bytes must stay (-golden +got):\n%s", diff)
+	}
+	e, err := contract.DecodeEnvelope(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := contract.Envelope{
+		Version: 2, EventID: p.ID, Livemode: true, PurchasedAt: 1704067200, AmountMinor: p.AmountMinor, Currency: "usd", Keys: p.Keys,
+		Event: "StartTrial", LimitedDataUse: true, Content: p.Content,
+	}
+	if diff := cmp.Diff(want, e); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestDecodeEnvelopeRefuses(t *testing.T) {
 	hash := strings.Repeat("a", 64)
 	for name, tc := range map[string]struct {
@@ -81,10 +111,12 @@ func TestDecodeEnvelopeRefuses(t *testing.T) {
 		"no object":            {data: `[1]`},
 		"null":                 {data: `null`},
 		"no version":           {data: `{"event_id":"cs_1","purchased_at":1}`},
-		"newer":                {data: `{"version":2,"event_id":{}}`, newer: true},
+		"newer":                {data: `{"version":3,"event_id":{}}`, newer: true},
 		"id with a dot":        {data: `{"version":1,"event_id":"cs.1","purchased_at":1}`},
 		"no time":              {data: `{"version":1,"event_id":"cs_1"}`},
 		"plain e-mail":         {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"email":"a@b.example"}}`},
+		"plain name":           {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"last_name":"hopper"}}`},
+		"a strange event":      {data: `{"version":2,"event_id":"cs_1","purchased_at":1,"event":"Start Trial"}`},
 		"upper-case hash":      {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"phone":"` + strings.ToUpper(hash) + `"}}`},
 		"negative amount":      {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"amount_minor":-1}`},
 		"currency of a pirate": {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"currency":"doubloon"}`},

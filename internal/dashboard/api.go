@@ -130,7 +130,8 @@ type one struct {
 	purchase.Entry
 	Attempts []attempt       `json:"attempts"`
 	Events   []event         `json:"events"`
-	Body     json.RawMessage `json:"body"` // what TikTok gets; null where nothing is ever sent
+	Payment  *string         `json:"first_payment_id"` // of a trial
+	Body     json.RawMessage `json:"body"`             // what TikTok gets; null where nothing is ever sent
 }
 
 type attempt struct {
@@ -169,6 +170,9 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body := one{Entry: entry, Attempts: []attempt{}, Events: []event{}, Body: d.body(&history)}
+	if history.FirstPayment != "" {
+		body.Payment = &history.FirstPayment
+	}
 	for _, a := range history.Attempts {
 		body.Attempts = append(body.Attempts, attempt{a.ID, a.Generation, a.At.UTC(), a.Took.Milliseconds(), string(a.Class), a.Code, a.Message, a.RequestID})
 	}

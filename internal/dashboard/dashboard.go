@@ -21,6 +21,8 @@ import (
 type Figures interface {
 	// Summary counts since the beginning of the hour of a time; its cost does not grow with the ledger.
 	Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error)
+	// Coverage counts match keys by the day of UTC since the beginning of a day.
+	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]purchase.DayCoverage, error)
 	// Groups counts the purchases of all times.
 	Groups(ctx context.Context, livemode *bool) ([]purchase.Group, error)
 }

@@ -34,6 +34,7 @@ type ledger struct {
 	summary  purchase.Summary
 	groups   []purchase.Group
 	entries  []purchase.Entry
+	days     []purchase.DayCoverage
 	history  purchase.History
 	filters  []purchase.Filter
 	selected []purchase.Selection
@@ -58,6 +59,10 @@ func (l *ledger) Entries(_ context.Context, f purchase.Filter) ([]purchase.Entry
 		matching = append(matching, e)
 	}
 	return matching[:min(len(matching), f.Limit)], l.err
+}
+
+func (l *ledger) Coverage(context.Context, time.Time, *bool) ([]purchase.DayCoverage, error) {
+	return l.days, l.err
 }
 
 func (l *ledger) Entry(_ context.Context, id string) (purchase.Entry, purchase.History, error) {
@@ -109,7 +114,7 @@ func newLedger() *ledger {
 			LastEvent: now.Add(-3 * time.Second), Values: []purchase.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
 			Hours:    []purchase.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
 			Groups:   []purchase.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
-			Coverage: purchase.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}}, Delays: purchase.Delays{16: 6, 30: 1},
+			Coverage: purchase.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}, Strong: 8, Late: 1}, Delays: purchase.Delays{16: 6, 30: 1},
 		},
 		groups: []purchase.Group{
 			{Status: purchase.StatusDelivered, Count: 7},
@@ -128,6 +133,7 @@ func newLedger() *ledger {
 		{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002), LastError: new("=<b>no</b>"), Attempts: 1},
 		{ID: "cs_old", Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Mode: "subscription"},
 	} {
+		e.Kind = cmp.Or(e.Kind, purchase.KindCheckout)
 		e.Created, e.Updated, e.PurchasedAt = now, now, new(now.Add(-time.Duration(i)*time.Hour))
 		l.entries = append(l.entries, e)
 	}

@@ -71,7 +71,7 @@ type pages struct{ byName map[string]*template.Template }
 func newPages(a *assets) *pages {
 	p := &pages{byName: make(map[string]*template.Template)}
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
-		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref,
+		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share, "span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref,
 		"statusWord": statusWord, "count": count, "capitalise": capitalise,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	for _, name := range []string{"overview", "purchases", "purchase", "groups", "confirm", "problem"} {
@@ -153,6 +153,9 @@ func money(minor any, currency string) string {
 func amount(minor int64, currency string) string { return number(purchase.Major(minor, currency)) }
 
 // percent never rounds up to a hundred what is less.
+// share writes a share from 0 to 1 as whole percents.
+func share(of float64) string { return strconv.Itoa(int(100*of+0.5)) + " %" }
+
 func percent(part, whole int) string {
 	if whole == 0 {
 		return "–"

@@ -29,6 +29,67 @@ func post(t *testing.T, h http.Handler, target string, form url.Values) *httptes
 	return w
 }
 
+// Both ends of a trial that became a paying customer lead to each other.
+func TestTrialsPages(t *testing.T) {
+	l := newLedger()
+	l.entries[0].Kind, l.entries[0].Status = purchase.KindTrial, purchase.StatusSkipped
+	l.entries[1].Kind, l.entries[1].ID, l.entries[1].TrialSession = purchase.KindFirstPayment, "in_paid", new("cs_new")
+	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindTrial, At: now}, FirstPayment: "in_paid", Converted: now.Add(time.Hour)}
+	h := newAPI(l)
+	has := func(target string, parts ...string) {
+		t.Helper()
+		body := get(t, h, target, plain).Body.String()
+		for _, part := range parts {
+			if !strings.Contains(body, part) {
+				t.Errorf("%s lacks %q:\n%s", target, part, body)
+			}
+		}
+	}
+	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`, "Checked out without a payment", "First payment after it: in_paid")
+	has("/api/v1/purchases/cs_new", `"kind":"trial"`, `"first_payment_id":"in_paid"`)
+	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindFirstPayment, At: now}, TrialSession: "cs_new"}
+	has("/purchases/in_paid", "<dt>Paid</dt>", `<a href="/purchases/cs_new">cs_new</a>`, "First payment after the trial cs_new")
+	has("/api/v1/purchases/in_paid", `"kind":"first_payment","trial_session_id":"cs_new"`, `"first_payment_id":null`)
+	has("/purchases.csv", "kind,trial_session_id", "first_payment,cs_new")
+	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindTrial, At: now}}
+	has("/purchases/cs_new", `<dt>First payment</dt><dd class="id"><span class="quiet">none</span>`)
+}
+
+// Coverage is told by the day, and a fall by a quarter against the week before is a warning.
+func TestCoverage(t *testing.T) {
+	l := newLedger()
+	today := now.Truncate(24 * time.Hour)
+	for ago := range 12 {
+		c := purchase.Coverage{Of: 10, Strong: 10}
+		c.With[0], c.With[2] = 10, 8
+		if ago < 7 {
+			c.With[2] = 5
+		}
+		l.days = append([]purchase.DayCoverage{{At: today.AddDate(0, 0, -ago), Coverage: c}}, l.days...)
+	}
+	body := get(t, newAPI(l), "/?range=7d", plain).Body.String()
+	for _, part := range []string{
+		`data-fall="ttclid">ttclid: 50 % of the last seven days' purchases, 80 % the week before.`, "At least one strong key", "1 click ids were older than a week",
+		`<th scope="row">2026-01-02</th><td class="n">10</td><td class="n">100 %</td><td class="n">100 %</td><td class="n">0 %</td><td class="n">50 %</td>`,
+	} {
+		if !strings.Contains(body, part) {
+			t.Errorf("the overview lacks %q:\n%s", part, body)
+		}
+	}
+	if n := strings.Count(body, "data-fall"); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
+	if strings.Contains(body, "2025-12-25") { // eight days ago
+		t.Error("a day from before the range")
+	}
+	for i := range l.days {
+		l.days[i].With[2] = 8
+	}
+	if body := get(t, newAPI(l), "/", plain).Body.String(); strings.Contains(body, "data-fall") {
+		t.Error("a warning although nothing fell")
+	}
+}
+
 // Every page says what it is for, escapes foreign texts, carries no inline script or style, and calls nothing attributed.
 func TestPages(t *testing.T) {
 	l := newLedger()
@@ -208,7 +269,7 @@ func TestHeaders(t *testing.T) {
 			for _, target := range []string{"/", "/api/v1/summary", "/static/app.css"} {
 				w := get(t, h, target, change)
 				for header, part := range map[string]string{
-					"Content-Security-Policy": "default-src 'none'", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
+					"Content-Security-Policy": "default-src 'none'", "1 click ids were-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
 				} {
 					if !strings.Contains(w.Header().Get(header), part) {
 						t.Errorf("%s, %s: %s is %q", name, target, header, w.Header().Get(header))

@@ -62,6 +62,9 @@ type overviewPage struct {
 	Oldest        string
 	Health        healthView
 	Coverage      []coverageLine
+	KeyNames      []string
+	KeyDays       []keyDay // newest first
+	Falls         []purchase.Fall
 	Reasons       []reasonLine
 	Chart         chart
 	Empty         bool // the ledger has nothing in this range
@@ -141,6 +144,13 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	p.Empty = len(s.Groups) == 0
 	p.Health = d.healthView(ctx, s, now)
 	p.Coverage = coverageOf(s.Coverage)
+	days, err := d.Ledger.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
+	if err != nil {
+		d.unavailable(w, r, err)
+		return
+	}
+	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
+	p.Falls = purchase.Falls(days, now)
 	p.Reasons = d.reasons(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
@@ -217,17 +227,56 @@ func pauseWords(reason string) string {
 	}
 }
 
+// keyDay is one day's coverage: a share for each of KeyNames.
+type keyDay struct {
+	At     time.Time
+	Of     int
+	Shares []string
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// keyDaysOf lists the days of a range, the newest first.
+func keyDaysOf(days []purchase.DayCoverage, since time.Time) (list []keyDay) {
+	for _, d := range slices.Backward(days) {
+		if d.At.Before(since.Truncate(24 * time.Hour)) {
+			break
+		}
+		line := keyDay{At: d.At, Of: d.Of}
+		for _, c := range coverageOf(d.Coverage) {
+			line.Shares = append(line.Shares, percent(c.With, c.Of))
+		}
+		list = append(list, line)
+	}
+	return list
+}
+
+// keyNames are the names of coverageOf's lines.
+func keyNames() (names []string) {
+	for _, c := range coverageOf(purchase.Coverage{}) {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 func coverageOf(c purchase.Coverage) []coverageLine {
 	remedies := [purchase.MatchKeyKinds]string{
 		"Stripe Checkout asks for it by itself.",
 		"Set phone_number_collection on the checkout session.",
-		"Put the landing page's ttclid into the checkout's metadata.",
+		"Keep the landing page's ttclid until the checkout (docs/snippets) and put it into the checkout's metadata.",
 		"Put the cookie _ttp into the checkout's metadata as ttp.",
 		"Put the buyer's address into the checkout's metadata as client_ip.",
 		"Put the browser's into the checkout's metadata as user_agent.",
 		"Put the page's address into the metadata as page_url, or set TIKTOK_PAGE_URL.",
+		"Stripe Checkout asks for it with a card; other ways of paying may not.",
+		"Set billing_address_collection on the checkout session to required.",
 	}
-	var lines []coverageLine
+	lines := []coverageLine{{"At least one strong key", c.Strong, c.Of, "A click id or an e-mail address: without either, a purchase is hardly ever matched."}}
 	for i, name := range purchase.MatchKeyNames() {
 		lines = append(lines, coverageLine{name, c.With[i], c.Of, remedies[i]})
 	}
@@ -426,6 +475,7 @@ type purchasePage struct {
 	What, Remedy string
 	Body         string
 	Replayable   bool
+	FirstPayment string // of a trial
 }
 
 type attemptView struct {
@@ -450,7 +500,7 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 		d.unavailable(w, r, err)
 		return
 	}
-	p := purchasePage{Entry: entry, Steps: history.Timeline()}
+	p := purchasePage{Entry: entry, Steps: history.Timeline(), FirstPayment: history.FirstPayment}
 	for _, a := range history.Attempts {
 		v := attemptView{Attempt: a}
 		if a.Code != nil {

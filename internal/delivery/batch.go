@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,7 @@ func (s *slot) request(hard context.Context, p pass, what piece) (a answered, cr
 	events := make([]contract.Envelope, len(what.items))
 	for i, it := range what.items {
 		events[i] = it.envelope
-		it.log.Info("Sending "+s.EventName+" event", zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered), zap.Int("events", len(events)))
+		it.log.Info("Sending "+cmp.Or(it.envelope.Event, s.EventName)+" event", zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered), zap.Int("events", len(events)))
 	}
 	began := s.Now()
 	a.Answer = p.lane.to.Send(hard, events)

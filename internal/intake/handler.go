@@ -40,7 +40,7 @@ type Webhook interface {
 type Handler struct {
 	webhook Webhook
 	ledger  Ledger
-	modes   map[string]bool
+	rules   Rules
 	onward  Onward
 	now     func() time.Time
 	log     *zap.Logger
@@ -50,6 +50,8 @@ type Handler struct {
 	webhooks  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 	noValue   prometheus.Counter
+	dropped   *prometheus.CounterVec
+	late      prometheus.Counter
 	last      atomic.Int64 // when Stripe last signed something of use, Unix nanoseconds; 0: not yet
 }
 
@@ -61,10 +63,10 @@ type Onward interface {
 	Wake()
 }
 
-// NewHandler returns the webhook's handler. modes are the checkout modes that count.
-func NewHandler(w Webhook, l Ledger, modes map[string]bool, onward Onward, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
+// NewHandler returns the webhook's handler.
+func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
 	h := &Handler{
-		webhook: w, ledger: l, modes: modes, onward: onward, now: now, log: log, flood: flood.Limit(log),
+		webhook: w, ledger: l, rules: rules, onward: onward, now: now, log: log, flood: flood.Limit(log),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_webhooks_total", Help: "Webhook requests by event type and result.",
 		}, []string{"type", "result"}),
@@ -75,16 +77,27 @@ func NewHandler(w Webhook, l Ledger, modes map[string]bool, onward Onward, now f
 		noValue: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_purchases_without_value_total", Help: "Paid purchases whose amount or currency Stripe left out: sent without a value.",
 		}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_match_keys_dropped_total", Help: "Match keys that a checkout carried and that could not be used, by key and reason.",
+		}, []string{"key", "reason"}),
+		late: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "purchase_relay_late_click_ids_total", Help: "Purchases whose click id was older than seven days when they were paid: TikTok may not know it any more.",
+		}),
 	}
 	for _, result := range []string{"invalid_signature", "not_an_event", "panic"} {
 		h.webhooks.WithLabelValues("none", result)
 	}
-	for _, kind := range []string{purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed} {
+	for _, kind := range []string{purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed, purchase.TypeInvoicePaid} {
 		for _, d := range []purchase.Disposition{purchase.Processed, purchase.Duplicate, purchase.AwaitingPayment, purchase.Rejected, "unavailable"} {
 			h.webhooks.WithLabelValues(kind, string(d)) // from 0: an increase from nothing at all would not be seen
 		}
 	}
-	reg.MustRegister(h.webhooks, h.durations, h.noValue)
+	for _, key := range purchase.DropKeys() {
+		for _, reason := range purchase.DropReasons() {
+			h.dropped.WithLabelValues(key, string(reason))
+		}
+	}
+	reg.MustRegister(h.webhooks, h.durations, h.noValue, h.dropped, h.late)
 	return h
 }
 
@@ -218,7 +231,7 @@ func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Even
 		log.WithOptions(h.flood).Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", purchase.Tellable(event.Type)))
 	}
 	received := h.now()
-	p, ours, err := Propose(event, h.modes, received)
+	p, ours, err := Propose(event, h.rules, received)
 	switch {
 	case err != nil:
 		log.WithOptions(h.flood).Error("Malformed event", zap.String("type", event.Type), zap.Error(err))
@@ -254,8 +267,15 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 	case purchase.AwaitingPayment:
 		log.Info("Awaiting payment")
 		return
+	case purchase.Ignored:
+		log.Debug("A renewal: not sent")
+		return
+	case purchase.Held:
+		log.Info("An invoice waits for its trial, or for an earlier one")
+		return
 	default:
 	}
+	h.count(p, r)
 	switch {
 	case r.ProfileCreated:
 		log.Info("Profile created", zap.String("profile_id", r.ProfileID))
@@ -265,12 +285,26 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 	if r.ProfileID != "" {
 		log.Info("PROVISIONING COMPLETE", zap.String("profile_id", r.ProfileID))
 	}
+	if r.FirstPayment != "" {
+		log.Info("First payment after a trial", zap.String("first_payment", r.FirstPayment))
+		h.onward.Wake()
+	}
 	if p.Status == purchase.StatusPending {
 		if p.AmountMinor == nil || p.Currency == "" {
 			h.noValue.Inc()
 			log.Warn("No amount or currency: the purchase is sent without a value")
 		}
 		h.hand(p, r)
+	}
+}
+
+// count counts what a purchase's match keys are worth.
+func (h *Handler) count(p purchase.Purchase, r purchase.Recorded) {
+	for _, d := range p.Dropped {
+		h.dropped.WithLabelValues(d.Key, string(d.Reason)).Inc()
+	}
+	if r.LateClick {
+		h.late.Inc()
 	}
 }
 
@@ -286,7 +320,7 @@ func (h *Handler) hand(p purchase.Purchase, r purchase.Recorded) {
 // kindOf keeps the metric's label a small closed set.
 func kindOf(eventType string) string {
 	switch eventType {
-	case purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed:
+	case purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed, purchase.TypeInvoicePaid:
 		return eventType
 	}
 	return "other"

@@ -101,7 +101,7 @@ func TestPropose(t *testing.T) {
 		"no time":                 {func(e *purchase.Event) { e.Created = time.Time{} }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.At.Equal(received.Truncate(time.Second)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, ours, err := intake.Propose(event(tc.change), map[string]bool{"subscription": true}, received)
+			p, ours, err := intake.Propose(event(tc.change), intake.Rules{Modes: map[string]bool{"subscription": true}}, received)
 			got := strings.Join([]string{string(p.Status), string(p.Reason), p.Email}, " ")
 			switch {
 			case err != nil:
@@ -150,7 +150,7 @@ func post(t *testing.T, l *ledger, body []byte) (resp *httptest.ResponseRecorder
 func postTo(t *testing.T, l *ledger, o *onward, body []byte) (resp *httptest.ResponseRecorder, log *observer.ObservedLogs, woken int) {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, map[string]bool{"subscription": true}, o, time.Now,
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, intake.Rules{Modes: map[string]bool{"subscription": true}}, o, time.Now,
 		zap.New(core), prometheus.NewRegistry())
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader(string(body)))
 	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
@@ -269,7 +269,7 @@ func TestParseModes(t *testing.T) {
 func TestFlood(t *testing.T) {
 	core, log := observer.New(zapcore.DebugLevel)
 	reg := prometheus.NewRegistry()
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, map[string]bool{"subscription": true}, &onward{}, time.Now, zap.New(core), reg)
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, intake.Rules{Modes: map[string]bool{"subscription": true}}, &onward{}, time.Now, zap.New(core), reg)
 	for range 500 {
 		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader("{}"))
 		h.ServeHTTP(httptest.NewRecorder(), req)

@@ -41,14 +41,32 @@ func histories(ctx context.Context, tx pgx.Tx, term, email string, most int) ([]
 	if err := readEvents(ctx, tx, ids, byID); err != nil {
 		return nil, err
 	}
+	if err := readConversions(ctx, tx, ids, byID); err != nil {
+		return nil, err
+	}
 	return found, readAttempts(ctx, tx, ids, byID)
+}
+
+// readConversions finds what trials became.
+func readConversions(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*purchase.History) error {
+	rows, err := tx.Query(ctx, sqlConversions, ids)
+	if err != nil {
+		return err
+	}
+	var trial, id string
+	var at time.Time
+	_, err = pgx.ForEachRow(rows, []any{&trial, &id, &at}, func() error {
+		byID[trial].FirstPayment, byID[trial].Converted = id, at.UTC()
+		return nil
+	})
+	return err
 }
 
 func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	var at, first, published, finished *time.Time
 	var sequence int64
 	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency, &at, &h.Customer, &h.Subscription,
-		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID, &h.Envelope)
+		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession)
 	h.At, h.FirstPublished, h.Published, h.Finished = orZero(at), orZero(first), orZero(published), orZero(finished)
 	h.Sequence = uint64(max(sequence, 0))
 	return h, err

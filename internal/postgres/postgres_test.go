@@ -587,7 +587,7 @@ func TestSummary(t *testing.T) {
 			{Status: purchase.StatusDelivered, Count: 1},
 			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
 		},
-		Coverage: purchase.Coverage{Of: 3, With: [purchase.MatchKeyKinds]int{3}}, Delays: purchase.Delays{0: 1},
+		Coverage: purchase.Coverage{Of: 3, With: [purchase.MatchKeyKinds]int{3}, Strong: 3}, Delays: purchase.Delays{0: 1},
 		Values: []purchase.Value{{Currency: "JPY", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 5998, AcceptedMinor: 2999}},
 	}
 	if diff := cmp.Diff(want, all); diff != "" {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -43,7 +44,7 @@ func (db *DB) record(ctx context.Context, receipts []purchase.Receipt) ([]purcha
 		return nil, err
 	}
 	defer conn.Release() // and, with a transaction still open, close it
-	b, err := readBooks(ctx, conn.Conn(), receipts)
+	b, err := readBooks(ctx, conn.Conn(), receipts, subscriptionsOf(receipts))
 	if err != nil {
 		return nil, err
 	}
@@ -92,23 +93,29 @@ type entered struct {
 	profile  string // its id; "": none
 	envelope []byte
 	keys     *int16 // of what is to be sent; nil: nothing is
+	trial    string // of a first payment: its trial's session
 	claimed  bool
 	finished *time.Time
 }
+
+// late says whether a late click id is sent.
+func (e *entered) late() bool { return e.envelope != nil && e.LateClick() }
 
 // books are the part of the ledger that one transaction is about: as it was read, then as it is to be.
 type books struct {
 	events    map[string]bool // known ids
 	sessions  map[string]session
 	profiles  map[string]*profile // by e-mail address
+	trials    map[string]*trial   // by subscription
 	heard     []purchase.Receipt
 	became    []purchase.Disposition // of heard
 	purchases map[string]entered
 	now       time.Time // the transaction's, by the ledger's clock
 }
 
-// readBooks opens the transaction, locks what the receipts are about against everybody else, in the order of the keys, and reads it.
-func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt) (*books, error) {
+// readBooks opens the transaction, locks what the receipts and the subscriptions are about against everybody else, in the order of
+// the keys, and reads it.
+func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt, subscriptions []string) (*books, error) {
 	events, sessions, emails := make([]string, len(receipts)), make([]string, len(receipts)), make([]string, 0, len(receipts))
 	for i := range receipts {
 		events[i], sessions[i] = storable(receipts[i].Event.ID), receipts[i].Purchase.ID
@@ -119,17 +126,21 @@ func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt)
 	sessions, emails = sorted(sessions), sorted(emails)
 	b := &books{
 		events: make(map[string]bool), sessions: make(map[string]session), profiles: make(map[string]*profile), purchases: make(map[string]entered),
+		trials: make(map[string]*trial),
 	}
 	var batch pgx.Batch
 	batch.Queue(sqlBegin)
 	query(&batch, func() {}, []any{&b.now}, sqlNow)
-	batch.Queue(sqlLockSessions, sessions)
+	batch.Queue(sqlLockSessions, sorted(append(sessions, subscriptions...)))
 	batch.Queue(sqlLockEmails, emails)
 	var id, email, profileID string
 	var s session
 	query(&batch, func() { b.events[id] = true }, []any{&id}, sqlKnownEvents, events)
 	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
 	query(&batch, func() { b.profiles[email] = &profile{id: profileID} }, []any{&email, &profileID}, sqlKnownProfiles, emails)
+	if len(subscriptions) > 0 {
+		b.readTrials(&batch, subscriptions)
+	}
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, fmt.Errorf("lock and read: %w", err)
 	}
@@ -151,9 +162,9 @@ func sorted(values []string) []string {
 	return slices.Compact(values)
 }
 
-// provisions says whether a purchase gives its customer access.
+// provisions says whether a purchase gives its customer access. A first payment's has it since the trial.
 func provisions(p *purchase.Purchase) bool {
-	return p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped
+	return p.Kind != purchase.KindFirstPayment && (p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped)
 }
 
 // enter takes one receipt into the books, after those before it, and says what becomes of it.
@@ -164,24 +175,59 @@ func (b *books) enter(r *purchase.Receipt) (purchase.Recorded, error) {
 		return recorded, nil
 	}
 	b.events[event] = true
-	p := r.Purchase
-	if at := b.sessions[p.ID]; purchase.Advances(at.status, at.reason, p.Status, p.Reason) {
-		b.sessions[p.ID] = session{p.Status, p.Reason}
-		recorded.Disposition = r.Disposition()
-		if provisions(&p) {
-			recorded.ProfileID, recorded.ProfileCreated = b.provision(&p)
-		}
-		e, err := newEntered(p, recorded.ProfileID, r.Received)
-		if err != nil {
-			return recorded, err
-		}
-		if e.claimed = r.Claim && e.envelope != nil; e.claimed {
-			recorded.Message, recorded.Claimed = e.envelope, b.now
-		}
-		b.purchases[p.ID] = e
+	var err error
+	if r.Purchase.Kind == purchase.KindFirstPayment {
+		recorded, err = b.enterInvoice(r)
+	} else {
+		recorded, err = b.enterCheckout(r)
 	}
-	b.heard, b.became = append(b.heard, *r), append(b.became, recorded.Disposition)
-	return recorded, nil
+	if err == nil && recorded.Disposition != purchase.Ignored { // a renewal leaves no trace
+		b.heard, b.became = append(b.heard, *r), append(b.became, recorded.Disposition)
+	}
+	return recorded, err
+}
+
+func (b *books) enterCheckout(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
+	p := r.Purchase
+	recorded.Disposition = purchase.Duplicate
+	at := b.sessions[p.ID]
+	if !purchase.Advances(at.status, at.reason, p.Status, p.Reason) {
+		return recorded, nil
+	}
+	b.sessions[p.ID] = session{p.Status, p.Reason}
+	recorded.Disposition = r.Disposition()
+	if provisions(&p) {
+		recorded.ProfileID, recorded.ProfileCreated = b.provision(&p)
+	}
+	e, err := newEntered(p, recorded.ProfileID, r.Received)
+	if err != nil {
+		return recorded, err
+	}
+	b.claim(&e, r, &recorded)
+	if p.Trial {
+		recorded.FirstPayment, err = b.begin(&e, r.Received)
+		first := b.purchases[recorded.FirstPayment]
+		recorded.LateClick = recorded.LateClick || first.late()
+	}
+	return recorded, err
+}
+
+func (b *books) enterInvoice(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
+	if recorded.Disposition, err = b.pay(r); err == nil && recorded.Disposition == purchase.Processed {
+		e := b.purchases[r.Purchase.ID]
+		b.claim(&e, r, &recorded)
+		recorded.FirstPayment = e.ID
+	}
+	return recorded, err
+}
+
+// claim enters a purchase, claimed by who records it where there is something to send and they publish at once.
+func (b *books) claim(e *entered, r *purchase.Receipt, recorded *purchase.Recorded) {
+	if e.claimed = r.Claim && e.envelope != nil; e.claimed {
+		recorded.Message, recorded.Claimed = e.envelope, b.now
+	}
+	recorded.LateClick = e.late()
+	b.purchases[e.ID] = *e
 }
 
 // provision gives a purchase's customer a profile, or brings theirs up to date.
@@ -204,7 +250,7 @@ func newEntered(p purchase.Purchase, profileID string, received time.Time) (e en
 		if e.envelope, err = contract.EncodeEnvelope(&p); err != nil {
 			return e, err
 		}
-		e.keys = new(p.Keys.Mask())
+		e.keys = new(p.Mask())
 	case purchase.StatusSkipped, purchase.StatusRejected:
 		e.finished = &received
 	default: // unpaid: nothing to send, nothing ended
@@ -219,6 +265,7 @@ func (b *books) write(ctx context.Context, conn *pgx.Conn) error {
 	b.putEvents(&batch)
 	b.putProfiles(&batch)
 	b.putPurchases(&batch)
+	b.putTrials(&batch)
 	batch.Queue(sqlCommit)
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("write and commit: %w", err)
@@ -272,6 +319,7 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 	statuses, reasons, modes := make([]string, n), make([]string, n), make([]string, n)
 	profiles, currencies, customers, subscriptions := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
 	livemodes, claimed, amounts := make([]bool, n), make([]bool, n), make([]*int64, n)
+	kinds, trials := make([]string, n), make([]*string, n)
 	ats, finished, envelopes, keys := make([]*time.Time, n), make([]*time.Time, n), make([][]byte, n), make([]*int16, n)
 	for i, id := range ids {
 		p := b.purchases[id]
@@ -280,9 +328,10 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 		customers[i], subscriptions[i] = nullable(p.Customer), nullable(p.Subscription)
 		livemodes[i], claimed[i], amounts[i] = p.Livemode, p.claimed, p.AmountMinor
 		ats[i], finished[i], envelopes[i], keys[i] = nullableTime(p.At), p.finished, p.envelope, p.keys
+		kinds[i], trials[i] = string(cmp.Or(p.Kind, purchase.KindCheckout)), nullable(p.trial)
 	}
 	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys,
-		claimed, contract.ClaimFor.Seconds())
+		kinds, trials, claimed, contract.ClaimFor.Seconds())
 }
 
 // newUUID returns a random UUID, version 4: the hash of a profile's id goes to TikTok and must not be guessable.

@@ -17,7 +17,7 @@ import (
 func rights() map[string][]string {
 	write := []string{"SELECT", "INSERT", "UPDATE"}
 	return map[string][]string{
-		"stripe_events": write, "profiles": write, "purchases": write, "attempts": write,
+		"stripe_events": write, "profiles": write, "purchases": write, "attempts": write, "trials": write,
 		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "rollup_delays": write, "rollup_statuses": write, "rollup_totals": {"SELECT", "INSERT", "UPDATE", "DELETE"},
 		"schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
 	}

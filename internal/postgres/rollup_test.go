@@ -51,6 +51,15 @@ func TestRollupIsTheLedger(t *testing.T) {
 				if rapid.Bool().Draw(rt, "no amount") {
 					r.Purchase.AmountMinor = nil
 				}
+				if r.Purchase.Kind = rapid.SampledFrom([]purchase.Kind{"", purchase.KindCheckout, purchase.KindTrial}).Draw(rt, "kind"); reason == purchase.ReasonNoPayment {
+					r.Purchase.Kind = purchase.KindTrial
+				}
+				r.Purchase.Keys.LastName, r.Purchase.Keys.City = "", rapid.SampledFrom([]string{"", "berlin"}).Draw(rt, "city")
+				r.Purchase.Keys.FirstName = rapid.SampledFrom([]string{"", purchase.HashExternalID("grace")}).Draw(rt, "name")
+				r.Purchase.Keys.TTCLID = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttclid")
+				if rapid.Bool().Draw(rt, "clicked long ago") {
+					r.Purchase.Clicked = base.AddDate(0, 0, -9)
+				}
 				r.Purchase.Keys.TTP = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttp")
 				r.Purchase.Keys.PageURL = rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "page")
 				_, err := l.Record(l.t.Context(), r)
@@ -94,7 +103,7 @@ func TestRollupIsTheLedger(t *testing.T) {
 				must(err)
 			},
 			"mend by hand": func(rt *rapid.T) {
-				_, err := l.conn.Exec(l.t.Context(), `UPDATE purchases SET match_keys = match_keys # 3, amount_minor = 7, currency = 'eur' WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"))
+				_, err := l.conn.Exec(l.t.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial', amount_minor = 7, currency = 'eur' WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"))
 				must(err)
 			},
 			"fold": func(*rapid.T) { _, err := l.Fold(l.t.Context()); must(err) },
@@ -139,6 +148,23 @@ func (l *ledger) rollupIsTheLedger(t *rapid.T, livemode *bool, since time.Time) 
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("since %s, mode %v (-ledger +rollup):\n%s", since, livemode, diff)
 	}
+	days, err := l.Coverage(ctx, since, livemode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum purchase.Coverage
+	for _, d := range days {
+		if d.At.Truncate(24*time.Hour) != d.At {
+			t.Fatalf("%s is no day", d.At)
+		}
+		sum.Of, sum.Strong, sum.Late = sum.Of+d.Of, sum.Strong+d.Strong, sum.Late+d.Late
+		for i := range sum.With {
+			sum.With[i] += d.With[i]
+		}
+	}
+	if diff := cmp.Diff(l.count(t, since.Truncate(24*time.Hour), livemode).Coverage, sum); diff != "" {
+		t.Fatalf("by days since %s (-ledger +rollup):\n%s", since, diff)
+	}
 	groups, err := l.Groups(ctx, livemode)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +181,7 @@ func (l *ledger) rollupIsTheLedger(t *rapid.T, livemode *bool, since time.Time) 
 // count sums the ledger up, row by row and without its help.
 func (l *ledger) count(t *rapid.T, since time.Time, livemode *bool) purchase.Summary {
 	s := purchase.Summary{Counts: map[purchase.Status]int{}, Delays: purchase.Delays{}}
-	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys, purchased_at, finished_at
+	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys, purchased_at, finished_at, kind
 		FROM purchases WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2) ORDER BY 3`, since, livemode)
 	if err != nil {
 		t.Fatal(err)
@@ -166,12 +192,19 @@ func (l *ledger) count(t *rapid.T, since time.Time, livemode *bool) purchase.Sum
 	var minor int64
 	var keys *int16
 	var at, finished *time.Time
-	_, err = pgx.ForEachRow(rows, []any{&status, &reason, &currency, &minor, &keys, &at, &finished}, func() error {
+	var kind purchase.Kind
+	_, err = pgx.ForEachRow(rows, []any{&status, &reason, &currency, &minor, &keys, &at, &finished, &kind}, func() error {
 		s.Counts[status]++
 		if keys != nil {
 			s.Coverage.Of++
 			for bit := range s.Coverage.With {
 				s.Coverage.With[bit] += int(*keys >> bit & 1)
+			}
+			if *keys&5 != 0 {
+				s.Coverage.Strong++
+			}
+			if *keys&purchase.LateClick != 0 {
+				s.Coverage.Late++
 			}
 		}
 		if status == purchase.StatusDead || status == purchase.StatusRejected {
@@ -180,10 +213,8 @@ func (l *ledger) count(t *rapid.T, since time.Time, livemode *bool) purchase.Sum
 		if status == purchase.StatusAwaitingPayment || status == purchase.StatusPaymentFailed || status == purchase.StatusSkipped && reason == purchase.ReasonNoPayment {
 			return nil
 		}
-		s.Paid++
 		delivered := int64(0)
 		if status == purchase.StatusDelivered {
-			s.Accepted++
 			delivered = minor
 			if at != nil && finished != nil {
 				step := 0
@@ -192,6 +223,13 @@ func (l *ledger) count(t *rapid.T, since time.Time, livemode *bool) purchase.Sum
 				}
 				s.Delays[step]++
 			}
+		}
+		if kind == purchase.KindTrial {
+			return nil
+		}
+		s.Paid++
+		if status == purchase.StatusDelivered {
+			s.Accepted++
 		}
 		if currency == "" {
 			return nil

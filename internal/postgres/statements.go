@@ -49,6 +49,35 @@ WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDE
 
 	sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
 
+	sqlKnownTrials = `
+SELECT subscription_id, livemode, COALESCE(checkout_session_id, ''), started_at, reason,
+    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope, clicked_at,
+    COALESCE(invoice_id, ''), invoice_at, amount_minor, COALESCE(currency, ''), period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
+FROM public.trials t WHERE subscription_id = ANY($1)`
+
+	sqlPutTrials = `
+INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason, profile_id, envelope, clicked_at,
+    invoice_id, invoice_at, amount_minor, currency, period_start, stripe_customer_id, purchase_id, held_at)
+SELECT u.id, u.livemode, u.session, u.started, u.reason, u.profile::uuid, u.envelope, u.clicked, u.invoice, u.at, u.amount, u.currency, u.period, u.customer, u.purchase,
+    CASE WHEN u.invoice IS NOT NULL THEN now() END
+FROM unnest($1::text[], $2::boolean[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[], $9::text[], $10::timestamptz[],
+    $11::bigint[], $12::text[], $13::timestamptz[], $14::text[], $15::text[])
+    AS u (id, livemode, session, started, reason, profile, envelope, clicked, invoice, at, amount, currency, period, customer, purchase)
+ON CONFLICT (subscription_id) DO UPDATE SET
+    livemode = excluded.livemode, checkout_session_id = excluded.checkout_session_id, started_at = excluded.started_at, reason = excluded.reason,
+    profile_id = excluded.profile_id, envelope = excluded.envelope, clicked_at = excluded.clicked_at, invoice_id = excluded.invoice_id,
+    invoice_at = excluded.invoice_at, amount_minor = excluded.amount_minor, currency = excluded.currency, period_start = excluded.period_start,
+    stripe_customer_id = excluded.stripe_customer_id, purchase_id = excluded.purchase_id,
+    held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN excluded.held_at ELSE t.held_at END`
+
+	// Invoices that waited in vain for an earlier one.
+	sqlHeldTrials = `
+SELECT subscription_id FROM public.trials
+WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL AND held_at < now() - make_interval(secs => $1)
+ORDER BY held_at LIMIT $2`
+
+	sqlConversions = `SELECT trial_session_id, checkout_session_id, created_at FROM public.purchases WHERE trial_session_id = ANY($1)`
+
 	sqlPutEvents = `
 INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
 SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition
@@ -74,18 +103,18 @@ WHERE p.id = excluded.id`
 
 	sqlPutPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys, claimed_until, first_published_at)
-SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished, u.keys,
-    CASE WHEN u.claimed THEN now() + make_interval(secs => $16) END, CASE WHEN u.claimed THEN now() END
+    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys, kind, trial_session_id, claimed_until, first_published_at)
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished, u.keys, u.kind, u.trial,
+    CASE WHEN u.claimed THEN now() + make_interval(secs => $18) END, CASE WHEN u.claimed THEN now() END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
-    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::boolean[])
-    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys, claimed)
+    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::text[], $16::text[], $17::boolean[])
+    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys, kind, trial, claimed)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
     livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
     purchased_at = excluded.purchased_at, stripe_customer_id = excluded.stripe_customer_id,
     stripe_subscription_id = excluded.stripe_subscription_id, envelope = excluded.envelope,
-    finished_at = excluded.finished_at, match_keys = excluded.match_keys, claimed_until = excluded.claimed_until,
+    finished_at = excluded.finished_at, match_keys = excluded.match_keys, kind = excluded.kind, trial_session_id = excluded.trial_session_id, claimed_until = excluded.claimed_until,
     first_published_at = excluded.first_published_at, updated_at = now()`
 
 	// first_published_at is set by the first claim, before the first send: an acknowledgement that is lost must
@@ -161,19 +190,19 @@ WHERE p.checkout_session_id = s.id`
 	// currency (0b10), or of everything (0b11).
 	sqlRollupTotals = `
 SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), COALESCE(code, ''), COALESCE(upper(currency), ''),
-    sum(n)::bigint, COALESCE(sum(n) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0)::bigint,
+    sum(n)::bigint, COALESCE(sum(n - trials) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)::bigint,
     LEAST(COALESCE(sum(minor) FILTER (WHERE paid), 0), 9223372036854775807)::bigint,
     LEAST(COALESCE(sum(minor) FILTER (WHERE status = 'delivered'), 0), 9223372036854775807)::bigint,
     sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
-    sum(key_user_agent)::bigint, sum(key_page)::bigint
+    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint
 FROM (
-    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, ` + paid + ` AS paid
+    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials, ` + paid + ` AS paid
     FROM public.rollup_totals WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials, ` + paid + `
     FROM public.rollup_totals WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials, ` + paid + `
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) r
 GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <> 0`
@@ -182,9 +211,21 @@ GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <>
 SELECT hour, sum(paid)::bigint, sum(accepted)::bigint FROM (
     SELECT hour, paid, accepted FROM public.rollup_hours WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT hour, CASE WHEN ` + paid + ` THEN n ELSE 0 END, CASE WHEN status = 'delivered' THEN n ELSE 0 END
+    SELECT hour, CASE WHEN ` + paid + ` THEN n - trials ELSE 0 END, CASE WHEN status = 'delivered' THEN n - trials ELSE 0 END
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) h GROUP BY hour HAVING sum(paid) <> 0 ORDER BY hour`
+
+	// Match keys by the day of UTC since $1, a whole day.
+	sqlRollupKeys = `
+SELECT day, sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
+    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint
+FROM (
+    SELECT at AS day, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong
+    FROM public.rollup_totals WHERE daily AND at >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT date_trunc('day', hour, 'UTC'), keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) r GROUP BY day HAVING sum(keyed) <> 0 ORDER BY day`
 
 	sqlRollupDelays = `
 SELECT delay, sum(n)::bigint FROM (
@@ -218,18 +259,20 @@ WHERE $1::boolean IS NULL OR w.livemode = $1`
 	sqlFold = `
 WITH gone AS (
     DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
-        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials
 ), totals AS (
     INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, keyed,
-        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
+        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials)
     SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, sum(n), sum(minor), sum(keyed),
-        sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page)
+        sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page),
+        sum(key_name), sum(key_address), sum(key_late), sum(key_strong), sum(trials)
     FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (daily, at, livemode, status, reason, code, currency) DO UPDATE SET
         n = t.n + excluded.n, minor = t.minor + excluded.minor, keyed = t.keyed + excluded.keyed,
         key_email = t.key_email + excluded.key_email, key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
         key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip, key_user_agent = t.key_user_agent + excluded.key_user_agent,
-        key_page = t.key_page + excluded.key_page
+        key_page = t.key_page + excluded.key_page, key_name = t.key_name + excluded.key_name, key_address = t.key_address + excluded.key_address,
+        key_late = t.key_late + excluded.key_late, key_strong = t.key_strong + excluded.key_strong, trials = t.trials + excluded.trials
 ), delays AS (
     INSERT INTO public.rollup_delays AS d (daily, at, livemode, delay, n)
     SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, delay, sum(n)
@@ -237,7 +280,7 @@ WITH gone AS (
     ON CONFLICT (daily, at, livemode, delay) DO UPDATE SET n = d.n + excluded.n
 ), hours AS (
     INSERT INTO public.rollup_hours AS h (hour, livemode, paid, accepted)
-    SELECT hour, livemode, COALESCE(sum(n) FILTER (WHERE ` + paid + `), 0), COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0)
+    SELECT hour, livemode, COALESCE(sum(n - trials) FILTER (WHERE ` + paid + `), 0), COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)
     FROM gone GROUP BY 1, 2
     ON CONFLICT (hour, livemode) DO UPDATE SET paid = h.paid + excluded.paid, accepted = h.accepted + excluded.accepted
 ), statuses AS (
@@ -328,7 +371,7 @@ SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < 
 	entryColumns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at, stripe_customer_id, stripe_subscription_id,
     generation, first_published_at, published_at, stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id,
-    finished_at, created_at, updated_at`
+    finished_at, created_at, updated_at, kind, trial_session_id`
 
 	// A page of a list: $1 mode, $2 and $3 the time from and until, $4 and $5 the place to go on from, $6 reason, $7 code, $9 without any code, $8 how many.
 	pageOf = `COALESCE(purchased_at, created_at) >= $2::timestamptz AND COALESCE(purchased_at, created_at) < $3::timestamptz
@@ -372,7 +415,7 @@ FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = ''
 	sqlHistories = `
 SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
     COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
-    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope
+    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind, COALESCE(trial_session_id, '')
 FROM public.purchases
 WHERE checkout_session_id IN (
     SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1

@@ -67,14 +67,14 @@ const (
 )
 
 func readTotals(rows pgx.Rows, s *purchase.Summary) error {
-	var kind, n, paid, accepted, of int
+	var kind, n, paid, accepted int
 	var g purchase.Group
 	var code string
 	var v purchase.Value
-	var with [purchase.MatchKeyKinds]int
+	var c purchase.Coverage
 	_, err := pgx.ForEachRow(rows, []any{
 		&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor,
-		&of, &with[0], &with[1], &with[2], &with[3], &with[4], &with[5], &with[6],
+		&c.Of, &c.With[0], &c.With[1], &c.With[2], &c.With[3], &c.With[4], &c.With[5], &c.With[6], &c.With[7], &c.With[8], &c.Late, &c.Strong,
 	}, func() (err error) {
 		switch kind {
 		case rowOfStanding:
@@ -87,7 +87,7 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 				s.Values = append(s.Values, v)
 			}
 		case rowOfAll:
-			s.Paid, s.Accepted, s.Coverage = paid, accepted, purchase.Coverage{Of: of, With: with}
+			s.Paid, s.Accepted, s.Coverage = paid, accepted, c
 		}
 		return err
 	})
@@ -96,6 +96,24 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Status, b.Status), cmp.Compare(a.Reason, b.Reason))
 	})
 	return err
+}
+
+// Coverage counts match keys by the day of UTC since the beginning of a day; a day without any purchase is missing. livemode nil
+// means both modes.
+func (db *DB) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]purchase.DayCoverage, error) {
+	rows, err := db.pool.Query(ctx, sqlRollupKeys, since.UTC().Truncate(24*time.Hour), livemode)
+	if err != nil {
+		return nil, fmt.Errorf("count match keys: %w", err)
+	}
+	days, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d purchase.DayCoverage, err error) {
+		err = row.Scan(&d.At, &d.Of, &d.With[0], &d.With[1], &d.With[2], &d.With[3], &d.With[4], &d.With[5], &d.With[6], &d.With[7], &d.With[8], &d.Late, &d.Strong)
+		d.At = d.At.UTC()
+		return d, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count match keys: %w", err)
+	}
+	return days, nil
 }
 
 // codeOf reads the rollup's code; "" is none.

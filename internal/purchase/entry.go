@@ -36,6 +36,8 @@ type Entry struct {
 	Finished       *time.Time `json:"finished_at"`
 	Created        time.Time  `json:"created_at"`
 	Updated        time.Time  `json:"updated_at"`
+	Kind           Kind       `json:"kind"`
+	TrialSession   *string    `json:"trial_session_id"`
 }
 
 // At is the purchase's time: paid, or first heard of while it is unpaid.

@@ -60,7 +60,7 @@ func TestMask(t *testing.T) {
 	if got := keys.Mask(); got != 1|4|64 {
 		t.Errorf("mask %b", got)
 	}
-	full := purchase.MatchKeys{Email: "a", Phone: "a", TTCLID: "a", TTP: "a", IP: "a", UserAgent: "a", PageURL: "a"}
+	full := purchase.MatchKeys{Email: "a", Phone: "a", TTCLID: "a", TTP: "a", IP: "a", UserAgent: "a", PageURL: "a", FirstName: "a", City: "a"}
 	if got := full.Mask(); got != 1<<purchase.MatchKeyKinds-1 {
 		t.Errorf("mask %b", got)
 	}

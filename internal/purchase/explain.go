@@ -22,6 +22,10 @@ func (g Group) Meaning() string {
 			return "A test purchase: it must not count as a sale"
 		case ReasonNoPayment:
 			return "A trial or a full discount: no money, no sale"
+		case ReasonNoConsent:
+			return "The buyer did not consent: no match key is stored, and nothing is ever sent"
+		case ReasonInternal:
+			return "Bought by the merchant's own staff (SKIP_EMAIL_DOMAINS)"
 		default:
 			return "Not sent, on purpose"
 		}

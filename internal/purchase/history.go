@@ -19,6 +19,9 @@ type History struct {
 	Finished       time.Time // zero: on its way
 	RequestID      string    // TikTok's, of the accepting attempt, else of the last one
 	Envelope       []byte    // the message for the queue, as it was stored; nil: nothing is ever sent
+	TrialSession   string    // of a first payment: its trial's purchase
+	FirstPayment   string    // of a trial: the purchase that it became; "": none yet
+	Converted      time.Time // when that was
 	Events         []Reception
 	Attempts       []Attempt
 }
@@ -82,10 +85,18 @@ func (h *History) Timeline() []Step {
 			steps = append(steps, Step{at.UTC(), fmt.Sprintf(what, args...), mood})
 		}
 	}
-	add(h.At, MoodNeutral, "paid, by Stripe's time")
+	switch h.Kind {
+	case KindTrial:
+		add(h.At, MoodNeutral, "checked out without a payment, by Stripe's time")
+	case KindFirstPayment:
+		add(h.At, MoodNeutral, "first payment after the trial %s, by Stripe's time", h.TrialSession)
+	default:
+		add(h.At, MoodNeutral, "paid, by Stripe's time")
+	}
+	add(h.Converted, MoodGood, "first payment after it: %s", h.FirstPayment)
 	for _, e := range h.Events {
 		add(e.Received, MoodNeutral, "Stripe's %s (%s): %s", Tellable(e.Type), Tellable(e.EventID), e.Disposition)
-		if e.Disposition == Processed && e.Type != TypeAsyncFailed && h.ProfileID != "" {
+		if e.Disposition == Processed && e.Type != TypeAsyncFailed && e.Type != TypeInvoicePaid && h.ProfileID != "" {
 			add(e.Received, MoodGood, "customer provisioned: profile %s", h.ProfileID)
 		}
 	}

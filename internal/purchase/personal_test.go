@@ -16,7 +16,7 @@ func TestNothingNamesTheBuyer(t *testing.T) {
 	const email, phone, name = "grace.hopper@navy-mail.example", "+1 (213) 555-0147", "Grace Brewster Murray"
 	encoded := base64.StdEncoding.EncodeToString([]byte(email))
 	keys := func(metadata map[string]string) purchase.MatchKeys {
-		return purchase.NewMatchKeys(email, &purchase.Checkout{Phone: phone, Name: name, Metadata: metadata})
+		return keysFor(email, &purchase.Checkout{Phone: phone, Name: name, Metadata: metadata})
 	}
 	const origin = "https://shop.example/"
 	for raw, want := range map[string]string{
@@ -53,7 +53,7 @@ func TestNothingNamesTheBuyer(t *testing.T) {
 	if got := keys(map[string]string{"ttclid": "E.C.P.Csoca_0SNqdfy", "ttp": "2ZzXf9aBcD"}); got.TTCLID == "" || got.TTP == "" {
 		t.Errorf("good click ids: %+v", got)
 	}
-	short := purchase.NewMatchKeys(email, &purchase.Checkout{Name: "Shop", Metadata: map[string]string{"page_url": origin + "cart"}})
+	short := keysFor(email, &purchase.Checkout{Name: "Shop", Metadata: map[string]string{"page_url": origin + "cart"}})
 	if short.PageURL != origin+"cart" {
 		t.Errorf("a name of one word hides %q", short.PageURL)
 	}
@@ -66,6 +66,6 @@ func BenchmarkMatchKeys(b *testing.B) {
 		"page_url":   "https://shop.example/checkout?ttclid=E.C.P.CsocA0SNqdfyGTvCjxYJzB1Qe9Qh0qv", "referrer": "https://www.tiktok.com/",
 	}}
 	for b.Loop() {
-		purchase.NewMatchKeys("grace.hopper@navy-mail.example", c)
+		keysFor("grace.hopper@navy-mail.example", c)
 	}
 }

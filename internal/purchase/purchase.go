@@ -7,8 +7,8 @@
 //	awaiting_payment ──▶ payment_failed ──▶ pending ──▶ published ⇄ retrying ──▶ delivered | dead | skipped
 //	        (intake)            (intake)     (relay)             (delivery, written by the recorder)
 //
-// Beside it stand rejected (paid, but without a usable e-mail address) and skipped with the reason
-// no_payment (a trial).
+// Beside it stand rejected (paid, but without a usable e-mail address) and skipped at once, with the reason
+// no_payment (a trial), no_consent (the buyer's) or internal (the merchant's own staff).
 package purchase
 
 import (
@@ -21,6 +21,7 @@ const (
 	TypeCompleted      = "checkout.session.completed"
 	TypeAsyncSucceeded = "checkout.session.async_payment_succeeded"
 	TypeAsyncFailed    = "checkout.session.async_payment_failed"
+	TypeInvoicePaid    = "invoice.paid" // a trial's first payment, where those count
 )
 
 // Event is one verified event of Stripe, narrowed to what the product reads. Fields that Stripe left
@@ -32,6 +33,7 @@ type Event struct {
 	Livemode bool
 	Thin     bool      // a "thin" v2 event, which carries no object: the endpoint must be set to snapshot events
 	Checkout *Checkout // data.object; nil when it is missing or no JSON object
+	Invoice  *Invoice  // data.object of TypeInvoicePaid, in place of the checkout
 }
 
 // Checkout is the checkout session of an Event as Stripe sent it: nothing is checked or normalised.
@@ -46,9 +48,39 @@ type Checkout struct {
 	Email         string // customer_details.email
 	CustomerEmail string // customer_email, only a prefill
 	Phone         string // customer_details.phone
-	Name          string // customer_details.name, to keep it out of what is sent
+	Name          string // customer_details.name
+	Address       Address
+	Reference     string    // client_reference_id
+	Created       time.Time // when the session began; zero: unknown
 	Metadata      map[string]string
+	NotText       map[string]bool // keys of the metadata whose value is neither a text nor null
 }
+
+// Address is customer_details.address, as far as it is a match key.
+type Address struct {
+	City, State, PostalCode, Country string
+}
+
+// Invoice is a paid invoice as Stripe sent it.
+type Invoice struct {
+	ID           string
+	Subscription string // "": of none
+	Customer     string
+	AmountPaid   *int64
+	Currency     string
+	Beginning    bool      // it is the subscription's very first one (billing_reason subscription_create)
+	PeriodStart  time.Time // of the time that it looks back on: a trial's first one looks back on the trial; zero: unknown
+}
+
+// Kind says what makes a purchase one.
+type Kind string
+
+// The kinds.
+const (
+	KindCheckout     Kind = "checkout"      // a checkout that was paid, or is to be
+	KindTrial        Kind = "trial"         // a checkout without money: a trial, or a full discount
+	KindFirstPayment Kind = "first_payment" // the first invoice with money after a trial
+)
 
 // Purchase is what the ledger holds of one checkout session.
 type Purchase struct {
@@ -64,6 +96,30 @@ type Purchase struct {
 	Customer     string    // Stripe's customer id, "" when unknown or unusable
 	Subscription string    // Stripe's subscription id, "" when unknown or unusable
 	Keys         MatchKeys // hashed or public: fit for the queue
+
+	Kind           Kind      // "" is a checkout
+	EventName      string    // "": the worker's own; of a trial that is sent as one
+	Withheld       Reason    // why nothing may be sent about this buyer: ReasonNoConsent, ReasonInternal; "": it may
+	Trial          bool      // its match keys are kept for the subscription's first payment
+	PeriodStart    time.Time // of a first payment: when the time began that its invoice looks back on; zero: unknown
+	LimitedDataUse bool
+	Content        *Content
+	Clicked        time.Time // when the ad was clicked, at the latest; zero: unknown
+	Dropped        []Dropped // of the keys, for the metrics
+}
+
+// LateClick says whether the click id was older than a week when the purchase was paid: TikTok may not know it any more.
+func (p *Purchase) LateClick() bool {
+	return p.Keys.TTCLID != "" && !p.Clicked.IsZero() && p.At.Sub(p.Clicked) > freshClick
+}
+
+// Mask is that of the match keys, with LateClick.
+func (p *Purchase) Mask() int16 {
+	mask := p.Keys.Mask()
+	if p.LateClick() {
+		mask |= LateClick
+	}
+	return mask
 }
 
 // Disposition is what became of one webhook event; it is the webhook's answer.
@@ -76,6 +132,7 @@ const (
 	Duplicate       Disposition = "duplicate"
 	Rejected        Disposition = "rejected"
 	Ignored         Disposition = "ignored"
+	Held            Disposition = "held" // an invoice that waits for its trial, or for an earlier one
 )
 
 // ValidID says whether a Stripe id may become a key, a NATS subject token and a message id: 1 to 255
@@ -136,4 +193,7 @@ type Recorded struct {
 
 	Message []byte    // of a purchase that was claimed: what is to be published
 	Claimed time.Time // since when it counts as handed to the queue; zero: it was not claimed
+
+	FirstPayment string // the purchase that a trial and its invoice became; "": none
+	LateClick    bool   // its click id is older than a week
 }

@@ -99,7 +99,12 @@ func TestHashes(t *testing.T) {
 }
 
 func keysOf(metadata map[string]string) purchase.MatchKeys {
-	return purchase.NewMatchKeys("", &purchase.Checkout{Metadata: metadata})
+	return keysFor("", &purchase.Checkout{Metadata: metadata})
+}
+
+func keysFor(email string, c *purchase.Checkout) purchase.MatchKeys {
+	keys, _ := purchase.NewMatchKeys(email, c)
+	return keys
 }
 
 func TestMatchKeysAreDroppedAlone(t *testing.T) {

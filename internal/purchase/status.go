@@ -34,6 +34,8 @@ const (
 	ReasonNoPayment     Reason = "no_payment"     // skipped: a trial or a full discount, no money moved
 	ReasonNotConfigured Reason = "not_configured" // skipped: the worker has no access token
 	ReasonTestPurchase  Reason = "test_purchase"  // skipped: livemode=false and TIKTOK_TEST_MODE=skip
+	ReasonNoConsent     Reason = "no_consent"     // skipped: the buyer said no, or nothing where an answer is required
+	ReasonInternal      Reason = "internal"       // skipped: the merchant's own staff
 	ReasonInvalidEmail  Reason = "invalid_email"  // rejected
 	ReasonRefused       Reason = "refused"        // dead: TikTok refuses this event for its content
 	ReasonExpired       Reason = "expired"        // dead: older than RETRY_MAX_AGE

@@ -128,10 +128,7 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 		case "object":
 			event.Thin = strings.HasPrefix(text(v), "v2.")
 		case "created":
-			// Years 1970 to 9999: what both Postgres and TikTok take. Anything else counts as unknown.
-			if n := whole(v); n != nil && *n > 0 && *n < 253402300800 {
-				event.Created = time.Unix(*n, 0).UTC()
-			}
+			event.Created = moment(v)
 		case "livemode":
 			livemode, known = v.Type == gjson.True, v.IsBool()
 		case "data":
@@ -142,7 +139,12 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 	if event.ID == "" || event.Type == "" {
 		return purchase.Event{}, ErrNotEvent
 	}
-	if object.IsObject() {
+	switch {
+	case object.IsObject() && event.Type == purchase.TypeInvoicePaid:
+		var of bool
+		event.Invoice, of = invoice(object)
+		livemode = livemode || !known && of
+	case object.IsObject():
 		var of bool
 		event.Checkout, of = checkout(object)
 		livemode = livemode || !known && of
@@ -176,12 +178,42 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 			c.CustomerEmail = text(v)
 		case "customer_details":
 			c.Email, c.Phone, c.Name = text(v.Get("email")), text(v.Get("phone")), text(v.Get("name"))
+			a := v.Get("address")
+			c.Address = purchase.Address{
+				City: text(a.Get("city")), State: text(a.Get("state")), PostalCode: text(a.Get("postal_code")), Country: text(a.Get("country")),
+			}
+		case "client_reference_id":
+			c.Reference = text(v)
+		case "created":
+			c.Created = moment(v)
 		case "metadata":
-			c.Metadata = texts(v)
+			c.Metadata, c.NotText = texts(v)
 		}
 		return true
 	})
 	return c, livemode
+}
+
+// invoice reads a paid invoice; livemode is its own. Since API version 2025-03-31 the subscription is that of its parent.
+func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
+	i = &purchase.Invoice{
+		ID: text(object.Get("id")), Customer: idOf(object.Get("customer")), AmountPaid: whole(object.Get("amount_paid")), Currency: text(object.Get("currency")),
+		Beginning: text(object.Get("billing_reason")) == "subscription_create", PeriodStart: moment(object.Get("period_start")),
+	}
+	for _, place := range []string{"parent.subscription_details.subscription", "subscription"} {
+		if i.Subscription == "" {
+			i.Subscription = idOf(object.Get(place))
+		}
+	}
+	return i, object.Get("livemode").Type == gjson.True
+}
+
+// moment reads Unix seconds. Years 1970 to 9999: what both Postgres and TikTok take. Anything else counts as unknown.
+func moment(v gjson.Result) time.Time {
+	if n := whole(v); n != nil && *n > 0 && *n < 253402300800 {
+		return time.Unix(*n, 0).UTC()
+	}
+	return time.Time{}
 }
 
 // shallow says whether a text is nested less deep than maxDepth, as far as it is JSON.
@@ -232,15 +264,23 @@ func idOf(v gjson.Result) string {
 	return text(v)
 }
 
-func texts(metadata gjson.Result) map[string]string {
-	m := make(map[string]string)
+// texts reads metadata: its texts, and which of its values are none.
+func texts(metadata gjson.Result) (values map[string]string, notText map[string]bool) {
+	values = make(map[string]string)
 	if metadata.IsObject() {
 		metadata.ForEach(func(key, v gjson.Result) bool {
-			if v.Type == gjson.String {
-				m[key.Str] = v.Str
+			switch v.Type {
+			case gjson.String:
+				values[key.Str] = v.Str
+			case gjson.Null:
+			default:
+				if notText == nil {
+					notText = make(map[string]bool)
+				}
+				notText[key.Str] = true
 			}
 			return true
 		})
 	}
-	return m
+	return values, notText
 }

@@ -68,7 +68,7 @@ func TestParseSecrets(t *testing.T) {
 
 func TestDecode(t *testing.T) {
 	c := stripegen.NewCheckout()
-	c.APIVersion = "2031-01-01.unheard_of"
+	c.APIVersion, c.City, c.State, c.Zip, c.Reference = "2031-01-01.unheard_of", "New York", "NY", "10001", "order-7"
 	event, err := webhook("whsec_a").Decode(c.Event())
 	if err != nil {
 		t.Fatal(err)
@@ -78,10 +78,45 @@ func TestDecode(t *testing.T) {
 		Checkout: &purchase.Checkout{
 			ID: c.SessionID, Mode: "subscription", PaymentStatus: "paid", AmountTotal: c.AmountTotal, Currency: "usd",
 			Customer: c.Customer, Subscription: c.Subscription, Email: *c.Email, Phone: *c.Phone, Name: *c.Name, Metadata: c.Metadata,
+			Address: purchase.Address{City: "New York", State: "NY", PostalCode: "10001", Country: "US"}, Reference: "order-7", Created: c.Created.Add(-time.Minute),
 		},
 	}
 	if diff := cmp.Diff(want, event); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// An invoice names its subscription in one of two places, by the account's API version; it may be expanded.
+func TestDecodeInvoice(t *testing.T) {
+	c := stripegen.NewCheckout().Live().Trial()
+	for version, change := range map[string]func(body string) string{
+		"2020-08-27":       func(body string) string { return body },
+		"2025-06-30.basil": func(body string) string { return body },
+		"2025-09-30": func(body string) string {
+			return strings.Replace(body, `"`+c.Subscription+`"`, `{"id":"`+c.Subscription+`"}`, 1)
+		},
+	} {
+		i := c.Invoices(7*24*time.Hour, 30*24*time.Hour, 2)[1]
+		i.APIVersion = version
+		e, err := webhook("whsec_a").Decode([]byte(change(string(i.Event()))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := purchase.Event{
+			ID: i.EventID, Type: purchase.TypeInvoicePaid, Created: i.Created, Livemode: true,
+			Invoice: &purchase.Invoice{ID: i.InvoiceID, Subscription: c.Subscription, Customer: c.Customer, AmountPaid: new(int64(2999)), Currency: "usd", PeriodStart: c.Created},
+		}
+		if diff := cmp.Diff(want, e); diff != "" {
+			t.Errorf("%s:\n%s", version, diff)
+		}
+	}
+	first := c.Invoices(7*24*time.Hour, 30*24*time.Hour, 1)[0]
+	if e, err := webhook("whsec_a").Decode(first.Event()); err != nil || !e.Invoice.Beginning || *e.Invoice.AmountPaid != 0 {
+		t.Errorf("a trial's very first invoice: %+v, %v", e.Invoice, err)
+	}
+	e, err := webhook("whsec_a").Decode([]byte(`{"id":"evt_1","type":"invoice.paid","data":{"object":{"id":[],"subscription":7,"amount_paid":"1","period_start":"now"}}}`))
+	if diff := cmp.Diff(&purchase.Invoice{}, e.Invoice); err != nil || diff != "" {
+		t.Errorf("a strange one: %v\n%s", err, diff)
 	}
 }
 
@@ -103,7 +138,7 @@ func TestDecodeIsLenient(t *testing.T) {
 		"a metadata value is a number": {
 			`{"id":"evt_1","type":"t","data":{"object":{` + session + `,"metadata":{"a":1,"ttclid":"x"}}}}`,
 			func(e purchase.Event) bool {
-				return len(e.Checkout.Metadata) == 1 && e.Checkout.Metadata["ttclid"] == "x"
+				return len(e.Checkout.Metadata) == 1 && e.Checkout.Metadata["ttclid"] == "x" && e.Checkout.NotText["a"] && len(e.Checkout.NotText) == 1
 			},
 		},
 		"customer_details is null": {

@@ -33,6 +33,7 @@ type event struct {
 	User       user       `json:"user"`
 	Properties properties `json:"properties"`
 	Page       *page      `json:"page,omitempty"`
+	Limited    bool       `json:"limited_data_use,omitempty"`
 }
 
 type user struct {
@@ -43,6 +44,12 @@ type user struct {
 	TTP        string `json:"ttp,omitempty"`
 	IP         string `json:"ip,omitempty"`
 	UserAgent  string `json:"user_agent,omitempty"`
+	FirstName  string `json:"first_name,omitempty"`
+	LastName   string `json:"last_name,omitempty"`
+	Zip        string `json:"zip_code,omitempty"`
+	City       string `json:"city,omitempty"`
+	State      string `json:"state,omitempty"`
+	Country    string `json:"country,omitempty"`
 }
 
 // properties leaves value out by nil alone: a value of 0 is a value.
@@ -51,6 +58,8 @@ type properties struct {
 	Currency    string       `json:"currency,omitempty"`
 	ContentType string       `json:"content_type"`
 	OrderID     string       `json:"order_id"`
+
+	Contents []purchase.Content `json:"contents,omitempty"`
 }
 
 type page struct {
@@ -67,6 +76,7 @@ type pixelBody struct {
 	TestEventCode string       `json:"test_event_code,omitempty"`
 	Properties    properties   `json:"properties"`
 	Context       pixelContext `json:"context"`
+	Limited       bool         `json:"limited_data_use,omitempty"`
 }
 
 type pixelContext struct {
@@ -93,7 +103,7 @@ func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope
 		e := newEvent(c, envelopes[0])
 		return json.Marshal(pixelBody{
 			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime, TestEventCode: testEventCode,
-			Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page},
+			Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page}, Limited: e.Limited,
 		})
 	}
 	if len(envelopes) < 1 || len(envelopes) > maxEvents {
@@ -109,11 +119,18 @@ func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope
 func newEvent(c Config, e contract.Envelope) event {
 	k := e.Keys
 	ev := event{
-		Event: c.EventName, EventTime: e.PurchasedAt, EventID: e.EventID,
+		Event: c.EventName, EventTime: e.PurchasedAt, EventID: e.EventID, Limited: e.LimitedDataUse,
 		User: user{
 			Email: k.Email, Phone: k.Phone, ExternalID: k.ExternalID, TTCLID: k.TTCLID, TTP: k.TTP, IP: k.IP, UserAgent: k.UserAgent,
+			FirstName: k.FirstName, LastName: k.LastName, Zip: k.Zip, City: k.City, State: k.State, Country: k.Country,
 		},
 		Properties: properties{ContentType: "product", OrderID: e.EventID},
+	}
+	if e.Event != "" {
+		ev.Event = e.Event
+	}
+	if e.Content != nil {
+		ev.Properties.Contents = []purchase.Content{*e.Content}
 	}
 	// Another currency would refuse the event: the conversion without its value is worth more than none.
 	if e.AmountMinor != nil && Listed(e.Currency) {

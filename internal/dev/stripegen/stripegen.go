@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -36,10 +37,13 @@ type Checkout struct {
 	CustomerEmail      *string
 	Name, Phone        *string
 	Country            string
+	City, State, Zip   string // "" is null
+	Reference          string // client_reference_id; "" is null
 	Customer           string
 	Subscription       string
 	Metadata           map[string]string
-	NoDetails          bool // customer_details is null
+	Odd                map[string]any // more metadata, of any JSON type: Stripe sends texts alone
+	NoDetails          bool           // customer_details is null
 }
 
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -116,23 +120,24 @@ func (c Checkout) Event() []byte {
 	object := map[string]any{
 		"id": c.SessionID, "object": "checkout.session", "after_expiration": nil, "allow_promotion_codes": false,
 		"amount_subtotal": c.AmountTotal, "amount_total": c.AmountTotal, "automatic_tax": map[string]any{"enabled": false, "liability": nil, "status": nil},
-		"billing_address_collection": "auto", "cancel_url": "https://shop.example/cancel", "client_reference_id": nil, "client_secret": nil,
+		"billing_address_collection": "auto", "cancel_url": "https://shop.example/cancel", "client_reference_id": orNull(c.Reference), "client_secret": nil,
 		"consent": nil, "consent_collection": nil, "created": c.began().Unix(), "currency": c.Currency, "currency_conversion": nil,
 		"custom_fields": []any{}, "customer": orNull(c.Customer), "customer_creation": nil, "customer_details": c.details(),
 		"customer_email": c.CustomerEmail, "expires_at": c.began().Add(24 * time.Hour).Unix(), "invoice": nil, "livemode": c.Livemode, "locale": nil,
-		"metadata": c.Metadata, "mode": c.Mode, "payment_intent": nil, "payment_link": nil,
+		"metadata": c.metadata(), "mode": c.Mode, "payment_intent": nil, "payment_link": nil,
 		"payment_method_types": []string{cmp.Or(c.PaymentMethod, "card")}, "payment_status": c.PaymentStatus, "phone_number_collection": map[string]any{"enabled": true},
 		"presentment_details": nil, "recovered_from": nil, "setup_intent": nil, "shipping_cost": nil, "shipping_options": []any{},
 		"status": "complete", "submit_type": nil, "subscription": orNull(c.Subscription), "success_url": "https://shop.example/thanks",
 		"total_details": map[string]any{"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0}, "ui_mode": "hosted", "url": nil,
 	}
-	if c.Metadata == nil {
-		object["metadata"] = map[string]string{}
-	}
+	return event(c.EventID, c.Type, c.APIVersion, c.Created, c.Livemode, object)
+}
+
+func event(id, kind, version string, created time.Time, livemode bool, object map[string]any) []byte {
 	body, err := json.MarshalIndent(map[string]any{
-		"id": c.EventID, "object": "event", "api_version": c.APIVersion, "created": c.Created.Unix(),
-		"data": map[string]any{"object": object}, "livemode": c.Livemode, "pending_webhooks": 1,
-		"request": map[string]any{"id": nil, "idempotency_key": nil}, "type": c.Type,
+		"id": id, "object": "event", "api_version": version, "created": created.Unix(),
+		"data": map[string]any{"object": object}, "livemode": livemode, "pending_webhooks": 1,
+		"request": map[string]any{"id": nil, "idempotency_key": nil}, "type": kind,
 	}, "", "  ")
 	if err != nil {
 		panic(err) // maps of plain values: cannot happen
@@ -140,12 +145,80 @@ func (c Checkout) Event() []byte {
 	return body
 }
 
+func (c Checkout) metadata() map[string]any {
+	all := make(map[string]any, len(c.Metadata)+len(c.Odd))
+	for key, value := range c.Metadata {
+		all[key] = value
+	}
+	maps.Copy(all, c.Odd)
+	return all
+}
+
+// Trial turns a subscription into one that begins with a trial: nothing to pay yet.
+func (c Checkout) Trial() Checkout {
+	nothing := int64(0)
+	c.PaymentStatus, c.AmountTotal = "no_payment_required", &nothing
+	return c
+}
+
+// Invoice is an invoice.paid event of a subscription.
+type Invoice struct {
+	EventID, InvoiceID, Subscription, Customer string
+	APIVersion                                 string
+	Reason                                     string // billing_reason
+	AmountPaid                                 int64
+	Currency                                   string
+	Livemode                                   bool
+	Created                                    time.Time // of the event
+	PeriodStart, PeriodEnd                     time.Time // of the time that it looks back on
+}
+
+// Invoices makes the first n invoices of a trial's subscription, as Stripe does: one of nothing at its beginning, then, from the
+// trial's end on, one with money a cycle. Each looks back on the time before it.
+func (c Checkout) Invoices(trial, cycle time.Duration, n int) []Invoice {
+	list := make([]Invoice, n)
+	start, end := c.Created, c.Created
+	for i := range list {
+		in := Invoice{
+			EventID: ID("evt_", 24), InvoiceID: ID("in_", 24), Subscription: c.Subscription, Customer: c.Customer, APIVersion: c.APIVersion,
+			Reason: "subscription_cycle", AmountPaid: 2999, Currency: "usd", Livemode: c.Livemode, Created: end.Add(time.Hour), PeriodStart: start, PeriodEnd: end,
+		}
+		switch i {
+		case 0:
+			in.Reason, in.AmountPaid, in.Created = "subscription_create", 0, c.Created
+			end = end.Add(trial)
+		default:
+			start, end = end, end.Add(cycle)
+		}
+		list[i] = in
+	}
+	return list
+}
+
+// Event returns the webhook's body. Since API version 2025-03-31 the subscription stands in the invoice's parent.
+func (i Invoice) Event() []byte {
+	object := map[string]any{
+		"id": i.InvoiceID, "object": "invoice", "amount_due": i.AmountPaid, "amount_paid": i.AmountPaid, "amount_remaining": 0, "attempt_count": 1, "attempted": true,
+		"billing_reason": i.Reason, "collection_method": "charge_automatically", "created": i.Created.Unix(), "currency": i.Currency, "customer": orNull(i.Customer),
+		"customer_email": nil, "lines": map[string]any{"object": "list", "data": []any{}, "has_more": false}, "livemode": i.Livemode, "metadata": map[string]any{},
+		"period_end": i.PeriodEnd.Unix(), "period_start": i.PeriodStart.Unix(), "status": "paid", "subtotal": i.AmountPaid, "total": i.AmountPaid,
+	}
+	if i.APIVersion >= "2025-03-31" {
+		object["parent"] = map[string]any{
+			"type": "subscription_details", "quote_details": nil, "subscription_details": map[string]any{"metadata": map[string]any{}, "subscription": i.Subscription},
+		}
+	} else {
+		object["subscription"] = orNull(i.Subscription)
+	}
+	return event(i.EventID, "invoice.paid", i.APIVersion, i.Created, i.Livemode, object)
+}
+
 func (c Checkout) details() any {
 	if c.NoDetails {
 		return nil
 	}
 	return map[string]any{
-		"address": map[string]any{"city": nil, "country": orNull(c.Country), "line1": nil, "line2": nil, "postal_code": nil, "state": nil},
+		"address": map[string]any{"city": orNull(c.City), "country": orNull(c.Country), "line1": nil, "line2": nil, "postal_code": orNull(c.Zip), "state": orNull(c.State)},
 		"email":   c.Email, "name": c.Name, "phone": c.Phone, "tax_exempt": "none", "tax_ids": []any{},
 	}
 }

@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// trial is one subscription: its trial, and the earliest invoice with money, each where it has come. Whichever comes first waits
+// for the other.
+type trial struct {
+	purchase.Trial
+	envelope []byte // the trial's own: its match keys are those of the first payment; nil: nothing may be sent
+	profile  string
+	clicked  time.Time
+	invoice  purchase.Purchase // ID "": none
+	purchase string            // the first payment's id, once it is on the ledger
+	moved    bool
+}
+
+// subscriptionsOf are those whose trials the receipts are about: none, unless first payments count.
+func subscriptionsOf(receipts []purchase.Receipt) (list []string) {
+	for i := range receipts {
+		if p := &receipts[i].Purchase; p.Trial || p.Kind == purchase.KindFirstPayment {
+			list = append(list, p.Subscription)
+		}
+	}
+	return sorted(list)
+}
+
+// trial returns a subscription's, empty where nothing is known of it.
+func (b *books) trial(p *purchase.Purchase) *trial {
+	t := b.trials[p.Subscription]
+	if t == nil {
+		t = &trial{}
+		t.Livemode = p.Livemode
+		b.trials[p.Subscription] = t
+	}
+	return t
+}
+
+// begin notes a trial, and lets an invoice that waits for it become the first payment.
+func (b *books) begin(e *entered, received time.Time) (converted string, err error) {
+	t := b.trial(&e.Purchase)
+	if t.Session != "" {
+		return "", nil // another checkout of one subscription: the first one stands
+	}
+	p := e.Purchase
+	t.Session, t.Started, t.Withheld, t.profile, t.clicked, t.moved = p.ID, p.At, p.Withheld, e.profile, p.Clicked, true
+	if p.Withheld == purchase.ReasonNone {
+		p.EventName, p.Keys.ExternalID = "", purchase.HashExternalID(e.profile)
+		if t.envelope, err = contract.EncodeEnvelope(&p); err != nil {
+			return "", err
+		}
+	}
+	if !t.First(&t.invoice) {
+		return "", nil
+	}
+	return t.invoice.ID, b.convert(t, received)
+}
+
+// pay takes an invoice with money: it is the first payment, waits for its trial or for an earlier one, or is a renewal.
+func (b *books) pay(r *purchase.Receipt) (purchase.Disposition, error) {
+	p, t := r.Purchase, b.trial(&r.Purchase)
+	switch {
+	case p.ID == t.purchase, p.ID == t.invoice.ID:
+		return purchase.Duplicate, nil
+	case t.purchase != "", t.invoice.ID != "" && !purchase.Earlier(&p, &t.invoice):
+		return purchase.Ignored, nil
+	}
+	t.invoice, t.moved = p, true
+	if !t.First(&p) {
+		return purchase.Held, nil
+	}
+	return purchase.Processed, b.convert(t, r.Received)
+}
+
+// convert makes a trial's invoice the first payment.
+func (b *books) convert(t *trial, received time.Time) error {
+	p := t.invoice
+	p.Kind, p.Status = purchase.KindFirstPayment, purchase.StatusPending
+	switch {
+	case t.Withheld != purchase.ReasonNone:
+		p.Status, p.Reason = purchase.StatusSkipped, t.Withheld
+	case t.envelope == nil: // its buyer was forgotten meanwhile
+		p.Status, p.Reason = purchase.StatusSkipped, purchase.ReasonNoConsent
+	default:
+		trial, err := contract.DecodeEnvelope(t.envelope)
+		if err != nil {
+			return fmt.Errorf("the trial %s: %w", t.Session, err)
+		}
+		p.Keys, p.Content, p.LimitedDataUse, p.Clicked = trial.Keys, trial.Content, trial.LimitedDataUse, t.clicked
+	}
+	e, err := newEntered(p, t.profile, received)
+	if err != nil {
+		return err
+	}
+	e.trial = t.Session
+	b.purchases[p.ID] = e
+	t.purchase, t.envelope, t.moved = p.ID, nil, true
+	return nil
+}
+
+// ConvertHeld makes first payments of invoices that have waited for so long for an earlier one, which never came: it was never
+// paid. It says how many.
+func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (int, error) {
+	const most = 100
+	rows, err := db.pool.Query(ctx, sqlHeldTrials, patience.Seconds(), most)
+	if err != nil {
+		return 0, fmt.Errorf("look for held invoices: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Release()
+	b, err := readBooks(ctx, conn.Conn(), nil, sorted(ids))
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, t := range b.trials {
+		if t.purchase != "" || t.invoice.ID == "" || t.Session == "" {
+			continue // another replica was quicker
+		}
+		if err := b.convert(t, b.now); err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, b.write(ctx, conn.Conn())
+}
+
+func (b *books) readTrials(batch *pgx.Batch, subscriptions []string) {
+	var id string
+	var t trial
+	var started, clicked, at, period *time.Time
+	query(batch, func() {
+		t.Started, t.clicked, t.invoice.At, t.invoice.PeriodStart = orZero(started).UTC(), orZero(clicked).UTC(), orZero(at).UTC(), orZero(period).UTC()
+		t.invoice.Subscription, t.invoice.Livemode, t.invoice.Mode = id, t.Livemode, "subscription"
+		b.trials[id] = new(t)
+	}, []any{
+		&id, &t.Livemode, &t.Session, &started, &t.Withheld, &t.profile, &t.envelope, &clicked,
+		&t.invoice.ID, &at, &t.invoice.AmountMinor, &t.invoice.Currency, &period, &t.invoice.Customer, &t.purchase,
+	}, sqlKnownTrials, subscriptions)
+}
+
+func (b *books) putTrials(batch *pgx.Batch) {
+	var ids, reasons []string
+	var livemodes []bool
+	var sessions, profiles, invoices, currencies, customers, purchases []*string
+	var starts, clicks, ats, periods []*time.Time
+	var envelopes [][]byte
+	var amounts []*int64
+	for _, id := range slices.Sorted(maps.Keys(b.trials)) {
+		t := b.trials[id]
+		if !t.moved {
+			continue
+		}
+		ids, reasons, livemodes = append(ids, id), append(reasons, string(t.Withheld)), append(livemodes, t.Livemode)
+		sessions, profiles, purchases = append(sessions, nullable(t.Session)), append(profiles, nullable(t.profile)), append(purchases, nullable(t.purchase))
+		starts, clicks, envelopes = append(starts, nullableTime(t.Started)), append(clicks, nullableTime(t.clicked)), append(envelopes, t.envelope)
+		invoices, customers = append(invoices, nullable(t.invoice.ID)), append(customers, nullable(t.invoice.Customer))
+		ats, periods = append(ats, nullableTime(t.invoice.At)), append(periods, nullableTime(t.invoice.PeriodStart))
+		amounts, currencies = append(amounts, t.invoice.AmountMinor), append(currencies, nullable(t.invoice.Currency))
+	}
+	if len(ids) > 0 {
+		batch.Queue(sqlPutTrials, ids, livemodes, sessions, starts, reasons, profiles, envelopes, clicks, invoices, ats, amounts, currencies, periods, customers, purchases)
+	}
+}

@@ -1,0 +1,291 @@
+package purchase_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/purchase"
+)
+
+func sha(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+func TestNameAndAddress(t *testing.T) {
+	for name, tc := range map[string]struct {
+		c    purchase.Checkout
+		want purchase.MatchKeys
+	}{
+		"everything": {
+			purchase.Checkout{Name: "  Grace  Brewster HOPPER ", Address: purchase.Address{City: " New York ", State: "NY", PostalCode: "10001-1234", Country: "US"}},
+			purchase.MatchKeys{FirstName: sha("grace"), LastName: sha("brewster hopper"), Zip: sha("100011234"), City: "newyork", State: "ny", Country: "us"},
+		},
+		"other alphabets": {
+			purchase.Checkout{Name: "Élodie Œuvrard", Address: purchase.Address{City: "Saint-Étienne", PostalCode: "SW1A 1AA", Country: "gb"}},
+			purchase.MatchKeys{FirstName: sha("élodie"), LastName: sha("œuvrard"), Zip: sha("sw1a1aa"), City: "saintétienne", Country: "gb"},
+		},
+		"one word": {purchase.Checkout{Name: "Prince"}, purchase.MatchKeys{FirstName: sha("prince")}},
+		"hashes": {
+			purchase.Checkout{Name: strings.ToUpper(sha("grace")), Address: purchase.Address{PostalCode: strings.ToUpper(sha("10001"))}},
+			purchase.MatchKeys{FirstName: sha("grace"), Zip: sha("10001")},
+		},
+		"nothing": {purchase.Checkout{Name: "  "}, purchase.MatchKeys{}},
+	} {
+		keys, dropped := purchase.NewMatchKeys("", &tc.c)
+		if diff := cmp.Diff(tc.want, keys); diff != "" || len(dropped) > 0 {
+			t.Errorf("%s: dropped %v\n%s", name, dropped, diff)
+		}
+	}
+}
+
+// Whatever is unusable is dropped alone, with its reason.
+func TestDroppedWithReason(t *testing.T) {
+	long := strings.Repeat("x", 3000)
+	for name, tc := range map[string]struct {
+		change func(c *purchase.Checkout)
+		want   purchase.Dropped
+	}{
+		"a phone of letters":       {func(c *purchase.Checkout) { c.Phone = "call me" }, purchase.Dropped{Key: "phone", Reason: purchase.DropInvalid}},
+		"a name of digits":         {func(c *purchase.Checkout) { c.Name = "4711" }, purchase.Dropped{Key: "name", Reason: purchase.DropInvalid}},
+		"a name that is an e-mail": {func(c *purchase.Checkout) { c.Name = "me@example.com" }, purchase.Dropped{Key: "name", Reason: purchase.DropInvalid}},
+		"a name of 3000 letters":   {func(c *purchase.Checkout) { c.Name = long }, purchase.Dropped{Key: "name", Reason: purchase.DropTooLong}},
+		"a city of digits":         {func(c *purchase.Checkout) { c.Address.City = "12345" }, purchase.Dropped{Key: "city", Reason: purchase.DropInvalid}},
+		"a city that is the buyer": {func(c *purchase.Checkout) { c.Address.City = "Grace Hopper" }, purchase.Dropped{Key: "city", Reason: purchase.DropPersonal}},
+		"a state with a NUL":       {func(c *purchase.Checkout) { c.Address.State = "N\x00Y" }, purchase.Dropped{Key: "state", Reason: purchase.DropInvalid}},
+		"a country's name":         {func(c *purchase.Checkout) { c.Address.Country = "Germany" }, purchase.Dropped{Key: "country", Reason: purchase.DropInvalid}},
+		"a postal code of signs":   {func(c *purchase.Checkout) { c.Address.PostalCode = "<script>" }, purchase.Dropped{Key: "zip_code", Reason: purchase.DropInvalid}},
+		"a country as the address": {func(c *purchase.Checkout) { c.Metadata["client_ip"] = "US" }, purchase.Dropped{Key: "ip", Reason: purchase.DropInvalid}},
+		"a click id of 501":        {func(c *purchase.Checkout) { c.Metadata["ttclid"] = strings.Repeat("a", 501) }, purchase.Dropped{Key: "ttclid", Reason: purchase.DropTooLong}},
+		"a click id that is a list": {func(c *purchase.Checkout) {
+			delete(c.Metadata, "ttclid")
+			c.NotText = map[string]bool{"ttclid": true}
+		}, purchase.Dropped{Key: "ttclid", Reason: purchase.DropWrongType}},
+		"the buyer in the page": {func(c *purchase.Checkout) { c.Metadata["page_url"] = "https://shop.example/gracehopper" }, purchase.Dropped{Key: "page_url", Reason: purchase.DropPersonal}},
+		"the buyer as ttp":      {func(c *purchase.Checkout) { c.Metadata["ttp"] = "grace.hopper" }, purchase.Dropped{Key: "ttp", Reason: purchase.DropPersonal}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := purchase.Checkout{
+				Name: "Grace Hopper", Phone: "+12133734253", Address: purchase.Address{City: "Arlington", State: "VA", PostalCode: "22201", Country: "US"},
+				Metadata: map[string]string{"ttclid": "E.C.P.abc", "ttp": "2QkW", "client_ip": "203.0.113.7", "user_agent": "Mozilla/5.0", "page_url": "https://shop.example/", "referrer": "https://www.tiktok.com/"},
+			}
+			whole, none := purchase.NewMatchKeys("buyer@example.com", &c)
+			tc.change(&c)
+			keys, dropped := purchase.NewMatchKeys("buyer@example.com", &c)
+			if diff := cmp.Diff([]purchase.Dropped{tc.want}, dropped); diff != "" || len(none) > 0 {
+				t.Errorf("dropped: %v before, then\n%s", none, diff)
+			}
+			if lost := len(fields(whole)) - len(fields(keys)); lost < 0 || lost > 2 { // a name is two keys
+				t.Errorf("%d keys are lost:\n%s", lost, cmp.Diff(whole, keys))
+			}
+		})
+	}
+}
+
+// fields are the keys that are there.
+func fields(keys purchase.MatchKeys) (list []string) {
+	for _, part := range strings.Split(fmt.Sprintf("%+v", keys), " ") {
+		if _, value, _ := strings.Cut(part, ":"); strings.Trim(value, "}") != "" {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
+func TestClickIDOfReference(t *testing.T) {
+	for reference, want := range map[string]string{
+		"ttclid-E_dC_dP_dabc-1__2":           "E.C.P.abc-1_2",
+		"ttclid-plain":                       "plain",
+		"order-7":                            "",
+		"ttclid-":                            "",
+		"ttclid-a_":                          "",
+		"ttclid-a_x":                         "",
+		"TTCLID-a":                           "",
+		"ttclid-" + strings.Repeat("a", 193): strings.Repeat("a", 193),
+		"ttclid-" + strings.Repeat("a", 194): "",
+	} {
+		if got := purchase.ClickIDOfReference(reference); got != want {
+			t.Errorf("%s: %q, want %q", reference, got, want)
+		}
+	}
+	keys := keysFor("", &purchase.Checkout{Reference: "ttclid-E_dC", Metadata: map[string]string{"ttclid": "of.the.metadata"}})
+	if keys.TTCLID != "of.the.metadata" {
+		t.Errorf("the metadata's own yields to the reference: %s", keys.TTCLID)
+	}
+	if keys := keysFor("", &purchase.Checkout{Reference: "ttclid-E_dC"}); keys.TTCLID != "E.C" {
+		t.Errorf("the reference is passed over: %s", keys.TTCLID)
+	}
+}
+
+func TestConsent(t *testing.T) {
+	for _, tc := range []struct {
+		answer          string
+		asked, required bool // whether there is consent with CONSENT_KEY alone, and with CONSENT_REQUIRED
+	}{
+		{"", true, false},
+		{"  ", true, false},
+		{"yes", true, true}, {" True ", true, true}, {"1", true, true}, {"granted", true, true}, {"opt-in", true, true},
+		{"no", false, false}, {"FALSE", false, false}, {"0", false, false}, {"denied", false, false},
+		{"perhaps", false, false}, {"yes, but", false, false}, {"\u0000", false, false}, {strings.Repeat("yes", 200), false, false},
+	} {
+		c := &purchase.Checkout{Metadata: map[string]string{"consent": tc.answer}}
+		for gate, want := range map[purchase.Consent]bool{
+			{}:                               true,
+			{Key: "another"}:                 true,
+			{Key: "another", Required: true}: false,
+			{Key: "consent"}:                 tc.asked,
+			{Key: "consent", Required: true}: tc.required,
+		} {
+			if got := gate.Given(c); got != want {
+				t.Errorf("%q at %+v: %v", tc.answer, gate, got)
+			}
+		}
+	}
+	odd := &purchase.Checkout{NotText: map[string]bool{"consent": true}}
+	if (purchase.Consent{Key: "consent"}).Given(odd) {
+		t.Error("a value that is no text is taken for consent")
+	}
+}
+
+func TestLimited(t *testing.T) {
+	for value, want := range map[string]bool{"true": true, "1": true, "yes": true, "of course": true, "": false, "false": false, "No": false, "0": false} {
+		if got := purchase.Limited(&purchase.Checkout{Metadata: map[string]string{"limited_data_use": value}}); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+	if !purchase.Limited(&purchase.Checkout{NotText: map[string]bool{"limited_data_use": true}}) {
+		t.Error("a value that is no text does not limit")
+	}
+}
+
+func TestDomains(t *testing.T) {
+	domains, err := purchase.ParseDomains([]string{" Example.com", "@staff.example", ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for email, want := range map[string]bool{
+		"a@example.com": true, "a@mail.example.com": true, "a@staff.example": true,
+		"a@notexample.com": false, "a@example.com.evil.example": false, "example.com@b.example": false,
+	} {
+		if got := domains.Hold(email); got != want {
+			t.Errorf("%s: %v", email, got)
+		}
+	}
+	for _, bad := range []string{"example", "a@example.com", "*.example.com", "exa mple.com", "."} {
+		if _, err := purchase.ParseDomains([]string{bad}); err == nil {
+			t.Errorf("%q is taken for a domain", bad)
+		}
+	}
+}
+
+func TestContent(t *testing.T) {
+	of := func(metadata map[string]string) *purchase.Content {
+		content, _ := purchase.NewContent("buyer@example.com", &purchase.Checkout{Name: "Grace Hopper", Metadata: metadata})
+		return content
+	}
+	if diff := cmp.Diff(&purchase.Content{ID: "42", Name: "Plan “Pro”", Quantity: 3}, of(map[string]string{"content_id": " 42 ", "content_name": "Plan “Pro”", "quantity": "3"})); diff != "" {
+		t.Error(diff)
+	}
+	for _, quantity := range []string{"0", "-1", "1.5", "many", "9999999999999", "+"} {
+		if diff := cmp.Diff(&purchase.Content{ID: "42"}, of(map[string]string{"content_id": "42", "quantity": quantity})); diff != "" {
+			t.Errorf("%s:\n%s", quantity, diff)
+		}
+	}
+	for name, metadata := range map[string]map[string]string{
+		"nothing": nil, "a quantity alone": {"quantity": "1"}, "the buyer": {"content_name": "For Grace Hopper"}, "an address": {"content_id": "buyer@example.com"},
+		"too long": {"content_id": strings.Repeat("x", 501)}, "a line end": {"content_name": "a\nb"},
+	} {
+		if got := of(metadata); got != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestLateClick(t *testing.T) {
+	began := time.Unix(1_790_000_000, 0).UTC()
+	week := 7 * 24 * time.Hour
+	at := func(ago time.Duration) string { return fmt.Sprint(began.Add(-ago).Unix()) }
+	for name, tc := range map[string]struct {
+		metadata map[string]string
+		paid     time.Duration // after the checkout began
+		want     bool
+	}{
+		"at once":                  {map[string]string{"ttclid": "a"}, time.Minute, false},
+		"paid after eight days":    {map[string]string{"ttclid": "a"}, week + 24*time.Hour, true},
+		"clicked eight days ago":   {map[string]string{"ttclid": "a", "ttclid_at": at(week + 24*time.Hour)}, 0, true},
+		"in milliseconds":          {map[string]string{"ttclid": "a", "ttclid_at": at(week+24*time.Hour) + "000"}, 0, true},
+		"clicked six days ago":     {map[string]string{"ttclid": "a", "ttclid_at": at(week - 24*time.Hour)}, 0, false},
+		"no click id":              {map[string]string{"ttclid_at": at(9 * week)}, 0, false},
+		"clicked in the future":    {map[string]string{"ttclid": "a", "ttclid_at": at(-9 * week)}, 0, false},
+		"clicked in the year 1970": {map[string]string{"ttclid": "a", "ttclid_at": "7"}, 0, false},
+		"no time":                  {map[string]string{"ttclid": "a", "ttclid_at": "yesterday"}, 0, false},
+	} {
+		c := &purchase.Checkout{Created: began, Metadata: tc.metadata}
+		p := purchase.Purchase{At: began.Add(tc.paid), Keys: keysFor("", c), Clicked: purchase.Clicked(c)}
+		if got := p.LateClick(); got != tc.want || (p.Mask()&purchase.LateClick != 0) != tc.want {
+			t.Errorf("%s: %v, mask %b", name, got, p.Mask())
+		}
+	}
+}
+
+func TestFalls(t *testing.T) {
+	now := time.Date(2026, 5, 20, 15, 0, 0, 0, time.UTC)
+	day := func(ago, of, clicks int) purchase.DayCoverage {
+		c := purchase.Coverage{Of: of, Strong: of}
+		c.With[0], c.With[2] = of, clicks
+		return purchase.DayCoverage{At: now.Truncate(24*time.Hour).AddDate(0, 0, -ago), Coverage: c}
+	}
+	for name, tc := range map[string]struct {
+		days []purchase.DayCoverage
+		want []purchase.Fall
+	}{
+		"a quarter":             {[]purchase.DayCoverage{day(13, 60, 40), day(7, 40, 40), day(6, 50, 20), day(0, 50, 40)}, []purchase.Fall{{Name: "ttclid", Before: 0.8, Now: 0.6}}},
+		"less than a quarter":   {[]purchase.DayCoverage{day(8, 100, 80), day(0, 100, 61)}, nil},
+		"it rises":              {[]purchase.DayCoverage{day(8, 100, 10), day(0, 100, 61)}, nil},
+		"all gone":              {[]purchase.DayCoverage{day(8, 100, 80), day(0, 30, 0)}, []purchase.Fall{{Name: "ttclid", Before: 0.8}}},
+		"too few to say":        {[]purchase.DayCoverage{day(8, 19, 19), day(0, 100, 0)}, nil},
+		"too few now":           {[]purchase.DayCoverage{day(8, 100, 80), day(0, 19, 0)}, nil},
+		"a week without":        {[]purchase.DayCoverage{day(20, 100, 80), day(0, 100, 0)}, nil},
+		"long ago is forgotten": {[]purchase.DayCoverage{day(14, 1000, 1000), day(8, 100, 10), day(0, 100, 10)}, nil},
+	} {
+		if diff := cmp.Diff(tc.want, purchase.Falls(tc.days, now)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestFirstInvoice(t *testing.T) {
+	began := time.Unix(1_790_000_000, 0).UTC()
+	trial := purchase.Trial{Session: "cs_1", Started: began}
+	invoice := func(lookedBackOn time.Duration) *purchase.Purchase {
+		return &purchase.Purchase{ID: "in_1", At: began.Add(9 * 24 * time.Hour), PeriodStart: began.Add(lookedBackOn)}
+	}
+	for name, tc := range map[string]struct {
+		trial   purchase.Trial
+		invoice *purchase.Purchase
+		want    bool
+	}{
+		"looks back on the trial":     {trial, invoice(0), true},
+		"its clock is off":            {trial, invoice(time.Hour), true},
+		"looks back on what followed": {trial, invoice(24 * time.Hour), false},
+		"Stripe does not say":         {trial, &purchase.Purchase{ID: "in_1"}, true},
+		"no invoice":                  {trial, &purchase.Purchase{}, false},
+		"no trial":                    {purchase.Trial{}, invoice(0), false},
+	} {
+		if got := tc.trial.First(tc.invoice); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if purchase.Earlier(invoice(time.Hour), invoice(time.Hour)) || !purchase.Earlier(invoice(0), invoice(time.Hour)) || purchase.Earlier(invoice(time.Hour), invoice(0)) {
+		t.Error("invoices are put in another order than their periods")
+	}
+	if early, late := (&purchase.Purchase{At: began}), (&purchase.Purchase{At: began.Add(1)}); !purchase.Earlier(early, late) || purchase.Earlier(late, early) {
+		t.Error("invoices without periods are put in another order than their payments")
+	}
+}
