@@ -74,6 +74,7 @@ func TestPurchaseGoesAllTheWay(t *testing.T) {
 		want := map[string]string{
 			"email": sha("buyer+" + tc.currency + "@example.com"), "phone": sha("+12133734253"), "external_id": sha(profile),
 			"ttclid": c.Metadata["ttclid"], "ttp": c.Metadata["ttp"], "ip": "203.0.113.7", "user_agent": c.Metadata["user_agent"],
+			"first_name": sha("sample"), "last_name": sha("buyer"), "country": "us",
 		}
 		if fmt.Sprint(b.User) != fmt.Sprint(want) {
 			t.Errorf("%s: user = %v\nwant %v", tc.currency, b.User, want)
