@@ -1,0 +1,88 @@
+//go:build ignore
+
+// Creates a Checkout Session that carries what TikTok needs to match its purchase. Go 1.22 or newer, no packages.
+//
+//	STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 go run checkout.go
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// metadata is what the relay reads. Without a yes nothing but the no is told.
+func metadata(r *http.Request) map[string]string {
+	kept := func(name string) string {
+		if c, err := r.Cookie(name); err == nil {
+			return c.Value
+		}
+		return ""
+	}
+	if kept("consent") != "yes" {
+		return map[string]string{"consent": "no"}
+	}
+	ip, _, _ := net.SplitHostPort(r.RemoteAddr) // behind a proxy: the address that your proxy tells you
+	return map[string]string{
+		"consent": "yes",
+		"ttclid":  kept("ttclid"), "ttclid_at": kept("ttclid_at"), // docs/snippets/keep-click.js
+		"ttp":       kept("_ttp"), // TikTok's own cookie
+		"client_ip": ip, "user_agent": r.UserAgent(), "page_url": r.Referer(),
+	}
+}
+
+func createSession(r *http.Request) (string, error) {
+	shop := cmp.Or(os.Getenv("SHOP_URL"), "https://shop.example")
+	form := url.Values{
+		"mode": {"subscription"}, "line_items[0][price]": {os.Getenv("STRIPE_PRICE")}, "line_items[0][quantity]": {"1"},
+		"success_url": {shop + "/thanks"}, "cancel_url": {shop + "/"},
+		"phone_number_collection[enabled]": {"true"}, "billing_address_collection": {"required"}, // more match keys
+	}
+	for key, value := range metadata(r) {
+		if value != "" && len(value) <= 500 { // Stripe refuses the whole session for a longer one
+			form.Set("metadata["+key+"]", value)
+		}
+	}
+	api := cmp.Or(os.Getenv("STRIPE_API_URL"), "https://api.stripe.com")
+	call, err := http.NewRequestWithContext(r.Context(), http.MethodPost, api+"/v1/checkout/sessions", strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
+	}
+	call.Header.Set("Authorization", "Bearer "+os.Getenv("STRIPE_SECRET_KEY"))
+	call.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	answer, err := http.DefaultClient.Do(call)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	var session struct {
+		URL   string
+		Error struct{ Message string }
+	}
+	if err := json.NewDecoder(answer.Body).Decode(&session); err != nil {
+		return "", err
+	}
+	if session.URL == "" {
+		return "", fmt.Errorf("Stripe: %s %s", answer.Status, session.Error.Message)
+	}
+	return session.URL, nil
+}
+
+func main() {
+	http.HandleFunc("POST /checkout", func(w http.ResponseWriter, r *http.Request) {
+		url, err := createSession(r)
+		if err != nil {
+			log.Print(err)
+			http.Error(w, "The checkout cannot be opened; try again.", http.StatusBadGateway)
+			return
+		}
+		http.Redirect(w, r, url, http.StatusSeeOther)
+	})
+	log.Fatal(http.ListenAndServe("127.0.0.1:"+cmp.Or(os.Getenv("PORT"), "4242"), nil))
+}

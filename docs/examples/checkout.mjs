@@ -1,0 +1,51 @@
+// Creates a Checkout Session that carries what TikTok needs to match its purchase. Node 18 or newer, no packages.
+//   STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 node checkout.mjs
+import http from 'node:http'
+
+const { STRIPE_SECRET_KEY, STRIPE_PRICE, STRIPE_API_URL = 'https://api.stripe.com', SHOP_URL = 'https://shop.example', PORT = 4242 } = process.env
+
+function cookies(request) {
+  const pairs = (request.headers.cookie || '').split('; ').map((pair) => pair.split('='))
+  return Object.fromEntries(pairs.map(([name, ...value]) => [name, value.join('=')]))
+}
+
+// What the relay reads. Without a yes nothing but the no is told.
+function metadata(request) {
+  const kept = cookies(request)
+  if (kept.consent !== 'yes') return { consent: 'no' }
+  return {
+    consent: 'yes',
+    ttclid: kept.ttclid, ttclid_at: kept.ttclid_at, // docs/snippets/keep-click.js
+    ttp: kept._ttp, // TikTok's own cookie
+    client_ip: request.socket.remoteAddress, // behind a proxy: the address that your proxy tells you
+    user_agent: request.headers['user-agent'],
+    page_url: request.headers.referer,
+  }
+}
+
+async function createSession(request) {
+  const form = new URLSearchParams({
+    mode: 'subscription', 'line_items[0][price]': STRIPE_PRICE, 'line_items[0][quantity]': '1',
+    success_url: `${SHOP_URL}/thanks`, cancel_url: `${SHOP_URL}/`,
+    'phone_number_collection[enabled]': 'true', billing_address_collection: 'required', // more match keys
+  })
+  for (const [key, value] of Object.entries(metadata(request))) {
+    if (value && value.length <= 500) form.set(`metadata[${key}]`, value) // Stripe refuses the whole session for a longer one
+  }
+  const answer = await fetch(`${STRIPE_API_URL}/v1/checkout/sessions`, {
+    method: 'POST', headers: { Authorization: `Bearer ${STRIPE_SECRET_KEY}` }, body: form,
+  })
+  const session = await answer.json()
+  if (!answer.ok) throw new Error(`Stripe: ${answer.status} ${session.error?.message}`)
+  return session.url
+}
+
+http.createServer(async (request, response) => {
+  if (request.method !== 'POST' || request.url !== '/checkout') return response.writeHead(404).end()
+  try {
+    response.writeHead(303, { Location: await createSession(request) }).end()
+  } catch (error) {
+    console.error(error.message)
+    response.writeHead(502).end('The checkout cannot be opened; try again.')
+  }
+}).listen(Number(PORT), '127.0.0.1')
