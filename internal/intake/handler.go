@@ -287,7 +287,9 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 	}
 	if r.FirstPayment != "" {
 		log.Info("First payment after a trial", zap.String("first_payment", r.FirstPayment))
-		h.onward.Wake()
+		if r.FirstPayment != p.ID { // its invoice waited for this trial
+			h.onward.Wake()
+		}
 	}
 	if p.Status == purchase.StatusPending {
 		if p.AmountMinor == nil || p.Currency == "" {

@@ -110,12 +110,11 @@ func (rules *Rules) checkout(e purchase.Event, received time.Time) (p purchase.P
 	if p.Reason == purchase.ReasonNoPayment {
 		p.Kind, p.Trial = purchase.KindTrial, rules.FirstPayment && p.Subscription != ""
 	}
-	switch {
-	case p.Email == "":
+	if p.Email == "" {
 		p.Status, p.Reason, p.Trial = purchase.StatusRejected, purchase.ReasonInvalidEmail, false
-	default:
-		rules.gate(&p, c)
+		return p, true, nil
 	}
+	rules.gate(&p, c)
 	return p, true, nil
 }
 

@@ -90,7 +90,7 @@ func TestDroppedWithReason(t *testing.T) {
 
 // fields are the keys that are there.
 func fields(keys purchase.MatchKeys) (list []string) {
-	for _, part := range strings.Split(fmt.Sprintf("%+v", keys), " ") {
+	for part := range strings.SplitSeq(fmt.Sprintf("%+v", keys), " ") {
 		if _, value, _ := strings.Cut(part, ":"); strings.Trim(value, "}") != "" {
 			list = append(list, part)
 		}
@@ -130,9 +130,19 @@ func TestConsent(t *testing.T) {
 	}{
 		{"", true, false},
 		{"  ", true, false},
-		{"yes", true, true}, {" True ", true, true}, {"1", true, true}, {"granted", true, true}, {"opt-in", true, true},
-		{"no", false, false}, {"FALSE", false, false}, {"0", false, false}, {"denied", false, false},
-		{"perhaps", false, false}, {"yes, but", false, false}, {"\u0000", false, false}, {strings.Repeat("yes", 200), false, false},
+		{"yes", true, true},
+		{" True ", true, true},
+		{"1", true, true},
+		{"granted", true, true},
+		{"opt-in", true, true},
+		{"no", false, false},
+		{"FALSE", false, false},
+		{"0", false, false},
+		{"denied", false, false},
+		{"perhaps", false, false},
+		{"yes, but", false, false},
+		{"\u0000", false, false},
+		{strings.Repeat("yes", 200), false, false},
 	} {
 		c := &purchase.Checkout{Metadata: map[string]string{"consent": tc.answer}}
 		for gate, want := range map[purchase.Consent]bool{

@@ -424,3 +424,25 @@ func TestOversizeIsCut(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// A trial, its limit on the use of data, its contents and every match key stand in both shapes of the body.
+func TestBodyOfEverything(t *testing.T) {
+	e := contract.Envelope{
+		Version: 2, EventID: "cs_1", PurchasedAt: 1, Event: "StartTrial", LimitedDataUse: true, Content: &purchase.Content{ID: "42", Quantity: 2},
+		Keys: purchase.MatchKeys{FirstName: "f", LastName: "l", Zip: "z", City: "berlin", State: "be", Country: "de"},
+	}
+	for payload, parts := range map[string][]string{
+		tiktok.PayloadEvents: {`"event":"StartTrial"`}, tiktok.PayloadPixel: {`"pixel_code":"p"`},
+	} {
+		body, err := tiktok.Body(tiktok.Config{Payload: payload, EventName: "CompletePayment"}, "p", "", []contract.Envelope{e})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range append(parts, `"event":"StartTrial"`, `"limited_data_use":true`, `"contents":[{"content_id":"42","quantity":2}]`,
+			`"user":{"first_name":"f","last_name":"l","zip_code":"z","city":"berlin","state":"be","country":"de"}`) {
+			if !strings.Contains(string(body), part) {
+				t.Errorf("%s lacks %s: %s", payload, part, body)
+			}
+		}
+	}
+}

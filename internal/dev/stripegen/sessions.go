@@ -52,18 +52,17 @@ var (
 
 // ServeHTTP implements http.Handler.
 func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	status, answer := http.StatusOK, []byte(nil)
-	if session, refused := newSession(r); refused != nil {
-		status, answer = refused.status, refused.body()
-	} else {
-		s.mu.Lock()
-		s.created = append(s.created, session)
-		s.mu.Unlock()
-		answer, _ = json.Marshal(map[string]any{"id": session.ID, "object": "checkout.session", "url": s.Pay + session.ID, "metadata": session.Metadata}) // texts alone
-	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(answer) // an error means that the client went
+	session, refused := newSession(r)
+	if refused != nil {
+		w.WriteHeader(refused.status)
+		_, _ = w.Write(refused.body()) //nolint:gosec // it is JSON and says so; an error means that the client went
+		return
+	}
+	s.mu.Lock()
+	s.created = append(s.created, session)
+	s.mu.Unlock()
+	_ = json.NewEncoder(w).Encode(map[string]any{"id": session.ID, "object": "checkout.session", "url": s.Pay + session.ID, "metadata": session.Metadata})
 }
 
 func newSession(r *http.Request) (session Session, refused *refusal) {
