@@ -18,6 +18,9 @@ const maxQuantity = 1_000_000
 
 // NewContent reads a checkout's contents; nil where it names none. What is unusable is dropped alone. email is the normalised address.
 func NewContent(email string, c *Checkout) (content *Content, dropped []Dropped) {
+	if !c.has(metaContentID) && !c.has(metaContentName) && !c.has(metaQuantity) {
+		return nil, nil
+	}
 	g := &gatherer{buyer: newBuyer(email, c), c: c}
 	found := Content{
 		ID:   g.text("content_id", g.meta("content_id", metaContentID), maxValue, cleanLabel),
@@ -35,6 +38,9 @@ func NewContent(email string, c *Checkout) (content *Content, dropped []Dropped)
 	}
 	return &found, g.dropped
 }
+
+// has says whether the metadata has anything under a name.
+func (c *Checkout) has(name string) bool { return c.Metadata[name] != "" || c.NotText[name] }
 
 func cleanLabel(raw string) string {
 	if !printable(raw) || namesEmail(raw) {

@@ -50,7 +50,7 @@ func Fill(ctx context.Context, url string, o Options) error {
 			{"purchases", []string{
 				"checkout_session_id", "status", "reason", "profile_id", "mode", "livemode", "amount_minor", "currency", "purchased_at", "stripe_customer_id",
 				"stripe_subscription_id", "envelope", "first_published_at", "published_at", "stream_sequence", "attempts", "last_attempt_at", "last_class", "last_code",
-				"last_error", "tiktok_request_id", "finished_at", "created_at", "match_keys",
+				"last_error", "tiktok_request_id", "finished_at", "created_at", "match_keys", "kind",
 			}, s.purchases},
 			{"stripe_events", []string{"event_id", "type", "checkout_session_id", "livemode", "created_at", "received_at", "disposition"}, s.events},
 			{"attempts", []string{"checkout_session_id", "attempt_id", "generation", "at", "took_ms", "class", "code", "message", "request_id"}, s.attempts},
@@ -224,10 +224,24 @@ func (s *shop) pack(i int, p *sale) error {
 	if s.chance(0.93) {
 		keys.PageURL = "https://shop.example/checkout"
 	}
+	if s.chance(0.95) {
+		keys.FirstName, keys.LastName = purchase.HashExternalID("first"), purchase.HashExternalID("last")
+	}
+	if s.chance(0.6) {
+		keys.Zip, keys.City, keys.Country = purchase.HashZip(fmt.Sprintf("%05d", i)), "springfield", "us"
+	}
 	p.keys = new(keys.Mask())
 	var err error
 	p.envelope, err = contract.EncodeEnvelope(&purchase.Purchase{ID: p.id, Livemode: p.live, At: p.at, AmountMinor: &p.amount, Currency: p.currency, Keys: keys})
 	return err
+}
+
+// kind tells trials apart.
+func kind(reason string) purchase.Kind {
+	if reason == string(purchase.ReasonNoPayment) {
+		return purchase.KindTrial
+	}
+	return purchase.KindCheckout
 }
 
 // write adds a sale's rows.
@@ -261,7 +275,7 @@ func (s *shop) write(i int, p *sale) {
 	}
 	s.purchases = append(s.purchases, []any{
 		p.id, p.status, p.reason, profile, "subscription", p.live, p.amount, p.currency, purchased, p.customer, p.sub, p.envelope, published, published, sequence,
-		len(p.tries), lastAt, lastClass, lastCode, lastError, request, p.finished, received, p.keys,
+		len(p.tries), lastAt, lastClass, lastCode, lastError, request, p.finished, received, p.keys, kind(p.reason),
 	})
 	kind, disposition := "checkout.session.completed", "processed"
 	switch p.status {
