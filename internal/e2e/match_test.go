@@ -29,7 +29,7 @@ func hostileValues() map[string]any {
 // Every match key goes the whole way, each in TikTok's form; whatever stands in the metadata instead of one is dropped alone.
 func TestMatchKeysGoAllTheWay(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, "CHECKOUT_MODES=subscription,payment", "SKIP_EMAIL_DOMAINS=staff.example")
+	s := newStack(t, "CHECKOUT_MODES=subscription,payment", "SKIP_EMAIL_DOMAINS=staff.example", "CONSENT_KEY=consent")
 	full := func() stripegen.Checkout {
 		c := stripegen.NewCheckout().Live()
 		c.City, c.State, c.Zip, c.Name = "New York", "NY", "10001-1234", new("Grace Brewster Hopper")
@@ -115,6 +115,14 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 		t.Errorf("late click ids: %v, then %v", before, n)
 	}
 
+	// With CONSENT_KEY alone only a no is a no: all those above said nothing.
+	c = full()
+	c.Metadata["consent"] = "No"
+	s.send(c)
+	if r := s.purchase(c.SessionID); r.Status != "skipped" || r.Reason != "no_consent" {
+		t.Errorf("after a no: %+v", r)
+	}
+
 	// The merchant's own staff has access and is no sale.
 	c = full()
 	c.Email = new("Tester@Mail.Staff.Example")
@@ -129,6 +137,17 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 	}
 	if n := query[int](s, `SELECT count(*) FROM profiles WHERE email = 'tester@mail.staff.example'`); n != 1 {
 		t.Errorf("staff has %d profiles", n)
+	}
+
+	// The overview tells coverage by the day, and of a share that fell against the week before.
+	if _, page := get(s.admin + "/"); strings.Contains(page, "data-fall") || !strings.Contains(page, `<th scope="row">`+time.Now().UTC().Format("2006-01-02")+`</th>`) {
+		t.Errorf("the overview: %s", page)
+	}
+	s.exec(`INSERT INTO purchases (checkout_session_id, status, mode, livemode, purchased_at, match_keys)
+		SELECT 'cs_old_' || i, 'delivered', 'subscription', true, now() - interval '9 days', 1 | 4 FROM generate_series(1, 100) i
+		UNION ALL SELECT 'cs_new_' || i, 'delivered', 'subscription', true, now(), 1 FROM generate_series(1, 1000) i`)
+	if _, page := get(s.admin + "/"); !strings.Contains(page, `data-fall="ttclid"`) || strings.Contains(page, `data-fall="E-mail"`) {
+		t.Errorf("the overview does not warn of the click ids alone: %s", page)
 	}
 }
 
