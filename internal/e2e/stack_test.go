@@ -143,9 +143,14 @@ func natsConfig(t *testing.T) string {
 	return file
 }
 
+// roles lets one test at a time look for the role and make it: two that ran side by side, first of all, both made it.
+var roles sync.Mutex
+
 // makeRole makes the role that ingest runs as, with the script that is shipped, once a server.
 func (s *stack) makeRole() {
 	s.t.Helper()
+	roles.Lock()
+	defer roles.Unlock()
 	if query[bool](s, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'ingest')`) {
 		return
 	}
