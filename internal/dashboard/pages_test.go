@@ -269,7 +269,7 @@ func TestHeaders(t *testing.T) {
 			for _, target := range []string{"/", "/api/v1/summary", "/static/app.css"} {
 				w := get(t, h, target, change)
 				for header, part := range map[string]string{
-					"Content-Security-Policy": "default-src 'none'", "1 click ids were-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
+					"Content-Security-Policy": "default-src 'none'", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
 				} {
 					if !strings.Contains(w.Header().Get(header), part) {
 						t.Errorf("%s, %s: %s is %q", name, target, header, w.Header().Get(header))
