@@ -10,7 +10,7 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// A plan that is kept is often made while the ledger is still empty, and then it grows: no webhook may read a table from end to end.
+// A plan that is kept is often made while the ledger is still empty, and then it grows: no webhook, and no step of a pruning, may read a table from end to end.
 func TestPlansOfAnEmptyLedger(t *testing.T) {
 	url := secret.Text(pgtest.Database(t))
 	if _, err := Migrate(t.Context(), url); err != nil {
@@ -26,13 +26,19 @@ func TestPlansOfAnEmptyLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
-	for name, sql := range map[string]string{"events": sqlKnownEvents, "sessions": sqlSessionStates, "profiles": sqlKnownProfiles, "lock": sqlLockPurchases} {
-		for _, statement := range []string{"SET plan_cache_mode = force_generic_plan", "PREPARE " + name + " (text[]) AS " + sql} {
+	for name, statement := range map[string]struct{ sql, types, values string }{
+		"events": {sqlKnownEvents, "text[]", "'{a,b}'"}, "sessions": {sqlSessionStates, "text[]", "'{a,b}'"}, "profiles": {sqlKnownProfiles, "text[]", "'{a,b}'"},
+		"lock":           {sqlLockPurchases, "text[]", "'{a,b}'"},
+		"prune":          {sqlPrunePurchases, "text, timestamptz, boolean, timestamptz, text, int", "'delivered', now(), true, now(), 'cs', 500"},
+		"prune_attempts": {sqlPruneAttempts, "text, timestamptz, boolean, timestamptz, text, int", "'delivered', now(), true, now(), 'cs', 500"},
+		"prune_events":   {sqlPruneEvents, "timestamptz, timestamptz, text, int", "now(), now(), 'evt', 500"},
+	} {
+		for _, statement := range []string{"SET plan_cache_mode = force_generic_plan", "PREPARE " + name + " (" + statement.types + ") AS " + statement.sql} {
 			if _, err := conn.Exec(t.Context(), statement); err != nil {
 				t.Fatal(err)
 			}
 		}
-		rows, err := conn.Query(t.Context(), "EXPLAIN EXECUTE "+name+" ('{a,b}')", pgx.QueryExecModeSimpleProtocol)
+		rows, err := conn.Query(t.Context(), "EXPLAIN EXECUTE "+name+" ("+statement.values+")", pgx.QueryExecModeSimpleProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,13 +12,14 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// rights are what the runtime role needs, by table: what the statements do, and nothing else. It owns no table and cannot run
-// DDL where the owner is another role.
+// rights are what the runtime role needs, by table: what the statements do, and nothing else. Rows leave by `ingest prune` and `ingest
+// forget`. It owns no table and cannot run DDL, nor truncate, where the owner is another role.
 func rights() map[string][]string {
 	write := []string{"SELECT", "INSERT", "UPDATE"}
+	all := []string{"SELECT", "INSERT", "UPDATE", "DELETE"}
 	return map[string][]string{
-		"stripe_events": write, "profiles": write, "purchases": write, "attempts": write, "trials": write,
-		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "rollup_delays": write, "rollup_statuses": write, "rollup_totals": {"SELECT", "INSERT", "UPDATE", "DELETE"},
+		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all,
+		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write, "rollup_totals": all,
 		"schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
 	}
 }

@@ -120,7 +120,7 @@ func TestRuntimeRoleCannotRunDDL(t *testing.T) {
 		"CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE ROLE mine", "CREATE DATABASE mine", "CREATE EXTENSION dblink",
 		"DROP TABLE public.purchases", "DROP INDEX public.purchases_pending", "DROP SCHEMA public CASCADE", "ALTER TABLE public.purchases ADD COLUMN mine int",
 		"ALTER TABLE public.purchases DISABLE TRIGGER ALL", "ALTER TABLE public.purchases OWNER TO CURRENT_USER", "TRUNCATE public.purchases", "TRUNCATE public.attempts",
-		"DELETE FROM public.purchases", "DELETE FROM public.stripe_events", "DELETE FROM public.profiles", "UPDATE public.schema_compat SET oldest_binary = 99",
+		"TRUNCATE public.stripe_events", "TRUNCATE public.profiles", "DELETE FROM public.rollup_statuses", "DELETE FROM public.schema_compat", "UPDATE public.schema_compat SET oldest_binary = 99",
 		"INSERT INTO public.goose_db_version (version_id, is_applied) VALUES (99, true)", "COPY public.purchases TO PROGRAM 'cat'",
 		"SET ROLE postgres", "ALTER ROLE CURRENT_USER SUPERUSER",
 	} {

@@ -122,8 +122,14 @@ func TestRollupIsTheLedger(t *testing.T) {
 	})
 }
 
+// fataler is a test, rapid's or Go's own.
+type fataler interface {
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // rollupIsTheLedger counts the ledger row by row and compares.
-func (l *ledger) rollupIsTheLedger(t *rapid.T, livemode *bool, since time.Time) {
+func (l *ledger) rollupIsTheLedger(t fataler, livemode *bool, since time.Time) {
 	ctx := context.Background()
 	got, err := l.Summary(ctx, since, livemode)
 	if err != nil {
@@ -179,7 +185,7 @@ func (l *ledger) rollupIsTheLedger(t *rapid.T, livemode *bool, since time.Time) 
 }
 
 // count sums the ledger up, row by row and without its help.
-func (l *ledger) count(t *rapid.T, since time.Time, livemode *bool) purchase.Summary {
+func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summary {
 	s := purchase.Summary{Counts: map[purchase.Status]int{}, Delays: purchase.Delays{}}
 	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys, purchased_at, finished_at, kind
 		FROM purchases WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2) ORDER BY 3`, since, livemode)

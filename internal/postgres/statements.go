@@ -368,6 +368,70 @@ SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < 
 
 	sqlCountMany = countReplayable + manyReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
 
+	// What may leave the ledger: $1 statuses, $2 the time before which it must have ended, and since when Stripe must not have spoken of it.
+	// What ended before was paid, or heard of, before: so the index on the time finds it.
+	prunable = `COALESCE(p.purchased_at, p.created_at) < $2::timestamptz AND COALESCE(p.finished_at, p.updated_at) < $2
+    AND NOT EXISTS (SELECT FROM public.stripe_events e WHERE e.checkout_session_id = p.checkout_session_id AND e.received_at >= $2)`
+
+	sqlCountPrunable = `
+SELECT p.status, p.reason, count(*) FROM public.purchases p WHERE p.status = ANY($1::text[]) AND ` + prunable + ` GROUP BY 1, 2`
+
+	// One step from a place on, of one status and mode: the purchases with their attempts and events. Whoever works on a row has it: it is
+	// passed by, and nobody is waited for.
+	sqlPrunePurchases = `
+WITH chosen AS (
+    SELECT p.checkout_session_id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
+    WHERE p.status = $1 AND p.livemode = $3 AND COALESCE(p.purchased_at, p.created_at) >= $4::timestamptz
+        AND (COALESCE(p.purchased_at, p.created_at) > $4 OR p.checkout_session_id > $5) AND ` + prunable + `
+    ORDER BY COALESCE(p.purchased_at, p.created_at), p.checkout_session_id LIMIT $6 FOR UPDATE OF p SKIP LOCKED
+), gone AS (
+    DELETE FROM public.purchases p USING chosen c WHERE p.checkout_session_id = c.checkout_session_id
+    RETURNING p.checkout_session_id, p.reason, c.at
+), tried AS (
+    DELETE FROM public.attempts WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
+), heard AS (
+    DELETE FROM public.stripe_events WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
+), place AS (
+    SELECT at, checkout_session_id AS id FROM gone ORDER BY at DESC, checkout_session_id DESC LIMIT 1
+)
+SELECT g.reason, count(*), (SELECT count(*) FROM tried), (SELECT count(*) FROM heard), (SELECT at FROM place), (SELECT id FROM place) FROM gone g GROUP BY g.reason`
+
+	// Attempts that are older than purchases have to be, of one status and mode.
+	sqlPruneAttempts = `
+WITH chosen AS (
+    SELECT p.checkout_session_id AS id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
+    WHERE p.status = $1 AND p.livemode = $3 AND COALESCE(p.purchased_at, p.created_at) >= $4::timestamptz AND COALESCE(p.purchased_at, p.created_at) < $2
+        AND (COALESCE(p.purchased_at, p.created_at) > $4 OR p.checkout_session_id > $5)
+    ORDER BY COALESCE(p.purchased_at, p.created_at), p.checkout_session_id LIMIT $6
+), gone AS (
+    DELETE FROM public.attempts WHERE checkout_session_id IN (SELECT id FROM chosen) AND at < $2::timestamptz RETURNING 1
+)
+SELECT at, id, (SELECT count(*) FROM gone) FROM chosen ORDER BY at DESC, id DESC LIMIT 1`
+
+	sqlCountPrunableAttempts = `
+SELECT count(*) FROM public.purchases p JOIN public.attempts a ON a.checkout_session_id = p.checkout_session_id
+WHERE p.status = ANY($1::text[]) AND COALESCE(p.purchased_at, p.created_at) < $2::timestamptz AND a.at < $2`
+
+	// Events that no purchase is left of: they came late to one that was pruned.
+	sqlPruneEvents = `
+WITH chosen AS (
+    SELECT event_id, checkout_session_id, received_at FROM public.stripe_events
+    WHERE received_at < $1::timestamptz AND received_at >= $2::timestamptz AND (received_at > $2 OR event_id > $3)
+    ORDER BY received_at, event_id LIMIT $4
+), gone AS (
+    DELETE FROM public.stripe_events e USING chosen c
+    WHERE e.event_id = c.event_id AND NOT EXISTS (SELECT FROM public.purchases p WHERE p.checkout_session_id = c.checkout_session_id) RETURNING 1
+)
+SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY received_at DESC, event_id DESC LIMIT 1`
+
+	// Of hours of which nothing is left, the rollup keeps nothing.
+	sqlPruneHours = `
+DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
+    SELECT hour, livemode FROM public.rollup_hours WHERE hour < $1 AND paid = 0 AND accepted = 0 LIMIT $2) AND paid = 0 AND accepted = 0`
+	sqlPruneDelays = `
+DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (
+    SELECT daily, at, livemode, delay FROM public.rollup_delays WHERE at < $1 AND n = 0 LIMIT $2) AND n = 0`
+
 	entryColumns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at, stripe_customer_id, stripe_subscription_id,
     generation, first_published_at, published_at, stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id,
