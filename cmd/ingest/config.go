@@ -21,6 +21,7 @@ type config struct {
 	Migrate struct{}    `cmd:"" help:"Bring the ledger's schema up to date and exit."`
 	Replay  replayFlags `cmd:"" help:"Send dead or skipped purchases again."`
 	Show    showFlags   `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
+	Prune   pruneFlags  `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
 	Health  struct{}    `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
@@ -56,7 +57,8 @@ func (c *config) problems(command string) (list []string) {
 	if c.DatabaseURL == "" {
 		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
 	}
-	if command == "migrate" || command == "replay" || command == "show" {
+	switch command {
+	case "migrate", "replay", "show", "prune":
 		return list
 	}
 	if c.StripeWebhookSecret == "" {

@@ -148,7 +148,7 @@ func (w *pruning) events(ctx context.Context, from place) (place, bool, error) {
 
 func (w *pruning) attempts(status purchase.Status, livemode bool) step {
 	return func(ctx context.Context, from place) (place, bool, error) {
-		return w.next(ctx, from, &w.done.Attempts, sqlPruneAttempts, status, w.Pruning.Attempts, livemode, from.at, from.id, pruneStep)
+		return w.next(ctx, from, &w.done.Attempts, sqlPruneAttempts, status, w.Attempts, livemode, from.at, from.id, pruneStep)
 	}
 }
 

@@ -32,6 +32,7 @@ func sections() []section {
 		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
 		{"drain", "a backlog to TikTok, answering after 5 ms, 4 slots, no rate limit in the way", drain},
 		{"million", "64 connections, on a ledger of years", million},
+		{"growth", "a year of purchases is written, ended, pruned to 35 days, and written again; 64 connections", growth},
 		{"dashboard", "whole answers on the ledger of years", dashboard},
 		{"neighbours", "what NATS and the simulator of TikTok can do by themselves", neighbours},
 		{"node", "the usual Node handler (express, stripe, pg; TikTok is awaited), 64 connections", node},

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/purchase"
+)
+
+// pruneFlags are the flags of `ingest prune`.
+type pruneFlags struct {
+	OlderThan         string   `noenv:"" default:"90d" help:"What ended before goes: an age such as 90d, or a time in RFC 3339; at least 35d, so that Stripe's repeats are known."`
+	AttemptsOlderThan string   `noenv:"" help:"Attempts of finished purchases that stay go before: at least 7d. Default: with their purchase."`
+	Also              []string `noenv:"" help:"What goes by name alone, comma-separated: dead, rejected, awaiting_payment."`
+	DryRun            bool     `noenv:"" help:"Only say what would go."`
+	Yes               bool     `noenv:"" short:"y" help:"Do not ask."`
+}
+
+func (f *pruneFlags) pruning(now time.Time) (p purchase.Pruning, err error) {
+	if p.Before, err = purchase.ParseSince(f.OlderThan, now); err != nil {
+		return p, fmt.Errorf("--older-than: %w", err)
+	}
+	if p.Attempts, err = purchase.ParseSince(f.AttemptsOlderThan, now); err != nil {
+		return p, fmt.Errorf("--attempts-older-than: %w", err)
+	}
+	for _, status := range f.Also {
+		p.Also = append(p.Also, purchase.Status(status))
+	}
+	slices.Sort(p.Also)
+	p.Also = slices.Compact(p.Also)
+	return p, p.Check(now)
+}
+
+// prune removes what has ended long ago. It is left (exit status 3) where something waits for a person since then, or it was broken off.
+func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
+	p, err := c.Prune.pruning(time.Now().UTC())
+	if err != nil {
+		return &process.UsageError{Problems: []string{err.Error()}}
+	}
+	db, err := postgres.Open(ctx, c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	goes, err := db.CountPrunable(ctx, p)
+	if err != nil {
+		return err
+	}
+	stays, err := db.CountEnded(ctx, p.Staying(), p.Before)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(out, "%d purchases ended before %s, and Stripe has not spoken of them since.\n", goes.Purchases(), p.Before.UTC().Format(time.DateTime+"Z"))
+	if c.Prune.DryRun {
+		return closing(out, "would go", goes, stays)
+	}
+	if !c.Prune.Yes && !confirmed(stdin, out) {
+		_, _ = fmt.Fprintln(out, "Nothing was done.")
+		return process.ErrLeft
+	}
+	n := goes.Purchases()
+	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500), progressbar.OptionShowCount(),
+		progressbar.OptionSetDescription("Pruning"), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	gone, err := db.Prune(ctx, p, func(done purchase.Pruned) { _ = bar.Set(min(done.Purchases(), n)) }) // a bar that cannot be drawn stops nothing
+	_ = bar.Clear()
+	if err != nil {
+		_ = closing(out, "gone so far", gone, stays)
+		if errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%w: it was broken off; run it again for the rest", process.ErrLeft)
+		}
+		return err
+	}
+	return closing(out, "gone", gone, stays)
+}
+
+// closing prints what went and what stays for a person to decide.
+func closing(out io.Writer, went string, gone, stays purchase.Pruned) error {
+	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintf(table, "%s\tstay\t\t\n", went)
+	for _, g := range gone.Groups {
+		_, _ = fmt.Fprintf(table, "%d\t\t%s\t\n", g.Count, standing(g))
+	}
+	if gone.Attempts+gone.Events > 0 {
+		_, _ = fmt.Fprintf(table, "%d\t\tattempts\t\n%d\t\tevents\t\n", gone.Attempts, gone.Events)
+	}
+	for _, g := range stays.Groups {
+		_, _ = fmt.Fprintf(table, "\t%d\t%s\t\n", g.Count, standing(g))
+	}
+	_ = table.Flush() // a table that cannot be printed undoes nothing
+	if stays.Purchases() == 0 {
+		return nil
+	}
+	var names []string
+	for _, g := range stays.Groups {
+		names = append(names, string(g.Status))
+	}
+	_, _ = fmt.Fprintf(out, "What stays waits for a person (the dashboard's dead letters and needs attention; ingest replay). To let it go: --also %s\n", strings.Join(slices.Compact(names), ","))
+	return process.ErrLeft
+}
+
+func standing(g purchase.Group) string {
+	if g.Reason == "" {
+		return string(g.Status)
+	}
+	return fmt.Sprintf("%s (%s)", g.Status, g.Reason)
+}
