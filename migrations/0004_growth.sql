@@ -10,11 +10,12 @@ ALTER TABLE purchases SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vac
 ALTER TABLE stripe_events SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 ALTER TABLE attempts SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 
--- A customer who comes back changes nothing that is indexed: with room in the page no index is written.
+-- A customer who comes back changes nothing that is indexed: with room in the page no index is written (40 of 100 instead of 22).
 ALTER TABLE profiles SET (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 
--- The present hour's rows are changed every two seconds, again without an index.
+-- The present hour's rows are changed every two seconds, and each hour's while it is pruned, again without an index (97 of 100 instead of 90, of
+-- the hours 49 instead of 4).
 ALTER TABLE rollup_totals SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 ALTER TABLE rollup_delays SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 ALTER TABLE rollup_hours SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
-ALTER TABLE rollup_statuses SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
+ALTER TABLE rollup_statuses SET (autovacuum_vacuum_threshold = 500);

@@ -22,6 +22,7 @@ type config struct {
 	Replay  replayFlags `cmd:"" help:"Send dead or skipped purchases again."`
 	Show    showFlags   `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
 	Prune   pruneFlags  `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
+	Doctor  struct{}    `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend. Exit status 3: something has to be."`
 	Health  struct{}    `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`

@@ -69,7 +69,7 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 		return process.ErrLeft
 	}
 	n := goes.Purchases()
-	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500), progressbar.OptionShowCount(),
+	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && process.Terminal(out)), progressbar.OptionShowCount(),
 		progressbar.OptionSetDescription("Pruning"), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	gone, err := db.Prune(ctx, p, func(done purchase.Pruned) { _ = bar.Set(min(done.Purchases(), n)) }) // a bar that cannot be drawn stops nothing
 	_ = bar.Clear()

@@ -66,7 +66,7 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		_, _ = fmt.Fprintln(out, "Nothing was done.")
 		return process.ErrLeft
 	}
-	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500), progressbar.OptionShowCount(),
+	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && process.Terminal(out)), progressbar.OptionShowCount(),
 		progressbar.OptionSetDescription("Replaying"), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	done, err := db.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) }) // a bar that cannot be drawn stops nothing
 	if err != nil {

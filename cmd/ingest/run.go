@@ -29,7 +29,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	if err != nil && !errors.As(err, &usage) {
 		return err
 	}
-	if usage.Problems = append(usage.Problems, c.problems(command)...); len(usage.Problems) > 0 {
+	usage.Problems = append(usage.Problems, c.problems(command)...)
+	if command == "doctor" {
+		return doctor(ctx, &c, usage.Problems, stdout)
+	}
+	if len(usage.Problems) > 0 {
 		return usage
 	}
 	switch command {

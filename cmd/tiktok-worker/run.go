@@ -32,7 +32,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	if err != nil && !errors.As(err, &usage) {
 		return err
 	}
-	if usage.Problems = append(usage.Problems, c.problems(command)...); len(usage.Problems) > 0 {
+	usage.Problems = append(usage.Problems, c.problems(command)...)
+	if command == "doctor" {
+		return doctor(ctx, &c, usage.Problems, stdout)
+	}
+	if len(usage.Problems) > 0 {
 		return usage
 	}
 	switch command {
@@ -129,9 +133,12 @@ func (c *config) testWay() way {
 }
 
 func (c *config) pixelFor(w way) *tiktok.Pixel {
-	return tiktok.NewPixel(tiktok.Config{
-		URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL, Timeout: c.Timeout, Now: time.Now,
-	}, w.pixel, w.token, w.testCode)
+	return tiktok.NewPixel(c.tiktok(), w.pixel, w.token, w.testCode)
+}
+
+// tiktok is what both ways share.
+func (c *config) tiktok() tiktok.Config {
+	return tiktok.Config{URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL, Timeout: c.Timeout, Now: time.Now}
 }
 
 // pixels are where live and test purchases go; nil: nowhere. Without the live token nothing is sent at all: the quick off

@@ -44,11 +44,7 @@ func (c *config) testProblems() (list []string) {
 // sendTest sends one made-up purchase where test purchases go, and says what came of it.
 func sendTest(ctx context.Context, c *config, out io.Writer) error {
 	pixel := c.pixelFor(c.testWay())
-	amount := int64(100)
-	event := contract.Envelope{
-		Version: contract.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]), PurchasedAt: time.Now().Unix(), AmountMinor: &amount, Currency: "usd",
-		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: orElse(c.PageURL, "https://example.com/")},
-	}
+	event := testEvent(c, time.Now())
 	_, _ = fmt.Fprintf(out, "Sending one %s of 1.00 USD, event_id %s, to pixel %s as a test event.\n", c.EventName, event.EventID, c.testWay().pixel)
 	answer := pixel.Send(ctx, []contract.Envelope{event})
 	_, _ = fmt.Fprintln(out, tiktok.Explain(answer))
@@ -56,4 +52,13 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 		return errNotAccepted
 	}
 	return nil
+}
+
+// testEvent is a made-up purchase of nobody.
+func testEvent(c *config, now time.Time) contract.Envelope {
+	amount := int64(100)
+	return contract.Envelope{
+		Version: contract.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]), PurchasedAt: now.Unix(), AmountMinor: &amount, Currency: "usd",
+		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: orElse(c.PageURL, "https://example.com/")},
+	}
 }

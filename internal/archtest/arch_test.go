@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/purchase": {},
 	"internal/contract": {"internal/purchase"},
 	"internal/secret":   {},
+	"internal/checkup":  {},
 	"internal/flood":    {},
 	"migrations":        {},
 	// steps, in the order in which the data flows; they know no neighbour and no other step
@@ -38,19 +39,19 @@ var allowed = map[string][]string{
 	"internal/dashboard": {"internal/purchase", "internal/secret", "internal/flood"},
 	// neighbours; they know no step and no other neighbour
 	"internal/stripe":    {"internal/purchase", "internal/secret"},
-	"internal/postgres":  append([]string{"migrations"}, word...),
-	"internal/jetstream": word,
-	"internal/tiktok":    word,
+	"internal/postgres":  append([]string{"migrations", "internal/checkup"}, word...),
+	"internal/jetstream": append([]string{"internal/checkup"}, word...),
+	"internal/tiktok":    append([]string{"internal/checkup"}, word...),
 	// the running process
-	"internal/process": {"internal/secret"},
+	"internal/process": {"internal/secret", "internal/checkup"},
 	// wiring: the only place where steps meet neighbours
 	"cmd/ingest": { // tiktok for the dashboard's words and its picture of a request: ingest holds no token
 		"internal/tiktok",
 		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/alarm", "internal/stripe",
-		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret",
+		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret", "internal/checkup",
 	},
 	"cmd/tiktok-worker": {
-		"internal/delivery", "internal/tiktok", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret",
+		"internal/delivery", "internal/tiktok", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret", "internal/checkup",
 	},
 }
 
@@ -78,7 +79,7 @@ var owners = map[string][]string{
 }
 
 // stdlibOnly are the packages that import nothing but the standard library and their own words.
-var stdlibOnly = []string{"internal/purchase", "internal/contract", "internal/secret"}
+var stdlibOnly = []string{"internal/purchase", "internal/contract", "internal/secret", "internal/checkup"}
 
 // imports calls visit for each non-test file below a folder, with dep "", and for each of its imports. It reads the files itself: asking `go list`
 // in a child process would be invisible to the test cache, which would repeat an old "ok".

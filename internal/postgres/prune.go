@@ -11,10 +11,11 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Pruning works in steps of so many rows, a transaction each, and rests after each as long as it took: at least half of the time
-// belongs to everybody else.
+// Pruning works in steps of so many rows, a transaction of some ten milliseconds each, and rests after each for a multiple of the time that
+// it took: a busy Postgres is pruned more slowly, and most of it belongs to everybody else.
 const (
 	pruneStep    = 500
+	pruneRest    = 4
 	pruneTimeout = time.Minute // of one step
 )
 
@@ -99,7 +100,7 @@ func (w *pruning) walk(ctx context.Context, s step) error {
 			return err
 		}
 		w.progress(w.done)
-		if err := rest(ctx, time.Since(began)); err != nil {
+		if err := rest(ctx, pruneRest*time.Since(began)); err != nil {
 			return err
 		}
 	}

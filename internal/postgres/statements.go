@@ -16,6 +16,13 @@ const (
 	sqlSchemaLevel  = `SELECT COALESCE(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`
 	sqlOldestBinary = `SELECT oldest_binary FROM public.schema_compat`
 
+	sqlClock  = `SELECT clock_timestamp()`
+	sqlServer = `
+SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(), current_setting('fsync'),
+    current_setting('full_page_writes'), current_setting('synchronous_commit'),
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), current_setting('max_connections')::int`
+	sqlEventsByMode = `SELECT livemode, max(received_at) FROM public.stripe_events WHERE received_at > now() - interval '30 days' GROUP BY livemode`
+
 	sqlBegin  = `BEGIN`
 	sqlCommit = `COMMIT`
 	sqlNow    = `SELECT now()` // the transaction's own time

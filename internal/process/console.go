@@ -27,11 +27,11 @@ type console struct {
 }
 
 func newConsole(out io.Writer) *console {
-	return &console{MapObjectEncoder: zapcore.NewMapObjectEncoder(), colours: terminal(out), pool: buffer.NewPool()}
+	return &console{MapObjectEncoder: zapcore.NewMapObjectEncoder(), colours: Terminal(out), pool: buffer.NewPool()}
 }
 
-// terminal says whether somebody looks: colours in a file are noise.
-func terminal(out io.Writer) bool {
+// Terminal says whether somebody looks: colours and progress bars in a file are noise.
+func Terminal(out io.Writer) bool {
 	f, ok := out.(*os.File)
 	if !ok {
 		return false

@@ -85,32 +85,43 @@ func Metrics(version string) (*prometheus.Registry, http.Handler) {
 	return registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// Health asks a running program's admin listener whether it lives: images have no curl. A listener on every address is
-// asked on loopback.
+// Health asks a running program's admin listener whether it lives: images have no curl.
 func Health(ctx context.Context, adminAddr string) error {
+	status, _, err := Ask(ctx, adminAddr, "/healthz")
+	switch {
+	case err != nil:
+		return err
+	case status != http.StatusOK:
+		return fmt.Errorf("it answers %d %s", status, http.StatusText(status))
+	}
+	return nil
+}
+
+// mostAsked is how much of an answer is read.
+const mostAsked = 4 << 20
+
+// Ask reads a page of a running program's admin listener. A listener on every address is asked on loopback.
+func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
 	host, port, err := net.SplitHostPort(adminAddr)
 	if err != nil {
-		return fmt.Errorf("ADMIN_ADDR %q is not host:port", adminAddr)
+		return 0, nil, fmt.Errorf("ADMIN_ADDR %q is not host:port", adminAddr)
 	}
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/healthz", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, http.NoBody)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	resp, err := (&http.Client{}).Do(req)
 	if err != nil {
-		return fmt.Errorf("it does not answer: %w", err)
+		return 0, nil, fmt.Errorf("it does not answer: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10)); err != nil {
-		return err
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, mostAsked)); err != nil {
+		return 0, nil, fmt.Errorf("its answer broke off: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("it answers %s", resp.Status)
-	}
-	return nil
+	return resp.StatusCode, body, nil
 }

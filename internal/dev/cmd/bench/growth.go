@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -97,7 +98,8 @@ func growth(ctx context.Context, b *bench) (err error) {
 	for i, name := range grown() {
 		r.add(name+", full", "MiB", series{before[i].mib}, before[i].told())
 		r.add(name+", pruned", "MiB", series{after[i].mib}, after[i].told())
-		r.add(name+", as many written again", "MiB", series{refilled[i].mib}, against("full", series{refilled[i].mib}, series{before[i].mib}), refilled[i].told())
+		r.add(name+", as many written again", "MiB", series{refilled[i].mib}, refilled[i].told())
+		r.add(name+", a row, as many written again", "KiB", series{refilled[i].each()}, against("full", series{refilled[i].each()}, series{before[i].each()}))
 	}
 	for _, name := range []string{"rollup_totals", "rollup_hours", "rollup_statuses", "profiles"} {
 		hot, err := query[float64](ctx, ledger, `SELECT COALESCE(100.0 * n_tup_hot_upd / NULLIF(n_tup_upd, 0), 0)::float8 FROM pg_stat_user_tables WHERE relname = $1`, name)
@@ -198,14 +200,19 @@ func receiptOf(session, event string, i int, at time.Time) purchase.Receipt {
 
 // prune runs the command beside webhooks at full speed and returns how many purchases it removed.
 func (y *year) prune(ctx context.Context, beside *shot) (gone int, took time.Duration, err error) {
-	const old = `SELECT count(*) FROM public.purchases WHERE finished_at < now() - interval '35 days'`
-	before, err := query[int](ctx, y.ledger, old)
+	const old = `SELECT count(*) FROM public.purchases WHERE finished_at < $1`
+	since := time.Now().Add(-purchase.LeastPruneAge - time.Second)
+	before, err := query[int](ctx, y.ledger, old, since)
 	if err != nil {
+		return 0, 0, err
+	}
+	program := filepath.Join(y.b.dir, "prune") // with a log of its own
+	if err := os.Symlink(filepath.Join(y.b.dir, "ingest"), program); err != nil {
 		return 0, 0, err
 	}
 	y.b.tell("pruning")
 	began := time.Now()
-	p, err := y.b.start(ctx, []string{"DATABASE_URL=" + y.ledger}, filepath.Join(y.b.dir, "ingest"), "prune", "--yes", "--older-than", "35d")
+	p, err := y.b.start(ctx, []string{"DATABASE_URL=" + y.ledger}, program, "prune", "--yes", "--older-than", since.UTC().Format(time.RFC3339Nano))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -221,7 +228,7 @@ func (y *year) prune(ctx context.Context, beside *shot) (gone int, took time.Dur
 		return 0, 0, ctx.Err()
 	}
 	took = time.Since(began)
-	after, err := query[int](ctx, y.ledger, old)
+	after, err := query[int](ctx, y.ledger, old, since)
 	if err == nil && (after > 0 || before == 0) {
 		err = fmt.Errorf("of %d old purchases %d are left; its log ends with:\n%s", before, after, tail(p.log))
 	}
@@ -233,6 +240,9 @@ type table struct {
 	mib, indexes        float64
 	live, dead, vacuums int64
 }
+
+// each is what a row takes, in KiB.
+func (t *table) each() float64 { return t.mib * 1024 / float64(max(t.live, 1)) }
 
 func (t *table) told() func(*row) {
 	return note(fmt.Sprintf("%.0f of it indexes; %d rows, %d dead, autovacuum came %d times", t.indexes, t.live, t.dead, t.vacuums))
@@ -247,8 +257,8 @@ func (y *year) tables(ctx context.Context) (list []table, err error) {
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	for _, name := range grown() {
 		var t table
-		err := conn.QueryRow(ctx, `SELECT pg_total_relation_size(relid) / 1048576.0::float8, pg_indexes_size(relid) / 1048576.0::float8, n_live_tup, n_dead_tup, autovacuum_count
-			FROM pg_stat_user_tables WHERE relname = $1`, name).Scan(&t.mib, &t.indexes, &t.live, &t.dead, &t.vacuums)
+		err := conn.QueryRow(ctx, `SELECT pg_total_relation_size(relid) / 1048576.0::float8, pg_indexes_size(relid) / 1048576.0::float8, 
+			(SELECT count(*) FROM public.`+name+`), n_dead_tup, autovacuum_count FROM pg_stat_user_tables WHERE relname = $1`, name).Scan(&t.mib, &t.indexes, &t.live, &t.dead, &t.vacuums)
 		if err != nil {
 			return nil, fmt.Errorf("look at %s: %w", name, err)
 		}

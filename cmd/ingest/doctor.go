@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"purchase-relay/internal/checkup"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/stripe"
+)
+
+// doctor looks at everything that ingest needs, and changes nothing. problems are those of the configuration; what they are not about is
+// looked at all the same.
+func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
+	checks := process.Configuration(problems)
+	checks = append(checks, signingSecrets(c.StripeWebhookSecret)...)
+	if c.DatabaseURL != "" {
+		checks = append(checks, postgres.Examine(ctx, c.DatabaseURL)...)
+	}
+	if c.MigrateDatabaseURL != "" && c.MigrateDatabaseURL == c.DatabaseURL {
+		checks = append(checks, checkup.Warned("ledger: owner", "MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use", "give it a role of its own (docs/operations.md, Two roles in Postgres)"))
+	}
+	if len(c.Problems()) == 0 {
+		checks = append(checks, jetstream.Examine(ctx, c.Config, jetstream.RoleIngest, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)})...)
+	}
+	return process.Concluded(out, append(checks, running(ctx, c.AdminAddr)...))
+}
+
+// Stripe's signing secrets have 32 characters or more behind whsec_; one that is shorter was cut when it was copied, and one that is there
+// twice is not the second one that was meant.
+const secretLength = 32
+
+func signingSecrets(list secret.Text) (checks []checkup.Check) {
+	const what = "Stripe: signing secrets"
+	if list == "" {
+		return nil // a problem of the configuration
+	}
+	secrets, wrong := stripe.ParseSecrets(list)
+	seen := make(map[secret.Text]bool)
+	short, twice := 0, 0
+	for _, s := range secrets {
+		if len(strings.TrimPrefix(s.Reveal(), "whsec_")) < secretLength {
+			short++
+		}
+		if seen[s] {
+			twice++
+		}
+		seen[s] = true
+	}
+	copyAgain := "copy it again from the endpoint's page in Stripe (Reveal signing secret)"
+	switch {
+	case len(wrong) > 0:
+		checks = append(checks, checkup.Failed(what, strings.Join(wrong, "; "), copyAgain))
+	case short > 0:
+		checks = append(checks, checkup.Warned(what, fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets)), copyAgain))
+	case twice > 0:
+		checks = append(checks, checkup.Warned(what, "one is there twice", "live and test endpoints have different ones; while one is rotated, the old and the new one differ, too"))
+	default:
+		checks = append(checks, checkup.Passed(what, "%d of the form that Stripe gives", len(secrets)))
+	}
+	return checks
+}
+
+// running asks the ingest that runs here what Stripe sends it.
+func running(ctx context.Context, adminAddr string) []checkup.Check {
+	status, body, err := process.Ask(ctx, adminAddr, "/metrics")
+	if err != nil || status != http.StatusOK {
+		return []checkup.Check{checkup.Warned("ingest", "none is running at "+adminAddr+": what Stripe sends it cannot be looked at", "start it, and ask again beside it (ADMIN_ADDR as its own)")}
+	}
+	counts := webhookCounts(body)
+	return []checkup.Check{checkup.Passed("ingest", "runs at %s", adminAddr), judgeSignatures(counts), judgeThin(counts)}
+}
+
+// counts are webhooks by type and result, as purchase_relay_webhooks_total tells.
+type counts struct {
+	signed, wronglySigned, thin float64
+}
+
+func webhookCounts(metrics []byte) (c counts) {
+	lines := bufio.NewScanner(bytes.NewReader(metrics))
+	for lines.Scan() {
+		labels, ok := strings.CutPrefix(lines.Text(), "purchase_relay_webhooks_total{")
+		if !ok {
+			continue
+		}
+		labels, number, _ := strings.Cut(labels, "} ")
+		n, err := strconv.ParseFloat(number, 64)
+		switch {
+		case err != nil:
+		case strings.Contains(labels, `result="invalid_signature"`):
+			c.wronglySigned += n
+		case strings.Contains(labels, `type="thin"`):
+			c.thin += n
+			c.signed += n
+		case !strings.Contains(labels, `type="none"`):
+			c.signed += n
+		}
+	}
+	return c
+}
+
+func judgeSignatures(c counts) checkup.Check {
+	const what = "Stripe: signatures"
+	found := fmt.Sprintf("since its start %.0f webhooks were signed by Stripe, %.0f by nobody that we know", c.signed, c.wronglySigned)
+	if c.wronglySigned > 0 && c.signed == 0 {
+		return checkup.Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret (live and test endpoints differ), and this machine's clock")
+	}
+	return checkup.Passed(what, "%s", found)
+}
+
+func judgeThin(c counts) checkup.Check {
+	const what = "Stripe: snapshot events"
+	if c.thin > 0 {
+		return checkup.Failed(what, fmt.Sprintf("%.0f thin events came: they carry no checkout and are ignored", c.thin), "in Stripe, make the destination anew with snapshot events (payload style: snapshot)")
+	}
+	return checkup.Passed(what, "no thin event came since its start")
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"purchase-relay/internal/checkup"
+	"purchase-relay/internal/dev/natslocal"
+	"purchase-relay/internal/process"
+)
+
+const goodSecret = "whsec_0123456789abcdef0123456789abcdef"
+
+// Each judgement passes, and does not.
+func TestJudgements(t *testing.T) {
+	first := func(checks []checkup.Check) checkup.Check { return append(checks, checkup.Check{})[0] }
+	for name, tc := range map[string]struct {
+		check checkup.Check
+		want  checkup.Verdict
+	}{
+		"a secret":                 {first(signingSecrets(goodSecret)), checkup.Pass},
+		"two secrets":              {first(signingSecrets(goodSecret + ", " + goodSecret + "0")), checkup.Pass},
+		"one secret twice":         {first(signingSecrets(goodSecret + "," + goodSecret)), checkup.Warn},
+		"a secret that was cut":    {first(signingSecrets("whsec_hunter2")), checkup.Warn},
+		"an API key":               {first(signingSecrets("sk_live_hunter2")), checkup.Fail},
+		"good signatures":          {judgeSignatures(counts{signed: 5, wronglySigned: 1}), checkup.Pass},
+		"nothing but bad ones":     {judgeSignatures(counts{wronglySigned: 1}), checkup.Fail},
+		"snapshot events":          {judgeThin(counts{signed: 5}), checkup.Pass},
+		"thin events":              {judgeThin(counts{signed: 5, thin: 2}), checkup.Fail},
+		"a good configuration":     {first(process.Configuration(nil)), checkup.Pass},
+		"a configuration at fault": {first(process.Configuration([]string{"X is wrong"})), checkup.Fail},
+	} {
+		if tc.check.Verdict != tc.want || (tc.check.Remedy == "") != (tc.want == checkup.Pass) || strings.Contains(tc.check.Found, "hunter2") {
+			t.Errorf("%s: %+v, want %q", name, tc.check, tc.want)
+		}
+	}
+	if none := signingSecrets(""); len(none) != 0 {
+		t.Errorf("a missing secret is told twice: %+v", none)
+	}
+}
+
+func TestWebhookCounts(t *testing.T) {
+	got := webhookCounts([]byte(`# HELP purchase_relay_webhooks_total x
+purchase_relay_webhooks_total{result="processed",type="checkout.session.completed"} 3
+purchase_relay_webhooks_total{result="ignored",type="thin"} 2
+purchase_relay_webhooks_total{result="ignored",type="other"} 1
+purchase_relay_webhooks_total{result="invalid_signature",type="none"} 4
+purchase_relay_webhooks_total{result="not_an_event",type="none"} 9
+purchase_relay_webhook_duration_seconds_count{result="processed"} 3
+`))
+	if want := (counts{signed: 6, wronglySigned: 4, thin: 2}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// doctored runs doctor with these variables.
+func doctored(t *testing.T, pairs ...string) (status int, out string) {
+	t.Helper()
+	var printed bytes.Buffer
+	err := run(t.Context(), []string{"doctor"}, env(pairs...), strings.NewReader(""), &printed)
+	return process.ExitCode(err, &bytes.Buffer{}), printed.String()
+}
+
+func TestDoctor(t *testing.T) {
+	o := newOperator(t)
+	server, err := natslocal.Start(natslocal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	metrics := `purchase_relay_webhooks_total{result="processed",type="checkout.session.completed"} 3`
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(metrics + "\n")) }))
+	defer admin.Close()
+	good := []string{"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=" + o.url, "NATS_URL=" + server.URL(), "ADMIN_ADDR=" + strings.TrimPrefix(admin.URL, "http://")}
+
+	// The tests' Postgres is a throw-away one, without fsync: the one thing to mend.
+	status, out := doctored(t, good...)
+	if status != 3 || !strings.Contains(out, "fail  Postgres: durability") || !strings.Contains(out, ", 1 to mend.") || !strings.Contains(out, "warn  NATS: stream PURCHASES") ||
+		!strings.Contains(out, "pass  Stripe: snapshot events") {
+		t.Errorf("%d\n%s", status, out)
+	}
+	o.count(`SELECT count(set_config('x.y', '1', false))`) // the connection stands
+	if n := o.count(`SELECT count(*) FROM purchases`); n != 0 {
+		t.Error("doctor wrote something")
+	}
+	metrics = `purchase_relay_webhooks_total{result="ignored",type="thin"} 3`
+	if status, out := doctored(t, good...); status != 3 || !strings.Contains(out, "fail  Stripe: snapshot events") || !strings.Contains(out, "payload style") {
+		t.Errorf("thin events: %d\n%s", status, out)
+	}
+	// All at once: configuration, Postgres, NATS, and no ingest that runs.
+	status, out = doctored(t, "DATABASE_URL=postgres://u:hunter2@127.0.0.1:1/d", "NATS_URL=nats://127.0.0.1:1", "NATS_REPLICAS=2", "ADMIN_ADDR=127.0.0.1:1", "SWEEP_GRACE=soon")
+	for _, want := range []string{"STRIPE_WEBHOOK_SECRET is required", "NATS_REPLICAS is", "SWEEP_GRACE", "fail  Postgres ", "fail  NATS ", "warn  ingest "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("it lacks %q", want)
+		}
+	}
+	if status != 3 || strings.Contains(out, "hunter2") {
+		t.Errorf("%d\n%s", status, out)
+	}
+	if status, out := doctored(t, "NATS_URL=http://x"); status != 3 || !strings.Contains(out, "NATS_URL") {
+		t.Errorf("no form of an address: %d\n%s", status, out)
+	}
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"purchase-relay/internal/checkup"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/tiktok"
+)
+
+// doctorFlags are the flags of `tiktok-worker doctor`.
+type doctorFlags struct {
+	Code string `noenv:"" help:"The test event code from Events Manager: with it, one test event is sent to each destination. Default: TIKTOK_TEST_EVENT_CODE."`
+}
+
+// doctor looks at everything that the worker needs. It changes nothing, but for a test event at TikTok where there is a code for it.
+func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
+	checks := process.Configuration(problems)
+	checks = append(checks, c.destinationsChecked()...)
+	if len(c.Problems()) == 0 {
+		checks = append(checks, jetstream.Examine(ctx, c.Config, jetstream.RoleWorker, jetstream.StreamConfig{})...)
+	}
+	if !absolute(c.APIURL) || c.Timeout <= 0 {
+		return process.Concluded(out, checks) // problems of the configuration
+	}
+	checks = append(checks, tiktok.Reach(ctx, c.tiktok())...)
+	if c.AccessToken != "" && c.PixelID != "" {
+		live := c.liveWay()
+		live.testCode = orElse(c.Doctor.Code, c.TestEventCode) // so that it counts as no sale
+		checks = append(checks, tiktok.ExamineAccess(ctx, "TikTok: live access", c.pixelFor(live), testEvent(c, time.Now())))
+		if test := c.testWay(); c.TestMode == "send" && (test.pixel != live.pixel || test.token != live.token) {
+			test.testCode = orElse(c.Doctor.Code, c.TestEventCode)
+			checks = append(checks, tiktok.ExamineAccess(ctx, "TikTok: test access", c.pixelFor(test), testEvent(c, time.Now())))
+		}
+	}
+	return process.Concluded(out, checks)
+}
+
+// destinationsChecked looks at tokens and pixels by their form, and at whether a test can count as a sale.
+func (c *config) destinationsChecked() (checks []checkup.Check) {
+	if c.AccessToken == "" {
+		return append(checks, checkup.Warned("TikTok: live token", "there is none: every purchase ends skipped (not_configured)", "set TIKTOK_ACCESS_TOKEN, unless this is the off switch; then ingest replay --status skipped --reason not_configured"))
+	}
+	checks = append(checks, tiktok.ExamineToken("TikTok: live token", c.AccessToken))
+	if c.PixelID != "" {
+		checks = append(checks, tiktok.ExaminePixel("TikTok: live pixel", c.PixelID))
+	}
+	if c.TestAccessToken != "" {
+		checks = append(checks, tiktok.ExamineToken("TikTok: test token", c.TestAccessToken))
+	}
+	if c.TestPixelID != "" {
+		checks = append(checks, tiktok.ExaminePixel("TikTok: test pixel", c.TestPixelID))
+	}
+	return append(checks, c.testsApart())
+}
+
+// testsApart says whether a purchase in Stripe's test mode can count as a sale.
+func (c *config) testsApart() checkup.Check {
+	const what = "TikTok: test purchases"
+	test, live := c.testWay(), c.liveWay()
+	switch {
+	case c.TestMode != "send":
+		return checkup.Passed(what, "are skipped")
+	case c.TestEventCode != "":
+		return checkup.Passed(what, "are sent as test events")
+	case test.pixel == live.pixel && test.token == live.token:
+		return checkup.Failed(what, "go to the live pixel with the live token and without a test event code: each counts as a sale", "set TIKTOK_TEST_EVENT_CODE, or TIKTOK_TEST_PIXEL_ID with a token of its own")
+	case test.pixel == live.pixel:
+		return checkup.Warned(what, "go to the live pixel with another token and without a test event code: each may count as a sale", "set TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_PIXEL_ID")
+	}
+	return checkup.Passed(what, "go to a pixel of their own")
+}

@@ -1,0 +1,25 @@
+package checkup_test
+
+import (
+	"strings"
+	"testing"
+
+	"purchase-relay/internal/checkup"
+)
+
+func TestPrint(t *testing.T) {
+	checks := []checkup.Check{
+		checkup.Passed("Postgres: version", "%d", 15), checkup.Warned("clock", "off\nby\x1b[31m 7 s", "set it"), checkup.Failed("NATS", "away", "start it"),
+	}
+	var out strings.Builder
+	checkup.Print(&out, checks)
+	want := "pass  Postgres: version  15\n" +
+		"warn  clock              off by\uFFFD[31m 7 s\n" +
+		"                         → set it\n" +
+		"fail  NATS               away\n" +
+		"                         → start it\n" +
+		"1 passed, 1 to look at, 1 to mend.\n"
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &out, want)
+	}
+}

@@ -1,0 +1,333 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"purchase-relay/internal/checkup"
+	"purchase-relay/internal/contract"
+)
+
+// The roles of the two binaries.
+const (
+	RoleIngest = "ingest"
+	RoleWorker = "worker"
+)
+
+const (
+	examineTimeout = 3 * time.Second // of one question
+	mendConnection = "start it; check NATS_URL and the way there (DNS, firewall)"
+	subjectInfo    = "$JS.API.INFO"
+	unasked        = "this user may not ask"
+	compareUsers   = "give the user that right: compare the server's configuration with deploy/nats/nats-server.conf"
+)
+
+// Examine looks at the server, at this user's rights, and at the streams and consumers as far as the role may. It changes nothing, and
+// what it says to a stream is refused by it.
+func Examine(ctx context.Context, c Config, role string, s StreamConfig) []checkup.Check {
+	e, check := newExaminer(c, role)
+	if e == nil {
+		return []checkup.Check{check}
+	}
+	defer e.nc.Close()
+	checks := []checkup.Check{check, e.line()}
+	checks = append(checks, e.rights())
+	if role == RoleWorker {
+		return append(checks, e.consumer(ctx, contract.StreamPurchases, contract.ConsumerWorker))
+	}
+	var missing int64
+	for _, config := range streams(s) {
+		found, here := e.stream(ctx, config)
+		if !here {
+			missing += config.MaxBytes
+		}
+		checks = append(checks, found)
+	}
+	checks = append(checks, e.consumer(ctx, contract.StreamPurchases, contract.ConsumerWorker), e.consumer(ctx, contract.StreamOutcomes, contract.ConsumerRecorder))
+	return append(checks, e.room(ctx, missing))
+}
+
+// examiner is a connection of its own that is not tried again.
+type examiner struct {
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	role string
+
+	lacks []string // subjects that this user may not use
+}
+
+func newExaminer(c Config, role string) (*examiner, checkup.Check) {
+	e := &examiner{role: role}
+	options := []nats.Option{
+		nats.Name("purchase-relay doctor"), nats.CustomInboxPrefix("_INBOX_" + role), nats.Timeout(examineTimeout), nats.NoReconnect(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // else nats.go prints
+	}
+	if c.NATSCredsFile != "" {
+		options = append(options, nats.UserCredentials(c.NATSCredsFile))
+	}
+	if c.NATSCAFile != "" {
+		options = append(options, nats.RootCAs(c.NATSCAFile))
+	}
+	if c.NATSCertFile != "" {
+		options = append(options, nats.ClientCert(c.NATSCertFile, c.NATSKeyFile))
+	}
+	var err error
+	if e.nc, err = nats.Connect(c.NATSURL.Reveal(), options...); err != nil {
+		return nil, judgeConnection(err)
+	}
+	if e.js, err = jetstream.New(e.nc); err != nil {
+		e.nc.Close()
+		return nil, judgeConnection(err)
+	}
+	return e, judgeVersion(e.nc.ConnectedServerVersion())
+}
+
+func judgeConnection(err error) checkup.Check {
+	switch {
+	case isRefusal(err):
+		return checkup.Failed("NATS", "refuses the credentials", "mend user and password in NATS_URL, or NATS_CREDS_FILE")
+	case isTLS(err):
+		return checkup.Failed("NATS", "does not agree on TLS: "+err.Error(), "check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE, NATS_KEY_FILE, and that no certificate has expired")
+	}
+	return checkup.Failed("NATS", "does not answer: "+err.Error(), mendConnection)
+}
+
+// judgeVersion: streams that refuse a second message of a subject are as old as 2.9.
+func judgeVersion(version string) checkup.Check {
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	a, errA := strconv.Atoi(major)
+	b, errB := strconv.Atoi(minor)
+	switch {
+	case errA != nil || errB != nil:
+		return checkup.Warned("NATS", "answers, and does not say its version", "use nats-server 2.10 or newer")
+	case a < 2 || a == 2 && b < 9:
+		return checkup.Failed("NATS", "is nats-server "+version+", which is too old", "update it to 2.10 or newer")
+	case a == 2 && b < 10:
+		return checkup.Warned("NATS", "is nats-server "+version+", older than what is tested", "update it to 2.10 or newer when convenient")
+	}
+	return checkup.Passed("NATS", "nats-server %s answers", version)
+}
+
+func (e *examiner) line() checkup.Check {
+	return judgeLine(e.nc.ConnectedUrl(), e.nc.TLSRequired() || strings.HasPrefix(e.nc.ConnectedUrl(), "tls:"))
+}
+
+func judgeLine(server string, encrypted bool) checkup.Check {
+	const what = "NATS: line"
+	host := ""
+	if u, err := url.Parse(server); err == nil {
+		host = u.Hostname()
+	}
+	ip := net.ParseIP(host)
+	switch {
+	case encrypted:
+		return checkup.Passed(what, "encrypted")
+	case host == "localhost" || ip != nil && ip.IsLoopback():
+		return checkup.Passed(what, "on this machine")
+	}
+	return checkup.Warned(what, "password and hashed addresses go over the network as they are", "use TLS (deploy/nats/nats-server.conf), unless the network itself is private and encrypted")
+}
+
+// rights tries each subject. The server answers in order: a refusal is known when the answer to the ping behind it is here.
+func (e *examiner) rights() checkup.Check {
+	const what = "NATS: rights"
+	try := func(subject string, do func() error) error {
+		if err := do(); err != nil {
+			return err
+		}
+		if err := e.nc.FlushTimeout(examineTimeout); err != nil {
+			return err
+		}
+		if err := e.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), strconv.Quote(subject)) {
+			e.lacks = append(e.lacks, subject)
+		}
+		return nil
+	}
+	for _, subject := range needed(e.role) {
+		msg := nats.NewMsg(subject)
+		msg.Data = []byte("?")                         // no request and no acknowledgement of this form does anything
+		msg.Header.Set("Nats-Expected-Stream", "none") // no stream takes it
+		if err := try(subject, func() error { return e.nc.PublishMsg(msg) }); err != nil {
+			return checkup.Failed(what, "they cannot be tried: "+err.Error(), mendConnection)
+		}
+	}
+	for _, subject := range heard(e.role) {
+		err := try(subject, func() error { _, err := e.nc.SubscribeSync(subject); return err }) // it ends with the connection
+		if err != nil {
+			return checkup.Failed(what, "they cannot be tried: "+err.Error(), mendConnection)
+		}
+	}
+	return judgeRights(e.lacks)
+}
+
+// judgeRights: without some rights everything works, and less is known.
+func judgeRights(lacks []string) checkup.Check {
+	const what = "NATS: rights"
+	must := slices.DeleteFunc(slices.Clone(lacks), func(s string) bool { return strings.HasPrefix(s, advisoryNak) || s == subjectInfo })
+	switch {
+	case len(must) > 0:
+		return checkup.Failed(what, "the user lacks "+strings.Join(must, ", "), compareUsers)
+	case len(lacks) > 0:
+		return checkup.Warned(what, "the user has what it must have, and lacks "+strings.Join(lacks, ", "), compareUsers)
+	}
+	return checkup.Passed(what, "the user has what it needs")
+}
+
+// needed are the subjects that a role publishes on; what ends with doctor names nothing that is there.
+func needed(role string) []string {
+	if role == RoleWorker {
+		return []string{
+			contract.SubjectOutcomes, contract.SubjectDead + "doctor",
+			"$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.ACK.PURCHASES.worker.doctor",
+		}
+	}
+	list := []string{contract.SubjectLive + "doctor", contract.SubjectTest + "doctor", "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.OUTCOMES.recorder.doctor", subjectInfo}
+	for _, stream := range []string{contract.StreamPurchases, contract.StreamPurchasesDead, contract.StreamOutcomes} {
+		for _, verb := range []string{"CREATE", "UPDATE", "INFO"} {
+			list = append(list, "$JS.API.STREAM."+verb+"."+stream)
+		}
+	}
+	for _, consumer := range []string{"PURCHASES.worker", "OUTCOMES.recorder"} {
+		list = append(list, "$JS.API.CONSUMER.CREATE."+consumer, "$JS.API.CONSUMER.INFO."+consumer)
+	}
+	return list
+}
+
+// heard are those that it subscribes to.
+func heard(role string) []string {
+	if role == RoleWorker {
+		return []string{"_INBOX_worker.doctor.*", advisoryNak + "PURCHASES.worker"}
+	}
+	return []string{"_INBOX_ingest.doctor.*", contract.SubjectWorkers + "*"}
+}
+
+// fullness from which a stream is told of.
+const (
+	fairlyFull = 0.8
+	nearlyFull = 0.95
+)
+
+func (e *examiner) stream(ctx context.Context, want jetstream.StreamConfig) (check checkup.Check, here bool) {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	what := "NATS: stream " + want.Name
+	if e.silent("$JS.API.STREAM.INFO." + want.Name) {
+		return checkup.Failed(what, unasked, compareUsers), true
+	}
+	stream, err := e.js.Stream(ctx, want.Name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return checkup.Warned(what, "is not there yet", "start ingest: it makes it"), false
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
+		return checkup.Failed(what, "JetStream is off", "start nats-server with -js, or jetstream {} in its configuration, and enable it for the account"), true
+	case err != nil:
+		return checkup.Failed(what, "cannot be asked: "+err.Error(), compareUsers), true
+	}
+	info := stream.CachedInfo()
+	return judgeStream(what, info.Config, want, info.State.Msgs, info.State.Bytes), true
+}
+
+func judgeStream(what string, is, want jetstream.StreamConfig, messages, bytes uint64) checkup.Check {
+	var differs []string
+	for _, d := range []struct {
+		name string
+		yes  bool
+	}{
+		{"subjects", !slices.Equal(is.Subjects, want.Subjects)},
+		{"retention", is.Retention != want.Retention},
+		{"storage", is.Storage != want.Storage},
+		{"discard policy", is.Discard != want.Discard || is.DiscardNewPerSubject != want.DiscardNewPerSubject},
+		{"messages per subject", max(is.MaxMsgsPerSubject, 0) != max(want.MaxMsgsPerSubject, 0)},
+		{"replicas", is.Replicas != max(want.Replicas, 1)},
+		{"bytes (NATS_MAX_BYTES)", is.MaxBytes != want.MaxBytes},
+		{"age", is.MaxAge != want.MaxAge},
+	} {
+		if d.yes {
+			differs = append(differs, d.name)
+		}
+	}
+	found := fmt.Sprintf("%d messages, %d of %d MiB", messages, bytes>>20, is.MaxBytes>>20)
+	full := 0.0
+	if is.MaxBytes > 0 {
+		full = float64(bytes) / float64(is.MaxBytes)
+	}
+	switch {
+	case full >= nearlyFull:
+		return checkup.Failed(what, found+": nearly full, then purchases wait on the ledger", "see why workers do not drain it, or raise NATS_MAX_BYTES")
+	case len(differs) > 0:
+		return checkup.Warned(what, found+"; not as it should be: "+strings.Join(differs, ", "), "a running ingest mends it within 15 s; else see 'The streams are not as they should be' in its log")
+	case full >= fairlyFull:
+		return checkup.Warned(what, found+": fairly full", "see why workers do not drain it, or raise NATS_MAX_BYTES")
+	}
+	return checkup.Passed(what, "%s", found)
+}
+
+func (e *examiner) consumer(ctx context.Context, stream, durable string) checkup.Check {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	what := "NATS: consumer " + durable
+	if e.silent("$JS.API.CONSUMER.INFO." + stream + "." + durable) {
+		return checkup.Failed(what, unasked, compareUsers)
+	}
+	bound, err := e.js.Consumer(ctx, stream, durable)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		return checkup.Warned(what, "is not there yet", "start ingest: it makes it")
+	case err != nil:
+		return checkup.Failed(what, "cannot be asked: "+err.Error(), compareUsers)
+	}
+	return judgeConsumer(what, bound.CachedInfo().Config, bound.CachedInfo().NumPending, bound.CachedInfo().NumAckPending)
+}
+
+func judgeConsumer(what string, is jetstream.ConsumerConfig, waiting uint64, taken int) checkup.Check {
+	want := consumer(is.Durable)
+	if is.AckPolicy != want.AckPolicy || is.AckWait != want.AckWait || is.MaxAckPending != want.MaxAckPending || is.MaxDeliver != want.MaxDeliver || len(is.BackOff) > 0 {
+		return checkup.Warned(what, "has other settings than it should", "a running ingest mends it within 15 s")
+	}
+	return checkup.Passed(what, "%d messages wait, %d are being worked on or delayed", waiting, taken)
+}
+
+// silent says that a question would not be answered, for lack of the right to ask.
+func (e *examiner) silent(subject string) bool { return slices.Contains(e.lacks, subject) }
+
+// room says whether the streams that are missing will fit.
+func (e *examiner) room(ctx context.Context, missing int64) checkup.Check {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	if e.silent(subjectInfo) {
+		return checkup.Warned("NATS: disk", unasked, "let the user publish on $JS.API.INFO; keep NATS_MAX_BYTES and 2 GiB below the disk's size")
+	}
+	info, err := e.js.AccountInfo(ctx)
+	if err != nil {
+		return checkup.Warned("NATS: disk", "the server does not say how much room there is", "let the user publish on $JS.API.INFO; keep NATS_MAX_BYTES and 2 GiB below the disk's size")
+	}
+	return judgeRoom(info.Limits.MaxStore, info.Store, info.ReservedStore, missing)
+}
+
+func judgeRoom(limit int64, used, reserved uint64, missing int64) checkup.Check {
+	const what, remedy = "NATS: disk", "lower NATS_MAX_BYTES (the two other streams take 1 GiB each), or raise the account's storage and max_file_store"
+	found := fmt.Sprintf("%d MiB used, %d MiB reserved", used>>20, reserved>>20)
+	if limit <= 0 {
+		return checkup.Passed(what, "%s, the account has no limit of its own", found)
+	}
+	left := limit - int64(max(used, reserved)) //nolint:gosec // bytes on a disk
+	found += fmt.Sprintf(" of %d MiB", limit>>20)
+	switch {
+	case missing > left:
+		return checkup.Failed(what, found+fmt.Sprintf("; streams of %d MiB are still to be made", missing>>20), remedy)
+	case float64(used) > nearlyFull*float64(limit):
+		return checkup.Failed(what, found+": nearly full", remedy)
+	}
+	return checkup.Passed(what, "%s", found)
+}

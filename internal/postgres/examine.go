@@ -1,0 +1,239 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"purchase-relay/internal/checkup"
+	"purchase-relay/internal/secret"
+	"purchase-relay/migrations"
+)
+
+// What the ledger asks of its server.
+const (
+	leastVersion   = 130000 // gen_random_uuid, vacuum by insertions
+	testedVersion  = 150000
+	pooled         = 16 // connections that one ingest may take
+	examineTimeout = 10 * time.Second
+)
+
+// facts are what a look at the server tells.
+type facts struct {
+	version     int
+	versionText string
+	replica     bool
+	ahead       time.Duration // its clock before ours; negative: behind
+	lossy       []string      // settings under which a commit may be lost
+	used, most  int           // connections
+}
+
+// Examine looks at the server behind a URL, at the schema, at this role's rights and at what came lately. It changes nothing.
+func Examine(ctx context.Context, url secret.Text) []checkup.Check {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	config, err := pgx.ParseConfig(url.Reveal())
+	if err != nil {
+		return []checkup.Check{checkup.Failed("Postgres", "DATABASE_URL is not a connection string", "write it as postgres://user:password@host:5432/database")}
+	}
+	config.ConnectTimeout = 3 * time.Second
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return []checkup.Check{unreachable(err)}
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	checks := []checkup.Check{checkup.Passed("Postgres", "answers as %s on %s", config.User, config.Database)}
+	f, err := look(ctx, conn)
+	if err != nil {
+		return append(checks, checkup.Failed("Postgres: settings", "they cannot be read: "+err.Error(), "see Postgres' own log"))
+	}
+	checks = append(checks, f.judge()...)
+	return append(checks, examineSchema(ctx, conn)...)
+}
+
+// unreachable says why there is no connection. What pgx says holds no password.
+func unreachable(err error) checkup.Check {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch refused.Code {
+		case "28P01", "28000":
+			return checkup.Failed("Postgres", "refuses the role: "+refused.Message, "mend user and password in DATABASE_URL, or pg_hba.conf")
+		case "3D000":
+			return checkup.Failed("Postgres", refused.Message, "create it: createdb, then ingest migrate")
+		case "53300":
+			return checkup.Failed("Postgres", refused.Message, "raise max_connections, or find out who holds them")
+		}
+		return checkup.Failed("Postgres", refused.Message, "see Postgres' own log")
+	}
+	return checkup.Failed("Postgres", "does not answer: "+err.Error(), "start it; check host, port and TLS in DATABASE_URL, and the way there (DNS, firewall)")
+}
+
+func look(ctx context.Context, conn *pgx.Conn) (f facts, err error) {
+	var theirs time.Time
+	var fsync, pages, commit string
+	began := time.Now()
+	if err := conn.QueryRow(ctx, sqlClock).Scan(&theirs); err != nil {
+		return f, err
+	}
+	f.ahead = theirs.Sub(began.Add(time.Since(began) / 2))
+	err = conn.QueryRow(ctx, sqlServer).Scan(&f.version, &f.versionText, &f.replica, &fsync, &pages, &commit, &f.used, &f.most)
+	for _, s := range []struct{ name, value string }{{"fsync", fsync}, {"full_page_writes", pages}, {"synchronous_commit", commit}} {
+		if s.value == "off" {
+			f.lossy = append(f.lossy, s.name)
+		}
+	}
+	return f, err
+}
+
+func (f *facts) judge() []checkup.Check {
+	return []checkup.Check{f.judgeVersion(), f.judgeReplica(), f.judgeDurability(), f.judgeClock(), f.judgeConnections()}
+}
+
+func (f *facts) judgeVersion() checkup.Check {
+	const what = "Postgres: version"
+	switch {
+	case f.version < leastVersion:
+		return checkup.Failed(what, f.versionText+" is too old", "update it to 13 or newer, better 15")
+	case f.version < testedVersion:
+		return checkup.Warned(what, f.versionText+" is older than what is tested", "update it to 15 or newer when convenient")
+	}
+	return checkup.Passed(what, "%s", f.versionText)
+}
+
+func (f *facts) judgeReplica() checkup.Check {
+	if f.replica {
+		return checkup.Failed("Postgres: primary", "this is a replica: nothing can be written", "name the primary in DATABASE_URL, for instance with target_session_attrs=read-write")
+	}
+	return checkup.Passed("Postgres: primary", "takes writes")
+}
+
+func (f *facts) judgeDurability() checkup.Check {
+	if len(f.lossy) > 0 {
+		return checkup.Failed("Postgres: durability", strings.Join(f.lossy, ", ")+" is off: a crash may lose purchases that Stripe was told are safe", "switch it on")
+	}
+	return checkup.Passed("Postgres: durability", "a commit outlives a crash")
+}
+
+// Five minutes are Stripe's tolerance: a clock that is off by more refuses every webhook.
+func (f *facts) judgeClock() checkup.Check {
+	const what, remedy = "Postgres: clock", "let both machines follow a time server (timedatectl, chrony)"
+	apart := f.ahead.Abs().Round(time.Millisecond)
+	found := fmt.Sprintf("differs from this machine's by %s", apart)
+	switch {
+	case apart > time.Minute:
+		return checkup.Failed(what, found+"; past 5 minutes on this one every webhook's signature is refused as stale", remedy)
+	case apart > 2*time.Second:
+		return checkup.Warned(what, found, remedy)
+	}
+	return checkup.Passed(what, "%s", found)
+}
+
+func (f *facts) judgeConnections() checkup.Check {
+	const what = "Postgres: connections"
+	found := fmt.Sprintf("%d of %d are taken", f.used, f.most)
+	if f.most-f.used < pooled {
+		return checkup.Warned(what, fmt.Sprintf("%s; one ingest may take %d", found, pooled), "raise max_connections, or lower the pools of others (pool_max_conns in DATABASE_URL for ingest's)")
+	}
+	return checkup.Passed(what, "%s", found)
+}
+
+func examineSchema(ctx context.Context, conn *pgx.Conn) []checkup.Check {
+	const what, migrate = "ledger: schema", "run ingest migrate (ingest does it at its start, where its role may)"
+	var exists bool
+	var level, oldest int
+	if err := conn.QueryRow(ctx, sqlHasVersions).Scan(&exists); err != nil {
+		return []checkup.Check{checkup.Failed(what, "it cannot be read: "+err.Error(), "see Postgres' own log")}
+	}
+	if !exists {
+		return []checkup.Check{checkup.Failed(what, "the database is empty", migrate)}
+	}
+	err := conn.QueryRow(ctx, sqlSchemaLevel).Scan(&level)
+	if err == nil {
+		err = conn.QueryRow(ctx, sqlOldestBinary).Scan(&oldest)
+	}
+	if err != nil {
+		return []checkup.Check{checkup.Failed(what, explain(err).Error(), errNoRights.Error())}
+	}
+	return append([]checkup.Check{judgeSchema(level, oldest)}, examineRole(ctx, conn)...)
+}
+
+func judgeSchema(level, oldest int) checkup.Check {
+	const what = "ledger: schema"
+	switch {
+	case oldest > migrations.Level:
+		return checkup.Failed(what, ErrTooOld.Error(), "start the newer binary")
+	case level < migrations.Level:
+		return checkup.Failed(what, fmt.Sprintf("it is at level %d of %d", level, migrations.Level), "run ingest migrate (ingest does it at its start, where its role may)")
+	case level > migrations.Level:
+		return checkup.Warned(what, fmt.Sprintf("it is at level %d, this binary knows %d: it can be used", level, migrations.Level), "run the newer binary everywhere when convenient")
+	}
+	return checkup.Passed(what, "at level %d", level)
+}
+
+func examineRole(ctx context.Context, conn *pgx.Conn) (checks []checkup.Check) {
+	tables, privileges := pairs()
+	rows, err := conn.Query(ctx, sqlMissingRights, tables, privileges)
+	var missing []string
+	if err == nil {
+		missing, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	switch {
+	case err != nil:
+		checks = append(checks, checkup.Failed("ledger: rights", "they cannot be read: "+err.Error(), "see Postgres' own log"))
+	case len(missing) > 0:
+		checks = append(checks, checkup.Failed("ledger: rights", "this role lacks "+strings.Join(missing, ", "), errNoRights.Error()))
+	default:
+		checks = append(checks, checkup.Passed("ledger: rights", "this role has what it needs"))
+	}
+	var owns bool
+	switch err := conn.QueryRow(ctx, sqlMayCreate).Scan(&owns); {
+	case err != nil:
+		checks = append(checks, checkup.Failed("ledger: least privilege", "it cannot be read: "+err.Error(), "see Postgres' own log"))
+	case owns:
+		checks = append(checks, checkup.Warned("ledger: least privilege", "this role may create tables", "give ingest a role of its own, and the owner's URL to ingest migrate alone (docs/operations.md, Two roles in Postgres)"))
+	default:
+		checks = append(checks, checkup.Passed("ledger: least privilege", "this role cannot change the schema"))
+	}
+	if len(missing) > 0 || err != nil {
+		return checks
+	}
+	return append(checks, examineEvents(ctx, conn))
+}
+
+// examineEvents looks at what Stripe told lately: an endpoint's secret does not say whether it is the live or the test endpoint's.
+func examineEvents(ctx context.Context, conn *pgx.Conn) checkup.Check {
+	rows, err := conn.Query(ctx, sqlEventsByMode)
+	if err != nil {
+		return checkup.Failed("Stripe: webhooks", "they cannot be counted: "+err.Error(), "see Postgres' own log")
+	}
+	var livemode bool
+	var newest time.Time
+	var live, test time.Time
+	if _, err := pgx.ForEachRow(rows, []any{&livemode, &newest}, func() error {
+		if livemode {
+			live = newest.UTC()
+		} else {
+			test = newest.UTC()
+		}
+		return nil
+	}); err != nil {
+		return checkup.Failed("Stripe: webhooks", "they cannot be counted: "+err.Error(), "see Postgres' own log")
+	}
+	return judgeEvents(live, test)
+}
+
+func judgeEvents(live, test time.Time) checkup.Check {
+	const what = "Stripe: webhooks"
+	switch {
+	case live.IsZero() && test.IsZero():
+		return checkup.Warned(what, "no checkout came in 30 days", "send one: in Stripe's test mode, or stripe trigger checkout.session.completed; then see the endpoint's deliveries in Stripe")
+	case live.IsZero():
+		return checkup.Warned(what, "only test checkouts came in 30 days, the last at "+test.Format(time.RFC3339),
+			"if the shop sells already: add the live endpoint's signing secret to STRIPE_WEBHOOK_SECRET (comma-separated); live and test endpoints have different ones")
+	}
+	return checkup.Passed(what, "the last live checkout came at %s", live.Format(time.RFC3339))
+}
