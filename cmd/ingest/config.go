@@ -22,6 +22,7 @@ type config struct {
 	Replay  replayFlags `cmd:"" help:"Send dead or skipped purchases again."`
 	Show    showFlags   `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
 	Prune   pruneFlags  `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
+	Forget  forgetFlags `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
 	Doctor  struct{}    `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend. Exit status 3: something has to be."`
 	Health  struct{}    `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
@@ -61,6 +62,8 @@ func (c *config) problems(command string) (list []string) {
 	switch command {
 	case "migrate", "replay", "show", "prune":
 		return list
+	case "forget":
+		return append(list, c.Problems()...)
 	}
 	if c.StripeWebhookSecret == "" {
 		list = append(list, "STRIPE_WEBHOOK_SECRET is required: the signing secret of the endpoint, whsec_…")

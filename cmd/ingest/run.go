@@ -43,6 +43,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return replay(ctx, &c, stdin, stdout)
 	case "show":
 		return show(ctx, &c, stdout)
+	case "forget":
+		return forget(ctx, &c, stdin, stdout)
 	case "prune":
 		return prune(ctx, &c, stdin, stdout)
 	case "health":

@@ -223,7 +223,7 @@ func TestAnswers(t *testing.T) {
 // A thin event carries no object: it is ignored, and counted as what it is, because the endpoint is set up wrongly.
 func TestThinEventsAreCounted(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, map[string]bool{"subscription": true}, &onward{}, time.Now, zap.NewNop(), reg)
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, intake.Rules{Modes: map[string]bool{"subscription": true}}, &onward{}, time.Now, zap.NewNop(), reg)
 	for _, body := range []string{
 		`{"id":"evt_1","object":"v2.core.event","type":"v1.checkout.session.completed","created":"2026-01-02T03:04:05Z","related_object":{"id":"cs_1"}}`,
 		`{"id":"evt_2","object":"event","type":"invoice.paid"}`,

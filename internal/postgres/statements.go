@@ -439,6 +439,29 @@ DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
 DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (
     SELECT daily, at, livemode, delay FROM public.rollup_delays WHERE at < $1 AND n = 0 LIMIT $2) AND n = 0`
 
+	sqlForgetPerson = `SELECT id::text FROM public.profiles WHERE email = $1 FOR UPDATE`
+
+	// The profile's purchases, and those of the same customer at Stripe that have no profile: unpaid ones, and ones without a usable address.
+	sqlForgetHeld = `
+SELECT checkout_session_id, livemode, status = 'delivered', CASE WHEN claimed_until > now() THEN claimed_until END FROM public.purchases
+WHERE profile_id = $1::uuid OR profile_id IS NULL AND stripe_customer_id IN (
+    SELECT stripe_customer_id FROM public.profiles WHERE id = $1::uuid UNION SELECT stripe_customer_id FROM public.purchases WHERE profile_id = $1::uuid)
+ORDER BY checkout_session_id FOR UPDATE`
+
+	// What still could be sent.
+	sendable = `(status IN ('pending', 'published', 'retrying', 'dead') OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+
+	sqlForgetContent = `
+UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_id = NULL,
+    status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END, reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
+    finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END, updated_at = now()
+WHERE checkout_session_id = ANY($1::text[])`
+	sqlForgetAttempts = `
+UPDATE public.attempts SET message = '', request_id = '' WHERE checkout_session_id = ANY($1::text[]) AND (message <> '' OR request_id <> '')`
+	sqlForgetLinks = `
+UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL WHERE checkout_session_id = ANY($1::text[])`
+	sqlForgetProfile = `DELETE FROM public.profiles WHERE id = $1::uuid`
+
 	entryColumns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at, stripe_customer_id, stripe_subscription_id,
     generation, first_published_at, published_at, stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id,

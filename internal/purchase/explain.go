@@ -26,6 +26,8 @@ func (g Group) Meaning() string {
 			return "The buyer did not consent: no match key is stored, and nothing is ever sent"
 		case ReasonInternal:
 			return "Bought by the merchant's own staff (SKIP_EMAIL_DOMAINS)"
+		case ReasonForgotten:
+			return "The customer's data were removed before it was delivered"
 		default:
 			return "Not sent, on purpose"
 		}

@@ -164,6 +164,8 @@ func (h *History) Remedy() string {
 			return "The worker had no TIKTOK_ACCESS_TOKEN. With one: ingest replay --session " + h.ID
 		case ReasonTestPurchase:
 			return "A test purchase. With TIKTOK_TEST_MODE=send: ingest replay --session " + h.ID
+		case ReasonForgotten:
+			return "Its customer's data were removed: there is nothing left to send."
 		default: // a trial: no money, no sale, no replay
 		}
 	default: // delivered

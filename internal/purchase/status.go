@@ -36,6 +36,7 @@ const (
 	ReasonTestPurchase  Reason = "test_purchase"  // skipped: livemode=false and TIKTOK_TEST_MODE=skip
 	ReasonNoConsent     Reason = "no_consent"     // skipped: the buyer said no, or nothing where an answer is required
 	ReasonInternal      Reason = "internal"       // skipped: the merchant's own staff
+	ReasonForgotten     Reason = "forgotten"      // skipped: its customer's data were removed before it was delivered
 	ReasonInvalidEmail  Reason = "invalid_email"  // rejected
 	ReasonRefused       Reason = "refused"        // dead: TikTok refuses this event for its content
 	ReasonExpired       Reason = "expired"        // dead: older than RETRY_MAX_AGE

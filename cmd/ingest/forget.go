@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
+	"purchase-relay/internal/purchase"
+)
+
+// forgetFlags are the arguments of `ingest forget`.
+type forgetFlags struct {
+	Email   string `arg:"" name:"e-mail" help:"The customer's address; -: it is read from standard input, and stands in no history and no list of processes."`
+	NoQueue bool   `noenv:"" help:"Leave the queue alone: what it holds goes by itself, dead letters after 30 days."`
+	Yes     bool   `noenv:"" short:"y" help:"Do not ask."`
+}
+
+// errNobody does not repeat the address.
+var errNobody = errors.New("the ledger knows nobody under this address")
+
+// connectPatience is how long the queue is waited for; settling is how long a worker may hold what was erased, before a dead letter of it
+// can come.
+const (
+	connectPatience = 10 * time.Second
+	settling        = jetstream.AckWait + 5*time.Second
+)
+
+// forget removes one person: first the content, then what the queue holds, at last the address and the links, by which the rest was found.
+// Broken off at any point it can be begun again.
+func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
+	input := bufio.NewReader(stdin)
+	email := c.Forget.Email
+	if email == "-" {
+		line, err := input.ReadString('\n')
+		if email = line; err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	if purchase.NormaliseEmail(email) == "" {
+		return &process.UsageError{Problems: []string{"that is no e-mail address"}}
+	}
+	if !c.Forget.Yes {
+		_, _ = fmt.Fprintln(out, "The customer's profile is removed, and with it the access that other programs give by it; purchases that were not delivered are not sent any more. There is no way back.")
+		if !confirmed(input, out) {
+			_, _ = fmt.Fprintln(out, "Nothing was done.")
+			return process.ErrLeft
+		}
+	}
+	db, err := postgres.Open(ctx, c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	f := &forgetting{db: db, config: c, out: out, settle: settling}
+	return f.run(ctx, email)
+}
+
+type forgetting struct {
+	db     *postgres.DB
+	config *config
+	out    io.Writer
+	settle time.Duration
+}
+
+func (f *forgetting) run(ctx context.Context, email string) error {
+	for {
+		person, err := f.db.Forget(ctx, email)
+		switch {
+		case errors.Is(err, purchase.ErrUnknown):
+			return errNobody
+		case err != nil:
+			return err
+		}
+		if err := f.queue(ctx, person); err != nil {
+			return fmt.Errorf("%w: the ledger has forgotten the content; address and links are kept until the queue is done: run it again, or with --no-queue: %w", process.ErrLeft, err)
+		}
+		done, err := f.db.Unlink(ctx, email, person)
+		switch {
+		case errors.Is(err, purchase.ErrUnknown):
+			return errNobody // somebody else was quicker
+		case err != nil:
+			return err
+		case done:
+			f.conclude(person)
+			return nil
+		}
+		_, _ = fmt.Fprintln(f.out, "A new purchase came meanwhile; once more.")
+	}
+}
+
+// queue erases what the queue holds. A relay may still be handing something over, and a worker may hold what was just erased.
+func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
+	if f.config.Forget.NoQueue {
+		return nil
+	}
+	if wait := time.Until(person.Until); wait > 0 {
+		_, _ = fmt.Fprintf(f.out, "A purchase is being handed to the queue: waiting %s.\n", wait.Round(time.Second))
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+	registry, _ := process.Metrics(process.Version()) // nobody reads it
+	queue, err := jetstream.Connect(f.config.Config, jetstream.RoleIngest, zap.NewNop(), registry)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = queue.Close(ctx) }() // nothing is left to be sent
+	connected := make(chan struct{}, 1)
+	queue.OnConnect(func() {
+		select {
+		case connected <- struct{}{}:
+		default:
+		}
+	})
+	select {
+	case <-connected:
+	case <-time.After(connectPatience):
+		return errors.New("NATS does not answer: start it, or check NATS_URL")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ids := make([]string, len(person.Held))
+	for i, h := range person.Held {
+		ids[i] = h.ID
+	}
+	worker := queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	for {
+		_, taken, unknown := worker.Pending(ctx)
+		waiting, dead, err := queue.Erase(ctx, ids)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(f.out, "Erased from the queue: %d waiting, %d dead letters.\n", waiting, dead)
+		if waiting == 0 || unknown == nil && taken == 0 {
+			return nil
+		}
+		_, _ = fmt.Fprintf(f.out, "A worker may hold one of them: looking again in %s.\n", f.settle)
+		if err := pause(ctx, f.settle); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *forgetting) conclude(person purchase.Person) {
+	_, _ = fmt.Fprintf(f.out, "Forgotten: the profile, and the content and links of %d purchases. Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Held))
+	if sent := person.Sent(); len(sent) > 0 {
+		_, _ = fmt.Fprintf(f.out, "TikTok has %d of them; ask it to delete the events (event_id): %s\n", len(sent), strings.Join(sent, ", "))
+	}
+	if f.config.Forget.NoQueue {
+		_, _ = fmt.Fprintln(f.out, "The queue was left alone: dead letters stay there for 30 days, what waits is still sent.")
+	}
+}
