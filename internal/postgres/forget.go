@@ -77,7 +77,7 @@ func (db *DB) about(ctx context.Context, email string, do func(tx pgx.Tx, found 
 		if err != nil {
 			return err
 		}
-		var h purchase.Held
+		var h purchase.Holding
 		var until *time.Time
 		if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent, &until}, func() error {
 			p.Held = append(p.Held, h)

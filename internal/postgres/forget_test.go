@@ -71,8 +71,10 @@ func people(l *ledger) (traces map[string][]string) {
 			default:
 			}
 		}
-		traces[name] = []string{email, purchase.HashEmail(email), "cus_" + name, "sub_" + name, "click-" + name, "browser of " + name, "TikTok's words about " + name, "request-" + name,
-			ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email), purchase.HashExternalID(ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email))}
+		traces[name] = []string{
+			email, purchase.HashEmail(email), "cus_" + name, "sub_" + name, "click-" + name, "browser of " + name, "TikTok's words about " + name, "request-" + name,
+			ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email), purchase.HashExternalID(ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email)),
+		}
 	}
 	return traces
 }

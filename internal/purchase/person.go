@@ -5,12 +5,12 @@ import "time"
 // Person is what the ledger holds of one customer, by the ids that it keeps.
 type Person struct {
 	ProfileID string
-	Held      []Held
+	Held      []Holding
 	Until     time.Time // a relay may still be handing one of them to the queue; zero: none is
 }
 
-// Held is one of a person's purchases.
-type Held struct {
+// Holding is one of a person's purchases.
+type Holding struct {
 	ID       string
 	Livemode bool
 	Sent     bool // TikTok has accepted it
