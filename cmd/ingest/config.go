@@ -17,14 +17,14 @@ import (
 
 // config is everything that ingest can be told, by flag or by environment. The help texts are the manual.
 type config struct {
-	Serve   struct{}    `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
-	Migrate struct{}    `cmd:"" help:"Bring the ledger's schema up to date and exit."`
-	Replay  replayFlags `cmd:"" help:"Send dead or skipped purchases again."`
-	Show    showFlags   `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
-	Prune   pruneFlags  `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
-	Forget  forgetFlags `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
-	Doctor  struct{}    `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend. Exit status 3: something has to be."`
-	Health  struct{}    `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
+	Serve   struct{}      `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
+	Migrate struct{}      `cmd:"" help:"Bring the ledger's schema up to date and exit."`
+	Replay  replayFlags   `cmd:"" help:"Send dead or skipped purchases again."`
+	Show    showFlags     `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
+	Prune   pruneFlags    `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
+	Forget  forgetFlags   `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
+	Doctor  doctorCommand `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend."`
+	Health  struct{}      `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
 	DatabaseURL         secret.Text   `name:"database-url" help:"Postgres, for instance postgres://user:password@host:5432/database. Required."`

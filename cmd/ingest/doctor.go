@@ -18,6 +18,17 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
+// doctorCommand is its place in the command line.
+type doctorCommand struct{}
+
+// Help is the command's own page.
+func (doctorCommand) Help() string {
+	return `Each look passes, warns or fails; what does not pass says what to do. Nothing is changed. Run it with ingest's own environment, best beside a running one, which is asked at ADMIN_ADDR
+what Stripe sends it.
+
+Exit status 0: nothing has to be mended; 3: something has to be.`
+}
+
 // doctor looks at everything that ingest needs, and changes nothing. problems are those of the configuration; what they are not about is
 // looked at all the same.
 func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {

@@ -25,6 +25,18 @@ type forgetFlags struct {
 	Yes     bool   `noenv:"" short:"y" help:"Do not ask."`
 }
 
+// Help is the command's own page.
+func (*forgetFlags) Help() string {
+	return `The profile with the address is removed, content and links are taken from the purchases, and the queue's messages and dead letters are overwritten. Session and event ids stay, so that
+nothing is counted twice. What was not delivered is not sent any more. There is no way back.
+
+  ingest forget -                                then type the address
+  ingest forget --yes ada@example.com
+
+NATS_URL names an operator's user: ingest's own may not read or delete messages. Exit status 1: nobody is known under this address; 3: the queue could not be looked through, run it
+again.`
+}
+
 // errNobody does not repeat the address.
 var errNobody = errors.New("the ledger knows nobody under this address")
 

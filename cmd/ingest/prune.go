@@ -26,6 +26,18 @@ type pruneFlags struct {
 	Yes               bool     `noenv:"" short:"y" help:"Do not ask."`
 }
 
+// Help is the command's own page.
+func (*pruneFlags) Help() string {
+	return `Delivered, skipped and unpaid purchases that ended before the age go, with their attempts and Stripe's events. What is on its way stays, and what Stripe spoke of since then; what waits
+for a person (dead, rejected) goes by name alone. It works in small steps beside webhooks, and can be broken off and begun again.
+
+  ingest prune --dry-run
+  ingest prune --yes --older-than 90d            every night
+  ingest prune --also dead,rejected
+
+Exit status 3: something that waits for a person stays, or it was broken off or not confirmed.`
+}
+
 func (f *pruneFlags) pruning(now time.Time) (p purchase.Pruning, err error) {
 	if p.Before, err = purchase.ParseSince(f.OlderThan, now); err != nil {
 		return p, fmt.Errorf("--older-than: %w", err)

@@ -28,6 +28,16 @@ type replayFlags struct {
 	Yes     bool   `noenv:"" short:"y" help:"Do not ask."`
 }
 
+// Help is the command's own page.
+func (*replayFlags) Help() string {
+	return `They are made pending, and the relay of a running ingest sends them again, under the same event_id. What was first sent more than 48 hours ago may count twice: it is told before.
+
+  ingest replay --status dead --reason refused --since 72h
+  ingest replay --session cs_live_…
+
+Exit status 1: the one purchase cannot be replayed; 3: it was not confirmed.`
+}
+
 func (f *replayFlags) selection(now time.Time) (purchase.Selection, error) {
 	since, err := purchase.ParseSince(f.Since, now)
 	s := purchase.Selection{ID: f.Session, Status: purchase.Status(f.Status), Reason: purchase.Reason(f.Reason), Code: f.Code, Since: since}

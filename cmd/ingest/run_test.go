@@ -91,3 +91,19 @@ func TestHelpNamesEveryVariable(t *testing.T) {
 		}
 	}
 }
+
+// Each command has a page that begins with what is its own.
+func TestEveryCommandHasAPage(t *testing.T) {
+	for command, want := range map[string]string{
+		"serve": "Settings:", "migrate": "Settings:", "replay": "48 hours", "show": "cs_live_", "prune": "--dry-run", "forget": "operator", "doctor": "Exit status 0", "health": "Settings:",
+		"completion": "bash_completion.d",
+	} {
+		var out bytes.Buffer
+		if err := run(t.Context(), []string{command, "--help"}, env(), strings.NewReader(""), &out); !errors.Is(err, process.ErrHelp) || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %v\n%s", command, err, &out)
+		}
+		if at := strings.Index(out.String(), want); at > strings.Index(out.String(), "Settings:") {
+			t.Errorf("%s: what is its own comes late", command)
+		}
+	}
+}

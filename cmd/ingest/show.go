@@ -18,6 +18,15 @@ type showFlags struct {
 	What string `arg:"" name:"session|event|e-mail" help:"cs_…, evt_… or the customer's address."`
 }
 
+// Help is the command's own page.
+func (showFlags) Help() string {
+	return `Stripe's events, the hand-over to the queue, each attempt with TikTok's answer, how it ended, and what to do. The buyer's address is not printed.
+
+  ingest show cs_live_…
+
+Exit status 1: the ledger knows nothing under this name.`
+}
+
 // mostShown bounds what one address prints.
 const mostShown = 20
 

@@ -14,7 +14,7 @@ import (
 type config struct {
 	Run      struct{}      `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
 	SendTest sendTestFlags `cmd:"" help:"Send one test event to the pixel and explain TikTok's answer."`
-	Doctor   doctorFlags   `cmd:"" help:"Look at configuration, NATS and TikTok; say what to mend. Exit status 3: something has to be."`
+	Doctor   doctorFlags   `cmd:"" help:"Look at configuration, NATS and TikTok; say what to mend."`
 	Health   struct{}      `cmd:"" help:"Ask the running worker's admin listener whether it lives; for containers without curl."`
 
 	PixelID     string      `name:"tiktok-pixel-id" help:"The pixel. Required with a token."`

@@ -16,6 +16,16 @@ type doctorFlags struct {
 	Code string `noenv:"" help:"The test event code from Events Manager: with it, one test event is sent to each destination. Default: TIKTOK_TEST_EVENT_CODE."`
 }
 
+// Help is the command's own page.
+func (doctorFlags) Help() string {
+	return `Each look passes, warns or fails; what does not pass says what to do. With a test event code one test event goes to each destination, which shows token, pixel and the right event:write;
+nothing else is changed, and nothing counts as a sale.
+
+  tiktok-worker doctor --code TEST12345          the code from Events Manager, Test events
+
+Exit status 0: nothing has to be mended; 3: something has to be.`
+}
+
 // doctor looks at everything that the worker needs. It changes nothing, but for a test event at TikTok where there is a code for it.
 func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
 	checks := process.Configuration(problems)

@@ -19,6 +19,15 @@ type sendTestFlags struct {
 	Code string `noenv:"" help:"The test event code from Events Manager. Default: TIKTOK_TEST_EVENT_CODE. Required, so that the test never counts as a sale."`
 }
 
+// Help is the command's own page.
+func (sendTestFlags) Help() string {
+	return `One made-up purchase goes where test purchases go, as a test event, and TikTok's answer is explained.
+
+  tiktok-worker send-test --code TEST12345       the code from Events Manager, Test events
+
+Exit status 1: it was not accepted.`
+}
+
 // errNotAccepted ends send-test; what TikTok said was printed.
 var errNotAccepted = errors.New("the test event was not accepted")
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -71,7 +72,10 @@ func onlyCanceled(err error) bool {
 func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (command string, err error) {
 	env := &environment{getenv: getenv}
 	helped := false
-	parser, err := kong.New(cli, kong.Name(name), kong.Description(description), kong.Writers(out, out),
+	var own common
+	parser, err := kong.New(cli, kong.Name(name), kong.Description(description+exitStatuses), kong.Writers(out, out), kong.Embed(&own),
+		kong.Vars{"version": fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", name, Version(), revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)},
+		kong.AutoGroup(grouped),
 		kong.Exit(func(int) { helped = true; panic(ErrHelp) }), kong.Resolvers(env),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}), kong.ValueFormatter(formatValue))
 	if err != nil {
@@ -91,10 +95,32 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 		return "", &UsageError{Problems: append(env.problems, tellable(err))}
 	}
 	command, _, _ = strings.Cut(parsed.Command(), " ") // without its arguments' names
+	if command == "completion" {
+		if err := writeCompletion(out, parser.Model, own.Completion.Shell); err != nil {
+			return "", fmt.Errorf("write the completion: %w", err)
+		}
+		return "", ErrHelp
+	}
 	if len(env.problems) > 0 {
 		return command, &UsageError{Problems: env.problems}
 	}
 	return command, nil
+}
+
+// exitStatuses end the description of every program.
+const exitStatuses = `
+
+Settings are flags or variables: --some-name is $SOME_NAME, a secret may also be a file named by $SOME_NAME_FILE. "NAME COMMAND --help" says more of a
+command.
+
+Exit status: 0 done; 1 failed; 2 the call or the configuration is wrong, every problem is told; 3 done, but something is left to do.`
+
+// grouped puts the settings, which every command shares, behind a command's own flags.
+func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
+	if _, root := parent.(*kong.Application); root && !flag.Tag.Has("noenv") && flag.Name != "help" {
+		return &kong.Group{Key: "settings", Title: "Settings:"}
+	}
+	return nil
 }
 
 // tellable is kong's error without the argument that it ends with: that may be somebody's address.
