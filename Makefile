@@ -2,6 +2,7 @@
 # package manager allows it, NATS runs in the process.
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
 GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PORT     ?= 8080
@@ -15,7 +16,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check licences vuln fuzz bench profile screenshots chaos build
+.PHONY: help run up test check licences vuln fuzz bench profile screenshots chaos build release
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +59,10 @@ chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a 
 
 screenshots: ## The README's pictures, from a made-up ledger (needs Chromium; installed where apt-get may).
 	go run ./internal/dev/cmd/screenshots
+
+release: ## Everything of a release into dist/, for each platform; nothing is published.
+	go run $(GORELEASER) check
+	go run $(GORELEASER) release --snapshot --clean --skip=publish
 
 build: ## Both binaries, static, into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...

@@ -134,6 +134,13 @@ func TestPages(t *testing.T) {
 			}
 		}
 	}
+	// What was delivered and then forgotten has no message any more.
+	l.history.Envelope = nil
+	for target, part := range map[string]string{"/purchases/cs_new": "data were removed since then", "/purchases/cs_old": "Nothing is ever sent"} {
+		if w := get(t, h, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
+			t.Errorf("without its message, %s: %d %s", target, w.Code, w.Body)
+		}
+	}
 	empty := newAPI(&ledger{})
 	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchase yet", "/dead": "Nothing here", "/attention": "nobody has to do anything"} {
 		if w := get(t, empty, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {

@@ -37,6 +37,15 @@ func growth(ctx context.Context, b *bench) (err error) {
 	if err := exec1(ctx, b.pg.URL("postgres"), "SELECT pg_reload_conf()"); err != nil {
 		return err
 	}
+	empty, err := b.database(ctx, "growth_young")
+	if err != nil {
+		return err
+	}
+	young, err := b.startIngest(ctx, empty, "")
+	if err != nil {
+		return err
+	}
+	defer young.stop()
 	in, err := b.startIngest(ctx, ledger, "") // it folds the figures
 	if err != nil {
 		return err
@@ -47,27 +56,28 @@ func growth(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer db.Close()
-	y := &year{b: b, db: db, in: in, ledger: ledger}
-
-	var young, full, pruning, pruned, again shot
-	if err := y.webhooks(ctx, &young, nil); err != nil {
+	y := &year{b: b, db: db, in: in, young: young, ledger: ledger}
+	if err := os.Symlink(filepath.Join(b.dir, "ingest"), y.program()); err != nil { // with a log of its own
 		return err
 	}
+
 	if err := y.pass(ctx, "a", b.million); err != nil {
 		return err
 	}
-	if err := y.webhooks(ctx, &full, nil); err != nil {
+	full, err := y.besideYoung(ctx)
+	if err != nil {
 		return err
 	}
 	before, err := y.tables(ctx)
 	if err != nil {
 		return err
 	}
-	gone, took, err := y.prune(ctx, &pruning)
+	pruning, gone, took, err := y.prune(ctx)
 	if err != nil {
 		return err
 	}
-	if err := y.webhooks(ctx, &pruned, nil); err != nil {
+	pruned, err := y.besideYoung(ctx)
+	if err != nil {
 		return err
 	}
 	after, err := y.tables(ctx)
@@ -77,7 +87,8 @@ func growth(ctx context.Context, b *bench) (err error) {
 	if err := y.pass(ctx, "b", gone); err != nil {
 		return err
 	}
-	if err := y.webhooks(ctx, &again, nil); err != nil {
+	again, err := y.besideYoung(ctx)
+	if err != nil {
 		return err
 	}
 	refilled, err := y.tables(ctx)
@@ -86,12 +97,11 @@ func growth(ctx context.Context, b *bench) (err error) {
 	}
 
 	r := b.report
-	r.add("webhooks, a young ledger", "/s", young.rate, young.latencies())
-	r.add(fmt.Sprintf("webhooks, %d purchases were written and ended", b.million), "/s", full.rate, against("young", full.rate, young.rate), full.latencies())
-	r.add("webhooks, while it is pruned", "/s", pruning.rate, against("not pruned", pruning.rate, full.rate), pruning.latencies())
-	r.add("webhooks, pruned", "/s", pruned.rate, against("young", pruned.rate, young.rate), pruned.latencies())
-	r.add("webhooks, as many written again", "/s", again.rate, against("young", again.rate, young.rate), again.latencies())
-	r.add("pruned", "/s", series{float64(gone) / took.Seconds()}, note(fmt.Sprintf("%d purchases of %d in %.0f s, beside webhooks at full speed", gone, b.million, took.Seconds())))
+	full.add(r, fmt.Sprintf("webhooks, %d purchases were written and ended", b.million), "a young ledger")
+	pruning.add(r, "webhooks, while it is pruned", "not pruned")
+	pruned.add(r, "webhooks, pruned", "a young ledger")
+	again.add(r, "webhooks, as many written again", "a young ledger")
+	r.add("pruned", "/s", series{float64(gone) / took.Seconds()}, note(fmt.Sprintf("%d purchases of %d in %.0f s, in part beside webhooks at full speed", gone, b.million, took.Seconds())))
 	for i, name := range grown() {
 		r.add(name+", full", "MiB", series{before[i].mib}, before[i].told())
 		r.add(name+", pruned", "MiB", series{after[i].mib}, after[i].told())
@@ -110,36 +120,31 @@ func growth(ctx context.Context, b *bench) (err error) {
 
 // year passes quickly here.
 type year struct {
-	b      *bench
-	db     *postgres.DB
-	in     *ingest
-	ledger string
+	b         *bench
+	db        *postgres.DB
+	in, young *ingest // on the ledger of a year, and on one that stays young
+	ledger    string
 }
 
-// webhooks measures as often as everything is measured, or until over is closed, once at least.
-func (y *year) webhooks(ctx context.Context, s *shot, over <-chan struct{}) error {
-	for round := range y.b.rounds {
-		select {
-		case <-over:
-			if round > 0 {
-				return nil
-			}
-		default:
-		}
-		y.b.tell("webhooks, round %d of %d", round+1, y.b.rounds)
-		if over == nil {
-			if err := y.vacuumed(ctx); err != nil { // a year's vacuums are no minute's
+// pair are webhooks here, and those that they are compared with, in turn.
+type pair struct{ here, there shot }
+
+func (p *pair) add(r *report, name, baseline string) {
+	r.add(name, "/s", p.here.rate, against(baseline, p.here.rate, p.there.rate), p.here.latencies())
+}
+
+// besideYoung measures webhooks on both ledgers in turn, with autovacuum at rest: a year's vacuums are no minute's.
+func (y *year) besideYoung(ctx context.Context) (p pair, err error) {
+	take := func(s *shot, in *ingest) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			if err := y.vacuumed(ctx); err != nil {
 				return err
 			}
-			if err := y.b.settle(ctx); err != nil {
-				return err
-			}
-		}
-		if _, err := s.take(ctx, y.b.fresh().plan(y.in.public, 64, y.b.duration)); err != nil {
+			_, err := s.take(ctx, y.b.fresh().plan(in.public, 64, y.b.duration))
 			return err
 		}
 	}
-	return nil
+	return p, y.b.turns(ctx, contender{"a young ledger", take(&p.there, y.young)}, contender{"the year's", take(&p.here, y.in)})
 }
 
 const (
@@ -198,41 +203,57 @@ func receiptOf(session, event string, i int, at time.Time) purchase.Receipt {
 	}
 }
 
-// prune runs the command beside webhooks at full speed and returns how many purchases it removed.
-func (y *year) prune(ctx context.Context, beside *shot) (gone int, took time.Duration, err error) {
+func (y *year) program() string { return filepath.Join(y.b.dir, "prune") }
+
+// prune runs the command, breaks it off and begins it again, so that webhooks can be measured beside it and without it in turn; at last it
+// runs to its end. It returns how many purchases were removed, in how much of its time.
+func (y *year) prune(ctx context.Context) (beside pair, gone int, took time.Duration, err error) {
 	const old = `SELECT count(*) FROM public.purchases WHERE finished_at < $1`
 	since := time.Now().Add(-purchase.LeastPruneAge - time.Second)
-	before, err := query[int](ctx, y.ledger, old, since)
-	if err != nil {
-		return 0, 0, err
+	if gone, err = query[int](ctx, y.ledger, old, since); err != nil {
+		return beside, 0, 0, err
 	}
-	program := filepath.Join(y.b.dir, "prune") // with a log of its own
-	if err := os.Symlink(filepath.Join(y.b.dir, "ingest"), program); err != nil {
-		return 0, 0, err
+	var p *program
+	begin := func() (time.Time, error) {
+		p, err = y.b.start(ctx, []string{"DATABASE_URL=" + y.ledger}, y.program(), "prune", "--yes", "--older-than", since.UTC().Format(time.RFC3339Nano))
+		return time.Now(), err
 	}
-	y.b.tell("pruning")
-	began := time.Now()
-	p, err := y.b.start(ctx, []string{"DATABASE_URL=" + y.ledger}, program, "prune", "--yes", "--older-than", since.UTC().Format(time.RFC3339Nano))
+	take := func(ctx context.Context, s *shot) error {
+		_, err := s.take(ctx, y.b.fresh().plan(y.in.public, 64, y.b.duration))
+		return err
+	}
+	err = y.b.turns(ctx, contender{"not pruned", func(ctx context.Context) error { return take(ctx, &beside.there) }}, contender{"pruned beside it", func(ctx context.Context) error {
+		began, err := begin()
+		if err != nil {
+			return err
+		}
+		err = take(ctx, &beside.here)
+		p.stop()
+		took += time.Since(began)
+		return err
+	}})
 	if err != nil {
-		return 0, 0, err
+		return beside, 0, 0, err
+	}
+	y.b.tell("pruning to the end")
+	began, err := begin()
+	if err != nil {
+		return beside, 0, 0, err
 	}
 	defer p.stop()
-	if err := y.webhooks(ctx, beside, p.ended); err != nil {
-		return 0, 0, err
-	}
 	select {
 	case <-p.ended:
 	case <-time.After(30 * time.Minute):
-		return 0, 0, errors.New("the pruning does not end")
+		return beside, 0, 0, errors.New("the pruning does not end")
 	case <-ctx.Done():
-		return 0, 0, ctx.Err()
+		return beside, 0, 0, ctx.Err()
 	}
-	took = time.Since(began)
-	after, err := query[int](ctx, y.ledger, old, since)
-	if err == nil && (after > 0 || before == 0) {
-		err = fmt.Errorf("of %d old purchases %d are left; its log ends with:\n%s", before, after, tail(p.log))
+	took += time.Since(began)
+	left, err := query[int](ctx, y.ledger, old, since)
+	if err == nil && (left > 0 || gone == 0) {
+		err = fmt.Errorf("of %d old purchases %d are left; its log ends with:\n%s", gone, left, tail(p.log))
 	}
-	return before, took, err
+	return beside, gone, took, err
 }
 
 // table is one's size, with its indexes.
