@@ -31,9 +31,12 @@ Exit status 0: nothing has to be mended; 3: something has to be.`
 
 // doctor looks at everything that ingest needs, and changes nothing. problems are those of the configuration; what they are not about is
 // looked at all the same.
-func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
+func doctor(ctx context.Context, c *config, getenv func(string) string, problems []string, out io.Writer) error {
 	checks := process.Configuration(problems)
 	checks = append(checks, signingSecrets(c.StripeWebhookSecret)...)
+	if key, problem := process.Secret(getenv, "STRIPE_API_KEY"); key != "" || problem != "" {
+		checks = append(checks, judgeAPIKey(key, problem, postgres.LiveEvents(ctx, c.DatabaseURL)))
+	}
 	if c.DatabaseURL != "" {
 		checks = append(checks, postgres.Examine(ctx, c.DatabaseURL)...)
 	}
@@ -79,6 +82,23 @@ func signingSecrets(list secret.Text) (checks []checkup.Check) {
 		checks = append(checks, checkup.Passed(what, "%d of the form that Stripe gives", len(secrets)))
 	}
 	return checks
+}
+
+// judgeAPIKey looks at the key that asks Stripe what webhooks missed; live: live checkouts come.
+func judgeAPIKey(key secret.Text, problem string, live bool) checkup.Check {
+	const what, remedy = "Stripe: API key", "in Stripe, make a restricted key (rk_live_…) that may read events, and nothing else"
+	text := key.Reveal()
+	switch {
+	case problem != "":
+		return checkup.Failed(what, problem, "mend it")
+	case strings.HasPrefix(text, "rk_test_") && live, strings.HasPrefix(text, "sk_test_") && live:
+		return checkup.Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
+	case strings.HasPrefix(text, "sk_live_"), strings.HasPrefix(text, "sk_test_"):
+		return checkup.Warned(what, "is a secret key, which may do everything", remedy)
+	case strings.HasPrefix(text, "rk_live_"), strings.HasPrefix(text, "rk_test_"):
+		return checkup.Passed(what, "is a restricted one of %s mode", strings.TrimSuffix(strings.TrimPrefix(text[:8], "rk_"), "_"))
+	}
+	return checkup.Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
 }
 
 // running asks the ingest that runs here what Stripe sends it.

@@ -26,6 +26,12 @@ func TestJudgements(t *testing.T) {
 		"one secret twice":         {first(signingSecrets(goodSecret + "," + goodSecret)), checkup.Warn},
 		"a secret that was cut":    {first(signingSecrets("whsec_hunter2")), checkup.Warn},
 		"an API key":               {first(signingSecrets("sk_live_hunter2")), checkup.Fail},
+		"a restricted key":         {judgeAPIKey("rk_live_hunter2", "", true), checkup.Pass},
+		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", "", false), checkup.Pass},
+		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", "", true), checkup.Fail},
+		"a secret key":             {judgeAPIKey("sk_live_hunter2", "", true), checkup.Warn},
+		"another kind of key":      {judgeAPIKey("hunter2", "", true), checkup.Fail},
+		"a key that is unreadable": {judgeAPIKey("", "STRIPE_API_KEY_FILE: cannot be read", true), checkup.Fail},
 		"good signatures":          {judgeSignatures(counts{signed: 5, wronglySigned: 1}), checkup.Pass},
 		"nothing but bad ones":     {judgeSignatures(counts{wronglySigned: 1}), checkup.Fail},
 		"snapshot events":          {judgeThin(counts{signed: 5}), checkup.Pass},
@@ -92,6 +98,9 @@ func TestDoctor(t *testing.T) {
 	}
 	// All at once: configuration, Postgres, NATS, and no ingest that runs.
 	status, out = doctored(t, "DATABASE_URL=postgres://u:hunter2@127.0.0.1:1/d", "NATS_URL=nats://127.0.0.1:1", "NATS_REPLICAS=2", "ADMIN_ADDR=127.0.0.1:1", "SWEEP_GRACE=soon")
+	if _, out := doctored(t, append(good, "STRIPE_API_KEY=sk_live_hunter2")...); !strings.Contains(out, "warn  Stripe: API key") || strings.Contains(out, "hunter2") {
+		t.Errorf("an API key: %s", out)
+	}
 	for _, want := range []string{"STRIPE_WEBHOOK_SECRET is required", "NATS_REPLICAS is", "SWEEP_GRACE", "fail  Postgres ", "fail  NATS ", "warn  ingest "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it lacks %q", want)

@@ -206,24 +206,43 @@ func examineRole(ctx context.Context, conn *pgx.Conn) (checks []checkup.Check) {
 
 // examineEvents looks at what Stripe told lately: an endpoint's secret does not say whether it is the live or the test endpoint's.
 func examineEvents(ctx context.Context, conn *pgx.Conn) checkup.Check {
-	rows, err := conn.Query(ctx, sqlEventsByMode)
+	live, test, err := latestEvents(ctx, conn)
 	if err != nil {
 		return checkup.Failed("Stripe: webhooks", "they cannot be counted: "+err.Error(), "see Postgres' own log")
 	}
+	return judgeEvents(live, test)
+}
+
+// latestEvents are the last checkouts of 30 days, by mode; zero: there was none.
+func latestEvents(ctx context.Context, conn *pgx.Conn) (live, test time.Time, err error) {
+	rows, err := conn.Query(ctx, sqlEventsByMode)
+	if err != nil {
+		return live, test, err
+	}
 	var livemode bool
 	var newest time.Time
-	var live, test time.Time
-	if _, err := pgx.ForEachRow(rows, []any{&livemode, &newest}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&livemode, &newest}, func() error {
 		if livemode {
 			live = newest.UTC()
 		} else {
 			test = newest.UTC()
 		}
 		return nil
-	}); err != nil {
-		return checkup.Failed("Stripe: webhooks", "they cannot be counted: "+err.Error(), "see Postgres' own log")
+	})
+	return live, test, err
+}
+
+// LiveEvents says whether a live checkout came in 30 days, as far as the ledger can be asked.
+func LiveEvents(ctx context.Context, url secret.Text) bool {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url.Reveal())
+	if err != nil {
+		return false
 	}
-	return judgeEvents(live, test)
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	live, _, err := latestEvents(ctx, conn)
+	return err == nil && !live.IsZero()
 }
 
 func judgeEvents(live, test time.Time) checkup.Check {

@@ -111,6 +111,9 @@ func TestExamineARealLedger(t *testing.T) {
 	if checks := Examine(t.Context(), r.runtime); verdict(checks, "ledger: rights") != checkup.Fail || verdict(checks, "Stripe: webhooks") != "" {
 		t.Errorf("one right less: %+v", checks)
 	}
+	if !LiveEvents(t.Context(), r.owner) || LiveEvents(t.Context(), "postgres://u@127.0.0.1:1/d") {
+		t.Error("live checkouts")
+	}
 	if checks := Examine(t.Context(), r.owner); verdict(checks, "Stripe: webhooks") != checkup.Pass {
 		t.Errorf("a live checkout came: %+v", checks)
 	}

@@ -190,6 +190,12 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return value, nil
 }
 
+// Secret reads one secret as Parse does: a variable, or a file named by another.
+func Secret(getenv func(string) string, name string) (value secret.Text, problem string) {
+	text, problem := (&environment{getenv: getenv}).lookup(name, true)
+	return secret.Text(text), problem
+}
+
 // tell remembers a problem once: kong asks several times.
 func (e *environment) tell(name, problem string) {
 	if e.seen == nil {
