@@ -105,6 +105,9 @@ func closing(out io.Writer, went string, gone, stays purchase.Pruned) error {
 	if gone.Attempts+gone.Events > 0 {
 		_, _ = fmt.Fprintf(table, "%d\t\tattempts\t\n%d\t\tevents\t\n", gone.Attempts, gone.Events)
 	}
+	if gone.Trials > 0 {
+		_, _ = fmt.Fprintf(table, "%d\t\tsubscriptions\t\n", gone.Trials)
+	}
 	for _, g := range stays.Groups {
 		_, _ = fmt.Fprintf(table, "\t%d\t%s\t\n", g.Count, standing(g))
 	}

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/dev/tiktoksim"
 )
@@ -66,7 +64,7 @@ func TestForget(t *testing.T) {
 	if code, out := command(t, "ingest", env, "forget", "--yes", ada); code != 1 || strings.Contains(out, ada) {
 		t.Errorf("once more: %d\n%s", code, out)
 	}
-	places := map[string]string{"the ledger": s.everything(), "the queue's files": files(t, s.natsDir), "ingest's log": strings.Join(s.ingest.lines(), "\n")}
+	places := map[string]string{"the ledger": s.everything(), "the queue's files": contents(t, s.natsDir), "ingest's log": strings.Join(s.ingest.lines(), "\n")}
 	for place, text := range places {
 		for _, trace := range traces {
 			if place == "ingest's log" && trace == profile {
@@ -100,38 +98,4 @@ func TestForget(t *testing.T) {
 			t.Error("what waited was sent all the same")
 		}
 	}
-}
-
-// everything is the ledger as text: each row of each table.
-func (s *stack) everything() string {
-	s.t.Helper()
-	conn, err := pgx.Connect(s.t.Context(), s.database)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(s.t.Context()) }()
-	rows, err := conn.Query(s.t.Context(), `SELECT (xpath('/row/x/text()', query_to_xml('SELECT string_agg(t::text, chr(10)) AS x FROM public.' || relname || ' t', true, true, '')))[1]::text
-		FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'`)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[*string])
-	if err != nil || len(tables) < 8 {
-		s.t.Fatalf("%d tables, %v", len(tables), err)
-	}
-	var text strings.Builder
-	for _, table := range tables {
-		if table != nil {
-			text.WriteString(*table)
-		}
-	}
-	return text.String()
-}
-
-// files is what all files below a folder hold.
-func files(t *testing.T, dir string) string {
-	t.Helper()
-	w := &witness{t: t, places: make(map[string]string)}
-	w.files("x", dir)
-	return w.places["x"]
 }

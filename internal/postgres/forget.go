@@ -18,7 +18,7 @@ import (
 func (db *DB) Forget(ctx context.Context, email string) (p purchase.Person, err error) {
 	err = db.about(ctx, email, func(tx pgx.Tx, found purchase.Person) error {
 		p = found
-		return eachOf(ctx, tx, ids(p), sqlForgetContent, sqlForgetAttempts)
+		return eachOf(ctx, tx, ids(p), sqlForgetContent, sqlForgetAttempts, sqlForgetTrials)
 	})
 	return p, err
 }
@@ -31,7 +31,7 @@ func (db *DB) Unlink(ctx context.Context, email string, seen purchase.Person) (d
 		if done = found.ProfileID == seen.ProfileID && slices.Equal(ids(found), ids(seen)); !done {
 			return nil
 		}
-		if err := eachOf(ctx, tx, ids(seen), sqlForgetContent, sqlForgetAttempts, sqlForgetLinks); err != nil { // an outcome may have come
+		if err := eachOf(ctx, tx, ids(seen), sqlForgetContent, sqlForgetAttempts, sqlForgetTrials, sqlForgetLinks); err != nil { // an outcome may have come
 			return err
 		}
 		if _, err := tx.Exec(ctx, sqlForgetProfile, found.ProfileID); err != nil {

@@ -60,6 +60,9 @@ func (db *DB) Prune(ctx context.Context, p purchase.Pruning, progress func(purch
 	if err := w.walk(ctx, w.events); err != nil {
 		return w.done, fmt.Errorf("prune events: %w", explain(err))
 	}
+	if err := w.walk(ctx, w.trials); err != nil {
+		return w.done, fmt.Errorf("prune trials: %w", explain(err))
+	}
 	if p.Attempts.After(p.Before) {
 		for _, status := range p.Statuses() {
 			for _, livemode := range []bool{true, false} {
@@ -145,6 +148,10 @@ func (w *pruning) purchases(status purchase.Status, livemode bool) step {
 
 func (w *pruning) events(ctx context.Context, from place) (place, bool, error) {
 	return w.next(ctx, from, &w.done.Events, sqlPruneEvents, w.Before, from.at, from.id, pruneStep)
+}
+
+func (w *pruning) trials(ctx context.Context, from place) (place, bool, error) {
+	return w.next(ctx, from, &w.done.Trials, sqlPruneTrials, w.Before, from.id, pruneStep)
 }
 
 func (w *pruning) attempts(status purchase.Status, livemode bool) step {

@@ -431,6 +431,18 @@ WITH chosen AS (
 )
 SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY received_at DESC, event_id DESC LIMIT 1`
 
+	// Of subscriptions: those whose first payment is long made, those of which no trial came with the first invoice, and trials that ended
+	// without a payment (Stripe's longest lasts two years). An invoice that comes later finds no trial, and so is no first payment.
+	sqlPruneTrials = `
+WITH chosen AS (
+    SELECT subscription_id FROM public.trials WHERE subscription_id > $2 ORDER BY subscription_id LIMIT $3
+), gone AS (
+    DELETE FROM public.trials t USING chosen c WHERE t.subscription_id = c.subscription_id AND (
+        t.purchase_id IS NOT NULL AND t.invoice_at < $1::timestamptz OR t.checkout_session_id IS NULL AND t.held_at < $1
+        OR t.started_at < $1::timestamptz - interval '2 years') RETURNING 1
+)
+SELECT now(), subscription_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY subscription_id DESC LIMIT 1`
+
 	// Of hours of which nothing is left, the rollup keeps nothing.
 	sqlPruneHours = `
 DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
@@ -460,6 +472,8 @@ WHERE checkout_session_id = ANY($1::text[])`
 UPDATE public.attempts SET message = '', request_id = '' WHERE checkout_session_id = ANY($1::text[]) AND (message <> '' OR request_id <> '')`
 	sqlForgetLinks = `
 UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL WHERE checkout_session_id = ANY($1::text[])`
+	// A trial's first payment then finds no trial, and is none.
+	sqlForgetTrials  = `DELETE FROM public.trials WHERE checkout_session_id = ANY($1::text[]) OR purchase_id = ANY($1)`
 	sqlForgetProfile = `DELETE FROM public.profiles WHERE id = $1::uuid`
 
 	entryColumns = `

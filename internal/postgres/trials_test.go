@@ -231,3 +231,64 @@ func TestTrialThatIsSent(t *testing.T) {
 		t.Errorf("the first payment does not count: %+v, %v", s, err)
 	}
 }
+
+// What joins a trial and its first payment goes with them; a trial that may still become a sale stays for as long as the longest lasts.
+func TestPruneTrials(t *testing.T) {
+	l := newLedger(t)
+	l.must(trialOf(1), purchase.Processed)
+	l.must(invoiceOf(1, 1), purchase.Processed)
+	l.must(trialOf(2), purchase.Processed)
+	l.must(invoiceOf(3, 2), purchase.Held) // of a subscription without a trial
+	l.exec(`UPDATE trials SET held_at = $1 WHERE subscription_id = 'sub_3'`, base)
+	gone := func(before time.Time) int {
+		t.Helper()
+		done, err := l.Prune(t.Context(), purchase.Pruning{Before: before}, func(purchase.Pruned) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done.Trials
+	}
+	if n := gone(base.Add(-oneDay)); n != 0 {
+		t.Errorf("%d went before their time", n)
+	}
+	if n := gone(base.AddDate(0, 2, 0)); n != 2 {
+		t.Errorf("%d went, want the converted one and the one without a trial", n)
+	}
+	// The first payment's purchase is not delivered yet, and stays; its event is known, and nothing is made twice.
+	l.must(invoiceOf(1, 1), purchase.Duplicate)
+	l.must(invoiceOf(1, 2), purchase.Held)
+	l.must(invoiceOf(2, 1), purchase.Processed)
+	l.must(trialOf(4), purchase.Processed)
+	l.exec(`UPDATE trials SET held_at = $1 WHERE held_at > $1`, base)
+	if first, second := gone(base.AddDate(1, 0, 0)), gone(base.AddDate(3, 0, 0)); first != 2 || second != 1 {
+		t.Errorf("%d went after a year, %d after three", first, second)
+	}
+}
+
+// Of a person that is forgotten no trial is left, and what Stripe still says of the subscription makes no purchase.
+func TestForgetTrials(t *testing.T) {
+	l := newLedger(t)
+	for n := 1; n <= 3; n++ {
+		l.must(trialOf(n), purchase.Processed)
+	}
+	l.must(invoiceOf(2, 1), purchase.Processed)
+	for n := 1; n <= 2; n++ {
+		email := fmt.Sprintf("buyer%d@example.com", n)
+		seen, err := l.Forget(t.Context(), email)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done, err := l.Unlink(t.Context(), email, seen); err != nil || !done {
+			t.Fatalf("%t, %v", done, err)
+		}
+	}
+	if left := ask[string](l, `SELECT string_agg(subscription_id, ' ') FROM trials`); left != "sub_3" {
+		t.Errorf("left: %s", left)
+	}
+	l.must(trialOf(1), purchase.Duplicate)
+	l.must(invoiceOf(1, 1), purchase.Held)
+	l.must(invoiceOf(2, 2), purchase.Held)
+	if n := ask[int](l, `SELECT count(*) FROM purchases WHERE kind = 'first_payment' AND status <> 'skipped'`); n != 0 {
+		t.Errorf("%d first payments of forgotten people", n)
+	}
+}

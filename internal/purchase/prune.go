@@ -64,6 +64,7 @@ type Pruned struct {
 	Groups   []Group // purchases by status and reason, in this order; without codes
 	Attempts int
 	Events   int
+	Trials   int // what was kept to join trials and their first payments
 }
 
 // Purchases is how many of them there are.
