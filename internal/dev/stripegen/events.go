@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 const eventsPath = "/v1/events"
@@ -29,10 +30,36 @@ const eventsPath = "/v1/events"
 // of both modes, however old. It refuses every parameter that it does not know: a filter that was passed over would test
 // nothing. The zero value is empty and ready. It is safe for concurrent use.
 type EventList struct {
-	mu                 sync.Mutex
-	events             []listed         // oldest first
-	created            map[string]int64 // by id
-	failures, failWith int
+	mu      sync.Mutex
+	events  []listed         // oldest first
+	created map[string]int64 // by id
+
+	healthy, failures, failWith int // requests until the next failure, how many fail then, and with what
+	perSecond, inSecond         int
+	second, closed              time.Time // when the second began that is counted; until when nothing is answered
+	stats                       Stats
+}
+
+// Stats are the requests that came.
+type Stats struct {
+	Requests  int // all
+	Limited   int // of these, refused for the rate
+	Impatient int // of these, before the time that the refusal before it had named
+	Failed    int // failed on demand
+}
+
+// Stats returns the counts so far.
+func (l *EventList) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stats
+}
+
+// Limit refuses what comes above so many requests a second, and then everything for a second, which Retry-After names; 0: no limit.
+func (l *EventList) Limit(perSecond int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.perSecond = perSecond
 }
 
 type listed struct {
@@ -65,30 +92,48 @@ func (l *EventList) Add(body []byte) error {
 	return nil
 }
 
-// Fail answers the next n requests, right or wrong, with a status: 429 for Stripe's rate limit, else 500 to 599. It
+// Cut, as a status to fail with, breaks an answer off in its middle.
+const Cut = -1
+
+// Fail answers the next n requests, right or wrong, with a status: 429 for Stripe's rate limit, 500 to 599, or Cut. It
 // replaces what is left of an earlier call.
-func (l *EventList) Fail(n, status int) {
+func (l *EventList) Fail(n, status int) { l.FailLater(0, n, status) }
+
+// FailLater does it after so many more requests: in the middle of a list that is read page by page.
+func (l *EventList) FailLater(after, n, status int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failures, l.failWith = n, status
+	l.healthy, l.failures, l.failWith = after, n, status
 }
 
 // ServeHTTP implements http.Handler.
 func (l *EventList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
-	answer, refused := l.answer(r)
+	answer, cut, refused := l.answer(r)
 	if refused != nil {
 		status, answer = refused.status, refused.body()
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Request-Id", ID("req_", 14))
+	if refused != nil && refused.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(refused.retryAfter))
+	}
+	if cut {
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+		answer = answer[:len(answer)/2]
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(answer) //nolint:gosec // it is JSON and says so; an error means that the client went
+	if cut {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // refusal is one of Stripe's errors.
 type refusal struct {
-	status  int
+	status     int
+	retryAfter int // seconds; 0: it does not say
+
 	Type    string `json:"type"`
 	Code    string `json:"code,omitempty"`
 	Param   string `json:"param,omitempty"`
@@ -104,19 +149,58 @@ func (r *refusal) body() []byte {
 }
 
 func invalid(status int, code, param, format string, args ...any) *refusal {
-	return &refusal{status, "invalid_request_error", code, param, fmt.Sprintf(format, args...)}
+	return &refusal{status: status, Type: "invalid_request_error", Code: code, Param: param, Message: fmt.Sprintf(format, args...)}
 }
 
-func (l *EventList) answer(r *http.Request) ([]byte, *refusal) {
+// answer makes the answer to a request; cut says that it is to be broken off.
+func (l *EventList) answer(r *http.Request) (body []byte, cut bool, refused *refusal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.failures > 0 {
-		l.failures--
-		if l.failWith == http.StatusTooManyRequests {
-			return nil, invalid(l.failWith, "rate_limit", "", "Request rate limit exceeded.")
-		}
-		return nil, &refusal{status: l.failWith, Type: "api_error", Message: "An unknown error occurred."}
+	l.stats.Requests++
+	if refused := l.tooMany(time.Now()); refused != nil {
+		return nil, false, refused
 	}
+	if l.healthy > 0 {
+		l.healthy--
+	} else if l.failures > 0 {
+		l.failures--
+		l.stats.Failed++
+		switch l.failWith {
+		case Cut:
+			cut = true
+		case http.StatusTooManyRequests:
+			return nil, false, invalid(l.failWith, "rate_limit", "", "Request rate limit exceeded.")
+		default:
+			return nil, false, &refusal{status: l.failWith, Type: "api_error", Message: "An unknown error occurred."}
+		}
+	}
+	body, refused = l.asked(r)
+	return body, cut && refused == nil, refused
+}
+
+// tooMany refuses what comes too fast.
+func (l *EventList) tooMany(now time.Time) *refusal {
+	if now.Sub(l.second) >= time.Second {
+		l.second, l.inSecond = now, 0
+	}
+	l.inSecond++
+	early := now.Before(l.closed)
+	if l.perSecond == 0 || l.inSecond <= l.perSecond && !early {
+		return nil
+	}
+	l.stats.Limited++
+	if early {
+		l.stats.Impatient++
+	} else {
+		l.closed = now.Add(time.Second)
+	}
+	refused := invalid(http.StatusTooManyRequests, "rate_limit", "", "Request rate limit exceeded.")
+	refused.retryAfter = 1
+	return refused
+}
+
+// asked answers what a request asks for.
+func (l *EventList) asked(r *http.Request) ([]byte, *refusal) {
 	if !authorized(r) {
 		return nil, invalid(http.StatusUnauthorized, "", "", "Invalid API key: give a test key, sk_test_… or rk_test_…, as bearer.")
 	}

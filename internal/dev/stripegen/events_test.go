@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -300,5 +301,47 @@ func TestEventListGrowsWhileItIsRead(t *testing.T) {
 	}
 	if now := all(t, client, nil); len(now) != 110 {
 		t.Errorf("%d are listed", len(now))
+	}
+}
+
+// One request a second: the next one is refused, with the time that it must wait, and an impatient one is counted.
+func TestEventListLimitsTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		list, _ := filled(t, 1)
+		list.Limit(1)
+		for i, want := range []struct {
+			after  time.Duration
+			status int
+		}{{0, 200}, {0, 429}, {time.Second / 2, 429}, {time.Second, 200}} {
+			<-time.After(want.after)
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/events", http.NoBody)
+			r.Header.Set("Authorization", "Bearer rk_test_x")
+			w := httptest.NewRecorder()
+			list.ServeHTTP(w, r)
+			if w.Code != want.status || (w.Code == 429) != (w.Header().Get("Retry-After") == "1") {
+				t.Errorf("request %d: %d, Retry-After %q", i, w.Code, w.Header().Get("Retry-After"))
+			}
+		}
+		if got := list.Stats(); got != (stripegen.Stats{Requests: 4, Limited: 2, Impatient: 1}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// A page fails midway: those before it come whole, it comes in half, and whole when it is asked for again.
+func TestEventListCutsAPage(t *testing.T) {
+	list, ids := filled(t, 30)
+	client, _ := listing(t, list, "sk_test_x")
+	list.FailLater(1, 1, stripegen.Cut)
+	pages := client.List(nil)
+	read := 0
+	for pages.Next() {
+		read++
+	}
+	if read != 10 || pages.Err() == nil || list.Stats().Failed != 1 {
+		t.Errorf("%d events, then %v", read, pages.Err())
+	}
+	if got := all(t, client, &stripe.EventListParams{ListParams: stripe.ListParams{StartingAfter: &ids[9]}}); !slices.Equal(got, ids[10:]) {
+		t.Errorf("after it: %d events", len(got))
 	}
 }
