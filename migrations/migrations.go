@@ -10,4 +10,4 @@ var FS embed.FS
 
 // Level is the number of the newest file. A schema that asks for a higher one than a binary's Level is too new
 // for that binary.
-const Level = 4
+const Level = 5

@@ -17,14 +17,16 @@ import (
 
 // config is everything that ingest can be told, by flag or by environment. The help texts are the manual.
 type config struct {
-	Serve   struct{}      `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
-	Migrate struct{}      `cmd:"" help:"Bring the ledger's schema up to date and exit."`
-	Replay  replayFlags   `cmd:"" help:"Send dead or skipped purchases again."`
-	Show    showFlags     `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
-	Prune   pruneFlags    `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
-	Forget  forgetFlags   `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
-	Doctor  doctorCommand `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend."`
-	Health  struct{}      `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
+	Serve     struct{}       `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
+	Migrate   struct{}       `cmd:"" help:"Bring the ledger's schema up to date and exit."`
+	Replay    replayFlags    `cmd:"" help:"Send dead or skipped purchases again."`
+	Backfill  backfillFlags  `cmd:"" help:"Catch up with what webhooks missed: ask Stripe for its events and take them in. Goes on where a run was broken off. Exit status 3: something is left."`
+	Reconcile reconcileFlags `cmd:"" help:"Hold Stripe's paid checkouts against the ledger against TikTok's acceptances, by day and currency. Exit status 3: they differ."`
+	Show      showFlags      `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
+	Prune     pruneFlags     `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
+	Forget    forgetFlags    `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
+	Doctor    doctorCommand  `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend."`
+	Health    struct{}       `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
 	DatabaseURL         secret.Text   `name:"database-url" help:"Postgres, for instance postgres://user:password@host:5432/database. Required."`
@@ -45,6 +47,9 @@ type config struct {
 	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
 	NotifyURL           secret.Text   `name:"notify-url" help:"A Slack-shaped or generic JSON webhook that is told when purchases die or a worker pauses, and when it is over."`
 	NotifySilence       time.Duration `help:"It is also told when no webhook of Stripe came for so long, for instance 24h. Default: never."`
+	StripeAPIKey        secret.Text   `name:"stripe-api-key" help:"A restricted key (rk_live_…, rk_test_…) that may read events, for backfill and reconcile alone; it sees the purchases of its mode."`
+	StripeAPIURL        string        `name:"stripe-api-url" help:"Base address of Stripe's API, for a stand-in. Default: Stripe's own."`
+	BackfillInterval    time.Duration `help:"With STRIPE_API_KEY: look this often for what webhooks missed and catch up with it, for instance 1h. Default: never."`
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 
 	jetstream.Config
@@ -59,9 +64,12 @@ func (c *config) problems(command string) (list []string) {
 	if c.DatabaseURL == "" {
 		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
 	}
+	list = append(list, c.apiProblems(command)...)
 	switch command {
 	case "migrate", "replay", "show", "prune":
 		return list
+	case "backfill", "reconcile":
+		return append(list, c.ruleProblems()...)
 	case "forget":
 		return append(list, c.Problems()...)
 	}
@@ -122,6 +130,19 @@ func (c *config) ruleProblems() (list []string) {
 	return list
 }
 
+// apiProblems lists what is wrong with the access to Stripe's API.
+func (c *config) apiProblems(command string) (list []string) {
+	if c.StripeAPIKey != "" {
+		list = c.api().Problems()
+	} else if command == "backfill" || command == "reconcile" {
+		list = append(list, "STRIPE_API_KEY is required: a restricted key that may read events, rk_live_… or rk_test_…")
+	}
+	if c.BackfillInterval < 0 {
+		list = append(list, "BACKFILL_INTERVAL is a time such as 1h, or empty")
+	}
+	return list
+}
+
 // rules are what they say about checkouts; they were checked before.
 func (c *config) rules() (intake.Rules, error) {
 	modes, err := intake.ParseModes(c.CheckoutModes)
@@ -132,6 +153,10 @@ func (c *config) rules() (intake.Rules, error) {
 	return intake.Rules{
 		Modes: modes, Consent: purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired}, Staff: staff, TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
 	}, err
+}
+
+func (c *config) api() stripe.APIConfig {
+	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: intake.Rules{FirstPayment: c.FirstPayment}.Types()}
 }
 
 // byteSize is a number of bytes, written with a binary or decimal unit: 4GiB, 500MB, 1073741824.

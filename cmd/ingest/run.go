@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/alarm"
+	"purchase-relay/internal/backfill"
 	"purchase-relay/internal/contract"
 	"purchase-relay/internal/dashboard"
 	"purchase-relay/internal/intake"
@@ -41,6 +42,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return migrate(ctx, &c, c.Logger(stdout))
 	case "replay":
 		return replay(ctx, &c, stdin, stdout)
+	case "backfill":
+		return catchUp(ctx, &c, stdout)
+	case "reconcile":
+		return reconcile(ctx, &c, stdout)
 	case "show":
 		return show(ctx, &c, stdout)
 	case "forget":
@@ -102,6 +107,13 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		life.Go("first payments", after(intake.KeepConverted(db, outbox.Wake, log), schema.isReady))
 	}
 	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, rules, outbox, time.Now, log, registry)
+	check := backfill.NewCheck(checkConfig(c, db, webhook, rules), log, registry)
+	switch {
+	case c.BackfillInterval > 0 && c.StripeAPIKey != "":
+		life.Go("backfill", after(check.Run, schema.isReady))
+	case c.BackfillInterval > 0:
+		log.Warn("BACKFILL_INTERVAL does nothing without STRIPE_API_KEY: what webhooks miss is not looked for")
+	}
 	heard := lastWebhook(webhook, db)
 	registry.MustRegister(alarm.NewLastWebhookMetric(heard))
 	alarms := alarm.New(alarm.Config{Silence: c.NotifySilence, Now: time.Now}, alarm.Sources{

@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"internal/flood":    {},
 	"migrations":        {},
 	// steps, in the order in which the data flows; they know no neighbour and no other step
+	"internal/backfill":  {"internal/purchase"},
 	"internal/intake":    append([]string{"internal/flood"}, words...),
 	"internal/relay":     words,
 	"internal/delivery":  append([]string{"internal/flood"}, words...),
@@ -47,7 +48,7 @@ var allowed = map[string][]string{
 	// wiring: the only place where steps meet neighbours
 	"cmd/ingest": { // tiktok for the dashboard's words and its picture of a request: ingest holds no token
 		"internal/tiktok",
-		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/alarm", "internal/stripe",
+		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/alarm", "internal/backfill", "internal/stripe",
 		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret", "internal/checkup",
 	},
 	"cmd/tiktok-worker": {
@@ -65,7 +66,7 @@ var owners = map[string][]string{
 	"github.com/tidwall/gjson":            {"internal/stripe"},
 	"github.com/stripe/stripe-go/":        {"internal/stripe"},
 	"github.com/alecthomas/kong":          {"internal/process"},
-	"github.com/cenkalti/backoff/":        {"internal/delivery"},
+	"github.com/cenkalti/backoff/":        {"internal/backfill", "internal/delivery"},
 	"github.com/nats-io/nats-server/":     {},
 	"testing":                             {},
 	"net/http/httptest":                   {},
@@ -75,7 +76,7 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/postgres"},
 	"github.com/sony/gobreaker/":          {"internal/delivery"},
 	"github.com/schollz/progressbar/":     {"cmd/ingest"},
-	"github.com/prometheus/client_golang": {"internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/alarm", "internal/jetstream", "internal/process"},
+	"github.com/prometheus/client_golang": {"internal/backfill", "internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/alarm", "internal/jetstream", "internal/process"},
 }
 
 // stdlibOnly are the packages that import nothing but the standard library and their own words.

@@ -244,10 +244,7 @@ func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Even
 	log = log.With(zap.String("checkout_session_id", p.ID))
 	log.Info("Signature verified", zap.Bool("livemode", event.Livemode))
 	log.Info("Processing " + event.Type)
-
-	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
-	defer cancel()
-	recorded, err := h.ledger.Record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p, Claim: h.onward.Ready()})
+	recorded, err := h.record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p})
 	if err != nil {
 		// A profile that could not be created is the customer's access: the line that is grepped for.
 		log.Error("Failed to create profile", zap.Error(err), zap.String("remedy", "Stripe sends the event again; look at Postgres"))
@@ -255,6 +252,14 @@ func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Even
 	}
 	h.tell(log, p, recorded)
 	return answer{http.StatusOK, map[string]string{"status": string(recorded.Disposition)}, kind, string(recorded.Disposition)}
+}
+
+// record has a receipt recorded in time, and claimed where it would be published at once.
+func (h *Handler) record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
+	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
+	defer cancel()
+	r.Claim = h.onward.Ready()
+	return h.ledger.Record(ctx, r)
 }
 
 // tell logs what was recorded and wakes the relay.

@@ -30,14 +30,22 @@ func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, e
 // Lead is a role that one process at a time has among all that share the ledger. It is an advisory lock of a connection of its own: a
 // process that dies, or loses its connection, loses the role. It is safe for concurrent use.
 type Lead struct {
-	db *DB
+	db   *DB
+	take string // the statement
+	role string // for people
 
 	mu   sync.Mutex
 	conn *pgxpool.Conn // nil: somebody else leads, as far as we know
 }
 
 // LeadAlarm returns the role of telling people of troubles.
-func (db *DB) LeadAlarm() *Lead { return &Lead{db: db} }
+func (db *DB) LeadAlarm() *Lead { return &Lead{db: db, take: sqlTryLead, role: "telling"} }
+
+// LeadCheck returns the role of looking for what webhooks missed, from time to time.
+func (db *DB) LeadCheck() *Lead { return &Lead{db: db, take: sqlTryCheck, role: "checking"} }
+
+// LeadBackfill returns the role of the one who runs the command.
+func (db *DB) LeadBackfill() *Lead { return &Lead{db: db, take: sqlTryCommand, role: "catching up"} }
 
 // Hold says whether this process has the role now, and takes it where nobody has.
 func (l *Lead) Hold(ctx context.Context) (bool, error) {
@@ -49,14 +57,14 @@ func (l *Lead) Hold(ctx context.Context) (bool, error) {
 			return true, nil
 		}
 		l.drop(ctx)
-		return false, fmt.Errorf("keep the role of telling: %w", err)
+		return false, fmt.Errorf("keep the role of %s: %w", l.role, err)
 	}
 	conn, err := l.db.pool.Acquire(ctx)
 	if err != nil {
-		return false, fmt.Errorf("take the role of telling: %w", err)
+		return false, fmt.Errorf("take the role of %s: %w", l.role, err)
 	}
 	var taken bool
-	if err := conn.QueryRow(ctx, sqlTryLead).Scan(&taken); err != nil || !taken {
+	if err := conn.QueryRow(ctx, l.take).Scan(&taken); err != nil || !taken {
 		conn.Release()
 		return false, err
 	}

@@ -286,13 +286,13 @@ func (b *books) putEvents(batch *pgx.Batch) {
 	}
 	slices.SortFunc(order, func(i, j int) int { return strings.Compare(b.heard[i].Event.ID, b.heard[j].Event.ID) })
 	ids, types, sessions, became := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	livemodes, created, received := make([]bool, n), make([]*time.Time, n), make([]time.Time, n)
+	livemodes, created, received, caughtUp := make([]bool, n), make([]*time.Time, n), make([]time.Time, n), make([]bool, n)
 	for to, from := range order {
 		r := &b.heard[from]
 		ids[to], types[to], sessions[to], became[to] = storable(r.Event.ID), r.Event.Type, r.Purchase.ID, string(b.became[from])
-		livemodes[to], created[to], received[to] = r.Event.Livemode, nullableTime(r.Event.Created), r.Received
+		livemodes[to], created[to], received[to], caughtUp[to] = r.Event.Livemode, nullableTime(r.Event.Created), r.Received, r.CaughtUp
 	}
-	batch.Queue(sqlPutEvents, ids, types, sessions, livemodes, created, received, became)
+	batch.Queue(sqlPutEvents, ids, types, sessions, livemodes, created, received, became, caughtUp)
 }
 
 func (b *books) putProfiles(batch *pgx.Batch) {

@@ -18,7 +18,7 @@ func rights() map[string][]string {
 	write := []string{"SELECT", "INSERT", "UPDATE"}
 	all := []string{"SELECT", "INSERT", "UPDATE", "DELETE"}
 	return map[string][]string{
-		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all,
+		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all, "backfills": write, "reconciliations": write,
 		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write, "rollup_totals": all,
 		"schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
 	}

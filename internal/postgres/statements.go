@@ -8,6 +8,8 @@ const (
 	lockLead     = "7103"
 	lockRollup   = "7104"
 	lockGrants   = "7105"
+	lockCheck    = "7106"
+	lockCommand  = "7107"
 )
 
 // Every statement, by name. A test prepares each against the migrated schema. Columns are named, never *.
@@ -23,9 +25,10 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
     (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), current_setting('max_connections')::int`
 	sqlEventsByMode = `SELECT livemode, max(received_at) FROM public.stripe_events WHERE received_at > now() - interval '30 days' GROUP BY livemode`
 
-	sqlBegin  = `BEGIN`
-	sqlCommit = `COMMIT`
-	sqlNow    = `SELECT now()` // the transaction's own time
+	sqlBegin    = `BEGIN`
+	sqlCommit   = `COMMIT`
+	sqlRollback = `ROLLBACK`
+	sqlNow      = `SELECT now()` // the transaction's own time
 
 	// Plans are made once a connection, often while a table is still empty: then Postgres would read it from end to end for ever, and
 	// slower with each purchase. What has no index is read so all the same.
@@ -86,10 +89,10 @@ ORDER BY held_at LIMIT $2`
 	sqlConversions = `SELECT trial_session_id, checkout_session_id, created_at FROM public.purchases WHERE trial_session_id = ANY($1)`
 
 	sqlPutEvents = `
-INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
-SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition
-FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[], $7::text[])
-    AS u (id, type, session, livemode, created, received, disposition)
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition, caught_up)
+SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::boolean[])
+    AS u (id, type, session, livemode, created, received, disposition, caught_up)
 ON CONFLICT (event_id) DO NOTHING`
 
 	// The profile keeps the ids of its latest purchase, whatever order the events come in. A row of another id than the one that was
@@ -316,7 +319,40 @@ FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
 GROUP BY reason ORDER BY reason`
 
 	// A session's lock: it stands until it is given back or the connection ends.
-	sqlTryLead = `SELECT pg_try_advisory_lock(` + lockLead + `)`
+	sqlTryLead    = `SELECT pg_try_advisory_lock(` + lockLead + `)`
+	sqlTryCheck   = `SELECT pg_try_advisory_lock(` + lockCheck + `)`
+	sqlTryCommand = `SELECT pg_try_advisory_lock(` + lockCommand + `)`
+
+	sqlBackfill = `
+SELECT since, until, cursor, reached, known, fresh, ignored, rejected, malformed, finished_at FROM public.backfills WHERE origin = $1`
+
+	sqlPutBackfill = `
+INSERT INTO public.backfills AS b (origin, since, until, cursor, reached, known, fresh, ignored, rejected, malformed, finished_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (origin) DO UPDATE SET since = excluded.since, until = excluded.until, cursor = excluded.cursor, reached = excluded.reached,
+    known = excluded.known, fresh = excluded.fresh, ignored = excluded.ignored, rejected = excluded.rejected, malformed = excluded.malformed,
+    finished_at = excluded.finished_at, updated_at = now()`
+
+	// Few events come by catch-up: the partial index holds those alone. An unpaid checkout, or a trial, is no purchase.
+	sqlCaughtUp = `
+SELECT count(DISTINCT e.checkout_session_id), max(e.received_at) FROM public.stripe_events e
+JOIN public.purchases p ON p.checkout_session_id = e.checkout_session_id
+WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'rejected')
+    AND p.purchased_at >= $1 AND ($2::boolean IS NULL OR p.livemode = $2) AND p.status NOT IN ('awaiting_payment', 'payment_failed')
+    AND NOT (p.status = 'skipped' AND p.reason = 'no_payment')`
+
+	// Two of the index's ranges, one a mode; what the ledger holds of other things than checkouts is not compared.
+	standings = `
+SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at) FROM public.purchases
+WHERE livemode = $1 AND mode = ANY($2) AND checkout_session_id LIKE 'cs\_%' AND `
+
+	sqlStandings   = standings + `COALESCE(purchased_at, created_at) BETWEEN $3 AND $4`
+	sqlStandingsOf = standings + `checkout_session_id = ANY($3)`
+
+	sqlReconciliation    = `SELECT report FROM public.reconciliations WHERE livemode = $1`
+	sqlPutReconciliation = `
+INSERT INTO public.reconciliations (livemode, made_at, report) VALUES ($1, $2, $3)
+ON CONFLICT (livemode) DO UPDATE SET made_at = excluded.made_at, report = excluded.report`
 
 	// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
 	// holds is asked for once a grace, not once a sweep.

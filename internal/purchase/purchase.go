@@ -171,6 +171,7 @@ type Receipt struct {
 	Received time.Time
 	Purchase Purchase
 	Claim    bool // a purchase to be sent is claimed at once by the one who records it
+	CaughtUp bool // no webhook brought the event: it was found in Stripe's list
 }
 
 // Disposition is the answer that a receipt gets when it moves the ledger forward.
