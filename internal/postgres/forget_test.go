@@ -163,10 +163,11 @@ func TestForgetKnowsEveryColumn(t *testing.T) {
 	got := ask[string](l, `SELECT string_agg(c.relname || '.' || a.attname, ' ' ORDER BY c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
 		WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'uuid'::regtype, 'jsonb'::regtype)
 		AND c.relname NOT LIKE 'rollup\_%' AND c.relname <> 'goose_db_version'`)
-	const want = "attempts.attempt_id attempts.checkout_session_id attempts.class attempts.message attempts.request_id " +
+	const want = "attempts.attempt_id attempts.checkout_session_id attempts.class attempts.message attempts.request_id backfills.cursor backfills.origin " +
 		"profiles.email profiles.id profiles.stripe_customer_id profiles.stripe_subscription_id " +
 		"purchases.checkout_session_id purchases.currency purchases.envelope purchases.kind purchases.last_class purchases.last_error purchases.mode purchases.profile_id purchases.reason purchases.status " +
 		"purchases.stripe_customer_id purchases.stripe_subscription_id purchases.tiktok_request_id purchases.trial_session_id " +
+		"reconciliations.report " + // session ids and sums
 		"stripe_events.checkout_session_id stripe_events.disposition stripe_events.event_id stripe_events.type " +
 		"trials.checkout_session_id trials.currency trials.envelope trials.invoice_id trials.profile_id trials.purchase_id trials.reason trials.stripe_customer_id trials.subscription_id"
 	if got != want {
