@@ -72,13 +72,18 @@ func (l *Lead) Hold(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Release gives the role back, for instance before the pool is closed.
+// Release gives the role back, for instance before the pool is closed. When it returns another one can take it: a connection's end alone
+// would free it a moment later.
 func (l *Lead) Release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.conn != nil {
-		l.drop(context.Background())
+	if l.conn == nil {
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, _ = l.conn.Exec(ctx, sqlGiveRole) // where it fails the connection is gone, or about to be
+	l.drop(ctx)
 }
 
 // drop closes the connection instead of returning it: whatever state it is in, the lock ends with it.

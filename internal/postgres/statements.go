@@ -322,6 +322,7 @@ GROUP BY reason ORDER BY reason`
 	sqlTryLead    = `SELECT pg_try_advisory_lock(` + lockLead + `)`
 	sqlTryCheck   = `SELECT pg_try_advisory_lock(` + lockCheck + `)`
 	sqlTryCommand = `SELECT pg_try_advisory_lock(` + lockCommand + `)`
+	sqlGiveRole   = `SELECT pg_advisory_unlock_all()`
 
 	sqlBackfill = `
 SELECT since, until, cursor, reached, known, fresh, ignored, rejected, malformed, finished_at FROM public.backfills WHERE origin = $1`
