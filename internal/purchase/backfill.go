@@ -36,7 +36,7 @@ func (c *BackfillCounts) Add(d Disposition) {
 		c.Rejected++
 	case Malformed:
 		c.Malformed++
-	case Processed, AwaitingPayment:
+	case Processed, AwaitingPayment, Held:
 		c.New++
 	}
 }

@@ -82,12 +82,12 @@ type API struct {
 func NewAPI(c APIConfig) *API {
 	config := &stripe.BackendConfig{
 		// The caller waits as long as it was told to, and may be interrupted; the library would sleep for a time of its own.
-		MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: stripe.Bool(false),
+		MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: new(false),
 		LeveledLogger: &stripe.LeveledLogger{}, // it would write Stripe's answers to the standard error
 		HTTPClient:    &http.Client{Timeout: apiTimeout, Transport: &paced{rate.NewLimiter(apiRequests, 1), newTransport()}},
 	}
 	if c.URL != "" {
-		config.URL = stripe.String(strings.TrimSuffix(c.URL, "/"))
+		config.URL = new(strings.TrimSuffix(c.URL, "/"))
 	}
 	return &API{key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config), decode: &Webhook{}}
 }
@@ -144,7 +144,7 @@ func (a *API) Events(ctx context.Context, since, until time.Time, after string) 
 		}
 		params.Context, params.Limit = ctx, stripe.Int64(apiPage)
 		if after != "" {
-			params.StartingAfter = stripe.String(after)
+			params.StartingAfter = new(after)
 		}
 		list := stripe.GetIter(params, func(p *stripe.Params, query *form.Values) ([]any, stripe.ListContainer, error) {
 			page := &page{}

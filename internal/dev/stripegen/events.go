@@ -92,7 +92,7 @@ func (l *EventList) Add(body []byte) error {
 	return nil
 }
 
-// Cut, as a status to fail with, breaks an answer off in its middle.
+// Cut is a status to fail with: it breaks an answer off in its middle.
 const Cut = -1
 
 // Fail answers the next n requests, right or wrong, with a status: 429 for Stripe's rate limit, 500 to 599, or Cut. It
