@@ -57,7 +57,7 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 		case !first:
 			return errOther
 		}
-		defer lead.Release() //nolint:contextcheck // it is given back also when ctx has ended
+		defer lead.Release()                              //nolint:contextcheck // it is given back also when ctx has ended
 		registry, _ := process.Metrics(process.Version()) // nobody asks this process
 		run.Intake = intake.NewHandler(stripe.NewWebhook(nil, time.Now), db, rules, later{}, time.Now, zap.NewNop(), registry)
 	}
