@@ -44,11 +44,21 @@ type Replays interface {
 	Replay(ctx context.Context, s purchase.Selection, progress func(done int)) (int, error)
 }
 
+// Catching is what is known of webhooks that were missed.
+type Catching interface {
+	// CaughtUp counts the purchases paid since a time that no webhook had brought, and says when the last was found; livemode nil means
+	// both modes.
+	CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
+	// Reconciliation returns the latest of a mode; its Made is zero where there was none.
+	Reconciliation(ctx context.Context, livemode bool) (purchase.Reconciliation, error)
+}
+
 // Ledger is all of it. Implementations are safe for concurrent use and bounded in time by ctx.
 type Ledger interface {
 	Figures
 	Book
 	Replays
+	Catching
 }
 
 // Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately.
@@ -106,6 +116,8 @@ func New(c Config) http.Handler {
 		"GET /purchases/{id}":                d.purchase,
 		"GET /dead":                          d.dead,
 		"GET /attention":                     d.attention,
+		"GET /reconciliation":                d.reconciliation,
+		"GET /reconciliation.csv":            d.reconciliationCSV,
 		"POST /search":                       d.search,
 		"POST /confirm":                      d.confirm,
 		"POST /replay":                       d.replayFromPage,

@@ -39,6 +39,16 @@ type ledger struct {
 	filters  []purchase.Filter
 	selected []purchase.Selection
 	woken    int
+	caughtUp int
+	books    map[bool]purchase.Reconciliation
+}
+
+func (l *ledger) CaughtUp(context.Context, time.Time, *bool) (int, time.Time, error) {
+	return l.caughtUp, now.Add(-time.Hour), l.err
+}
+
+func (l *ledger) Reconciliation(_ context.Context, livemode bool) (purchase.Reconciliation, error) {
+	return l.books[livemode], l.err
 }
 
 func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {

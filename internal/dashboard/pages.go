@@ -74,7 +74,7 @@ func newPages(a *assets) *pages {
 		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share, "span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref,
 		"statusWord": statusWord, "count": count, "capitalise": capitalise,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
-	for _, name := range []string{"overview", "purchases", "purchase", "groups", "confirm", "problem"} {
+	for _, name := range []string{"overview", "purchases", "purchase", "groups", "confirm", "problem", "reconciliation"} {
 		p.byName[name] = template.Must(template.Must(layout.Clone()).ParseFS(templateFiles, "templates/"+name+".html"))
 	}
 	return p

@@ -3,6 +3,7 @@ package dashboard_test
 import (
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -142,7 +143,7 @@ func TestPages(t *testing.T) {
 		}
 	}
 	empty := newAPI(&ledger{})
-	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchase yet", "/dead": "Nothing here", "/attention": "nobody has to do anything"} {
+	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchase yet", "/dead": "Nothing here", "/attention": "nobody has to do anything", "/reconciliation": "Not compared yet"} {
 		if w := get(t, empty, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
 			t.Errorf("an empty ledger, %s: %d %s", target, w.Code, w.Body)
 		}
@@ -174,7 +175,7 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("POST /: %d, allow %q", w.Code, w.Header().Get("Allow"))
 	}
 	l.err = errors.New(`relation "purchases" does not exist (SELECT …)`)
-	for _, target := range []string{"/", "/purchases", "/purchases/cs_new", "/dead", "/attention", "/purchases.csv", "/api/v1/summary", "/api/v1/purchases", "/api/v1/purchases/cs_new"} {
+	for _, target := range []string{"/", "/purchases", "/purchases/cs_new", "/dead", "/attention", "/reconciliation", "/reconciliation.csv?mode=live", "/purchases.csv", "/api/v1/summary", "/api/v1/purchases", "/api/v1/purchases/cs_new"} {
 		if w := get(t, h, target, plain); w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "relation") || w.Header().Get("Retry-After") == "" {
 			t.Errorf("ledger away, %s: %d %s", target, w.Code, w.Body)
 		}
@@ -330,6 +331,56 @@ func TestAssets(t *testing.T) {
 	for _, licence := range []string{"htmx.LICENSE.txt", "uplot.LICENSE.txt"} {
 		if w := get(t, h, "/static/"+licence, plain); w.Code != http.StatusOK {
 			t.Errorf("%s: %d", licence, w.Code)
+		}
+	}
+}
+
+// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as CSV.
+func TestReconciliation(t *testing.T) {
+	l := newLedger()
+	day := now.Truncate(24 * time.Hour)
+	var many []string
+	for i := range 120 {
+		many = append(many, fmt.Sprintf("cs_gone_%03d", i))
+	}
+	l.books = map[bool]purchase.Reconciliation{true: {
+		Made: now, Since: now.AddDate(0, 0, -30), Until: now, Livemode: true, Days: []purchase.ReconciledDay{{
+			Day: day, Currency: "USD", Paid: purchase.Takings{Count: 1122, Minor: 123456}, Ledger: purchase.Takings{Count: 2, Minor: 5998}, Accepted: purchase.Takings{Count: 1, Minor: 2999},
+			Differ: map[purchase.Difference][]string{purchase.Missing: many, purchase.UnderWay: {"cs_new"}},
+		}},
+	}}
+	body := get(t, newAPI(l), "/reconciliation", plain).Body.String()
+	for _, part := range []string{
+		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "These are the first 100", `<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",
+	} {
+		if !strings.Contains(body, part) {
+			t.Errorf("the page lacks %s", part)
+		}
+	}
+	for _, part := range []string{"Test mode", "cs_gone_100", "/purchases/cs_gone_000"} {
+		if strings.Contains(body, part) {
+			t.Errorf("the page has %s", part)
+		}
+	}
+	rows, err := csv.NewReader(get(t, newAPI(l), "/reconciliation.csv?mode=live", plain).Body).ReadAll()
+	if err != nil || len(rows) != 2 || rows[0][8] != "missing" || len(strings.Fields(rows[1][8])) != 120 || rows[1][14] != "cs_new" || rows[1][3] != "1234.56" {
+		t.Errorf("%v %v", rows, err)
+	}
+	for target, code := range map[string]int{"/reconciliation?x=1": 400, "/reconciliation.csv": 400, "/reconciliation.csv?mode=all": 400, "/reconciliation.csv?mode=test": 404} {
+		if w := get(t, newAPI(l), target, plain); w.Code != code {
+			t.Errorf("%s: %d", target, w.Code)
+		}
+	}
+}
+
+// What came by catch-up is told where people look first, and only where there is something to tell.
+func TestCaughtUpIsTold(t *testing.T) {
+	l := newLedger()
+	for n, part := range map[int]string{0: "", 1: "<strong>1</strong> purchase came by catch-up", 1234: "<strong>1,234</strong> purchases came by catch-up"} {
+		l.caughtUp = n
+		body := get(t, newAPI(l), "/", plain).Body.String()
+		if strings.Contains(body, "catch-up") != (n > 0) || !strings.Contains(body, part) {
+			t.Errorf("%d are told wrongly", n)
 		}
 	}
 }

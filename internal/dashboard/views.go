@@ -68,6 +68,8 @@ type overviewPage struct {
 	Reasons       []reasonLine
 	Chart         chart
 	Empty         bool // the ledger has nothing in this range
+	CaughtUp      int  // purchases whose webhooks were missed
+	LastCaught    time.Time
 	Days          []day
 }
 
@@ -140,6 +142,10 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.Oldest.IsZero() {
 		p.Oldest = span(now.Sub(s.Oldest))
+	}
+	if p.CaughtUp, p.LastCaught, err = d.Ledger.CaughtUp(ctx, since, v.livemode); err != nil {
+		d.unavailable(w, r, err)
+		return
 	}
 	p.Empty = len(s.Groups) == 0
 	p.Health = d.healthView(ctx, s, now)

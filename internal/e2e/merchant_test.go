@@ -124,7 +124,7 @@ func TestCheckoutExamples(t *testing.T) {
 }
 
 // shop is a merchant's site: pages with the snippets, a banner that asks, a form that begins the checkout at the example's server.
-func newShop(t *testing.T, checkout string) *httptest.Server {
+func newShopFront(t *testing.T, checkout string) *httptest.Server {
 	t.Helper()
 	target, err := url.Parse(checkout)
 	if err != nil {
@@ -175,7 +175,7 @@ func TestClickComesToTikTok(t *testing.T) {
 	var shop *httptest.Server
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { shop.Config.Handler.ServeHTTP(w, r) }))
 	t.Cleanup(front.Close)
-	shop = newShop(t, startExample(t, "node", api, front.URL))
+	shop = newShopFront(t, startExample(t, "node", api, front.URL))
 
 	p := s.openTab()
 	const click = "E.C.P.CrABcGVyc29u_-.7~x"

@@ -248,13 +248,15 @@ type program struct {
 	log []string
 }
 
+// start starts one of the binaries; name may go on with a command and its flags.
 func start(t *testing.T, name string, env ...string) *program {
 	t.Helper()
 	if err := readSources(); err != nil {
 		t.Fatal(err)
 	}
 	p := &program{t: t, ended: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(binaries, name))
+	words := strings.Fields(name)
+	p.cmd = exec.Command(filepath.Join(binaries, words[0]), words[1:]...)
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, env...)
 	out, in, err := os.Pipe()
 	if err != nil {

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,7 +16,7 @@ import (
 func (h *Handler) Missed(ctx context.Context, event purchase.Event) (purchase.Disposition, error) {
 	log := h.log.With(zap.String("stripe_event_id", purchase.Tellable(event.ID)))
 	received := h.now()
-	p, ours, err := Propose(event, h.rules, received)
+	p, ours, err := proposeListed(event, h.rules, received)
 	switch {
 	case err != nil:
 		log.WithOptions(h.flood).Error("Malformed event", zap.String("type", purchase.Tellable(event.Type)), zap.Error(err))
@@ -33,6 +34,16 @@ func (h *Handler) Missed(ctx context.Context, event purchase.Event) (purchase.Di
 	return recorded.Disposition, nil
 }
 
+// errUnread refuses an event that was listed and cannot be read: a webhook of it would have been refused before.
+var errUnread = errors.New("an event without a type")
+
+func proposeListed(e purchase.Event, rules Rules, received time.Time) (purchase.Purchase, bool, error) {
+	if e.Type == "" {
+		return purchase.Purchase{}, false, errUnread
+	}
+	return Propose(e, rules, received)
+}
+
 // Foresight says what would become of a receipt, and records nothing.
 type Foresight interface {
 	Foresee(ctx context.Context, r purchase.Receipt) (purchase.Disposition, error)
@@ -48,7 +59,7 @@ type Rehearsal struct {
 // Missed says what Handler.Missed would.
 func (r *Rehearsal) Missed(ctx context.Context, event purchase.Event) (purchase.Disposition, error) {
 	received := r.Now()
-	p, ours, err := Propose(event, r.Rules, received)
+	p, ours, err := proposeListed(event, r.Rules, received)
 	switch {
 	case err != nil:
 		return purchase.Malformed, nil //nolint:nilerr // it is what becomes of the event
