@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -131,15 +130,12 @@ func printCounts(out io.Writer, c purchase.BackfillCounts, dry bool) {
 	if dry {
 		fresh = "to catch up with"
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(table, "events\t\t")
 	for _, row := range []struct {
 		n    int
 		name string
-	}{{c.Known, "known"}, {c.New, fresh}, {c.Ignored, "ignored"}, {c.Rejected, "rejected"}, {c.Malformed, "malformed"}} {
-		_, _ = fmt.Fprintf(table, "%d\t%s\t\n", row.n, row.name)
+	}{{c.Sum(), "events:"}, {c.Known, "known"}, {c.New, fresh}, {c.Ignored, "ignored"}, {c.Rejected, "rejected"}, {c.Malformed, "malformed"}} {
+		_, _ = fmt.Fprintf(out, "%9d  %s\n", row.n, row.name)
 	}
-	_ = table.Flush() // a table that cannot be printed undoes nothing
 }
 
 // mostNamed bounds how many ids are printed.

@@ -50,6 +50,9 @@ func TestConfiguration(t *testing.T) {
 		"a negative grace":       {append(good, "SHUTDOWN_GRACE=-1s"), "SHUTDOWN_GRACE"},
 		"a relative receiver":    {append(good, "NOTIFY_URL=/hook/hunter2"), "NOTIFY_URL is not"},
 		"silence told to nobody": {append(good, "NOTIFY_SILENCE=24h"), "NOTIFY_SILENCE"},
+		"another kind of key":    {append(good, "STRIPE_API_KEY=pk_live_hunter2"), "STRIPE_API_KEY does not look like"},
+		"a key in the clear":     {append(good, "STRIPE_API_KEY=rk_live_hunter2", "STRIPE_API_URL=http://stripe.example"), "STRIPE_API_URL is not https"},
+		"a check back in time":   {append(good, "BACKFILL_INTERVAL=-1h"), "BACKFILL_INTERVAL"},
 		"another scheme":         {append(good, "NATS_URL=http://x"), "NATS_URL"},
 	} {
 		if got := problems(t, nil, tc.pairs...); !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
@@ -58,6 +61,28 @@ func TestConfiguration(t *testing.T) {
 	}
 	if got := problems(t, []string{"migrate"}); !strings.Contains(got, "DATABASE_URL") || strings.Contains(got, "STRIPE") {
 		t.Errorf("migrate: %s", got)
+	}
+}
+
+func TestBackfillsConfiguration(t *testing.T) {
+	good := []string{"DATABASE_URL=postgres://h/d", "STRIPE_API_KEY=rk_test_x"}
+	for name, tc := range map[string]struct {
+		args  []string
+		pairs []string
+		want  string
+	}{
+		"no key":             {[]string{"backfill"}, good[:1], "STRIPE_API_KEY is required"},
+		"no key either":      {[]string{"reconcile"}, good[:1], "STRIPE_API_KEY is required"},
+		"no ledger":          {[]string{"backfill"}, good[1:], "DATABASE_URL is required"},
+		"a mode unheard of":  {[]string{"reconcile"}, append(good, "CHECKOUT_MODES=setup"), "CHECKOUT_MODES"},
+		"no time":            {[]string{"backfill", "--since", "lately"}, good, "--since"},
+		"a time in the end":  {[]string{"reconcile", "--since", "2999-01-01T00:00:00Z"}, good, "--since"},
+		"a flag unheard of":  {[]string{"backfill", "--until", "now"}, good, "--until"},
+		"an address as flag": {[]string{"backfill", "buyer@example.com"}, good, "an argument too many"},
+	} {
+		if got := problems(t, tc.args, tc.pairs...); !strings.Contains(got, tc.want) || strings.Contains(got, "@") {
+			t.Errorf("%s: %s", name, got)
+		}
 	}
 }
 
@@ -83,7 +108,7 @@ func TestHelpNamesEveryVariable(t *testing.T) {
 	}
 	for _, name := range []string{
 		"STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "DATABASE_URL", "MIGRATE_DATABASE_URL", "NATS_URL", "NATS_CREDS_FILE", "NATS_REPLICAS", "NATS_MAX_BYTES",
-		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES",
+		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "STRIPE_API_KEY", "STRIPE_API_KEY_FILE", "STRIPE_API_URL", "BACKFILL_INTERVAL",
 		"CONSENT_KEY", "CONSENT_REQUIRED", "SKIP_EMAIL_DOMAINS", "TRIAL_EVENT_NAME", "FIRST_PAYMENT", "NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
 	} {
 		if !strings.Contains(out.String(), "$"+name) {

@@ -332,6 +332,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		return server
 	}
 	postgres := startPostgres()
+	missed := new(stripegen.EventList)
 	who := &receiver{t: t, seen: map[string]int{}, how: "500"}
 	w := &watched{
 		stack: &stack{
@@ -342,6 +343,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		env: []string{
 			"ADMIN_TOKEN=admin", "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=2s", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_ACCESS_TOKEN=test-token",
 			"TIKTOK_TEST_PIXEL_ID=TESTPIXEL", "NOTIFY_URL=" + listen(t, who), "RETRY_INITIAL=300ms", "RETRY_MAX=1s", "TIKTOK_MAX_RPS=500",
+			"STRIPE_API_KEY=rk_test_x", "STRIPE_API_URL=" + listen(t, missed), "BACKFILL_INTERVAL=1s",
 		},
 	}
 	w.startNATS()
@@ -392,6 +394,13 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		late := stripegen.NewCheckout().Live()
 		late.Created = time.Now().Add(-2 * time.Hour).UTC().Truncate(time.Second)
 		w.send(late)
+		lost := stripegen.NewCheckout()
+		lost.Created = time.Now().Add(-time.Minute).UTC().Truncate(time.Second)
+		if err := missed.Add(lost.Event()); err != nil {
+			t.Fatal(err)
+		}
+		w.fires("PurchaseRelayWebhooksMissed")
+		w.clears("PurchaseRelayWebhooksMissed")
 		w.fires("PurchaseRelayInvalidSignatures", "PurchaseRelayWrongAdminTokens", "PurchaseRelayRejectedPurchases", "PurchaseRelayJunk",
 			"PurchaseRelayDeadLetters", "PurchaseRelayAcceptanceSlow")
 		guesses.Wait()

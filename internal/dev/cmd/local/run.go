@@ -17,6 +17,7 @@ import (
 
 	"purchase-relay/internal/dev/natslocal"
 	"purchase-relay/internal/dev/pglocal"
+	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/dev/tiktoksim"
 )
 
@@ -26,6 +27,7 @@ const (
 	token         = "local-token"
 	pixel         = "LOCALPIXEL"
 	testCode      = "TEST12345"
+	apiKey        = "rk_test_local"
 	database      = "purchase_relay"
 	runtimeRole   = "ingest" // owns nothing; the schema is the superuser's
 	ingestPass    = "local-only-ingest"
@@ -35,12 +37,12 @@ const (
 
 // addresses are the stack's listeners, counted up from one port.
 type addresses struct {
-	ingest, ingestAdmin, workerAdmin, simulator, nats, postgres string
+	ingest, ingestAdmin, workerAdmin, simulator, nats, postgres, stripe string
 }
 
 func newAddresses(port int) addresses {
 	at := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port+i)) }
-	return addresses{ingest: at(0), ingestAdmin: at(1), workerAdmin: at(2), simulator: at(3), nats: at(4), postgres: at(5)}
+	return addresses{ingest: at(0), ingestAdmin: at(1), workerAdmin: at(2), simulator: at(3), nats: at(4), postgres: at(5), stripe: at(6)}
 }
 
 // free says which of the addresses is taken by somebody else, in one sentence with the remedy.
@@ -52,6 +54,7 @@ func (a addresses) free(ctx context.Context, port int) error {
 		{"the TikTok simulator", a.simulator},
 		{"NATS", a.nats},
 		{"Postgres", a.postgres},
+		{"the stand-in for Stripe's API", a.stripe},
 	} {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", x.addr)
 		if err != nil {
@@ -66,14 +69,14 @@ func (a addresses) free(ctx context.Context, port int) error {
 
 func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("local", flag.ContinueOnError)
-	port := flags.Int("port", 8080, "the first of six ports: ingest, its admin, the worker's admin, the simulator, NATS, Postgres")
+	port := flags.Int("port", 8080, "the first of seven ports: ingest, its admin, the worker's admin, the simulator, NATS, Postgres, the stand-in for Stripe's API")
 	dir := flags.String("dir", ".local", "where the data, the binaries and the logs are kept")
 	once := flags.Bool("once", false, "stop after the sample purchase instead of staying")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *port < 1 || *port > 65530 {
-		return errors.New("-port is a number from 1 to 65530")
+	if *port < 1 || *port > 65529 {
+		return errors.New("-port is a number from 1 to 65529")
 	}
 	root, err := filepath.Abs(*dir)
 	if err != nil {
@@ -115,8 +118,9 @@ type stack struct {
 	getenv func(string) string
 	pg     *pglocal.Server
 	nats   *natslocal.Server
-	sim    *http.Server
-	simErr chan error
+	sim    *server
+	stripe *server
+	shelf  *stripegen.Shelf
 	procs  []*process
 	died   chan string
 }
@@ -143,14 +147,17 @@ func (s *stack) start(ctx context.Context) (err error) {
 	if err := s.ensureDatabase(ctx); err != nil {
 		return err
 	}
-	s.say("Starting NATS and the TikTok simulator …\n")
+	s.say("Starting NATS, the TikTok simulator and the stand-in for Stripe's API …\n")
 	if s.nats, err = natslocal.Start(natslocal.Options{
 		Addr: s.at.nats, StoreDir: filepath.Join(s.root, "nats"), ConfigFile: filepath.Join("deploy", "nats", "nats-server.conf"),
 		Variables: map[string]string{"NATS_INGEST_PASSWORD": ingestPass, "NATS_WORKER_PASSWORD": workerPass},
 	}); err != nil {
 		return err
 	}
-	if err := s.startSimulator(ctx); err != nil {
+	if s.sim, err = serve(ctx, s.at.simulator, tiktoksim.New(tiktoksim.Config{Token: token, Pixel: pixel, Misbehave: 0.02, Latency: 20 * time.Millisecond})); err != nil {
+		return err
+	}
+	if err := s.startStripe(ctx); err != nil {
 		return err
 	}
 	s.say("Starting ingest and tiktok-worker …\n")
@@ -162,6 +169,7 @@ func (s *stack) start(ctx context.Context) (err error) {
 			"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.pg.URLOf(runtimeRole, database), "MIGRATE_DATABASE_URL=" + s.pg.URL(database),
 			"NATS_URL=nats://ingest:" + ingestPass + "@" + s.at.nats,
 			"INGEST_ADDR=" + s.at.ingest, "ADMIN_ADDR=" + s.at.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB", "LOG_FORMAT=console",
+			"STRIPE_API_KEY=" + apiKey, "STRIPE_API_URL=http://" + s.at.stripe,
 		}},
 		{"tiktok-worker", s.at.workerAdmin, []string{
 			"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + s.at.simulator + "/open_api/v1.3/event/track/",
@@ -183,16 +191,52 @@ func (s *stack) start(ctx context.Context) (err error) {
 	return nil
 }
 
-func (s *stack) startSimulator(ctx context.Context) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.at.simulator)
+// server is a listener of this process.
+type server struct {
+	http  *http.Server
+	ended chan error
+}
+
+func serve(ctx context.Context, addr string, h http.Handler) (*server, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
+		return nil, err
+	}
+	s := &server{http: &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}, ended: make(chan error, 1)}
+	go func() { s.ended <- s.http.Serve(l) }()
+	return s, nil
+}
+
+func (s *server) stop() error {
+	err := s.http.Close()
+	if ended := <-s.ended; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
+	return err
+}
+
+// missed is how many purchases of the stand-in's list no webhook brings at the first start: something to catch up with.
+const missed = 3
+
+// startStripe starts the stand-in for Stripe's list of events. Its list outlives the process, as the ledger does.
+func (s *stack) startStripe(ctx context.Context) (err error) {
+	var fresh bool
+	if s.shelf, fresh, err = stripegen.OpenShelf(filepath.Join(s.root, "stripe-events.jsonl"), time.Now()); err != nil {
 		return err
 	}
-	sim := tiktoksim.New(tiktoksim.Config{Token: token, Pixel: pixel, Misbehave: 0.02, Latency: 20 * time.Millisecond})
-	s.sim = &http.Server{Handler: sim, ReadHeaderTimeout: 5 * time.Second}
-	s.simErr = make(chan error, 1)
-	go func() { s.simErr <- s.sim.Serve(l) }()
-	return nil
+	for i := range missed {
+		if !fresh {
+			break
+		}
+		c := stripegen.NewCheckout()
+		c.Created = c.Created.Add(-time.Duration(i+1) * time.Hour)
+		if err := s.shelf.Add(c.Event()); err != nil {
+			return err
+		}
+	}
+	s.shelf.Limit(20)
+	s.stripe, err = serve(ctx, s.at.stripe, s.shelf)
+	return err
 }
 
 // awaitReady asks a process' readiness until it is there or the process has ended.
@@ -221,11 +265,13 @@ func (s *stack) stop() error {
 	for _, v := range slices.Backward(s.procs) {
 		errs = append(errs, v.stop(stopGrace))
 	}
-	if s.sim != nil {
-		errs = append(errs, s.sim.Close())
-		if err := <-s.simErr; !errors.Is(err, http.ErrServerClosed) {
-			errs = append(errs, err)
+	for _, listener := range []*server{s.sim, s.stripe} {
+		if listener != nil {
+			errs = append(errs, listener.stop())
 		}
+	}
+	if s.shelf != nil {
+		errs = append(errs, s.shelf.Close())
 	}
 	if s.nats != nil {
 		errs = append(errs, s.nats.Stop())
@@ -237,6 +283,7 @@ func (s *stack) stop() error {
 }
 
 func (s *stack) printAddresses() {
+	ingest := filepath.Join(s.root, "bin", "ingest")
 	s.say(`
 Everything is up. Ctrl-C stops it; the data stays for the next start; logs are in %s.
 
@@ -244,20 +291,28 @@ Everything is up. Ctrl-C stops it; the data stays for the next start; logs are i
   dashboard      http://%s/   (beside it /api/v1/…, /metrics, /readyz)
   worker admin   http://%s/readyz · /metrics
   TikTok (sim)   http://%s/events · /stats · POST /faults
+  Stripe (sim)   http://%s/v1/events   (key %s)
   NATS           %s
   Postgres       psql '%s'
   logs           %s
 
 Send another purchase:
 
-  go run ./internal/dev/cmd/stripegen -url http://%s/webhooks/stripe
+  go run ./internal/dev/cmd/stripegen -url http://%s/webhooks/stripe -list http://%s
+
+Hold Stripe's book against the ledger's, and catch up with what webhooks missed (at the first start, %d purchases; with -n 20 -withhold 0.5
+the command above loses some more):
+
+  export STRIPE_API_KEY=%s STRIPE_API_URL=http://%s CHECKOUT_MODES=subscription,payment DATABASE_URL='%s'
+  %s reconcile
+  %s backfill
 
 Let TikTok fail for ten seconds, and watch the worker's log:
 
   curl -X POST http://%s/faults -d '{"status":503,"for":"10s"}'
 
-`, s.root, s.at.ingest, signingSecret, s.at.ingestAdmin, s.at.workerAdmin, s.at.simulator, s.nats.URL(), s.pg.URL(database),
-		filepath.Join(s.root, "*.log"), s.at.ingest, s.at.simulator)
+`, s.root, s.at.ingest, signingSecret, s.at.ingestAdmin, s.at.workerAdmin, s.at.simulator, s.at.stripe, apiKey, s.nats.URL(), s.pg.URL(database),
+		filepath.Join(s.root, "*.log"), s.at.ingest, s.at.stripe, missed, apiKey, s.at.stripe, s.pg.URLOf(runtimeRole, database), ingest, ingest, s.at.simulator)
 }
 
 // get asks a loopback address and returns status and body; status 0: no answer.

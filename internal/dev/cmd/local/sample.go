@@ -58,8 +58,12 @@ func (s *stack) sample(ctx context.Context) error {
 		s.say("  %+8.3fs  "+format+"\n", append([]any{time.Since(began).Seconds()}, args...)...)
 	}
 	s.say("\nA sample purchase (livemode=false):\n")
+	body := checkout.Event()
+	if err := s.shelf.Add(body); err != nil {
+		return err
+	}
 	sender := &stripegen.Sender{URL: "http://" + s.at.ingest + "/webhooks/stripe", Secret: signingSecret}
-	answer, err := sender.Send(ctx, checkout.Event())
+	answer, err := sender.Send(ctx, body)
 	if err != nil {
 		return err
 	}

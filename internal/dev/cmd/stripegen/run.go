@@ -35,7 +35,9 @@ type options struct {
 	disorder                    stripegen.Disorder
 	retry                       int
 	serve                       string
-	list                        *stripegen.EventList // nil: the events are not listed
+	listAt                      string
+	list                        func(body []byte) error // nil: the events are not listed
+	unlisted                    error                   // why one could not be: it was the last
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
@@ -66,6 +68,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.Uint64Var(&o.disorder.Seed, "seed", 0, "repeats the choices of a run that told this one; 0: new ones")
 	flags.IntVar(&o.retry, "retry", 1, "how often an event is tried until the answer is 2xx, first after 100 ms, then after twice as long each time up to 3.2 s")
 	flags.StringVar(&o.serve, "serve-events", "", "list all events, sent or not, as Stripe's API does at this address, 127.0.0.1:12111 or :12111, until interrupted")
+	flags.StringVar(&o.listAt, "list", "", "also list all events, sent or not, at the stand-in for Stripe's API that make run starts, such as http://127.0.0.1:8086")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -76,6 +79,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	}
 	for o.disorder.Seed == 0 {
 		o.disorder.Seed = rand.Uint64() //nolint:gosec // a seed to play with, no secret
+	}
+	if o.listAt != "" {
+		o.list = func(body []byte) error { return postTo(ctx, o.listAt, body) }
 	}
 	if o.serve == "" {
 		return o.send(ctx, out)
@@ -92,6 +98,8 @@ func (o *options) check(given map[string]bool) error {
 		return errors.New("only an address on this machine is taken: this sends made-up purchases, and they belong into no real ledger")
 	case o.serve != "" && !localListener(o.serve):
 		return errors.New("-serve-events is a loopback address or a port alone, such as 127.0.0.1:12111 or :12111")
+	case o.listAt != "" && (!local(o.listAt) || o.serve != ""):
+		return errors.New("-list is the address of a stand-in on this machine, and no -serve-events beside it")
 	case o.n < 1 || o.copies < 1 || o.concurrency < 1:
 		return errors.New("-n, -copies and -concurrency start at 1")
 	case o.n > maxPurchases:

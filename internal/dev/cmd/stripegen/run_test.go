@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -315,7 +316,7 @@ func TestRefusesWhatItCannotDo(t *testing.T) {
 	for _, args := range []string{
 		"-n=0", "-n=1000001", "-copies=0", "-concurrency=0", "-rate=-1", "-rate=NaN", "-rate=0.0001", "-retry=0", "-retry=1001", "-delay=-1s", "-delay=73h",
 		"-reorder=2", "-reorder=NaN", "-duplicates=-1", "-withhold=1.5", "-type=", "-async=perhaps", "-async=failed -status=paid", "-async=failed -type=x",
-		"-serve-events=10.0.0.1:0", "-serve-events=shop.example:0", "-serve-events=0.0.0.0:0", "-serve-events=8080", "-nonsense",
+		"-serve-events=10.0.0.1:0", "-serve-events=shop.example:0", "-serve-events=0.0.0.0:0", "-serve-events=8080", "-list=http://10.0.0.1:8086", "-list=http://127.0.0.1:1 -serve-events=127.0.0.1:0", "-nonsense",
 	} {
 		e := listen(t, ok)
 		// Nothing is served, whatever is taken by mistake: the context has ended.
@@ -340,5 +341,30 @@ func TestEndsWithoutAnEndpoint(t *testing.T) {
 		if err := run(t.Context(), append(args, "-url", gone.URL), noenv, io.Discard); err == nil {
 			t.Errorf("%v: sent to nobody", args)
 		}
+	}
+}
+
+// Every event is listed where -list says, also those that are withheld from the webhook; a list that is not there ends it.
+func TestListsElsewhere(t *testing.T) {
+	shelf, _, err := stripegen.OpenShelf(filepath.Join(t.TempDir(), "events"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = shelf.Close() }()
+	posted := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			posted++
+		}
+		shelf.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	e := listen(t, ok)
+	if err := run(t.Context(), []string{"-url", e.url, "-n", "20", "-withhold", "1", "-list", server.URL}, noenv, io.Discard); err != nil || posted != 20 || len(e.events()) != 0 {
+		t.Errorf("%v; %d listed, %d sent", err, posted, len(e.events()))
+	}
+	server.Close()
+	if err := run(t.Context(), []string{"-url", e.url, "-list", server.URL}, noenv, io.Discard); err == nil || !strings.Contains(err.Error(), "-list") || len(e.events()) != 0 {
+		t.Errorf("no list: %v; %d sent", err, len(e.events()))
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,8 +73,8 @@ func (o *options) bodies() iter.Seq[[]byte] {
 			for _, c := range o.purchase() {
 				body := c.Event()
 				if o.list != nil {
-					if err := o.list.Add(body); err != nil {
-						panic(err) // every event of ours has what the list wants
+					if o.unlisted = o.list(body); o.unlisted != nil {
+						return
 					}
 				}
 				if !yield(body) {
@@ -141,6 +142,7 @@ func (o *options) send(ctx context.Context, out io.Writer) error {
 			_, _ = fmt.Fprintf(out, "%s  %d %s  %.1f ms\n", session(a.Body), answer.Status, answer.Body, milliseconds(answer.Took))
 		}
 	})
+	err = errors.Join(err, o.unlisted)
 	if o.n > 20 && len(took) > 0 {
 		slices.Sort(took)
 		for _, answer := range slices.Sorted(maps.Keys(answers)) {
@@ -164,6 +166,23 @@ func session(body []byte) string {
 	return event.Data.Object.ID
 }
 
+// postTo lists an event at a stand-in.
+func postTo(ctx context.Context, address string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(address, "/")+"/events", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+	if err != nil {
+		return fmt.Errorf("-list: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("-list: %s does not list it: %s", address, resp.Status)
+	}
+	return nil
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // sendAndServe lists the events from the first on, and goes on with that after the last was sent, until ctx ends.
@@ -173,8 +192,9 @@ func (o *options) sendAndServe(ctx context.Context, out io.Writer) error {
 		return fmt.Errorf("-serve-events: %w", err)
 	}
 	_, _ = fmt.Fprintf(out, "events at http://%s/v1/events, for any key sk_test_… or rk_test_…\n", listener.Addr())
-	o.list = new(stripegen.EventList)
-	server := &http.Server{Handler: o.list, ReadHeaderTimeout: 5 * time.Second}
+	list := new(stripegen.EventList)
+	o.list = list.Add
+	server := &http.Server{Handler: list, ReadHeaderTimeout: 5 * time.Second}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
