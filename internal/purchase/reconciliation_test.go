@@ -22,7 +22,8 @@ func TestReconcile(t *testing.T) {
 		payment("cs_fine", 0, 100, "usd"), payment("cs_fine", time.Second, 100, "usd"), payment("cs_yen", 23*time.Hour, 800, "jpy"), payment("cs_next", 24*time.Hour, 100, "usd"),
 		payment("cs_lost", time.Hour, 100, "usd"), payment("cs_unpaid_here", time.Hour, 100, "usd"), payment("cs_trial_here", time.Hour, 100, "usd"),
 		payment("cs_more", time.Hour, 100, "usd"), payment("cs_euro", time.Hour, 100, "usd"), payment("cs_queued", time.Hour, 100, "usd"), payment("cs_dead", time.Hour, 100, "usd"),
-		payment("cs_off", time.Hour, 100, "usd"), payment("cs_nobody", time.Hour, 100, "usd"), {ID: "cs_worthless", At: day},
+		payment("cs_off", time.Hour, 100, "usd"), payment("cs_nobody", time.Hour, 100, "usd"),
+		{ID: "cs_worthless", At: day},
 	}
 	standings := []purchase.Standing{
 		stands(paid[0], purchase.StatusDelivered, ""), stands(paid[2], purchase.StatusDelivered, ""), stands(paid[3], purchase.StatusDelivered, ""),
