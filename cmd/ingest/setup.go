@@ -184,12 +184,12 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 func lastWebhook(h *intake.Handler, db *postgres.DB) func(ctx context.Context) (time.Time, error) {
 	return func(ctx context.Context) (time.Time, error) {
 		at := h.LastWebhook()
-		newest, err := db.Newest(ctx)
+		told, err := db.LastWebhook(ctx)
 		switch {
 		case err != nil && at.IsZero():
 			return at, err
-		case newest.After(at):
-			return newest, nil
+		case told.After(at):
+			return told, nil
 		}
 		return at, nil
 	}

@@ -19,7 +19,7 @@ type lastWebhook struct {
 // NewLastWebhookMetric returns the collector of when Stripe was last heard of; while that is unknown the gauge is missing.
 func NewLastWebhookMetric(ask func(ctx context.Context) (time.Time, error)) prometheus.Collector {
 	return &lastWebhook{ask: ask, desc: prometheus.NewDesc("purchase_relay_last_webhook_timestamp_seconds",
-		"When Stripe's last webhook came or, where that is later, the ledger's newest purchase was paid (Unix time).", nil, nil)}
+		"When Stripe's last webhook came, to any replica as far as the ledger tells (Unix time).", nil, nil)}
 }
 
 // Describe implements prometheus.Collector.

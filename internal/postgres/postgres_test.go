@@ -615,17 +615,23 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-func TestNewest(t *testing.T) {
+// What came by catch-up is no sign of life of the endpoint's: the ledger would hide that it is disabled.
+func TestLastWebhook(t *testing.T) {
 	l := newLedger(t)
-	if at, err := l.Newest(t.Context()); err != nil || !at.IsZero() {
-		t.Errorf("an empty ledger's newest purchase: %s, %v", at, err)
+	if at, err := l.LastWebhook(t.Context()); err != nil || !at.IsZero() {
+		t.Errorf("an empty ledger's last webhook: %s, %v", at, err)
 	}
-	later := receipt("evt_1", "cs_1", purchase.StatusPending, "")
-	later.Purchase.At = base.Add(time.Hour)
-	l.record(later)
-	l.record(receipt("evt_2", "cs_2", purchase.StatusPending, ""))
-	if at, err := l.Newest(t.Context()); err != nil || !at.Equal(base.Add(time.Hour)) {
-		t.Errorf("the newest purchase: %s, %v", at, err)
+	for i, r := range []purchase.Receipt{
+		receipt("evt_1", "cs_1", purchase.StatusPending, ""), receipt("evt_2", "cs_2", purchase.StatusPending, ""), receipt("evt_3", "cs_3", purchase.StatusPending, ""),
+	} {
+		r.Received, r.CaughtUp = base.Add(time.Duration(i)*time.Hour), i == 2
+		l.record(r)
+	}
+	if at, err := l.LastWebhook(t.Context()); err != nil || !at.Equal(base.Add(time.Hour)) {
+		t.Errorf("the last webhook: %s, %v", at, err)
+	}
+	if s, err := l.Summary(t.Context(), base, nil); err != nil || !s.LastEvent.Equal(base.Add(time.Hour)) {
+		t.Errorf("the dashboard's last webhook: %s, %v", s.LastEvent, err)
 	}
 }
 

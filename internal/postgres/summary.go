@@ -50,11 +50,11 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 	return s, nil
 }
 
-// Newest says when the newest purchase was paid or first heard of (zero: there is none).
-func (db *DB) Newest(ctx context.Context) (time.Time, error) {
+// LastWebhook says when a webhook last brought an event that concerns a purchase, to whichever replica (zero: never).
+func (db *DB) LastWebhook(ctx context.Context) (time.Time, error) {
 	var at *time.Time
-	if err := db.pool.QueryRow(ctx, sqlNewest).Scan(&at); err != nil {
-		return time.Time{}, fmt.Errorf("look for the newest purchase: %w", err)
+	if err := db.pool.QueryRow(ctx, sqlLastEvent).Scan(&at); err != nil {
+		return time.Time{}, fmt.Errorf("look for the last webhook: %w", err)
 	}
 	return orZero(at), nil
 }
