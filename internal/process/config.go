@@ -67,7 +67,7 @@ func onlyCanceled(err error) bool {
 
 // Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag --some-name can
 // also be given as the variable SOME_NAME (unless it is tagged noenv), and a secret as a file named by SOME_NAME_FILE. An
-// empty variable is an unset one. command is the chosen command's name. The error is ErrHelp, after the help went to out, or
+// empty variable is an unset one. command is the chosen command's name. The error is ErrHelp, after the help or the version went to out, or
 // a *UsageError with all problems of the environment; then cli and command are filled as far as they are known.
 func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (command string, err error) {
 	env := &environment{getenv: getenv}

@@ -20,8 +20,8 @@ import (
 // readyTimeout bounds a readiness check: a probe must not hang on a neighbour that does.
 const readyTimeout = 2 * time.Second
 
-// version is stamped by the linker: -X purchase-relay/internal/process.version=….
-var version string //nolint:gochecknoglobals // the linker needs a variable
+// Stamped by the linker: -X purchase-relay/internal/process.version=…, and commit likewise.
+var version, commit string //nolint:gochecknoglobals // the linker needs variables
 
 // Version returns the stamped version, else what the go command knows, else "dev".
 func Version() string {
@@ -34,8 +34,11 @@ func Version() string {
 	return "dev"
 }
 
-// revision returns the commit that the go command stamped, else "unknown".
+// revision returns the commit that the linker or the go command stamped, else "unknown".
 func revision() string {
+	if commit != "" {
+		return commit
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, setting := range info.Settings {
 			if setting.Key == "vcs.revision" {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -116,6 +117,16 @@ func TestHelpListsFlagsAndVariables(t *testing.T) {
 	for _, want := range []string{"serve", "migrate", "--api-token", "$API_TOKEN", "$API_TOKEN_FILE", "--wait", "$WAIT", "8s", "$LOG_LEVEL"} {
 		if !strings.Contains(help, want) {
 			t.Errorf("the help lacks %q:\n%s", want, help)
+		}
+	}
+}
+
+// Every command tells its version, whatever else is wrong with its configuration, and that is no failure.
+func TestVersion(t *testing.T) {
+	for _, args := range [][]string{{"--version"}, {"migrate", "--version"}} {
+		_, _, out, err := parse(t, map[string]string{"WAIT": "soon", "VERSION": "false"}, args...)
+		if want := "prog " + process.Version() + " ("; !errors.Is(err, process.ErrHelp) || !strings.HasPrefix(out, want) || !strings.Contains(out, runtime.Version()) {
+			t.Errorf("%v: %q, %v", args, out, err)
 		}
 	}
 }
