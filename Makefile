@@ -24,8 +24,9 @@ help: ## List the commands.
 run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both binaries, one sample purchase.
 	@go build -o .local/bin/local ./internal/dev/cmd/local && exec .local/bin/local -port $(PORT)
 
-up: ## The same in containers.
-	docker compose up --build --wait
+up: ## The same in containers, stamped with this version.
+	VERSION=$(VERSION) REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) docker compose up --build --wait
+	@sed -n '/^# A sample purchase/,/^# Three NATS/s/^# //p' docker-compose.yml
 
 test: ## Every test, real Postgres and NATS included.
 	go test -race -shuffle=on -timeout 20m ./...
