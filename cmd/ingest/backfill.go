@@ -221,11 +221,24 @@ func (b *walkBar) line(p backfill.Progress) string {
 	if n := p.Now.New + p.Now.Rejected; n > 0 {
 		line += fmt.Sprintf(", %d new", n)
 	}
-	if walked := b.walked(p); walked > 0 {
-		left := time.Duration(float64(time.Since(b.began)) * (float64(b.until.Sub(b.since)-walked) / float64(walked)))
-		line += fmt.Sprintf(", back to %s, about %s left", p.Reached.UTC().Format("2006-01-02 15:04"), left.Round(time.Second))
+	if !p.Reached.IsZero() {
+		line += ", back to " + p.Reached.UTC().Format("2006-01-02 15:04")
+	}
+	if left, known := timeLeft(b.walked(p), b.until.Sub(b.since), time.Since(b.began)); known {
+		line += fmt.Sprintf(", about %s left", left.Round(time.Second))
 	}
 	return line
+}
+
+// timeLeft estimates how long a walk goes on, from the share of the time that is walked. Nothing can be said at the beginning: the
+// list has no total, and events come in bunches.
+func timeLeft(walked, all, took time.Duration) (left time.Duration, known bool) {
+	const enough = 0.02
+	share := float64(walked) / float64(all)
+	if share < enough {
+		return 0, false
+	}
+	return time.Duration(float64(took) * (1 - share) / share), true
 }
 
 func (b *walkBar) note(line string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"purchase-relay/internal/process"
 )
@@ -82,6 +83,19 @@ func TestBackfillsConfiguration(t *testing.T) {
 	} {
 		if got := problems(t, tc.args, tc.pairs...); !strings.Contains(got, tc.want) || strings.Contains(got, "@") {
 			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestTimeLeft(t *testing.T) {
+	for _, tc := range []struct {
+		walked, took, left time.Duration
+		known              bool
+	}{
+		{0, time.Minute, 0, false}, {time.Hour, time.Second, 0, false}, {18 * time.Hour, time.Minute, 3 * time.Minute, true}, {72 * time.Hour, time.Minute, 0, true},
+	} {
+		if left, known := timeLeft(tc.walked, 72*time.Hour, tc.took); left != tc.left || known != tc.known {
+			t.Errorf("%s walked in %s: %s, %v", tc.walked, tc.took, left, known)
 		}
 	}
 }
