@@ -493,9 +493,10 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		w.awaitStatus(c.SessionID, "delivered")
 		w.clears("PurchaseRelayNATSAway", "PurchaseRelayOutboxNotDraining")
 
-		// A stream with room for one purchase, and nobody who takes it out.
-		w.restartIngest("NATS_MAX_BYTES=1KiB")
+		// A stream with room for one purchase or two, and nobody who takes them out.
+		w.restartIngest("NATS_MAX_BYTES=2KiB")
 		w.worker.kill()
+		w.live()
 		w.live()
 		w.live()
 		w.fires("PurchaseRelayPublishFailing")
