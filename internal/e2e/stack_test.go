@@ -86,6 +86,7 @@ var readSources = sync.OnceValue(func() error {
 // stack is the whole product around one test.
 type stack struct {
 	t        *testing.T
+	build    string // the binaries' names begin with it: "old-" is the version before
 	database string
 	postgres *pglocal.Server // where it is a private one
 	nats     *natslocal.Server
@@ -199,7 +200,7 @@ func (s *stack) startIngest(env ...string) {
 	s.webhook, s.admin = "http://"+public+"/webhooks/stripe", "http://"+admin
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
 	s.makeRole()
-	s.ingest = start(s.t, "ingest", append([]string{
+	s.ingest = start(s.t, s.build+"ingest", append([]string{
 		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + s.database,
 		"NATS_URL=" + natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB",
 		"INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin,
@@ -210,7 +211,7 @@ func (s *stack) startIngest(env ...string) {
 func (s *stack) startWorker(env ...string) {
 	s.t.Helper()
 	admin := freeAddr(s.t)
-	s.worker = start(s.t, "tiktok-worker", append([]string{
+	s.worker = start(s.t, s.build+"tiktok-worker", append([]string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + eventPath,
 		"NATS_URL=" + natsURL("worker", s.natsAddr), "ADMIN_ADDR=" + admin, "TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
 	}, env...)...)
