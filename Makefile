@@ -4,7 +4,12 @@
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
 GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+# For the Kubernetes manifests. kubectl-validate holds the API's own schemas, KEDA's module its custom resource's.
+KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+VALIDATE  := sigs.k8s.io/kubectl-validate@v0.0.4
+KEDA      := github.com/kedacore/keda/v2@v2.21.0
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 PORT     ?= 8080
 FUZZTIME ?= 60s
 DURATION ?= 60s
@@ -16,7 +21,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test check licences vuln fuzz bench profile screenshots chaos build release
+.PHONY: help run up compose-test manifests test check licences vuln fuzz bench profile screenshots chaos build release
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,9 +29,18 @@ help: ## List the commands.
 run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both binaries, one sample purchase.
 	@go build -o .local/bin/local ./internal/dev/cmd/local && exec .local/bin/local -port $(PORT)
 
-up: ## The same in containers, stamped with this version.
-	VERSION=$(VERSION) REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) docker compose up --build --wait
-	@sed -n '/^# A sample purchase/,/^# Three NATS/s/^# //p' docker-compose.yml
+up: ## The same in containers.
+	VERSION=$(VERSION) REVISION=$(REVISION) docker compose up --build --wait
+	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *curl\|Figures\)/\1/p' docker-compose.yml
+
+compose-test: ## Rehearse the containers: break, restart, scale, count (needs a container engine; ARGS=-cluster for three NATS servers).
+	@go run ./internal/dev/cmd/composetest $(ARGS)
+
+manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubernetes 1.30 and of KEDA (downloads them the first time).
+	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; mkdir "$$d/crds"; \
+	  for m in base migrate keda; do go run $(KUSTOMIZE) build deploy/kubernetes/$$m >"$$d/$$m.yaml"; done; \
+	  cp "$$(go mod download -json $(KEDA) | sed -n 's/^.*"Dir": "\(.*\)",$$/\1/p')/config/crd/bases/keda.sh_scaledobjects.yaml" "$$d/crds/"; \
+	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
 test: ## Every test, real Postgres and NATS included.
 	go test -race -shuffle=on -timeout 20m ./...
@@ -65,5 +79,5 @@ release: ## Everything of a release into dist/, for each platform; nothing is pu
 	go run $(GORELEASER) check
 	go run $(GORELEASER) release --snapshot --clean --skip=publish
 
-build: ## Both binaries, static, into bin/.
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X purchase-relay/internal/process.version=$(VERSION)' -o bin/ ./cmd/...
+build: ## Both binaries, static, into bin/: with the images' flags, the same bytes.
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/process.version=$(VERSION) -X purchase-relay/internal/process.commit=$(REVISION)' -o bin/ ./cmd/...
