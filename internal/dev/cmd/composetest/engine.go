@@ -257,7 +257,7 @@ func (e *engine) left(ctx context.Context) (list []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, id := range strings.Fields(out) {
+		for id := range strings.FieldsSeq(out) {
 			list = append(list, what[0]+" "+id)
 		}
 	}

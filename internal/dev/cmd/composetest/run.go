@@ -22,7 +22,7 @@ type step struct {
 	do   func(ctx context.Context) (said string, err error)
 }
 
-func run(ctx context.Context, args []string, environ []string, out io.Writer) error {
+func run(ctx context.Context, args, environ []string, out io.Writer) error {
 	flags := flag.NewFlagSet("composetest", flag.ContinueOnError)
 	flags.SetOutput(out)
 	cluster := flags.Bool("cluster", false, "with three NATS servers (deploy/compose.cluster.yml)")
