@@ -190,7 +190,6 @@ func ReadCompose(root string) (*Compose, error) {
 		}
 		told := s.Environment
 		if s.EnvFile != "" {
-			// The two files of the worker: what one passes on, the other must, too.
 			for _, envFile := range more {
 				values, err := environment(envFile)
 				if err != nil {
