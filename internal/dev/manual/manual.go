@@ -3,6 +3,7 @@
 package manual
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -189,12 +190,19 @@ func ReadCompose(root string) (*Compose, error) {
 			return nil, fmt.Errorf("docker-compose.yml: %s: %w", name, err)
 		}
 		told := s.Environment
-		if s.EnvFile != "" {
+		if s.EnvFile != "" { // one of two, by whether there is a token
+			var worker []map[string]string
 			for _, envFile := range more {
 				values, err := environment(envFile)
 				if err != nil {
 					return nil, err
 				}
+				for _, other := range worker {
+					if !slices.Equal(slices.Sorted(maps.Keys(values)), slices.Sorted(maps.Keys(other))) {
+						return nil, errors.New("deploy/compose/tiktok.env and tiktok-real.env do not pass on the same variables")
+					}
+				}
+				worker = append(worker, values)
 				maps.Copy(told, values)
 			}
 		}
