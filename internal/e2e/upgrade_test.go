@@ -72,6 +72,7 @@ func TestUpgradeBehindIngest(t *testing.T) {
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
 	s.startWorker()
 	s.await("ingest to say what to do", func() bool { return strings.Contains(strings.Join(s.ingest.lines(), "\n"), "run `ingest migrate`") })
+	s.await("ingest to listen", func() bool { return status(s.admin+"/metrics") == http.StatusOK }) // it may wait for Postgres before it does
 	l := s.load()
 	s.await("webhooks to be refused", func() bool {
 		return s.metric(s.admin, `purchase_relay_webhooks_total{result="unavailable",type="checkout.session.completed"}`) > 0
