@@ -71,11 +71,8 @@ func (l *load) moved() {
 	l.sender = l.s.sender
 }
 
-// end stops the load and checks that each purchase was delivered, under one event_id with one body, and made one profile and
-// one row.
-func (l *load) end() {
-	s := l.s
-	s.t.Helper()
+// sold stops the load and returns what was answered 200.
+func (l *load) sold() map[string]bool {
 	close(l.stop)
 	l.group.Wait()
 	close(l.ids)
@@ -83,6 +80,15 @@ func (l *load) end() {
 	for id := range l.ids {
 		ids[id] = true
 	}
+	return ids
+}
+
+// end stops the load and checks that each purchase was delivered, under one event_id with one body, and made one profile and
+// one row.
+func (l *load) end() {
+	s := l.s
+	s.t.Helper()
+	ids := l.sold()
 	n := len(ids)
 	if n < 10 {
 		s.t.Fatalf("only %d purchases were sent: the test shows nothing", n)
