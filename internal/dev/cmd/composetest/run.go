@@ -52,6 +52,7 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 			if *keep {
 				return fmt.Errorf("%w\n(the stack is left: docker compose -p %s down -v)", err, project)
 			}
+			r.tell(context.WithoutCancel(ctx))
 			return errors.Join(err, r.clear(context.WithoutCancel(ctx), true))
 		}
 		_, _ = fmt.Fprintf(out, "%7.1f s  %-46s %s\n", time.Since(since).Seconds(), s.name, said)
@@ -89,6 +90,17 @@ func (r *rehearsal) up(args ...string) func(ctx context.Context) (string, error)
 			err = r.workers(ctx, 1)
 		}
 		return "", err
+	}
+}
+
+// tell prints what the containers were and said, before they are gone.
+func (r *rehearsal) tell(ctx context.Context) {
+	for _, args := range [][]string{{"ps", "-a"}, {"logs", "--no-color", "--tail", "20"}} {
+		said, err := r.compose(ctx, args...)
+		if err != nil {
+			said = err.Error() + "\n"
+		}
+		_, _ = fmt.Fprint(r.out, said)
 	}
 }
 
