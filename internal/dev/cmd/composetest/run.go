@@ -76,7 +76,7 @@ func (r *rehearsal) steps() []step {
 		{"a purchase by the printed command", r.buy(1)},
 		{"up --scale tiktok-worker=3", r.scale},
 		{"300 purchases for three workers", r.buy(300)},
-		{"kill a worker, ingest, NATS; restart Postgres", r.disturb},
+		{"kill workers, ingest, NATS; restart Postgres", r.disturb},
 		{"down, and up again: the data is kept", r.downAndUp},
 		{"purchases after that", r.buy(5)},
 		{"down -v leaves nothing", func(ctx context.Context) (string, error) { return "", r.clear(ctx, true) }},
@@ -262,8 +262,12 @@ func (r *rehearsal) disturb(ctx context.Context) (string, error) {
 }
 
 func (r *rehearsal) breakAll(ctx context.Context) error {
+	if err := r.killOne(ctx); err != nil {
+		return err
+	}
 	for _, args := range [][]string{
-		{"kill", "-s", "KILL", "tiktok-worker"},
+		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
+		{"kill", "-s", "KILL", "tiktok-worker"}, // all three
 		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
 		{"kill", "-s", "KILL", "ingest"},
 		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
@@ -278,6 +282,20 @@ func (r *rehearsal) breakAll(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// killOne kills one of the workers: what it held is the others'.
+func (r *rehearsal) killOne(ctx context.Context) error {
+	out, err := r.compose(ctx, "ps", "-q", "tiktok-worker")
+	if err != nil {
+		return err
+	}
+	ids := strings.Fields(out)
+	if len(ids) != 3 {
+		return fmt.Errorf("%d workers run, want 3", len(ids))
+	}
+	_, err = r.docker(ctx, time.Minute, "kill", ids[0])
+	return err
 }
 
 // downAndUp removes the containers and makes new ones on the same volumes. (The simulator forgets: it has none.)
