@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -27,7 +28,13 @@ type object struct {
 	Spec struct {
 		Selector    yaml.Node `yaml:"selector"` // a service's is a plain map
 		PodSelector selector  `yaml:"podSelector"`
-		Ports       []struct {
+		PolicyTypes []string  `yaml:"policyTypes"`
+		Egress      []struct {
+			Ports []struct {
+				Port int `yaml:"port"`
+			} `yaml:"ports"`
+		} `yaml:"egress"`
+		Ports []struct {
 			Port       int    `yaml:"port"`
 			TargetPort string `yaml:"targetPort"`
 		} `yaml:"ports"`
@@ -56,7 +63,11 @@ type pod struct {
 	SecurityContext              struct {
 		RunAsNonRoot bool `yaml:"runAsNonRoot"`
 		RunAsUser    int  `yaml:"runAsUser"`
+		Seccomp      struct {
+			Type string `yaml:"type"`
+		} `yaml:"seccompProfile"`
 	} `yaml:"securityContext"`
+	Grace      int         `yaml:"terminationGracePeriodSeconds"`
 	Containers []container `yaml:"containers"`
 	Volumes    []struct {
 		Secret struct {
@@ -99,6 +110,13 @@ type container struct {
 			Drop []string `yaml:"drop"`
 		} `yaml:"capabilities"`
 	} `yaml:"securityContext"`
+	Lifecycle struct {
+		PreStop struct {
+			Sleep struct {
+				Seconds int `yaml:"seconds"`
+			} `yaml:"sleep"`
+		} `yaml:"preStop"`
+	} `yaml:"lifecycle"`
 	Resources struct {
 		Limits map[string]string `yaml:"limits"`
 	} `yaml:"resources"`
@@ -187,6 +205,38 @@ func TestKubernetes(t *testing.T) {
 		}
 	}
 	checkScaler(t, all, services)
+	checkEgress(t, all)
+}
+
+// Everything is closed to begin with, and what is opened for everybody or for the worker is not Postgres.
+func checkEgress(t *testing.T, all []object) {
+	t.Helper()
+	closed, worker := false, false
+	for _, o := range all {
+		if o.Kind != "NetworkPolicy" {
+			continue
+		}
+		chosen := o.Spec.PodSelector.MatchLabels
+		opens := slices.Contains(o.Spec.PolicyTypes, "Egress") && len(o.Spec.Egress) > 0
+		closed = closed || len(chosen) == 0 && slices.Contains(o.Spec.PolicyTypes, "Egress") && !opens
+		if name := chosen["app.kubernetes.io/name"]; len(chosen) > 0 && name != "tiktok-worker" {
+			continue
+		}
+		worker = worker || len(chosen) > 0
+		for _, way := range o.Spec.Egress {
+			if len(way.Ports) == 0 {
+				t.Errorf("the policy %s lets the worker out by every port", o.Metadata.Name)
+			}
+			for _, p := range way.Ports {
+				if !slices.Contains([]int{53, 443, 4222}, p.Port) {
+					t.Errorf("the policy %s lets the worker out by port %d", o.Metadata.Name, p.Port)
+				}
+			}
+		}
+	}
+	if !closed || !worker {
+		t.Errorf("closed to begin with: %v; a policy for the worker: %v", closed, worker)
+	}
 }
 
 func value(c container, name string) string {
@@ -208,7 +258,7 @@ func secretCommand(readme, name string) string {
 func checkPod(t *testing.T, name string, p pod, c container, known map[string]bool, readme string) {
 	t.Helper()
 	box := c.SecurityContext
-	if p.AutomountServiceAccountToken == nil || *p.AutomountServiceAccountToken || !p.SecurityContext.RunAsNonRoot || p.SecurityContext.RunAsUser != 65532 ||
+	if p.AutomountServiceAccountToken == nil || *p.AutomountServiceAccountToken || !p.SecurityContext.RunAsNonRoot || p.SecurityContext.RunAsUser != 65532 || p.SecurityContext.Seccomp.Type != "RuntimeDefault" ||
 		box.AllowPrivilegeEscalation == nil || *box.AllowPrivilegeEscalation || !box.ReadOnlyRootFilesystem || !slices.Equal(box.Capabilities.Drop, []string{"ALL"}) || c.Resources.Limits["memory"] == "" {
 		t.Errorf("%s may do more than it has to: %+v %+v", name, p, box)
 	}
@@ -231,6 +281,17 @@ func checkPod(t *testing.T, name string, p pod, c container, known map[string]bo
 			t.Errorf("the job runs %v", c.Args)
 		}
 		return
+	}
+	// What is in flight is finished before Kubernetes kills: preStop, then SHUTDOWN_GRACE (8 s unless told), count from the same start.
+	grace := 8 * time.Second
+	if told := value(c, "SHUTDOWN_GRACE"); told != "" {
+		var err error
+		if grace, err = time.ParseDuration(told); err != nil {
+			t.Error(err)
+		}
+	}
+	if needed := time.Duration(c.Lifecycle.PreStop.Sleep.Seconds)*time.Second + grace; time.Duration(p.Grace)*time.Second <= needed {
+		t.Errorf("%s is killed after %d s, and needs %s", name, p.Grace, needed)
 	}
 	named := map[string]int{}
 	for _, p := range c.Ports {
