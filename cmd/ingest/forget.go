@@ -63,9 +63,8 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	}
 	if !c.Forget.Yes {
 		_, _ = fmt.Fprintln(out, "The customer's profile is removed, and with it the access that other programs give by it; purchases that were not delivered are not sent any more. There is no way back.")
-		if !confirmed(input, out) {
-			_, _ = fmt.Fprintln(out, "Nothing was done.")
-			return process.ErrLeft
+		if err := confirm(input, out); err != nil {
+			return err
 		}
 	}
 	db, err := postgres.Open(ctx, c.DatabaseURL)

@@ -10,8 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
-
 	"purchase-relay/internal/postgres"
 	"purchase-relay/internal/process"
 	"purchase-relay/internal/purchase"
@@ -76,13 +74,13 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 	if c.Prune.DryRun {
 		return closing(out, "would go", goes, stays)
 	}
-	if !c.Prune.Yes && !confirmed(stdin, out) {
-		_, _ = fmt.Fprintln(out, "Nothing was done.")
-		return process.ErrLeft
+	if !c.Prune.Yes {
+		if err := confirm(stdin, out); err != nil {
+			return err
+		}
 	}
 	n := goes.Purchases()
-	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && process.Terminal(out)), progressbar.OptionShowCount(),
-		progressbar.OptionSetDescription("Pruning"), progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	bar := newBar(out, "Pruning", n)
 	gone, err := db.Prune(ctx, p, func(done purchase.Pruned) { _ = bar.Set(min(done.Purchases(), n)) }) // a bar that cannot be drawn stops nothing
 	_ = bar.Clear()
 	if err != nil {

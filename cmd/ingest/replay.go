@@ -72,12 +72,12 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	if late > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: if TikTok took one then, it counts twice.\n", late)
 	}
-	if n > 0 && !c.Replay.Yes && !confirmed(stdin, out) {
-		_, _ = fmt.Fprintln(out, "Nothing was done.")
-		return process.ErrLeft
+	if n > 0 && !c.Replay.Yes {
+		if err := confirm(stdin, out); err != nil {
+			return err
+		}
 	}
-	bar := progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && process.Terminal(out)), progressbar.OptionShowCount(),
-		progressbar.OptionSetDescription("Replaying"), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	bar := newBar(out, "Replaying", n)
 	done, err := db.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) }) // a bar that cannot be drawn stops nothing
 	if err != nil {
 		return err
@@ -103,8 +103,19 @@ func printReplayed(out io.Writer, counted []purchase.Replayable) {
 	_ = table.Flush() // a table that cannot be printed undoes nothing
 }
 
-func confirmed(stdin io.Reader, out io.Writer) bool {
+// newBar is a progress bar for n of something: where somebody watches, and it takes long enough.
+func newBar(out io.Writer, what string, n int) *progressbar.ProgressBar {
+	return progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && process.Terminal(out)), progressbar.OptionShowCount(),
+		progressbar.OptionSetDescription(what), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+}
+
+// confirm asks whether to go on. The error is process.ErrLeft: nothing was done.
+func confirm(stdin io.Reader, out io.Writer) error {
 	_, _ = fmt.Fprint(out, "Go on? [y/N] ")
 	answer, _ := bufio.NewReader(stdin).ReadString('\n') // no answer is no
-	return strings.EqualFold(strings.TrimSpace(answer), "y") || strings.EqualFold(strings.TrimSpace(answer), "yes")
+	if answer = strings.TrimSpace(answer); strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
+		return nil
+	}
+	_, _ = fmt.Fprintln(out, "Nothing was done.")
+	return process.ErrLeft
 }
