@@ -72,17 +72,8 @@ func newExaminer(c Config, role string) (*examiner, checkup.Check) {
 		nats.Name("purchase-relay doctor"), nats.CustomInboxPrefix("_INBOX_" + role), nats.Timeout(examineTimeout), nats.NoReconnect(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // else nats.go prints
 	}
-	if c.NATSCredsFile != "" {
-		options = append(options, nats.UserCredentials(c.NATSCredsFile))
-	}
-	if c.NATSCAFile != "" {
-		options = append(options, nats.RootCAs(c.NATSCAFile))
-	}
-	if c.NATSCertFile != "" {
-		options = append(options, nats.ClientCert(c.NATSCertFile, c.NATSKeyFile))
-	}
 	var err error
-	if e.nc, err = nats.Connect(c.NATSURL.Reveal(), options...); err != nil {
+	if e.nc, err = nats.Connect(c.NATSURL.Reveal(), append(options, c.credentials()...)...); err != nil {
 		return nil, judgeConnection(err)
 	}
 	if e.js, err = jetstream.New(e.nc); err != nil {

@@ -84,6 +84,23 @@ type Conn struct {
 	watch   sync.WaitGroup // watchRefusals
 }
 
+// credentials are what a connection shows, and what it believes.
+func (c Config) credentials() (options []nats.Option) {
+	for _, o := range []struct {
+		set    bool
+		option nats.Option
+	}{
+		{c.NATSCredsFile != "", nats.UserCredentials(c.NATSCredsFile)},
+		{c.NATSCAFile != "", nats.RootCAs(c.NATSCAFile)},
+		{c.NATSCertFile != "", nats.ClientCert(c.NATSCertFile, c.NATSKeyFile)},
+	} {
+		if o.set {
+			options = append(options, o.option)
+		}
+	}
+	return options
+}
+
 // Connect returns a connection that is made, and made again, in the background: a server that is away is waited for. name
 // is the user's role (ingest, worker) and makes the inbox prefix, so that one cannot read the other's replies. An error
 // says that the configuration is unusable.
@@ -134,19 +151,7 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 			log.Warn("NATS reports an error", fields...)
 		}),
 	}
-	for _, o := range []struct {
-		set    bool
-		option nats.Option
-	}{
-		{c.NATSCredsFile != "", nats.UserCredentials(c.NATSCredsFile)},
-		{c.NATSCAFile != "", nats.RootCAs(c.NATSCAFile)},
-		{c.NATSCertFile != "", nats.ClientCert(c.NATSCertFile, c.NATSKeyFile)},
-	} {
-		if o.set {
-			options = append(options, o.option)
-		}
-	}
-	nc, err := nats.Connect(c.NATSURL.Reveal(), options...)
+	nc, err := nats.Connect(c.NATSURL.Reveal(), append(options, c.credentials()...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
