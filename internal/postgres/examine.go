@@ -175,12 +175,7 @@ func judgeSchema(level, oldest int) checkup.Check {
 }
 
 func examineRole(ctx context.Context, conn *pgx.Conn) (checks []checkup.Check) {
-	tables, privileges := pairs()
-	rows, err := conn.Query(ctx, sqlMissingRights, tables, privileges)
-	var missing []string
-	if err == nil {
-		missing, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
+	missing, err := missingRights(ctx, conn)
 	switch {
 	case err != nil:
 		checks = append(checks, checkup.Failed("ledger: rights", "they cannot be read: "+err.Error(), "see Postgres' own log"))

@@ -46,14 +46,22 @@ func explain(err error) error {
 	return err
 }
 
+// missingRights lists what the role behind a connection, or a pool of them, lacks.
+func missingRights(ctx context.Context, conn interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+},
+) ([]string, error) {
+	tables, privileges := pairs()
+	rows, err := conn.Query(ctx, sqlMissingRights, tables, privileges)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
 // checkRights says what this role lacks.
 func (db *DB) checkRights(ctx context.Context) error {
-	tables, privileges := pairs()
-	rows, err := db.pool.Query(ctx, sqlMissingRights, tables, privileges)
-	if err != nil {
-		return fmt.Errorf("look at the role's rights: %w", err)
-	}
-	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	missing, err := missingRights(ctx, db.pool)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look at the role's rights: %w", err)
