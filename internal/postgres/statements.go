@@ -195,6 +195,11 @@ WHERE p.checkout_session_id = s.id`
 	// What counts as paid: a trial is no sale.
 	paid = `status NOT IN ('awaiting_payment', 'payment_failed') AND NOT (status = 'skipped' AND reason = 'no_payment')`
 
+	// The counts of match keys, in the order of keyFields.
+	keyColumns = `keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong`
+	keySums    = `sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
+    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint`
+
 	// The totals since $1, by hours until the first whole day, $3, and by days from there, and what is not yet folded into
 	// them: in one snapshot they are the ledger. $2 is the mode. A row tells of what it is grouped by: status (0b01 is missing),
 	// currency (0b10), or of everything (0b11).
@@ -203,16 +208,15 @@ SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), C
     sum(n)::bigint, COALESCE(sum(n - trials) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)::bigint,
     LEAST(COALESCE(sum(minor) FILTER (WHERE paid), 0), 9223372036854775807)::bigint,
     LEAST(COALESCE(sum(minor) FILTER (WHERE status = 'delivered'), 0), 9223372036854775807)::bigint,
-    sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
-    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint
+    ` + keySums + `
 FROM (
-    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials, ` + paid + ` AS paid
+    SELECT status, reason, code, currency, n, minor, ` + keyColumns + `, trials, ` + paid + ` AS paid
     FROM public.rollup_totals WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, ` + keyColumns + `, trials, ` + paid + `
     FROM public.rollup_totals WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, ` + keyColumns + `, trials, ` + paid + `
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) r
 GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <> 0`
@@ -227,13 +231,12 @@ SELECT hour, sum(paid)::bigint, sum(accepted)::bigint FROM (
 
 	// Match keys by the day of UTC since $1, a whole day.
 	sqlRollupKeys = `
-SELECT day, sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
-    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint
+SELECT day, ` + keySums + `
 FROM (
-    SELECT at AS day, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong
+    SELECT at AS day, ` + keyColumns + `
     FROM public.rollup_totals WHERE daily AND at >= $1 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT date_trunc('day', hour, 'UTC'), keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong
+    SELECT date_trunc('day', hour, 'UTC'), ` + keyColumns + `
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) r GROUP BY day HAVING sum(keyed) <> 0 ORDER BY day`
 
@@ -269,11 +272,9 @@ WHERE $1::boolean IS NULL OR w.livemode = $1`
 
 	sqlFold = `
 WITH gone AS (
-    DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
-        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials
+    DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, ` + keyColumns + `, trials
 ), totals AS (
-    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, keyed,
-        key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong, trials)
+    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, ` + keyColumns + `, trials)
     SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, sum(n), sum(minor), sum(keyed),
         sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page),
         sum(key_name), sum(key_address), sum(key_late), sum(key_strong), sum(trials)

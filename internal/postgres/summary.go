@@ -72,10 +72,8 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	var code string
 	var v purchase.Value
 	var c purchase.Coverage
-	_, err := pgx.ForEachRow(rows, []any{
-		&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor,
-		&c.Of, &c.With[0], &c.With[1], &c.With[2], &c.With[3], &c.With[4], &c.With[5], &c.With[6], &c.With[7], &c.With[8], &c.Late, &c.Strong,
-	}, func() (err error) {
+	fields := append([]any{&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor}, keyFields(&c)...)
+	_, err := pgx.ForEachRow(rows, fields, func() (err error) {
 		switch kind {
 		case rowOfStanding:
 			g.Count = n
@@ -98,6 +96,15 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	return err
 }
 
+// keyFields are where the statements' counts of match keys go, in their order.
+func keyFields(c *purchase.Coverage) []any {
+	fields := []any{&c.Of}
+	for i := range c.With {
+		fields = append(fields, &c.With[i])
+	}
+	return append(fields, &c.Late, &c.Strong)
+}
+
 // Coverage counts match keys by the day of UTC since the beginning of a day; a day without any purchase is missing. livemode nil
 // means both modes.
 func (db *DB) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]purchase.DayCoverage, error) {
@@ -106,7 +113,7 @@ func (db *DB) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]
 		return nil, fmt.Errorf("count match keys: %w", err)
 	}
 	days, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d purchase.DayCoverage, err error) {
-		err = row.Scan(&d.At, &d.Of, &d.With[0], &d.With[1], &d.With[2], &d.With[3], &d.With[4], &d.With[5], &d.With[6], &d.With[7], &d.With[8], &d.Late, &d.Strong)
+		err = row.Scan(append([]any{&d.At}, keyFields(&d.Coverage)...)...)
 		d.At = d.At.UTC()
 		return d, err
 	})
