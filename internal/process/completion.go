@@ -83,18 +83,24 @@ func choices(v *kong.Value) []string {
 // function is the program's name as one of a shell's functions.
 func (c *completed) function() string { return "_" + strings.ReplaceAll(c.name, "-", "_") }
 
-func (c *completed) bash() string {
-	var values, own strings.Builder
-	each := func(flags []*kong.Flag) {
-		for _, f := range flags {
-			if list := choices(f.Value); len(list) > 0 {
-				_, _ = fmt.Fprintf(&values, "    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n", f.Name, strings.Join(list, " "))
-			}
+// values has a line for each flag with a few values, ours and the commands': format takes its name and them.
+func (c *completed) values(format string) string {
+	flags := slices.Clone(c.flags)
+	for _, n := range c.nodes {
+		flags = append(flags, n.Flags...)
+	}
+	var lines strings.Builder
+	for _, f := range flags {
+		if list := choices(f.Value); len(list) > 0 {
+			_, _ = fmt.Fprintf(&lines, format, f.Name, strings.Join(list, " "))
 		}
 	}
-	each(c.flags)
+	return lines.String()
+}
+
+func (c *completed) bash() string {
+	var own strings.Builder
 	for _, n := range c.nodes {
-		each(n.Flags)
 		words := flagNames(shown(n.Flags))
 		for _, p := range n.Positional {
 			words = append(words, choices(p)...)
@@ -116,7 +122,7 @@ func (c *completed) bash() string {
   COMPREPLY=($(compgen -W "$words %[6]s" -- "$cur"))
 }
 complete -o default -F %[2]s %[1]s
-`, c.name, c.function(), values.String(), strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
+`, c.name, c.function(), c.values("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n"), strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
 }
 
 // shellWord makes a text one word of a shell, in single quotes, on one line.
@@ -134,17 +140,8 @@ func described(flags []*kong.Flag) string {
 }
 
 func (c *completed) zsh() string {
-	var commands, values, own strings.Builder
-	each := func(flags []*kong.Flag) {
-		for _, f := range flags {
-			if list := choices(f.Value); len(list) > 0 {
-				_, _ = fmt.Fprintf(&values, "    --%s) compadd -- %s; return ;;\n", f.Name, strings.Join(list, " "))
-			}
-		}
-	}
-	each(c.flags)
+	var commands, own strings.Builder
 	for _, n := range c.nodes {
-		each(n.Flags)
 		_, _ = fmt.Fprintf(&commands, " %s", shellWord(n.Name+":"+strings.ReplaceAll(n.Help, ":", `\:`)))
 		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, described(shown(n.Flags)))
 		for _, p := range n.Positional {
@@ -172,7 +169,7 @@ func (c *completed) zsh() string {
   [[ -n $command ]] && _files
 }
 if [[ $funcstack[1] == %[2]s ]]; then %[2]s "$@"; else compdef %[2]s %[1]s; fi
-`, c.name, c.function(), commands.String(), described(c.flags), values.String(), own.String())
+`, c.name, c.function(), commands.String(), described(c.flags), c.values("    --%s) compadd -- %s; return ;;\n"), own.String())
 }
 
 func (c *completed) fish() string {
