@@ -128,10 +128,14 @@ func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt,
 		events: make(map[string]bool), sessions: make(map[string]session), profiles: make(map[string]*profile), purchases: make(map[string]entered),
 		trials: make(map[string]*trial),
 	}
+	locked := sessions
+	if len(subscriptions) > 0 {
+		locked = sorted(append(sessions, subscriptions...))
+	}
 	var batch pgx.Batch
 	batch.Queue(sqlBegin)
 	query(&batch, func() {}, []any{&b.now}, sqlNow)
-	batch.Queue(sqlLockSessions, sorted(append(sessions, subscriptions...)))
+	batch.Queue(sqlLockSessions, locked)
 	batch.Queue(sqlLockEmails, emails)
 	var id, email, profileID string
 	var s session
