@@ -65,9 +65,7 @@ func NewCheck(c CheckConfig, log *zap.Logger, reg prometheus.Registerer) *Check 
 			Name: "purchase_relay_backfill_runs_total", Help: "Checks of Stripe's list for what webhooks missed, by result.",
 		}, []string{"result"}),
 	}
-	for _, result := range []string{"known", "new", "ignored", "rejected", "malformed"} {
-		k.events.WithLabelValues(result)
-	}
+	k.count(purchase.BackfillCounts{}, purchase.BackfillCounts{}) // from 0: an increase from nothing at all would not be seen
 	for _, result := range []string{"done", "failed"} {
 		k.runs.WithLabelValues(result)
 	}

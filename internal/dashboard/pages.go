@@ -152,10 +152,10 @@ func money(minor any, currency string) string {
 // amount is money in a table whose rows name the currency.
 func amount(minor int64, currency string) string { return number(purchase.Major(minor, currency)) }
 
-// percent never rounds up to a hundred what is less.
 // share writes a share from 0 to 1 as whole percents.
 func share(of float64) string { return strconv.Itoa(int(100*of+0.5)) + " %" }
 
+// percent never rounds up to a hundred what is less.
 func percent(part, whole int) string {
 	if whole == 0 {
 		return "–"

@@ -1,6 +1,7 @@
 package tiktok
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -119,15 +120,12 @@ func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope
 func newEvent(c Config, e contract.Envelope) event {
 	k := e.Keys
 	ev := event{
-		Event: c.EventName, EventTime: e.PurchasedAt, EventID: e.EventID, Limited: e.LimitedDataUse,
+		Event: cmp.Or(e.Event, c.EventName), EventTime: e.PurchasedAt, EventID: e.EventID, Limited: e.LimitedDataUse,
 		User: user{
 			Email: k.Email, Phone: k.Phone, ExternalID: k.ExternalID, TTCLID: k.TTCLID, TTP: k.TTP, IP: k.IP, UserAgent: k.UserAgent,
 			FirstName: k.FirstName, LastName: k.LastName, Zip: k.Zip, City: k.City, State: k.State, Country: k.Country,
 		},
 		Properties: properties{ContentType: "product", OrderID: e.EventID},
-	}
-	if e.Event != "" {
-		ev.Event = e.Event
 	}
 	if e.Content != nil {
 		ev.Properties.Contents = []purchase.Content{*e.Content}

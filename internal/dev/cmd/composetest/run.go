@@ -265,17 +265,18 @@ func (r *rehearsal) breakAll(ctx context.Context) error {
 	if err := r.killOne(ctx); err != nil {
 		return err
 	}
+	again := []string{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"}
 	for _, args := range [][]string{
-		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
+		again,
 		{"kill", "-s", "KILL", "tiktok-worker"}, // all three
-		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
+		again,
 		{"kill", "-s", "KILL", "ingest"},
-		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
+		again,
 		{"kill", "-s", "KILL", r.queue[0]},
-		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
+		again,
 		{"restart", r.queue[len(r.queue)-1]},
 		{"restart", "postgres"},
-		{"up", "-d", "--wait", "--no-recreate", "--scale", "tiktok-worker=3"},
+		again,
 	} {
 		if _, err := r.compose(ctx, args...); err != nil {
 			return err
