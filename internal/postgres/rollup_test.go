@@ -265,7 +265,21 @@ func TestFoldingLeavesNoHoles(t *testing.T) {
 	if before := size(); before < 1<<20 {
 		t.Fatalf("only %d bytes of changes", before)
 	}
+	// Somebody looks at the ledger meanwhile: what it may still see stays until it is done.
+	looking, err := l.conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := looking.Exec(t.Context(), `SELECT count(*) FROM rollup_changes`); err != nil {
+		t.Fatal(err)
+	}
 	if hours, err := l.Fold(t.Context()); err != nil || hours < 20000 {
+		t.Fatalf("%d hours, %v", hours, err)
+	}
+	if err := looking.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if hours, err := l.Fold(t.Context()); err != nil || hours != 0 {
 		t.Fatalf("%d hours, %v", hours, err)
 	}
 	if after := size(); after > 1<<16 {

@@ -189,16 +189,14 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("fold the rollup: %w", err)
 	}
-	if hours > 0 {
-		err = db.tidyChanges(ctx)
-	}
-	return hours, err
+	return hours, db.tidyChanges(ctx)
 }
 
-// tidyAbove is the size, in bytes, from which the notes of changes are tidied after a folding: it takes milliseconds.
+// tidyAbove is the size, in bytes, from which the notes of changes are tidied: it takes milliseconds.
 const tidyAbove = 1 << 20
 
-// tidyChanges keeps the notes of changes as small as they are few: each figure's reader passes through all of them.
+// tidyChanges keeps the notes of changes as small as they are few: each figure's reader passes through all of them. What a
+// reader of that moment may still see stays, so it is tried after a folding of nothing, too.
 func (db *DB) tidyChanges(ctx context.Context) error {
 	var size int64
 	if err := db.pool.QueryRow(ctx, sqlChangesSize).Scan(&size); err != nil {
