@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"purchase-relay/internal/checkup"
 	"purchase-relay/internal/jetstream"
@@ -31,11 +33,11 @@ Exit status 0: nothing has to be mended; 3: something has to be.`
 
 // doctor looks at everything that ingest needs, and changes nothing. problems are those of the configuration; what they are not about is
 // looked at all the same.
-func doctor(ctx context.Context, c *config, getenv func(string) string, problems []string, out io.Writer) error {
+func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
 	checks := process.Configuration(problems)
 	checks = append(checks, signingSecrets(c.StripeWebhookSecret)...)
-	if key, problem := process.Secret(getenv, "STRIPE_API_KEY"); key != "" || problem != "" {
-		checks = append(checks, judgeAPIKey(key, problem, postgres.LiveEvents(ctx, c.DatabaseURL)))
+	if c.StripeAPIKey != "" {
+		checks = append(checks, judgeAPIKey(c.StripeAPIKey, postgres.LiveEvents(ctx, c.DatabaseURL)), listedEvents(ctx, c.api()))
 	}
 	if c.DatabaseURL != "" {
 		checks = append(checks, postgres.Examine(ctx, c.DatabaseURL)...)
@@ -85,12 +87,10 @@ func signingSecrets(list secret.Text) (checks []checkup.Check) {
 }
 
 // judgeAPIKey looks at the key that asks Stripe what webhooks missed; live: live checkouts come.
-func judgeAPIKey(key secret.Text, problem string, live bool) checkup.Check {
+func judgeAPIKey(key secret.Text, live bool) checkup.Check {
 	const what, remedy = "Stripe: API key", "in Stripe, make a restricted key (rk_live_…) that may read events, and nothing else"
 	text := key.Reveal()
 	switch {
-	case problem != "":
-		return checkup.Failed(what, problem, "mend it")
 	case strings.HasPrefix(text, "rk_test_") && live, strings.HasPrefix(text, "sk_test_") && live:
 		return checkup.Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
 	case strings.HasPrefix(text, "sk_live_"), strings.HasPrefix(text, "sk_test_"):
@@ -99,6 +99,34 @@ func judgeAPIKey(key secret.Text, problem string, live bool) checkup.Check {
 		return checkup.Passed(what, "is a restricted one of %s mode", strings.TrimSuffix(strings.TrimPrefix(text[:8], "rk_"), "_"))
 	}
 	return checkup.Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
+}
+
+// listedEvents asks Stripe for the first of its events, as a catch-up would.
+func listedEvents(ctx context.Context, c stripe.APIConfig) checkup.Check {
+	const what = "Stripe: list of events"
+	if len(c.Problems()) > 0 {
+		return checkup.Warned(what, "cannot be asked for with this configuration", "mend it first")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	now := time.Now()
+	for _, err := range stripe.NewAPI(c).Events(ctx, now.Add(-time.Hour), now, "") {
+		var refused *stripe.Refusal
+		switch {
+		case err == nil:
+		case errors.As(err, &refused) && !passing(refused):
+			return checkup.Failed(what, err.Error(), "a restricted key that may read events is enough; `ingest backfill` and `reconcile` need it, and nothing else does")
+		default:
+			return checkup.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
+		}
+		break // one is enough
+	}
+	return checkup.Passed(what, "may be read")
+}
+
+func passing(r *stripe.Refusal) bool {
+	_, passing := r.Passing()
+	return passing
 }
 
 // running asks the ingest that runs here what Stripe sends it.

@@ -26,12 +26,11 @@ func TestJudgements(t *testing.T) {
 		"one secret twice":         {first(signingSecrets(goodSecret + "," + goodSecret)), checkup.Warn},
 		"a secret that was cut":    {first(signingSecrets("whsec_hunter2")), checkup.Warn},
 		"an API key":               {first(signingSecrets("sk_live_hunter2")), checkup.Fail},
-		"a restricted key":         {judgeAPIKey("rk_live_hunter2", "", true), checkup.Pass},
-		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", "", false), checkup.Pass},
-		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", "", true), checkup.Fail},
-		"a secret key":             {judgeAPIKey("sk_live_hunter2", "", true), checkup.Warn},
-		"another kind of key":      {judgeAPIKey("hunter2", "", true), checkup.Fail},
-		"a key that is unreadable": {judgeAPIKey("", "STRIPE_API_KEY_FILE: cannot be read", true), checkup.Fail},
+		"a restricted key":         {judgeAPIKey("rk_live_hunter2", true), checkup.Pass},
+		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", false), checkup.Pass},
+		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", true), checkup.Fail},
+		"a secret key":             {judgeAPIKey("sk_live_hunter2", true), checkup.Warn},
+		"another kind of key":      {judgeAPIKey("hunter2", true), checkup.Fail},
 		"good signatures":          {judgeSignatures(counts{signed: 5, wronglySigned: 1}), checkup.Pass},
 		"nothing but bad ones":     {judgeSignatures(counts{wronglySigned: 1}), checkup.Fail},
 		"snapshot events":          {judgeThin(counts{signed: 5}), checkup.Pass},
@@ -98,8 +97,29 @@ func TestDoctor(t *testing.T) {
 	}
 	// All at once: configuration, Postgres, NATS, and no ingest that runs.
 	status, out = doctored(t, "DATABASE_URL=postgres://u:hunter2@127.0.0.1:1/d", "NATS_URL=nats://127.0.0.1:1", "NATS_REPLICAS=2", "ADMIN_ADDR=127.0.0.1:1", "SWEEP_GRACE=soon")
-	if _, out := doctored(t, append(good, "STRIPE_API_KEY=sk_live_hunter2")...); !strings.Contains(out, "warn  Stripe: API key") || strings.Contains(out, "hunter2") {
-		t.Errorf("an API key: %s", out)
+	answer := http.StatusOK
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if w.WriteHeader(answer); answer != http.StatusOK {
+			_, _ = w.Write([]byte(`{"error":{"type":"invalid_request_error","message":"no, hunter2"}}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{"object":"list","data":[],"has_more":false,"url":"/v1/events"}`))
+	}))
+	defer api.Close()
+	for _, tc := range []struct {
+		key, want string
+		answer    int
+	}{
+		{"sk_live_hunter2", "warn  Stripe: API key", http.StatusOK},
+		{"rk_test_hunter2", "pass  Stripe: list of events", http.StatusOK},
+		{"rk_test_hunter2", "fail  Stripe: list of events", http.StatusUnauthorized},
+		{"rk_test_hunter2", "fail  Stripe: list of events", http.StatusForbidden},
+		{"rk_test_hunter2", "warn  Stripe: list of events", http.StatusServiceUnavailable},
+	} {
+		answer = tc.answer
+		if _, out := doctored(t, append(good, "STRIPE_API_KEY="+tc.key, "STRIPE_API_URL="+api.URL)...); !strings.Contains(out, tc.want) || strings.Contains(out, "hunter2") {
+			t.Errorf("an API key, Stripe answers %d: %s", tc.answer, out)
+		}
 	}
 	for _, want := range []string{"STRIPE_WEBHOOK_SECRET is required", "NATS_REPLICAS is", "SWEEP_GRACE", "fail  Postgres ", "fail  NATS ", "warn  ingest "} {
 		if !strings.Contains(out, want) {

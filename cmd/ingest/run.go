@@ -32,7 +32,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	}
 	usage.Problems = append(usage.Problems, c.problems(command)...)
 	if command == "doctor" {
-		return doctor(ctx, &c, getenv, usage.Problems, stdout)
+		return doctor(ctx, &c, usage.Problems, stdout)
 	}
 	if len(usage.Problems) > 0 {
 		return usage
