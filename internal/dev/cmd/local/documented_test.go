@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -102,13 +103,14 @@ var elsewhere = []otherwise{
 	{regexp.MustCompile(`^make (screenshots|release)`), "", "minutes, and files of the repository"},
 	{regexp.MustCompile(`^make manifests`), "internal/dev/manual/kubernetes_test.go kubernetes", "schemas from the network"},
 	{regexp.MustCompile(`kubectl|kustomize`), "internal/dev/manual/kubernetes_test.go kubernetes", "a cluster"},
-	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/main_test.go TestManual", ""},
+	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/manual_test.go TestManual", ""},
 }
 
 // way is how a command is run against the stack.
 type way struct {
 	input         string
-	codes         []int // exit statuses that are right; nil: 0
+	codes         []int  // exit statuses that are right; nil: 0
+	of            string // the status of the purchase that stands for an id in it; "": delivered
 	before, after func(s *reading)
 }
 
@@ -121,7 +123,9 @@ func wayOf(command string) way {
 	}{
 		{"curl http://127.0.0.1:8082/readyz", way{codes: []int{22}, after: (*reading).accessComesBack}}, // 503, which is the lesson
 		{".local/bin/ingest replay --status dead --yes", way{before: (*reading).oneDies, after: (*reading).everythingDelivered}},
+		{"ingest replay --session", way{input: no, codes: []int{3}, of: "dead", before: (*reading).refuse}},
 		{"ingest replay", way{input: no, codes: left}},
+		{"ingest doctor", way{codes: []int{3}}},             // the key is of test mode, and the quickstart's live checkouts came
 		{"ingest backfill --dry-run", way{codes: []int{3}}}, // something was missed
 		{"ingest reconcile", way{codes: []int{3}}},          // purchases that the stand-in has never heard of
 		{"ingest prune --older-than", way{input: no, codes: left}},
@@ -303,6 +307,13 @@ func (s *reading) oneDies() {
 	s.await("a purchase to be refused", func() bool { return strings.Contains(s.purchases("status=dead"), `"cs_`) })
 }
 
+// refuse lets TikTok refuse a purchase for its content.
+func (s *reading) refuse() {
+	s.run(written{"", `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40002,"count":1}'`, ""})
+	s.run(written{"", "go run ./internal/dev/cmd/stripegen", ""})
+	s.oneDies()
+}
+
 func (s *reading) adaBuys() {
 	s.run(written{"", "go run ./internal/dev/cmd/stripegen -email ada@example.com", ""})
 }
@@ -316,11 +327,11 @@ func tailOf(t *testing.T, file string) string {
 	return string(data)
 }
 
-// aSession is one that the ledger has.
-func (s *reading) aSession() string {
-	id := regexp.MustCompile(`cs_test_\w+`).FindString(s.purchases("status=delivered"))
+// session is the id of a purchase with this status.
+func (s *reading) session(status string) string {
+	id := regexp.MustCompile(`cs_test_\w+`).FindString(s.purchases("status=" + status))
 	if id == "" {
-		s.t.Fatal("no purchase is delivered yet")
+		s.t.Fatalf("no purchase is %s", status)
 	}
 	return id
 }
@@ -328,12 +339,19 @@ func (s *reading) aSession() string {
 // run types a command, with what stands for something put in.
 func (s *reading) run(c written) {
 	s.t.Helper()
+	how := wayOf(c.text)
+	if how.codes == nil {
+		how.codes = []int{0}
+	}
+	if how.before != nil {
+		how.before(s)
+	}
 	text := regexp.MustCompile(`127\.0\.0\.1:80(8\d)`).ReplaceAllStringFunc(c.text, func(a string) string {
 		n, _ := strconv.Atoi(a[len(a)-1:])
 		return fmt.Sprintf("127.0.0.1:%d", s.port+n)
 	})
-	if strings.Contains(text, "cs_") {
-		text = regexp.MustCompile(`cs_(live_|test_)?…`).ReplaceAllString(text, s.aSession())
+	if id := regexp.MustCompile(`cs_(live_|test_)?…|<id>`); id.MatchString(text) {
+		text = id.ReplaceAllString(text, s.session(cmp.Or(how.of, "delivered")))
 	}
 	for from, to := range map[string]string{
 		"postgres://ingest:…@host/db": "$DATABASE_URL", "postgres://owner:…@host/db": "$MIGRATE_DATABASE_URL",
@@ -344,13 +362,6 @@ func (s *reading) run(c written) {
 	if assignment, ok := strings.CutPrefix(text, "export "); ok {
 		s.own = append(s.own, strings.ReplaceAll(assignment, "'", ""))
 		return
-	}
-	how := wayOf(c.text)
-	if how.codes == nil {
-		how.codes = []int{0}
-	}
-	if how.before != nil {
-		how.before(s)
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	defer cancel()
