@@ -153,7 +153,10 @@ func newLedger() *ledger {
 func newAPI(l *ledger) http.Handler {
 	return dashboard.New(dashboard.Config{
 		Ledger: l, Health: func(context.Context) dashboard.Health {
-			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []dashboard.Worker{{Instance: "w1", Version: "v1", State: "paused", Reason: "access", Since: now, Seen: now}}}
+			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []dashboard.Worker{
+				{Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token", Since: now, Seen: now},
+				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
+			}}
 		},
 		Wake: func() { l.woken++ }, Body: func([]byte) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
 		Explain: func(int) (string, string) { return "TikTok's meaning", "TikTok's remedy" }, Now: func() time.Time { return now }, Log: zap.NewNop(),
@@ -178,7 +181,8 @@ func TestSummary(t *testing.T) {
 	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
 		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
 		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
-		`"reason":"access","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
+		`"reason":"live: 40105 no such token","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"},{"instance":"w2","version":"v1","state":"running",` +
+		`"reason":"test purchases wait: 40001 no right","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
 	if w.Code != http.StatusOK || w.Body.String() != want {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

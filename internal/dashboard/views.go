@@ -184,13 +184,15 @@ func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time
 	}
 	for _, worker := range h.Workers {
 		alarm := ""
-		switch worker.State {
-		case "paused":
-			alarm = "has stopped and waits: " + pauseWords(worker.Reason)
-		case "open":
-			alarm = "waits: TikTok gives no usable answers, the circuit is open. It probes by itself; purchases wait in the queue."
-		case "off":
+		switch {
+		case worker.State == "paused":
+			alarm = "has stopped and waits: TikTok refuses its token, permission or address (" + worker.Reason + "). Mend it; it goes on by itself within five minutes."
+		case worker.State == "open":
+			alarm = "waits: TikTok gives no usable answers, the circuit is open (" + worker.Reason + "). It probes by itself; purchases wait in the queue."
+		case worker.State == "off":
 			alarm = "is switched off: it has no TIKTOK_ACCESS_TOKEN, and every purchase ends skipped."
+		case worker.Reason != "": // of test purchases alone
+			alarm = "delivers; " + worker.Reason + "."
 		}
 		if alarm != "" {
 			workers.Mood = "wait"
@@ -216,21 +218,6 @@ func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time
 	}
 	h.Lights = []light{{"Postgres", h.Postgres, upMood(h.Postgres)}, {"NATS", h.NATS, upMood(h.NATS)}, workers, backlog, last}
 	return h
-}
-
-func pauseWords(reason string) string {
-	switch reason {
-	case "access":
-		return "TikTok refuses its token, permission or address. Mend it; it goes on by itself."
-	case "test_access":
-		return "TikTok refuses the test token; live purchases go on. Mend it; it goes on by itself."
-	case "rate":
-		return "TikTok asked for fewer requests. It goes on by itself."
-	case "":
-		return "its log says why."
-	default:
-		return reason + "."
-	}
 }
 
 // keyDay is one day's coverage: a share for each of KeyNames.

@@ -311,6 +311,8 @@ Let TikTok fail for ten seconds, and watch the worker's log:
 
   curl -X POST http://%s/faults -d '{"status":503,"for":"10s"}'
 
+docs/quickstart.md goes on from here: a refused token and why nothing arrives, a replay, your own Stripe account, your own pixel.
+
 `, s.root, s.at.ingest, signingSecret, s.at.ingestAdmin, s.at.workerAdmin, s.at.simulator, s.at.stripe, apiKey, s.nats.URL(), s.pg.URL(database),
 		filepath.Join(s.root, "*.log"), s.at.ingest, s.at.stripe, missed, apiKey, s.at.stripe, s.pg.URLOf(runtimeRole, database), ingest, ingest, s.at.simulator)
 }
