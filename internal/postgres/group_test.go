@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -253,5 +254,21 @@ func TestGroupIsBounded(t *testing.T) {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 		g.close()
+	})
+}
+
+// A profile's id is of version 7: later ones are greater, and those of one moment differ.
+func TestIDsComeInTheOrderOfTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+		seen, last := make(map[string]bool), ""
+		for range 1000 {
+			id, twin := newUUID(), newUUID()
+			if !form.MatchString(id) || id <= last || seen[id] || id == twin {
+				t.Fatalf("%s, beside %s, after %s", id, twin, last)
+			}
+			seen[id], last = true, max(id, twin)
+			time.Sleep(time.Millisecond)
+		}
 	})
 }
