@@ -268,7 +268,7 @@ func TestIDsComeInTheOrderOfTime(t *testing.T) {
 				t.Fatalf("%s, beside %s, after %s", id, twin, last)
 			}
 			seen[id], last = true, max(id, twin)
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) //nolint:forbidigo // virtual time
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -343,10 +344,7 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 func newUUID() string {
 	var u [16]byte
 	_, _ = rand.Read(u[:]) // never fails
-	now := uint64(time.Now().UnixMilli())
-	for i := range 6 {
-		u[i] = byte(now >> (40 - 8*i))
-	}
+	copy(u[:6], binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMilli()))[2:])
 	u[6], u[8] = u[6]&0x0f|0x70, u[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }

@@ -75,6 +75,7 @@ func state(name string) (list [][2]string) {
 }
 
 func testEventsTable(t *testing.T, rows [][]string) {
+	t.Helper()
 	if len(rows) != 7 {
 		t.Fatalf("%d rows", len(rows))
 	}
@@ -93,6 +94,7 @@ func testEventsTable(t *testing.T, rows [][]string) {
 }
 
 func testOutcomesTable(t *testing.T, rows [][]string) {
+	t.Helper()
 	if len(rows) != 7 {
 		t.Fatalf("%d rows", len(rows))
 	}

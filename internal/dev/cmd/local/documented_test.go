@@ -208,12 +208,12 @@ func (b *lockedBuffer) String() string {
 // startReading starts the stack as make run does.
 func startReading(t *testing.T) *reading {
 	t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "documented") // where the user that Postgres runs as can reach it
+	dir, err := os.MkdirTemp("/var/tmp", "documented") //nolint:usetesting // where the user that Postgres runs as can reach it
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as above
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	s := &reading{t: t, dir: dir, out: new(lockedBuffer)}
@@ -267,9 +267,15 @@ func startReading(t *testing.T) *reading {
 
 func (s *reading) await(what string, done func() bool) {
 	s.t.Helper()
-	for until := time.Now().Add(3 * time.Minute); !done(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(until) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-ctx.Done():
 			s.t.Fatalf("waited in vain for %s", what)
+		case <-tick.C:
 		}
 	}
 }
@@ -320,7 +326,7 @@ func (s *reading) adaBuys() {
 
 func tailOf(t *testing.T, file string) string {
 	t.Helper()
-	data, err := os.ReadFile(file) //nolint:gosec // a log of ours
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +371,7 @@ func (s *reading) run(c written) {
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", `curl() { command curl -sS --fail-with-body "$@"; }; `+text) //nolint:gosec // from our own documents
+	cmd := exec.CommandContext(ctx, "sh", "-c", `curl() { command curl -sS --fail-with-body "$@"; }; `+text)
 	cmd.Stdin = strings.NewReader(how.input)
 	cmd.Env = append(environment(os.Getenv), "PATH="+filepath.Join(s.dir, "bin")+":"+os.Getenv("PATH")+":"+postgresBinaries(),
 		"WEBHOOK_URL=http://"+s.at.ingest+"/webhooks/stripe")
