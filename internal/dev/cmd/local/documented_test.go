@@ -121,7 +121,7 @@ func wayOf(command string) way {
 		begins string
 		way
 	}{
-		{"curl http://127.0.0.1:8082/readyz", way{codes: []int{22}, after: (*reading).accessComesBack}}, // 503, which is the lesson
+		{"curl http://127.0.0.1:8082/readyz", way{codes: []int{22}, before: (*reading).accessRefused, after: (*reading).accessComesBack}}, // 503, which is the lesson
 		{".local/bin/ingest replay --status dead --yes", way{before: (*reading).oneDies, after: (*reading).everythingDelivered}},
 		{"ingest replay --session", way{input: no, codes: []int{3}, of: "dead", before: (*reading).refuse}},
 		{"ingest replay", way{input: no, codes: left}},
@@ -284,6 +284,13 @@ func (s *reading) await(what string, done func() bool) {
 func (s *reading) purchases(query string) string {
 	_, body := get(s.t.Context(), "http://"+s.at.ingestAdmin+"/api/v1/purchases?"+query)
 	return string(body)
+}
+
+func (s *reading) accessRefused() {
+	s.await("the worker to be paused", func() bool {
+		status, _ := get(s.t.Context(), "http://"+s.at.workerAdmin+"/readyz")
+		return status == http.StatusServiceUnavailable
+	})
 }
 
 func (s *reading) accessComesBack() {
