@@ -153,8 +153,9 @@ func (r *run) verifySale(id string, s *sale, ledger map[string]row) {
 	if got.Recorded != got.Calls {
 		r.findings.add("%s has %d attempts of %d calls: an outcome was applied twice", id, got.Recorded, got.Calls)
 	}
-	if r.Mode == ModeKept && got.Generation != 1 {
-		r.findings.add("%s has the generation %d without a sweeper", id, got.Generation)
+	// The relay publishes again, too, where an acknowledgement was lost and the outcome is long in coming: each generation was tried then.
+	if r.Mode == ModeKept && got.Generation > max(1, got.Recorded) {
+		r.findings.add("%s has the generation %d after %d attempts, without a sweeper: the queue has lost it, or its outcome", id, got.Generation, got.Recorded)
 	}
 }
 
@@ -196,7 +197,7 @@ func (r *run) verifyTikTok(ledger map[string]row) {
 	for _, status := range slices.Sorted(maps.Keys(statuses)) {
 		r.say("%5d  %s", statuses[status], status)
 	}
-	r.say("At TikTok: %d events, %d arrivals of them were repeats. %d purchases were published again by the sweeper.", len(held), repeats, swept)
+	r.say("At TikTok: %d events, %d arrivals of them were repeats. %d purchases were published again.", len(held), repeats, swept)
 }
 
 // eachAlone sends one purchase through each ingest and each worker while all others are stopped: what one of them lost in the
