@@ -145,7 +145,9 @@ func (w *world) brokenOff(t *rapid.T) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Duration(rapid.IntRange(0, 4000).Draw(t, "microseconds"))*time.Microsecond)
 	defer cancel()
 	if _, err := w.Record(ctx, r); err != nil {
-		w.Settled() // it may be written all the same
+		// It may be written all the same: on our side a write goes on, at the server a commit, which holds the session's lock.
+		w.Settled()
+		w.exec(t, `SELECT pg_advisory_xact_lock(hashtextextended($1, 7101))`, s.session)
 		if ask[int](w.ledger, `SELECT count(*) FROM stripe_events WHERE event_id = $1`, r.Event.ID) == 0 {
 			return // failed, and not stored
 		}
