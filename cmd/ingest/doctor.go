@@ -111,22 +111,17 @@ func listedEvents(ctx context.Context, c stripe.APIConfig) checkup.Check {
 	defer cancel()
 	now := time.Now()
 	for _, err := range stripe.NewAPI(c).Events(ctx, now.Add(-time.Hour), now, "") {
-		var refused *stripe.Refusal
-		switch {
-		case err == nil:
-		case errors.As(err, &refused) && !passing(refused):
-			return checkup.Failed(what, err.Error(), "a restricted key that may read events is enough; `ingest backfill` and `reconcile` need it, and nothing else does")
-		default:
-			return checkup.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
+		if err == nil {
+			break // one is enough
 		}
-		break // one is enough
+		if refused := new(stripe.Refusal); errors.As(err, &refused) {
+			if _, passing := refused.Passing(); !passing {
+				return checkup.Failed(what, err.Error(), "a restricted key that may read events is enough; `ingest backfill` and `reconcile` need it, and nothing else does")
+			}
+		}
+		return checkup.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
 	}
 	return checkup.Passed(what, "may be read")
-}
-
-func passing(r *stripe.Refusal) bool {
-	_, passing := r.Passing()
-	return passing
 }
 
 // running asks the ingest that runs here what Stripe sends it.

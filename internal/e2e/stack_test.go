@@ -31,6 +31,7 @@ import (
 	"purchase-relay/internal/dev/pglocal/pgtest"
 	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/dev/wait"
 )
 
 const (
@@ -332,16 +333,8 @@ const patience = 60 * time.Second
 // await waits for the thing itself.
 func (s *stack) await(what string, done func() bool) {
 	s.t.Helper()
-	timeout := time.NewTimer(patience)
-	defer timeout.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-timeout.C:
-			s.t.Fatalf("waited in vain for %s", what)
-		case <-tick.C:
-		}
+	if !wait.Until(context.WithoutCancel(s.t.Context()), patience, 10*time.Millisecond, done) {
+		s.t.Fatalf("waited in vain for %s", what)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"purchase-relay/internal/contract"
 	"purchase-relay/internal/dev/natslocal"
+	"purchase-relay/internal/dev/wait"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
@@ -93,16 +94,8 @@ func (s *site) await(what string, done func() bool) {
 
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	timeout := time.NewTimer(time.Minute)
-	defer timeout.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-timeout.C:
-			t.Fatalf("waited in vain for %s", what)
-		case <-tick.C:
-		}
+	if !wait.Until(context.WithoutCancel(t.Context()), time.Minute, 5*time.Millisecond, done) {
+		t.Fatalf("waited in vain for %s", what)
 	}
 }
 

@@ -164,8 +164,8 @@ func scanTime(row pgx.Row, into *time.Time) error {
 // Fold adds the changes since the last time to the rollup's totals and says how many hours they touched. Its cost depends on
 // how many changes there are, not on the ledger's size. Of several replicas one does it at a time.
 func (db *DB) Fold(ctx context.Context) (hours int, err error) {
+	mine := false
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		var mine bool
 		if err := tx.QueryRow(ctx, sqlLockRollup).Scan(&mine); err != nil || !mine {
 			return err
 		}
@@ -188,6 +188,9 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 	})
 	if err != nil {
 		return 0, fmt.Errorf("fold the rollup: %w", err)
+	}
+	if !mine {
+		return 0, nil
 	}
 	return hours, db.tidyChanges(ctx)
 }

@@ -21,6 +21,7 @@ import (
 	"purchase-relay/internal/dev/faultproxy"
 	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/dev/wait"
 )
 
 const (
@@ -279,18 +280,7 @@ const patience = 3 * time.Minute
 
 // await waits for the thing itself; false: in vain.
 func await(ctx context.Context, done func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
+	return wait.Until(ctx, patience, 50*time.Millisecond, done)
 }
 
 func (s *stack) awaitReady(ctx context.Context, p *program) error {

@@ -54,7 +54,7 @@ const (
 // Start runs a server and returns when it takes connections. Postgres refuses to run as root: then it runs as the user
 // postgres (or nobody), and where that user cannot reach Options.Dir, the data is in /var/tmp: Dir tells.
 func Start(ctx context.Context, o Options) (s *Server, err error) {
-	bin, err := binaries()
+	bin, err := Binaries()
 	if err != nil {
 		return nil, err
 	}
@@ -178,8 +178,8 @@ func (s *Server) removeTemporary() error {
 
 var versionOf = regexp.MustCompile(`(\d+)/?[^/]*/bin$`)
 
-// binaries finds the newest installed server.
-func binaries() (string, error) {
+// Binaries finds the folder of the newest installed server, which has its tools, too.
+func Binaries() (string, error) {
 	var found []string
 	for _, pattern := range []string{
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin", "/usr/libexec/postgresql*",
@@ -392,7 +392,7 @@ var errMissing = errors.New("no Postgres server binaries on this machine")
 // Ensure makes sure that server binaries are there. Where apt-get can install them (as root), it does and says so on out;
 // elsewhere the error is one sentence with the command to run.
 func Ensure(ctx context.Context, out io.Writer) error {
-	if _, err := binaries(); err == nil {
+	if _, err := Binaries(); err == nil {
 		return nil
 	}
 	apt, err := exec.LookPath("apt-get")
@@ -404,7 +404,7 @@ func Ensure(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer unlock()
-	if _, err := binaries(); err == nil {
+	if _, err := Binaries(); err == nil {
 		return nil // the one before us did it
 	}
 	_, _ = fmt.Fprintln(out, "Postgres is missing: installing it with apt-get …")
@@ -421,7 +421,7 @@ func Ensure(ctx context.Context, out io.Writer) error {
 			return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, output)
 		}
 	}
-	_, err = binaries()
+	_, err = Binaries()
 	return err
 }
 

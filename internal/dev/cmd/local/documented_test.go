@@ -17,6 +17,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"purchase-relay/internal/dev/pglocal"
+	"purchase-relay/internal/dev/wait"
 )
 
 // documents hold commands, in the order in which somebody would read them.
@@ -84,26 +87,25 @@ func commandsOf(file, text string) (list []written) {
 // otherwise is how commands are dealt with that are not for the stack of make run.
 type otherwise struct {
 	command *regexp.Regexp
-	by      string // what runs it: a file, and a word that stands in it
-	why     string // it is not run here
+	by      string // what runs it: a file, and a word that stands in it; "": nothing but a reader
 }
 
 // elsewhere are the commands that something else runs, or nothing but a reader.
 var elsewhere = []otherwise{
-	{regexp.MustCompile(`^make test$`), ".ci/run make test", ""},
-	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/dev/cmd/local", "this very test runs it"},
-	{regexp.MustCompile(`^make (up|compose-test)`), "internal/dev/cmd/composetest/run.go up", "a container engine"},
-	{regexp.MustCompile(`^docker compose`), "internal/dev/cmd/composetest/run.go up", "a container engine; make compose-test rehearses it"},
-	{regexp.MustCompile(`^docker build`), "internal/dev/cmd/composetest/run.go --build", "a container engine"},
-	{regexp.MustCompile(`^make bench`), "internal/dev/cmd/bench/run_test.go TestEverySection", ""},
-	{regexp.MustCompile(`^make profile`), "internal/dev/cmd/bench/run_test.go TestProfiles", ""},
-	{regexp.MustCompile(`^go tool pprof`), "internal/dev/cmd/bench/run_test.go TestProfiles", "opens a browser"},
-	{regexp.MustCompile(`^make chaos`), "internal/e2e/chaos_test.go TestChaos", ""},
-	{regexp.MustCompile(`^make licences`), ".ci/run make licences", ""},
-	{regexp.MustCompile(`^make (screenshots|release)`), "", "minutes, and files of the repository"},
-	{regexp.MustCompile(`^make manifests`), "internal/dev/manual/kubernetes_test.go kubernetes", "schemas from the network"},
-	{regexp.MustCompile(`kubectl|kustomize`), "internal/dev/manual/kubernetes_test.go kubernetes", "a cluster"},
-	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/manual_test.go TestManual", ""},
+	{regexp.MustCompile(`^make test$`), ".ci/run make test"},
+	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/dev/cmd/local"},       // this very test runs it
+	{regexp.MustCompile(`^make (up|compose-test)`), "internal/dev/cmd/composetest/run.go up"}, // a container engine
+	{regexp.MustCompile(`^docker compose`), "internal/dev/cmd/composetest/run.go up"},         // a container engine; make compose-test rehearses it
+	{regexp.MustCompile(`^docker build`), "internal/dev/cmd/composetest/run.go --build"},      // a container engine
+	{regexp.MustCompile(`^make bench`), "internal/dev/cmd/bench/run_test.go TestEverySection"},
+	{regexp.MustCompile(`^make profile`), "internal/dev/cmd/bench/run_test.go TestProfiles"},
+	{regexp.MustCompile(`^go tool pprof`), "internal/dev/cmd/bench/run_test.go TestProfiles"}, // opens a browser
+	{regexp.MustCompile(`^make chaos`), "internal/e2e/chaos_test.go TestChaos"},
+	{regexp.MustCompile(`^make licences`), ".ci/run make licences"},
+	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                        // minutes, and files of the repository
+	{regexp.MustCompile(`^make manifests`), "internal/dev/manual/kubernetes_test.go kubernetes"},   // schemas from the network
+	{regexp.MustCompile(`kubectl|kustomize`), "internal/dev/manual/kubernetes_test.go kubernetes"}, // a cluster
+	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/manual_test.go TestManual"},
 }
 
 // way is how a command is run against the stack.
@@ -186,6 +188,8 @@ type reading struct {
 	out  *lockedBuffer
 	env  map[string][]string // of each program
 	own  []string            // what was exported
+
+	postgres string // where pg_dump is
 }
 
 type lockedBuffer struct {
@@ -249,38 +253,25 @@ func startReading(t *testing.T) *reading {
 		}
 		return strings.Contains(s.out.String(), "Everything is up")
 	})
-	ingest := []string{
-		"DATABASE_URL=postgres://ingest@" + s.at.postgres + "/purchase_relay?sslmode=disable",
-		"MIGRATE_DATABASE_URL=postgres://postgres@" + s.at.postgres + "/purchase_relay?sslmode=disable",
-		"NATS_URL=nats://ingest:" + ingestPass + "@" + s.at.nats, "STRIPE_WEBHOOK_SECRET=" + signingSecret, "ADMIN_ADDR=" + s.at.ingestAdmin,
-		"CHECKOUT_MODES=subscription,payment", "STRIPE_API_KEY=" + apiKey, "STRIPE_API_URL=http://" + s.at.stripe, "INGEST_ADDR=" + s.at.ingest,
+	ledger := func(role string) string {
+		return "postgres://" + role + "@" + s.at.postgres + "/" + database + "?sslmode=disable"
 	}
-	s.env = map[string][]string{
-		"ingest": ingest, "pg_dump": ingest, "pg_restore": ingest,
-		"tiktok-worker": {
-			"NATS_URL=nats://worker:" + workerPass + "@" + s.at.nats, "TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_TEST_MODE=send",
-			"TIKTOK_TEST_EVENT_CODE=" + testCode, "TIKTOK_API_URL=http://" + s.at.simulator + "/open_api/v1.3/event/track/", "ADMIN_ADDR=" + s.at.workerAdmin,
-		},
+	ingest := s.at.ingestEnv(ledger(runtimeRole), ledger("postgres"))
+	s.env = map[string][]string{"ingest": ingest, "pg_dump": ingest, "pg_restore": ingest, "tiktok-worker": s.at.workerEnv()}
+	if s.postgres, err = pglocal.Binaries(); err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
 
 func (s *reading) await(what string, done func() bool) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-ctx.Done():
-			s.t.Fatalf("waited in vain for %s", what)
-		case <-tick.C:
-		}
+	if !wait.Until(s.t.Context(), 3*time.Minute, 50*time.Millisecond, done) {
+		s.t.Fatalf("waited in vain for %s", what)
 	}
 }
 
-// get asks ingest's API for a page of purchases.
+// purchases asks ingest's API for a page of them.
 func (s *reading) purchases(query string) string {
 	_, body := get(s.t.Context(), "http://"+s.at.ingestAdmin+"/api/v1/purchases?"+query)
 	return string(body)
@@ -294,8 +285,8 @@ func (s *reading) accessRefused() {
 }
 
 func (s *reading) accessComesBack() {
-	if !strings.Contains(tailOf(s.t, filepath.Join(s.dir, "tiktok-worker.log")), "TikTok refuses access; delivery stops and waits") {
-		s.t.Error("the worker's log does not say that TikTok refuses access")
+	if log, err := os.ReadFile(filepath.Join(s.dir, "tiktok-worker.log")); err != nil || !strings.Contains(string(log), "TikTok refuses access; delivery stops and waits") {
+		s.t.Errorf("the worker's log does not say that TikTok refuses access (%v)", err)
 	}
 	s.await("the worker to deliver again", func() bool {
 		status, _ := get(s.t.Context(), "http://"+s.at.workerAdmin+"/readyz")
@@ -329,15 +320,6 @@ func (s *reading) refuse() {
 
 func (s *reading) adaBuys() {
 	s.run(written{"", "go run ./internal/dev/cmd/stripegen -email ada@example.com", ""})
-}
-
-func tailOf(t *testing.T, file string) string {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
 }
 
 // session is the id of a purchase with this status.
@@ -380,7 +362,7 @@ func (s *reading) run(c written) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", `curl() { command curl -sS --fail-with-body "$@"; }; `+text)
 	cmd.Stdin = strings.NewReader(how.input)
-	cmd.Env = append(environment(os.Getenv), "PATH="+filepath.Join(s.dir, "bin")+":"+os.Getenv("PATH")+":"+postgresBinaries(),
+	cmd.Env = append(environment(os.Getenv), "PATH="+filepath.Join(s.dir, "bin")+":"+os.Getenv("PATH")+":"+s.postgres,
 		"WEBHOOK_URL=http://"+s.at.ingest+"/webhooks/stripe")
 	for program, env := range s.env {
 		if regexp.MustCompile(`(^| |/)` + program + ` `).MatchString(text + " ") {
@@ -397,10 +379,4 @@ func (s *reading) run(c written) {
 	if how.after != nil {
 		how.after(s)
 	}
-}
-
-// postgresBinaries is where Debian keeps what it does not link.
-func postgresBinaries() string {
-	folders, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	return strings.Join(folders, ":")
 }

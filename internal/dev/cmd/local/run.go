@@ -45,6 +45,24 @@ func newAddresses(port int) addresses {
 	return addresses{ingest: at(0), ingestAdmin: at(1), workerAdmin: at(2), simulator: at(3), nats: at(4), postgres: at(5), stripe: at(6)}
 }
 
+// ingestEnv is what ingest is told: its ledger, as the runtime role and as the owner.
+func (a addresses) ingestEnv(ledger, owner string) []string {
+	return []string{
+		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + ledger, "MIGRATE_DATABASE_URL=" + owner, "NATS_URL=nats://ingest:" + ingestPass + "@" + a.nats,
+		"INGEST_ADDR=" + a.ingest, "ADMIN_ADDR=" + a.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB", "LOG_FORMAT=console",
+		"STRIPE_API_KEY=" + apiKey, "STRIPE_API_URL=http://" + a.stripe,
+	}
+}
+
+// workerEnv is what the worker is told.
+func (a addresses) workerEnv() []string {
+	return []string{
+		"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + a.simulator + "/open_api/v1.3/event/track/",
+		"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "ADMIN_ADDR=" + a.workerAdmin,
+		"NATS_URL=nats://worker:" + workerPass + "@" + a.nats, "LOG_FORMAT=console",
+	}
+}
+
 // free says which of the addresses is taken by somebody else, in one sentence with the remedy.
 func (a addresses) free(ctx context.Context, port int) error {
 	for _, x := range []struct{ what, addr string }{
@@ -165,17 +183,8 @@ func (s *stack) start(ctx context.Context) (err error) {
 		name, health string
 		env          []string
 	}{
-		{"ingest", s.at.ingestAdmin, []string{
-			"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.pg.URLOf(runtimeRole, database), "MIGRATE_DATABASE_URL=" + s.pg.URL(database),
-			"NATS_URL=nats://ingest:" + ingestPass + "@" + s.at.nats,
-			"INGEST_ADDR=" + s.at.ingest, "ADMIN_ADDR=" + s.at.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB", "LOG_FORMAT=console",
-			"STRIPE_API_KEY=" + apiKey, "STRIPE_API_URL=http://" + s.at.stripe,
-		}},
-		{"tiktok-worker", s.at.workerAdmin, []string{
-			"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + s.at.simulator + "/open_api/v1.3/event/track/",
-			"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "ADMIN_ADDR=" + s.at.workerAdmin,
-			"NATS_URL=nats://worker:" + workerPass + "@" + s.at.nats, "LOG_FORMAT=console",
-		}},
+		{"ingest", s.at.ingestAdmin, s.at.ingestEnv(s.pg.URLOf(runtimeRole, database), s.pg.URL(database))},
+		{"tiktok-worker", s.at.workerAdmin, s.at.workerEnv()},
 	} {
 		proc, err := startProcess(filepath.Join(bin, p.name), filepath.Join(s.root, p.name+".log"), p.env, s.getenv, s.died)
 		if err != nil {
