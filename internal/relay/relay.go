@@ -27,11 +27,13 @@ type Outbox interface {
 	Released(ctx context.Context, ids []string) error
 }
 
-// Queue is the stream's side. Publish returns one result per publication, in their order, after the stream's
-// answers or its own time limit.
+// Queue is the streams' side, and how far the ledger is behind what the workers told. Publish returns one result per publication, in
+// their order, after the stream's answers or its own time limit. OldestOutcome returns when the oldest outcome that is not on the ledger
+// yet was told; zero: none waits.
 type Queue interface {
 	Publish(ctx context.Context, batch []contract.Publication) []contract.Published
 	Connected() bool
+	OldestOutcome(ctx context.Context) (time.Time, error)
 }
 
 const (
@@ -49,15 +51,19 @@ const (
 	offeredMost = 5000
 	// unmarkedMost bounds the marks that are kept while the ledger does not take them.
 	unmarkedMost = 50_000
-	// doubtFor is how long the outcome of a message that the stream says to have taken before is waited for.
+	// doubtFor is how long the outcome of a message that the stream says to have taken before is waited for: what was told before then
+	// is on the ledger, where no outcome waits that is older than this.
 	doubtFor = 5 * time.Second
+	// mostLag bounds how old an outcome may become that puts a purchase off, or the sweep: one that can never be recorded must not end
+	// them.
+	mostLag = 6 * time.Hour
 )
 
 // doubt is a purchase whose message id the stream knew: an earlier publish was stored and nobody heard so, or, after a
 // restored backup or an emptied ledger, it was another life's. Only the first is in the queue, or has an outcome on its way.
 type doubt struct {
 	generation int       // the highest one that was published
-	until      time.Time // then the claim is given back
+	until      time.Time // then the claim is given back, or once released, was
 	released   bool
 }
 
@@ -265,16 +271,18 @@ func (r *Relay) mark(ctx context.Context, before time.Time) error {
 }
 
 // offer is the generation to publish a claim under. Where its message id was known to the stream and no outcome has come since,
-// it is a new one: while the stream still holds the purchase, it refuses that.
+// it is a new one: while the stream still holds the purchase, it refuses that. A claim that ran out before is in doubt as it was.
 func (r *Relay) offer(c contract.Claim) int {
-	if d, ok := r.doubts[c.ID]; ok {
+	d := r.doubts[c.ID]
+	if d.released {
 		delete(r.doubts, c.ID)
-		return max(c.Generation, d.generation+1)
+		d.generation++
 	}
-	return c.Generation
+	return max(c.Generation, d.generation)
 }
 
-// releaseDoubts gives claims back that wait no longer for an outcome: those that got one are not claimed again.
+// releaseDoubts gives claims back that wait no longer for an outcome: those that got one are not claimed again. While the ledger is
+// behind what the workers told (Postgres was away, or the queue), a purchase's own outcome may be among those that wait.
 func (r *Relay) releaseDoubts(ctx context.Context) error {
 	var due []string
 	now := time.Now()
@@ -289,12 +297,19 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
+	oldest, err := r.queue.OldestOutcome(ctx)
+	if err != nil {
+		return err
+	}
+	if lag := now.Sub(oldest); !oldest.IsZero() && lag > doubtFor && lag < mostLag {
+		return nil
+	}
 	if _, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return nil, r.outbox.Released(ctx, due) }); err != nil {
 		return err
 	}
 	for _, id := range due {
 		d := r.doubts[id]
-		d.released = true
+		d.released, d.until = true, now
 		r.doubts[id] = d
 	}
 	return nil
@@ -321,7 +336,9 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 		switch {
 		case res.Err == nil && res.Duplicate:
 			r.publishes.WithLabelValues("duplicate").Inc()
-			r.doubts[c.ID] = doubt{generation: offers[i], until: time.Now().Add(doubtFor)}
+			if r.doubts[c.ID].generation != offers[i] {
+				r.doubts[c.ID] = doubt{generation: offers[i], until: now.Add(doubtFor)}
+			}
 			continue
 		case res.Err == nil:
 			r.publishes.WithLabelValues("ok").Inc()
@@ -334,6 +351,7 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 			released, failed = append(released, c.ID), res.Err
 			continue
 		}
+		delete(r.doubts, c.ID)
 		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, At: now, First: c.FirstPublished})
 	}
 	return marks, released, failed

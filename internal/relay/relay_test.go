@@ -100,6 +100,13 @@ func (o *outbox) add(n int) {
 	}
 }
 
+// marked is the generation of a purchase's mark; 0: it has none.
+func (o *outbox) marked(id string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.marks[id]
+}
+
 func (o *outbox) done() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -378,6 +385,61 @@ func TestKnownMessageIDs(t *testing.T) {
 		}
 		if _, sent := s.ids["cs_2:2"]; sent || o.released != 4 || len(r.doubts) != 0 {
 			t.Errorf("sent again although its outcome had come: %v; %d releases; doubts %v", sent, o.released, r.doubts)
+		}
+	})
+}
+
+// The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may be one of them. It is
+// not published under another generation until they are on the ledger, also where its claim runs out meanwhile; one that can never be
+// recorded does not hold it for good.
+func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		began := time.Now()
+		oldest := func(at time.Time) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.outcome = at
+		}
+		oldest(began.Add(-time.Second))
+		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // done with
+		o.add(2)
+		r.Wake()
+		time.Sleep(contract.ClaimFor + time.Second) //nolint:forbidigo // virtual time
+		o.mu.Lock()
+		o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) // the claims have run out
+		o.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if len(s.ids) != 2 || o.released != 0 {
+			t.Errorf("published again while the outcome may wait: %v; %d releases", s.ids, o.released)
+		}
+		o.mu.Lock()
+		o.settled["cs_0"] = true
+		o.mu.Unlock()
+		oldest(time.Now())                  // later ones wait, as they always do
+		time.Sleep(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if _, sent := s.ids["cs_0:2"]; sent || o.marked("cs_1") != 2 {
+			t.Errorf("published %v, marked %d", s.ids, o.marked("cs_1"))
+		}
+
+		oldest(began.Add(-time.Second)) // it stays
+		s.mu.Lock()
+		s.ids["cs_2:1"] = 92
+		s.mu.Unlock()
+		o.mu.Lock()
+		o.pending = append(o.pending, contract.Claim{ID: "cs_2", Generation: 1})
+		o.mu.Unlock()
+		r.Wake()
+		time.Sleep(mostLag - time.Hour) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.marked("cs_2") != 0 {
+			t.Error("published again while the outcome may wait")
+		}
+		time.Sleep(2 * time.Hour) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.marked("cs_2") != 2 || len(r.doubts) != 0 {
+			t.Errorf("held for good; marked %d, doubts %v", o.marked("cs_2"), r.doubts)
 		}
 	})
 }

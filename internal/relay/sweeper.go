@@ -23,16 +23,6 @@ type Ledger interface {
 	Expire(ctx context.Context, marks []contract.Mark) error
 }
 
-// SweptQueue is the stream, and how far the ledger is behind what the workers told. OldestOutcome returns when the oldest outcome that
-// is not on the ledger yet was told; zero: none waits.
-type SweptQueue interface {
-	Queue
-	OldestOutcome(ctx context.Context) (time.Time, error)
-}
-
-// mostLag bounds how old an outcome may become that puts the sweep off: one that can never be recorded must not end the sweeping.
-const mostLag = 6 * time.Hour
-
 // SweeperConfig is what an operator chooses.
 type SweeperConfig struct {
 	Interval time.Duration // between two sweeps
@@ -47,7 +37,7 @@ type SweeperConfig struct {
 type Sweeper struct {
 	SweeperConfig
 	ledger Ledger
-	queue  SweptQueue
+	queue  Queue
 	now    func() time.Time
 	log    *zap.Logger
 	swept  *prometheus.CounterVec
@@ -55,7 +45,7 @@ type Sweeper struct {
 }
 
 // NewSweeper returns a Sweeper; Run makes it work.
-func NewSweeper(c SweeperConfig, l Ledger, q SweptQueue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Sweeper {
+func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Sweeper {
 	s := &Sweeper{
 		SweeperConfig: c, ledger: l, queue: q, now: now, log: log,
 		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
