@@ -55,7 +55,7 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 	pixel := c.pixelFor(c.testWay())
 	event := testEvent(c, time.Now())
 	_, _ = fmt.Fprintf(out, "Sending one %s of 1.00 USD, event_id %s, to pixel %s as a test event.\n", c.EventName, event.EventID, c.testWay().pixel)
-	answer := pixel.Send(ctx, []contract.Envelope{event})
+	answer := pixel.SendTest(ctx, event)
 	_, _ = fmt.Fprintln(out, tiktok.Explain(answer))
 	if answer.Class != purchase.ClassDelivered {
 		return errNotAccepted

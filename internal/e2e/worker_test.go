@@ -69,6 +69,14 @@ func TestSendTest(t *testing.T) {
 			t.Errorf("%s: %d %s", env, code, out)
 		}
 	}
+	sim.Inject(tiktoksim.Fault{Status: 503, Count: 2}) // in passing
+	if code, out := send(); code != 0 {
+		t.Errorf("%d %s", code, out)
+	}
+	sim.Inject(tiktoksim.Fault{Status: 503, Count: 4})
+	if code, out := send(); code != 1 || !strings.Contains(out, "no usable answer") {
+		t.Errorf("%d %s", code, out)
+	}
 	if code, out := command(t, "tiktok-worker", []string{}, "send-test"); code != 2 || !strings.Contains(out, "test event code is required") || !strings.Contains(out, "TIKTOK_PIXEL_ID") {
 		t.Errorf("without anything: %d %s", code, out)
 	}

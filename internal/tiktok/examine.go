@@ -85,7 +85,7 @@ func ExamineAccess(ctx context.Context, what string, p *Pixel, event contract.En
 	if p.testCode == "" {
 		return checkup.Warned(what, "was not tried: without a test event code the event would count as a sale", "give the code from Events Manager, Test events: --code or TIKTOK_TEST_EVENT_CODE")
 	}
-	return judgeAccess(what, p.Send(ctx, []contract.Envelope{event}))
+	return judgeAccess(what, p.SendTest(ctx, event))
 }
 
 func judgeAccess(what string, a purchase.Answer) checkup.Check {

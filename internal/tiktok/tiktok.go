@@ -116,6 +116,22 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 	return a
 }
 
+// SendTest sends one event for somebody who waits for the answer. Three tries, a second apart, at most: one answer that means nothing (an
+// error of TikTok's own, a connection that broke) says nothing about the settings.
+func (p *Pixel) SendTest(ctx context.Context, event contract.Envelope) purchase.Answer {
+	for try := 1; ; try++ {
+		a := p.Send(ctx, []contract.Envelope{event})
+		if a.Class != purchase.ClassRetry || try == 3 {
+			return a
+		}
+		select {
+		case <-ctx.Done():
+			return a
+		case <-time.After(time.Second):
+		}
+	}
+}
+
 func (p *Pixel) read(resp *http.Response) purchase.Answer {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
