@@ -154,3 +154,20 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 		t.Errorf("a minute later: %v", err)
 	}
 }
+
+// A connection that takes no leave (pgx waits fifteen seconds for one that is dead) kept a program from stopping in its time: exit
+// status 1 with nothing lost. Here it takes none at all.
+func TestCloseLeavesAStuckConnection(t *testing.T) {
+	l := newLedger(t)
+	db, err := postgres.Open(t.Context(), secret.Text(l.url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	conn.Release()
+	db.Close() // and once more
+}
