@@ -78,7 +78,7 @@ func (b *bench) drain(ctx context.Context, d *drained, n, batch int) (err error)
 	}
 	defer tiktok.stop()
 	began := time.Now()
-	worker, err := b.startWorker(ctx, addrs[0], tiktok, "WORKER_CONCURRENCY="+strconv.Itoa(slots), "BATCH_SIZE="+strconv.Itoa(batch))
+	worker, err := b.startWorker(ctx, addrs[0], tiktok, unlimited, "WORKER_CONCURRENCY="+strconv.Itoa(slots), "BATCH_SIZE="+strconv.Itoa(batch))
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ WHERE p.status = 'delivered' AND e.received_at >= $1`
 // one measures where the time of a lone purchase goes. Each kind of webhook goes one step further than the one before; the
 // difference is the step.
 func one(ctx context.Context, b *bench) (err error) {
-	l, err := b.startLine(ctx, "one", nil, nil)
+	l, err := b.startLine(ctx, "one", nil, []string{unlimited})
 	if err != nil {
 		return err
 	}
