@@ -43,7 +43,7 @@ manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubern
 	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
 test: ## Every test, real Postgres and NATS included.
-	go test -race -shuffle=on -timeout 20m ./...
+	go test -race -shuffle=on -timeout 45m ./...
 
 check: ## Format, vet, lint, import rules.
 	@test -z "$$(gofmt -l cmd internal migrations)" || { gofmt -l cmd internal migrations; echo "run gofmt on these"; exit 1; }
