@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,13 +18,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"purchase-relay/internal/dev/freeport"
 	"purchase-relay/internal/dev/natslocal"
 	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/dev/pglocal/pgtest"
@@ -445,22 +444,13 @@ func listen(t *testing.T, h http.Handler) string {
 	return server.URL
 }
 
-// ports are given out once each, below those that the system gives to outgoing connections: one that was free a moment ago
-// would be taken by a test beside this one.
-var ports atomic.Int32
-
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		// Two runs of this package on one machine begin at different ports.
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+(os.Getpid()*100+int(ports.Add(1)))%20000)
-		if l, err := net.Listen("tcp", addr); err == nil {
-			_ = l.Close()
-			return addr
-		}
+	addr, err := freeport.Addr()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	return addr
 }
 
 func status(url string) int {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"purchase-relay/internal/dev/faultproxy"
+	"purchase-relay/internal/dev/freeport"
 	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/dev/tiktoksim"
 	"purchase-relay/internal/dev/wait"
@@ -121,7 +121,7 @@ func (s *stack) small(name string) bool {
 }
 
 func (s *stack) startNeighbours(ctx context.Context, c Config) error {
-	addr, err := freeAddr()
+	addr, err := freeport.Addr()
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (s *stack) startNeighbours(ctx context.Context, c Config) error {
 	if err := s.database.now.Load().CreateDatabase(ctx, "chaos", ""); err != nil {
 		return err
 	}
-	if s.queueAddr, err = freeAddr(); err != nil {
+	if s.queueAddr, err = freeport.Addr(); err != nil {
 		return err
 	}
 	config := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 8GB }\n", s.queueAddr, s.store())
@@ -188,8 +188,8 @@ func (s *stack) link(from, to, target string) (string, error) {
 
 func (s *stack) startIngest(ctx context.Context, c Config, i int, grace string) error {
 	name := "ingest-" + strconv.Itoa(i)
-	public, err1 := freeAddr()
-	admin, err2 := freeAddr()
+	public, err1 := freeport.Addr()
+	admin, err2 := freeport.Addr()
 	database, err3 := s.link(name, "postgres", s.database.options.Addr)
 	queue, err4 := s.link(name, "nats", s.queueAddr)
 	_, err5 := s.link("stripe", name, public)
@@ -207,7 +207,7 @@ func (s *stack) startIngest(ctx context.Context, c Config, i int, grace string) 
 
 func (s *stack) startWorker(ctx context.Context, c Config, i int) error {
 	name := "worker-" + strconv.Itoa(i)
-	admin, err1 := freeAddr()
+	admin, err1 := freeport.Addr()
 	queue, err2 := s.link(name, "nats", s.queueAddr)
 	tiktok, err3 := s.link(name, "tiktok", s.server.Addr)
 	if err := errors.Join(err1, err2, err3); err != nil {
@@ -309,18 +309,6 @@ func query[T any](ctx context.Context, s *stack, row pgx.RowToFunc[T], sql strin
 		return nil, err
 	}
 	return pgx.CollectRows(rows, row)
-}
-
-// freeAddr finds a port of loopback that nobody listens on, outside of those that connections get: it is listened on again and
-// again.
-func freeAddr() (string, error) {
-	for range 1000 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000))) //nolint:gosec // any will do
-		if l, err := net.Listen("tcp", addr); err == nil {                            //nolint:noctx // a look
-			return addr, l.Close()
-		}
-	}
-	return "", errors.New("no port is free")
 }
 
 // get asks one of our own listeners; 0: no answer.

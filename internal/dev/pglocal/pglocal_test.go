@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"purchase-relay/internal/dev/freeport"
 	"purchase-relay/internal/dev/pglocal"
 )
 
@@ -46,12 +47,11 @@ func execute(t *testing.T, url, sql string) {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addr
 }
 
 // The data is kept between starts, also after kill -9.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"purchase-relay/internal/dev/freeport"
 	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/postgres"
 	"purchase-relay/internal/secret"
@@ -305,14 +306,13 @@ func listens(ctx context.Context, addr string) bool {
 }
 
 // freeAddrs finds addresses on loopback that nobody listens on.
-func freeAddrs(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a look at a port of this machine
-		if err != nil {
+func freeAddrs(n int) ([]string, error) {
+	addrs := make([]string, n)
+	for i := range addrs {
+		var err error
+		if addrs[i], err = freeport.Addr(); err != nil {
 			return nil, err
 		}
-		defer func() { _ = l.Close() }()
-		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs, nil
 }

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"purchase-relay/internal/dev/freeport"
 )
 
 const (
@@ -43,22 +45,17 @@ func newEngine(environ []string, out io.Writer) (*engine, error) {
 	}
 	e.env = append(e.env, "VERSION=rehearsal", "ADMIN_TOKEN=rehearsal", "SWEEP_GRACE=40s", "SWEEP_INTERVAL=2s")
 	for _, name := range []string{"INGEST_PORT", "ADMIN_PORT", "SIMULATOR_PORT"} {
-		port, err := freePort()
+		addr, err := freeport.Addr()
 		if err != nil {
 			return nil, err
 		}
-		e.env = append(e.env, fmt.Sprintf("%s=%d", name, port))
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		e.env = append(e.env, name+"="+port)
 	}
 	return e, nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a look at a port of this machine
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil //nolint:forcetypeassert // a TCP listener's
 }
 
 func (e *engine) value(name string) string {

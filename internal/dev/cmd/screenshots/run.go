@@ -10,7 +10,6 @@ import (
 	"image/draw"
 	"image/png"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,6 +24,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/dev/chromium"
+	"purchase-relay/internal/dev/freeport"
 	"purchase-relay/internal/dev/natslocal"
 	"purchase-relay/internal/dev/pglocal"
 	"purchase-relay/internal/dev/sampleledger"
@@ -138,11 +138,11 @@ func (s *stage) open(ctx context.Context, out io.Writer, n int) error {
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, text)
 	}
-	public, err := freeAddr(ctx)
+	public, err := freeport.Addr()
 	if err != nil {
 		return err
 	}
-	if s.admin, err = freeAddr(ctx); err != nil {
+	if s.admin, err = freeport.Addr(); err != nil {
 		return err
 	}
 	programs := [][]string{{
@@ -288,12 +288,4 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-}
-
-func freeAddr(ctx context.Context) (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
