@@ -218,14 +218,12 @@ func (r *Relay) once(ctx context.Context, look bool) (again bool, err error) {
 	if !look || !r.queue.Connected() {
 		return false, nil // the connection's return wakes us; its absence has been logged
 	}
-	if err := r.releaseDoubts(ctx); err != nil {
-		return false, err
-	}
+	doubtful := r.releaseDoubts(ctx) // whatever becomes of them, the others are published
 	claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return r.outbox.Claim(ctx, batchSize) })
 	if err != nil || len(claims) == 0 {
-		return false, err
+		return false, errors.Join(doubtful, err)
 	}
-	return len(claims) == batchSize, r.publish(ctx, claims)
+	return len(claims) == batchSize, errors.Join(doubtful, r.publish(ctx, claims))
 }
 
 // publish publishes claims, and gives those back that the stream did not take.

@@ -444,6 +444,33 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 	})
 }
 
+// Nobody says how far the ledger is behind: what is in doubt waits, what is not is published.
+func TestDoubtsHoldNobodyElse(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.outcomeErr = errors.New("timeout")
+		s.ids["cs_0:1"] = 90 // done with
+		o.add(1)
+		r.Wake()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		o.mu.Lock()
+		o.pending = append(o.pending, contract.Claim{ID: "cs_1", Generation: 1})
+		o.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.marked("cs_0") != 0 || o.marked("cs_1") != 1 {
+			t.Errorf("marked %v", o.marks)
+		}
+		s.mu.Lock()
+		s.outcomeErr = nil
+		s.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.marked("cs_0") != 2 {
+			t.Errorf("marked %v", o.marks)
+		}
+	})
+}
+
 // Published, and the mark was lost: published again under the same id, which the stream knows.
 func TestLostMark(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
