@@ -295,12 +295,8 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
-	oldest, err := r.queue.OldestOutcome(ctx)
-	if err != nil {
+	if lag, err := lagOf(ctx, r.queue, time.Now); err != nil || lag > doubtFor {
 		return err
-	}
-	if lag := now.Sub(oldest); !oldest.IsZero() && lag > doubtFor && lag < mostLag {
-		return nil
 	}
 	if _, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return nil, r.outbox.Released(ctx, due) }); err != nil {
 		return err
@@ -311,6 +307,19 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 		r.doubts[id] = d
 	}
 	return nil
+}
+
+// lagOf is how far the ledger is behind what the workers told: the age of the oldest outcome that waits, 0 without one, or where it is
+// one that can never be recorded.
+func lagOf(ctx context.Context, q Queue, now func() time.Time) (time.Duration, error) {
+	oldest, err := q.OldestOutcome(ctx)
+	if err != nil || oldest.IsZero() {
+		return 0, err
+	}
+	if lag := now().Sub(oldest); lag <= mostLag {
+		return max(0, lag), nil
+	}
+	return 0, nil
 }
 
 // within asks the ledger for claims, for a bounded time. Those of an answer that comes too late run out by themselves.

@@ -108,18 +108,11 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 
 // lag is how far the ledger is behind what the workers told. Where that is much, the error says so: what looks lost has an outcome.
 func (s *Sweeper) lag(ctx context.Context) (time.Duration, error) {
-	oldest, err := s.queue.OldestOutcome(ctx)
-	if err != nil || oldest.IsZero() {
-		return 0, err
-	}
-	lag := max(0, s.now().Sub(oldest))
-	switch {
-	case lag > mostLag:
-		return 0, nil
-	case lag > s.Grace/2:
+	lag, err := lagOf(ctx, s.queue, s.now)
+	if err == nil && lag > s.Grace/2 {
 		return 0, errors.New("outcomes wait to be recorded, and what looks lost may have one: look at Postgres, or at an ingest that is too old for its workers")
 	}
-	return lag, nil
+	return lag, err
 }
 
 func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
