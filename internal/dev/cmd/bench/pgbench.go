@@ -97,14 +97,13 @@ type committed struct{ transactions, perSecond, median float64 }
 // errNothing: the machine stood still for as long as was measured.
 var errNothing = errors.New("pgbench committed nothing")
 
-// run measures for a time; where nothing was committed in it, once more, twice as long.
+// run measures for a time; where nothing was committed in it, once more, twice as long, up to a minute.
 func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (c committed, err error) {
-	for d := max(duration, time.Second); d < time.Minute; d *= 2 {
-		if c, err = p.once(ctx, script, clients, d); !errors.Is(err, errNothing) {
-			break
+	for d := max(duration, time.Second); ; d *= 2 {
+		if c, err = p.once(ctx, script, clients, d); !errors.Is(err, errNothing) || d > time.Minute/2 {
+			return c, err
 		}
 	}
-	return c, err
 }
 
 func (p *pgbench) once(ctx context.Context, script string, clients int, duration time.Duration) (c committed, err error) {
