@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"time"
 
+	"purchase-relay/internal/contract"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/process"
 	"purchase-relay/internal/secret"
@@ -61,8 +62,8 @@ func (c *config) problems(command string) (list []string) {
 	if !absolute(c.APIURL) {
 		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
 	}
-	if c.PageURL != "" && !absolute(c.PageURL) {
-		list = append(list, "TIKTOK_PAGE_URL is not an absolute http(s) URL")
+	if c.PageURL != "" && !contract.ValidPage(c.PageURL) {
+		list = append(list, "TIKTOK_PAGE_URL is not an absolute http(s) URL without a user, of at most 2048 bytes")
 	}
 	if c.EventName == "" {
 		list = append(list, "TIKTOK_EVENT_NAME is empty")

@@ -29,6 +29,8 @@ func TestConfiguration(t *testing.T) {
 		"a body unheard of":        {[]string{"TIKTOK_PAYLOAD=xml"}, "TIKTOK_PAYLOAD"},
 		"no address":               {[]string{"TIKTOK_API_URL=business-api"}, "TIKTOK_API_URL"},
 		"no page":                  {[]string{"TIKTOK_PAGE_URL=/shop"}, "TIKTOK_PAGE_URL"},
+		"a page with a password":   {[]string{"TIKTOK_PAGE_URL=https://shop:hunter2@shop.example/"}, "TIKTOK_PAGE_URL"},
+		"a page without an end":    {[]string{"TIKTOK_PAGE_URL=https://shop.example/" + strings.Repeat("x", 2048)}, "TIKTOK_PAGE_URL"},
 		"no rate":                  {[]string{"TIKTOK_MAX_RPS=0"}, "TIKTOK_MAX_RPS"},
 		"no concurrency":           {[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY"},
 		"an age past the window":   {[]string{"RETRY_MAX_AGE=49h"}, "48h"},

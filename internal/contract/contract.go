@@ -11,9 +11,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"purchase-relay/internal/purchase"
 )
@@ -157,6 +159,7 @@ type Outcome struct {
 	Attempt    *Attempt        `json:"attempt,omitempty"`  // nil when nothing was sent
 	Sequence   uint64          `json:"sequence,omitempty"` // the purchase's place in its stream, 0: unknown
 	Taken      time.Time       `json:"taken,omitzero"`     // when the stream took it
+	Sent       *purchase.Sent  `json:"sent,omitempty"`     // of a delivered one
 }
 
 // Attempt is purchase.Attempt on the wire.
@@ -238,6 +241,9 @@ func (o *Outcome) check() error {
 	case !storable(string(o.Reason), 40):
 		return errors.New("reason has no usable form")
 	}
+	if s := o.Sent; s != nil && (s.Keys < 0 || s.Keys >= 1<<purchase.MatchKeyKinds || s.Minor != nil && *s.Minor < 0 || s.Page != "" && !ValidPage(s.Page)) {
+		return errors.New("sent has no usable form")
+	}
 	if a := o.Attempt; a != nil {
 		switch {
 		case !purchase.ValidID(a.ID):
@@ -251,6 +257,16 @@ func (o *Outcome) check() error {
 		}
 	}
 	return nil
+}
+
+// maxPage bounds a page's address, in bytes, as purchase does.
+const maxPage = 2048
+
+// ValidPage reports whether a text can be the worker's default page: an absolute http(s) URL of at most 2,048 bytes, without a
+// user. The ledger keeps it, and the dashboard shows it.
+func ValidPage(raw string) bool {
+	u, err := url.Parse(raw) // refuses control characters
+	return err == nil && len(raw) <= maxPage && utf8.ValidString(raw) && u.Host != "" && u.User == nil && (u.Scheme == "https" || u.Scheme == "http")
 }
 
 // storable says whether Postgres can keep a text: bounded, without NUL. encoding/json has replaced invalid

@@ -219,6 +219,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(e)
 	f.Add(o)
 	f.Add(contract.EncodeOutcomes([][]byte{o, o}))
+	f.Add([]byte(`{"version":1,"event_id":"cs_1","generation":1,"result":"delivered","at":"2026-01-02T03:04:05Z","sent":{"keys":69,"minor":1,"page":"https://shop.example/"}}`))
 	f.Add([]byte(`{"version":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if e, err := contract.DecodeEnvelope(data); err == nil {
@@ -233,4 +234,41 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestOutcome_CarriesWhatWasSent(t *testing.T) {
+	t.Parallel()
+	o := contract.Outcome{Version: 1, EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1704067200, 0).UTC()}
+	for want, sent := range map[string]*purchase.Sent{
+		`"at":"2024-01-01T00:00:00Z"}`:                                                 nil,
+		`,"sent":{"keys":0}}`:                                                          {},
+		`,"sent":{"keys":511,"minor":0}}`:                                              {Keys: 511, Minor: new(int64(0))},
+		`,"sent":{"keys":64,"minor":2999,"page":"https://shop.example/ä?a=1\u0026b"}}`: {Keys: 64, Minor: new(int64(2999)), Page: "https://shop.example/ä?a=1&b"},
+	} {
+		o.Sent = sent
+		data, err := contract.EncodeOutcome(o)
+		if err != nil || !strings.HasSuffix(string(data), want) {
+			t.Errorf("encoded %s, %v, want …%s", data, err, want)
+		}
+		list, err := contract.DecodeOutcomes(data)
+		if diff := cmp.Diff([]contract.Outcome{o}, list); err != nil || diff != "" {
+			t.Errorf("decoded, %v (-want +got):\n%s", err, diff)
+		}
+	}
+	for _, sent := range []purchase.Sent{
+		{Keys: -1},
+		{Keys: 512},
+		{Minor: new(int64(-1))},
+		{Page: "/checkout"},
+		{Page: "javascript:alert(1)"},
+		{Page: "https://buyer:secret@shop.example/"},
+		{Page: "https://shop.example/\x00"},
+		{Page: "https://shop.example/\xff"},
+		{Page: "https://shop.example/" + strings.Repeat("x", 2048)},
+	} {
+		o.Sent = &sent
+		if data, err := contract.EncodeOutcome(o); err == nil {
+			t.Errorf("encoded %s, want an error", data)
+		}
+	}
 }

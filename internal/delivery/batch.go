@@ -25,7 +25,8 @@ type item struct {
 	envelope   contract.Envelope
 	generation int
 	log        *zap.Logger
-	ended      *atomic.Bool // settled, or left to the queue: nothing more is said about it
+	ended      *atomic.Bool   // settled, or left to the queue: nothing more is said about it
+	sent       *purchase.Sent // what its event carried; nil: not delivered
 }
 
 // suspect says that the message came again although nobody handed it back: whoever had it died. It is sent alone, so that
@@ -203,6 +204,9 @@ func (s *slot) request(hard context.Context, p pass, what piece) (a answered, cr
 	began := s.Now()
 	a.Answer = p.lane.to.Send(hard, events)
 	a.at = s.Now()
+	for i := range a.Sent {
+		what.items[i].sent = &a.Sent[i]
+	}
 	a.attempt = purchase.Attempt{
 		ID: s.attemptID(), At: began.UTC(), Took: a.at.Sub(began), Class: a.Class, Code: a.Code, Message: a.Message, RequestID: a.RequestID,
 	}

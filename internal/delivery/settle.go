@@ -34,7 +34,9 @@ func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason
 // deliveredAs ends a purchase that TikTok accepted.
 func (w *Worker) deliveredAs(it item, a answered) ending {
 	w.metrics.acceptance.Observe(max(0, a.at.Sub(time.Unix(it.envelope.PurchasedAt, 0)).Seconds()))
-	return ending{item: it, outcome: w.outcome(it, purchase.StatusDelivered, purchase.ReasonNone, &a.attempt), then: func() {
+	outcome := w.outcome(it, purchase.StatusDelivered, purchase.ReasonNone, &a.attempt)
+	outcome.Sent = it.sent
+	return ending{item: it, outcome: outcome, then: func() {
 		it.log.Info("Purchase event sent successfully", zap.String("request_id", a.RequestID), codeOf(a.Code), zap.Int64("took_ms", a.attempt.Took.Milliseconds()))
 	}}
 }

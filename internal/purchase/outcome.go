@@ -22,6 +22,7 @@ type Answer struct {
 	Message    string        // TikTok's or the network's words, without secrets and personal data, at most 300 bytes
 	RequestID  string        // TikTok's request_id, "" when the answer had none
 	RetryAfter time.Duration // asked for by the server; 0: nothing asked
+	Sent       []Sent        // of a delivered request: what each event carried, in their order
 }
 
 // Attempt is one call to TikTok about one purchase, as the ledger keeps it.

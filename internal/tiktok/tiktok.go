@@ -111,6 +111,9 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := p.read(resp)
+	if a.Class == purchase.ClassDelivered {
+		a.Sent = sent(p.config, events)
+	}
 	a.Message, a.RequestID = p.clean(a.Message, maxMessage), p.clean(a.RequestID, maxRequestID)
 	a.RetryAfter = RetryAfter(resp.Header.Get("Retry-After"), p.config.Now())
 	return a

@@ -1,0 +1,32 @@
+package purchase_test
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/purchase"
+)
+
+func TestMatchKeys_OnlyKeepsWhatTheMaskNames(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		text := func(name string) string { return rapid.SampledFrom([]string{"", name}).Draw(rt, name) }
+		keys := purchase.MatchKeys{
+			Email: text("email"), Phone: text("phone"), ExternalID: text("id"), TTCLID: text("ttclid"), TTP: text("ttp"), IP: text("ip"), UserAgent: text("agent"),
+			PageURL: text("page"), Referrer: text("referrer"), FirstName: text("first"), LastName: text("last"), Zip: text("zip"), City: text("city"),
+			State: text("state"), Country: text("country"),
+		}
+		if got := keys.Only(keys.Mask()); got != keys {
+			rt.Fatalf("Only(own mask) = %+v, want %+v", got, keys)
+		}
+		mask := int16(rapid.IntRange(0, 1<<purchase.MatchKeyKinds-1).Draw(rt, "mask"))
+		got := keys.Only(mask)
+		if want := keys.Mask() & mask; got.Mask() != want {
+			rt.Fatalf("mask after Only(%b) = %b, want %b", mask, got.Mask(), want)
+		}
+		if got.ExternalID != keys.ExternalID || got.Referrer != keys.Referrer || got.State != keys.State || got.Country != keys.Country {
+			rt.Fatalf("Only(%b) = %+v changed a key that no mask counts of %+v", mask, got, keys)
+		}
+	})
+}

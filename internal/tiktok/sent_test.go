@@ -1,0 +1,90 @@
+package tiktok_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/tiktok"
+)
+
+// answering returns a pixel whose requests are all answered with a body.
+func answering(t *testing.T, c tiktok.Config, body string) *tiktok.Pixel {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(server.Close)
+	c.URL = server.URL
+	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "")
+}
+
+func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
+	t.Parallel()
+	const accepted = `{"code":0,"message":"OK","request_id":"r1"}`
+	const email, ttclid, ttp, page = 1, 4, 8, 64
+	own := envelope(new(int64(2999)), "usd")
+	all := own.Keys.Mask()
+	bare := func(minor *int64, currency string, keys purchase.MatchKeys) contract.Envelope {
+		return contract.Envelope{Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, AmountMinor: minor, Currency: currency, Keys: keys}
+	}
+	hashed := purchase.HashEmail("buyer@example.com")
+	for name, tc := range map[string]struct {
+		envelope contract.Envelope
+		page     string // TIKTOK_PAGE_URL
+		want     purchase.Sent
+	}{
+		"everything":               {own, "https://shop.example/", purchase.Sent{Keys: all, Minor: new(int64(2999))}},
+		"nothing":                  {bare(nil, "", purchase.MatchKeys{}), "", purchase.Sent{}},
+		"a value of 0":             {bare(new(int64(0)), "usd", purchase.MatchKeys{}), "", purchase.Sent{Minor: new(int64(0))}},
+		"an unlisted currency":     {envelope(new(int64(5000)), "xof"), "", purchase.Sent{Keys: all}},
+		"another one":              {envelope(new(int64(5000)), "gel"), "", purchase.Sent{Keys: all}},
+		"no currency":              {envelope(new(int64(5000)), ""), "", purchase.Sent{Keys: all}},
+		"an unknown amount":        {envelope(nil, "usd"), "", purchase.Sent{Keys: all}},
+		"the default page":         {bare(new(int64(1)), "jpy", purchase.MatchKeys{Email: hashed}), "https://shop.example/", purchase.Sent{Keys: email | page, Minor: new(int64(1)), Page: "https://shop.example/"}},
+		"a click id and that page": {bare(nil, "", purchase.MatchKeys{TTCLID: "E.C.P.a", TTP: "t"}), "https://shop.example/x?y=1", purchase.Sent{Keys: ttclid | ttp | page, Page: "https://shop.example/x?y=1"}},
+	} {
+		for _, payload := range []string{tiktok.PayloadEvents, tiktok.PayloadPixel} {
+			c := config()
+			c.PageURL, c.Payload = tc.page, payload
+			a := answering(t, c, accepted).Send(t.Context(), []contract.Envelope{tc.envelope})
+			if diff := cmp.Diff([]purchase.Sent{tc.want}, a.Sent); diff != "" {
+				t.Errorf("%s, payload %s (-want +got):\n%s", name, payload, diff)
+			}
+		}
+	}
+	both := []contract.Envelope{own, bare(nil, "", purchase.MatchKeys{Email: hashed})}
+	if diff := cmp.Diff([]purchase.Sent{{Keys: all, Minor: new(int64(2999))}, {Keys: email}}, answering(t, config(), accepted).Send(t.Context(), both).Sent); diff != "" {
+		t.Errorf("a batch (-want +got):\n%s", diff)
+	}
+	for _, refused := range []string{`{"code":40002,"message":"no"}`, `{"code":50000}`, "<html>"} {
+		if a := answering(t, config(), refused).Send(t.Context(), both); a.Sent != nil {
+			t.Errorf("answer %s: sent = %+v, want none", refused, a.Sent)
+		}
+	}
+}
+
+// A mask never says that a key was sent which the event lacks: without any page, the click id counts exactly where it is in the body.
+func TestPixel_CountsClickIDWhereTheBodyHasIt(t *testing.T) {
+	t.Parallel()
+	e := contract.Envelope{Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, Keys: purchase.MatchKeys{TTCLID: "E.C.P.a"}}
+	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := int16(0)
+	if strings.Contains(string(body), `"ttclid"`) {
+		want = 4
+	}
+	a := answering(t, config(), `{"code":0}`).Send(t.Context(), []contract.Envelope{e})
+	if len(a.Sent) != 1 || a.Sent[0].Keys != want {
+		t.Errorf("sent = %+v, want keys %d as in %s", a.Sent, want, body)
+	}
+}
