@@ -65,8 +65,13 @@ func readConversions(ctx context.Context, tx pgx.Tx, ids []string, byID map[stri
 func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	var at, first, published, finished *time.Time
 	var sequence int64
+	var sent purchase.Sent
 	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency, &at, &h.Customer, &h.Subscription,
-		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession)
+		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession,
+		&sent.Keys, &sent.Minor, &sent.Page)
+	if h.Status == purchase.StatusDelivered {
+		h.Sent = &sent
+	}
 	h.At, h.FirstPublished, h.Published, h.Finished = orZero(at), orZero(first), orZero(published), orZero(finished)
 	h.Sequence = uint64(max(sequence, 0))
 	return h, err

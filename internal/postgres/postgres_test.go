@@ -565,7 +565,9 @@ func TestSummary(t *testing.T) {
 	test := receipt("evt_5", "cs_5", purchase.StatusPending, "")
 	test.Purchase.Livemode, test.Purchase.Currency = false, "jpy"
 	l.record(test)
-	if _, err := l.Settle(t.Context(), []contract.Outcome{outcome("cs_2", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
+	delivered := outcome("cs_2", 1, purchase.StatusDelivered, "a1", base)
+	delivered.Sent = &purchase.Sent{Keys: 1, Minor: new(int64(2999))}
+	if _, err := l.Settle(t.Context(), []contract.Outcome{delivered}); err != nil {
 		t.Fatal(err)
 	}
 	all, err := l.Summary(t.Context(), base.Add(-time.Hour), nil)

@@ -79,7 +79,13 @@ func TestRollupIsTheLedger(t *testing.T) {
 				for _, id := range some.Draw(rt, "settled") {
 					event++
 					result := rapid.SampledFrom([]purchase.Status{purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "result")
-					outcomes = append(outcomes, outcome(id, rapid.IntRange(1, 3).Draw(rt, "generation"), result, fmt.Sprintf("a%d", event), base.Add(time.Duration(rapid.IntRange(0, 1<<30).Draw(rt, "later"))*time.Microsecond)))
+					o := outcome(id, rapid.IntRange(1, 3).Draw(rt, "generation"), result, fmt.Sprintf("a%d", event), base.Add(time.Duration(rapid.IntRange(0, 1<<30).Draw(rt, "later"))*time.Microsecond))
+					if rapid.Bool().Draw(rt, "reported") {
+						o.Sent = &purchase.Sent{Keys: int16(rapid.IntRange(0, 1<<purchase.MatchKeyKinds-1).Draw(rt, "sent keys"))}
+						o.Sent.Minor = rapid.SampledFrom([]*int64{nil, new(int64(0)), new(int64(2999)), new(int64(500))}).Draw(rt, "sent value")
+						o.Sent.Page = rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "sent page")
+					}
+					outcomes = append(outcomes, o)
 				}
 				_, err := l.Settle(l.t.Context(), outcomes)
 				must(err)
@@ -103,7 +109,7 @@ func TestRollupIsTheLedger(t *testing.T) {
 				must(err)
 			},
 			"mend by hand": func(rt *rapid.T) {
-				_, err := l.conn.Exec(l.t.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial', amount_minor = 7, currency = 'eur' WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"))
+				_, err := l.conn.Exec(l.t.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial', amount_minor = 7, currency = 'eur', sent_minor = $2 WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"), rapid.SampledFrom([]*int64{nil, new(int64(7))}).Draw(rt, "value"))
 				must(err)
 			},
 			"fold": func(*rapid.T) { _, err := l.Fold(l.t.Context()); must(err) },
@@ -187,7 +193,7 @@ func (l *ledger) rollupIsTheLedger(t fataler, livemode *bool, since time.Time) {
 // count sums the ledger up, row by row and without its help.
 func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summary {
 	s := purchase.Summary{Counts: map[purchase.Status]int{}, Delays: purchase.Delays{}}
-	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys, purchased_at, finished_at, kind
+	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys, purchased_at, finished_at, kind, sent_minor
 		FROM purchases WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2) ORDER BY 3`, since, livemode)
 	if err != nil {
 		t.Fatal(err)
@@ -196,10 +202,11 @@ func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summ
 	var reason purchase.Reason
 	var currency string
 	var minor int64
+	var sent *int64
 	var keys *int16
 	var at, finished *time.Time
 	var kind purchase.Kind
-	_, err = pgx.ForEachRow(rows, []any{&status, &reason, &currency, &minor, &keys, &at, &finished, &kind}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&status, &reason, &currency, &minor, &keys, &at, &finished, &kind, &sent}, func() error {
 		s.Counts[status]++
 		if keys != nil {
 			s.Coverage.Of++
@@ -219,9 +226,7 @@ func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summ
 		if status == purchase.StatusAwaitingPayment || status == purchase.StatusPaymentFailed || status == purchase.StatusSkipped && reason == purchase.ReasonNoPayment {
 			return nil
 		}
-		delivered := int64(0)
 		if status == purchase.StatusDelivered {
-			delivered = minor
 			if at != nil && finished != nil {
 				step := 0
 				for took := finished.Sub(*at).Seconds(); took > 0.1*1.1892071150027210667; took /= 1.1892071150027210667 { // the fourth root of 2
@@ -234,8 +239,14 @@ func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summ
 			return nil
 		}
 		s.Paid++
+		delivered := int64(0)
 		if status == purchase.StatusDelivered {
 			s.Accepted++
+			if sent == nil {
+				s.NoValue++
+			} else {
+				delivered = *sent
+			}
 		}
 		if currency == "" {
 			return nil

@@ -24,6 +24,7 @@ type standing struct {
 	accepted   *string           // the request id of the one that TikTok accepted
 	taken      *time.Time        // when the stream took it, by an outcome of its generation
 	sequence   *int64            // and where
+	sent       *purchase.Sent    // what TikTok got, by the outcome that made it delivered
 }
 
 // Settle applies outcomes to the ledger in one transaction: attempts are kept once each, statuses move by
@@ -68,6 +69,7 @@ func (s *standing) apply(o contract.Outcome) {
 		if next != purchase.StatusRetrying {
 			s.finished = &o.At
 		}
+		s.sent = o.Sent
 	}
 	if s.generation < o.Generation {
 		s.generation, s.moved = o.Generation, true
@@ -157,11 +159,15 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 	requests, accepted := make([]*string, n), make([]*string, n)
 	codes := make([]*int32, n)
 	taken, sequences := make([]*time.Time, n), make([]*int64, n)
+	keys, minors, pages := make([]*int16, n), make([]*int64, n), make([]*string, n)
 	for i, id := range ids {
 		s := ledger[id]
 		taken[i], sequences[i] = s.taken, s.sequence
 		statuses[i], reasons[i], recorded[i], finished[i] = string(s.status), string(s.reason), s.recorded, s.finished
 		generations[i] = int32(s.generation) //nolint:gosec // counted up from 1
+		if s.status == purchase.StatusDelivered && s.sent != nil {
+			keys[i], minors[i], pages[i] = &s.sent.Keys, s.sent.Minor, nullable(s.sent.Page)
+		}
 		if a := s.last; a != nil && s.recorded > 0 {
 			class := string(a.Class)
 			ats[i], classes[i], codes[i] = &a.At, &class, code32(a.Code)
@@ -171,7 +177,8 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 			}
 		}
 	}
-	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests, accepted, taken, sequences)
+	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests, accepted, taken, sequences,
+		keys, minors, pages)
 	if err != nil {
 		return fmt.Errorf("write the outcomes: %w", err)
 	}

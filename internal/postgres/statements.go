@@ -183,12 +183,15 @@ UPDATE public.purchases p SET
     last_error        = CASE WHEN s.newer THEN s.error ELSE p.last_error END,
     tiktok_request_id = COALESCE(s.accepted, CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
     published_at = COALESCE(p.published_at, s.taken), stream_sequence = COALESCE(p.stream_sequence, s.sequence),
+    -- what TikTok got takes the place of what was offered; how late the click was is known here alone
+    match_keys = COALESCE(s.keys | CASE WHEN s.keys & 4 <> 0 THEN COALESCE(p.match_keys, 0) & 512 ELSE 0 END, p.match_keys),
+    sent_minor = COALESCE(s.minor, p.sent_minor), sent_page = COALESCE(s.page, p.sent_page),
     claimed_until = CASE WHEN s.status = 'pending' THEN p.claimed_until END, updated_at = now()
 FROM (
     SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
     FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[],
-        $13::timestamptz[], $14::bigint[])
-        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted, taken, sequence)
+        $13::timestamptz[], $14::bigint[], $15::smallint[], $16::bigint[], $17::text[])
+        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted, taken, sequence, keys, minor, page)
     JOIN public.purchases q ON q.checkout_session_id = u.id
 ) s
 WHERE p.checkout_session_id = s.id`
@@ -208,16 +211,16 @@ WHERE p.checkout_session_id = s.id`
 SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), COALESCE(code, ''), COALESCE(upper(currency), ''),
     sum(n)::bigint, COALESCE(sum(n - trials) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)::bigint,
     LEAST(COALESCE(sum(minor) FILTER (WHERE paid), 0), 9223372036854775807)::bigint,
-    LEAST(COALESCE(sum(minor) FILTER (WHERE status = 'delivered'), 0), 9223372036854775807)::bigint,
+    LEAST(sum(sent_minor), 9223372036854775807)::bigint, sum(no_value)::bigint,
     ` + keySums + `
 FROM (
-    SELECT status, reason, code, currency, n, minor, ` + keyColumns + `, trials, ` + paid + ` AS paid
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials, ` + paid + ` AS paid
     FROM public.rollup_totals WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, ` + keyColumns + `, trials, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials, ` + paid + `
     FROM public.rollup_totals WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, ` + keyColumns + `, trials, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials, ` + paid + `
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) r
 GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <> 0`
@@ -273,15 +276,16 @@ WHERE $1::boolean IS NULL OR w.livemode = $1`
 
 	sqlFold = `
 WITH gone AS (
-    DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, ` + keyColumns + `, trials
+    DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, sent_minor, no_value, ` + keyColumns + `, trials
 ), totals AS (
-    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, ` + keyColumns + `, trials)
-    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, sum(n), sum(minor), sum(keyed),
+    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, sum(n), sum(minor), sum(sent_minor), sum(no_value), sum(keyed),
         sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page),
         sum(key_name), sum(key_address), sum(key_late), sum(key_strong), sum(trials)
     FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (daily, at, livemode, status, reason, code, currency) DO UPDATE SET
-        n = t.n + excluded.n, minor = t.minor + excluded.minor, keyed = t.keyed + excluded.keyed,
+        n = t.n + excluded.n, minor = t.minor + excluded.minor, sent_minor = t.sent_minor + excluded.sent_minor, no_value = t.no_value + excluded.no_value,
+        keyed = t.keyed + excluded.keyed,
         key_email = t.key_email + excluded.key_email, key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
         key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip, key_user_agent = t.key_user_agent + excluded.key_user_agent,
         key_page = t.key_page + excluded.key_page, key_name = t.key_name + excluded.key_name, key_address = t.key_address + excluded.key_address,
@@ -516,7 +520,7 @@ UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe
 	entryColumns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at, stripe_customer_id, stripe_subscription_id,
     generation, first_published_at, published_at, stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id,
-    finished_at, created_at, updated_at, kind, trial_session_id`
+    finished_at, created_at, updated_at, kind, trial_session_id, sent_minor`
 
 	// A page of a list: $1 mode, $2 and $3 the time from and until, $4 and $5 the place to go on from, $6 reason, $7 code, $9 without any code, $8 how many.
 	pageOf = `COALESCE(purchased_at, created_at) >= $2::timestamptz AND COALESCE(purchased_at, created_at) < $3::timestamptz
@@ -560,7 +564,8 @@ FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = ''
 	sqlHistories = `
 SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
     COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
-    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind, COALESCE(trial_session_id, '')
+    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind, COALESCE(trial_session_id, ''),
+    COALESCE(match_keys, 0) & 511, sent_minor, COALESCE(sent_page, '')
 FROM public.purchases
 WHERE checkout_session_id IN (
     SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1

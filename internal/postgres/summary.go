@@ -67,12 +67,12 @@ const (
 )
 
 func readTotals(rows pgx.Rows, s *purchase.Summary) error {
-	var kind, n, paid, accepted int
+	var kind, n, paid, accepted, noValue int
 	var g purchase.Group
 	var code string
 	var v purchase.Value
 	var c purchase.Coverage
-	fields := append([]any{&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor}, keyFields(&c)...)
+	fields := append([]any{&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor, &noValue}, keyFields(&c)...)
 	_, err := pgx.ForEachRow(rows, fields, func() (err error) {
 		switch kind {
 		case rowOfStanding:
@@ -85,7 +85,7 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 				s.Values = append(s.Values, v)
 			}
 		case rowOfAll:
-			s.Paid, s.Accepted, s.Coverage = paid, accepted, c
+			s.Paid, s.Accepted, s.NoValue, s.Coverage = paid, accepted, noValue, c
 		}
 		return err
 	})

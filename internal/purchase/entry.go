@@ -38,6 +38,7 @@ type Entry struct {
 	Updated        time.Time  `json:"updated_at"`
 	Kind           Kind       `json:"kind"`
 	TrialSession   *string    `json:"trial_session_id"`
+	SentMinor      *int64     `json:"sent_minor"` // the value that TikTok accepted
 }
 
 // At is the purchase's time: paid, or first heard of while it is unpaid.

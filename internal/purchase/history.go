@@ -19,6 +19,7 @@ type History struct {
 	Finished       time.Time // zero: on its way
 	RequestID      string    // TikTok's, of the accepting attempt, else of the last one
 	Envelope       []byte    // the message for the queue, as it was stored; nil: nothing is ever sent
+	Sent           *Sent     // what TikTok got; nil: not delivered
 	TrialSession   string    // of a first payment: its trial's purchase
 	FirstPayment   string    // of a trial: the purchase that it became; "": none yet
 	Converted      time.Time // when that was

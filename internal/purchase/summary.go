@@ -12,6 +12,7 @@ type Summary struct {
 	Counts    map[Status]int // purchases by status; a status without any may be missing
 	Paid      int            // paid at Stripe, wherever their delivery stands
 	Accepted  int            // of these, accepted by TikTok
+	NoValue   int            // of the accepted, sent without a value
 	Attention int            // dead or rejected: a person must decide
 	Oldest    time.Time      // the oldest purchase that is on its way, whatever the range; zero: none
 	LastEvent time.Time      // when Stripe last told of a checkout, whatever the range; zero: never
@@ -34,7 +35,7 @@ type Deaths struct {
 type Value struct {
 	Currency      string `json:"currency"` // upper case
 	PaidMinor     int64  `json:"paid_minor"`
-	AcceptedMinor int64  `json:"accepted_minor"` // accepted by TikTok
+	AcceptedMinor int64  `json:"accepted_minor"` // the values of the events that TikTok accepted
 }
 
 // Hour counts the purchases that were paid in one hour, and how many of these TikTok has accepted by now.
@@ -51,7 +52,7 @@ type Group struct {
 	Count  int
 }
 
-// Coverage counts the match keys of the purchases that are, or were, to be sent.
+// Coverage counts match keys: of delivered purchases those that were sent, of the others those that are to be sent.
 type Coverage struct {
 	Of   int                // purchases whose keys are known
 	With [MatchKeyKinds]int // of these, with the key, in the order of MatchKeyNames

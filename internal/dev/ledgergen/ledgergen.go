@@ -112,7 +112,7 @@ FROM plan WHERE status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
 	sqlPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
     stripe_customer_id, stripe_subscription_id, envelope, match_keys, first_published_at, published_at, stream_sequence, attempts, last_attempt_at, last_class,
-    last_code, last_error, tiktok_request_id, finished_at, created_at, updated_at)
+    last_code, last_error, tiktok_request_id, finished_at, created_at, updated_at, sent_minor)
 SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchase', p.amount, p.currency,
     CASE WHEN p.status NOT IN ('awaiting_payment', 'payment_failed') THEN date_trunc('second', p.paid) END,
     'cus_' || substr(md5(p.customer::text), 1, 14), 'sub_' || p.k,
@@ -125,7 +125,7 @@ SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchas
     CASE p.status WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 'user.ip: Not a valid string' ELSE 'Internal service error' END WHEN 'retrying' THEN 'Service Unavailable' END,
     CASE WHEN p.status = 'delivered' THEN to_char(p.paid, 'YYYYMMDDHH24MISS') || upper(p.k) END,
     CASE WHEN p.status IN ('delivered', 'dead') THEN t.attempted + interval '60 ms' WHEN p.status IN ('skipped', 'rejected') THEN p.paid + interval '20 ms' END,
-    p.paid, COALESCE(t.attempted, p.paid)
+    p.paid, COALESCE(t.attempted, p.paid), CASE WHEN p.status = 'delivered' THEN p.amount END
 FROM plan p
 LEFT JOIN public.profiles f ON f.email = 'buyer.' || p.customer || '@example.com' AND p.status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
 CROSS JOIN LATERAL (SELECT

@@ -50,7 +50,7 @@ func Fill(ctx context.Context, url string, o Options) error {
 			{"purchases", []string{
 				"checkout_session_id", "status", "reason", "profile_id", "mode", "livemode", "amount_minor", "currency", "purchased_at", "stripe_customer_id",
 				"stripe_subscription_id", "envelope", "first_published_at", "published_at", "stream_sequence", "attempts", "last_attempt_at", "last_class", "last_code",
-				"last_error", "tiktok_request_id", "finished_at", "created_at", "match_keys", "kind",
+				"last_error", "tiktok_request_id", "finished_at", "created_at", "match_keys", "kind", "sent_minor",
 			}, s.purchases},
 			{"stripe_events", []string{"event_id", "type", "checkout_session_id", "livemode", "created_at", "received_at", "disposition"}, s.events},
 			{"attempts", []string{"checkout_session_id", "attempt_id", "generation", "at", "took_ms", "class", "code", "message", "request_id"}, s.attempts},
@@ -247,7 +247,7 @@ func kind(reason string) purchase.Kind {
 // write adds a sale's rows.
 func (s *shop) write(i int, p *sale) {
 	received := p.at.Add(time.Duration(500+s.random.IntN(900)) * time.Millisecond)
-	var profile, purchased, published, sequence, lastAt, lastClass, lastCode, lastError, request any
+	var profile, purchased, published, sequence, lastAt, lastClass, lastCode, lastError, request, sent any
 	switch p.status {
 	case "awaiting_payment", "payment_failed":
 	case "rejected":
@@ -264,6 +264,9 @@ func (s *shop) write(i int, p *sale) {
 			lastError = last.message
 		}
 	}
+	if p.status == "delivered" {
+		sent = p.amount
+	}
 	for n, t := range p.tries {
 		id := t.at.UTC().Format("20060102150405") + s.id("", 18)
 		if t.code >= 100 && t.code < 600 {
@@ -275,7 +278,7 @@ func (s *shop) write(i int, p *sale) {
 	}
 	s.purchases = append(s.purchases, []any{
 		p.id, p.status, p.reason, profile, "subscription", p.live, p.amount, p.currency, purchased, p.customer, p.sub, p.envelope, published, published, sequence,
-		len(p.tries), lastAt, lastClass, lastCode, lastError, request, p.finished, received, p.keys, kind(p.reason),
+		len(p.tries), lastAt, lastClass, lastCode, lastError, request, p.finished, received, p.keys, kind(p.reason), sent,
 	})
 	kind, disposition := "checkout.session.completed", "processed"
 	switch p.status {
