@@ -12,6 +12,7 @@ import (
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/postgres"
 	"purchase-relay/internal/process"
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -22,9 +23,8 @@ func newDashboard(db *postgres.DB, l *lights, wake func(), log *zap.Logger) http
 	})
 }
 
-// renderBody makes the request's body of a stored message. Settings that the workers alone know stand in ‹…›; where a purchase has no
-// page of its own and TIKTOK_PAGE_URL is not set, the worker leaves page and click id out.
-func renderBody(message []byte) ([]byte, error) {
+// renderBody is the dashboard's Renderer. Settings that only the workers have are named in ‹…›.
+func renderBody(message []byte, sent *purchase.Sent) ([]byte, error) {
 	envelope, err := contract.DecodeEnvelope(message)
 	if err != nil {
 		return nil, err
@@ -33,8 +33,11 @@ func renderBody(message []byte) ([]byte, error) {
 	if !envelope.Livemode {
 		pixel, testCode = "‹TIKTOK_TEST_PIXEL_ID, else TIKTOK_PIXEL_ID›", "‹TIKTOK_TEST_EVENT_CODE, where it is set›"
 	}
-	return tiktok.Body(tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: "‹TIKTOK_PAGE_URL, where it is set›"},
-		pixel, testCode, []contract.Envelope{envelope})
+	page := "‹TIKTOK_PAGE_URL, where it is set›"
+	if sent != nil {
+		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Only(sent.Keys), sent.Minor
+	}
+	return tiktok.Body(tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: page}, pixel, testCode, []contract.Envelope{envelope})
 }
 
 // lookTimeout bounds a look at the queue: a page must not hang on a neighbour that does.

@@ -29,6 +29,7 @@ type summary struct {
 	Attention int                     `json:"attention"`
 	Oldest    int64                   `json:"oldest_waiting_seconds"`
 	Value     []purchase.Value        `json:"value"`
+	NoValue   int                     `json:"accepted_without_value"`
 	Health    Health                  `json:"health"`
 }
 
@@ -51,7 +52,7 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
 		d.unavailable(w, r, err)
 		return
 	}
-	body := summary{Range: v.Range, Mode: v.Mode, Attention: s.Attention, Value: []purchase.Value{}, Health: d.health(ctx)}
+	body := summary{Range: v.Range, Mode: v.Mode, Attention: s.Attention, Value: []purchase.Value{}, NoValue: s.NoValue, Health: d.health(ctx)}
 	body.Purchases = make(map[purchase.Status]int)
 	for _, status := range purchase.Statuses() {
 		body.Purchases[status] = s.Counts[status]
@@ -131,7 +132,7 @@ type one struct {
 	Attempts []attempt       `json:"attempts"`
 	Events   []event         `json:"events"`
 	Payment  *string         `json:"first_payment_id"` // of a trial
-	Body     json.RawMessage `json:"body"`             // what TikTok gets; null where nothing is ever sent
+	Body     json.RawMessage `json:"body"`             // what TikTok got, or is to get; null where nothing is ever sent
 }
 
 type attempt struct {
@@ -186,12 +187,12 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, body)
 }
 
-// body renders the stored message as TikTok gets it; nil where there is none, or where it cannot be read.
+// body renders the stored message as TikTok got it, or is to get it; nil where there is none, or where it cannot be read.
 func (d *Dashboard) body(h *purchase.History) []byte {
 	if len(h.Envelope) == 0 {
 		return nil
 	}
-	body, err := d.Body(h.Envelope)
+	body, err := d.Body(h.Envelope, h.Sent)
 	if err != nil {
 		d.Log.Warn("A stored message cannot be read") // with the purchase's page the id is known
 		return nil

@@ -71,23 +71,26 @@ func csvHeader() []string {
 	return []string{
 		"checkout_session_id", "status", "reason", "mode", "livemode", "purchased_at", "amount", "currency", "amount_minor", "stripe_customer_id",
 		"stripe_subscription_id", "profile_id", "attempts", "last_code", "last_error", "tiktok_request_id", "first_published_at", "published_at", "finished_at", "created_at",
-		"kind", "trial_session_id",
+		"kind", "trial_session_id", "sent_minor",
 	}
 }
 
 func csvRow(e *purchase.Entry) []string {
-	amount, minor := "", ""
+	amount, minor, sent := "", "", ""
 	if e.AmountMinor != nil {
 		minor = strconv.FormatInt(*e.AmountMinor, 10)
 		if e.Currency != nil {
 			amount = purchase.Major(*e.AmountMinor, *e.Currency)
 		}
 	}
+	if e.SentMinor != nil {
+		sent = strconv.FormatInt(*e.SentMinor, 10)
+	}
 	row := []string{
 		e.ID, string(e.Status), string(e.Reason), e.Mode, strconv.FormatBool(e.Livemode), isoTime(e.PurchasedAt), amount, strings.ToUpper(deref(e.Currency)), minor, deref(e.Customer),
 		deref(e.Subscription), deref(e.ProfileID), strconv.Itoa(e.Attempts), codeText(e.LastCode), deref(e.LastError), deref(e.RequestID),
 		isoTime(e.FirstPublished), isoTime(e.Published), isoTime(e.Finished), isoTime(&e.Created),
-		string(e.Kind), deref(e.TrialSession),
+		string(e.Kind), deref(e.TrialSession), sent,
 	}
 	for i := range row {
 		row[i] = harmless(row[i])

@@ -85,12 +85,16 @@ type Backlog struct {
 	Taken   uint64 // being worked on, or delayed until their next attempt
 }
 
+// Renderer makes the request's body of a stored message: of a delivered purchase the one that was sent, else, with sent nil, the one
+// that is to be sent, as far as ingest knows it.
+type Renderer func(envelope []byte, sent *purchase.Sent) ([]byte, error)
+
 // Config is what the dashboard is made of.
 type Config struct {
 	Ledger  Ledger
 	Health  func(ctx context.Context) Health
-	Wake    func()                                  // called when something was made pending
-	Body    func(envelope []byte) ([]byte, error)   // the request that TikTok gets for a stored message, as far as ingest knows it
+	Wake    func() // called when something was made pending
+	Body    Renderer
 	Explain func(code int) (meaning, remedy string) // what TikTok's code says, and what to do about it
 	Version string
 	Now     func() time.Time

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/tiktok"
+)
+
+// The body on the page of a delivered purchase is, event for event, the one that TikTok got, whatever the worker left out or added.
+func TestRenderBody_IsWhatWasSent(t *testing.T) {
+	t.Parallel()
+	var got []byte
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got, _ = io.ReadAll(r.Body)
+		_, _ = io.WriteString(w, `{"code":0,"message":"OK","request_id":"r1"}`)
+	}))
+	t.Cleanup(server.Close)
+	keys := purchase.MatchKeys{Email: purchase.HashEmail("buyer@example.com"), TTCLID: "E.C.P.a", TTP: "ttp1", FirstName: purchase.HashExternalID("a"), City: "berlin"}
+	paged := keys
+	paged.PageURL, paged.Referrer = "https://shop.example/own", "https://www.tiktok.com/"
+	for name, tc := range map[string]struct {
+		purchase purchase.Purchase
+		page     string
+	}{
+		"everything":                     {purchase.Purchase{AmountMinor: new(int64(2999)), Currency: "usd", Keys: paged}, "https://shop.example/"},
+		"the default page":               {purchase.Purchase{AmountMinor: new(int64(2999)), Currency: "usd", Keys: keys}, "https://shop.example/"},
+		"a click id and no page":         {purchase.Purchase{AmountMinor: new(int64(2999)), Currency: "usd", Keys: keys}, ""},
+		"an unlisted currency":           {purchase.Purchase{AmountMinor: new(int64(5000)), Currency: "xof", Keys: paged}, ""},
+		"unlisted, and the default page": {purchase.Purchase{AmountMinor: new(int64(5000)), Currency: "gel", Keys: keys}, "https://shop.example/"},
+		"an unknown amount":              {purchase.Purchase{Currency: "usd", Keys: keys}, ""},
+		"nothing":                        {purchase.Purchase{}, ""},
+	} {
+		tc.purchase.ID, tc.purchase.Livemode, tc.purchase.At = "cs_1", true, time.Unix(1704067200, 0)
+		message, err := contract.EncodeEnvelope(&tc.purchase)
+		if err != nil {
+			t.Fatal(err)
+		}
+		envelope, err := contract.DecodeEnvelope(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pixel := tiktok.NewPixel(tiktok.Config{
+			URL: server.URL, Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: tc.page, Timeout: 10 * time.Second, Now: time.Now,
+		}, "PIXEL1", "token", "")
+		a := pixel.Send(t.Context(), []contract.Envelope{envelope})
+		if len(a.Sent) != 1 {
+			t.Fatalf("%s: answer %+v", name, a)
+		}
+		rendered, err := renderBody(message, &a.Sent[0])
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(events(t, got), events(t, rendered)); diff != "" {
+			t.Errorf("%s (-sent +page):\n%s", name, diff)
+		}
+	}
+}
+
+func events(t *testing.T, body []byte) any {
+	t.Helper()
+	var all struct{ Data any }
+	if err := json.Unmarshal(body, &all); err != nil || all.Data == nil {
+		t.Fatalf("body %s: %v", body, err)
+	}
+	return all.Data
+}
