@@ -45,7 +45,7 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	}
 	defer db.Close()
 	bar := newWalkBar(told, since, now)
-	r := backfill.Reconciler{List: stripe.NewAPI(c.api()), Books: db, Livemode: c.api().Livemode(), Modes: rules.Modes, Progress: bar.show, Now: time.Now}
+	r := backfill.Reconciler{List: stripe.NewAPI(c.api()), Books: db, Rules: reconciled(rules), Livemode: c.api().Livemode(), Progress: bar.show, Now: time.Now}
 	report, err := r.Do(ctx, since)
 	bar.end()
 	if err != nil {
@@ -149,6 +149,17 @@ func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error
 func checkConfig(c *config, db *postgres.DB, webhook *intake.Handler, rules intake.Rules) backfill.CheckConfig {
 	return backfill.CheckConfig{
 		Interval: c.BackfillInterval, List: stripe.NewAPI(c.api()), Intake: webhook, Journal: db, Lead: db.LeadCheck(), Books: db,
-		Livemode: c.api().Livemode(), Modes: rules.Modes, Now: time.Now,
+		Rules: reconciled(rules), Livemode: c.api().Livemode(), Now: time.Now,
+	}
+}
+
+// reconciled are the intake's rules as a reconciliation follows them.
+func reconciled(rules intake.Rules) backfill.Rules {
+	return backfill.Rules{
+		Modes: rules.Modes, FirstPayments: rules.FirstPayment,
+		Propose: func(e purchase.Event) (purchase.Purchase, bool) {
+			p, ours, err := intake.Propose(e, rules, e.Created)
+			return p, ours && err == nil
+		},
 	}
 }

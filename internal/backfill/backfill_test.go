@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/backfill"
+	"purchase-relay/internal/intake"
 	"purchase-relay/internal/purchase"
 )
 
@@ -47,6 +48,10 @@ type shop struct {
 	saves     []purchase.Backfill
 	left      []string
 	standings []purchase.Standing
+	scope     purchase.Scope
+	first     []string // the invoices that are first payments
+	trials    []purchase.Purchase
+	invoices  []purchase.Purchase
 	kept      []purchase.Reconciliation
 	leads     bool
 	released  bool
@@ -125,8 +130,23 @@ func (s *shop) PutBackfill(_ context.Context, b purchase.Backfill) error {
 	return nil
 }
 
-func (s *shop) Standings(_ context.Context, _, _ time.Time, _ bool, _, _ []string) ([]purchase.Standing, error) {
+func (s *shop) Standings(_ context.Context, scope purchase.Scope, _ []string) ([]purchase.Standing, error) {
+	s.scope = scope
 	return s.standings, nil
+}
+
+func (s *shop) FirstPayments(_ context.Context, trials, invoices []purchase.Purchase) ([]string, error) {
+	s.trials, s.invoices = trials, invoices
+	return s.first, nil
+}
+
+// rules are those of the intake.
+func rules(r intake.Rules) backfill.Rules {
+	r.Modes = map[string]bool{"subscription": true}
+	return backfill.Rules{Modes: r.Modes, FirstPayments: r.FirstPayment, Propose: func(e purchase.Event) (purchase.Purchase, bool) {
+		p, ours, err := intake.Propose(e, r, e.Created)
+		return p, ours && err == nil
+	}}
 }
 
 func (s *shop) PutReconciliation(_ context.Context, r purchase.Reconciliation) error {
@@ -270,7 +290,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 	core, log := observer.New(zap.InfoLevel)
 	registry := prometheus.NewRegistry()
 	k := backfill.NewCheck(backfill.CheckConfig{
-		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Modes: map[string]bool{"subscription": true}, Now: time.Now,
+		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Rules: rules(intake.Rules{}), Now: time.Now,
 	}, zap.New(core), registry)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
@@ -339,12 +359,13 @@ func TestReconciles(t *testing.T) {
 			func(e *purchase.Event) { e.Type = purchase.TypeAsyncFailed },
 			func(e *purchase.Event) { e.Type, e.Checkout.PaymentStatus = purchase.TypeAsyncSucceeded, "unpaid" },
 			func(e *purchase.Event) { e.Checkout.ID = "cs_0000" }, // a second event of one payment
+			func(e *purchase.Event) { e.Checkout.AmountTotal = new(int64(0)) }, // paid, and nothing
 		} {
 			s.add(10+i, at)
 			change(&s.events[10+i])
 		}
 		s.fail[4] = &refusal{wait: time.Second, passing: true}
-		r := backfill.Reconciler{List: s, Books: s, Modes: map[string]bool{"subscription": true}, Progress: func(backfill.Progress) {}, Now: time.Now}
+		r := backfill.Reconciler{Rules: rules(intake.Rules{}), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now}
 		report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
 		if err != nil || len(s.kept) != 1 {
 			t.Fatal(err)
@@ -362,6 +383,70 @@ func TestReconciles(t *testing.T) {
 		// As far as Stripe's list reaches, less an hour: its end moves while it is read.
 		if report, err = r.Do(t.Context(), time.Now().AddDate(-1, 0, 0)); err != nil || report.Until.Sub(report.Since) > backfill.MaxAge-time.Hour+time.Second {
 			t.Errorf("since %s, %v", report.Since, err)
+		}
+	})
+}
+
+// Trials stay out of the comparison, sent or not; of the invoices those count that the ledger's rules make first payments.
+func TestReconciler_ComparesFirstPayments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(0)
+		began := time.Now()
+		trial := func(n int, subscription string) {
+			s.add(n, began.Add(time.Duration(n-100)*time.Minute))
+			c := s.events[len(s.events)-1].Checkout
+			c.PaymentStatus, c.AmountTotal, c.Subscription, c.Email = "no_payment_required", new(int64(0)), subscription, "buyer@example.com"
+		}
+		invoice := func(n int, subscription string, amount int64) {
+			s.events = append(s.events, purchase.Event{
+				ID: id(n), Type: purchase.TypeInvoicePaid, Created: began.Add(time.Duration(n-100) * time.Minute).UTC().Truncate(time.Second),
+				Invoice: &purchase.Invoice{ID: fmt.Sprintf("in_%04d", n), Subscription: subscription, AmountPaid: &amount, Currency: "EUR"},
+			})
+		}
+		trial(1, "sub_1")
+		s.add(2, began.Add(-98*time.Minute)) // a sale
+		trial(3, "sub_3")
+		invoice(4, "sub_1", 0)
+		invoice(5, "sub_1", 4900)
+		invoice(6, "sub_3", 1900)
+		invoice(7, "sub_3", 1900)
+		s.first = []string{"in_0005", "in_0006"}
+		s.standings = []purchase.Standing{{Payment: purchase.Payment{ID: "in_0006", At: began, AmountMinor: new(int64(1900)), Currency: "eur"}, Status: purchase.StatusDelivered}}
+		r := backfill.Reconciler{
+			Rules: rules(intake.Rules{TrialEvent: "StartTrial", FirstPayment: true}), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now,
+		}
+		report, err := r.Do(t.Context(), began.Add(-24*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var missing []string
+		for _, d := range report.Days {
+			missing = append(missing, d.Differ[purchase.Missing]...)
+		}
+		slices.Sort(missing)
+		if diff := cmp.Diff([]string{"cs_0002", "in_0005"}, missing); diff != "" || report.Open() != 2 {
+			t.Errorf("%d open, missing (-want +got):\n%s", report.Open(), diff)
+		}
+		ids := func(list []purchase.Purchase) (ids []string) {
+			for _, p := range list {
+				ids = append(ids, p.ID+" "+p.Subscription)
+			}
+			return ids
+		}
+		if diff := cmp.Diff([]string{"cs_0001 sub_1", "cs_0003 sub_3"}, ids(s.trials)); diff != "" {
+			t.Errorf("trials, oldest first (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{"in_0005 sub_1", "in_0006 sub_3", "in_0007 sub_3"}, ids(s.invoices)); diff != "" {
+			t.Errorf("invoices, oldest first (-want +got):\n%s", diff)
+		}
+		if !s.scope.FirstPayments {
+			t.Error("the ledger's first payments were left out")
+		}
+		// Without FIRST_PAYMENT none is compared, on either side.
+		r.Rules, s.invoices = rules(intake.Rules{TrialEvent: "StartTrial"}), nil
+		s.standings = nil
+		if report, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || report.Open() != 1 || s.invoices != nil || s.scope.FirstPayments {
+			t.Errorf("switched off: %d open, %v, scope %+v, want the one sale", report.Open(), err, s.scope)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package backfill
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -9,22 +10,34 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Books are the ledger's side of a reconciliation. Standings returns the checkouts of some modes that were paid, or first heard of, in a
-// time, and those of the ids whatever their time, each once.
+// Books are the ledger's side of a reconciliation.
 type Books interface {
-	Standings(ctx context.Context, since, until time.Time, livemode bool, modes, ids []string) ([]purchase.Standing, error)
+	// Standings returns what a scope holds, by the time of payment or, while unpaid, of the first event, and those of the ids
+	// whatever their time, each once.
+	Standings(ctx context.Context, s purchase.Scope, ids []string) ([]purchase.Standing, error)
+	// FirstPayments returns which of the invoices are first payments: those that the ledger has taken as such, and those that it
+	// would take if it had received these trials and invoices, each oldest first. One that waits on the ledger is none yet.
+	FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) (ids []string, err error)
 	PutReconciliation(ctx context.Context, r purchase.Reconciliation) error
 }
 
 // edge is left out of a reconciliation where it reaches back as far as Stripe's list: events vanish from it while it is read.
 const edge = time.Hour
 
-// Reconciler holds Stripe's paid sessions against the ledger against TikTok's acceptances.
+// Rules are what the intake makes of events, as far as a reconciliation must follow it to compare like with like.
+type Rules struct {
+	Modes         map[string]bool // the checkout modes that count
+	FirstPayments bool            // the first invoice with money after a trial is a purchase
+	// Propose returns the purchase that an event proposes; ours is false for events that are not taken.
+	Propose func(e purchase.Event) (p purchase.Purchase, ours bool)
+}
+
+// Reconciler compares Stripe's payments with the ledger and with what TikTok accepted.
 type Reconciler struct {
+	Rules
 	List     List
 	Books    Books
-	Livemode bool            // the mode that the key sees
-	Modes    map[string]bool // the checkout modes that count
+	Livemode bool // the mode that the key sees
 	Progress func(Progress)
 	Now      func() time.Time
 }
@@ -46,12 +59,10 @@ func (r *Reconciler) Do(ctx context.Context, since time.Time) (purchase.Reconcil
 	for i := range paid {
 		ids[i] = paid[i].ID
 	}
-	var modes []string
-	for mode := range r.Modes {
-		modes = append(modes, mode)
+	scope := purchase.Scope{
+		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Modes)), FirstPayments: r.FirstPayments,
 	}
-	slices.Sort(modes)
-	standings, err := r.Books.Standings(ctx, since, until, r.Livemode, modes, ids)
+	standings, err := r.Books.Standings(ctx, scope, ids)
 	if err != nil {
 		return report, err
 	}
@@ -59,9 +70,16 @@ func (r *Reconciler) Do(ctx context.Context, since time.Time) (purchase.Reconcil
 	return report, r.Books.PutReconciliation(ctx, report)
 }
 
-// paid lists what Stripe says was paid.
-func (r *Reconciler) paid(ctx context.Context, since, until time.Time) (list []purchase.Payment, err error) {
+// listed is what a walk through Stripe's list found, newest first.
+type listed struct {
+	payments         []purchase.Payment
+	trials, invoices []purchase.Purchase
+}
+
+// paid lists what was paid according to Stripe.
+func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]purchase.Payment, error) {
 	at := purchase.Backfill{Since: since, Until: until}
+	var found listed
 	count := 0
 	tell := func(wait time.Duration, why error) {
 		r.Progress(Progress{Backfill: at, Now: purchase.BackfillCounts{Known: count}, Waits: wait, Reason: why})
@@ -69,16 +87,14 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) (list []p
 	p := persistence{
 		now: r.Now, tell: tell,
 		cursor:  func() string { return at.Cursor },
-		restart: func() { list, count, at.Cursor = nil, 0, "" },
+		restart: func() { found, count, at.Cursor = listed{}, 0, "" },
 	}
-	err = p.walk(ctx, func(ctx context.Context) error {
+	err := p.walk(ctx, func(ctx context.Context) error {
 		for event, err := range r.List.Events(ctx, since, until, at.Cursor) {
 			if err != nil {
 				return err
 			}
-			if payment, ok := r.payment(&event); ok {
-				list = append(list, payment)
-			}
+			r.sort(&event, &found)
 			count++
 			if at.Cursor, at.Reached = event.ID, event.Created; count%most == 0 {
 				tell(0, nil)
@@ -86,27 +102,61 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) (list []p
 		}
 		return nil
 	})
-	return list, err
+	if err != nil || len(found.invoices) == 0 {
+		return found.payments, err
+	}
+	return r.firstPayments(ctx, found)
 }
 
-// payment reads what an event says was paid. It does not ask the intake: that is what is held against it.
-func (r *Reconciler) payment(e *purchase.Event) (p purchase.Payment, paid bool) {
+// firstPayments adds those of the invoices that are first payments.
+func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]purchase.Payment, error) {
+	slices.Reverse(found.trials)
+	slices.Reverse(found.invoices)
+	ids, err := r.Books.FirstPayments(ctx, found.trials, found.invoices)
+	if err != nil {
+		return nil, err
+	}
+	first := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		first[id] = true
+	}
+	for i := range found.invoices {
+		if p := &found.invoices[i]; first[p.ID] {
+			found.payments = append(found.payments, purchase.Payment{ID: p.ID, At: p.At, AmountMinor: p.AmountMinor, Currency: p.Currency})
+		}
+	}
+	return found.payments, nil
+}
+
+// sort notes what an event says of a payment or a trial. Whether a checkout was paid is read here and not taken from the intake, whose
+// mistakes are to be found. Texts are cloned: they would keep the whole event in memory, of which a month may have 100,000.
+func (r *Reconciler) sort(e *purchase.Event, found *listed) {
+	if e.Livemode != r.Livemode {
+		return
+	}
+	p, ours := r.Propose(*e)
+	if !ours {
+		return
+	}
+	p.ID, p.Subscription, p.Currency = strings.Clone(p.ID), strings.Clone(p.Subscription), strings.Clone(p.Currency)
+	switch {
+	case e.Checkout != nil && hasMoney(e):
+		found.payments = append(found.payments, purchase.Payment{ID: p.ID, At: e.Created, AmountMinor: p.AmountMinor, Currency: p.Currency})
+	case p.Kind == purchase.KindFirstPayment:
+		p.Customer = ""
+		found.invoices = append(found.invoices, p)
+	case p.Trial:
+		found.trials = append(found.trials, purchase.Purchase{
+			ID: p.ID, Kind: p.Kind, Status: p.Status, Reason: p.Reason, Mode: p.Mode, Livemode: p.Livemode, At: p.At, Subscription: p.Subscription, Trial: true,
+		})
+	}
+}
+
+// hasMoney reports whether an event says that its checkout was paid: an amount of 0 is no sale, whatever the status says.
+func hasMoney(e *purchase.Event) bool {
 	c := e.Checkout
-	if c == nil || e.Livemode != r.Livemode || !r.Modes[c.Mode] || !purchase.ValidID(c.ID) {
-		return p, false
+	if c.AmountTotal != nil && *c.AmountTotal == 0 {
+		return false
 	}
-	switch e.Type {
-	case purchase.TypeCompleted:
-		paid = c.PaymentStatus == "paid"
-	case purchase.TypeAsyncSucceeded:
-		paid = true
-	}
-	p = purchase.Payment{ID: c.ID, At: e.Created}
-	if c.AmountTotal != nil && *c.AmountTotal >= 0 {
-		p.AmountMinor = c.AmountTotal
-	}
-	if purchase.ValidCurrency(c.Currency) {
-		p.Currency = strings.ToLower(c.Currency)
-	}
-	return p, paid
+	return e.Type == purchase.TypeAsyncSucceeded || e.Type == purchase.TypeCompleted && c.PaymentStatus == "paid"
 }

@@ -240,9 +240,9 @@ func TestOutcome_CarriesWhatWasSent(t *testing.T) {
 	t.Parallel()
 	o := contract.Outcome{Version: 1, EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1704067200, 0).UTC()}
 	for want, sent := range map[string]*purchase.Sent{
-		`"at":"2024-01-01T00:00:00Z"}`:                                                 nil,
-		`,"sent":{"keys":0}}`:                                                          {},
-		`,"sent":{"keys":511,"minor":0}}`:                                              {Keys: 511, Minor: new(int64(0))},
+		`"at":"2024-01-01T00:00:00Z"}`:    nil,
+		`,"sent":{"keys":0}}`:             {},
+		`,"sent":{"keys":511,"minor":0}}`: {Keys: 511, Minor: new(int64(0))},
 		`,"sent":{"keys":64,"minor":2999,"page":"https://shop.example/ä?a=1\u0026b"}}`: {Keys: 64, Minor: new(int64(2999)), Page: "https://shop.example/ä?a=1&b"},
 	} {
 		o.Sent = sent

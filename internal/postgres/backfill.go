@@ -69,9 +69,9 @@ func (db *DB) CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n 
 	return n, orZero(at), nil
 }
 
-// Standings returns the checkouts of a time, and those of the ids whatever their time, each once.
-func (db *DB) Standings(ctx context.Context, since, until time.Time, livemode bool, modes, ids []string) ([]purchase.Standing, error) {
-	rows, err := db.pool.Query(ctx, sqlStandings, livemode, modes, since, until)
+// Standings returns what a scope holds, and those of the ids whatever their time, each once.
+func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]purchase.Standing, error) {
+	rows, err := db.pool.Query(ctx, sqlStandings, s.Livemode, s.Modes, s.FirstPayments, s.Since, s.Until)
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
@@ -93,7 +93,7 @@ func (db *DB) Standings(ctx context.Context, since, until time.Time, livemode bo
 	if len(others) == 0 {
 		return list, nil
 	}
-	if rows, err = db.pool.Query(ctx, sqlStandingsOf, livemode, modes, others); err != nil {
+	if rows, err = db.pool.Query(ctx, sqlStandingsOf, s.Livemode, s.Modes, s.FirstPayments, others); err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
 	more, err := pgx.CollectRows(rows, scanStanding)
@@ -104,7 +104,7 @@ func (db *DB) Standings(ctx context.Context, since, until time.Time, livemode bo
 }
 
 func scanStanding(row pgx.CollectableRow) (s purchase.Standing, err error) {
-	err = row.Scan(&s.ID, &s.Status, &s.Reason, &s.AmountMinor, &s.Currency, &s.At)
+	err = row.Scan(&s.ID, &s.Status, &s.Reason, &s.AmountMinor, &s.Currency, &s.At, &s.SentMinor)
 	s.At = s.At.UTC()
 	return s, err
 }

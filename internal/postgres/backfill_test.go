@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -70,8 +71,12 @@ func TestCaughtUp(t *testing.T) {
 	for _, r := range []purchase.Receipt{
 		receipt("evt_1", "cs_webhook", purchase.StatusPending, ""), receipt("evt_2", "cs_caught", purchase.StatusPending, ""), receipt("evt_3", "cs_caught", purchase.StatusPending, ""),
 		receipt("evt_4", "cs_unpaid", purchase.StatusAwaitingPayment, ""), receipt("evt_5", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment), receipt("evt_6", "cs_test", purchase.StatusPending, ""),
-		receipt("evt_7", "cs_old", purchase.StatusPending, ""),
+		receipt("evt_7", "cs_old", purchase.StatusPending, ""), receipt("evt_8", "cs_sent_trial", purchase.StatusPending, ""),
+		receipt("evt_9", "cs_rejected_trial", purchase.StatusRejected, purchase.ReasonInvalidEmail),
 	} {
+		if strings.HasSuffix(r.Purchase.ID, "_trial") {
+			r.Purchase.Kind = purchase.KindTrial
+		}
 		r.CaughtUp = r.Purchase.ID != "cs_webhook"
 		r.Purchase.Livemode = r.Purchase.ID != "cs_test"
 		if r.Purchase.ID == "cs_old" {
@@ -91,10 +96,26 @@ func TestCaughtUp(t *testing.T) {
 	}
 }
 
+// A first payment whose invoice came by catch-up counts, also where it had to wait for its trial.
+func TestCaughtUp_CountsHeldFirstPayments(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	for _, r := range []purchase.Receipt{invoiceOf(1, 1), invoiceOf(2, 1)} { // of the second no trial ever comes
+		r.CaughtUp = true
+		if d := l.record(r).Disposition; d != purchase.Held {
+			t.Fatalf("%s: %s, want held", r.Purchase.ID, d)
+		}
+	}
+	l.record(trialOf(1))
+	if n, _, err := l.CaughtUp(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || n != 1 {
+		t.Errorf("caught up = %d, %v, want 1", n, err)
+	}
+}
+
 // The ledger's side of a reconciliation: checkouts of a mode and time, and those that are asked for by their ids.
 func TestStandings(t *testing.T) {
 	l := newLedger(t)
-	for i, id := range []string{"cs_in", "cs_before", "cs_payment", "cs_test", "in_invoice", "cs_unpaid"} {
+	for i, id := range []string{"cs_in", "cs_before", "cs_payment", "cs_test", "in_invoice", "cs_unpaid", "cs_sent_trial"} {
 		r := receipt("evt_"+id, id, purchase.StatusPending, "")
 		if id == "cs_unpaid" {
 			r = receipt("evt_"+id, id, purchase.StatusAwaitingPayment, "")
@@ -106,12 +127,17 @@ func TestStandings(t *testing.T) {
 			r.Purchase.Mode = "payment"
 		case 3:
 			r.Purchase.Livemode = false
+		case 4:
+			r.Purchase.Kind, r.Purchase.Mode = "", "setup"
+		case 6:
+			r.Purchase.Kind = purchase.KindTrial
 		}
 		l.record(r)
 	}
 	ids := func(chosen []string) (got []string) {
 		t.Helper()
-		list, err := l.Standings(t.Context(), base, base.Add(time.Minute), true, []string{"subscription"}, chosen)
+		scope := purchase.Scope{Since: base, Until: base.Add(time.Minute), Livemode: true, Modes: []string{"subscription"}}
+		list, err := l.Standings(t.Context(), scope, chosen)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -338,21 +338,22 @@ ON CONFLICT (origin) DO UPDATE SET since = excluded.since, until = excluded.unti
     known = excluded.known, fresh = excluded.fresh, ignored = excluded.ignored, rejected = excluded.rejected, malformed = excluded.malformed,
     finished_at = excluded.finished_at, updated_at = now()`
 
-	// Few events come by catch-up: the partial index holds those alone. An unpaid checkout, or a trial, is no purchase.
+	// Few events come by catch-up: the partial index holds those alone. An unpaid checkout, or a trial, is no purchase, also where the
+	// trial was sent; an invoice that was held is one once it has become a first payment.
 	sqlCaughtUp = `
 SELECT count(DISTINCT e.checkout_session_id), max(e.received_at) FROM public.stripe_events e
 JOIN public.purchases p ON p.checkout_session_id = e.checkout_session_id
-WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'rejected')
+WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'held', 'rejected')
     AND p.purchased_at >= $1 AND ($2::boolean IS NULL OR p.livemode = $2) AND p.status NOT IN ('awaiting_payment', 'payment_failed')
-    AND NOT (p.status = 'skipped' AND p.reason = 'no_payment')`
+    AND p.kind <> 'trial'`
 
-	// Two of the index's ranges, one a mode; what the ledger holds of other things than checkouts is not compared.
+	// One of the index's ranges.
 	standings = `
-SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at) FROM public.purchases
-WHERE livemode = $1 AND mode = ANY($2) AND checkout_session_id LIKE 'cs\_%' AND `
+SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at), sent_minor FROM public.purchases
+WHERE livemode = $1 AND (kind = 'checkout' AND mode = ANY($2) OR kind = 'first_payment' AND $3) AND `
 
-	sqlStandings   = standings + `COALESCE(purchased_at, created_at) BETWEEN $3 AND $4`
-	sqlStandingsOf = standings + `checkout_session_id = ANY($3)`
+	sqlStandings   = standings + `COALESCE(purchased_at, created_at) BETWEEN $4 AND $5`
+	sqlStandingsOf = standings + `checkout_session_id = ANY($4)`
 
 	sqlReconciliation    = `SELECT report FROM public.reconciliations WHERE livemode = $1`
 	sqlPutReconciliation = `

@@ -142,6 +142,84 @@ func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (int, err
 	return n, b.write(ctx, conn.Conn())
 }
 
+// firstPaymentsBatch is how many subscriptions are read together.
+const firstPaymentsBatch = 500
+
+// FirstPayments returns which invoices are the first payments of their subscriptions: those that the ledger has taken as such, and
+// those that it would take if it had received these trials and invoices, each oldest first. The decisions are those of Record, and
+// nothing is written. An invoice that waits on the ledger for an earlier one is none yet, nor is one whose trial is unknown.
+func (db *DB) FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) (ids []string, err error) {
+	bySubscription := make(map[string]*struct{ trials, invoices []*purchase.Purchase })
+	var subscriptions []string
+	for i := range invoices {
+		id := invoices[i].Subscription
+		if bySubscription[id] == nil {
+			bySubscription[id] = &struct{ trials, invoices []*purchase.Purchase }{}
+			subscriptions = append(subscriptions, id)
+		}
+		bySubscription[id].invoices = append(bySubscription[id].invoices, &invoices[i])
+	}
+	for i := range trials {
+		if of := bySubscription[trials[i].Subscription]; of != nil {
+			of.trials = append(of.trials, &trials[i])
+		}
+	}
+	for chunk := range slices.Chunk(subscriptions, firstPaymentsBatch) {
+		b := &books{sessions: make(map[string]session), trials: make(map[string]*trial), purchases: make(map[string]entered)}
+		var sessions []string
+		for _, id := range chunk {
+			for _, t := range bySubscription[id].trials {
+				sessions = append(sessions, t.ID)
+			}
+		}
+		if err := b.look(ctx, db.pool, sessions, chunk); err != nil {
+			return nil, fmt.Errorf("look for first payments: %w", err)
+		}
+		for _, id := range chunk {
+			if first := b.firstPayment(bySubscription[id].trials, bySubscription[id].invoices); first != "" {
+				ids = append(ids, first)
+			}
+		}
+	}
+	return ids, nil
+}
+
+// look reads the states of sessions and the trials of subscriptions without a lock.
+func (b *books) look(ctx context.Context, pool interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}, sessions, subscriptions []string,
+) error {
+	var batch pgx.Batch
+	var id string
+	var s session
+	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
+	b.readTrials(&batch, subscriptions)
+	return pool.SendBatch(ctx, &batch).Close()
+}
+
+// firstPayment enters what may be new about one subscription, and returns the id of its first payment; "": there is none yet. An
+// invoice or a trial that cannot be entered is left out: the intake would refuse it, too.
+func (b *books) firstPayment(trials, invoices []*purchase.Purchase) string {
+	t := b.trial(invoices[0])
+	held := t.invoice.ID
+	for _, p := range trials {
+		if at := b.sessions[p.ID]; purchase.Advances(at.status, at.reason, p.Status, p.Reason) { // else its event is a duplicate
+			_, _ = b.begin(&entered{Purchase: *p}, p.At)
+		}
+	}
+	for _, p := range invoices {
+		_, _ = b.pay(&purchase.Receipt{Purchase: *p, Received: p.At})
+	}
+	switch {
+	case t.purchase != "":
+		return t.purchase
+	case t.Session == "" || t.invoice.ID == held:
+		return ""
+	default:
+		return t.invoice.ID
+	}
+}
+
 func (b *books) readTrials(batch *pgx.Batch, subscriptions []string) {
 	var id string
 	var t trial

@@ -9,7 +9,16 @@ import (
 	"time"
 )
 
-// Payment is one paid checkout session as Stripe tells of it.
+// Scope is what a reconciliation compares: checkouts of some modes, and, where they are taken, first payments after trials. A trial
+// is no payment, also where it is sent as an event of its own.
+type Scope struct {
+	Since, Until  time.Time
+	Livemode      bool
+	Modes         []string
+	FirstPayments bool
+}
+
+// Payment is one payment as Stripe lists it: a paid checkout session, or the first invoice with money after a trial.
 type Payment struct {
 	ID          string
 	At          time.Time
@@ -17,11 +26,12 @@ type Payment struct {
 	Currency    string // lower case; "": unknown
 }
 
-// Standing is one checkout session as the ledger has it.
+// Standing is one payment as the ledger has it.
 type Standing struct {
 	Payment
-	Status Status
-	Reason Reason
+	Status    Status
+	Reason    Reason
+	SentMinor *int64 // the value that TikTok accepted; nil: none
 }
 
 // Difference is a way in which the three books, Stripe's, the ledger's and TikTok's, disagree about a purchase.
@@ -82,7 +92,7 @@ type ReconciledDay struct {
 	Currency string                  `json:"currency"` // upper case; "": unknown
 	Paid     Takings                 `json:"paid"`     // at Stripe
 	Ledger   Takings                 `json:"ledger"`
-	Accepted Takings                 `json:"accepted"` // by TikTok
+	Accepted Takings                 `json:"accepted"` // by TikTok, with the values that were sent
 	Differ   map[Difference][]string `json:"differ,omitempty"`
 }
 
@@ -92,10 +102,10 @@ type Takings struct {
 	Minor int64 `json:"minor"`
 }
 
-func (t *Takings) add(p *Payment) {
+func (t *Takings) add(minor *int64) {
 	t.Count++
-	if p.AmountMinor != nil {
-		t.Minor += *p.AmountMinor
+	if minor != nil {
+		t.Minor += *minor
 	}
 }
 
@@ -128,9 +138,9 @@ func Reconcile(paid []Payment, standings []Standing) []ReconciledDay {
 	for i := range standings {
 		if s := &standings[i]; rank(s.Status, s.Reason) == 5 || s.Status == StatusRejected {
 			at[s.ID] = s
-			b.of(&s.Payment).Ledger.add(&s.Payment)
+			b.of(&s.Payment).Ledger.add(s.AmountMinor)
 			if s.Status == StatusDelivered {
-				b.of(&s.Payment).Accepted.add(&s.Payment)
+				b.of(&s.Payment).Accepted.add(s.SentMinor)
 			}
 		}
 	}
@@ -141,7 +151,7 @@ func Reconcile(paid []Payment, standings []Standing) []ReconciledDay {
 			continue // two events may tell of one payment
 		}
 		known[p.ID] = true
-		b.of(p).Paid.add(p)
+		b.of(p).Paid.add(p.AmountMinor)
 		s := at[p.ID]
 		switch {
 		case s == nil:
