@@ -1,0 +1,101 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/dev/stripegen"
+)
+
+// Figures and pages speak of what TikTok got: the value of a listed currency alone, the worker's default page, the click id of a
+// Payment Link.
+func TestFigures_SpeakOfWhatWasSent(t *testing.T) {
+	t.Parallel()
+	const page = "https://shop.example/default"
+	s := newStack(t, "TIKTOK_PAGE_URL="+page)
+	own := stripegen.NewCheckout().Live()
+	francs, lari := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
+	*francs.Currency, *lari.Currency = "xof", "gel"
+	link := stripegen.NewCheckout().Live() // a Payment Link: no metadata of the visitor's
+	link.Metadata, link.Reference = nil, "ttclid-E_dC_dP_dabc"
+	for _, c := range []stripegen.Checkout{own, francs, lari, link} {
+		s.send(c)
+		s.awaitStatus(c.SessionID, "delivered")
+	}
+
+	var summary struct {
+		Value []struct {
+			Currency string
+			Accepted int64 `json:"accepted_minor"`
+		}
+		NoValue int `json:"accepted_without_value"`
+	}
+	if _, text := get(s.admin + "/api/v1/summary?range=30d"); json.Unmarshal([]byte(text), &summary) != nil {
+		t.Fatalf("summary: %s", text)
+	}
+	accepted := map[string]int64{}
+	for _, v := range summary.Value {
+		accepted[v.Currency] = v.Accepted
+	}
+	if diff := cmp.Diff(map[string]int64{"USD": 2 * 2999, "XOF": 0, "GEL": 0}, accepted); diff != "" || summary.NoValue != 2 {
+		t.Errorf("%d without a value, want 2; accepted (-want +got):\n%s", summary.NoValue, diff)
+	}
+	if _, text := get(s.admin + "/?range=30d"); !strings.Contains(text, `data-figure="no-value">2<`) {
+		t.Error("the overview does not count the two without a value")
+	}
+
+	got := map[string]any{}
+	clicks, pages := 0, 0
+	for _, e := range s.sim.Received() {
+		var body struct {
+			User struct{ TTCLID string }
+			Page struct{ URL string }
+		}
+		if err := json.Unmarshal(e.Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		if body.User.TTCLID != "" {
+			clicks++
+		}
+		if body.Page.URL != "" {
+			pages++
+		}
+		got[e.EventID] = decoded(t, e.Body)
+	}
+	if counted := query[string](s, `SELECT concat(count(*) FILTER (WHERE match_keys & 4 <> 0), ' ', count(*) FILTER (WHERE match_keys & 64 <> 0)) FROM purchases`); counted != fmt.Sprint(clicks, " ", pages) {
+		t.Errorf("click ids and pages counted: %s, TikTok got %d and %d", counted, clicks, pages)
+	}
+	for _, c := range []stripegen.Checkout{own, francs, lari, link} {
+		var one struct {
+			Sent *int64 `json:"sent_minor"`
+			Body struct{ Data []json.RawMessage }
+		}
+		if _, text := get(s.admin + "/api/v1/purchases/" + c.SessionID); json.Unmarshal([]byte(text), &one) != nil || len(one.Body.Data) != 1 {
+			t.Fatalf("%s: %s", c.SessionID, text)
+		}
+		if diff := cmp.Diff(got[c.SessionID], decoded(t, one.Body.Data[0])); diff != "" {
+			t.Errorf("%s %s: body (-TikTok's +page's):\n%s", *c.Currency, c.SessionID, diff)
+		}
+		if want := *c.Currency == "usd"; (one.Sent != nil) != want {
+			t.Errorf("%s: sent_minor = %v, want one: %v", *c.Currency, one.Sent, want)
+		}
+	}
+	if _, text := get(s.admin + "/purchases/" + francs.SessionID); !strings.Contains(text, "Sent without a value") {
+		t.Error("the page of a purchase in XOF does not say that its value was left out")
+	}
+	if _, text := get(s.admin + "/purchases/" + link.SessionID); !strings.Contains(text, page) {
+		t.Error("the page of a purchase without a page of its own does not show the worker's")
+	}
+}
+
+func decoded(t *testing.T, body []byte) (v any) {
+	t.Helper()
+	if err := json.Unmarshal(body, &v); err != nil {
+		t.Fatalf("%s: %v", body, err)
+	}
+	return v
+}
