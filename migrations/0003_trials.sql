@@ -7,8 +7,9 @@
 ALTER TABLE purchases
     ADD COLUMN kind text NOT NULL DEFAULT 'checkout' CHECK (kind IN ('checkout', 'trial', 'first_payment')),
     ADD COLUMN trial_session_id text;
--- What TikTok got of a delivered purchase, as the worker reports it: the value, null where the event had none (a currency that TikTok
--- does not list, an unknown amount), and the worker's default page, where that was sent. match_keys are then those that were sent.
+-- What TikTok got of a delivered purchase, as the worker reports it: the value, null where the event had none
+-- (a currency that TikTok does not list, an unknown amount), and the worker's default page, where that was
+-- sent. match_keys are then those that were sent.
 ALTER TABLE purchases ADD COLUMN sent_minor bigint, ADD COLUMN sent_page text;
 CREATE INDEX purchases_trial ON purchases (trial_session_id) WHERE trial_session_id IS NOT NULL;
 
@@ -34,9 +35,10 @@ CREATE TABLE trials (
 );
 CREATE INDEX trials_held ON trials (held_at) WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL;
 
--- Match keys get the bits 128 name, 256 an address finer than a country, and 512 a click id older than a week at the purchase. strong
--- is a ttclid or an e-mail address. trials are those of n that are no sale. sent_minor is the value that TikTok accepted, no_value counts
--- the accepted sales that were sent without one.
+-- Match keys get the bits 128 name, 256 an address finer than a country, and 512 a click id older than a week
+-- at the purchase. strong is a ttclid or an e-mail address. trials are those of n that are no sale.
+-- sent_minor is the value that TikTok accepted, no_value counts the accepted sales that were sent without
+-- one.
 ALTER TABLE rollup_changes
     ADD COLUMN key_name bigint NOT NULL DEFAULT 0, ADD COLUMN key_address bigint NOT NULL DEFAULT 0, ADD COLUMN key_late bigint NOT NULL DEFAULT 0,
     ADD COLUMN key_strong bigint NOT NULL DEFAULT 0, ADD COLUMN trials bigint NOT NULL DEFAULT 0,
@@ -48,11 +50,13 @@ ALTER TABLE rollup_totals
 -- A binary from before these columns would fold them away: its folding fails instead, and is done by a newer one. It reads on.
 ALTER TABLE rollup_totals
     ALTER COLUMN key_name DROP DEFAULT, ALTER COLUMN key_address DROP DEFAULT, ALTER COLUMN key_late DROP DEFAULT,
-    ALTER COLUMN key_strong DROP DEFAULT, ALTER COLUMN trials DROP DEFAULT, ALTER COLUMN sent_minor DROP DEFAULT, ALTER COLUMN no_value DROP DEFAULT;
+    ALTER COLUMN key_strong DROP DEFAULT, ALTER COLUMN trials DROP DEFAULT,
+    ALTER COLUMN sent_minor DROP DEFAULT, ALTER COLUMN no_value DROP DEFAULT;
 
 -- What TikTok got of one purchase. A trial is no sale: it has no value, and lacks none.
 -- +goose StatementBegin
-CREATE FUNCTION rollup_sent(status text, kind text, value bigint) RETURNS TABLE (sent_minor numeric, no_value integer)
+CREATE FUNCTION rollup_sent(status text, kind text, value bigint)
+RETURNS TABLE (sent_minor numeric, no_value integer)
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN $1 = 'delivered' AND $2 <> 'trial' THEN COALESCE($3, 0) ELSE 0 END::numeric,
         ($1 = 'delivered' AND $2 <> 'trial' AND $3 IS NULL)::integer
@@ -67,7 +71,8 @@ BEGIN
         key_name, key_address, key_late, key_strong, trials, sent_minor, no_value)
     SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, 1, CASE WHEN p.kind = 'trial' THEN 0 ELSE t.minor END, t.keyed,
         t.keys & 1, t.keys >> 1 & 1, t.keys >> 2 & 1, t.keys >> 3 & 1, t.keys >> 4 & 1, t.keys >> 5 & 1, t.keys >> 6 & 1,
-        t.keys >> 7 & 1, t.keys >> 8 & 1, t.keys >> 9 & 1, (t.keys & 5 <> 0)::int, (p.kind = 'trial')::int, f.sent_minor, f.no_value
+        t.keys >> 7 & 1, t.keys >> 8 & 1, t.keys >> 9 & 1, (t.keys & 5 <> 0)::int, (p.kind = 'trial')::int,
+        f.sent_minor, f.no_value
     FROM after_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
         p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
         CROSS JOIN LATERAL public.rollup_sent(p.status, p.kind, p.sent_minor) f;
@@ -94,15 +99,18 @@ BEGIN
             sum(p.sign * (t.keys & 5 <> 0)::int) AS strong, sum(p.sign * (p.kind = 'trial')::int) AS trials,
             sum(p.sign * f.sent_minor) AS sent_minor, sum(p.sign * f.no_value) AS no_value
         FROM (
-            SELECT 1 AS sign, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys, kind, sent_minor FROM after_rows
+            SELECT 1 AS sign, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys, kind,
+                sent_minor FROM after_rows
             UNION ALL
-            SELECT -1, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys, kind, sent_minor FROM before_rows
+            SELECT -1, livemode, status, reason, last_code, currency, amount_minor, purchased_at, created_at, finished_at, match_keys, kind,
+                sent_minor FROM before_rows
         ) p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency, p.amount_minor,
             p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
             CROSS JOIN LATERAL public.rollup_sent(p.status, p.kind, p.sent_minor) f
         GROUP BY 1, 2, 3, 4, 5, 6, 7
     ) d -- most updates change nothing that is counted
-    WHERE (d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6, d.b7, d.b8, d.b9, d.strong, d.trials, d.sent_minor, d.no_value)
+    WHERE (d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6, d.b7, d.b8, d.b9, d.strong, d.trials,
+        d.sent_minor, d.no_value)
         <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     RETURN NULL;
 END $$;

@@ -37,7 +37,8 @@ func renderBody(message []byte, sent *purchase.Sent) ([]byte, error) {
 	if sent != nil {
 		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Only(sent.Keys), sent.Minor
 	}
-	return tiktok.Body(tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: page}, pixel, testCode, []contract.Envelope{envelope})
+	c := tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: page}
+	return tiktok.Body(c, pixel, testCode, []contract.Envelope{envelope})
 }
 
 // lookTimeout bounds a look at the queue: a page must not hang on a neighbour that does.

@@ -15,7 +15,8 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// The body on the page of a delivered purchase is, event for event, the one that TikTok got, whatever the worker left out or added.
+// The body on the page of a delivered purchase is, event for event, the one that TikTok got, whatever the
+// worker left out or added.
 func TestRenderBody_IsWhatWasSent(t *testing.T) {
 	t.Parallel()
 	var got []byte
@@ -24,18 +25,28 @@ func TestRenderBody_IsWhatWasSent(t *testing.T) {
 		_, _ = io.WriteString(w, `{"code":0,"message":"OK","request_id":"r1"}`)
 	}))
 	t.Cleanup(server.Close)
-	keys := purchase.MatchKeys{Email: purchase.HashEmail("buyer@example.com"), TTCLID: "E.C.P.a", TTP: "ttp1", FirstName: purchase.HashExternalID("a"), City: "berlin"}
+	keys := purchase.MatchKeys{
+		Email:     purchase.HashEmail("buyer@example.com"),
+		TTCLID:    "E.C.P.a",
+		TTP:       "ttp1",
+		FirstName: purchase.HashExternalID("a"),
+		City:      "berlin",
+	}
 	paged := keys
 	paged.PageURL, paged.Referrer = "https://shop.example/own", "https://www.tiktok.com/"
+	const shop = "https://shop.example/"
+	sale := func(minor int64, currency string, keys purchase.MatchKeys) purchase.Purchase {
+		return purchase.Purchase{AmountMinor: &minor, Currency: currency, Keys: keys}
+	}
 	for name, tc := range map[string]struct {
 		purchase purchase.Purchase
 		page     string
 	}{
-		"everything":                     {purchase.Purchase{AmountMinor: new(int64(2999)), Currency: "usd", Keys: paged}, "https://shop.example/"},
-		"the default page":               {purchase.Purchase{AmountMinor: new(int64(2999)), Currency: "usd", Keys: keys}, "https://shop.example/"},
-		"a click id and no page":         {purchase.Purchase{AmountMinor: new(int64(2999)), Currency: "usd", Keys: keys}, ""},
-		"an unlisted currency":           {purchase.Purchase{AmountMinor: new(int64(5000)), Currency: "xof", Keys: paged}, ""},
-		"unlisted, and the default page": {purchase.Purchase{AmountMinor: new(int64(5000)), Currency: "gel", Keys: keys}, "https://shop.example/"},
+		"everything":                     {sale(2999, "usd", paged), shop},
+		"the default page":               {sale(2999, "usd", keys), shop},
+		"a click id and no page":         {sale(2999, "usd", keys), ""},
+		"an unlisted currency":           {sale(5000, "xof", paged), ""},
+		"unlisted, and the default page": {sale(5000, "gel", keys), shop},
 		"an unknown amount":              {purchase.Purchase{Currency: "usd", Keys: keys}, ""},
 		"nothing":                        {purchase.Purchase{}, ""},
 	} {
@@ -49,7 +60,12 @@ func TestRenderBody_IsWhatWasSent(t *testing.T) {
 			t.Fatal(err)
 		}
 		pixel := tiktok.NewPixel(tiktok.Config{
-			URL: server.URL, Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: tc.page, Timeout: 10 * time.Second, Now: time.Now,
+			URL:       server.URL,
+			Payload:   tiktok.PayloadEvents,
+			EventName: "CompletePayment",
+			PageURL:   tc.page,
+			Timeout:   10 * time.Second,
+			Now:       time.Now,
 		}, "PIXEL1", "token", "")
 		a := pixel.Send(t.Context(), []contract.Envelope{envelope})
 		if len(a.Sent) != 1 {

@@ -45,7 +45,14 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	}
 	defer db.Close()
 	bar := newWalkBar(told, since, now)
-	r := backfill.Reconciler{List: stripe.NewAPI(c.api()), Books: db, Rules: reconciled(rules), Livemode: c.api().Livemode(), Progress: bar.show, Now: time.Now}
+	r := backfill.Reconciler{
+		List:     stripe.NewAPI(c.api()),
+		Books:    db,
+		Rules:    reconciled(rules),
+		Livemode: c.api().Livemode(),
+		Progress: bar.show,
+		Now:      time.Now,
+	}
 	report, err := r.Do(ctx, since)
 	bar.end()
 	if err != nil {
@@ -148,8 +155,15 @@ func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error
 // checkConfig wires ingest's own check.
 func checkConfig(c *config, db *postgres.DB, webhook *intake.Handler, rules intake.Rules) backfill.CheckConfig {
 	return backfill.CheckConfig{
-		Interval: c.BackfillInterval, List: stripe.NewAPI(c.api()), Intake: webhook, Journal: db, Lead: db.LeadCheck(), Books: db,
-		Rules: reconciled(rules), Livemode: c.api().Livemode(), Now: time.Now,
+		Interval: c.BackfillInterval,
+		List:     stripe.NewAPI(c.api()),
+		Intake:   webhook,
+		Journal:  db,
+		Lead:     db.LeadCheck(),
+		Books:    db,
+		Rules:    reconciled(rules),
+		Livemode: c.api().Livemode(),
+		Now:      time.Now,
 	}
 }
 

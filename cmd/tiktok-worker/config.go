@@ -63,7 +63,7 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
 	}
 	if c.PageURL != "" && !contract.ValidPage(c.PageURL) {
-		list = append(list, "TIKTOK_PAGE_URL is not an absolute http(s) URL without a user, of at most 2048 bytes")
+		list = append(list, "TIKTOK_PAGE_URL is not an http(s) URL without a user, of at most 2048 bytes")
 	}
 	if c.EventName == "" {
 		list = append(list, "TIKTOK_EVENT_NAME is empty")

@@ -173,7 +173,14 @@ func (k *Check) reconcile(ctx context.Context) error {
 	if now.Sub(k.reconciled) < reconcileIn {
 		return nil
 	}
-	r := Reconciler{Rules: k.Rules, List: k.List, Books: k.Books, Livemode: k.Livemode, Progress: func(Progress) {}, Now: k.Now}
+	r := Reconciler{
+		Rules:    k.Rules,
+		List:     k.List,
+		Books:    k.Books,
+		Livemode: k.Livemode,
+		Progress: func(Progress) {},
+		Now:      k.Now,
+	}
 	report, err := r.Do(ctx, now.Add(-MaxAge))
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)

@@ -12,11 +12,12 @@ import (
 
 // Books are the ledger's side of a reconciliation.
 type Books interface {
-	// Standings returns what a scope holds, by the time of payment or, while unpaid, of the first event, and those of the ids
-	// whatever their time, each once.
+	// Standings returns what a scope holds, by the time of payment or, while unpaid, of the first event, and
+	// those of the ids whatever their time, each once.
 	Standings(ctx context.Context, s purchase.Scope, ids []string) ([]purchase.Standing, error)
-	// FirstPayments returns which of the invoices are first payments: those that the ledger has taken as such, and those that it
-	// would take if it had received these trials and invoices, each oldest first. One that waits on the ledger is none yet.
+	// FirstPayments returns which of the invoices are first payments: those that the ledger has taken as
+	// such, and those that it would take if it had received these trials and invoices, each oldest first. One
+	// that waits on the ledger is none yet.
 	FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) (ids []string, err error)
 	PutReconciliation(ctx context.Context, r purchase.Reconciliation) error
 }
@@ -24,7 +25,8 @@ type Books interface {
 // edge is left out of a reconciliation where it reaches back as far as Stripe's list: events vanish from it while it is read.
 const edge = time.Hour
 
-// Rules are what the intake makes of events, as far as a reconciliation must follow it to compare like with like.
+// Rules are what the intake makes of events, as far as a reconciliation must follow it to compare like with
+// like.
 type Rules struct {
 	Modes         map[string]bool // the checkout modes that count
 	FirstPayments bool            // the first invoice with money after a trial is a purchase
@@ -60,7 +62,8 @@ func (r *Reconciler) Do(ctx context.Context, since time.Time) (purchase.Reconcil
 		ids[i] = paid[i].ID
 	}
 	scope := purchase.Scope{
-		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Modes)), FirstPayments: r.FirstPayments,
+		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Modes)),
+		FirstPayments: r.FirstPayments,
 	}
 	standings, err := r.Books.Standings(ctx, scope, ids)
 	if err != nil {
@@ -122,14 +125,15 @@ func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]purchas
 	}
 	for i := range found.invoices {
 		if p := &found.invoices[i]; first[p.ID] {
-			found.payments = append(found.payments, purchase.Payment{ID: p.ID, At: p.At, AmountMinor: p.AmountMinor, Currency: p.Currency})
+			found.payments = append(found.payments, paymentOf(p, p.At))
 		}
 	}
 	return found.payments, nil
 }
 
-// sort notes what an event says of a payment or a trial. Whether a checkout was paid is read here and not taken from the intake, whose
-// mistakes are to be found. Texts are cloned: they would keep the whole event in memory, of which a month may have 100,000.
+// sort notes what an event says of a payment or a trial. Whether a checkout was paid is read here and not
+// taken from the intake, whose mistakes are to be found. Texts are cloned: they would keep the whole event in
+// memory, of which a month may have 100,000.
 func (r *Reconciler) sort(e *purchase.Event, found *listed) {
 	if e.Livemode != r.Livemode {
 		return
@@ -138,25 +142,34 @@ func (r *Reconciler) sort(e *purchase.Event, found *listed) {
 	if !ours {
 		return
 	}
-	p.ID, p.Subscription, p.Currency = strings.Clone(p.ID), strings.Clone(p.Subscription), strings.Clone(p.Currency)
+	for _, s := range []*string{&p.ID, &p.Subscription, &p.Currency} {
+		*s = strings.Clone(*s)
+	}
 	switch {
 	case e.Checkout != nil && hasMoney(e):
-		found.payments = append(found.payments, purchase.Payment{ID: p.ID, At: e.Created, AmountMinor: p.AmountMinor, Currency: p.Currency})
+		found.payments = append(found.payments, paymentOf(&p, e.Created))
 	case p.Kind == purchase.KindFirstPayment:
 		p.Customer = ""
 		found.invoices = append(found.invoices, p)
 	case p.Trial:
 		found.trials = append(found.trials, purchase.Purchase{
-			ID: p.ID, Kind: p.Kind, Status: p.Status, Reason: p.Reason, Mode: p.Mode, Livemode: p.Livemode, At: p.At, Subscription: p.Subscription, Trial: true,
+			ID: p.ID, Kind: p.Kind, Status: p.Status, Reason: p.Reason, Mode: p.Mode, Livemode: p.Livemode, At: p.At,
+			Subscription: p.Subscription, Trial: true,
 		})
 	}
 }
 
-// hasMoney reports whether an event says that its checkout was paid: an amount of 0 is no sale, whatever the status says.
+func paymentOf(p *purchase.Purchase, at time.Time) purchase.Payment {
+	return purchase.Payment{ID: p.ID, At: at, AmountMinor: p.AmountMinor, Currency: p.Currency}
+}
+
+// hasMoney reports whether an event says that its checkout was paid: an amount of 0 is no sale, whatever the
+// status says.
 func hasMoney(e *purchase.Event) bool {
 	c := e.Checkout
 	if c.AmountTotal != nil && *c.AmountTotal == 0 {
 		return false
 	}
-	return e.Type == purchase.TypeAsyncSucceeded || e.Type == purchase.TypeCompleted && c.PaymentStatus == "paid"
+	paid := e.Type == purchase.TypeCompleted && c.PaymentStatus == "paid"
+	return paid || e.Type == purchase.TypeAsyncSucceeded
 }

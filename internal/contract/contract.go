@@ -241,8 +241,15 @@ func (o *Outcome) check() error {
 	case !storable(string(o.Reason), 40):
 		return errors.New("reason has no usable form")
 	}
-	if s := o.Sent; s != nil && (s.Keys < 0 || s.Keys >= 1<<purchase.MatchKeyKinds || s.Minor != nil && *s.Minor < 0 || s.Page != "" && !ValidPage(s.Page)) {
-		return errors.New("sent has no usable form")
+	if s := o.Sent; s != nil {
+		switch {
+		case s.Keys < 0 || s.Keys >= 1<<purchase.MatchKeyKinds:
+			return errors.New("sent.keys is out of range")
+		case s.Minor != nil && *s.Minor < 0:
+			return errors.New("sent.minor is negative")
+		case s.Page != "" && !ValidPage(s.Page):
+			return errors.New("sent.page has no usable form")
+		}
 	}
 	if a := o.Attempt; a != nil {
 		switch {
@@ -262,11 +269,12 @@ func (o *Outcome) check() error {
 // maxPage bounds a page's address, in bytes, as purchase does.
 const maxPage = 2048
 
-// ValidPage reports whether a text can be the worker's default page: an absolute http(s) URL of at most 2,048 bytes, without a
-// user. The ledger keeps it, and the dashboard shows it.
+// ValidPage reports whether a text can be the worker's default page: an absolute http(s) URL of at most 2,048
+// bytes, without a user. The ledger keeps it, and the dashboard shows it.
 func ValidPage(raw string) bool {
 	u, err := url.Parse(raw) // refuses control characters
-	return err == nil && len(raw) <= maxPage && utf8.ValidString(raw) && u.Host != "" && u.User == nil && (u.Scheme == "https" || u.Scheme == "http")
+	return err == nil && len(raw) <= maxPage && utf8.ValidString(raw) && u.Host != "" && u.User == nil &&
+		(u.Scheme == "https" || u.Scheme == "http")
 }
 
 // storable says whether Postgres can keep a text: bounded, without NUL. encoding/json has replaced invalid

@@ -52,7 +52,14 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
 		d.unavailable(w, r, err)
 		return
 	}
-	body := summary{Range: v.Range, Mode: v.Mode, Attention: s.Attention, Value: []purchase.Value{}, NoValue: s.NoValue, Health: d.health(ctx)}
+	body := summary{
+		Range:     v.Range,
+		Mode:      v.Mode,
+		Attention: s.Attention,
+		Value:     []purchase.Value{},
+		NoValue:   s.NoValue,
+		Health:    d.health(ctx),
+	}
 	body.Purchases = make(map[purchase.Status]int)
 	for _, status := range purchase.Statuses() {
 		body.Purchases[status] = s.Counts[status]
@@ -187,7 +194,8 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, body)
 }
 
-// body renders the stored message as TikTok got it, or is to get it; nil where there is none, or where it cannot be read.
+// body renders the stored message as TikTok got it, or is to get it; nil where there is none, or where it
+// cannot be read.
 func (d *Dashboard) body(h *purchase.History) []byte {
 	if len(h.Envelope) == 0 {
 		return nil

@@ -69,8 +69,9 @@ func (d *Dashboard) entries(ctx context.Context, f purchase.Filter) ([]purchase.
 
 func csvHeader() []string {
 	return []string{
-		"checkout_session_id", "status", "reason", "mode", "livemode", "purchased_at", "amount", "currency", "amount_minor", "stripe_customer_id",
-		"stripe_subscription_id", "profile_id", "attempts", "last_code", "last_error", "tiktok_request_id", "first_published_at", "published_at", "finished_at", "created_at",
+		"checkout_session_id", "status", "reason", "mode", "livemode", "purchased_at", "amount", "currency",
+		"amount_minor", "stripe_customer_id", "stripe_subscription_id", "profile_id", "attempts", "last_code",
+		"last_error", "tiktok_request_id", "first_published_at", "published_at", "finished_at", "created_at",
 		"kind", "trial_session_id", "sent_minor",
 	}
 }

@@ -85,8 +85,8 @@ type Backlog struct {
 	Taken   uint64 // being worked on, or delayed until their next attempt
 }
 
-// Renderer makes the request's body of a stored message: of a delivered purchase the one that was sent, else, with sent nil, the one
-// that is to be sent, as far as ingest knows it.
+// Renderer makes the request's body of a stored message: of a delivered purchase the one that was sent, else,
+// with sent nil, the one that is to be sent, as far as ingest knows it.
 type Renderer func(envelope []byte, sent *purchase.Sent) ([]byte, error)
 
 // Config is what the dashboard is made of.

@@ -120,7 +120,8 @@ func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
 func newLedger() *ledger {
 	l := &ledger{
 		summary: purchase.Summary{
-			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1}, Paid: 8, Accepted: 7, NoValue: 3, Attention: 1, Oldest: now.Add(-90 * time.Second),
+			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1},
+			Paid:   8, Accepted: 7, NoValue: 3, Attention: 1, Oldest: now.Add(-90 * time.Second),
 			LastEvent: now.Add(-3 * time.Second), Values: []purchase.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
 			Hours:    []purchase.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
 			Groups:   []purchase.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
@@ -158,7 +159,8 @@ func newAPI(l *ledger) http.Handler {
 				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
 			}}
 		},
-		Wake: func() { l.woken++ }, Body: func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
+		Wake:    func() { l.woken++ },
+		Body:    func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
 		Explain: func(int) (string, string) { return "TikTok's meaning", "TikTok's remedy" }, Now: func() time.Time { return now }, Log: zap.NewNop(),
 	})
 }
@@ -180,7 +182,8 @@ func TestSummary(t *testing.T) {
 	w := get(t, newAPI(l), "/api/v1/summary", plain)
 	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
 		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
-		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"accepted_without_value":3,"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
+		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"accepted_without_value":3,` +
+		`"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
 		`"reason":"live: 40105 no such token","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"},{"instance":"w2","version":"v1","state":"running",` +
 		`"reason":"test purchases wait: 40001 no right","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
 	if w.Code != http.StatusOK || w.Body.String() != want {

@@ -8,7 +8,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Each delivered purchase's outcome says what its own event carried, also after a batch was split; other outcomes say nothing.
+// Each delivered purchase's outcome says what its own event carried, also after a batch was split; other
+// outcomes say nothing.
 func TestWorker_OutcomeCarriesWhatWasSent(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 10, 1

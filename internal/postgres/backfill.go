@@ -93,7 +93,8 @@ func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]
 	if len(others) == 0 {
 		return list, nil
 	}
-	if rows, err = db.pool.Query(ctx, sqlStandingsOf, s.Livemode, s.Modes, s.FirstPayments, others); err != nil {
+	rows, err = db.pool.Query(ctx, sqlStandingsOf, s.Livemode, s.Modes, s.FirstPayments, others)
+	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
 	more, err := pgx.CollectRows(rows, scanStanding)

@@ -136,7 +136,12 @@ func TestStandings(t *testing.T) {
 	}
 	ids := func(chosen []string) (got []string) {
 		t.Helper()
-		scope := purchase.Scope{Since: base, Until: base.Add(time.Minute), Livemode: true, Modes: []string{"subscription"}}
+		scope := purchase.Scope{
+			Since:    base,
+			Until:    base.Add(time.Minute),
+			Livemode: true,
+			Modes:    []string{"subscription"},
+		}
 		list, err := l.Standings(t.Context(), scope, chosen)
 		if err != nil {
 			t.Fatal(err)

@@ -95,9 +95,10 @@ func (db *DB) ProfileByEmail(ctx context.Context, email string) (id string, err 
 }
 
 func scanEntry(row pgx.CollectableRow) (e purchase.Entry, err error) {
-	err = row.Scan(&e.ID, &e.Status, &e.Reason, &e.ProfileID, &e.Mode, &e.Livemode, &e.AmountMinor, &e.Currency, &e.PurchasedAt, &e.Customer, &e.Subscription,
-		&e.Generation, &e.FirstPublished, &e.Published, &e.Sequence, &e.Swept, &e.Attempts, &e.LastAttempt, &e.LastClass, &e.LastCode, &e.LastError, &e.RequestID,
-		&e.Finished, &e.Created, &e.Updated, &e.Kind, &e.TrialSession, &e.SentMinor)
+	err = row.Scan(&e.ID, &e.Status, &e.Reason, &e.ProfileID, &e.Mode, &e.Livemode, &e.AmountMinor, &e.Currency,
+		&e.PurchasedAt, &e.Customer, &e.Subscription, &e.Generation, &e.FirstPublished, &e.Published, &e.Sequence,
+		&e.Swept, &e.Attempts, &e.LastAttempt, &e.LastClass, &e.LastCode, &e.LastError, &e.RequestID, &e.Finished,
+		&e.Created, &e.Updated, &e.Kind, &e.TrialSession, &e.SentMinor)
 	for _, at := range []*time.Time{e.PurchasedAt, e.FirstPublished, e.Published, e.Swept, e.LastAttempt, e.Finished, &e.Created, &e.Updated} {
 		if at != nil {
 			*at = at.UTC()

@@ -66,9 +66,9 @@ func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	var at, first, published, finished *time.Time
 	var sequence int64
 	var sent purchase.Sent
-	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency, &at, &h.Customer, &h.Subscription,
-		&h.Generation, &h.Received, &first, &published, &sequence, &finished, &h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession,
-		&sent.Keys, &sent.Minor, &sent.Page)
+	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency,
+		&at, &h.Customer, &h.Subscription, &h.Generation, &h.Received, &first, &published, &sequence, &finished,
+		&h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession, &sent.Keys, &sent.Minor, &sent.Page)
 	if h.Status == purchase.StatusDelivered {
 		h.Sent = &sent
 	}

@@ -79,11 +79,11 @@ func TestRollupIsTheLedger(t *testing.T) {
 				for _, id := range some.Draw(rt, "settled") {
 					event++
 					result := rapid.SampledFrom([]purchase.Status{purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "result")
-					o := outcome(id, rapid.IntRange(1, 3).Draw(rt, "generation"), result, fmt.Sprintf("a%d", event), base.Add(time.Duration(rapid.IntRange(0, 1<<30).Draw(rt, "later"))*time.Microsecond))
+					later := time.Duration(rapid.IntRange(0, 1<<30).Draw(rt, "later")) * time.Microsecond
+					generation := rapid.IntRange(1, 3).Draw(rt, "generation")
+					o := outcome(id, generation, result, fmt.Sprintf("a%d", event), base.Add(later))
 					if rapid.Bool().Draw(rt, "reported") {
-						o.Sent = &purchase.Sent{Keys: int16(rapid.IntRange(0, 1<<purchase.MatchKeyKinds-1).Draw(rt, "sent keys"))}
-						o.Sent.Minor = rapid.SampledFrom([]*int64{nil, new(int64(0)), new(int64(2999)), new(int64(500))}).Draw(rt, "sent value")
-						o.Sent.Page = rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "sent page")
+						o.Sent = drawSent(rt)
 					}
 					outcomes = append(outcomes, o)
 				}
@@ -109,7 +109,9 @@ func TestRollupIsTheLedger(t *testing.T) {
 				must(err)
 			},
 			"mend by hand": func(rt *rapid.T) {
-				_, err := l.conn.Exec(l.t.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial', amount_minor = 7, currency = 'eur', sent_minor = $2 WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"), rapid.SampledFrom([]*int64{nil, new(int64(7))}).Draw(rt, "value"))
+				value := rapid.SampledFrom([]*int64{nil, new(int64(7))}).Draw(rt, "value")
+				_, err := l.conn.Exec(l.t.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial',
+					amount_minor = 7, currency = 'eur', sent_minor = $2 WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"), value)
 				must(err)
 			},
 			"fold": func(*rapid.T) { _, err := l.Fold(l.t.Context()); must(err) },
@@ -126,6 +128,15 @@ func TestRollupIsTheLedger(t *testing.T) {
 			rt.Fatalf("of an empty ledger %d are left in the rollup", left)
 		}
 	})
+}
+
+func drawSent(rt *rapid.T) *purchase.Sent {
+	values := []*int64{nil, new(int64(0)), new(int64(2999)), new(int64(500))}
+	return &purchase.Sent{
+		Keys:  rapid.Int16Range(0, 1<<purchase.MatchKeyKinds-1).Draw(rt, "sent keys"),
+		Minor: rapid.SampledFrom(values).Draw(rt, "sent value"),
+		Page:  rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "sent page"),
+	}
 }
 
 // fataler is a test, rapid's or Go's own.
@@ -193,7 +204,8 @@ func (l *ledger) rollupIsTheLedger(t fataler, livemode *bool, since time.Time) {
 // count sums the ledger up, row by row and without its help.
 func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summary {
 	s := purchase.Summary{Counts: map[purchase.Status]int{}, Delays: purchase.Delays{}}
-	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys, purchased_at, finished_at, kind, sent_minor
+	rows, err := l.conn.Query(context.Background(), `SELECT status, reason, COALESCE(upper(currency), ''), COALESCE(amount_minor, 0), match_keys,
+			purchased_at, finished_at, kind, sent_minor
 		FROM purchases WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2) ORDER BY 3`, since, livemode)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +218,8 @@ func (l *ledger) count(t fataler, since time.Time, livemode *bool) purchase.Summ
 	var keys *int16
 	var at, finished *time.Time
 	var kind purchase.Kind
-	_, err = pgx.ForEachRow(rows, []any{&status, &reason, &currency, &minor, &keys, &at, &finished, &kind, &sent}, func() error {
+	fields := []any{&status, &reason, &currency, &minor, &keys, &at, &finished, &kind, &sent}
+	_, err = pgx.ForEachRow(rows, fields, func() error {
 		s.Counts[status]++
 		if keys != nil {
 			s.Coverage.Of++

@@ -10,33 +10,45 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// What TikTok got takes the place of what was offered: once, by the outcome that made the purchase delivered, and by no other.
+// What TikTok got takes the place of what was offered: once, by the outcome that made the purchase delivered,
+// and by no other.
 func TestSettle_KeepsWhatWasSent(t *testing.T) {
 	t.Parallel()
 	const email, ttclid, page, late = 1, 4, 64, purchase.LateClick
 	value := new(int64(2999))
+	const shop = "https://shop.example/"
+	delivered := func(attempt string, sent purchase.Sent) contract.Outcome {
+		return sentOutcome("cs_1", purchase.StatusDelivered, attempt, &sent)
+	}
 	for name, tc := range map[string]struct {
-		outcomes func(id string) []contract.Outcome
+		outcomes []contract.Outcome
 		keys     int16
 		want     *purchase.Sent // as the history has it
 	}{
-		"the default page and no value": {func(id string) []contract.Outcome {
-			return []contract.Outcome{sentOutcome(id, purchase.StatusDelivered, "a1", &purchase.Sent{Keys: email | ttclid | page, Page: "https://shop.example/"})}
-		}, email | ttclid | page | late, &purchase.Sent{Keys: email | ttclid | page, Page: "https://shop.example/"}},
-		"a click id that was left out": {func(id string) []contract.Outcome {
-			return []contract.Outcome{sentOutcome(id, purchase.StatusDelivered, "a1", &purchase.Sent{Keys: email, Minor: value})}
-		}, email, &purchase.Sent{Keys: email, Minor: value}},
-		"twice, the first one counts": {func(id string) []contract.Outcome {
-			return []contract.Outcome{
-				sentOutcome(id, purchase.StatusDelivered, "a1", &purchase.Sent{Keys: email | ttclid, Minor: value}), sentOutcome(id, purchase.StatusDelivered, "a2", &purchase.Sent{Keys: email}),
-			}
-		}, email | ttclid | late, &purchase.Sent{Keys: email | ttclid, Minor: value}},
-		"dead before": {func(id string) []contract.Outcome {
-			return []contract.Outcome{sentOutcome(id, purchase.StatusDead, "a1", nil), sentOutcome(id, purchase.StatusDelivered, "a2", &purchase.Sent{Keys: email, Minor: value})}
-		}, email, &purchase.Sent{Keys: email, Minor: value}},
-		"on a dead one": {func(id string) []contract.Outcome {
-			return []contract.Outcome{sentOutcome(id, purchase.StatusDead, "a1", &purchase.Sent{Keys: email, Minor: value})}
-		}, email | ttclid | late, nil},
+		"the default page and no value": {
+			[]contract.Outcome{delivered("a1", purchase.Sent{Keys: email | ttclid | page, Page: shop})},
+			email | ttclid | page | late, &purchase.Sent{Keys: email | ttclid | page, Page: shop},
+		},
+		"a click id that was left out": {
+			[]contract.Outcome{delivered("a1", purchase.Sent{Keys: email, Minor: value})},
+			email, &purchase.Sent{Keys: email, Minor: value},
+		},
+		"twice, the first one counts": {
+			[]contract.Outcome{
+				delivered("a1", purchase.Sent{Keys: email | ttclid, Minor: value}), delivered("a2", purchase.Sent{Keys: email}),
+			},
+			email | ttclid | late, &purchase.Sent{Keys: email | ttclid, Minor: value},
+		},
+		"dead before": {
+			[]contract.Outcome{
+				sentOutcome("cs_1", purchase.StatusDead, "a1", nil), delivered("a2", purchase.Sent{Keys: email, Minor: value}),
+			},
+			email, &purchase.Sent{Keys: email, Minor: value},
+		},
+		"on a dead one": {
+			[]contract.Outcome{sentOutcome("cs_1", purchase.StatusDead, "a1", &purchase.Sent{Keys: email, Minor: value})},
+			email | ttclid | late, nil,
+		},
 	} {
 		for _, together := range []bool{true, false} {
 			l := newLedger(t)
@@ -44,11 +56,11 @@ func TestSettle_KeepsWhatWasSent(t *testing.T) {
 			r.Purchase.Keys.TTCLID, r.Purchase.Clicked = "E.C.P.a", base.AddDate(0, 0, -20)
 			l.record(r)
 			var batches [][]contract.Outcome
-			if outcomes := tc.outcomes("cs_1"); together {
-				batches = [][]contract.Outcome{outcomes}
+			if together {
+				batches = [][]contract.Outcome{tc.outcomes}
 			} else {
-				for i := range outcomes {
-					batches = append(batches, outcomes[i:i+1])
+				for i := range tc.outcomes {
+					batches = append(batches, tc.outcomes[i:i+1])
 				}
 			}
 			for _, batch := range append(batches, batches...) {
@@ -76,8 +88,8 @@ func sentOutcome(id string, result purchase.Status, attempt string, sent *purcha
 	return o
 }
 
-// No figure says that TikTok accepted money of which it was never told: two currencies that it does not list, one that it does, sent with and
-// without a value, another sum than was paid, and a trial.
+// No figure says that TikTok accepted money of which it was never told: two currencies that it does not list,
+// one that it does, sent with and without a value, another sum than was paid, and a trial.
 func TestSummary_CountsTheValuesThatWereSent(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
@@ -98,7 +110,10 @@ func TestSummary_CountsTheValuesThatWereSent(t *testing.T) {
 		r.Purchase.Currency, r.Purchase.Kind = tc.currency, tc.kind
 		l.record(r)
 		if tc.sent != nil {
-			if _, err := l.Settle(t.Context(), []contract.Outcome{sentOutcome(id, purchase.StatusDelivered, "a1", tc.sent)}); err != nil {
+			if _, err := l.Settle(
+				t.Context(),
+				[]contract.Outcome{sentOutcome(id, purchase.StatusDelivered, "a1", tc.sent)},
+			); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -108,7 +123,11 @@ func TestSummary_CountsTheValuesThatWereSent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []purchase.Value{{Currency: "GEL", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 4 * 2999, AcceptedMinor: 2999 + 2520}, {Currency: "XOF", PaidMinor: 2999}}
+		want := []purchase.Value{
+			{Currency: "GEL", PaidMinor: 2999},
+			{Currency: "USD", PaidMinor: 4 * 2999, AcceptedMinor: 2999 + 2520},
+			{Currency: "XOF", PaidMinor: 2999},
+		}
 		if diff := cmp.Diff(want, s.Values); diff != "" {
 			t.Errorf("values (-want +got):\n%s", diff)
 		}

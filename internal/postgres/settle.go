@@ -177,8 +177,8 @@ func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing)
 			}
 		}
 	}
-	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes, messages, requests, accepted, taken, sequences,
-		keys, minors, pages)
+	_, err := tx.Exec(ctx, sqlSettle, ids, statuses, reasons, generations, finished, recorded, ats, classes, codes,
+		messages, requests, accepted, taken, sequences, keys, minors, pages)
 	if err != nil {
 		return fmt.Errorf("write the outcomes: %w", err)
 	}

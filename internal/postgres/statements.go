@@ -184,14 +184,16 @@ UPDATE public.purchases p SET
     tiktok_request_id = COALESCE(s.accepted, CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
     published_at = COALESCE(p.published_at, s.taken), stream_sequence = COALESCE(p.stream_sequence, s.sequence),
     -- what TikTok got takes the place of what was offered; how late the click was is known here alone
-    match_keys = COALESCE(s.keys | CASE WHEN s.keys & 4 <> 0 THEN COALESCE(p.match_keys, 0) & 512 ELSE 0 END, p.match_keys),
+    match_keys = COALESCE(
+        s.keys | CASE WHEN s.keys & 4 <> 0 THEN COALESCE(p.match_keys, 0) & 512 ELSE 0 END, p.match_keys),
     sent_minor = COALESCE(s.minor, p.sent_minor), sent_page = COALESCE(s.page, p.sent_page),
     claimed_until = CASE WHEN s.status = 'pending' THEN p.claimed_until END, updated_at = now()
 FROM (
     SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
     FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[],
         $13::timestamptz[], $14::bigint[], $15::smallint[], $16::bigint[], $17::text[])
-        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted, taken, sequence, keys, minor, page)
+        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted, taken,
+            sequence, keys, minor, page)
     JOIN public.purchases q ON q.checkout_session_id = u.id
 ) s
 WHERE p.checkout_session_id = s.id`
@@ -214,13 +216,16 @@ SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), C
     LEAST(sum(sent_minor), 9223372036854775807)::bigint, sum(no_value)::bigint,
     ` + keySums + `
 FROM (
-    SELECT status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials, ` + paid + ` AS paid
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, ` + paid + ` AS paid
     FROM public.rollup_totals WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, ` + paid + `
     FROM public.rollup_totals WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials, ` + paid + `
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, ` + paid + `
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) r
 GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <> 0`
@@ -276,16 +281,20 @@ WHERE $1::boolean IS NULL OR w.livemode = $1`
 
 	sqlFold = `
 WITH gone AS (
-    DELETE FROM public.rollup_changes RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, sent_minor, no_value, ` + keyColumns + `, trials
+    DELETE FROM public.rollup_changes
+    RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials
 ), totals AS (
-    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, sent_minor, no_value, ` + keyColumns + `, trials)
-    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, sum(n), sum(minor), sum(sent_minor), sum(no_value), sum(keyed),
+    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, sent_minor,
+        no_value, ` + keyColumns + `, trials)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code,
+        currency, sum(n), sum(minor), sum(sent_minor), sum(no_value), sum(keyed),
         sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page),
         sum(key_name), sum(key_address), sum(key_late), sum(key_strong), sum(trials)
     FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (daily, at, livemode, status, reason, code, currency) DO UPDATE SET
-        n = t.n + excluded.n, minor = t.minor + excluded.minor, sent_minor = t.sent_minor + excluded.sent_minor, no_value = t.no_value + excluded.no_value,
-        keyed = t.keyed + excluded.keyed,
+        n = t.n + excluded.n, minor = t.minor + excluded.minor, sent_minor = t.sent_minor + excluded.sent_minor,
+        no_value = t.no_value + excluded.no_value, keyed = t.keyed + excluded.keyed,
         key_email = t.key_email + excluded.key_email, key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
         key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip, key_user_agent = t.key_user_agent + excluded.key_user_agent,
         key_page = t.key_page + excluded.key_page, key_name = t.key_name + excluded.key_name, key_address = t.key_address + excluded.key_address,
@@ -338,8 +347,9 @@ ON CONFLICT (origin) DO UPDATE SET since = excluded.since, until = excluded.unti
     known = excluded.known, fresh = excluded.fresh, ignored = excluded.ignored, rejected = excluded.rejected, malformed = excluded.malformed,
     finished_at = excluded.finished_at, updated_at = now()`
 
-	// Few events come by catch-up: the partial index holds those alone. An unpaid checkout, or a trial, is no purchase, also where the
-	// trial was sent; an invoice that was held is one once it has become a first payment.
+	// Few events come by catch-up: the partial index holds those alone. An unpaid checkout, or a trial, is no
+	// purchase, also where the trial was sent; an invoice that was held is one once it has become a first
+	// payment.
 	sqlCaughtUp = `
 SELECT count(DISTINCT e.checkout_session_id), max(e.received_at) FROM public.stripe_events e
 JOIN public.purchases p ON p.checkout_session_id = e.checkout_session_id
@@ -349,7 +359,9 @@ WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'he
 
 	// One of the index's ranges.
 	standings = `
-SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at), sent_minor FROM public.purchases
+SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at),
+    sent_minor
+FROM public.purchases
 WHERE livemode = $1 AND (kind = 'checkout' AND mode = ANY($2) OR kind = 'first_payment' AND $3) AND `
 
 	sqlStandings   = standings + `COALESCE(purchased_at, created_at) BETWEEN $4 AND $5`
@@ -565,8 +577,8 @@ FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = ''
 	sqlHistories = `
 SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
     COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
-    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind, COALESCE(trial_session_id, ''),
-    COALESCE(match_keys, 0) & 511, sent_minor, COALESCE(sent_page, '')
+    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind,
+    COALESCE(trial_session_id, ''), COALESCE(match_keys, 0) & 511, sent_minor, COALESCE(sent_page, '')
 FROM public.purchases
 WHERE checkout_session_id IN (
     SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1

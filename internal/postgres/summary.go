@@ -72,7 +72,9 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	var code string
 	var v purchase.Value
 	var c purchase.Coverage
-	fields := append([]any{&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor, &noValue}, keyFields(&c)...)
+	fields := append([]any{
+		&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor, &noValue,
+	}, keyFields(&c)...)
 	_, err := pgx.ForEachRow(rows, fields, func() (err error) {
 		switch kind {
 		case rowOfStanding:

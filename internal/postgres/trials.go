@@ -145,12 +145,13 @@ func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (int, err
 // firstPaymentsBatch is how many subscriptions are read together.
 const firstPaymentsBatch = 500
 
-// FirstPayments returns which invoices are the first payments of their subscriptions: those that the ledger has taken as such, and
-// those that it would take if it had received these trials and invoices, each oldest first. The decisions are those of Record, and
-// nothing is written. An invoice that waits on the ledger for an earlier one is none yet, nor is one whose trial is unknown.
-func (db *DB) FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) (ids []string, err error) {
+// FirstPayments returns which invoices are the first payments of their subscriptions: those that the ledger
+// has taken as such, and those that it would take if it had received these trials and invoices, each oldest
+// first. The decisions are those of Record, and nothing is written. An invoice that waits on the ledger for
+// an earlier one is none yet, nor is one whose trial is unknown.
+func (db *DB) FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) ([]string, error) {
 	bySubscription := make(map[string]*struct{ trials, invoices []*purchase.Purchase })
-	var subscriptions []string
+	var subscriptions, ids []string
 	for i := range invoices {
 		id := invoices[i].Subscription
 		if bySubscription[id] == nil {
@@ -165,7 +166,9 @@ func (db *DB) FirstPayments(ctx context.Context, trials, invoices []purchase.Pur
 		}
 	}
 	for chunk := range slices.Chunk(subscriptions, firstPaymentsBatch) {
-		b := &books{sessions: make(map[string]session), trials: make(map[string]*trial), purchases: make(map[string]entered)}
+		b := &books{
+			sessions: make(map[string]session), trials: make(map[string]*trial), purchases: make(map[string]entered),
+		}
 		var sessions []string
 		for _, id := range chunk {
 			for _, t := range bySubscription[id].trials {
@@ -197,13 +200,15 @@ func (b *books) look(ctx context.Context, pool interface {
 	return pool.SendBatch(ctx, &batch).Close()
 }
 
-// firstPayment enters what may be new about one subscription, and returns the id of its first payment; "": there is none yet. An
-// invoice or a trial that cannot be entered is left out: the intake would refuse it, too.
+// firstPayment enters what may be new about one subscription, and returns the id of its first payment; "":
+// there is none yet. An invoice or a trial that cannot be entered is left out: the intake would refuse it,
+// too.
 func (b *books) firstPayment(trials, invoices []*purchase.Purchase) string {
 	t := b.trial(invoices[0])
 	held := t.invoice.ID
 	for _, p := range trials {
-		if at := b.sessions[p.ID]; purchase.Advances(at.status, at.reason, p.Status, p.Reason) { // else its event is a duplicate
+		at := b.sessions[p.ID]
+		if purchase.Advances(at.status, at.reason, p.Status, p.Reason) { // else its event is a duplicate
 			_, _ = b.begin(&entered{Purchase: *p}, p.At)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Scope is what a reconciliation compares: checkouts of some modes, and, where they are taken, first payments after trials. A trial
-// is no payment, also where it is sent as an event of its own.
+// Scope is what a reconciliation compares: checkouts of some modes, and, where they are taken, first payments
+// after trials. A trial is no payment, also where it is sent as an event of its own.
 type Scope struct {
 	Since, Until  time.Time
 	Livemode      bool
@@ -18,7 +18,8 @@ type Scope struct {
 	FirstPayments bool
 }
 
-// Payment is one payment as Stripe lists it: a paid checkout session, or the first invoice with money after a trial.
+// Payment is one payment as Stripe lists it: a paid checkout session, or the first invoice with money after a
+// trial.
 type Payment struct {
 	ID          string
 	At          time.Time

@@ -50,7 +50,14 @@ func TestReconcile(t *testing.T) {
 				purchase.GivenUp: {"cs_dead"}, purchase.LeftOut: {"cs_off"}, purchase.NoAddress: {"cs_nobody"}, purchase.Unheard: {"cs_stranger"},
 			},
 		},
-		{Day: day.Add(24 * time.Hour), Currency: "USD", Paid: purchase.Takings{Count: 1, Minor: 100}, Ledger: purchase.Takings{Count: 1, Minor: 100}, Accepted: purchase.Takings{Count: 1}, Differ: differ{}},
+		{
+			Day:      day.Add(24 * time.Hour),
+			Currency: "USD",
+			Paid:     purchase.Takings{Count: 1, Minor: 100},
+			Ledger:   purchase.Takings{Count: 1, Minor: 100},
+			Accepted: purchase.Takings{Count: 1},
+			Differ:   differ{},
+		},
 	}
 	if diff := cmp.Diff(want, r.Days); diff != "" {
 		t.Error(diff)

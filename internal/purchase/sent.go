@@ -1,7 +1,8 @@
 package purchase
 
-// Sent is what the event of a delivered purchase carried, as the worker that sent it reports. It may differ from the envelope: a
-// currency that TikTok does not list costs the value, and a setting of the worker replaces a missing page.
+// Sent is what the event of a delivered purchase carried, as the worker that sent it reports. It may differ
+// from the envelope: a currency that TikTok does not list costs the value, and a setting of the worker
+// replaces a missing page.
 type Sent struct {
 	Keys  int16  `json:"keys"`            // mask of its match keys, see MatchKeys.Mask
 	Minor *int64 `json:"minor,omitempty"` // its value in the currency's smallest unit; nil: none

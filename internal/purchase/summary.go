@@ -52,7 +52,8 @@ type Group struct {
 	Count  int
 }
 
-// Coverage counts match keys: of delivered purchases those that were sent, of the others those that are to be sent.
+// Coverage counts match keys: of delivered purchases those that were sent, of the others those that are to be
+// sent.
 type Coverage struct {
 	Of   int                // purchases whose keys are known
 	With [MatchKeyKinds]int // of these, with the key, in the order of MatchKeyNames

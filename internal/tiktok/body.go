@@ -150,14 +150,23 @@ func newEvent(c Config, e contract.Envelope) event {
 	return ev
 }
 
-// sent reports what the events of envelopes carry. It reads the events themselves, so that no rule of newEvent is repeated.
+// sent reports what the events of envelopes carry. It reads the events themselves, so that no rule of
+// newEvent is repeated.
 func sent(c Config, envelopes []contract.Envelope) []purchase.Sent {
 	list := make([]purchase.Sent, len(envelopes))
 	for i, e := range envelopes {
 		ev := newEvent(c, e)
 		u := ev.User
 		keys := purchase.MatchKeys{
-			Email: u.Email, Phone: u.Phone, TTCLID: u.TTCLID, TTP: u.TTP, IP: u.IP, UserAgent: u.UserAgent, FirstName: u.FirstName, Zip: u.Zip, City: u.City,
+			Email:     u.Email,
+			Phone:     u.Phone,
+			TTCLID:    u.TTCLID,
+			TTP:       u.TTP,
+			IP:        u.IP,
+			UserAgent: u.UserAgent,
+			FirstName: u.FirstName,
+			Zip:       u.Zip,
+			City:      u.City,
 		}
 		if ev.Page != nil {
 			keys.PageURL = ev.Page.URL

@@ -30,26 +30,40 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 	t.Parallel()
 	const accepted = `{"code":0,"message":"OK","request_id":"r1"}`
 	const email, ttclid, ttp, page = 1, 4, 8, 64
+	const shop, deep = "https://shop.example/", "https://shop.example/x?y=1"
 	own := envelope(new(int64(2999)), "usd")
 	all := own.Keys.Mask()
 	bare := func(minor *int64, currency string, keys purchase.MatchKeys) contract.Envelope {
-		return contract.Envelope{Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, AmountMinor: minor, Currency: currency, Keys: keys}
+		return contract.Envelope{
+			Version:     1,
+			EventID:     "cs_1",
+			PurchasedAt: 1704067200,
+			AmountMinor: minor,
+			Currency:    currency,
+			Keys:        keys,
+		}
 	}
-	hashed := purchase.HashEmail("buyer@example.com")
+	none, hashed := purchase.MatchKeys{}, purchase.HashEmail("buyer@example.com")
 	for name, tc := range map[string]struct {
 		envelope contract.Envelope
 		page     string // TIKTOK_PAGE_URL
 		want     purchase.Sent
 	}{
-		"everything":               {own, "https://shop.example/", purchase.Sent{Keys: all, Minor: new(int64(2999))}},
-		"nothing":                  {bare(nil, "", purchase.MatchKeys{}), "", purchase.Sent{}},
-		"a value of 0":             {bare(new(int64(0)), "usd", purchase.MatchKeys{}), "", purchase.Sent{Minor: new(int64(0))}},
-		"an unlisted currency":     {envelope(new(int64(5000)), "xof"), "", purchase.Sent{Keys: all}},
-		"another one":              {envelope(new(int64(5000)), "gel"), "", purchase.Sent{Keys: all}},
-		"no currency":              {envelope(new(int64(5000)), ""), "", purchase.Sent{Keys: all}},
-		"an unknown amount":        {envelope(nil, "usd"), "", purchase.Sent{Keys: all}},
-		"the default page":         {bare(new(int64(1)), "jpy", purchase.MatchKeys{Email: hashed}), "https://shop.example/", purchase.Sent{Keys: email | page, Minor: new(int64(1)), Page: "https://shop.example/"}},
-		"a click id and that page": {bare(nil, "", purchase.MatchKeys{TTCLID: "E.C.P.a", TTP: "t"}), "https://shop.example/x?y=1", purchase.Sent{Keys: ttclid | ttp | page, Page: "https://shop.example/x?y=1"}},
+		"everything":           {own, shop, purchase.Sent{Keys: all, Minor: new(int64(2999))}},
+		"nothing":              {bare(nil, "", none), "", purchase.Sent{}},
+		"a value of 0":         {bare(new(int64(0)), "usd", none), "", purchase.Sent{Minor: new(int64(0))}},
+		"an unlisted currency": {envelope(new(int64(5000)), "xof"), "", purchase.Sent{Keys: all}},
+		"another one":          {envelope(new(int64(5000)), "gel"), "", purchase.Sent{Keys: all}},
+		"no currency":          {envelope(new(int64(5000)), ""), "", purchase.Sent{Keys: all}},
+		"an unknown amount":    {envelope(nil, "usd"), "", purchase.Sent{Keys: all}},
+		"the default page": {
+			bare(new(int64(1)), "jpy", purchase.MatchKeys{Email: hashed}), shop,
+			purchase.Sent{Keys: email | page, Minor: new(int64(1)), Page: shop},
+		},
+		"a click id and that page": {
+			bare(nil, "", purchase.MatchKeys{TTCLID: "E.C.P.a", TTP: "t"}), deep,
+			purchase.Sent{Keys: ttclid | ttp | page, Page: deep},
+		},
 	} {
 		for _, payload := range []string{tiktok.PayloadEvents, tiktok.PayloadPixel} {
 			c := config()
@@ -61,7 +75,10 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 		}
 	}
 	both := []contract.Envelope{own, bare(nil, "", purchase.MatchKeys{Email: hashed})}
-	if diff := cmp.Diff([]purchase.Sent{{Keys: all, Minor: new(int64(2999))}, {Keys: email}}, answering(t, config(), accepted).Send(t.Context(), both).Sent); diff != "" {
+	if diff := cmp.Diff(
+		[]purchase.Sent{{Keys: all, Minor: new(int64(2999))}, {Keys: email}},
+		answering(t, config(), accepted).Send(t.Context(), both).Sent,
+	); diff != "" {
 		t.Errorf("a batch (-want +got):\n%s", diff)
 	}
 	for _, refused := range []string{`{"code":40002,"message":"no"}`, `{"code":50000}`, "<html>"} {
@@ -71,10 +88,16 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 	}
 }
 
-// A mask never says that a key was sent which the event lacks: without any page, the click id counts exactly where it is in the body.
+// A mask never says that a key was sent which the event lacks: without any page, the click id counts exactly
+// where it is in the body.
 func TestPixel_CountsClickIDWhereTheBodyHasIt(t *testing.T) {
 	t.Parallel()
-	e := contract.Envelope{Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, Keys: purchase.MatchKeys{TTCLID: "E.C.P.a"}}
+	e := contract.Envelope{
+		Version:     1,
+		EventID:     "cs_1",
+		PurchasedAt: 1704067200,
+		Keys:        purchase.MatchKeys{TTCLID: "E.C.P.a"},
+	}
 	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
 	if err != nil {
 		t.Fatal(err)

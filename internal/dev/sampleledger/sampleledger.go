@@ -50,7 +50,8 @@ func Fill(ctx context.Context, url string, o Options) error {
 			{"purchases", []string{
 				"checkout_session_id", "status", "reason", "profile_id", "mode", "livemode", "amount_minor", "currency", "purchased_at", "stripe_customer_id",
 				"stripe_subscription_id", "envelope", "first_published_at", "published_at", "stream_sequence", "attempts", "last_attempt_at", "last_class", "last_code",
-				"last_error", "tiktok_request_id", "finished_at", "created_at", "match_keys", "kind", "sent_minor",
+				"last_error", "tiktok_request_id", "finished_at", "created_at", "match_keys", "kind",
+				"sent_minor",
 			}, s.purchases},
 			{"stripe_events", []string{"event_id", "type", "checkout_session_id", "livemode", "created_at", "received_at", "disposition"}, s.events},
 			{"attempts", []string{"checkout_session_id", "attempt_id", "generation", "at", "took_ms", "class", "code", "message", "request_id"}, s.attempts},
@@ -278,7 +279,8 @@ func (s *shop) write(i int, p *sale) {
 	}
 	s.purchases = append(s.purchases, []any{
 		p.id, p.status, p.reason, profile, "subscription", p.live, p.amount, p.currency, purchased, p.customer, p.sub, p.envelope, published, published, sequence,
-		len(p.tries), lastAt, lastClass, lastCode, lastError, request, p.finished, received, p.keys, kind(p.reason), sent,
+		len(p.tries), lastAt, lastClass, lastCode, lastError, request, p.finished, received, p.keys,
+		kind(p.reason), sent,
 	})
 	kind, disposition := "checkout.session.completed", "processed"
 	switch p.status {
