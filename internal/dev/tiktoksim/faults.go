@@ -45,6 +45,8 @@ type Fault struct {
 	Count      int           `json:"count,omitempty"`       // requests, then it is gone; 0: any number
 	OnlyPixel  string        `json:"only_pixel,omitempty"`  // requests for this pixel
 	MatchEvent string        `json:"match_event,omitempty"` // requests that hold an event_id with this in it
+	MatchText  string        `json:"match_text,omitempty"`  // requests that hold an event with this in one of its texts, as a firewall reads them
+	MinEvents  int           `json:"min_events,omitempty"`  // requests of at least so many events: 2 hits batches alone
 }
 
 // maxEndless bounds an endless body, in bytes.
@@ -109,8 +111,8 @@ func (f Fault) check() error {
 		return errors.New("status is a number from 200 to 599")
 	case f.Rate < 0 || f.Rate > 1:
 		return errors.New("rate is a share from 0 to 1")
-	case f.Count < 0 || f.For < 0 || f.Latency < 0:
-		return errors.New("count, for and latency are not negative")
+	case f.Count < 0 || f.For < 0 || f.Latency < 0 || f.MinEvents < 0:
+		return errors.New("count, for, latency and min_events are not negative")
 	case strings.ContainsAny(f.RetryAfter+f.Redirect, "\r\n"):
 		return errors.New("retry_after and redirect are each one line")
 	}
@@ -338,10 +340,28 @@ func (s *faults) choose(sub submission) (Fault, <-chan struct{}) {
 
 // hits says whether a request is one of those that the fault is for.
 func (f Fault) hits(sub submission) bool {
-	return (f.OnlyPixel == "" || f.OnlyPixel == sub.pixel) &&
+	return (f.OnlyPixel == "" || f.OnlyPixel == sub.pixel) && len(sub.events) >= f.MinEvents &&
 		(f.MatchEvent == "" || slices.ContainsFunc(sub.events, func(e offered) bool {
 			return strings.Contains(e.text("event_id"), f.MatchEvent)
-		}))
+		})) &&
+		(f.MatchText == "" || slices.ContainsFunc(sub.events, func(e offered) bool { return holds(e.fields, f.MatchText) }))
+}
+
+// holds reports whether one of the strings in a decoded JSON value has a text in it.
+func holds(v any, text string) bool {
+	switch v := v.(type) {
+	case string:
+		return strings.Contains(v, text)
+	case []any:
+		return slices.ContainsFunc(v, func(e any) bool { return holds(e, text) })
+	case map[string]any:
+		for _, e := range v {
+			if holds(e, text) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // whim is one of the faults that a sender must survive every day without losing or doubling anything.

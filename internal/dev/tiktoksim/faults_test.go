@@ -222,6 +222,42 @@ func TestFaultsForSome(t *testing.T) {
 	}
 }
 
+// TestFaults_ByWhatARequestHolds: a firewall's page for one event, 40050 for batches, a body that is too large, settings refused.
+func TestFaults_ByWhatARequestHolds(t *testing.T) {
+	plain := strings.Replace(good, "cs_1", "cs_2", 1)
+	dots := strings.Replace(good, "cs_1", "cs_3", 1)
+	dots = strings.Replace(dots, `"event":`, `"page":{"url":"https://shop.example/\u003cscript>/../x"},"event":`, 1)
+	for name, tc := range map[string]struct {
+		fault      tiktoksim.Fault
+		hit, spare string
+		want       func(seen) bool
+	}{
+		"a page for one event": {tiktoksim.Fault{Status: 403, HTML: true, MatchText: "../"}, request(plain + "," + dots), request(plain),
+			func(s seen) bool {
+				return s.status == 403 && strings.Contains(s.body, "403 Forbidden") && s.code() == -1
+			}},
+		"escaped or not": {tiktoksim.Fault{Status: 406, HTML: true, MatchText: "<script>"}, request(dots), request(plain),
+			func(s seen) bool { return s.status == 406 && s.code() == -1 }},
+		"duplicates in a batch": {tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2}, request(plain + "," + good), request(plain),
+			func(s seen) bool { return s.status == 200 && s.code() == 40050 }},
+		"a large body": {tiktoksim.Fault{Status: 413, HTML: true, MinEvents: 3}, request(plain + "," + good + "," + dots), request(plain + "," + good),
+			func(s seen) bool { return s.status == 413 && s.code() == -1 }},
+		"settings under 40002": {tiktoksim.Fault{Code: 40002, Message: "No permission to operate pixel code", MatchEvent: "cs_2"}, request(plain), request(good),
+			func(s seen) bool { return s.code() == 40002 && strings.Contains(s.body, "operate pixel code") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, tiktoksim.Config{})
+			s.Inject(tc.fault)
+			if got := s.do(t.Context(), t, http.MethodPost, "/open_api/v1.3/event/track/", tc.hit); !tc.want(got) || len(s.Received()) != 0 {
+				t.Errorf("hit: %d %.200q, %d stored", got.status, got.body, len(s.Received()))
+			}
+			if got := s.do(t.Context(), t, http.MethodPost, "/open_api/v1.3/event/track/", tc.spare); got.code() != 0 {
+				t.Errorf("spared: %d %.200q", got.status, got.body)
+			}
+		})
+	}
+}
+
 // TestMisbehaves: each whim comes, a sender that repeats loses and doubles nothing, and a seed repeats the choices.
 func TestMisbehaves(t *testing.T) {
 	counts := func() tiktoksim.Stats {
@@ -273,7 +309,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 		}
 	}
 	for range 2 {
-		s.do(t.Context(), t, http.MethodPost, "/faults", `{"status":503,"latency":"2ms","for":"1h","count":3,"rate":1,"only_pixel":"LOCALPIXEL","match_event":"cs_"}`)
+		s.do(t.Context(), t, http.MethodPost, "/faults", `{"status":503,"latency":"2ms","for":"1h","count":3,"rate":1,"only_pixel":"LOCALPIXEL","match_event":"cs_","match_text":"cs_","min_events":1}`)
 	}
 	s.track(t)
 	var standing []tiktoksim.Fault
@@ -282,7 +318,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 		t.Fatalf("what GET says, POST takes: %v in %s", err, got.body)
 	}
 	if len(standing) != 2 || standing[0].Count != 2 || standing[1].Count != 3 || standing[0].Latency != 2*time.Millisecond ||
-		standing[0].For <= 0 || standing[0].For > time.Hour || standing[0].MatchEvent != "cs_" {
+		standing[0].For <= 0 || standing[0].For > time.Hour || standing[0].MatchEvent != "cs_" || standing[0].MatchText != "cs_" || standing[0].MinEvents != 1 {
 		t.Errorf("%s", got.body)
 	}
 	if got := s.do(t.Context(), t, http.MethodDelete, "/faults", ""); got.status != http.StatusNoContent {
