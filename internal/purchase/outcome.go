@@ -12,6 +12,7 @@ const (
 	ClassRate      Class = "rate"      // too many requests: the whole process slows down
 	ClassRefused   Class = "refused"   // the request is bad: split it; a single event is dead
 	ClassAccess    Class = "access"    // token, permission or address: stop and wait, the event is not to blame
+	ClassBlocked   Class = "blocked"   // a page in place of TikTok's answer: one event's fault, or every event's
 )
 
 // Answer is one call's result, already classified.

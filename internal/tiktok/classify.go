@@ -3,6 +3,7 @@ package tiktok
 import (
 	"errors"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -11,7 +12,7 @@ import (
 )
 
 // The Events API's return codes, by what they ask of the sender. Names and meanings: TikTok's business-api-sdk and the
-// field text of its documentation. What stands in no line is unknown.
+// field text of its documentation. A code on no line is unknown.
 var ( //nolint:gochecknoglobals // a table, never written
 	deliveredCodes = span{{0, 0}, {40050, 40050}}
 	refusedCodes   = span{{20001, 20001}, {40000, 40000}, {40002, 40003}, {40006, 40013}, {40051, 40051}, {40061, 40063}}
@@ -32,39 +33,72 @@ func (s span) has(code int) bool {
 	return false
 }
 
-// Classify says what an answer means: status is the HTTP status (0: no answer), code the body's code (nil: none). A body
-// code, where present, wins over the HTTP status, because TikTok's errors normally arrive with HTTP 200; success needs a 2xx
-// besides the code. known is false for a code that stands in no table: it is tried again, and told.
-func Classify(status int, code *int) (class purchase.Class, known bool) {
+// Classify returns what an answer means: status is the HTTP status (0: no answer), code the body's code (nil: none), message
+// TikTok's message. A body code, where present, wins over the HTTP status, because TikTok's errors normally arrive with HTTP
+// 200; success needs a 2xx as well. The message decides where TikTok reports two kinds of fault under one code: settings and
+// passing faults have both been seen under 40002. known is false for a code that no table has: it is retried.
+func Classify(status int, code *int, message string) (class purchase.Class, known bool) {
 	if code == nil {
 		return classifyStatus(status), true
 	}
-	switch c := *code; {
-	case c == 0 && (status < 200 || status > 299):
+	class, known = classifyCode(status, *code)
+	if class == purchase.ClassRefused || (class == purchase.ClassRetry && *code != 0) {
+		switch {
+		case eventField.MatchString(message): // whatever else it mentions, the fault is in the event
+		case passingFault.MatchString(message):
+			return purchase.ClassRetry, known
+		case settingsFault.MatchString(quoted.ReplaceAllString(message, "")):
+			return purchase.ClassAccess, known
+		}
+	}
+	return class, known
+}
+
+func classifyCode(status, code int) (class purchase.Class, known bool) {
+	switch {
+	case code == 0 && (status < 200 || status > 299):
 		return purchase.ClassRetry, true
-	case deliveredCodes.has(c):
+	case deliveredCodes.has(code):
 		return purchase.ClassDelivered, true
-	case refusedCodes.has(c):
+	case refusedCodes.has(code):
 		return purchase.ClassRefused, true
-	case accessCodes.has(c):
+	case accessCodes.has(code):
 		return purchase.ClassAccess, true
-	case rateCodes.has(c):
+	case rateCodes.has(code):
 		return purchase.ClassRate, true
-	case retryCodes.has(c):
+	case retryCodes.has(code):
 		return purchase.ClassRetry, true
 	}
 	return purchase.ClassRetry, false
 }
 
-// classifyStatus judges an answer that is not TikTok's JSON: a gateway's page, a wrong path, no answer at all.
+// How TikTok's messages speak of a fault. Sources: RudderStack's FAQ and tests, issues of stape's tag.
+var (
+	// eventField is a path into an event: "Batch.3.properties.value: …", "context.user.email: …".
+	eventField = regexp.MustCompile(`(?i)\b(batch|data)\.\d+\.\w|(^|[\s"'(])(properties|contents|context|user|page)[.:]`)
+	// passingFault is a fault of TikTok's own that a retry outlives.
+	passingFault = regexp.MustCompile(`(?i)\bcould not acquire\b|\btime(d|s)?[- ]?out\b|\btry again\b|\bretry\b|\btemporar(y|ily)\b` +
+		`|\b(busy|internal|unavailable|overloaded)\b|\btoo many requests\b`)
+	// settingsFault names what belongs to the request and not to an event.
+	settingsFault = regexp.MustCompile(`(?i)\bpixels?([ _-]?(code|id)s?)?\b|\bevent[ _-]?(source|set)s?([ _-]?ids?)?\b` +
+		`|\b(permissions?|not (permitted|authori[sz]ed)|unauthori[sz]ed|insufficient scope)\b|\badvertisers?([ _-]?(account|id)s?)?\b` +
+		`|\btest[ _-]?event[ _-]?codes?\b|\baccess[ _-]?tokens?\b|\btoken (is |has |was )*(been )?(expired|invalid|incorrect|revoked)\b`)
+	// quoted is a value that the message repeats: what an event holds names no setting.
+	quoted = regexp.MustCompile(`"[^"]*"|` + "`[^`]*`" + `|(^|[\s:(\[=])'[^']*'`)
+)
+
+// classifyStatus classifies an answer that is not TikTok's JSON: a gateway's page, a wrong path, no answer at all. A firewall
+// refuses one event for what is in it as it refuses all of them, so that a client error says nothing of whose fault it is.
 func classifyStatus(status int) purchase.Class {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return purchase.ClassAccess
-	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
-		return purchase.ClassAccess // the address is wrong: an operator's matter, not the event's
-	case http.StatusTooManyRequests:
+	switch {
+	case status == http.StatusNotFound:
+		return purchase.ClassAccess // the address is wrong: no event is at fault
+	case status == http.StatusTooManyRequests:
 		return purchase.ClassRate
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly:
+		return purchase.ClassRetry
+	case status >= 400 && status <= 499:
+		return purchase.ClassBlocked
 	default:
 		return purchase.ClassRetry
 	}

@@ -25,6 +25,9 @@ func Explain(a purchase.Answer) string {
 	case purchase.ClassAccess:
 		return "TikTok refuses access (" + said + "). Check the access token, its permission for this pixel (event:write) and TIKTOK_API_URL. " +
 			"A running worker stops and waits in this case, and loses nothing."
+	case purchase.ClassBlocked:
+		return "A page in place of TikTok's answer refuses the request (" + said + "). Check TIKTOK_API_URL, the access token, and the proxy or firewall on the way. " +
+			"A running worker finds out whether one event or every event is refused, and stops and waits if it is every event."
 	case purchase.ClassRate:
 		return "TikTok wants fewer requests (" + said + "). Wait some minutes, or lower TIKTOK_MAX_RPS; a running worker slows down by itself."
 	case purchase.ClassRefused:

@@ -17,9 +17,9 @@ func Meaning(code int) (meaning, remedy string) {
 	case 40100, 40132, 40016, 61000, 429:
 		return "Too many requests", "The worker slows down by itself. If it lasts, lower TIKTOK_MAX_RPS."
 	}
-	class, known := Classify(200, &code)
+	class, known := Classify(200, &code, "")
 	if code >= 100 && code < 600 { // an HTTP status: no code of TikTok's is so small, but for 0
-		class, known = Classify(code, nil)
+		class, known = Classify(code, nil, "")
 	}
 	switch {
 	case !known:
@@ -28,6 +28,9 @@ func Meaning(code int) (meaning, remedy string) {
 		return "TikTok refuses the event for its content", "Compare the message with the body that was sent, mend the setting it names, then replay."
 	case class == purchase.ClassAccess:
 		return "TikTok refuses access: token, permission, account or address", "Check TIKTOK_ACCESS_TOKEN, its permission for the pixel and TIKTOK_API_URL. Workers go on by themselves."
+	case class == purchase.ClassBlocked:
+		return "A page in place of TikTok's answer: a firewall or proxy refuses the event, or every event",
+			"Compare the event's page address and user agent with the firewall's rules, then replay. If every event is refused, check TIKTOK_API_URL, the proxy and the token."
 	case class == purchase.ClassDelivered:
 		return "Accepted by TikTok", ""
 	default:

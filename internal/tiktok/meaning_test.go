@@ -9,7 +9,7 @@ import (
 
 func TestMeaning(t *testing.T) {
 	for code, want := range map[int]string{
-		0: "Accepted", 40050: "already", 40002: "not valid", 40007: "content", 40105: "access", 401: "access", 404: "access", 429: "Too many",
+		0: "Accepted", 40050: "already", 40002: "not valid", 40007: "content", 40105: "access", 401: "firewall", 403: "firewall", 413: "firewall", 404: "access", 429: "Too many",
 		40100: "Too many", 503: "not well", 51234: "not well", 12345: "does not list", 20001: "Partly",
 	} {
 		meaning, remedy := tiktok.Meaning(code)

@@ -101,8 +101,12 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 	if err != nil {
 		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: "TIKTOK_API_URL cannot be used"}
 	}
+	token := p.token.Load().Reveal()
+	if !headerValue.MatchString(token) {
+		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: "the access token holds characters that no request can carry"}
+	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Access-Token", p.token.Load().Reveal())
+	req.Header.Set("Access-Token", token)
 	req.Header.Set("User-Agent", "purchase-relay")
 	resp, err := p.client.Do(req)
 	p.renew(err != nil)
@@ -157,7 +161,7 @@ func Read(status int, body []byte) purchase.Answer {
 	}
 	code := integer(fields["code"])
 	a := purchase.Answer{Code: code, Message: text(fields["message"]), RequestID: text(fields["request_id"])}
-	a.Class, a.Known = Classify(status, code)
+	a.Class, a.Known = Classify(status, code, a.Message)
 	if code == nil && status != 0 {
 		a.Code = &status
 		if a.Message == "" {

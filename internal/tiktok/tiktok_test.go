@@ -62,24 +62,87 @@ func TestClassify(t *testing.T) {
 		{200, 60001, 60001, purchase.ClassRetry},
 	} {
 		for c := tc.from; c <= tc.to; c++ {
-			if got, known := tiktok.Classify(tc.status, new(c)); got != tc.want || !known {
+			if got, known := tiktok.Classify(tc.status, new(c), "m"); got != tc.want || !known {
 				t.Errorf("HTTP %d, code %d: %s (known %v), want %s", tc.status, c, got, known, tc.want)
 			}
 		}
 	}
 	for _, unknown := range []int{1, -1, 40004, 40014, 40999, 49999, 54000, 60000, 99999} {
-		if got, known := tiktok.Classify(200, new(unknown)); got != purchase.ClassRetry || known {
+		if got, known := tiktok.Classify(200, new(unknown), "m"); got != purchase.ClassRetry || known {
 			t.Errorf("code %d: %s (known %v)", unknown, got, known)
 		}
 	}
 	for status, want := range map[int]purchase.Class{
-		0: purchase.ClassRetry, 200: purchase.ClassRetry, 204: purchase.ClassRetry, 302: purchase.ClassRetry, 400: purchase.ClassRetry,
-		401: purchase.ClassAccess, 403: purchase.ClassAccess, 404: purchase.ClassAccess, 405: purchase.ClassAccess, 410: purchase.ClassAccess,
+		0: purchase.ClassRetry, 200: purchase.ClassRetry, 204: purchase.ClassRetry, 302: purchase.ClassRetry, 404: purchase.ClassAccess,
+		400: purchase.ClassBlocked, 401: purchase.ClassBlocked, 403: purchase.ClassBlocked, 405: purchase.ClassBlocked, 406: purchase.ClassBlocked,
+		410: purchase.ClassBlocked, 413: purchase.ClassBlocked, 414: purchase.ClassBlocked, 431: purchase.ClassBlocked, 451: purchase.ClassBlocked,
+		425: purchase.ClassRetry,
 		408: purchase.ClassRetry, 429: purchase.ClassRate, 500: purchase.ClassRetry, 502: purchase.ClassRetry, 503: purchase.ClassRetry, 599: purchase.ClassRetry,
 	} {
-		if got, _ := tiktok.Classify(status, nil); got != want {
+		if got, _ := tiktok.Classify(status, nil, ""); got != want {
 			t.Errorf("HTTP %d without a code: %s, want %s", status, got, want)
 		}
+	}
+}
+
+// The same code reports faults of the event, of the settings, and passing ones: the message tells them apart.
+func TestClassify_Message(t *testing.T) {
+	const refused, access, retry = purchase.ClassRefused, purchase.ClassAccess, purchase.ClassRetry
+	for message, want := range map[string]purchase.Class{
+		"No permission to operate pixel code: LOCALPIXEL. You must be an admin or operator of this advertiser account.": access,
+		"Invalid value for event_source_id":                     access,
+		"event_source_id: Not a valid string":                   access,
+		"The event source does not exist":                       access,
+		"Pixel code is invalid":                                 access,
+		"pixel_code: Missing data for required field":           access,
+		"The pixel has been deleted":                            access,
+		"Permission denied":                                     access,
+		"You are not authorized to send events for this asset":  access,
+		"Invalid test_event_code":                               access,
+		"Test event code has expired":                           access,
+		"The access token does not belong to this advertiser":   access,
+		"Access_token is invalid":                               access,
+		"Token has been revoked":                                access,
+		"could not acquire ip":                                  retry,
+		"Could not acquire lock for pixel":                      retry,
+		"Request timeout":                                       retry,
+		"upstream timed out":                                    retry,
+		"Service busy, please try again later":                  retry,
+		"Temporarily unavailable":                               retry,
+		"Internal error: failed to load pixel":                  retry,
+		"Too many requests. Please retry in some time.":         retry,
+		"Invalid parameter":                                     refused,
+		"Invalid value for event_id: not a valid string.":       refused,
+		"Unexpected token in JSON at position 3":                refused,
+		"Batch.3.properties.value: Not a valid string":          refused,
+		"Batch.3.page.url: contains pixel_code and token":       refused,
+		"Batch.0.user.email: Not a valid hash, try again":       refused,
+		"data.0.event: Must be one of the event source's names": refused,
+		"properties.contents.0.content_name: Pixel is too long": refused,
+		"context.user.ip: timeout is no address":                refused,
+		`Content name "Pixel 9, unlocked" is too long`:          refused,
+		"Value 'access token' is not a currency":                refused,
+		"Event time is older than 7 days":                       refused,
+	} {
+		for _, code := range []int{40000, 40002, 40007} {
+			if got, known := tiktok.Classify(200, new(code), message); got != want || !known {
+				t.Errorf("%d %q: %s (known %v), want %s", code, message, got, known, want)
+			}
+		}
+	}
+	const settings = "No permission to operate pixel code"
+	for code, want := range map[int]purchase.Class{
+		0: purchase.ClassDelivered, 40050: purchase.ClassDelivered, 40100: purchase.ClassRate, 40001: access, 40105: access, 50000: access, 45678: access,
+	} {
+		if got, known := tiktok.Classify(200, new(code), settings); got != want || known == (code == 45678) {
+			t.Errorf("%d %q: %s (known %v), want %s", code, settings, got, known, want)
+		}
+	}
+	if got, _ := tiktok.Classify(200, new(40105), "Access token is incorrect, try again"); got != access {
+		t.Errorf("an access code with a passing word: %s, want access", got)
+	}
+	if got, _ := tiktok.Classify(500, new(0), settings); got != retry {
+		t.Errorf("code 0 under HTTP 500: %s, want retry", got)
 	}
 }
 
@@ -395,7 +458,7 @@ func TestNoAnswerSaysNothingOfTheURL(t *testing.T) {
 
 // The status stands even where the body broke off.
 func TestBrokenBodyKeepsItsStatus(t *testing.T) {
-	for status, want := range map[int]purchase.Class{200: purchase.ClassRetry, 401: purchase.ClassAccess, 429: purchase.ClassRate, 503: purchase.ClassRetry} {
+	for status, want := range map[int]purchase.Class{200: purchase.ClassRetry, 401: purchase.ClassBlocked, 429: purchase.ClassRate, 503: purchase.ClassRetry} {
 		a := send(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			w.Header().Set("Retry-After", "9")
