@@ -74,7 +74,6 @@ var owners = map[string][]string{
 	"github.com/google/go-cmp/":           {},
 	"pgregory.net/rapid":                  {},
 	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/postgres"},
-	"github.com/sony/gobreaker/":          {"internal/delivery"},
 	"github.com/schollz/progressbar/":     {"cmd/ingest"},
 	"github.com/prometheus/client_golang": {"internal/backfill", "internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/alarm", "internal/jetstream", "internal/process"},
 }

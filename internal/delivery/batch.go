@@ -5,10 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,61 +30,46 @@ type item struct {
 // it takes no others along, should it be the cause.
 func (it item) suspect() bool { return it.NumDelivered > 1 && !it.Returned }
 
-// piece is what goes into one request.
-type piece struct {
-	items []item
-	origin
-}
-
-// origin says how a piece came to be.
-type origin int
-
-const (
-	whole origin = iota // as it was fetched
-	half                // of what was refused
-	named               // TikTok's message pointed at this one event
-	rest                // what is left without the named one
-)
-
 // deliver takes messages to their ends.
 func (s *slot) deliver(ctx, hard context.Context, messages []contract.Queued) {
+	w := s.w
 	items := make([]item, 0, len(messages))
 	for _, m := range messages {
-		if it, ok := s.open(m); ok {
+		if it, ok := w.open(m); ok {
 			items = append(items, it)
 		}
 	}
-	defer s.keepAlive(items)()
+	defer w.keepAlive(items)()
 	var skipped, expired []ending
-	ordinary, suspects := map[*lane][]item{}, map[*lane][]item{}
+	ordinary, alone := map[*lane][]item{}, map[*lane][]item{}
 	for _, it := range items {
-		way := &s.live
+		way := w.live
 		if !it.envelope.Livemode {
-			way = &s.test
+			way = w.test
 		}
 		switch {
-		case s.Live == nil:
+		case w.Live == nil:
 			it.log.Info("TIKTOK_ACCESS_TOKEN not configured, skipping tracking")
-			skipped = append(skipped, s.skip(it, purchase.ReasonNotConfigured))
+			skipped = append(skipped, w.skip(it, purchase.ReasonNotConfigured))
 		case way.to == nil:
 			it.log.Info("Test purchase skipped (TIKTOK_TEST_MODE=skip)")
-			skipped = append(skipped, s.skip(it, purchase.ReasonTestPurchase))
-		case remaining(it.FirstPublished, s.Now(), s.RetryMaxAge) == 0:
-			expired = append(expired, s.bury(it, purchase.ReasonExpired, nil))
-		case it.suspect():
-			suspects[way] = append(suspects[way], it)
+			skipped = append(skipped, w.skip(it, purchase.ReasonTestPurchase))
+		case w.remaining(it) == 0:
+			expired = append(expired, w.bury(it, purchase.ReasonExpired, nil))
+		case it.suspect(), way.pages(it.envelope.EventID) > 0:
+			alone[way] = append(alone[way], it)
 		default:
 			ordinary[way] = append(ordinary[way], it)
 		}
 	}
-	s.settle(hard, skipped)
-	s.settle(hard, expired)
-	for _, way := range []*lane{&s.live, &s.test} {
+	w.settle(hard, skipped)
+	w.settle(hard, expired)
+	for _, way := range []*lane{w.live, w.test} {
 		var pieces []piece
 		if len(ordinary[way]) > 0 {
 			pieces = append(pieces, piece{items: ordinary[way]})
 		}
-		for _, it := range suspects[way] {
+		for _, it := range alone[way] {
 			pieces = append(pieces, piece{items: []item{it}})
 		}
 		s.send(ctx, hard, way, pieces)
@@ -95,78 +77,98 @@ func (s *slot) deliver(ctx, hard context.Context, messages []contract.Queued) {
 }
 
 // open reads a message. What is none of ours ends here.
-func (s *slot) open(m contract.Queued) (it item, ok bool) {
+func (w *Worker) open(m contract.Queued) (it item, ok bool) {
 	envelope, err := contract.DecodeEnvelope(m.Data)
 	if err == nil && m.Subject != contract.Subject(envelope.EventID, envelope.Livemode) {
 		err = errors.New("its subject is not its own")
 	}
 	switch {
 	case errors.Is(err, contract.ErrNewer):
-		s.log.Warn("A purchase waits for a newer worker", zap.String("subject", m.Subject), zap.Error(err))
-		s.told(s.log, m.NakWithDelay(newerDelay))
+		w.log.Warn("A purchase waits for a newer worker", zap.String("subject", m.Subject), zap.Error(err))
+		w.told(w.log, m.NakWithDelay(newerDelay))
 		return item{}, false
 	case err != nil:
-		s.metrics.junk.Inc()
-		s.junk.Error("A message that is no purchase was removed: who else may publish on purchases.*?", zap.Int("bytes", len(m.Data)), zap.Error(err))
-		s.told(s.log, m.TermWithReason("no purchase"))
+		w.metrics.junk.Inc()
+		w.junk.Error("A message that is no purchase was removed: who else may publish on purchases.*?", zap.Int("bytes", len(m.Data)), zap.Error(err))
+		w.told(w.log, m.TermWithReason("no purchase"))
 		return item{}, false
 	}
 	return item{
 		Queued: m, envelope: envelope, generation: contract.Generation(m.MsgID),
-		log: s.log.With(zap.String("event_id", envelope.EventID)), ended: new(atomic.Bool),
+		log: w.log.With(zap.String("event_id", envelope.EventID)), ended: new(atomic.Bool),
 	}, true
 }
 
-// send takes pieces to a destination, one request each, and splits what is refused for its content until each bad event
-// is alone. Any other failure ends it: what is left goes back.
+// send takes pieces to a destination, one request each, and divides what needs more than one answer. It goes on until each
+// piece has its answer, or no more may be sent: what is left then goes back.
 func (s *slot) send(ctx, hard context.Context, way *lane, pieces []piece) {
+	w := s.w
 	hints := true // until one was wrong
+	passed := 0   // events that TikTok judged
+	narrowing := false
+	release := func() {
+		if narrowing {
+			<-way.narrowing
+			narrowing = false
+		}
+	}
+	defer release()
 	for len(pieces) > 0 {
 		if !s.take(ctx) {
-			s.putBack(pieces, "stopping", atOnce)
+			w.putBack(pieces, "stopping", atOnce)
 			return
 		}
-		why, hold := "slowed", s.slow.wait(s.Now())
-		var p pass
+		why, hold := "slowed", w.limit.wait(w.Now())
+		var p permit
+		var limit int
 		if hold == 0 {
-			p, why, hold = way.admit(s.Now())
+			p, limit, why, hold = way.admit(w.Now())
 		}
 		if hold > 0 {
-			s.right = true // nothing was sent
-			s.putBack(pieces, why, func(item) time.Duration { return spread(hold, s.random()) })
+			s.token = true // nothing was sent
+			w.putBack(pieces, why, func(item) time.Duration { return spread(hold, w.random()) })
 			return
 		}
+		pieces = cut(pieces, limit)
 		current := pieces[0]
-		if most := way.probeSize(); most < len(current.items) {
-			pieces = append([]piece{{items: current.items[:most]}, {items: current.items[most:], origin: current.origin}}, pieces[1:]...)
-			current = pieces[0]
-		}
-		answer, crashed := s.request(hard, p, current)
+		a, crashed := w.request(hard, way, p, current, passed)
 		if crashed {
-			s.crashed(hard, current)
+			w.crashed(hard, current)
 			pieces = pieces[1:]
 			continue
 		}
-		if hard.Err() != nil && answer.Class == purchase.ClassRetry { // we broke it off ourselves
-			s.putBack(pieces, "stopping", atOnce)
+		if hard.Err() != nil && a.Class == purchase.ClassRetry { // we broke it off ourselves
+			w.putBack(pieces, "stopping", atOnce)
 			return
 		}
 		pieces = pieces[1:]
-		switch {
-		case answer.Class == purchase.ClassRefused && len(current.items) > 1:
-			parts := split(current, answer.Message, hints)
-			s.log.Info("TikTok refuses a batch for its content; it is split", zap.Int("events", len(current.items)),
-				codeOf(answer.Code), zap.String("message", answer.Message), zap.String("request_id", answer.RequestID))
-			pieces = append(parts, pieces...)
+		judged := a.Class == purchase.ClassDelivered || a.Class == purchase.ClassRefused
+		if judged {
+			passed += len(current.items)
+			release()
+		}
+		if a.fate == fateSplit {
+			if a.Class == purchase.ClassBlocked {
+				current = current.met(passed)
+				if !narrowing {
+					select {
+					case way.narrowing <- struct{}{}:
+						narrowing = true
+					case <-ctx.Done():
+					}
+				}
+			}
+			pieces = append(split(current, a.Message, hints), pieces...)
 			continue
-		case answer.Class == purchase.ClassDelivered && current.origin == named:
+		}
+		if a.fate == fateDelivered && current.origin == named {
 			// TikTok named an event that is good: its index is not to be trusted, and the rest holds a bad one still.
 			hints = false
 			pieces = append(halves(pieces[0]), pieces[1:]...)
 		}
-		s.judge(hard, way, current, answer)
-		if answer.Class != purchase.ClassDelivered && answer.Class != purchase.ClassRefused {
-			s.putBack(pieces, "unsent", func(it item) time.Duration { return s.backoff(it) })
+		w.judge(hard, way, current, a)
+		if a.Class == purchase.ClassRetry {
+			w.putBack(pieces, "unsent", w.backoff)
 			return
 		}
 	}
@@ -182,16 +184,18 @@ func (w *Worker) backoff(it item) time.Duration {
 // answered is what came of one request.
 type answered struct {
 	purchase.Answer
+	fate    fate
 	attempt purchase.Attempt // the same for all of its events
 	at      time.Time        // when it came
 }
 
-// request sends one piece and tells everybody of the answer. A panic over it is caught: crashed.
-func (s *slot) request(hard context.Context, p pass, what piece) (a answered, crashed bool) {
+// request sends one piece, after so many events of this slot had passed, and reports the answer. A panic over it is caught:
+// crashed.
+func (w *Worker) request(hard context.Context, way *lane, p permit, what piece, passed int) (a answered, crashed bool) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			p.abandon()
-			s.log.Error("A request to TikTok panicked", zap.Int("events", len(what.items)), zap.String("event_id", what.items[0].envelope.EventID),
+			way.abandon(p)
+			w.log.Error("A request to TikTok panicked", zap.Int("events", len(what.items)), zap.String("event_id", what.items[0].envelope.EventID),
 				zap.String("panic", fmt.Sprintf("%T", cause)), zap.ByteString("stack", debug.Stack()))
 			crashed = true
 		}
@@ -199,76 +203,93 @@ func (s *slot) request(hard context.Context, p pass, what piece) (a answered, cr
 	events := make([]contract.Envelope, len(what.items))
 	for i, it := range what.items {
 		events[i] = it.envelope
-		it.log.Info("Sending "+cmp.Or(it.envelope.Event, s.EventName)+" event", zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered), zap.Int("events", len(events)))
+		it.log.Info("Sending "+cmp.Or(it.envelope.Event, w.EventName)+" event", zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered), zap.Int("events", len(events)))
 	}
-	began := s.Now()
-	a.Answer = p.lane.to.Send(hard, events)
-	a.at = s.Now()
+	began := w.Now()
+	a.Answer = way.to.Send(hard, events)
+	a.at = w.Now()
 	for i := range a.Sent {
 		what.items[i].sent = &a.Sent[i]
 	}
 	a.attempt = purchase.Attempt{
-		ID: s.attemptID(), At: began.UTC(), Took: a.at.Sub(began), Class: a.Class, Code: a.Code, Message: a.Message, RequestID: a.RequestID,
+		ID: w.attemptID(), At: began.UTC(), Took: a.at.Sub(began), Class: a.Class, Code: a.Code, Message: a.Message, RequestID: a.RequestID,
 	}
 	if hard.Err() != nil && a.Class == purchase.ClassRetry {
-		p.abandon()
+		way.abandon(p)
 		return a, false
 	}
-	s.metrics.request(&a.attempt, a.Known, len(events))
-	s.tellGate(p, a)
-	s.slow.report(a.Answer, a.at)
-	if !a.Known {
-		s.log.Warn("TikTok answers with a code that is not in our table; it is tried again", codeOf(a.Code), zap.String("request_id", a.RequestID))
+	w.metrics.request(&a.attempt, a.Known, len(events))
+	w.limit.report(a.Answer, a.at)
+	r := request{ids: what.ids(), first: what.origin == whole && what.items[0].NumDelivered <= 1}
+	if what.paged {
+		r.passed = passed - what.passed
 	}
+	var changed change
+	a.fate, changed = way.report(p, a.Answer, r, strings.TrimSpace(codeText(a.Code)+" "+a.Message), a.at)
+	w.logAnswer(way, a, changed, len(events))
 	return a, false
 }
 
-func (w *Worker) tellGate(p pass, a answered) {
-	reason := strings.TrimSpace(codeText(a.Code) + " " + a.Message)
-	closed, opened := p.report(a.Class, reason, a.at)
+// logAnswer logs what an answer changes.
+func (w *Worker) logAnswer(way *lane, a answered, changed change, events int) {
+	about := []zap.Field{zap.String("destination", way.name), codeOf(a.Code), zap.String("message", a.Message), zap.String("request_id", a.RequestID)}
+	if !a.Known {
+		w.log.Warn("Unknown TikTok code; retrying", about...)
+	}
+	if a.fate == fateSplit {
+		w.log.Info("Batch not accepted as a whole; splitting", append(about, zap.Int("events", events), zap.String("class", string(a.Class)))...)
+	}
+	state := way.state()
 	switch {
-	case closed:
-		w.log.Error("TikTok refuses access; delivery stops and waits, nothing is lost", zap.String("destination", p.lane.name),
-			codeOf(a.Code), zap.String("message", a.Message), zap.String("request_id", a.RequestID),
-			zap.String("remedy", "check the access token, its permission for the pixel, and TIKTOK_API_URL; delivery goes on by itself"))
-	case opened:
-		w.log.Info("TikTok grants access again; delivery goes on", zap.String("destination", p.lane.name))
+	case changed == resumed:
+		w.log.Info("Delivery resumed", zap.String("destination", way.name))
+	case changed == stillOpen:
+		w.log.Info("Probe failed", append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
+	case changed == opened && state.cause == causeOutage:
+		w.log.Warn("No usable answers from TikTok; circuit opened", append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
+	case changed == opened:
+		message, remedy := whyPaused(a.Class)
+		w.log.Error(message, append(about, zap.String("remedy", remedy+"; purchases wait, delivery resumes automatically"))...)
+	}
+}
+
+// whyPaused returns the log line of a pause, and what to do. Only an answer of TikTok's about access blames the token.
+func whyPaused(c purchase.Class) (message, remedy string) {
+	switch c {
+	case purchase.ClassRefused:
+		return "TikTok refuses every event; delivery paused", "check TIKTOK_PIXEL_ID, TIKTOK_EVENT_NAME and TIKTOK_PAYLOAD against the message"
+	case purchase.ClassBlocked:
+		return "A page answers every event; delivery paused", "check TIKTOK_API_URL and the proxy or firewall on the way, then the access token"
+	default:
+		return "TikTok refuses access; delivery paused", "check the access token, its permission for the pixel, and TIKTOK_API_URL"
 	}
 }
 
 // judge settles every purchase of a piece by the answer to it.
-func (s *slot) judge(ctx context.Context, way *lane, p piece, a answered) {
-	var hold time.Duration // of whatever an answer of the class stops
-	switch a.Class {
-	case purchase.ClassRate:
-		hold = s.slow.wait(a.at)
-	case purchase.ClassAccess:
-		hold = way.gate.wait(a.at)
-	default:
-	}
+func (w *Worker) judge(ctx context.Context, way *lane, p piece, a answered) {
 	endings := make([]ending, 0, len(p.items))
 	for _, it := range p.items {
-		v := decide(a.Answer, circumstances{
-			backoff: s.backoff(it), hold: hold, remaining: remaining(it.FirstPublished, a.at, s.RetryMaxAge),
-			first: p.origin == whole && it.NumDelivered <= 1,
-		})
-		switch v.result {
-		case purchase.StatusDelivered:
-			endings = append(endings, s.deliveredAs(it, a))
-		case purchase.StatusDead:
-			endings = append(endings, s.bury(it, v.reason, &a.attempt))
+		switch a.fate {
+		case fateDelivered:
+			endings = append(endings, w.deliveredAs(it, a))
+		case fateDead:
+			endings = append(endings, w.bury(it, purchase.ReasonRefused, &a.attempt))
 		default:
-			endings = append(endings, s.retry(it, &a.attempt, v.delay))
+			c := circumstances{backoff: w.backoff(it), slowed: w.limit.wait(a.at), paused: way.wait(causeAccess, a.at), remaining: w.remaining(it)}
+			if pages := way.pages(it.envelope.EventID); a.Class == purchase.ClassBlocked && pages > 0 {
+				c.backoff = Delay(pages, w.RetryInitial, w.RetryMax, w.random()) // it need not wait for what others had to
+			}
+			endings = append(endings, w.retry(it, &a.attempt, retryIn(a.Answer, c)))
 		}
 	}
-	s.settle(ctx, endings)
+	w.settle(ctx, endings)
 }
 
 // crashed settles what a request panicked over. The first time, and in company, it is left to the queue without a word, so
 // that each comes again as a suspect, alone; alone and again, it is given up on: it would stop worker after worker.
-func (s *slot) crashed(ctx context.Context, p piece) {
+func (w *Worker) crashed(ctx context.Context, p piece) {
 	if it := p.items[0]; len(p.items) == 1 && it.suspect() {
-		s.settle(ctx, []ending{s.bury(it, purchase.ReasonCrash, nil)})
+		w.settle(ctx, []ending{w.bury(it, purchase.ReasonCrash, nil)})
 		return
 	}
 	for _, it := range p.items {
@@ -277,14 +298,19 @@ func (s *slot) crashed(ctx context.Context, p piece) {
 }
 
 // putBack hands unsent purchases back to the queue, without an outcome.
-func (s *slot) putBack(pieces []piece, reason string, delay func(it item) time.Duration) {
+func (w *Worker) putBack(pieces []piece, reason string, delay func(it item) time.Duration) {
 	for _, p := range pieces {
 		for _, it := range p.items {
-			s.metrics.retries.WithLabelValues(reason).Inc()
+			w.metrics.retries.WithLabelValues(reason).Inc()
 			it.ended.Store(true)
-			s.told(it.log, it.NakWithDelay(within(delay(it), remaining(it.FirstPublished, s.Now(), s.RetryMaxAge))))
+			w.told(it.log, it.NakWithDelay(within(delay(it), w.remaining(it))))
 		}
 	}
+}
+
+// remaining is how long a purchase may still be tried; 0: it is too old. Its age is counted by the queue's clock.
+func (w *Worker) remaining(it item) time.Duration {
+	return remaining(it.FirstPublished, w.Now().Add(w.clockOffset()), w.RetryMaxAge)
 }
 
 // keepAlive tells the queue that messages are being worked on until each has ended and the returned function is called.
@@ -308,30 +334,4 @@ func (w *Worker) keepAlive(items []item) (stop func()) {
 		}
 	}()
 	return func() { close(done); <-ended }
-}
-
-// eventIndex finds which event of a batch TikTok names: "Batch.3.properties.contents.0.content_id: Not a valid string".
-var eventIndex = regexp.MustCompile(`\bBatch\.(\d{1,6})\.`)
-
-// split divides a refused piece of two or more: the named event and the rest, where TikTok names one and has not been wrong
-// about it; else in two halves.
-func split(p piece, message string, hints bool) []piece {
-	if match := eventIndex.FindStringSubmatch(message); hints && match != nil {
-		if i, err := strconv.Atoi(match[1]); err == nil && i < len(p.items) {
-			return []piece{
-				{items: p.items[i : i+1], origin: named},
-				{items: slices.Concat(p.items[:i], p.items[i+1:]), origin: rest},
-			}
-		}
-	}
-	return halves(p)
-}
-
-// halves divides a piece in two; one of a single event stays as it is.
-func halves(p piece) []piece {
-	if len(p.items) < 2 {
-		return []piece{{items: p.items, origin: half}}
-	}
-	middle := len(p.items) / 2
-	return []piece{{items: p.items[:middle], origin: half}, {items: p.items[middle:], origin: half}}
 }

@@ -62,44 +62,24 @@ func remaining(firstPublished, now time.Time, maxAge time.Duration) time.Duratio
 	return max(0, maxAge-now.Sub(firstPublished))
 }
 
-// verdict is what becomes of a purchase after an answer.
-type verdict struct {
-	result purchase.Status // delivered, dead or retrying
-	reason purchase.Reason // of a dead one
-	delay  time.Duration   // of a retrying one: until it is delivered again
-}
-
-// circumstances are what decide looks at besides the answer.
+// circumstances are what retryIn considers besides the answer.
 type circumstances struct {
 	backoff   time.Duration // this purchase's own next delay
-	hold      time.Duration // how long its gate (access) or the throttle (rate) lets nothing pass; 0: something may
-	remaining time.Duration // until its age limit
-	first     bool          // it is its first request, and nothing was split off
+	slowed    time.Duration // how long the limiter stops all requests
+	paused    time.Duration // how long a breaker that is open for access lets nothing pass
+	remaining time.Duration // until the age limit
 }
 
-// codePartial says that some of a request's events were not taken, and not which. About a single event it says nothing for
-// sure: only one that is answered so again is bad.
-const codePartial = 20001
-
-// decide says what an answer means for the purchase that it is about.
-func decide(a purchase.Answer, c circumstances) verdict {
+// retryIn returns when a purchase is delivered again that an answer neither accepts nor condemns.
+func retryIn(a purchase.Answer, c circumstances) time.Duration {
 	wait := max(c.backoff, a.RetryAfter)
-	switch a.Class {
-	case purchase.ClassDelivered:
-		return verdict{result: purchase.StatusDelivered}
-	case purchase.ClassRefused:
-		if c.first && a.Code != nil && *a.Code == codePartial {
-			break
-		}
-		return verdict{result: purchase.StatusDead, reason: purchase.ReasonRefused}
-	case purchase.ClassRate:
-		wait = max(wait, c.hold)
-	case purchase.ClassAccess:
-		// Not the event's fault: it comes back for the next probe, however often it was delivered before.
-		if c.hold > 0 {
-			wait = max(c.hold, a.RetryAfter)
-		}
-	default: // retry, and whatever a newer version may invent
+	switch {
+	case a.Class == purchase.ClassRate:
+		wait = max(wait, c.slowed)
+	case a.Class == purchase.ClassRetry:
+	case c.paused > 0:
+		// Not the event's fault: it comes back soon after the next probe, however often it was delivered before.
+		wait = max(returnLater(c.paused), a.RetryAfter)
 	}
-	return verdict{result: purchase.StatusRetrying, delay: within(wait, c.remaining)}
+	return within(wait, c.remaining)
 }

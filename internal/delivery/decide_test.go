@@ -65,42 +65,29 @@ func TestExpired(t *testing.T) {
 	}
 }
 
-func TestDecide(t *testing.T) {
+func TestRetryIn(t *testing.T) {
 	const age = 40 * time.Hour
-	retrying := func(d time.Duration) verdict { return verdict{result: purchase.StatusRetrying, delay: d} }
 	for name, tc := range map[string]struct {
 		class      purchase.Class
 		retryAfter time.Duration
 		c          circumstances
-		want       verdict
+		want       time.Duration
 	}{
-		"delivered":                     {purchase.ClassDelivered, time.Hour, circumstances{time.Second, time.Hour, 0, false}, verdict{result: purchase.StatusDelivered}},
-		"refused":                       {purchase.ClassRefused, time.Hour, circumstances{time.Second, 0, age, false}, verdict{result: purchase.StatusDead, reason: purchase.ReasonRefused}},
-		"retry: the backoff":            {purchase.ClassRetry, 0, circumstances{8 * time.Second, 0, age, false}, retrying(8 * time.Second)},
-		"retry: the server's wish":      {purchase.ClassRetry, 30 * time.Second, circumstances{8 * time.Second, 0, age, false}, retrying(30 * time.Second)},
-		"retry: the backoff is longer":  {purchase.ClassRetry, time.Second, circumstances{8 * time.Second, 0, age, false}, retrying(8 * time.Second)},
-		"retry: near the age limit":     {purchase.ClassRetry, time.Hour, circumstances{8 * time.Second, 0, time.Minute, false}, retrying(time.Minute)},
-		"rate: as long as all wait":     {purchase.ClassRate, 0, circumstances{time.Second, 4 * time.Minute, age, false}, retrying(4 * time.Minute)},
-		"access: until the next probe":  {purchase.ClassAccess, 0, circumstances{15 * time.Minute, 2 * time.Second, age, false}, retrying(2 * time.Second)},
-		"access: the gate opened again": {purchase.ClassAccess, 0, circumstances{4 * time.Second, 0, age, false}, retrying(4 * time.Second)},
-		"a class of tomorrow":           {"novel", 0, circumstances{time.Second, 0, age, false}, retrying(time.Second)},
+		"retry: the backoff":            {purchase.ClassRetry, 0, circumstances{backoff: 8 * time.Second, remaining: age}, 8 * time.Second},
+		"retry: the server's wish":      {purchase.ClassRetry, 30 * time.Second, circumstances{backoff: 8 * time.Second, remaining: age}, 30 * time.Second},
+		"retry: the backoff is longer":  {purchase.ClassRetry, time.Second, circumstances{backoff: 8 * time.Second, remaining: age}, 8 * time.Second},
+		"retry: near the age limit":     {purchase.ClassRetry, time.Hour, circumstances{backoff: 8 * time.Second, remaining: time.Minute}, time.Minute},
+		"rate: as long as all wait":     {purchase.ClassRate, 0, circumstances{backoff: time.Second, slowed: 4 * time.Minute, remaining: age}, 4 * time.Minute},
+		"access: after the next probe":  {purchase.ClassAccess, 0, circumstances{backoff: 15 * time.Minute, paused: 8 * time.Second, remaining: age}, 9 * time.Second},
+		"access: it resumed meanwhile":  {purchase.ClassAccess, 0, circumstances{backoff: 4 * time.Second, remaining: age}, 4 * time.Second},
+		"blocked: not told apart yet":   {purchase.ClassBlocked, 0, circumstances{backoff: 4 * time.Second, remaining: age}, 4 * time.Second},
+		"blocked: after the next probe": {purchase.ClassBlocked, 0, circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age}, 9 * time.Second},
+		"refused in a full row":         {purchase.ClassRefused, 0, circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age}, 9 * time.Second},
+		"an unknown class":              {"novel", 0, circumstances{backoff: time.Second, remaining: age}, time.Second},
 	} {
-		if got := decide(purchase.Answer{Class: tc.class, RetryAfter: tc.retryAfter}, tc.c); got != tc.want {
-			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		if got := retryIn(purchase.Answer{Class: tc.class, RetryAfter: tc.retryAfter}, tc.c); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
 		}
-	}
-}
-
-// A partial refusal of a single event says nothing for sure at first; once more, or after a split, it does.
-func TestDecidePartial(t *testing.T) {
-	partial := purchase.Answer{Class: purchase.ClassRefused, Code: new(codePartial)}
-	c := circumstances{backoff: time.Second, remaining: time.Hour, first: true}
-	if got := decide(partial, c); got.result != purchase.StatusRetrying || got.delay != time.Second {
-		t.Errorf("at first: %+v", got)
-	}
-	c.first = false
-	if got := decide(partial, c); got.result != purchase.StatusDead {
-		t.Errorf("again: %+v", got)
 	}
 }
 

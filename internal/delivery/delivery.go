@@ -63,14 +63,20 @@ type Config struct {
 	RetryMaxAge  time.Duration    // counted from the first publish
 	AckWait      time.Duration    // the queue's: a delivery without a word for so long is repeated
 	Instance     string           // names this process in the attempts' ids
-	Now          func() time.Time // the clock
+	Now          func() time.Time // this machine's clock
+
+	// ClockOffset is how far the queue's clock is ahead of this machine's; nil: it is not known.
+	ClockOffset func() time.Duration
 }
 
 const (
 	fetchPause     = time.Second            // after a failed fetch
 	newerDelay     = time.Minute            // leaves a message to a newer worker during a rolling upgrade
 	unheardHold    = 10 * time.Second       // what a live purchase may wait for a test destination that is down
-	holdPoll       = time.Second            // how often a stop is looked at: it may end before its time
+	exchangeSize   = 10                     // purchases among which another probe is looked for
+	exchangeWait   = 100 * time.Millisecond // for these
+	exchangeReturn = time.Minute            // when those come back that failed before
+	holdPoll       = time.Second            // how often a stop is checked: it may end before its time
 	publishInitial = 100 * time.Millisecond // between tries to tell an outcome, growing
 	publishMost    = 5 * time.Second
 	ackPatience    = 3 * time.Second // for the answer to an acknowledgement: a server that died gives none
@@ -83,34 +89,29 @@ type Worker struct {
 	reporter Reporter
 	log      *zap.Logger
 	junk     *zap.Logger // limited: anybody with the right to publish can multiply its lines
-	limit    *rate.Limiter
-	live     lane
-	test     lane
-	slow     throttle
-	seat     chan struct{} // of the one slot that may fetch while something stops the others
+	limit    *limiter
+	live     *lane
+	test     *lane
+	probing  chan struct{} // has room for the one slot that may fetch while something stops the others
 	random   func() float64
 	started  time.Time
 	prefix   string // of the attempts' ids
 	attempts atomic.Uint64
 	starving atomic.Bool
 	looked   atomic.Int64 // when a fetch last ended, Unix nanoseconds
+	offset   atomic.Int64 // of the clocks, as it was last logged
 	metrics  *metrics
 }
 
 // New returns a Worker; Run makes it work.
 func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registerer) *Worker {
 	random := mathrand.Float64 // jitter alone
-	newLane := func(name string, to Destination) lane {
-		return lane{
-			name: name, to: to, gate: gate{initial: c.RetryInitial, most: c.RetryMax, random: random},
-			circuit: newCircuit(c.RetryInitial, c.RetryMax, random, c.Now, circuitTeller(name, log)),
-		}
-	}
+	b := breaker{initial: c.RetryInitial, max: c.RetryMax, random: random}
 	w := &Worker{
-		Config: c, source: s, reporter: r, log: log, junk: log.WithOptions(flood.Limit(log)), limit: rate.NewLimiter(rate.Limit(c.MaxRPS), 1),
-		live: newLane("live", c.Live), test: newLane("test", c.Test),
-		slow: throttle{initial: c.RetryInitial, most: c.RetryMax, random: random},
-		seat: make(chan struct{}, 1), random: random, started: c.Now().UTC(), prefix: attemptPrefix(c.Instance),
+		Config: c, source: s, reporter: r, log: log, junk: log.WithOptions(flood.Limit(log)),
+		limit: &limiter{steady: rate.NewLimiter(rate.Limit(c.MaxRPS), 1), initial: c.RetryInitial, max: c.RetryMax, random: random},
+		live:  newLane("live", c.Live, b), test: newLane("test", c.Test, b),
+		probing: make(chan struct{}, 1), random: random, started: c.Now().UTC(), prefix: attemptPrefix(c.Instance),
 	}
 	w.metrics = newMetrics(reg, w)
 	return w
@@ -120,46 +121,51 @@ func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registe
 func (w *Worker) Run(ctx, hard context.Context) error {
 	var slots sync.WaitGroup
 	for range w.Concurrency {
-		slots.Go(func() { (&slot{Worker: w}).run(ctx, hard) })
+		slots.Go(func() { (&slot{w: w}).run(ctx, hard) })
 	}
 	slots.Wait()
 	return nil
 }
 
-// ProbeNow makes the next probe of closed gates due at once: a token was changed.
+// ProbeNow makes the next probe of paused destinations due immediately: a token was changed.
 func (w *Worker) ProbeNow() {
 	now := w.Now()
-	w.live.gate.due(now)
-	w.test.gate.due(now)
+	w.live.due(now)
+	w.test.due(now)
 }
 
-// slot is one request in flight at a time.
+// slot makes one request at a time.
 type slot struct {
-	*Worker
-	right bool // to send one request, by the rate
+	w     *Worker
+	token bool // the right to send one request, by the rate
 }
 
 // run waits for the right to send before it fetches, so that what it takes from the queue does not age in its hands;
 // messages that needed no request leave the right to the next ones.
 func (s *slot) run(ctx, hard context.Context) {
+	w := s.w
 	for {
-		if s.Live != nil && !s.right {
-			if s.limit.Wait(ctx) != nil {
+		if w.Live != nil && !s.token {
+			if !w.limit.token(ctx) {
 				return
 			}
-			s.right = true
+			s.token = true
 		}
-		most, leave, ok := s.turn(ctx)
+		limit, probe, leave, ok := w.mayFetch(ctx)
 		if !ok {
 			return
 		}
-		messages, err := s.source.Fetch(ctx, most)
-		s.looked.Store(s.Now().UnixNano())
+		messages, err := w.source.Fetch(ctx, limit)
+		if probe && len(messages) == 1 {
+			messages = w.exchange(ctx, messages[0])
+		}
+		w.looked.Store(w.Now().UnixNano())
+		w.compareClocks()
 		if len(messages) > 0 {
 			s.deliver(ctx, hard, messages)
 		}
 		leave()
-		if ctx.Err() != nil || (!s.heard(err) && !pause(ctx, fetchPause)) {
+		if ctx.Err() != nil || (!w.heard(err) && !pause(ctx, fetchPause)) {
 			return
 		}
 	}
@@ -167,10 +173,10 @@ func (s *slot) run(ctx, hard context.Context) {
 
 // take uses the right to send one request, or waits for one; false: ctx ended first.
 func (s *slot) take(ctx context.Context) bool {
-	if !s.right {
-		return s.limit.Wait(ctx) == nil
+	if !s.token {
+		return s.w.limit.token(ctx)
 	}
-	s.right = false
+	s.token = false
 	return ctx.Err() == nil
 }
 
@@ -185,69 +191,125 @@ func (w *Worker) heard(err error) bool {
 	return err == nil
 }
 
-// turn waits until something may be sent: a slow-down that TikTok asked for, an open circuit, closed gates. While all that
-// could be sent would be held up, nothing is fetched but the next probe, by one slot, so that no delivery count is spent.
-// most is how many purchases may be fetched; leave ends the turn; ok is false when ctx ended first.
-func (w *Worker) turn(ctx context.Context) (most int, leave func(), ok bool) {
+// mayFetch waits until something may be sent. While all that could be sent would be held up, only the next probe is fetched,
+// by one slot, so that no delivery count is spent. limit is how many purchases may be fetched, probe whether that is to probe;
+// leave must be called when they have ended; ok is false when ctx ended first.
+func (w *Worker) mayFetch(ctx context.Context) (limit int, probe bool, leave func(), ok bool) {
 	for {
-		hold, probe := w.hold()
+		wait, size := w.stopped()
 		switch {
-		case hold == 0 && probe == 0:
-			return w.BatchSize, func() {}, true
-		case hold == 0:
+		case wait == 0 && size == 0:
+			return w.BatchSize, false, func() {}, true
+		case wait == 0:
 			select {
-			case w.seat <- struct{}{}:
-				// The slot that left the seat may have probed.
-				if hold, probe = w.hold(); hold == 0 && probe > 0 {
-					return min(probe, w.BatchSize), func() { <-w.seat }, true
+			case w.probing <- struct{}{}:
+				// The slot that was here before may have probed.
+				if wait, size = w.stopped(); wait == 0 && size > 0 {
+					return min(size, w.BatchSize), true, func() { <-w.probing }, true
 				}
-				<-w.seat
-				if hold == 0 {
+				<-w.probing
+				if wait == 0 {
 					continue
 				}
 			default:
-				hold = holdPoll
+				wait = holdPoll
 			}
 		}
-		if !pause(ctx, min(hold, holdPoll)) {
-			return 0, nil, false
+		if !pause(ctx, min(wait, holdPoll)) {
+			return 0, false, nil, false
 		}
 	}
 }
 
-// onlyTestKnown returns since when the test destination, which has the same address, gives no usable answers, where the live
-// one has given none since; zero: else.
-func (w *Worker) onlyTestKnown() (since time.Time, reason string) {
-	since, reason = w.test.circuit.state()
-	if since.IsZero() || w.live.circuit.heardSince(since) {
-		return time.Time{}, ""
+// exchange replaces a probe that failed before by an event that did not, where the queue has one. Else the few events that
+// every answer is about would probe for ever, while others wait behind them.
+func (w *Worker) exchange(ctx context.Context, m contract.Queued) []contract.Queued {
+	failed := func(m contract.Queued) bool {
+		id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+		return w.live.failed(id) || w.test.failed(id)
 	}
-	return since, reason
+	if !failed(m) {
+		return []contract.Queued{m}
+	}
+	soon, cancel := context.WithTimeout(ctx, exchangeWait)
+	defer cancel()
+	others, err := w.source.Fetch(soon, exchangeSize)
+	if err != nil && len(others) == 0 {
+		return []contract.Queued{m} // nothing else waits
+	}
+	probe := m
+	for _, other := range others {
+		back, delay := other, min(w.RetryMax, exchangeReturn)
+		if !failed(other) {
+			if failed(probe) {
+				probe, back = other, probe
+			} else {
+				delay = 0
+			}
+		}
+		w.told(w.log, back.NakWithDelay(delay))
+	}
+	return []contract.Queued{probe}
 }
 
-// hold is how long nothing may be fetched. probe above 0 says that what is fetched next is a probe, and of how many.
-func (w *Worker) hold() (hold time.Duration, probe int) {
+// onlyTestKnown returns the outage of the test destination, which has the same address, where the live one has given no usable
+// answer since it began.
+func (w *Worker) onlyTestKnown() (b breaker, is bool) {
+	b = w.test.state()
+	return b, b.cause == causeOutage && !w.live.state().answered.After(b.since)
+}
+
+// stopped returns how long nothing may be fetched. probe above 0: what is fetched next is a probe, of so many purchases.
+func (w *Worker) stopped() (wait time.Duration, probe int) {
 	now := w.Now()
-	hold = w.slow.wait(now)
+	wait = w.limit.wait(now)
 	if w.Live == nil {
-		return hold, 0
+		return wait, 0
 	}
-	// A circuit that is open for test purchases alone stops no live ones: those test purchases go back. But while nothing says
-	// that live ones would be answered, little is fetched.
-	if wait, probing := w.live.blocked(now); probing {
-		hold, probe = max(hold, wait), halfOpenBatch
-	} else if since, _ := w.onlyTestKnown(); !since.IsZero() {
+	live, test := w.live.state(), w.test.state()
+	switch {
+	case live.cause == causeOutage:
+		// A circuit that is open for test purchases alone stops no live ones: those test purchases go back.
+		return max(wait, live.wait(now)), outageProbe
+	case live.cause == causeAccess && w.Test == nil:
+		return max(wait, live.wait(now)), 1
+	case live.cause == causeAccess && test.cause == causeAccess:
+		return max(wait, min(live.wait(now), test.wait(now))), 1
+	}
+	// While nothing shows that live purchases would be answered, little is fetched.
+	if b, is := w.onlyTestKnown(); is {
 		looked := time.Unix(0, w.looked.Load())
-		hold, probe = max(hold, min(w.test.circuit.wait(now), looked.Add(unheardHold).Sub(now))), halfOpenBatch
+		return max(wait, min(b.wait(now), looked.Add(unheardHold).Sub(now))), outageProbe
 	}
-	if !w.live.gate.closed() || (w.Test != nil && !w.test.gate.closed()) {
-		return hold, probe
+	return wait, 0
+}
+
+// clockTolerance is how far two clocks may lie apart before it is logged.
+const clockTolerance = 10 * time.Second
+
+// clockOffset is how far the queue's clock is ahead of this machine's; 0: it is not known.
+func (w *Worker) clockOffset() time.Duration {
+	if w.ClockOffset == nil {
+		return 0
 	}
-	closed := w.live.gate.wait(now)
-	if w.Test != nil {
-		closed = min(closed, w.test.gate.wait(now))
+	return w.ClockOffset()
+}
+
+// compareClocks logs a wrong clock once, and when it changes.
+func (w *Worker) compareClocks() {
+	offset, logged := w.clockOffset(), time.Duration(w.offset.Load())
+	if offset.Abs() <= clockTolerance {
+		offset = 0
 	}
-	return max(hold, closed), 1
+	if (offset-logged).Abs() <= clockTolerance || !w.offset.CompareAndSwap(int64(logged), int64(offset)) {
+		return
+	}
+	if offset == 0 {
+		w.log.Info("Clock agrees with the NATS server's again")
+		return
+	}
+	w.log.Warn("Clock differs from the NATS server's", zap.Duration("offset", offset.Round(time.Second)),
+		zap.String("remedy", "let this machine follow a time server (timedatectl, chrony); ages are counted by the server's clock meanwhile"))
 }
 
 // attemptID is unique over all workers and restarts.
@@ -265,40 +327,38 @@ func attemptPrefix(instance string) string {
 	return name[:min(len(name), 100)] + "-" + strings.ToLower(rand.Text()[:8]) + "-"
 }
 
-// State is what the worker tells about itself: paused (the live destination refuses us), open (it does not answer), running,
-// or off, since when, and why. What stops test purchases alone is a reason beside running. The version is left to the caller.
+// State is what the worker reports about itself: paused (the live destination refuses everything), open (it gives no usable
+// answers), running, or off, since when, and why. What stops test purchases alone is a reason beside running. The version is
+// left to the caller.
 func (w *Worker) State() contract.WorkerState {
 	if w.Live == nil {
 		return contract.WorkerState{State: contract.WorkerOff, Reason: "TIKTOK_ACCESS_TOKEN not configured", Since: w.started}
 	}
-	if since, reason := w.live.gate.state(); !since.IsZero() {
-		return contract.WorkerState{State: contract.WorkerPaused, Reason: "live: " + reason, Since: since.UTC()}
+	live := w.live.state()
+	switch live.cause {
+	case causeAccess:
+		return contract.WorkerState{State: contract.WorkerPaused, Reason: "live: " + live.reason, Since: live.since.UTC()}
+	case causeOutage:
+		return contract.WorkerState{State: contract.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC()}
 	}
-	if since, reason := w.live.circuit.state(); !since.IsZero() {
-		return contract.WorkerState{State: contract.WorkerOpen, Reason: "live: " + reason, Since: since.UTC()}
-	}
-	if since, reason := w.onlyTestKnown(); !since.IsZero() {
-		return contract.WorkerState{State: contract.WorkerOpen, Reason: "test: " + reason, Since: since.UTC()}
+	if b, is := w.onlyTestKnown(); is {
+		return contract.WorkerState{State: contract.WorkerOpen, Reason: "test: " + b.reason, Since: b.since.UTC()}
 	}
 	s := contract.WorkerState{State: contract.WorkerRunning, Since: w.started}
-	for _, again := range []time.Time{w.live.gate.openedAt(), w.live.circuit.closedAt()} {
-		if again.After(s.Since) {
-			s.Since = again.UTC()
-		}
+	if live.closed.After(s.Since) {
+		s.Since = live.closed.UTC()
 	}
-	if since, reason := w.test.gate.state(); !since.IsZero() {
-		s.Reason = "test purchases wait: " + reason
-	} else if since, reason := w.test.circuit.state(); !since.IsZero() {
-		s.Reason = "test purchases wait: " + reason
+	if test := w.test.state(); test.cause != "" {
+		s.Reason = "test purchases wait: " + test.reason
 	}
 	return s
 }
 
-// Ready returns nil unless delivery is paused, else why. TikTok being down is not ours to repair: an open circuit stays
-// ready, and State tells of it.
+// Ready returns nil unless delivery is paused, else why. TikTok being down is not for us to repair: an open circuit stays
+// ready, and State reports it.
 func (w *Worker) Ready() error {
-	if since, reason := w.live.gate.state(); !since.IsZero() {
-		return fmt.Errorf("paused since %s: live: %s", since.UTC().Format(time.RFC3339), reason)
+	if live := w.live.state(); live.cause == causeAccess {
+		return fmt.Errorf("paused since %s: live: %s", live.since.UTC().Format(time.RFC3339), live.reason)
 	}
 	return nil
 }

@@ -29,9 +29,10 @@ type queue struct {
 	ackWait   time.Duration
 	journal   []string        // everything that happened, in order
 	naks      []time.Duration // the delays asked for
-	lostWords int             // so many acknowledgements get lost
-	latency   time.Duration   // of a fetch
-	erring    bool            // a fetch that brings a message brings an error too
+	added     int
+	lostWords int           // so many acknowledgements get lost
+	latency   time.Duration // of a fetch
+	erring    bool          // a fetch that brings a message brings an error too
 }
 
 type message struct {
@@ -80,6 +81,9 @@ func (q *queue) add(id string, livemode bool, age time.Duration) {
 	if err != nil {
 		panic(err)
 	}
+	q.mu.Lock()
+	q.added++
+	q.mu.Unlock()
 	q.put(&message{q: q, id: id, subject: contract.Subject(id, livemode), data: data, first: time.Now().Add(-age)})
 }
 
@@ -514,7 +518,7 @@ func TestAccessStopsAndWaits(t *testing.T) {
 		}
 		wait(6 * time.Hour)
 		// 1 s, 2 s, 4 s … 5 min, and at most one more for each of the four requests that were in flight at first.
-		if n := b.live.count(); n < 60 || n > 100 {
+		if n := b.live.count(); n < 75 || n > 125 {
 			t.Errorf("%d probes in six hours", n)
 		}
 		for i, at := range b.live.sent[10:] {
@@ -531,7 +535,7 @@ func TestAccessStopsAndWaits(t *testing.T) {
 		if b.test.count() != 100 {
 			t.Errorf("%d of 100 test purchases were sent meanwhile", b.test.count())
 		}
-		if n := b.log.FilterMessage("TikTok refuses access; delivery stops and waits, nothing is lost").Len(); n != 1 {
+		if n := b.log.FilterMessage("TikTok refuses access; delivery paused").Len(); n != 1 {
 			t.Errorf("the pause was told %d times", n)
 		}
 		mu.Lock()
@@ -782,7 +786,7 @@ func TestOnlyTheProbeIsFetched(t *testing.T) {
 			before, events := between(time.Minute)
 			after, _ := between(6 * time.Hour)
 			probes := after - before
-			if probes < 60 || probes > 100 {
+			if probes < 75 || probes > 125 {
 				t.Errorf("%d probes in six hours", probes)
 			}
 			naks := 0
@@ -791,7 +795,8 @@ func TestOnlyTheProbeIsFetched(t *testing.T) {
 					naks++
 				}
 			}
-			if !both && naks != probes {
+			// All of the fifty have probed before: each time a few more are looked through for another one.
+			if !both && naks > probes*(1+exchangeSize) {
 				t.Errorf("%d deliveries spent for %d probes", naks, probes)
 			}
 			times := b.live.times()[before:]

@@ -63,7 +63,7 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	for _, reason := range []purchase.Reason{purchase.ReasonNotConfigured, purchase.ReasonTestPurchase} {
 		m.skipped.WithLabelValues(string(reason))
 	}
-	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess} {
+	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked} {
 		m.retries.WithLabelValues(string(class))
 	}
 	paused := func(reason string, is func() bool) prometheus.Collector {
@@ -80,10 +80,13 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped, m.size, m.junk,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "purchase_relay_circuit_state", Help: "The circuit to TikTok, the worse of live and test: 0 closed, 1 half-open, 2 open.",
-		}, func() float64 { return max(w.live.circuit.number(w.Now()), w.test.circuit.number(w.Now())) }),
-		paused("access", w.live.gate.closed),
-		paused("test_access", w.test.gate.closed), // its own label, so that no alert on sales rings for it
-		paused("rate", func() bool { return w.slow.wait(w.Now()) > 0 }),
+		}, func() float64 { return max(w.live.circuit(w.Now()), w.test.circuit(w.Now())) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "purchase_relay_clock_offset_seconds", Help: "How far the NATS server's clock is ahead of this machine's.",
+		}, func() float64 { return w.clockOffset().Seconds() }),
+		paused("access", w.live.paused),
+		paused("test_access", w.test.paused), // its own label, so that no alert on sales rings for it
+		paused("rate", func() bool { return w.limit.wait(w.Now()) > 0 }),
 	)
 	return m
 }

@@ -1,0 +1,184 @@
+package delivery
+
+import (
+	"testing"
+	"time"
+
+	"purchase-relay/internal/purchase"
+)
+
+func middle() float64 { return 0.5 }
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // a constant
+
+func newBreaker() *breaker {
+	return &breaker{initial: time.Second, max: 15 * time.Minute, random: middle}
+}
+
+// send admits one request and reports what its answer shows.
+func (b *breaker) send(t *testing.T, f finding, reason string, now time.Time) change {
+	t.Helper()
+	a, wait := b.admit(now)
+	if wait > 0 {
+		t.Fatalf("a request was denied for %s", wait)
+	}
+	return b.report(a, f, reason, now)
+}
+
+func TestBreaker_ProbesOneAtATimeAtGrowingIntervals(t *testing.T) {
+	b, now := newBreaker(), start
+	if got := b.send(t, denied, "40105 revoked", now); got != opened {
+		t.Fatalf("change = %v, want opened", got)
+	}
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 240, 240, 240} { // seconds
+		if got := b.wait(now); got != want*time.Second {
+			t.Errorf("probe %d is due after %s, want %ds", i, got, want)
+		}
+		now = now.Add(want*time.Second - 1)
+		if _, wait := b.admit(now); wait != 1 {
+			t.Errorf("wait before probe %d = %s, want 1ns", i, wait)
+		}
+		now = now.Add(1)
+		probe, wait := b.admit(now)
+		if wait > 0 || !probe.probe || b.limit() != 1 {
+			t.Fatalf("probe %d: %+v, wait %s, limit %d", i, probe, wait, b.limit())
+		}
+		if _, wait := b.admit(now); wait != time.Second {
+			t.Errorf("wait beside probe %d = %s, want 1s", i, wait)
+		}
+		if got := b.report(probe, denied, "40105 revoked", now); got != stillOpen {
+			t.Errorf("change after probe %d = %v, want stillOpen", i, got)
+		}
+	}
+	if b.since != start || b.reason != "40105 revoked" || b.cause != causeAccess {
+		t.Errorf("open since %s for %s: %s", b.since, b.cause, b.reason)
+	}
+}
+
+func TestBreaker_AnswersToProbes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before  []finding
+		probe   finding
+		want    change
+		cause   cause
+		because string
+	}{
+		"access: TikTok judged the event":  {[]finding{denied}, healthy, resumed, "", ""},
+		"access: denied again":             {[]finding{denied}, denied, stillOpen, causeAccess, "probe"},
+		"access: no answer proves nothing": {[]finding{denied}, failing, stillOpen, causeAccess, "before"},
+		"access: a page proves nothing":    {[]finding{denied}, unclear, stillOpen, causeAccess, "before"},
+		"outage: TikTok judged the event":  {[]finding{failing, failing, failing}, healthy, resumed, "", ""},
+		"outage: it answers":               {[]finding{failing, failing, failing}, unclear, resumed, "", ""},
+		"outage: still no answer":          {[]finding{failing, failing, failing}, failing, stillOpen, causeOutage, "probe"},
+		"outage: it denies access":         {[]finding{failing, failing, failing}, denied, opened, causeAccess, "probe"},
+	} {
+		b := newBreaker()
+		for _, f := range tc.before {
+			b.send(t, f, "before", start)
+		}
+		now := start.Add(time.Second)
+		if got := b.send(t, tc.probe, "probe", now); got != tc.want || b.cause != tc.cause || b.reason != tc.because {
+			t.Errorf("%s: change %v, cause %q, reason %q; want %v, %q, %q", name, got, b.cause, b.reason, tc.want, tc.cause, tc.because)
+		}
+		if tc.want == resumed && (b.wait(now) != 0 || b.closed != now || !b.since.IsZero()) {
+			t.Errorf("%s: %+v is not closed", name, b)
+		}
+	}
+}
+
+func TestBreaker_OpensForThreeFailuresInARow(t *testing.T) {
+	b := newBreaker()
+	for _, f := range []finding{failing, failing, healthy, failing, failing, unclear, failing, failing} {
+		if got := b.send(t, f, "503", start); got != unchanged {
+			t.Fatalf("change after %v = %v, want unchanged", f, got)
+		}
+	}
+	if got := b.send(t, failing, "503", start); got != opened || b.cause != causeOutage || b.limit() != outageProbe {
+		t.Errorf("change = %v, cause %q, limit %d", got, b.cause, b.limit())
+	}
+}
+
+// The next pause begins with the short intervals again.
+func TestBreaker_IntervalsStartAnew(t *testing.T) {
+	b, now := newBreaker(), start
+	for range 5 {
+		b.send(t, denied, "r", now)
+		now = now.Add(b.wait(now))
+	}
+	b.send(t, healthy, "", now)
+	b.send(t, denied, "r", now)
+	if got := b.wait(now); got != time.Second {
+		t.Errorf("first wait of the next pause = %s, want 1s", got)
+	}
+}
+
+// Requests that were in flight when the breaker opened or closed prove nothing about it.
+func TestBreaker_IgnoresStragglers(t *testing.T) {
+	b := newBreaker()
+	var early [4]admission
+	for i := range early {
+		early[i], _ = b.admit(start)
+	}
+	b.report(early[0], denied, "r", start)
+	if got := b.report(early[1], denied, "r", start); got != unchanged || b.wait(start) != time.Second {
+		t.Errorf("a second refusal of the same moment: %v, wait %s", got, b.wait(start))
+	}
+	if got := b.report(early[2], healthy, "", start); got != unchanged || b.cause == "" {
+		t.Error("an answer from before closed it")
+	}
+	b.send(t, healthy, "", start.Add(time.Second))
+	if got := b.report(early[3], denied, "r", start.Add(time.Second)); got != unchanged || b.cause != "" {
+		t.Error("a refusal from before the pause opened it again")
+	}
+}
+
+func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
+	b := newBreaker()
+	b.send(t, denied, "r", start)
+	now := start.Add(time.Second)
+	probe, _ := b.admit(now)
+	b.abandon(probe)
+	if a, wait := b.admit(now); wait > 0 || !a.probe {
+		t.Errorf("after an abandoned probe: %+v, wait %s", a, wait)
+	}
+}
+
+// The only purchase there is probes at least every five minutes.
+func TestReturnLater_WithinFiveMinutes(t *testing.T) {
+	for _, wait := range []time.Duration{time.Millisecond, time.Second, maxProbeWait} {
+		if got := returnLater(wait); got <= wait || got > 5*time.Minute {
+			t.Errorf("returnLater(%s) = %s", wait, got)
+		}
+	}
+}
+
+func TestLimiter_StopsForRateLimits(t *testing.T) {
+	limited := func(after time.Duration) purchase.Answer {
+		return purchase.Answer{Class: purchase.ClassRate, RetryAfter: after}
+	}
+	th, now := &limiter{initial: time.Second, max: time.Minute, random: middle}, start
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} { // seconds
+		th.report(limited(0), now)
+		th.report(limited(0), now) // another request of the same moment
+		th.report(purchase.Answer{Class: purchase.ClassDelivered}, now)
+		if got := th.wait(now); got != want*time.Second {
+			t.Errorf("rate limit %d stops for %s, want %ds", i, got, want)
+		}
+		now = now.Add(want * time.Second)
+	}
+	th.report(limited(time.Second), now)
+	if got := th.wait(now); got != time.Minute {
+		t.Errorf("a wish below the backoff: %s", got)
+	}
+	th.report(limited(10*time.Minute), now) // a later answer asks for more
+	th.report(limited(time.Minute), now)
+	if got := th.wait(now); got != 10*time.Minute {
+		t.Errorf("the longest wish: %s", got)
+	}
+	now = now.Add(10 * time.Minute)
+	th.report(purchase.Answer{Class: purchase.ClassRetry}, now)
+	th.report(limited(0), now)
+	if got := th.wait(now); got != time.Second {
+		t.Errorf("after another answer the first stop is %s", got)
+	}
+}

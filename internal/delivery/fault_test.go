@@ -1,0 +1,505 @@
+package delivery
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/contract"
+	"purchase-relay/internal/purchase"
+)
+
+// firewall answers a page to each request with a blocked event.
+func firewall(blocked func(id string) bool, status int) func(ids []string) purchase.Answer {
+	return func(ids []string) purchase.Answer {
+		if slices.ContainsFunc(ids, blocked) {
+			return answer(purchase.ClassBlocked, status)
+		}
+		return answer(purchase.ClassDelivered, 0)
+	}
+}
+
+// refuse answers every request with the same refusal.
+func refuse(ids []string) purchase.Answer {
+	a := answer(purchase.ClassRefused, 40002)
+	a.Message = "Invalid parameter in request of " + ids[0]
+	return a
+}
+
+func everything(string) bool { return true }
+
+// add puts n purchases into the queue, and a bad one at a place among them.
+func (b *bench) add(n, bad int) {
+	for i := range n {
+		id := fmt.Sprintf("cs_%d", i)
+		if i == bad {
+			id = "cs_bad"
+		}
+		b.q.add(id, true, 0)
+	}
+}
+
+// probes returns who was sent after the first n requests.
+func (b *bench) probes(n int) (ids []string) {
+	for _, e := range b.q.events() {
+		if sent, is := strings.CutPrefix(e, "send live "); is {
+			if n--; n < 0 {
+				ids = append(ids, sent)
+			}
+		}
+	}
+	return ids
+}
+
+// Two thousand purchases wait, and TikTok refuses every event in the same words.
+func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
+	for concurrency, batches := range map[int][]int{1: {500}, 4: {1, 500}, 16: {500}} {
+		for _, batch := range batches {
+			t.Run(fmt.Sprintf("%d slots, batches of %d", concurrency, batch), func(t *testing.T) {
+				var fault atomic.Bool
+				fault.Store(true)
+				bubble(t, func(b *bench, c *Config) {
+					c.BatchSize, c.Concurrency, c.Test = batch, concurrency, nil
+					b.live.sayAll = func(ids []string) purchase.Answer {
+						<-time.After(50 * time.Millisecond)
+						if fault.Load() {
+							return refuse(ids)
+						}
+						return answer(purchase.ClassDelivered, 0)
+					}
+					b.add(2000, -1)
+				}, func(t *testing.T, b *bench) {
+					wait(15 * time.Second)
+					before := b.live.count()
+					if dead := len(b.r.letters()); dead > refusalRow || before > 20*concurrency+30 {
+						t.Errorf("%d dead after %d requests", dead, before)
+					}
+					if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "Invalid parameter") || b.State().State != contract.WorkerPaused {
+						t.Errorf("ready: %v, state %+v", err, b.State())
+					}
+					if n := b.log.FilterMessage("TikTok refuses every event; delivery paused").Len(); n != 1 {
+						t.Errorf("the pause was logged %d times", n)
+					}
+					wait(30 * time.Minute)
+					probes := b.probes(before)
+					if len(probes) < 8 || len(probes) > 25 {
+						t.Errorf("%d probes in half an hour", len(probes))
+					}
+					for i := 1; i < len(probes); i++ {
+						if strings.Contains(probes[i], " ") || probes[i] == probes[i-1] {
+							t.Errorf("probe %d is %s after %s", i, probes[i], probes[i-1])
+						}
+					}
+					fault.Store(false)
+					wait(40 * time.Minute)
+					dead := len(b.r.letters())
+					if dead > refusalRow || b.count("ack ") != 2000-dead || b.Ready() != nil {
+						t.Errorf("%d dead, %d delivered, ready: %v", dead, b.count("ack "), b.Ready())
+					}
+					t.Logf("%d dead, %d requests until it paused, %d probes", dead, before, len(probes))
+				})
+			})
+		}
+	}
+}
+
+// One event among a thousand meets a firewall's page: the others are delivered without a pause, that one dies with its status.
+func TestWorker_OneEventsPage(t *testing.T) {
+	for i, status := range []int{401, 403, 405, 406, 410, 413} {
+		for _, batch := range []int{1, 500} {
+			for _, at := range []int{[]int{0, 499, 731}[i%3], 999} {
+				if at == 999 && i > 0 {
+					continue
+				}
+				t.Run(fmt.Sprintf("%d at %d, batches of %d", status, at, batch), func(t *testing.T) {
+					bubble(t, func(b *bench, c *Config) {
+						c.BatchSize = batch
+						judge := firewall(isBad, status)
+						b.live.sayAll = func(ids []string) purchase.Answer { <-time.After(20 * time.Millisecond); return judge(ids) }
+						b.add(1000, at)
+					}, func(t *testing.T, b *bench) {
+						wait(10 * time.Second)
+						if n := b.count("ack "); n != 999 {
+							t.Errorf("%d of 999 were delivered", n)
+						}
+						if batch == 500 && b.live.count() > 40 {
+							t.Errorf("%d requests", b.live.count())
+						}
+						wait(time.Minute)
+						if at == 999 && batch == 1 { // nothing passed since: it waits for another
+							b.q.add("cs_next", true, 0)
+							wait(15 * time.Minute)
+						}
+						letters := b.r.letters()
+						if len(letters) != 1 || letters[0].EventID != "cs_bad" || letters[0].Reason != purchase.ReasonRefused || *letters[0].Code != status {
+							t.Errorf("dead: %+v", letters)
+						}
+						if n := b.log.FilterMessageSnippet("delivery paused").Len(); n > 0 && (at != 999 || batch > 1) {
+							t.Errorf("%d pauses", n)
+						}
+						for _, line := range b.log.All() {
+							if strings.Contains(line.Message, "access") || strings.Contains(fmt.Sprint(line.ContextMap()["remedy"]), "check the access token") {
+								t.Errorf("the log blames the token: %s %v", line.Message, line.ContextMap())
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// Every event meets a page: recognised after few requests, nothing dies, the probes rotate, and all is delivered afterwards.
+func TestWorker_BlockedDestination(t *testing.T) {
+	for _, batch := range []int{1, 500} {
+		t.Run(fmt.Sprintf("batches of %d", batch), func(t *testing.T) {
+			var block atomic.Bool
+			block.Store(true)
+			bubble(t, func(b *bench, c *Config) {
+				c.BatchSize, c.Test = batch, nil
+				b.live.sayAll = func(ids []string) purchase.Answer {
+					<-time.After(50 * time.Millisecond)
+					return firewall(func(string) bool { return block.Load() }, 403)(ids)
+				}
+				b.add(2000, -1)
+			}, func(t *testing.T, b *bench) {
+				wait(2 * time.Second)
+				for b.Ready() == nil {
+					t.Fatal("it is not paused")
+				}
+				paused := b.live.count()
+				if paused > 2*9+6 {
+					t.Errorf("%d requests until it paused", paused)
+				}
+				wait(time.Hour)
+				probes := b.probes(paused)
+				if len(probes) < 15 || len(probes) > 30 || len(b.r.letters()) > 0 {
+					t.Errorf("%d probes, %d dead", len(probes), len(b.r.letters()))
+				}
+				for i := 1; i < len(probes); i++ {
+					if strings.Contains(probes[i], " ") || probes[i] == probes[i-1] {
+						t.Errorf("probe %d is %s after %s", i, probes[i], probes[i-1])
+					}
+				}
+				if n := b.log.FilterMessage("A page answers every event; delivery paused").FilterField(zap.String("destination", "live")).Len(); n != 1 {
+					t.Errorf("the pause was logged %d times", n)
+				}
+				block.Store(false)
+				wait(40 * time.Minute)
+				if b.count("ack ") != 2000 || len(b.r.letters()) > 0 || b.Ready() != nil {
+					t.Errorf("%d delivered, %d dead, ready: %v", b.count("ack "), len(b.r.letters()), b.Ready())
+				}
+				t.Logf("%d requests until it paused, %d probes", paused, len(probes))
+			})
+		})
+	}
+}
+
+// A shop with one purchase, and that one meets a page: it waits until another passes, and is dead then. A restart loses nothing.
+func TestWorker_LonelyEventWaitsForAnother(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.Test = nil
+		b.live.sayAll = firewall(isBad, 403)
+		b.add(1, 0)
+	}, func(t *testing.T, b *bench) {
+		wait(time.Hour)
+		if b.Ready() == nil || len(b.r.letters()) > 0 {
+			t.Fatalf("ready: %v, %d dead", b.Ready(), len(b.r.letters()))
+		}
+		for i, at := range b.live.times()[1:] {
+			if gap := at.Sub(b.live.times()[i]); gap > 5*time.Minute {
+				t.Errorf("%s between two probes", gap)
+			}
+		}
+		b.q.add("cs_1", true, 0)
+		wait(12 * time.Minute)
+		if b.count("ack cs_1") != 1 || len(b.r.letters()) != 1 || b.Ready() != nil {
+			t.Errorf("%d delivered, %d dead, ready: %v", b.count("ack "), len(b.r.letters()), b.Ready())
+		}
+	})
+}
+
+// A gateway that takes no large bodies: each batch is divided as far as it must be, and nothing pauses.
+func TestWorker_LargeBodyIsSplit(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize = 500
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			if len(ids) > 100 {
+				return answer(purchase.ClassBlocked, 413)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+		b.add(2000, -1)
+	}, func(t *testing.T, b *bench) {
+		wait(time.Minute)
+		if b.count("ack ") != 2000 || b.log.FilterMessageSnippet("paused").Len() > 0 {
+			t.Errorf("%d delivered", b.count("ack "))
+		}
+	})
+}
+
+// After an outage a probe of ten meets a 413 for one of them: it is divided below the probe's size.
+func TestWorker_ProbeIsSplit(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			if down.Load() {
+				return answer(purchase.ClassRetry, 503)
+			}
+			return firewall(isBad, 413)(ids)
+		}
+		b.add(10, 3)
+	}, func(t *testing.T, b *bench) {
+		wait(10 * time.Minute)
+		if b.State().State != contract.WorkerOpen {
+			t.Fatalf("state: %+v", b.State())
+		}
+		down.Store(false)
+		wait(time.Hour)
+		letters := b.r.letters()
+		if b.count("ack ") != 9 || len(letters) != 1 || *letters[0].Code != 413 {
+			t.Errorf("%d delivered, dead: %+v", b.count("ack "), letters)
+		}
+	})
+}
+
+// A batch that TikTok answers with 40050 holds a known event: each event gets an answer of its own.
+func TestWorker_DuplicatesInABatch(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = 500, 1
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			if slices.Contains(ids, "cs_bad") {
+				return answer(purchase.ClassDelivered, codeDuplicate)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+		b.add(64, 40)
+	}, func(t *testing.T, b *bench) {
+		wait(time.Minute)
+		codes := map[int]int{}
+		for _, o := range b.r.told() {
+			if o.Result != purchase.StatusDelivered {
+				t.Errorf("%s ended %s", o.EventID, o.Result)
+			}
+			codes[*o.Attempt.Code]++
+		}
+		if codes[0] != 63 || codes[codeDuplicate] != 1 {
+			t.Errorf("answers by code: %v", codes)
+		}
+	})
+}
+
+// A revoked test token or a firewall before the test destination never stops live purchases.
+func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
+	for name, say := range map[string]func([]string) purchase.Answer{"pages": firewall(everything, 403), "refusals": refuse} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(b *bench, c *Config) {
+				c.BatchSize = 50
+				b.test.sayAll = say
+			}, func(t *testing.T, b *bench) {
+				for i := range 200 {
+					b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+				}
+				wait(10 * time.Second)
+				b.add(200, -1)
+				wait(10 * time.Second)
+				live := 0
+				for _, o := range b.r.told() {
+					if o.Result == purchase.StatusDelivered {
+						live++
+					}
+				}
+				if live != 200 || b.Ready() != nil || !strings.Contains(b.State().Reason, "test purchases wait") || len(b.r.letters()) > refusalRow {
+					t.Errorf("%d live delivered, %d dead, state %+v", live, len(b.r.letters()), b.State())
+				}
+			})
+		})
+	}
+}
+
+// A purchase's age is counted by the queue's clock: a worker's wrong clock neither expires it early nor sends it too late.
+func TestWorker_WrongClock(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ahead time.Duration // this machine's clock
+		age   time.Duration
+		dead  bool
+	}{
+		"ahead: not too early":  {20 * time.Minute, 47*time.Hour - 5*time.Minute, false},
+		"ahead: at its time":    {20 * time.Minute, 47*time.Hour + time.Second, true},
+		"behind: not too late":  {-90 * time.Minute, 47*time.Hour + time.Second, true},
+		"behind: not too early": {-90 * time.Minute, 47*time.Hour - 5*time.Minute, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var offset atomic.Int64
+			offset.Store(int64(-tc.ahead))
+			bubble(t, func(_ *bench, c *Config) {
+				c.Now = func() time.Time { return time.Now().Add(-time.Duration(offset.Load())) }
+				c.ClockOffset = func() time.Duration { return time.Duration(offset.Load()) }
+			}, func(t *testing.T, b *bench) {
+				b.q.add("cs_1", true, tc.age)
+				wait(time.Second)
+				if dead := b.count("outcome cs_1 dead expired") == 1; dead != tc.dead || dead == (b.live.count() == 1) {
+					t.Errorf("dead: %v, want %v", dead, tc.dead)
+				}
+				for range 5 {
+					b.q.add("cs_2", true, 0)
+					wait(time.Second)
+				}
+				const line = "Clock differs from the NATS server's"
+				if n := b.log.FilterMessage(line).FilterField(zap.Duration("offset", -tc.ahead)).Len(); n != 1 {
+					t.Errorf("logged %d times, want once", n)
+				}
+				if got := b.gauge("purchase_relay_clock_offset_seconds"); got != -tc.ahead.Seconds() {
+					t.Errorf("gauge = %v, want %v", got, -tc.ahead.Seconds())
+				}
+				offset.Store(int64(3 * time.Second))
+				wait(10 * time.Second)
+				if n := b.log.FilterMessage("Clock agrees with the NATS server's again").Len(); n != 1 {
+					t.Errorf("the end was logged %d times, want once", n)
+				}
+			})
+		})
+	}
+}
+
+// A retry does not reach past the age limit by the queue's clock, either.
+func TestWorker_WrongClockRetriesInTime(t *testing.T) {
+	const behind = 30 * time.Minute
+	bubble(t, func(b *bench, c *Config) {
+		c.Now = func() time.Time { return time.Now().Add(-behind) }
+		c.ClockOffset = func() time.Duration { return behind }
+		b.live.say = always(answer(purchase.ClassRetry, 503))
+	}, func(t *testing.T, b *bench) {
+		b.q.add("cs_1", true, 46*time.Hour)
+		wait(2 * time.Hour)
+		times := b.live.times()
+		if last := times[len(times)-1].Sub(times[0]); last > time.Hour || len(b.r.letters()) != 1 {
+			t.Errorf("last sent after %s, %d dead", last, len(b.r.letters()))
+		}
+	})
+}
+
+// waiting counts the purchases that were added and have not ended.
+func (b *bench) waiting() int {
+	ended := 0
+	for _, o := range b.r.told() {
+		if o.Result != purchase.StatusRetrying {
+			ended++
+		}
+	}
+	b.q.mu.Lock()
+	defer b.q.mu.Unlock()
+	return b.q.added - ended
+}
+
+// Whatever mixture of bad events, firewalls, outages and blocks comes: no good event dies, each bad one does, and each good
+// one is delivered.
+func TestWorker_AnyMixture(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(20, 60).Draw(rt, "events")
+		batch := rapid.SampledFrom([]int{1, 7, 500}).Draw(rt, "batch")
+		slots := rapid.IntRange(1, 4).Draw(rt, "slots")
+		gap := rapid.SampledFrom([]time.Duration{0, 100 * time.Millisecond, 5 * time.Second}).Draw(rt, "gap")
+		// One in eight may be bad, each in its own way; the last ones are good, so that others pass.
+		kinds := rapid.SliceOfN(rapid.IntRange(0, 31), n, n).Draw(rt, "kinds")
+		fault := rapid.SampledFrom([]string{"none", "page", "refused", "access", "silent"}).Draw(rt, "fault")
+		begin := time.Duration(rapid.IntRange(0, 60).Draw(rt, "begin")) * time.Second
+		lasts := time.Duration(rapid.IntRange(1, 1200).Draw(rt, "lasts")) * time.Second
+		hints := rapid.Bool().Draw(rt, "hints")
+		name := func(i int) string {
+			switch {
+			case i < n-8 && kinds[i] == 0:
+				return fmt.Sprintf("cs_%d_bad", i)
+			case i < n-8 && kinds[i] == 1:
+				return fmt.Sprintf("cs_%d_page", i)
+			}
+			return fmt.Sprintf("cs_%d", i)
+		}
+		wrong := ""
+		synctest.Test(t, func(t *testing.T) {
+			started := time.Now()
+			var b *bench
+			b = run(t, func(b *bench, c *Config) {
+				c.BatchSize, c.Concurrency, c.Test = batch, slots, nil
+				b.live.sayAll = func(ids []string) purchase.Answer {
+					<-time.After(30 * time.Millisecond)
+					if since := time.Since(started); since >= begin && since < begin+lasts {
+						switch fault {
+						case "page":
+							return answer(purchase.ClassBlocked, 403)
+						case "refused":
+							return refuse(ids)
+						case "access":
+							return answer(purchase.ClassAccess, 40105)
+						case "silent":
+							return answer(purchase.ClassRetry, 503)
+						}
+					}
+					if slices.ContainsFunc(ids, func(id string) bool { return strings.HasSuffix(id, "_page") }) {
+						return answer(purchase.ClassBlocked, 403)
+					}
+					return strict(isBad, func(i int) string {
+						if hints {
+							return truthful(i)
+						}
+						return ""
+					})(ids)
+				}
+			})
+			for i := range n {
+				b.q.add(name(i), true, 0)
+				if gap > 0 {
+					<-time.After(gap)
+				}
+			}
+			wait(3 * time.Hour)
+			late := 0 // others that pass, for what waits under suspicion
+			for ; late < 8 || (late < 60 && b.waiting() > 0); late++ {
+				b.q.add(fmt.Sprintf("cs_late_%d", late), true, 0)
+				wait(10 * time.Minute)
+			}
+			b.stop()
+			<-b.ended
+			ended := map[string]purchase.Status{}
+			spared := 0 // refused in the row that showed the fault
+			for _, o := range b.r.told() {
+				if o.Result == purchase.StatusRetrying {
+					continue
+				}
+				good := !isBad(o.EventID) && !strings.HasSuffix(o.EventID, "_page")
+				if good && o.Result == purchase.StatusDead {
+					if spared++; fault != "refused" || spared > refusalRow {
+						wrong = fmt.Sprintf("good %s died: %+v", o.EventID, o.Attempt)
+					}
+				}
+				if !good && o.Result != purchase.StatusDead {
+					wrong = fmt.Sprintf("bad %s ended %s", o.EventID, o.Result)
+				}
+				if before, twice := ended[o.EventID]; twice {
+					wrong = fmt.Sprintf("%s ended %s and %s", o.EventID, before, o.Result)
+				}
+				ended[o.EventID] = o.Result
+			}
+			if len(ended) != n+late {
+				wrong = fmt.Sprintf("%d of %d ended", len(ended), n+late)
+				for i := range n {
+					if ended[name(i)] == "" {
+						wrong += ", not " + name(i)
+					}
+				}
+			}
+		})
+		if wrong != "" {
+			rt.Fatal(wrong)
+		}
+	})
+}

@@ -1,0 +1,77 @@
+package delivery
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+)
+
+// piece is what goes into one request.
+type piece struct {
+	items []item
+	origin
+	paged  bool // a larger request with these events met a page
+	passed int  // where paged: the events that had passed until then, by this slot's count
+}
+
+// origin is how a piece came to be.
+type origin int
+
+const (
+	whole origin = iota // as it was fetched
+	half                // of what was refused
+	named               // TikTok's message pointed at this one event
+	rest                // what is left without the named one
+)
+
+// eventIndex finds which event of a batch TikTok names: "Batch.3.properties.contents.0.content_id: Not a valid string".
+var eventIndex = regexp.MustCompile(`\bBatch\.(\d{1,6})\.`)
+
+// split divides a refused piece of two or more: the named event and the rest, where TikTok names one and has not been wrong
+// about it; else in two halves.
+func split(p piece, message string, hints bool) []piece {
+	if match := eventIndex.FindStringSubmatch(message); hints && match != nil {
+		if i, err := strconv.Atoi(match[1]); err == nil && i < len(p.items) {
+			return []piece{p.part(named, p.items[i:i+1]), p.part(rest, slices.Concat(p.items[:i], p.items[i+1:]))}
+		}
+	}
+	return halves(p)
+}
+
+// halves divides a piece in two; one of a single event stays as it is.
+func halves(p piece) []piece {
+	if len(p.items) < 2 {
+		return []piece{p.part(half, p.items)}
+	}
+	middle := len(p.items) / 2
+	return []piece{p.part(half, p.items[:middle]), p.part(half, p.items[middle:])}
+}
+
+// cut divides the first piece, where it has more than limit events (0: no limit).
+func cut(pieces []piece, limit int) []piece {
+	p := pieces[0]
+	if limit == 0 || len(p.items) <= limit {
+		return pieces
+	}
+	return append([]piece{p.part(p.origin, p.items[:limit]), p.part(p.origin, p.items[limit:])}, pieces[1:]...)
+}
+
+// met marks a piece that met a page, after so many events of the slot had passed.
+func (p piece) met(passed int) piece {
+	if !p.paged {
+		p.paged, p.passed = true, passed
+	}
+	return p
+}
+
+func (p piece) part(o origin, items []item) piece {
+	return piece{items: items, origin: o, paged: p.paged, passed: p.passed}
+}
+
+func (p piece) ids() []string {
+	ids := make([]string, len(p.items))
+	for i, it := range p.items {
+		ids[i] = it.envelope.EventID
+	}
+	return ids
+}
