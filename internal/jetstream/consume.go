@@ -25,11 +25,12 @@ type Consumer struct {
 	bound jetstream.Consumer
 
 	returned returned
+	clock    clock
 }
 
 // Consumer returns a reader of a durable consumer. It binds when it is first needed.
 func (c *Conn) Consumer(stream, durable string) *Consumer {
-	return &Consumer{conn: c, stream: stream, durable: durable}
+	return &Consumer{conn: c, stream: stream, durable: durable, clock: clock{now: time.Now}}
 }
 
 // Fetch returns what waits, up to most messages, without lingering for more. Where nothing does, it waits up to five
@@ -43,6 +44,7 @@ func (c *Consumer) Fetch(ctx context.Context, most int) ([]contract.Queued, erro
 	if err != nil {
 		return nil, err
 	}
+	c.compareClocks(ctx, bound)
 	var messages []contract.Queued
 	if most > 1 {
 		if messages, err = c.waiting(bound, most); err != nil || len(messages) > 0 {
@@ -104,6 +106,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	before := c.clock.now()
 	bound, err := c.conn.js.Consumer(ctx, c.stream, c.durable)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
@@ -111,6 +114,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	case err != nil:
 		return nil, fmt.Errorf("bind to consumer %s on %s: %w", c.durable, c.stream, err)
 	}
+	c.clock.read(before, bound.CachedInfo())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.bound = bound
@@ -199,7 +203,8 @@ func (c *Consumer) queued(msg jetstream.Msg) contract.Queued {
 		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
 		q.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
 	}
-	if first, err := time.Parse(time.RFC3339, msg.Headers().Get(contract.HeaderFirstPublished)); err == nil {
+	first, err := time.Parse(time.RFC3339, msg.Headers().Get(contract.HeaderFirstPublished))
+	if err == nil && (q.Taken.IsZero() || first.Before(q.Taken)) { // published after the stream took it: a wrong clock wrote it
 		q.FirstPublished = first
 	}
 	q.Settler = settler{Msg: msg, consumer: c, delivery: at}

@@ -43,7 +43,8 @@ func Examine(ctx context.Context, c Config, role string, s StreamConfig) []check
 	checks := []checkup.Check{check, e.line()}
 	checks = append(checks, e.rights())
 	if role == RoleWorker {
-		return append(checks, e.consumer(ctx, contract.StreamPurchases, contract.ConsumerWorker))
+		checks = append(checks, e.consumer(ctx, contract.StreamPurchases, contract.ConsumerWorker))
+		return append(checks, e.clock(ctx)...)
 	}
 	var missing int64
 	for _, config := range streams(s) {
