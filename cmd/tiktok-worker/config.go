@@ -56,6 +56,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.AccessToken != "" && c.PixelID == "" {
 		list = append(list, "TIKTOK_PIXEL_ID is required with TIKTOK_ACCESS_TOKEN")
 	}
+	list = append(list, c.unusable()...)
 	if c.TestMode == "send" && c.TestAccessToken == "" && c.TestEventCode == "" {
 		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, or a test would count as a sale")
 	}
@@ -84,6 +85,39 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late retry may count twice")
 	}
 	return append(list, c.Problems()...)
+}
+
+// trim removes what copying adds around the settings of a destination. A setting of blanks alone stays: it is a mistake, and
+// must not count as left out.
+func (c *config) trim() {
+	for _, s := range []*string{
+		&c.PixelID, &c.TestPixelID, &c.TestEventCode, &c.SendTest.Code, &c.Doctor.Code,
+		(*string)(&c.AccessToken), (*string)(&c.TestAccessToken),
+	} {
+		if trimmed := tiktok.Trim(*s); trimmed != "" {
+			*s = trimmed
+		}
+	}
+}
+
+// unusable lists the settings of a destination that no request could carry.
+func (c *config) unusable() (list []string) {
+	check := func(name, value string, check func(string) error) {
+		if value == "" {
+			return
+		}
+		if err := check(value); err != nil {
+			list = append(list, name+" "+err.Error()+": copy it again from Events Manager")
+		}
+	}
+	token := func(value string) error { return tiktok.CheckToken(secret.Text(value)) }
+	check("TIKTOK_ACCESS_TOKEN", c.AccessToken.Reveal(), token)
+	check("TIKTOK_PIXEL_ID", c.PixelID, tiktok.CheckPixel)
+	check("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken.Reveal(), token)
+	check("TIKTOK_TEST_PIXEL_ID", c.TestPixelID, tiktok.CheckPixel)
+	check("TIKTOK_TEST_EVENT_CODE", c.TestEventCode, tiktok.CheckTestCode)
+	check("--code", orElse(c.SendTest.Code, c.Doctor.Code), tiktok.CheckTestCode)
+	return list
 }
 
 func absolute(raw string) bool {

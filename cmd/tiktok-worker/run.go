@@ -32,6 +32,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	if err != nil && !errors.As(err, &usage) {
 		return err
 	}
+	c.trim()
 	usage.Problems = append(usage.Problems, c.problems(command)...)
 	if command == "doctor" {
 		return doctor(ctx, &c, usage.Problems, stdout)
@@ -71,7 +72,7 @@ func work(ctx context.Context, c *config, getenv func(string) string, log *zap.L
 	worker := delivery.New(delivery.Config{
 		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
-		AckWait: jetstream.AckWait, Instance: instance, Now: time.Now,
+		AckWait: jetstream.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
 	}, purchases, queue, log, registry)
 	state := func() contract.WorkerState {
 		s := worker.State()
@@ -174,7 +175,18 @@ func (p pixels) followTokens(ctx context.Context, c *config, getenv func(string)
 	follow := func(name string, first secret.Text, set func(secret.Text)) {
 		if path := getenv(name); path != "" && p.live != nil {
 			files.Go(func() {
+				current := first
 				process.FollowSecret(ctx, path, first, tokenPoll, func(token secret.Text) {
+					token = secret.Text(tiktok.Trim(token.Reveal()))
+					if err := tiktok.CheckToken(token); err != nil {
+						log.Error("Unusable access token; keeping the old one", zap.String("file", name), zap.Error(err),
+							zap.String("remedy", "copy the token again from Events Manager into the file"))
+						return
+					}
+					if token == current { // it was trimmed at the start, or the file was touched
+						return
+					}
+					current = token
 					log.Info("The access token was changed", zap.String("file", name))
 					set(token)
 					changed()

@@ -2,11 +2,24 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/contract"
 	"purchase-relay/internal/process"
+	"purchase-relay/internal/tiktok"
 )
 
 func env(pairs ...string) func(string) string {
@@ -35,6 +48,13 @@ func TestConfiguration(t *testing.T) {
 		"no concurrency":           {[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY"},
 		"an age past the window":   {[]string{"RETRY_MAX_AGE=49h"}, "48h"},
 		"a falling retry":          {[]string{"RETRY_MAX=1ms"}, "RETRY_MAX"},
+		"a token of two words":     {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN=hunter2 hunter2"}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
+		"a token in quotes":        {[]string{"TIKTOK_PIXEL_ID=p", `TIKTOK_ACCESS_TOKEN="hunter2"`}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
+		"a token of blanks":        {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN= \r\n"}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
+		"a header for a token":     {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN=t", "TIKTOK_TEST_ACCESS_TOKEN=Bearer hunter2"}, "TIKTOK_TEST_ACCESS_TOKEN must be"},
+		"a pixel's address":        {[]string{"TIKTOK_PIXEL_ID=https://ads.example/p", "TIKTOK_ACCESS_TOKEN=t"}, "TIKTOK_PIXEL_ID must be letters and digits"},
+		"a test pixel in two":      {[]string{"TIKTOK_TEST_PIXEL_ID=P 1"}, "TIKTOK_TEST_PIXEL_ID must be letters and digits"},
+		"a test code in quotes":    {[]string{"TIKTOK_TEST_EVENT_CODE='T1'"}, "TIKTOK_TEST_EVENT_CODE must be letters"},
 		"several at once":          {[]string{"TIKTOK_TIMEOUT=soon", "TIKTOK_ACCESS_TOKEN=hunter2"}, "TIKTOK_TIMEOUT"},
 	} {
 		var usage *process.UsageError
@@ -44,6 +64,89 @@ func TestConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// All unusable settings are listed at once, and no secret with them.
+func TestConfig_ListsEveryUnusableSetting(t *testing.T) {
+	var usage *process.UsageError
+	err := run(t.Context(), nil, env("TIKTOK_PIXEL_ID=p-1", "TIKTOK_ACCESS_TOKEN=hunter2 x", "TIKTOK_TEST_PIXEL_ID=p 2", "TIKTOK_TEST_EVENT_CODE=a b"), &bytes.Buffer{})
+	if !errors.As(err, &usage) || process.ExitCode(err, &bytes.Buffer{}) != 2 {
+		t.Fatalf("error = %v, want a usage error", err)
+	}
+	for _, name := range []string{"TIKTOK_PIXEL_ID", "TIKTOK_ACCESS_TOKEN", "TIKTOK_TEST_PIXEL_ID", "TIKTOK_TEST_EVENT_CODE"} {
+		if !strings.Contains(err.Error(), name+" must be") {
+			t.Errorf("%s is missing in: %v", name, err)
+		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a token is in: %v", err)
+	}
+}
+
+// What copying adds around a setting is removed.
+func TestConfig_IsTrimmed(t *testing.T) {
+	c := config{PixelID: "\ufeffC1\r\n", AccessToken: " token\n", TestPixelID: "\tC2", TestAccessToken: "\u200bother ", TestEventCode: "TEST1\u00a0"}
+	c.trim()
+	if want := (config{PixelID: "C1", AccessToken: "token", TestPixelID: "C2", TestAccessToken: "other", TestEventCode: "TEST1"}); !reflect.DeepEqual(c, want) {
+		t.Errorf("%+v, want %+v", c, want)
+	}
+}
+
+// A token file is read again at run time: an unusable token changes nothing and is logged with what to do, a good one is taken.
+func TestPixels_FollowTokenFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("\ufefffirst\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		tokens := make(chan string, 1)
+		var changes int
+		c := &config{AccessToken: "first", PixelID: "P", APIURL: "http://tiktok.test/", Payload: "events", EventName: "Purchase", Timeout: time.Second}
+		p := newPixels(c)
+		p.live = tiktok.NewPixel(tiktok.Config{
+			URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, Timeout: time.Second, Now: time.Now,
+			Client: &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+				tokens <- r.Header.Get("Access-Token")
+				return nil, errors.New("no network")
+			})},
+		}, "P", "first", "")
+		core, log := observer.New(zapcore.InfoLevel)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = p.followTokens(ctx, c, env("TIKTOK_ACCESS_TOKEN_FILE="+file), func() { changes++ }, zap.New(core))
+		}()
+		look := func(content, want string, changed, problems int) {
+			t.Helper()
+			if content != "" {
+				if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-time.After(3 * tokenPoll)
+			synctest.Wait()
+			p.live.Send(t.Context(), []contract.Envelope{testEvent(c, time.Now())})
+			if got := <-tokens; got != want || changes != changed {
+				t.Errorf("after %q: token %q, want %q; %d changes, want %d", content, got, want, changes, changed)
+			}
+			if n := log.FilterMessage("Unusable access token; keeping the old one").FilterFieldKey("remedy").Len(); n != problems {
+				t.Errorf("after %q: logged %d times, want %d", content, n, problems)
+			}
+		}
+		look("", "first", 0, 0)
+		look("two words", "first", 0, 1)
+		look("  second\n", "second", 1, 1)
+		look("\"third\"", "second", 1, 2)
+		look("second", "second", 1, 2)
+		cancel()
+		<-ended
+	})
+}
+
+// transport answers in place of the network.
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestDestinations(t *testing.T) {
 	if live, test := newPixels(&config{TestMode: "send", TestEventCode: "T", PixelID: "p"}).destinations(); live != nil || test != nil {

@@ -41,6 +41,7 @@ func (c *config) testProblems() (list []string) {
 	if c.SendTest.Code == "" && c.TestEventCode == "" {
 		list = append(list, "a test event code is required (--code or TIKTOK_TEST_EVENT_CODE), or the test would count as a sale: Events Manager shows it under Test events")
 	}
+	list = append(list, c.unusable()...)
 	if !absolute(c.APIURL) {
 		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
 	}
