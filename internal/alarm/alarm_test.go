@@ -259,7 +259,7 @@ func TestPausedWorkers(t *testing.T) {
 		w.set(func() { w.workers = []alarm.Worker{paused, {Instance: "w2"}} })
 		w.pass(time.Minute)
 		w.expect("paused firing 1")
-		if m := w.told[0]; !strings.HasPrefix(m.What, "1 of 2 workers stopped and waits since 2000-01-01T00:01:00Z: TikTok refuses access (live: 40105 Access token is incorrect)") || m.IDs[0] != "w1" {
+		if m := w.told[0]; !strings.HasPrefix(m.What, "1 of 2 workers paused since 2000-01-01T00:01:00Z: TikTok accepts nothing (live: 40105 Access token is incorrect)") || m.IDs[0] != "w1" {
 			t.Errorf("%+v", m)
 		}
 		w.set(func() { w.workers = nil }) // restarted, or NATS is away: nobody knows

@@ -58,7 +58,7 @@ func paused(workers []Worker) Trouble {
 		}
 		if t.Since.IsZero() || w.Since.Before(t.Since) {
 			t.Since = w.Since
-			t.What = fmt.Sprintf("stopped and waits since %s: TikTok refuses access (%s). Purchases wait in the queue, none is given up on for it.", w.Since.UTC().Format(time.RFC3339), bounded(w.Reason))
+			t.What = fmt.Sprintf("paused since %s: TikTok accepts nothing (%s). Purchases wait in the queue.", w.Since.UTC().Format(time.RFC3339), bounded(w.Reason))
 		}
 		t.Count++
 		t.IDs = append(t.IDs, w.Instance)
@@ -70,7 +70,7 @@ func paused(workers []Worker) Trouble {
 		}
 		t.Latest = t.Since
 		t.IDs = t.IDs[:min(len(t.IDs), mostIDs)]
-		t.Remedy = "Check the access token, its permission for the pixel, and TIKTOK_API_URL; delivery goes on by itself when it is good again."
+		t.Remedy = "Check the access token, its permission for the pixel, the event's settings and TIKTOK_API_URL, or the firewall on the way; delivery resumes automatically."
 	}
 	return t
 }

@@ -97,7 +97,7 @@ func TestPages(t *testing.T) {
 	h := newAPI(l)
 	for target, wanted := range map[string][]string{
 		"/": {
-			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 has stopped and waits: TikTok refuses its token, permission or address (live: 40105 no such token). Mend", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "TikTok&#39;s meaning",
+			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 is paused: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "TikTok&#39;s meaning",
 			"phone_number_collection", "Last webhook", "3.0 s ago", `data-figure="attention">1<`,
 			`data-figure="no-value">3<`, "median; p95", `hx-get="/"`,
 		},

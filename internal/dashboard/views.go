@@ -186,7 +186,7 @@ func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time
 		alarm := ""
 		switch {
 		case worker.State == "paused":
-			alarm = "has stopped and waits: TikTok refuses its token, permission or address (" + worker.Reason + "). Mend it; it goes on by itself within five minutes."
+			alarm = "is paused: TikTok accepts nothing (" + worker.Reason + "). Fix the token, setting or firewall that it names; delivery resumes within 5 minutes."
 		case worker.State == "open":
 			alarm = "waits: TikTok gives no usable answers, the circuit is open (" + worker.Reason + "). It probes by itself; purchases wait in the queue."
 		case worker.State == "off":

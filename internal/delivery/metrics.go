@@ -63,7 +63,7 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	for _, reason := range []purchase.Reason{purchase.ReasonNotConfigured, purchase.ReasonTestPurchase} {
 		m.skipped.WithLabelValues(string(reason))
 	}
-	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked} {
+	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked, purchase.ClassRefused} {
 		m.retries.WithLabelValues(string(class))
 	}
 	paused := func(reason string, is func() bool) prometheus.Collector {

@@ -285,7 +285,7 @@ func (s *reading) accessRefused() {
 }
 
 func (s *reading) accessComesBack() {
-	if log, err := os.ReadFile(filepath.Join(s.dir, "tiktok-worker.log")); err != nil || !strings.Contains(string(log), "TikTok refuses access; delivery stops and waits") {
+	if log, err := os.ReadFile(filepath.Join(s.dir, "tiktok-worker.log")); err != nil || !strings.Contains(string(log), "TikTok refuses access; delivery paused") {
 		s.t.Errorf("the worker's log does not say that TikTok refuses access (%v)", err)
 	}
 	s.await("the worker to deliver again", func() bool {
