@@ -23,7 +23,7 @@ CREATE TABLE trials (
     reason              text NOT NULL DEFAULT '', -- why its first payment is not sent: no_consent, internal
     profile_id          uuid,        -- the trial's customer
     envelope            bytea,       -- the trial's own, whose match keys the first payment gets; null where nothing may be sent (any more), and afterwards
-    clicked_at          timestamptz, -- when the ad was clicked, at the latest
+    click_expires_at    timestamptz, -- when the click id becomes older than CLICK_WINDOW
     invoice_id          text,
     invoice_at          timestamptz, -- when it was paid
     amount_minor        bigint,
@@ -35,8 +35,8 @@ CREATE TABLE trials (
 );
 CREATE INDEX trials_held ON trials (held_at) WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL;
 
--- Match keys get the bits 128 name, 256 an address finer than a country, and 512 a click id older than a week
--- at the purchase. strong is a ttclid or an e-mail address. trials are those of n that are no sale.
+-- Match keys get the bits 128 name, 256 an address finer than a country, and 512 a click id older than
+-- CLICK_WINDOW at the purchase. strong is a ttclid or an e-mail address. trials are those of n that are no sale.
 -- sent_minor is the value that TikTok accepted, no_value counts the accepted sales that were sent without
 -- one.
 ALTER TABLE rollup_changes

@@ -81,7 +81,8 @@ func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time
 			Name: "purchase_relay_match_keys_dropped_total", Help: "Match keys that a checkout carried and that could not be used, by key and reason.",
 		}, []string{"key", "reason"}),
 		late: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "purchase_relay_late_click_ids_total", Help: "Purchases whose click id was older than seven days when they were paid: TikTok may not know it any more.",
+			Name: "purchase_relay_late_click_ids_total",
+			Help: "Purchases whose click id was older than CLICK_WINDOW when they were paid.",
 		}),
 	}
 	for _, result := range []string{"invalid_signature", "not_an_event", "panic"} {

@@ -31,6 +31,7 @@ type Rules struct {
 	Staff        purchase.Domains // the merchant's own: what they buy is no sale
 	TrialEvent   string           // the event that a trial is sent as; "": it is skipped
 	FirstPayment bool             // the first invoice with money after a trial is a purchase
+	ClickWindow  time.Duration    // a click id that is older at the purchase counts as late; 0: none does
 }
 
 // errNoInvoice refuses an event about an invoice that has none to speak of.
@@ -129,7 +130,10 @@ func (rules *Rules) gate(p *purchase.Purchase, c *purchase.Checkout) {
 		p.Keys, p.Dropped = purchase.NewMatchKeys(p.Email, c)
 		content, dropped := purchase.NewContent(p.Email, c)
 		p.Content, p.Dropped = content, append(p.Dropped, dropped...)
-		p.LimitedDataUse, p.Clicked = purchase.Limited(c), purchase.Clicked(c)
+		p.LimitedDataUse = purchase.Limited(c)
+		if rules.ClickWindow > 0 {
+			p.ClickExpires = purchase.ClickExpiry(c, rules.ClickWindow)
+		}
 	}
 	switch sent := p.Kind == purchase.KindCheckout || rules.TrialEvent != ""; {
 	case sent && p.Withheld != purchase.ReasonNone:

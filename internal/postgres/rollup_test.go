@@ -58,7 +58,7 @@ func TestRollupIsTheLedger(t *testing.T) {
 				r.Purchase.Keys.FirstName = rapid.SampledFrom([]string{"", purchase.HashExternalID("grace")}).Draw(rt, "name")
 				r.Purchase.Keys.TTCLID = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttclid")
 				if rapid.Bool().Draw(rt, "clicked long ago") {
-					r.Purchase.Clicked = base.AddDate(0, 0, -9)
+					r.Purchase.ClickExpires = base.AddDate(0, 0, -2)
 				}
 				r.Purchase.Keys.TTP = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttp")
 				r.Purchase.Keys.PageURL = rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "page")

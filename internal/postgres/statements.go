@@ -62,21 +62,21 @@ WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDE
 
 	sqlKnownTrials = `
 SELECT subscription_id, livemode, COALESCE(checkout_session_id, ''), started_at, reason,
-    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope, clicked_at,
+    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope, click_expires_at,
     COALESCE(invoice_id, ''), invoice_at, amount_minor, COALESCE(currency, ''), period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
 FROM public.trials t WHERE subscription_id = ANY($1)`
 
 	sqlPutTrials = `
-INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason, profile_id, envelope, clicked_at,
+INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason, profile_id, envelope, click_expires_at,
     invoice_id, invoice_at, amount_minor, currency, period_start, stripe_customer_id, purchase_id, held_at)
-SELECT u.id, u.livemode, u.session, u.started, u.reason, u.profile::uuid, u.envelope, u.clicked, u.invoice, u.at, u.amount, u.currency, u.period, u.customer, u.purchase,
+SELECT u.id, u.livemode, u.session, u.started, u.reason, u.profile::uuid, u.envelope, u.expires, u.invoice, u.at, u.amount, u.currency, u.period, u.customer, u.purchase,
     CASE WHEN u.invoice IS NOT NULL THEN now() END
 FROM unnest($1::text[], $2::boolean[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[], $9::text[], $10::timestamptz[],
     $11::bigint[], $12::text[], $13::timestamptz[], $14::text[], $15::text[])
-    AS u (id, livemode, session, started, reason, profile, envelope, clicked, invoice, at, amount, currency, period, customer, purchase)
+    AS u (id, livemode, session, started, reason, profile, envelope, expires, invoice, at, amount, currency, period, customer, purchase)
 ON CONFLICT (subscription_id) DO UPDATE SET
     livemode = excluded.livemode, checkout_session_id = excluded.checkout_session_id, started_at = excluded.started_at, reason = excluded.reason,
-    profile_id = excluded.profile_id, envelope = excluded.envelope, clicked_at = excluded.clicked_at, invoice_id = excluded.invoice_id,
+    profile_id = excluded.profile_id, envelope = excluded.envelope, click_expires_at = excluded.click_expires_at, invoice_id = excluded.invoice_id,
     invoice_at = excluded.invoice_at, amount_minor = excluded.amount_minor, currency = excluded.currency, period_start = excluded.period_start,
     stripe_customer_id = excluded.stripe_customer_id, purchase_id = excluded.purchase_id,
     held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN excluded.held_at ELSE t.held_at END`

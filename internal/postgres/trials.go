@@ -19,7 +19,7 @@ type trial struct {
 	purchase.Trial
 	envelope []byte // the trial's own: its match keys are those of the first payment; nil: nothing may be sent
 	profile  string
-	clicked  time.Time
+	expires  time.Time         // of the click id
 	invoice  purchase.Purchase // ID "": none
 	purchase string            // the first payment's id, once it is on the ledger
 	moved    bool
@@ -53,7 +53,7 @@ func (b *books) begin(e *entered, received time.Time) (converted string, err err
 		return "", nil // another checkout of one subscription: the first one stands
 	}
 	p := e.Purchase
-	t.Session, t.Started, t.Withheld, t.profile, t.clicked, t.moved = p.ID, p.At, p.Withheld, e.profile, p.Clicked, true
+	t.Session, t.Started, t.Withheld, t.profile, t.expires, t.moved = p.ID, p.At, p.Withheld, e.profile, p.ClickExpires, true
 	if p.Withheld == purchase.ReasonNone {
 		p.EventName, p.Keys.ExternalID = "", purchase.HashExternalID(e.profile)
 		if t.envelope, err = contract.EncodeEnvelope(&p); err != nil {
@@ -96,7 +96,7 @@ func (b *books) convert(t *trial, received time.Time) error {
 		if err != nil {
 			return fmt.Errorf("the trial %s: %w", t.Session, err)
 		}
-		p.Keys, p.Content, p.LimitedDataUse, p.Clicked = trial.Keys, trial.Content, trial.LimitedDataUse, t.clicked
+		p.Keys, p.Content, p.LimitedDataUse, p.ClickExpires = trial.Keys, trial.Content, trial.LimitedDataUse, t.expires
 	}
 	e, err := newEntered(p, t.profile, received)
 	if err != nil {
@@ -228,13 +228,13 @@ func (b *books) firstPayment(trials, invoices []*purchase.Purchase) string {
 func (b *books) readTrials(batch *pgx.Batch, subscriptions []string) {
 	var id string
 	var t trial
-	var started, clicked, at, period *time.Time
+	var started, expires, at, period *time.Time
 	query(batch, func() {
-		t.Started, t.clicked, t.invoice.At, t.invoice.PeriodStart = orZero(started).UTC(), orZero(clicked).UTC(), orZero(at).UTC(), orZero(period).UTC()
+		t.Started, t.expires, t.invoice.At, t.invoice.PeriodStart = orZero(started).UTC(), orZero(expires).UTC(), orZero(at).UTC(), orZero(period).UTC()
 		t.invoice.Subscription, t.invoice.Livemode, t.invoice.Mode = id, t.Livemode, "subscription"
 		b.trials[id] = new(t)
 	}, []any{
-		&id, &t.Livemode, &t.Session, &started, &t.Withheld, &t.profile, &t.envelope, &clicked,
+		&id, &t.Livemode, &t.Session, &started, &t.Withheld, &t.profile, &t.envelope, &expires,
 		&t.invoice.ID, &at, &t.invoice.AmountMinor, &t.invoice.Currency, &period, &t.invoice.Customer, &t.purchase,
 	}, sqlKnownTrials, subscriptions)
 }
@@ -243,7 +243,7 @@ func (b *books) putTrials(batch *pgx.Batch) {
 	var ids, reasons []string
 	var livemodes []bool
 	var sessions, profiles, invoices, currencies, customers, purchases []*string
-	var starts, clicks, ats, periods []*time.Time
+	var starts, expiries, ats, periods []*time.Time
 	var envelopes [][]byte
 	var amounts []*int64
 	for _, id := range slices.Sorted(maps.Keys(b.trials)) {
@@ -253,12 +253,12 @@ func (b *books) putTrials(batch *pgx.Batch) {
 		}
 		ids, reasons, livemodes = append(ids, id), append(reasons, string(t.Withheld)), append(livemodes, t.Livemode)
 		sessions, profiles, purchases = append(sessions, nullable(t.Session)), append(profiles, nullable(t.profile)), append(purchases, nullable(t.purchase))
-		starts, clicks, envelopes = append(starts, nullableTime(t.Started)), append(clicks, nullableTime(t.clicked)), append(envelopes, t.envelope)
+		starts, expiries, envelopes = append(starts, nullableTime(t.Started)), append(expiries, nullableTime(t.expires)), append(envelopes, t.envelope)
 		invoices, customers = append(invoices, nullable(t.invoice.ID)), append(customers, nullable(t.invoice.Customer))
 		ats, periods = append(ats, nullableTime(t.invoice.At)), append(periods, nullableTime(t.invoice.PeriodStart))
 		amounts, currencies = append(amounts, t.invoice.AmountMinor), append(currencies, nullable(t.invoice.Currency))
 	}
 	if len(ids) > 0 {
-		batch.Queue(sqlPutTrials, ids, livemodes, sessions, starts, reasons, profiles, envelopes, clicks, invoices, ats, amounts, currencies, periods, customers, purchases)
+		batch.Queue(sqlPutTrials, ids, livemodes, sessions, starts, reasons, profiles, envelopes, expiries, invoices, ats, amounts, currencies, periods, customers, purchases)
 	}
 }

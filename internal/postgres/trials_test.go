@@ -22,7 +22,7 @@ func trialOf(n int) purchase.Receipt {
 	r.Purchase.Kind, r.Purchase.Trial, r.Purchase.Subscription, r.Purchase.AmountMinor = purchase.KindTrial, true, fmt.Sprintf("sub_%d", n), new(int64(0))
 	r.Purchase.Email = fmt.Sprintf("buyer%d@example.com", n)
 	r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail(r.Purchase.Email), TTCLID: "E.C.P.abc"}
-	r.Purchase.Clicked = base
+	r.Purchase.ClickExpires = base.Add(7 * oneDay)
 	return r
 }
 

@@ -3,7 +3,9 @@ package purchase_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,27 +196,78 @@ func TestDomains(t *testing.T) {
 	}
 }
 
-func TestContent(t *testing.T) {
-	of := func(metadata map[string]string) *purchase.Content {
-		content, _ := purchase.NewContent("buyer@example.com", &purchase.Checkout{Name: "Grace Hopper", Metadata: metadata})
-		return content
+func TestNewContent(t *testing.T) {
+	t.Parallel()
+	contents := func(metadata map[string]string) (*purchase.Content, []purchase.Dropped) {
+		return purchase.NewContent("buyer@example.com", &purchase.Checkout{Name: "Grace Hopper",
+			Metadata: metadata})
 	}
-	if diff := cmp.Diff(&purchase.Content{ID: "42", Name: "Plan “Pro”", Quantity: 3}, of(map[string]string{"content_id": " 42 ", "content_name": "Plan “Pro”", "quantity": "3"})); diff != "" {
-		t.Error(diff)
+	for name, tc := range map[string]struct {
+		metadata map[string]string
+		want     *purchase.Content
+		dropped  []purchase.Dropped
+	}{
+		"everything": {
+			map[string]string{
+				"content_id": " 42 ", "content_name": "Plan “Pro”", "content_category": "Plans", "brand": "Example",
+				"price": "14.50", "quantity": "3", "content_ids": "42, 43,42",
+			},
+			&purchase.Content{ID: "42", Name: "Plan “Pro”", Category: "Plans", Brand: "Example", Price: "14.50",
+				Quantity: 3, IDs: []string{"42", "43"}}, nil,
+		},
+		"a list as JSON": {map[string]string{"content_ids": `["a,b", 7, "null", {}]`},
+			&purchase.Content{IDs: []string{"a,b", "7"}}, dropped("content_ids", purchase.DropPlaceholder, 2)},
+		"one id as JSON": {map[string]string{"content_ids": `[7]`}, &purchase.Content{IDs: []string{"7"}},
+			nil},
+		"a broken list": {map[string]string{"content_ids": `["a`}, &purchase.Content{IDs: []string{"a"}},
+			nil},
+		"a list of Python's": {map[string]string{"content_ids": `['a', 'b']`},
+			&purchase.Content{IDs: []string{"a", "b"}}, nil},
+		"a long name in Han": {map[string]string{"content_name": strings.Repeat("品", 400)},
+			&purchase.Content{Name: strings.Repeat("品", 400)}, nil},
+		"nothing":          {nil, nil, nil},
+		"a quantity alone": {map[string]string{"quantity": "1"}, nil, nil},
+		"a price alone":    {map[string]string{"price": "1"}, nil, nil},
+		"the buyer": {map[string]string{"content_name": "For Grace Hopper"}, nil, dropped("content_name",
+			purchase.DropPersonal, 1)},
+		"an address": {map[string]string{"content_id": "other@example.com"}, nil, dropped("content_id",
+			purchase.DropPersonal, 1)},
+		"an address in a list": {map[string]string{"content_ids": "1,other@example.com"},
+			&purchase.Content{IDs: []string{"1"}}, dropped("content_ids", purchase.DropPersonal, 1)},
+		"too long": {map[string]string{"content_id": strings.Repeat("x", 501)}, nil,
+			dropped("content_id", purchase.DropTooLong, 1)},
+		"a line end": {map[string]string{"content_name": "a\nb"}, nil, dropped("content_name",
+			purchase.DropInvalid, 1)},
+		"a macro": {map[string]string{"content_id": "{{product.id}}", "brand": "Example"},
+			&purchase.Content{Brand: "Example"}, dropped("content_id", purchase.DropPlaceholder, 1)},
+	} {
+		got, gone := contents(tc.metadata)
+		if diff := cmp.Diff(tc.want, got) + cmp.Diff(tc.dropped, gone); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
 	}
 	for _, quantity := range []string{"0", "-1", "1.5", "many", "9999999999999", "+"} {
-		if diff := cmp.Diff(&purchase.Content{ID: "42"}, of(map[string]string{"content_id": "42", "quantity": quantity})); diff != "" {
-			t.Errorf("%s:\n%s", quantity, diff)
+		got, gone := contents(map[string]string{"content_id": "42", "quantity": quantity})
+		if diff := cmp.Diff(&purchase.Content{ID: "42"}, got) + cmp.Diff(dropped("quantity", purchase.DropInvalid,
+			1), gone); diff != "" {
+			t.Errorf("quantity %s:\n%s", quantity, diff)
 		}
 	}
-	for name, metadata := range map[string]map[string]string{
-		"nothing": nil, "a quantity alone": {"quantity": "1"}, "the buyer": {"content_name": "For Grace Hopper"}, "an address": {"content_id": "buyer@example.com"},
-		"too long": {"content_id": strings.Repeat("x", 501)}, "a line end": {"content_name": "a\nb"},
+	for price, want := range map[string]json.Number{
+		"29.99": "29.99", "5": "5", "0.50": "0.50", "007.5": "7.5", "1000000": "1000000", "0": "", "0.00": "",
+		"-1": "", "29,99": "", "$5": "", "5 USD": "", "1e3": "", "5.": "", ".5": "", "1.2.3": "",
+		"NaN1": "", "0x10": "", strings.Repeat("9", 21): "",
 	} {
-		if got := of(metadata); got != nil {
-			t.Errorf("%s: %+v", name, got)
+		got, gone := contents(map[string]string{"content_id": "42", "price": price})
+		if got.Price != want || (want == "") != (len(gone) == 1) {
+			t.Errorf("price %q becomes %q, dropped %v, want %q", price, got.Price, gone, want)
 		}
 	}
+}
+
+// dropped is one key, dropped n times for one reason.
+func dropped(key string, reason purchase.DropReason, n int) (list []purchase.Dropped) {
+	return slices.Repeat([]purchase.Dropped{{Key: key, Reason: reason}}, n)
 }
 
 func TestLateClick(t *testing.T) {
@@ -237,9 +290,18 @@ func TestLateClick(t *testing.T) {
 		"no time":                  {map[string]string{"ttclid": "a", "ttclid_at": "yesterday"}, 0, false},
 	} {
 		c := &purchase.Checkout{Created: began, Metadata: tc.metadata}
-		p := purchase.Purchase{At: began.Add(tc.paid), Keys: keysFor("", c), Clicked: purchase.Clicked(c)}
+		p := purchase.Purchase{At: began.Add(tc.paid), Keys: keysFor("", c), ClickExpires: purchase.ClickExpiry(c,
+			week)}
 		if got := p.LateClick(); got != tc.want || (p.Mask()&purchase.LateClick != 0) != tc.want {
 			t.Errorf("%s: %v, mask %b", name, got, p.Mask())
+		}
+	}
+	c := &purchase.Checkout{Created: began, Metadata: map[string]string{"ttclid": "a", "ttclid_at": at(week)}}
+	for window, want := range map[time.Duration]bool{24 * time.Hour: true, week - time.Second: true, week: false,
+		4 * week: false} {
+		p := purchase.Purchase{At: began, Keys: keysFor("", c), ClickExpires: purchase.ClickExpiry(c, window)}
+		if got := p.LateClick(); got != want {
+			t.Errorf("a click of a week ago in a window of %s is late: %v, want %v", window, got, want)
 		}
 	}
 }

@@ -1,144 +1,190 @@
 package purchase
 
 import (
-	"encoding/base64"
-	"encoding/hex"
-	"iter"
-	"net/url"
+	"bytes"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// buyer is what must not be said of a buyer in plain text, to find it in what a shop wrote into a checkout's metadata.
+// buyer is the personal data that must not leave in plain text, in the forms in which it is searched for in
+// what a shop wrote into a checkout's metadata.
 type buyer struct {
-	email string // normalised
-	phone string // the last digits of the number, without what differs between its spellings
-	name  string // letters alone, lower case
+	email string   // normalised
+	phone string   // the last digits of the number, without what differs between its spellings
+	names [][]byte // the full name in the usual orders, letters alone, lower case
+	short []byte   // instead a short name's words, a blank around each: its letters alone are part of many words
+	words []string // of the name, letters alone, lower case
 }
 
 func newBuyer(email string, c *Checkout) buyer {
 	b := buyer{email: email}
-	if phone := NormalisePhone(c.Phone); phone != "" {
-		b.phone = phone[max(1, len(phone)-9):]
+	const fewest, compared = 8, 9
+	if digits, _, _, _ := readPhone(c.Phone); len(digits) >= fewest {
+		b.phone = digits[max(1, len(digits)-compared):]
 	}
-	// One word, or a few letters, would be found in half of all texts.
-	if name := only(unicode.IsLetter, c.Name); len(strings.Fields(c.Name)) > 1 && len(name) >= 6 {
-		b.name = name
+	for word := range strings.FieldsSeq(tidy(c.Name)) {
+		if word = only(unicode.IsLetter, word); word != "" {
+			b.words = append(b.words, word)
+		}
+	}
+	if len(b.words) < 2 || len(c.Name) > maxName { // one word is found in half of all texts
+		b.words = nil
+		return b
+	}
+	first, last := b.words[0], b.words[len(b.words)-1]
+	full := strings.Join(b.words, "")
+	const long = 6
+	if len(full) < long {
+		b.short = []byte(" " + strings.Join(b.words, " ") + " ")
+		return b
+	}
+	b.names = [][]byte{[]byte(full)}
+	if len(first)+len(last) >= long {
+		b.names = append(b.names, []byte(last+first))
+		if len(b.words) > 2 {
+			b.names = append(b.names, []byte(first+last))
+		}
 	}
 	return b
 }
 
-// in says whether a text names the buyer, or anybody's e-mail address, in any of its readings.
-func (b buyer) in(text string) bool {
-	for reading := range readings(text) {
-		if b.plainIn(reading) {
+// in reports whether a text names the buyer, or anybody's e-mail address, as it is written or with its
+// percent escapes decoded up to three times. What is encoded otherwise (base64, hexadecimal) is not searched.
+func (b *buyer) in(text string) bool {
+	const rounds = 3
+	for range rounds {
+		if b.plainIn(text) {
+			return true
+		}
+		plain := unescape(text)
+		if plain == text {
+			return false
+		}
+		text = plain
+	}
+	return b.plainIn(text)
+}
+
+// namesEmail reports whether a text has something like an e-mail address in it: characters around an '@', and
+// behind it a dot and two letters.
+func namesEmail(text string) bool {
+	const ends = " \t\n\v\f\r@/?&=:;,"
+	for {
+		before, after, found := strings.Cut(text, "@")
+		if !found {
+			return false
+		}
+		text = after
+		if before == "" || strings.IndexByte(ends, before[len(before)-1]) >= 0 {
+			continue
+		}
+		host := after
+		if end := strings.IndexAny(after, ends); end >= 0 {
+			host = after[:end]
+		}
+		for dot := 1; dot < len(host); dot++ {
+			if host[dot] == '.' && twoLetters(host[dot+1:]) {
+				return true
+			}
+		}
+	}
+}
+
+func twoLetters(s string) bool {
+	n := 0
+	for _, r := range s {
+		if !unicode.IsLetter(r) {
+			return false
+		}
+		if n++; n == 2 {
 			return true
 		}
 	}
 	return false
 }
 
-func (b buyer) plainIn(reading string) bool {
-	return namesEmail(reading) ||
-		b.email != "" && strings.Contains(strings.ToLower(reading), b.email) ||
-		b.phone != "" && strings.Contains(only(unicode.IsDigit, reading), b.phone) ||
-		b.name != "" && strings.Contains(only(unicode.IsLetter, reading), b.name)
-}
-
-// outOf returns a text, or "" where it names the buyer.
-func (b buyer) outOf(text string) string {
-	if text == "" || b.in(text) {
-		return ""
+func (b *buyer) plainIn(text string) bool {
+	spaced := text
+	if !isASCII(text) {
+		spaced = strings.Map(halfWidth, tidy(text))
+		text = foldEmail(text)
 	}
-	return text
-}
-
-// outOfURL returns a clean URL, or its origin alone where the rest names the buyer.
-func (b buyer) outOfURL(clean string) string {
-	if clean == "" || !b.in(clean) {
-		return clean
-	}
-	u, err := url.Parse(clean)
-	if err != nil || b.in(u.Host) {
-		return ""
-	}
-	return u.Scheme + "://" + u.Host + "/"
-}
-
-// readings are a text as it stands, with its escapes undone as often as there are any (three times at most), and each with
-// what its longer words say in base64 or hexadecimal.
-func readings(text string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for range 4 {
-			if !yield(text) || !decodedWords(text, &base64Word, yield) || !decodedWords(text, &base64URLWord, yield) {
-				return
-			}
-			plain, err := url.PathUnescape(text)
-			if err != nil || plain == text {
-				return
-			}
-			text = plain
+	if strings.IndexByte(text, '@') >= 0 {
+		if namesEmail(spaced) || b.email != "" && strings.Contains(strings.ToLower(text), b.email) {
+			return true
 		}
 	}
-}
-
-// The letters of words in base64, in its two alphabets.
-var base64Word, base64URLWord = letters("+/"), letters("-_")
-
-func letters(more string) (set [256]bool) {
-	for c := range set {
-		set[c] = c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(more, byte(c)) >= 0
-	}
-	return set
-}
-
-// decodedWords yields what the words of an alphabet say; false: that was enough.
-func decodedWords(text string, letter *[256]bool, yield func(string) bool) bool {
-	for at := 0; at < len(text); at++ {
-		from := at
-		for at < len(text) && letter[text[at]] {
-			at++
-		}
-		if !decoded(text[from:at], yield) {
-			return false
-		}
-	}
-	return true
-}
-
-// decoded yields what a word says in base64 (either alphabet) and in hexadecimal, where that is text. Nearly no word says anything: it
-// is decoded beside the heap.
-func decoded(word string, yield func(string) bool) bool {
-	const shortest = 11 // of a@b.example, in base64
-	if len(word) < shortest {
-		return true
-	}
-	var room, plain [600]byte // a metadata value has 500 characters; a page's address may have more
-	letters := append(room[:0], word...)
-	for i, c := range letters {
-		switch c {
-		case '+':
-			letters[i] = '-'
-		case '/':
-			letters[i] = '_'
-		}
-	}
-	said, err := base64.RawURLEncoding.AppendDecode(plain[:0], letters)
-	if err == nil && printableBytes(said) && !yield(string(said)) {
+	if b.phone == "" && b.words == nil {
 		return false
 	}
-	said, err = hex.AppendDecode(plain[:0], letters)
-	return err != nil || !printableBytes(said) || yield(string(said))
-}
-
-// only keeps one kind of characters, in lower case.
-func only(kind func(r rune) bool, text string) string {
-	kept := make([]byte, 0, len(text))
-	for _, r := range text {
-		if kind(r) {
-			kept = utf8.AppendRune(kept, unicode.ToLower(r))
+	// On the stack for all but the longest texts.
+	var roomLetters, roomDigits [640]byte
+	letters, digits := roomLetters[:0], roomDigits[:0]
+	for i := 0; i < len(spaced); i++ {
+		switch c := spaced[i]; {
+		case c >= '0' && c <= '9':
+			digits = append(digits, c)
+		case c >= 'a' && c <= 'z':
+			letters = append(letters, c)
+		case c >= 'A' && c <= 'Z':
+			letters = append(letters, c|0x20)
+		case c >= utf8.RuneSelf:
+			r, size := utf8.DecodeRuneInString(spaced[i:])
+			if unicode.IsLetter(r) {
+				letters = utf8.AppendRune(letters, unicode.ToLower(r))
+			}
+			i += size - 1
 		}
 	}
-	return string(kept)
+	if b.phone != "" && len(digits) >= len(b.phone) && bytes.Contains(digits, []byte(b.phone)) {
+		return true
+	}
+	for _, name := range b.names {
+		if bytes.Contains(letters, name) {
+			return true
+		}
+	}
+	return b.short != nil && b.shortIn(spaced)
+}
+
+// shortIn looks for a short name as words of their own.
+func (b *buyer) shortIn(text string) bool {
+	words := make([]byte, 1, len(text)+2)
+	words[0] = ' '
+	for _, r := range text {
+		if unicode.IsLetter(r) {
+			words = utf8.AppendRune(words, unicode.ToLower(r))
+		} else if words[len(words)-1] != ' ' {
+			words = append(words, ' ')
+		}
+	}
+	return bytes.Contains(append(words, ' '), b.short)
+}
+
+// inValues reports whether the values of a query together are the buyer's name: "?a=Grace&b=Hopper".
+func (b *buyer) inValues(query string) bool {
+	if b.words == nil || strings.IndexByte(query, '&') < 0 {
+		return false
+	}
+	found := 0
+	for pair := range strings.SplitSeq(query, "&") {
+		if _, value, _ := strings.Cut(pair, "="); b.partOfName(unescape(value)) {
+			found++
+		}
+	}
+	return found >= 2
+}
+
+// partOfName reports whether a value is one of the name's words.
+func (b *buyer) partOfName(value string) bool {
+	if b.words == nil || len(value) > maxName {
+		return false
+	}
+	for _, word := range b.words {
+		if strings.EqualFold(word, value) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,70 +1,165 @@
 package purchase_test
 
 import (
-	"encoding/base64"
-	"encoding/hex"
-	"net/url"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"purchase-relay/internal/purchase"
 )
 
-// Shops put the buyer's own data into page addresses, user agents and click ids, in every spelling. What names the buyer, or
-// anybody's e-mail address, is left out; what does not is left alone.
-func TestNothingNamesTheBuyer(t *testing.T) {
+// Shops put the buyer's own data into addresses, user agents and click ids, as it is or escaped. Only the
+// part that names the buyer is left out.
+func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
+	t.Parallel()
 	const email, phone, name = "grace.hopper@navy-mail.example", "+1 (213) 555-0147", "Grace Brewster Murray"
-	encoded := base64.StdEncoding.EncodeToString([]byte(email))
 	keys := func(metadata map[string]string) purchase.MatchKeys {
 		return keysFor(email, &purchase.Checkout{Phone: phone, Name: name, Metadata: metadata})
 	}
 	const origin = "https://shop.example/"
 	for raw, want := range map[string]string{
 		origin + "thanks?ttclid=E.C.P.1&utm_source=tiktok": origin + "thanks?ttclid=E.C.P.1&utm_source=tiktok",
-		origin + "grace?n=2135550100":                      origin + "grace?n=2135550100", // somebody else
-		origin + "?ref=" + encoded:                         origin,
-		origin + "u/" + encoded + "/done":                  origin,
-		origin + "?ref=" + url.QueryEscape(base64.StdEncoding.EncodeToString([]byte("?"+email+"?"))): origin,
-		origin + "?x=" + hex.EncodeToString([]byte(strings.ToUpper(email))):                          origin,
-		origin + "grace.hopper%2540navy-mail.example":                                                origin,
-		origin + "?n=Grace+Brewster+Murray":                                                          origin,
-		origin + "Grace-Brewster-Murray/":                                                            origin,
-		origin + "hello/GRACE%20BREWSTER%20MURRAY":                                                   origin,
-		origin + "call/1-213-555-0147":                                                               origin,
-		origin + "?p=%2B12135550147":                                                                 origin,
-		origin + "?p=213.555.0147":                                                                   origin,
-		"https://grace-brewster-murray.example/x":                                                    "",
+		origin + "grace?n=2135550100":                      origin + "grace?n=2135550100",
+		// another number, one word of the name
+		origin + "a/grace.hopper@navy-mail.example/b":            origin + "a/b",
+		origin + "grace.hopper%40navy-mail.example/b":            origin + "b",
+		origin + "grace.hopper%2540navy-mail.example":            origin,
+		origin + "?a=1&e=GRACE.Hopper%2540navy-mail.example&b=2": origin + "?a=1&b=2",
+		origin + "?e=someone%40else.example":                     origin,
+		origin + "?n=Grace+Brewster+Murray&plan=7":               origin + "?plan=7",
+		origin + "?x=Grace&y=Murray&plan=7":                      origin + "?plan=7",
+		origin + "?u=murray-grace":                               origin,
+		origin + "Grace-Brewster-Murray/":                        origin,
+		origin + "Grace/Brewster/Murray/x":                       origin,
+		origin + "hello/GRACE%20BREWSTER%20MURRAY":               origin + "hello",
+		origin + "hello/%47race_murray":                          origin + "hello",
+		origin + "call/1-213-555-0147":                           origin + "call",
+		origin + "?p=%2B12135550147&ttclid=E.C.P.1":              origin + "?ttclid=E.C.P.1",
+		origin + "?p=213.555.0147":                               origin,
+		origin + "?first=Ann&last=Lee&plan=1":                    origin + "?plan=1",
+		"https://grace-brewster-murray.example/x":                "https://grace-brewster-murray.example/x",
+		// a shop's name
+		"https://grace.hopper@shop.example/x":                  "https://shop.example/x",
+		origin + "?e=grace.hopper\uff20navy-mail.example":      origin,
+		origin + "?e=grace\u200b.hopper@navy-mail.example&x=1": origin + "?x=1",
+		origin + "?\u0433\u0440\u0435\u0439\u0441=1":           origin + "?%D0%B3%D1%80%D0%B5%D0%B9%D1%81=1",
+		origin + "?q=" + strings.Repeat("%25", 3) + "40&ok=100%25": origin + "?q=" + strings.Repeat("%25",
+			3) + "40&ok=100%25",
+		origin + "?e=grace.hopper%252540navy-mail.example&name_is=it": origin,
 	} {
 		got := keys(map[string]string{"page_url": raw, "referrer": raw})
 		if got.PageURL != want || got.Referrer != want {
 			t.Errorf("%s becomes %q and %q, want %q", raw, got.PageURL, got.Referrer, want)
 		}
 	}
+	const browser = "Mozilla/5.0 (X11; Linux x86_64)"
 	for raw, want := range map[string]string{
-		"Mozilla/5.0 (X11; Linux x86_64)": "Mozilla/5.0 (X11; Linux x86_64)", "Mozilla/5.0 for Grace Brewster Murray": "", "Mozilla/5.0 213-555-0147": "", "Mozilla " + encoded: "",
+		browser: browser, browser + " for Grace Brewster Murray": "", browser + " 213-555-0147": "",
+		browser + " buyer@example.com": "", browser + " 12.1.355": browser + " 12.1.355",
 	} {
 		if got := keys(map[string]string{"user_agent": raw}).UserAgent; got != want {
-			t.Errorf("the user agent %q becomes %q", raw, got)
+			t.Errorf("user agent %q becomes %q, want %q", raw, got, want)
 		}
 	}
-	if got := keys(map[string]string{"ttclid": encoded, "ttp": "2135550147", "page_url": origin + "?ttclid=" + encoded}); got.TTCLID != "" || got.TTP != "" {
-		t.Errorf("click ids: %+v", got)
+	got := keys(map[string]string{"ttclid": "grace.brewster.murray", "ttp": "2135550147",
+		"page_url": origin + "?ttclid=murray_grace"})
+	if got.TTCLID != "" || got.TTP != "" {
+		t.Errorf("click ids that name the buyer: %+v", got)
 	}
 	if got := keys(map[string]string{"ttclid": "E.C.P.Csoca_0SNqdfy", "ttp": "2ZzXf9aBcD"}); got.TTCLID == "" || got.TTP == "" {
-		t.Errorf("good click ids: %+v", got)
-	}
-	short := keysFor(email, &purchase.Checkout{Name: "Shop", Metadata: map[string]string{"page_url": origin + "cart"}})
-	if short.PageURL != origin+"cart" {
-		t.Errorf("a name of one word hides %q", short.PageURL)
+		t.Errorf("click ids are lost: %+v", got)
 	}
 }
 
-func BenchmarkMatchKeys(b *testing.B) {
-	c := &purchase.Checkout{Phone: "+12135550147", Name: "Grace Brewster Murray", Metadata: map[string]string{
-		"ttclid": "E.C.P.CsocA0SNqdfyGTvCjxYJzB1Qe9Qh0qv", "ttp": "2ZzXf9aBcDeFgHiJkLmNoPqRsTu", "client_ip": "203.0.113.7",
-		"user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15",
-		"page_url":   "https://shop.example/checkout?ttclid=E.C.P.CsocA0SNqdfyGTvCjxYJzB1Qe9Qh0qv", "referrer": "https://www.tiktok.com/",
-	}}
+func TestNewMatchKeys_BuyerNamedLikeTheShop(t *testing.T) {
+	t.Parallel()
+	for name, host := range map[string]string{"Anna Smith": "annasmith.example", "Li Na": "li-na.example",
+		"Zoë Ng": "xn--zong-noa.example"} {
+		page := "https://" + host + "/offer?plan=1&ttclid=E.C.P.click"
+		got, dropped := purchase.NewMatchKeys("anna@"+host, &purchase.Checkout{
+			Name: name, Metadata: map[string]string{"page_url": page, "referrer": "https://www." + host + "/"},
+		})
+		if got.PageURL != page || got.TTCLID != "E.C.P.click" || got.Referrer != "https://www."+host+"/" ||
+			len(dropped) > 0 {
+			t.Errorf("%s at %s: page %q, click id %q, referrer %q, dropped %v", name, host, got.PageURL, got.TTCLID,
+				got.Referrer, dropped)
+		}
+	}
+}
+
+// A short name is found as words of its own; its letters alone are part of many words. A single word is not
+// searched.
+func TestNewMatchKeys_ShortNames(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, page, want string }{
+		{"Li Na", "https://shop.example/li-na/x", "https://shop.example/x"},
+		{"Li Na", "https://shop.example/?who=Li%20Na", "https://shop.example/"},
+		{"Li Na", "https://shop.example/catalina/x", "https://shop.example/catalina/x"},
+		{"李 娜", "https://shop.example/?who=李+娜&a=1", "https://shop.example/?a=1"},
+		{"Cher", "https://shop.example/cher", "https://shop.example/cher"},
+	} {
+		got := keysFor("", &purchase.Checkout{Name: tc.name, Metadata: map[string]string{"page_url": tc.page}})
+		if got.PageURL != tc.want {
+			t.Errorf("%s in %s: %q, want %q", tc.name, tc.page, got.PageURL, tc.want)
+		}
+	}
+}
+
+// A number that is not certain enough to be sent is still the buyer's.
+func TestNewMatchKeys_LeavesOutNationalPhone(t *testing.T) {
+	t.Parallel()
+	got := keysFor("", &purchase.Checkout{Phone: "07700 900123 ext. 4",
+		Metadata: map[string]string{"page_url": "https://shop.example/?p=%2B447700900123&x=1"}})
+	if got.Phone != "" || got.PageURL != "https://shop.example/?x=1" {
+		t.Errorf("phone %q, page %q", got.Phone, got.PageURL)
+	}
+}
+
+// Whatever a shop puts into the metadata, no address of the buyer leaves in plain text.
+func TestNewMatchKeys_NoEmailLeavesInPlainText(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		const address = "buyer.name@mail.example"
+		around := rapid.StringOfN(rapid.RuneFrom([]rune("aZ09/?&=#:.;,@% -_\\\u200b")), 0, 20, -1)
+		written := rapid.SampledFrom([]string{address, "Buyer.Name%40mail.example", "buyer.name%2540mail.example",
+			"buyer.name\uff20mail.example"}).Draw(t, "written")
+		value := rapid.SampledFrom([]string{"https://shop.example/", "", "//", "shop.example/?a="}).Draw(t,
+			"begin") + around.Draw(t, "before") + written + around.Draw(t, "after")
+		m := make(map[string]string)
+		for _, k := range []string{"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id",
+			"content_name", "brand", "content_ids"} {
+			m[k] = value
+		}
+		c := &purchase.Checkout{Metadata: m}
+		k := keysFor(address, c)
+		content, _ := purchase.NewContent(address, c)
+		if content == nil {
+			content = &purchase.Content{}
+		}
+		for _, s := range append([]string{k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, content.ID,
+			content.Name, content.Brand}, content.IDs...) {
+			if strings.Contains(strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "%25", "%"), "%40", "@")),
+				address) {
+				t.Fatalf("%q → %q", value, s)
+			}
+		}
+	})
+}
+
+func BenchmarkNewMatchKeys(b *testing.B) {
+	c := &purchase.Checkout{
+		Phone: "+1 213-555-0147", Name: "Grace Brewster Murray",
+		Metadata: map[string]string{
+			"ttclid": "E.C.P.CsocA0SNqdfyXyZ0123456789abcdefghijklmnopqrstuvwxyz",
+			"ttp":    "2QkWzXf9aBcDeFgHiJkLmNoPqRs", "client_ip": "203.0.113.7",
+			"user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 Mobile/15E148 Safari/604.1",
+			"page_url": "https://shop.example/checkout/pro?plan=annual&utm_source=tiktok&utm_campaign=autumn" +
+				"&ttclid=E.C.P.CsocA0SNqdfyXyZ0123456789abcdefghijklmnopqrstuvwxyz",
+			"referrer": "https://www.tiktok.com/@shop/video/7301234567890123456",
+		},
+	}
+	b.ReportAllocs()
 	for b.Loop() {
 		keysFor("grace.hopper@navy-mail.example", c)
 	}

@@ -1,6 +1,6 @@
 // Package purchase is the vocabulary of the product: what was bought, by whom (match keys), for how
 // much (minor units and currency), where it stands (statuses) and how it ended (outcomes). It does no
-// I/O and imports the standard library alone.
+// I/O; beside the standard library it imports Unicode's tables (golang.org/x/text, x/net/idna) alone.
 //
 // A purchase's way, each arrow one of the steps:
 //
@@ -51,6 +51,7 @@ type Checkout struct {
 	Name          string // customer_details.name
 	Address       Address
 	Reference     string    // client_reference_id
+	Locale        string    // the buyer's language; "auto" or "": the browser's
 	Created       time.Time // when the session began; zero: unknown
 	Metadata      map[string]string
 	NotText       map[string]bool // keys of the metadata whose value is neither a text nor null
@@ -104,13 +105,13 @@ type Purchase struct {
 	PeriodStart    time.Time // of a first payment: when the time began that its invoice looks back on; zero: unknown
 	LimitedDataUse bool
 	Content        *Content
-	Clicked        time.Time // when the ad was clicked, at the latest; zero: unknown
+	ClickExpires   time.Time // when the click id becomes older than CLICK_WINDOW; zero: unknown
 	Dropped        []Dropped // of the keys, for the metrics
 }
 
-// LateClick says whether the click id was older than a week when the purchase was paid: TikTok may not know it any more.
+// LateClick reports whether the click id was older than CLICK_WINDOW when the purchase was paid: TikTok does not attribute it then.
 func (p *Purchase) LateClick() bool {
-	return p.Keys.TTCLID != "" && !p.Clicked.IsZero() && p.At.Sub(p.Clicked) > freshClick
+	return p.Keys.TTCLID != "" && !p.ClickExpires.IsZero() && p.At.After(p.ClickExpires)
 }
 
 // Mask is that of the match keys, with LateClick.
@@ -196,5 +197,5 @@ type Recorded struct {
 	Claimed time.Time // since when it counts as handed to the queue; zero: it was not claimed
 
 	FirstPayment string // the purchase that a trial and its invoice became; "": none
-	LateClick    bool   // its click id is older than a week
+	LateClick    bool   // its click id is older than CLICK_WINDOW
 }

@@ -59,7 +59,7 @@ type Coverage struct {
 	With [MatchKeyKinds]int // of these, with the key, in the order of MatchKeyNames
 
 	Strong int // of these, with a click id or an e-mail address: one alone may find the buyer
-	Late   int // of these, with a click id older than a week at the purchase
+	Late   int // of these, with a click id older than CLICK_WINDOW at the purchase
 }
 
 // DayCoverage is the coverage of one day of UTC.

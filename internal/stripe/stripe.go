@@ -184,6 +184,8 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 			}
 		case "client_reference_id":
 			c.Reference = text(v)
+		case "locale":
+			c.Locale = text(v)
 		case "created":
 			c.Created = moment(v)
 		case "metadata":

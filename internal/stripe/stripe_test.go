@@ -68,7 +68,7 @@ func TestParseSecrets(t *testing.T) {
 
 func TestDecode(t *testing.T) {
 	c := stripegen.NewCheckout()
-	c.APIVersion, c.City, c.State, c.Zip, c.Reference = "2031-01-01.unheard_of", "New York", "NY", "10001", "order-7"
+	c.APIVersion, c.City, c.State, c.Zip, c.Reference, c.Locale = "2031-01-01.unheard_of", "New York", "NY", "10001", "order-7", "pt-BR"
 	event, err := webhook("whsec_a").Decode(c.Event())
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestDecode(t *testing.T) {
 		Checkout: &purchase.Checkout{
 			ID: c.SessionID, Mode: "subscription", PaymentStatus: "paid", AmountTotal: c.AmountTotal, Currency: "usd",
 			Customer: c.Customer, Subscription: c.Subscription, Email: *c.Email, Phone: *c.Phone, Name: *c.Name, Metadata: c.Metadata,
-			Address: purchase.Address{City: "New York", State: "NY", PostalCode: "10001", Country: "US"}, Reference: "order-7", Created: c.Created.Add(-time.Minute),
+			Address: purchase.Address{City: "New York", State: "NY", PostalCode: "10001", Country: "US"}, Reference: "order-7", Locale: "pt-BR", Created: c.Created.Add(-time.Minute),
 		},
 	}
 	if diff := cmp.Diff(want, event); diff != "" {

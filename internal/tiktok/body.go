@@ -51,6 +51,7 @@ type user struct {
 	City       string `json:"city,omitempty"`
 	State      string `json:"state,omitempty"`
 	Country    string `json:"country,omitempty"`
+	Locale     string `json:"locale,omitempty"`
 }
 
 // properties leaves value out by nil alone: a value of 0 is a value.
@@ -60,7 +61,18 @@ type properties struct {
 	ContentType string       `json:"content_type"`
 	OrderID     string       `json:"order_id"`
 
-	Contents []purchase.Content `json:"contents,omitempty"`
+	Contents   []content `json:"contents,omitempty"`
+	ContentIDs []string  `json:"content_ids,omitempty"`
+	NumItems   int       `json:"num_items,omitempty"`
+}
+
+type content struct {
+	ID       string      `json:"content_id,omitempty"`
+	Name     string      `json:"content_name,omitempty"`
+	Category string      `json:"content_category,omitempty"`
+	Brand    string      `json:"brand,omitempty"`
+	Price    json.Number `json:"price,omitempty"`
+	Quantity int         `json:"quantity,omitempty"`
 }
 
 type page struct {
@@ -94,8 +106,8 @@ const (
 // maxEvents is what TikTok takes in one request; more, and it refuses them all.
 const maxEvents = 1000
 
-// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload; another number is an error. It
-// depends on its arguments alone, so that a repeat sends the same bytes.
+// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload; another number
+// is an error. It depends on its arguments alone, so that a repeat sends the same bytes.
 func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope) ([]byte, error) {
 	if c.Payload == PayloadPixel {
 		if len(envelopes) != 1 {
@@ -124,11 +136,12 @@ func newEvent(c Config, e contract.Envelope) event {
 		User: user{
 			Email: k.Email, Phone: k.Phone, ExternalID: k.ExternalID, TTCLID: k.TTCLID, TTP: k.TTP, IP: k.IP, UserAgent: k.UserAgent,
 			FirstName: k.FirstName, LastName: k.LastName, Zip: k.Zip, City: k.City, State: k.State, Country: k.Country,
+			Locale: k.Locale,
 		},
 		Properties: properties{ContentType: "product", OrderID: e.EventID},
 	}
 	if e.Content != nil {
-		ev.Properties.Contents = []purchase.Content{*e.Content}
+		ev.Properties.describe(e.Content)
 	}
 	// Another currency would refuse the event: the conversion without its value is worth more than none.
 	if e.AmountMinor != nil && Listed(e.Currency) {
@@ -141,11 +154,6 @@ func newEvent(c Config, e contract.Envelope) event {
 	}
 	if url != "" || k.Referrer != "" {
 		ev.Page = &page{URL: url, Referrer: k.Referrer}
-	}
-	if url == "" {
-		// TikTok wants a click id together with the page that it led to. TIKTOK_PAGE_URL has stood in by now: without that
-		// too, the other keys must match the buyer.
-		ev.User.TTCLID = ""
 	}
 	return ev
 }
@@ -180,4 +188,14 @@ func sent(c Config, envelopes []contract.Envelope) []purchase.Sent {
 		}
 	}
 	return list
+}
+
+// describe adds what was bought. A price or a quantity belongs to a named content; a quantity is also the
+// number of all items.
+func (p *properties) describe(c *purchase.Content) {
+	if c.Named() {
+		p.Contents = []content{{ID: c.ID, Name: c.Name, Category: c.Category, Brand: c.Brand, Price: c.Price,
+			Quantity: c.Quantity}}
+	}
+	p.ContentIDs, p.NumItems = c.IDs, c.Quantity
 }

@@ -295,18 +295,29 @@ func TestBodyValues(t *testing.T) {
 	}
 }
 
-func TestBodyPage(t *testing.T) {
+func TestBody_ClickIDWithAndWithoutPage(t *testing.T) {
 	e := envelope(new(int64(1)), "usd")
 	e.Keys.PageURL, e.Keys.Referrer = "", ""
 	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
-	if err != nil || strings.Contains(string(body), "ttclid") || strings.Contains(string(body), "page") {
-		t.Errorf("without any page: %s, %v", body, err)
+	if err != nil || !strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) || strings.Contains(string(body),
+		"page") {
+		t.Errorf("body without any page = %s, %v; want its click id and no page", body, err)
 	}
 	c := config()
 	c.PageURL = "https://shop.example/"
 	if body, err = tiktok.Body(c, "PIXEL1", "", []contract.Envelope{e}); err != nil || !strings.Contains(string(body), `"page":{"url":"https://shop.example/"}`) ||
 		!strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) {
 		t.Errorf("with the shop's page: %s, %v", body, err)
+	}
+}
+
+func TestBody_ContentIDsAlone(t *testing.T) {
+	e := envelope(new(int64(1)), "usd")
+	e.Content = &purchase.Content{IDs: []string{"42"}}
+	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
+	if err != nil || !strings.Contains(string(body), `"content_ids":["42"]`) || strings.Contains(string(body),
+		`"contents"`) || strings.Contains(string(body), "num_items") {
+		t.Errorf("body = %s, %v; want the list of ids alone", body, err)
 	}
 }
 
@@ -488,11 +499,14 @@ func TestOversizeIsCut(t *testing.T) {
 	}
 }
 
-// A trial, its limit on the use of data, its contents and every match key stand in both shapes of the body.
-func TestBodyOfEverything(t *testing.T) {
+// Both shapes of the body have a trial's name, its limit on the use of data, all contents and every match key.
+func TestBody_EveryField(t *testing.T) {
 	e := contract.Envelope{
-		Version: 2, EventID: "cs_1", PurchasedAt: 1, Event: "StartTrial", LimitedDataUse: true, Content: &purchase.Content{ID: "42", Quantity: 2},
-		Keys: purchase.MatchKeys{FirstName: "f", LastName: "l", Zip: "z", City: "berlin", State: "be", Country: "de"},
+		Version: 2, EventID: "cs_1", PurchasedAt: 1, Event: "StartTrial", LimitedDataUse: true,
+		Content: &purchase.Content{ID: "42", Name: "Plan", Category: "Plans", Brand: "Example", Price: "14.50",
+			Quantity: 2, IDs: []string{"42", "43"}},
+		Keys: purchase.MatchKeys{FirstName: "f", LastName: "l", Zip: "z", City: "berlin", State: "be",
+			Country: "de", Locale: "de-DE"},
 	}
 	for payload, parts := range map[string][]string{
 		tiktok.PayloadEvents: {`"event":"StartTrial"`}, tiktok.PayloadPixel: {`"pixel_code":"p"`},
@@ -501,8 +515,10 @@ func TestBodyOfEverything(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, part := range append(parts, `"event":"StartTrial"`, `"limited_data_use":true`, `"contents":[{"content_id":"42","quantity":2}]`,
-			`"user":{"first_name":"f","last_name":"l","zip_code":"z","city":"berlin","state":"be","country":"de"}`) {
+		for _, part := range append(parts, `"event":"StartTrial"`, `"limited_data_use":true`,
+			`"contents":[{"content_id":"42","content_name":"Plan","content_category":"Plans","brand":"Example","price":14.50,"quantity":2}]`,
+			`"content_ids":["42","43"],"num_items":2`,
+			`"user":{"first_name":"f","last_name":"l","zip_code":"z","city":"berlin","state":"be","country":"de","locale":"de-DE"}`) {
 			if !strings.Contains(string(body), part) {
 				t.Errorf("%s lacks %s: %s", payload, part, body)
 			}

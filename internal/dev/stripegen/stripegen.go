@@ -39,6 +39,7 @@ type Checkout struct {
 	Country            string
 	City, State, Zip   string // "" is null
 	Reference          string // client_reference_id; "" is null
+	Locale             string // "" is null
 	Customer           string
 	Subscription       string
 	Metadata           map[string]string
@@ -123,7 +124,7 @@ func (c Checkout) Event() []byte {
 		"billing_address_collection": "auto", "cancel_url": "https://shop.example/cancel", "client_reference_id": orNull(c.Reference), "client_secret": nil,
 		"consent": nil, "consent_collection": nil, "created": c.began().Unix(), "currency": c.Currency, "currency_conversion": nil,
 		"custom_fields": []any{}, "customer": orNull(c.Customer), "customer_creation": nil, "customer_details": c.details(),
-		"customer_email": c.CustomerEmail, "expires_at": c.began().Add(24 * time.Hour).Unix(), "invoice": nil, "livemode": c.Livemode, "locale": nil,
+		"customer_email": c.CustomerEmail, "expires_at": c.began().Add(24 * time.Hour).Unix(), "invoice": nil, "livemode": c.Livemode, "locale": orNull(c.Locale),
 		"metadata": c.metadata(), "mode": c.Mode, "payment_intent": nil, "payment_link": nil,
 		"payment_method_types": []string{cmp.Or(c.PaymentMethod, "card")}, "payment_status": c.PaymentStatus, "phone_number_collection": map[string]any{"enabled": true},
 		"presentment_details": nil, "recovered_from": nil, "setup_intent": nil, "shipping_cost": nil, "shipping_options": []any{},
