@@ -173,20 +173,22 @@ func newRules(now func() time.Time) rules {
 		may("content_id", all(anyString, notEmpty)), may("content_name", anyString), may("content_category", anyString),
 		may("brand", anyString), may("quantity", wholeFrom(1)), may("price", numberFromZero),
 	)
+	contentIDs := list(all(anyString, notEmpty))
 	properties := all(object(
 		may("value", numberFromZero), may("currency", oneOf(currencies)), may("contents", list(content)),
-		may("content_type", anyString), may("order_id", anyString), may("description", anyString),
+		may("content_ids", contentIDs), may("num_items", wholeFrom(1)), may("content_type", anyString),
+		may("order_id", anyString), may("description", anyString),
 	), valueNeedsCurrency)
 	name, id, at := oneOf(eventNames), all(anyString, notEmpty, atMost(maxEventID)), seconds(now)
 	return rules{
-		event: all(object(
+		event: object(
 			must("event", name), must("event_id", id), must("event_time", at),
 			may("user", user), may("properties", properties), may("page", page), may("limited_data_use", boolean),
-		), clickNeedsPage),
+		),
 		pixel: object(
 			must("event", name), must("event_id", id), must("timestamp", at),
 			may("properties", properties), may("limited_data_use", boolean),
-			must("context", all(object(may("user", user), may("page", page)), clickNeedsPage)),
+			must("context", object(may("user", user), may("page", page))),
 		),
 	}
 }
@@ -481,15 +483,6 @@ func valueNeedsCurrency(v any) *flaw {
 	_, value := o["value"]
 	if _, currency := o["currency"]; value && !currency {
 		return &flaw{"currency", "Missing data for required field: value needs it"}
-	}
-	return nil
-}
-
-// clickNeedsPage: a click id means nothing without the page that it led to. It judges what holds user and page.
-func clickNeedsPage(v any) *flaw {
-	o, _ := v.(map[string]any)
-	if text(o["user"], "ttclid") != "" && text(o["page"], "url") == "" {
-		return &flaw{"page.url", "Missing data for required field: user.ttclid needs it"}
 	}
 	return nil
 }
