@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ type config struct {
 	SkipEmailDomains    []string      `help:"Domains of your own staff, comma-separated, those below them included: their purchases end skipped (internal)."`
 	TrialEventName      string        `help:"The event that a trial is sent as, for instance StartTrial. Default: trials are skipped (no_payment)."`
 	FirstPayment        bool          `help:"The first invoice.paid with money after a trial is a purchase. Stripe must send invoice.paid to this endpoint."`
+	ClickWindow         days          `default:"7d" help:"Age after which a click id counts as late: the click-through window of TikTok's Attribution Manager, 1d to 28d."`
 	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
 	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`
 	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
@@ -120,6 +122,9 @@ func (c *config) ruleProblems() (list []string) {
 	if _, err := purchase.ParseDomains(c.SkipEmailDomains); err != nil {
 		list = append(list, "SKIP_EMAIL_DOMAINS: "+err.Error())
 	}
+	if c.ClickWindow < 1*day || c.ClickWindow > 28*day {
+		list = append(list, "CLICK_WINDOW is 1d to 28d, as set in TikTok's Attribution Manager")
+	}
 	switch name := c.TrialEventName; {
 	case name == "":
 	case !contract.ValidEventName(name):
@@ -152,11 +157,32 @@ func (c *config) rules() (intake.Rules, error) {
 	staff, err := purchase.ParseDomains(c.SkipEmailDomains)
 	return intake.Rules{
 		Modes: modes, Consent: purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired}, Staff: staff, TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
+		ClickWindow: time.Duration(c.ClickWindow),
 	}, err
 }
 
 func (c *config) api() stripe.APIConfig {
 	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: intake.Rules{FirstPayment: c.FirstPayment}.Types()}
+}
+
+// days is a duration in days or in Go's form: 7d, 168h.
+type days time.Duration
+
+const day = days(24 * time.Hour)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *days) UnmarshalText(text []byte) error {
+	if n, ok := strings.CutSuffix(string(text), "d"); ok {
+		whole, err := strconv.ParseUint(n, 10, 15)
+		*d = days(whole) * day
+		if err == nil {
+			return nil
+		}
+	} else if parsed, err := time.ParseDuration(string(text)); err == nil {
+		*d = days(parsed)
+		return nil
+	}
+	return fmt.Errorf("%q is not a duration such as 7d or 168h", text)
 }
 
 // byteSize is a number of bytes, written with a binary or decimal unit: 4GiB, 500MB, 1073741824.

@@ -46,6 +46,11 @@ func TestConfiguration(t *testing.T) {
 		"a trial as a sale":      {append(good, "TRIAL_EVENT_NAME=CompletePayment"), "would count as a sale"},
 		"an event of two words":  {append(good, "TRIAL_EVENT_NAME=Start Trial"), "TRIAL_EVENT_NAME"},
 		"payments have no trial": {append(good, "CHECKOUT_MODES=payment", "FIRST_PAYMENT=true"), "FIRST_PAYMENT needs subscription"},
+		"a click window of 0":    {append(good, "CLICK_WINDOW=0d"), "CLICK_WINDOW is 1d to 28d"},
+		"a month of clicks":      {append(good, "CLICK_WINDOW=29d"), "CLICK_WINDOW is 1d to 28d"},
+		"an hour of clicks":      {append(good, "CLICK_WINDOW=1h"), "CLICK_WINDOW is 1d to 28d"},
+		"half a day of clicks":   {append(good, "CLICK_WINDOW=1.5d"), "CLICK_WINDOW"},
+		"a week of clicks":       {append(good, "CLICK_WINDOW=week"), "CLICK_WINDOW"},
 		"two replicas":           {append(good, "NATS_REPLICAS=2"), "NATS_REPLICAS"},
 		"a size without a unit":  {append(good, "NATS_MAX_BYTES=lots"), "NATS_MAX_BYTES"},
 		"a negative grace":       {append(good, "SHUTDOWN_GRACE=-1s"), "SHUTDOWN_GRACE"},
@@ -123,7 +128,8 @@ func TestHelpNamesEveryVariable(t *testing.T) {
 	for _, name := range []string{
 		"STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "DATABASE_URL", "MIGRATE_DATABASE_URL", "NATS_URL", "NATS_CREDS_FILE", "NATS_REPLICAS", "NATS_MAX_BYTES",
 		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "STRIPE_API_KEY", "STRIPE_API_KEY_FILE", "STRIPE_API_URL", "BACKFILL_INTERVAL",
-		"CONSENT_KEY", "CONSENT_REQUIRED", "SKIP_EMAIL_DOMAINS", "TRIAL_EVENT_NAME", "FIRST_PAYMENT", "NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
+		"CONSENT_KEY", "CONSENT_REQUIRED", "SKIP_EMAIL_DOMAINS", "TRIAL_EVENT_NAME", "FIRST_PAYMENT", "CLICK_WINDOW",
+		"NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
 	} {
 		if !strings.Contains(out.String(), "$"+name) {
 			t.Errorf("the help lacks %s", name)

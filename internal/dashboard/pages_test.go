@@ -70,7 +70,8 @@ func TestCoverage(t *testing.T) {
 	}
 	body := get(t, newAPI(l), "/?range=7d", plain).Body.String()
 	for _, part := range []string{
-		`data-fall="ttclid">ttclid: 50 % of the last seven days' purchases, 80 % the week before.`, "At least one strong key", "Click ids older than a week at the purchase, which TikTok may not know any more: 1.",
+		`data-fall="ttclid">ttclid: 50 % of the last seven days' purchases, 80 % the week before.`,
+		"At least one strong key", "Click ids older than CLICK_WINDOW at the purchase: 1.",
 		`<th scope="row">2026-01-02</th><td class="n">10</td><td class="n">100 %</td><td class="n">100 %</td><td class="n">0 %</td><td class="n">50 %</td>`,
 	} {
 		if !strings.Contains(body, part) {
