@@ -1,6 +1,7 @@
 //go:build ignore
 
-// Creates a Checkout Session that carries what TikTok needs to match its purchase. Go 1.22 or newer, no packages.
+// Creates a Checkout Session that carries what TikTok needs to match its purchase. Go 1.22 or newer, no
+// packages.
 //
 //	STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 go run checkout.go
 package main
@@ -14,8 +15,21 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 )
+
+// clientIP is the buyer's address. Each proxy appends the address that it saw to X-Forwarded-For; what is
+// left of yours, anybody can write. PROXIES is how many proxies of your own stand in front of this server.
+func clientIP(r *http.Request) string {
+	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
+	seen := append(strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","), ip)
+	proxies, _ := strconv.Atoi(os.Getenv("PROXIES"))
+	if at := len(seen) - 1 - proxies; at >= 0 {
+		return strings.TrimSpace(seen[at])
+	}
+	return ""
+}
 
 // metadata is what the relay reads. Without a yes nothing but the no is told.
 func metadata(r *http.Request) map[string]string {
@@ -28,12 +42,11 @@ func metadata(r *http.Request) map[string]string {
 	if kept("consent") != "yes" {
 		return map[string]string{"consent": "no"}
 	}
-	ip, _, _ := net.SplitHostPort(r.RemoteAddr) // behind a proxy: the address that your proxy tells you
 	return map[string]string{
 		"consent": "yes",
 		"ttclid":  kept("ttclid"), "ttclid_at": kept("ttclid_at"), // docs/snippets/keep-click.js
 		"ttp":       kept("_ttp"), // TikTok's own cookie
-		"client_ip": ip, "user_agent": r.UserAgent(), "page_url": r.Referer(),
+		"client_ip": clientIP(r), "user_agent": r.UserAgent(), "page_url": r.Referer(),
 	}
 }
 

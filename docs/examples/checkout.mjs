@@ -2,7 +2,16 @@
 //   STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 node checkout.mjs
 import http from 'node:http'
 
-const { STRIPE_SECRET_KEY, STRIPE_PRICE, STRIPE_API_URL = 'https://api.stripe.com', SHOP_URL = 'https://shop.example', PORT = 4242 } = process.env
+const {
+  STRIPE_SECRET_KEY, STRIPE_PRICE, STRIPE_API_URL = 'https://api.stripe.com', SHOP_URL = 'https://shop.example', PORT = 4242,
+  PROXIES = 0, // how many proxies of your own stand in front of this server
+} = process.env
+
+// The buyer's address. Each proxy appends the address that it saw to X-Forwarded-For; what is left of yours, anybody can write.
+function clientIP(request) {
+  const seen = [...(request.headers['x-forwarded-for'] || '').split(','), request.socket.remoteAddress]
+  return seen.at(-1 - Number(PROXIES))?.trim()
+}
 
 function cookies(request) {
   const pairs = (request.headers.cookie || '').split('; ').map((pair) => pair.split('='))
@@ -17,7 +26,7 @@ function metadata(request) {
     consent: 'yes',
     ttclid: kept.ttclid, ttclid_at: kept.ttclid_at, // docs/snippets/keep-click.js
     ttp: kept._ttp, // TikTok's own cookie
-    client_ip: request.socket.remoteAddress, // behind a proxy: the address that your proxy tells you
+    client_ip: clientIP(request),
     user_agent: request.headers['user-agent'],
     page_url: request.headers.referer,
   }

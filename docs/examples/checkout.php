@@ -2,6 +2,14 @@
 // Creates a Checkout Session that carries what TikTok needs to match its purchase. PHP 8, no packages.
 //   STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… php -S 127.0.0.1:4242 checkout.php
 
+// The buyer's address. Each proxy appends the address that it saw to X-Forwarded-For; what is left of yours, anybody can write.
+// PROXIES is how many proxies of your own stand in front of this server.
+function clientIP(): string
+{
+    $seen = [...explode(',', $_SERVER['HTTP_X_FORWARDED_FOR'] ?? ''), $_SERVER['REMOTE_ADDR']];
+    return trim($seen[count($seen) - 1 - (int) getenv('PROXIES')] ?? '');
+}
+
 // What the relay reads. Without a yes nothing but the no is told.
 function metadata(): array
 {
@@ -12,7 +20,7 @@ function metadata(): array
         'consent' => 'yes',
         'ttclid' => $_COOKIE['ttclid'] ?? '', 'ttclid_at' => $_COOKIE['ttclid_at'] ?? '', // docs/snippets/keep-click.js
         'ttp' => $_COOKIE['_ttp'] ?? '', // TikTok's own cookie
-        'client_ip' => $_SERVER['REMOTE_ADDR'], // behind a proxy: the address that your proxy tells you
+        'client_ip' => clientIP(),
         'user_agent' => $_SERVER['HTTP_USER_AGENT'] ?? '',
         'page_url' => $_SERVER['HTTP_REFERER'] ?? '',
     ];

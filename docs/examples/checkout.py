@@ -12,6 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STRIPE = os.environ.get("STRIPE_API_URL", "https://api.stripe.com")
 SHOP = os.environ.get("SHOP_URL", "https://shop.example")
+PROXIES = int(os.environ.get("PROXIES", "0"))  # how many proxies of your own stand in front of this server
+
+
+def client_ip(request):
+    """The buyer's address.
+
+    Each proxy appends the address that it saw to X-Forwarded-For; what is left of yours, anybody can write.
+    """
+    forwarded = ",".join(request.headers.get_all("X-Forwarded-For", []))
+    seen = forwarded.split(",") + [request.client_address[0]]
+    return seen[-1 - PROXIES].strip() if PROXIES < len(seen) else None
 
 
 def metadata(request):
@@ -23,7 +34,7 @@ def metadata(request):
         "consent": "yes",
         "ttclid": kept.get("ttclid"), "ttclid_at": kept.get("ttclid_at"),  # docs/snippets/keep-click.js
         "ttp": kept.get("_ttp"),  # TikTok's own cookie
-        "client_ip": request.client_address[0],  # behind a proxy: the address that your proxy tells you
+        "client_ip": client_ip(request),
         "user_agent": request.headers.get("User-Agent"),
         "page_url": request.headers.get("Referer"),
     }

@@ -3,12 +3,13 @@
 function keepClick(yes) {
   var end = ';path=/;samesite=lax' + (location.protocol == 'https:' ? ';secure' : '') + ';max-age=' + (yes ? 2592000 : 0)
   function put(name, value) { document.cookie = name + '=' + value + end }
-  function idIn(page) { // in this page's address, or in that of our own page before it
-    try { page = new URL(page); return page.origin == location.origin && page.searchParams.get('ttclid') } catch (e) {}
+  function idIn(page) { // in the query or behind the #, of this page or of our own before it
+    try { page = new URL(page) } catch (e) { return }
+    var found = /[?&#]ttclid=(?!(null|undefined|nan|none|__\w*__)([&#]|$))([\w.~-]{1,500})([&#]|$)/i.exec(page.search + page.hash)
+    return page.origin == location.origin && found && found[3]
   }
   var id = yes ? idIn(location.href) || idIn(document.referrer) : '-'
-  if (!/^[\w.~-]{1,500}$/.test(id || '')) return
-  if (yes && ('; ' + document.cookie + ';').indexOf('; ttclid=' + id + ';') >= 0) return
+  if (!id || yes && ('; ' + document.cookie + ';').includes('; ttclid=' + id + ';')) return
   put('ttclid', id)
   put('ttclid_at', Math.floor(Date.now() / 1000))
 }

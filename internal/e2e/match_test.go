@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,13 +35,17 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 		c := stripegen.NewCheckout().Live()
 		c.City, c.State, c.Zip, c.Name = "New York", "NY", "10001-1234", new("Grace Brewster Hopper")
 		maps.Copy(c.Metadata, map[string]string{"content_id": "plan-7", "content_name": "Yearly plan", "quantity": "2", "limited_data_use": "true"})
+		c.Locale = "pt-BR"
+		maps.Copy(c.Metadata, map[string]string{"content_category": "Plans", "brand": "Example", "price": "14.50", "content_ids": "plan-7,plan-8"})
 		return c
 	}
 	type sent struct {
 		Limited    bool              `json:"limited_data_use"`
 		User       map[string]string `json:"user"`
 		Properties struct {
-			Contents []map[string]any `json:"contents"`
+			Contents   []map[string]any `json:"contents"`
+			ContentIDs []string         `json:"content_ids"`
+			NumItems   int              `json:"num_items"`
 		} `json:"properties"`
 	}
 	read := func(c stripegen.Checkout) (got sent) {
@@ -58,8 +63,11 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 		"first_name": sha("grace"), "last_name": sha("brewster hopper"), "zip_code": sha("100011234"), "city": "newyork", "state": "ny", "country": "us",
 		"email": sha(strings.ToLower(*c.Email)), "phone": sha(*c.Phone), "external_id": got.User["external_id"],
 		"ttclid": c.Metadata["ttclid"], "ttp": c.Metadata["ttp"], "ip": "203.0.113.7", "user_agent": c.Metadata["user_agent"],
+		"locale": "pt-BR",
 	}
-	if fmt.Sprint(got.User) != fmt.Sprint(want) || !got.Limited || fmt.Sprint(got.Properties.Contents) != "[map[content_id:plan-7 content_name:Yearly plan quantity:2]]" {
+	const contents = "[map[brand:Example content_category:Plans content_id:plan-7 content_name:Yearly plan price:14.5 quantity:2]]"
+	if fmt.Sprint(got.User) != fmt.Sprint(want) || !got.Limited || fmt.Sprint(got.Properties.Contents) != contents ||
+		fmt.Sprint(got.Properties.ContentIDs) != "[plan-7 plan-8]" || got.Properties.NumItems != 2 {
 		t.Errorf("TikTok has %+v\nwant %v", got, want)
 	}
 	whole := len(got.User)
@@ -67,7 +75,8 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 	// Each hostile value under each key: the purchase is delivered, at most this key is lost.
 	var hostile []stripegen.Checkout
 	for name, value := range hostileValues() {
-		for _, key := range []string{"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id", "content_name", "quantity", "ttclid_at", "limited_data_use"} {
+		for _, key := range []string{"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id", "content_name",
+			"content_ids", "content_category", "brand", "price", "quantity", "ttclid_at", "limited_data_use"} {
 			c := full()
 			c.Odd = map[string]any{key: value}
 			if answer := s.send(c); answer.Body != `{"status":"processed"}` {
@@ -79,7 +88,9 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 	// And all of them at once, in the buyer's own fields as well.
 	c = full()
 	c.Name, c.Phone, c.City, c.State, c.Zip, c.Country = new(strings.Repeat("%\x00", 300)), new("<phone>"), "12345", strings.Repeat("é", 500), "'; --", "Germany"
-	c.Odd = map[string]any{"ttclid": []any{}, "ttp": 7, "client_ip": map[string]any{}, "user_agent": true, "page_url": []any{}, "referrer": 1.5, "content_id": []any{}, "content_name": 0, "quantity": "many"}
+	c.Locale = "\x00"
+	c.Odd = map[string]any{"ttclid": []any{}, "ttp": 7, "client_ip": map[string]any{}, "user_agent": true, "page_url": []any{}, "referrer": 1.5, "content_id": []any{}, "content_name": 0, "quantity": "many",
+		"content_ids": 7, "content_category": "undefined", "brand": "__BRAND__", "price": "29,99"}
 	s.send(c)
 	s.await("all of them to be delivered", func() bool {
 		return query[int](s, `SELECT count(*) FROM purchases WHERE status = 'delivered'`) == len(hostile)+2
@@ -96,6 +107,7 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 	for _, series := range []string{
 		`{key="ttclid",reason="wrong_type"}`, `{key="ttclid",reason="too_long"}`, `{key="user_agent",reason="invalid"}`, `{key="name",reason="too_long"}`, `{key="phone",reason="invalid"}`,
 		`{key="city",reason="invalid"}`, `{key="state",reason="too_long"}`, `{key="zip_code",reason="invalid"}`, `{key="country",reason="invalid"}`, `{key="quantity",reason="invalid"}`,
+		`{key="price",reason="invalid"}`, `{key="brand",reason="placeholder"}`, `{key="content_category",reason="placeholder"}`, `{key="content_ids",reason="wrong_type"}`,
 	} {
 		if n := s.ingestFigure("purchase_relay_match_keys_dropped_total" + series); n < 1 {
 			t.Errorf("%s: %v", series, n)
@@ -148,6 +160,38 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 		UNION ALL SELECT 'cs_new_' || i, 'delivered', 'subscription', true, now(), 1 FROM generate_series(1, 1000) i`)
 	if _, page := get(s.admin + "/"); !strings.Contains(page, `data-fall="ttclid"`) || strings.Contains(page, `data-fall="E-mail"`) {
 		t.Errorf("the overview does not warn of the click ids alone: %s", page)
+	}
+}
+
+// The same address in another spelling is the same customer, wherever it is read or searched.
+func TestEmail_SpellingsAreOneCustomer(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	spellings := []string{"r\u00e9mi..x@example.com", "\u200bRE\u0301MI..x@example.com ", "re\u0301mi..x\uff20exam\u00adple.com"}
+	var ids []string
+	for _, spelling := range spellings {
+		c := stripegen.NewCheckout().Live()
+		c.Email = new(spelling)
+		if answer := s.send(c); answer.Body != `{"status":"processed"}` {
+			t.Errorf("%q is answered %+v", spelling, answer)
+		}
+		s.awaitStatus(c.SessionID, "delivered")
+		if got, want := bodyOf(t, s.event(c.SessionID)).User["email"], sha(spellings[0]); got != want {
+			t.Errorf("%q is sent as %s, want %s", spelling, got, want)
+		}
+		ids = append(ids, c.SessionID)
+	}
+	if n := query[int](s, `SELECT count(*) FROM profiles WHERE email LIKE '%example.com'`); n != 1 {
+		t.Errorf("%d profiles, want 1", n)
+	}
+	for _, spelling := range spellings {
+		_, shown := s.command("show", spelling)
+		_, found := get(s.admin + "/api/v1/purchases?q=" + url.QueryEscape(spelling))
+		for _, id := range ids {
+			if !strings.Contains(shown, id) || !strings.Contains(found, id) {
+				t.Errorf("show or search of %q does not find %s:\n%s\n%s", spelling, id, shown, found)
+			}
+		}
 	}
 }
 

@@ -31,7 +31,8 @@ func examples() map[string]func(port string) []string {
 }
 
 // startExample starts one and returns its address. stripe is where it finds Stripe's API, shop where its buyers come back to.
-func startExample(t *testing.T, language, stripe, shop string) (address string) {
+// env is added to its environment.
+func startExample(t *testing.T, language, stripe, shop string, env ...string) (address string) {
 	t.Helper()
 	if _, err := exec.LookPath(language); err != nil {
 		t.Skipf("there is no %s here", language)
@@ -50,6 +51,7 @@ func startExample(t *testing.T, language, stripe, shop string) (address string) 
 	var out strings.Builder
 	command.Dir, command.Stdout, command.Stderr = "../../docs/examples", &out, &out
 	command.Env = append(os.Environ(), "STRIPE_SECRET_KEY=sk_test_example", "STRIPE_PRICE=price_1", "STRIPE_API_URL="+stripe, "SHOP_URL="+shop, "PORT="+port)
+	command.Env = append(command.Env, env...)
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +74,7 @@ func TestCheckoutExamples(t *testing.T) {
 		t.Run(language, func(t *testing.T) {
 			sessions := &stripegen.Sessions{Pay: "https://pay.example/"}
 			shop := startExample(t, language, listen(t, sessions), "https://shop.example")
+			forwarded := "198.51.100.9, 203.0.113.7" // without proxies of the shop's own, a visitor's invention
 			buy := func(cookies map[string]string, page string) map[string]string {
 				t.Helper()
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, shop+"/checkout", http.NoBody)
@@ -83,6 +86,7 @@ func TestCheckoutExamples(t *testing.T) {
 				}
 				r.Header.Set("User-Agent", "Mozilla/5.0 (Test)")
 				r.Header.Set("Referer", page)
+				r.Header["X-Forwarded-For"] = strings.Split(forwarded, "; ")
 				before := len(sessions.Created())
 				resp, err := http.DefaultTransport.RoundTrip(r)
 				if err != nil {
@@ -118,6 +122,18 @@ func TestCheckoutExamples(t *testing.T) {
 			got = buy(map[string]string{"consent": "yes", "ttclid": strings.Repeat("a", 501), "strange": "{=}=", "_ttp": "2QkW"}, "https://shop.example/?"+strings.Repeat("x", 500))
 			if _, long := got["ttclid"]; long || got["ttp"] != "2QkW" || got["page_url"] != "" {
 				t.Errorf("with values that Stripe refuses: %v", got)
+			}
+
+			// Behind two proxies: the second address from the right, however many a visitor writes in front and in how many headers.
+			shop = startExample(t, language, listen(t, sessions), "https://shop.example", "PROXIES=2")
+			for header, want := range map[string]string{
+				"203.0.113.7, 10.0.0.1": "203.0.113.7", "127.0.0.1, 198.51.100.9,203.0.113.7 , 10.0.0.1": "203.0.113.7",
+				"198.51.100.9; 203.0.113.7, 10.0.0.1": "203.0.113.7", "10.0.0.1": "",
+			} {
+				forwarded = header
+				if got := buy(map[string]string{"consent": "yes"}, "")["client_ip"]; got != want {
+					t.Errorf("X-Forwarded-For %q: client_ip %q, want %q", header, got, want)
+				}
 			}
 		})
 	}
@@ -234,7 +250,8 @@ func TestClickComesToTikTok(t *testing.T) {
 	id := <-paid
 	s.awaitStatus(id, "delivered")
 	b := bodyOf(t, s.event(id))
-	if b.User["ttclid"] != click || b.User["ip"] != "127.0.0.1" || !strings.Contains(b.User["user_agent"], "Chrome") || b.Page.URL != front.URL+"/pricing" {
+	if b.User["ttclid"] != click || b.User["ip"] != "" || !strings.Contains(b.User["user_agent"], "Chrome") ||
+		b.Page.URL != front.URL+"/pricing" {
 		t.Errorf("TikTok has %+v", b)
 	}
 	if len(s.sim.Received()) != 1 {
@@ -261,6 +278,14 @@ func TestClickComesToTikTok(t *testing.T) {
 	p.open(front.URL + "/landing?ttclid=" + url.QueryEscape(`"><script>;max-age=0`))
 	if got := cookies(); !keeps(plain) {
 		t.Errorf("a strange click id replaced the good one: %q", got)
+	}
+	p.open(front.URL + "/landing?ttclid=__CLICKID__&ttclid=undefined")
+	if got := cookies(); !keeps(plain) {
+		t.Errorf("a placeholder replaced the good click id: %q", got)
+	}
+	p.open(front.URL + "/landing?ttclid=#/offer?TTCLID=E.C.P.route")
+	if got := cookies(); !keeps("E.C.P.route") {
+		t.Errorf("of a click id behind # the browser keeps %q", got)
 	}
 	press("#no") // and now forgets it
 	if got := cookies(); got != "consent=no" {
