@@ -41,12 +41,12 @@ func plainAddress(raw string) string {
 	if strings.IndexByte(s, '\\') >= 0 {
 		s = jsonEscapes.Replace(s)
 	}
-	for strings.IndexByte(s, '&') >= 0 {
+	for strings.Contains(s, "&#") || strings.Contains(s, "&amp;") || strings.Contains(s, "&AMP;") {
 		plain := ampersands.Replace(s)
 		if plain == s {
 			break
 		}
-		s = plain // also of what was escaped twice
+		s = plain // it may have been escaped twice
 	}
 	return s
 }
