@@ -25,14 +25,16 @@ const eventsPath = "/v1/events"
 //	GET /v1/events        limit (1 to 100, else 10), starting_after, ending_before, type (may hold *), types[] (20 at most),
 //	                      created, created[gt], created[gte], created[lt], created[lte]; in Unix seconds
 //	GET /v1/events/{id}
+//	GET /v1/checkout/sessions/{id}, GET /v1/invoices/{id}    the object as the newest event about it has it
 //
 // It wants a test key, sk_test_… or rk_test_…, as bearer or as the user of basic authentication, and shows it the events
 // of both modes, however old. It refuses every parameter that it does not know: a filter that was passed over would test
 // nothing. The zero value is empty and ready. It is safe for concurrent use.
 type EventList struct {
 	mu      sync.Mutex
-	events  []listed         // oldest first
-	created map[string]int64 // by id
+	events  []listed          // oldest first
+	created map[string]int64  // by id
+	objects map[string]object // by id
 
 	healthy, failures, failWith int // requests until the next failure, how many fail then, and with what
 	perSecond, inSecond         int
@@ -66,7 +68,18 @@ type listed struct {
 	ID      string
 	Type    string
 	Created int64
-	body    []byte
+	Data    struct {
+		Object json.RawMessage `json:"object"`
+	} `json:"data"`
+	body []byte
+}
+
+// object is a session or an invoice.
+type object struct {
+	ID   string `json:"id"`
+	Kind string `json:"object"`
+	at   int64  // of the event
+	body []byte
 }
 
 // Add lists an event. It keeps the body itself, which must not change any more. An event whose id is listed already stays
@@ -88,8 +101,22 @@ func (l *EventList) Add(body []byte) error {
 		l.created = make(map[string]int64)
 	}
 	l.created[e.ID] = e.Created
+	l.keep(&e)
 	l.events = slices.Insert(l.events, l.newerThan(e.Created), e)
 	return nil
+}
+
+// keep keeps an event's object, where it is the newest.
+func (l *EventList) keep(e *listed) {
+	o := object{at: e.Created, body: e.Data.Object}
+	if err := json.Unmarshal(e.Data.Object, &o); err != nil || o.ID == "" || l.objects[o.ID].at > o.at {
+		return // another object's event, or an older one
+	}
+	if l.objects == nil {
+		l.objects = make(map[string]object)
+	}
+	l.objects[o.ID] = o
+	e.Data.Object = nil // the body has it
 }
 
 // Cut is a status to fail with: it breaks an answer off in its middle.
@@ -203,6 +230,15 @@ func (l *EventList) tooMany(now time.Time) *refusal {
 func (l *EventList) asked(r *http.Request) ([]byte, *refusal) {
 	if !authorized(r) {
 		return nil, invalid(http.StatusUnauthorized, "", "", "Invalid API key: give a test key, sk_test_… or rk_test_…, as bearer.")
+	}
+	for path, kind := range map[string]string{sessionsPath: "checkout.session", invoicesPath: "invoice"} {
+		if id, is := strings.CutPrefix(r.URL.Path, path); is && r.Method == http.MethodGet {
+			o := l.objects[id]
+			if o.Kind != kind {
+				return nil, invalid(http.StatusNotFound, "resource_missing", "id", "No such %s: '%s'", kind, id)
+			}
+			return o.body, nil
+		}
 	}
 	id, one := strings.CutPrefix(r.URL.Path, eventsPath+"/")
 	switch {

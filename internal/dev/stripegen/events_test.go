@@ -345,3 +345,31 @@ func TestEventListCutsAPage(t *testing.T) {
 		t.Errorf("after it: %d events", len(got))
 	}
 }
+
+// Sessions and invoices are served by their ids, as the newest event about them has them.
+func TestEventList_ServesObjects(t *testing.T) {
+	t.Parallel()
+	list := new(stripegen.EventList)
+	c := stripegen.NewCheckout().Delayed("konbini")
+	paid := c.AsyncSucceeded(time.Hour)
+	in := c.Invoices(time.Hour, time.Hour, 1)[0]
+	for _, body := range [][]byte{paid.Event(), c.Event(), in.Event()} {
+		if err := list.Add(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{
+		"/v1/checkout/sessions/" + c.SessionID: `"payment_status": "paid"`,
+		"/v1/invoices/" + in.InvoiceID:         `"object": "invoice"`,
+		"/v1/checkout/sessions/cs_unknown":     "No such checkout.session: 'cs_unknown'",
+		"/v1/invoices/" + c.SessionID:          "No such invoice",
+	} {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody)
+		req.Header.Set("Authorization", "Bearer rk_test_x")
+		resp := httptest.NewRecorder()
+		list.ServeHTTP(resp, req)
+		if !strings.Contains(resp.Body.String(), want) || (resp.Code == http.StatusNotFound) != strings.HasPrefix(want, "No such") {
+			t.Errorf("GET %s: %d %s, want %s", path, resp.Code, resp.Body, want)
+		}
+	}
+}

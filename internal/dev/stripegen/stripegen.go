@@ -32,6 +32,8 @@ type Checkout struct {
 	Created            time.Time // of the event
 	SessionCreated     time.Time // zero: a minute before the event
 	AmountTotal        *int64
+	Discount           int64 // total_details
+	Tax, Shipping      int64 // total_details, parts of AmountTotal
 	Currency           *string
 	Email              *string // customer_details.email
 	CustomerEmail      *string
@@ -41,7 +43,9 @@ type Checkout struct {
 	Reference          string // client_reference_id; "" is null
 	Locale             string // "" is null
 	Customer           string
+	ExpandedEmail      string // the customer is expanded, with this e-mail address
 	Subscription       string
+	Account            string // of a connected account: the event's top-level account
 	Metadata           map[string]string
 	Odd                map[string]any // more metadata, of any JSON type: Stripe sends texts alone
 	NoDetails          bool           // customer_details is null
@@ -118,28 +122,62 @@ func (c Checkout) began() time.Time {
 
 // Event returns the webhook's body, with the keys and nulls of a real one.
 func (c Checkout) Event() []byte {
-	object := map[string]any{
+	return event(c.EventID, c.Type, c.APIVersion, c.Account, c.Created, c.Livemode, c.object())
+}
+
+// Thin returns the body of the thin event about the same: the session is left to be fetched. Its event id is
+// another one, as Stripe's is where both kinds of destination exist.
+func (c Checkout) Thin() []byte {
+	return thin("v1."+c.Type, c.Account, c.Created, c.Livemode, "checkout.session", c.SessionID, sessionsPath+c.SessionID)
+}
+
+func (c Checkout) object() map[string]any {
+	var customer any
+	if customer = orNull(c.Customer); c.ExpandedEmail != "" {
+		customer = map[string]any{"id": c.Customer, "object": "customer", "email": c.ExpandedEmail}
+	}
+	return map[string]any{
 		"id": c.SessionID, "object": "checkout.session", "after_expiration": nil, "allow_promotion_codes": false,
 		"amount_subtotal": c.AmountTotal, "amount_total": c.AmountTotal, "automatic_tax": map[string]any{"enabled": false, "liability": nil, "status": nil},
 		"billing_address_collection": "auto", "cancel_url": "https://shop.example/cancel", "client_reference_id": orNull(c.Reference), "client_secret": nil,
 		"consent": nil, "consent_collection": nil, "created": c.began().Unix(), "currency": c.Currency, "currency_conversion": nil,
-		"custom_fields": []any{}, "customer": orNull(c.Customer), "customer_creation": nil, "customer_details": c.details(),
+		"custom_fields": []any{}, "customer": customer, "customer_creation": nil, "customer_details": c.details(),
 		"customer_email": c.CustomerEmail, "expires_at": c.began().Add(24 * time.Hour).Unix(), "invoice": nil, "livemode": c.Livemode, "locale": orNull(c.Locale),
 		"metadata": c.metadata(), "mode": c.Mode, "payment_intent": nil, "payment_link": nil,
 		"payment_method_types": []string{cmp.Or(c.PaymentMethod, "card")}, "payment_status": c.PaymentStatus, "phone_number_collection": map[string]any{"enabled": true},
 		"presentment_details": nil, "recovered_from": nil, "setup_intent": nil, "shipping_cost": nil, "shipping_options": []any{},
 		"status": "complete", "submit_type": nil, "subscription": orNull(c.Subscription), "success_url": "https://shop.example/thanks",
-		"total_details": map[string]any{"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0}, "ui_mode": "hosted", "url": nil,
+		"total_details": map[string]any{"amount_discount": c.Discount, "amount_shipping": c.Shipping, "amount_tax": c.Tax}, "ui_mode": "hosted", "url": nil,
 	}
-	return event(c.EventID, c.Type, c.APIVersion, c.Created, c.Livemode, object)
 }
 
-func event(id, kind, version string, created time.Time, livemode bool, object map[string]any) []byte {
-	body, err := json.MarshalIndent(map[string]any{
+// Where the stand-in for Stripe's API has the objects.
+const (
+	sessionsPath = "/v1/checkout/sessions/"
+	invoicesPath = "/v1/invoices/"
+)
+
+func event(id, kind, version, account string, created time.Time, livemode bool, object map[string]any) []byte {
+	all := map[string]any{
 		"id": id, "object": "event", "api_version": version, "created": created.Unix(),
 		"data": map[string]any{"object": object}, "livemode": livemode, "pending_webhooks": 1,
 		"request": map[string]any{"id": nil, "idempotency_key": nil}, "type": kind,
-	}, "", "  ")
+	}
+	if account != "" { // events of one's own have no such key
+		all["account"] = account
+	}
+	return indent(all)
+}
+
+func thin(kind, account string, created time.Time, livemode bool, object, id, url string) []byte {
+	return indent(map[string]any{
+		"id": ID("evt_test_", 24), "object": "v2.core.event", "type": kind, "created": created.UTC().Format("2006-01-02T15:04:05.000Z07:00"),
+		"livemode": livemode, "context": orNull(account), "reason": nil, "related_object": map[string]any{"id": id, "type": object, "url": url},
+	})
+}
+
+func indent(all map[string]any) []byte {
+	body, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		panic(err) // maps of plain values: cannot happen
 	}
@@ -162,12 +200,20 @@ func (c Checkout) Trial() Checkout {
 	return c
 }
 
+// Free turns a checkout into one that a discount makes free. Stripe calls it paid.
+func (c Checkout) Free() Checkout {
+	c.Discount, c.AmountTotal = 2999, new(int64(0))
+	return c
+}
+
 // Invoice is an invoice.paid event of a subscription.
 type Invoice struct {
 	EventID, InvoiceID, Subscription, Customer string
 	APIVersion                                 string
 	Reason                                     string // billing_reason
 	AmountPaid                                 int64
+	Tax, Shipping                              int64 // parts of AmountPaid
+	Account                                    string
 	Currency                                   string
 	Livemode                                   bool
 	Created                                    time.Time // of the event
@@ -196,22 +242,53 @@ func (c Checkout) Invoices(trial, cycle time.Duration, n int) []Invoice {
 	return list
 }
 
-// Event returns the webhook's body. Since API version 2025-03-31 the subscription stands in the invoice's parent.
+// EndsTrial turns an invoice into the one that ends a trial early: it is made then, and looks back on no
+// time.
+func (i Invoice) EndsTrial(at time.Time) Invoice {
+	i.EventID, i.InvoiceID, i.Reason = ID("evt_", 24), ID("in_", 24), "subscription_update"
+	i.Created, i.PeriodStart, i.PeriodEnd = at, at, at
+	return i
+}
+
+// Manual turns an invoice into a small one that was made by hand at some time. Its period is what it looks
+// back on.
+func (i Invoice) Manual(at time.Time, amount int64) Invoice {
+	i.EventID, i.InvoiceID, i.Reason, i.AmountPaid = ID("evt_", 24), ID("in_", 24), "manual", amount
+	i.Created, i.PeriodEnd = at, at
+	return i
+}
+
+// Event returns the webhook's body.
 func (i Invoice) Event() []byte {
+	return event(i.EventID, "invoice.paid", i.APIVersion, i.Account, i.Created, i.Livemode, i.object())
+}
+
+// Thin returns the body of the thin event about the same, with another event id.
+func (i Invoice) Thin() []byte {
+	return thin("v1.invoice.paid", i.Account, i.Created, i.Livemode, "invoice", i.InvoiceID, invoicesPath+i.InvoiceID)
+}
+
+// object has the subscription and the taxes where the API version has them: since 2025-03-31 in the invoice's
+// parent, and in total_taxes.
+func (i Invoice) object() map[string]any {
 	object := map[string]any{
 		"id": i.InvoiceID, "object": "invoice", "amount_due": i.AmountPaid, "amount_paid": i.AmountPaid, "amount_remaining": 0, "attempt_count": 1, "attempted": true,
 		"billing_reason": i.Reason, "collection_method": "charge_automatically", "created": i.Created.Unix(), "currency": i.Currency, "customer": orNull(i.Customer),
 		"customer_email": nil, "lines": map[string]any{"object": "list", "data": []any{}, "has_more": false}, "livemode": i.Livemode, "metadata": map[string]any{},
 		"period_end": i.PeriodEnd.Unix(), "period_start": i.PeriodStart.Unix(), "status": "paid", "subtotal": i.AmountPaid, "total": i.AmountPaid,
 	}
+	if i.Shipping > 0 {
+		object["shipping_cost"] = map[string]any{"amount_subtotal": i.Shipping, "amount_tax": 0, "amount_total": i.Shipping}
+	}
 	if i.APIVersion >= "2025-03-31" {
+		object["total_taxes"] = []any{map[string]any{"amount": i.Tax, "tax_behavior": "exclusive", "type": "tax_rate_details"}}
 		object["parent"] = map[string]any{
 			"type": "subscription_details", "quote_details": nil, "subscription_details": map[string]any{"metadata": map[string]any{}, "subscription": i.Subscription},
 		}
 	} else {
-		object["subscription"] = orNull(i.Subscription)
+		object["tax"], object["subscription"] = i.Tax, orNull(i.Subscription)
 	}
-	return event(i.EventID, "invoice.paid", i.APIVersion, i.Created, i.Livemode, object)
+	return object
 }
 
 func (c Checkout) details() any {
