@@ -43,6 +43,9 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	defer db.Close()
+	if now.Sub(since) > purchase.TikTokShows {
+		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; they are recorded and sent all the same.")
+	}
 	bar := newWalkBar(out, since, now)
 	left := newNamed(out)
 	run := backfill.Run{List: stripe.NewAPI(c.api()), Journal: db, Progress: bar.show, Left: left.add, Now: time.Now}
@@ -103,7 +106,7 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*postgres.DB, intak
 		return nil, rules, err
 	}
 	if c.api().Unrestricted() {
-		_, _ = fmt.Fprintln(out, "STRIPE_API_KEY is a secret key and may do far more than reading: a restricted one (rk_…) that may read events is enough.")
+		_, _ = fmt.Fprintln(out, "STRIPE_API_KEY is a secret key and may do far more than reading: a restricted one (rk_…) that may read events and checkout sessions is enough.")
 	}
 	return db, rules, nil
 }

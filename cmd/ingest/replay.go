@@ -72,6 +72,9 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	if late > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: if TikTok took one then, it counts twice.\n", late)
 	}
+	if old := purchase.Old(counted); old > 0 {
+		_, _ = fmt.Fprintf(out, "%d of them were paid more than 28 days ago: TikTok may neither match nor show them.\n", old)
+	}
 	if n > 0 && !c.Replay.Yes {
 		if err := confirm(stdin, out); err != nil {
 			return err

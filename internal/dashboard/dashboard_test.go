@@ -95,7 +95,7 @@ func (l *ledger) CountReplayable(_ context.Context, s purchase.Selection) ([]pur
 	if ids := s.Chosen(); ids != nil {
 		return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
 	}
-	return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1}}, l.err
+	return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}}, l.err
 }
 
 func (l *ledger) Replay(_ context.Context, s purchase.Selection, progress func(int)) (int, error) {

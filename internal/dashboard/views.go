@@ -642,6 +642,7 @@ func groupCode(g purchase.Group) string {
 type confirmPage struct {
 	Counts      []purchase.Replayable
 	Count, Late int
+	Old         int // of Count, paid more than 28 days ago
 	IDs         []string
 	Status      string
 	Reason      string
@@ -692,6 +693,7 @@ func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Count, p.Late = purchase.Sum(p.Counts)
+	p.Old = purchase.Old(p.Counts)
 	if len(s.IDs) > 0 {
 		p.Unfit = len(s.IDs) - p.Count
 	}

@@ -423,7 +423,9 @@ WHERE checkout_session_id IN (
 	sqlReplayMany = replay + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
 
 	countReplayable = `
-SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours') FROM public.purchases WHERE `
+SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours'),
+    count(*) FILTER (WHERE purchased_at < now() - interval '28 days')
+FROM public.purchases WHERE `
 
 	sqlCountChosen = countReplayable + chosenReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
 

@@ -36,7 +36,12 @@ type Replayable struct {
 	Code   *int // TikTok's last; nil: none
 	Count  int
 	Late   int // of these, first sent more than 48 h ago: TikTok may count them twice
+	Old    int // of these, paid longer ago than TikTokShows
 }
+
+// TikTokShows is how old an event may be: TikTok is said to neither match nor show older ones. Source: Amperity's
+// documentation of its TikTok destination; TikTok's own names no age.
+const TikTokShows = 28 * 24 * time.Hour
 
 // Sum adds up counts, and how many of them are late.
 func Sum(counts []Replayable) (n, late int) {
@@ -45,6 +50,14 @@ func Sum(counts []Replayable) (n, late int) {
 		late += c.Late
 	}
 	return n, late
+}
+
+// Old adds up how many purchases are too old to be matched by TikTok.
+func Old(counts []Replayable) (n int) {
+	for _, c := range counts {
+		n += c.Old
+	}
+	return n
 }
 
 // MaxSome is how many purchases may be chosen by their ids at once.

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"purchase-relay/internal/dev/stripegen"
+)
+
+// A replay of what was paid more than 28 days ago says before that TikTok may not show it.
+func TestReplay_WarnsOfOldPurchases(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	o.count(`WITH p AS (
+		INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, purchased_at, first_published_at,
+			finished_at, envelope)
+		SELECT 'cs_' || n, 'dead', 'refused', 'subscription', true, now() - n * interval '10 days', now(), now(), ''
+		FROM generate_series(1, 4) n RETURNING 1)
+		SELECT count(*) FROM p`)
+	for _, tc := range []struct {
+		args []string
+		want string // "": no warning
+	}{
+		{[]string{"--status", "dead"}, "2 of them were paid more than 28 days ago"},
+		{[]string{"--session", "cs_4"}, "1 of them were paid more than 28 days ago"},
+		{[]string{"--session", "cs_2"}, ""},
+	} {
+		status, out := o.run("n\n", append([]string{"replay"}, tc.args...)...)
+		if status != 3 || !strings.Contains(out, tc.want) || tc.want == "" && strings.Contains(out, "28 days") {
+			t.Errorf("%v: status %d, want %q:\n%s", tc.args, status, tc.want, out)
+		}
+	}
+}
+
+func TestBackfill_WarnsOfOldPurchases(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	server := httptest.NewServer(new(stripegen.EventList))
+	t.Cleanup(server.Close)
+	for since, warned := range map[string]bool{"30d": true, "29d": true, "28d": false, "72h": false} {
+		status, out := o.run("", "backfill", "--since", since,
+			"--stripe-api-key", "rk_test_x", "--stripe-api-url", server.URL)
+		if status != 0 || strings.Contains(out, "older than 28 days") != warned {
+			t.Errorf("--since %s: status %d, want a warning: %v\n%s", since, status, warned, out)
+		}
+	}
+}
