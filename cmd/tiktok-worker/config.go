@@ -81,7 +81,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMax < c.RetryInitial || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
 		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX, RETRY_MAX_AGE and SHUTDOWN_GRACE must be longer than nothing, and RETRY_MAX not shorter than RETRY_INITIAL")
 	}
-	if c.RetryMaxAge > 48*time.Hour {
+	if c.RetryMaxAge >= 48*time.Hour {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late retry may count twice")
 	}
 	return append(list, c.Problems()...)

@@ -47,6 +47,7 @@ func TestConfiguration(t *testing.T) {
 		"no rate":                  {[]string{"TIKTOK_MAX_RPS=0"}, "TIKTOK_MAX_RPS"},
 		"no concurrency":           {[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY"},
 		"an age past the window":   {[]string{"RETRY_MAX_AGE=49h"}, "48h"},
+		"the window itself":        {[]string{"RETRY_MAX_AGE=48h"}, "48h"},
 		"a falling retry":          {[]string{"RETRY_MAX=1ms"}, "RETRY_MAX"},
 		"a token of two words":     {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN=hunter2 hunter2"}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
 		"a token in quotes":        {[]string{"TIKTOK_PIXEL_ID=p", `TIKTOK_ACCESS_TOKEN="hunter2"`}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
