@@ -23,7 +23,7 @@ CREATE TABLE profiles (
 -- Every event that moved something, or could have: its id is remembered for good (Stripe may send it again
 -- for 30 days and more).
 CREATE TABLE stripe_events (
-    event_id            text PRIMARY KEY,
+    event_id            text PRIMARY KEY, -- of an id that came with a second session: <id>.<session>
     type                text NOT NULL,
     checkout_session_id text NOT NULL,
     livemode            boolean NOT NULL,

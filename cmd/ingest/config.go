@@ -40,6 +40,8 @@ type config struct {
 	ConsentRequired     bool          `help:"With CONSENT_KEY: who says nothing there ends skipped, too."`
 	SkipEmailDomains    []string      `help:"Domains of your own staff, comma-separated, those below them included: their purchases end skipped (internal)."`
 	TrialEventName      string        `help:"The event that a trial is sent as, for instance StartTrial. Default: trials are skipped (no_payment)."`
+	Value               string        `default:"total" enum:"total,net" help:"A purchase's value: total, what was paid; net, less tax and shipping as far as Stripe names them."`
+	ConnectAccounts     []string      `help:"Connected accounts whose sales count, acct_… comma-separated, or all. Default: events of other accounts are ignored."`
 	FirstPayment        bool          `help:"The first invoice.paid with money after a trial is a purchase. Stripe must send invoice.paid to this endpoint."`
 	ClickWindow         days          `default:"7d" help:"Age after which a click id counts as late: the click-through window of TikTok's Attribution Manager, 1d to 28d."`
 	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
@@ -49,7 +51,7 @@ type config struct {
 	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
 	NotifyURL           secret.Text   `name:"notify-url" help:"A Slack-shaped or generic JSON webhook that is told when purchases die or a worker pauses, and when it is over."`
 	NotifySilence       time.Duration `help:"It is also told when no webhook of Stripe came for so long, for instance 24h. Default: never."`
-	StripeAPIKey        secret.Text   `name:"stripe-api-key" help:"A restricted key (rk_live_…, rk_test_…) that may read events, for backfill and reconcile alone; it sees the purchases of its mode."`
+	StripeAPIKey        secret.Text   `name:"stripe-api-key" help:"A restricted key (rk_live_…, rk_test_…) that may read events and checkout sessions, for thin events, backfill and reconcile; it sees the purchases of its mode."`
 	StripeAPIURL        string        `name:"stripe-api-url" help:"Base address of Stripe's API, for a stand-in. Default: Stripe's own."`
 	BackfillInterval    time.Duration `help:"With STRIPE_API_KEY: look this often for what webhooks missed and catch up with it, for instance 1h. Default: never."`
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
@@ -101,7 +103,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.NotifySilence < 0 || c.NotifySilence > 0 && c.NotifyURL == "" {
 		list = append(list, "NOTIFY_SILENCE is a time such as 24h, and needs NOTIFY_URL to tell of it")
 	}
-	if c.RetryMaxAge > 48*time.Hour {
+	if c.RetryMaxAge >= 48*time.Hour {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")
 	}
 	return append(list, c.Problems()...)
@@ -115,6 +117,9 @@ func (c *config) ruleProblems() (list []string) {
 		list = append(list, "CHECKOUT_MODES: "+err.Error())
 	case c.FirstPayment && !modes["subscription"]:
 		list = append(list, "FIRST_PAYMENT needs subscription among the CHECKOUT_MODES: a payment has no trial")
+	}
+	if _, err := intake.ParseAccounts(c.ConnectAccounts); err != nil {
+		list = append(list, "CONNECT_ACCOUNTS: "+err.Error())
 	}
 	if c.ConsentRequired && c.ConsentKey == "" {
 		list = append(list, "CONSENT_REQUIRED needs CONSENT_KEY, the key of the checkout's metadata to look at")
@@ -140,7 +145,7 @@ func (c *config) apiProblems(command string) (list []string) {
 	if c.StripeAPIKey != "" {
 		list = c.api().Problems()
 	} else if command == "backfill" || command == "reconcile" {
-		list = append(list, "STRIPE_API_KEY is required: a restricted key that may read events, rk_live_… or rk_test_…")
+		list = append(list, "STRIPE_API_KEY is required: a restricted key that may read events and checkout sessions, rk_live_… or rk_test_…")
 	}
 	if c.BackfillInterval < 0 {
 		list = append(list, "BACKFILL_INTERVAL is a time such as 1h, or empty")
@@ -154,10 +159,15 @@ func (c *config) rules() (intake.Rules, error) {
 	if err != nil {
 		return intake.Rules{}, err
 	}
+	accounts, err := intake.ParseAccounts(c.ConnectAccounts)
+	if err != nil {
+		return intake.Rules{}, err
+	}
 	staff, err := purchase.ParseDomains(c.SkipEmailDomains)
 	return intake.Rules{
 		Modes: modes, Consent: purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired}, Staff: staff, TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
 		ClickWindow: time.Duration(c.ClickWindow),
+		Value:       purchase.ValueBasis(c.Value), Accounts: accounts,
 	}, err
 }
 

@@ -88,7 +88,7 @@ func signingSecrets(list secret.Text) (checks []checkup.Check) {
 
 // judgeAPIKey looks at the key that asks Stripe what webhooks missed; live: live checkouts come.
 func judgeAPIKey(key secret.Text, live bool) checkup.Check {
-	const what, remedy = "Stripe: API key", "in Stripe, make a restricted key (rk_live_…) that may read events, and nothing else"
+	const what, remedy = "Stripe: API key", "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, and nothing else"
 	text := key.Reveal()
 	switch {
 	case strings.HasPrefix(text, "rk_test_") && live, strings.HasPrefix(text, "sk_test_") && live:
@@ -116,7 +116,7 @@ func listedEvents(ctx context.Context, c stripe.APIConfig) checkup.Check {
 		}
 		if refused := new(stripe.Refusal); errors.As(err, &refused) {
 			if _, passing := refused.Passing(); !passing {
-				return checkup.Failed(what, err.Error(), "a restricted key that may read events is enough; `ingest backfill` and `reconcile` need it, and nothing else does")
+				return checkup.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
 			}
 		}
 		return checkup.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
@@ -136,7 +136,8 @@ func running(ctx context.Context, adminAddr string) []checkup.Check {
 
 // counts are webhooks by type and result, as purchase_relay_webhooks_total tells.
 type counts struct {
-	signed, wronglySigned, thin float64
+	signed, wronglySigned float64
+	thin                  float64 // thin events of our types, refused because there is no STRIPE_API_KEY
 }
 
 func webhookCounts(metrics []byte) (c counts) {
@@ -152,7 +153,7 @@ func webhookCounts(metrics []byte) (c counts) {
 		case err != nil:
 		case strings.Contains(labels, `result="invalid_signature"`):
 			c.wronglySigned += n
-		case strings.Contains(labels, `type="thin"`):
+		case strings.Contains(labels, `result="no_api_key"`):
 			c.thin += n
 			c.signed += n
 		case !strings.Contains(labels, `type="none"`):
@@ -174,7 +175,8 @@ func judgeSignatures(c counts) checkup.Check {
 func judgeThin(c counts) checkup.Check {
 	const what = "Stripe: snapshot events"
 	if c.thin > 0 {
-		return checkup.Failed(what, fmt.Sprintf("%.0f thin events came: they carry no checkout and are ignored", c.thin), "in Stripe, make the destination anew with snapshot events (payload style: snapshot)")
+		return checkup.Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
+			"in Stripe, create the destination again with snapshot events (payload style: snapshot), or set STRIPE_API_KEY")
 	}
-	return checkup.Passed(what, "no thin event came since its start")
+	return checkup.Passed(what, "no thin event was refused since its start")
 }

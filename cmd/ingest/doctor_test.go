@@ -50,13 +50,14 @@ func TestJudgements(t *testing.T) {
 func TestWebhookCounts(t *testing.T) {
 	got := webhookCounts([]byte(`# HELP purchase_relay_webhooks_total x
 purchase_relay_webhooks_total{result="processed",type="checkout.session.completed"} 3
-purchase_relay_webhooks_total{result="ignored",type="thin"} 2
+purchase_relay_webhooks_total{result="no_api_key",type="thin"} 2
+purchase_relay_webhooks_total{result="processed",type="thin"} 1
 purchase_relay_webhooks_total{result="ignored",type="other"} 1
 purchase_relay_webhooks_total{result="invalid_signature",type="none"} 4
 purchase_relay_webhooks_total{result="not_an_event",type="none"} 9
 purchase_relay_webhook_duration_seconds_count{result="processed"} 3
 `))
-	if want := (counts{signed: 6, wronglySigned: 4, thin: 2}); got != want {
+	if want := (counts{signed: 7, wronglySigned: 4, thin: 2}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
@@ -91,7 +92,7 @@ func TestDoctor(t *testing.T) {
 	if n := o.count(`SELECT count(*) FROM purchases`); n != 0 {
 		t.Error("doctor wrote something")
 	}
-	metrics = `purchase_relay_webhooks_total{result="ignored",type="thin"} 3`
+	metrics = `purchase_relay_webhooks_total{result="no_api_key",type="thin"} 3`
 	if status, out := doctored(t, good...); status != 3 || !strings.Contains(out, "fail  Stripe: snapshot events") || !strings.Contains(out, "payload style") {
 		t.Errorf("thin events: %d\n%s", status, out)
 	}

@@ -120,10 +120,11 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		Ledger: db, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
 	}, receiver(c.NotifyURL), log, registry)
 	life.Go("alarm", after(alarms.Run, schema.isReady))
-	public := http.NewServeMux()
-	public.Handle("/webhooks/stripe", webhook)
-	public.Handle("GET /healthz", process.Healthz())
-	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public, process.Bounded(process.MaxConnections, log, registry)); err != nil {
+	if c.StripeAPIKey != "" {
+		webhook.FetchWith(stripe.NewAPI(c.api()))
+	}
+	public, bound := webhook.Public(process.Healthz()), process.Bounded(process.MaxConnections, log, registry)
+	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public, bound); err != nil {
 		return err
 	}
 

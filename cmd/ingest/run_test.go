@@ -51,6 +51,11 @@ func TestConfiguration(t *testing.T) {
 		"an hour of clicks":      {append(good, "CLICK_WINDOW=1h"), "CLICK_WINDOW is 1d to 28d"},
 		"half a day of clicks":   {append(good, "CLICK_WINDOW=1.5d"), "CLICK_WINDOW"},
 		"a week of clicks":       {append(good, "CLICK_WINDOW=week"), "CLICK_WINDOW"},
+		"no account":             {append(good, "CONNECT_ACCOUNTS=acct_1,cus_2"), "CONNECT_ACCOUNTS"},
+		"all accounts and one":   {append(good, "CONNECT_ACCOUNTS=acct_1,all"), "CONNECT_ACCOUNTS"},
+		"another value":          {append(good, "VALUE=gross"), "VALUE"},
+		"48 hours":               {append(good, "RETRY_MAX_AGE=48h"), "RETRY_MAX_AGE must stay under 48h"},
+		"more than 48 hours":     {append(good, "RETRY_MAX_AGE=72h"), "RETRY_MAX_AGE must stay under 48h"},
 		"two replicas":           {append(good, "NATS_REPLICAS=2"), "NATS_REPLICAS"},
 		"a size without a unit":  {append(good, "NATS_MAX_BYTES=lots"), "NATS_MAX_BYTES"},
 		"a negative grace":       {append(good, "SHUTDOWN_GRACE=-1s"), "SHUTDOWN_GRACE"},
@@ -128,7 +133,7 @@ func TestHelpNamesEveryVariable(t *testing.T) {
 	for _, name := range []string{
 		"STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "DATABASE_URL", "MIGRATE_DATABASE_URL", "NATS_URL", "NATS_CREDS_FILE", "NATS_REPLICAS", "NATS_MAX_BYTES",
 		"INGEST_ADDR", "ADMIN_ADDR", "ADMIN_TOKEN", "CHECKOUT_MODES", "STRIPE_API_KEY", "STRIPE_API_KEY_FILE", "STRIPE_API_URL", "BACKFILL_INTERVAL",
-		"CONSENT_KEY", "CONSENT_REQUIRED", "SKIP_EMAIL_DOMAINS", "TRIAL_EVENT_NAME", "FIRST_PAYMENT", "CLICK_WINDOW",
+		"CONSENT_KEY", "CONSENT_REQUIRED", "SKIP_EMAIL_DOMAINS", "TRIAL_EVENT_NAME", "FIRST_PAYMENT", "CLICK_WINDOW", "VALUE", "CONNECT_ACCOUNTS",
 		"NOTIFY_URL", "NOTIFY_URL_FILE", "NOTIFY_SILENCE", "SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT",
 	} {
 		if !strings.Contains(out.String(), "$"+name) {

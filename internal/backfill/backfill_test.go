@@ -463,3 +463,26 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 		}
 	})
 }
+
+// A checkout of nothing was not paid, whatever Stripe calls it, and the value is the one that the ledger has:
+// else both would differ for ever.
+func TestReconciler_CountsMoneyAsTheLedgerDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for basis, want := range map[purchase.ValueBasis]int64{purchase.ValueTotal: 200, purchase.ValueNet: 100 + 70} {
+			s := newShop(0)
+			for i, change := range []func(c *purchase.Checkout){
+				func(*purchase.Checkout) {},
+				func(c *purchase.Checkout) { c.Tax, c.Shipping = new(int64(20)), new(int64(10)) },
+				func(c *purchase.Checkout) { c.AmountTotal = new(int64(0)) }, // a full discount, called paid
+			} {
+				s.add(i, time.Now())
+				change(s.events[i].Checkout)
+			}
+			r := reconciler(s, intake.Rules{Value: basis})
+			report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
+			if err != nil || len(report.Days) != 1 || report.Days[0].Paid != (purchase.Takings{Count: 2, Minor: want}) {
+				t.Errorf("VALUE=%s: %+v, error %v, want 2 of %d", basis, report.Days, err, want)
+			}
+		}
+	})
+}

@@ -154,7 +154,7 @@ func (r *Reconciler) sort(e *purchase.Event, found *listed) {
 	case p.Trial:
 		found.trials = append(found.trials, purchase.Purchase{
 			ID: p.ID, Kind: p.Kind, Status: p.Status, Reason: p.Reason, Mode: p.Mode, Livemode: p.Livemode, At: p.At,
-			Subscription: p.Subscription, Trial: true,
+			Subscription: p.Subscription, Trial: true, PeriodStart: p.PeriodStart,
 		})
 	}
 }
@@ -166,10 +166,6 @@ func paymentOf(p *purchase.Purchase, at time.Time) purchase.Payment {
 // hasMoney reports whether an event says that its checkout was paid: an amount of 0 is no sale, whatever the
 // status says.
 func hasMoney(e *purchase.Event) bool {
-	c := e.Checkout
-	if c.AmountTotal != nil && *c.AmountTotal == 0 {
-		return false
-	}
-	paid := e.Type == purchase.TypeCompleted && c.PaymentStatus == "paid"
-	return paid || e.Type == purchase.TypeAsyncSucceeded
+	paid := e.Type == purchase.TypeCompleted && e.Checkout.PaymentStatus == "paid"
+	return (paid || e.Type == purchase.TypeAsyncSucceeded) && !e.Checkout.Free()
 }

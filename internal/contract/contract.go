@@ -83,6 +83,9 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 		AmountMinor: p.AmountMinor, Currency: p.Currency, Keys: p.Keys,
 		Event: p.EventName, LimitedDataUse: p.LimitedDataUse, Content: p.Content,
 	}
+	if p.Kind == purchase.KindTrial { // no money moved: its event has no value, not one of 0
+		e.AmountMinor, e.Currency = nil, ""
+	}
 	if e.Event != "" || e.LimitedDataUse {
 		e.Version = VersionEvent
 	}

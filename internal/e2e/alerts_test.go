@@ -381,6 +381,9 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		if answer := w.send(nobody); answer.Body != `{"status":"rejected"}` {
 			t.Errorf("without an address: %+v", answer)
 		}
+		if answer, err := w.sender.Send(t.Context(), stripegen.NewCheckout().Thin()); err != nil || answer.Status != http.StatusServiceUnavailable { // Stripe's API does not know it
+			t.Errorf("a thin event: %+v, %v", answer, err)
+		}
 		conn, err := nats.Connect("nats://" + w.natsAddr)
 		if err != nil {
 			t.Fatal(err)
@@ -394,10 +397,10 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		late := stripegen.NewCheckout().Live()
 		late.Created = time.Now().Add(-2 * time.Hour).UTC().Truncate(time.Second)
 		w.send(late)
-		w.fires("PurchaseRelayInvalidSignatures", "PurchaseRelayWrongAdminTokens", "PurchaseRelayRejectedPurchases", "PurchaseRelayJunk",
+		w.fires("PurchaseRelayInvalidSignatures", "PurchaseRelayThinEvents", "PurchaseRelayWrongAdminTokens", "PurchaseRelayRejectedPurchases", "PurchaseRelayJunk",
 			"PurchaseRelayDeadLetters", "PurchaseRelayAcceptanceSlow")
 		guesses.Wait()
-		w.clears("PurchaseRelayInvalidSignatures", "PurchaseRelayWrongAdminTokens", "PurchaseRelayRejectedPurchases", "PurchaseRelayJunk",
+		w.clears("PurchaseRelayInvalidSignatures", "PurchaseRelayThinEvents", "PurchaseRelayWrongAdminTokens", "PurchaseRelayRejectedPurchases", "PurchaseRelayJunk",
 			"PurchaseRelayDeadLetters", "PurchaseRelayAcceptanceSlow")
 		w.fires("PurchaseRelayNotifyFailing") // of the death
 		who.answer("taken")

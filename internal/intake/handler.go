@@ -36,9 +36,20 @@ type Webhook interface {
 	Decode(body []byte) (purchase.Event, error)
 }
 
+// FetchTimeout bounds the fetch of a thin event's object. With RecordTimeout it stays within the 10 s that
+// the buyer waits.
+const FetchTimeout = 4 * time.Second
+
+// Objects gives thin events of our types their object. An error is a short text for the log and never holds a
+// secret.
+type Objects interface {
+	Fetch(ctx context.Context, event purchase.Event) (purchase.Event, error)
+}
+
 // Handler answers POST /webhooks/stripe.
 type Handler struct {
 	webhook Webhook
+	objects Objects // nil: thin events are refused
 	ledger  Ledger
 	rules   Rules
 	onward  Onward
@@ -85,7 +96,7 @@ func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time
 			Help: "Purchases whose click id was older than CLICK_WINDOW when they were paid.",
 		}),
 	}
-	for _, result := range []string{"invalid_signature", "not_an_event", "panic"} {
+	for _, result := range []string{"invalid_signature", "not_an_event", "panic", resultNotFound} {
 		h.webhooks.WithLabelValues("none", result)
 	}
 	for _, kind := range []string{purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed, purchase.TypeInvoicePaid} {
@@ -93,7 +104,9 @@ func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time
 			h.webhooks.WithLabelValues(kind, string(d)) // from 0: an increase from nothing at all would not be seen
 		}
 	}
-	h.webhooks.WithLabelValues(kindThin, string(purchase.Ignored))
+	for _, result := range []string{string(purchase.Ignored), string(purchase.Processed), resultNoKey, resultStripeAway, "unavailable"} {
+		h.webhooks.WithLabelValues(kindThin, result)
+	}
 	for _, key := range purchase.DropKeys() {
 		for _, reason := range purchase.DropReasons() {
 			h.dropped.WithLabelValues(key, string(reason))
@@ -102,6 +115,9 @@ func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time
 	reg.MustRegister(h.webhooks, h.durations, h.noValue, h.dropped, h.late)
 	return h
 }
+
+// FetchWith lets thin events be fetched with a key. It is called before the first request.
+func (h *Handler) FetchWith(objects Objects) { h.objects = objects }
 
 // LastWebhook returns when Stripe's last webhook came to this process, whatever it was about; zero: none yet.
 func (h *Handler) LastWebhook() time.Time {
@@ -228,10 +244,17 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 
 // take runs a verified event through the ledger.
 func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Event) answer {
-	kind := kindOf(event.Type)
-	if event.Thin {
-		kind = kindThin
-		log.WithOptions(h.flood).Warn("A thin event carries no checkout: choose snapshot events for this endpoint in Stripe", zap.String("type", purchase.Tellable(event.Type)))
+	kind := kindOf(event)
+	if h.rules.Counts(event.Type) && h.rules.Foreign(event) {
+		log.WithOptions(h.flood).Info("Event of another account ignored", zap.String("account", purchase.Tellable(event.Account)),
+			zap.String("remedy", "if its sales are yours, name the account in CONNECT_ACCOUNTS"))
+		return answer{http.StatusOK, map[string]string{"status": string(purchase.Ignored)}, kind, resultOtherAccount}
+	}
+	if event.Thin && h.rules.Counts(event.Type) {
+		var refused *answer
+		if event, refused = h.fetch(ctx, log, event); refused != nil {
+			return *refused
+		}
 	}
 	received := h.now()
 	p, ours, err := Propose(event, h.rules, received)
@@ -250,6 +273,10 @@ func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Even
 		// A profile that could not be created is the customer's access: the line that is grepped for.
 		log.Error("Failed to create profile", zap.Error(err), zap.String("remedy", "Stripe sends the event again; look at Postgres"))
 		return refusal(http.StatusServiceUnavailable, kind, "unavailable", "the ledger is not available, send the event again")
+	}
+	if recorded.Conflict != "" && recorded.Disposition != purchase.Duplicate {
+		log.Warn("Event id repeated with another session", zap.String("first_session_id", recorded.Conflict),
+			zap.String("remedy", "none: both sessions are recorded"))
 	}
 	h.tell(log, p, recorded)
 	return answer{http.StatusOK, map[string]string{"status": string(recorded.Disposition)}, kind, string(recorded.Disposition)}
@@ -276,10 +303,10 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 		log.Info("Awaiting payment")
 		return
 	case purchase.Ignored:
-		log.Debug("A renewal: not sent")
+		log.Debug("Renewal ignored")
 		return
 	case purchase.Held:
-		log.Info("An invoice waits for its trial, or for an earlier one")
+		log.Info("Invoice held until its trial arrives")
 		return
 	default:
 	}
@@ -300,7 +327,7 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 		}
 	}
 	if p.Status == purchase.StatusPending {
-		if p.AmountMinor == nil || p.Currency == "" {
+		if p.Kind != purchase.KindTrial && (p.AmountMinor == nil || p.Currency == "") {
 			h.noValue.Inc()
 			log.Warn("No amount or currency: the purchase is sent without a value")
 		}
@@ -327,14 +354,23 @@ func (h *Handler) hand(p purchase.Purchase, r purchase.Recorded) {
 	h.onward.Offer(contract.Claim{ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: r.Claimed, Envelope: r.Message})
 }
 
-// kindThin is a v2 event's, which carries no object: doctor and the metrics tell that the endpoint is set up wrongly.
-const kindThin = "thin"
+// Values of the metric's labels that are said in more than one place.
+const (
+	kindThin           = "thin" // a v2 event: it carries no object
+	resultNoKey        = "no_api_key"
+	resultStripeAway   = "stripe_unavailable"
+	resultOtherAccount = "other_account"
+	resultNotFound     = "not_found"
+)
 
 // kindOf keeps the metric's label a small closed set.
-func kindOf(eventType string) string {
-	switch eventType {
+func kindOf(event purchase.Event) string {
+	if event.Thin {
+		return kindThin
+	}
+	switch event.Type {
 	case purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed, purchase.TypeInvoicePaid:
-		return eventType
+		return event.Type
 	}
 	return "other"
 }

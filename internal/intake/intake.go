@@ -5,9 +5,11 @@
 package intake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,51 +28,61 @@ var errNoCheckout = errors.New("an event about a checkout without a session obje
 
 // Rules are what an operator decides about checkouts.
 type Rules struct {
-	Modes        map[string]bool  // the checkout modes that count
-	Consent      purchase.Consent // before anything is sent
-	Staff        purchase.Domains // the merchant's own: what they buy is no sale
-	TrialEvent   string           // the event that a trial is sent as; "": it is skipped
-	FirstPayment bool             // the first invoice with money after a trial is a purchase
-	ClickWindow  time.Duration    // a click id that is older at the purchase counts as late; 0: none does
+	Modes        map[string]bool     // the checkout modes that count
+	Consent      purchase.Consent    // before anything is sent
+	Staff        purchase.Domains    // the merchant's own: what they buy is no sale
+	TrialEvent   string              // the event that a trial is sent as; "": it is skipped
+	FirstPayment bool                // the first invoice with money after a trial is a purchase
+	Value        purchase.ValueBasis // which part of a payment is its value
+	Accounts     Accounts            // connected accounts whose sales count beside the endpoint's own
+	ClickWindow  time.Duration       // a click id that is older at the purchase counts as late; 0: none does
 }
 
 // errNoInvoice refuses an event about an invoice that has none to speak of.
 var errNoInvoice = errors.New("an event about an invoice without an invoice object and a usable id in data.object")
 
-// Propose says what an event means for the ledger: the purchase in the state that the event proposes, and
-// whether it concerns us at all. It is a pure function; whether the state moves anything forward is decided
-// against the ledger (purchase.Advances, purchase.Trial). The error says that the event is malformed.
+// Propose returns the purchase in the state that an event proposes, and whether the event concerns us at all.
+// It is a pure function; whether the state moves anything forward is decided against the ledger
+// (purchase.Advances, purchase.Trial). The error says that the event is malformed.
 func Propose(e purchase.Event, rules Rules, received time.Time) (p purchase.Purchase, ours bool, err error) {
-	switch e.Type {
-	case purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed:
-		return rules.checkout(e, received)
-	case purchase.TypeInvoicePaid:
-		if rules.FirstPayment {
-			return payment(e, received)
-		}
+	switch {
+	case !rules.Counts(e.Type), rules.Foreign(e):
+		return p, false, nil
+	case e.Type == purchase.TypeInvoicePaid:
+		return rules.payment(e, received)
 	}
-	return p, false, nil
+	return rules.checkout(e, received)
 }
 
-// payment proposes a trial's first payment. Invoices without a subscription or without money are none, nor is a subscription's
-// very first one: that belongs to its checkout.
-func payment(e purchase.Event, received time.Time) (p purchase.Purchase, ours bool, err error) {
+// Counts reports whether events of a type may concern a purchase.
+func (rules *Rules) Counts(eventType string) bool { return slices.Contains(rules.Types(), eventType) }
+
+// Foreign reports whether an event is of a connected account whose sales do not count.
+func (rules *Rules) Foreign(e purchase.Event) bool {
+	return e.Account != "" && !rules.Accounts.Hold(e.Account)
+}
+
+// payment proposes a first payment.
+func (rules *Rules) payment(e purchase.Event, received time.Time) (p purchase.Purchase, ours bool, err error) {
 	i := e.Invoice
 	switch {
 	case i == nil || !purchase.ValidID(i.ID):
 		return p, false, errNoInvoice
-	case !purchase.ValidID(i.Subscription) || i.Beginning || i.AmountPaid == nil || *i.AmountPaid <= 0:
+	case !i.MayBeFirst():
 		return p, false, nil
 	}
 	p = purchase.Purchase{
-		ID: i.ID, Kind: purchase.KindFirstPayment, Status: purchase.StatusPending, Mode: "subscription", Livemode: e.Livemode, At: timeOf(e, received),
-		Customer: validOrNone(i.Customer), Subscription: i.Subscription, AmountMinor: i.AmountPaid, Currency: currencyOf(i.Currency), PeriodStart: i.PeriodStart,
+		ID: i.ID, Kind: purchase.KindFirstPayment, Status: purchase.StatusPending, Mode: "subscription", Livemode: e.Livemode,
+		At: timeOf(e, received), Customer: validOrNone(i.Customer), Subscription: i.Subscription,
+		AmountMinor: rules.Value.OfInvoice(i), Currency: currencyOf(i.Currency), PeriodStart: i.LooksBackTo(),
 	}
 	return p, true, nil
 }
 
+// timeOf is an event's own time. One ahead of our clock is clamped to the receipt: a test clock's, or our
+// clock is slow, and TikTok refuses times of the future.
 func timeOf(e purchase.Event, received time.Time) time.Time {
-	if e.Created.IsZero() {
+	if e.Created.IsZero() || e.Created.After(received) {
 		return received.UTC().Truncate(time.Second)
 	}
 	return e.Created
@@ -95,21 +107,24 @@ func (rules *Rules) checkout(e purchase.Event, received time.Time) (p purchase.P
 	}
 	p = purchase.Purchase{
 		ID: c.ID, Kind: purchase.KindCheckout, Mode: c.Mode, Livemode: e.Livemode, Currency: currencyOf(c.Currency),
-		Customer: validOrNone(c.Customer), Subscription: validOrNone(c.Subscription),
+		Customer: validOrNone(c.Customer), Subscription: validOrNone(c.Subscription), AmountMinor: rules.Value.OfCheckout(c),
 	}
-	if c.AmountTotal != nil && *c.AmountTotal >= 0 {
-		p.AmountMinor = c.AmountTotal
-	}
-	p.Status, p.Reason = proposedStatus(e.Type, c.PaymentStatus)
+	p.Status, p.Reason = proposedStatus(e.Type, c)
 	if p.Status == purchase.StatusAwaitingPayment || p.Status == purchase.StatusPaymentFailed {
 		return p, true, nil
 	}
 	p.At = timeOf(e, received)
-	if p.Email = purchase.NormaliseEmail(c.Email); p.Email == "" {
-		p.Email = purchase.NormaliseEmail(c.CustomerEmail)
+	for _, email := range []string{c.Email, c.CustomerEmail, c.ExpandedEmail} {
+		if p.Email == "" {
+			p.Email = purchase.NormaliseEmail(email)
+		}
 	}
-	if p.Reason == purchase.ReasonNoPayment {
-		p.Kind, p.Trial = purchase.KindTrial, rules.FirstPayment && p.Subscription != ""
+	if p.Reason == purchase.ReasonNoPayment && c.Mode == "subscription" {
+		if c.Discount == nil || *c.Discount == 0 {
+			p.Kind = purchase.KindTrial
+		}
+		p.Trial = rules.FirstPayment && p.Subscription != ""
+		p.PeriodStart = cmp.Or(e.Created, p.At)
 	}
 	if p.Email == "" {
 		p.Status, p.Reason, p.Trial = purchase.StatusRejected, purchase.ReasonInvalidEmail, false
@@ -119,7 +134,8 @@ func (rules *Rules) checkout(e purchase.Event, received time.Time) (p purchase.P
 	return p, true, nil
 }
 
-// gate decides whether a purchase is sent, and with what. Of one that must not be sent no match key is kept at all.
+// gate decides whether a purchase is sent, and with what. Of one that must not be sent no match key is kept
+// at all.
 func (rules *Rules) gate(p *purchase.Purchase, c *purchase.Checkout) {
 	switch {
 	case !rules.Consent.Given(c):
@@ -135,7 +151,7 @@ func (rules *Rules) gate(p *purchase.Purchase, c *purchase.Checkout) {
 			p.ClickExpires = purchase.ClickExpiry(c, rules.ClickWindow)
 		}
 	}
-	switch sent := p.Kind == purchase.KindCheckout || rules.TrialEvent != ""; {
+	switch sent := p.Status == purchase.StatusPending || p.Kind == purchase.KindTrial && rules.TrialEvent != ""; {
 	case sent && p.Withheld != purchase.ReasonNone:
 		p.Status, p.Reason = purchase.StatusSkipped, p.Withheld
 	case sent && p.Kind == purchase.KindTrial:
@@ -143,15 +159,18 @@ func (rules *Rules) gate(p *purchase.Purchase, c *purchase.Checkout) {
 	}
 }
 
-// proposedStatus reads the payment's state. Only the word "paid" counts as money: a payment_status that
-// Stripe has not told us about waits visibly, like an unpaid one.
-func proposedStatus(eventType, paymentStatus string) (purchase.Status, purchase.Reason) {
+// proposedStatus reads the payment's state. Money decides before Stripe's word: a checkout of nothing is no
+// sale, also where it is called paid. Of the words only "paid" counts as money: a payment_status that is not
+// known to us waits visibly, like an unpaid one.
+func proposedStatus(eventType string, c *purchase.Checkout) (purchase.Status, purchase.Reason) {
 	switch {
 	case eventType == purchase.TypeAsyncFailed:
 		return purchase.StatusPaymentFailed, purchase.ReasonNone
-	case eventType == purchase.TypeAsyncSucceeded, paymentStatus == "paid":
+	case c.Free():
+		return purchase.StatusSkipped, purchase.ReasonNoPayment
+	case eventType == purchase.TypeAsyncSucceeded, c.PaymentStatus == "paid":
 		return purchase.StatusPending, purchase.ReasonNone
-	case paymentStatus == "no_payment_required":
+	case c.PaymentStatus == "no_payment_required":
 		return purchase.StatusSkipped, purchase.ReasonNoPayment
 	default:
 		return purchase.StatusAwaitingPayment, purchase.ReasonNone
@@ -171,6 +190,36 @@ func ParseModes(list []string) (map[string]bool, error) {
 		return nil, errors.New("no checkout mode given: name subscription, payment or both")
 	}
 	return modes, nil
+}
+
+// Accounts are the connected accounts whose sales count; All: every one's.
+type Accounts struct {
+	All   bool
+	named map[string]bool
+}
+
+// Hold reports whether an account's sales count.
+func (a Accounts) Hold(account string) bool { return a.All || a.named[account] }
+
+// ParseAccounts reads CONNECT_ACCOUNTS: ids of the form acct_…, or all.
+func ParseAccounts(list []string) (Accounts, error) {
+	a := Accounts{named: make(map[string]bool, len(list))}
+	for _, account := range list {
+		account = strings.TrimSpace(account)
+		switch rest, ok := strings.CutPrefix(account, "acct_"); {
+		case account == "":
+		case account == "all":
+			a.All = true
+		case !ok || !purchase.ValidID(rest):
+			return Accounts{}, fmt.Errorf("%.100q is neither an account acct_… nor all", account)
+		default:
+			a.named[account] = true
+		}
+	}
+	if a.All && len(a.named) > 0 {
+		return Accounts{}, errors.New("all stands alone, without further accounts")
+	}
+	return a, nil
 }
 
 func validOrNone(id string) string {

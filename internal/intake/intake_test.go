@@ -220,29 +220,6 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A thin event carries no object: it is ignored, and counted as what it is, because the endpoint is set up wrongly.
-func TestThinEventsAreCounted(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, intake.Rules{Modes: map[string]bool{"subscription": true}}, &onward{}, time.Now, zap.NewNop(), reg)
-	for _, body := range []string{
-		`{"id":"evt_1","object":"v2.core.event","type":"v1.checkout.session.completed","created":"2026-01-02T03:04:05Z","related_object":{"id":"cs_1"}}`,
-		`{"id":"evt_2","object":"event","type":"invoice.paid"}`,
-	} {
-		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader(body))
-		req.Header.Set("Stripe-Signature", stripegen.Sign([]byte(body), key, time.Now()))
-		resp := httptest.NewRecorder()
-		if h.ServeHTTP(resp, req); resp.Code != http.StatusOK {
-			t.Errorf("%d %s", resp.Code, resp.Body)
-		}
-	}
-	text, err := testutil.CollectAndFormat(reg, expfmt.TypeTextPlain, "purchase_relay_webhooks_total")
-	for _, want := range []string{`{result="ignored",type="thin"} 1`, `{result="ignored",type="invoice.paid"} 1`} {
-		if err != nil || !strings.Contains(string(text), want) {
-			t.Errorf("the metric lacks %s (%v):\n%s", want, err, text)
-		}
-	}
-}
-
 func TestLedgerAway(t *testing.T) {
 	resp, log, woken := post(t, &ledger{err: errors.New("connection refused")}, stripegen.NewCheckout().Event())
 	if resp.Code != http.StatusServiceUnavailable || resp.Header().Get("Retry-After") == "" || woken > 0 {

@@ -34,7 +34,7 @@ func KeepConverted(t Trials, wake func(), log *zap.Logger) func(ctx context.Cont
 			case err != nil && ctx.Err() == nil:
 				log.Warn("Invoices that wait for an earlier one could not be looked at; again later", zap.Error(err))
 			case n > 0:
-				log.Info("First payments after trials whose earlier invoices were never paid", zap.Int("purchases", n))
+				log.Info("Held invoices became first payments", zap.Int("purchases", n))
 				wake()
 			}
 			select {

@@ -35,7 +35,9 @@ func TestProposeInvoice(t *testing.T) {
 		"of an unknown sum":      func(e *purchase.Event) { e.Invoice.AmountPaid = nil },
 		"of no subscription":     func(e *purchase.Event) { e.Invoice.Subscription = "" },
 		"of a hostile one":       func(e *purchase.Event) { e.Invoice.Subscription = "sub.>" },
-		"a subscription's first": func(e *purchase.Event) { e.Invoice.Beginning = true },
+		"a subscription's first": func(e *purchase.Event) { e.Invoice.Reason = "subscription_create" },
+		"made by hand":           func(e *purchase.Event) { e.Invoice.Reason = "manual" },
+		"of single items":        func(e *purchase.Event) { e.Invoice.Reason = "automatic_pending_invoice_item_invoice" },
 	} {
 		if _, ours, err := intake.Propose(invoice(change), rules, received); ours || err != nil {
 			t.Errorf("%s: ours %v, %v", name, ours, err)
@@ -81,7 +83,7 @@ func TestRules(t *testing.T) {
 		p, ours, err := intake.Propose(event(func(e *purchase.Event) {
 			e.Checkout.Metadata = map[string]string{"consent": tc.consent, "ttclid": "E.C.P.abc", "content_id": "42", "limited_data_use": "true"}
 			if tc.trial {
-				e.Checkout.PaymentStatus = "no_payment_required"
+				e.Checkout.PaymentStatus, e.Checkout.AmountTotal = "no_payment_required", new(int64(0))
 			}
 			if tc.email != "" {
 				e.Checkout.Email = tc.email

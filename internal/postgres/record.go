@@ -104,7 +104,7 @@ func (e *entered) late() bool { return e.envelope != nil && e.LateClick() }
 
 // books are the part of the ledger that one transaction is about: as it was read, then as it is to be.
 type books struct {
-	events    map[string]bool // known ids
+	events    map[string]string // the session under which an event's id was recorded
 	sessions  map[string]session
 	profiles  map[string]*profile // by e-mail address
 	trials    map[string]*trial   // by subscription
@@ -126,7 +126,7 @@ func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt,
 	}
 	sessions, emails = sorted(sessions), sorted(emails)
 	b := &books{
-		events: make(map[string]bool), sessions: make(map[string]session), profiles: make(map[string]*profile), purchases: make(map[string]entered),
+		events: make(map[string]string), sessions: make(map[string]session), profiles: make(map[string]*profile), purchases: make(map[string]entered),
 		trials: make(map[string]*trial),
 	}
 	locked := sessions
@@ -138,9 +138,9 @@ func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt,
 	query(&batch, func() {}, []any{&b.now}, sqlNow)
 	batch.Queue(sqlLockSessions, locked)
 	batch.Queue(sqlLockEmails, emails)
-	var id, email, profileID string
+	var id, email, profileID, about string
 	var s session
-	query(&batch, func() { b.events[id] = true }, []any{&id}, sqlKnownEvents, events)
+	query(&batch, func() { b.events[id] = about }, []any{&id, &about}, sqlKnownEvents, events)
 	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
 	query(&batch, func() { b.profiles[email] = &profile{id: profileID} }, []any{&email, &profileID}, sqlKnownProfiles, emails)
 	if len(subscriptions) > 0 {
@@ -176,18 +176,25 @@ func provisions(p *purchase.Purchase) bool {
 func (b *books) enter(r *purchase.Receipt) (purchase.Recorded, error) {
 	recorded := purchase.Recorded{Disposition: purchase.Duplicate}
 	event := storable(r.Event.ID)
-	if b.events[event] {
+	about, known := b.events[event]
+	if known && about == r.Purchase.ID {
 		return recorded, nil
 	}
-	b.events[event] = true
+	if !known {
+		b.events[event] = r.Purchase.ID
+	}
 	var err error
 	if r.Purchase.Kind == purchase.KindFirstPayment {
 		recorded, err = b.enterInvoice(r)
 	} else {
 		recorded, err = b.enterCheckout(r)
 	}
+	heard := *r
+	if known { // another session's sale must not be lost: its state alone decides, and its row has a key of its own
+		recorded.Conflict, heard.Event.ID = about, event+"."+r.Purchase.ID
+	}
 	if err == nil && recorded.Disposition != purchase.Ignored { // a renewal leaves no trace
-		b.heard, b.became = append(b.heard, *r), append(b.became, recorded.Disposition)
+		b.heard, b.became = append(b.heard, heard), append(b.became, recorded.Disposition)
 	}
 	return recorded, err
 }

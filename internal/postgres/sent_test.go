@@ -53,7 +53,7 @@ func TestSettle_KeepsWhatWasSent(t *testing.T) {
 		for _, together := range []bool{true, false} {
 			l := newLedger(t)
 			r := receipt("evt_1", "cs_1", purchase.StatusPending, "")
-			r.Purchase.Keys.TTCLID, r.Purchase.Clicked = "E.C.P.a", base.AddDate(0, 0, -20)
+			r.Purchase.Keys.TTCLID, r.Purchase.ClickExpires = "E.C.P.a", base.AddDate(0, 0, -13)
 			l.record(r)
 			var batches [][]contract.Outcome
 			if together {

@@ -54,7 +54,7 @@ WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDE
 	sqlLockSessions = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockSessions + `))) FROM unnest($1::text[]) AS k`
 	sqlLockEmails   = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockEmails + `))) FROM unnest($1::text[]) AS k`
 
-	sqlKnownEvents   = `SELECT event_id FROM public.stripe_events WHERE event_id = ANY($1)`
+	sqlKnownEvents   = `SELECT event_id, checkout_session_id FROM public.stripe_events WHERE event_id = ANY($1)`
 	sqlSessionStates = `SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
 	sqlKnownProfiles = `SELECT email, id::text FROM public.profiles WHERE email = ANY($1)`
 

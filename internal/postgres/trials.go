@@ -13,8 +13,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// trial is one subscription: its trial, and the earliest invoice with money, each where it has come. Whichever comes first waits
-// for the other.
+// trial is one subscription: its trial, and the earliest invoice with money, each where it has come. Whichever comes first is
+// held for the other.
 type trial struct {
 	purchase.Trial
 	envelope []byte // the trial's own: its match keys are those of the first payment; nil: nothing may be sent
@@ -53,7 +53,8 @@ func (b *books) begin(e *entered, received time.Time) (converted string, err err
 		return "", nil // another checkout of one subscription: the first one stands
 	}
 	p := e.Purchase
-	t.Session, t.Started, t.Withheld, t.profile, t.expires, t.moved = p.ID, p.At, p.Withheld, e.profile, p.ClickExpires, true
+	t.Session, t.Started, t.Withheld = p.ID, p.PeriodStart, p.Withheld
+	t.profile, t.expires, t.moved = e.profile, p.ClickExpires, true
 	if p.Withheld == purchase.ReasonNone {
 		p.EventName, p.Keys.ExternalID = "", purchase.HashExternalID(e.profile)
 		if t.envelope, err = contract.EncodeEnvelope(&p); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ func trialOf(n int) purchase.Receipt {
 	r.Purchase.Kind, r.Purchase.Trial, r.Purchase.Subscription, r.Purchase.AmountMinor = purchase.KindTrial, true, fmt.Sprintf("sub_%d", n), new(int64(0))
 	r.Purchase.Email = fmt.Sprintf("buyer%d@example.com", n)
 	r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail(r.Purchase.Email), TTCLID: "E.C.P.abc"}
-	r.Purchase.ClickExpires = base.Add(7 * oneDay)
+	r.Purchase.ClickExpires, r.Purchase.PeriodStart = base.Add(7*oneDay), r.Purchase.At
 	return r
 }
 
@@ -290,5 +291,105 @@ func TestForgetTrials(t *testing.T) {
 	l.must(invoiceOf(2, 2), purchase.Held)
 	if n := ask[int](l, `SELECT count(*) FROM purchases WHERE kind = 'first_payment' AND status <> 'skipped'`); n != 0 {
 		t.Errorf("%d first payments of forgotten people", n)
+	}
+}
+
+// inEveryOrder records receipts in every order, and all once more: want, with the trial's number for N, is
+// the id of the first payment that is on the ledger afterwards.
+func (l *ledger) inEveryOrder(want string, receiptsOf func(trial int) []purchase.Receipt) {
+	l.t.Helper()
+	trial := 100
+	for order := range orders(len(receiptsOf(0))) {
+		trial++
+		receipts := receiptsOf(trial)
+		for range 2 {
+			for _, n := range order {
+				if _, err := l.Record(l.t.Context(), receipts[n]); err != nil {
+					l.t.Fatal(err)
+				}
+			}
+		}
+		got := ask[string](l, `SELECT COALESCE(string_agg(checkout_session_id, ' '), 'none') FROM purchases WHERE kind = 'first_payment' AND stripe_subscription_id = $1`,
+			fmt.Sprintf("sub_%d", trial))
+		if want := strings.ReplaceAll(want, "N", fmt.Sprint(trial)); got != want {
+			l.t.Errorf("order %v: first payment %s, want %s", order, got, want)
+		}
+	}
+}
+
+// A trial that was ended early converts by the invoice that ended it, at once and in every order; later ones
+// are renewals.
+func TestRecord_TrialEndedEarly(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.inEveryOrder("in_N_early", func(trial int) []purchase.Receipt {
+		early := invoiceOf(trial, 1)
+		early.Event.ID, early.Purchase.ID = fmt.Sprintf("evt_%d_early", trial), fmt.Sprintf("in_%d_early", trial)
+		early.Purchase.PeriodStart = time.Time{} // purchase.Invoice.LooksBackTo
+		early.Purchase.At = base.Add(3 * oneDay)
+		renewal := invoiceOf(trial, 2)
+		renewal.Purchase.PeriodStart, renewal.Purchase.At = base.Add(3*oneDay), base.Add(34*oneDay)
+		return []purchase.Receipt{trialOf(trial), early, renewal}
+	})
+}
+
+// A first period that a discount makes free converts as a trial does; its own row is no trial.
+func TestRecord_DiscountedFirstPeriod(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.inEveryOrder("in_N_1", func(trial int) []purchase.Receipt {
+		free := trialOf(trial)
+		free.Purchase.Kind = purchase.KindCheckout
+		return []purchase.Receipt{free, invoiceOf(trial, 1), invoiceOf(trial, 2)}
+	})
+	if n := ask[int](l, `SELECT count(*) FROM purchases WHERE kind = 'trial'`); n != 0 {
+		t.Errorf("%d trials, want none", n)
+	}
+	if n := ask[int](l, `SELECT count(*) FROM purchases WHERE kind = 'checkout' AND (status, reason) <> ('skipped', 'no_payment')`); n != 0 {
+		t.Errorf("%d discounted checkouts are more than skipped (no_payment)", n)
+	}
+}
+
+// A paid trial (a little now, the plan's price later) is sold by its checkout: the later invoice never
+// becomes a sale.
+func TestRecord_PaidTrialIsSoldOnce(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.inEveryOrder("none", func(trial int) []purchase.Receipt {
+		sold := receipt(fmt.Sprintf("evt_%d", trial), fmt.Sprintf("cs_%d", trial), purchase.StatusPending, purchase.ReasonNone)
+		sold.Purchase.Subscription = fmt.Sprintf("sub_%d", trial)
+		return []purchase.Receipt{sold, invoiceOf(trial, 1), invoiceOf(trial, 2)}
+	})
+	if n, err := l.ConvertHeld(t.Context(), 0); n != 0 || err != nil {
+		t.Errorf("%d held invoices became sales, error %v", n, err)
+	}
+}
+
+// By a clock of Stripe's that is ahead of ours (a test clock) a trial's invoice is still its first: both are
+// of that clock.
+func TestRecord_TrialByATestClock(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.inEveryOrder("in_N_1", func(trial int) []purchase.Receipt {
+		began, first := trialOf(trial), invoiceOf(trial, 1)
+		began.Purchase.PeriodStart = base.AddDate(0, 3, 0)
+		first.Purchase.PeriodStart = base.AddDate(0, 3, 0)
+		return []purchase.Receipt{began, first}
+	})
+}
+
+// A trial's event has no value, whatever Stripe says that its checkout cost; the ledger keeps that.
+func TestRecord_TrialHasNoValue(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	r := trialOf(1)
+	r.Purchase.Status, r.Purchase.Reason, r.Purchase.EventName = purchase.StatusPending, purchase.ReasonNone, "StartTrial"
+	r.Purchase.Currency, r.Claim = "usd", true
+	sent, err := contract.DecodeEnvelope(l.must(r, purchase.Processed).Message)
+	if err != nil || sent.AmountMinor != nil || sent.Currency != "" {
+		t.Errorf("envelope %+v, error %v, want neither amount nor currency", sent, err)
+	}
+	if entry, _, err := l.Entry(t.Context(), "cs_1"); err != nil || *entry.AmountMinor != 0 || *entry.Currency != "usd" {
+		t.Errorf("entry %+v, error %v, want 0 usd", entry, err)
 	}
 }

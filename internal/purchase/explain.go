@@ -21,7 +21,7 @@ func (g Group) Meaning() string {
 		case ReasonTestPurchase:
 			return "A test purchase: it must not count as a sale"
 		case ReasonNoPayment:
-			return "A trial or a full discount: no money, no sale"
+			return "A trial, a full discount or a free order: no money, no sale"
 		case ReasonNoConsent:
 			return "The buyer did not consent: no match key is stored, and nothing is ever sent"
 		case ReasonInternal:

@@ -86,10 +86,10 @@ func (h *History) Timeline() []Step {
 			steps = append(steps, Step{at.UTC(), fmt.Sprintf(what, args...), mood})
 		}
 	}
-	switch h.Kind {
-	case KindTrial:
+	switch {
+	case h.Kind == KindTrial, h.Reason == ReasonNoPayment:
 		add(h.At, MoodNeutral, "checked out without a payment, by Stripe's time")
-	case KindFirstPayment:
+	case h.Kind == KindFirstPayment:
 		add(h.At, MoodNeutral, "first payment after the trial %s, by Stripe's time", h.TrialSession)
 	default:
 		add(h.At, MoodNeutral, "paid, by Stripe's time")

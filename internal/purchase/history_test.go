@@ -59,3 +59,25 @@ func TestRemedies(t *testing.T) {
 		}
 	})
 }
+
+// A checkout without money says so, whatever its kind: it was not paid.
+func TestHistory_TimelineWithoutMoney(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, tc := range map[string]struct {
+		kind   purchase.Kind
+		reason purchase.Reason
+		want   string
+	}{
+		"trial":         {purchase.KindTrial, purchase.ReasonNoPayment, "checked out without a payment"},
+		"trial sent":    {purchase.KindTrial, "", "checked out without a payment"},
+		"full discount": {purchase.KindCheckout, purchase.ReasonNoPayment, "checked out without a payment"},
+		"sale":          {purchase.KindCheckout, "", "paid"},
+		"staff's":       {purchase.KindCheckout, purchase.ReasonInternal, "paid"},
+	} {
+		h := purchase.History{Purchase: purchase.Purchase{ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, At: at}}
+		if got := h.Timeline()[0].What; got != tc.want+", by Stripe's time" {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}

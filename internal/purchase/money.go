@@ -44,6 +44,43 @@ func Major(minor int64, currency string) string {
 	return sign + digits[:len(digits)-n] + "." + digits[len(digits)-n:]
 }
 
+// ValueBasis is the part of a payment that is a purchase's value. The zero value is ValueTotal.
+type ValueBasis string
+
+// The parts.
+const (
+	ValueTotal ValueBasis = "total" // what the buyer paid
+	ValueNet   ValueBasis = "net"   // less tax and shipping, as far as Stripe names them
+)
+
+// OfCheckout returns a checkout's value in the currency's smallest unit, nil where Stripe named no usable
+// total.
+func (b ValueBasis) OfCheckout(c *Checkout) *int64 { return b.of(c.AmountTotal, c.Tax, c.Shipping) }
+
+// OfInvoice returns a paid invoice's value in the currency's smallest unit, nil where Stripe named no usable
+// amount.
+func (b ValueBasis) OfInvoice(i *Invoice) *int64 { return b.of(i.AmountPaid, i.Tax, i.Shipping) }
+
+func (b ValueBasis) of(total *int64, parts ...*int64) *int64 {
+	if total == nil || *total < 0 {
+		return nil
+	}
+	if b != ValueNet {
+		return total
+	}
+	net := *total
+	for _, part := range parts {
+		if part != nil && *part > 0 {
+			net -= min(net, *part) // money moved: a sale is never worth less than nothing
+		}
+	}
+	return &net
+}
+
+// Free reports whether a checkout moved no money: a trial, a full discount or a free order. Stripe calls some
+// of them paid.
+func (c *Checkout) Free() bool { return c.AmountTotal != nil && *c.AmountTotal == 0 }
+
 // ValidCurrency says whether a code has ISO 4217's form (three ASCII letters).
 func ValidCurrency(code string) bool {
 	if len(code) != 3 {

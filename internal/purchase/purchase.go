@@ -8,10 +8,11 @@
 //	        (intake)            (intake)     (relay)             (delivery, written by the recorder)
 //
 // Beside it stand rejected (paid, but without a usable e-mail address) and skipped at once, with the reason
-// no_payment (a trial), no_consent (the buyer's) or internal (the merchant's own staff).
+// no_payment (no money moved), no_consent (the buyer's) or internal (the merchant's own staff).
 package purchase
 
 import (
+	"errors"
 	"strings"
 	"time"
 )
@@ -31,10 +32,20 @@ type Event struct {
 	Type     string
 	Created  time.Time // the event's own time, whole seconds, UTC; zero when Stripe gave none
 	Livemode bool
-	Thin     bool      // a "thin" v2 event, which carries no object: the endpoint must be set to snapshot events
+	Account  string    // the connected account that it belongs to; "": the endpoint's own
+	Thin     bool      // a v2 event without an object; Type is without its "v1."
+	Related  Related   // of a thin event: where its object is
 	Checkout *Checkout // data.object; nil when it is missing or no JSON object
 	Invoice  *Invoice  // data.object of TypeInvoicePaid, in place of the checkout
 }
+
+// Related is a thin event's reference to its object, as Stripe sent it.
+type Related struct {
+	ID, Type, URL string
+}
+
+// ErrReference refuses a thin event whose reference to its object has no usable form.
+var ErrReference = errors.New("thin event without a usable related_object")
 
 // Checkout is the checkout session of an Event as Stripe sent it: nothing is checked or normalised.
 type Checkout struct {
@@ -42,11 +53,14 @@ type Checkout struct {
 	Mode          string // subscription, payment or setup
 	PaymentStatus string // paid, unpaid or no_payment_required
 	AmountTotal   *int64 // smallest unit of Currency, as Stripe counts it; nil: unknown
+	Discount      *int64 // total_details.amount_discount; nil: unknown
+	Tax, Shipping *int64 // total_details.amount_tax and amount_shipping; nil: unknown
 	Currency      string // lower case ISO 4217, "": unknown
 	Customer      string // cus_…
 	Subscription  string // sub_…
 	Email         string // customer_details.email
 	CustomerEmail string // customer_email, only a prefill
+	ExpandedEmail string // the e-mail address of a customer that is expanded
 	Phone         string // customer_details.phone
 	Name          string // customer_details.name
 	Address       Address
@@ -68,9 +82,13 @@ type Invoice struct {
 	Subscription string // "": of none
 	Customer     string
 	AmountPaid   *int64
+	Tax          *int64 // part of AmountPaid; nil: unknown
+	Shipping     *int64 // part of AmountPaid, without its tax; nil: unknown
 	Currency     string
-	Beginning    bool      // it is the subscription's very first one (billing_reason subscription_create)
-	PeriodStart  time.Time // of the time that it looks back on: a trial's first one looks back on the trial; zero: unknown
+	Reason       string    // billing_reason
+	Created      time.Time // zero: unknown
+	PeriodStart  time.Time // of the period that it looks back on: a trial's first one looks back on the trial; zero: unknown
+	PeriodEnd    time.Time // zero: unknown
 }
 
 // Kind says what makes a purchase one.
@@ -79,7 +97,7 @@ type Kind string
 // The kinds.
 const (
 	KindCheckout     Kind = "checkout"      // a checkout that was paid, or is to be
-	KindTrial        Kind = "trial"         // a checkout without money: a trial, or a full discount
+	KindTrial        Kind = "trial"         // a subscription's checkout without money and without a discount
 	KindFirstPayment Kind = "first_payment" // the first invoice with money after a trial
 )
 
@@ -92,7 +110,7 @@ type Purchase struct {
 	Livemode     bool
 	AmountMinor  *int64    // smallest unit of Currency; nil: unknown
 	Currency     string    // lower case, three letters; "": unknown
-	At           time.Time // when it was paid (the paying event's created); zero while unpaid
+	At           time.Time // when it was paid (the paying event's created, at most its receipt); zero while unpaid
 	Email        string    // normalised, plain: for the profile, never for the queue
 	Customer     string    // Stripe's customer id, "" when unknown or unusable
 	Subscription string    // Stripe's subscription id, "" when unknown or unusable
@@ -102,7 +120,7 @@ type Purchase struct {
 	EventName      string    // "": the worker's own; of a trial that is sent as one
 	Withheld       Reason    // why nothing may be sent about this buyer: ReasonNoConsent, ReasonInternal; "": it may
 	Trial          bool      // its match keys are kept for the subscription's first payment
-	PeriodStart    time.Time // of a first payment: when the time began that its invoice looks back on; zero: unknown
+	PeriodStart    time.Time // when the trial, or the period that an invoice looks back on, began by Stripe's clock; zero: unknown
 	LimitedDataUse bool
 	Content        *Content
 	ClickExpires   time.Time // when the click id becomes older than CLICK_WINDOW; zero: unknown
@@ -197,5 +215,6 @@ type Recorded struct {
 	Claimed time.Time // since when it counts as handed to the queue; zero: it was not claimed
 
 	FirstPayment string // the purchase that a trial and its invoice became; "": none
+	Conflict     string // the session under which the event's id was recorded before; "": none, or the same
 	LateClick    bool   // its click id is older than CLICK_WINDOW
 }

@@ -31,7 +31,7 @@ type Reason string
 // The reasons.
 const (
 	ReasonNone          Reason = ""
-	ReasonNoPayment     Reason = "no_payment"     // skipped: a trial or a full discount, no money moved
+	ReasonNoPayment     Reason = "no_payment"     // skipped: a trial, a full discount or a free order
 	ReasonNotConfigured Reason = "not_configured" // skipped: the worker has no access token
 	ReasonTestPurchase  Reason = "test_purchase"  // skipped: livemode=false and TIKTOK_TEST_MODE=skip
 	ReasonNoConsent     Reason = "no_consent"     // skipped: the buyer said no, or nothing where an answer is required

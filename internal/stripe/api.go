@@ -2,6 +2,7 @@ package stripe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,7 +32,7 @@ const (
 
 // APIConfig is how Stripe's API is asked.
 type APIConfig struct {
-	Key secret.Text // rk_live_… or rk_test_…, with the right to read events; an sk_… can, and may far too much
+	Key secret.Text // rk_live_… or rk_test_…, with the right to read events and checkout sessions; an sk_… may far too much
 	URL string      // "": Stripe's own
 
 	Types []string // of the events that are listed, 20 at most
@@ -40,7 +41,7 @@ type APIConfig struct {
 // Problems says what is wrong with a configuration, without the key.
 func (c APIConfig) Problems() (list []string) {
 	if !hasForm(c.Key, "rk_", "sk_") {
-		list = append(list, "STRIPE_API_KEY does not look like rk_live_… or rk_test_…: make a restricted key that may read events in Stripe's dashboard")
+		list = append(list, "STRIPE_API_KEY does not look like rk_live_… or rk_test_…: make a restricted key in Stripe's dashboard that may read events and checkout sessions")
 	}
 	if c.URL == "" {
 		return list
@@ -70,11 +71,14 @@ func hasForm(key secret.Text, prefixes ...string) bool {
 	return false
 }
 
-// API reads Stripe's list of events. It is safe for concurrent use; all its callers share one pace.
+// API reads Stripe's list of events, and the objects of thin events. It is safe for concurrent use; all who
+// list share one pace.
 type API struct {
 	key     string
 	types   []string
 	backend stripe.Backend
+	url     string // without a slash at its end
+	objects *http.Client
 	decode  *Webhook
 }
 
@@ -84,17 +88,28 @@ func NewAPI(c APIConfig) *API {
 		// The caller waits as long as it was told to, and may be interrupted; the library would sleep for a time of its own.
 		MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: new(false),
 		LeveledLogger: &stripe.LeveledLogger{}, // it would write Stripe's answers to the standard error
-		HTTPClient:    &http.Client{Timeout: apiTimeout, Transport: &paced{rate.NewLimiter(apiRequests, 1), newTransport()}},
+		HTTPClient:    newClient(&paced{rate.NewLimiter(apiRequests, 1), newTransport()}),
 	}
 	if c.URL != "" {
 		config.URL = new(strings.TrimSuffix(c.URL, "/"))
 	}
-	return &API{key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config), decode: &Webhook{}}
+	return &API{
+		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
+		url: cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL), objects: newClient(newTransport()), decode: &Webhook{},
+	}
+}
+
+// newClient returns a client for requests that bear the key.
+func newClient(transport http.RoundTripper) *http.Client {
+	return &http.Client{Timeout: apiTimeout, Transport: transport, CheckRedirect: noRedirect}
 }
 
 // newTransport is the library's usual one, apart from the pool that everybody shares.
 func newTransport() http.RoundTripper {
-	return &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
+		MaxIdleConnsPerHost: 16,
+	}
 }
 
 // paced keeps requests apart.
@@ -224,7 +239,7 @@ func refusal(ctx context.Context, err error) error {
 	remedy := ""
 	switch r.Status {
 	case http.StatusUnauthorized:
-		remedy = ": STRIPE_API_KEY is not known to Stripe; make a restricted key there that may read events"
+		remedy = ": STRIPE_API_KEY is not known to Stripe; make a restricted key there that may read events and checkout sessions"
 	case http.StatusForbidden:
 		remedy = ": STRIPE_API_KEY may not do this; give the restricted key the right to read events and checkout sessions"
 	case http.StatusTooManyRequests:

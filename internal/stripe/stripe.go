@@ -4,7 +4,9 @@ package stripe
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -110,14 +112,15 @@ var ErrNotEvent = errors.New("not an event: no JSON object with a non-empty stri
 const maxDepth = 100
 
 // Decode reads a verified body, whatever the event's api_version: the library's own types refuse every other
-// version, and old accounts' events. A field of an unexpected type counts as missing: metadata may be [], data may be missing,
-// created may be a text. The error is ErrNotEvent.
+// version, and old accounts' events. A field of an unexpected type counts as missing: metadata may be [], data may be missing.
+// The error is ErrNotEvent.
 func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 	if !shallow(body) || !gjson.ValidBytes(body) {
 		return purchase.Event{}, ErrNotEvent
 	}
 	var event purchase.Event
 	var object gjson.Result
+	var account, context string
 	livemode, known := false, false
 	gjson.ParseBytes(body).ForEach(func(key, v gjson.Result) bool {
 		switch key.Str {
@@ -127,8 +130,14 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 			event.Type = text(v)
 		case "object":
 			event.Thin = strings.HasPrefix(text(v), "v2.")
+		case "account":
+			account = accountOf(v)
+		case "context":
+			context = accountOf(v)
+		case "related_object":
+			event.Related = purchase.Related{ID: text(v.Get("id")), Type: text(v.Get("type")), URL: text(v.Get("url"))}
 		case "created":
-			event.Created = moment(v)
+			event.Created = cmp.Or(moment(v), date(v))
 		case "livemode":
 			livemode, known = v.Type == gjson.True, v.IsBool()
 		case "data":
@@ -136,22 +145,47 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 		}
 		return true
 	})
+	if event.Thin {
+		event.Type = strings.TrimPrefix(event.Type, "v1.")
+	}
 	if event.ID == "" || event.Type == "" {
 		return purchase.Event{}, ErrNotEvent
 	}
-	switch {
-	case object.IsObject() && event.Type == purchase.TypeInvoicePaid:
-		var of bool
-		event.Invoice, of = invoice(object)
-		livemode = livemode || !known && of
-	case object.IsObject():
-		var of bool
-		event.Checkout, of = checkout(object)
+	event.Account = cmp.Or(account, context)
+	if object.IsObject() {
+		of := read(&event, object)
 		livemode = livemode || !known && of
 	}
 	event.Livemode = livemode
 	return event, nil
 }
+
+// read gives an event its object; livemode is the object's own.
+func read(event *purchase.Event, object gjson.Result) (livemode bool) {
+	if event.Type == purchase.TypeInvoicePaid {
+		event.Invoice, livemode = invoice(object)
+	} else {
+		event.Checkout, livemode = checkout(object)
+	}
+	return livemode
+}
+
+// accountOf reads the account of an event's account or context; "" where there is none. The context of an
+// organisation's destination is a path, its last part is the account. What has another form is an account
+// that is not known to anybody.
+func accountOf(v gjson.Result) string {
+	path := text(v)
+	if v.Type == gjson.Null || v.Type == gjson.String && path == "" {
+		return ""
+	}
+	if account := path[strings.LastIndexByte(path, '/')+1:]; purchase.ValidID(account) {
+		return account
+	}
+	return unknownAccount
+}
+
+// unknownAccount stands for an account whose id has no usable form.
+const unknownAccount = "?"
 
 // checkout reads a checkout session; livemode is its own.
 func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
@@ -168,10 +202,12 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 			livemode = v.Type == gjson.True
 		case "amount_total":
 			c.AmountTotal = whole(v) // nil where it cannot be read: 0 would be a sale for nothing
+		case "total_details":
+			c.Discount, c.Tax, c.Shipping = whole(v.Get("amount_discount")), whole(v.Get("amount_tax")), whole(v.Get("amount_shipping"))
 		case "currency":
 			c.Currency = text(v)
 		case "customer":
-			c.Customer = idOf(v)
+			c.Customer, c.ExpandedEmail = idOf(v), emailOf(v)
 		case "subscription":
 			c.Subscription = idOf(v)
 		case "customer_email":
@@ -196,11 +232,14 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 	return c, livemode
 }
 
-// invoice reads a paid invoice; livemode is its own. Since API version 2025-03-31 the subscription is that of its parent.
+// invoice reads a paid invoice; livemode is its own. Since API version 2025-03-31 the subscription is that of
+// its parent, and its taxes are total_taxes.
 func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
 	i = &purchase.Invoice{
-		ID: text(object.Get("id")), Customer: idOf(object.Get("customer")), AmountPaid: whole(object.Get("amount_paid")), Currency: text(object.Get("currency")),
-		Beginning: text(object.Get("billing_reason")) == "subscription_create", PeriodStart: moment(object.Get("period_start")),
+		ID: text(object.Get("id")), Customer: idOf(object.Get("customer")), AmountPaid: whole(object.Get("amount_paid")),
+		Currency: text(object.Get("currency")), Reason: text(object.Get("billing_reason")), Created: moment(object.Get("created")),
+		PeriodStart: moment(object.Get("period_start")), PeriodEnd: moment(object.Get("period_end")),
+		Tax: taxOf(object), Shipping: whole(object.Get("shipping_cost.amount_subtotal")),
 	}
 	for _, place := range []string{"parent.subscription_details.subscription", "subscription"} {
 		if i.Subscription == "" {
@@ -208,6 +247,33 @@ func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
 		}
 	}
 	return i, object.Get("livemode").Type == gjson.True
+}
+
+// taxOf adds up an invoice's taxes; nil where it names none. Three API versions have three places for them.
+func taxOf(object gjson.Result) *int64 {
+	for _, place := range []string{"total_taxes", "total_tax_amounts"} {
+		list := object.Get(place)
+		if !list.IsArray() {
+			continue
+		}
+		sum := int64(0)
+		for _, tax := range list.Array() {
+			if n := whole(tax.Get("amount")); n != nil && *n > 0 && sum <= math.MaxInt64-*n {
+				sum += *n
+			}
+		}
+		return &sum
+	}
+	return whole(object.Get("tax"))
+}
+
+// date reads a time as thin events have it, RFC 3339, cut to the second; the same years as moment.
+func date(v gjson.Result) time.Time {
+	at, err := time.Parse(time.RFC3339, text(v))
+	if err != nil || at.Unix() <= 0 || at.Year() > 9999 {
+		return time.Time{}
+	}
+	return at.UTC().Truncate(time.Second)
 }
 
 // moment reads Unix seconds. Years 1970 to 9999: what both Postgres and TikTok take. Anything else counts as unknown.
@@ -264,6 +330,14 @@ func idOf(v gjson.Result) string {
 		return text(v.Get("id"))
 	}
 	return text(v)
+}
+
+// emailOf reads the address of a customer that was expanded.
+func emailOf(v gjson.Result) string {
+	if v.IsObject() {
+		return text(v.Get("email"))
+	}
+	return ""
 }
 
 // texts reads metadata: its texts, and which of its values are none.

@@ -1,0 +1,352 @@
+package intake_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/intake"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/stripe"
+)
+
+// endpoint is a handler with its log and its metrics.
+type endpoint struct {
+	t       *testing.T
+	ledger  *ledger
+	log     *observer.ObservedLogs
+	metrics *prometheus.Registry
+	handler *intake.Handler
+	public  http.Handler
+}
+
+func newEndpoint(t *testing.T, rules intake.Rules, objects intake.Objects) *endpoint {
+	t.Helper()
+	core, log := observer.New(zapcore.DebugLevel)
+	recorded := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}
+	e := &endpoint{t: t, ledger: &ledger{recorded: recorded}, log: log, metrics: prometheus.NewRegistry()}
+	rules.Modes = map[string]bool{"subscription": true}
+	webhook := stripe.NewWebhook([]secret.Text{key}, time.Now)
+	e.handler = intake.NewHandler(webhook, e.ledger, rules, &onward{}, time.Now, zap.New(core), e.metrics)
+	if objects != nil {
+		e.handler.FetchWith(objects)
+	}
+	e.public = e.handler.Public(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "alive")
+	}))
+	return e
+}
+
+// answers posts an event, and fails unless the answer has a status and all of the texts.
+func (e *endpoint) answers(body []byte, status int, texts ...string) {
+	e.t.Helper()
+	resp := e.request(http.MethodPost, "/webhooks/stripe", body)
+	for _, text := range append(texts, "") {
+		if resp.Code != status || !strings.Contains(resp.Body.String(), text) {
+			e.t.Errorf("answer = %d %s, want %d with %q", resp.Code, resp.Body, status, text)
+		}
+	}
+	if again := resp.Header().Get("Retry-After"); (again != "") != (status == http.StatusServiceUnavailable) {
+		e.t.Errorf("Retry-After = %q of a %d", again, status)
+	}
+}
+
+// nothingRecorded fails where a receipt came to the ledger.
+func (e *endpoint) nothingRecorded() {
+	e.t.Helper()
+	if n := len(e.ledger.got); n > 0 {
+		e.t.Errorf("%d receipts, want none", n)
+	}
+}
+
+func (e *endpoint) request(method, path string, body []byte) *httptest.ResponseRecorder {
+	e.t.Helper()
+	req := httptest.NewRequestWithContext(e.t.Context(), method, path, strings.NewReader(string(body)))
+	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
+	resp := httptest.NewRecorder()
+	e.public.ServeHTTP(resp, req)
+	return resp
+}
+
+// counted fails unless webhooks_total has a value.
+func (e *endpoint) counted(kind, result string, want int) {
+	e.t.Helper()
+	text, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain, "purchase_relay_webhooks_total")
+	line := fmt.Sprintf("purchase_relay_webhooks_total{result=%q,type=%q} %d\n", result, kind, want)
+	if err != nil || !strings.Contains(string(text), line) {
+		e.t.Errorf("metrics lack %s, error %v:\n%s", line, err, text)
+	}
+}
+
+// logged fails unless there are so many lines with a message, and no secret in any.
+func (e *endpoint) logged(message string, level zapcore.Level, want int) {
+	e.t.Helper()
+	if n := e.log.FilterMessage(message).FilterLevelExact(level).Len(); n != want {
+		e.t.Errorf("%d lines %q at %s, want %d: %v", n, message, level, want, e.log.All())
+	}
+	for _, entry := range e.log.All() {
+		text := fmt.Sprint(entry.ContextMap())
+		if strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
+			e.t.Errorf("secret or address in the log: %s %s", entry.Message, text)
+		}
+	}
+}
+
+// fetcher is a stand-in for Stripe's API.
+type fetcher func(ctx context.Context, e purchase.Event) (purchase.Event, error)
+
+func (f fetcher) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, error) {
+	return f(ctx, e)
+}
+
+// listed is Stripe's API with the objects of some events.
+func listed(t *testing.T, bodies ...[]byte) *stripe.API {
+	t.Helper()
+	list := new(stripegen.EventList)
+	for _, body := range bodies {
+		if err := list.Add(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := httptest.NewServer(list)
+	t.Cleanup(server.Close)
+	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL})
+}
+
+// A thin event proposes what its snapshot does, once its object is fetched.
+func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
+	t.Parallel()
+	c := stripegen.NewCheckout().Live()
+	unpaid := stripegen.NewCheckout().Delayed("konbini")
+	failed := unpaid.AsyncFailed(time.Minute)
+	trial, free := stripegen.NewCheckout().Trial(), stripegen.NewCheckout().Free()
+	setup := stripegen.NewCheckout()
+	setup.Mode = "setup"
+	in := c.Invoices(7*24*time.Hour, 30*24*time.Hour, 2)[1]
+	for name, tc := range map[string]struct {
+		snapshot, thin []byte
+		answer         string // "ignored": nothing is recorded
+	}{
+		"paid":               {c.Event(), c.Thin(), "processed"},
+		"unpaid":             {unpaid.Event(), unpaid.Thin(), "awaiting_payment"},
+		"failed":             {failed.Event(), failed.Thin(), "processed"},
+		"trial":              {trial.Event(), trial.Thin(), "processed"},
+		"free first period":  {free.Event(), free.Thin(), "processed"},
+		"a mode not counted": {setup.Event(), setup.Thin(), "ignored"},
+		"first payment":      {in.Event(), in.Thin(), "processed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rules := intake.Rules{FirstPayment: true, TrialEvent: "StartTrial"}
+			snapshot, thin := newEndpoint(t, rules, nil), newEndpoint(t, rules, listed(t, tc.snapshot))
+			snapshot.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
+			thin.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
+			snapshot.answers(tc.snapshot, http.StatusOK, tc.answer)
+			thin.answers(tc.thin, http.StatusOK, tc.answer)
+			thin.counted("thin", tc.answer, 1)
+			if tc.answer == "ignored" {
+				thin.nothingRecorded()
+				return
+			}
+			want, got := snapshot.ledger.got[0], thin.ledger.got[0]
+			if diff := cmp.Diff(want.Purchase, got.Purchase); diff != "" {
+				t.Errorf("proposed (-want +got):\n%s", diff)
+			}
+			if of, like := got.Event, want.Event; of.Type != like.Type || !of.Created.Equal(like.Created) {
+				t.Errorf("event = %s at %v, want %s at %v", of.Type, of.Created, like.Type, like.Created)
+			}
+		})
+	}
+}
+
+// Without a key a thin event of our types is refused, never passed over: its sale would be lost.
+func TestHandler_ThinEventWithoutKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	e := newEndpoint(t, intake.Rules{}, nil)
+	c := stripegen.NewCheckout()
+	for _, body := range [][]byte{c.Thin(), c.AsyncSucceeded(time.Minute).Thin()} {
+		e.answers(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
+	}
+	e.counted("thin", "no_api_key", 2)
+	e.logged("Thin event without STRIPE_API_KEY", zapcore.ErrorLevel, 2)
+	// Other types, and invoices while they do not count, are none of ours.
+	other := strings.Replace(string(c.Thin()), "checkout.session.completed", "customer.updated", 1)
+	invoice := string(stripegen.Invoice{InvoiceID: "in_1"}.Thin())
+	for _, body := range []string{other, invoice, strings.Replace(other, "v1.customer", "v2.core", 1)} {
+		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
+	}
+	e.counted("thin", "ignored", 3)
+	e.nothingRecorded()
+}
+
+// Where Stripe's API gives no object, Stripe is told to send the event again.
+func TestHandler_ThinEventUnavailable(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err    error
+		status int
+		result string
+	}{
+		"away":      {errors.New("connection refused"), http.StatusServiceUnavailable, "stripe_unavailable"},
+		"no object": {fmt.Errorf("thin: %w", purchase.ErrReference), http.StatusBadRequest, "malformed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fails := fetcher(func(_ context.Context, event purchase.Event) (purchase.Event, error) {
+				return event, tc.err
+			})
+			e := newEndpoint(t, intake.Rules{}, fails)
+			e.answers(stripegen.NewCheckout().Thin(), tc.status, "error")
+			e.nothingRecorded()
+			e.counted("thin", tc.result, 1)
+		})
+	}
+}
+
+// A slow API of Stripe's is given four seconds: the buyer waits.
+func TestHandler_ThinEventSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		slow := fetcher(func(ctx context.Context, event purchase.Event) (purchase.Event, error) {
+			<-ctx.Done()
+			return event, ctx.Err()
+		})
+		e := newEndpoint(t, intake.Rules{}, slow)
+		began := time.Now()
+		e.answers(stripegen.NewCheckout().Thin(), http.StatusServiceUnavailable, "send the event again")
+		if took := time.Since(began); took != intake.FetchTimeout {
+			t.Errorf("answered after %s, want %s", took, intake.FetchTimeout)
+		}
+		e.logged("Fetch of a thin event failed", zapcore.ErrorLevel, 1)
+	})
+}
+
+// Of a foreign account nothing is recorded and nothing is fetched, whether the event is thin or a snapshot.
+func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
+	t.Parallel()
+	c := stripegen.NewCheckout().Live()
+	c.Account = "acct_1Connected"
+	organisation := strings.Replace(string(c.Thin()), `"acct_1Connected"`, `"org_1/acct_1Connected"`, 1)
+	odd := strings.Replace(string(c.Event()), `"acct_1Connected"`, `{"id":"buyer@example.com"}`, 1)
+	never := fetcher(func(_ context.Context, event purchase.Event) (purchase.Event, error) {
+		t.Error("fetched")
+		return event, nil
+	})
+	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation, odd} {
+		e := newEndpoint(t, intake.Rules{}, never)
+		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
+		e.nothingRecorded()
+		kind := "thin"
+		if !strings.Contains(body, "v2.core.event") {
+			kind = "checkout.session.completed"
+		}
+		e.counted(kind, "other_account", 1)
+		e.logged("Event of another account ignored", zapcore.InfoLevel, 1)
+	}
+	accounts, err := intake.ParseAccounts([]string{"acct_1Connected"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation} {
+		e := newEndpoint(t, intake.Rules{Accounts: accounts}, listed(t, c.Event()))
+		e.answers([]byte(body), http.StatusOK, `{"status":"processed"}`)
+	}
+}
+
+func TestPublic_Paths(t *testing.T) {
+	t.Parallel()
+	body := stripegen.NewCheckout().Event()
+	for _, tc := range []struct {
+		method, path string
+		status       int
+		logged       string // the path in the log; "": none
+	}{
+		{http.MethodPost, "/webhooks/stripe", http.StatusOK, ""},
+		{http.MethodPost, "/webhooks/stripe/", http.StatusOK, ""},
+		{http.MethodGet, "/webhooks/stripe/", http.StatusMethodNotAllowed, ""},
+		{http.MethodGet, "/healthz", http.StatusOK, ""},
+		{http.MethodHead, "/healthz", http.StatusOK, ""},
+		{http.MethodPost, "/healthz", http.StatusMethodNotAllowed, ""},
+		{http.MethodPost, "/webhook/stripe", http.StatusNotFound, "/webhook/stripe"},
+		{http.MethodPost, "/webhooks/stripe//", http.StatusNotFound, "/webhooks/stripe//"},
+		{http.MethodPost, "//webhooks/stripe", http.StatusNotFound, "//webhooks/stripe"},
+		{http.MethodPost, "/Webhooks/Stripe", http.StatusNotFound, "/Webhooks/Stripe"},
+		{http.MethodGet, "/", http.StatusNotFound, "/"},
+		{http.MethodGet, "/metrics", http.StatusNotFound, "/metrics"},
+		{http.MethodGet, "/x?email=buyer@example.com", http.StatusNotFound, "/x"},
+		{http.MethodGet, "/buyer%40example.com", http.StatusNotFound, "[not a plain path]"},
+		{http.MethodGet, "/%1b%5b2J", http.StatusNotFound, "[not a plain path]"},
+		{http.MethodGet, "/" + strings.Repeat("a", 5000), http.StatusNotFound, "/" + strings.Repeat("a", 99)},
+		{"BREW", "/pot", http.StatusNotFound, "/pot"},
+	} {
+		e := newEndpoint(t, intake.Rules{}, nil)
+		a := e.request(tc.method, "http://shop.example"+tc.path, body)
+		if a.Code != tc.status {
+			t.Errorf("%s %s: %d, want %d", tc.method, tc.path, a.Code, tc.status)
+		}
+		if tc.logged == "" {
+			e.logged("Unknown path", zapcore.WarnLevel, 0)
+			e.counted("none", "not_found", 0)
+			continue
+		}
+		e.counted("none", "not_found", 1)
+		e.logged("Unknown path", zapcore.WarnLevel, 1)
+		if got := e.log.FilterMessage("Unknown path").All()[0].ContextMap()["path"]; got != tc.logged {
+			t.Errorf("%s: logged path %q, want %q", tc.path, got, tc.logged)
+		}
+	}
+	e := newEndpoint(t, intake.Rules{}, nil)
+	for range 500 {
+		e.request(http.MethodGet, "/wp-login.php", nil)
+	}
+	e.counted("none", "not_found", 500)
+	if n := e.log.FilterMessage("Unknown path").Len(); n < 10 || n > 50 {
+		t.Errorf("%d lines about 500 requests, want some", n)
+	}
+}
+
+// The other session of an event's id is a sale of its own: the log says that the id came twice.
+func TestHandler_LogsEventIDConflict(t *testing.T) {
+	t.Parallel()
+	e := newEndpoint(t, intake.Rules{}, nil)
+	e.ledger.recorded.Conflict = "cs_first"
+	c := stripegen.NewCheckout()
+	e.answers(c.Event(), http.StatusOK, "processed")
+	e.logged("Event id repeated with another session", zapcore.WarnLevel, 1)
+	e.ledger.recorded.Disposition = purchase.Duplicate
+	e.answers(c.Event(), http.StatusOK, "duplicate")
+	e.logged("Event id repeated with another session", zapcore.WarnLevel, 1)
+}
+
+// A trial that is sent has no value by design: it is not counted as a sale without one.
+func TestHandler_TrialIsNoSaleWithoutValue(t *testing.T) {
+	t.Parallel()
+	const metric = "purchase_relay_purchases_without_value_total"
+	unknown := stripegen.NewCheckout()
+	unknown.AmountTotal = nil
+	for want, c := range map[string]stripegen.Checkout{"0": stripegen.NewCheckout().Trial(), "1": unknown} {
+		e := newEndpoint(t, intake.Rules{TrialEvent: "StartTrial"}, nil)
+		e.answers(c.Event(), http.StatusOK, "processed")
+		text, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain, metric)
+		if err != nil || !strings.Contains(string(text), metric+" "+want) {
+			t.Errorf("want %s, error %v:\n%s", want, err, text)
+		}
+	}
+}
