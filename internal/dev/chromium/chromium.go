@@ -9,42 +9,23 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"syscall"
 
 	"github.com/chromedp/chromedp"
+
+	"purchase-relay/internal/dev/aptget"
 )
 
 // ErrMissing says that there is no Chromium, and how to get one.
-var ErrMissing = errors.New("no Chromium on this machine: install it (Debian and Ubuntu: `sudo apt-get install chromium`) to see the pages tested in a browser")
+var ErrMissing = errors.New("no Chromium on this machine, so the pages are not tested in a browser")
 
-// Ensure returns the browser's path. Where it is missing and apt-get may install it (as root), it does, and says so on out.
+// Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that on out and installs it.
 func Ensure(ctx context.Context, out io.Writer) (string, error) {
 	if path := find(); path != "" {
 		return path, nil
 	}
-	apt, err := exec.LookPath("apt-get")
-	if err != nil || os.Getuid() != 0 {
-		return "", ErrMissing
-	}
-	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "purchase-relay-install.lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = lock.Close() }()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { // apt-get lets one in
-		return "", err
-	}
-	if path := find(); path != "" {
-		return path, nil // the one before us did it
-	}
-	_, _ = fmt.Fprintln(out, "Chromium is missing: installing it with apt-get …")
-	for _, args := range [][]string{{"update", "-qq"}, {"install", "-y", "-qq", "--no-install-recommends", "chromium"}} {
-		cmd := exec.CommandContext(ctx, apt, args...) //nolint:gosec // fixed arguments
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if output, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%w (apt-get %s: %w, %.300s)", ErrMissing, args[0], err, output)
-		}
+	install := aptget.Request{What: "Chromium", Commands: aptget.Packages("chromium"), Done: func() bool { return find() != "" }}
+	if err := install.Run(ctx, out); err != nil {
+		return "", fmt.Errorf("%w (%w)", ErrMissing, err)
 	}
 	if path := find(); path != "" {
 		return path, nil

@@ -15,16 +15,18 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"purchase-relay/internal/dev/aptget"
 )
 
 // ErrMissing says that Prometheus is not here and cannot be fetched.
-var ErrMissing = errors.New("no prometheus and promtool on this machine: install them with `sudo apt-get install prometheus`")
+var ErrMissing = errors.New("no prometheus and promtool on this machine")
 
 // Tools are the two programs' paths.
 type Tools struct{ Prometheus, Promtool string }
 
-// Ensure finds the programs in the path. Where they are missing and the package manager allows it (apt-get, as root), it unpacks Debian's package
-// into the user's cache: installed as usual, it would start a server of its own.
+// Ensure finds the programs in the path. Where they are missing and root may use apt-get, Ensure announces that on out and
+// unpacks Debian's package into the user's cache: installed as usual, it would start a server of its own.
 func Ensure(ctx context.Context, out io.Writer) (Tools, error) {
 	if t, err := inPath(); err == nil {
 		return t, nil
@@ -37,19 +39,7 @@ func Ensure(ctx context.Context, out io.Writer) (Tools, error) {
 	if t, err := in(filepath.Join(dir, "usr", "bin")); err == nil {
 		return t, nil
 	}
-	if _, err := exec.LookPath("apt-get"); err != nil || os.Getuid() != 0 {
-		return Tools{}, ErrMissing
-	}
-	unlock, err := oneAtATime(dir)
-	if err != nil {
-		return Tools{}, err
-	}
-	defer unlock()
-	if t, err := in(filepath.Join(dir, "usr", "bin")); err == nil {
-		return t, nil // the one before us did it
-	}
-	_, _ = fmt.Fprintln(out, "Prometheus is missing: fetching it with apt-get …")
-	if err := fetch(ctx, dir); err != nil {
+	if err := fetch(ctx, dir, out); err != nil {
 		return Tools{}, fmt.Errorf("%w (%w)", ErrMissing, err)
 	}
 	return in(filepath.Join(dir, "usr", "bin"))
@@ -73,46 +63,24 @@ func in(dir string) (Tools, error) {
 	return t, nil
 }
 
-// oneAtATime waits for its turn: `go test` runs packages at the same time.
-func oneAtATime(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o750); err != nil {
-		return nil, err
-	}
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // in the user's own cache
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return func() { _ = lock.Close() }, nil
-}
-
-// fetch downloads the package and unpacks it; nothing of it is installed or started.
-func fetch(ctx context.Context, dir string) (err error) {
+// fetch downloads the package and unpacks it into dir; nothing of it is installed or started.
+func fetch(ctx context.Context, dir string, out io.Writer) (err error) {
 	work, err := os.MkdirTemp("", "promlocal")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	command := func(name string, args ...string) error {
-		cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // fixed names
-		cmd.Dir = work
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s %s: %w\n%s", name, args[0], err, out)
-		}
-		return nil
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
 	}
-	if err := command("apt-get", "download", "-qq", "prometheus"); err != nil {
-		if err := errors.Join(command("apt-get", "update", "-qq"), command("apt-get", "download", "-qq", "prometheus")); err != nil {
-			return err
-		}
-	}
-	found, err := filepath.Glob(filepath.Join(work, "prometheus_*.deb"))
-	if err != nil || len(found) == 0 {
-		return errors.Join(errors.New("apt-get downloaded nothing"), err)
-	}
-	return command("dpkg-deb", "-x", found[0], dir)
+	return aptget.Request{
+		What: "Prometheus", Dir: work, Remedy: "apt-get install prometheus",
+		Commands: [][]string{
+			{"apt-get", "update", "-qq"}, {"apt-get", "download", "-qq", "prometheus"},
+			{"sh", "-c", `exec dpkg-deb -x prometheus_*.deb "$0"`, dir},
+		},
+		Done: func() bool { _, err := in(filepath.Join(dir, "usr", "bin")); return err == nil },
+	}.Run(ctx, out)
 }
 
 // Server is a running Prometheus.
