@@ -139,13 +139,15 @@ func TestNothingPersonalAndNoSecretIsSaid(t *testing.T) {
 	w := &witness{t: t, places: make(map[string]string)}
 	postgres, options := ownPostgres(t)
 	sim := tiktoksim.New(tiktoksim.Config{Token: hiddenToken, TestToken: hiddenTest})
-	s := &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: sim, database: postgres.URL("postgres")}
+	s := &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: sim, database: postgres.URL("postgres"), postgres: postgres}
+	s.exec(`ALTER ROLE postgres PASSWORD '` + hiddenOwner + `'`)
+	s.database = strings.Replace(s.database, postgres.Password("postgres"), hiddenOwner, 1)
 	s.startNATS()
 	s.simURL = listen(t, sim)
 	common := []string{"LOG_LEVEL=debug"}
 	forIngest := append([]string{
 		"STRIPE_WEBHOOK_SECRET=" + hiddenSecret + "," + hiddenSecond, "ADMIN_TOKEN=" + hiddenAdmin, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=2s",
-		"MIGRATE_DATABASE_URL=" + strings.Replace(s.database, "postgres@", "postgres:"+hiddenOwner+"@", 1),
+		"MIGRATE_DATABASE_URL=" + s.database,
 	}, common...)
 	forWorker := append([]string{
 		"TIKTOK_ACCESS_TOKEN=" + hiddenToken, "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_ACCESS_TOKEN=" + hiddenTest, "TIKTOK_TEST_EVENT_CODE=TEST1", "TIKTOK_TIMEOUT=1s",

@@ -161,7 +161,7 @@ func (s *stack) makeRole() {
 	}
 	script := exec.Command("/bin/sh", "../../deploy/postgres/roles.sh")
 	script.Env = []string{
-		"PATH=" + pgtest.Server(s.t).Programs(), "PGHOST=" + config.Host, fmt.Sprintf("PGPORT=%d", config.Port),
+		"PATH=" + pgtest.Server(s.t).Programs(), "PGHOST=" + config.Host, fmt.Sprintf("PGPORT=%d", config.Port), "PGPASSWORD=" + config.Password,
 		"POSTGRES_USER=" + config.User, "POSTGRES_DB=" + config.Database, "INGEST_DATABASE_PASSWORD=" + rolePassword,
 	}
 	if out, err := script.CombinedOutput(); err != nil {

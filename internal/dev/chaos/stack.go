@@ -27,7 +27,7 @@ import (
 const (
 	ingests, workers = 2, 3
 
-	signingSecret = "whsec_chaos"
+	signingSecret = "whsec_chaos-0123456789abcdef"
 	testCode      = "TEST12345"
 	eventPath     = "/open_api/v1.3/event/track/"
 
@@ -198,7 +198,7 @@ func (s *stack) startIngest(ctx context.Context, c Config, i int, grace string) 
 	}
 	s.webhooks = append(s.webhooks, s.links["stripe→"+name])
 	p := &program{name: name, path: filepath.Join(c.Binaries, "ingest"), log: filepath.Join(c.Dir, name+".log"), findings: s.findings, env: []string{
-		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=postgres://postgres@" + database + "/chaos?sslmode=disable", "NATS_URL=nats://" + queue,
+		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.database.now.Load().URLAt(database, "postgres", "chaos"), "NATS_URL=nats://" + queue,
 		"NATS_MAX_BYTES=1GiB", "INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin, "SWEEP_INTERVAL=1s", "SWEEP_GRACE=" + grace,
 	}}
 	s.ingests, s.admins[p] = append(s.ingests, p), admin
@@ -299,7 +299,7 @@ func (s *stack) awaitReady(ctx context.Context, p *program) error {
 func query[T any](ctx context.Context, s *stack, row pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, "postgres://postgres@"+s.database.options.Addr+"/chaos?sslmode=disable")
+	conn, err := pgx.Connect(ctx, s.database.now.Load().URL("chaos"))
 	if err != nil {
 		return nil, err
 	}

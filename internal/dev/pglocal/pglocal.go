@@ -1,13 +1,23 @@
 // Package pglocal runs a private Postgres from the binaries on this machine: for tests and the local stack.
+//
+// A server without an address listens on a Unix socket in a folder of mode 0700, and its roles need no password. A server
+// with an address listens on TCP, which every local user reaches, and its roles have random passwords (SCRAM).
+//
+// Under root the server runs as another user, who could replace files in its own folder. This process therefore never
+// opens a file in there itself: it reads and writes as that user.
 package pglocal
 
 import (
+	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -22,12 +32,14 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"purchase-relay/internal/dev/aptget"
 )
 
 // Options say how to run a server. The zero value is a throw-away one for tests.
 type Options struct {
 	Dir     string // kept between starts; "": a temporary folder that Stop removes
-	Addr    string // TCP, for instance 127.0.0.1:8085; "": a unix socket only
+	Addr    string // TCP with passwords, for instance 127.0.0.1:8085; "": a Unix socket only
 	Durable bool   // fsync on; false is faster and for throw-away data alone
 
 	Settings []string // further ones of the server, each name=value
@@ -37,13 +49,20 @@ type Options struct {
 type Server struct {
 	options Options
 	bin     string
-	dir     string // holds data, socket and log
+	dir     string // holds data, socket, log and password
+	secret  string // the superuser's password, from which the other roles' are derived; "" without TCP
 	attr    *syscall.SysProcAttr
+	refused bytes.Buffer // what the shell printed before it became the server
 	cmd     *exec.Cmd
 	ended   chan struct{}
 	stop    sync.Once
 	stopErr error
 }
+
+const (
+	superuser    = "postgres"
+	passwordFile = "password"
+)
 
 // startTimeout bounds the wait for the first connection; stopTimeout that for the shutdown.
 const (
@@ -74,6 +93,11 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 	}
 	if err := s.makeDir(ctx, uid, gid); err != nil {
 		return nil, err
+	}
+	if o.Addr != "" {
+		if err := s.loadPassword(ctx); err != nil {
+			return nil, errors.Join(err, s.removeTemporary())
+		}
 	}
 	if err := s.initialise(ctx); err != nil {
 		return nil, errors.Join(err, s.removeTemporary())
@@ -117,38 +141,66 @@ func (s *Server) Pid() int { return s.cmd.Process.Pid }
 func (s *Server) Ended() <-chan struct{} { return s.ended }
 
 // URL returns the superuser's connection string of a database.
-func (s *Server) URL(database string) string { return s.URLOf("postgres", database) }
+func (s *Server) URL(database string) string { return s.URLOf(superuser, database) }
 
-// URLOf returns a role's connection string of a database; nobody needs a password here.
+// URLOf returns a role's connection string of a database.
 func (s *Server) URLOf(role, database string) string {
 	if s.options.Addr != "" {
-		return "postgres://" + url.PathEscape(role) + "@" + s.options.Addr + "/" + database + "?sslmode=disable"
+		return s.URLAt(s.options.Addr, role, database)
 	}
 	return "postgres:///" + database + "?" + url.Values{"host": {s.dir}, "user": {role}}.Encode()
+}
+
+// URLAt is URLOf through another address, for instance a proxy's.
+func (s *Server) URLAt(addr, role, database string) string {
+	user := url.User(role)
+	if s.secret != "" {
+		user = url.UserPassword(role, s.Password(role))
+	}
+	return (&url.URL{Scheme: "postgres", User: user, Host: addr, Path: database, RawQuery: "sslmode=disable"}).String()
+}
+
+// Password returns a role's password over TCP, to create the role with; "" without TCP. One role's password does not give
+// another's.
+func (s *Server) Password(role string) string {
+	if role == superuser || s.secret == "" {
+		return s.secret
+	}
+	mac := hmac.New(sha256.New, []byte(s.secret))
+	_, _ = mac.Write([]byte(role)) // a hash returns no error
+	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
 var plainName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 
 // CreateDatabase makes a database, as a copy of template where one is named.
 func (s *Server) CreateDatabase(ctx context.Context, name, template string) error {
-	args := []string{"-h", s.dir, "-U", "postgres"}
-	if s.options.Addr != "" {
-		host, port, err := net.SplitHostPort(s.options.Addr)
-		if err != nil {
-			return err
-		}
-		args = []string{"-h", host, "-p", port, "-U", "postgres"}
+	args, err := s.address()
+	if err != nil {
+		return err
 	}
+	args = append(args, "-U", superuser)
 	if !plainName.MatchString(name) {
 		return fmt.Errorf("pglocal: %q is no plain database name", name)
 	}
 	if template != "" {
 		args = append(args, "-T", template)
 	}
-	if out, err := exec.CommandContext(ctx, filepath.Join(s.bin, "createdb"), append(args, name)...).CombinedOutput(); err != nil { //nolint:gosec // our own arguments
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "createdb"), append(args, name)...) //nolint:gosec // our own arguments
+	cmd.Env = append(os.Environ(), "PGPASSWORD="+s.secret)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("pglocal: createdb %s: %w: %s", name, err, out)
 	}
 	return nil
+}
+
+// address returns the arguments with which Postgres' own programs find the server.
+func (s *Server) address() ([]string, error) {
+	if s.options.Addr == "" {
+		return []string{"-h", s.dir}, nil
+	}
+	host, port, err := net.SplitHostPort(s.options.Addr)
+	return []string{"-h", host, "-p", port}, err
 }
 
 // Stop ends the server as an operator would, and waits. It may be called more than once.
@@ -254,12 +306,68 @@ func (s *Server) makeDir(ctx context.Context, uid, gid int) (err error) {
 			sum := sha256.Sum256([]byte(s.dir))
 			s.dir = "/var/tmp/purchase-relay-" + hex.EncodeToString(sum[:4])
 		}
-		err = os.MkdirAll(s.dir, 0o700)
+		err = makePrivate(s.dir, uid)
 	}
 	if err != nil || uid < 0 {
 		return err
 	}
-	return os.Chown(s.dir, uid, gid)
+	return os.Lchown(s.dir, uid, gid)
+}
+
+// makePrivate makes a folder for the user uid (-1: our own), or checks the existing one. Its name may be predictable and its
+// parent writable for everybody, so another user may have made it first: as a folder of their own, or as a symbolic link.
+func makePrivate(dir string, uid int) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // the server's user goes through it
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	owners := []int{os.Getuid(), uid}
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("pglocal: %s is not a folder: remove it and start again", dir)
+	case !ok || !slices.Contains(owners, int(stat.Uid)):
+		return fmt.Errorf("pglocal: %s belongs to another user: remove it and start again", dir)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("pglocal: %s is open to other users (mode %04o): remove it and start again", dir, info.Mode().Perm())
+	}
+	return nil
+}
+
+// asOwner runs a shell script in the server's folder as the server's user, and returns its output.
+func (s *Server) asOwner(ctx context.Context, stdin, script string) (string, error) {
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "umask 077; "+script) //nolint:gosec // our own scripts
+	cmd.Dir, cmd.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.attr.Credential}
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.Output()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	return string(out), err
+}
+
+// loadPassword reads the password of an existing cluster, or makes one for a new cluster.
+func (s *Server) loadPassword(ctx context.Context) error {
+	found, err := s.asOwner(ctx, "", "if [ -s "+passwordFile+" ]; then cat "+passwordFile+"; elif [ -s data/PG_VERSION ]; then echo none; fi")
+	if err != nil {
+		return fmt.Errorf("pglocal: read the password: %w", err)
+	}
+	switch s.secret = strings.TrimSpace(found); s.secret {
+	case "none":
+		return fmt.Errorf("pglocal: the data in %s has no password: remove the folder to start anew", s.dir)
+	case "":
+		s.secret = rand.Text()
+		if _, err := s.asOwner(ctx, s.secret+"\n", "cat >"+passwordFile); err != nil {
+			return fmt.Errorf("pglocal: write the password: %w", err)
+		}
+	}
+	return nil
 }
 
 // reachable asks as the server's user: permissions, mounts and mandatory access control all have a say.
@@ -279,21 +387,29 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 // initialise makes the cluster, once.
 func (s *Server) initialise(ctx context.Context) error {
-	if version, err := os.ReadFile(filepath.Join(s.data(), "PG_VERSION")); err == nil {
-		have, want := strings.TrimSpace(string(version)), s.majorVersion(ctx)
+	if version, err := s.asOwner(ctx, "", "cat data/PG_VERSION"); err == nil {
+		have, want := strings.TrimSpace(version), s.majorVersion(ctx)
 		if want != "" && have != want {
 			return fmt.Errorf("the data in %s belongs to Postgres %s, installed is %s: install that, or remove the folder to start anew", s.data(), have, want)
 		}
 		return nil
 	}
-	args := []string{"-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"}
+	args := []string{"-D", s.data(), "-U", superuser, "-E", "UTF8", "--locale=C"}
+	if s.secret != "" {
+		args = append(args, "-A", "scram-sha-256", "--pwfile="+filepath.Join(s.dir, passwordFile))
+	} else {
+		args = append(args, "-A", "trust")
+	}
 	if !s.options.Durable {
 		args = append(args, "--no-sync")
 	}
+	_, before := os.Lstat(s.data())
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...) //nolint:gosec // our own arguments
 	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
 	if out, err := cmd.CombinedOutput(); err != nil {
-		_ = os.RemoveAll(s.data()) // half a cluster would be taken for a whole one
+		if before != nil {
+			_ = os.RemoveAll(s.data()) // half a cluster would be taken for a whole one
+		}
 		return fmt.Errorf("pglocal: initdb: %w\n%s", err, out)
 	}
 	return nil
@@ -327,12 +443,11 @@ func (s *Server) run(ctx context.Context) error {
 	for _, setting := range s.options.Settings {
 		args = append(args, "-c", setting)
 	}
-	log, err := os.OpenFile(filepath.Join(s.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:gosec,noctx // our own arguments; ended by Stop
-	s.cmd.Dir, s.cmd.SysProcAttr, s.cmd.Stdout, s.cmd.Stderr = s.dir, s.attr, log, log
+	// The shell opens the log as the server's user, then becomes the server: same process, same attributes.
+	script := append([]string{"-c", `umask 077; exec "$0" "$@" >>server.log 2>&1`, filepath.Join(s.bin, "postgres")}, args...)
+	s.cmd = exec.Command("/bin/sh", script...) //nolint:gosec,noctx // our own arguments; ended by Stop
+	s.refused.Reset()
+	s.cmd.Dir, s.cmd.SysProcAttr, s.cmd.Stderr = s.dir, s.attr, &s.refused
 	started := make(chan error, 1)
 	go func() {
 		// The kernel ends the server when the thread that started it ends (Pdeathsig), so this one stays as long.
@@ -343,7 +458,6 @@ func (s *Server) run(ctx context.Context) error {
 		if err == nil {
 			_ = s.cmd.Wait() // how it ended stands in its log
 		}
-		_ = log.Close()
 		close(s.ended)
 	}()
 	if err := <-started; err != nil {
@@ -356,20 +470,17 @@ func (s *Server) run(ctx context.Context) error {
 func (s *Server) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	args := []string{"-q", "-h", s.dir}
-	if s.options.Addr != "" {
-		host, port, err := net.SplitHostPort(s.options.Addr)
-		if err != nil {
-			return err
-		}
-		args = []string{"-q", "-h", host, "-p", port}
+	args, err := s.address()
+	if err != nil {
+		return err
 	}
+	args = append(args, "-q")
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for exec.CommandContext(ctx, filepath.Join(s.bin, "pg_isready"), args...).Run() != nil { //nolint:gosec // our own arguments
 		select {
 		case <-s.ended:
-			return fmt.Errorf("pglocal: postgres ended at its start; its log, %s, says:\n%s", filepath.Join(s.dir, "server.log"), s.logTail())
+			return fmt.Errorf("pglocal: postgres ended at its start; its log, %s, ends with:\n%s%s", filepath.Join(s.dir, "server.log"), s.logTail(), s.refused.String())
 		case <-ctx.Done():
 			return fmt.Errorf("pglocal: postgres takes no connections: %w", ctx.Err())
 		case <-tick.C:
@@ -379,62 +490,30 @@ func (s *Server) awaitReady(ctx context.Context) error {
 }
 
 func (s *Server) logTail() string {
-	data, err := os.ReadFile(filepath.Join(s.dir, "server.log"))
+	text, err := s.asOwner(context.Background(), "", "tail -n 5 server.log")
 	if err != nil {
-		return err.Error()
+		return err.Error() + "\n"
 	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+	return text
 }
 
 var errMissing = errors.New("no Postgres server binaries on this machine")
 
-// Ensure makes sure that server binaries are there. Where apt-get can install them (as root), it does and says so on out;
-// elsewhere the error is one sentence with the command to run.
+// Ensure makes sure that server binaries are there. Where root may use apt-get, it announces that on out and installs them;
+// elsewhere the error names the command to run.
 func Ensure(ctx context.Context, out io.Writer) error {
 	if _, err := Binaries(); err == nil {
 		return nil
 	}
-	apt, err := exec.LookPath("apt-get")
-	if err != nil || os.Getuid() != 0 {
-		return fmt.Errorf("%w: install them with `%s` and start again", errMissing, installCommand())
-	}
-	unlock, err := oneInstaller()
+	err := aptget.Request{
+		What: "Postgres", Commands: aptget.Packages("postgresql"), Remedy: installCommand(), Before: noMainCluster,
+		Done: func() bool { _, err := Binaries(); return err == nil },
+	}.Run(ctx, out)
 	if err != nil {
-		return err
-	}
-	defer unlock()
-	if _, err := Binaries(); err == nil {
-		return nil // the one before us did it
-	}
-	_, _ = fmt.Fprintln(out, "Postgres is missing: installing it with apt-get …")
-	if err := noMainCluster(); err != nil {
-		return err
-	}
-	for _, args := range [][]string{
-		{"update", "-qq"},
-		{"install", "-y", "-qq", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", "postgresql"},
-	} {
-		cmd := exec.CommandContext(ctx, apt, args...) //nolint:gosec // fixed arguments
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if output, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, output)
-		}
+		return fmt.Errorf("%w: %w", errMissing, err)
 	}
 	_, err = Binaries()
 	return err
-}
-
-// oneInstaller waits for its turn: `go test` runs packages at the same time, and apt-get lets one in.
-func oneInstaller() (unlock func(), err error) {
-	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "purchase-relay-install.lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return func() { _ = lock.Close() }, nil
 }
 
 // noMainCluster keeps Debian's package from making and starting a server of its own.
@@ -451,7 +530,7 @@ func noMainCluster() error {
 
 func installCommand() string {
 	for _, m := range [][2]string{
-		{"apt-get", "sudo apt-get install postgresql"},
+		{"apt-get", "sudo apt-get install --no-install-recommends postgresql"},
 		{"dnf", "sudo dnf install postgresql-server"},
 		{"apk", "sudo apk add postgresql"},
 		{"pacman", "sudo pacman -S postgresql"},
