@@ -20,6 +20,7 @@ import (
 type config struct {
 	Serve     struct{}       `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
 	Migrate   struct{}       `cmd:"" help:"Bring the ledger's schema up to date and exit."`
+	Provision provisionFlags `cmd:"" help:"Create and repair the streams and consumers in NATS, as a user that may. Ingest itself needs no such right then."`
 	Replay    replayFlags    `cmd:"" help:"Send dead or skipped purchases again."`
 	Backfill  backfillFlags  `cmd:"" help:"Catch up with what webhooks missed: ask Stripe for its events and take them in. Goes on where a run was broken off. Exit status 3: something is left."`
 	Reconcile reconcileFlags `cmd:"" help:"Hold Stripe's paid checkouts against the ledger against TikTok's acceptances, by day and currency. Exit status 3: they differ."`
@@ -62,8 +63,11 @@ type config struct {
 
 // problems lists what is wrong for a command, all at once.
 func (c *config) problems(command string) (list []string) {
-	if command == "health" {
+	switch command {
+	case "health":
 		return nil
+	case "provision":
+		return append(c.streamProblems(), c.Problems()...)
 	}
 	if c.DatabaseURL == "" {
 		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
@@ -89,9 +93,7 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
 	}
 	list = append(list, c.ruleProblems()...)
-	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
-		list = append(list, "NATS_REPLICAS is 1, 3 or 5")
-	}
+	list = append(list, c.streamProblems()...)
 	if c.ShutdownGrace <= 0 || c.SweepInterval <= 0 || c.SweepGrace <= 0 || c.RetryMaxAge <= 0 {
 		list = append(list, "SHUTDOWN_GRACE, SWEEP_INTERVAL, SWEEP_GRACE and RETRY_MAX_AGE must be longer than nothing")
 	}
@@ -107,6 +109,31 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")
 	}
 	return append(list, c.Problems()...)
+}
+
+// provisionFlags are the flags of `ingest provision`.
+type provisionFlags struct {
+	Every time.Duration `noenv:"" help:"Stay, and check again this often, for instance 15s: a queue that was wiped is filled again without an operator. Default: once."`
+}
+
+// Help is the command's own page.
+func (*provisionFlags) Help() string {
+	return `Streams PURCHASES, PURCHASES_DEAD and OUTCOMES, consumers worker and recorder. NATS_URL names the user provision of deploy/nats/nats-server.conf, or any user with its
+rights; NATS_REPLICAS and NATS_MAX_BYTES are those of the streams. It needs no database.
+
+  ingest provision
+  ingest provision --every 15s`
+}
+
+// streamProblems lists what is wrong with the streams' settings.
+func (c *config) streamProblems() (list []string) {
+	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
+		list = append(list, "NATS_REPLICAS is 1, 3 or 5")
+	}
+	if c.Provision.Every < 0 {
+		list = append(list, "--every must be greater than 0")
+	}
+	return list
 }
 
 // ruleProblems lists what is wrong with the rules about checkouts.

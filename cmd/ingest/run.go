@@ -40,6 +40,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	switch command {
 	case "migrate":
 		return migrate(ctx, &c, c.Logger(stdout))
+	case "provision":
+		return provision(ctx, &c, c.Logger(stdout))
 	case "replay":
 		return replay(ctx, &c, stdin, stdout)
 	case "backfill":
@@ -87,7 +89,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 
 	outcomes := queue.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
 	outbox := relay.New(db, queue, log, registry)
-	streams := newProvisioner(queue, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}, outbox.Wake, log)
+	streams := newProvisioner(queue, c, streamsCheck, outbox.Wake, log)
 	queue.OnConnect(streams.wake)
 	schema := &schema{db: db, config: c, log: log, isReady: make(chan struct{})}
 	life.Go("streams", streams.run)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/postgres"
+	"purchase-relay/internal/process"
 	"purchase-relay/internal/secret"
 )
 
@@ -20,7 +22,7 @@ import (
 const (
 	schemaRetry  = time.Second
 	streamsRetry = 2 * time.Second
-	streamsCheck = 15 * time.Second // also repairs what somebody deleted meanwhile
+	streamsCheck = 15 * time.Second // also finds what was deleted or changed since
 	setupTimeout = 30 * time.Second
 )
 
@@ -102,23 +104,29 @@ func (s *schema) lookAtRole(ctx context.Context) {
 	}
 }
 
-// provisioner creates the streams and consumers, and repairs them when somebody changed or deleted them.
+// provisioner keeps the streams and consumers as they should be. Where its user may not create or change them, it only checks
+// that they exist: then `ingest provision` creates them, as another user.
 type provisioner struct {
 	queue  *jetstream.Conn
 	config jetstream.StreamConfig
-	done   func() // called whenever the streams are as they should be
+	every  time.Duration // between two checks
+	done   func()        // called after each successful check
 	log    *zap.Logger
 	woken  chan struct{}
 
+	checkOnly bool     // the user may not create or change anything
+	told      []string // the last differences that were logged
+
 	first   sync.Once
-	isReady chan struct{} // closed when they were so for the first time
+	isReady chan struct{} // closed after the first successful check
 }
 
-func newProvisioner(q *jetstream.Conn, c jetstream.StreamConfig, done func(), log *zap.Logger) *provisioner {
-	return &provisioner{queue: q, config: c, done: done, log: log, woken: make(chan struct{}, 1), isReady: make(chan struct{})}
+func newProvisioner(q *jetstream.Conn, c *config, every time.Duration, done func(), log *zap.Logger) *provisioner {
+	streams := jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}
+	return &provisioner{queue: q, config: streams, every: every, done: done, log: log, woken: make(chan struct{}, 1), isReady: make(chan struct{})}
 }
 
-// wake is called when the connection is there (again): the server may have come back empty.
+// wake is called when the connection has been made: the server may be empty, or its users' rights may have changed.
 func (p *provisioner) wake() {
 	select {
 	case p.woken <- struct{}{}:
@@ -129,17 +137,17 @@ func (p *provisioner) wake() {
 func (p *provisioner) run(ctx context.Context) error {
 	told := "never"
 	for {
-		next := streamsCheck
+		next := p.every
 		if p.queue.Connected() {
 			err := p.once(ctx)
 			switch {
 			case ctx.Err() != nil:
 				return nil
 			case err != nil:
-				next = streamsRetry
+				next = min(streamsRetry, p.every)
 				if err.Error() != told {
 					told = err.Error()
-					p.log.Error("The streams are not as they should be; purchases wait on the ledger", zap.Error(err))
+					p.log.Error("The streams are not as they should be; purchases wait on the ledger", zap.Error(err), zap.String("remedy", p.remedy()))
 				}
 			default:
 				if told != "" {
@@ -154,15 +162,81 @@ func (p *provisioner) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.woken:
+			p.checkOnly = false
 		case <-time.After(next):
 		}
 	}
 }
 
+// once creates and repairs the streams and consumers, or checks them.
 func (p *provisioner) once(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	return p.queue.Provision(ctx, p.config)
+	if !p.checkOnly {
+		err := p.queue.Provision(ctx, p.config)
+		if !errors.Is(err, jetstream.ErrNotPermitted) {
+			return err
+		}
+		p.checkOnly = true
+	}
+	differences, err := p.queue.Inspect(ctx, p.config)
+	if err == nil && len(differences) > 0 && !slices.Equal(differences, p.told) {
+		p.log.Warn("Streams have other settings", zap.Strings("differences", differences), zap.String("remedy", p.remedy()))
+	}
+	p.told = differences
+	return err
+}
+
+func (p *provisioner) remedy() string {
+	if p.checkOnly {
+		return "run `ingest provision` with NATS_URL naming a user that may create and change them"
+	}
+	return "often NATS_MAX_BYTES is more than the server offers"
+}
+
+// provision creates and repairs the streams and consumers, once or continuously.
+func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
+	registry, _ := process.Metrics(process.Version())
+	queue, err := jetstream.Connect(c.Config, jetstream.RoleProvision, log, registry)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, queue.Close(context.WithoutCancel(ctx))) }()
+	if every := c.Provision.Every; every > 0 {
+		p := newProvisioner(queue, c, every, func() {}, log)
+		queue.OnConnect(p.wake)
+		return p.run(ctx)
+	}
+	if err := awaitConnection(ctx, queue); err != nil {
+		return err
+	}
+	p := newProvisioner(queue, c, 0, func() {}, log)
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	if err := queue.Provision(ctx, p.config); err != nil {
+		return err
+	}
+	log.Info("The streams are ready")
+	return nil
+}
+
+// awaitConnection waits for the connection for connectPatience.
+func awaitConnection(ctx context.Context, queue *jetstream.Conn) error {
+	connected := make(chan struct{}, 1)
+	queue.OnConnect(func() {
+		select {
+		case connected <- struct{}{}:
+		default:
+		}
+	})
+	select {
+	case <-connected:
+		return nil
+	case <-time.After(connectPatience):
+		return errors.New("NATS does not answer: start it, or check NATS_URL")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // after runs a step once what it needs is there: before that it could only complain.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -141,14 +142,25 @@ func TestRefusedCredentialsAreToldAndTriedAgain(t *testing.T) {
 	}
 }
 
-// ours is the configuration that is shipped, with passwords for its two users.
+// ours is the configuration that is shipped, with passwords for its users.
 func ours(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("../../deploy/nats/nats-server.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "NATS_INGEST_PASSWORD: hunter1, NATS_WORKER_PASSWORD: hunter2\n" + string(text)
+	return "NATS_INGEST_PASSWORD: hunter1, NATS_WORKER_PASSWORD: hunter2, NATS_PROVISION_PASSWORD: hunter3\n" + string(text)
+}
+
+// provisioned creates the streams and consumers as the user for that.
+func (g *guarded) provisioned(size int64) *prometheus.Registry {
+	g.t.Helper()
+	c, _, metrics := g.as("provision", "hunter3")
+	await(g.t, "the connection", c.Connected)
+	if err := c.Provision(g.t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: size}); err != nil {
+		g.t.Fatal(err)
+	}
+	return metrics
 }
 
 // Under the shipped configuration each user can do all of its work. The whole of it: a permission that is missing shows as a
@@ -160,30 +172,63 @@ func TestEachUserCanDoItsWork(t *testing.T) {
 	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
 	other, _, _ := g.as("worker", "hunter2")
 	await(t, "the connection", other.Connected)
+	provisionMetrics := g.provisioned(64 << 20)
+	g.provisioned(65 << 20) // the second time it changes the stream
 	work(t, ingest, worker, other)
-	if n := violations(t, ingestMetrics) + violations(t, workerMetrics); n != 0 {
+	if n := violations(t, ingestMetrics) + violations(t, workerMetrics) + violations(t, provisionMetrics); n != 0 {
 		t.Errorf("%v violations by ordinary work", n)
 	}
 	if told(workerLog, "Not permitted to hear") != 0 {
 		t.Error("the worker does not hear what others hand back")
 	}
-	err := ingest.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
-	if err == nil || !strings.Contains(err.Error(), "bytes reserved") || violations(t, ingestMetrics) != 0 {
+	provision, _, provisionMetrics := g.as("provision", "hunter3")
+	await(t, "the connection", provision.Connected)
+	err := provision.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
+	if err == nil || !strings.Contains(err.Error(), "bytes reserved") || violations(t, provisionMetrics) != 0 {
 		t.Errorf("no room: %v", err)
 	}
 }
 
-// work is everything that the two users do; other is a second worker.
+// A user that may not create streams learns so immediately, although the server answers nothing, and checks instead.
+func TestProvision_RefusedUserChecks(t *testing.T) {
+	g := newGuarded(t, ours(t))
+	for user, password := range map[string]string{"ingest": "hunter1", "worker": "hunter2"} {
+		c, logs, metrics := g.as(user, password)
+		await(t, "the connection", c.Connected)
+		for range 2 {
+			if err := c.Provision(t.Context(), small); !errors.Is(err, jetstream.ErrNotPermitted) {
+				t.Errorf("%s: error = %v, want %v", user, err, jetstream.ErrNotPermitted)
+			}
+		}
+		if n := violations(t, metrics); n != 0 || told(logs, "NATS refuses a request") != 0 {
+			t.Errorf("%s: %v violations counted, want 0: the caller handles them", user, n)
+		}
+	}
+	ingest, _, _ := g.as("ingest", "hunter1")
+	await(t, "the connection", ingest.Connected)
+	if list, err := ingest.Inspect(t.Context(), small); err == nil || !strings.Contains(err.Error(), "stream PURCHASES: ") {
+		t.Errorf("nothing there: %v, %v, want the missing stream", list, err)
+	}
+	g.provisioned(small.MaxBytes)
+	if list, err := ingest.Inspect(t.Context(), small); err != nil || len(list) > 0 {
+		t.Errorf("provisioned: %v, %v, want no difference", list, err)
+	}
+	g.provisioned(small.MaxBytes * 2)
+	want := []string{"stream PURCHASES: bytes (NATS_MAX_BYTES)"}
+	if list, err := ingest.Inspect(t.Context(), small); err != nil || !slices.Equal(list, want) {
+		t.Errorf("other settings: %v, %v, want %v", list, err, want)
+	}
+}
+
+// work is everything that ingest and the worker do; other is a second worker.
 func work(t *testing.T, ingest, worker, other *jetstream.Conn) {
 	t.Helper()
 	workers, err := ingest.WatchWorkers()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int64{64 << 20, 65 << 20} { // the second time it changes the stream
-		if err := ingest.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: size}); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := ingest.Inspect(t.Context(), small); err != nil {
+		t.Fatal(err)
 	}
 	purchases := worker.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
 	elsewhere := other.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
@@ -254,10 +299,11 @@ func work(t *testing.T, ingest, worker, other *jetstream.Conn) {
 // comes to the connection's error handler.
 func TestEachUserIsRefusedTheRest(t *testing.T) {
 	g := newGuarded(t, ours(t))
-	ingest, _, _ := g.as("ingest", "hunter1")
-	await(t, "the connection", ingest.Connected)
-	if err := ingest.Provision(t.Context(), small); err != nil {
-		t.Fatal(err)
+	g.provisioned(small.MaxBytes)
+	// What ingest needs once to have the streams is also what could empty or copy them.
+	creates := []string{"$JS.API.CONSUMER.CREATE.PURCHASES.worker", "$JS.API.CONSUMER.CREATE.OUTCOMES.recorder"}
+	for _, stream := range []string{"PURCHASES", "PURCHASES_DEAD", "OUTCOMES"} {
+		creates = append(creates, "$JS.API.STREAM.CREATE."+stream, "$JS.API.STREAM.UPDATE."+stream)
 	}
 	for _, user := range []struct {
 		name, password     string
@@ -280,17 +326,29 @@ func TestEachUserIsRefusedTheRest(t *testing.T) {
 			},
 		},
 		{
-			name: "ingest", password: "hunter1",
+			name: "provision", password: "hunter3",
 			publish: []string{
+				"purchases.live.cs_1", "purchases.test.cs_1", "purchases.dead.cs_1", "outcomes", "workers.w-1", "elsewhere",
+				"$JS.API.STREAM.DELETE.PURCHASES", "$JS.API.STREAM.PURGE.PURCHASES", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.UPDATE.OTHER",
+				"$JS.API.STREAM.MSG.GET.PURCHASES", "$JS.API.DIRECT.GET.PURCHASES", "$JS.API.STREAM.SNAPSHOT.PURCHASES", "$JS.API.STREAM.NAMES",
+				"$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.PURCHASES.worker.1.1.1.1.1",
+				"$JS.API.CONSUMER.CREATE.PURCHASES.spy", "$JS.API.CONSUMER.CREATE.PURCHASES_DEAD.spy", "$JS.API.CONSUMER.DURABLE.CREATE.PURCHASES.worker",
+				"$JS.API.CONSUMER.DELETE.PURCHASES.worker", "$SYS.REQ.SERVER.PING", "_INBOX_ingest.forged.1",
+			},
+			subscribe: []string{"_INBOX_ingest.>", "_INBOX_worker.>", "_INBOX.>", ">", "purchases.>", "outcomes", "workers.*", "$JS.>", "$SYS.>"},
+		},
+		{
+			name: "ingest", password: "hunter1",
+			publish: append([]string{
 				"outcomes", "purchases.dead.cs_1", "workers.w-1", "elsewhere", // what the worker says
 				"$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.ACK.PURCHASES.worker.1.1.1.1.1", "$JS.API.CONSUMER.CREATE.PURCHASES.spy",
 				"$JS.API.CONSUMER.CREATE.PURCHASES.worker.purchases.live.cs_1", "$JS.API.CONSUMER.DURABLE.CREATE.PURCHASES.spy", "$JS.API.CONSUMER.CREATE.PURCHASES_DEAD.spy",
 				"$JS.API.STREAM.DELETE.PURCHASES", "$JS.API.STREAM.PURGE.PURCHASES", "$JS.API.STREAM.DELETE.OUTCOMES", "$JS.API.STREAM.PURGE.PURCHASES_DEAD",
 				"$JS.API.STREAM.MSG.DELETE.PURCHASES", "$JS.API.STREAM.MSG.GET.PURCHASES", "$JS.API.DIRECT.GET.PURCHASES", "$JS.API.STREAM.SNAPSHOT.PURCHASES",
 				"$JS.API.CONSUMER.DELETE.PURCHASES.worker", "$JS.API.CONSUMER.DELETE.OUTCOMES.recorder", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.NAMES",
-				"$SYS.REQ.SERVER.PING", "_INBOX_worker.forged.1",
-			},
-			subscribe: []string{"_INBOX_worker.>", "_INBOX.>", ">", "purchases.>", "outcomes", "$JS.>", "$JS.ACK.>", "$SYS.>"},
+				"$SYS.REQ.SERVER.PING", "_INBOX_worker.forged.1", "_INBOX_provision.forged.1",
+			}, creates...),
+			subscribe: []string{"_INBOX_worker.>", "_INBOX_provision.>", "_INBOX.>", ">", "purchases.>", "outcomes", "$JS.>", "$JS.ACK.>", "$SYS.>"},
 		},
 	} {
 		nc, err := nats.Connect(g.url(user.name, user.password), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
@@ -328,9 +386,7 @@ func TestViolationsAreCountedAndLogged(t *testing.T) {
 	ingest, _, _ := g.as("ingest", "hunter1")
 	worker, logs, metrics := g.as("worker", "hunter2")
 	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
-	if err := ingest.Provision(t.Context(), small); err != nil {
-		t.Fatal(err)
-	}
+	g.provisioned(small.MaxBytes)
 	const flood = 100
 	batch := make([]contract.Publication, flood)
 	for i := range batch {

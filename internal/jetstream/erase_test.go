@@ -78,9 +78,7 @@ func TestEraseNeedsAnOperator(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	ingest, _, _ := g.as("ingest", "hunter1")
 	await(t, "the connection", ingest.Connected)
-	if err := ingest.Provision(t.Context(), small); err != nil {
-		t.Fatal(err)
-	}
+	g.provisioned(small.MaxBytes)
 	if _, _, err := ingest.Erase(t.Context(), []string{"cs_1"}); err == nil || !strings.Contains(err.Error(), "operator") {
 		t.Errorf("ingest's own user: %v", err)
 	}

@@ -18,10 +18,11 @@ import (
 	"purchase-relay/internal/contract"
 )
 
-// The roles of the two binaries.
+// The roles of the binaries' connections, each a user in NATS.
 const (
-	RoleIngest = "ingest"
-	RoleWorker = "worker"
+	RoleIngest    = "ingest"
+	RoleWorker    = "worker"
+	RoleProvision = "provision" // only creates and changes streams and consumers
 )
 
 const (
@@ -29,6 +30,7 @@ const (
 	mendConnection = "start it; check NATS_URL and the way there (DNS, firewall)"
 	subjectInfo    = "$JS.API.INFO"
 	unasked        = "this user may not ask"
+	provisionIt    = "run `ingest provision` with a user that may create it, or give ingest's own user that right"
 	compareUsers   = "give the user that right: compare the server's configuration with deploy/nats/nats-server.conf"
 )
 
@@ -186,14 +188,9 @@ func needed(role string) []string {
 	}
 	list := []string{contract.SubjectLive + "doctor", contract.SubjectTest + "doctor", "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.OUTCOMES.recorder.doctor", subjectInfo}
 	for _, stream := range []string{contract.StreamPurchases, contract.StreamPurchasesDead, contract.StreamOutcomes} {
-		for _, verb := range []string{"CREATE", "UPDATE", "INFO"} {
-			list = append(list, "$JS.API.STREAM."+verb+"."+stream)
-		}
+		list = append(list, "$JS.API.STREAM.INFO."+stream)
 	}
-	for _, consumer := range []string{"PURCHASES.worker", "OUTCOMES.recorder"} {
-		list = append(list, "$JS.API.CONSUMER.CREATE."+consumer, "$JS.API.CONSUMER.INFO."+consumer)
-	}
-	return list
+	return append(list, "$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.INFO.OUTCOMES.recorder")
 }
 
 // heard are those that it subscribes to.
@@ -220,7 +217,7 @@ func (e *examiner) stream(ctx context.Context, want jetstream.StreamConfig) (che
 	stream, err := e.js.Stream(ctx, want.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return checkup.Warned(what, "is not there yet", "start ingest: it makes it"), false
+		return checkup.Warned(what, "is not there yet", provisionIt), false
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 		return checkup.Failed(what, "JetStream is off", "start nats-server with -js, or jetstream {} in its configuration, and enable it for the account"), true
 	case err != nil:
@@ -231,24 +228,7 @@ func (e *examiner) stream(ctx context.Context, want jetstream.StreamConfig) (che
 }
 
 func judgeStream(what string, is, want jetstream.StreamConfig, messages, bytes uint64) checkup.Check {
-	var differs []string
-	for _, d := range []struct {
-		name string
-		yes  bool
-	}{
-		{"subjects", !slices.Equal(is.Subjects, want.Subjects)},
-		{"retention", is.Retention != want.Retention},
-		{"storage", is.Storage != want.Storage},
-		{"discard policy", is.Discard != want.Discard || is.DiscardNewPerSubject != want.DiscardNewPerSubject},
-		{"messages per subject", max(is.MaxMsgsPerSubject, 0) != max(want.MaxMsgsPerSubject, 0)},
-		{"replicas", is.Replicas != max(want.Replicas, 1)},
-		{"bytes (NATS_MAX_BYTES)", is.MaxBytes != want.MaxBytes},
-		{"age", is.MaxAge != want.MaxAge},
-	} {
-		if d.yes {
-			differs = append(differs, d.name)
-		}
-	}
+	differs := differing(is, want)
 	found := fmt.Sprintf("%d messages, %d of %d MiB", messages, bytes>>20, is.MaxBytes>>20)
 	full := 0.0
 	if is.MaxBytes > 0 {
@@ -258,7 +238,7 @@ func judgeStream(what string, is, want jetstream.StreamConfig, messages, bytes u
 	case full >= nearlyFull:
 		return checkup.Failed(what, found+": nearly full, then purchases wait on the ledger", "see why workers do not drain it, or raise NATS_MAX_BYTES")
 	case len(differs) > 0:
-		return checkup.Warned(what, found+"; not as it should be: "+strings.Join(differs, ", "), "a running ingest mends it within 15 s; else see 'The streams are not as they should be' in its log")
+		return checkup.Warned(what, found+"; not as it should be: "+strings.Join(differs, ", "), provisionIt)
 	case full >= fairlyFull:
 		return checkup.Warned(what, found+": fairly full", "see why workers do not drain it, or raise NATS_MAX_BYTES")
 	}
@@ -275,7 +255,7 @@ func (e *examiner) consumer(ctx context.Context, stream, durable string) checkup
 	bound, err := e.js.Consumer(ctx, stream, durable)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		return checkup.Warned(what, "is not there yet", "start ingest: it makes it")
+		return checkup.Warned(what, "is not there yet", provisionIt)
 	case err != nil:
 		return checkup.Failed(what, "cannot be asked: "+err.Error(), compareUsers)
 	}
@@ -283,9 +263,8 @@ func (e *examiner) consumer(ctx context.Context, stream, durable string) checkup
 }
 
 func judgeConsumer(what string, is jetstream.ConsumerConfig, waiting uint64, taken int) checkup.Check {
-	want := consumer(is.Durable)
-	if is.AckPolicy != want.AckPolicy || is.AckWait != want.AckWait || is.MaxAckPending != want.MaxAckPending || is.MaxDeliver != want.MaxDeliver || len(is.BackOff) > 0 {
-		return checkup.Warned(what, "has other settings than it should", "a running ingest mends it within 15 s")
+	if !asWanted(is) {
+		return checkup.Warned(what, "has other settings than it should", provisionIt)
 	}
 	return checkup.Passed(what, "%d messages wait, %d are being worked on or delayed", waiting, taken)
 }

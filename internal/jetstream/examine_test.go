@@ -36,9 +36,7 @@ func TestExamine(t *testing.T) {
 	}
 	ingest, _, _ := g.as("ingest", "hunter1")
 	await(t, "the connection", ingest.Connected)
-	if err := ingest.Provision(t.Context(), small); err != nil {
-		t.Fatal(err)
-	}
+	g.provisioned(small.MaxBytes)
 	for role, password := range map[string]string{jetstream.RoleIngest: "hunter1", jetstream.RoleWorker: "hunter2"} {
 		checks := jetstream.Examine(t.Context(), config(role, password), role, small)
 		if n := checkup.Count(checks, checkup.Pass); n != len(checks) || n < 4 {

@@ -79,6 +79,7 @@ type Conn struct {
 	mu        sync.Mutex
 	onConnect []func()
 	closed    chan struct{}
+	trying    map[string]context.CancelCauseFunc // by subject: requests that the server may refuse
 
 	refused atomic.Bool    // told that the servers refuse us, since the connection last stood
 	watch   sync.WaitGroup // watchRefusals
@@ -109,7 +110,7 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		Name: "purchase_relay_permission_violations_total", Help: "Requests that NATS refused for lack of permission.",
 	})
 	reg.MustRegister(violations)
-	conn := &Conn{log: log, closed: make(chan struct{})}
+	conn := &Conn{log: log, closed: make(chan struct{}), trying: make(map[string]context.CancelCauseFunc)}
 	// A batch may be refused message by message: all are counted, the first few in a minute are told.
 	some := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Minute, 5, 0)
@@ -132,6 +133,9 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if isRefusal(err) {
 				conn.tellRefused(err)
+				return
+			}
+			if conn.endRefused(err) {
 				return
 			}
 			if strings.Contains(err.Error(), advisoryNak) {

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"purchase-relay/internal/contract"
@@ -61,21 +65,131 @@ func consumer(durable string) jetstream.ConsumerConfig {
 	}
 }
 
-// Provision creates the three streams and the two consumers, and repairs what differs. Only ingest does, and may.
+// durables are the consumers: stream and name.
+func durables() [][2]string {
+	return [][2]string{{contract.StreamPurchases, contract.ConsumerWorker}, {contract.StreamOutcomes, contract.ConsumerRecorder}}
+}
+
+// ErrNotPermitted says that the connection's user may not create or change streams and consumers.
+var ErrNotPermitted = errors.New("not permitted")
+
+// Provision creates the three streams and the two consumers, and repairs what differs. It returns ErrNotPermitted as soon as
+// the server refuses a request.
 func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 	for _, config := range streams(s) {
-		if _, err := c.js.CreateOrUpdateStream(ctx, config); err != nil {
+		subjects := []string{"$JS.API.STREAM.CREATE." + config.Name, "$JS.API.STREAM.UPDATE." + config.Name}
+		err := c.try(ctx, subjects, func(ctx context.Context) error {
+			_, err := c.js.CreateOrUpdateStream(ctx, config)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("stream %s: %w", config.Name, c.explain(ctx, err, config))
 		}
 	}
-	for stream, durable := range map[string]string{
-		contract.StreamPurchases: contract.ConsumerWorker, contract.StreamOutcomes: contract.ConsumerRecorder,
-	} {
-		if _, err := c.js.CreateOrUpdateConsumer(ctx, stream, consumer(durable)); err != nil {
-			return fmt.Errorf("consumer %s on %s: %w", durable, stream, err)
+	for _, d := range durables() {
+		err := c.try(ctx, []string{"$JS.API.CONSUMER.CREATE." + d[0] + "." + d[1]}, func(ctx context.Context) error {
+			_, err := c.js.CreateOrUpdateConsumer(ctx, d[0], consumer(d[1]))
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("consumer %s on %s: %w", d[1], d[0], err)
 		}
 	}
 	return nil
+}
+
+// Inspect checks the streams and consumers without changing anything. It returns an error where one is missing, else a
+// sentence for each one with other settings.
+func (c *Conn) Inspect(ctx context.Context, s StreamConfig) (differences []string, err error) {
+	for _, want := range streams(s) {
+		stream, err := c.js.Stream(ctx, want.Name)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+		}
+		if list := differing(stream.CachedInfo().Config, want); len(list) > 0 {
+			differences = append(differences, fmt.Sprintf("stream %s: %s", want.Name, strings.Join(list, ", ")))
+		}
+	}
+	for _, d := range durables() {
+		bound, err := c.js.Consumer(ctx, d[0], d[1])
+		if err != nil {
+			return nil, fmt.Errorf("consumer %s on %s: %w", d[1], d[0], err)
+		}
+		if !asWanted(bound.CachedInfo().Config) {
+			differences = append(differences, fmt.Sprintf("consumer %s on %s", d[1], d[0]))
+		}
+	}
+	return differences, nil
+}
+
+// differing lists the settings of a stream that are not as the product wants them.
+func differing(is, want jetstream.StreamConfig) (list []string) {
+	for _, d := range []struct {
+		name string
+		yes  bool
+	}{
+		{"subjects", !slices.Equal(is.Subjects, want.Subjects)},
+		{"retention", is.Retention != want.Retention},
+		{"storage", is.Storage != want.Storage},
+		{"discard policy", is.Discard != want.Discard || is.DiscardNewPerSubject != want.DiscardNewPerSubject},
+		{"messages per subject", max(is.MaxMsgsPerSubject, 0) != max(want.MaxMsgsPerSubject, 0)},
+		{"replicas", is.Replicas != max(want.Replicas, 1)},
+		{"bytes (NATS_MAX_BYTES)", is.MaxBytes != want.MaxBytes},
+		{"age", is.MaxAge != want.MaxAge},
+	} {
+		if d.yes {
+			list = append(list, d.name)
+		}
+	}
+	return list
+}
+
+// asWanted reports whether a consumer has the settings that the product relies on.
+func asWanted(is jetstream.ConsumerConfig) bool {
+	want := consumer(is.Durable)
+	return is.AckPolicy == want.AckPolicy && is.AckWait == want.AckWait && is.MaxAckPending == want.MaxAckPending &&
+		is.MaxDeliver == want.MaxDeliver && len(is.BackOff) == 0
+}
+
+// try runs a request that publishes on one of the subjects, and ends it with ErrNotPermitted as soon as the server refuses
+// that: a refused request gets no answer and would otherwise time out.
+func (c *Conn) try(ctx context.Context, subjects []string, request func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.mu.Lock()
+	for _, subject := range subjects {
+		c.trying[subject] = cancel
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, subject := range subjects {
+			delete(c.trying, subject)
+		}
+	}()
+	err := request(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrNotPermitted) {
+		return cause
+	}
+	return err
+}
+
+// endRefused ends the request that an error of the server is about, if try runs one. Such a refusal is neither logged nor
+// counted: the caller handles it.
+func (c *Conn) endRefused(err error) bool {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for subject, cancel := range c.trying {
+		if strings.Contains(err.Error(), strconv.Quote(subject)) {
+			cancel(fmt.Errorf("%w to publish on %s", ErrNotPermitted, subject))
+			return true
+		}
+	}
+	return false
 }
 
 // explain turns JetStream's "insufficient storage resources" into figures and a remedy.

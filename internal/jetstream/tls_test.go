@@ -110,7 +110,13 @@ func TestMutualTLS(t *testing.T) {
 	ingest, _ := g.over("ingest", "hunter1", ca, ca)
 	worker, _ := g.over("worker", "hunter2", ca, ca)
 	other, _ := g.over("worker", "hunter2", ca, ca)
-	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() && other.Connected() })
+	provision, _ := g.over("provision", "hunter3", ca, ca)
+	await(t, "the connections", func() bool {
+		return ingest.Connected() && worker.Connected() && other.Connected() && provision.Connected()
+	})
+	if err := provision.Provision(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
 	work(t, ingest, worker, other)
 
 	for name, tc := range map[string]struct{ ca, client *authority }{
