@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,7 @@ type config struct {
 	StripeAPIURL        string        `name:"stripe-api-url" help:"Base address of Stripe's API, for a stand-in. Default: Stripe's own."`
 	BackfillInterval    time.Duration `help:"With STRIPE_API_KEY: look this often for what webhooks missed and catch up with it, for instance 1h. Default: never."`
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
+	LocalStack          bool          `help:"Set by make run and the containers' defaults: short and published secrets are accepted. Never with a live STRIPE_API_KEY."`
 
 	jetstream.Config
 	process.LogConfig
@@ -74,7 +76,12 @@ func (c *config) problems(command string) (list []string) {
 	}
 	list = append(list, c.apiProblems(command)...)
 	switch command {
-	case "migrate", "replay", "show", "prune":
+	case "migrate", "replay", "show":
+		return list
+	case "prune":
+		if c.Prune.Every < 0 || c.Prune.Every > 0 && !c.Prune.Yes {
+			list = append(list, "--every must be greater than 0, and needs --yes")
+		}
 		return list
 	case "backfill", "reconcile":
 		return append(list, c.ruleProblems()...)
@@ -92,6 +99,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.AdminToken == "" && !process.Loopback(c.AdminAddr) {
 		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
 	}
+	list = append(list, c.secretProblems()...)
 	list = append(list, c.ruleProblems()...)
 	list = append(list, c.streamProblems()...)
 	if c.ShutdownGrace <= 0 || c.SweepInterval <= 0 || c.SweepGrace <= 0 || c.RetryMaxAge <= 0 {
@@ -111,6 +119,39 @@ func (c *config) problems(command string) (list []string) {
 	return append(list, c.Problems()...)
 }
 
+// minSecret is the least length of a secret, in characters; of a signing secret, behind whsec_.
+const minSecret = 16
+
+// weak reports whether a secret, without its prefix, is short or begins as those do that this project's own
+// files hold.
+func weak(s secret.Text, prefix string) bool {
+	text := strings.TrimPrefix(s.Reveal(), prefix)
+	return len(text) < minSecret || strings.HasPrefix(text, "local")
+}
+
+// secretProblems lists secrets that are short or published. With such a signing secret anybody forges
+// webhooks. The local stack, which sells nothing, may use them.
+func (c *config) secretProblems() (list []string) {
+	key := c.StripeAPIKey.Reveal()
+	live := strings.HasPrefix(key, "rk_live_") || strings.HasPrefix(key, "sk_live_")
+	if c.LocalStack && !live {
+		return nil
+	}
+	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // what is malformed was listed before
+	if slices.ContainsFunc(secrets, func(s secret.Text) bool { return weak(s, "whsec_") }) {
+		list = append(list, fmt.Sprintf("STRIPE_WEBHOOK_SECRET: a secret is published in this project or has fewer than "+
+			"%d characters after whsec_: copy the endpoint's own from Stripe's dashboard", minSecret))
+	}
+	if c.AdminToken != "" && weak(c.AdminToken, "") {
+		list = append(list, fmt.Sprintf("ADMIN_TOKEN is published in this project or has fewer than %d characters: "+
+			"`openssl rand -hex 16` makes one", minSecret))
+	}
+	if len(list) > 0 && c.LocalStack {
+		list = append(list, "LOCAL_STACK does not go with a live STRIPE_API_KEY")
+	}
+	return list
+}
+
 // provisionFlags are the flags of `ingest provision`.
 type provisionFlags struct {
 	Every time.Duration `noenv:"" help:"Stay, and check again this often, for instance 15s: a queue that was wiped is filled again without an operator. Default: once."`
@@ -118,8 +159,9 @@ type provisionFlags struct {
 
 // Help is the command's own page.
 func (*provisionFlags) Help() string {
-	return `Streams PURCHASES, PURCHASES_DEAD and OUTCOMES, consumers worker and recorder. NATS_URL names the user provision of deploy/nats/nats-server.conf, or any user with its
-rights; NATS_REPLICAS and NATS_MAX_BYTES are those of the streams. It needs no database.
+	return `Streams PURCHASES, PURCHASES_DEAD and OUTCOMES, consumers worker and recorder. NATS_URL names the user
+provision of deploy/nats/nats-server.conf, or any user with its rights; NATS_REPLICAS and NATS_MAX_BYTES are those
+of the streams. It needs no database.
 
   ingest provision
   ingest provision --every 15s`

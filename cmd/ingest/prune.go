@@ -22,6 +22,8 @@ type pruneFlags struct {
 	Also              []string `noenv:"" help:"What goes by name alone, comma-separated: dead, rejected, awaiting_payment."`
 	DryRun            bool     `noenv:"" help:"Only say what would go."`
 	Yes               bool     `noenv:"" short:"y" help:"Do not ask."`
+
+	Every time.Duration `noenv:"" help:"Stay, and prune again this often, for instance 24h: a schedule where there is no cron. Needs --yes."`
 }
 
 // Help is the command's own page.
@@ -31,6 +33,7 @@ for a person (dead, rejected) goes by name alone. It works in small steps beside
 
   ingest prune --dry-run
   ingest prune --yes --older-than 90d            every night
+  ingest prune --yes --every 24h                 the same, for a container
   ingest prune --also dead,rejected
 
 Exit status 3: something that waits for a person stays, or it was broken off or not confirmed.`

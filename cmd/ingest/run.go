@@ -53,6 +53,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "forget":
 		return forget(ctx, &c, stdin, stdout)
 	case "prune":
+		if c.Prune.Every > 0 {
+			return pruneRepeatedly(ctx, &c, stdout)
+		}
 		return prune(ctx, &c, stdin, stdout)
 	case "health":
 		return process.Health(ctx, c.AdminAddr)

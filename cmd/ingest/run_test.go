@@ -30,14 +30,14 @@ func problems(t *testing.T, args []string, pairs ...string) string {
 }
 
 func TestConfiguration(t *testing.T) {
-	good := []string{"STRIPE_WEBHOOK_SECRET=whsec_a", "DATABASE_URL=postgres://h/d"}
+	good := []string{"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=postgres://h/d"}
 	for name, tc := range map[string]struct {
 		pairs []string
 		want  string
 	}{
 		"nothing":                {nil, "DATABASE_URL"},
 		"no secret":              {good[1:], "STRIPE_WEBHOOK_SECRET is required"},
-		"an empty second secret": {append(good[1:], "STRIPE_WEBHOOK_SECRET=whsec_a,"), "is empty"},
+		"an empty second secret": {append(good[1:], "STRIPE_WEBHOOK_SECRET="+goodSecret+","), "is empty"},
 		"another key's form":     {append(good[1:], "STRIPE_WEBHOOK_SECRET=hunter2"), "does not look like whsec_"},
 		"a public admin":         {append(good, "ADMIN_ADDR=0.0.0.0:8081"), "ADMIN_TOKEN is required"},
 		"a mode unheard of":      {append(good, "CHECKOUT_MODES=subscription,setup"), "CHECKOUT_MODES"},
@@ -72,6 +72,58 @@ func TestConfiguration(t *testing.T) {
 	}
 	if got := problems(t, []string{"migrate"}); !strings.Contains(got, "DATABASE_URL") || strings.Contains(got, "STRIPE") {
 		t.Errorf("migrate: %s", got)
+	}
+}
+
+// Short and published secrets end the start, unless everything is the local stack.
+func TestConfig_RefusesWeakSecrets(t *testing.T) {
+	const strong, bound = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
+	for name, tc := range map[string]struct {
+		signing, token string
+		more           []string
+		want           string // "": nothing is wrong
+	}{
+		"strong ones":                   {"whsec_" + strong, strong, nil, ""},
+		"just long enough":              {"whsec_" + bound, bound, nil, ""},
+		"the published signing secret":  {"whsec_local", strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"a published one, made longer":  {"whsec_local-only-0123456789", strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"a short signing secret":        {"whsec_" + bound[1:], strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"a short second signing secret": {"whsec_" + strong + ",whsec_test", strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"the published token":           {"whsec_" + strong, "local-only", nil, "ADMIN_TOKEN"},
+		"another published password":    {"whsec_" + strong, "local-only-ingest", nil, "ADMIN_TOKEN"},
+		"a short token":                 {"whsec_" + strong, bound[1:], nil, "ADMIN_TOKEN"},
+		"a short token on loopback":     {"whsec_" + strong, "hunter2", []string{"INGEST_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0"}, "ADMIN_TOKEN"},
+		"the local stack":               {"whsec_local", "local-only", []string{"LOCAL_STACK=true"}, ""},
+		"the local stack, off":          {"whsec_local", strong, []string{"LOCAL_STACK=false"}, "STRIPE_WEBHOOK_SECRET"},
+		"a live key beside it":          {"whsec_local", strong, []string{"LOCAL_STACK=true", "STRIPE_API_KEY=rk_live_0123456789"}, "LOCAL_STACK does not go with"},
+		"a live key, strong secrets":    {"whsec_" + strong, strong, []string{"LOCAL_STACK=true", "STRIPE_API_KEY=rk_live_0123456789"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pairs := append([]string{"STRIPE_WEBHOOK_SECRET=" + tc.signing, "ADMIN_TOKEN=" + tc.token, "DATABASE_URL=postgres://h/d", "NATS_REPLICAS=2"}, tc.more...)
+			got := problems(t, nil, pairs...) // the replicas are always wrong: nothing is started
+			weak := strings.Contains(got, "STRIPE_WEBHOOK_SECRET") || strings.Contains(got, "ADMIN_TOKEN") || strings.Contains(got, "LOCAL_STACK")
+			if weak != (tc.want != "") || !strings.Contains(got, tc.want) {
+				t.Errorf("problems = %q, want %q", got, tc.want)
+			}
+			for _, value := range append(strings.Split(tc.signing, ","), tc.token) {
+				if strings.Contains(got, value) {
+					t.Errorf("problems show a secret: %q", got)
+				}
+			}
+		})
+	}
+}
+
+// Provisioning needs NATS alone: neither a database nor Stripe's secret.
+func TestConfig_ProvisionNeedsNATSAlone(t *testing.T) {
+	got := problems(t, []string{"provision", "--every=-1s"}, "NATS_REPLICAS=2", "NATS_URL=http://x")
+	if strings.Contains(got, "DATABASE_URL") || strings.Contains(got, "STRIPE") {
+		t.Errorf("problems = %q, want none of the database's", got)
+	}
+	for _, want := range []string{"NATS_REPLICAS", "NATS_URL", "--every"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("problems = %q, want %s", got, want)
+		}
 	}
 }
 

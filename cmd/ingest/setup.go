@@ -104,8 +104,8 @@ func (s *schema) lookAtRole(ctx context.Context) {
 	}
 }
 
-// provisioner keeps the streams and consumers as they should be. Where its user may not create or change them, it only checks
-// that they exist: then `ingest provision` creates them, as another user.
+// provisioner keeps the streams and consumers as they should be. Where its user may not create or change
+// them, it only checks that they exist: then `ingest provision` creates them, as another user.
 type provisioner struct {
 	queue  *jetstream.Conn
 	config jetstream.StreamConfig
@@ -121,12 +121,17 @@ type provisioner struct {
 	isReady chan struct{} // closed after the first successful check
 }
 
-func newProvisioner(q *jetstream.Conn, c *config, every time.Duration, done func(), log *zap.Logger) *provisioner {
-	streams := jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}
-	return &provisioner{queue: q, config: streams, every: every, done: done, log: log, woken: make(chan struct{}, 1), isReady: make(chan struct{})}
+func newProvisioner(
+	q *jetstream.Conn, c *config, every time.Duration, done func(), log *zap.Logger,
+) *provisioner {
+	return &provisioner{
+		queue: q, config: jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)},
+		every: every, done: done, log: log, woken: make(chan struct{}, 1), isReady: make(chan struct{}),
+	}
 }
 
-// wake is called when the connection has been made: the server may be empty, or its users' rights may have changed.
+// wake is called when the connection has been made: the server may be empty, or its users' rights may have
+// changed.
 func (p *provisioner) wake() {
 	select {
 	case p.woken <- struct{}{}:
@@ -147,7 +152,8 @@ func (p *provisioner) run(ctx context.Context) error {
 				next = min(streamsRetry, p.every)
 				if err.Error() != told {
 					told = err.Error()
-					p.log.Error("The streams are not as they should be; purchases wait on the ledger", zap.Error(err), zap.String("remedy", p.remedy()))
+					p.log.Error("The streams are not as they should be; purchases wait on the ledger",
+						zap.Error(err), zap.String("remedy", p.remedy()))
 				}
 			default:
 				if told != "" {
@@ -181,7 +187,8 @@ func (p *provisioner) once(ctx context.Context) error {
 	}
 	differences, err := p.queue.Inspect(ctx, p.config)
 	if err == nil && len(differences) > 0 && !slices.Equal(differences, p.told) {
-		p.log.Warn("Streams have other settings", zap.Strings("differences", differences), zap.String("remedy", p.remedy()))
+		p.log.Warn("Streams have other settings",
+			zap.Strings("differences", differences), zap.String("remedy", p.remedy()))
 	}
 	p.told = differences
 	return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/url"
+	"strings"
 	"time"
 
 	"purchase-relay/internal/contract"
@@ -40,6 +41,7 @@ type config struct {
 
 	AdminAddr     string        `default:"127.0.0.1:8082" help:"Private listener: /metrics, /healthz, /readyz."`
 	ShutdownGrace time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
+	LocalStack    bool          `help:"Set by make run and the containers' defaults: nothing is sent to TikTok itself."`
 
 	jetstream.Config
 	process.LogConfig
@@ -62,6 +64,9 @@ func (c *config) problems(command string) (list []string) {
 	}
 	if !absolute(c.APIURL) {
 		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
+	}
+	if c.LocalStack && c.AccessToken != "" && isTikTok(c.APIURL) {
+		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL: ingest beside it may accept published secrets")
 	}
 	if c.PageURL != "" && !contract.ValidPage(c.PageURL) {
 		list = append(list, "TIKTOK_PAGE_URL is not an http(s) URL without a user, of at most 2048 bytes")
@@ -118,6 +123,16 @@ func (c *config) unusable() (list []string) {
 	check("TIKTOK_TEST_EVENT_CODE", c.TestEventCode, tiktok.CheckTestCode)
 	check("--code", orElse(c.SendTest.Code, c.Doctor.Code), tiktok.CheckTestCode)
 	return list
+}
+
+// isTikTok reports whether an address is one of TikTok's own.
+func isTikTok(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return false
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	return host == "tiktok.com" || strings.HasSuffix(host, ".tiktok.com")
 }
 
 func absolute(raw string) bool {

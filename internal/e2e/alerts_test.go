@@ -228,14 +228,6 @@ func (w *watched) watch() {
 	}
 }
 
-func (w *watched) restartIngest(env ...string) {
-	w.t.Helper()
-	w.ingest.kill()
-	w.startIngest(append(slices.Clone(w.env), env...)...)
-	w.watch()
-	w.scraped()
-}
-
 // scraped waits until Prometheus scrapes the two processes that run now: what happened before its first look at a counter is no increase.
 func (w *watched) scraped() {
 	w.t.Helper()
@@ -341,7 +333,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		},
 		caused: map[string]bool{},
 		env: []string{
-			"ADMIN_TOKEN=admin", "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=2s", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_ACCESS_TOKEN=test-token",
+			"ADMIN_TOKEN=admin-0123456789abcdef", "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=2s", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_ACCESS_TOKEN=test-token",
 			"TIKTOK_TEST_PIXEL_ID=TESTPIXEL", "NOTIFY_URL=" + listen(t, who), "RETRY_INITIAL=300ms", "RETRY_MAX=1s", "TIKTOK_MAX_RPS=500",
 			"STRIPE_API_KEY=rk_test_x", "STRIPE_API_URL=" + listen(t, missed), "BACKFILL_INTERVAL=1s",
 		},
@@ -497,7 +489,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		w.clears("PurchaseRelayNATSAway", "PurchaseRelayOutboxNotDraining")
 
 		// A stream with room for one purchase or two, and nobody who takes them out.
-		w.restartIngest("NATS_MAX_BYTES=2KiB")
+		w.provision("2KiB")
 		w.worker.kill()
 		w.live()
 		w.live()
@@ -505,7 +497,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		w.fires("PurchaseRelayPublishFailing")
 		w.restartWorker()
 		w.clears("PurchaseRelayPublishFailing")
-		w.restartIngest()
+		w.provision("1GiB")
 
 		// The store is lost with a purchase in it, and the new server has no room for its streams.
 		w.worker.kill()

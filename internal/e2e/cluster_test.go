@@ -33,7 +33,7 @@ func runNode(what string) int {
 	part := strings.Split(what, "|")
 	server, err := natslocal.Start(natslocal.Options{
 		ConfigFile: part[0], Addr: part[1], StoreDir: part[2],
-		Variables: map[string]string{"NATS_INGEST_PASSWORD": ingestPassword, "NATS_WORKER_PASSWORD": workerPassword},
+		Variables: natsPasswords(),
 	})
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
@@ -180,6 +180,7 @@ func TestClusterLosesItsLeader(t *testing.T) {
 		}
 		return "NATS_URL=" + strings.Join(list, ",")
 	}
+	start(t, "ingest provision --every 500ms", urls("provision"), "NATS_REPLICAS=3", "NATS_MAX_BYTES=1GiB")
 	s.startIngest(urls("ingest"), "NATS_REPLICAS=3")
 	s.startWorker(urls("worker"))
 	s.await("the worker to be ready", func() bool { return status(s.worker.admin+"/readyz") == http.StatusOK })

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"purchase-relay/internal/dev/pglocal/pgtest"
+	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/dev/tiktoksim"
 )
 
 // Ingest runs as a role that owns nothing (every test here does so). Before the owner has migrated it waits and says what to
@@ -38,4 +40,41 @@ func TestRuntimeRoleWaitsForTheOwner(t *testing.T) {
 	if owned := query[int](s, `SELECT count(*) FROM pg_class WHERE pg_get_userbyid(relowner) = 'ingest'`); owned != 0 {
 		t.Errorf("the runtime role owns %d tables and indexes", owned)
 	}
+}
+
+// The queue's users are those that are shipped: ingest cannot create its streams. It waits, says what to do
+// and answers webhooks, and goes on without a restart after `ingest provision`; where that command stays, a
+// wiped queue needs no operator.
+func TestIngest_WaitsForProvision(t *testing.T) {
+	t.Parallel()
+	s := &stack{t: t, database: pgtest.Database(t), natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
+	s.startBareNATS()
+	s.simURL = listen(t, s.sim)
+	s.startIngest("SWEEP_INTERVAL=200ms", "SWEEP_GRACE=1s")
+	s.startWorker()
+	s.await("ingest to say what to do", func() bool { return strings.Contains(strings.Join(s.ingest.lines(), "\n"), "run `ingest provision`") })
+	c := stripegen.NewCheckout().Live()
+	if answer := s.send(c); answer.Status != http.StatusOK {
+		t.Errorf("status = %d before the streams exist, want 200", answer.Status)
+	}
+	if n := s.ingestFigure("purchase_relay_permission_violations_total"); n != 0 {
+		t.Errorf("violations = %v, want 0: waiting for the streams is no violation", n)
+	}
+	if code, out := command(t, "ingest", []string{"NATS_URL=" + natsURL("ingest", s.natsAddr)}, "provision"); code != 1 || !strings.Contains(out, "not permitted") {
+		t.Errorf("ingest's own user: code = %d, want 1 and the refusal: %s", code, out)
+	}
+	start(t, "ingest provision --every 100ms", "NATS_URL="+natsURL("provision", s.natsAddr), "NATS_MAX_BYTES=1GiB")
+	s.awaitStatus(c.SessionID, "delivered")
+
+	s.worker.kill()
+	lost := stripegen.NewCheckout().Live()
+	s.send(lost)
+	s.awaitStatus(lost.SessionID, "published")
+	if err := s.nats.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.natsDir = t.TempDir()
+	s.startBareNATS()
+	s.startWorker()
+	s.awaitStatus(lost.SessionID, "delivered")
 }

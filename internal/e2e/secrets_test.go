@@ -123,8 +123,8 @@ func (w *witness) files(place, dir string) {
 const (
 	hiddenToken   = "tok-Live-Hunter-1111"
 	hiddenTest    = "tok-Test-Hunter-2222"
-	hiddenAdmin   = "adm-Hunter-3333"
-	hiddenSecret  = "whsec_HunterFirst4444"
+	hiddenAdmin   = "adm-Hunter-33333"
+	hiddenSecret  = "whsec_HunterFirst44444"
 	hiddenSecond  = "whsec_HunterSecond5555"
 	hiddenEmail   = "Grace.Hopper@Navy-Mail.example"
 	hiddenPrefill = "prefilled.buyer@other-mail.example"

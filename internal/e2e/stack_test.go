@@ -34,7 +34,7 @@ import (
 )
 
 const (
-	signingSecret = "whsec_e2e"
+	signingSecret = "whsec_e2e-0123456789abcdef"
 	eventPath     = "/open_api/v1.3/event/track/" // as TikTok answers it
 )
 
@@ -87,6 +87,7 @@ var readSources = sync.OnceValue(func() error {
 type stack struct {
 	t        *testing.T
 	build    string // the binaries' names begin with it: "old-" is the version before
+	natsConf string // "": the shipped configuration
 	database string
 	postgres *pglocal.Server // where it is a private one
 	nats     *natslocal.Server
@@ -115,14 +116,21 @@ func newStack(t *testing.T, env ...string) *stack {
 
 // The passwords of the queue's users, and of the role that ingest runs as.
 const (
-	ingestPassword = "hunter-ingest"
-	workerPassword = "hunter-worker"
-	rolePassword   = "hunter-role"
+	ingestPassword    = "hunter-ingest"
+	workerPassword    = "hunter-worker"
+	provisionPassword = "hunter-provision"
+	rolePassword      = "hunter-role"
 )
 
-// natsURL is where a binary finds the queue, as its own user.
-func natsURL(binary, addr string) string {
-	return "nats://" + map[string]string{"ingest": "ingest:" + ingestPassword, "worker": "worker:" + workerPassword}[binary] + "@" + addr
+// natsURL is the queue's address for one of its users.
+func natsURL(user, addr string) string {
+	password := map[string]string{"ingest": ingestPassword, "worker": workerPassword, "provision": provisionPassword}[user]
+	return "nats://" + user + ":" + password + "@" + addr
+}
+
+// natsPasswords are the variables of the shipped configuration.
+func natsPasswords() map[string]string {
+	return map[string]string{"NATS_INGEST_PASSWORD": ingestPassword, "NATS_WORKER_PASSWORD": workerPassword, "NATS_PROVISION_PASSWORD": provisionPassword}
 }
 
 // natsConfig is the configuration that is shipped, with its user for people: a test that connects without a name is one.
@@ -181,17 +189,35 @@ func (s *stack) runtime() string {
 	}.Encode()
 }
 
+// startNATS starts the server and provisions it, as a deployment does.
 func (s *stack) startNATS() {
 	s.t.Helper()
-	server, err := natslocal.Start(natslocal.Options{
-		Addr: s.natsAddr, StoreDir: s.natsDir, ConfigFile: natsConfig(s.t),
-		Variables: map[string]string{"NATS_INGEST_PASSWORD": ingestPassword, "NATS_WORKER_PASSWORD": workerPassword},
-	})
+	s.startBareNATS()
+	s.provision("1GiB")
+}
+
+// startBareNATS starts the server as it is, for instance empty.
+func (s *stack) startBareNATS() {
+	s.t.Helper()
+	file := s.natsConf
+	if file == "" {
+		file = natsConfig(s.t)
+	}
+	server, err := natslocal.Start(natslocal.Options{Addr: s.natsAddr, StoreDir: s.natsDir, ConfigFile: file, Variables: natsPasswords()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.nats = server
 	s.t.Cleanup(func() { _ = server.Stop() })
+}
+
+// provision runs `ingest provision`: size is that of PURCHASES.
+func (s *stack) provision(size string) {
+	s.t.Helper()
+	env := []string{"NATS_URL=" + natsURL("provision", s.natsAddr), "NATS_MAX_BYTES=" + size}
+	if code, out := command(s.t, "ingest", env, "provision"); code != 0 {
+		s.t.Fatalf("provision: %d %s", code, out)
+	}
 }
 
 func (s *stack) startIngest(env ...string) {

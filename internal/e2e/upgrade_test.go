@@ -30,6 +30,7 @@ import (
 func previous(t *testing.T) *stack {
 	t.Helper()
 	s := &stack{t: t, database: pgtest.Database(t), natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
+	s.letIngestProvision()
 	s.startNATS()
 	s.simURL = listen(t, s.sim)
 	s.makeRole()
@@ -47,6 +48,24 @@ func previous(t *testing.T) *stack {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// letIngestProvision gives ingest's user the rights that older versions needed, also beside the new one.
+func (s *stack) letIngestProvision() {
+	s.t.Helper()
+	s.natsConf = natsConfig(s.t)
+	text, err := os.ReadFile(s.natsConf)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	const own = `"purchases.live.*", "purchases.test.*"`
+	if !strings.Contains(string(text), own) {
+		s.t.Fatal("the configuration has no line for ingest's purchases")
+	}
+	wider := own + `, "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.CONSUMER.CREATE.*.*"`
+	if err := os.WriteFile(s.natsConf, []byte(strings.Replace(string(text), own, wider, 1)), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // migrate runs the new version's `ingest migrate`, as the schema's owner.

@@ -189,7 +189,8 @@ func TestEachUserCanDoItsWork(t *testing.T) {
 	}
 }
 
-// A user that may not create streams learns so immediately, although the server answers nothing, and checks instead.
+// A user that may not create streams learns so immediately, although the server answers nothing, and checks
+// instead.
 func TestProvision_RefusedUserChecks(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	for user, password := range map[string]string{"ingest": "hunter1", "worker": "hunter2"} {

@@ -73,8 +73,8 @@ func durables() [][2]string {
 // ErrNotPermitted says that the connection's user may not create or change streams and consumers.
 var ErrNotPermitted = errors.New("not permitted")
 
-// Provision creates the three streams and the two consumers, and repairs what differs. It returns ErrNotPermitted as soon as
-// the server refuses a request.
+// Provision creates the three streams and the two consumers, and repairs what differs. It returns
+// ErrNotPermitted as soon as the server refuses a request.
 func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 	for _, config := range streams(s) {
 		subjects := []string{"$JS.API.STREAM.CREATE." + config.Name, "$JS.API.STREAM.UPDATE." + config.Name}
@@ -98,8 +98,8 @@ func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 	return nil
 }
 
-// Inspect checks the streams and consumers without changing anything. It returns an error where one is missing, else a
-// sentence for each one with other settings.
+// Inspect checks the streams and consumers without changing anything. It returns an error where one is
+// missing, else a sentence for each one with other settings.
 func (c *Conn) Inspect(ctx context.Context, s StreamConfig) (differences []string, err error) {
 	for _, want := range streams(s) {
 		stream, err := c.js.Stream(ctx, want.Name)
@@ -151,8 +151,8 @@ func asWanted(is jetstream.ConsumerConfig) bool {
 		is.MaxDeliver == want.MaxDeliver && len(is.BackOff) == 0
 }
 
-// try runs a request that publishes on one of the subjects, and ends it with ErrNotPermitted as soon as the server refuses
-// that: a refused request gets no answer and would otherwise time out.
+// try runs a request that publishes on one of the subjects, and ends it with ErrNotPermitted as soon as the
+// server refuses that: a refused request gets no answer and would otherwise time out.
 func (c *Conn) try(ctx context.Context, subjects []string, request func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -175,8 +175,8 @@ func (c *Conn) try(ctx context.Context, subjects []string, request func(ctx cont
 	return err
 }
 
-// endRefused ends the request that an error of the server is about, if try runs one. Such a refusal is neither logged nor
-// counted: the caller handles it.
+// endRefused ends the request that an error of the server is about, if try runs one. Such a refusal is
+// neither logged nor counted: the caller handles it.
 func (c *Conn) endRefused(err error) bool {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return false

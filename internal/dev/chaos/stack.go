@@ -27,7 +27,7 @@ import (
 const (
 	ingests, workers = 2, 3
 
-	signingSecret = "whsec_chaos-0123456789abcdef"
+	signingSecret = "whsec_chaos-0123456789abcdef" //nolint:gosec // guards nothing
 	testCode      = "TEST12345"
 	eventPath     = "/open_api/v1.3/event/track/"
 

@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	signingSecret = "whsec_bench" //nolint:gosec // guards nothing
-	adminToken    = "bench-only"
+	signingSecret = "whsec_bench-0123456789abcdef" //nolint:gosec // guards nothing
+	adminToken    = "bench-only-0123456789"
 	migrated      = "migrated" // the database that the others are copies of
 	patience      = 2 * time.Minute
 	stopGrace     = 20 * time.Second

@@ -146,7 +146,7 @@ func (s *stage) open(ctx context.Context, out io.Writer, n int) error {
 		return err
 	}
 	programs := [][]string{{
-		"ingest", "STRIPE_WEBHOOK_SECRET=whsec_pictures", "DATABASE_URL=" + s.ledger, "NATS_URL=" + nats.URL(), "NATS_MAX_BYTES=1GiB",
+		"ingest", "STRIPE_WEBHOOK_SECRET=whsec_pictures-0123456789", "DATABASE_URL=" + s.ledger, "NATS_URL=" + nats.URL(), "NATS_MAX_BYTES=1GiB",
 		"INGEST_ADDR=" + public, "ADMIN_ADDR=" + s.admin,
 	}}
 	for range 2 {
