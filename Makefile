@@ -1,5 +1,5 @@
-# The project's commands. `make run` and `make test` need Go alone: Postgres is installed where it is missing and the
-# package manager allows it, NATS runs in the process.
+# The project's commands. `make run` and `make test` need Go alone. Where Postgres is missing and root runs them, they print the
+# apt-get commands and run them; NO_INSTALL=1 refuses and prints the command to run. NATS runs in the process.
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
@@ -31,7 +31,7 @@ run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both
 
 up: ## The same in containers.
 	VERSION=$(VERSION) REVISION=$(REVISION) docker compose up --build --wait
-	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *curl\|Figures\)/\1/p' docker-compose.yml
+	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *echo\|Figures\)/\1/p' docker-compose.yml
 
 compose-test: ## Rehearse the containers: break, restart, scale, count (needs a container engine; ARGS=-cluster for three NATS servers).
 	@go run ./internal/dev/cmd/composetest $(ARGS)
@@ -43,6 +43,7 @@ manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubern
 	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
 test: ## Every test, real Postgres and NATS included.
+	@go run ./internal/dev/cmd/testdeps
 	go test -race -shuffle=on -timeout 45m ./...
 
 check: ## Format, vet, lint, import rules.

@@ -1,5 +1,5 @@
-// Package aptget installs Debian packages that tests and development commands need. It announces each command before running
-// it as root, and runs nothing when NO_INSTALL is set.
+// Package aptget installs Debian packages that tests and development commands need. It announces each command
+// before running it as root, and runs nothing when NO_INSTALL is set.
 package aptget
 
 import (
@@ -15,13 +15,15 @@ import (
 	"testing"
 )
 
-// ErrRefused says that nothing may be installed: NO_INSTALL is set, the user is not root, or apt-get is missing.
+// ErrRefused says that nothing may be installed: NO_INSTALL is set, the user is not root, or apt-get is
+// missing.
 var ErrRefused = errors.New("not installed automatically")
 
 // Variable refuses every installation when it is set to anything but 0 or false.
 const Variable = "NO_INSTALL"
 
-// lockFile is in a folder in which only root can create files: a lock in /tmp could be another user's symbolic link.
+// lockFile is in a folder in which only root can create files: a lock in /tmp could be another user's
+// symbolic link.
 const lockFile = "/run/purchase-relay-install.lock"
 
 // Request describes one installation.
@@ -42,8 +44,8 @@ func Packages(names ...string) [][]string {
 	return [][]string{{"apt-get", "update", "-qq"}, append(install, names...)}
 }
 
-// Run announces the commands on out and runs them, one process at a time on this machine. An error that is ErrRefused holds
-// the commands for the operator to run.
+// Run announces the commands on out and runs them, one process at a time on this machine. An error that is
+// ErrRefused holds the commands for the operator to run.
 func (r Request) Run(ctx context.Context, out io.Writer) error {
 	if err := r.refusal(); err != nil {
 		return err
@@ -73,7 +75,7 @@ func (r Request) Run(ctx context.Context, out io.Writer) error {
 }
 
 func (r Request) refusal() error {
-	getenv, uid := os.Getenv, os.Getuid
+	getenv, uid := os.Getenv, os.Getuid //nolint:forbidigo // tests have no main that could pass it
 	if r.Getenv != nil {
 		getenv = r.Getenv
 	}

@@ -18,7 +18,8 @@ import (
 // ErrMissing says that there is no Chromium, and how to get one.
 var ErrMissing = errors.New("no Chromium on this machine, so the pages are not tested in a browser")
 
-// Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that on out and installs it.
+// Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that on
+// out and installs it.
 func Ensure(ctx context.Context, out io.Writer) (string, error) {
 	if path := find(); path != "" {
 		return path, nil

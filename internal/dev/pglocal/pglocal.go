@@ -1,10 +1,11 @@
 // Package pglocal runs a private Postgres from the binaries on this machine: for tests and the local stack.
 //
-// A server without an address listens on a Unix socket in a folder of mode 0700, and its roles need no password. A server
-// with an address listens on TCP, which every local user reaches, and its roles have random passwords (SCRAM).
+// A server without an address listens on a Unix socket in a folder of mode 0700, and its roles need no
+// password. A server with an address listens on TCP, which every local user reaches, and its roles have
+// random passwords (SCRAM).
 //
-// Under root the server runs as another user, who could replace files in its own folder. This process therefore never
-// opens a file in there itself: it reads and writes as that user.
+// Under root the server runs as another user, who could replace files in its own folder. This process
+// therefore never opens a file in there itself: it reads and writes as that user.
 package pglocal
 
 import (
@@ -104,7 +105,7 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 	}
 	err = s.run(ctx)
 	// A killed server's children take a moment to notice, and hold its memory until then.
-	for since := time.Now(); err != nil && s.held() && time.Since(since) < stopTimeout; err = s.run(ctx) {
+	for since := time.Now(); err != nil && s.held(ctx) && time.Since(since) < stopTimeout; err = s.run(ctx) {
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(ctx.Err(), s.Stop())
@@ -119,10 +120,10 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 }
 
 // held says whether the server has ended because the one before it still has children.
-func (s *Server) held() bool {
+func (s *Server) held(ctx context.Context) bool {
 	select {
 	case <-s.ended:
-		return strings.Contains(s.logTail(), "is still in use")
+		return strings.Contains(s.logTail(ctx), "is still in use")
 	default:
 		return false
 	}
@@ -160,8 +161,8 @@ func (s *Server) URLAt(addr, role, database string) string {
 	return (&url.URL{Scheme: "postgres", User: user, Host: addr, Path: database, RawQuery: "sslmode=disable"}).String()
 }
 
-// Password returns a role's password over TCP, to create the role with; "" without TCP. One role's password does not give
-// another's.
+// Password returns a role's password over TCP, to create the role with; "" without TCP. One role's password
+// does not give another's.
 func (s *Server) Password(role string) string {
 	if role == superuser || s.secret == "" {
 		return s.secret
@@ -314,8 +315,9 @@ func (s *Server) makeDir(ctx context.Context, uid, gid int) (err error) {
 	return os.Lchown(s.dir, uid, gid)
 }
 
-// makePrivate makes a folder for the user uid (-1: our own), or checks the existing one. Its name may be predictable and its
-// parent writable for everybody, so another user may have made it first: as a folder of their own, or as a symbolic link.
+// makePrivate makes a folder for the user uid (-1: our own), or checks the existing one. Its name may be
+// predictable and its parent writable for everybody, so another user may have made it first: as a folder of
+// their own, or as a symbolic link.
 func makePrivate(dir string, uid int) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // the server's user goes through it
 		return err
@@ -480,7 +482,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	for exec.CommandContext(ctx, filepath.Join(s.bin, "pg_isready"), args...).Run() != nil { //nolint:gosec // our own arguments
 		select {
 		case <-s.ended:
-			return fmt.Errorf("pglocal: postgres ended at its start; its log, %s, ends with:\n%s%s", filepath.Join(s.dir, "server.log"), s.logTail(), s.refused.String())
+			return fmt.Errorf("pglocal: postgres ended at its start; its log, %s, ends with:\n%s%s", filepath.Join(s.dir, "server.log"), s.logTail(ctx), s.refused.String())
 		case <-ctx.Done():
 			return fmt.Errorf("pglocal: postgres takes no connections: %w", ctx.Err())
 		case <-tick.C:
@@ -489,8 +491,8 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) logTail() string {
-	text, err := s.asOwner(context.Background(), "", "tail -n 5 server.log")
+func (s *Server) logTail(ctx context.Context) string {
+	text, err := s.asOwner(context.WithoutCancel(ctx), "", "tail -n 5 server.log")
 	if err != nil {
 		return err.Error() + "\n"
 	}
@@ -499,8 +501,8 @@ func (s *Server) logTail() string {
 
 var errMissing = errors.New("no Postgres server binaries on this machine")
 
-// Ensure makes sure that server binaries are there. Where root may use apt-get, it announces that on out and installs them;
-// elsewhere the error names the command to run.
+// Ensure makes sure that server binaries are there. Where root may use apt-get, it announces that on out and
+// installs them; elsewhere the error names the command to run.
 func Ensure(ctx context.Context, out io.Writer) error {
 	if _, err := Binaries(); err == nil {
 		return nil

@@ -179,8 +179,8 @@ func TestStart_SocketIsPrivate(t *testing.T) {
 	}
 }
 
-// kept starts a server whose data are kept, stops it, and returns its options and its folder: under root that is a predictable one
-// in /var/tmp, since the server's user cannot reach the test's own.
+// kept starts a server whose data are kept, stops it, and returns its options and its folder: under root that
+// is a predictable one in /var/tmp, since the server's user cannot reach the test's own.
 func kept(t *testing.T) (pglocal.Options, string) {
 	t.Helper()
 	options := pglocal.Options{Dir: filepath.Join(t.TempDir(), "postgres"), Addr: freeAddr(t)}
@@ -239,7 +239,8 @@ func TestStart_RefusesForeignFolder(t *testing.T) {
 	}
 }
 
-// The server's own user may replace files in its folder by links: root follows none of them, to write or to read.
+// The server's own user may replace files in its folder by links: root follows none of them, to write or to
+// read.
 func TestStart_FollowsNoLinkAsRoot(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {

@@ -25,8 +25,9 @@ var ErrMissing = errors.New("no prometheus and promtool on this machine")
 // Tools are the two programs' paths.
 type Tools struct{ Prometheus, Promtool string }
 
-// Ensure finds the programs in the path. Where they are missing and root may use apt-get, Ensure announces that on out and
-// unpacks Debian's package into the user's cache: installed as usual, it would start a server of its own.
+// Ensure finds the programs in the path. Where they are missing and root may use apt-get, Ensure announces
+// that on out and unpacks Debian's package into the user's cache: installed as usual, it would start a server
+// of its own.
 func Ensure(ctx context.Context, out io.Writer) (Tools, error) {
 	if t, err := inPath(); err == nil {
 		return t, nil
@@ -76,7 +77,8 @@ func fetch(ctx context.Context, dir string, out io.Writer) (err error) {
 	return aptget.Request{
 		What: "Prometheus", Dir: work, Remedy: "apt-get install prometheus",
 		Commands: [][]string{
-			{"apt-get", "update", "-qq"}, {"apt-get", "download", "-qq", "prometheus"},
+			{"apt-get", "update", "-qq"},
+			{"apt-get", "download", "-qq", "prometheus"},
 			{"sh", "-c", `exec dpkg-deb -x prometheus_*.deb "$0"`, dir},
 		},
 		Done: func() bool { _, err := in(filepath.Join(dir, "usr", "bin")); return err == nil },
