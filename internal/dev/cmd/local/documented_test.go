@@ -96,6 +96,8 @@ var elsewhere = []otherwise{
 	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/dev/cmd/local"},       // this very test runs it
 	{regexp.MustCompile(`^make (up|compose-test)`), "internal/dev/cmd/composetest/run.go up"}, // a container engine
 	{regexp.MustCompile(`^docker compose`), "internal/dev/cmd/composetest/run.go up"},         // a container engine; make compose-test rehearses it
+	{regexp.MustCompile(`^docker buildx`), ""},                                                // a registry
+	{regexp.MustCompile(`^ingest provision`), "internal/e2e/roles_test.go provision"},         // the queue's user for that
 	{regexp.MustCompile(`^docker build`), "internal/dev/cmd/composetest/run.go --build"},      // a container engine
 	{regexp.MustCompile(`^make bench`), "internal/dev/cmd/bench/run_test.go TestEverySection"},
 	{regexp.MustCompile(`^make profile`), "internal/dev/cmd/bench/run_test.go TestProfiles"},
@@ -253,10 +255,8 @@ func startReading(t *testing.T) *reading {
 		}
 		return strings.Contains(s.out.String(), "Everything is up")
 	})
-	ledger := func(role string) string {
-		return "postgres://" + role + "@" + s.at.postgres + "/" + database + "?sslmode=disable"
-	}
-	ingest := s.at.ingestEnv(ledger(runtimeRole), ledger("postgres"))
+	ingest := append(s.at.ingestEnv(s.at.withoutPassword(runtimeRole)),
+		"MIGRATE_DATABASE_URL="+s.at.withoutPassword("postgres"), "PGPASSFILE="+filepath.Join(dir, "pgpass"))
 	s.env = map[string][]string{"ingest": ingest, "pg_dump": ingest, "pg_restore": ingest, "tiktok-worker": s.at.workerEnv()}
 	if s.postgres, err = pglocal.Binaries(); err != nil {
 		t.Fatal(err)
@@ -350,12 +350,13 @@ func (s *reading) run(c written) {
 	}
 	for from, to := range map[string]string{
 		"postgres://ingest:…@host/db": "$DATABASE_URL", "postgres://owner:…@host/db": "$MIGRATE_DATABASE_URL",
+		"postgres://owner@host/db": "'" + s.at.withoutPassword("postgres") + "'", "$PWD/.local/": s.dir + "/",
 		".local/bin/": filepath.Join(s.dir, "bin") + "/", "ledger.dump": filepath.Join(s.dir, "ledger.dump"),
 	} {
 		text = strings.ReplaceAll(text, from, to)
 	}
 	if assignment, ok := strings.CutPrefix(text, "export "); ok {
-		s.own = append(s.own, strings.ReplaceAll(assignment, "'", ""))
+		s.own = append(s.own, strings.Fields(strings.ReplaceAll(assignment, "'", ""))...)
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +26,47 @@ func build(ctx context.Context, root string, getenv func(string) string) (dir st
 	return dir, nil
 }
 
+// makeRoot makes the stack's folder, or checks the existing one: logs and binaries are written below it, and
+// under root a folder that another user may change could lead those writes elsewhere.
+func makeRoot(root string) error {
+	if err := os.MkdirAll(filepath.Dir(root), 0o750); err != nil {
+		return err
+	}
+	if err := os.Mkdir(root, 0o750); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, err := os.Lstat(root)
+	if err != nil {
+		return err
+	}
+	owners := []uint32{uint32(os.Getuid())} //nolint:gosec // a user's id
+	if checkout, err := os.Stat("."); err == nil {
+		if stat, ok := checkout.Sys().(*syscall.Stat_t); ok {
+			owners = append(owners, stat.Uid) // whose code is run anyway
+		}
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a folder: remove it and start again", root)
+	case !ok || !slices.Contains(owners, stat.Uid):
+		return fmt.Errorf("%s belongs to another user: remove it and start again", root)
+	case info.Mode().Perm()&0o002 != 0:
+		return fmt.Errorf("%s can be changed by every user (mode %04o): remove it and start again", root, info.Mode().Perm())
+	}
+	return nil
+}
+
+// runCommand runs one of ingest's commands to its end.
+func runCommand(ctx context.Context, path, command string, env []string, getenv func(string) string) error {
+	cmd := exec.CommandContext(ctx, path, command) //nolint:gosec // our own binary
+	cmd.Env = append(environment(getenv), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(path), command, err, out)
+	}
+	return nil
+}
+
 // process is one of our binaries, running.
 type process struct {
 	name  string
@@ -35,7 +78,7 @@ type process struct {
 // DATABASE_URL and the rest) is left out, so that a sample never reaches a real pixel or a real ledger. died gets its
 // name when it ends without being stopped.
 func startProcess(path, logFile string, env []string, getenv func(string) string, died chan<- string) (*process, error) {
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // below our own folder
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // below our own folder
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +126,7 @@ func environment(getenv func(string) string) []string {
 func product(name string) bool {
 	for _, prefix := range []string{
 		"TIKTOK_", "ADMIN_", "DATABASE_", "MIGRATE_", "STRIPE_", "NATS_", "INGEST_", "CHECKOUT_", "RETRY_", "SWEEP_", "LOG_",
-		"WORKER_", "NOTIFY_", "BATCH_", "BACKFILL_", "SHUTDOWN_", "PG",
+		"WORKER_", "NOTIFY_", "BATCH_", "BACKFILL_", "SHUTDOWN_", "CONSENT_", "SKIP_", "TRIAL_", "FIRST_", "LOCAL_", "PG",
 	} {
 		if strings.HasPrefix(name, prefix) {
 			return true

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"purchase-relay/internal/dev/natslocal"
@@ -32,6 +33,7 @@ const (
 	runtimeRole   = "ingest" // owns nothing; the schema is the superuser's
 	ingestPass    = "local-only-ingest"
 	workerPass    = "local-only-worker"
+	provisionPass = "local-only-provision"
 	stopGrace     = 15 * time.Second
 )
 
@@ -45,19 +47,19 @@ func newAddresses(port int) addresses {
 	return addresses{ingest: at(0), ingestAdmin: at(1), workerAdmin: at(2), simulator: at(3), nats: at(4), postgres: at(5), stripe: at(6)}
 }
 
-// ingestEnv is what ingest is told: its ledger, as the runtime role and as the owner.
-func (a addresses) ingestEnv(ledger, owner string) []string {
+// ingestEnv is the environment of `ingest serve`: its ledger as the runtime role.
+func (a addresses) ingestEnv(ledger string) []string {
 	return []string{
-		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + ledger, "MIGRATE_DATABASE_URL=" + owner, "NATS_URL=nats://ingest:" + ingestPass + "@" + a.nats,
+		"LOCAL_STACK=true", "STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + ledger, "NATS_URL=nats://ingest:" + ingestPass + "@" + a.nats,
 		"INGEST_ADDR=" + a.ingest, "ADMIN_ADDR=" + a.ingestAdmin, "CHECKOUT_MODES=subscription,payment", "NATS_MAX_BYTES=1GiB", "LOG_FORMAT=console",
 		"STRIPE_API_KEY=" + apiKey, "STRIPE_API_URL=http://" + a.stripe,
 	}
 }
 
-// workerEnv is what the worker is told.
+// workerEnv is the worker's environment.
 func (a addresses) workerEnv() []string {
 	return []string{
-		"TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + a.simulator + "/open_api/v1.3/event/track/",
+		"LOCAL_STACK=true", "TIKTOK_ACCESS_TOKEN=" + token, "TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_API_URL=http://" + a.simulator + "/open_api/v1.3/event/track/",
 		"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "ADMIN_ADDR=" + a.workerAdmin,
 		"NATS_URL=nats://worker:" + workerPass + "@" + a.nats, "LOG_FORMAT=console",
 	}
@@ -100,7 +102,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(root, 0o750); err != nil {
+	if err := makeRoot(root); err != nil {
 		return err
 	}
 	at := newAddresses(*port)
@@ -165,10 +167,15 @@ func (s *stack) start(ctx context.Context) (err error) {
 	if err := s.ensureDatabase(ctx); err != nil {
 		return err
 	}
+	if err := s.writePasswords(); err != nil {
+		return err
+	}
 	s.say("Starting NATS, the TikTok simulator and the stand-in for Stripe's API …\n")
 	if s.nats, err = natslocal.Start(natslocal.Options{
 		Addr: s.at.nats, StoreDir: filepath.Join(s.root, "nats"), ConfigFile: filepath.Join("deploy", "nats", "nats-server.conf"),
-		Variables: map[string]string{"NATS_INGEST_PASSWORD": ingestPass, "NATS_WORKER_PASSWORD": workerPass},
+		Variables: map[string]string{
+			"NATS_INGEST_PASSWORD": ingestPass, "NATS_WORKER_PASSWORD": workerPass, "NATS_PROVISION_PASSWORD": provisionPass,
+		},
 	}); err != nil {
 		return err
 	}
@@ -178,12 +185,25 @@ func (s *stack) start(ctx context.Context) (err error) {
 	if err := s.startStripe(ctx); err != nil {
 		return err
 	}
+	s.say("Migrating the ledger, provisioning the queue …\n")
+	ledger := s.pg.URLOf(runtimeRole, database)
+	for _, step := range []struct {
+		command string
+		env     []string
+	}{
+		{"migrate", []string{"DATABASE_URL=" + ledger, "MIGRATE_DATABASE_URL=" + s.pg.URL(database)}},
+		{"provision", []string{"NATS_URL=nats://provision:" + provisionPass + "@" + s.at.nats, "NATS_MAX_BYTES=1GiB"}},
+	} {
+		if err := runCommand(ctx, filepath.Join(bin, "ingest"), step.command, step.env, s.getenv); err != nil {
+			return err
+		}
+	}
 	s.say("Starting ingest and tiktok-worker …\n")
 	for _, p := range []struct {
 		name, health string
 		env          []string
 	}{
-		{"ingest", s.at.ingestAdmin, s.at.ingestEnv(s.pg.URLOf(runtimeRole, database), s.pg.URL(database))},
+		{"ingest", s.at.ingestAdmin, s.at.ingestEnv(ledger)},
 		{"tiktok-worker", s.at.workerAdmin, s.at.workerEnv()},
 	} {
 		proc, err := startProcess(filepath.Join(bin, p.name), filepath.Join(s.root, p.name+".log"), p.env, s.getenv, s.died)
@@ -198,6 +218,28 @@ func (s *stack) start(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// writePasswords writes the roles' passwords in libpq's form, which psql, pg_dump and ingest read through
+// PGPASSFILE: as an argument a password would be visible to every local user.
+func (s *stack) writePasswords() error {
+	file, err := os.OpenFile(s.passwords(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	for _, role := range []string{"postgres", runtimeRole} {
+		if _, err := fmt.Fprintf(file, "%s:*:%s:%s\n", s.at.postgres, role, s.pg.Password(role)); err != nil {
+			return errors.Join(err, file.Close())
+		}
+	}
+	return file.Close()
+}
+
+func (s *stack) passwords() string { return filepath.Join(s.root, "pgpass") }
+
+// withoutPassword is a role's address of the ledger, for PGPASSFILE.
+func (a addresses) withoutPassword(role string) string {
+	return "postgres://" + role + "@" + a.postgres + "/" + database + "?sslmode=disable"
 }
 
 // server is a listener of this process.
@@ -302,7 +344,7 @@ Everything is up. Ctrl-C stops it; the data stays for the next start; logs are i
   TikTok (sim)   http://%s/events · /stats · POST /faults
   Stripe (sim)   http://%s/v1/events   (key %s)
   NATS           %s
-  Postgres       psql '%s'
+  Postgres       PGPASSFILE=%s psql '%s'
   logs           %s
 
 Send another purchase:
@@ -312,7 +354,8 @@ Send another purchase:
 Hold Stripe's book against the ledger's, and catch up with what webhooks missed (at the first start, %d purchases; with -n 20 -withhold 0.5
 the command above loses some more):
 
-  export STRIPE_API_KEY=%s STRIPE_API_URL=http://%s CHECKOUT_MODES=subscription,payment DATABASE_URL='%s'
+  export STRIPE_API_KEY=%s STRIPE_API_URL=http://%s CHECKOUT_MODES=subscription,payment
+  export PGPASSFILE=%s DATABASE_URL='%s'
   %s reconcile
   %s backfill
 
@@ -322,8 +365,8 @@ Let TikTok fail for ten seconds, and watch the worker's log:
 
 docs/quickstart.md goes on from here: a refused token and why nothing arrives, a replay, your own Stripe account, your own pixel.
 
-`, s.root, s.at.ingest, signingSecret, s.at.ingestAdmin, s.at.workerAdmin, s.at.simulator, s.at.stripe, apiKey, s.nats.URL(), s.pg.URL(database),
-		filepath.Join(s.root, "*.log"), s.at.ingest, s.at.stripe, missed, apiKey, s.at.stripe, s.pg.URLOf(runtimeRole, database), ingest, ingest, s.at.simulator)
+`, s.root, s.at.ingest, signingSecret, s.at.ingestAdmin, s.at.workerAdmin, s.at.simulator, s.at.stripe, apiKey, s.nats.URL(), s.passwords(), s.at.withoutPassword("postgres"),
+		filepath.Join(s.root, "*.log"), s.at.ingest, s.at.stripe, missed, apiKey, s.at.stripe, s.passwords(), s.at.withoutPassword(runtimeRole), ingest, ingest, s.at.simulator)
 }
 
 // get asks a loopback address and returns status and body; status 0: no answer.

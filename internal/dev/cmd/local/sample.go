@@ -28,10 +28,12 @@ func (s *stack) ensureDatabase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !role {
-		if _, err := conn.Exec(ctx, "CREATE ROLE "+runtimeRole+" LOGIN"); err != nil {
-			return fmt.Errorf("make the role that ingest runs as: %w", err)
-		}
+	verb := "CREATE"
+	if role {
+		verb = "ALTER"
+	}
+	if _, err := conn.Exec(ctx, verb+" ROLE "+runtimeRole+" LOGIN PASSWORD '"+s.pg.Password(runtimeRole)+"'"); err != nil {
+		return fmt.Errorf("make the role that ingest runs as: %w", err)
 	}
 	if exists {
 		return nil
