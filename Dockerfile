@@ -7,7 +7,7 @@
 ARG VERSION=dev
 ARG REVISION=unknown
 
-FROM golang:1.26 AS build
+FROM golang:1.26.8-bookworm AS build
 WORKDIR /src
 ENV CGO_ENABLED=0
 COPY go.mod go.sum ./

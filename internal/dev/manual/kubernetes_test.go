@@ -23,28 +23,31 @@ import (
 type object struct {
 	Kind     string `yaml:"kind"`
 	Metadata struct {
-		Name string `yaml:"name"`
+		Name   string            `yaml:"name"`
+		Labels map[string]string `yaml:"labels"`
 	} `yaml:"metadata"`
 	Spec struct {
 		Selector    yaml.Node `yaml:"selector"` // a service's is a plain map
 		PodSelector selector  `yaml:"podSelector"`
 		PolicyTypes []string  `yaml:"policyTypes"`
 		Egress      []struct {
+			To    []peer `yaml:"to"`
 			Ports []struct {
 				Port int `yaml:"port"`
 			} `yaml:"ports"`
 		} `yaml:"egress"`
+		Schedule          string `yaml:"schedule"`
+		ConcurrencyPolicy string `yaml:"concurrencyPolicy"`
+		JobTemplate       struct {
+			Spec struct {
+				Template template `yaml:"template"`
+			} `yaml:"spec"`
+		} `yaml:"jobTemplate"`
 		Ports []struct {
 			Port       int    `yaml:"port"`
 			TargetPort string `yaml:"targetPort"`
 		} `yaml:"ports"`
-		Template struct {
-			Metadata struct {
-				Labels      map[string]string `yaml:"labels"`
-				Annotations map[string]string `yaml:"annotations"`
-			} `yaml:"metadata"`
-			Spec pod `yaml:"spec"`
-		} `yaml:"template"`
+		Template       template `yaml:"template"`
 		ScaleTargetRef struct {
 			Name string `yaml:"name"`
 		} `yaml:"scaleTargetRef"`
@@ -54,8 +57,44 @@ type object struct {
 	} `yaml:"spec"`
 }
 
+type template struct {
+	Metadata struct {
+		Labels      map[string]string `yaml:"labels"`
+		Annotations map[string]string `yaml:"annotations"`
+	} `yaml:"metadata"`
+	Spec pod `yaml:"spec"`
+}
+
 type selector struct {
-	MatchLabels map[string]string `yaml:"matchLabels"`
+	MatchLabels      map[string]string `yaml:"matchLabels"`
+	MatchExpressions []struct {
+		Key      string   `yaml:"key"`
+		Operator string   `yaml:"operator"`
+		Values   []string `yaml:"values"`
+	} `yaml:"matchExpressions"`
+}
+
+// names are the pods that a selector chooses; none: all.
+func (s selector) names() (list []string) {
+	if name, ok := s.MatchLabels["app.kubernetes.io/name"]; ok {
+		list = append(list, name)
+	}
+	for _, e := range s.MatchExpressions {
+		if e.Key == "app.kubernetes.io/name" && e.Operator == "In" {
+			list = append(list, e.Values...)
+		}
+	}
+	return list
+}
+
+// peer is whom a policy lets a pod talk to.
+type peer struct {
+	NamespaceSelector *selector `yaml:"namespaceSelector"`
+	PodSelector       *selector `yaml:"podSelector"`
+	IPBlock           *struct {
+		CIDR   string   `yaml:"cidr"`
+		Except []string `yaml:"except"`
+	} `yaml:"ipBlock"`
 }
 
 type pod struct {
@@ -165,24 +204,29 @@ func TestKubernetes(t *testing.T) {
 	}
 	pods, ports := map[string]container{}, map[string]bool{}
 	for _, o := range all {
-		for _, c := range o.Spec.Template.Spec.Containers {
-			name := o.Spec.Template.Metadata.Labels["app.kubernetes.io/name"]
+		made := o.Spec.Template
+		if o.Kind == "CronJob" {
+			made = o.Spec.JobTemplate.Spec.Template
+		}
+		for _, c := range made.Spec.Containers {
+			name := made.Metadata.Labels["app.kubernetes.io/name"]
 			pods[name] = c
-			checkPod(t, name, o.Spec.Template.Spec, c, known, string(readme))
+			checkPod(t, name, made.Spec, c, known, string(readme))
 			for _, p := range c.Ports {
 				ports[name+":"+p.Name] = true
 			}
-			if scraped := o.Spec.Template.Metadata.Annotations["prometheus.io/port"]; o.Kind == "Deployment" && scraped != strings.TrimPrefix(value(c, "ADMIN_ADDR"), ":") {
+			if scraped := made.Metadata.Annotations["prometheus.io/port"]; len(c.Ports) > 0 && scraped != strings.TrimPrefix(value(c, "ADMIN_ADDR"), ":") {
 				t.Errorf("%s: Prometheus asks at port %s", name, scraped)
 			}
 		}
 	}
-	if got := slices.Sorted(maps.Keys(pods)); !slices.Equal(got, []string{"ingest", "migrate", "tiktok-worker"}) {
+	if got := slices.Sorted(maps.Keys(pods)); !slices.Equal(got, []string{"ingest", "migrate", "provision", "prune", "tiktok-worker"}) {
 		t.Errorf("pods: %v", got)
 	}
 	services := map[string]int{}
 	for _, o := range all {
-		want := o.Spec.PodSelector.MatchLabels
+		chosen := o.Spec.PodSelector.names()
+		want := map[string]string{}
 		if o.Kind == "Service" {
 			if err := o.Spec.Selector.Decode(&want); err != nil {
 				t.Fatal(err)
@@ -200,42 +244,118 @@ func TestKubernetes(t *testing.T) {
 			}
 			want = s.MatchLabels
 		}
-		if name, ok := want["app.kubernetes.io/name"]; ok && pods[name].Name == "" {
-			t.Errorf("%s %s selects %s, which is nowhere", o.Kind, o.Metadata.Name, name)
+		if name, ok := want["app.kubernetes.io/name"]; ok {
+			chosen = append(chosen, name)
+		}
+		for _, name := range chosen {
+			if pods[name].Name == "" {
+				t.Errorf("%s %s selects %s, which is nowhere", o.Kind, o.Metadata.Name, name)
+			}
 		}
 	}
 	checkScaler(t, all, services)
-	checkEgress(t, all)
+	checkEgress(t, all, slices.Collect(maps.Keys(pods)))
 }
 
-// Everything is closed to begin with, and what is opened for everybody or for the worker is not Postgres.
-func checkEgress(t *testing.T, all []object) {
+// Everything is closed to begin with. Each pod reaches what it needs, by that port alone, and no rule is open
+// to every address.
+func checkEgress(t *testing.T, all []object, pods []string) {
 	t.Helper()
-	closed, worker := false, false
+	want := map[string][]int{
+		"ingest": {53, 443, 4222, 5432}, "tiktok-worker": {53, 443, 4222}, "provision": {53, 4222}, "migrate": {53, 5432}, "prune": {53, 5432},
+	}
+	closed, reach := false, map[string][]int{}
 	for _, o := range all {
 		if o.Kind != "NetworkPolicy" {
 			continue
 		}
-		chosen := o.Spec.PodSelector.MatchLabels
-		opens := slices.Contains(o.Spec.PolicyTypes, "Egress") && len(o.Spec.Egress) > 0
-		closed = closed || len(chosen) == 0 && slices.Contains(o.Spec.PolicyTypes, "Egress") && !opens
-		if name := chosen["app.kubernetes.io/name"]; len(chosen) > 0 && name != "tiktok-worker" {
-			continue
+		chosen := o.Spec.PodSelector.names()
+		closed = closed || len(chosen) == 0 && slices.Equal(o.Spec.PolicyTypes, []string{"Ingress", "Egress"}) && len(o.Spec.Egress) == 0
+		if len(chosen) == 0 {
+			chosen = pods
 		}
-		worker = worker || len(chosen) > 0
 		for _, way := range o.Spec.Egress {
-			if len(way.Ports) == 0 {
-				t.Errorf("the policy %s lets the worker out by every port", o.Metadata.Name)
+			if len(way.Ports) == 0 || len(way.To) == 0 {
+				t.Errorf("policy %s: %d ports to %d peers, want both limited", o.Metadata.Name, len(way.Ports), len(way.To))
 			}
 			for _, p := range way.Ports {
-				if !slices.Contains([]int{53, 443, 4222}, p.Port) {
-					t.Errorf("the policy %s lets the worker out by port %d", o.Metadata.Name, p.Port)
+				for _, to := range way.To {
+					checkPeer(t, o.Metadata.Name, p.Port, to)
+				}
+				for _, name := range chosen {
+					if !slices.Contains(reach[name], p.Port) {
+						reach[name] = append(reach[name], p.Port)
+					}
 				}
 			}
 		}
 	}
-	if !closed || !worker {
-		t.Errorf("closed to begin with: %v; a policy for the worker: %v", closed, worker)
+	for name, ports := range want {
+		if slices.Sort(reach[name]); !slices.Equal(reach[name], ports) {
+			t.Errorf("%s reaches ports %v, want %v", name, reach[name], ports)
+		}
+	}
+	if !closed {
+		t.Error("no policy closes everything to begin with")
+	}
+}
+
+// checkPeer checks whom a port leads to.
+func checkPeer(t *testing.T, policy string, port int, to peer) {
+	t.Helper()
+	labelled := func(label string) bool {
+		return to.IPBlock == nil && to.NamespaceSelector != nil && to.NamespaceSelector.MatchLabels[label] != ""
+	}
+	private := []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"}
+	narrow := false
+	switch port {
+	case 53:
+		narrow = labelled("kubernetes.io/metadata.name") && to.PodSelector != nil && to.PodSelector.MatchLabels["k8s-app"] == "kube-dns"
+	case 4222:
+		narrow = labelled("purchase-relay/nats")
+	case 5432:
+		narrow = labelled("purchase-relay/postgres") || to.IPBlock != nil && slices.Contains(private, to.IPBlock.CIDR)
+	case 443: // the internet alone: neither the cluster nor the provider's metadata service
+		if to.IPBlock != nil {
+			open := slices.Concat(private[:3], []string{"169.254.0.0/16", "100.64.0.0/10"})
+			narrow = to.IPBlock.CIDR == "2000::/3" || to.IPBlock.CIDR == "0.0.0.0/0" && !slices.ContainsFunc(open, func(block string) bool { return !slices.Contains(to.IPBlock.Except, block) })
+		}
+	}
+	if !narrow {
+		t.Errorf("policy %s: port %d leads to %+v, want a narrower peer", policy, port, to)
+	}
+}
+
+// The namespace refuses, reports and warns of pods that are not restricted, by the rules of a fixed version.
+func TestKubernetes_PodSecurity(t *testing.T) {
+	t.Parallel()
+	for _, o := range objects(t) {
+		if o.Kind != "Namespace" {
+			continue
+		}
+		for _, mode := range []string{"enforce", "audit", "warn"} {
+			label := "pod-security.kubernetes.io/" + mode
+			if level, version := o.Metadata.Labels[label], o.Metadata.Labels[label+"-version"]; level != "restricted" || !strings.HasPrefix(version, "v1.") {
+				t.Errorf("%s = %q, version %q, want restricted of a fixed version", mode, level, version)
+			}
+		}
+		return
+	}
+	t.Error("no namespace")
+}
+
+// Old rows leave by a schedule, with an age that `ingest prune` takes.
+func TestKubernetes_Prunes(t *testing.T) {
+	t.Parallel()
+	all := objects(t)
+	i := slices.IndexFunc(all, func(o object) bool { return o.Kind == "CronJob" })
+	if i < 0 {
+		t.Fatal("no schedule")
+	}
+	spec := all[i].Spec
+	args := strings.Join(spec.JobTemplate.Spec.Template.Spec.Containers[0].Args, " ")
+	if len(strings.Fields(spec.Schedule)) != 5 || spec.ConcurrencyPolicy != "Forbid" || args != "prune --yes --older-than 90d --also dead,rejected,awaiting_payment" {
+		t.Errorf("schedule = %q, %q, args %q", spec.Schedule, spec.ConcurrencyPolicy, args)
 	}
 }
 
@@ -276,9 +396,14 @@ func checkPod(t *testing.T, name string, p pod, c container, known map[string]bo
 			t.Errorf("the README makes no %s in the secret %s", key, p.Volumes[0].Secret.SecretName)
 		}
 	}
-	if name == "migrate" {
-		if !slices.Equal(c.Args, []string{"migrate"}) {
-			t.Errorf("the job runs %v", c.Args)
+	for _, e := range c.Env { // the owner's password, Stripe's secret and TikTok's token: each in one place
+		if only := map[string]string{"MIGRATE_DATABASE_URL_FILE": "migrate", "STRIPE_WEBHOOK_SECRET_FILE": "ingest", "TIKTOK_ACCESS_TOKEN_FILE": "tiktok-worker"}[e.Name]; only != "" && only != name {
+			t.Errorf("%s has %s, which is %s's alone", name, e.Name, only)
+		}
+	}
+	if command, ok := map[string]string{"migrate": "migrate", "provision": "provision --every 15s", "prune": "prune"}[name]; ok {
+		if args := strings.Join(c.Args, " "); !strings.HasPrefix(args, command) {
+			t.Errorf("%s runs %q, want %q", name, args, command)
 		}
 		return
 	}

@@ -3,7 +3,6 @@
 package manual
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -136,30 +135,47 @@ func Example(root string) (values map[string]string, bare []string, err error) {
 	return values, bare, nil
 }
 
-// service is what docker-compose.yml tells a container.
-type service struct {
+// Service is a container of docker-compose.yml, as far as the checks look.
+type Service struct {
+	Image       string            `yaml:"image"`
+	Command     any               `yaml:"command"` // a string or a list
 	EnvFile     string            `yaml:"env_file"`
 	Environment map[string]string `yaml:"environment"`
+	Profiles    []string          `yaml:"profiles"`
+	Networks    []string          `yaml:"networks"`
+	Healthcheck struct {
+		Test []string `yaml:"test"`
+	} `yaml:"healthcheck"`
+	DependsOn map[string]struct {
+		Condition string `yaml:"condition"`
+	} `yaml:"depends_on"`
 }
 
 // Compose is what a stack of containers passes on.
 type Compose struct {
-	services map[string]map[string]string
+	// Services are those of docker-compose.yml, their environment with that of their files.
+	Services map[string]Service
 	// Interpolated are all variables that the files read from .env, with the default that stands there.
 	Interpolated map[string]string
 }
 
+// containers are the services that run a binary.
+var containers = map[string][]string{"ingest": {"ingest", "migrate", "provision", "prune"}, "tiktok-worker": {"tiktok-worker"}}
+
+// real is the part of a file's name that a TIKTOK_ACCESS_TOKEN puts in.
+const real = "${TIKTOK_ACCESS_TOKEN:+-real}"
+
 var defaulted = regexp.MustCompile(`\$\{([A-Z][A-Z0-9_]*):-([^$}]*)\}`)
 
-// ReadCompose reads docker-compose.yml, the cluster's file, and the files of environment that they name.
+// ReadCompose reads docker-compose.yml, the cluster's file, and the files in deploy/compose that they name.
 func ReadCompose(root string) (*Compose, error) {
-	c := &Compose{services: make(map[string]map[string]string), Interpolated: make(map[string]string)}
-	files := []string{"docker-compose.yml", "deploy/compose.cluster.yml"}
-	more, err := filepath.Glob(filepath.Join(root, "deploy/compose/*.env"))
+	c := &Compose{Interpolated: make(map[string]string)}
+	files := []string{filepath.Join(root, "docker-compose.yml"), filepath.Join(root, "deploy/compose.cluster.yml")}
+	more, err := filepath.Glob(filepath.Join(root, "deploy/compose/*"))
 	if err != nil {
 		return nil, err
 	}
-	for _, file := range append(more, filepath.Join(root, files[0]), filepath.Join(root, files[1])) {
+	for _, file := range append(more, files...) {
 		text, err := os.ReadFile(file) //nolint:gosec // a file of the sources
 		if err != nil {
 			return nil, err
@@ -173,40 +189,34 @@ func ReadCompose(root string) (*Compose, error) {
 			}
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(root, files[0])) //nolint:gosec // a file of the sources
+	text, err := os.ReadFile(files[0])
 	if err != nil {
 		return nil, err
 	}
 	var file struct {
-		Services map[string]yaml.Node `yaml:"services"`
+		Services map[string]Service `yaml:"services"`
 	}
 	if err := yaml.Unmarshal(text, &file); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("docker-compose.yml: %w", err)
 	}
-	for _, name := range []string{"ingest", "tiktok-worker"} {
-		var s service
-		node := file.Services[name]
-		if err := node.Decode(&s); err != nil {
-			return nil, fmt.Errorf("docker-compose.yml: %s: %w", name, err)
+	c.Services = file.Services
+	for name, s := range c.Services {
+		if s.EnvFile == "" {
+			continue
 		}
-		told := s.Environment
-		if s.EnvFile != "" { // one of two, by whether there is a token
-			var worker []map[string]string
-			for _, envFile := range more {
-				values, err := environment(envFile)
-				if err != nil {
-					return nil, err
-				}
-				for _, other := range worker {
-					if !slices.Equal(slices.Sorted(maps.Keys(values)), slices.Sorted(maps.Keys(other))) {
-						return nil, errors.New("deploy/compose/tiktok.env and tiktok-real.env do not pass on the same variables")
-					}
-				}
-				worker = append(worker, values)
-				maps.Copy(told, values)
-			}
+		local, err := environment(filepath.Join(root, strings.Replace(s.EnvFile, real, "", 1)))
+		if err != nil {
+			return nil, err
 		}
-		c.services[name] = told
+		withToken, err := environment(filepath.Join(root, strings.Replace(s.EnvFile, real, "-real", 1)))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Equal(slices.Sorted(maps.Keys(local)), slices.Sorted(maps.Keys(withToken))) {
+			return nil, fmt.Errorf("docker-compose.yml: %s: %s passes on other variables with a token than without", name, s.EnvFile)
+		}
+		maps.Copy(s.Environment, withToken)
+		maps.Copy(s.Environment, local)
 	}
 	return c, nil
 }
@@ -265,7 +275,7 @@ func Problems(root, binary string, takes []Variable) (list []string) {
 		case v.Default != "" && value != v.Default && value != compose.Interpolated[v.Name] && !differs(v.Name):
 			say(".env.example shows %s=%s; the default is %q, in the containers %q", v.Name, value, v.Default, compose.Interpolated[v.Name])
 		}
-		if _, ok := compose.services[binary][v.Name]; !ok {
+		if !slices.ContainsFunc(containers[binary], func(name string) bool { _, ok := compose.Services[name].Environment[v.Name]; return ok }) {
 			say("docker-compose.yml does not pass %[1]s on. To the environment of %[2]s:\n      %[1]s: ${%[1]s:-}", v.Name, binary)
 		}
 	}
@@ -279,9 +289,11 @@ func Problems(root, binary string, takes []Variable) (list []string) {
 			say("docs/configuration.md has %s, which %s does not take", name, binary)
 		}
 	}
-	for name := range compose.services[binary] {
-		if !known[name] && name != "GOMEMLIMIT" {
-			say("docker-compose.yml tells %s %s, which it does not take", binary, name)
+	for _, container := range containers[binary] {
+		for name := range compose.Services[container].Environment {
+			if !known[name] && name != "GOMEMLIMIT" {
+				say("docker-compose.yml tells %s %s, which it does not take", container, name)
+			}
 		}
 	}
 	for _, name := range bare {

@@ -43,7 +43,7 @@ func newEngine(environ []string, out io.Writer) (*engine, error) {
 			e.env = append(e.env, pair)
 		}
 	}
-	e.env = append(e.env, "VERSION=rehearsal", "ADMIN_TOKEN=rehearsal", "SWEEP_GRACE=40s", "SWEEP_INTERVAL=2s")
+	e.env = append(e.env, "VERSION=rehearsal", "ADMIN_TOKEN=rehearsal-0123456789", "SWEEP_GRACE=40s", "SWEEP_INTERVAL=2s")
 	for _, name := range []string{"INGEST_PORT", "ADMIN_PORT", "SIMULATOR_PORT"} {
 		addr, err := freeport.Addr()
 		if err != nil {

@@ -71,6 +71,7 @@ type rehearsal struct {
 func (r *rehearsal) steps() []step {
 	return []step{
 		{"nothing is left of another rehearsal", func(ctx context.Context) (string, error) { return "", r.clear(ctx, false) }},
+		{"a real token without real secrets is refused", r.refusedWithDefaults},
 		{"docker compose up --build --wait", r.up("--build")},
 		{"images: size, content, user", r.images},
 		{"a purchase by the printed command", r.buy(1)},
@@ -81,6 +82,17 @@ func (r *rehearsal) steps() []step {
 		{"purchases after that", r.buy(5)},
 		{"down -v leaves nothing", func(ctx context.Context) (string, error) { return "", r.clear(ctx, true) }},
 	}
+}
+
+// refusedWithDefaults checks that Compose asks for real secrets once there is a real token.
+func (r *rehearsal) refusedWithDefaults(ctx context.Context) (string, error) {
+	withToken := *r.engine
+	withToken.env = append(slices.Clone(r.env), "TIKTOK_ACCESS_TOKEN=not-a-real-one")
+	_, err := withToken.compose(ctx, "config", "--quiet")
+	if err == nil || !strings.Contains(err.Error(), "STRIPE_WEBHOOK_SECRET") {
+		return "", fmt.Errorf("compose config: error = %w, want one that names STRIPE_WEBHOOK_SECRET", err)
+	}
+	return "STRIPE_WEBHOOK_SECRET is asked for", nil
 }
 
 func (r *rehearsal) up(args ...string) func(ctx context.Context) (string, error) {

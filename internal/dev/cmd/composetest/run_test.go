@@ -11,7 +11,10 @@ import (
 // stand is a docker that writes down what it is asked, and fails where a command has the words.
 const stand = `#!/bin/sh
 echo "$*" >>"$DOCKER_ASKED"
-case "$*" in *"$DOCKER_FAILS"*) echo "no $DOCKER_FAILS" >&2; exit 1 ;; esac
+case "$*" in
+*"$DOCKER_FAILS"*) echo "no $DOCKER_FAILS" >&2; exit 1 ;;
+*" config --quiet") echo "required variable STRIPE_WEBHOOK_SECRET is missing a value" >&2; exit 1 ;;
+esac
 `
 
 // rehearse runs the command with that docker.
