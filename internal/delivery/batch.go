@@ -26,8 +26,8 @@ type item struct {
 	sent       *purchase.Sent // what its event carried; nil: not delivered
 }
 
-// suspect says that the message came again although nobody handed it back: whoever had it died. It is sent alone, so that
-// it takes no others along, should it be the cause.
+// suspect says that the message came again although nobody handed it back: whoever had it died. It is sent
+// alone, so that it takes no others along, should it be the cause.
 func (it item) suspect() bool { return it.NumDelivered > 1 && !it.Returned }
 
 // deliver takes messages to their ends.
@@ -89,7 +89,11 @@ func (w *Worker) open(m contract.Queued) (it item, ok bool) {
 		return item{}, false
 	case err != nil:
 		w.metrics.junk.Inc()
-		w.junk.Error("A message that is no purchase was removed: who else may publish on purchases.*?", zap.Int("bytes", len(m.Data)), zap.Error(err))
+		w.junk.Error(
+			"A message that is no purchase was removed: who else may publish on purchases.*?",
+			zap.Int("bytes", len(m.Data)),
+			zap.Error(err),
+		)
 		w.told(w.log, m.TermWithReason("no purchase"))
 		return item{}, false
 	}
@@ -99,8 +103,8 @@ func (w *Worker) open(m contract.Queued) (it item, ok bool) {
 	}, true
 }
 
-// send takes pieces to a destination, one request each, and divides what needs more than one answer. It goes on until each
-// piece has its answer, or no more may be sent: what is left then goes back.
+// send takes pieces to a destination, one request each, and divides what needs more than one answer. It goes
+// on until each piece has its answer, or no more may be sent: what is left then goes back.
 func (s *slot) send(ctx, hard context.Context, way *lane, pieces []piece) {
 	w := s.w
 	hints := true // until one was wrong
@@ -150,7 +154,7 @@ func (s *slot) send(ctx, hard context.Context, way *lane, pieces []piece) {
 		if a.fate == fateSplit {
 			if a.Class == purchase.ClassBlocked {
 				current = current.met(passed)
-				if !narrowing {
+				if !narrowing { // one slot finds out whose fault it is; the others wait until something passes
 					select {
 					case way.narrowing <- struct{}{}:
 						narrowing = true
@@ -162,7 +166,8 @@ func (s *slot) send(ctx, hard context.Context, way *lane, pieces []piece) {
 			continue
 		}
 		if a.fate == fateDelivered && current.origin == named {
-			// TikTok named an event that is good: its index is not to be trusted, and the rest holds a bad one still.
+			// TikTok named an event that is good: its index is not to be trusted, and the rest holds a bad
+			// one still.
 			hints = false
 			pieces = append(halves(pieces[0]), pieces[1:]...)
 		}
@@ -189,21 +194,33 @@ type answered struct {
 	at      time.Time        // when it came
 }
 
-// request sends one piece, after so many events of this slot had passed, and reports the answer. A panic over it is caught:
-// crashed.
-func (w *Worker) request(hard context.Context, way *lane, p permit, what piece, passed int) (a answered, crashed bool) {
+// request sends one piece, after so many events of this slot had passed, and reports the answer. A panic over
+// it is caught: crashed.
+func (w *Worker) request(
+	hard context.Context, way *lane, p permit, what piece, passed int,
+) (a answered, crashed bool) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			way.abandon(p)
-			w.log.Error("A request to TikTok panicked", zap.Int("events", len(what.items)), zap.String("event_id", what.items[0].envelope.EventID),
-				zap.String("panic", fmt.Sprintf("%T", cause)), zap.ByteString("stack", debug.Stack()))
+			w.log.Error(
+				"A request to TikTok panicked",
+				zap.Int("events", len(what.items)),
+				zap.String("event_id", what.items[0].envelope.EventID),
+				zap.String("panic", fmt.Sprintf("%T", cause)),
+				zap.ByteString("stack", debug.Stack()),
+			)
 			crashed = true
 		}
 	}()
 	events := make([]contract.Envelope, len(what.items))
 	for i, it := range what.items {
 		events[i] = it.envelope
-		it.log.Info("Sending "+cmp.Or(it.envelope.Event, w.EventName)+" event", zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered), zap.Int("events", len(events)))
+		it.log.Info(
+			"Sending "+cmp.Or(it.envelope.Event, w.EventName)+" event",
+			zap.Bool("livemode", it.envelope.Livemode),
+			zap.Int("delivery", it.NumDelivered),
+			zap.Int("events", len(events)),
+		)
 	}
 	began := w.Now()
 	a.Answer = way.to.Send(hard, events)
@@ -232,28 +249,42 @@ func (w *Worker) request(hard context.Context, way *lane, p permit, what piece, 
 
 // logAnswer logs what an answer changes.
 func (w *Worker) logAnswer(way *lane, a answered, changed change, events int) {
-	about := []zap.Field{zap.String("destination", way.name), codeOf(a.Code), zap.String("message", a.Message), zap.String("request_id", a.RequestID)}
+	about := []zap.Field{
+		zap.String("destination", way.name),
+		codeOf(a.Code),
+		zap.String("message", a.Message),
+		zap.String("request_id", a.RequestID),
+	}
 	if !a.Known {
 		w.log.Warn("Unknown TikTok code; retrying", about...)
 	}
 	if a.fate == fateSplit {
-		w.log.Info("Batch not accepted as a whole; splitting", append(about, zap.Int("events", events), zap.String("class", string(a.Class)))...)
+		w.log.Info(
+			"Batch not accepted as a whole; splitting",
+			append(about, zap.Int("events", events), zap.String("class", string(a.Class)))...)
 	}
 	state := way.state()
 	switch {
 	case changed == resumed:
 		w.log.Info("Delivery resumed", zap.String("destination", way.name))
 	case changed == stillOpen:
-		w.log.Info("Probe failed", append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
+		w.log.Info(
+			"Probe failed",
+			append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
 	case changed == opened && state.cause == causeOutage:
-		w.log.Warn("No usable answers from TikTok; circuit opened", append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
+		w.log.Warn(
+			"No usable answers from TikTok; circuit opened",
+			append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
 	case changed == opened:
 		message, remedy := whyPaused(a.Class)
-		w.log.Error(message, append(about, zap.String("remedy", remedy+"; purchases wait, delivery resumes automatically"))...)
+		w.log.Error(
+			message,
+			append(about, zap.String("remedy", remedy+"; purchases wait, delivery resumes automatically"))...)
 	}
 }
 
-// whyPaused returns the log line of a pause, and what to do. Only an answer of TikTok's about access blames the token.
+// whyPaused returns the log line of a pause, and what to do. Only an answer of TikTok's about access blames
+// the token.
 func whyPaused(c purchase.Class) (message, remedy string) {
 	switch c {
 	case purchase.ClassRefused:
@@ -275,9 +306,15 @@ func (w *Worker) judge(ctx context.Context, way *lane, p piece, a answered) {
 		case fateDead:
 			endings = append(endings, w.bury(it, purchase.ReasonRefused, &a.attempt))
 		default:
-			c := circumstances{backoff: w.backoff(it), slowed: w.limit.wait(a.at), paused: way.wait(causeAccess, a.at), remaining: w.remaining(it)}
+			c := circumstances{
+				backoff:   w.backoff(it),
+				slowed:    w.limit.wait(a.at),
+				paused:    way.wait(causeAccess, a.at),
+				remaining: w.remaining(it),
+			}
 			if pages := way.pages(it.envelope.EventID); a.Class == purchase.ClassBlocked && pages > 0 {
-				c.backoff = Delay(pages, w.RetryInitial, w.RetryMax, w.random()) // it need not wait for what others had to
+				// It need not wait as often as it was delivered in others' company.
+				c.backoff = Delay(pages, w.RetryInitial, w.RetryMax, w.random())
 			}
 			endings = append(endings, w.retry(it, &a.attempt, retryIn(a.Answer, c)))
 		}
@@ -285,8 +322,9 @@ func (w *Worker) judge(ctx context.Context, way *lane, p piece, a answered) {
 	w.settle(ctx, endings)
 }
 
-// crashed settles what a request panicked over. The first time, and in company, it is left to the queue without a word, so
-// that each comes again as a suspect, alone; alone and again, it is given up on: it would stop worker after worker.
+// crashed settles what a request panicked over. The first time, and in company, it is left to the queue
+// without a word, so that each comes again as a suspect, alone; alone and again, it is given up on: it would
+// stop worker after worker.
 func (w *Worker) crashed(ctx context.Context, p piece) {
 	if it := p.items[0]; len(p.items) == 1 && it.suspect() {
 		w.settle(ctx, []ending{w.bury(it, purchase.ReasonCrash, nil)})
@@ -308,12 +346,14 @@ func (w *Worker) putBack(pieces []piece, reason string, delay func(it item) time
 	}
 }
 
-// remaining is how long a purchase may still be tried; 0: it is too old. Its age is counted by the queue's clock.
+// remaining is how long a purchase may still be tried; 0: it is too old. Its age is counted by the queue's
+// clock.
 func (w *Worker) remaining(it item) time.Duration {
 	return remaining(it.FirstPublished, w.Now().Add(w.clockOffset()), w.RetryMaxAge)
 }
 
-// keepAlive tells the queue that messages are being worked on until each has ended and the returned function is called.
+// keepAlive tells the queue that messages are being worked on until each has ended and the returned function
+// is called.
 func (w *Worker) keepAlive(items []item) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -3,13 +3,13 @@ package delivery
 import "time"
 
 const (
-	// tripAfter is how many requests in a row without a usable answer open the circuit. A single purchase that TikTok cannot
-	// answer is among others that it can, and those start the row anew.
+	// tripAfter is how many requests in a row without a usable answer open the circuit. A single purchase
+	// that TikTok cannot answer is among others that it can, and those start the row anew.
 	tripAfter = 3
 	// outageProbe is how many purchases probe a destination that gives no usable answers.
 	outageProbe = 10
-	// maxProbeWait is the longest time between two probes. With returnLater, the only purchase there is probes at least every
-	// five minutes.
+	// maxProbeWait is the longest time between two probes. With returnLater, the only purchase there is
+	// probes at least every five minutes.
 	maxProbeWait = 4 * time.Minute
 )
 
@@ -21,8 +21,9 @@ const (
 	causeOutage cause = "outage" // it gives no usable answers
 )
 
-// breaker stops the requests to one destination (pixel and token) while every event would meet the same failure. One request
-// at a time probes, at growing intervals. It is a pure state machine of findings and the time.
+// breaker stops the requests to one destination (pixel and token) while every event would meet the same
+// failure. One request at a time probes, at growing intervals. It is a pure state machine of findings and the
+// time.
 //
 //	closed ──denied, or three failing in a row──▶ open ──probe due──▶ probing ──no better──▶ open (longer)
 //	  ▲                                                                  └──TikTok judged the probe──▶ closed
@@ -151,16 +152,16 @@ func (b *breaker) probeAgain(now time.Time) {
 	b.nextProbe = now.Add(Delay(b.probes, b.initial, min(b.max, maxProbeWait), b.random()))
 }
 
-// due makes the next probe due now, and the waits after it short again. Only a destination that refuses everything can be
-// repaired from here.
+// due makes the next probe due now, and the waits after it short again. Only a destination that refuses
+// everything can be repaired from here.
 func (b *breaker) due(now time.Time) {
 	if b.cause == causeAccess {
 		b.nextProbe, b.probes = now, 0
 	}
 }
 
-// returnLater is when a purchase that failed as a probe, or opened the breaker, comes back: later than the next probe is due,
-// so that the probe is another one.
+// returnLater is when a purchase that failed as a probe, or opened the breaker, comes back: later than the
+// next probe is due, so that the probe is another one.
 func returnLater(wait time.Duration) time.Duration {
 	return wait + max(wait/8, 100*time.Millisecond)
 }

@@ -77,8 +77,18 @@ func TestBreaker_AnswersToProbes(t *testing.T) {
 			b.send(t, f, "before", start)
 		}
 		now := start.Add(time.Second)
-		if got := b.send(t, tc.probe, "probe", now); got != tc.want || b.cause != tc.cause || b.reason != tc.because {
-			t.Errorf("%s: change %v, cause %q, reason %q; want %v, %q, %q", name, got, b.cause, b.reason, tc.want, tc.cause, tc.because)
+		if got := b.send(t, tc.probe, "probe", now); got != tc.want || b.cause != tc.cause ||
+			b.reason != tc.because {
+			t.Errorf(
+				"%s: change %v, cause %q, reason %q; want %v, %q, %q",
+				name,
+				got,
+				b.cause,
+				b.reason,
+				tc.want,
+				tc.cause,
+				tc.because,
+			)
 		}
 		if tc.want == resumed && (b.wait(now) != 0 || b.closed != now || !b.since.IsZero()) {
 			t.Errorf("%s: %+v is not closed", name, b)
@@ -93,7 +103,8 @@ func TestBreaker_OpensForThreeFailuresInARow(t *testing.T) {
 			t.Fatalf("change after %v = %v, want unchanged", f, got)
 		}
 	}
-	if got := b.send(t, failing, "503", start); got != opened || b.cause != causeOutage || b.limit() != outageProbe {
+	if got := b.send(t, failing, "503", start); got != opened || b.cause != causeOutage ||
+		b.limit() != outageProbe {
 		t.Errorf("change = %v, cause %q, limit %d", got, b.cause, b.limit())
 	}
 }

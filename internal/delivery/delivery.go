@@ -1,8 +1,9 @@
-// Package delivery is step 3: what waits in the queue is sent to TikTok in batches, and each purchase is settled on its own:
-// delivered, tried again later, or given up on with a dead letter.
+// Package delivery is step 3: what waits in the queue is sent to TikTok in batches, and each purchase is
+// settled on its own: delivered, tried again later, or given up on with a dead letter.
 //
-// Its order is its promise: answer from TikTok, outcome published and acknowledged, purchase acknowledged. Whatever is
-// killed in between, the purchase comes again and is sent again under the same event_id, which TikTok de-duplicates.
+// Its order is its promise: answer from TikTok, outcome published and acknowledged, purchase acknowledged.
+// Whatever is killed in between, the purchase comes again and is sent again under the same event_id, which
+// TikTok de-duplicates.
 //
 //	fetch ──▶ sort (live, test, skipped, expired) ──▶ one request ──▶ settle
 //	                                                      │ refused: split, until each bad one is alone
@@ -30,20 +31,21 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Source is the queue. Fetch blocks for a bounded time for a first message and returns what waits, at most so many, or
-// nothing; its errors are temporary, and messages beside one are worked on. It is called from several goroutines.
+// Source is the queue. Fetch blocks for a bounded time for a first message and returns what waits, at most so
+// many, or nothing; its errors are temporary, and messages beside one are worked on. It is called from
+// several goroutines.
 type Source interface {
 	Fetch(ctx context.Context, most int) ([]contract.Queued, error)
 }
 
-// Destination is a pixel. Send makes one request about one or more purchases and classifies whatever comes of it; it is
-// called from several goroutines.
+// Destination is a pixel. Send makes one request about one or more purchases and classifies whatever comes of
+// it; it is called from several goroutines.
 type Destination interface {
 	Send(ctx context.Context, events []contract.Envelope) purchase.Answer
 }
 
-// Reporter tells what became of purchases. Both return after the server's acknowledgement, and both may be repeated.
-// Outcomes returns one error for each outcome, nil where it was acknowledged.
+// Reporter tells what became of purchases. Both return after the server's acknowledgement, and both may be
+// repeated. Outcomes returns one error for each outcome, nil where it was acknowledged.
 type Reporter interface {
 	Outcomes(ctx context.Context, list []contract.Outcome) []error
 	DeadLetter(ctx context.Context, d contract.DeadLetter) error
@@ -109,15 +111,24 @@ func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registe
 	b := breaker{initial: c.RetryInitial, max: c.RetryMax, random: random}
 	w := &Worker{
 		Config: c, source: s, reporter: r, log: log, junk: log.WithOptions(flood.Limit(log)),
-		limit: &limiter{steady: rate.NewLimiter(rate.Limit(c.MaxRPS), 1), initial: c.RetryInitial, max: c.RetryMax, random: random},
-		live:  newLane("live", c.Live, b), test: newLane("test", c.Test, b),
-		probing: make(chan struct{}, 1), random: random, started: c.Now().UTC(), prefix: attemptPrefix(c.Instance),
+		limit: &limiter{
+			steady:  rate.NewLimiter(rate.Limit(c.MaxRPS), 1),
+			initial: c.RetryInitial,
+			max:     c.RetryMax,
+			random:  random,
+		},
+		live: newLane("live", c.Live, b), test: newLane("test", c.Test, b),
+		probing: make(
+			chan struct{},
+			1,
+		), random: random, started: c.Now().UTC(), prefix: attemptPrefix(c.Instance),
 	}
 	w.metrics = newMetrics(reg, w)
 	return w
 }
 
-// Run delivers until ctx ends: then nothing new is taken, and the requests in flight are finished until hard ends.
+// Run delivers until ctx ends: then nothing new is taken, and the requests in flight are finished until hard
+// ends.
 func (w *Worker) Run(ctx, hard context.Context) error {
 	var slots sync.WaitGroup
 	for range w.Concurrency {
@@ -140,8 +151,8 @@ type slot struct {
 	token bool // the right to send one request, by the rate
 }
 
-// run waits for the right to send before it fetches, so that what it takes from the queue does not age in its hands;
-// messages that needed no request leave the right to the next ones.
+// run waits for the right to send before it fetches, so that what it takes from the queue does not age in its
+// hands; messages that needed no request leave the right to the next ones.
 func (s *slot) run(ctx, hard context.Context) {
 	w := s.w
 	for {
@@ -191,9 +202,10 @@ func (w *Worker) heard(err error) bool {
 	return err == nil
 }
 
-// mayFetch waits until something may be sent. While all that could be sent would be held up, only the next probe is fetched,
-// by one slot, so that no delivery count is spent. limit is how many purchases may be fetched, probe whether that is to probe;
-// leave must be called when they have ended; ok is false when ctx ended first.
+// mayFetch waits until something may be sent. While all that could be sent would be held up, only the next
+// probe is fetched, by one slot, so that no delivery count is spent. limit is how many purchases may be
+// fetched, probe whether that is to probe; leave must be called when they have ended; ok is false when ctx
+// ended first.
 func (w *Worker) mayFetch(ctx context.Context) (limit int, probe bool, leave func(), ok bool) {
 	for {
 		wait, size := w.stopped()
@@ -221,8 +233,8 @@ func (w *Worker) mayFetch(ctx context.Context) (limit int, probe bool, leave fun
 	}
 }
 
-// exchange replaces a probe that failed before by an event that did not, where the queue has one. Else the few events that
-// every answer is about would probe for ever, while others wait behind them.
+// exchange replaces a probe that failed before by an event that did not, where the queue has one. Else the
+// few events that every answer is about would probe for ever, while others wait behind them.
 func (w *Worker) exchange(ctx context.Context, m contract.Queued) []contract.Queued {
 	failed := func(m contract.Queued) bool {
 		id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
@@ -252,14 +264,15 @@ func (w *Worker) exchange(ctx context.Context, m contract.Queued) []contract.Que
 	return []contract.Queued{probe}
 }
 
-// onlyTestKnown returns the outage of the test destination, which has the same address, where the live one has given no usable
-// answer since it began.
+// onlyTestKnown returns the outage of the test destination, which has the same address, where the live one
+// has given no usable answer since it began.
 func (w *Worker) onlyTestKnown() (b breaker, is bool) {
 	b = w.test.state()
 	return b, b.cause == causeOutage && !w.live.state().answered.After(b.since)
 }
 
-// stopped returns how long nothing may be fetched. probe above 0: what is fetched next is a probe, of so many purchases.
+// stopped returns how long nothing may be fetched. probe above 0: what is fetched next is a probe, of so many
+// purchases.
 func (w *Worker) stopped() (wait time.Duration, probe int) {
 	now := w.Now()
 	wait = w.limit.wait(now)
@@ -308,15 +321,21 @@ func (w *Worker) compareClocks() {
 		w.log.Info("Clock agrees with the NATS server's again")
 		return
 	}
-	w.log.Warn("Clock differs from the NATS server's", zap.Duration("offset", offset.Round(time.Second)),
-		zap.String("remedy", "let this machine follow a time server (timedatectl, chrony); ages are counted by the server's clock meanwhile"))
+	w.log.Warn(
+		"Clock differs from the NATS server's",
+		zap.Duration("offset", offset.Round(time.Second)),
+		zap.String(
+			"remedy",
+			"let this machine follow a time server (timedatectl, chrony); ages are counted by the server's clock meanwhile",
+		),
+	)
 }
 
 // attemptID is unique over all workers and restarts.
 func (w *Worker) attemptID() string { return w.prefix + strconv.FormatUint(w.attempts.Add(1), 36) }
 
-// attemptPrefix makes a process's prefix of attempt ids: what is no id's letter in its name is replaced, because an outcome
-// under an unusable id would never be taken, and the purchase never settled.
+// attemptPrefix makes a process's prefix of attempt ids: what is no id's letter in its name is replaced,
+// because an outcome under an unusable id would never be taken, and the purchase never settled.
 func attemptPrefix(instance string) string {
 	name := strings.Map(func(r rune) rune {
 		if purchase.ValidID(string(r)) {
@@ -327,22 +346,38 @@ func attemptPrefix(instance string) string {
 	return name[:min(len(name), 100)] + "-" + strings.ToLower(rand.Text()[:8]) + "-"
 }
 
-// State is what the worker reports about itself: paused (the live destination refuses everything), open (it gives no usable
-// answers), running, or off, since when, and why. What stops test purchases alone is a reason beside running. The version is
-// left to the caller.
+// State is what the worker reports about itself: paused (the live destination refuses everything), open (it
+// gives no usable answers), running, or off, since when, and why. What stops test purchases alone is a reason
+// beside running. The version is left to the caller.
 func (w *Worker) State() contract.WorkerState {
 	if w.Live == nil {
-		return contract.WorkerState{State: contract.WorkerOff, Reason: "TIKTOK_ACCESS_TOKEN not configured", Since: w.started}
+		return contract.WorkerState{
+			State:  contract.WorkerOff,
+			Reason: "TIKTOK_ACCESS_TOKEN not configured",
+			Since:  w.started,
+		}
 	}
 	live := w.live.state()
 	switch live.cause {
 	case causeAccess:
-		return contract.WorkerState{State: contract.WorkerPaused, Reason: "live: " + live.reason, Since: live.since.UTC()}
+		return contract.WorkerState{
+			State:  contract.WorkerPaused,
+			Reason: "live: " + live.reason,
+			Since:  live.since.UTC(),
+		}
 	case causeOutage:
-		return contract.WorkerState{State: contract.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC()}
+		return contract.WorkerState{
+			State:  contract.WorkerOpen,
+			Reason: "live: " + live.reason,
+			Since:  live.since.UTC(),
+		}
 	}
 	if b, is := w.onlyTestKnown(); is {
-		return contract.WorkerState{State: contract.WorkerOpen, Reason: "test: " + b.reason, Since: b.since.UTC()}
+		return contract.WorkerState{
+			State:  contract.WorkerOpen,
+			Reason: "test: " + b.reason,
+			Since:  b.since.UTC(),
+		}
 	}
 	s := contract.WorkerState{State: contract.WorkerRunning, Since: w.started}
 	if live.closed.After(s.Since) {
@@ -354,8 +389,8 @@ func (w *Worker) State() contract.WorkerState {
 	return s
 }
 
-// Ready returns nil unless delivery is paused, else why. TikTok being down is not for us to repair: an open circuit stays
-// ready, and State reports it.
+// Ready returns nil unless delivery is paused, else why. TikTok being down is not for us to repair: an open
+// circuit stays ready, and State reports it.
 func (w *Worker) Ready() error {
 	if live := w.live.state(); live.cause == causeAccess {
 		return fmt.Errorf("paused since %s: live: %s", live.since.UTC().Format(time.RFC3339), live.reason)

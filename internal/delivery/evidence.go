@@ -55,12 +55,12 @@ type request struct {
 	passed int  // events that passed since a larger request with this event met a page
 }
 
-// evidence tells one event's fault from the destination's by comparing the answers to different events. It is a pure state
-// machine of the answers in the order in which they come.
+// evidence tells one event's fault from the destination's by comparing the answers to different events. It is
+// a pure state machine of the answers in the order in which they come.
 //
-// A refusal in TikTok's own words is the event's fault, until a row of single events was refused in the same words and none
-// delivered. A page in place of TikTok's answer (a firewall's) is nobody's fault at first: an event that meets pages alone
-// while others pass is condemned; if nothing passes, it is the destination.
+// A refusal in TikTok's own words is the event's fault, until a row of single events was refused in the same
+// words and none delivered. A page in place of TikTok's answer (a firewall's) is nobody's fault at first: an
+// event that meets pages alone while others pass is condemned; if nothing passes, it is the destination.
 type evidence struct {
 	refusals map[string]int // single events refused since the last delivery, by wording
 	started  uint64         // a delivery by a later request ends the row
@@ -150,8 +150,8 @@ func (e *evidence) pages(id string) int {
 	return 0
 }
 
-// refuse takes in the refusal of a single event. The last one of a row dies with the others; later ones are spared,
-// whatever their words, until something is delivered.
+// refuse takes in the refusal of a single event. The last one of a row dies with the others; later ones are
+// spared, whatever their words, until something is delivered.
 func (e *evidence) refuse(words string, now uint64) (finding, fate) {
 	if e.fault != "" {
 		return denied, fateRetry
@@ -232,8 +232,8 @@ func (e *evidence) page(r request, now uint64) (finding, fate) {
 	return denied, fateRetry
 }
 
-// excuse takes the pages of a full row for the destination's, where more than one event met them: then they count against
-// none of these.
+// excuse takes the pages of a full row for the destination's, where more than one event met them: then they
+// count against none of these.
 func (e *evidence) excuse() {
 	counts := 1
 	if slices.ContainsFunc(e.row, func(id string) bool { return id != e.row[0] }) {
@@ -247,7 +247,9 @@ func (e *evidence) excuse() {
 }
 
 // variable is what differs in the same refusal of two events: values in quotes, and every word with a digit.
-var variable = regexp.MustCompile(`"[^"]*"|` + "`[^`]*`" + `|(^|[\s:(\[=])'[^']*'|\[redacted\]|[\p{L}\p{N}_-]*\p{N}[\p{L}\p{N}_-]*`)
+var variable = regexp.MustCompile(
+	`"[^"]*"|` + "`[^`]*`" + `|(^|[\s:(\[=])'[^']*'|\[redacted\]|[\p{L}\p{N}_-]*\p{N}[\p{L}\p{N}_-]*`,
+)
 
 // wording is a refusal without what belongs to the one event.
 func wording(a purchase.Answer, id string) string {

@@ -8,8 +8,9 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// history feeds answers to evidence. A step is "ids: answer -> finding fate": "A B: page -> unclear split". The answers: ok,
-// page, known (40050), partial (20001), access, rate, silent; everything else is a refusal in these words.
+// history feeds answers to evidence. A step is "ids: answer -> finding fate": "A B: page -> unclear split".
+// The answers: ok, page, known (40050), partial (20001), access, rate, silent; everything else is a refusal
+// in these words.
 func history(t *testing.T, steps ...string) *evidence {
 	t.Helper()
 	e := newEvidence()
@@ -86,7 +87,8 @@ func TestEvidence_Answers(t *testing.T) {
 // A single event is asked twice before a partial refusal counts.
 func TestEvidence_FirstPartialRefusal(t *testing.T) {
 	e := newEvidence()
-	if found, what := e.weigh(spoken("partial"), request{seq: 1, ids: []string{"A"}, first: true}, 1); found != healthy || what != fateRetry {
+	if found, what := e.weigh(spoken("partial"), request{seq: 1, ids: []string{"A"}, first: true}, 1); found != healthy ||
+		what != fateRetry {
 		t.Errorf("finding %v, fate %v; want healthy, retry", found, what)
 	}
 }
@@ -128,7 +130,8 @@ func TestEvidence_EarlierDeliveryDoesNotEndTheRow(t *testing.T) {
 		t.Errorf("finding = %v, want denied", found)
 	}
 	e.weigh(spoken("ok"), request{seq: 21, ids: []string{"slower"}}, 22)
-	if found, what := e.weigh(spoken("Invalid parameter"), request{seq: 23, ids: []string{"Y"}}, 23); found != denied || what != fateRetry {
+	if found, what := e.weigh(spoken("Invalid parameter"), request{seq: 23, ids: []string{"Y"}}, 23); found != denied ||
+		what != fateRetry {
 		t.Errorf("finding %v, fate %v; want denied, retry", found, what)
 	}
 }
@@ -196,8 +199,10 @@ func TestEvidence_Pages(t *testing.T) {
 
 // Many bad events at one time are told apart where enough others pass.
 func TestEvidence_ManyPages(t *testing.T) {
-	e := history(t, join(repeat(2, "bad%d: page -> unclear retry"), repeat(40, "good%d: ok -> healthy delivered"),
-		repeat(2, "bad%d: page -> unclear retry"), repeat(2, "bad%d: page -> unclear dead"))...)
+	e := history(
+		t,
+		join(repeat(2, "bad%d: page -> unclear retry"), repeat(40, "good%d: ok -> healthy delivered"),
+			repeat(2, "bad%d: page -> unclear retry"), repeat(2, "bad%d: page -> unclear dead"))...)
 	if len(e.suspects) != 0 {
 		t.Errorf("%d suspects are left", len(e.suspects))
 	}

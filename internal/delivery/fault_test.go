@@ -81,7 +81,8 @@ func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
 					if dead := len(b.r.letters()); dead > refusalRow || before > 20*concurrency+30 {
 						t.Errorf("%d dead after %d requests", dead, before)
 					}
-					if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "Invalid parameter") || b.State().State != contract.WorkerPaused {
+					if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "Invalid parameter") ||
+						b.State().State != contract.WorkerPaused {
 						t.Errorf("ready: %v, state %+v", err, b.State())
 					}
 					if n := b.log.FilterMessage("TikTok refuses every event; delivery paused").Len(); n != 1 {
@@ -110,7 +111,8 @@ func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
 	}
 }
 
-// One event among a thousand meets a firewall's page: the others are delivered without a pause, that one dies with its status.
+// One event among a thousand meets a firewall's page: the others are delivered without a pause, that one dies
+// with its status.
 func TestWorker_OneEventsPage(t *testing.T) {
 	for i, status := range []int{401, 403, 405, 406, 410, 413} {
 		for _, batch := range []int{1, 500} {
@@ -138,14 +140,21 @@ func TestWorker_OneEventsPage(t *testing.T) {
 							wait(15 * time.Minute)
 						}
 						letters := b.r.letters()
-						if len(letters) != 1 || letters[0].EventID != "cs_bad" || letters[0].Reason != purchase.ReasonRefused || *letters[0].Code != status {
+						if len(letters) != 1 || letters[0].EventID != "cs_bad" ||
+							letters[0].Reason != purchase.ReasonRefused ||
+							*letters[0].Code != status {
 							t.Errorf("dead: %+v", letters)
 						}
-						if n := b.log.FilterMessageSnippet("delivery paused").Len(); n > 0 && (at != 999 || batch > 1) {
+						if n := b.log.FilterMessageSnippet("delivery paused").Len(); n > 0 &&
+							(at != 999 || batch > 1) {
 							t.Errorf("%d pauses", n)
 						}
 						for _, line := range b.log.All() {
-							if strings.Contains(line.Message, "access") || strings.Contains(fmt.Sprint(line.ContextMap()["remedy"]), "check the access token") {
+							if strings.Contains(line.Message, "access") ||
+								strings.Contains(
+									fmt.Sprint(line.ContextMap()["remedy"]),
+									"check the access token",
+								) {
 								t.Errorf("the log blames the token: %s %v", line.Message, line.ContextMap())
 							}
 						}
@@ -156,7 +165,8 @@ func TestWorker_OneEventsPage(t *testing.T) {
 	}
 }
 
-// Every event meets a page: recognised after few requests, nothing dies, the probes rotate, and all is delivered afterwards.
+// Every event meets a page: recognised after few requests, nothing dies, the probes rotate, and all is
+// delivered afterwards.
 func TestWorker_BlockedDestination(t *testing.T) {
 	for _, batch := range []int{1, 500} {
 		t.Run(fmt.Sprintf("batches of %d", batch), func(t *testing.T) {
@@ -194,7 +204,12 @@ func TestWorker_BlockedDestination(t *testing.T) {
 				block.Store(false)
 				wait(40 * time.Minute)
 				if b.count("ack ") != 2000 || len(b.r.letters()) > 0 || b.Ready() != nil {
-					t.Errorf("%d delivered, %d dead, ready: %v", b.count("ack "), len(b.r.letters()), b.Ready())
+					t.Errorf(
+						"%d delivered, %d dead, ready: %v",
+						b.count("ack "),
+						len(b.r.letters()),
+						b.Ready(),
+					)
 				}
 				t.Logf("%d requests until it paused, %d probes", paused, len(probes))
 			})
@@ -202,7 +217,8 @@ func TestWorker_BlockedDestination(t *testing.T) {
 	}
 }
 
-// A shop with one purchase, and that one meets a page: it waits until another passes, and is dead then. A restart loses nothing.
+// A shop with one purchase, and that one meets a page: it waits until another passes, and is dead then. A
+// restart loses nothing.
 func TestWorker_LonelyEventWaitsForAnother(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.Test = nil
@@ -318,7 +334,9 @@ func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
 						live++
 					}
 				}
-				if live != 200 || b.Ready() != nil || !strings.Contains(b.State().Reason, "test purchases wait") || len(b.r.letters()) > refusalRow {
+				if live != 200 || b.Ready() != nil ||
+					!strings.Contains(b.State().Reason, "test purchases wait") ||
+					len(b.r.letters()) > refusalRow {
 					t.Errorf("%d live delivered, %d dead, state %+v", live, len(b.r.letters()), b.State())
 				}
 			})
@@ -326,7 +344,8 @@ func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
 	}
 }
 
-// A purchase's age is counted by the queue's clock: a worker's wrong clock neither expires it early nor sends it too late.
+// A purchase's age is counted by the queue's clock: a worker's wrong clock neither expires it early nor sends
+// it too late.
 func TestWorker_WrongClock(t *testing.T) {
 	for name, tc := range map[string]struct {
 		ahead time.Duration // this machine's clock
@@ -347,7 +366,8 @@ func TestWorker_WrongClock(t *testing.T) {
 			}, func(t *testing.T, b *bench) {
 				b.q.add("cs_1", true, tc.age)
 				wait(time.Second)
-				if dead := b.count("outcome cs_1 dead expired") == 1; dead != tc.dead || dead == (b.live.count() == 1) {
+				if dead := b.count("outcome cs_1 dead expired") == 1; dead != tc.dead ||
+					dead == (b.live.count() == 1) {
 					t.Errorf("dead: %v, want %v", dead, tc.dead)
 				}
 				for range 5 {
@@ -401,8 +421,8 @@ func (b *bench) waiting() int {
 	return b.q.added - ended
 }
 
-// Whatever mixture of bad events, firewalls, outages and blocks comes: no good event dies, each bad one does, and each good
-// one is delivered.
+// Whatever mixture of bad events, firewalls, outages and blocks comes: no good event dies, each bad one does,
+// and each good one is delivered.
 func TestWorker_AnyMixture(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(20, 60).Draw(rt, "events")
@@ -427,8 +447,7 @@ func TestWorker_AnyMixture(t *testing.T) {
 		wrong := ""
 		synctest.Test(t, func(t *testing.T) {
 			started := time.Now()
-			var b *bench
-			b = run(t, func(b *bench, c *Config) {
+			b := run(t, func(b *bench, c *Config) {
 				c.BatchSize, c.Concurrency, c.Test = batch, slots, nil
 				b.live.sayAll = func(ids []string) purchase.Answer {
 					<-time.After(30 * time.Millisecond)
@@ -444,7 +463,10 @@ func TestWorker_AnyMixture(t *testing.T) {
 							return answer(purchase.ClassRetry, 503)
 						}
 					}
-					if slices.ContainsFunc(ids, func(id string) bool { return strings.HasSuffix(id, "_page") }) {
+					if slices.ContainsFunc(
+						ids,
+						func(id string) bool { return strings.HasSuffix(id, "_page") },
+					) {
 						return answer(purchase.ClassBlocked, 403)
 					}
 					return strict(isBad, func(i int) string {

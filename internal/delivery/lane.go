@@ -10,14 +10,14 @@ import (
 // maxTried bounds what a lane remembers of its probes.
 const maxTried = 1000
 
-// lane is the way to one destination (pixel and token). Its breaker and its evidence are its own, so that a revoked test
-// token never stops live purchases. It is safe for concurrent use.
+// lane is the way to one destination (pixel and token). Its breaker and its evidence are its own, so that a
+// revoked test token never stops live purchases. It is safe for concurrent use.
 type lane struct {
 	name string
 	to   Destination // nil: nowhere
 
-	// narrowing has room for the one slot that divides a batch for a page: while every event meets one, the others would only
-	// repeat its requests.
+	// narrowing has room for the one slot that divides a batch for a page: while every event meets one, the
+	// others would only repeat its requests.
 	narrowing chan struct{}
 
 	mu       sync.Mutex
@@ -28,7 +28,14 @@ type lane struct {
 }
 
 func newLane(name string, to Destination, b breaker) *lane {
-	return &lane{name: name, to: to, narrowing: make(chan struct{}, 1), breaker: b, evidence: newEvidence(), tried: map[string]bool{}}
+	return &lane{
+		name:      name,
+		to:        to,
+		narrowing: make(chan struct{}, 1),
+		breaker:   b,
+		evidence:  newEvidence(),
+		tried:     map[string]bool{},
+	}
 }
 
 // permit is the right to send one request on a lane. report or abandon must follow.
@@ -37,8 +44,8 @@ type permit struct {
 	seq uint64
 }
 
-// admit asks for one request of at most limit events (0: any number). A wait above 0 denies it until then, and why is the
-// metric's label.
+// admit asks for one request of at most limit events (0: any number). A wait above 0 denies it until then,
+// and why is the metric's label.
 func (l *lane) admit(now time.Time) (p permit, limit int, why string, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,7 +61,8 @@ func (l *lane) admit(now time.Time) (p permit, limit int, why string, wait time.
 	return permit{admission: admitted, seq: l.requests}, limit, "", 0
 }
 
-// report takes in the answer to a request and returns what it means for the request's events, and for the lane.
+// report takes in the answer to a request and returns what it means for the request's events, and for the
+// lane.
 func (l *lane) report(p permit, a purchase.Answer, r request, reason string, now time.Time) (fate, change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// limiter slows the whole process: TikTok's limit is on the app, not on an event or a pixel. It keeps to a steady rate, and
-// stops all requests for as long as TikTok asks. It is safe for concurrent use.
+// limiter slows the whole process: TikTok's limit is on the app, not on an event or a pixel. It keeps to a
+// steady rate, and stops all requests for as long as TikTok asks. It is safe for concurrent use.
 type limiter struct {
 	steady       *rate.Limiter
 	initial, max time.Duration
@@ -25,7 +25,8 @@ type limiter struct {
 // token waits for the right to send one request; false: ctx ended first.
 func (l *limiter) token(ctx context.Context) bool { return l.steady.Wait(ctx) == nil }
 
-// report takes in an answer: a rate limit stops all requests for what the server asks, at least for a growing time.
+// report takes in an answer: a rate limit stops all requests for what the server asks, at least for a growing
+// time.
 func (l *limiter) report(a purchase.Answer, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

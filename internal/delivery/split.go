@@ -24,15 +24,19 @@ const (
 	rest                // what is left without the named one
 )
 
-// eventIndex finds which event of a batch TikTok names: "Batch.3.properties.contents.0.content_id: Not a valid string".
+// eventIndex finds which event of a batch TikTok names: "Batch.3.properties.contents.0.content_id: Not a
+// valid string".
 var eventIndex = regexp.MustCompile(`\bBatch\.(\d{1,6})\.`)
 
-// split divides a refused piece of two or more: the named event and the rest, where TikTok names one and has not been wrong
-// about it; else in two halves.
+// split divides a refused piece of two or more: the named event and the rest, where TikTok names one and has
+// not been wrong about it; else in two halves.
 func split(p piece, message string, hints bool) []piece {
 	if match := eventIndex.FindStringSubmatch(message); hints && match != nil {
 		if i, err := strconv.Atoi(match[1]); err == nil && i < len(p.items) {
-			return []piece{p.part(named, p.items[i:i+1]), p.part(rest, slices.Concat(p.items[:i], p.items[i+1:]))}
+			return []piece{
+				p.part(named, p.items[i:i+1]),
+				p.part(rest, slices.Concat(p.items[:i], p.items[i+1:])),
+			}
 		}
 	}
 	return halves(p)
@@ -53,7 +57,9 @@ func cut(pieces []piece, limit int) []piece {
 	if limit == 0 || len(p.items) <= limit {
 		return pieces
 	}
-	return append([]piece{p.part(p.origin, p.items[:limit]), p.part(p.origin, p.items[limit:])}, pieces[1:]...)
+	return append(
+		[]piece{p.part(p.origin, p.items[:limit]), p.part(p.origin, p.items[limit:])},
+		pieces[1:]...)
 }
 
 // met marks a piece that met a page, after so many events of the slot had passed.

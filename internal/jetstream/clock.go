@@ -17,8 +17,8 @@ const (
 	clockPatience = 2 * time.Second // an answer that took longer says too little about the time
 )
 
-// clock compares this machine's clock with the server's, by the time that each answer about a consumer carries. It is safe
-// for concurrent use.
+// clock compares this machine's clock with the server's, by the time that each answer about a consumer
+// carries. It is safe for concurrent use.
 type clock struct {
 	now    func() time.Time
 	offset atomic.Int64 // nanoseconds that the server's is ahead
@@ -49,8 +49,8 @@ func apart(before, after, server time.Time) (offset time.Duration, ok bool) {
 	return server.Sub(before.Add(took / 2)).Round(time.Millisecond), true
 }
 
-// ClockOffset is how far the server's clock is ahead of this machine's, as of at most a minute ago while messages are
-// fetched; 0: it is not known yet.
+// ClockOffset is how far the server's clock is ahead of this machine's, as of at most a minute ago while
+// messages are fetched; 0: it is not known yet.
 func (c *Consumer) ClockOffset() time.Duration { return time.Duration(c.clock.offset.Load()) }
 
 // compareClocks asks for the time, now and then. It fails silently: the next fetch meets the same trouble.

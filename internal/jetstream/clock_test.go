@@ -45,14 +45,20 @@ func TestJudgeClock(t *testing.T) {
 	}
 }
 
-// A consumer learns the offset with its binding, before it has fetched a message, and notices when a clock is set.
+// A consumer learns the offset with its binding, before it has fetched a message, and notices when a clock is
+// set.
 func TestConsumer_ClockOffset(t *testing.T) {
 	server, err := natslocal.Start(natslocal.Options{StoreDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() })
-	conn, err := Connect(Config{NATSURL: secret.Text(server.URL())}, "ingest", zap.NewNop(), prometheus.NewRegistry())
+	conn, err := Connect(
+		Config{NATSURL: secret.Text(server.URL())},
+		"ingest",
+		zap.NewNop(),
+		prometheus.NewRegistry(),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +70,10 @@ func TestConsumer_ClockOffset(t *testing.T) {
 	for id, shift := range map[string]time.Duration{"cs_ahead": 20 * time.Minute, "cs_behind": -30 * time.Minute, "cs_right": 0} {
 		consumer.clock.now = func() time.Time { return time.Now().Add(shift) }
 		published := conn.Publish(t.Context(), []contract.Publication{{
-			Subject: contract.Subject(id, true), MsgID: id, FirstPublished: time.Now().Add(time.Hour), Data: []byte("{}"),
+			Subject: contract.Subject(
+				id,
+				true,
+			), MsgID: id, FirstPublished: time.Now().Add(time.Hour), Data: []byte("{}"),
 		}})
 		if published[0].Err != nil {
 			t.Fatal(published[0].Err)

@@ -11,14 +11,29 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// The Events API's return codes, by what they ask of the sender. Names and meanings: TikTok's business-api-sdk and the
-// field text of its documentation. A code on no line is unknown.
+// The Events API's return codes, by what they ask of the sender. Names and meanings: TikTok's
+// business-api-sdk and the field text of its documentation. A code on no line is unknown.
 var ( //nolint:gochecknoglobals // a table, never written
 	deliveredCodes = span{{0, 0}, {40050, 40050}}
-	refusedCodes   = span{{20001, 20001}, {40000, 40000}, {40002, 40003}, {40006, 40013}, {40051, 40051}, {40061, 40063}}
-	accessCodes    = span{{40001, 40001}, {40101, 40109}, {40113, 40113}, {40117, 40118}, {40130, 40130}, {40300, 40301}, {41000, 41000}}
-	rateCodes      = span{{40100, 40100}, {40132, 40132}, {40016, 40016}, {61000, 61000}}
-	retryCodes     = span{{50000, 53999}, {60001, 60001}}
+	refusedCodes   = span{
+		{20001, 20001},
+		{40000, 40000},
+		{40002, 40003},
+		{40006, 40013},
+		{40051, 40051},
+		{40061, 40063},
+	}
+	accessCodes = span{
+		{40001, 40001},
+		{40101, 40109},
+		{40113, 40113},
+		{40117, 40118},
+		{40130, 40130},
+		{40300, 40301},
+		{41000, 41000},
+	}
+	rateCodes  = span{{40100, 40100}, {40132, 40132}, {40016, 40016}, {61000, 61000}}
+	retryCodes = span{{50000, 53999}, {60001, 60001}}
 )
 
 // span is a list of ranges, both ends included.
@@ -33,10 +48,11 @@ func (s span) has(code int) bool {
 	return false
 }
 
-// Classify returns what an answer means: status is the HTTP status (0: no answer), code the body's code (nil: none), message
-// TikTok's message. A body code, where present, wins over the HTTP status, because TikTok's errors normally arrive with HTTP
-// 200; success needs a 2xx as well. The message decides where TikTok reports two kinds of fault under one code: settings and
-// passing faults have both been seen under 40002. known is false for a code that no table has: it is retried.
+// Classify returns what an answer means: status is the HTTP status (0: no answer), code the body's code (nil:
+// none), message TikTok's message. A body code, where present, wins over the HTTP status, because TikTok's
+// errors normally arrive with HTTP 200; success needs a 2xx as well. The message decides where TikTok reports
+// two kinds of fault under one code: settings and passing faults have both been seen under 40002. known is
+// false for a code that no table has: it is retried.
 func Classify(status int, code *int, message string) (class purchase.Class, known bool) {
 	if code == nil {
 		return classifyStatus(status), true
@@ -75,20 +91,27 @@ func classifyCode(status, code int) (class purchase.Class, known bool) {
 // How TikTok's messages speak of a fault. Sources: RudderStack's FAQ and tests, issues of stape's tag.
 var (
 	// eventField is a path into an event: "Batch.3.properties.value: …", "context.user.email: …".
-	eventField = regexp.MustCompile(`(?i)\b(batch|data)\.\d+\.\w|(^|[\s"'(])(properties|contents|context|user|page)[.:]`)
+	eventField = regexp.MustCompile(
+		`(?i)\b(batch|data)\.\d+\.\w|(^|[\s"'(])(properties|contents|context|user|page)[.:]`,
+	)
 	// passingFault is a fault of TikTok's own that a retry outlives.
-	passingFault = regexp.MustCompile(`(?i)\bcould not acquire\b|\btime(d|s)?[- ]?out\b|\btry again\b|\bretry\b|\btemporar(y|ily)\b` +
-		`|\b(busy|internal|unavailable|overloaded)\b|\btoo many requests\b`)
+	passingFault = regexp.MustCompile(
+		`(?i)\bcould not acquire\b|\btime(d|s)?[- ]?out\b|\btry again\b|\bretry\b|\btemporar(y|ily)\b` +
+			`|\b(busy|internal|unavailable|overloaded)\b|\btoo many requests\b`,
+	)
 	// settingsFault names what belongs to the request and not to an event.
-	settingsFault = regexp.MustCompile(`(?i)\bpixels?([ _-]?(code|id)s?)?\b|\bevent[ _-]?(source|set)s?([ _-]?ids?)?\b` +
-		`|\b(permissions?|not (permitted|authori[sz]ed)|unauthori[sz]ed|insufficient scope)\b|\badvertisers?([ _-]?(account|id)s?)?\b` +
-		`|\btest[ _-]?event[ _-]?codes?\b|\baccess[ _-]?tokens?\b|\btoken (is |has |was )*(been )?(expired|invalid|incorrect|revoked)\b`)
+	settingsFault = regexp.MustCompile(
+		`(?i)\bpixels?([ _-]?(code|id)s?)?\b|\bevent[ _-]?(source|set)s?([ _-]?ids?)?\b` +
+			`|\b(permissions?|not (permitted|authori[sz]ed)|unauthori[sz]ed|insufficient scope)\b|\badvertisers?([ _-]?(account|id)s?)?\b` +
+			`|\btest[ _-]?event[ _-]?codes?\b|\baccess[ _-]?tokens?\b|\btoken (is |has |was )*(been )?(expired|invalid|incorrect|revoked)\b`,
+	)
 	// quoted is a value that the message repeats: what an event holds names no setting.
 	quoted = regexp.MustCompile(`"[^"]*"|` + "`[^`]*`" + `|(^|[\s:(\[=])'[^']*'`)
 )
 
-// classifyStatus classifies an answer that is not TikTok's JSON: a gateway's page, a wrong path, no answer at all. A firewall
-// refuses one event for what is in it as it refuses all of them, so that a client error says nothing of whose fault it is.
+// classifyStatus classifies an answer that is not TikTok's JSON: a gateway's page, a wrong path, no answer at
+// all. A firewall refuses one event for what is in it as it refuses all of them, so that a client error says
+// nothing of whose fault it is.
 func classifyStatus(status int) purchase.Class {
 	switch {
 	case status == http.StatusNotFound:
@@ -107,8 +130,8 @@ func classifyStatus(status int) purchase.Class {
 // maxRetryAfter bounds what a server may ask for.
 const maxRetryAfter = time.Hour
 
-// RetryAfter reads a Retry-After header, seconds or an HTTP date, as a wait from 0 to one hour; 0 when it is missing or
-// unreadable.
+// RetryAfter reads a Retry-After header, seconds or an HTTP date, as a wait from 0 to one hour; 0 when it is
+// missing or unreadable.
 func RetryAfter(header string, now time.Time) time.Duration {
 	header = strings.TrimSpace(header)
 	// A number beyond its range comes back as the range's end: it is a long wait all the same.

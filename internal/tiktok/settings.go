@@ -9,8 +9,8 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// The usable forms. They take whatever TikTok might issue, and nothing that a request cannot carry: a test's or a
-// simulator's settings are short. What Events Manager shows is checked by ExamineToken and ExaminePixel.
+// The usable forms. They take whatever TikTok might issue, and nothing that a request cannot carry: a test's
+// or a simulator's settings are short. What Events Manager shows is checked by ExamineToken and ExaminePixel.
 var (
 	headerValue    = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	usableToken    = regexp.MustCompile(`^[\x21\x23-\x26\x28-\x7e]{1,1000}$`) // no quotes
@@ -18,7 +18,8 @@ var (
 	usableTestCode = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
-// Trim removes what copying adds around a setting: blanks, line ends, byte order marks and other invisible characters.
+// Trim removes what copying adds around a setting: blanks, line ends, byte order marks and other invisible
+// characters.
 func Trim(s string) string {
 	return strings.TrimFunc(s, func(r rune) bool {
 		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)

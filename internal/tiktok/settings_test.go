@@ -28,10 +28,16 @@ func TestCheck_Forms(t *testing.T) {
 		check     func(string) error
 		good, bad []string
 	}{
-		"token": {token, []string{"0123456789abcdef", "x", "local-token", "a.b_c~d/e+f=="},
-			[]string{"", "a b", "a\nb", "Bearer abc", `"abc"`, "'abc'", "a\u00e9b", "a\x7fb", strings.Repeat("x", 1001)}},
-		"pixel": {tiktok.CheckPixel, []string{"C4A1B2C3D4E5F6G7H8I9", "LOCALPIXEL", "p"},
-			[]string{"", "C4 A1", "C4-A1", "C4\n", "https://x", "C4\u00e9", strings.Repeat("C", 65)}},
+		"token": {
+			token,
+			[]string{"0123456789abcdef", "x", "local-token", "a.b_c~d/e+f=="},
+			[]string{"", "a b", "a\nb", "Bearer abc", `"abc"`, "'abc'", "a\u00e9b", "a\x7fb", strings.Repeat("x", 1001)},
+		},
+		"pixel": {
+			tiktok.CheckPixel,
+			[]string{"C4A1B2C3D4E5F6G7H8I9", "LOCALPIXEL", "p"},
+			[]string{"", "C4 A1", "C4-A1", "C4\n", "https://x", "C4\u00e9", strings.Repeat("C", 65)},
+		},
 		"test event code": {tiktok.CheckTestCode, []string{"TEST12345", "T", "a_b-c"}, []string{"", "TEST 1", "TEST1\r", `"TEST1"`}},
 	} {
 		for _, s := range tc.good {
@@ -54,8 +60,10 @@ func TestPixel_UnusableTokenIsNoOutage(t *testing.T) {
 	c := config()
 	c.URL = sim.URL + eventPath
 	for _, token := range []secret.Text{"two\nlines", "caf\u00e9", "with blank", ""} {
-		a := tiktok.NewPixel(c, "PIXEL1", token, "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
-		if a.Class != purchase.ClassAccess || !a.Known || strings.Contains(a.Message, "no answer") || (token != "" && strings.Contains(a.Message, token.Reveal())) {
+		a := tiktok.NewPixel(c, "PIXEL1", token, "").
+			Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+		if a.Class != purchase.ClassAccess || !a.Known || strings.Contains(a.Message, "no answer") ||
+			(token != "" && strings.Contains(a.Message, token.Reveal())) {
 			t.Errorf("%q: %+v", token.Reveal(), a)
 		}
 	}

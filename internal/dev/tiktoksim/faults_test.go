@@ -232,18 +232,33 @@ func TestFaults_ByWhatARequestHolds(t *testing.T) {
 		hit, spare string
 		want       func(seen) bool
 	}{
-		"a page for one event": {tiktoksim.Fault{Status: 403, HTML: true, MatchText: "../"}, request(plain + "," + dots), request(plain),
+		"a page for one event": {
+			tiktoksim.Fault{Status: 403, HTML: true, MatchText: "../"},
+			request(plain + "," + dots), request(plain),
 			func(s seen) bool {
 				return s.status == 403 && strings.Contains(s.body, "403 Forbidden") && s.code() == -1
-			}},
-		"escaped or not": {tiktoksim.Fault{Status: 406, HTML: true, MatchText: "<script>"}, request(dots), request(plain),
-			func(s seen) bool { return s.status == 406 && s.code() == -1 }},
-		"duplicates in a batch": {tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2}, request(plain + "," + good), request(plain),
-			func(s seen) bool { return s.status == 200 && s.code() == 40050 }},
-		"a large body": {tiktoksim.Fault{Status: 413, HTML: true, MinEvents: 3}, request(plain + "," + good + "," + dots), request(plain + "," + good),
-			func(s seen) bool { return s.status == 413 && s.code() == -1 }},
-		"settings under 40002": {tiktoksim.Fault{Code: 40002, Message: "No permission to operate pixel code", MatchEvent: "cs_2"}, request(plain), request(good),
-			func(s seen) bool { return s.code() == 40002 && strings.Contains(s.body, "operate pixel code") }},
+			},
+		},
+		"escaped or not": {
+			tiktoksim.Fault{Status: 406, HTML: true, MatchText: "<script>"},
+			request(dots), request(plain),
+			func(s seen) bool { return s.status == 406 && s.code() == -1 },
+		},
+		"duplicates in a batch": {
+			tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2},
+			request(plain + "," + good), request(plain),
+			func(s seen) bool { return s.status == 200 && s.code() == 40050 },
+		},
+		"a large body": {
+			tiktoksim.Fault{Status: 413, HTML: true, MinEvents: 3},
+			request(plain + "," + good + "," + dots), request(plain + "," + good),
+			func(s seen) bool { return s.status == 413 && s.code() == -1 },
+		},
+		"settings under 40002": {
+			tiktoksim.Fault{Code: 40002, Message: "No permission to operate pixel code", MatchEvent: "cs_2"},
+			request(plain), request(good),
+			func(s seen) bool { return s.code() == 40002 && strings.Contains(s.body, "operate pixel code") },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, tiktoksim.Config{})
