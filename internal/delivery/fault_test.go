@@ -483,11 +483,11 @@ func TestWorker_AnyMixture(t *testing.T) {
 					<-time.After(gap)
 				}
 			}
-			wait(3 * time.Hour)
+			wait(30 * time.Minute)
 			late := 0 // others that pass, for what waits under suspicion
-			for ; late < 8 || (late < 60 && b.waiting() > 0); late++ {
+			for ; late < 8 || (late < 100 && b.waiting() > 0); late++ {
 				b.q.add(fmt.Sprintf("cs_late_%d", late), true, 0)
-				wait(10 * time.Minute)
+				wait(5 * time.Minute)
 			}
 			b.stop()
 			<-b.ended
