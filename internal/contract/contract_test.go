@@ -76,8 +76,10 @@ func TestEnvelopeV2(t *testing.T) {
 	p := samplePurchase()
 	p.Keys.FirstName, p.Keys.LastName, p.Keys.Zip = purchase.HashExternalID("grace"), purchase.HashExternalID("hopper"), purchase.HashZip("SW1A 1AA")
 	p.Keys.City, p.Keys.State, p.Keys.Country, p.Keys.Locale = "newyork", "ny", "us", "en-US"
-	p.Content = &purchase.Content{ID: "plan-1", Name: "Plan", Category: "Plans", Brand: "Example",
-		Price: "14.50", Quantity: 2, IDs: []string{"plan-1", "plan-2"}}
+	p.Content = &purchase.Content{
+		ID: "plan-1", Name: "Plan", Category: "Plans", Brand: "Example",
+		Price: "14.50", Quantity: 2, IDs: []string{"plan-1", "plan-2"},
+	}
 	if data, err := contract.EncodeEnvelope(p); err != nil || !strings.HasPrefix(string(data), `{"version":1,`) {
 		t.Errorf("more match keys: %s, %v", data, err)
 	}

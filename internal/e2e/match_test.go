@@ -75,8 +75,10 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 	// Each hostile value under each key: the purchase is delivered, at most this key is lost.
 	var hostile []stripegen.Checkout
 	for name, value := range hostileValues() {
-		for _, key := range []string{"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id", "content_name",
-			"content_ids", "content_category", "brand", "price", "quantity", "ttclid_at", "limited_data_use"} {
+		for _, key := range []string{
+			"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id", "content_name",
+			"content_ids", "content_category", "brand", "price", "quantity", "ttclid_at", "limited_data_use",
+		} {
 			c := full()
 			c.Odd = map[string]any{key: value}
 			if answer := s.send(c); answer.Body != `{"status":"processed"}` {
@@ -89,8 +91,10 @@ func TestMatchKeysGoAllTheWay(t *testing.T) {
 	c = full()
 	c.Name, c.Phone, c.City, c.State, c.Zip, c.Country = new(strings.Repeat("%\x00", 300)), new("<phone>"), "12345", strings.Repeat("é", 500), "'; --", "Germany"
 	c.Locale = "\x00"
-	c.Odd = map[string]any{"ttclid": []any{}, "ttp": 7, "client_ip": map[string]any{}, "user_agent": true, "page_url": []any{}, "referrer": 1.5, "content_id": []any{}, "content_name": 0, "quantity": "many",
-		"content_ids": 7, "content_category": "undefined", "brand": "__BRAND__", "price": "29,99"}
+	c.Odd = map[string]any{
+		"ttclid": []any{}, "ttp": 7, "client_ip": map[string]any{}, "user_agent": true, "page_url": []any{}, "referrer": 1.5, "content_id": []any{}, "content_name": 0, "quantity": "many",
+		"content_ids": 7, "content_category": "undefined", "brand": "__BRAND__", "price": "29,99",
+	}
 	s.send(c)
 	s.await("all of them to be delivered", func() bool {
 		return query[int](s, `SELECT count(*) FROM purchases WHERE status = 'delivered'`) == len(hostile)+2

@@ -161,14 +161,16 @@ func TestNothingPersonalAndNoSecretIsSaid(t *testing.T) {
 		c.Email, c.CustomerEmail, c.Phone, c.Name = &email, &prefill, &phone, &name
 		return c
 	}
-	// A purchase that carries the address, the number and the name wherever a shop may have put them.
-	encoded := base64.StdEncoding.EncodeToString([]byte(strings.ToLower(hiddenEmail)))
+	// A purchase that carries the address, the number and the name wherever a shop may have put them, escaped or
+	// not. Words in base64 or hexadecimal are not decoded: docs/decisions/0009.
+	escaped := url.QueryEscape(url.QueryEscape(strings.ToLower(hiddenEmail)))
 	for i, page := range []string{
 		"https://shop.example/thanks?email=" + url.QueryEscape(hiddenEmail), "https://shop.example/thanks/" + url.PathEscape(hiddenEmail),
-		"https://shop.example/?q=" + url.QueryEscape(url.QueryEscape(hiddenEmail)), "https://shop.example/?ref=" + encoded, "https://shop.example/u/" + encoded + "/done",
+		"https://shop.example/?q=" + url.QueryEscape(url.QueryEscape(hiddenEmail)), "https://shop.example/?ref=" + escaped, "https://shop.example/u/" + escaped + "/done",
 		"https://shop.example/?n=" + url.QueryEscape(hiddenName), "https://shop.example/call/1-213-555-0147", "https://shop.example/?p=12135550147",
 		"https://shop.example/hello/" + url.PathEscape(hiddenName), "https://" + url.UserPassword(hiddenEmail, "x").String() + "@shop.example/", "https://shop.example/#" + hiddenEmail,
-		"https://shop.example/?x=" + hex.EncodeToString([]byte(strings.ToLower(hiddenEmail))), "https://shop.example/Grace-Brewster-Murray/", "https://shop.example/?grace.hopper%2540navy-mail.example",
+		"shop.example/?x=" + hiddenEmail + "&amp;ttclid=" + hiddenEmail, "https://shop.example/Grace-Brewster-Murray/",
+		"https://shop.example/?grace.hopper%2540navy-mail.example", "https://shop.example/100%/" + hiddenEmail + "#/?ttclid=" + escaped,
 	} {
 		c := buyer()
 		c.Metadata["page_url"], c.Metadata["referrer"] = page, page
@@ -178,7 +180,7 @@ func TestNothingPersonalAndNoSecretIsSaid(t *testing.T) {
 		case 1:
 			c.Metadata["user_agent"] = "Mozilla/5.0 for " + hiddenName
 		default:
-			c.Metadata["ttp"], c.Metadata["client_ip"], c.Metadata["ttclid"] = hiddenEmail, "12135550147", encoded
+			c.Metadata["ttp"], c.Metadata["client_ip"], c.Metadata["ttclid"] = hiddenEmail, "12135550147", escaped
 		}
 		c.Metadata[hiddenEmail] = hiddenName
 		s.send(c)

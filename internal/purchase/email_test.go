@@ -70,8 +70,10 @@ func TestNormaliseEmail_RejectsWhatIsNoAddress(t *testing.T) {
 func TestHashEmail_IsOfTheIdentity(t *testing.T) {
 	t.Parallel()
 	want := purchase.HashEmail("rémi@example.com")
-	for _, raw := range []string{" RE\u0301MI@example.com", "r\u00e9mi@exam\u200bple.com",
-		"rémi\uff20example.com"} {
+	for _, raw := range []string{
+		" RE\u0301MI@example.com", "r\u00e9mi@exam\u200bple.com",
+		"rémi\uff20example.com",
+	} {
 		if got := purchase.HashEmail(raw); got != want {
 			t.Errorf("HashEmail(%q) = %s, want %s", raw, got, want)
 		}

@@ -199,8 +199,10 @@ func TestDomains(t *testing.T) {
 func TestNewContent(t *testing.T) {
 	t.Parallel()
 	contents := func(metadata map[string]string) (*purchase.Content, []purchase.Dropped) {
-		return purchase.NewContent("buyer@example.com", &purchase.Checkout{Name: "Grace Hopper",
-			Metadata: metadata})
+		return purchase.NewContent("buyer@example.com", &purchase.Checkout{
+			Name:     "Grace Hopper",
+			Metadata: metadata,
+		})
 	}
 	for name, tc := range map[string]struct {
 		metadata map[string]string
@@ -212,19 +214,33 @@ func TestNewContent(t *testing.T) {
 				"content_id": " 42 ", "content_name": "Plan “Pro”", "content_category": "Plans", "brand": "Example",
 				"price": "14.50", "quantity": "3", "content_ids": "42, 43,42",
 			},
-			&purchase.Content{ID: "42", Name: "Plan “Pro”", Category: "Plans", Brand: "Example", Price: "14.50",
-				Quantity: 3, IDs: []string{"42", "43"}}, nil,
+			&purchase.Content{
+				ID: "42", Name: "Plan “Pro”", Category: "Plans", Brand: "Example", Price: "14.50",
+				Quantity: 3, IDs: []string{"42", "43"},
+			}, nil,
 		},
-		"a list as JSON": {map[string]string{"content_ids": `["a,b", 7, "null", {}]`},
-			&purchase.Content{IDs: []string{"a,b", "7"}}, dropped("content_ids", purchase.DropPlaceholder, 2)},
-		"one id as JSON": {map[string]string{"content_ids": `[7]`}, &purchase.Content{IDs: []string{"7"}},
-			nil},
-		"a broken list": {map[string]string{"content_ids": `["a`}, &purchase.Content{IDs: []string{"a"}},
-			nil},
-		"a list of Python's": {map[string]string{"content_ids": `['a', 'b']`},
-			&purchase.Content{IDs: []string{"a", "b"}}, nil},
-		"a long name in Han": {map[string]string{"content_name": strings.Repeat("品", 400)},
-			&purchase.Content{Name: strings.Repeat("品", 400)}, nil},
+		"a list as JSON": {
+			map[string]string{"content_ids": `["a,b", 7, "null", {}]`},
+			&purchase.Content{IDs: []string{"a,b", "7"}}, dropped("content_ids", purchase.DropPlaceholder, 2),
+		},
+		"one id as JSON": {
+			map[string]string{"content_ids": `[7]`},
+			&purchase.Content{IDs: []string{"7"}},
+			nil,
+		},
+		"a broken list": {
+			map[string]string{"content_ids": `["a`},
+			&purchase.Content{IDs: []string{"a"}},
+			nil,
+		},
+		"a list of Python's": {
+			map[string]string{"content_ids": `['a', 'b']`},
+			&purchase.Content{IDs: []string{"a", "b"}}, nil,
+		},
+		"a long name in Han": {
+			map[string]string{"content_name": strings.Repeat("品", 400)},
+			&purchase.Content{Name: strings.Repeat("品", 400)}, nil,
+		},
 		"nothing":          {nil, nil, nil},
 		"a quantity alone": {map[string]string{"quantity": "1"}, nil, nil},
 		"a price alone":    {map[string]string{"price": "1"}, nil, nil},
@@ -232,14 +248,21 @@ func TestNewContent(t *testing.T) {
 			purchase.DropPersonal, 1)},
 		"an address": {map[string]string{"content_id": "other@example.com"}, nil, dropped("content_id",
 			purchase.DropPersonal, 1)},
-		"an address in a list": {map[string]string{"content_ids": "1,other@example.com"},
-			&purchase.Content{IDs: []string{"1"}}, dropped("content_ids", purchase.DropPersonal, 1)},
-		"too long": {map[string]string{"content_id": strings.Repeat("x", 501)}, nil,
-			dropped("content_id", purchase.DropTooLong, 1)},
+		"an address in a list": {
+			map[string]string{"content_ids": "1,other@example.com"},
+			&purchase.Content{IDs: []string{"1"}}, dropped("content_ids", purchase.DropPersonal, 1),
+		},
+		"too long": {
+			map[string]string{"content_id": strings.Repeat("x", 501)},
+			nil,
+			dropped("content_id", purchase.DropTooLong, 1),
+		},
 		"a line end": {map[string]string{"content_name": "a\nb"}, nil, dropped("content_name",
 			purchase.DropInvalid, 1)},
-		"a macro": {map[string]string{"content_id": "{{product.id}}", "brand": "Example"},
-			&purchase.Content{Brand: "Example"}, dropped("content_id", purchase.DropPlaceholder, 1)},
+		"a macro": {
+			map[string]string{"content_id": "{{product.id}}", "brand": "Example"},
+			&purchase.Content{Brand: "Example"}, dropped("content_id", purchase.DropPlaceholder, 1),
+		},
 	} {
 		got, gone := contents(tc.metadata)
 		if diff := cmp.Diff(tc.want, got) + cmp.Diff(tc.dropped, gone); diff != "" {
@@ -297,8 +320,10 @@ func TestLateClick(t *testing.T) {
 		}
 	}
 	c := &purchase.Checkout{Created: began, Metadata: map[string]string{"ttclid": "a", "ttclid_at": at(week)}}
-	for window, want := range map[time.Duration]bool{24 * time.Hour: true, week - time.Second: true, week: false,
-		4 * week: false} {
+	for window, want := range map[time.Duration]bool{
+		24 * time.Hour: true, week - time.Second: true, week: false,
+		4 * week: false,
+	} {
 		p := purchase.Purchase{At: began, Keys: keysFor("", c), ClickExpires: purchase.ClickExpiry(c, window)}
 		if got := p.LateClick(); got != want {
 			t.Errorf("a click of a week ago in a window of %s is late: %v, want %v", window, got, want)

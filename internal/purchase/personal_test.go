@@ -62,8 +62,10 @@ func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
 			t.Errorf("user agent %q becomes %q, want %q", raw, got, want)
 		}
 	}
-	got := keys(map[string]string{"ttclid": "grace.brewster.murray", "ttp": "2135550147",
-		"page_url": origin + "?ttclid=murray_grace"})
+	got := keys(map[string]string{
+		"ttclid": "grace.brewster.murray", "ttp": "2135550147",
+		"page_url": origin + "?ttclid=murray_grace",
+	})
 	if got.TTCLID != "" || got.TTP != "" {
 		t.Errorf("click ids that name the buyer: %+v", got)
 	}
@@ -74,8 +76,10 @@ func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
 
 func TestNewMatchKeys_BuyerNamedLikeTheShop(t *testing.T) {
 	t.Parallel()
-	for name, host := range map[string]string{"Anna Smith": "annasmith.example", "Li Na": "li-na.example",
-		"Zoë Ng": "xn--zong-noa.example"} {
+	for name, host := range map[string]string{
+		"Anna Smith": "annasmith.example", "Li Na": "li-na.example",
+		"Zoë Ng": "xn--zong-noa.example",
+	} {
 		page := "https://" + host + "/offer?plan=1&ttclid=E.C.P.click"
 		got, dropped := purchase.NewMatchKeys("anna@"+host, &purchase.Checkout{
 			Name: name, Metadata: map[string]string{"page_url": page, "referrer": "https://www." + host + "/"},
@@ -109,8 +113,10 @@ func TestNewMatchKeys_ShortNames(t *testing.T) {
 // A number that is not certain enough to be sent is still the buyer's.
 func TestNewMatchKeys_LeavesOutNationalPhone(t *testing.T) {
 	t.Parallel()
-	got := keysFor("", &purchase.Checkout{Phone: "07700 900123 ext. 4",
-		Metadata: map[string]string{"page_url": "https://shop.example/?p=%2B447700900123&x=1"}})
+	got := keysFor("", &purchase.Checkout{
+		Phone:    "07700 900123 ext. 4",
+		Metadata: map[string]string{"page_url": "https://shop.example/?p=%2B447700900123&x=1"},
+	})
 	if got.Phone != "" || got.PageURL != "https://shop.example/?x=1" {
 		t.Errorf("phone %q, page %q", got.Phone, got.PageURL)
 	}
@@ -122,13 +128,17 @@ func TestNewMatchKeys_NoEmailLeavesInPlainText(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const address = "buyer.name@mail.example"
 		around := rapid.StringOfN(rapid.RuneFrom([]rune("aZ09/?&=#:.;,@% -_\\\u200b")), 0, 20, -1)
-		written := rapid.SampledFrom([]string{address, "Buyer.Name%40mail.example", "buyer.name%2540mail.example",
-			"buyer.name\uff20mail.example"}).Draw(t, "written")
+		written := rapid.SampledFrom([]string{
+			address, "Buyer.Name%40mail.example", "buyer.name%2540mail.example",
+			"buyer.name\uff20mail.example",
+		}).Draw(t, "written")
 		value := rapid.SampledFrom([]string{"https://shop.example/", "", "//", "shop.example/?a="}).Draw(t,
 			"begin") + around.Draw(t, "before") + written + around.Draw(t, "after")
 		m := make(map[string]string)
-		for _, k := range []string{"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id",
-			"content_name", "brand", "content_ids"} {
+		for _, k := range []string{
+			"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id",
+			"content_name", "brand", "content_ids",
+		} {
 			m[k] = value
 		}
 		c := &purchase.Checkout{Metadata: m}
@@ -137,8 +147,10 @@ func TestNewMatchKeys_NoEmailLeavesInPlainText(t *testing.T) {
 		if content == nil {
 			content = &purchase.Content{}
 		}
-		for _, s := range append([]string{k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, content.ID,
-			content.Name, content.Brand}, content.IDs...) {
+		for _, s := range append([]string{
+			k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, content.ID,
+			content.Name, content.Brand,
+		}, content.IDs...) {
 			if strings.Contains(strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "%25", "%"), "%40", "@")),
 				address) {
 				t.Fatalf("%q → %q", value, s)

@@ -38,8 +38,10 @@ func TestNormalisePhone(t *testing.T) {
 }
 
 func FuzzNormalisePhone(f *testing.F) {
-	for _, seed := range []string{"+44 (0)7700 900123", "011", "00(0)", "(0)(0)(0)", "1(0)", "x1", "+39(0)",
-		"\uff0b1", "tel:;ext="} {
+	for _, seed := range []string{
+		"+44 (0)7700 900123", "011", "00(0)", "(0)(0)(0)", "1(0)", "x1", "+39(0)",
+		"\uff0b1", "tel:;ext=",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {

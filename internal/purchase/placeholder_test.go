@@ -32,8 +32,10 @@ func TestNewMatchKeys_PlaceholdersAreNoValues(t *testing.T) {
 				t.Errorf("%s = %q: keys %+v, dropped\n%s", key, value, keys, diff)
 			}
 		}
-		for _, key := range []string{"content_id", "content_name", "content_category", "brand", "price",
-			"quantity"} {
+		for _, key := range []string{
+			"content_id", "content_name", "content_category", "brand", "price",
+			"quantity",
+		} {
 			content, dropped := purchase.NewContent("", &purchase.Checkout{Metadata: map[string]string{key: value}})
 			if diff := cmp.Diff([]purchase.Dropped{{Key: key, Reason: purchase.DropPlaceholder}},
 				dropped); content != nil || diff != "" {
@@ -75,12 +77,21 @@ func TestNewMatchKeys_RealNamesAndPlaces(t *testing.T) {
 		city, country string
 		kept          bool
 	}{
-		{"None", "IT", true}, {"None", "US", false}, {"none", "", false}, {"Nan", "TH", true}, {"NaN", "TH", false},
-		{"null", "IT", false}, {"undefined", "US", false},
-		{"unknown", "US", false}, {"Nonesuch", "US", true}, {"%%CITY%%", "US", false},
+		{"None", "IT", true},
+		{"None", "US", false},
+		{"none", "", false},
+		{"Nan", "TH", true},
+		{"NaN", "TH", false},
+		{"null", "IT", false},
+		{"undefined", "US", false},
+		{"unknown", "US", false},
+		{"Nonesuch", "US", true},
+		{"%%CITY%%", "US", false},
 	} {
-		got := keysFor("", &purchase.Checkout{Address: purchase.Address{City: tc.city,
-			Country: tc.country}}).City != ""
+		got := keysFor("", &purchase.Checkout{Address: purchase.Address{
+			City:    tc.city,
+			Country: tc.country,
+		}}).City != ""
 		if got != tc.kept {
 			t.Errorf("city %q in %q is kept: %v, want %v", tc.city, tc.country, got, tc.kept)
 		}

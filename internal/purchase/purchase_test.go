@@ -99,10 +99,14 @@ func TestMatchKeysAreDroppedAlone(t *testing.T) {
 		"ttp":        {"a b", "a\x00", long},
 		"client_ip":  {"US", "256.1.1.1", "fe80::1%eth0", "\x00", long},
 		"user_agent": {"Mozilla\x00", "Mozilla\r\nX: y", "\xff\xfe", long, "Mozilla buyer@example.com"},
-		"page_url": {"/checkout", "javascript:alert(1)", "ftp://a.example/", "https://",
-			"https://a.example/" + strings.Repeat("x", 2048)},
-		"referrer": {"tiktok", "https://a<.example", "android-app://com.zhiliaoapp.musically/",
-			"com.example.app://open"},
+		"page_url": {
+			"/checkout", "javascript:alert(1)", "ftp://a.example/", "https://",
+			"https://a.example/" + strings.Repeat("x", 2048),
+		},
+		"referrer": {
+			"tiktok", "https://a<.example", "android-app://com.zhiliaoapp.musically/",
+			"com.example.app://open",
+		},
 	} {
 		for _, value := range bad {
 			m := make(map[string]string)

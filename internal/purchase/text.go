@@ -75,8 +75,7 @@ func printable(s string) bool {
 // unescape decodes percent escapes once and leaves a '%' that begins none. It returns text itself where there
 // is nothing to decode.
 func unescape(text string) string {
-	at := strings.IndexByte(text, '%')
-	if at < 0 {
+	if !strings.Contains(text, "%") {
 		return text
 	}
 	plain := make([]byte, 0, len(text))

@@ -194,7 +194,8 @@ func (b *buyer) cleanPath(path string) (clean string, personal bool) {
 		switch {
 		case dots == "..":
 			kept = kept[:max(0, len(kept)-1)]
-		case dots != "." && !(personal && b.in(segment)):
+		case dots == ".", personal && b.in(segment):
+		default:
 			kept = append(kept, segment)
 		}
 		if i == len(segments)-1 && (dots == "." || dots == "..") {

@@ -194,8 +194,10 @@ func sent(c Config, envelopes []contract.Envelope) []purchase.Sent {
 // number of all items.
 func (p *properties) describe(c *purchase.Content) {
 	if c.Named() {
-		p.Contents = []content{{ID: c.ID, Name: c.Name, Category: c.Category, Brand: c.Brand, Price: c.Price,
-			Quantity: c.Quantity}}
+		p.Contents = []content{{
+			ID: c.ID, Name: c.Name, Category: c.Category, Brand: c.Brand, Price: c.Price,
+			Quantity: c.Quantity,
+		}}
 	}
 	p.ContentIDs, p.NumItems = c.IDs, c.Quantity
 }

@@ -503,10 +503,14 @@ func TestOversizeIsCut(t *testing.T) {
 func TestBody_EveryField(t *testing.T) {
 	e := contract.Envelope{
 		Version: 2, EventID: "cs_1", PurchasedAt: 1, Event: "StartTrial", LimitedDataUse: true,
-		Content: &purchase.Content{ID: "42", Name: "Plan", Category: "Plans", Brand: "Example", Price: "14.50",
-			Quantity: 2, IDs: []string{"42", "43"}},
-		Keys: purchase.MatchKeys{FirstName: "f", LastName: "l", Zip: "z", City: "berlin", State: "be",
-			Country: "de", Locale: "de-DE"},
+		Content: &purchase.Content{
+			ID: "42", Name: "Plan", Category: "Plans", Brand: "Example", Price: "14.50",
+			Quantity: 2, IDs: []string{"42", "43"},
+		},
+		Keys: purchase.MatchKeys{
+			FirstName: "f", LastName: "l", Zip: "z", City: "berlin", State: "be",
+			Country: "de", Locale: "de-DE",
+		},
 	}
 	for payload, parts := range map[string][]string{
 		tiktok.PayloadEvents: {`"event":"StartTrial"`}, tiktok.PayloadPixel: {`"pixel_code":"p"`},

@@ -47,8 +47,10 @@ func TestEveryFieldOfAnEvent(t *testing.T) {
 		{"properties", `"contents":[{"quantity":1.0}]`, "Batch.0.properties.contents.0.quantity: Not a valid integer"},
 		{"properties", `"contents":[{"price":"9.99"}]`, "Batch.0.properties.contents.0.price: Not a valid number"},
 		{"properties", `"contents":[]`, ""},
-		{"properties",
-			`"contents":[{"content_id":"a","brand":"b","content_category":"c","price":9.99}],"content_ids":["a","b"],"num_items":3`, ""},
+		{
+			"properties",
+			`"contents":[{"content_id":"a","brand":"b","content_category":"c","price":9.99}],"content_ids":["a","b"],"num_items":3`, "",
+		},
 		{"properties", `"content_ids":"a"`, "Batch.0.properties.content_ids: Not a valid list"},
 		{"properties", `"content_ids":["a",7]`, "Batch.0.properties.content_ids.1: Not a valid string"},
 		{"properties", `"content_ids":[""]`, "Batch.0.properties.content_ids.0: Field may not be empty"},
