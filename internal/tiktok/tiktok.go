@@ -117,6 +117,8 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 	a := p.read(resp)
 	if a.Class == purchase.ClassDelivered {
 		a.Sent = sent(p.config, events)
+	} else {
+		a.Message, a.RequestID = redactValues(a.Message, events), redactValues(a.RequestID, events)
 	}
 	a.Message, a.RequestID = p.clean(a.Message, maxMessage), p.clean(a.RequestID, maxRequestID)
 	a.RetryAfter = RetryAfter(resp.Header.Get("Retry-After"), p.config.Now())
