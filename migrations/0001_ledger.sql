@@ -12,12 +12,14 @@ INSERT INTO schema_compat (oldest_binary) VALUES (1);
 
 CREATE TABLE profiles (
     id                     uuid PRIMARY KEY DEFAULT gen_random_uuid(), -- random: its hash goes to TikTok and must not be guessable
-    email                  text NOT NULL UNIQUE,                       -- trimmed, lower case
+    livemode               boolean NOT NULL,                           -- a test purchase never creates or touches a live profile
+    email                  text NOT NULL,                              -- trimmed, lower case
     stripe_customer_id     text,
     stripe_subscription_id text,
     last_purchase_at       timestamptz NOT NULL,                       -- the ids above are those of this purchase
     created_at             timestamptz NOT NULL DEFAULT now(),
-    updated_at             timestamptz NOT NULL DEFAULT now()
+    updated_at             timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (livemode, email)
 );
 
 -- Every event that moved something, or could have: its id is remembered for good (Stripe may send it again
@@ -66,6 +68,8 @@ CREATE TABLE purchases (
 -- Small whatever the ledger's size: what is finished is in neither.
 CREATE INDEX purchases_pending ON purchases (created_at) WHERE status = 'pending';
 CREATE INDEX purchases_in_flight ON purchases (published_at) WHERE status IN ('published', 'retrying');
+-- Those whose message is to be dropped: of the last two days.
+CREATE INDEX purchases_sent ON purchases (finished_at) WHERE status = 'delivered' AND envelope IS NOT NULL;
 CREATE INDEX purchases_time ON purchases (COALESCE(purchased_at, created_at));
 CREATE INDEX purchases_profile ON purchases (profile_id);
 

@@ -140,14 +140,10 @@ func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ids := make([]string, len(person.Held))
-	for i, h := range person.Held {
-		ids[i] = h.ID
-	}
 	worker := queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
 	for {
 		_, taken, unknown := worker.Pending(ctx)
-		waiting, dead, err := queue.Erase(ctx, ids)
+		waiting, dead, err := queue.Erase(ctx, person.Queued())
 		if err != nil {
 			return err
 		}
@@ -172,7 +168,9 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 func (f *forgetting) conclude(person purchase.Person) {
-	_, _ = fmt.Fprintf(f.out, "Forgotten: the profile, and the content and links of %d purchases. Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Held))
+	_, _ = fmt.Fprintf(f.out,
+		"Forgotten: the profile (live and test), its trials, and the content and links of %d purchases. "+
+			"Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Held))
 	if sent := person.Sent(); len(sent) > 0 {
 		_, _ = fmt.Fprintf(f.out, "TikTok has %d of them; ask it to delete the events (event_id): %s\n", len(sent), strings.Join(sent, ", "))
 	}

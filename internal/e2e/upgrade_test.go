@@ -148,7 +148,8 @@ type leftover struct {
 // The columns are those of the first version, which every later one has. The queue has lost what is published.
 const sqlLeave = `
 WITH buyer AS (
-    INSERT INTO profiles (email, stripe_customer_id, last_purchase_at) VALUES ($3, $4, now() - interval '1 hour') RETURNING id
+    INSERT INTO profiles (livemode, email, stripe_customer_id, last_purchase_at) VALUES (true, $3, $4,
+    now() - interval '1 hour') RETURNING id
 ), came AS (
     INSERT INTO stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
     VALUES ($2, 'checkout.session.completed', $1, true, now() - interval '1 hour', now() - interval '1 hour', 'processed')

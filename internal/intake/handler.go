@@ -63,7 +63,8 @@ type Handler struct {
 	noValue   prometheus.Counter
 	dropped   *prometheus.CounterVec
 	late      prometheus.Counter
-	last      atomic.Int64 // when Stripe last signed something of use, Unix nanoseconds; 0: not yet
+	customers prometheus.Counter // profiles that get another customer id
+	last      atomic.Int64       // when Stripe last signed something of use, Unix nanoseconds; 0: not yet
 }
 
 // Onward is who publishes what was recorded. Ready says whether that will be at once: then a purchase is claimed in its own
@@ -91,6 +92,10 @@ func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_match_keys_dropped_total", Help: "Match keys that a checkout carried and that could not be used, by key and reason.",
 		}, []string{"key", "reason"}),
+		customers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "purchase_relay_customer_changes_total",
+			Help: "Purchases under a known address that bring another customer id.",
+		}),
 		late: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_late_click_ids_total",
 			Help: "Purchases whose click id was older than CLICK_WINDOW when they were paid.",
@@ -112,7 +117,7 @@ func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time
 			h.dropped.WithLabelValues(key, string(reason))
 		}
 	}
-	reg.MustRegister(h.webhooks, h.durations, h.noValue, h.dropped, h.late)
+	reg.MustRegister(h.webhooks, h.durations, h.noValue, h.dropped, h.late, h.customers)
 	return h
 }
 
@@ -316,6 +321,11 @@ func (h *Handler) tell(log *zap.Logger, p purchase.Purchase, r purchase.Recorded
 		log.Info("Profile created", zap.String("profile_id", r.ProfileID))
 	case r.ProfileID != "":
 		log.Info("Profile updated", zap.String("profile_id", r.ProfileID))
+	}
+	if r.CustomerBefore != "" {
+		h.customers.Inc()
+		log.Info("Customer id changed", zap.String("profile_id", r.ProfileID),
+			zap.String("before", r.CustomerBefore), zap.String("customer", p.Customer))
 	}
 	if r.ProfileID != "" {
 		log.Info("PROVISIONING COMPLETE", zap.String("profile_id", r.ProfileID))

@@ -75,7 +75,7 @@ func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
-	list, err := pgx.CollectRows(rows, scanStanding)
+	list, err := collect(db, "reconcile", rows, scanStanding)
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
@@ -97,7 +97,7 @@ func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
-	more, err := pgx.CollectRows(rows, scanStanding)
+	more, err := collect(db, "reconcile", rows, scanStanding)
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}

@@ -45,16 +45,27 @@ func (db *DB) Entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry,
 		statement = sqlEntriesByStatus
 		args = append(args, string(f.Status))
 	}
-	rows, err := db.pool.Query(ctx, statement, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list purchases: %w", err)
+	for wanted := f.Limit; ; {
+		args[limitArgument] = wanted
+		rows, err := db.pool.Query(ctx, statement, args...)
+		if err != nil {
+			return nil, fmt.Errorf("list purchases: %w", err)
+		}
+		entries, err := collect(db, "entries", rows, scanEntry)
+		if err != nil {
+			return nil, fmt.Errorf("list purchases: %w", err)
+		}
+		// A page that lacks an unreadable row is filled up: a short one is taken for the last.
+		read := int(rows.CommandTag().RowsAffected())
+		if read < wanted || len(entries) >= f.Limit {
+			return entries[:min(len(entries), f.Limit)], nil
+		}
+		wanted += read - len(entries)
 	}
-	entries, err := pgx.CollectRows(rows, scanEntry)
-	if err != nil {
-		return nil, fmt.Errorf("list purchases: %w", err)
-	}
-	return entries, nil
 }
+
+// limitArgument is the place of f.Limit among a statement's arguments.
+const limitArgument = 8
 
 // Entry returns a purchase's row and its history. The error is purchase.ErrUnknown where the ledger does not hold it.
 func (db *DB) Entry(ctx context.Context, id string) (e purchase.Entry, h purchase.History, err error) {
@@ -66,7 +77,7 @@ func (db *DB) Entry(ctx context.Context, id string) (e purchase.Entry, h purchas
 		if e, err = pgx.CollectExactlyOneRow(rows, scanEntry); err != nil {
 			return err
 		}
-		found, err := histories(ctx, tx, e.ID, "", 1)
+		found, err := db.histories(ctx, tx, e.ID, "", 1)
 		if err != nil {
 			return err
 		}

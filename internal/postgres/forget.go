@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,80 +11,77 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Forget takes the content from everything that the ledger holds of a customer: messages with match keys, TikTok's words and request ids.
-// What was not delivered is not sent any more and ends skipped (forgotten). The purchases can still be found: the queue has to be looked
-// through before Unlink. Doing it again is harmless. The error is purchase.ErrUnknown where there is no such customer.
+// Forget removes the content of everything that the ledger holds of a buyer: messages with match keys, those
+// of trials included, TikTok's messages and request ids. Purchases that were not delivered end skipped
+// (forgotten). The rows can still be found, because the queue has to be erased before Unlink. It may be
+// repeated. The error is purchase.ErrUnknown where the ledger has no such buyer.
 func (db *DB) Forget(ctx context.Context, email string) (p purchase.Person, err error) {
 	err = db.about(ctx, email, func(tx pgx.Tx, found purchase.Person) error {
 		p = found
-		return eachOf(ctx, tx, ids(p), sqlForgetContent, sqlForgetAttempts, sqlForgetTrials)
+		return content(ctx, tx, &p)
 	})
 	return p, err
 }
 
-// Unlink removes the customer: the profile with the address, and what connects purchases with it or with a customer at Stripe. What is
-// left says of a session that it was bought, and so is known when Stripe tells of it again. false: there are purchases that Forget has not
-// seen, and nothing was done.
+// Unlink removes the profiles with the address, the trials, and what links purchases to them or to a customer
+// at Stripe. The session and event ids stay, so that Stripe's repeats are known. false: there are purchases
+// that Forget has not seen, and nothing was done.
 func (db *DB) Unlink(ctx context.Context, email string, seen purchase.Person) (done bool, err error) {
 	err = db.about(ctx, email, func(tx pgx.Tx, found purchase.Person) error {
-		if done = found.ProfileID == seen.ProfileID && slices.Equal(ids(found), ids(seen)); !done {
+		if done = slices.Equal(found.Profiles, seen.Profiles) && slices.Equal(ids(&found), ids(&seen)); !done {
 			return nil
 		}
-		if err := eachOf(ctx, tx, ids(seen), sqlForgetContent, sqlForgetAttempts, sqlForgetTrials, sqlForgetLinks); err != nil { // an outcome may have come
+		if err := content(ctx, tx, &found); err != nil { // an outcome may have been recorded since Forget
 			return err
 		}
-		if _, err := tx.Exec(ctx, sqlForgetProfile, found.ProfileID); err != nil {
-			return fmt.Errorf("remove the profile: %w", explain(err))
-		}
-		return nil
+		// In the order in which a webhook locks: purchases, profiles, trials.
+		return remove(ctx, tx,
+			statement{sqlForgetLinks, []any{ids(&found)}},
+			statement{sqlForgetProfile, []any{found.Profiles}},
+			statement{sqlForgetTrials, traces(&found)})
 	})
 	return done, err
 }
 
-func ids(p purchase.Person) (list []string) {
-	for _, h := range p.Held {
-		list = append(list, h.ID)
-	}
-	return list
+// content removes what was sent, or would be, and what TikTok answered.
+func content(ctx context.Context, tx pgx.Tx, p *purchase.Person) error {
+	return remove(ctx, tx,
+		statement{sqlForgetContent, []any{ids(p)}},
+		statement{sqlForgetAttempts, []any{ids(p)}},
+		statement{sqlForgetTrialKeys, traces(p)})
 }
 
-func eachOf(ctx context.Context, tx pgx.Tx, ids []string, statements ...string) error {
-	for _, sql := range statements {
-		if _, err := tx.Exec(ctx, sql, ids); err != nil {
-			return fmt.Errorf("remove what is held of a customer: %w", explain(err))
+type statement struct {
+	sql  string
+	args []any
+}
+
+func remove(ctx context.Context, tx pgx.Tx, statements ...statement) error {
+	for _, s := range statements {
+		if _, err := tx.Exec(ctx, s.sql, s.args...); err != nil {
+			return fmt.Errorf("remove the buyer's data: %w", explain(err))
 		}
 	}
 	return nil
 }
 
-// about finds a customer and keeps webhooks about the same address, and everything else about those purchases, waiting meanwhile. The
-// address is in no error.
+// traces are the arguments by which trials are found.
+func traces(p *purchase.Person) []any { return []any{p.Profiles, p.Customers, p.Subscriptions, ids(p)} }
+
+func ids(p *purchase.Person) []string {
+	list := make([]string, len(p.Held))
+	for i, h := range p.Held {
+		list[i] = h.ID
+	}
+	return list
+}
+
+// about finds a buyer in both modes, locks the purchases, and keeps webhooks about the same address waiting
+// meanwhile. The address is in no error.
 func (db *DB) about(ctx context.Context, email string, do func(tx pgx.Tx, found purchase.Person) error) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		email := purchase.NormaliseEmail(email)
-		if _, err := tx.Exec(ctx, sqlLockEmails, []string{email}); err != nil {
-			return err
-		}
-		var p purchase.Person
-		switch err := tx.QueryRow(ctx, sqlForgetPerson, email).Scan(&p.ProfileID); {
-		case errors.Is(err, pgx.ErrNoRows):
-			return purchase.ErrUnknown
-		case err != nil:
-			return err
-		}
-		rows, err := tx.Query(ctx, sqlForgetHeld, p.ProfileID)
+		p, err := find(ctx, tx, purchase.NormaliseEmail(email))
 		if err != nil {
-			return err
-		}
-		var h purchase.Holding
-		var until *time.Time
-		if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent, &until}, func() error {
-			p.Held = append(p.Held, h)
-			if until != nil && until.After(p.Until) {
-				p.Until = *until
-			}
-			return nil
-		}); err != nil {
 			return err
 		}
 		return do(tx, p)
@@ -94,4 +90,40 @@ func (db *DB) about(ctx context.Context, email string, do func(tx pgx.Tx, found 
 		return fmt.Errorf("forget a customer: %w", err)
 	}
 	return nil
+}
+
+func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err error) {
+	locks := sorted([]string{profileKey{true, email}.lock(), profileKey{false, email}.lock()})
+	if _, err := tx.Exec(ctx, sqlLockEmails, locks); err != nil {
+		return p, err
+	}
+	rows, err := tx.Query(ctx, sqlForgetProfiles, email)
+	if err != nil {
+		return p, err
+	}
+	if p.Profiles, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return p, err
+	}
+	if len(p.Profiles) == 0 {
+		return p, purchase.ErrUnknown
+	}
+	if err := tx.QueryRow(ctx, sqlForgetIDs, p.Profiles).Scan(&p.Customers, &p.Subscriptions); err != nil {
+		return p, err
+	}
+	if rows, err = tx.Query(ctx, sqlForgetHeld, p.Profiles, p.Customers, p.Subscriptions); err != nil {
+		return p, err
+	}
+	var h purchase.Holding
+	var until *time.Time
+	// No row is left out here: it would stay.
+	if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent, &until}, func() error {
+		p.Held = append(p.Held, h)
+		if until != nil && until.After(p.Until) {
+			p.Until = *until
+		}
+		return nil
+	}); err != nil {
+		return p, err
+	}
+	return p, tx.QueryRow(ctx, sqlForgetOthers, traces(&p)...).Scan(&p.Others)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +104,10 @@ func TestForget(t *testing.T) {
 	if err != nil || len(again.Held) != len(person.Held) {
 		t.Errorf("broken off and begun again: %+v, %v", again, err)
 	}
-	if done, err := l.Unlink(t.Context(), "ada@example.com", purchase.Person{ProfileID: person.ProfileID, Held: person.Held[1:]}); err != nil || done {
+	if done, err := l.Unlink(t.Context(), "ada@example.com", purchase.Person{
+		Profiles: person.Profiles,
+		Held:     person.Held[1:],
+	}); err != nil || done {
 		t.Errorf("with a purchase that was not seen: %t, %v", done, err)
 	}
 	if done, err := l.Unlink(t.Context(), "ada@example.com", person); err != nil || !done {
@@ -152,7 +156,7 @@ func TestForget(t *testing.T) {
 	// The same person may come back, as somebody new.
 	r := receipt("evt_back", "cs_back", purchase.StatusPending, "")
 	r.Purchase.Email = "ada@example.com"
-	if got := l.record(r); !got.ProfileCreated || got.ProfileID == person.ProfileID {
+	if got := l.record(r); !got.ProfileCreated || slices.Contains(person.Profiles, got.ProfileID) {
 		t.Errorf("back again: %+v", got)
 	}
 }
@@ -173,4 +177,175 @@ func TestForgetKnowsEveryColumn(t *testing.T) {
 	if got != want {
 		t.Errorf("the ledger's columns of text are\n%s\nwanted\n%s", got, want)
 	}
+}
+
+// traceless fails for each trace that the ledger still holds.
+func (l *ledger) traceless(traces ...string) {
+	l.t.Helper()
+	after := l.everything()
+	for _, trace := range traces {
+		if holds(after, trace) {
+			l.t.Errorf("the ledger still holds %q", trace)
+		}
+	}
+}
+
+// forget runs what `ingest forget` runs on the ledger.
+func (l *ledger) forget(email string) purchase.Person {
+	l.t.Helper()
+	person, err := l.Forget(l.t.Context(), email)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if done, err := l.Unlink(l.t.Context(), email, person); err != nil || !done {
+		l.t.Fatalf("unlink: %t, %v", done, err)
+	}
+	return person
+}
+
+// settle records an outcome of the first generation.
+func (l *ledger) settle(id string, status purchase.Status) {
+	l.t.Helper()
+	if _, err := l.Settle(l.t.Context(), []contract.Outcome{outcome(id, 1, status, "a_"+id, base)}); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// A pruning takes the purchases, by which trials used to be found. Their keys, and invoices that are held,
+// are found by profile, customer and subscription.
+func TestForget_FindsTrialsAfterPrune(t *testing.T) {
+	t.Parallel()
+	const ada = "buyer1@example.com"
+	for name, held := range map[string]func(l *ledger) (traces []string){
+		"trial": func(l *ledger) []string {
+			r := trialOf(1)
+			r.Purchase.Customer = "cus_trial"
+			l.must(r, purchase.Processed)
+			return []string{"sub_1", "cus_trial"}
+		},
+		"trial whose first payment was made": func(l *ledger) []string {
+			l.must(trialOf(1), purchase.Processed)
+			i := invoiceOf(1, 1)
+			i.Purchase.Customer = "cus_invoice"
+			l.must(i, purchase.Processed)
+			l.settle("in_1_1", purchase.StatusDelivered)
+			l.exec(`UPDATE trials SET invoice_at = now()`) // else it is pruned with the purchase
+			return []string{"sub_1", "cus_invoice"}
+		},
+		"invoice without a trial, by customer": func(l *ledger) []string {
+			i := invoiceOf(7, 1)
+			i.Purchase.Customer = "cus_1" // that of the profile
+			l.must(i, purchase.Held)
+			return []string{"sub_7"}
+		},
+		"invoice without a trial, by subscription": func(l *ledger) []string {
+			i := invoiceOf(1, 2)
+			i.Purchase.Subscription, i.Purchase.Customer = "sub_1", "cus_other"
+			l.must(i, purchase.Held)
+			return []string{"cus_other"}
+		},
+		"trial with a later invoice": func(l *ledger) []string {
+			l.must(trialOf(1), purchase.Processed)
+			i := invoiceOf(1, 3)
+			i.Purchase.Customer = "cus_held"
+			l.must(i, purchase.Held)
+			return []string{"cus_held", "sub_1"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLedger(t)
+			traces := held(l)
+			// the profile's latest ids: cus_1 and sub_1
+			bought := receipt("evt_bought", "cs_bought", purchase.StatusPending, "")
+			bought.Purchase.Email, bought.Purchase.At = ada, base.Add(time.Hour)
+			l.must(bought, purchase.Processed)
+			l.settle("cs_bought", purchase.StatusDelivered)
+			other := trialOf(2)
+			other.Purchase.Customer = "cus_2"
+			l.must(other, purchase.Processed)
+			l.prune(purchase.Pruning{Before: time.Now().Add(-purchase.LeastPruneAge)})
+			if n := ask[int](l, `SELECT count(*) FROM purchases WHERE profile_id IN (SELECT id FROM profiles
+				WHERE email = $1)`, ada); n != 0 {
+				t.Fatalf("%d purchases left after the pruning, want 0", n)
+			}
+			if n := ask[int](l, `SELECT count(*) FROM trials`); n == 0 {
+				t.Fatal("no trial is left to be found")
+			}
+			profile := ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, ada)
+			person := l.forget(ada)
+			l.traceless(append(traces, ada, purchase.HashEmail(ada), "cus_1", profile,
+				purchase.HashExternalID(profile))...)
+			if n := ask[int](l, `SELECT count(*) FROM trials WHERE subscription_id <> 'sub_2'`); n != 0 {
+				t.Errorf("%d trials left, want 0", n)
+			}
+			if ids := person.Queued(); name == "trial" && !slices.Contains(ids, "cs_1") {
+				t.Errorf("ids to erase from the queue: %v, want cs_1 among them", ids)
+			}
+			// The first invoice comes: nothing is sent to TikTok.
+			if _, err := l.Record(t.Context(), invoiceOf(1, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.ConvertHeld(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+			if claims, err := l.Claim(t.Context(), 10); err != nil || len(claims) != 0 {
+				t.Errorf("claims = %+v, %v, want none", claims, err)
+			}
+			// The other buyer's trial converts.
+			l.must(invoiceOf(2, 1), purchase.Processed)
+			if claims, err := l.Claim(t.Context(), 10); err != nil || len(claims) != 1 || claims[0].ID != "in_2_1" {
+				t.Errorf("claims = %+v, %v, want in_2_1", claims, err)
+			}
+		})
+	}
+}
+
+// An invoice that comes between Forget and Unlink becomes a purchase that is not sent; Unlink sees it and
+// asks for another round.
+func TestForget_InvoiceBetweenForgetAndUnlink(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	const ada = "buyer1@example.com"
+	l.must(trialOf(1), purchase.Processed)
+	person, err := l.Forget(t.Context(), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.must(invoiceOf(1, 1), purchase.Processed)
+	if got := ask[string](l, `SELECT status || ' ' || reason FROM purchases
+		WHERE checkout_session_id = 'in_1_1'`); got != "skipped forgotten" {
+		t.Errorf("first payment is %s, want skipped forgotten", got)
+	}
+	if done, err := l.Unlink(t.Context(), ada, person); err != nil || done {
+		t.Errorf("unlink = %t, %v, want false", done, err)
+	}
+	l.forget(ada)
+	l.traceless(ada, purchase.HashEmail(ada), "sub_1", "E.C.P.abc")
+}
+
+// Both modes of an address are one person; the same customer's unpaid purchases are found by subscription,
+// too.
+func TestForget_RemovesBothModes(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	for _, mode := range []struct {
+		name string
+		live bool
+	}{{"live", true}, {"test", false}} {
+		r := receipt("evt_"+mode.name, "cs_"+mode.name, purchase.StatusPending, "")
+		r.Event.Livemode, r.Purchase.Livemode = mode.live, mode.live
+		r.Purchase.Customer, r.Purchase.Subscription = "cus_"+mode.name, "sub_"+mode.name
+		l.must(r, purchase.Processed)
+		unpaid := receipt("evt_unpaid_"+mode.name, "cs_unpaid_"+mode.name, purchase.StatusAwaitingPayment, "")
+		unpaid.Event.Livemode, unpaid.Purchase.Livemode = mode.live, mode.live
+		unpaid.Purchase.Customer, unpaid.Purchase.Subscription = "", "sub_"+mode.name
+		l.must(unpaid, purchase.AwaitingPayment)
+	}
+	person := l.forget(" Buyer@Example.com ")
+	if len(person.Profiles) != 2 || len(person.Held) != 4 {
+		t.Errorf("person = %+v, want 2 profiles and 4 purchases", person)
+	}
+	l.traceless("buyer@example.com", "cus_live", "cus_test", "sub_live", "sub_test", person.Profiles[0],
+		person.Profiles[1])
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -194,7 +195,8 @@ func passing(err error) bool {
 func separable(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
-		return errors.Is(err, errContent)
+		var unreadable pgx.ScanArgError // a row that one of the batch is about
+		return errors.Is(err, errContent) || errors.As(err, &unreadable)
 	}
 	for _, state := range []string{"08", "53", "57", "58"} {
 		if strings.HasPrefix(refused.Code, state) {

@@ -15,7 +15,7 @@ import (
 func (db *DB) Histories(ctx context.Context, term string, most int) ([]purchase.History, error) {
 	var found []purchase.History
 	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		found, err = histories(ctx, tx, storable(term), purchase.NormaliseEmail(term), most)
+		found, err = db.histories(ctx, tx, storable(term), purchase.NormaliseEmail(term), most)
 		return err
 	})
 	if err != nil {
@@ -24,12 +24,14 @@ func (db *DB) Histories(ctx context.Context, term string, most int) ([]purchase.
 	return found, nil
 }
 
-func histories(ctx context.Context, tx pgx.Tx, term, email string, most int) ([]purchase.History, error) {
+func (db *DB) histories(
+	ctx context.Context, tx pgx.Tx, term, email string, most int,
+) ([]purchase.History, error) {
 	rows, err := tx.Query(ctx, sqlHistories, term, email, most)
 	if err != nil {
 		return nil, err
 	}
-	found, err := pgx.CollectRows(rows, scanHistory)
+	found, err := collect(db, "history", rows, scanHistory)
 	if err != nil {
 		return nil, err
 	}
@@ -38,28 +40,29 @@ func histories(ctx context.Context, tx pgx.Tx, term, email string, most int) ([]
 	for i := range found {
 		ids[i], byID[found[i].ID] = found[i].ID, &found[i]
 	}
-	if err := readEvents(ctx, tx, ids, byID); err != nil {
+	if err := db.readEvents(ctx, tx, ids, byID); err != nil {
 		return nil, err
 	}
-	if err := readConversions(ctx, tx, ids, byID); err != nil {
+	if err := db.readConversions(ctx, tx, ids, byID); err != nil {
 		return nil, err
 	}
-	return found, readAttempts(ctx, tx, ids, byID)
+	return found, db.readAttempts(ctx, tx, ids, byID)
 }
 
 // readConversions finds what trials became.
-func readConversions(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*purchase.History) error {
+func (db *DB) readConversions(ctx context.Context, tx pgx.Tx, ids []string,
+	byID map[string]*purchase.History,
+) error {
 	rows, err := tx.Query(ctx, sqlConversions, ids)
 	if err != nil {
 		return err
 	}
 	var trial, id string
 	var at time.Time
-	_, err = pgx.ForEachRow(rows, []any{&trial, &id, &at}, func() error {
+	return forEach(db, "history", rows, []any{&trial, &id, &at}, func() error {
 		byID[trial].FirstPayment, byID[trial].Converted = id, at.UTC()
 		return nil
 	})
-	return err
 }
 
 func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
@@ -68,8 +71,11 @@ func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	var sent purchase.Sent
 	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency,
 		&at, &h.Customer, &h.Subscription, &h.Generation, &h.Received, &first, &published, &sequence, &finished,
-		&h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession, &sent.Keys, &sent.Minor, &sent.Page)
+		&h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession, &h.KeyMask, &sent.Minor, &sent.Page)
 	if h.Status == purchase.StatusDelivered {
+		if h.KeyMask != nil {
+			sent.Keys = *h.KeyMask &^ purchase.LateClick
+		}
 		h.Sent = &sent
 	}
 	h.At, h.FirstPublished, h.Published, h.Finished = orZero(at), orZero(first), orZero(published), orZero(finished)
@@ -77,7 +83,9 @@ func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	return h, err
 }
 
-func readEvents(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*purchase.History) error {
+func (db *DB) readEvents(ctx context.Context, tx pgx.Tx, ids []string,
+	byID map[string]*purchase.History,
+) error {
 	rows, err := tx.Query(ctx, sqlReceptions, ids)
 	if err != nil {
 		return err
@@ -85,15 +93,17 @@ func readEvents(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*p
 	var id string
 	var e purchase.Reception
 	var created *time.Time
-	_, err = pgx.ForEachRow(rows, []any{&id, &e.EventID, &e.Type, &created, &e.Received, &e.Disposition}, func() error {
+	fields := []any{&id, &e.EventID, &e.Type, &created, &e.Received, &e.Disposition}
+	return forEach(db, "history", rows, fields, func() error {
 		e.Created = orZero(created)
 		byID[id].Events = append(byID[id].Events, e)
 		return nil
 	})
-	return err
 }
 
-func readAttempts(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*purchase.History) error {
+func (db *DB) readAttempts(ctx context.Context, tx pgx.Tx, ids []string,
+	byID map[string]*purchase.History,
+) error {
 	rows, err := tx.Query(ctx, sqlAttempts, ids)
 	if err != nil {
 		return err
@@ -102,7 +112,8 @@ func readAttempts(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]
 	var a purchase.Attempt
 	var took int64
 	var code *int
-	_, err = pgx.ForEachRow(rows, []any{&id, &a.ID, &a.Generation, &a.At, &took, &a.Class, &code, &a.Message, &a.RequestID}, func() error {
+	fields := []any{&id, &a.ID, &a.Generation, &a.At, &took, &a.Class, &code, &a.Message, &a.RequestID}
+	return forEach(db, "history", rows, fields, func() error {
 		a.Took, a.Code = time.Duration(took)*time.Millisecond, nil
 		if code != nil {
 			a.Code = new(*code)
@@ -110,7 +121,6 @@ func readAttempts(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]
 		byID[id].Attempts = append(byID[id].Attempts, a)
 		return nil
 	})
-	return err
 }
 
 // orZero reads null as the zero time.

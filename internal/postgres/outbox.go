@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,27 +15,45 @@ import (
 
 // Claim takes up to most pending purchases, oldest first, for this caller alone and for contract.ClaimFor.
 func (db *DB) Claim(ctx context.Context, most int) ([]contract.Claim, error) {
-	return db.claim(ctx, "claim pending purchases", sqlClaim, most, contract.ClaimFor.Seconds())
+	return db.claim(ctx, "relay", "claim pending purchases", sqlClaim, most, contract.ClaimFor.Seconds())
 }
 
 // Overdue takes up to most purchases that should be in the queue and of which there was no word for the grace, for this
 // caller alone and for contract.ClaimFor.
 func (db *DB) Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error) {
-	return db.claim(ctx, "look for overdue purchases", sqlOverdue, most, grace.Seconds(), contract.ClaimFor.Seconds())
+	return db.claim(ctx, "sweeper", "look for overdue purchases", sqlOverdue, most, grace.Seconds(),
+		contract.ClaimFor.Seconds())
 }
 
-func (db *DB) claim(ctx context.Context, what, statement string, args ...any) ([]contract.Claim, error) {
-	rows, err := db.pool.Query(ctx, statement, args...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+// errNoEnvelope refuses a purchase without a message: it cannot be published.
+var errNoEnvelope = errors.New("the row has no envelope")
+
+// claim returns the claims of a statement that claims rows. Where all of its rows had to be left out there
+// may be others behind them.
+func (db *DB) claim(
+	ctx context.Context, where, what, statement string, args ...any,
+) ([]contract.Claim, error) {
+	for {
+		rows, err := db.pool.Query(ctx, statement, args...)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		claims, err := collect(db, where, rows, scanClaim)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		if len(claims) > 0 || rows.CommandTag().RowsAffected() == 0 {
+			return claims, nil
+		}
 	}
-	claims, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c contract.Claim, err error) {
-		return c, row.Scan(&c.ID, &c.Livemode, &c.Generation, &c.FirstPublished, &c.Envelope)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+}
+
+func scanClaim(row pgx.CollectableRow) (c contract.Claim, err error) {
+	err = row.Scan(&c.ID, &c.Livemode, &c.Generation, &c.FirstPublished, &c.Envelope)
+	if err == nil && len(c.Envelope) == 0 {
+		err = errNoEnvelope
 	}
-	return claims, nil
+	return c, err
 }
 
 // Published marks claims as published. An outcome that was quicker stands, and so does a newer generation.

@@ -27,7 +27,9 @@ func TestPlansOfAnEmptyLedger(t *testing.T) {
 	}
 	defer conn.Release()
 	for name, statement := range map[string]struct{ sql, types, values string }{
-		"events": {sqlKnownEvents, "text[]", "'{a,b}'"}, "sessions": {sqlSessionStates, "text[]", "'{a,b}'"}, "profiles": {sqlKnownProfiles, "text[]", "'{a,b}'"},
+		"events":         {sqlKnownEvents, "text[]", "'{a,b}'"},
+		"sessions":       {sqlSessionStates, "text[]", "'{a,b}'"},
+		"profiles":       {sqlKnownProfiles, "text[], text[]", "'{a,b}', '{c}'"},
 		"lock":           {sqlLockPurchases, "text[]", "'{a,b}'"},
 		"prune":          {sqlPrunePurchases, "text, timestamptz, boolean, timestamptz, text, int", "'delivered', now(), true, now(), 'cs', 500"},
 		"prune_attempts": {sqlPruneAttempts, "text, timestamptz, boolean, timestamptz, text, int", "'delivered', now(), true, now(), 'cs', 500"},

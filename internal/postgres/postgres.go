@@ -19,6 +19,7 @@ import (
 type DB struct {
 	pool    *pgxpool.Pool
 	records group[purchase.Receipt, purchase.Recorded]
+	onSkip  func(Skipped) // nil: rows that are left out are not reported
 }
 
 // Open prepares a pool for url; it does not connect, so that it succeeds while Postgres is away. An error says

@@ -291,7 +291,7 @@ func TestRecordBesideAStranger(t *testing.T) {
 		`CREATE SEQUENCE visits`,
 		`CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		    IF nextval('visits') = 1 THEN
-		        INSERT INTO profiles (email, last_purchase_at) VALUES ('buyer@example.com', now());
+		        INSERT INTO profiles (livemode, email, last_purchase_at) VALUES (true, 'buyer@example.com', now());
 		    END IF; RETURN NEW; END $$`,
 		`CREATE TRIGGER stranger BEFORE INSERT ON stripe_events FOR EACH ROW EXECUTE FUNCTION stranger()`,
 	} {

@@ -189,3 +189,24 @@ func (w *pruning) emptyFigures(ctx context.Context) error {
 	}
 	return nil
 }
+
+// DropEnvelopes removes the messages of purchases that TikTok accepted before an age, at most limit per call,
+// and returns how many. They are never sent again, and hold what a buyer's browser told. Of several replicas
+// one does it at a time; rows that are in use are left for later.
+func (db *DB) DropEnvelopes(ctx context.Context, age time.Duration, limit int) (n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pruneTimeout)
+	defer cancel()
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		var mine bool
+		if err := tx.QueryRow(ctx, sqlLockEnvelopes).Scan(&mine); err != nil || !mine {
+			return err
+		}
+		tag, err := tx.Exec(ctx, sqlDropEnvelopes, age.Seconds(), limit)
+		n = int(tag.RowsAffected())
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("drop the messages of delivered purchases: %w", err)
+	}
+	return n, nil
+}

@@ -64,9 +64,38 @@ type session struct {
 	reason purchase.Reason
 }
 
+// profileKey identifies a profile: test purchases have profiles of their own.
+type profileKey struct {
+	livemode bool
+	email    string
+}
+
+// keyOf returns the key of a purchase's profile.
+func keyOf(p *purchase.Purchase) profileKey { return profileKey{p.Livemode, p.Email} }
+
+// lock returns the key's text for the advisory lock.
+func (k profileKey) lock() string {
+	if k.livemode {
+		return "live " + k.email
+	}
+	return "test " + k.email
+}
+
+// compareKeys orders profiles as the unique index does.
+func compareKeys(a, b profileKey) int {
+	if a.livemode != b.livemode {
+		if a.livemode {
+			return 1
+		}
+		return -1
+	}
+	return strings.Compare(a.email, b.email)
+}
+
 // profile is a customer as far as a batch moves it.
 type profile struct {
 	id, customer, subscription string
+	known                      string // the customer's id before this batch
 	at                         time.Time
 	moved                      bool
 }
@@ -106,8 +135,8 @@ func (e *entered) late() bool { return e.envelope != nil && e.LateClick() }
 type books struct {
 	events    map[string]string // the session under which an event's id was recorded
 	sessions  map[string]session
-	profiles  map[string]*profile // by e-mail address
-	trials    map[string]*trial   // by subscription
+	profiles  map[profileKey]*profile
+	trials    map[string]*trial // by subscription
 	heard     []purchase.Receipt
 	became    []purchase.Disposition // of heard
 	purchases map[string]entered
@@ -117,16 +146,24 @@ type books struct {
 // readBooks opens the transaction, locks what the receipts and the subscriptions are about against everybody else, in the order of
 // the keys, and reads it.
 func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt, subscriptions []string) (*books, error) {
-	events, sessions, emails := make([]string, len(receipts)), make([]string, len(receipts)), make([]string, 0, len(receipts))
+	events, sessions := make([]string, len(receipts)), make([]string, len(receipts))
+	locks, live, test := make([]string, 0, len(receipts)), make([]string, 0, len(receipts)), []string{}
 	for i := range receipts {
 		events[i], sessions[i] = storable(receipts[i].Event.ID), receipts[i].Purchase.ID
-		if provisions(&receipts[i].Purchase) {
-			emails = append(emails, receipts[i].Purchase.Email)
+		if !provisions(&receipts[i].Purchase) {
+			continue
+		}
+		key := keyOf(&receipts[i].Purchase)
+		locks = append(locks, key.lock())
+		if key.livemode {
+			live = append(live, key.email)
+		} else {
+			test = append(test, key.email)
 		}
 	}
-	sessions, emails = sorted(sessions), sorted(emails)
+	sessions = sorted(sessions)
 	b := &books{
-		events: make(map[string]string), sessions: make(map[string]session), profiles: make(map[string]*profile), purchases: make(map[string]entered),
+		events: make(map[string]string), sessions: make(map[string]session), profiles: make(map[profileKey]*profile), purchases: make(map[string]entered),
 		trials: make(map[string]*trial),
 	}
 	locked := sessions
@@ -137,12 +174,14 @@ func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt,
 	batch.Queue(sqlBegin)
 	query(&batch, func() {}, []any{&b.now}, sqlNow)
 	batch.Queue(sqlLockSessions, locked)
-	batch.Queue(sqlLockEmails, emails)
-	var id, email, profileID, about string
+	batch.Queue(sqlLockEmails, sorted(locks))
+	var id, about, profileID, customer string
+	var key profileKey
 	var s session
 	query(&batch, func() { b.events[id] = about }, []any{&id, &about}, sqlKnownEvents, events)
 	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
-	query(&batch, func() { b.profiles[email] = &profile{id: profileID} }, []any{&email, &profileID}, sqlKnownProfiles, emails)
+	query(&batch, func() { b.profiles[key] = &profile{id: profileID, known: customer} },
+		[]any{&key.livemode, &key.email, &profileID, &customer}, sqlKnownProfiles, sorted(live), sorted(test))
 	if len(subscriptions) > 0 {
 		b.readTrials(&batch, subscriptions)
 	}
@@ -209,7 +248,7 @@ func (b *books) enterCheckout(r *purchase.Receipt) (recorded purchase.Recorded, 
 	b.sessions[p.ID] = session{p.Status, p.Reason}
 	recorded.Disposition = r.Disposition()
 	if provisions(&p) {
-		recorded.ProfileID, recorded.ProfileCreated = b.provision(&p)
+		b.provision(&p, &recorded)
 	}
 	e, err := newEntered(p, recorded.ProfileID, r.Received)
 	if err != nil {
@@ -242,15 +281,19 @@ func (b *books) claim(e *entered, r *purchase.Receipt, recorded *purchase.Record
 	b.purchases[e.ID] = *e
 }
 
-// provision gives a purchase's customer a profile, or brings theirs up to date.
-func (b *books) provision(p *purchase.Purchase) (id string, created bool) {
-	known := b.profiles[p.Email]
-	if known == nil {
-		known, created = &profile{id: newUUID()}, true
-		b.profiles[p.Email] = known
+// provision creates or updates the profile of a purchase's buyer. A customer id that differs from the
+// profile's is reported: Stripe may have made a second customer, or somebody else typed the address.
+func (b *books) provision(p *purchase.Purchase, recorded *purchase.Recorded) {
+	owner := b.profiles[keyOf(p)]
+	if owner == nil {
+		owner, recorded.ProfileCreated = &profile{id: newUUID()}, true
+		b.profiles[keyOf(p)] = owner
 	}
-	known.later(p)
-	return known.id, created
+	if before := cmp.Or(owner.customer, owner.known); before != "" && p.Customer != "" && before != p.Customer {
+		recorded.CustomerBefore = before
+	}
+	owner.later(p)
+	recorded.ProfileID = owner.id
 }
 
 // newEntered prepares a purchase's row, with its message where it is to be sent.
@@ -309,16 +352,18 @@ func (b *books) putEvents(batch *pgx.Batch) {
 
 func (b *books) putProfiles(batch *pgx.Batch) {
 	var ids, emails []string
+	var livemodes []bool
 	var customers, subscriptions []*string
 	var ats []time.Time
-	for _, email := range slices.Sorted(maps.Keys(b.profiles)) {
-		if p := b.profiles[email]; p.moved {
-			ids, emails, ats = append(ids, p.id), append(emails, email), append(ats, p.at)
+	for _, key := range slices.SortedFunc(maps.Keys(b.profiles), compareKeys) {
+		if p := b.profiles[key]; p.moved {
+			ids, ats = append(ids, p.id), append(ats, p.at)
+			livemodes, emails = append(livemodes, key.livemode), append(emails, key.email)
 			customers, subscriptions = append(customers, nullable(p.customer)), append(subscriptions, nullable(p.subscription))
 		}
 	}
 	if len(ids) > 0 {
-		batch.Queue(sqlPutProfiles, ids, emails, customers, subscriptions, ats)
+		batch.Queue(sqlPutProfiles, ids, livemodes, emails, customers, subscriptions, ats)
 	}
 }
 

@@ -327,7 +327,7 @@ func TestEntriesPageThroughEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	profile := ask[string](l, `SELECT id::text FROM profiles WHERE email = 'buyer3@example.com'`)
+	profile := ask[string](l, `SELECT id::text FROM profiles WHERE livemode AND email = 'buyer3@example.com'`)
 	if id, err := l.ProfileByEmail(t.Context(), " Buyer3@Example.com"); err != nil || id != profile {
 		t.Errorf("profile %q, %v", id, err)
 	}

@@ -33,7 +33,7 @@ type standing struct {
 func (db *DB) Settle(ctx context.Context, outcomes []contract.Outcome) (unknown []string, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		unknown = nil
-		ledger, err := lockPurchases(ctx, tx, outcomes)
+		ledger, err := db.lockPurchases(ctx, tx, outcomes)
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,9 @@ func (s *standing) apply(o contract.Outcome) {
 	}
 }
 
-func lockPurchases(ctx context.Context, tx pgx.Tx, outcomes []contract.Outcome) (map[string]*standing, error) {
+func (db *DB) lockPurchases(
+	ctx context.Context, tx pgx.Tx, outcomes []contract.Outcome,
+) (map[string]*standing, error) {
 	ids := make([]string, len(outcomes))
 	for i, o := range outcomes {
 		ids[i] = o.EventID
@@ -96,7 +98,8 @@ func lockPurchases(ctx context.Context, tx pgx.Tx, outcomes []contract.Outcome) 
 	ledger := make(map[string]*standing, len(outcomes))
 	var id string
 	s := standing{}
-	_, err = pgx.ForEachRow(rows, []any{&id, &s.status, &s.reason, &s.generation, &s.finished}, func() error {
+	fields := []any{&id, &s.status, &s.reason, &s.generation, &s.finished}
+	err = forEach(db, "outcomes", rows, fields, func() error {
 		row := s
 		ledger[id] = &row
 		return nil

@@ -3,13 +3,14 @@ package postgres
 // The numbers of the advisory locks, no two alike: the leader holds its own as long as it lives. The first two are seeds of the
 // keys' hash.
 const (
-	lockSessions = "7101"
-	lockEmails   = "7102"
-	lockLead     = "7103"
-	lockRollup   = "7104"
-	lockGrants   = "7105"
-	lockCheck    = "7106"
-	lockCommand  = "7107"
+	lockSessions  = "7101"
+	lockEmails    = "7102"
+	lockLead      = "7103"
+	lockRollup    = "7104"
+	lockGrants    = "7105"
+	lockCheck     = "7106"
+	lockCommand   = "7107"
+	lockEnvelopes = "7120"
 )
 
 // Every statement, by name. A test prepares each against the migrated schema. Columns are named, never *.
@@ -56,7 +57,12 @@ WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDE
 
 	sqlKnownEvents   = `SELECT event_id, checkout_session_id FROM public.stripe_events WHERE event_id = ANY($1)`
 	sqlSessionStates = `SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
-	sqlKnownProfiles = `SELECT email, id::text FROM public.profiles WHERE email = ANY($1)`
+	sqlKnownProfiles = `
+SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
+FROM public.profiles WHERE livemode AND email = ANY($1)
+UNION ALL
+SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
+FROM public.profiles WHERE NOT livemode AND email = ANY($2)`
 
 	sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
 
@@ -81,11 +87,12 @@ ON CONFLICT (subscription_id) DO UPDATE SET
     stripe_customer_id = excluded.stripe_customer_id, purchase_id = excluded.purchase_id,
     held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN excluded.held_at ELSE t.held_at END`
 
-	// Invoices that waited in vain for an earlier one.
+	// Invoices that wait beside their trial, from a place on, and whether they have waited $1 seconds.
 	sqlHeldTrials = `
-SELECT subscription_id FROM public.trials
-WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL AND held_at < now() - make_interval(secs => $1)
-ORDER BY held_at LIMIT $2`
+SELECT subscription_id, held_at, held_at < now() - make_interval(secs => $1) FROM public.trials
+WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL
+    AND held_at >= $2::timestamptz AND (held_at > $2 OR subscription_id > $3)
+ORDER BY held_at, subscription_id LIMIT $4`
 
 	sqlConversions = `SELECT trial_session_id, checkout_session_id, created_at FROM public.purchases WHERE trial_session_id = ANY($1)`
 
@@ -100,10 +107,12 @@ ON CONFLICT (event_id) DO NOTHING`
 	// chosen was written by somebody without our locks: it is left alone, the purchase's reference to the chosen id fails, and the
 	// whole is done again.
 	sqlPutProfiles = `
-INSERT INTO public.profiles AS p (id, email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
-SELECT u.id::uuid, u.email, u.customer, u.subscription, u.at
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]) AS u (id, email, customer, subscription, at)
-ON CONFLICT (email) DO UPDATE SET
+INSERT INTO public.profiles AS p (id, livemode, email, stripe_customer_id, stripe_subscription_id,
+    last_purchase_at)
+SELECT u.id::uuid, u.livemode, u.email, u.customer, u.subscription, u.at
+FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+    AS u (id, livemode, email, customer, subscription, at)
+ON CONFLICT (livemode, email) DO UPDATE SET
     stripe_customer_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
         THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id) ELSE COALESCE(p.stripe_customer_id, excluded.stripe_customer_id) END,
     stripe_subscription_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
@@ -156,7 +165,16 @@ UPDATE public.purchases p SET
 FROM marks m JOIN open o ON o.checkout_session_id = m.id
 WHERE p.checkout_session_id = m.id AND p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)`
 
-	sqlReleased = `UPDATE public.purchases SET claimed_until = NULL WHERE checkout_session_id = ANY($1) AND status IN ('pending', 'published', 'retrying')`
+	// An UPDATE alone locks in the order of its plan, and waits in a circle with others that have some of the
+	// rows.
+	sqlReleased = `
+WITH open AS (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE checkout_session_id = ANY($1) AND status IN ('pending', 'published', 'retrying')
+    ORDER BY checkout_session_id FOR UPDATE
+)
+UPDATE public.purchases p SET claimed_until = NULL FROM open o
+WHERE p.checkout_session_id = o.checkout_session_id AND p.status IN ('pending', 'published', 'retrying')`
 
 	// Rows are locked in key order, here and everywhere: two recorders never wait for each other in a circle.
 	sqlLockPurchases = `
@@ -374,8 +392,13 @@ ON CONFLICT (livemode) DO UPDATE SET made_at = excluded.made_at, report = exclud
 
 	// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
 	// holds is asked for once a grace, not once a sweep.
+	//
+	// An outcome may reach a replayed purchase before the relay claims it: the row is in flight and has no
+	// first publish yet. Its age then counts from the stream's time of the message, else from the outcome's
+	// recording.
 	sqlOverdue = `
-UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $3)
+UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $3),
+    first_published_at = COALESCE(first_published_at, published_at, updated_at)
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases
     WHERE status IN ('published', 'retrying') AND GREATEST(updated_at, swept_at) < now() - make_interval(secs => $2)
@@ -459,15 +482,21 @@ WITH chosen AS (
 )
 SELECT g.reason, count(*), (SELECT count(*) FROM tried), (SELECT count(*) FROM heard), (SELECT at FROM place), (SELECT id FROM place) FROM gone g GROUP BY g.reason`
 
-	// Attempts that are older than purchases have to be, of one status and mode.
+	// Attempts that are older than purchases have to be, of one status and mode. Rows that another
+	// transaction has are left for a later pruning, here and below: a pruning waits for nobody.
 	sqlPruneAttempts = `
 WITH chosen AS (
     SELECT p.checkout_session_id AS id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
     WHERE p.status = $1 AND p.livemode = $3 AND COALESCE(p.purchased_at, p.created_at) >= $4::timestamptz AND COALESCE(p.purchased_at, p.created_at) < $2
         AND (COALESCE(p.purchased_at, p.created_at) > $4 OR p.checkout_session_id > $5)
     ORDER BY COALESCE(p.purchased_at, p.created_at), p.checkout_session_id LIMIT $6
+), old AS (
+    SELECT checkout_session_id, attempt_id FROM public.attempts
+    WHERE checkout_session_id IN (SELECT id FROM chosen) AND at < $2::timestamptz
+    ORDER BY checkout_session_id, attempt_id FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM public.attempts WHERE checkout_session_id IN (SELECT id FROM chosen) AND at < $2::timestamptz RETURNING 1
+    DELETE FROM public.attempts a USING old o
+    WHERE a.checkout_session_id = o.checkout_session_id AND a.attempt_id = o.attempt_id RETURNING 1
 )
 SELECT at, id, (SELECT count(*) FROM gone) FROM chosen ORDER BY at DESC, id DESC LIMIT 1`
 
@@ -481,9 +510,12 @@ WITH chosen AS (
     SELECT event_id, checkout_session_id, received_at FROM public.stripe_events
     WHERE received_at < $1::timestamptz AND received_at >= $2::timestamptz AND (received_at > $2 OR event_id > $3)
     ORDER BY received_at, event_id LIMIT $4
+), old AS (
+    SELECT e.event_id FROM public.stripe_events e JOIN chosen c ON e.event_id = c.event_id
+    WHERE NOT EXISTS (SELECT FROM public.purchases p WHERE p.checkout_session_id = c.checkout_session_id)
+    ORDER BY e.event_id FOR UPDATE OF e SKIP LOCKED
 ), gone AS (
-    DELETE FROM public.stripe_events e USING chosen c
-    WHERE e.event_id = c.event_id AND NOT EXISTS (SELECT FROM public.purchases p WHERE p.checkout_session_id = c.checkout_session_id) RETURNING 1
+    DELETE FROM public.stripe_events e USING old o WHERE e.event_id = o.event_id RETURNING 1
 )
 SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY received_at DESC, event_id DESC LIMIT 1`
 
@@ -492,29 +524,74 @@ SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY r
 	sqlPruneTrials = `
 WITH chosen AS (
     SELECT subscription_id FROM public.trials WHERE subscription_id > $2 ORDER BY subscription_id LIMIT $3
+), old AS (
+    SELECT t.subscription_id FROM public.trials t JOIN chosen c ON t.subscription_id = c.subscription_id
+    WHERE t.purchase_id IS NOT NULL AND t.invoice_at < $1::timestamptz
+        OR t.checkout_session_id IS NULL AND t.held_at < $1
+        OR t.started_at < $1::timestamptz - interval '2 years'
+    ORDER BY t.subscription_id FOR UPDATE OF t SKIP LOCKED
 ), gone AS (
-    DELETE FROM public.trials t USING chosen c WHERE t.subscription_id = c.subscription_id AND (
-        t.purchase_id IS NOT NULL AND t.invoice_at < $1::timestamptz OR t.checkout_session_id IS NULL AND t.held_at < $1
-        OR t.started_at < $1::timestamptz - interval '2 years') RETURNING 1
+    DELETE FROM public.trials t USING old o WHERE t.subscription_id = o.subscription_id RETURNING 1
 )
 SELECT now(), subscription_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY subscription_id DESC LIMIT 1`
+
+	// The messages of purchases that TikTok accepted $1 seconds ago or earlier. The index holds those that
+	// still have theirs.
+	sqlDropEnvelopes = `
+UPDATE public.purchases SET envelope = NULL
+WHERE checkout_session_id IN (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE status = 'delivered' AND envelope IS NOT NULL AND finished_at < now() - make_interval(secs => $1)
+    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)`
+	sqlLockEnvelopes = `SELECT pg_try_advisory_xact_lock(` + lockEnvelopes + `)`
 
 	// Of hours of which nothing is left, the rollup keeps nothing.
 	sqlPruneHours = `
 DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
-    SELECT hour, livemode FROM public.rollup_hours WHERE hour < $1 AND paid = 0 AND accepted = 0 LIMIT $2) AND paid = 0 AND accepted = 0`
+    SELECT hour, livemode FROM public.rollup_hours WHERE hour < $1 AND paid = 0 AND accepted = 0
+    ORDER BY hour, livemode LIMIT $2 FOR UPDATE SKIP LOCKED) AND paid = 0 AND accepted = 0`
 	sqlPruneDelays = `
 DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (
-    SELECT daily, at, livemode, delay FROM public.rollup_delays WHERE at < $1 AND n = 0 LIMIT $2) AND n = 0`
+    SELECT daily, at, livemode, delay FROM public.rollup_delays WHERE at < $1 AND n = 0
+    ORDER BY daily, at, livemode, delay LIMIT $2 FOR UPDATE SKIP LOCKED) AND n = 0`
 
-	sqlForgetPerson = `SELECT id::text FROM public.profiles WHERE email = $1 FOR UPDATE`
+	// The live and the test profile of an address. The advisory locks keep webhooks away from them.
+	sqlForgetProfiles = `
+SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1 ORDER BY id`
 
-	// The profile's purchases, and those of the same customer at Stripe that have no profile: unpaid ones, and ones without a usable address.
+	// What Stripe calls the customer, and the subscriptions: as the profiles, their purchases and their
+	// trials know them. The latter keep what a pruning took from the former.
+	sqlForgetIDs = `
+WITH known AS (
+    SELECT stripe_customer_id AS customer, stripe_subscription_id AS subscription
+    FROM public.profiles WHERE id = ANY($1::uuid[])
+    UNION
+    SELECT stripe_customer_id, stripe_subscription_id FROM public.purchases WHERE profile_id = ANY($1::uuid[])
+    UNION SELECT stripe_customer_id, subscription_id FROM public.trials WHERE profile_id = ANY($1::uuid[])
+)
+SELECT COALESCE(array_agg(DISTINCT customer) FILTER (WHERE customer IS NOT NULL), '{}'),
+    COALESCE(array_agg(DISTINCT subscription) FILTER (WHERE subscription IS NOT NULL), '{}') FROM known`
+
+	// The profiles' purchases, and those of the same customer or subscription that have no profile: unpaid
+	// ones, and ones without a usable address.
 	sqlForgetHeld = `
 SELECT checkout_session_id, livemode, status = 'delivered', CASE WHEN claimed_until > now() THEN claimed_until END FROM public.purchases
-WHERE profile_id = $1::uuid OR profile_id IS NULL AND stripe_customer_id IN (
-    SELECT stripe_customer_id FROM public.profiles WHERE id = $1::uuid UNION SELECT stripe_customer_id FROM public.purchases WHERE profile_id = $1::uuid)
+WHERE profile_id = ANY($1::uuid[])
+    OR profile_id IS NULL AND (stripe_customer_id = ANY($2::text[]) OR stripe_subscription_id = ANY($3::text[]))
 ORDER BY checkout_session_id FOR UPDATE`
+
+	// Their trials and held invoices, found by each of the ids: purchases may have been pruned. What belongs
+	// to another profile stays.
+	forgetTrials = `
+    (t.profile_id = ANY($1::uuid[]) OR t.checkout_session_id = ANY($4::text[]) OR t.purchase_id = ANY($4)
+        OR NOT EXISTS (SELECT FROM public.profiles o WHERE o.id = t.profile_id)
+            AND (t.stripe_customer_id = ANY($2::text[]) OR t.subscription_id = ANY($3::text[])))`
+
+	// The sessions and invoices of trials: the queue may hold what the ledger does not any more.
+	sqlForgetOthers = `
+SELECT COALESCE(array_agg(DISTINCT u.id), '{}')
+FROM public.trials t, unnest(ARRAY[t.checkout_session_id, t.invoice_id, t.purchase_id]) AS u (id)
+WHERE u.id IS NOT NULL AND u.id <> ALL($4) AND ` + forgetTrials + ``
 
 	// What still could be sent.
 	sendable = `(status IN ('pending', 'published', 'retrying', 'dead') OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
@@ -525,12 +602,33 @@ UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_i
     finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END, updated_at = now()
 WHERE checkout_session_id = ANY($1::text[])`
 	sqlForgetAttempts = `
-UPDATE public.attempts SET message = '', request_id = '' WHERE checkout_session_id = ANY($1::text[]) AND (message <> '' OR request_id <> '')`
+WITH told AS (
+    SELECT checkout_session_id, attempt_id FROM public.attempts
+    WHERE checkout_session_id = ANY($1::text[]) AND (message <> '' OR request_id <> '')
+    ORDER BY checkout_session_id, attempt_id FOR UPDATE
+)
+UPDATE public.attempts a SET message = '', request_id = '' FROM told t
+WHERE a.checkout_session_id = t.checkout_session_id AND a.attempt_id = t.attempt_id`
 	sqlForgetLinks = `
 UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL WHERE checkout_session_id = ANY($1::text[])`
-	// A trial's first payment then finds no trial, and is none.
-	sqlForgetTrials  = `DELETE FROM public.trials WHERE checkout_session_id = ANY($1::text[]) OR purchase_id = ANY($1)`
-	sqlForgetProfile = `DELETE FROM public.profiles WHERE id = $1::uuid`
+	// A first payment that comes now ends skipped (forgotten).
+	sqlForgetTrialKeys = `
+WITH mine AS (
+    SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
+    ORDER BY t.subscription_id FOR UPDATE
+)
+UPDATE public.trials t SET envelope = NULL, clicked_at = NULL FROM mine m
+    WHERE t.subscription_id = m.subscription_id`
+	// A first payment that comes later finds no trial, and is none.
+	sqlForgetTrials = `
+WITH mine AS (
+    SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
+    ORDER BY t.subscription_id FOR UPDATE
+)
+DELETE FROM public.trials t USING mine m WHERE t.subscription_id = m.subscription_id`
+	sqlForgetProfile = `
+WITH mine AS (SELECT id FROM public.profiles WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
+DELETE FROM public.profiles p USING mine m WHERE p.id = m.id`
 
 	entryColumns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at, stripe_customer_id, stripe_subscription_id,
@@ -564,27 +662,35 @@ FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = ''
 
 	sqlEntriesByCode = entriesAlone + `last_code <> 0 AND ` + pageOf
 
-	// Each way of finding has its own index.
+	// Each way of finding has its own index. A profile stands for its address: the profile of the other mode
+	// is found with it.
 	sqlEntriesFound = entriesAlone + found + `AND ` + pageOf
 
 	found = `checkout_session_id IN (
     SELECT $11 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $11
     UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
-    UNION SELECT checkout_session_id FROM public.purchases WHERE profile_id = $13::uuid
-    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id WHERE p.email = $12) `
+    UNION SELECT q.checkout_session_id FROM public.profiles p
+        JOIN public.profiles o ON o.livemode IN (true, false) AND o.email = p.email
+        JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $13::uuid
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
+        WHERE p.livemode IN (true, false) AND p.email = $12) `
 
-	sqlProfileByEmail = `SELECT id::text FROM public.profiles WHERE email = $1`
+	// The live profile comes first.
+	sqlProfileByEmail = `
+SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1
+ORDER BY livemode DESC LIMIT 1`
 
 	// Each way of finding has its own index.
 	sqlHistories = `
 SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
     COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
     COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind,
-    COALESCE(trial_session_id, ''), COALESCE(match_keys, 0) & 511, sent_minor, COALESCE(sent_page, '')
+    COALESCE(trial_session_id, ''), match_keys, sent_minor, COALESCE(sent_page, '')
 FROM public.purchases
 WHERE checkout_session_id IN (
     SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1
-    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id WHERE p.email = $2)
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
+        WHERE p.livemode IN (true, false) AND p.email = $2)
 ORDER BY created_at DESC, checkout_session_id LIMIT $3`
 
 	sqlEntry = `

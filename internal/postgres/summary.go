@@ -22,9 +22,10 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 	wholeDays := since.Add(24*time.Hour - 1).Truncate(24 * time.Hour)
 	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var batch pgx.Batch
-		batch.Queue(sqlRollupTotals, since, livemode, wholeDays).Query(func(rows pgx.Rows) error { return readTotals(rows, &s) })
+		batch.Queue(sqlRollupTotals, since, livemode,
+			wholeDays).Query(func(rows pgx.Rows) error { return db.readTotals(rows, &s) })
 		batch.Queue(sqlRollupHours, since, livemode).Query(func(rows pgx.Rows) (err error) {
-			s.Hours, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (h purchase.Hour, err error) {
+			s.Hours, err = collect(db, "rollup", rows, func(row pgx.CollectableRow) (h purchase.Hour, err error) {
 				err = row.Scan(&h.At, &h.Paid, &h.Accepted)
 				h.At = h.At.UTC()
 				return h, err
@@ -33,8 +34,7 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 		})
 		batch.Queue(sqlRollupDelays, since, livemode, wholeDays).Query(func(rows pgx.Rows) error {
 			var step, n int
-			_, err := pgx.ForEachRow(rows, []any{&step, &n}, func() error { s.Delays[step] = n; return nil })
-			return err
+			return forEach(db, "rollup", rows, []any{&step, &n}, func() error { s.Delays[step] = n; return nil })
 		})
 		batch.Queue(sqlOldestWaiting, livemode).QueryRow(func(row pgx.Row) error { return scanTime(row, &s.Oldest) })
 		batch.Queue(sqlLastEvent).QueryRow(func(row pgx.Row) error { return scanTime(row, &s.LastEvent) })
@@ -66,7 +66,7 @@ const (
 	rowOfAll      = 0b11
 )
 
-func readTotals(rows pgx.Rows, s *purchase.Summary) error {
+func (db *DB) readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	var kind, n, paid, accepted, noValue int
 	var g purchase.Group
 	var code string
@@ -75,7 +75,7 @@ func readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	fields := append([]any{
 		&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor, &noValue,
 	}, keyFields(&c)...)
-	_, err := pgx.ForEachRow(rows, fields, func() (err error) {
+	err := forEach(db, "rollup", rows, fields, func() (err error) {
 		switch kind {
 		case rowOfStanding:
 			g.Count = n
@@ -114,7 +114,7 @@ func (db *DB) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]
 	if err != nil {
 		return nil, fmt.Errorf("count match keys: %w", err)
 	}
-	days, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d purchase.DayCoverage, err error) {
+	days, err := collect(db, "rollup", rows, func(row pgx.CollectableRow) (d purchase.DayCoverage, err error) {
 		err = row.Scan(append([]any{&d.At}, keyFields(&d.Coverage)...)...)
 		d.At = d.At.UTC()
 		return d, err
@@ -140,7 +140,7 @@ func (db *DB) Groups(ctx context.Context, livemode *bool) ([]purchase.Group, err
 	if err != nil {
 		return nil, fmt.Errorf("count the ledger: %w", err)
 	}
-	groups, err := pgx.CollectRows(rows, scanGroup)
+	groups, err := collect(db, "rollup", rows, scanGroup)
 	if err != nil {
 		return nil, fmt.Errorf("count the ledger: %w", err)
 	}
@@ -177,7 +177,7 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 		}
 		var hour, day time.Time
 		var touched, days []time.Time
-		_, err = pgx.ForEachRow(rows, []any{&hour, &day}, func() error {
+		err = forEach(db, "rollup", rows, []any{&hour, &day}, func() error {
 			touched, days = append(touched, hour), append(days, day)
 			return nil
 		})

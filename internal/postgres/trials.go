@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -80,8 +81,16 @@ func (b *books) pay(r *purchase.Receipt) (purchase.Disposition, error) {
 	if !t.First(&p) {
 		return purchase.Held, nil
 	}
-	return purchase.Processed, b.convert(t, r.Received)
+	err := b.convert(t, r.Received)
+	if errors.Is(err, errTrialEnvelope) {
+		return purchase.Held, nil // Stripe's repeats end after three days; ConvertHeld tries again and reports it
+	}
+	return purchase.Processed, err
 }
+
+// errTrialEnvelope says that a trial's envelope is corrupt or of a newer version: its match keys cannot be
+// read.
+var errTrialEnvelope = errors.New("envelope cannot be read")
 
 // convert makes a trial's invoice the first payment.
 func (b *books) convert(t *trial, received time.Time) error {
@@ -91,11 +100,11 @@ func (b *books) convert(t *trial, received time.Time) error {
 	case t.Withheld != purchase.ReasonNone:
 		p.Status, p.Reason = purchase.StatusSkipped, t.Withheld
 	case t.envelope == nil: // its buyer was forgotten meanwhile
-		p.Status, p.Reason = purchase.StatusSkipped, purchase.ReasonNoConsent
+		p.Status, p.Reason = purchase.StatusSkipped, purchase.ReasonForgotten
 	default:
 		trial, err := contract.DecodeEnvelope(t.envelope)
 		if err != nil {
-			return fmt.Errorf("the trial %s: %w", t.Session, err)
+			return fmt.Errorf("trial %s: %w: %w", t.Session, errTrialEnvelope, err)
 		}
 		p.Keys, p.Content, p.LimitedDataUse, p.ClickExpires = trial.Keys, trial.Content, trial.LimitedDataUse, t.expires
 	}
@@ -109,38 +118,69 @@ func (b *books) convert(t *trial, received time.Time) error {
 	return nil
 }
 
+// convertBatch is how many held invoices are looked up per query.
+const convertBatch = 100
+
 // ConvertHeld makes first payments of invoices that have waited for so long for an earlier one, which never came: it was never
-// paid. It says how many.
-func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (int, error) {
-	const most = 100
-	rows, err := db.pool.Query(ctx, sqlHeldTrials, patience.Seconds(), most)
-	if err != nil {
-		return 0, fmt.Errorf("look for held invoices: %w", err)
+// paid. It returns how many. Each is converted in a transaction of its own: one that cannot be, because its
+// trial's envelope is corrupt or of a newer version, is reported and remains held.
+func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (n int, err error) {
+	for from := (place{}); ; {
+		rows, err := db.pool.Query(ctx, sqlHeldTrials, patience.Seconds(), from.at, from.id, convertBatch)
+		if err != nil {
+			return n, fmt.Errorf("look for held invoices: %w", err)
+		}
+		list, err := collect(db, "trials", rows, func(row pgx.CollectableRow) (h heldInvoice, err error) {
+			return h, row.Scan(&h.id, &h.at, &h.due)
+		})
+		if err != nil {
+			return n, fmt.Errorf("look for held invoices: %w", err)
+		}
+		for _, h := range list {
+			converted, err := db.convertHeld(ctx, h)
+			switch {
+			case err == nil && converted:
+				n++
+			case err != nil && (ctx.Err() != nil || !separable(err)):
+				return n, fmt.Errorf("convert held invoices: %w", err)
+			case err != nil:
+				db.skip("trials", h.id, err)
+			}
+		}
+		if len(list) == 0 {
+			return n, nil
+		}
+		from = list[len(list)-1].place
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil || len(ids) == 0 {
-		return 0, err
-	}
+}
+
+// heldInvoice is a subscription whose trial and invoice have come, without a first payment.
+type heldInvoice struct {
+	place
+	due bool // it has waited long enough for an earlier invoice
+}
+
+// convertHeld converts a held invoice where it is due, or could be converted at once but for its trial's
+// envelope. false: it waits, or another replica was faster.
+func (db *DB) convertHeld(ctx context.Context, h heldInvoice) (bool, error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	defer conn.Release()
-	b, err := readBooks(ctx, conn.Conn(), nil, sorted(ids))
+	b, err := readBooks(ctx, conn.Conn(), nil, []string{h.id})
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	n := 0
-	for _, t := range b.trials {
-		if t.purchase != "" || t.invoice.ID == "" || t.Session == "" {
-			continue // another replica was quicker
-		}
-		if err := b.convert(t, b.now); err != nil {
-			return 0, err
-		}
-		n++
+	t := b.trials[h.id]
+	if t == nil || t.purchase != "" || t.invoice.ID == "" || t.Session == "" || !h.due && !t.First(&t.invoice) {
+		_, err := conn.Exec(ctx, sqlRollback)
+		return false, err
 	}
-	return n, b.write(ctx, conn.Conn())
+	if err := b.convert(t, b.now); err != nil {
+		return false, fmt.Errorf("%w: %w", errContent, err)
+	}
+	return true, b.write(ctx, conn.Conn())
 }
 
 // firstPaymentsBatch is how many subscriptions are read together.

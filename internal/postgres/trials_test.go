@@ -176,7 +176,10 @@ func TestFirstInvoiceNeverPaid(t *testing.T) {
 // A buyer who did not consent, or is staff, or was forgotten, has a first payment on the ledger that is never sent; no match key is kept.
 func TestFirstPaymentWithheld(t *testing.T) {
 	l := newLedger(t)
-	for n, reason := range map[int]purchase.Reason{1: purchase.ReasonNoConsent, 2: purchase.ReasonInternal, 3: purchase.ReasonNoConsent} {
+	for n, reason := range map[int]purchase.Reason{
+		1: purchase.ReasonNoConsent, 2: purchase.ReasonInternal,
+		3: purchase.ReasonForgotten,
+	} {
 		r := trialOf(n)
 		if n < 3 {
 			r.Purchase.Withheld, r.Purchase.Keys = reason, purchase.MatchKeys{}

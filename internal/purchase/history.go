@@ -18,8 +18,9 @@ type History struct {
 	Sequence       uint64    // its place in the stream PURCHASES; 0: unknown
 	Finished       time.Time // zero: on its way
 	RequestID      string    // TikTok's, of the accepting attempt, else of the last one
-	Envelope       []byte    // the message for the queue, as it was stored; nil: nothing is ever sent
+	Envelope       []byte    // the message for the queue, as it was stored; nil: nothing is sent, or it was dropped
 	Sent           *Sent     // what TikTok got; nil: not delivered
+	KeyMask        *int16    // which match keys the message holds or held, by Mask's bits; nil: there is none
 	TrialSession   string    // of a first payment: its trial's purchase
 	FirstPayment   string    // of a trial: the purchase that it became; "": none yet
 	Converted      time.Time // when that was

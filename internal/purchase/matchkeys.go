@@ -408,6 +408,16 @@ func MatchKeyNames() [MatchKeyKinds]string {
 	return [MatchKeyKinds]string{"E-mail", "Phone", "ttclid", "ttp", "IP", "User agent", "Page", "Name", "Address"}
 }
 
+// KeyNames returns the names of the match keys in a mask.
+func KeyNames(mask int16) (names []string) {
+	for bit, name := range MatchKeyNames() {
+		if mask>>bit&1 != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // LateClick is the bit beside Mask's that marks a click id older than CLICK_WINDOW at the purchase.
 const LateClick int16 = 1 << MatchKeyKinds
 

@@ -2,11 +2,14 @@ package purchase
 
 import "time"
 
-// Person is what the ledger holds of one customer, by the ids that it keeps.
+// Person is what the ledger holds of one buyer, by the ids that it keeps.
 type Person struct {
-	ProfileID string
-	Held      []Holding
-	Until     time.Time // a relay may still be handing one of them to the queue; zero: none is
+	Profiles      []string // of the live and of the test mode
+	Customers     []string // Stripe's ids of the customer
+	Subscriptions []string
+	Held          []Holding
+	Others        []string  // sessions and invoices of trials that the ledger holds no purchase of
+	Until         time.Time // when the last claim of a relay on one of them ends; zero: there is none
 }
 
 // Holding is one of a person's purchases.
@@ -24,4 +27,13 @@ func (p *Person) Sent() (ids []string) {
 		}
 	}
 	return ids
+}
+
+// Queued lists the ids under which the queue may hold a message about this person.
+func (p *Person) Queued() []string {
+	ids := make([]string, 0, len(p.Held)+len(p.Others))
+	for _, h := range p.Held {
+		ids = append(ids, h.ID)
+	}
+	return append(ids, p.Others...)
 }

@@ -14,6 +14,9 @@ const (
 	LeastPruneAge = 35 * 24 * time.Hour
 	// LeastAttemptAge is past RETRY_MAX_AGE's limit: an attempt's outcome may be told again until then, and is counted once.
 	LeastAttemptAge = 7 * 24 * time.Hour
+	// EnvelopeAge is how long a delivered purchase keeps its message: TikTok de-duplicates for 48 hours, and
+	// nothing is sent again.
+	EnvelopeAge = 48 * time.Hour
 )
 
 // Pruning says what leaves the ledger: purchases that ended before a time, with their attempts and Stripe's events; events that no

@@ -210,6 +210,7 @@ type Recorded struct {
 	Disposition    Disposition
 	ProfileID      string // "" when the receipt makes no profile
 	ProfileCreated bool   // false: it was there and was updated
+	CustomerBefore string // the profile's customer id, where this purchase brings another one; "": the same, or none
 
 	Message []byte    // of a purchase that was claimed: what is to be published
 	Claimed time.Time // since when it counts as handed to the queue; zero: it was not claimed

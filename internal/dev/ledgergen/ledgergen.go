@@ -105,9 +105,12 @@ SELECT n, k, paid, speed, coin, 'cs_live_a1' || k || substr(md5(k), 1, 32) AS id
 FROM fates`
 
 	sqlProfiles = `
-INSERT INTO public.profiles (email, stripe_customer_id, stripe_subscription_id, last_purchase_at, created_at, updated_at)
-SELECT 'buyer.' || customer || '@example.com', 'cus_' || substr(md5(customer::text), 1, 14), max('sub_' || k), max(paid), min(paid), max(paid)
-FROM plan WHERE status NOT IN ('rejected', 'awaiting_payment', 'payment_failed') GROUP BY customer ORDER BY min(n)`
+INSERT INTO public.profiles (livemode, email, stripe_customer_id, stripe_subscription_id, last_purchase_at,
+    created_at, updated_at)
+SELECT reason <> 'test_purchase', 'buyer.' || customer || '@example.com',
+    'cus_' || substr(md5(customer::text), 1, 14), max('sub_' || k), max(paid), min(paid), max(paid)
+FROM plan WHERE status NOT IN ('rejected', 'awaiting_payment', 'payment_failed') GROUP BY 1, customer
+    ORDER BY min(n)`
 
 	sqlPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
@@ -127,7 +130,9 @@ SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchas
     CASE WHEN p.status IN ('delivered', 'dead') THEN t.attempted + interval '60 ms' WHEN p.status IN ('skipped', 'rejected') THEN p.paid + interval '20 ms' END,
     p.paid, COALESCE(t.attempted, p.paid), CASE WHEN p.status = 'delivered' THEN p.amount END
 FROM plan p
-LEFT JOIN public.profiles f ON f.email = 'buyer.' || p.customer || '@example.com' AND p.status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
+LEFT JOIN public.profiles f ON f.livemode = (p.reason <> 'test_purchase')
+    AND f.email = 'buyer.' || p.customer || '@example.com'
+    AND p.status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
 CROSS JOIN LATERAL (SELECT
     CASE WHEN p.status IN ('published', 'retrying', 'delivered', 'dead') THEN p.paid + interval '5 ms' END AS published,
     CASE WHEN p.attempts > 0 THEN p.paid + interval '40 ms' + CASE WHEN p.coin > 0.97 THEN make_interval(secs => 900 * p.speed) ELSE make_interval(secs => 0.3 * p.speed) END END AS attempted) t

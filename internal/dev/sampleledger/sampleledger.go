@@ -46,7 +46,10 @@ func Fill(ctx context.Context, url string, o Options) error {
 			columns []string
 			rows    [][]any
 		}{
-			{"profiles", []string{"id", "email", "stripe_customer_id", "stripe_subscription_id", "last_purchase_at", "created_at"}, s.profiles},
+			{"profiles", []string{
+				"id", "livemode", "email", "stripe_customer_id", "stripe_subscription_id",
+				"last_purchase_at", "created_at",
+			}, s.profiles},
 			{"purchases", []string{
 				"checkout_session_id", "status", "reason", "profile_id", "mode", "livemode", "amount_minor", "currency", "purchased_at", "stripe_customer_id",
 				"stripe_subscription_id", "envelope", "first_published_at", "published_at", "stream_sequence", "attempts", "last_attempt_at", "last_class", "last_code",
@@ -255,7 +258,7 @@ func (s *shop) write(i int, p *sale) {
 		purchased = p.at
 	default:
 		profile, purchased = p.profile, p.at
-		s.profiles = append(s.profiles, []any{p.profile, Email(i), p.customer, p.sub, p.at, received})
+		s.profiles = append(s.profiles, []any{p.profile, p.live, Email(i), p.customer, p.sub, p.at, received})
 	}
 	if len(p.tries) > 0 {
 		published, sequence = received.Add(4*time.Millisecond), int64(i+1)

@@ -25,9 +25,11 @@ INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode,
 VALUES ('evt_' || (:r)::text || '000000000000', 'checkout.session.completed', 'cs_live_a1' || (:r)::text || '%[1]s', true, now(), now(), 'processed')
 ON CONFLICT (event_id) DO NOTHING`
 	pgbenchProfile = `
-INSERT INTO public.profiles AS p (email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
-VALUES ('buyer.' || (:r)::text || '@example.com', 'cus_' || (:r)::text || '00', 'sub_' || (:r)::text || '000000000000', now())
-ON CONFLICT (email) DO UPDATE SET stripe_customer_id = excluded.stripe_customer_id,
+INSERT INTO public.profiles AS p (livemode, email, stripe_customer_id, stripe_subscription_id,
+    last_purchase_at)
+VALUES (true, 'buyer.' || (:r)::text || '@example.com', 'cus_' || (:r)::text || '00',
+    'sub_' || (:r)::text || '000000000000', now())
+ON CONFLICT (livemode, email) DO UPDATE SET stripe_customer_id = excluded.stripe_customer_id,
     stripe_subscription_id = excluded.stripe_subscription_id, last_purchase_at = excluded.last_purchase_at, updated_at = now()
 RETURNING id`
 	pgbenchPurchase = `
