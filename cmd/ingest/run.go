@@ -76,6 +76,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
+	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
+	db.OnSkip(func(s postgres.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
 	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now), dashboard.NewPurchasesMetrics(db))
 
 	queue, err := jetstream.Connect(c.Config, "ingest", log, registry)
@@ -101,6 +103,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge}, db, queue, time.Now, log, registry)
 	life.Go("sweeper", after(sweeper.Run, schema.isReady, streams.isReady))
 	life.Go("rollup", after(dashboard.KeepFolded(db, log), schema.isReady))
+	life.Go("retention", after(keepLean(db, log), schema.isReady))
 	life.Go("schema", schema.run)
 
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration

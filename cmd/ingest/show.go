@@ -45,10 +45,14 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	defer db.Close()
+	var skipped []postgres.Skipped
+	db.OnSkip(func(s postgres.Skipped) { skipped = append(skipped, s) })
 	found, err := db.Histories(ctx, term, mostShown+1)
 	switch {
 	case err != nil:
 		return err
+	case len(found) == 0 && len(skipped) > 0:
+		return fmt.Errorf("read purchase %s: %w", purchase.Tellable(skipped[0].ID), skipped[0].Err)
 	case len(found) == 0:
 		return errNotFound
 	}
@@ -61,6 +65,10 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 	}
 	if len(found) > mostShown {
 		_, _ = fmt.Fprintf(&text, "\nThese are the newest %d; there are more.\n", mostShown)
+	}
+	for _, s := range skipped {
+		id := purchase.Tellable(s.ID)
+		_, _ = fmt.Fprintf(&text, "\nA row of %s is unreadable and was left out: %v\n", id, s.Err)
 	}
 	_, err = io.WriteString(out, strings.Map(visible, text.String()))
 	return err

@@ -136,10 +136,12 @@ func (d *Dashboard) page(ctx context.Context, f purchase.Filter) (entries []purc
 // one is the body of GET /api/v1/purchases/{id}: the row, with its attempts and events in the place of their number.
 type one struct {
 	purchase.Entry
-	Attempts []attempt       `json:"attempts"`
-	Events   []event         `json:"events"`
-	Payment  *string         `json:"first_payment_id"` // of a trial
-	Body     json.RawMessage `json:"body"`             // what TikTok got, or is to get; null where nothing is ever sent
+	Attempts []attempt `json:"attempts"`
+	Events   []event   `json:"events"`
+	Payment  *string   `json:"first_payment_id"` // of a trial
+	Keys     []string  `json:"match_keys"`       // the kinds that the message holds or held
+	// What TikTok got, or is to get; null where nothing is ever sent, and once it was dropped.
+	Body json.RawMessage `json:"body"`
 }
 
 type attempt struct {
@@ -177,7 +179,10 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
 		d.unavailable(w, r, err)
 		return
 	}
-	body := one{Entry: entry, Attempts: []attempt{}, Events: []event{}, Body: d.body(&history)}
+	body := one{Entry: entry, Attempts: []attempt{}, Events: []event{}, Keys: []string{}, Body: d.body(&history)}
+	if history.KeyMask != nil {
+		body.Keys = append(body.Keys, purchase.KeyNames(*history.KeyMask)...)
+	}
 	if history.FirstPayment != "" {
 		body.Payment = &history.FirstPayment
 	}

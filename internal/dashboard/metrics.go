@@ -2,9 +2,11 @@ package dashboard
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	"purchase-relay/internal/purchase"
 )
@@ -85,4 +87,70 @@ func (m *purchasesMetrics) Collect(ch chan<- prometheus.Metric) {
 	for _, status := range purchase.Statuses() {
 		ch <- prometheus.MustNewConstMetric(m.purchases, prometheus.GaugeValue, float64(counts[status]), string(status))
 	}
+}
+
+// SkippedRows reports the ledger's rows that could not be used. The others of their batch were.
+type SkippedRows struct {
+	log   *zap.Logger
+	now   func() time.Time
+	count *prometheus.CounterVec
+
+	mu     sync.Mutex
+	logged map[string]time.Time // by operation and row
+}
+
+// Each row is logged once per period: the relay meets the same one every half minute.
+const (
+	skippedEvery = time.Hour
+	skippedMax   = 1000 // rows that are remembered
+)
+
+// SkippedWhere lists the operations that may leave rows out: the values of the metric's label.
+func SkippedWhere() []string {
+	return []string{
+		"alarm", "entries", "history", "outcomes", "reconcile", "relay", "replay", "rollup",
+		"sweeper", "trials",
+	}
+}
+
+// NewSkippedRows returns the report of rows that could not be used.
+func NewSkippedRows(log *zap.Logger, now func() time.Time, reg prometheus.Registerer) *SkippedRows {
+	s := &SkippedRows{
+		log: log, now: now, logged: make(map[string]time.Time),
+		count: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_skipped_rows_total",
+			Help: "Rows of the ledger that could not be used and were left out, by operation.",
+		}, []string{"where"}),
+	}
+	for _, where := range SkippedWhere() {
+		s.count.WithLabelValues(where)
+	}
+	reg.MustRegister(s.count)
+	return s
+}
+
+// Report counts a row, and logs it once in an hour.
+func (s *SkippedRows) Report(where, id string, err error) {
+	s.count.WithLabelValues(where).Inc()
+	if s.again(where + " " + id) {
+		return
+	}
+	s.log.Error("Unreadable row skipped", zap.String("where", where), zap.String("id", purchase.Tellable(id)),
+		zap.Error(err), zap.String("remedy",
+			"a newer ingest wrote it: update this one; else restore it from a backup (docs/operations.md)"))
+}
+
+// again reports whether a row was logged lately.
+func (s *SkippedRows) again(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if at, known := s.logged[key]; known && now.Sub(at) < skippedEvery {
+		return true
+	}
+	if len(s.logged) >= skippedMax {
+		clear(s.logged)
+	}
+	s.logged[key] = now
+	return false
 }

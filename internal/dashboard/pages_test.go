@@ -138,9 +138,12 @@ func TestPages(t *testing.T) {
 			}
 		}
 	}
-	// What was delivered and then forgotten has no message any more.
-	l.history.Envelope = nil
-	for target, part := range map[string]string{"/purchases/cs_new": "data were removed since then", "/purchases/cs_old": "Nothing is ever sent"} {
+	// A delivered purchase has no message any more two days later: its kinds of keys are listed.
+	l.history.Envelope, l.history.KeyMask = nil, new(int16(0b1_0001_0101))
+	for target, part := range map[string]string{
+		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Nothing is ever sent",
+		"/api/v1/purchases/cs_new": `"match_keys":["E-mail","ttclid","IP","Address"],"body":null`,
+	} {
 		if w := get(t, h, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
 			t.Errorf("without its message, %s: %d %s", target, w.Code, w.Body)
 		}

@@ -467,6 +467,7 @@ type purchasePage struct {
 	Attempts     []attemptView
 	What, Remedy string
 	Body         string
+	Keys         string // the kinds of match keys that were sent
 	Replayable   bool
 	FirstPayment string // of a trial
 }
@@ -510,6 +511,9 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 	var pretty bytes.Buffer
 	if body := d.body(&history); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
 		p.Body = pretty.String()
+	}
+	if history.KeyMask != nil {
+		p.Keys = strings.Join(purchase.KeyNames(*history.KeyMask), ", ")
 	}
 	d.show(w, r, "purchase", frame{
 		Title: "Purchase " + short(entry.ID), Here: "purchases", Path: "/purchases/" + entry.ID, Notice: noticeOf(values), Page: p,
