@@ -291,8 +291,11 @@ func TestReads_SkipUnreadableRow(t *testing.T) {
 
 	l.exec(`UPDATE purchases SET purchased_at = 'infinity', status = 'skipped'
 		WHERE checkout_session_id = 'cs_4'`)
-	standings, err := l.Standings(t.Context(), base.Add(-time.Hour), time.Now().AddDate(10, 0, 0), true,
-		[]string{"subscription"}, []string{"cs_4"})
+	scope := purchase.Scope{
+		Since: base.Add(-time.Hour), Until: time.Now().AddDate(10, 0, 0), Livemode: true,
+		Modes: []string{"subscription"},
+	}
+	standings, err := l.Standings(t.Context(), scope, []string{"cs_4"})
 	if err != nil || len(standings) != 5 {
 		t.Errorf("%d standings, %v, want 5", len(standings), err)
 	}
