@@ -11,7 +11,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/postgres"
 	"purchase-relay/internal/process"
@@ -40,8 +39,8 @@ again.`
 // errNobody does not repeat the address.
 var errNobody = errors.New("the ledger knows nobody under this address")
 
-// connectPatience is how long the queue is waited for; settling is how long a worker may hold what was erased, before a dead letter of it
-// can come.
+// connectPatience is how long the queue is waited for. settling is how long a claim lasts, a publish may be
+// in the network, and a worker may hold a message whose dead letter it then publishes.
 const (
 	connectPatience = 10 * time.Second
 	settling        = jetstream.AckWait + 5*time.Second
@@ -109,16 +108,11 @@ func (f *forgetting) run(ctx context.Context, email string) error {
 	}
 }
 
-// queue erases what the queue holds. A relay may still be handing something over, and a worker may hold what was just erased.
+// queue erases what the queue holds, at once and again until nothing more has come for a while: a relay may
+// be publishing a purchase, and a worker may hold one.
 func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
 	if f.config.Forget.NoQueue {
 		return nil
-	}
-	if wait := time.Until(person.Until); wait > 0 {
-		_, _ = fmt.Fprintf(f.out, "A purchase is being handed to the queue: waiting %s.\n", wait.Round(time.Second))
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
 	}
 	registry, _ := process.Metrics(process.Version()) // nobody reads it
 	queue, err := jetstream.Connect(f.config.Config, jetstream.RoleIngest, zap.NewNop(), registry)
@@ -140,18 +134,17 @@ func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	worker := queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
-	for {
-		_, taken, unknown := worker.Pending(ctx)
-		waiting, dead, err := queue.Erase(ctx, person.Queued())
+	ids := person.Queued()
+	for again := false; ; again = true {
+		waiting, dead, err := queue.Erase(ctx, ids)
 		if err != nil {
 			return err
 		}
 		_, _ = fmt.Fprintf(f.out, "Erased from the queue: %d waiting, %d dead letters.\n", waiting, dead)
-		if waiting == 0 || unknown == nil && taken == 0 {
+		if again && waiting+dead == 0 || len(ids) == 0 {
 			return nil
 		}
-		_, _ = fmt.Fprintf(f.out, "A worker may hold one of them: looking again in %s.\n", f.settle)
+		_, _ = fmt.Fprintf(f.out, "Looking again in %s: one may be in flight.\n", f.settle)
 		if err := pause(ctx, f.settle); err != nil {
 			return err
 		}

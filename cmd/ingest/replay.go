@@ -38,10 +38,11 @@ func (*replayFlags) Help() string {
 Exit status 1: the one purchase cannot be replayed; 3: it was not confirmed.`
 }
 
-func (f *replayFlags) selection(now time.Time) (purchase.Selection, error) {
-	since, err := purchase.ParseSince(f.Since, now)
-	s := purchase.Selection{ID: f.Session, Status: purchase.Status(f.Status), Reason: purchase.Reason(f.Reason), Code: f.Code, Since: since}
-	if err != nil {
+func (f *replayFlags) selection() (purchase.Selection, error) {
+	s := purchase.Selection{
+		ID: f.Session, Status: purchase.Status(f.Status), Reason: purchase.Reason(f.Reason), Code: f.Code,
+	}
+	if err := s.SetSince(f.Since); err != nil {
 		return s, fmt.Errorf("--since: %w", err)
 	}
 	if f.Session == "" && f.Status == "" {
@@ -52,7 +53,7 @@ func (f *replayFlags) selection(now time.Time) (purchase.Selection, error) {
 
 // replay makes purchases pending again: the relay of a running ingest sends them.
 func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
-	selection, err := c.Replay.selection(time.Now())
+	selection, err := c.Replay.selection()
 	if err != nil {
 		return &process.UsageError{Problems: []string{err.Error()}}
 	}

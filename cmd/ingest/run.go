@@ -93,8 +93,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	registry.MustRegister(jetstream.NewBacklogMetrics(queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)))
 
 	outcomes := queue.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
-	outbox := relay.New(db, queue, log, registry)
-	streams := newProvisioner(queue, c, streamsCheck, outbox.Wake, log)
+	outbox := relay.New(db, queue, time.Now, log, registry)
+	streams := newProvisioner(queue, c, streamsCheck, outbox.Retry, log)
 	queue.OnConnect(streams.wake)
 	schema := &schema{db: db, config: c, log: log, isReady: make(chan struct{})}
 	life.Go("streams", streams.run)

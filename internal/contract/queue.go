@@ -24,8 +24,8 @@ type Mark struct {
 	ID         string
 	Generation int
 	Sequence   uint64
-	At         time.Time // when the stream had it; zero: now
-	First      time.Time // the claim's FirstPublished: a ledger that was emptied meanwhile holds another life's row; zero: not looked at
+	Age        time.Duration // since the stream acknowledged it
+	First      time.Time     // the claim's FirstPublished: a row of another time was recreated since; zero: not compared
 }
 
 // Publication is a purchase message to be published.
@@ -36,13 +36,15 @@ type Publication struct {
 	Data           []byte
 }
 
-// Published is what became of a Publication. Err nil means that the stream holds the message under Sequence or, where
-// it is a Duplicate, that it has taken one under this message id before: that one may still be queued, or be done with.
-// Every other error is ambiguous: the message may have been stored all the same, so that only the same
-// message id may be sent again.
+// Published is what became of a Publication. Err nil means that the stream holds the message under Sequence
+// or, where it is a Duplicate, that it has taken one under this message id before: that one may still be
+// queued, or be done with. Refused means that this publication was certainly not stored. Every other error
+// but ErrStillQueued is ambiguous: the message may have been stored, so that only the same message id may be
+// sent again, and the purchase's age counts.
 type Published struct {
 	Sequence  uint64
 	Duplicate bool
+	Refused   bool // beside Err: the stream is full or missing, or the client sent nothing
 	Err       error
 }
 

@@ -297,7 +297,7 @@ func TestReplay(t *testing.T) {
 		"/api/v1/purchases/cs_trial/replay":   {409, purchase.Selection{ID: "cs_trial"}},
 		"/api/v1/replay?status=dead":          {202, purchase.Selection{Status: purchase.StatusDead}},
 		"/api/v1/replay?status=dead&reason=refused&code=40002&since=24h": {202, purchase.Selection{
-			Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code, Since: now.Add(-24 * time.Hour),
+			Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code, Within: 24 * time.Hour,
 		}},
 		"/api/v1/replay":                        {400, purchase.Selection{}},
 		"/api/v1/replay?status=delivered":       {400, purchase.Selection{}},

@@ -30,7 +30,7 @@ func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	s, err := parseSelection(values, d.Now())
+	s, err := parseSelection(values)
 	if err != nil {
 		fail(w, http.StatusBadRequest, err.Error())
 		return
@@ -39,7 +39,7 @@ func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) {
 }
 
 // parseSelection reads which purchases of a status a replay is about.
-func parseSelection(values url.Values, now time.Time) (s purchase.Selection, err error) {
+func parseSelection(values url.Values) (s purchase.Selection, err error) {
 	s.Status, s.Reason = purchase.Status(values.Get("status")), purchase.Reason(values.Get("reason"))
 	if len(s.Reason) > 40 {
 		return s, errors.New("there is no such reason")
@@ -47,7 +47,7 @@ func parseSelection(values url.Values, now time.Time) (s purchase.Selection, err
 	if s.Code, err = parseCode(values.Get("code")); err != nil {
 		return s, err
 	}
-	if s.Since, err = purchase.ParseSince(values.Get("since"), now); err != nil {
+	if err = s.SetSince(values.Get("since")); err != nil {
 		return s, fmt.Errorf("since: %w", err)
 	}
 	return s, nil
@@ -82,6 +82,9 @@ func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
 	}
 	if !s.Since.IsZero() {
 		fields = append(fields, zap.Time("since", s.Since))
+	}
+	if s.Within > 0 {
+		fields = append(fields, zap.Duration("within", s.Within))
 	}
 	d.Log.Info("Replay", fields...)
 	return n, err

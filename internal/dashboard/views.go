@@ -672,7 +672,7 @@ func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (purch
 	if without {
 		form.Del("code")
 	}
-	s, err := parseSelection(form, d.Now())
+	s, err := parseSelection(form)
 	if err != nil {
 		return s, form, err
 	}

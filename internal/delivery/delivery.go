@@ -44,11 +44,11 @@ type Destination interface {
 	Send(ctx context.Context, events []contract.Envelope) purchase.Answer
 }
 
-// Reporter tells what became of purchases. Both return after the server's acknowledgement, and both may be
-// repeated. Outcomes returns one error for each outcome, nil where it was acknowledged.
+// Reporter publishes how purchases ended. Both methods publish all at once and return after the server's
+// answers, one error each, nil where the stream holds it; both may be repeated.
 type Reporter interface {
 	Outcomes(ctx context.Context, list []contract.Outcome) []error
-	DeadLetter(ctx context.Context, d contract.DeadLetter) error
+	DeadLetters(ctx context.Context, list []contract.DeadLetter) []error
 }
 
 // Config is what an operator chooses.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,9 @@ func (q *queue) Fetch(ctx context.Context, most int) (list []contract.Queued, er
 	case <-time.After(5 * time.Second):
 		return nil, nil
 	case <-q.arrived:
-		<-time.After(q.latency)
+		if q.latency > 0 {
+			<-time.After(q.latency)
+		}
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -228,6 +231,8 @@ type reporter struct {
 	q        *queue
 	mu       sync.Mutex
 	failing  int
+	counts   map[string]int
+	refused  string // the purchase whose dead letter is never stored
 	outcomes []contract.Outcome
 	dead     []contract.DeadLetter
 }
@@ -239,7 +244,23 @@ func (r *reporter) fails() bool {
 	return r.failing >= 0
 }
 
+func (r *reporter) count(call string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counts == nil {
+		r.counts = make(map[string]int)
+	}
+	r.counts[call]++
+}
+
+func (r *reporter) calls() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.counts)
+}
+
 func (r *reporter) Outcomes(_ context.Context, list []contract.Outcome) []error {
+	r.count("outcomes")
 	errs := make([]error, len(list))
 	for i, o := range list {
 		if r.fails() {
@@ -257,16 +278,24 @@ func (r *reporter) Outcomes(_ context.Context, list []contract.Outcome) []error 
 	return errs
 }
 
-func (r *reporter) DeadLetter(_ context.Context, d contract.DeadLetter) error {
-	if r.fails() {
-		return errors.New("NATS is away")
+func (r *reporter) DeadLetters(_ context.Context, list []contract.DeadLetter) []error {
+	r.count("letters")
+	errs := make([]error, len(list))
+	for i, d := range list {
+		if r.fails() || r.refuses(d.EventID) {
+			errs[i] = errors.New("NATS is away")
+			continue
+		}
+		r.q.note("dead letter %s %s", d.EventID, d.Reason)
+		r.mu.Lock()
+		r.dead = append(r.dead, d)
+		r.mu.Unlock()
 	}
-	r.q.note("dead letter %s %s", d.EventID, d.Reason)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.dead = append(r.dead, d)
-	return nil
+	return errs
 }
+
+// refuses reports whether the letter of a purchase is never stored.
+func (r *reporter) refuses(id string) bool { return r.refused != "" && id == r.refused }
 
 func (r *reporter) told() []contract.Outcome {
 	r.mu.Lock()
@@ -888,6 +917,48 @@ func TestRefusedWhileNATSIsAway(t *testing.T) {
 		}
 		if n := testutil.ToFloat64(b.metrics.dead.WithLabelValues("refused")); n != 1 {
 			t.Errorf("counted %v times", n)
+		}
+	})
+}
+
+// Five hundred expired purchases cost one call for their letters and one for their outcomes.
+func TestWorker_PublishesDeadLettersTogether(t *testing.T) {
+	const n = 500
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency = n, 1
+		for i := range n {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 48*time.Hour)
+		}
+	}, func(t *testing.T, b *bench) {
+		wait(5 * time.Minute)
+		if letters, outcomes := len(b.r.letters()), len(b.r.told()); letters != n || outcomes != n {
+			t.Errorf("published %d letters and %d outcomes, want %d of each", letters, outcomes, n)
+		}
+		if calls := b.r.calls(); calls["letters"] != 1 || calls["outcomes"] != 1 {
+			t.Errorf("calls = %v, want 1 of each", calls)
+		}
+	})
+}
+
+// A dead letter that is never stored keeps its own purchase in the queue; the rest of the batch ends.
+func TestWorker_FailedDeadLetterKeepsItsPurchaseAlone(t *testing.T) {
+	bubble(t, func(b *bench, c *Config) { b.r.refused, c.BatchSize, c.Concurrency = "cs_1", 3, 1 }, func(t *testing.T, b *bench) {
+		for i := range 3 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 48*time.Hour)
+		}
+		wait(5 * time.Minute)
+		journal := b.q.events()
+		for _, id := range []string{"cs_0", "cs_2"} {
+			letter := slices.Index(journal, "dead letter "+id+" expired")
+			outcome, term := slices.Index(journal, "outcome "+id+" dead expired"), slices.Index(journal, "term "+id+" expired")
+			if letter < 0 || outcome < letter || term < outcome {
+				t.Errorf("%s: letter at %d, outcome at %d, term at %d: %v", id, letter, outcome, term, journal)
+			}
+		}
+		for _, entry := range journal {
+			if strings.Contains(entry, "cs_1") && entry != "working cs_1" {
+				t.Errorf("cs_1 has no letter, and yet: %s", entry)
+			}
 		}
 	})
 }

@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,9 +14,9 @@ import (
 type ending struct {
 	item
 	outcome contract.Outcome
-	letter  *contract.DeadLetter // of a dead one: told before the outcome
+	letter  *contract.DeadLetter // of a dead one, until it is stored: published before the outcome
 	again   time.Duration        // of a retrying one
-	then    func()               // once it is told
+	then    func()               // called once the outcome is stored
 }
 
 func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason, attempt *purchase.Attempt) contract.Outcome {
@@ -72,38 +71,101 @@ func (w *Worker) bury(it item, reason purchase.Reason, attempt *purchase.Attempt
 	}}
 }
 
-// settle tells what became of purchases, dead letters first, and then answers the queue for those that were told. The others
-// are left to it: it delivers them again, and the same event_id makes that harmless.
+// settle publishes how purchases ended and then answers the queue. For each purchase the order is: dead
+// letter stored, outcome stored, message acknowledged. Publishes that fail are repeated until AckWait is over
+// and hold back their own purchase alone; then the queue delivers it again, which the same event_id makes
+// harmless.
 func (w *Worker) settle(ctx context.Context, endings []ending) {
 	if len(endings) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.AckWait) // for as long as the queue leaves the messages to us
+	ctx, cancel := context.WithTimeout(ctx, w.AckWait)
 	defer cancel()
-	tellable := make([]ending, 0, len(endings))
-	for _, e := range endings {
-		if e.letter == nil || w.persist(ctx, func() error { return w.reporter.DeadLetter(ctx, *e.letter) }) {
-			tellable = append(tellable, e)
-			continue
+	for try := 1; ; try++ {
+		left, err := w.settleOnce(ctx, endings)
+		if len(left) == 0 {
+			return
 		}
+		endings = left
+		if !pause(ctx, Delay(try, publishInitial, publishMost, w.random())) {
+			w.log.Warn("Publish outcomes failed; messages will be redelivered",
+				zap.Int("purchases", len(endings)), zap.Error(err))
+			break
+		}
+	}
+	for _, e := range endings {
 		w.leave(e)
 	}
+}
+
+// settleOnce publishes the missing dead letters together, then the outcomes of the purchases that need none
+// or whose letter is stored, and answers the queue for those whose outcome is stored. It returns the others,
+// and one of the errors.
+func (w *Worker) settleOnce(ctx context.Context, endings []ending) (left []ending, err error) {
+	ready, left, err := w.publishLetters(ctx, endings)
+	if len(ready) == 0 {
+		return left, err
+	}
+	outcomes := make([]contract.Outcome, len(ready))
+	for i, e := range ready {
+		outcomes[i] = e.outcome
+	}
 	var finished []ending
-	for _, e := range w.tell(ctx, tellable) {
-		e.ended.Store(true)
-		if e.then != nil {
-			e.then()
+	for i, failed := range w.reporter.Outcomes(ctx, outcomes) {
+		if failed != nil {
+			left, err = append(left, ready[i]), failed
+			continue
 		}
-		switch e.outcome.Result {
-		case purchase.StatusDead:
-			w.told(e.log, e.TermWithReason(string(e.outcome.Reason)))
-		case purchase.StatusRetrying:
-			w.told(e.log, e.NakWithDelay(e.again))
-		default:
+		if e := ready[i]; !w.answer(e) {
 			finished = append(finished, e)
 		}
 	}
 	w.acknowledge(ctx, finished)
+	return left, err
+}
+
+// publishLetters publishes the dead letters that are not stored yet. ready needs no letter, or no longer.
+func (w *Worker) publishLetters(ctx context.Context, endings []ending) (ready, left []ending, err error) {
+	var dead []ending
+	var letters []contract.DeadLetter
+	for _, e := range endings {
+		if e.letter == nil {
+			ready = append(ready, e)
+			continue
+		}
+		dead, letters = append(dead, e), append(letters, *e.letter)
+	}
+	if len(letters) == 0 {
+		return ready, nil, nil
+	}
+	for i, failed := range w.reporter.DeadLetters(ctx, letters) {
+		e := dead[i]
+		if failed != nil {
+			left, err = append(left, e), failed
+			continue
+		}
+		e.letter = nil
+		ready = append(ready, e)
+	}
+	return ready, left, err
+}
+
+// answer ends a purchase whose outcome is stored, and answers the queue unless its message is yet to be
+// acknowledged.
+func (w *Worker) answer(e ending) (answered bool) {
+	e.ended.Store(true)
+	if e.then != nil {
+		e.then()
+	}
+	switch e.outcome.Result {
+	case purchase.StatusDead:
+		w.told(e.log, e.TermWithReason(string(e.outcome.Reason)))
+	case purchase.StatusRetrying:
+		w.told(e.log, e.NakWithDelay(e.again))
+	default:
+		return false
+	}
+	return true
 }
 
 // acknowledge removes finished purchases from the queue, again and again until the server says that it has: a server that
@@ -135,58 +197,11 @@ func acknowledgeOnce(ctx context.Context, finished []ending) error {
 	return finished[last].DoubleAck(ctx)
 }
 
-// tell publishes outcomes until each is acknowledged or the time is over, and returns those that were.
-func (w *Worker) tell(ctx context.Context, endings []ending) (told []ending) {
-	w.persist(ctx, func() error {
-		outcomes := make([]contract.Outcome, len(endings))
-		for i, e := range endings {
-			outcomes[i] = e.outcome
-		}
-		var missing []ending
-		errs := w.reporter.Outcomes(ctx, outcomes)
-		for i, e := range endings {
-			if errs[i] == nil {
-				told = append(told, e)
-			} else {
-				missing = append(missing, e)
-			}
-		}
-		endings = missing
-		return errors.Join(errs...)
-	})
-	for _, e := range endings {
-		w.leave(e)
-	}
-	return told
-}
-
-// leave says nothing to the queue about a purchase that could not be told.
+// leave does not answer the queue for a purchase whose outcome is not stored.
 func (w *Worker) leave(e ending) {
 	e.ended.Store(true)
 	e.Leave()
-	e.log.Warn("The outcome could not be told; the purchase comes again under the same event_id")
-}
-
-// persist repeats a publication until it is acknowledged; false: ctx ended first.
-func (w *Worker) persist(ctx context.Context, publish func() error) bool {
-	for try := 1; ; try++ {
-		err := publish()
-		if err == nil {
-			return true
-		}
-		if !pause(ctx, Delay(try, publishInitial, publishMost, w.random())) {
-			w.log.Warn("The queue does not take what became of purchases", zap.Error(firstOf(err)))
-			return false
-		}
-	}
-}
-
-// firstOf is the first of joined errors: hundreds that say the same are one line.
-func firstOf(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
-		return joined.Unwrap()[0]
-	}
-	return err
+	e.log.Warn("Publish outcome failed; message will be redelivered")
 }
 
 // told logs that the queue did not get our word: then it delivers the message again.

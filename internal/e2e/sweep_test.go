@@ -101,7 +101,7 @@ func TestLostTooLongIsGivenUpOnLoudly(t *testing.T) {
 	if n := s.metric(s.admin, `purchase_relay_dead_letters_total{reason="expired"}`); n != 1 {
 		t.Errorf("the metric counts %v", n)
 	}
-	if n := s.ingest.said("Purchase given up on: no word of it until RETRY_MAX_AGE; replay it if it must be sent"); n != 1 {
+	if n := s.ingest.said("Purchase expired"); n != 1 {
 		t.Errorf("it was told %d times", n)
 	}
 	if _, summary := get(s.admin + "/api/v1/summary"); !strings.Contains(summary, `"attention":1`) {

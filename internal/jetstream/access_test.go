@@ -271,7 +271,7 @@ func work(t *testing.T, ingest, worker, other *jetstream.Conn) {
 	if err := errors.Join(worker.Outcomes(t.Context(), many)...); err != nil {
 		t.Error(err)
 	}
-	if err := worker.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_3", Generation: 1, Envelope: []byte(`{}`)}); err != nil {
+	if err := errors.Join(worker.DeadLetters(t.Context(), []contract.DeadLetter{{EventID: "cs_3", Generation: 1, Envelope: []byte(`{}`)}})...); err != nil {
 		t.Error(err)
 	}
 	outcomes := ingest.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)

@@ -169,28 +169,35 @@ func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64,
 	return info.NumPending, uint64(info.NumAckPending), nil //nolint:gosec // counts messages
 }
 
-// OldestOutcome returns when the oldest outcome that is not recorded yet was published; zero: none waits. What is recorded leaves the
-// stream; only a killed server may find a message again whose acknowledgement its consumer remembers. Nobody will ever get that one, so
-// that the recorder's consumer is asked, too, whether anything waits. An error is temporary.
-func (c *Conn) OldestOutcome(ctx context.Context) (time.Time, error) {
+// OutcomeLag returns the age of the oldest outcome that is not recorded yet, 0 without one. Both times are
+// the server's. A recorded outcome leaves the stream; only a killed server may find one again although its
+// consumer remembers the acknowledgement. Such an orphan is never delivered: it lies at or below the
+// acknowledgement floor. While one is at the head of the stream the age of the others is unknown, and the
+// time since the last acknowledgement takes its place. An error is temporary.
+func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stream, err := c.js.Stream(ctx, contract.StreamOutcomes)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("ask stream %s for its oldest outcome: %w", contract.StreamOutcomes, err)
+		return 0, fmt.Errorf("get the state of stream %s: %w", contract.StreamOutcomes, err)
 	}
 	state := stream.CachedInfo().State
 	if state.Msgs == 0 {
-		return time.Time{}, nil
+		return 0, nil
 	}
 	recorder, err := stream.Consumer(ctx, contract.ConsumerRecorder)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("ask consumer %s on %s what waits: %w", contract.ConsumerRecorder, contract.StreamOutcomes, err)
+		return 0, fmt.Errorf("get the state of consumer %s: %w", contract.ConsumerRecorder, err)
 	}
-	if info := recorder.CachedInfo(); info.NumPending == 0 && info.NumAckPending == 0 {
-		return time.Time{}, nil
+	info := recorder.CachedInfo()
+	if info.NumPending == 0 && info.NumAckPending == 0 {
+		return 0, nil
 	}
-	return state.FirstTime, nil
+	since := state.FirstTime
+	if floor := info.AckFloor; state.FirstSeq <= floor.Stream && floor.Last != nil {
+		since = *floor.Last
+	}
+	return max(0, info.TimeStamp.Sub(since)), nil
 }
 
 // queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.

@@ -3,6 +3,7 @@ package jetstream_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -49,7 +50,8 @@ func TestErase(t *testing.T) {
 			t.Fatal(got[0].Err)
 		}
 		for generation := range 2 { // died, was replayed, died again
-			err := s.DeadLetter(t.Context(), contract.DeadLetter{EventID: id, Generation: generation + 1, Reason: purchase.ReasonRefused, DiedAt: time.Now(), Envelope: envelope(id, click)})
+			letter := contract.DeadLetter{EventID: id, Generation: generation + 1, Reason: purchase.ReasonRefused, DiedAt: time.Now(), Envelope: envelope(id, click)}
+			err := errors.Join(s.DeadLetters(t.Context(), []contract.DeadLetter{letter})...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -477,7 +477,8 @@ func TestOutcomesAndDeadLetters(t *testing.T) {
 	if len(messages) < 4 || len(messages) > 6 || len(got) != 999 || got[0] != "cs_0" || got[998] != "cs_999" {
 		t.Errorf("%d outcomes in %d messages", len(got), len(messages))
 	}
-	if err := s.DeadLetter(t.Context(), contract.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, Envelope: []byte(`{}`)}); err != nil {
+	letter := contract.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, Envelope: []byte(`{}`)}
+	if err := errors.Join(s.DeadLetters(t.Context(), []contract.DeadLetter{letter})...); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := s.raw.Stream(t.Context(), contract.StreamPurchasesDead)
@@ -691,74 +692,87 @@ func TestReturned(t *testing.T) {
 	}
 }
 
-// The age of the oldest outcome that nobody has recorded: delivered and unacknowledged ones count, acknowledged ones do not.
-func TestOldestOutcome(t *testing.T) {
+// The age of the oldest unrecorded outcome: delivered ones count until they are acknowledged.
+func TestOutcomeLag_EndsWithTheAcknowledgement(t *testing.T) {
 	s := newSite(t)
-	oldest := func() time.Time {
+	lag := func() time.Duration {
 		t.Helper()
-		at, err := s.OldestOutcome(t.Context())
+		got, err := s.OutcomeLag(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return at
+		return got
 	}
-	if at := oldest(); !at.IsZero() {
-		t.Errorf("no outcome was told, and the oldest is of %s", at)
+	age := func() time.Duration { // of the stream's first message; more than was just returned
+		t.Helper()
+		stream, err := s.raw.Stream(t.Context(), contract.StreamOutcomes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream.CachedInfo().TimeStamp.Sub(stream.CachedInfo().State.FirstTime)
 	}
-	began := time.Now()
+	if got := lag(); got != 0 {
+		t.Errorf("lag = %s without an outcome, want 0", got)
+	}
 	for _, id := range []string{"cs_1", "cs_2"} {
-		for _, err := range s.Outcomes(t.Context(), []contract.Outcome{{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)}}) {
-			if err != nil {
-				t.Fatal(err)
-			}
+		if err := errors.Join(s.Outcomes(t.Context(), []contract.Outcome{delivered(id)})...); err != nil {
+			t.Fatal(err)
 		}
 	}
-	first := oldest()
-	if first.Before(began.Add(-time.Second)) || first.After(time.Now().Add(time.Second)) {
-		t.Errorf("the oldest is of %s", first)
+	before := age()
+	if got := lag(); got < before || got > age() {
+		t.Errorf("lag = %s, want the first outcome's age, %s", got, before)
 	}
 	consumer := s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
 	messages, err := consumer.Fetch(t.Context(), 1)
 	if err != nil || len(messages) != 1 {
 		t.Fatalf("%d messages, %v", len(messages), err)
 	}
-	if at := oldest(); !at.Equal(first) {
-		t.Errorf("the oldest is being recorded, and is of %s instead of %s", at, first)
+	before = age()
+	if got := lag(); got < before {
+		t.Errorf("lag = %s while the first outcome is being recorded, want its age, %s", got, before)
 	}
 	if err := messages[0].DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if at := oldest(); !at.After(first) {
-		t.Errorf("the oldest was recorded, and the next is of %s", at)
+	before = age()
+	if got := lag(); got < before || got > age() {
+		t.Errorf("lag = %s after the first was recorded, want the second's age, %s", got, before)
 	}
 	if err := s.raw.DeleteStream(t.Context(), contract.StreamOutcomes); err != nil {
 		t.Fatal(err)
 	}
-	if at, err := s.OldestOutcome(t.Context()); err == nil {
-		t.Errorf("a stream that is gone has an oldest outcome of %s", at)
+	if got, err := s.OutcomeLag(t.Context()); err == nil {
+		t.Errorf("lag = %s without a stream, want an error", got)
 	}
 }
 
-// A server that was killed may find a message again whose acknowledgement its consumer remembers: it is delivered to nobody any more,
-// and must not count as an outcome that waits for ever.
-func TestOldestOutcomeIsNotAnOrphan(t *testing.T) {
+// A killed server may find a message again although its consumer remembers the acknowledgement. This orphan
+// is never delivered: its age counts neither alone nor beside an outcome that waits.
+func TestOutcomeLag_IgnoresOrphan(t *testing.T) {
 	s := newSite(t)
-	tell := func(id string) {
+	report := func(id string) {
 		t.Helper()
-		for _, err := range s.Outcomes(t.Context(), []contract.Outcome{{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)}}) {
-			if err != nil {
+		if err := errors.Join(s.Outcomes(t.Context(), []contract.Outcome{delivered(id)})...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lag := func() (got time.Duration) {
+		t.Helper()
+		s.await("the lag", func() bool {
+			var err error
+			got, err = s.OutcomeLag(t.Context())
+			return err == nil
+		})
+		return got
+	}
+	record := func() {
+		t.Helper()
+		for _, m := range s.fetch(s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder), 10) {
+			if err := m.DoubleAck(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
-	}
-	var oldest time.Time
-	ask := func() {
-		t.Helper()
-		s.await("an answer", func() (ok bool) {
-			var err error
-			oldest, err = s.OldestOutcome(t.Context())
-			return err == nil
-		})
 	}
 	restart := func(between func(messages string)) {
 		t.Helper()
@@ -769,36 +783,45 @@ func TestOldestOutcomeIsNotAnOrphan(t *testing.T) {
 		s.start()
 		s.await("the connection", s.Connected)
 	}
-	tell("cs_1")
+	state := func() *natsjs.StreamInfo {
+		t.Helper()
+		stream, err := s.raw.Stream(t.Context(), contract.StreamOutcomes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream.CachedInfo()
+	}
+	report("cs_1")
 	kept := filepath.Join(t.TempDir(), "msgs")
 	restart(func(messages string) {
 		if err := os.CopyFS(kept, os.DirFS(messages)); err != nil {
 			t.Fatal(err)
 		}
 	})
-	for _, m := range s.fetch(s.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder), 10) {
-		if err := m.DoubleAck(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	record()
 	restart(func(messages string) {
 		if err := errors.Join(os.RemoveAll(messages), os.CopyFS(messages, os.DirFS(kept))); err != nil {
 			t.Fatal(err)
 		}
 	})
-	stream, err := s.raw.Stream(t.Context(), contract.StreamOutcomes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := stream.CachedInfo().State.Msgs; n != 1 {
+	s.await("the stream", func() bool {
+		_, err := s.raw.Stream(t.Context(), contract.StreamOutcomes)
+		return err == nil
+	})
+	if n := state().State.Msgs; n != 1 {
 		t.Fatalf("the stream holds %d messages: no orphan was made", n)
 	}
-	if ask(); !oldest.IsZero() {
-		t.Errorf("nothing waits, and the oldest is of %s", oldest)
+	if got := lag(); got != 0 {
+		t.Errorf("lag = %s beside an orphan alone, want 0", got)
 	}
-	if tell("cs_2"); oldest.IsZero() {
-		if ask(); oldest.IsZero() {
-			t.Error("one waits, and nothing counts")
-		}
+	report("cs_2")
+	if got := lag(); got == 0 {
+		t.Error("lag = 0 while an outcome waits")
+	}
+	record()
+	recorded := state()
+	report("cs_3")
+	if got, orphan := lag(), recorded.TimeStamp.Sub(recorded.State.FirstTime); got == 0 || got >= orphan {
+		t.Errorf("lag = %s beside an orphan of %s, want less, for the last acknowledgement was later", got, orphan)
 	}
 }

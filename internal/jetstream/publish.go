@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,9 @@ func (c *Conn) Publish(ctx context.Context, batch []contract.Publication) []cont
 		futures[i], results[i].Err = c.publishAsync(msg)
 	}
 	collect(ctx, futures, results)
+	for i := range results {
+		results[i].Refused = notStored(results[i].Err)
+	}
 	return results
 }
 
@@ -71,6 +75,20 @@ func refusal(err error) error {
 		return contract.ErrStreamFull
 	}
 	return err
+}
+
+// notStored reports whether a publish error proves that the stream did not store the message: the stream
+// rejected it, no stream listens on the subject, or the client never wrote it. A store failure other than a
+// limit (a full disk) proves nothing.
+func notStored(err error) bool {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return api.ErrorCode != errStoreFailed
+	}
+	return slices.ContainsFunc([]error{
+		contract.ErrStreamFull, errAway, nats.ErrReconnectBufExceeded, nats.ErrMaxPayload,
+		nats.ErrConnectionClosed, nats.ErrConnectionDraining,
+		nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrTooManyStalledMsgs,
+	}, func(known error) bool { return errors.Is(err, known) })
 }
 
 // A message of outcomes is bounded by what the server takes, less some room for what is around them, and at most by mostOutcomes, in bytes.
@@ -116,22 +134,37 @@ func (c *Conn) Outcomes(ctx context.Context, list []contract.Outcome) []error {
 	return errs
 }
 
-// DeadLetter publishes a dead letter and returns after the stream has acknowledged it.
-func (c *Conn) DeadLetter(ctx context.Context, d contract.DeadLetter) error {
-	data, err := contract.EncodeDeadLetter(d)
-	if err != nil {
-		return err
+// deadLetterWindow bounds the dead letters that await their acknowledgement: each holds a purchase message.
+const deadLetterWindow = 500
+
+// DeadLetters publishes dead letters and waits for the stream's answers, one window after the other: one
+// error each, nil where the stream holds the letter. The message id makes a repeated publish harmless.
+func (c *Conn) DeadLetters(ctx context.Context, list []contract.DeadLetter) []error {
+	errs := make([]error, 0, len(list))
+	for window := range slices.Chunk(list, deadLetterWindow) {
+		errs = append(errs, c.deadLetters(ctx, window)...)
 	}
-	return c.publish(ctx, contract.SubjectDead+d.EventID, "dead:"+d.EventID+":"+strconv.Itoa(d.Generation), data)
+	return errs
 }
 
-func (c *Conn) publish(ctx context.Context, subject, id string, data []byte) error {
+func (c *Conn) deadLetters(ctx context.Context, list []contract.DeadLetter) []error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	msg := nats.NewMsg(subject)
-	msg.Data = data
-	if _, err := c.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id)); err != nil {
-		return fmt.Errorf("publish on %s: %w", subject, refusal(err))
+	results := make([]contract.Published, len(list))
+	futures := make([]jetstream.PubAckFuture, len(list))
+	for i, d := range list {
+		msg := nats.NewMsg(contract.SubjectDead + d.EventID)
+		msg.Header.Set(contract.HeaderMsgID, "dead:"+d.EventID+":"+strconv.Itoa(d.Generation))
+		if msg.Data, results[i].Err = contract.EncodeDeadLetter(d); results[i].Err == nil {
+			futures[i], results[i].Err = c.publishAsync(msg)
+		}
 	}
-	return nil
+	collect(ctx, futures, results)
+	errs := make([]error, len(list))
+	for i, d := range list {
+		if err := results[i].Err; err != nil {
+			errs[i] = fmt.Errorf("publish dead letter of %s: %w", d.EventID, err)
+		}
+	}
+	return errs
 }

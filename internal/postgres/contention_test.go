@@ -68,7 +68,10 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			ids := shuffled(r)
 			return l.Swept(ctx, marks(ids[:20]), ids[20:40], ids[40:])
 		},
-		"expired": func(r *rand.Rand, _ int) error { return l.Expire(ctx, marks(shuffled(r))) },
+		"expired": func(r *rand.Rand, _ int) error {
+			_, err := l.Expire(ctx, marks(shuffled(r)), 0)
+			return err
+		},
 		"settled": func(r *rand.Rand, round int) error {
 			status := []purchase.Status{purchase.StatusRetrying, purchase.StatusDead}[round%2]
 			_, err := l.Settle(ctx, outcomes(shuffled(r), status, round))

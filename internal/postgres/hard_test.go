@@ -35,7 +35,7 @@ func TestExpireIsOfOneGeneration(t *testing.T) {
 	l := newLedger(t)
 	l.published("cs_1")
 	old := []contract.Mark{{ID: "cs_1", Generation: 1}}
-	if err := l.Expire(t.Context(), old); err != nil {
+	if _, err := l.Expire(t.Context(), old, 0); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := l.Replay(t.Context(), purchase.Selection{ID: "cs_1"}, func(int) {}); n != 1 || err != nil {
@@ -47,8 +47,8 @@ func TestExpireIsOfOneGeneration(t *testing.T) {
 	if err := l.Published(t.Context(), []contract.Mark{{ID: "cs_1", Generation: 2, Sequence: 2}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Expire(t.Context(), old); err != nil {
-		t.Fatal(err)
+	if got, err := l.Expire(t.Context(), old, 0); err != nil || len(got) > 0 {
+		t.Fatalf("expired %v, %v, want none", got, err)
 	}
 	if got := ask[string](l, `SELECT status || ' ' || generation FROM purchases`); got != "published 2" {
 		t.Errorf("the replayed purchase is %s", got)

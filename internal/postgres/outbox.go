@@ -61,12 +61,12 @@ func (db *DB) Published(ctx context.Context, marks []contract.Mark) error {
 	if len(marks) == 0 {
 		return nil
 	}
-	ats, firsts := make([]*time.Time, len(marks)), make([]*time.Time, len(marks))
+	ages, firsts := make([]float64, len(marks)), make([]*time.Time, len(marks))
 	for i, m := range marks {
-		ats[i], firsts[i] = nullableTime(m.At), nullableTime(m.First)
+		ages[i], firsts[i] = m.Age.Seconds(), nullableTime(m.First)
 	}
 	ids, generations, sequences := columnsOf(marks)
-	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ats, firsts); err != nil {
+	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ages, firsts); err != nil {
 		return fmt.Errorf("mark %d purchases published: %w", len(marks), err)
 	}
 	return nil
@@ -97,13 +97,28 @@ func (db *DB) Swept(ctx context.Context, published []contract.Mark, queued, unan
 	return nil
 }
 
-// Expire gives purchases up for their age, unless an outcome or a replay was quicker.
-func (db *DB) Expire(ctx context.Context, marks []contract.Mark) error {
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error { return mark(ctx, tx, sqlExpire, marks) })
+// Expire ends those of the purchases as dead (expired) that were first published at least maxAge ago, by the
+// ledger's clock, unless an outcome or a replay was recorded since, and returns their ids.
+func (db *DB) Expire(
+	ctx context.Context, marks []contract.Mark, maxAge time.Duration,
+) (expired []string, err error) {
+	ids, generations, _ := columnsOf(marks)
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		// In key order: an UPDATE locks in the order of its plan.
+		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, sqlExpire, ids, generations, maxAge.Seconds())
+		if err != nil {
+			return err
+		}
+		expired, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("give up %d purchases: %w", len(marks), err)
+		return nil, fmt.Errorf("expire purchases: %w", err)
 	}
-	return nil
+	return expired, nil
 }
 
 // mark writes marks by a statement that takes ids, generations and sequences.
@@ -125,6 +140,15 @@ func mark(ctx context.Context, tx pgx.Tx, statement string, marks []contract.Mar
 func (db *DB) Released(ctx context.Context, ids []string) error {
 	if _, err := db.pool.Exec(ctx, sqlReleased, ids); err != nil {
 		return fmt.Errorf("release %d claims: %w", len(ids), err)
+	}
+	return nil
+}
+
+// Unsent ends claims of purchases that were not published by them. Where the first claim of all is among
+// them, the purchase's age does not count yet.
+func (db *DB) Unsent(ctx context.Context, ids []string) error {
+	if _, err := db.pool.Exec(ctx, sqlUnsent, ids, contract.ClaimFor.Seconds()); err != nil {
+		return fmt.Errorf("release %d unsent claims: %w", len(ids), err)
 	}
 	return nil
 }

@@ -98,7 +98,8 @@ func TestRollupIsTheLedger(t *testing.T) {
 				for _, id := range some.Draw(rt, "expired") {
 					marks = append(marks, contract.Mark{ID: id, Generation: rapid.IntRange(1, 4).Draw(rt, "of generation")})
 				}
-				must(l.Expire(l.t.Context(), marks))
+				_, err := l.Expire(l.t.Context(), marks, 0)
+				must(err)
 			},
 			"replay": func(rt *rapid.T) {
 				_, err := l.Replay(l.t.Context(), purchase.Selection{IDs: some.Draw(rt, "replayed")}, func(int) {})

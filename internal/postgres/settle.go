@@ -48,8 +48,12 @@ func (db *DB) Settle(ctx context.Context, outcomes []contract.Outcome) (unknown 
 		if err := insertAttempts(ctx, tx, known, ledger); err != nil {
 			return err
 		}
+		var now time.Time
+		if err := tx.QueryRow(ctx, sqlNow).Scan(&now); err != nil {
+			return fmt.Errorf("read the ledger's clock: %w", err)
+		}
 		for _, o := range known {
-			ledger[o.EventID].apply(o)
+			ledger[o.EventID].apply(o, now)
 		}
 		return writeStandings(ctx, tx, ledger)
 	})
@@ -59,7 +63,9 @@ func (db *DB) Settle(ctx context.Context, outcomes []contract.Outcome) (unknown 
 	return unknown, nil
 }
 
-func (s *standing) apply(o contract.Outcome) {
+// apply moves a purchase by an outcome. An end is dated by the ledger: a replay compares it with the same
+// clock, and a worker's may be minutes apart.
+func (s *standing) apply(o contract.Outcome, now time.Time) {
 	if o.Generation >= s.generation && !o.Taken.IsZero() {
 		s.taken, s.sequence = new(o.Taken), new(int64(o.Sequence)) //nolint:gosec // counts messages
 	}
@@ -67,7 +73,7 @@ func (s *standing) apply(o contract.Outcome) {
 	if changed {
 		s.status, s.reason, s.moved, s.finished = next, o.Reason, true, nil
 		if next != purchase.StatusRetrying {
-			s.finished = &o.At
+			s.finished = &now
 		}
 		s.sent = o.Sent
 	}

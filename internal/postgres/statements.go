@@ -124,7 +124,8 @@ WHERE p.id = excluded.id`
 	sqlPutPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
     stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys, kind, trial_session_id, claimed_until, first_published_at)
-SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope, u.finished, u.keys, u.kind, u.trial,
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope,
+    CASE WHEN u.finished IS NOT NULL THEN now() END, u.keys, u.kind, u.trial,
     CASE WHEN u.claimed THEN now() + make_interval(secs => $18) END, CASE WHEN u.claimed THEN now() END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
     $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::text[], $16::text[], $17::boolean[])
@@ -148,12 +149,26 @@ WHERE checkout_session_id IN (
     ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
+	// The claim that set first_published_at is known by its end. Another one may follow a publish whose
+	// answer was lost.
+	sqlUnsent = `
+WITH unsent AS (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE checkout_session_id = ANY($1) AND status = 'pending'
+    ORDER BY checkout_session_id FOR UPDATE
+)
+UPDATE public.purchases p SET claimed_until = NULL,
+    first_published_at = CASE WHEN p.claimed_until <> p.first_published_at + make_interval(secs => $2)
+        OR p.claimed_until IS NULL THEN p.first_published_at END
+FROM unsent u WHERE p.checkout_session_id = u.checkout_session_id`
+
 	// An outcome that overtook this mark has told all that it says: then nothing is written. The mark's generation is the higher one
 	// where the stream knew the lower one's message id. The rows are locked in key order, as everywhere.
 	sqlPublished = `
 WITH marks AS (
-    SELECT m.id, m.generation, m.sequence, m.at, m.first
-    FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[], $5::timestamptz[]) AS m (id, generation, sequence, at, first)
+    SELECT m.id, m.generation, m.sequence, m.age, m.first
+    FROM unnest($1::text[], $2::int[], $3::bigint[], $4::float8[], $5::timestamptz[])
+        AS m (id, generation, sequence, age, first)
 ), open AS (
     SELECT p.checkout_session_id FROM public.purchases p JOIN marks m ON p.checkout_session_id = m.id
     WHERE p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL) AND (m.first IS NULL OR m.first = p.first_published_at)
@@ -161,7 +176,8 @@ WITH marks AS (
 )
 UPDATE public.purchases p SET
     status = CASE WHEN p.status = 'pending' THEN 'published' ELSE p.status END, generation = m.generation,
-    published_at = COALESCE(m.at, now()), stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
+    published_at = now() - make_interval(secs => m.age),
+    stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
 FROM marks m JOIN open o ON o.checkout_session_id = m.id
 WHERE p.checkout_session_id = m.id AND p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)`
 
@@ -418,11 +434,13 @@ WHERE p.checkout_session_id = m.id AND p.generation < m.generation AND p.status 
 UPDATE public.purchases SET swept_at = now(), claimed_until = NULL
 WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
 
-	// Only what was looked at: a replay in between began a new age under a new generation. $3 is not used.
+	// Of what was looked at: a replay in between began a new age under a new generation.
 	sqlExpire = `
 UPDATE public.purchases p SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
-FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
-WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')`
+FROM unnest($1::text[], $2::int[]) AS m (id, generation)
+WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')
+    AND p.first_published_at <= now() - make_interval(secs => $3)
+RETURNING p.checkout_session_id`
 
 	// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a trial
 	// (no_payment) is no sale, and test purchases are replayed by their own ids alone.

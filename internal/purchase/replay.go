@@ -21,6 +21,19 @@ type Selection struct {
 	Code   *int      // TikTok's last code, nil: any
 	NoCode bool      // only those without any code
 	Since  time.Time // ended at or after; zero: any
+
+	Within time.Duration // ended within this span, by the ledger's clock; 0: any
+}
+
+// SetSince reads which ends are meant: a span (30m, 72h, 7d) before the replay, by the ledger's clock, or a
+// time in RFC 3339. "": all.
+func (s *Selection) SetSince(text string) (err error) {
+	if span, ok := parseSpan(text); ok {
+		s.Within = span
+		return nil
+	}
+	s.Since, err = ParseSince(text, time.Time{})
+	return err
 }
 
 var (
@@ -88,15 +101,20 @@ func ParseSince(text string, now time.Time) (time.Time, error) {
 	if at, err := time.Parse(time.RFC3339, text); err == nil {
 		return at, nil
 	}
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.Atoi(days); err == nil && n > 0 && n < 10_000 {
-			return now.AddDate(0, 0, -n), nil
-		}
-	}
-	if span, err := time.ParseDuration(text); err == nil && span > 0 {
+	if span, ok := parseSpan(text); ok {
 		return now.Add(-span), nil
 	}
 	return time.Time{}, errors.New("neither a span such as 30m, 72h or 7d, nor a time such as 2026-01-02T15:04:05Z")
+}
+
+// parseSpan reads a positive span; a day has 24 hours.
+func parseSpan(text string) (time.Duration, bool) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.Atoi(days)
+		return time.Duration(n) * 24 * time.Hour, err == nil && n > 0 && n < 10_000
+	}
+	span, err := time.ParseDuration(text)
+	return span, err == nil && span > 0
 }
 
 // Chosen returns the ids of a selection that names them; nil where it chooses by status.

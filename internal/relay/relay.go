@@ -17,23 +17,27 @@ import (
 	"purchase-relay/internal/contract"
 )
 
-// Outbox is the ledger's side. Implementations owe: a claim is this caller's alone for contract.ClaimFor, on every
-// replica; marks are idempotent and never take back what an outcome has said since.
+// Outbox is the ledger's side. Implementations guarantee: a claim belongs to one caller for
+// contract.ClaimFor, on every replica; marks are idempotent and never overwrite a later outcome.
 type Outbox interface {
-	// Claim takes up to most pending purchases, oldest first.
-	Claim(ctx context.Context, most int) ([]contract.Claim, error)
-	// Published marks claims as published, Released gives others back at once.
+	// Claim claims up to limit pending purchases, oldest first.
+	Claim(ctx context.Context, limit int) ([]contract.Claim, error)
+	// Published marks claims as published.
 	Published(ctx context.Context, marks []contract.Mark) error
+	// Released ends claims whose publication may have been stored.
 	Released(ctx context.Context, ids []string) error
+	// Unsent ends claims whose publication was not stored: where no earlier one may have been, the purchase
+	// has no age yet.
+	Unsent(ctx context.Context, ids []string) error
 }
 
-// Queue is the streams' side, and how far the ledger is behind what the workers told. Publish returns one result per publication, in
-// their order, after the stream's answers or its own time limit. OldestOutcome returns when the oldest outcome that is not on the ledger
-// yet was told; zero: none waits.
+// Queue is the streams' side. Publish returns one result per publication, in their order, after the stream's
+// answers or its own time limit. OutcomeLag returns the age of the oldest outcome that is not recorded yet,
+// by the server's clock; 0 without one.
 type Queue interface {
 	Publish(ctx context.Context, batch []contract.Publication) []contract.Published
 	Connected() bool
-	OldestOutcome(ctx context.Context) (time.Time, error)
+	OutcomeLag(ctx context.Context) (time.Duration, error)
 }
 
 const (
@@ -43,8 +47,10 @@ const (
 	pollEvery = 2 * time.Second
 	// ledgerTimeout bounds a question to the ledger: a connection may be dead, and nobody said so.
 	ledgerTimeout = 10 * time.Second
-	// pauseAfterFailure keeps a failing publish from becoming a hot loop.
-	pauseAfterFailure = 500 * time.Millisecond
+	// retryInitial is the pause after a failure. It doubles up to retryMax while a stream that is full or
+	// missing stores nothing of a batch, which costs the ledger a claim and a release of each purchase.
+	retryInitial = 500 * time.Millisecond
+	retryMax     = 30 * time.Second
 	// markAfter is how long the mark of a published purchase waits for its outcome to make it needless.
 	markAfter = 250 * time.Millisecond
 	// offeredMost bounds what waits in memory: over it, purchases wait on the ledger.
@@ -54,9 +60,14 @@ const (
 	// doubtFor is how long the outcome of a message that the stream says to have taken before is waited for: what was told before then
 	// is on the ledger, where no outcome waits that is older than this.
 	doubtFor = 5 * time.Second
-	// mostLag bounds how old an outcome may become that puts a purchase off, or the sweep: one that can never be recorded must not end
-	// them.
-	mostLag = 6 * time.Hour
+	// putOffMax bounds how long unrecorded outcomes put off the sweep, and a purchase whose message id the
+	// stream knew. An outcome that no present ingest can record must not end either; a sweep too early sends
+	// once more under the same event_id.
+	putOffMax = time.Hour
+	// offerMax is how long an offered purchase may wait in memory. With the publish after it, it is less than
+	// contract.ClaimFor: a later publish could come after another replica's, or after the customer was
+	// forgotten.
+	offerMax = contract.ClaimFor / 3
 )
 
 // doubt is a purchase whose message id the stream knew: an earlier publish was stored and nobody heard so, or, after a
@@ -67,29 +78,48 @@ type doubt struct {
 	released   bool
 }
 
+// offered is a claim that waits to be published.
+type offered struct {
+	contract.Claim
+
+	at time.Time
+}
+
+// stored is a mark to be written.
+type stored struct {
+	contract.Mark
+
+	at time.Time
+}
+
 // Relay publishes pending purchases.
 type Relay struct {
 	outbox Outbox
 	queue  Queue
 	log    *zap.Logger
+	now    func() time.Time
 	wake   chan struct{} // something may wait on the ledger
 	more   chan struct{} // something was offered
+	retry  chan struct{} // the stream may store again
 
 	mu      sync.Mutex
-	offered []contract.Claim
+	offered []offered
 	running bool
+	paused  bool // the stream stored nothing of the last batch
 
 	// Of Run's goroutine alone.
 	doubts   map[string]doubt // by session
-	unmarked []contract.Mark  // in the order of their times
+	unmarked []stored         // in the order of their times
+	failures int              // batches in a row of which the stream stored nothing
 
 	publishes *prometheus.CounterVec
 }
 
 // New returns a Relay; Run makes it work.
-func New(o Outbox, q Queue, log *zap.Logger, reg prometheus.Registerer) *Relay {
+func New(o Outbox, q Queue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Relay {
 	r := &Relay{
-		outbox: o, queue: q, log: log, wake: make(chan struct{}, 1), more: make(chan struct{}, 1), doubts: make(map[string]doubt),
+		outbox: o, queue: q, log: log, now: now, doubts: make(map[string]doubt),
+		wake: make(chan struct{}, 1), more: make(chan struct{}, 1), retry: make(chan struct{}, 1),
 		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_publishes_total", Help: "Purchases handed to the queue, by result.",
 		}, []string{"result"}),
@@ -110,18 +140,28 @@ func (r *Relay) Wake() {
 	}
 }
 
-// Ready says whether what is offered now will be published at once.
+// Retry ends a pause after failures: the streams were created or repaired. It never blocks and may be called
+// from anywhere.
+func (r *Relay) Retry() {
+	select {
+	case r.retry <- struct{}{}:
+	default:
+	}
+}
+
+// Ready reports whether an offer would be published immediately.
 func (r *Relay) Ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.running && len(r.offered) < offeredMost && r.queue.Connected()
+	return r.running && !r.paused && len(r.offered) < offeredMost && r.queue.Connected()
 }
 
-// Offer hands a purchase over that was claimed where it was recorded, after the commit: the ledger need not be asked for it. It never
-// blocks. What is offered and not published (a crash) stays claimed for contract.ClaimFor, and is then found on the ledger.
+// Offer enqueues a purchase that was claimed in the transaction that recorded it, after the commit: the
+// ledger need not be queried for it. It never blocks. An offer that is not published in time stays claimed
+// for contract.ClaimFor and is then found on the ledger.
 func (r *Relay) Offer(c contract.Claim) {
 	r.mu.Lock()
-	r.offered = append(r.offered, c)
+	r.offered = append(r.offered, offered{c, r.now()})
 	r.mu.Unlock()
 	select {
 	case r.more <- struct{}{}:
@@ -129,15 +169,50 @@ func (r *Relay) Offer(c contract.Claim) {
 	}
 }
 
-func (r *Relay) take() []contract.Claim {
+// take returns the next offers, and the ids of those before them that have waited too long.
+func (r *Relay) take() (claims []contract.Claim, stale []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := min(batchSize, len(r.offered))
-	taken := r.offered[:n:n]
+	oldest, n := r.now().Add(-offerMax), 0
+	for ; n < len(r.offered) && len(claims) < batchSize; n++ {
+		if o := r.offered[n]; o.at.Before(oldest) {
+			stale = append(stale, o.ID)
+		} else {
+			claims = append(claims, o.Claim)
+		}
+	}
 	if r.offered = r.offered[n:]; len(r.offered) == 0 {
 		r.offered = nil
 	}
-	return taken
+	return claims, stale
+}
+
+// publishOffered publishes what was offered, batch by batch. Stale offers are claimed again like everything
+// that waits on the ledger.
+func (r *Relay) publishOffered(ctx context.Context) error {
+	for {
+		claims, stale := r.take()
+		if len(stale) > 0 {
+			if err := r.unsent(ctx, stale); err != nil {
+				return err
+			}
+		}
+		if len(claims) == 0 {
+			return nil
+		}
+		if err := r.publish(ctx, claims); err != nil {
+			return err
+		}
+		if err := r.mark(ctx, r.now().Add(-markAfter)); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Relay) unsent(ctx context.Context, ids []string) error {
+	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+	defer cancel()
+	return r.outbox.Unsent(ctx, ids)
 }
 
 func (r *Relay) run(running bool) {
@@ -146,8 +221,8 @@ func (r *Relay) run(running bool) {
 	r.running = running
 }
 
-// Run publishes until ctx ends, then finishes what is under way. The first failure of a row of them is logged, and
-// the end of it.
+// Run publishes until ctx ends, then finishes the batch in flight. The first failure of a row is logged, and
+// its end.
 func (r *Relay) Run(ctx context.Context) error {
 	r.run(true)
 	poll := time.NewTicker(pollEvery)
@@ -156,7 +231,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer marks.Stop()
 	failing, look := false, true
 	for {
-		again, err := r.once(ctx, look)
+		again, err := r.Pass(ctx, look)
 		switch {
 		case ctx.Err() != nil:
 			return r.finish(context.WithoutCancel(ctx))
@@ -167,7 +242,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			failing = false
 			r.log.Info("Purchases are published again")
 		}
-		if err != nil && !wait(ctx, pauseAfterFailure) {
+		if err != nil && !r.pause(ctx) {
 			return r.finish(context.WithoutCancel(ctx))
 		}
 		if look = again || err != nil; again && err == nil {
@@ -180,10 +255,49 @@ func (r *Relay) Run(ctx context.Context) error {
 		case <-marks.C:
 		case <-r.wake:
 			look = true
+		case <-r.retry:
+			look = true
 		case <-poll.C:
 			look = true
 		}
 	}
+}
+
+// pause waits after a failure, longer after each batch of which the stream stored nothing. Retry and a lost
+// connection end it; false: ctx ended first.
+func (r *Relay) pause(ctx context.Context) bool {
+	delay := retryMax
+	if r.failures < 7 {
+		delay = min(retryMax, retryInitial<<max(0, r.failures-1))
+	}
+	if delay > markAfter {
+		_ = r.mark(ctx, time.Time{}) // their claims would run out meanwhile; a failure is met again after the pause
+	}
+	end := time.NewTimer(delay)
+	defer end.Stop()
+	look := time.NewTicker(retryInitial)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-end.C:
+			return true
+		case <-r.retry:
+			return true
+		case <-look.C:
+			if !r.queue.Connected() {
+				r.failures = 0
+				return true
+			}
+		}
+	}
+}
+
+func (r *Relay) setPaused(paused bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.paused = paused
 }
 
 // finish publishes what was offered before the listener closed, and marks what was published.
@@ -191,29 +305,22 @@ func (r *Relay) finish(ctx context.Context) error {
 	r.run(false)
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
-	var err error
-	for claims := r.take(); len(claims) > 0 && err == nil; claims = r.take() {
-		err = r.publish(ctx, claims)
-	}
-	if err = errors.Join(err, r.mark(ctx, time.Time{})); err != nil {
-		r.log.Warn("Stopping before everything was published or marked; the next start makes up for it", zap.Error(err))
+	if err := errors.Join(r.publishOffered(ctx), r.mark(ctx, time.Time{})); err != nil {
+		r.log.Warn("Shutdown with unpublished purchases", zap.Error(err),
+			zap.String("remedy", "none: the next start publishes them"))
 	}
 	return nil
 }
 
-// once publishes what was offered and, where look says so, a batch of what waits on the ledger; again says that this one was full.
-// What is under way is finished although ctx ends.
-func (r *Relay) once(ctx context.Context, look bool) (again bool, err error) {
-	if err := r.mark(ctx, time.Now().Add(-markAfter)); err != nil {
+// Pass is one round of Run: it writes the marks that are due and publishes what was offered and, where look
+// is set, a batch of what waits on the ledger. again reports whether that batch was full. In-flight work is
+// finished although ctx ends.
+func (r *Relay) Pass(ctx context.Context, look bool) (again bool, err error) {
+	if err := r.mark(ctx, r.now().Add(-markAfter)); err != nil {
 		return false, err
 	}
-	for claims := r.take(); len(claims) > 0; claims = r.take() {
-		if err := r.publish(ctx, claims); err != nil {
-			return false, err
-		}
-		if err := r.mark(ctx, time.Now().Add(-markAfter)); err != nil {
-			return false, err
-		}
+	if err := r.publishOffered(ctx); err != nil {
+		return false, err
 	}
 	if !look || !r.queue.Connected() {
 		return false, nil // the connection's return wakes us; its absence has been logged
@@ -226,7 +333,7 @@ func (r *Relay) once(ctx context.Context, look bool) (again bool, err error) {
 	return len(claims) == batchSize, errors.Join(doubtful, r.publish(ctx, claims))
 }
 
-// publish publishes claims, and gives those back that the stream did not take.
+// publish publishes claims and releases those that the stream does not hold afterwards.
 func (r *Relay) publish(ctx context.Context, claims []contract.Claim) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contract.ClaimFor/2)
 	defer cancel()
@@ -237,33 +344,48 @@ func (r *Relay) publish(ctx context.Context, claims []contract.Claim) error {
 		c.Generation = offers[i]
 		batch[i] = publication(c)
 	}
-	marks, released, failed := r.sort(claims, offers, r.queue.Publish(ctx, batch))
-	r.unmarked = append(r.unmarked, marks...)
-	if len(released) > 0 {
-		return errors.Join(failed, r.outbox.Released(ctx, released))
+	answered := r.sort(claims, offers, r.queue.Publish(ctx, batch))
+	r.unmarked = append(r.unmarked, answered.marks...)
+	if len(answered.released)+len(answered.unsent) == len(claims) {
+		r.failures++
+	} else {
+		r.failures = 0
 	}
-	return nil
+	r.setPaused(r.failures > 0)
+	failed := answered.failed
+	if len(answered.released) > 0 {
+		failed = errors.Join(failed, r.outbox.Released(ctx, answered.released))
+	}
+	if len(answered.unsent) > 0 {
+		failed = errors.Join(failed, r.outbox.Unsent(ctx, answered.unsent))
+	}
+	return failed
 }
 
-// mark writes down what the stream has had since before a time (zero: all), so late that most purchases have had their outcome by
-// then, which says the same: a row is written once less. A mark that cannot be written is tried again; one that is lost with this
-// process is made up for when the claim has run out, because the stream knows the message id.
+// mark writes the marks of what the stream stored before a time; zero: all. It waits long enough for most
+// purchases to have their outcome, which makes the mark needless: a row is written once less. A mark that
+// cannot be written is kept; one that is lost with the process is replaced when the claim has run out,
+// because the stream knows the message id.
 func (r *Relay) mark(ctx context.Context, before time.Time) error {
 	n := len(r.unmarked)
 	if !before.IsZero() {
-		n = sort.Search(n, func(i int) bool { return r.unmarked[i].At.After(before) })
+		n = sort.Search(n, func(i int) bool { return r.unmarked[i].at.After(before) })
 	}
 	for n > 0 {
-		some := min(n, batchSize)
+		marks := make([]contract.Mark, min(n, batchSize))
+		for i := range marks {
+			marks[i] = r.unmarked[i].Mark
+			marks[i].Age = r.now().Sub(r.unmarked[i].at)
+		}
 		ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
-		err := r.outbox.Published(ctx, slices.Clone(r.unmarked[:some]))
+		err := r.outbox.Published(ctx, marks)
 		cancel()
 		if err != nil {
 			r.unmarked = r.unmarked[max(0, len(r.unmarked)-unmarkedMost):]
 			return err
 		}
-		r.unmarked = r.unmarked[some:]
-		n -= some
+		r.unmarked = r.unmarked[len(marks):]
+		n -= len(marks)
 	}
 	return nil
 }
@@ -279,11 +401,12 @@ func (r *Relay) offer(c contract.Claim) int {
 	return max(c.Generation, d.generation)
 }
 
-// releaseDoubts gives claims back that wait no longer for an outcome: those that got one are not claimed again. While the ledger is
-// behind what the workers told (Postgres was away, or the queue), a purchase's own outcome may be among those that wait.
+// releaseDoubts releases the claims that waited long enough for an outcome: those that got one are not
+// claimed again. While outcomes wait to be recorded (Postgres or the queue was down), a purchase's own may be
+// among them, for at most putOffMax.
 func (r *Relay) releaseDoubts(ctx context.Context) error {
 	var due []string
-	now := time.Now()
+	now := r.now()
 	for id, d := range r.doubts {
 		switch {
 		case !d.released && !now.Before(d.until):
@@ -295,8 +418,17 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
-	if lag, err := lagOf(ctx, r.queue, time.Now); err != nil || lag > doubtFor {
+	lag, err := r.queue.OutcomeLag(ctx)
+	if err != nil {
 		return err
+	}
+	if lag > doubtFor {
+		due = slices.DeleteFunc(due, func(id string) bool {
+			return now.Before(r.doubts[id].until.Add(putOffMax))
+		})
+	}
+	if len(due) == 0 {
+		return nil
 	}
 	if _, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return nil, r.outbox.Released(ctx, due) }); err != nil {
 		return err
@@ -307,19 +439,6 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 		r.doubts[id] = d
 	}
 	return nil
-}
-
-// lagOf is how far the ledger is behind what the workers told: the age of the oldest outcome that waits, 0 without one, or where it is
-// one that can never be recorded.
-func lagOf(ctx context.Context, q Queue, now func() time.Time) (time.Duration, error) {
-	oldest, err := q.OldestOutcome(ctx)
-	if err != nil || oldest.IsZero() {
-		return 0, err
-	}
-	if lag := now().Sub(oldest); lag <= mostLag {
-		return max(0, lag), nil
-	}
-	return 0, nil
 }
 
 // within asks the ledger for claims, for a bounded time. Those of an answer that comes too late run out by themselves.
@@ -335,9 +454,16 @@ func publication(c contract.Claim) contract.Publication {
 	}
 }
 
-// sort splits a batch into what the stream holds and what has to be tried again; failed is one of the reasons.
-func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.Published) (marks []contract.Mark, released []string, failed error) {
-	now := time.Now()
+// answers are the stream's answers to a batch.
+type answers struct {
+	marks            []stored
+	released, unsent []string // purchases that may have been stored, and that were not
+	failed           error    // one of the reasons
+}
+
+// sort splits a batch by what the stream answered.
+func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.Published) (a answers) {
+	now := r.now()
 	for i, c := range claims {
 		res := results[i]
 		switch {
@@ -353,24 +479,19 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 		case errors.Is(res.Err, contract.ErrStillQueued):
 			// An earlier publish was stored and its acknowledgement lost: it is where it should be, under its own generation.
 			r.publishes.WithLabelValues("still_queued").Inc()
+		case res.Refused:
+			r.publishes.WithLabelValues("failed").Inc()
+			a.unsent, a.failed = append(a.unsent, c.ID), res.Err
+			continue
 		default:
 			r.publishes.WithLabelValues("failed").Inc()
-			released, failed = append(released, c.ID), res.Err
+			a.released, a.failed = append(a.released, c.ID), res.Err
 			continue
 		}
 		delete(r.doubts, c.ID)
-		marks = append(marks, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, At: now, First: c.FirstPublished})
+		a.marks = append(a.marks, stored{at: now, Mark: contract.Mark{
+			ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, First: c.FirstPublished,
+		}})
 	}
-	return marks, released, failed
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+	return a
 }

@@ -27,6 +27,7 @@ type outbox struct {
 	published map[string]uint64
 	marks     map[string]int // generations
 	released  int
+	unsent    int
 	settled   map[string]bool // an outcome came
 	claims    int
 	failMarks int
@@ -92,6 +93,25 @@ func (o *outbox) Released(_ context.Context, ids []string) error {
 	return nil
 }
 
+func (o *outbox) Unsent(_ context.Context, ids []string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unsent += len(ids)
+	for _, id := range ids {
+		if c, ok := o.taken[id]; ok {
+			o.pending = append(o.pending, c)
+		}
+	}
+	return nil
+}
+
+// counts returns how many batches were claimed, and how many claims were released in either way.
+func (o *outbox) counts() (claims, released, unsent int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.claims, o.released, o.unsent
+}
+
 func (o *outbox) add(n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -120,6 +140,8 @@ type stream struct {
 	ids     map[string]uint64
 	held    map[string]bool // by subject
 	fail    func(p contract.Publication) error
+	refuse  bool          // fail is for certain
+	hang    time.Duration // before each answer
 	batches []int
 
 	outcome    time.Time // the oldest that waits
@@ -140,6 +162,7 @@ func (s *stream) hold(subject string) {
 }
 
 func (s *stream) Publish(_ context.Context, batch []contract.Publication) []contract.Published {
+	time.Sleep(s.hang) //nolint:forbidigo // virtual time
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batches = append(s.batches, len(batch))
@@ -147,7 +170,7 @@ func (s *stream) Publish(_ context.Context, batch []contract.Publication) []cont
 	for i, p := range batch {
 		if s.fail != nil {
 			if err := s.fail(p); err != nil {
-				results[i].Err = err
+				results[i].Err, results[i].Refused = err, s.refuse
 				continue
 			}
 		}
@@ -171,7 +194,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream
 		o := &outbox{taken: map[string]contract.Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
 		s := &stream{ids: map[string]uint64{}}
 		core, log := observer.New(zapcore.DebugLevel)
-		r := New(o, s, zap.New(core), prometheus.NewRegistry())
+		r := New(o, s, time.Now, zap.New(core), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.Run(ctx) }()
@@ -302,7 +325,7 @@ func TestOffersThatFail(t *testing.T) {
 			t.Errorf("%d marked", o.done())
 		}
 	})
-	r := New(nil, &stream{}, zap.NewNop(), prometheus.NewRegistry())
+	r := New(nil, &stream{}, time.Now, zap.NewNop(), prometheus.NewRegistry())
 	if r.Ready() {
 		t.Error("ready before it runs")
 	}
@@ -423,7 +446,7 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 			t.Errorf("published %v, marked %d", s.ids, o.marked("cs_1"))
 		}
 
-		oldest(began.Add(-time.Second)) // it stays
+		oldest(began.Add(-time.Second)) // for good
 		s.mu.Lock()
 		s.ids["cs_2:1"] = 92
 		s.mu.Unlock()
@@ -431,12 +454,12 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		o.pending = append(o.pending, contract.Claim{ID: "cs_2", Generation: 1})
 		o.mu.Unlock()
 		r.Wake()
-		time.Sleep(mostLag - time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(putOffMax - time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_2") != 0 {
 			t.Error("published again while the outcome may wait")
 		}
-		time.Sleep(2 * time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_2") != 2 || len(r.doubts) != 0 {
 			t.Errorf("held for good; marked %d, doubts %v", o.marked("cs_2"), r.doubts)
@@ -516,6 +539,123 @@ func TestSilentLedger(t *testing.T) {
 		synctest.Wait()
 		if o.done() != 3 || log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
+		}
+	})
+}
+
+// The stream is full or missing: nothing was sent, and no age counts. A timeout may have been stored.
+func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
+	for _, refused := range []bool{true, false} {
+		bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+			s.mu.Lock()
+			s.fail, s.refuse = func(contract.Publication) error { return contract.ErrStreamFull }, refused
+			s.mu.Unlock()
+			o.add(3)
+			r.Wake()
+			synctest.Wait()
+			_, released, unsent := o.counts()
+			if want := [2]int{3, 0}; refused && [2]int{unsent, released} != want || !refused && [2]int{released, unsent} != want {
+				t.Errorf("refused %t: released %d, unsent %d", refused, released, unsent)
+			}
+		})
+	}
+}
+
+// A full stream costs few claims, offers are not made, and the end of it is found within retryMax.
+func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
+		full := func(is bool) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.fail, s.refuse = nil, is
+			if is {
+				s.fail = func(contract.Publication) error { return contract.ErrStreamFull }
+			}
+		}
+		full(true)
+		o.add(1200)
+		r.Wake()
+		for range 600 { // webhooks go on
+			time.Sleep(time.Second) //nolint:forbidigo // virtual time
+			r.Wake()
+		}
+		synctest.Wait()
+		claims, _, unsent := o.counts()
+		if claims > 30 {
+			t.Errorf("%d batches were claimed in 10 minutes, %d purchases released; want at most 30 batches", claims, unsent)
+		}
+		if r.Ready() {
+			t.Error("ready while the stream is full")
+		}
+		full(false)
+		time.Sleep(retryMax + time.Second) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if got := o.done(); got != 1200 || !r.Ready() {
+			t.Errorf("published %d of 1200, ready %t", got, r.Ready())
+		}
+		if n := log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len(); n != 1 {
+			t.Errorf("logged %d times, want once", n)
+		}
+	})
+}
+
+// One purchase that the stream never takes slows nobody down.
+func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.mu.Lock()
+		s.fail, s.refuse = func(p contract.Publication) error {
+			if p.MsgID == "cs_0:1" {
+				return errors.New("message size exceeds maximum allowed")
+			}
+			return nil
+		}, true
+		s.mu.Unlock()
+		o.add(700)
+		r.Wake()
+		time.Sleep(2 * time.Second) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if got := o.done(); got != 699 {
+			t.Errorf("published %d, want 699", got)
+		}
+	})
+}
+
+// The streams were repaired: the pause ends.
+func TestRelay_RetryEndsPause(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.mu.Lock()
+		s.fail = func(contract.Publication) error { return errors.New("no response from stream") }
+		s.mu.Unlock()
+		o.add(1)
+		r.Wake()
+		time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
+		s.mu.Lock()
+		s.fail = nil
+		s.mu.Unlock()
+		r.Retry()
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if o.done() != 1 {
+			t.Error("not published")
+		}
+	})
+}
+
+// An offer that waited too long, behind publishes that got no answer, is not published by this claim any
+// more: another replica, or the customer's removal, may have come in between.
+func TestRelay_DropsStaleOffers(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.hang = offerMax + time.Second
+		r.Offer(contract.Claim{ID: "cs_first", Generation: 1})
+		synctest.Wait() // it hangs
+		r.Offer(contract.Claim{ID: "cs_late", Generation: 1})
+		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		if s.ids["cs_first:1"] == 0 || s.ids["cs_late:1"] != 0 {
+			t.Errorf("published %v, want cs_first alone", s.ids)
+		}
+		if _, _, unsent := o.counts(); unsent != 1 {
+			t.Errorf("%d claims were released as unsent, want 1", unsent)
 		}
 	})
 }

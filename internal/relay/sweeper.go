@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,8 +20,9 @@ type Ledger interface {
 	Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error)
 	// Swept records what the queue said: published again under a new generation, still queued, or no answer.
 	Swept(ctx context.Context, published []contract.Mark, queued, unanswered []string) error
-	// Expire gives purchases up for their age, each in the generation that was looked at.
-	Expire(ctx context.Context, marks []contract.Mark) error
+	// Expire ends as dead (expired) those that are at least maxAge old by the ledger's clock and still of the
+	// mark's generation, and returns their ids.
+	Expire(ctx context.Context, marks []contract.Mark, maxAge time.Duration) (expired []string, err error)
 }
 
 // SweeperConfig is what an operator chooses.
@@ -30,10 +32,10 @@ type SweeperConfig struct {
 	MaxAge   time.Duration // counted from the first publish
 }
 
-// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. It doubles nothing:
-// the stream refuses a purchase that it still holds, whether it waits, is delayed or is being worked on; and while outcomes of
-// purchases that have left it wait to be recorded for long (Postgres was away), nothing is taken for lost. One that is too old to be
-// sent again is given up loudly.
+// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. It
+// doubles nothing: the stream refuses a purchase that it still holds, whether it waits, is delayed or is
+// being worked on; and while outcomes have waited long to be recorded (Postgres was down), the sweep is put
+// off. A purchase that is too old to be sent again ends dead (expired).
 type Sweeper struct {
 	SweeperConfig
 	ledger Ledger
@@ -42,6 +44,7 @@ type Sweeper struct {
 	log    *zap.Logger
 	swept  *prometheus.CounterVec
 	dead   prometheus.Counter
+	putOff time.Time // since when outcomes put the sweep off; zero: they do not
 }
 
 // NewSweeper returns a Sweeper; Run makes it work.
@@ -73,7 +76,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		err := s.sweep(ctx)
+		err := s.Sweep(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -86,15 +89,23 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// sweep goes through everything that is overdue now.
-func (s *Sweeper) sweep(ctx context.Context) error {
+// Sweep publishes again everything that is overdue now.
+func (s *Sweeper) Sweep(ctx context.Context) error {
+	asked := false
+	defer func() {
+		// Once in putOffMax, also where Postgres is down and the outcomes wait for it.
+		if asked && !s.putOff.IsZero() {
+			s.putOff = s.now()
+		}
+	}()
 	for s.queue.Connected() {
-		lag, err := s.lag(ctx)
+		grace, err := s.grace(ctx)
 		if err != nil {
 			return err
 		}
+		asked = true
 		claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) {
-			return s.ledger.Overdue(ctx, s.Grace+lag, batchSize)
+			return s.ledger.Overdue(ctx, grace, batchSize)
 		})
 		if err != nil || len(claims) == 0 {
 			return err
@@ -103,41 +114,48 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil // without a queue there is nobody to ask; its absence has been logged
+	return nil // disconnected, which has been logged
 }
 
-// lag is how far the ledger is behind what the workers told. Where that is much, the error says so: what looks lost has an outcome.
-func (s *Sweeper) lag(ctx context.Context) (time.Duration, error) {
-	lag, err := lagOf(ctx, s.queue, s.now)
-	if err == nil && lag > s.Grace/2 {
-		return 0, errors.New("outcomes wait to be recorded, and what looks lost may have one: look at Postgres, or at an ingest that is too old for its workers")
+// grace returns how long a purchase must have been without a message from a worker. Outcomes that wait to be
+// recorded make it longer. Where they have waited for long, a purchase that looks lost may have one, and the
+// sweep is put off for up to putOffMax.
+func (s *Sweeper) grace(ctx context.Context) (time.Duration, error) {
+	lag, err := s.queue.OutcomeLag(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case lag <= s.Grace/2:
+		s.putOff = time.Time{}
+		return s.Grace + lag, nil
+	case s.putOff.IsZero():
+		s.putOff = s.now()
+	case s.now().Sub(s.putOff) >= putOffMax:
+		return s.Grace, nil
 	}
-	return lag, err
+	return 0, errors.New("outcomes wait to be recorded: Postgres is slow, or an ingest is older than its workers")
 }
 
 func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
 	ctx, cancel := context.WithTimeout(ctx, contract.ClaimFor/2)
 	defer cancel()
-	var young []contract.Claim
-	var old []contract.Mark
-	for _, c := range claims {
-		if s.now().Sub(c.FirstPublished) >= s.MaxAge {
-			old = append(old, contract.Mark{ID: c.ID, Generation: c.Generation})
-			continue
-		}
-		young = append(young, c)
+	marks := make([]contract.Mark, len(claims))
+	for i, c := range claims {
+		marks[i] = contract.Mark{ID: c.ID, Generation: c.Generation}
 	}
-	if len(old) > 0 {
-		if err := s.ledger.Expire(ctx, old); err != nil {
-			return err
-		}
-		for _, m := range old {
-			s.swept.WithLabelValues("expired").Inc()
-			s.dead.Inc() // as a worker counts its own
-			s.log.Error("Purchase given up on: no word of it until RETRY_MAX_AGE; replay it if it must be sent", zap.String("checkout_session_id", m.ID), zap.String("reason", "expired"))
-		}
+	expired, err := s.ledger.Expire(ctx, marks, s.MaxAge)
+	if err != nil {
+		return err
 	}
-	return s.publish(ctx, young)
+	for _, id := range expired {
+		s.swept.WithLabelValues("expired").Inc()
+		s.dead.Inc() // as a worker counts its own
+		s.log.Error("Purchase expired", zap.String("checkout_session_id", id), zap.String("reason", "expired"),
+			zap.Duration("max_age", s.MaxAge), zap.String("remedy", "replay it if it must be sent"))
+	}
+	return s.publish(ctx, slices.DeleteFunc(claims, func(c contract.Claim) bool {
+		return slices.Contains(expired, c.ID)
+	}))
 }
 
 // publish offers purchases to the stream under their next generation.

@@ -22,6 +22,7 @@ import (
 type sweepLedger struct {
 	mu      sync.Mutex
 	overdue []contract.Claim
+	first   map[string]time.Time // of what was handed out
 	journal []string
 	err     error
 	silent  bool          // the first question gets no answer
@@ -42,6 +43,12 @@ func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int
 	n := min(most, len(l.overdue))
 	taken := slices.Clone(l.overdue[:n])
 	l.overdue = l.overdue[n:]
+	for _, c := range taken {
+		if l.first == nil {
+			l.first = make(map[string]time.Time)
+		}
+		l.first[c.ID] = c.FirstPublished
+	}
 	return taken, l.err
 }
 
@@ -60,20 +67,25 @@ func (l *sweepLedger) Swept(_ context.Context, published []contract.Mark, queued
 	return nil
 }
 
-func (l *sweepLedger) Expire(_ context.Context, marks []contract.Mark) error {
+func (l *sweepLedger) Expire(_ context.Context, marks []contract.Mark, maxAge time.Duration) (expired []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range marks {
-		l.journal = append(l.journal, fmt.Sprintf("expired %s:%d", m.ID, m.Generation))
+		if time.Since(l.first[m.ID]) >= maxAge {
+			l.journal, expired = append(l.journal, fmt.Sprintf("expired %s:%d", m.ID, m.Generation)), append(expired, m.ID)
+		}
 	}
-	return nil
+	return expired, nil
 }
 
-// OldestOutcome is the stream's, which waits for the ledger.
-func (s *stream) OldestOutcome(context.Context) (time.Time, error) {
+// OutcomeLag implements Queue.
+func (s *stream) OutcomeLag(context.Context) (time.Duration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.outcome, s.outcomeErr
+	if s.outcome.IsZero() {
+		return 0, s.outcomeErr
+	}
+	return max(0, time.Since(s.outcome)), s.outcomeErr
 }
 
 func (l *sweepLedger) told() []string {
@@ -203,13 +215,15 @@ func TestSweepGetsNoAnswer(t *testing.T) {
 	})
 }
 
-// Outcomes that wait to be recorded make the grace longer by as much as the oldest of them has waited; while that is long, nothing is
-// taken for lost; and one that can never be recorded does not end the sweeping.
-func TestSweepGivesTheLedgerTime(t *testing.T) {
+// An unrecorded outcome makes the grace longer by its age; an old one puts the sweep off.
+func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 	for _, tc := range []struct {
 		waits, lag time.Duration // at the first sweep
 		swept      bool
-	}{{0, 0, true}, {-time.Hour, 0, true}, {3 * time.Minute, 3 * time.Minute, true}, {5*time.Minute + time.Second, 0, false}, {5 * time.Hour, 0, false}, {mostLag + time.Second, 0, true}} {
+	}{
+		{0, 0, true}, {-time.Hour, 0, true}, {3 * time.Minute, 3 * time.Minute, true},
+		{5*time.Minute + time.Second, 0, false}, {5 * time.Hour, 0, false}, {50 * time.Hour, 0, false},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := &sweepLedger{lag: tc.lag, overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 			s := &stream{ids: map[string]uint64{}}
@@ -223,11 +237,80 @@ func TestSweepGivesTheLedgerTime(t *testing.T) {
 					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
 				}
 				if put := log.FilterMessage("The sweep is put off").Len(); (put == 0) != tc.swept {
-					t.Errorf("an outcome waits for %s: told %d times", tc.waits, put)
+					t.Errorf("an outcome waits for %s: logged %d times, want %t", tc.waits, put, !tc.swept)
 				}
 			})
 		})
 	}
+}
+
+// An outcome that is never recorded puts each sweep off for putOffMax and no longer: the guard neither blocks
+// for ever nor is switched off. A sweep that is allowed goes through everything.
+func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &sweepLedger{}
+		s := &stream{ids: map[string]uint64{}, outcome: time.Now().Add(-20 * time.Hour)}
+		lose := func(n int) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for range n {
+				id := fmt.Sprintf("cs_%d", len(l.overdue)+len(l.journal))
+				l.overdue = append(l.overdue, contract.Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
+			}
+		}
+		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
+			lose(1201)
+			for hour := range 30 {
+				before := len(l.told())
+				time.Sleep(putOffMax - 2*time.Minute) //nolint:forbidigo // virtual time
+				synctest.Wait()
+				if got := len(l.told()); hour == 0 && got != before {
+					t.Errorf("swept %d within an hour, want none", got-before)
+				}
+				time.Sleep(3 * time.Minute) //nolint:forbidigo // virtual time
+				synctest.Wait()
+				if got, want := len(l.told()), before+1201; hour == 0 && got != want {
+					t.Errorf("swept %d after an hour, want %d", got, want)
+				}
+				if hour > 0 && len(l.told()) == before {
+					t.Errorf("hour %d: nothing was swept", hour)
+				}
+				lose(1)
+			}
+		})
+	})
+}
+
+// Postgres is down for hours. When it is back the outcomes are recorded first: the guard has not run out
+// meanwhile.
+func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &sweepLedger{err: errors.New("connection refused")}
+		s := &stream{ids: map[string]uint64{}, outcome: time.Now()}
+		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
+			time.Sleep(10*time.Hour + 30*time.Minute) //nolint:forbidigo // virtual time
+			synctest.Wait()
+			l.mu.Lock()
+			l.err, l.overdue = nil, []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}
+			l.mu.Unlock()
+			time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
+			synctest.Wait()
+			if got := l.told(); slices.Contains(got, "published cs_1:2 at 1") {
+				t.Errorf("swept before the outcomes were recorded: %v", got)
+			}
+			s.mu.Lock()
+			s.outcome = time.Time{}
+			s.mu.Unlock()
+			time.Sleep(2 * time.Minute) //nolint:forbidigo // virtual time
+			synctest.Wait()
+			if got := l.told(); !slices.Contains(got, "published cs_1:2 at 1") {
+				t.Errorf("after the outcomes were recorded: %v", got)
+			}
+		})
+	})
+}
+
+func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
