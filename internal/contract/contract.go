@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
 
@@ -145,7 +146,7 @@ func MsgID(id string, generation int) string { return id + ":" + strconv.Itoa(ge
 // Generation reads the generation back from a message id; 1 when it has none.
 func Generation(msgID string) int {
 	_, after, _ := strings.Cut(msgID, ":")
-	if n, err := strconv.Atoi(after); err == nil && n > 0 {
+	if n, err := strconv.Atoi(after); err == nil && n > 0 && n <= MaxGeneration {
 		return n
 	}
 	return 1
@@ -215,8 +216,14 @@ func DecodeOutcomes(data []byte) (list []Outcome, err error) {
 	if message.Version < VersionOutcomes {
 		message.Outcomes = []Outcome{message.Outcome}
 	}
+	if len(message.Outcomes) > maxOutcomes {
+		message.Outcomes, err = message.Outcomes[:maxOutcomes], errors.New("the message has too many outcomes")
+	}
 	for _, o := range message.Outcomes {
 		if wrong := o.check(); wrong == nil {
+			if o.Attempt != nil {
+				o.Attempt.readable()
+			}
 			list = append(list, o)
 		} else if err == nil { // one of them tells it
 			err = wrong
@@ -237,12 +244,8 @@ func (o *Outcome) check() error {
 	switch {
 	case !purchase.ValidID(o.EventID):
 		return errors.New("event_id has no usable form")
-	case o.Generation < 1:
-		return errors.New("generation is below 1")
 	case o.At.IsZero():
 		return errors.New("at is missing")
-	case !storable(string(o.Reason), 40):
-		return errors.New("reason has no usable form")
 	}
 	if s := o.Sent; s != nil {
 		switch {
@@ -260,13 +263,9 @@ func (o *Outcome) check() error {
 			return errors.New("attempt.id has no usable form")
 		case a.At.IsZero():
 			return errors.New("attempt.at is missing")
-		case a.Code != nil && int(int32(*a.Code)) != *a.Code: //nolint:gosec // the conversion is the check: the ledger's column has 32 bits
-			return errors.New("attempt.code is out of range")
-		case !storable(string(a.Class), 40), !storable(a.Message, 1000), !storable(a.RequestID, 200):
-			return errors.New("attempt has an unusable text")
 		}
 	}
-	return nil
+	return o.checkBounds()
 }
 
 // maxPage bounds a page's address, in bytes, as purchase does.
@@ -302,6 +301,10 @@ type DeadLetter struct {
 // EncodeDeadLetter encodes a dead letter.
 func EncodeDeadLetter(d DeadLetter) ([]byte, error) {
 	d.Version = Version
+	d.Message, d.RequestID = logsafe.Text(d.Message, maxMessage), logsafe.Text(d.RequestID, maxRequestID)
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("encode dead letter of %q: %w", d.EventID, err)
+	}
 	return json.Marshal(d)
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"purchase-relay/internal/contract"
 	"purchase-relay/internal/jetstream"
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 )
 
@@ -271,7 +272,10 @@ func work(t *testing.T, ingest, worker, other *jetstream.Conn) {
 	if err := errors.Join(worker.Outcomes(t.Context(), many)...); err != nil {
 		t.Error(err)
 	}
-	if err := errors.Join(worker.DeadLetters(t.Context(), []contract.DeadLetter{{EventID: "cs_3", Generation: 1, Envelope: []byte(`{}`)}})...); err != nil {
+	letter := contract.DeadLetter{
+		EventID: "cs_3", Generation: 1, Reason: purchase.ReasonRefused, DiedAt: time.Now(), Envelope: []byte(`{}`),
+	}
+	if err := errors.Join(worker.DeadLetters(t.Context(), []contract.DeadLetter{letter})...); err != nil {
 		t.Error(err)
 	}
 	outcomes := ingest.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)

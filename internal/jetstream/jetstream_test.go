@@ -477,7 +477,7 @@ func TestOutcomesAndDeadLetters(t *testing.T) {
 	if len(messages) < 4 || len(messages) > 6 || len(got) != 999 || got[0] != "cs_0" || got[998] != "cs_999" {
 		t.Errorf("%d outcomes in %d messages", len(got), len(messages))
 	}
-	letter := contract.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, Envelope: []byte(`{}`)}
+	letter := contract.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, DiedAt: time.Unix(1, 0), Envelope: []byte(`{}`)}
 	if err := errors.Join(s.DeadLetters(t.Context(), []contract.DeadLetter{letter})...); err != nil {
 		t.Fatal(err)
 	}
@@ -518,6 +518,25 @@ func TestWorkersAreHeard(t *testing.T) {
 	cancel()
 	if err := <-told; err != nil {
 		t.Error(err)
+	}
+}
+
+// What a worker says that was taken over is shown to people: nothing in it turns the text around, hides or pretends.
+func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
+	s := newSite(t)
+	workers, err := s.WatchWorkers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const hostile = `{"version":"v\u202e1","state":"running","reason":"\u2067all \u200bis\u001b[2J\nwell","since":"9999-01-01T00:00:00Z"}`
+	s.await("the state", func() bool { // said again: nothing orders it after the subscription
+		if err := s.nc.Publish("workers.w-1", []byte(hostile)); err != nil {
+			t.Fatal(err)
+		}
+		return len(workers.List()) == 1
+	})
+	if w := workers.List()[0]; w.Version != "v1" || w.Reason != "all is[2J well" || w.Since.After(time.Now()) {
+		t.Errorf("state = %+v", w)
 	}
 }
 

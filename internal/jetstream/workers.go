@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"purchase-relay/internal/contract"
-	"purchase-relay/internal/purchase"
 )
 
 const (
@@ -29,7 +27,7 @@ func (c *Conn) TellState(ctx context.Context, instance string, every time.Durati
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		data, err := json.Marshal(state())
+		data, err := contract.EncodeWorkerState(state())
 		if err != nil {
 			return err
 		}
@@ -72,9 +70,9 @@ func (c *Conn) WatchWorkers() (*Workers, error) {
 }
 
 func (w *Workers) hear(instance string, data []byte, now time.Time) {
-	var s contract.WorkerState
-	if !purchase.ValidID(instance) || len(data) > 4096 || json.Unmarshal(data, &s) != nil || s.State == "" {
-		return
+	s, err := contract.DecodeWorkerState(instance, data, now)
+	if err != nil {
+		return // anybody with the right to publish there can send anything
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -540,6 +540,37 @@ func TestSettleInAnyOrder(t *testing.T) {
 	})
 }
 
+// A generation that was made up uses up no numbers that replays need: "2147483647" in one outcome stopped every bulk replay.
+func TestSettle_BoundsTheGeneration(t *testing.T) {
+	l := newLedger(t)
+	for _, tc := range []struct {
+		generation, want int
+		result           purchase.Status
+	}{
+		{contract.MaxGeneration, 1, purchase.StatusDead},
+		{3, 1, purchase.StatusRetrying},
+		{1 << 19, 1, purchase.StatusDelivered},
+		{2, 2, purchase.StatusRetrying}, // of a sweep whose mark comes later
+	} {
+		id := fmt.Sprintf("cs_%d", tc.generation)
+		l.record(receipt("evt_"+id, id, purchase.StatusPending, ""))
+		o := outcome(id, tc.generation, tc.result, "a1", base)
+		for range 3 { // and again: it rises no further
+			if _, err := l.Settle(t.Context(), []contract.Outcome{o, o}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := ask[string](l, `SELECT concat_ws(' ', status, generation, attempts) FROM purchases WHERE checkout_session_id = '`+id+`'`)
+		if want := fmt.Sprintf("%s %d 1", tc.result, tc.want); got != want {
+			t.Errorf("after generation %d: %q, want %q", tc.generation, got, want)
+		}
+	}
+	n, err := l.Replay(t.Context(), purchase.Selection{Status: purchase.StatusDead}, func(int) {})
+	if err != nil || n != 1 {
+		t.Errorf("Replay = %d, %v, want 1", n, err)
+	}
+}
+
 func TestSettleTellsOfStrangers(t *testing.T) {
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))

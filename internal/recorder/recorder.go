@@ -87,6 +87,9 @@ func (r *Recorder) once(ctx context.Context) error {
 	good := make([]contract.Queued, 0, len(messages))
 	for _, m := range messages {
 		list, err := contract.DecodeOutcomes(m.Data)
+		for i, o := range list {
+			list[i] = o.Dated(takenOf(m))
+		}
 		if len(list) > 0 {
 			outcomes, good = append(outcomes, list...), append(good, m)
 		}
@@ -106,6 +109,14 @@ func (r *Recorder) once(ctx context.Context) error {
 		}
 	}
 	return r.acknowledge(ctx, good)
+}
+
+// takenOf returns when the stream took a message.
+func takenOf(m contract.Queued) time.Time {
+	if m.Taken.IsZero() {
+		return time.Now()
+	}
+	return m.Taken
 }
 
 // refuse says what of a message could not be read, and gives back or removes a message of which nothing could.

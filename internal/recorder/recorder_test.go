@@ -76,6 +76,7 @@ func (s *source) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
 
 type ledger struct {
 	*journal
+	settled []contract.Outcome
 	err     error
 	unknown []string
 }
@@ -89,6 +90,7 @@ func (l *ledger) Settle(_ context.Context, outcomes []contract.Outcome) ([]strin
 		l.note("failed " + strings.Join(ids, "+"))
 		return nil, l.err
 	}
+	l.settled = append(l.settled, outcomes...)
 	l.note("settle " + strings.Join(ids, "+"))
 	return l.unknown, nil
 }
@@ -183,6 +185,30 @@ func TestQueueAwayIsWaitedFor(t *testing.T) {
 		}
 		if j.String() != "settle a, ack and hear a" || !slices.Equal(said, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
 			t.Errorf("%s; log %v", j, said)
+		}
+	})
+}
+
+// An outcome from the end of the calendar is recorded with the time at which the queue took it.
+func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		taken := time.Now().Add(-time.Minute).UTC()
+		far := time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+		data, err := contract.EncodeOutcome(contract.Outcome{
+			EventID: "cs_1", Generation: 1, Result: purchase.StatusDead, Reason: purchase.ReasonRefused, At: far, Taken: far, Sequence: 7,
+			Attempt: &contract.Attempt{ID: "a", At: far},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &ledger{journal: j}
+		run(t, &source{batches: [][]contract.Queued{{{Data: data, Taken: taken, Settler: message{j, "a"}}}}}, l, time.Second)
+		if len(l.settled) != 1 {
+			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
+		}
+		if o := l.settled[0]; !o.At.Equal(taken) || !o.Attempt.At.Equal(taken) || !o.Taken.IsZero() || o.Sequence != 0 {
+			t.Errorf("settled %+v, attempt %+v; want both at %s and no place in the stream", o, o.Attempt, taken)
 		}
 	})
 }
