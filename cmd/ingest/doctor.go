@@ -42,6 +42,9 @@ func doctor(ctx context.Context, c *config, problems []string, out io.Writer) er
 	if c.DatabaseURL != "" {
 		checks = append(checks, postgres.Examine(ctx, c.DatabaseURL)...)
 	}
+	if c.MigrateDatabaseURL != "" {
+		checks = append(checks, postgres.ExamineTLS("ledger: owner's TLS", c.MigrateDatabaseURL))
+	}
 	if c.MigrateDatabaseURL != "" && c.MigrateDatabaseURL == c.DatabaseURL {
 		checks = append(checks, checkup.Warned("ledger: owner", "MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use", "give it a role of its own (docs/operations.md, Two roles in Postgres)"))
 	}

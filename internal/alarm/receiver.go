@@ -55,6 +55,9 @@ func CheckURL(address secret.Text) error {
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return errors.New("is not an absolute http(s) URL")
 	}
+	if secret.InClear(address.Reveal()) {
+		return errors.New("is plain http to another machine: it is a secret itself, and its messages hold ids; use https")
+	}
 	return nil
 }
 

@@ -96,6 +96,7 @@ func TestWebhookRefused(t *testing.T) {
 func TestCheckURL(t *testing.T) {
 	for url, good := range map[secret.Text]bool{
 		"https://hooks.slack.com/services/T/B/x": true, "http://127.0.0.1:9/x": true, "hooks.slack.com/x": false, "ftp://h/x": false, "https:///x": false, "::": false,
+		"http://localhost:9/x": true, "http://mattermost.internal/hooks/x": false, "http://10.0.0.1/x": false, "HTTP://hooks.example/x": false,
 	} {
 		if err := alarm.CheckURL(url); (err == nil) != good {
 			t.Errorf("%s: %v", url.Reveal(), err)

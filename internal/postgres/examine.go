@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -47,13 +48,55 @@ func Examine(ctx context.Context, url secret.Text) []checkup.Check {
 		return []checkup.Check{unreachable(err)}
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	checks := []checkup.Check{checkup.Passed("Postgres", "answers as %s on %s", config.User, config.Database)}
+	checks := []checkup.Check{checkup.Passed("Postgres", "answers as %s on %s", config.User, config.Database), judgeTLS("Postgres: TLS", config)}
 	f, err := look(ctx, conn)
 	if err != nil {
 		return append(checks, checkup.Failed("Postgres: settings", "they cannot be read: "+err.Error(), "see Postgres' own log"))
 	}
 	checks = append(checks, f.judge()...)
 	return append(checks, examineSchema(ctx, conn)...)
+}
+
+// ExamineTLS looks at how a URL of DATABASE_URL's kind reaches its server, without connecting.
+func ExamineTLS(what string, url secret.Text) checkup.Check {
+	config, err := pgx.ParseConfig(url.Reveal())
+	if err != nil {
+		return checkup.Failed(what, "it is not a connection string", "write it as postgres://user:password@host:5432/database")
+	}
+	return judgeTLS(what, config)
+}
+
+// judgeTLS looks at every server and every way to it that the driver may take: sslmode=prefer and allow, and the default, speak in the
+// clear where the server, or who answers in its place, wants it so.
+func judgeTLS(what string, config *pgx.ConnConfig) checkup.Check {
+	ways := append([]*pgconn.FallbackConfig{{Host: config.Host, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
+	clear, unverified := false, false
+	for _, way := range ways {
+		switch tls := way.TLSConfig; {
+		case local(way.Host):
+		case tls == nil:
+			clear = true
+		case tls.InsecureSkipVerify: // and sslmode=verify-ca, which takes any name
+			unverified = true
+		}
+	}
+	const remedy = "add sslmode=verify-full to the URL, and sslrootcert where the authority is your own"
+	switch {
+	case clear:
+		return checkup.Warned(what, "sslmode lets passwords and purchases travel in the clear", remedy)
+	case unverified:
+		return checkup.Warned(what, "the connection is encrypted, and the server's name is not verified", remedy)
+	}
+	return checkup.Passed(what, "the server is on this machine, or its certificate and name are verified")
+}
+
+// local reports whether a host is a socket's folder or this machine.
+func local(host string) bool {
+	if strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // unreachable says why there is no connection. What pgx says holds no password.

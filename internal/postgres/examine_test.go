@@ -24,6 +24,33 @@ func verdict(checks []checkup.Check, what string) checkup.Verdict {
 	return ""
 }
 
+// Whatever sslmode allows is looked at: the driver falls back to it where the other end says so.
+func TestExamineTLS(t *testing.T) {
+	for url, want := range map[secret.Text]checkup.Verdict{
+		"postgres://u:p@db.example/d":                                  checkup.Warn,
+		"postgres://u:p@db.example/d?sslmode=disable":                  checkup.Warn,
+		"postgres://u:p@db.example/d?sslmode=allow":                    checkup.Warn,
+		"postgres://u:p@db.example/d?sslmode=prefer":                   checkup.Warn,
+		"postgres://u:p@db.example/d?sslmode=require":                  checkup.Warn,
+		"postgres://u:p@db.example/d?sslmode=verify-full":              checkup.Pass,
+		"postgres://u:p@10.0.0.1/d?sslmode=disable":                    checkup.Warn,
+		"postgres://u:p@127.0.0.1/d?sslmode=disable":                   checkup.Pass,
+		"postgres://u:p@localhost/d":                                   checkup.Pass,
+		"postgres://u:p@[::1]/d?sslmode=disable":                       checkup.Pass,
+		"postgres:///d?host=/run/postgresql":                           checkup.Pass,
+		"host=/run/postgresql dbname=d":                                checkup.Pass,
+		"host=127.0.0.1,db.example dbname=d sslmode=disable":           checkup.Warn,
+		"host=/run/postgresql,db.example dbname=d sslmode=verify-full": checkup.Pass,
+		"postgres://u:p@localhost.evil.example/d?sslmode=disable":      checkup.Warn,
+		"postgres://u:p@db.example/d?sslmode=hunter2":                  checkup.Fail,
+	} {
+		got := ExamineTLS("TLS", url)
+		if got.Verdict != want || (got.Remedy == "") != (want == checkup.Pass) || strings.Contains(got.Found+got.Remedy, "hunter2") {
+			t.Errorf("ExamineTLS(%s) = %+v, want %s", url.Reveal(), got, want)
+		}
+	}
+}
+
 // Each judgement passes, and does not.
 func TestJudgements(t *testing.T) {
 	good := facts{version: 150018, versionText: "15.18", most: 100}

@@ -112,7 +112,10 @@ func newTransport() http.RoundTripper {
 	}
 }
 
-// paced keeps requests apart.
+// errRedirect is an answer that names another address. Following it would carry the key there.
+var errRedirect = errors.New("it redirects, which is not followed: STRIPE_API_URL names another address than Stripe's API")
+
+// paced keeps requests apart, and takes a redirect for an error: the client never sees one.
 type paced struct {
 	limit *rate.Limiter
 	next  http.RoundTripper
@@ -123,7 +126,12 @@ func (p *paced) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := p.limit.Wait(r.Context()); err != nil {
 		return nil, err
 	}
-	return p.next.RoundTrip(r)
+	resp, err := p.next.RoundTrip(r)
+	if err == nil && resp.StatusCode/100 == 3 {
+		_ = resp.Body.Close()
+		return nil, errRedirect
+	}
+	return resp, err
 }
 
 // listed is one event of a page, as it was sent: the library's own type refuses old accounts' events, and a page with one of them.
@@ -211,7 +219,7 @@ func (r *Refusal) Unwrap() error { return r.err }
 
 // Passing says whether the same question may be answered later, and how long Stripe asked to wait at least.
 func (r *Refusal) Passing() (wait time.Duration, passing bool) {
-	return r.wait, r.Status == 0 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusConflict || r.Status >= 500
+	return r.wait, r.Status == 0 && !errors.Is(r.err, errRedirect) || r.Status == http.StatusTooManyRequests || r.Status == http.StatusConflict || r.Status >= 500
 }
 
 // Gone says that Stripe does not know the event after which the list was to begin.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,6 +127,38 @@ func TestRefusals(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("interrupted: %v", err)
 		}
+	}
+}
+
+// A redirect would carry the key to whoever it names, and an answer without a list must not look like an empty one.
+func TestAPI_DoesNotFollowRedirects(t *testing.T) {
+	t.Parallel()
+	var followed atomic.Int64
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		followed.Add(1)
+		_, _ = w.Write([]byte(`{"object":"list","data":[],"has_more":false,"url":"/v1/events"}`))
+	}))
+	t.Cleanup(elsewhere.Close)
+	for _, status := range []int{301, 302, 303, 307, 308, 300, 304} {
+		api := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", elsewhere.URL+r.URL.Path)
+			w.WriteHeader(status)
+		}))
+		var err error
+		for _, e := range api.Events(t.Context(), time.Now().Add(-time.Hour), time.Now(), "") {
+			err = e
+		}
+		refused := new(stripe.Refusal)
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "redirect") {
+			t.Errorf("%d: error = %v, want a refusal that names the redirect", status, err)
+			continue
+		}
+		if _, passing := refused.Passing(); passing {
+			t.Errorf("%d: is asked again, want not", status)
+		}
+	}
+	if n := followed.Load(); n != 0 {
+		t.Errorf("%d redirects were followed, want 0", n)
 	}
 }
 
