@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"runtime/debug"
 	"sync/atomic"
@@ -176,26 +175,6 @@ func unread(w http.ResponseWriter, status int, result, sentence string) answer {
 	return refusal(status, "none", result, sentence)
 }
 
-// size is how much memory a body may take: as much as it announces, else the limit.
-func size(r *http.Request) int64 {
-	if r.ContentLength >= 0 {
-		return r.ContentLength
-	}
-	return MaxBody
-}
-
-// read reads a body of the usual size in one piece; the server hands out no more than it announced. A larger one takes
-// memory as it comes, not as it says.
-func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	const usual = 64 << 10
-	if r.ContentLength < 0 || r.ContentLength > usual {
-		return io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
-	}
-	body := make([]byte, r.ContentLength)
-	_, err := io.ReadFull(r.Body, body)
-	return body, err
-}
-
 // invalidSignature tells of a signature that is not Stripe's, of some in a flood.
 func (h *Handler) invalidSignature(r *http.Request, why string, a answer) answer {
 	h.log.WithOptions(h.flood).Warn("Invalid signature", zap.String("signature", why), zap.String("remote", r.RemoteAddr),
@@ -224,9 +203,9 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 		return unread(w, http.StatusServiceUnavailable, "busy", "too many requests at once, send the event again")
 	}
 	defer h.room.leave(place)
-	body, err := read(w, r)
+	body, err := read(w, r, func(bytes int64) bool { return h.room.grow(place, bytes) })
 	if !h.room.arrived(place) {
-		h.log.WithOptions(h.flood).Warn("A body that was long in coming was given up for newer requests")
+		h.log.WithOptions(h.flood).Warn("Evicted slow request body")
 		return unread(w, http.StatusServiceUnavailable, "busy", "too many requests at once, send the event again")
 	}
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
