@@ -9,6 +9,7 @@ import (
 
 	"purchase-relay/internal/alarm"
 	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dashboard"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/jetstream"
 	"purchase-relay/internal/process"
@@ -37,6 +38,8 @@ type config struct {
 	IngestAddr          string        `default:":8080" help:"Public listener: POST /webhooks/stripe and GET /healthz, nothing else."`
 	AdminAddr           string        `default:"127.0.0.1:8081" help:"Private listener: the dashboard, /api/v1, /metrics, /healthz, /readyz."`
 	AdminToken          secret.Text   `help:"Needed for dashboard and API (Bearer, or the password of Basic). May be empty on a loopback ADMIN_ADDR only."`
+	AdminTokens         secret.Text   `help:"More of them, name:token,… (16 characters at least): the log names whose token replayed or exported. ADMIN_TOKEN is named admin."`
+	AdminHosts          []string      `help:"Host names that the admin listener answers to besides its own and loopback names, comma-separated, for instance ingest.internal."`
 	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
 	ConsentKey          string        `help:"The key of the checkout's metadata that holds the buyer's consent. Who says anything but yes there ends skipped (no_consent), without match keys. Default: nobody is asked."`
 	ConsentRequired     bool          `help:"With CONSENT_KEY: who says nothing there ends skipped, too."`
@@ -96,9 +99,7 @@ func (c *config) problems(command string) (list []string) {
 			list = append(list, "STRIPE_WEBHOOK_SECRET: "+w)
 		}
 	}
-	if c.AdminToken == "" && !process.Loopback(c.AdminAddr) {
-		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
-	}
+	list = append(list, c.adminProblems()...)
 	list = append(list, c.secretProblems()...)
 	list = append(list, c.ruleProblems()...)
 	list = append(list, c.streamProblems()...)
@@ -174,6 +175,21 @@ func (c *config) streamProblems() (list []string) {
 	}
 	if c.Provision.Every < 0 {
 		list = append(list, "--every must be greater than 0")
+	}
+	return list
+}
+
+// adminProblems lists what is wrong with the access to the admin listener.
+func (c *config) adminProblems() (list []string) {
+	tokens, err := dashboard.ParseTokens(c.AdminToken, c.AdminTokens)
+	switch {
+	case err != nil:
+		list = append(list, "ADMIN_TOKENS: "+err.Error())
+	case len(tokens) == 0 && !process.Loopback(c.AdminAddr):
+		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
+	}
+	if _, err := process.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
+		list = append(list, "ADMIN_HOSTS: "+err.Error())
 	}
 	return list
 }

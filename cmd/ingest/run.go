@@ -69,7 +69,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life := process.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
+	process.BoundMemory()
 	registry, metrics := process.Metrics(process.Version())
+	registry.MustRegister(life.Collector())
 
 	db, err := postgres.Open(context.WithoutCancel(ctx), c.DatabaseURL)
 	if err != nil {
@@ -131,22 +133,42 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if c.StripeAPIKey != "" {
 		webhook.FetchWith(stripe.NewAPI(c.api()))
 	}
-	public, bound := webhook.Public(process.Healthz()), process.Bounded(process.MaxConnections, log, registry)
-	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, public, bound); err != nil {
+	public := webhook.Public(process.Healthz())
+	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, process.PublicConnections, public); err != nil {
 		return err
 	}
 
 	lights := &lights{db: db, schema: schema, queue: queue, workers: workers, backlog: queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)}
-	admin := http.NewServeMux()
-	admin.Handle("GET /healthz", process.Healthz())
-	admin.Handle("GET /readyz", process.Readyz(lights.ready))
-	admin.Handle("GET /metrics", metrics)
-	admin.Handle("/", dashboard.NewAccess(c.AdminToken, newDashboard(db, lights, outbox.Wake, log), log, registry))
-	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, admin); err != nil {
+	admin, err := adminHandler(c, process.NewAdminRefusals(registry), newDashboard(db, lights, outbox.Wake, log), metrics, lights.ready, log)
+	if err != nil {
+		return err
+	}
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, process.AdminConnections, admin); err != nil {
 		return err
 	}
 	log.Info("ingest is up", zap.String("version", process.Version()), zap.String("public", c.IngestAddr), zap.String("admin", c.AdminAddr))
 	return life.Wait(ctx)
+}
+
+type readiness = func(context.Context) (ready bool, body map[string]string)
+
+// adminHandler is the admin listener's: what is open to everybody who reaches it under one of its names, and the dashboard behind the
+// tokens.
+func adminHandler(c *config, refused func(reason string), board, metrics http.Handler, ready readiness, log *zap.Logger) (http.Handler, error) {
+	tokens, err := dashboard.ParseTokens(c.AdminToken, c.AdminTokens)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := process.ParseHosts(c.AdminHosts, c.AdminAddr)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", process.Healthz())
+	mux.Handle("GET /readyz", process.Readyz(ready))
+	mux.Handle("GET /metrics", metrics)
+	mux.Handle("/", dashboard.NewAccess(tokens, board, refused, log))
+	return hosts.Guard(mux, refused, log), nil
 }
 
 // lights tells how the neighbours are.

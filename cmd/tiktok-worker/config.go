@@ -40,6 +40,7 @@ type config struct {
 	RetryMaxAge       time.Duration `default:"47h" help:"Counted from the first publish; past it a purchase becomes a dead letter (expired). TikTok de-duplicates for 48 h."`
 
 	AdminAddr     string        `default:"127.0.0.1:8082" help:"Private listener: /metrics, /healthz, /readyz."`
+	AdminHosts    []string      `help:"Host names that it answers to besides its own and loopback names, comma-separated, for instance worker.internal."`
 	ShutdownGrace time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 	LocalStack    bool          `help:"Set by make run and the containers' defaults: nothing is sent to TikTok itself."`
 
@@ -62,14 +63,15 @@ func (c *config) problems(command string) (list []string) {
 	if c.TestMode == "send" && c.TestAccessToken == "" && c.TestEventCode == "" {
 		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, or a test would count as a sale")
 	}
-	if !absolute(c.APIURL) {
-		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
-	}
+	list = append(list, c.addressProblems()...)
 	if c.LocalStack && c.AccessToken != "" && isTikTok(c.APIURL) {
 		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL: ingest beside it may accept published secrets")
 	}
 	if c.PageURL != "" && !contract.ValidPage(c.PageURL) {
 		list = append(list, "TIKTOK_PAGE_URL is not an http(s) URL without a user, of at most 2048 bytes")
+	}
+	if _, err := process.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
+		list = append(list, "ADMIN_HOSTS: "+err.Error())
 	}
 	if c.EventName == "" {
 		list = append(list, "TIKTOK_EVENT_NAME is empty")
@@ -133,6 +135,25 @@ func isTikTok(raw string) bool {
 	}
 	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
 	return host == "tiktok.com" || strings.HasSuffix(host, ".tiktok.com")
+}
+
+// simulatorToken is the one that the TikTok simulator takes. It opens nothing else.
+const simulatorToken = "local-token"
+
+// inClear reports whether a token would be sent where it can be read on the way.
+func (c *config) inClear(token secret.Text) bool {
+	return token != "" && token != simulatorToken && secret.InClear(c.APIURL)
+}
+
+// addressProblems lists what is wrong with TIKTOK_API_URL.
+func (c *config) addressProblems() (list []string) {
+	switch {
+	case !absolute(c.APIURL):
+		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
+	case c.inClear(c.AccessToken) || c.inClear(c.TestAccessToken):
+		list = append(list, "TIKTOK_API_URL is plain http to another machine: a token is not sent there in the clear; use https")
+	}
+	return list
 }
 
 func absolute(raw string) bool {

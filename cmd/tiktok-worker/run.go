@@ -54,7 +54,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 func work(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
 	life := process.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
+	process.BoundMemory()
 	registry, metrics := process.Metrics(process.Version())
+	registry.MustRegister(life.Collector())
 
 	queue, err := jetstream.Connect(c.Config, "worker", log, registry)
 	if err != nil {
@@ -105,7 +107,12 @@ func work(ctx context.Context, c *config, getenv func(string) string, log *zap.L
 		}
 		return worker.Ready() == nil, body
 	}))
-	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, admin); err != nil {
+	hosts, err := process.ParseHosts(c.AdminHosts, c.AdminAddr)
+	if err != nil {
+		return err
+	}
+	guarded := hosts.Guard(admin, process.NewAdminRefusals(registry), log)
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, process.AdminConnections, guarded); err != nil {
 		return err
 	}
 	log.Info("tiktok-worker is up", zap.String("version", process.Version()), zap.String("instance", instance),
@@ -187,6 +194,10 @@ func (p pixels) followTokens(ctx context.Context, c *config, getenv func(string)
 						return
 					}
 					current = token
+					if c.inClear(token) {
+						log.Error("Access token not changed, TIKTOK_API_URL is plain http", zap.String("file", name), zap.String("remedy", "use https"))
+						return
+					}
 					log.Info("The access token was changed", zap.String("file", name))
 					set(token)
 					changed()

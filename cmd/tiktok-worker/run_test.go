@@ -19,6 +19,7 @@ import (
 
 	"purchase-relay/internal/contract"
 	"purchase-relay/internal/process"
+	"purchase-relay/internal/secret"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -59,6 +60,11 @@ func TestConfiguration(t *testing.T) {
 		"a test pixel in two":                 {[]string{"TIKTOK_TEST_PIXEL_ID=P 1"}, "TIKTOK_TEST_PIXEL_ID must be letters and digits"},
 		"a test code in quotes":               {[]string{"TIKTOK_TEST_EVENT_CODE='T1'"}, "TIKTOK_TEST_EVENT_CODE must be letters"},
 		"several at once":                     {[]string{"TIKTOK_TIMEOUT=soon", "TIKTOK_ACCESS_TOKEN=hunter2"}, "TIKTOK_TIMEOUT"},
+		"a live token in the clear":           {[]string{"TIKTOK_ACCESS_TOKEN=hunter2", "TIKTOK_PIXEL_ID=C1", "TIKTOK_API_URL=http://proxy.internal/track/"}, "TIKTOK_API_URL is plain http"},
+		"a test token in the clear": {[]string{
+			"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=C1", "TIKTOK_TEST_ACCESS_TOKEN=hunter2", "TIKTOK_API_URL=http://10.0.0.1/track/",
+		}, "TIKTOK_API_URL is plain http"},
+		"a host with a scheme": {[]string{"ADMIN_HOSTS=http://worker"}, "ADMIN_HOSTS"},
 	} {
 		var usage *process.UsageError
 		err := run(t.Context(), nil, env(tc.pairs...), &bytes.Buffer{})
@@ -161,4 +167,50 @@ func TestDestinations(t *testing.T) {
 	if live, test := newPixels(&config{TestMode: "send", AccessToken: "t", PixelID: "p", TestEventCode: "T"}).destinations(); live == nil || test == nil {
 		t.Error("a destination is missing")
 	}
+}
+
+// The rule lets the simulator's token go everywhere, in Compose to the container of that name, and any token over loopback.
+func TestConfig_InClear(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		url   string
+		token secret.Text
+		want  bool
+	}{
+		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "local-token", false},
+		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "", false},
+		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "0123456789abcdef", true},
+		{"http://127.0.0.1:8083/x", "0123456789abcdef", false},
+		{"https://business-api.tiktok.com/x", "0123456789abcdef", false},
+	} {
+		if got := (&config{APIURL: tc.url}).inClear(tc.token); got != tc.want {
+			t.Errorf("inClear to %s = %t, want %t", tc.url, got, tc.want)
+		}
+	}
+}
+
+// A token's file that changes from the simulator's to a live one is not taken where it would be sent in the clear.
+func TestFollowTokens_KeepsALiveTokenFromPlainHTTP(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(file, []byte("0123456789abcdef"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := &config{APIURL: "http://tiktok-simulator:8083/", AccessToken: "local-token", PixelID: "p"}
+		core, lines := observer.New(zap.InfoLevel)
+		ctx, cancel := context.WithCancel(t.Context())
+		changed, ended := 0, make(chan error)
+		go func() {
+			ended <- newPixels(c).followTokens(ctx, c, env("TIKTOK_ACCESS_TOKEN_FILE="+file), func() { changed++ }, zap.New(core))
+		}()
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if n := lines.FilterMessage("Access token not changed, TIKTOK_API_URL is plain http").Len(); n != 1 || changed != 0 {
+			t.Errorf("the refusal was logged %d times, the token was changed %d times; want 1 and 0", n, changed)
+		}
+	})
 }

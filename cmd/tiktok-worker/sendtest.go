@@ -42,9 +42,7 @@ func (c *config) testProblems() (list []string) {
 		list = append(list, "a test event code is required (--code or TIKTOK_TEST_EVENT_CODE), or the test would count as a sale: Events Manager shows it under Test events")
 	}
 	list = append(list, c.unusable()...)
-	if !absolute(c.APIURL) {
-		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
-	}
+	list = append(list, c.addressProblems()...)
 	if c.Timeout <= 0 {
 		list = append(list, "TIKTOK_TIMEOUT must be longer than nothing")
 	}

@@ -2,53 +2,44 @@ package dashboard
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"html"
-	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"purchase-relay/internal/flood"
-	"purchase-relay/internal/secret"
+	"purchase-relay/internal/logsafe"
 )
 
-// Access guards the dashboard and the API: the token as Bearer or as Basic's password, or, without a token (allowed
-// on a loopback listener alone), a loopback name as Host, so that a page elsewhere cannot reach it by rebinding
-// its own name. Changes from another origin are refused. Wrong tokens are counted and slowed down.
+// The reasons of refusals, as labels of the counter.
+const (
+	refusedOrigin    = "origin"
+	refusedToken     = "token"
+	refusedThrottled = "throttled"
+)
+
+// Access guards the dashboard and the API: a token as Bearer or as Basic's password. Without any token, which is allowed on a loopback
+// listener alone, everybody who reaches it may use it; which host names reach it, the listener decides. Changes from another origin are
+// refused. Peers that send wrong tokens are throttled.
 type Access struct {
-	token   [sha256.Size]byte
-	open    bool
-	limit   *rate.Limiter
-	log     *zap.Logger
-	refused prometheus.Counter
-	next    http.Handler
+	tokens   keyring
+	throttle *throttle
+	log      *zap.Logger
+	refused  func(reason string)
+	next     http.Handler
 }
 
-// wrongTokenWait bounds how long a wrong token waits for its answer.
-const wrongTokenWait = 5 * time.Second
-
-// NewAccess wraps a handler. token "" means no token.
-func NewAccess(token secret.Text, next http.Handler, log *zap.Logger, reg prometheus.Registerer) http.Handler {
+// NewAccess wraps a handler. refused counts by reason: origin, token, throttled.
+func NewAccess(tokens []Token, next http.Handler, refused func(reason string), log *zap.Logger) http.Handler {
 	a := &Access{
-		token: sha256.Sum256([]byte(token.Reveal())), open: token == "", next: next, log: log.WithOptions(flood.Limit(log)),
-		limit: rate.NewLimiter(rate.Limit(2), 5),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "purchase_relay_admin_refused_total", Help: "Requests to the dashboard or its API with a wrong token.",
-		}),
+		tokens: newKeyring(tokens), throttle: newThrottle(time.Now), next: next, refused: refused, log: log.WithOptions(flood.Limit(log)),
 	}
-	reg.MustRegister(a.refused)
 	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Warn("A change from another origin was refused", zap.String("remote", r.RemoteAddr), zap.String("path", r.URL.Path), zap.String("origin", r.Header.Get("Origin")))
-		turnAway(w, r, http.StatusForbidden, "changes are taken from this dashboard's own pages alone")
-	}))
+	protection.SetDenyHandler(http.HandlerFunc(a.denyOrigin))
 	guarded := protection.Handler(a)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range map[string]string{
@@ -59,6 +50,13 @@ func NewAccess(token secret.Text, next http.Handler, log *zap.Logger, reg promet
 		}
 		guarded.ServeHTTP(w, r)
 	})
+}
+
+func (a *Access) denyOrigin(w http.ResponseWriter, r *http.Request) {
+	a.refused(refusedOrigin)
+	a.log.Warn("Cross-origin change refused", zap.String("remote", r.RemoteAddr), zap.String("path", logsafe.Text(r.URL.Path, 80)),
+		zap.String("origin", logsafe.Text(r.Header.Get("Origin"), 80)))
+	turnAway(w, r, http.StatusForbidden, "changes are taken from this dashboard's own pages alone")
 }
 
 // contentPolicy lets pages load our own files alone, run no inline script, send forms to us alone and stand in no frame.
@@ -82,49 +80,68 @@ func wantsPage(r *http.Request) bool { return !strings.HasPrefix(r.URL.Path, "/a
 
 // ServeHTTP implements http.Handler.
 func (a *Access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch {
-	case a.open && loopbackHost(r.Host), !a.open && a.authorised(r):
+	if len(a.tokens) == 0 {
 		a.next.ServeHTTP(w, r)
-	case a.open:
-		turnAway(w, r, http.StatusForbidden, "without ADMIN_TOKEN this is answered under a loopback name only: localhost, 127.0.0.1 or [::1]")
-	default:
-		if r.Header.Get("Authorization") != "" {
-			a.slow(r)
-		}
-		w.Header().Set("WWW-Authenticate", `Basic realm="purchase-relay", charset="UTF-8"`)
-		turnAway(w, r, http.StatusUnauthorized, "the admin token is needed: as Bearer, or as the password of Basic")
+		return
 	}
+	if given, ok := tokenOf(r); ok {
+		name, compared := a.compare(r, given)
+		switch {
+		case !compared:
+			a.refused(refusedThrottled)
+			w.Header().Set("Retry-After", strconv.Itoa(int(maxTurns*guessPace/time.Second)))
+			turnAway(w, r, http.StatusTooManyRequests, "too many wrong tokens came from your address, and this one was not looked at: try again")
+			return
+		case name != "":
+			a.next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), holder{}, name)))
+			return
+		}
+		a.refused(refusedToken)
+		a.log.Warn("Wrong admin token", zap.String("remote", r.RemoteAddr))
+	}
+	w.Header().Set("WWW-Authenticate", `Basic realm="purchase-relay", charset="UTF-8"`)
+	turnAway(w, r, http.StatusUnauthorized, "the admin token is needed: as Bearer, or as the password of Basic")
 }
 
-func (a *Access) authorised(r *http.Request) bool {
-	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+// tokenOf returns the token that a request carries.
+func tokenOf(r *http.Request) (given string, ok bool) {
+	if given, ok = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return given, true
+	}
+	_, given, ok = r.BasicAuth()
+	return given, ok
+}
+
+// compare returns the name of the token, "" where it is wrong, as soon as the peer may have one compared.
+func (a *Access) compare(r *http.Request, given string) (name string, compared bool) {
+	from := peerOf(r.RemoteAddr)
+	wait, ok := a.throttle.admit(from)
 	if !ok {
-		if _, given, ok = r.BasicAuth(); !ok {
-			return false
+		return "", false
+	}
+	if wait > 0 {
+		turn := time.NewTimer(wait)
+		defer turn.Stop()
+		defer a.throttle.waited(from)
+		select {
+		case <-turn.C:
+		case <-r.Context().Done():
+			return "", false
 		}
 	}
-	sum := sha256.Sum256([]byte(given)) // equal lengths: the comparison tells nothing about the token's
-	return subtle.ConstantTimeCompare(sum[:], a.token[:]) == 1
+	if name = a.tokens.name(given); name != "" && wait == 0 {
+		a.throttle.right(from)
+	}
+	return name, true
 }
 
-// slow makes guessing tedious without shutting out who has the right token.
-func (a *Access) slow(r *http.Request) {
-	a.refused.Inc()
-	a.log.Warn("Wrong admin token", zap.String("remote", r.RemoteAddr))
-	ctx, cancel := context.WithTimeout(r.Context(), wrongTokenWait)
-	defer cancel()
-	if a.limit.Wait(ctx) != nil {
-		<-ctx.Done() // over the limit: the longest wait
-	}
-}
+// holder is the key of a token's name in the context of a request that carried it.
+type holder struct{}
 
-func loopbackHost(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+// heldBy returns the name of the token that a request proved to hold, for the log. What a client calls itself is not in it.
+func heldBy(r *http.Request) string {
+	if name, ok := r.Context().Value(holder{}).(string); ok {
+		return name
 	}
-	switch strings.Trim(host, "[]") {
-	case "localhost", "127.0.0.1", "::1":
-		return true
-	}
-	return false
+	return "no token" // no name has a blank
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/csv"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
 
@@ -42,6 +44,8 @@ func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) {
 	table := csv.NewWriter(w)
 	_ = table.Write(csvHeader()) // an error stays with the writer until it is asked for
 	connection := http.NewResponseController(w)
+	rows, whole := 0, false
+	defer func() { d.exported(r, values, rows, whole) }()
 	for {
 		for i := range entries {
 			_ = table.Write(csvRow(&entries[i]))
@@ -49,16 +53,24 @@ func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) {
 		if table.Flush(); table.Error() != nil {
 			return // the reader is gone
 		}
-		if len(entries) < csvPage {
+		rows += len(entries)
+		if whole = len(entries) < csvPage; whole {
 			return
 		}
 		_ = connection.SetWriteDeadline(time.Now().Add(csvPause)) // where it cannot be moved, the listener's own limit holds
 		f.After = entries[len(entries)-1].Position()
 		if entries, err = d.entries(r.Context(), f); err != nil {
-			d.Log.Warn("A download was broken off", zap.Error(err))
+			d.Log.Warn("Export broken off", zap.Error(err))
 			panic(http.ErrAbortHandler) // the reader must see that it is not whole
 		}
 	}
+}
+
+// exported logs by whose token data left, and which. A search may be somebody's address and is not repeated.
+func (d *Dashboard) exported(r *http.Request, filter url.Values, rows int, whole bool) {
+	d.Log.Info("Export", zap.String("by", heldBy(r)), zap.String("remote", r.RemoteAddr), zap.String("path", logsafe.Text(r.URL.Path, 80)),
+		zap.String("status", filter.Get("status")), zap.String("mode", filter.Get("mode")), zap.String("code", filter.Get("code")),
+		zap.String("day", filter.Get("day")), zap.Bool("search", filter.Get("q") != ""), zap.Int("rows", rows), zap.Bool("whole", whole))
 }
 
 func (d *Dashboard) entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry, error) {
@@ -99,14 +111,26 @@ func csvRow(e *purchase.Entry) []string {
 	return row
 }
 
-// harmless keeps a spreadsheet from taking a foreign text for a formula.
+// formulaStarts begin a formula in one spreadsheet or another, the last four in those for Chinese, Japanese and Korean.
+const formulaStarts = "=+-@\uff1d\uff0b\uff0d\uff20"
+
+// harmless keeps a spreadsheet from taking a foreign text for a formula. The text stays in one line and in one cell, also where a
+// semicolon or a tab separates cells: such a spreadsheet may find the beginning of a cell in the midst of a text.
 func harmless(cell string) string {
-	if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
-		if _, err := strconv.ParseFloat(cell, 64); err != nil {
-			return "'" + cell
-		}
+	cell = logsafe.Text(cell, len(cell)) // without NUL, tabs, ends of lines and what cannot be seen
+	if _, err := strconv.ParseFloat(cell, 64); err == nil {
+		return cell
 	}
-	return cell
+	var b strings.Builder
+	begins := true // nothing but blanks and quotes since the cell's beginning
+	for _, r := range cell {
+		if begins && strings.ContainsRune(formulaStarts, r) {
+			b.WriteByte('\'')
+		}
+		begins = r == ';' || r == ',' || r == '|' || begins && (r == ' ' || r == '"' || r == '\'')
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 func isoTime(at *time.Time) string {

@@ -9,11 +9,13 @@ package dashboard
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
 
@@ -147,7 +149,7 @@ func (d *Dashboard) guard(mux *http.ServeMux) http.Handler {
 				panic(fault)
 			}
 			if fault != nil {
-				d.Log.Error("A page panicked", zap.String("path", r.URL.Path), zap.Any("panic", fault), zap.Stack("stack"))
+				d.Log.Error("A page panicked", zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.String("panic", fmt.Sprintf("%T", fault)), zap.Stack("stack"))
 				d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
 			}
 		}()
@@ -191,7 +193,7 @@ func (d *Dashboard) unavailable(w http.ResponseWriter, r *http.Request, err erro
 	if r.Context().Err() != nil {
 		return // nobody waits any more
 	}
-	d.Log.Warn("The ledger could not be read", zap.String("path", r.URL.Path), zap.Error(err))
+	d.Log.Warn("The ledger could not be read", zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Error(err))
 	w.Header().Set("Retry-After", "5")
 	d.refuse(w, r, http.StatusServiceUnavailable, "the ledger is not available, or took too long: webhooks go on as soon as it is back; try again, or narrow the question")
 }

@@ -9,12 +9,18 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	diff "github.com/google/go-cmp/cmp"
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
 
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/dashboard"
+	"purchase-relay/internal/process"
 	"purchase-relay/internal/purchase"
 )
 
@@ -86,7 +92,13 @@ func TestOpenAPI(t *testing.T) {
 		ask(h, http.MethodPost, many+query, many)
 	}
 	ask(h, http.MethodGet, "/api/v1/openapi.json", "/api/v1/openapi.json")
-	for _, stranger := range []http.Handler{guarded("another"), guarded("")} {
+	hosts, err := process.ParseHosts(nil, "127.0.0.1:8081")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := (&tally{}).add
+	another := dashboard.NewAccess(tokens(t, "another", ""), newAPI(newLedger()), refused, zap.NewNop())
+	for _, stranger := range []http.Handler{another, hosts.Guard(newAPI(newLedger()), refused, zap.NewNop()), exhausted(t)} {
 		for _, target := range [][3]string{
 			{"GET", "/api/v1/summary", "/api/v1/summary"},
 			{"GET", list, list},
@@ -118,7 +130,7 @@ func TestOpenAPI(t *testing.T) {
 		for method, operation := range item.GetOperations().FromOldest() {
 			described++
 			for code := range operation.Responses.Codes.FromOldest() {
-				status := map[string]int{"200": 200, "202": 202, "400": 400, "401": 401, "403": 403, "404": 404, "409": 409, "503": 503}[code]
+				status := map[string]int{"200": 200, "202": 202, "400": 400, "401": 401, "403": 403, "429": 429, "404": 404, "409": 409, "503": 503}[code]
 				if !answered[method+" "+path][http.StatusText(status)] {
 					t.Errorf("%s %s promises %s, which nobody has seen", method, path, code)
 				}
@@ -128,6 +140,32 @@ func TestOpenAPI(t *testing.T) {
 	if described != len(answered) {
 		t.Errorf("%d operations are described, %d were asked: %v", described, len(answered), slices.Sorted(maps.Keys(answered)))
 	}
+}
+
+// exhausted answers each request as the last of many wrong tokens from its peer that came at once.
+func exhausted(t *testing.T) http.Handler {
+	t.Helper()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		synctest.Test(t, func(t *testing.T) {
+			h := dashboard.NewAccess(tokens(t, "another", ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
+			var group sync.WaitGroup
+			var once sync.Once
+			for range 30 {
+				group.Go(func() {
+					last, copied := httptest.NewRecorder(), r.Clone(t.Context())
+					copied.RemoteAddr = "192.0.2.99:1"
+					if h.ServeHTTP(last, copied); last.Code == http.StatusTooManyRequests {
+						once.Do(func() {
+							maps.Copy(w.Header(), last.Header())
+							w.WriteHeader(last.Code)
+							_, _ = w.Write(last.Body.Bytes())
+						})
+					}
+				})
+			}
+			group.Wait()
+		})
+	})
 }
 
 // renamed gives a request a name that is no loopback name: what a page elsewhere would do.

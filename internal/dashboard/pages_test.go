@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
@@ -215,10 +214,10 @@ func TestSearch(t *testing.T) {
 func TestReplayFromPages(t *testing.T) {
 	l := newLedger()
 	seen, logs := observer.New(zap.InfoLevel)
-	h := dashboard.NewAccess("token", dashboard.New(dashboard.Config{
+	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
 		Ledger: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} }, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
 		Explain: func(int) (string, string) { return "", "" },
-	}), zap.NewNop(), prometheus.NewRegistry())
+	}), (&tally{}).add, zap.NewNop())
 	send := func(target string, form url.Values) *httptest.ResponseRecorder {
 		t.Helper()
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(form.Encode()))
@@ -257,7 +256,7 @@ func TestReplayFromPages(t *testing.T) {
 		}
 	}
 	entries := logs.FilterMessage("Replay").All()
-	if len(entries) != 3 || entries[1].ContextMap()["user"] != "anna" || entries[1].ContextMap()["remote"] == "" || entries[1].ContextMap()["replayed"] != int64(3) {
+	if len(entries) != 3 || entries[1].ContextMap()["by"] != "admin" || entries[1].ContextMap()["remote"] == "" || entries[1].ContextMap()["replayed"] != int64(3) {
 		t.Errorf("audit: %+v", entries)
 	}
 	for name, form := range map[string]url.Values{
@@ -275,7 +274,7 @@ func TestReplayFromPages(t *testing.T) {
 // What everybody gets, refused or not: headers that keep pages from being framed, sniffed, cached and scripted.
 func TestHeaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := guarded("token")
+		h := dashboard.NewAccess(tokens(t, "token", ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
 		for name, change := range map[string]func(r *http.Request){
 			"a stranger": plain, "a guesser": func(r *http.Request) { r.SetBasicAuth("x", "guess") }, "a friend": func(r *http.Request) { r.SetBasicAuth("x", "token") },
 			"another origin": func(r *http.Request) { r.Method = http.MethodPost; r.Header.Set("Sec-Fetch-Site", "cross-site") },
@@ -300,19 +299,59 @@ func TestHeaders(t *testing.T) {
 	})
 }
 
-// A spreadsheet takes no foreign text for a formula, and gets every row, whatever their number.
-func TestCSV(t *testing.T) {
+// The list of purchases has every row, whatever their number, and no text that is a formula.
+func TestCSV_HoldsEveryRow(t *testing.T) {
 	l := newLedger()
 	for i := range 2500 {
-		l.entries = append(l.entries, purchase.Entry{ID: "cs_bulk" + string(rune('a'+i%26)), Created: now.Add(-time.Duration(i+4) * time.Hour), LastError: new("@SUM(1)")})
+		l.entries = append(l.entries, purchase.Entry{
+			ID: "cs_bulk" + string(rune('a'+i%26)), Created: now.Add(-time.Duration(i+4) * time.Hour), LastError: new("\x00\uff20SUM(1)\r\n=1+1"),
+		})
 	}
 	w := get(t, newAPI(l), "/purchases.csv", plain)
 	rows, err := csv.NewReader(w.Body).ReadAll()
-	if err != nil || len(rows) != 2504 || rows[0][0] != "checkout_session_id" || rows[1][6] != "29.99" || rows[2][14] != "'=<b>no</b>" || rows[2503][14] != "'@SUM(1)" {
+	if err != nil || len(rows) != 2504 || rows[0][0] != "checkout_session_id" || rows[1][6] != "29.99" || rows[2][14] != "'=<b>no</b>" ||
+		rows[2503][14] != "'\uff20SUM(1)  =1+1" {
 		t.Fatalf("%d rows, %v: %q", len(rows), err, rows[:3])
 	}
 	if !strings.Contains(w.Header().Get("Content-Disposition"), "purchases.csv") {
 		t.Error("it is not offered as a file")
+	}
+}
+
+func TestHarmless(t *testing.T) {
+	for cell, want := range map[string]string{
+		"":                       "",
+		"plain":                  "plain",
+		"-5":                     "-5",
+		"+1.5":                   "+1.5",
+		"a-b":                    "a-b",
+		"no event_id: 1=2":       "no event_id: 1=2",
+		"=1+1":                   "'=1+1",
+		"+1+1":                   "'+1+1",
+		"-1+1":                   "'-1+1",
+		"@SUM(A1)":               "'@SUM(A1)",
+		"\uff1d1+1":              "'\uff1d1+1",
+		"\uff0b1":                "'\uff0b1",
+		"\uff0d1":                "'\uff0d1",
+		"\uff20SUM(A1)":          "'\uff20SUM(A1)",
+		"\x00=1+1":               "'=1+1",
+		"\t=1+1":                 " '=1+1",
+		"\r=1+1":                 " '=1+1",
+		"\n=1+1":                 " '=1+1",
+		"\u200b=1+1":             "'=1+1",
+		"\ufeff=1+1":             "'=1+1",
+		"\u00a0=1+1":             " '=1+1",
+		"  =1+1":                 "  '=1+1",
+		"\"=1+1":                 "\"'=1+1",
+		"'=1+1":                  "''=1+1",
+		"first\nsecond\x00third": "first secondthird",
+		"x;=1+1":                 "x;'=1+1",
+		"x;\" =1+1":              "x;\" '=1+1",
+		"x\t@A1|\uff1dB1":        "x @A1|'\uff1dB1",
+	} {
+		if got := dashboard.Harmless(cell); got != want {
+			t.Errorf("harmless(%q) = %q, want %q", cell, got, want)
+		}
 	}
 }
 
@@ -341,20 +380,25 @@ func TestAssets(t *testing.T) {
 	}
 }
 
-// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as CSV.
-func TestReconciliation(t *testing.T) {
-	l := newLedger()
+// books have a reconciliation of live mode.
+func books() map[bool]purchase.Reconciliation {
 	day := now.Truncate(24 * time.Hour)
 	var many []string
 	for i := range 120 {
 		many = append(many, fmt.Sprintf("cs_gone_%03d", i))
 	}
-	l.books = map[bool]purchase.Reconciliation{true: {
+	return map[bool]purchase.Reconciliation{true: {
 		Made: now, Since: now.AddDate(0, 0, -30), Until: now, Livemode: true, Days: []purchase.ReconciledDay{{
 			Day: day, Currency: "USD", Paid: purchase.Takings{Count: 1122, Minor: 123456}, Ledger: purchase.Takings{Count: 2, Minor: 5998}, Accepted: purchase.Takings{Count: 1, Minor: 2999},
 			Differ: map[purchase.Difference][]string{purchase.Missing: many, purchase.UnderWay: {"cs_new"}},
 		}},
 	}}
+}
+
+// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as CSV.
+func TestReconciliation(t *testing.T) {
+	l := newLedger()
+	l.books = books()
 	body := get(t, newAPI(l), "/reconciliation", plain).Body.String()
 	for _, part := range []string{
 		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "These are the first 100", `<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",

@@ -102,5 +102,6 @@ func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) {
 			row[i] = harmless(row[i])
 		}
 	}
-	_ = csv.NewWriter(w).WriteAll(rows) // the reader is gone
+	err = csv.NewWriter(w).WriteAll(rows) // an error: the reader is gone
+	d.exported(r, values, len(rows)-1, err == nil)
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
 
@@ -67,7 +68,7 @@ func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s purchase
 	reply(w, http.StatusAccepted, map[string]int{"replayed": n})
 }
 
-// replay makes purchases pending again and leaves a line in the log: who, what, how many.
+// replay makes purchases pending again and logs by whose token, which and how many.
 func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
 	defer cancel()
@@ -75,9 +76,8 @@ func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
 	if n > 0 {
 		d.Wake()
 	}
-	user, _, _ := r.BasicAuth()
 	fields := []zap.Field{
-		zap.String("user", user), zap.String("remote", r.RemoteAddr), zap.String("path", r.URL.Path), zap.Strings("checkout_session_ids", s.Chosen()),
+		zap.String("by", heldBy(r)), zap.String("remote", r.RemoteAddr), zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Strings("checkout_session_ids", s.Chosen()),
 		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)), zap.Intp("code", s.Code), zap.Int("replayed", n), zap.Error(err),
 	}
 	if !s.Since.IsZero() {

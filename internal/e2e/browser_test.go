@@ -193,7 +193,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	if e := s.event(dead.SessionID); e.Copies != 1 {
 		t.Errorf("TikTok has %d copies", e.Copies)
 	}
-	if s.ingest.said("Replay") != 1 || !strings.Contains(strings.Join(s.ingest.lines(), "\n"), `"user":"anna"`) {
+	if s.ingest.said("Replay") != 1 || !strings.Contains(strings.Join(s.ingest.lines(), "\n"), `"by":"admin"`) {
 		t.Error("the log does not say who replayed")
 	}
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,37 +14,33 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// MaxConnections is how many connections a public listener keeps at a time. Each may have a file descriptor of its own and
-// some 10 KB; leave room for the neighbours below the process' limit (ulimit -n).
-const MaxConnections = 1024
+// The connections that a listener keeps. Each takes a file descriptor and, with the largest head that is read, some 25 KB.
+const (
+	PublicConnections = 512
+	AdminConnections  = 64
+)
 
-// Bounded keeps a listener's connections under most, as an option of Serve. One too many closes the connection that has been
-// without a request for longest, of those that never sent a byte or of all others, whichever are more: a flood of idle ones, or
-// of ones that never finish a header, drives out itself and never locks out a new client. A connection whose request is being
-// answered is not touched.
-func Bounded(most int, log *zap.Logger, reg prometheus.Registerer) func(*http.Server) {
-	b := &bounded{
-		most: most, all: make(map[net.Conn]*place),
-		log: log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0) })),
-		dropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "purchase_relay_connections_dropped_total", Help: "Connections without a request that were closed for newer ones.",
-		}),
-	}
-	reg.MustRegister(b.dropped)
-	return func(s *http.Server) {
-		s.ConnState = b.changed
-		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connection{}, c) }
-		s.Handler = b.busy(s.Handler)
-	}
+// Why a connection was closed, as a label of purchase_relay_connections_dropped_total.
+const (
+	droppedNewer = "newer" // the longest without a request; a newer one took its place
+	droppedFull  = "full"  // new, while a request was being answered on every other one
+	droppedHead  = "head"  // its request's head was too large
+)
+
+// dropCounter counts the connections that the listeners closed.
+func dropCounter() *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "purchase_relay_connections_dropped_total", Help: "Connections that a listener closed to bound its memory, by listener and reason.",
+	}, []string{"listener", "reason"})
 }
 
-// connection is the key of a request's connection in its context.
-type connection struct{}
-
-type bounded struct {
-	most    int
+// connections keeps a listener's connections under max. One too many closes the connection that has been without a request for
+// longest, of those that never sent a byte or of all others, whichever are more: a flood of idle connections, or of heads that never
+// end, drives out itself and never locks out a new client. A connection whose request is being answered is never closed for another.
+type connections struct {
+	max     int
 	log     *zap.Logger
-	dropped prometheus.Counter
+	dropped func(reason string)
 
 	mu      sync.Mutex
 	all     map[net.Conn]*place
@@ -51,26 +48,48 @@ type bounded struct {
 	waiting list.List // of net.Conn that did, the longest without a request first
 }
 
-// place is where a connection stands; nil: its request is being answered.
+// place is a connection's entry in one of the two lists; nil: its request is being answered.
 type place struct {
 	line *list.List
 	at   *list.Element
 }
 
-// changed hears of a connection's states; StateActive begins with a request's first byte, which proves little.
-func (b *bounded) changed(c net.Conn, state http.ConnState) {
+// bound limits a server's connections and the heads of its requests. variable is the configuration's name of its address.
+func bound(server *http.Server, listener net.Listener, variable string, max int, dropped *prometheus.CounterVec, log *zap.Logger) net.Listener {
+	name := strings.ToLower(strings.TrimSuffix(variable, "_ADDR"))
+	for _, reason := range []string{droppedNewer, droppedFull, droppedHead} {
+		dropped.WithLabelValues(name, reason) // from 0: an increase from nothing at all would not be seen
+	}
+	b := &connections{
+		max: max, all: make(map[net.Conn]*place),
+		log: log.With(zap.String("listener", name)).WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+			return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0)
+		})),
+		dropped: func(reason string) { dropped.WithLabelValues(name, reason).Inc() },
+	}
+	server.ConnState = b.changed
+	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connection{}, c) }
+	server.Handler = b.answer(server.Handler)
+	server.DisableGeneralOptionsHandler = true // it would answer without that handler
+	return &headListener{Listener: listener, connections: b}
+}
+
+// connection is the key of a request's connection in its context.
+type connection struct{}
+
+func (b *connections) changed(c net.Conn, state http.ConnState) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch state {
 	case http.StateNew:
+		if len(b.all) >= b.max && !b.dropLongest() {
+			_ = c.Close() // its own goroutine finds out
+			b.dropped(droppedFull)
+			b.log.Warn("Connection refused, all others are busy", zap.Int("max", b.max))
+			return
+		}
 		b.all[c] = &place{&b.silent, b.silent.PushBack(c)}
-		if len(b.all) > b.most {
-			b.dropLongest()
-		}
-	case http.StateActive:
-		if p := b.all[c]; p != nil && p.line == &b.silent {
-			b.wait(c)
-		}
+	case http.StateActive: // a head was read, or half of one
 	case http.StateIdle:
 		b.wait(c)
 	case http.StateClosed, http.StateHijacked:
@@ -78,46 +97,58 @@ func (b *bounded) changed(c net.Conn, state http.ConnState) {
 	}
 }
 
-func (b *bounded) dropLongest() {
+// dropLongest reports whether there was a connection without a request to close.
+func (b *connections) dropLongest() bool {
 	line := &b.waiting
 	if b.silent.Len() > b.waiting.Len() {
 		line = &b.silent
 	}
 	longest := line.Front()
 	if longest == nil {
-		return // every one is being answered
+		return false
 	}
 	c, _ := longest.Value.(net.Conn)
 	b.forget(c)
 	_ = c.Close() // its own goroutine finds out
-	b.dropped.Inc()
-	b.log.Warn("Too many connections; those that are without a request for longest are closed", zap.Int("kept", b.most))
+	b.dropped(droppedNewer)
+	b.log.Warn("Too many connections; closing the longest idle", zap.Int("max", b.max))
+	return true
 }
 
 // leave takes a connection out of its line.
-func (b *bounded) leave(c net.Conn) {
+func (b *connections) leave(c net.Conn) {
 	if p := b.all[c]; p != nil {
 		p.line.Remove(p.at)
 	}
 }
 
-func (b *bounded) forget(c net.Conn) {
+func (b *connections) forget(c net.Conn) {
 	b.leave(c)
 	delete(b.all, c)
 }
 
-// wait puts a connection behind all others that wait, unless it is gone.
-func (b *bounded) wait(c net.Conn) {
+// wait puts a connection behind all others that wait, unless it was dropped.
+func (b *connections) wait(c net.Conn) {
 	if _, known := b.all[c]; known {
 		b.leave(c)
 		b.all[c] = &place{&b.waiting, b.waiting.PushBack(c)}
 	}
 }
 
-// busy spares a connection while its request is being answered.
-func (b *bounded) busy(h http.Handler) http.Handler {
+// spoke moves a connection that sent its first byte to the others that did.
+func (b *connections) spoke(c net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.all[c]; p != nil && p.line == &b.silent {
+		b.wait(c)
+	}
+}
+
+// answer keeps a connection while its request is being answered, and tells the connection how long the request's body is.
+func (b *connections) answer(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(connection{}).(net.Conn); ok {
+		if c, ok := r.Context().Value(connection{}).(*headConn); ok {
+			c.expectBody(r.ContentLength)
 			b.answering(c)
 			defer b.answered(c)
 		}
@@ -125,7 +156,7 @@ func (b *bounded) busy(h http.Handler) http.Handler {
 	})
 }
 
-func (b *bounded) answering(c net.Conn) {
+func (b *connections) answering(c net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, known := b.all[c]; known {
@@ -134,8 +165,8 @@ func (b *bounded) answering(c net.Conn) {
 	}
 }
 
-// answered comes before the answer's last bytes are written: for a moment it is the youngest of those that wait.
-func (b *bounded) answered(c net.Conn) {
+// answered comes before the answer's last bytes are written: for a moment the connection is the youngest of those that wait.
+func (b *connections) answered(c net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.wait(c)

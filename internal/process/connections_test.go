@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 )
@@ -52,13 +51,12 @@ func ask(t *testing.T, c net.Conn) int {
 // Idle connections drive out each other, the oldest first, and neither a new client nor one that is being answered.
 func TestBoundedConnections(t *testing.T) {
 	const most = 20
-	registry := prometheus.NewRegistry()
 	life := NewLifecycle(zap.NewNop())
 	begun, release := make(chan struct{}), make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/held", func(http.ResponseWriter, *http.Request) { close(begun); <-release })
-	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", mux, Bounded(most, zap.NewNop(), registry))
+	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", most, mux)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,11 +102,7 @@ func TestBoundedConnections(t *testing.T) {
 	if status := <-held; status != http.StatusOK {
 		t.Errorf("the one that was being answered: %d", status)
 	}
-	if testutil.CollectAndCount(registry, "purchase_relay_connections_dropped_total") != 1 {
-		t.Error("the metric is missing")
-	}
-	families, err := registry.Gather()
-	if err != nil || families[0].GetMetric()[0].GetCounter().GetValue() != 4*most-2 {
-		t.Errorf("dropped: %v, %v", families, err)
+	if got := testutil.ToFloat64(life.dropped.WithLabelValues("some", droppedNewer)); got != 4*most-2 {
+		t.Errorf("dropped = %v, want %d", got, 4*most-2)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -20,7 +21,7 @@ import (
 type Lifecycle struct {
 	log     *zap.Logger
 	fatal   chan error
-	ballast []byte
+	dropped *prometheus.CounterVec
 
 	mu    sync.Mutex
 	stops []stop
@@ -31,14 +32,13 @@ type stop struct {
 	run  func(context.Context) error
 }
 
-// ballast counts as heap in use and, never touched, takes no memory. The collector runs when the heap in use has doubled: without it,
-// with the few megabytes of these programs, that is dozens of times a second under load, a tenth of their processor time.
-const ballast = 12 << 20 // bytes
-
 // NewLifecycle returns an empty Lifecycle.
 func NewLifecycle(log *zap.Logger) *Lifecycle {
-	return &Lifecycle{log: log, fatal: make(chan error, 1), ballast: make([]byte, ballast)}
+	return &Lifecycle{log: log, fatal: make(chan error, 1), dropped: dropCounter()}
 }
+
+// Collector returns the figures of the listeners.
+func (l *Lifecycle) Collector() prometheus.Collector { return l.dropped }
 
 // OnStop registers a named stop. Stops run in reverse order of their registration.
 func (l *Lifecycle) OnStop(name string, run func(ctx context.Context) error) {
@@ -142,10 +142,10 @@ func (l *Lifecycle) stop(s stop, deadline, abandon time.Time) error {
 	}
 }
 
-// Serve listens on addr at once and serves h until its turn in the stop order: then nothing new is taken and what is in
-// flight is finished. variable is the configuration's name of addr, for the error. The options change the server before it
-// starts, for instance a longer WriteTimeout.
-func (l *Lifecycle) Serve(variable, addr string, h http.Handler, options ...func(*http.Server)) (net.Addr, error) {
+// Serve listens on addr and serves h until its turn in the stop order: then new connections are refused and in-flight requests are
+// finished. variable is the configuration's name of addr. At most max connections are kept, and no request with a head over 8 KiB or
+// 64 headers is read. The options change the server before it starts, for instance a longer WriteTimeout.
+func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, options ...func(*http.Server)) (net.Addr, error) {
 	errorLog, err := zap.NewStdLogAt(l.log, zap.DebugLevel) // mostly what strangers send to an open port
 	if err != nil {
 		return nil, err
@@ -159,15 +159,16 @@ func (l *Lifecycle) Serve(variable, addr string, h http.Handler, options ...func
 	}
 	server := &http.Server{
 		Handler: closeAfterChunks(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 75 * time.Second, MaxHeaderBytes: 32 << 10, ErrorLog: errorLog,
+		IdleTimeout: 75 * time.Second, MaxHeaderBytes: maxHeadBytes, ErrorLog: errorLog,
 	}
 	for _, change := range options {
 		change(server)
 	}
+	bounded := bound(server, listener, variable, max, l.dropped, l.log)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 			l.fail(fmt.Errorf("listener %s: %w", variable, err))
 		}
 	}()

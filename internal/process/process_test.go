@@ -268,7 +268,7 @@ func TestFailureAndPanicAreFatal(t *testing.T) {
 func TestServe(t *testing.T) {
 	l := process.NewLifecycle(zap.NewNop())
 	entered, release := make(chan struct{}), make(chan struct{})
-	addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", 20, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		close(entered)
 		<-release
 		_, _ = io.WriteString(w, "done")
@@ -276,7 +276,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Serve("OTHER_ADDR", addr.String(), http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "OTHER_ADDR") || !strings.Contains(err.Error(), addr.String()) {
+	if _, err := l.Serve("OTHER_ADDR", addr.String(), 20, http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "OTHER_ADDR") || !strings.Contains(err.Error(), addr.String()) {
 		t.Errorf("a busy port: %v", err)
 	}
 	answer, req := make(chan string), request(t, "http://"+addr.String())
@@ -316,7 +316,7 @@ func TestServersErrorsAreLogged(t *testing.T) {
 		var out bytes.Buffer
 		l := process.NewLifecycle(process.LogConfig{LogLevel: level}.Logger(&out))
 		var timeout time.Duration
-		addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("it broke") }),
+		addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", 20, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("it broke") }),
 			func(s *http.Server) { timeout, s.WriteTimeout = s.WriteTimeout, time.Minute })
 		if err != nil {
 			t.Fatal(err)
@@ -340,7 +340,7 @@ func TestServersErrorsAreLogged(t *testing.T) {
 func TestServeTellsWhatToDo(t *testing.T) {
 	l := process.NewLifecycle(zap.NewNop())
 	for _, addr := range []string{"nohost", "127.0.0.1:99999", "203.0.113.9:80"} {
-		_, err := l.Serve("SOME_ADDR", addr, http.NotFoundHandler())
+		_, err := l.Serve("SOME_ADDR", addr, 20, http.NotFoundHandler())
 		if err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "set SOME_ADDR") || strings.Contains(err.Error(), "something else") {
 			t.Errorf("%s: %v", addr, err)
 		}

@@ -254,6 +254,9 @@ func TestKubernetes(t *testing.T) {
 		}
 	}
 	checkScaler(t, all, services)
+	if hosts := strings.Split(value(pods["ingest"], "ADMIN_HOSTS"), ","); !slices.Contains(hosts, "ingest-admin.purchase-relay.svc") || !slices.Contains(hosts, "ingest-admin") {
+		t.Errorf("ingest's admin listener answers under %v, and not as the autoscaler asks", hosts)
+	}
 	checkEgress(t, all, slices.Collect(maps.Keys(pods)))
 }
 

@@ -1,0 +1,4 @@
+package dashboard
+
+// Harmless is harmless.
+func Harmless(cell string) string { return harmless(cell) }

@@ -1,0 +1,29 @@
+package dashboard
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// An attacker with any number of addresses does not fill the memory; a peer without wrong tokens takes none.
+func TestThrottle_MemoryIsBounded(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	th := newThrottle(func() time.Time { return now })
+	for i := range 20_000 {
+		from := peerOf(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
+		if wait, ok := th.admit(from); wait != 0 || !ok {
+			t.Fatalf("peer %d: admit = %s, %t, want 0s, true", i, wait, ok)
+		}
+		if len(th.peers) > maxPeers {
+			t.Fatalf("%d peers are remembered, want %d at most", len(th.peers), maxPeers)
+		}
+	}
+	now = now.Add(time.Hour)
+	from := peerOf("192.0.2.1:1")
+	th.admit(from)
+	if th.right(from); len(th.peers) != 0 {
+		t.Errorf("%d peers are remembered, want 0: the others have all their guesses again", len(th.peers))
+	}
+}
