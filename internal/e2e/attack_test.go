@@ -10,7 +10,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,8 +37,13 @@ type attack struct {
 
 // rawly opens a connection, sends text, then a byte of more at a time, and reads whatever comes until the other side ends it.
 func rawly(text string, more time.Duration) func(ctx context.Context, s *stack) {
+	return rawlyTo((*stack).public, text, more)
+}
+
+// rawlyTo does so at one of the stack's listeners.
+func rawlyTo(listener func(s *stack) string, text string, more time.Duration) func(ctx context.Context, s *stack) {
 	return func(ctx context.Context, s *stack) {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.public())
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", listener(s))
 		if err != nil {
 			return
 		}
@@ -70,6 +76,38 @@ func rawly(text string, more time.Duration) func(ctx context.Context, s *stack) 
 	}
 }
 
+// tinyHeaders are n headers of a few bytes each: net/http holds fifty times their size once it has parsed them.
+func tinyHeaders(n int) string {
+	var b strings.Builder
+	for i := range n {
+		_, _ = fmt.Fprintf(&b, "%x:\r\n", i)
+	}
+	return b.String()
+}
+
+// headerFlood are heads of thousands of headers, whole ones with a body that never comes and ones that never end, the largest heads
+// that are read, and good requests with such heads behind them: at all three listeners in turn.
+func headerFlood() func(ctx context.Context, s *stack) {
+	const long = "Content-Length: 3000\r\n"
+	largest := head
+	for i := range 60 {
+		largest += fmt.Sprintf("%x: %s\r\n", i, strings.Repeat("a", 120))
+	}
+	var turns []func(ctx context.Context, s *stack)
+	for _, listener := range []func(s *stack) string{
+		(*stack).public, func(s *stack) string { return strings.TrimPrefix(s.admin, "http://") }, func(s *stack) string { return strings.TrimPrefix(s.worker.admin, "http://") },
+	} {
+		for _, text := range []string{
+			head + long + tinyHeaders(6000) + "\r\n", head + tinyHeaders(6000), largest, head + long + tinyHeaders(60) + "\r\n",
+			"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + head + tinyHeaders(1000),
+		} {
+			turns = append(turns, rawlyTo(listener, text, 300*time.Millisecond))
+		}
+	}
+	var turn atomic.Int64
+	return func(ctx context.Context, s *stack) { turns[int(turn.Add(1))%len(turns)](ctx, s) }
+}
+
 const head = "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=00\r\n"
 
 // posting sends one body with a signature over a connection that is kept.
@@ -100,7 +138,7 @@ func attackTime() time.Duration {
 // sends it: again when it is told to come back or its connection is lost. (The attackers run on the same machine, under the race
 // detector, too: most of what is missing is theirs.)
 func TestIntakeUnderAttack(t *testing.T) {
-	s := newStack(t)
+	s := newPlainStack(t)
 	small, big := stripegen.NewCheckout().Event(), bytes.Repeat([]byte("a"), 1<<20)
 	wrong := func() string { return stripegen.Sign(small, "whsec_wrong", time.Now()) }
 	attacks := []attack{
@@ -109,6 +147,9 @@ func TestIntakeUnderAttack(t *testing.T) {
 		{"1500 headers that never end", 1500, rawly("POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nX: ", 300*time.Millisecond)},
 		{"600 slow bodies", 600, rawly(head+"Content-Length: 3000\r\n\r\n", 300*time.Millisecond)},
 		{"300 slow bodies of 1 MiB", 300, rawly(head+"Content-Length: 1048576\r\n\r\n", 300*time.Millisecond)},
+		{"100 bodies of nearly 1 MiB", 100, rawly(head+"Content-Length: 1048576\r\n\r\n"+strings.Repeat("a", 1<<20-1000), 300*time.Millisecond)},
+		{"300 bodies of nearly 64 KiB", 300, rawly(head+"Content-Length: 65536\r\n\r\n"+strings.Repeat("a", 1<<16-1000), 300*time.Millisecond)},
+		{"1000 heads of thousands of headers", 1000, headerFlood()},
 		{"300 chunked bodies without an end", 300, rawly(head+"Transfer-Encoding: chunked\r\n\r\nfffff\r\n", 300*time.Millisecond)},
 		{"wrong signatures", 8, posting(small, wrong)},
 		{"no signatures", 8, posting(small, func() string { return "" })},
@@ -126,7 +167,9 @@ func TestIntakeUnderAttack(t *testing.T) {
 		if a.once == nil {
 			calm = rate
 		}
-		t.Logf("%-36s %6.0f good webhooks a second, %4.0f %% of those in peace; %3d were sent again; %6d attacks; ingest holds %d MiB", a.name, rate, 100*rate/calm, again, tries, s.resident()>>20)
+		t.Logf("%-36s %6.0f good webhooks a second, %4.0f %% of those in peace; %3d were sent again; %6d attacks; at most %d MiB in ingest, %d in the worker",
+			a.name, rate, 100*rate/calm, again, tries, s.ingest.peak()>>20, s.worker.peak()>>20)
+		s.checkMemory(a.name)
 		if done == 0 {
 			t.Errorf("%s: not one good webhook was taken", a.name)
 		}
@@ -136,6 +179,68 @@ func TestIntakeUnderAttack(t *testing.T) {
 	}
 	s.await("everything that was taken to be delivered", func() bool {
 		return query[int](s, `SELECT count(*) FROM purchases WHERE status <> 'delivered'`) == 0
+	})
+}
+
+// maxResident is what either binary may hold in any attack. The containers have 128 MiB.
+const maxResident = 64 << 20
+
+// checkMemory holds the binaries' memory since the last look against the bound.
+func (s *stack) checkMemory(attack string) {
+	s.t.Helper()
+	for name, p := range map[string]*program{"ingest": s.ingest, "tiktok-worker": s.worker} {
+		if peak := p.peak(); peak > maxResident {
+			s.t.Errorf("%s: %s held %d MiB, want %d at most", attack, name, peak>>20, maxResident>>20)
+		}
+		p.forgetPeak()
+	}
+}
+
+// Beside a flood of the kind that held half a MiB for each connection, at every listener, 30 good webhooks a second are answered 200, and
+// neither binary holds more than 64 MiB.
+func TestFloodOfHeaders_GoodWebhooksAreAnswered(t *testing.T) {
+	const rate, connections = 30, 1000
+	s := newPlainStack(t)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	once := headerFlood()
+	var attackers, buyers sync.WaitGroup
+	var attacks, again atomic.Int64
+	for range connections {
+		attackers.Go(func() {
+			for ctx.Err() == nil {
+				once(ctx, s)
+				attacks.Add(1)
+			}
+		})
+	}
+	sender := *s.sender
+	sender.Client = &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: rate}}
+	tick := time.NewTicker(time.Second / rate)
+	defer tick.Stop()
+	var sent []stripegen.Checkout
+	for over := time.Now().Add(2 * attackTime()); time.Now().Before(over) || len(sent) < rate; <-tick.C {
+		c := stripegen.NewCheckout().Live()
+		sent = append(sent, c)
+		buyers.Go(func() {
+			for range 10 { // as Stripe does
+				answer, err := sender.Send(t.Context(), c.Event())
+				if err == nil && answer.Status == http.StatusOK {
+					return
+				}
+				again.Add(1)
+			}
+			t.Errorf("%s was not answered 200 in ten tries", c.SessionID)
+		})
+	}
+	buyers.Wait()
+	stop()
+	attackers.Wait()
+	t.Logf("%d good webhooks, %d sends more; %d attacks over %d connections; at most %d MiB in ingest, %d in the worker",
+		len(sent), again.Load(), attacks.Load(), connections, s.ingest.peak()>>20, s.worker.peak()>>20)
+	s.checkMemory("a flood of headers")
+	s.await("every good webhook to be delivered", func() bool {
+		return query[int](s, `SELECT count(*) FROM purchases WHERE status = 'delivered'`) == len(sent)
 	})
 }
 
@@ -181,20 +286,44 @@ func (s *stack) besiege(a attack) (done, again, tries int64) {
 	return taken.Load(), vain.Load(), tried.Load()
 }
 
-// resident is ingest's memory; 0 where the system does not say.
-func (s *stack) resident() int64 {
-	if runtime.GOOS != "linux" {
-		return 0
-	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.ingest.cmd.Process.Pid))
+// peak is the most memory that a program held since forgetPeak, in bytes; 0 where the system does not say.
+func (p *program) peak() int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
-	pages, err := strconv.ParseInt(strings.Fields(string(data))[1], 10, 64)
+	_, rest, _ := strings.Cut(string(data), "\nVmHWM:")
+	rest, _, _ = strings.Cut(rest, " kB")
+	kilobytes, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
 	if err != nil {
 		return 0
 	}
-	return pages * int64(os.Getpagesize())
+	return kilobytes << 10
+}
+
+// forgetPeak has Linux count from what is held now.
+func (p *program) forgetPeak() {
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0o600)
+}
+
+// buildPlain builds the binaries as they are shipped: the race detector takes several times the memory.
+var buildPlain = sync.OnceValue(func() error {
+	for _, name := range []string{"ingest", "tiktok-worker"} {
+		out, err := exec.Command("go", "build", "-o", filepath.Join(binaries, "plain-"+name), "../../cmd/"+name).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("build: %w\n%s", err, out)
+		}
+	}
+	return nil
+})
+
+// newPlainStack starts the binaries without the race detector.
+func newPlainStack(t *testing.T, env ...string) *stack {
+	t.Helper()
+	if err := buildPlain(); err != nil {
+		t.Fatal(err)
+	}
+	return newStackOf(t, "plain-", env...)
 }
 
 // answers sends bytes over one connection and returns the statuses of the answers until the other side closes it. half: the
@@ -272,7 +401,7 @@ func TestAmbiguousRequests(t *testing.T) {
 		"a body that says it is over":      {start + signature + "\r\nContent-Length: 1048577\r\n\r\n" + body, []int{413}, false},
 		"a length beyond counting":         {start + signature + "\r\nContent-Length: 99999999999999999999\r\n\r\n" + body, []int{400}, false},
 		"an upgrade":                       {start + signature + "\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 2\r\n\r\n{}", []int{400}, true},
-		"a length shorter than the signed": {start + signature + "\r\nContent-Length: 5\r\n\r\n" + body, []int{400, 400}, false},
+		"a length shorter than the signed": {start + signature + "\r\nContent-Length: 5\r\n\r\n" + body, []int{400, 431}, false}, // the rest has more lines than a head
 		"a length beside an encoding":      {start + signature + "\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n" + "0\r\n\r\n" + smuggled, []int{400}, false},
 		"the same, the other way around":   {start + signature + "\r\n" + fmt.Sprintf("Content-Length: %d\r\n", 5+len(smuggled)) + "Transfer-Encoding: chunked\r\n\r\n" + "0\r\n\r\n" + smuggled, []int{400}, false},
 	} {

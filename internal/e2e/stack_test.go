@@ -105,7 +105,13 @@ type stack struct {
 // newStack starts everything; env is added to both binaries' environment.
 func newStack(t *testing.T, env ...string) *stack {
 	t.Helper()
-	s := &stack{t: t, database: pgtest.Database(t), natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
+	return newStackOf(t, "", env...)
+}
+
+// newStackOf starts binaries whose names begin with build.
+func newStackOf(t *testing.T, build string, env ...string) *stack {
+	t.Helper()
+	s := &stack{t: t, build: build, database: pgtest.Database(t), natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
 	s.natsAddr = freeAddr(t)
 	s.startNATS()
 	s.simURL = listen(t, s.sim)
