@@ -162,10 +162,14 @@ func TestDecodeWorkerState(t *testing.T) {
 		instance, data string
 		want           contract.WorkerState
 	}{
-		"sound": {"w-1", `{"version":"v1.2.3-4+g5","state":"paused","reason":"live: 40105 no such token","since":"2026-01-01T00:00:00+01:00"}`,
-			contract.WorkerState{Version: "v1.2.3-4+g5", State: "paused", Reason: "live: 40105 no such token", Since: time.Date(2025, 12, 31, 23, 0, 0, 0, time.UTC)}},
-		"overrides": {"w-1", `{"version":"v\u202e1","state":"running","reason":"\u2067live\u202e\u200b\u001b[31m\nall is well","since":"2026-01-01T00:00:00Z"}`,
-			contract.WorkerState{Version: "v1", State: "running", Reason: "live[31m all is well", Since: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		"sound": {
+			"w-1", `{"version":"v1.2.3-4+g5","state":"paused","reason":"live: 40105 no such token","since":"2026-01-01T00:00:00+01:00"}`,
+			contract.WorkerState{Version: "v1.2.3-4+g5", State: "paused", Reason: "live: 40105 no such token", Since: time.Date(2025, 12, 31, 23, 0, 0, 0, time.UTC)},
+		},
+		"overrides": {
+			"w-1", `{"version":"v\u202e1","state":"running","reason":"\u2067live\u202e\u200b\u001b[31m\nall is well","since":"2026-01-01T00:00:00Z"}`,
+			contract.WorkerState{Version: "v1", State: "running", Reason: "live[31m all is well", Since: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)},
+		},
 		"since tomorrow":    {"w-1", `{"state":"off","since":"9999-01-01T00:00:00Z"}`, contract.WorkerState{State: "off", Since: now}},
 		"since for ever":    {"w-1", `{"state":"open","since":"0001-01-02T00:00:00Z"}`, contract.WorkerState{State: "open", Since: now}},
 		"since unknown":     {"w-1", `{"state":"open"}`, contract.WorkerState{State: "open", Since: now}},

@@ -127,6 +127,7 @@ func TestAccess_WithoutTokensIsOpen(t *testing.T) {
 
 // guess sends a token from an address and returns the status and how long the answer took.
 func guess(t *testing.T, h http.Handler, from, token string) (status int, took time.Duration) {
+	t.Helper()
 	began := time.Now()
 	w := get(t, h, "/api/v1/summary", func(r *http.Request) {
 		r.RemoteAddr = from

@@ -60,7 +60,7 @@ func (t *throttle) admit(from netip.Prefix) (wait time.Duration, ok bool) {
 	now := t.now()
 	p := t.peers[from]
 	if p == nil {
-		t.makeRoom(now)
+		t.makeRoom()
 		p = &peer{guesses: freeGuesses}
 		t.peers[from] = p
 	}
@@ -104,23 +104,16 @@ func (t *throttle) right(from netip.Prefix) {
 	}
 }
 
-// makeRoom forgets the peers that have all their guesses again and, if that is not enough, any one: a memory that an attacker with
-// thousands of addresses fills up must not grow.
-func (t *throttle) makeRoom(now time.Time) {
+// makeRoom forgets any one peer that does not wait where there are too many: an attacker with thousands of addresses, each of which
+// has its own guesses anyway, must neither fill the memory nor make it slow.
+func (t *throttle) makeRoom() {
 	if len(t.peers) < maxPeers {
 		return
 	}
 	for prefix, p := range t.peers {
-		if p.regain(now); p.guesses == freeGuesses && p.turns == 0 {
-			delete(t.peers, prefix)
-		}
-	}
-	for prefix, p := range t.peers {
-		if len(t.peers) < maxPeers {
-			return
-		}
 		if p.turns == 0 {
 			delete(t.peers, prefix)
+			return
 		}
 	}
 }

@@ -108,7 +108,7 @@ func TestExamineARealLedger(t *testing.T) {
 	}
 	r.migrate()
 	want := map[string]checkup.Verdict{
-		"Postgres": checkup.Pass, "Postgres: version": checkup.Pass, "Postgres: primary": checkup.Pass, "Postgres: clock": checkup.Pass, "Postgres: connections": checkup.Pass,
+		"Postgres": checkup.Pass, "Postgres: TLS": checkup.Pass, "Postgres: version": checkup.Pass, "Postgres: primary": checkup.Pass, "Postgres: clock": checkup.Pass, "Postgres: connections": checkup.Pass,
 		"Postgres: durability": checkup.Fail, // the tests' server is a throw-away one
 		"ledger: schema":       checkup.Pass, "ledger: rights": checkup.Pass, "ledger: least privilege": checkup.Pass, "Stripe: webhooks": checkup.Warn,
 	}

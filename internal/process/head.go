@@ -199,7 +199,7 @@ func (c *headConn) refuse(cause error) error {
 	c.release()
 	c.connections.dropped(droppedHead)
 	if errors.Is(cause, errHeadTooLarge) {
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = io.WriteString(c.Conn, answerTooLarge) // the client may be gone
 		_ = c.CloseWrite()
 	}

@@ -28,38 +28,38 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // bare serves without any bound, as net/http does.
-func bare(t testing.TB) net.Addr {
-	t.Helper()
+func bare(tb testing.TB) net.Addr {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	server := &http.Server{
 		Handler: closeAfterChunks(http.HandlerFunc(echo)), DisableGeneralOptionsHandler: true, ReadHeaderTimeout: time.Minute, ErrorLog: zap.NewStdLog(zap.NewNop()),
 	}
 	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { _ = server.Close() })
+	tb.Cleanup(func() { _ = server.Close() })
 	return l.Addr()
 }
 
-func bounded(t testing.TB, max int, h http.HandlerFunc) (*Lifecycle, net.Addr) {
-	t.Helper()
+func bounded(tb testing.TB, max int, h http.HandlerFunc) (*Lifecycle, net.Addr) {
+	tb.Helper()
 	life := NewLifecycle(zap.NewNop())
 	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", max, h)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = life.Stop(time.Minute) })
+	tb.Cleanup(func() { _ = life.Stop(time.Minute) })
 	return life, addr
 }
 
 // transcript writes data in pieces, ends the sending side, and returns the answers until the server closes: status and body of each,
 // "broken" for what is no answer.
-func transcript(t testing.TB, addr net.Addr, data []byte, piece int) (answers []string) {
-	t.Helper()
+func transcript(tb testing.TB, addr net.Addr, data []byte, piece int) (answers []string) {
+	tb.Helper()
 	conn, err := net.Dial("tcp", addr.String())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
@@ -79,7 +79,7 @@ func transcript(t testing.TB, addr net.Addr, data []byte, piece int) (answers []
 	for {
 		resp, err := http.ReadResponse(from, nil)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatalf("the connection stays open after %q", answers)
+			tb.Fatalf("the connection stays open after %q", answers)
 		}
 		if err != nil {
 			return answers

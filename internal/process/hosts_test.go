@@ -100,10 +100,18 @@ func TestHosts_GuardsEveryPath(t *testing.T) {
 		path, host string
 		want       int
 	}{
-		{"/healthz", "evil.example", 200}, {"/metrics", "evil.example", 403}, {"/readyz", "evil.example", 403}, {"/", "evil.example", 403},
-		{"/api/v1/summary", "evil.example", 403}, {"//healthz", "evil.example", 403}, {"/healthz/../metrics", "evil.example", 403},
-		{"/metrics", "ingest:8081", 200}, {"/readyz", "10.0.0.1:8081", 200}, {"/", "localhost:8081", 200},
-		{"http://localhost/metrics", "evil.example", 200}, {"http://evil.example/metrics", "localhost", 403}, // the target's host counts
+		{"/healthz", "evil.example", 200},
+		{"/metrics", "evil.example", 403},
+		{"/readyz", "evil.example", 403},
+		{"/", "evil.example", 403},
+		{"/api/v1/summary", "evil.example", 403},
+		{"//healthz", "evil.example", 403},
+		{"/healthz/../metrics", "evil.example", 403},
+		{"/metrics", "ingest:8081", 200},
+		{"/readyz", "10.0.0.1:8081", 200},
+		{"/", "localhost:8081", 200},
+		{"http://localhost/metrics", "evil.example", 200},
+		{"http://evil.example/metrics", "localhost", 403}, // the target's host counts
 	} {
 		conn, err := net.Dial("tcp", addr.String())
 		if err != nil {
