@@ -152,8 +152,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 
 type readiness = func(context.Context) (ready bool, body map[string]string)
 
-// adminHandler is the admin listener's: what is open to everybody who reaches it under one of its names, and the dashboard behind the
-// tokens.
+// adminHandler is the admin listener's: what is open to everybody who reaches it under one of its names, and
+// the dashboard behind the tokens.
 func adminHandler(c *config, refused func(reason string), board, metrics http.Handler, ready readiness, log *zap.Logger) (http.Handler, error) {
 	tokens, err := dashboard.ParseTokens(c.AdminToken, c.AdminTokens)
 	if err != nil {

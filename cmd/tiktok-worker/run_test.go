@@ -169,7 +169,8 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-// The rule lets the simulator's token go everywhere, in Compose to the container of that name, and any token over loopback.
+// The rule lets the simulator's token go everywhere, in Compose to the container of that name, and any token
+// over loopback.
 func TestConfig_InClear(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -189,7 +190,8 @@ func TestConfig_InClear(t *testing.T) {
 	}
 }
 
-// A token's file that changes from the simulator's to a live one is not taken where it would be sent in the clear.
+// A token's file that changes from the simulator's to a live one is not taken where it would be sent in the
+// clear.
 func TestFollowTokens_KeepsALiveTokenFromPlainHTTP(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

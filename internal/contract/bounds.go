@@ -11,10 +11,11 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Bounds of what a worker may report. Its user in NATS may publish anything on its subjects: a worker that was taken over, or one that
-// is broken, must not be able to make the ledger or its pages unusable.
+// Bounds of what a worker may report. Its user in NATS may publish anything on its subjects: a worker that
+// was taken over, or one that is broken, must not be able to make the ledger or its pages unusable.
 const (
-	// MaxGeneration bounds what a message may say, far above any number of replays and far below what the ledger's columns hold.
+	// MaxGeneration bounds what a message may say, far above any number of replays and far below what the
+	// ledger's columns hold.
 	MaxGeneration = 1 << 20
 
 	maxTook      = 24 * time.Hour
@@ -34,15 +35,17 @@ const (
 	maxState       = 4096 // bytes of the message
 )
 
-// How far the clocks of a worker and of the queue may be apart, and how long a worker may keep an outcome that it could not publish.
+// How far the clocks of a worker and of the queue may be apart, and how long a worker may keep an outcome
+// that it could not publish.
 const (
 	clockSkew   = 5 * time.Minute
 	outcomeKept = 48 * time.Hour
 )
 
-// Dated returns the outcome with times that the queue's clock makes possible: taken is when its stream took the outcome. What is later
-// than that, or from before the purchase can have been sent, becomes that time. A worker's clock that is wrong, or lies, thereby moves no
-// purchase out of every range that is looked at, swept or pruned.
+// Dated returns the outcome with times that the queue's clock makes possible: taken is when its stream took
+// the outcome. What is later than that, or from before the purchase can have been sent, becomes that time. A
+// worker's clock that is wrong, or lies, thereby moves no purchase out of every range that is looked at,
+// swept or pruned.
 func (o Outcome) Dated(taken time.Time) Outcome {
 	if impossible(o.At, taken) {
 		o.At = taken
@@ -89,7 +92,8 @@ func (o *Outcome) checkBounds() error {
 	return nil
 }
 
-// word reports whether a text has the form of a reason or a class: at most 40 lower-case letters, digits and '_'.
+// word reports whether a text has the form of a reason or a class: at most 40 lower-case letters, digits and
+// '_'.
 func word(s string) bool {
 	return len(s) <= maxReason && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
@@ -122,7 +126,8 @@ func EncodeWorkerState(s WorkerState) ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// DecodeWorkerState reads the state that an instance published; now is when it came. Whatever it says is bounded and can be shown as it is.
+// DecodeWorkerState reads the state that an instance published; now is when it came. Whatever it says is
+// bounded and can be shown as it is.
 func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState, error) {
 	var s WorkerState
 	switch {

@@ -13,7 +13,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Whatever a worker says that was taken over, no outcome is read that the ledger cannot take or that makes it unusable.
+// Whatever a worker says that was taken over, no outcome is read that the ledger cannot take or that makes it
+// unusable.
 func TestDecodeOutcomes_BoundsEachField(t *testing.T) {
 	t.Parallel()
 	const sound = `"event_id":"cs_1","generation":1,"result":"dead","reason":"refused","at":"2026-01-02T03:04:05Z","sequence":7`

@@ -22,9 +22,9 @@ const (
 	refusedThrottled = "throttled"
 )
 
-// Access guards the dashboard and the API: a token as Bearer or as Basic's password. Without any token, which is allowed on a loopback
-// listener alone, everybody who reaches it may use it; which host names reach it, the listener decides. Changes from another origin are
-// refused. Peers that send wrong tokens are throttled.
+// Access guards the dashboard and the API: a token as Bearer or as Basic's password. Without any token, which
+// is allowed on a loopback listener alone, everybody who reaches it may use it; which host names reach it,
+// the listener decides. Changes from another origin are refused. Peers that send wrong tokens are throttled.
 type Access struct {
 	tokens   keyring
 	throttle *throttle
@@ -138,7 +138,8 @@ func (a *Access) compare(r *http.Request, given string) (name string, compared b
 // holder is the key of a token's name in the context of a request that carried it.
 type holder struct{}
 
-// heldBy returns the name of the token that a request proved to hold, for the log. What a client calls itself is not in it.
+// heldBy returns the name of the token that a request proved to hold, for the log. What a client calls itself
+// is not in it.
 func heldBy(r *http.Request) string {
 	if name, ok := r.Context().Value(holder{}).(string); ok {
 		return name

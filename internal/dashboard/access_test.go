@@ -161,7 +161,8 @@ func TestAccess_ThrottlesGuessesPerPeer(t *testing.T) {
 				if took := time.Since(began); took < 60*time.Second {
 					t.Errorf("%d guesses took %s, want a minute at least", guesses, took)
 				}
-				// The right token is taken from the same peer within its turn, and from every other one at once.
+				// The right token is taken from the same peer within its turn, and from every other one at
+				// once.
 				if status, took := guess(t, h, tc.peers[0], adminToken); status != 200 || took > 4*time.Second {
 					t.Errorf("the right token from the same peer: status = %d after %s, want 200 within 4s", status, took)
 				}
@@ -178,7 +179,8 @@ func TestAccess_ThrottlesGuessesPerPeer(t *testing.T) {
 	}
 }
 
-// At once, no more are compared than the peer has free guesses and turns; a client that does not wait for its answer gains nothing.
+// At once, no more are compared than the peer has free guesses and turns; a client that does not wait for its
+// answer gains nothing.
 func TestAccess_ComparesFewGuessesAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -328,7 +330,8 @@ func TestAudit_NamesTheProvenToken(t *testing.T) {
 	}
 }
 
-// A page elsewhere can send any number of changes with any path; ten lines in ten seconds are written, and nothing in them is raw.
+// A page elsewhere can send any number of changes with any path; ten lines in ten seconds are written, and
+// nothing in them is raw.
 func TestAccess_CrossOriginRefusalsAreLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

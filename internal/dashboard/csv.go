@@ -111,11 +111,13 @@ func csvRow(e *purchase.Entry) []string {
 	return row
 }
 
-// formulaStarts begin a formula in one spreadsheet or another, the last four in those for Chinese, Japanese and Korean.
+// formulaStarts begin a formula in one spreadsheet or another, the last four in those for Chinese, Japanese
+// and Korean.
 const formulaStarts = "=+-@\uff1d\uff0b\uff0d\uff20"
 
-// harmless keeps a spreadsheet from taking a foreign text for a formula. The text stays in one line and in one cell, also where a
-// semicolon or a tab separates cells: such a spreadsheet may find the beginning of a cell in the midst of a text.
+// harmless keeps a spreadsheet from taking a foreign text for a formula. The text stays in one line and in
+// one cell, also where a semicolon or a tab separates cells: such a spreadsheet may find the beginning of a
+// cell in the midst of a text.
 func harmless(cell string) string {
 	cell = logsafe.Text(cell, len(cell)) // without NUL, tabs, ends of lines and what cannot be seen
 	if _, err := strconv.ParseFloat(cell, 64); err == nil {

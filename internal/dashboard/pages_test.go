@@ -395,7 +395,8 @@ func books() map[bool]purchase.Reconciliation {
 	}}
 }
 
-// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as CSV.
+// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as
+// CSV.
 func TestReconciliation(t *testing.T) {
 	l := newLedger()
 	l.books = books()

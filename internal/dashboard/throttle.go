@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// How fast tokens can be guessed. A peer is an IPv4 address or an IPv6 network of 64 bits, which is what one customer of a provider has.
+// How fast tokens can be guessed. A peer is an IPv4 address or an IPv6 network of 64 bits, which is what one
+// customer of a provider has.
 const (
 	freeGuesses   = 10                     // of a peer, compared at once
 	guessRegained = 6 * time.Second        // after which it has one of them again
@@ -16,8 +17,8 @@ const (
 	maxPeers      = 4096                   // that are remembered
 )
 
-// throttle slows down peers that send wrong tokens. A token is compared only after it was admitted: who waits does not learn sooner
-// that it is right.
+// throttle slows down peers that send wrong tokens. A token is compared only after it was admitted: who waits
+// does not learn sooner that it is right.
 type throttle struct {
 	now func() time.Time
 
@@ -52,8 +53,8 @@ func peerOf(remote string) netip.Prefix {
 	return prefix
 }
 
-// admit takes one of the peer's guesses and returns how long to wait before the token is compared. After the wait, waited must be
-// called. ok is false where too many wait already: the token is not compared.
+// admit takes one of the peer's guesses and returns how long to wait before the token is compared. After the
+// wait, waited must be called. ok is false where too many wait already: the token is not compared.
 func (t *throttle) admit(from netip.Prefix) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,8 +105,8 @@ func (t *throttle) right(from netip.Prefix) {
 	}
 }
 
-// makeRoom forgets any one peer that does not wait where there are too many: an attacker with thousands of addresses, each of which
-// has its own guesses anyway, must neither fill the memory nor make it slow.
+// makeRoom forgets any one peer that does not wait where there are too many: an attacker with thousands of
+// addresses, each of which has its own guesses anyway, must neither fill the memory nor make it slow.
 func (t *throttle) makeRoom() {
 	if len(t.peers) < maxPeers {
 		return

@@ -22,8 +22,8 @@ type Token struct {
 	Secret secret.Text
 }
 
-// ParseTokens reads ADMIN_TOKEN and ADMIN_TOKENS: name:token, one after the other, apart by commas or lines. Its errors hold names
-// and no tokens.
+// ParseTokens reads ADMIN_TOKEN and ADMIN_TOKENS: name:token, one after the other, apart by commas or lines.
+// Its errors hold names and no tokens.
 func ParseTokens(admin, named secret.Text) (list []Token, err error) {
 	if admin != "" {
 		list = append(list, Token{adminName, admin})
@@ -86,8 +86,8 @@ func newKeyring(tokens []Token) keyring {
 	return ring
 }
 
-// name returns the name of a token, "" where it is none. It compares with all of them, and sums of equal length: the time it takes
-// depends on neither.
+// name returns the name of a token, "" where it is none. It compares with all of them, and sums of equal
+// length: the time it takes depends on neither.
 func (k keyring) name(given string) (found string) {
 	sum := sha256.Sum256([]byte(given))
 	for i := range k {

@@ -76,7 +76,8 @@ func rawlyTo(listener func(s *stack) string, text string, more time.Duration) fu
 	}
 }
 
-// tinyHeaders are n headers of a few bytes each: net/http holds fifty times their size once it has parsed them.
+// tinyHeaders are n headers of a few bytes each: net/http holds fifty times their size once it has parsed
+// them.
 func tinyHeaders(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -85,8 +86,9 @@ func tinyHeaders(n int) string {
 	return b.String()
 }
 
-// headerFlood are heads of thousands of headers, whole ones with a body that never comes and ones that never end, the largest heads
-// that are read, and good requests with such heads behind them: at all three listeners in turn.
+// headerFlood are heads of thousands of headers, whole ones with a body that never comes and ones that never
+// end, the largest heads that are read, and good requests with such heads behind them: at all three listeners
+// in turn.
 func headerFlood() func(ctx context.Context, s *stack) {
 	const long = "Content-Length: 3000\r\n"
 	largest := head
@@ -196,8 +198,8 @@ func (s *stack) checkMemory(attack string) {
 	}
 }
 
-// Beside a flood of the kind that held half a MiB for each connection, at every listener, 30 good webhooks a second are answered 200, and
-// neither binary holds more than 64 MiB.
+// Beside a flood of the kind that held half a MiB for each connection, at every listener, 30 good webhooks a
+// second are answered 200, and neither binary holds more than 64 MiB.
 func TestFloodOfHeaders_GoodWebhooksAreAnswered(t *testing.T) {
 	const rate, connections = 30, 1000
 	s := newPlainStack(t)

@@ -12,16 +12,18 @@ import (
 const (
 	maxInFlight   = 256     // requests
 	maxBodiesHeld = 8 << 20 // bytes of their bodies
-	// usualBody is what is allocated at once; Stripe's events have 3 to 10 KB. A larger body takes memory as it arrives.
+	// usualBody is what is allocated at once; Stripe's events have 3 to 10 KB. A larger body takes memory as
+	// it arrives.
 	usualBody = 64 << 10
 )
 
 // errEvicted ends the reading of a body whose place a newer request took.
 var errEvicted = errors.New("slow body evicted")
 
-// room holds the requests in flight. Bodies that are still on their way make room for newer requests: where there are too many, the one
-// that has been read for longest, and where they hold too much memory, the largest. Stripe's bodies are small and arrive in
-// milliseconds, so that neither slow nor large ones lock it out. Where every body has arrived the newer request is refused.
+// room holds the requests in flight. Bodies that are still on their way make room for newer requests: where
+// there are too many, the one that has been read for longest, and where they hold too much memory, the
+// largest. Stripe's bodies are small and arrive in milliseconds, so that neither slow nor large ones lock it
+// out. Where every body has arrived the newer request is refused.
 type room struct {
 	mu      sync.Mutex
 	inside  int

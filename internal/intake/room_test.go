@@ -53,8 +53,8 @@ func newSite(t *testing.T, l intake.Ledger) *site {
 	return &site{t: t, server: server, log: log, sender: &stripegen.Sender{URL: server.URL, Secret: key, Client: &http.Client{Timeout: time.Minute}}}
 }
 
-// drip opens a request that announces a body, sends the beginning of it and then nothing. The server's answer comes back once, ""
-// where there is none.
+// drip opens a request that announces a body, sends the beginning of it and then nothing. The server's answer
+// comes back once, "" where there is none.
 func (s *site) drip(announce, beginning string) <-chan string {
 	s.t.Helper()
 	c, err := net.Dial("tcp", s.server.Listener.Addr().String())
@@ -77,7 +77,8 @@ func (s *site) drip(announce, beginning string) <-chan string {
 	return said
 }
 
-// Slow bodies are evicted for newer requests, whether there are many or large ones; good webhooks are still taken.
+// Slow bodies are evicted for newer requests, whether there are many or large ones; good webhooks are still
+// taken.
 func TestHandler_SlowBodiesMakeRoom(t *testing.T) {
 	nearlyAll := strings.Repeat("a", 1<<20-1)
 	for name, tc := range map[string]struct {

@@ -521,7 +521,8 @@ func TestWorkersAreHeard(t *testing.T) {
 	}
 }
 
-// What a worker says that was taken over is shown to people: nothing in it turns the text around, hides or pretends.
+// What a worker says that was taken over is shown to people: nothing in it turns the text around, hides or
+// pretends.
 func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
 	s := newSite(t)
 	workers, err := s.WatchWorkers()

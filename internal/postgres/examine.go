@@ -66,8 +66,8 @@ func ExamineTLS(what string, url secret.Text) checkup.Check {
 	return judgeTLS(what, config)
 }
 
-// judgeTLS looks at every server and every way to it that the driver may take: sslmode=prefer and allow, and the default, speak in the
-// clear where the server, or who answers in its place, wants it so.
+// judgeTLS looks at every server and every way to it that the driver may take: sslmode=prefer and allow, and
+// the default, speak in the clear where the server, or who answers in its place, wants it so.
 func judgeTLS(what string, config *pgx.ConnConfig) checkup.Check {
 	ways := append([]*pgconn.FallbackConfig{{Host: config.Host, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
 	clear, unverified := false, false

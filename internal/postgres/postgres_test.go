@@ -540,7 +540,8 @@ func TestSettleInAnyOrder(t *testing.T) {
 	})
 }
 
-// A generation that was made up uses up no numbers that replays need: "2147483647" in one outcome stopped every bulk replay.
+// A generation that was made up uses up no numbers that replays need: "2147483647" in one outcome stopped
+// every bulk replay.
 func TestSettle_BoundsTheGeneration(t *testing.T) {
 	l := newLedger(t)
 	for _, tc := range []struct {

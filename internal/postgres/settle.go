@@ -43,8 +43,9 @@ func (db *DB) Settle(ctx context.Context, outcomes []contract.Outcome) (unknown 
 				unknown = append(unknown, o.EventID)
 				continue
 			}
-			// A replay raises the generation on the ledger first, a sweep by one and afterwards: what is further ahead is made up,
-			// or the ledger was restored from a backup. It must not use up the numbers that replays need.
+			// A replay raises the generation on the ledger first, a sweep by one and afterwards: what is
+			// further ahead is made up, or the ledger was restored from a backup. It must not use up the
+			// numbers that replays need.
 			if own := ledger[o.EventID].generation; o.Generation > own+1 {
 				o.Generation = own
 			}

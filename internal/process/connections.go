@@ -14,7 +14,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// The connections that a listener keeps. Each takes a file descriptor and, with the largest head that is read, some 25 KB.
+// The connections that a listener keeps. Each takes a file descriptor and, with the largest head that is
+// read, some 25 KB.
 const (
 	PublicConnections = 512
 	AdminConnections  = 64
@@ -30,13 +31,15 @@ const (
 // dropCounter counts the connections that the listeners closed.
 func dropCounter() *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "purchase_relay_connections_dropped_total", Help: "Connections that a listener closed to bound its memory, by listener and reason.",
+		Name: "purchase_relay_connections_dropped_total",
+		Help: "Connections that a listener closed to bound its memory, by listener and reason.",
 	}, []string{"listener", "reason"})
 }
 
-// connections keeps a listener's connections under max. One too many closes the connection that has been without a request for
-// longest, of those that never sent a byte or of all others, whichever are more: a flood of idle connections, or of heads that never
-// end, drives out itself and never locks out a new client. A connection whose request is being answered is never closed for another.
+// connections keeps a listener's connections under max. One too many closes the connection that has been
+// without a request for longest, of those that never sent a byte or of all others, whichever are more: a
+// flood of idle connections, or of heads that never end, drives out itself and never locks out a new client.
+// A connection whose request is being answered is never closed for another.
 type connections struct {
 	max     int
 	log     *zap.Logger
@@ -54,8 +57,11 @@ type place struct {
 	at   *list.Element
 }
 
-// bound limits a server's connections and the heads of its requests. variable is the configuration's name of its address.
-func bound(server *http.Server, listener net.Listener, variable string, max int, dropped *prometheus.CounterVec, log *zap.Logger) net.Listener {
+// bound limits a server's connections and the heads of its requests. variable is the configuration's name of
+// its address.
+func bound(server *http.Server, listener net.Listener, variable string, max int, dropped *prometheus.CounterVec,
+	log *zap.Logger,
+) net.Listener {
 	name := strings.ToLower(strings.TrimSuffix(variable, "_ADDR"))
 	for _, reason := range []string{droppedNewer, droppedFull, droppedHead} {
 		dropped.WithLabelValues(name, reason) // from 0: an increase from nothing at all would not be seen
@@ -144,7 +150,8 @@ func (b *connections) spoke(c net.Conn) {
 	}
 }
 
-// answer keeps a connection while its request is being answered, and tells the connection how long the request's body is.
+// answer keeps a connection while its request is being answered, and tells the connection how long the
+// request's body is.
 func (b *connections) answer(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(connection{}).(*headConn); ok {
@@ -165,7 +172,8 @@ func (b *connections) answering(c net.Conn) {
 	}
 }
 
-// answered comes before the answer's last bytes are written: for a moment the connection is the youngest of those that wait.
+// answered comes before the answer's last bytes are written: for a moment the connection is the youngest of
+// those that wait.
 func (b *connections) answered(c net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,16 +8,17 @@ import (
 	"time"
 )
 
-// The bounds of a request's head. net/http bounds its bytes alone, and parses whatever fits into them: thousands of headers of a
-// few bytes each take fifty times their size, for as long as the request lasts. Stripe sends a dozen headers in 700 bytes, and the
-// proxies on the way some more.
+// The bounds of a request's head. net/http bounds its bytes alone, and parses whatever fits into them:
+// thousands of headers of a few bytes each take fifty times their size, for as long as the request lasts.
+// Stripe sends a dozen headers in 700 bytes, and the proxies on the way some more.
 const (
 	maxHeadBytes = 8 << 10 // the request line and the headers
 	maxHeadLines = 65      // the request line and 64 headers
 )
 
-// headConn is a connection that bounds the heads of its requests before net/http parses them. It hands over each head and each body
-// apart, so that what a client sends ahead is not parsed, and not counted as a part of the request before it.
+// headConn is a connection that bounds the heads of its requests before net/http parses them. It hands over
+// each head and each body apart, so that what a client sends ahead is not parsed, and not counted as a part
+// of the request before it.
 type headConn struct {
 	net.Conn
 	connections *connections
@@ -127,8 +128,8 @@ func (c *headConn) take(p []byte) (n int, err error) {
 		c.spend(n)
 		return n, nil
 	case afterHead:
-		// The server watches for the connection's end by reading one byte. Had it not found the end of the head where take
-		// did, it would read on here: neither of the two may then be believed.
+		// The server watches for the connection's end by reading one byte. Had it not found the end of the
+		// head where take did, it would read on here: neither of the two may then be believed.
 		if len(c.early) > 0 {
 			return 0, errHeadUnclear
 		}
@@ -193,7 +194,8 @@ func (c *headConn) expectBody(length int64) {
 	}
 }
 
-// refuse answers a head that is not read on. The server takes the error for a lost connection and adds nothing.
+// refuse answers a head that is not read on. The server takes the error for a lost connection and adds
+// nothing.
 func (c *headConn) refuse(cause error) error {
 	c.refused = true
 	c.release()

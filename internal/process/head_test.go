@@ -53,8 +53,8 @@ func bounded(tb testing.TB, max int, h http.HandlerFunc) (*Lifecycle, net.Addr) 
 	return life, addr
 }
 
-// transcript writes data in pieces, ends the sending side, and returns the answers until the server closes: status and body of each,
-// "broken" for what is no answer.
+// transcript writes data in pieces, ends the sending side, and returns the answers until the server closes:
+// status and body of each, "broken" for what is no answer.
 func transcript(tb testing.TB, addr net.Addr, data []byte, piece int) (answers []string) {
 	tb.Helper()
 	conn, err := net.Dial("tcp", addr.String())
@@ -138,7 +138,8 @@ func TestServe_BoundsHeads(t *testing.T) {
 					continue
 				}
 				got := transcript(t, addr, []byte(tc.data), piece)
-				// A client that goes on sending may lose the last answer: its system drops it with the connection.
+				// A client that goes on sending may lose the last answer: its system drops it with the
+				// connection.
 				all, fewer := fmt.Sprintf("%q", tc.want), fmt.Sprintf("%q", tc.want[:len(tc.want)-1])
 				if text := fmt.Sprintf("%q", got); text != all && (last != tooLarge || text != fewer) {
 					t.Errorf("in pieces of %d: answers = %.300s, want %.300s", piece, text, all)

@@ -34,15 +34,16 @@ func NewAdminRefusals(reg prometheus.Registerer) func(reason string) {
 	return func(reason string) { refused.WithLabelValues(reason).Inc() }
 }
 
-// Hosts are the names that the admin listener answers to. A page elsewhere can make its own name point at the listener (DNS rebinding)
-// and then ask as the same origin: its name is what gives it away.
+// Hosts are the names that the admin listener answers to. A page elsewhere can make its own name point at the
+// listener (DNS rebinding) and then ask as the same origin: its name is what gives it away.
 type Hosts struct {
 	names    map[string]bool
 	literals bool // every IP address, too: it cannot be made to point elsewhere
 }
 
-// ParseHosts returns the loopback names, the host of the listener's address and those in list. Unless addr is a loopback address, where
-// nobody else has a reason to come, IP addresses are allowed as well: probes and Prometheus ask by them.
+// ParseHosts returns the loopback names, the host of the listener's address and those in list. Unless addr is
+// a loopback address, where nobody else has a reason to come, IP addresses are allowed as well: probes and
+// Prometheus ask by them.
 func ParseHosts(list []string, addr string) (Hosts, error) {
 	h := Hosts{names: map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true}, literals: !Loopback(addr)}
 	if own, _, err := net.SplitHostPort(addr); err == nil && own != "" {
@@ -87,7 +88,8 @@ func (h Hosts) Allow(host string) bool {
 	return err == nil && (h.literals || ip.Unmap().IsLoopback())
 }
 
-// Guard answers requests under other names with 403. /healthz is spared: it says nothing, and a probe that fails ends the process.
+// Guard answers requests under other names with 403. /healthz is spared: it says nothing, and a probe that
+// fails ends the process.
 func (h Hosts) Guard(next http.Handler, refused func(reason string), log *zap.Logger) http.Handler {
 	log = log.WithOptions(flood.Limit(log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -142,9 +142,10 @@ func (l *Lifecycle) stop(s stop, deadline, abandon time.Time) error {
 	}
 }
 
-// Serve listens on addr and serves h until its turn in the stop order: then new connections are refused and in-flight requests are
-// finished. variable is the configuration's name of addr. At most max connections are kept, and no request with a head over 8 KiB or
-// 64 headers is read. The options change the server before it starts, for instance a longer WriteTimeout.
+// Serve listens on addr and serves h until its turn in the stop order: then new connections are refused and
+// in-flight requests are finished. variable is the configuration's name of addr. At most max connections are
+// kept, and no request with a head over 8 KiB or 64 headers is read. The options change the server before it
+// starts, for instance a longer WriteTimeout.
 func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, options ...func(*http.Server)) (net.Addr, error) {
 	errorLog, err := zap.NewStdLogAt(l.log, zap.DebugLevel) // mostly what strangers send to an open port
 	if err != nil {

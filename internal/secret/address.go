@@ -5,7 +5,8 @@ import (
 	"net/url"
 )
 
-// InClear reports whether what is sent to an address can be read on the way: over plain http to another machine.
+// InClear reports whether what is sent to an address can be read on the way: over plain http to another
+// machine.
 func InClear(address string) bool {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" {

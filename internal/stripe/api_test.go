@@ -130,7 +130,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// A redirect would carry the key to whoever it names, and an answer without a list must not look like an empty one.
+// A redirect would carry the key to whoever it names, and an answer without a list must not look like an
+// empty one.
 func TestAPI_DoesNotFollowRedirects(t *testing.T) {
 	t.Parallel()
 	var followed atomic.Int64
