@@ -109,7 +109,7 @@ func TestPixels_FollowTokenFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := make(chan string, 1)
 		var changes int
-		c := &config{AccessToken: "first", PixelID: "P", APIURL: "http://tiktok.test/", Payload: "events", EventName: "Purchase", Timeout: time.Second}
+		c := &config{AccessToken: "first", PixelID: "P", APIURL: "https://tiktok.test/", Payload: "events", EventName: "Purchase", Timeout: time.Second}
 		p := newPixels(c)
 		p.live = tiktok.NewPixel(tiktok.Config{
 			URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, Timeout: time.Second, Now: time.Now,

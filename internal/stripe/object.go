@@ -112,7 +112,4 @@ func objectRefused(resp *http.Response) *Refusal {
 	}
 }
 
-// errRedirect refuses a redirect: the key must not be sent to another address.
-var errRedirect = errors.New("the answer is a redirect, which is not followed with a key")
-
 func noRedirect(*http.Request, []*http.Request) error { return errRedirect }
