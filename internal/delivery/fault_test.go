@@ -217,6 +217,29 @@ func TestWorker_BlockedDestination(t *testing.T) {
 	}
 }
 
+// A firewall begins to refuse everything while a batch is divided for one event's page: the neighbour of that
+// event meets pages alone, but what passed before does not speak against it.
+func TestWorker_BlockThatBeginsWhileSplitting(t *testing.T) {
+	var block atomic.Bool
+	bubble(t, func(b *bench, c *Config) {
+		c.BatchSize, c.Concurrency, c.Test = 500, 1, nil
+		b.live.sayAll = func(ids []string) purchase.Answer {
+			defer func() {
+				if len(ids) == 1 && isBad(ids[0]) {
+					block.Store(true)
+				}
+			}()
+			return firewall(func(id string) bool { return block.Load() || isBad(id) }, 403)(ids)
+		}
+		b.add(16, 14)
+	}, func(t *testing.T, b *bench) {
+		wait(20 * time.Minute)
+		if n := len(b.r.letters()); n > 0 || b.Ready() == nil {
+			t.Errorf("%d dead while everything is blocked, want 0; ready: %v, want paused", n, b.Ready())
+		}
+	})
+}
+
 // A shop with one purchase, and that one meets a page: it waits until another passes, and is dead then. A
 // restart loses nothing.
 func TestWorker_LonelyEventWaitsForAnother(t *testing.T) {

@@ -11,7 +11,7 @@ type piece struct {
 	items []item
 	origin
 	paged  bool // a larger request with these events met a page
-	passed int  // where paged: the events that had passed until then, by this slot's count
+	passed int  // where paged: the events that had passed until the last such page, by this slot's count
 }
 
 // origin is how a piece came to be.
@@ -62,11 +62,10 @@ func cut(pieces []piece, limit int) []piece {
 		pieces[1:]...)
 }
 
-// met marks a piece that met a page, after so many events of the slot had passed.
+// met marks a piece that met a page, after so many events of the slot had passed. Only what passes later speaks
+// against its events: an earlier page may have been another event's fault.
 func (p piece) met(passed int) piece {
-	if !p.paged {
-		p.paged, p.passed = true, passed
-	}
+	p.paged, p.passed = true, passed
 	return p
 }
 

@@ -635,7 +635,7 @@ WITH mine AS (
     SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
     ORDER BY t.subscription_id FOR UPDATE
 )
-UPDATE public.trials t SET envelope = NULL, clicked_at = NULL FROM mine m
+UPDATE public.trials t SET envelope = NULL, click_expires_at = NULL FROM mine m
     WHERE t.subscription_id = m.subscription_id`
 	// A first payment that comes later finds no trial, and is none.
 	sqlForgetTrials = `
