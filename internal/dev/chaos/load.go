@@ -32,7 +32,7 @@ type sale struct {
 	checkout stripegen.Checkout // its first event
 	events   []stripegen.Checkout
 	end      end
-	future   bool // TikTok refuses an event that is so far ahead
+	future   bool // its event is ahead of the clock: its time is that of receipt
 }
 
 // load is the purchases of a run.

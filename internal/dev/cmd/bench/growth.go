@@ -182,6 +182,16 @@ func (y *year) pass(ctx context.Context, name string, n int) error {
 		if err = errors.Join(append(errs, err)...); err != nil || len(unknown) > 0 {
 			return fmt.Errorf("write and end: %d unknown: %w", len(unknown), err)
 		}
+		// Ends are dated by the ledger: these ended when they were paid.
+		ids := make([]string, 0, to-from)
+		for i := from; i < to; i++ {
+			ids = append(ids, id(i))
+		}
+		const age = `WITH aged AS (UPDATE public.purchases SET finished_at = purchased_at
+			WHERE checkout_session_id = ANY($1) RETURNING 1) SELECT count(*) FROM aged`
+		if _, err := query[int](ctx, y.ledger, age, ids); err != nil {
+			return fmt.Errorf("age what ended: %w", err)
+		}
 	}
 	return nil
 }
