@@ -15,6 +15,9 @@ func (h *Handler) Public(healthz http.Handler) http.Handler {
 		switch {
 		case r.URL.Path == "/webhooks/stripe", r.URL.Path == "/webhooks/stripe/":
 			h.ServeHTTP(w, r)
+		case r.RequestURI == "*": // of the server, not of a path
+			w.Header().Set("Connection", "close")
+			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 		case r.URL.Path != "/healthz":
 			h.notFound(w, r)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
