@@ -2,17 +2,58 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/contract"
+	"purchase-relay/internal/dev/pglocal/pgtest"
+	"purchase-relay/internal/postgres"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
+	"purchase-relay/internal/secret"
 )
+
+// newTimedLedger returns a ledger whose clock is set by the test.
+func newTimedLedger(t *testing.T) *ledger {
+	t.Helper()
+	url := pgtest.Database(t)
+	if _, err := postgres.Migrate(t.Context(), secret.Text(url)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	// A function of this name in a schema before pg_catalog is what now() in the statements means.
+	_, err = conn.Exec(t.Context(), `
+		CREATE SCHEMA history;
+		CREATE TABLE history.clock (at timestamptz NOT NULL);
+		INSERT INTO history.clock VALUES (now());
+		CREATE FUNCTION history.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM history.clock';
+		ALTER TABLE public.purchases ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now();
+		ALTER TABLE public.profiles ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now()`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	separator := "?"
+	if strings.Contains(url, "?") {
+		separator = "&"
+	}
+	db, err := postgres.Open(t.Context(), secret.Text(url+separator+"search_path=history,pg_catalog,public"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return &ledger{DB: db, t: t, url: url, conn: conn}
+}
 
 func (l *ledger) setClock(at time.Time) { l.exec(`UPDATE history.clock SET at = $1`, at) }
 
@@ -20,7 +61,7 @@ func (l *ledger) setClock(at time.Time) { l.exec(`UPDATE history.clock SET at = 
 // beside this process's.
 func TestReplay_ComparesOneClock(t *testing.T) {
 	t.Parallel()
-	l := newHistories(t)
+	l := newTimedLedger(t)
 	n := 0
 	for _, database := range []time.Duration{0, -3 * time.Minute, 3 * time.Minute, 26 * time.Hour} { // apart from this process
 		for _, worker := range []time.Duration{0, -3 * time.Minute, 3 * time.Minute, 26 * time.Hour, -26 * time.Hour} {
@@ -68,7 +109,7 @@ func TestReplay_ComparesOneClock(t *testing.T) {
 // Every end bears the ledger's time: by an outcome, at the webhook, and for its age.
 func TestLedger_DatesEndsByItsOwnClock(t *testing.T) {
 	t.Parallel()
-	l := newHistories(t)
+	l := newTimedLedger(t)
 	now := time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
 	l.setClock(now)
 	l.record(receipt("evt_trial", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment))
@@ -104,6 +145,9 @@ func TestLedger_DatesEndsByItsOwnClock(t *testing.T) {
 		t.Errorf("%d of 5 ended at %s", got, now)
 	}
 }
+
+// errUnheard may have been stored.
+var errUnheard = errors.New("no answer from the stream")
 
 // stream is a queue that refuses, or loses its answers, and notes what it stores.
 type stream struct {
@@ -147,7 +191,7 @@ func TestRelay_AgeCountsFromWhatMayBeStored(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newHistories(t)
+			l := newTimedLedger(t)
 			now := base
 			clock := func() time.Time { return now }
 			queue := &stream{}
@@ -190,7 +234,7 @@ func TestRelay_AgeCountsFromWhatMayBeStored(t *testing.T) {
 // been taken by another replica.
 func TestUnsent_KeepsTheAgeOfOthers(t *testing.T) {
 	t.Parallel()
-	l := newHistories(t)
+	l := newTimedLedger(t)
 	now := base
 	pass := func(d time.Duration) { now = now.Add(d); l.setClock(now) }
 	pass(0)

@@ -11,17 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
 	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dev/pglocal/pgtest"
-	"purchase-relay/internal/postgres"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
-	"purchase-relay/internal/secret"
 )
 
 // Random histories: the real ledger, relay and sweeper between models of Stripe, the queue, the workers and
@@ -128,41 +124,6 @@ type history struct {
 	tiktok   map[string]*pixel
 	accepted map[string]bool // purchases that were delivered on the ledger
 	attempts int
-}
-
-// newHistories returns a ledger whose clock is set by the test.
-func newHistories(t *testing.T) *ledger {
-	t.Helper()
-	url := pgtest.Database(t)
-	if _, err := postgres.Migrate(t.Context(), secret.Text(url)); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	// A function of this name in a schema before pg_catalog is what now() in the statements means.
-	_, err = conn.Exec(t.Context(), `
-		CREATE SCHEMA history;
-		CREATE TABLE history.clock (at timestamptz NOT NULL);
-		INSERT INTO history.clock VALUES (now());
-		CREATE FUNCTION history.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM history.clock';
-		ALTER TABLE public.purchases ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now();
-		ALTER TABLE public.profiles ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now()`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	separator := "?"
-	if strings.Contains(url, "?") {
-		separator = "&"
-	}
-	db, err := postgres.Open(t.Context(), secret.Text(url+separator+"search_path=history,pg_catalog,public"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	return &ledger{DB: db, t: t, url: url, conn: conn}
 }
 
 func newHistory(l *ledger, rt *rapid.T) *history {
@@ -376,6 +337,12 @@ func (h *history) sweep(rt *rapid.T) {
 	h.mayFail(err)
 }
 
+// loseQueue is a store that is wiped, and the sweep that finds out.
+func (h *history) loseQueue(rt *rapid.T) {
+	h.wipePurchases(rt)
+	h.sweep(rt)
+}
+
 func (h *history) replay(rt *rapid.T) {
 	h.tick(rt)
 	s := purchase.Selection{
@@ -490,8 +457,6 @@ func (h *history) noTraceOf(b *buyer, traces []string) {
 }
 
 // The queue: relay.Queue, with the stream's settings.
-
-var errUnheard = errors.New("no answer from the stream")
 
 // Connected implements relay.Queue.
 func (h *history) Connected() bool { return true }
@@ -862,7 +827,7 @@ func (h *history) settleDown(rt *rapid.T) {
 const few = "40"
 
 func TestHistories_KeepThePromises(t *testing.T) {
-	l := newHistories(t)
+	l := newTimedLedger(t)
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "rapid.checks" })
 	if checks := flag.Lookup("rapid.checks"); !chosen {
@@ -877,7 +842,7 @@ func TestHistories_KeepThePromises(t *testing.T) {
 			"":        h.check,
 			"webhook": h.webhook, "webhook 2": h.webhook, "webhook 3": h.webhook, "held invoices": h.convertHeld,
 			"publish": h.publish, "publish 2": h.publish, "restart ingest": h.restartIngest,
-			"sweep": h.sweep, "sweep 2": h.sweep, "wipe PURCHASES": h.wipePurchases, "wipe OUTCOMES": h.wipeOutcomes,
+			"sweep": h.sweep, "lose queue": h.loseQueue, "wipe PURCHASES": h.wipePurchases, "wipe OUTCOMES": h.wipeOutcomes,
 			"work": h.work, "work 2": h.work, "fetch": h.fetch, "thaw": h.thaw, "thaw 2": h.thaw, "record": h.recordSome, "record 2": h.recordSome,
 			"replay": h.replay, "fold": h.fold, "season": h.season, "prune": h.pruneAll, "forget": h.forget, "time": h.timePasses,
 		})
