@@ -162,7 +162,7 @@ func (s *stream) hold(subject string) {
 }
 
 func (s *stream) Publish(_ context.Context, batch []contract.Publication) []contract.Published {
-	<-time.After(s.hang) //nolint:forbidigo // virtual time
+	time.Sleep(s.hang) //nolint:forbidigo // virtual time
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batches = append(s.batches, len(batch))
@@ -215,7 +215,7 @@ func TestWakesOnCommit(t *testing.T) {
 		if !slices.Equal(s.batches, []int{500, 500, 201}) || o.done() != 0 {
 			t.Errorf("published in batches of %v; %d marked at once", s.batches, o.done())
 		}
-		<-time.After(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1201 {
 			t.Errorf("%d marked", o.done())
@@ -226,7 +226,7 @@ func TestWakesOnCommit(t *testing.T) {
 func TestPollFindsWhatWasLeftBehind(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
-		<-time.After(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 {
 			t.Error("nobody looked")
@@ -242,7 +242,7 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 		claims := o.claims
 		o.add(5)
 		r.Wake()
-		<-time.After(time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
 		if o.claims != claims {
 			t.Errorf("%d claims while there is no queue", o.claims-claims)
 		}
@@ -250,7 +250,7 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 		s.away = false
 		s.mu.Unlock()
 		r.Wake()
-		<-time.After(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 5 {
 			t.Errorf("%d published", o.done())
@@ -276,7 +276,7 @@ func TestOffers(t *testing.T) {
 		if len(s.ids) != 700 || o.done() != 0 || o.claims != asked {
 			t.Errorf("%d published, %d marked, %d questions", len(s.ids), o.done(), o.claims-asked)
 		}
-		<-time.After(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 700 || o.claims != asked {
 			t.Errorf("%d marked, %d questions", o.done(), o.claims-asked)
@@ -319,7 +319,7 @@ func TestOffersThatFail(t *testing.T) {
 		s.mu.Lock()
 		s.away = false
 		s.mu.Unlock()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 || !r.Ready() {
 			t.Errorf("%d marked", o.done())
@@ -343,7 +343,7 @@ func TestMarksWait(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
 		r.Offer(contract.Claim{ID: "cs_0", Generation: 1})
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 || o.failMarks != 0 {
 			t.Errorf("%d marked, %d failures to come", o.done(), o.failMarks)
@@ -372,7 +372,7 @@ func TestAmbiguousPublishes(t *testing.T) {
 		}
 		o.add(4)
 		r.Wake()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 4 || o.marks["cs_1"] != 1 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
 			t.Errorf("published %v after tries %v", o.published, tries)
@@ -401,7 +401,7 @@ func TestKnownMessageIDs(t *testing.T) {
 		o.mu.Lock()
 		o.settled["cs_2"] = true
 		o.mu.Unlock()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if want := map[string]int{"cs_0": 1, "cs_1": 3}; !maps.Equal(o.marks, want) {
 			t.Errorf("marked generations %v, want %v", o.marks, want)
@@ -427,11 +427,11 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // done with
 		o.add(2)
 		r.Wake()
-		<-time.After(contract.ClaimFor + time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(contract.ClaimFor + time.Second) //nolint:forbidigo // virtual time
 		o.mu.Lock()
 		o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) // the claims have run out
 		o.mu.Unlock()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if len(s.ids) != 2 || o.released != 0 {
 			t.Errorf("published again while the outcome may wait: %v; %d releases", s.ids, o.released)
@@ -440,7 +440,7 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		o.settled["cs_0"] = true
 		o.mu.Unlock()
 		oldest(time.Now())                  // later ones wait, as they always do
-		<-time.After(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if _, sent := s.ids["cs_0:2"]; sent || o.marked("cs_1") != 2 {
 			t.Errorf("published %v, marked %d", s.ids, o.marked("cs_1"))
@@ -454,12 +454,12 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		o.pending = append(o.pending, contract.Claim{ID: "cs_2", Generation: 1})
 		o.mu.Unlock()
 		r.Wake()
-		<-time.After(putOffMax - time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(putOffMax - time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_2") != 0 {
 			t.Error("published again while the outcome may wait")
 		}
-		<-time.After(2 * time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_2") != 2 || len(r.doubts) != 0 {
 			t.Errorf("held for good; marked %d, doubts %v", o.marked("cs_2"), r.doubts)
@@ -474,11 +474,11 @@ func TestDoubtsHoldNobodyElse(t *testing.T) {
 		s.ids["cs_0:1"] = 90 // done with
 		o.add(1)
 		r.Wake()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		o.mu.Lock()
 		o.pending = append(o.pending, contract.Claim{ID: "cs_1", Generation: 1})
 		o.mu.Unlock()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_0") != 0 || o.marked("cs_1") != 1 {
 			t.Errorf("marked %v", o.marks)
@@ -486,7 +486,7 @@ func TestDoubtsHoldNobodyElse(t *testing.T) {
 		s.mu.Lock()
 		s.outcomeErr = nil
 		s.mu.Unlock()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_0") != 2 {
 			t.Errorf("marked %v", o.marks)
@@ -500,7 +500,7 @@ func TestLostMark(t *testing.T) {
 		o.failMarks = 2
 		o.add(3)
 		r.Wake()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 3 || len(s.ids) != 3 || o.marks["cs_0"] != 1 {
 			t.Errorf("%d published, %d messages", o.done(), len(s.ids))
@@ -514,12 +514,12 @@ func TestPostgresAwayIsToldOnce(t *testing.T) {
 		o.claimErr = errors.New("connection refused")
 		o.mu.Unlock()
 		r.Wake()
-		<-time.After(time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
 		o.mu.Lock()
 		o.claimErr = nil
 		o.mu.Unlock()
 		o.add(1)
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 || log.Len() != 2 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
@@ -535,7 +535,7 @@ func TestSilentLedger(t *testing.T) {
 		o.mu.Unlock()
 		o.add(3)
 		r.Wake()
-		<-time.After(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 3 || log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
@@ -576,7 +576,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 		o.add(1200)
 		r.Wake()
 		for range 600 { // webhooks go on
-			<-time.After(time.Second) //nolint:forbidigo // virtual time
+			time.Sleep(time.Second) //nolint:forbidigo // virtual time
 			r.Wake()
 		}
 		synctest.Wait()
@@ -588,7 +588,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 			t.Error("ready while the stream is full")
 		}
 		full(false)
-		<-time.After(retryMax + time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(retryMax + time.Second) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if got := o.done(); got != 1200 || !r.Ready() {
 			t.Errorf("published %d of 1200, ready %t", got, r.Ready())
@@ -612,7 +612,7 @@ func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 		s.mu.Unlock()
 		o.add(700)
 		r.Wake()
-		<-time.After(2 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(2 * time.Second) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if got := o.done(); got != 699 {
 			t.Errorf("published %d, want 699", got)
@@ -628,12 +628,12 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 		s.mu.Unlock()
 		o.add(1)
 		r.Wake()
-		<-time.After(5 * time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
 		s.mu.Lock()
 		s.fail = nil
 		s.mu.Unlock()
 		r.Retry()
-		<-time.After(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 {
 			t.Error("not published")
@@ -649,7 +649,7 @@ func TestRelay_DropsStaleOffers(t *testing.T) {
 		r.Offer(contract.Claim{ID: "cs_first", Generation: 1})
 		synctest.Wait() // it hangs
 		r.Offer(contract.Claim{ID: "cs_late", Generation: 1})
-		<-time.After(time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if s.ids["cs_first:1"] == 0 || s.ids["cs_late:1"] != 0 {
 			t.Errorf("published %v, want cs_first alone", s.ids)

@@ -127,7 +127,7 @@ func TestSweepAsksTheQueue(t *testing.T) {
 			return nil
 		}}
 		sweep(t, l, s, func(log *observer.ObservedLogs, reg *prometheus.Registry) {
-			<-time.After(time.Minute + time.Second) //nolint:forbidigo // virtual time
+			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
 			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unanswered cs_silent"}
 			if got := l.told(); !slices.Equal(got, want) {
@@ -154,7 +154,7 @@ func TestSweepGoesThroughEverything(t *testing.T) {
 		}
 		s := &stream{ids: map[string]uint64{}}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			<-time.After(time.Minute + time.Second) //nolint:forbidigo // virtual time
+			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
 			if len(l.told()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
 				t.Errorf("%d in batches of %v", len(l.told()), s.batches)
@@ -168,14 +168,14 @@ func TestSweepWaitsForTheQueue(t *testing.T) {
 		l := &sweepLedger{overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, away: true}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			<-time.After(time.Hour) //nolint:forbidigo // virtual time
+			<-time.After(time.Hour)
 			if len(l.told()) > 0 {
 				t.Errorf("told %v without a queue", l.told())
 			}
 			s.mu.Lock()
 			s.away = false
 			s.mu.Unlock()
-			<-time.After(time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(time.Minute)
 			synctest.Wait()
 			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
 				t.Errorf("%v", got)
@@ -206,7 +206,7 @@ func TestSweepGetsNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{silent: true, overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
-			<-time.After(3 * time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(3 * time.Minute)
 			synctest.Wait()
 			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("The sweep is put off").Len() != 1 {
 				t.Errorf("%v; log: %v", got, log.All())
@@ -235,7 +235,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 				s.outcome = time.Now().Add(time.Minute - tc.waits)
 			}
 			sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
-				<-time.After(time.Minute + time.Millisecond) //nolint:forbidigo // virtual time
+				<-time.After(time.Minute + time.Millisecond)
 				synctest.Wait()
 				if got := l.told(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
 					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
@@ -266,12 +266,12 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 			lose(1201)
 			for hour := range 30 {
 				before := len(l.told())
-				<-time.After(putOffMax - 2*time.Minute) //nolint:forbidigo // virtual time
+				<-time.After(putOffMax - 2*time.Minute)
 				synctest.Wait()
 				if got := len(l.told()); hour == 0 && got != before {
 					t.Errorf("swept %d within an hour, want none", got-before)
 				}
-				<-time.After(3 * time.Minute) //nolint:forbidigo // virtual time
+				<-time.After(3 * time.Minute)
 				synctest.Wait()
 				if got, want := len(l.told()), before+1201; hour == 0 && got != want {
 					t.Errorf("swept %d after an hour, want %d", got, want)
@@ -292,12 +292,12 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 		l := &sweepLedger{err: errors.New("connection refused")}
 		s := &stream{ids: map[string]uint64{}, outcome: time.Now()}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			<-time.After(10*time.Hour + 30*time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(10*time.Hour + 30*time.Minute)
 			synctest.Wait()
 			l.mu.Lock()
 			l.err, l.overdue = nil, []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}
 			l.mu.Unlock()
-			<-time.After(5 * time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(5 * time.Minute)
 			synctest.Wait()
 			if got := l.told(); slices.Contains(got, "published cs_1:2 at 1") {
 				t.Errorf("swept before the outcomes were recorded: %v", got)
@@ -305,7 +305,7 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 			s.mu.Lock()
 			s.outcome = time.Time{}
 			s.mu.Unlock()
-			<-time.After(2 * time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(2 * time.Minute)
 			synctest.Wait()
 			if got := l.told(); !slices.Contains(got, "published cs_1:2 at 1") {
 				t.Errorf("after the outcomes were recorded: %v", got)
@@ -319,7 +319,7 @@ func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 		l := &sweepLedger{overdue: []contract.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
 		sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
-			<-time.After(time.Hour) //nolint:forbidigo // virtual time
+			<-time.After(time.Hour)
 			if got := l.told(); len(got) > 0 || log.FilterMessage("The sweep is put off").Len() != 1 {
 				t.Errorf("nobody knows how far the ledger is behind: %v; log %v", got, log.All())
 			}
