@@ -59,6 +59,7 @@ func TestDeadLetters_AwaitAnswersTogether(t *testing.T) {
 			EventID:    fmt.Sprintf("cs_%d", i),
 			Generation: 1,
 			Reason:     purchase.ReasonExpired,
+			DiedAt:     time.Now(),
 			Envelope:   []byte(`{}`),
 		}
 	}
@@ -87,13 +88,14 @@ func TestDeadLetters_AwaitAnswersTogether(t *testing.T) {
 func TestDeadLetters_ReportsEachError(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	errs := s.DeadLetters(t.Context(), []contract.DeadLetter{
-		{
-			EventID:    "cs_1",
-			Generation: 1,
-			Envelope:   []byte(`{}`),
-		}, {EventID: "cs_2", Generation: 1, Envelope: []byte(`not JSON`)}, {EventID: "cs_3", Generation: 1, Envelope: []byte(`{}`)},
-	})
+	letters := make([]contract.DeadLetter, 3)
+	for i, envelope := range []string{`{}`, `not JSON`, `{}`} {
+		letters[i] = contract.DeadLetter{
+			EventID: fmt.Sprintf("cs_%d", i+1), Generation: 1, Reason: purchase.ReasonRefused, DiedAt: time.Now(),
+			Envelope: []byte(envelope),
+		}
+	}
+	errs := s.DeadLetters(t.Context(), letters)
 	if len(errs) != 3 || errs[0] != nil || errs[1] == nil || errs[2] != nil {
 		t.Errorf("errors = %v, want one, the second", errs)
 	}
