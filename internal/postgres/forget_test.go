@@ -264,6 +264,7 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 			other := trialOf(2)
 			other.Purchase.Customer = "cus_2"
 			l.must(other, purchase.Processed)
+			l.exec(`UPDATE purchases SET finished_at = $1 WHERE finished_at IS NOT NULL`, base) // long ago
 			l.prune(purchase.Pruning{Before: time.Now().Add(-purchase.LeastPruneAge)})
 			if n := ask[int](l, `SELECT count(*) FROM purchases WHERE profile_id IN (SELECT id FROM profiles
 				WHERE email = $1)`, ada); n != 0 {
