@@ -230,11 +230,10 @@ func TestShapesOfOlderAccounts(t *testing.T) {
 		"customer and subscription are objects": func(_, object map[string]any) {
 			object["customer"], object["subscription"] = map[string]any{"id": "cus_1"}, map[string]any{"id": "sub_1"}
 		},
-		"an account in front": func(event, _ map[string]any) { event["account"] = "acct_1" },
-		"no version":          func(event, _ map[string]any) { delete(event, "api_version") },
-		"created is missing":  func(event, _ map[string]any) { delete(event, "created") },
-		"created is a text":   func(event, _ map[string]any) { event["created"] = "2026-01-02T03:04:05Z" },
-		"a number past 2^53":  func(_, object map[string]any) { object["amount_subtotal"] = json.Number("9007199254740993123") },
+		"no version":         func(event, _ map[string]any) { delete(event, "api_version") },
+		"created is missing": func(event, _ map[string]any) { delete(event, "created") },
+		"created is a text":  func(event, _ map[string]any) { event["created"] = "2026-01-02T03:04:05Z" },
+		"a number past 2^53": func(_, object map[string]any) { object["amount_subtotal"] = json.Number("9007199254740993123") },
 	} {
 		c := stripegen.NewCheckout().Live()
 		var event map[string]any

@@ -73,10 +73,10 @@ func TestSettingsFaultKillsAtMostTen(t *testing.T) {
 			s.backlog(n, sameShop)
 			s.sim.Inject(tc.fault)
 			s.startWorker("RETRY_INITIAL=200ms", "RETRY_MAX=1s")
-			s.await(
-				"the worker to pause",
-				func() bool { return status(s.worker.admin+"/readyz") == http.StatusServiceUnavailable },
-			)
+			s.await("the worker to pause", func() bool { // it is not ready before it is connected, either
+				code, body := get(s.worker.admin + "/readyz")
+				return code == http.StatusServiceUnavailable && strings.Contains(body, tc.reason)
+			})
 			paused := s.sim.Stats().Requests
 			s.await("some probes", func() bool { return s.sim.Stats().Requests >= paused+8 })
 			if code, body := get(s.worker.admin + "/readyz"); code != http.StatusServiceUnavailable ||
