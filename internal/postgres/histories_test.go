@@ -344,31 +344,43 @@ func (h *history) loseQueue(rt *rapid.T) {
 }
 
 func (h *history) replay(rt *rapid.T) {
+	h.replayMany(rt, purchase.Selection{
+		Status: rapid.SampledFrom([]purchase.Status{purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "replayed"),
+		Within: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(rt, "within"),
+	})
+}
+
+func (h *history) replayMany(rt *rapid.T, s purchase.Selection) (ids []string) {
 	h.tick(rt)
-	s := purchase.Selection{
-		Status: rapid.SampledFrom([]purchase.Status{purchase.StatusDead, purchase.StatusSkipped}).
-			Draw(rt, "replayed"),
-	}
-	if rapid.Bool().Draw(rt, "of this minute") {
-		s.Within = time.Minute
-	}
 	// What a replay is to find, by the clock that dated the ends.
-	const which = ` FROM purchases WHERE envelope IS NOT NULL AND status = $1 AND ($1 = 'dead' OR reason = 'not_configured') AND ($2 = 0 OR finished_at >= (SELECT at FROM history.clock) - make_interval(secs => $2))`
-	want := ask[[]string](
-		h.ledger,
-		`SELECT COALESCE(array_agg(checkout_session_id ORDER BY 1), '{}')`+which,
-		s.Status,
-		s.Within.Seconds(),
-	)
+	ids = ask[[]string](h.ledger, `SELECT COALESCE(array_agg(checkout_session_id ORDER BY 1), '{}') FROM purchases
+		WHERE envelope IS NOT NULL AND status = $1 AND ($1 = 'dead' OR reason = 'not_configured')
+		AND ($2 = 0 OR finished_at >= (SELECT at FROM history.clock) - make_interval(secs => $2))`,
+		s.Status, s.Within.Seconds())
 	got, err := h.Replay(h.t.Context(), s, func(int) {})
 	h.must(err)
-	if got != len(want) {
-		rt.Fatalf("replayed %d, want %v", got, want)
+	if got != len(ids) {
+		rt.Fatalf("replayed %d, want %v", got, ids)
 	}
-	for _, id := range want {
+	for _, id := range ids {
 		if p := h.tiktok[id]; p != nil {
 			p.replays++
 		}
+	}
+	return ids
+}
+
+// overtake is a replay, and outcomes that come before the relay claims what was replayed: of a message that a
+// sweep had stored under the same generation, its answer lost.
+func (h *history) overtake(rt *rapid.T) {
+	for _, id := range h.replayMany(rt, purchase.Selection{Status: purchase.StatusDead}) {
+		generation := ask[int](h.ledger, `SELECT generation FROM purchases WHERE checkout_session_id = $1`, id)
+		if h.stored[id][generation] {
+			h.reportLate(id, generation)
+		}
+	}
+	if len(h.outcomes) > 0 {
+		h.record(rt, len(h.outcomes))
 	}
 }
 
@@ -685,32 +697,29 @@ func (h *history) report(list ...contract.Outcome) {
 // queue ever held; or an outcome that is published once more.
 func (h *history) thaw(rt *rapid.T) {
 	h.tick(rt)
-	if len(h.told) > 0 && rapid.Bool().Draw(rt, "a repeated one") {
-		h.report(h.told[rapid.IntRange(0, len(h.told)-1).Draw(rt, "outcome")])
-		return
-	}
 	if len(h.stored) == 0 {
 		rt.Skip("nothing was ever queued")
 	}
-	id := rapid.SampledFrom(slices.Sorted(maps.Keys(h.stored))).Draw(rt, "purchase")
-	generation := rapid.SampledFrom(slices.Sorted(maps.Keys(h.stored[id]))).Draw(rt, "generation")
+	if len(h.told) > 0 && rapid.IntRange(0, 2).Draw(rt, "a repeated one") == 0 {
+		h.report(h.told[rapid.IntRange(0, len(h.told)-1).Draw(rt, "outcome")])
+	} else {
+		id := h.draw("purchase", slices.Sorted(maps.Keys(h.stored))...)
+		h.reportLate(id, rapid.SampledFrom(slices.Sorted(maps.Keys(h.stored[id]))).Draw(rt, "generation"))
+	}
+	if rapid.Bool().Draw(rt, "recorded") {
+		h.record(rt, len(h.outcomes))
+	}
+}
+
+// reportLate reports about a message that a worker may have had.
+func (h *history) reportLate(id string, generation int) {
 	results := []purchase.Status{purchase.StatusRetrying, purchase.StatusDead}
 	if h.tiktok[id] != nil {
 		results = append(results, purchase.StatusDelivered)
 	}
+	result := rapid.SampledFrom(results).Draw(h.rt, "result")
 	h.attempts++
-	clock := h.now.Add(h.worker)
-	o := outcome(
-		id,
-		generation,
-		rapid.SampledFrom(results).Draw(rt, "result"),
-		fmt.Sprintf("a%d", h.attempts),
-		clock,
-	)
-	h.report(o)
-	if rapid.Bool().Draw(rt, "recorded") {
-		h.record(rt, len(h.outcomes))
-	}
+	h.report(outcome(id, generation, result, fmt.Sprintf("a%d", h.attempts), h.now.Add(h.worker)))
 }
 
 // recordSome records outcomes in any order; what is not acknowledged comes again.
@@ -844,7 +853,7 @@ func TestHistories_KeepThePromises(t *testing.T) {
 			"publish": h.publish, "publish 2": h.publish, "restart ingest": h.restartIngest,
 			"sweep": h.sweep, "lose queue": h.loseQueue, "wipe PURCHASES": h.wipePurchases, "wipe OUTCOMES": h.wipeOutcomes,
 			"work": h.work, "work 2": h.work, "fetch": h.fetch, "thaw": h.thaw, "thaw 2": h.thaw, "record": h.recordSome, "record 2": h.recordSome,
-			"replay": h.replay, "fold": h.fold, "season": h.season, "prune": h.pruneAll, "forget": h.forget, "time": h.timePasses,
+			"replay": h.replay, "overtaken replay": h.overtake, "fold": h.fold, "season": h.season, "prune": h.pruneAll, "forget": h.forget, "time": h.timePasses,
 		})
 		h.settleDown(rt)
 	})
