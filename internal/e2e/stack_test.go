@@ -86,7 +86,7 @@ var readSources = sync.OnceValue(func() error {
 // stack is the whole product around one test.
 type stack struct {
 	t        *testing.T
-	build    string // the binaries' names begin with it: "old-" is the version before
+	build    string // the binaries' names begin with it: "plain-" has no race detector
 	natsConf string // "": the shipped configuration
 	database string
 	postgres *pglocal.Server // where it is a private one
