@@ -486,7 +486,14 @@ func (h *history) lag() (lag time.Duration) {
 // Publish implements relay.Queue.
 func (h *history) Publish(_ context.Context, batch []contract.Publication) []contract.Published {
 	results := make([]contract.Published, len(batch))
-	for i, p := range batch {
+	order := make([]int, len(batch))
+	for i := range order {
+		order[i] = i
+	}
+	// The ledger returns rows in any order; a history that failed must repeat.
+	slices.SortFunc(order, func(i, j int) int { return strings.Compare(batch[i].MsgID, batch[j].MsgID) })
+	for _, i := range order {
+		p := batch[i]
 		fault := "none"
 		if !h.calm {
 			fault = h.draw(
