@@ -109,24 +109,39 @@ const maxEvents = 1000
 // Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload; another number
 // is an error. It depends on its arguments alone, so that a repeat sends the same bytes.
 func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope) ([]byte, error) {
-	if c.Payload == PayloadPixel {
-		if len(envelopes) != 1 {
-			return nil, fmt.Errorf("the pixel payload takes one event a request, not %d", len(envelopes))
-		}
-		e := newEvent(c, envelopes[0])
-		return json.Marshal(pixelBody{
+	body, _, err := bodyAndSent(c, pixelID, testEventCode, envelopes)
+	return body, err
+}
+
+// bodyAndSent returns a body, and what each of its events carries.
+func bodyAndSent(
+	c Config, pixelID, testEventCode string, envelopes []contract.Envelope,
+) (body []byte, sent []purchase.Sent, err error) {
+	pixel := c.Payload == PayloadPixel
+	switch n := len(envelopes); {
+	case pixel && n != 1:
+		return nil, nil, fmt.Errorf("the pixel payload takes one event a request, not %d", n)
+	case n < 1 || n > maxEvents:
+		return nil, nil, fmt.Errorf("a request takes 1 to %d events, not %d", maxEvents, n)
+	}
+	events := make([]event, len(envelopes))
+	sent = make([]purchase.Sent, len(envelopes))
+	for i, e := range envelopes {
+		events[i] = newEvent(c, e)
+		sent[i] = sentOf(&events[i], e)
+	}
+	if pixel {
+		e := &events[0]
+		body, err = json.Marshal(pixelBody{
 			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime, TestEventCode: testEventCode,
 			Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page}, Limited: e.Limited,
 		})
+		return body, sent, err
 	}
-	if len(envelopes) < 1 || len(envelopes) > maxEvents {
-		return nil, fmt.Errorf("a request takes 1 to %d events, not %d", maxEvents, len(envelopes))
-	}
-	body := eventsBody{EventSource: "web", EventSourceID: pixelID, TestEventCode: testEventCode, Data: make([]event, len(envelopes))}
-	for i, e := range envelopes {
-		body.Data[i] = newEvent(c, e)
-	}
-	return json.Marshal(body)
+	body, err = json.Marshal(eventsBody{
+		EventSource: "web", EventSourceID: pixelID, TestEventCode: testEventCode, Data: events,
+	})
+	return body, sent, err
 }
 
 func newEvent(c Config, e contract.Envelope) event {
@@ -158,36 +173,25 @@ func newEvent(c Config, e contract.Envelope) event {
 	return ev
 }
 
-// sent reports what the events of envelopes carry. It reads the events themselves, so that no rule of
-// newEvent is repeated.
-func sent(c Config, envelopes []contract.Envelope) []purchase.Sent {
-	list := make([]purchase.Sent, len(envelopes))
-	for i, e := range envelopes {
-		ev := newEvent(c, e)
-		u := ev.User
-		keys := purchase.MatchKeys{
-			Email:     u.Email,
-			Phone:     u.Phone,
-			TTCLID:    u.TTCLID,
-			TTP:       u.TTP,
-			IP:        u.IP,
-			UserAgent: u.UserAgent,
-			FirstName: u.FirstName,
-			Zip:       u.Zip,
-			City:      u.City,
-		}
-		if ev.Page != nil {
-			keys.PageURL = ev.Page.URL
-		}
-		list[i].Keys = keys.Mask()
-		if ev.Properties.Value != nil {
-			list[i].Minor = e.AmountMinor
-		}
-		if keys.PageURL != e.Keys.PageURL {
-			list[i].Page = keys.PageURL
-		}
+// sentOf reports what the event of an envelope carries. It reads the event itself, so that no rule of newEvent
+// is repeated.
+func sentOf(ev *event, e contract.Envelope) (s purchase.Sent) {
+	u := &ev.User
+	keys := purchase.MatchKeys{
+		Email: u.Email, Phone: u.Phone, TTCLID: u.TTCLID, TTP: u.TTP, IP: u.IP, UserAgent: u.UserAgent,
+		FirstName: u.FirstName, Zip: u.Zip, City: u.City,
 	}
-	return list
+	if ev.Page != nil {
+		keys.PageURL = ev.Page.URL
+	}
+	s.Keys = keys.Mask()
+	if ev.Properties.Value != nil {
+		s.Minor = e.AmountMinor
+	}
+	if keys.PageURL != e.Keys.PageURL {
+		s.Page = keys.PageURL
+	}
+	return s
 }
 
 // describe adds what was bought. A price or a quantity belongs to a named content; a quantity is also the

@@ -91,7 +91,7 @@ const (
 // Send sends events in one request and classifies the answer. It never fails otherwise: no answer is an answer to be
 // tried again, and may have been taken all the same.
 func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.Answer {
-	body, err := Body(p.config, p.id, p.testCode, events)
+	body, sent, err := bodyAndSent(p.config, p.id, p.testCode, events)
 	if err != nil {
 		return purchase.Answer{Class: purchase.ClassRefused, Known: true, Message: p.clean(err.Error(), maxMessage)}
 	}
@@ -116,7 +116,7 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 	defer func() { _ = resp.Body.Close() }()
 	a := p.read(resp)
 	if a.Class == purchase.ClassDelivered {
-		a.Sent = sent(p.config, events)
+		a.Sent = sent
 	} else {
 		a.Message, a.RequestID = redactValues(a.Message, events), redactValues(a.RequestID, events)
 	}
