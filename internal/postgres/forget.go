@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -114,13 +113,9 @@ func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err 
 		return p, err
 	}
 	var h purchase.Holding
-	var until *time.Time
 	// No row is left out here: it would stay.
-	if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent, &until}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent}, func() error {
 		p.Held = append(p.Held, h)
-		if until != nil && until.After(p.Until) {
-			p.Until = *until
-		}
 		return nil
 	}); err != nil {
 		return p, err

@@ -593,7 +593,7 @@ SELECT COALESCE(array_agg(DISTINCT customer) FILTER (WHERE customer IS NOT NULL)
 	// The profiles' purchases, and those of the same customer or subscription that have no profile: unpaid
 	// ones, and ones without a usable address.
 	sqlForgetHeld = `
-SELECT checkout_session_id, livemode, status = 'delivered', CASE WHEN claimed_until > now() THEN claimed_until END FROM public.purchases
+SELECT checkout_session_id, livemode, status = 'delivered' FROM public.purchases
 WHERE profile_id = ANY($1::uuid[])
     OR profile_id IS NULL AND (stripe_customer_id = ANY($2::text[]) OR stripe_subscription_id = ANY($3::text[]))
 ORDER BY checkout_session_id FOR UPDATE`

@@ -1,15 +1,12 @@
 package purchase
 
-import "time"
-
 // Person is what the ledger holds of one buyer, by the ids that it keeps.
 type Person struct {
 	Profiles      []string // of the live and of the test mode
 	Customers     []string // Stripe's ids of the customer
 	Subscriptions []string
 	Held          []Holding
-	Others        []string  // sessions and invoices of trials that the ledger holds no purchase of
-	Until         time.Time // when the last claim of a relay on one of them ends; zero: there is none
+	Others        []string // sessions and invoices of trials that the ledger holds no purchase of
 }
 
 // Holding is one of a person's purchases.
