@@ -120,19 +120,8 @@ func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
 		return err
 	}
 	defer func() { _ = queue.Close(ctx) }() // nothing is left to be sent
-	connected := make(chan struct{}, 1)
-	queue.OnConnect(func() {
-		select {
-		case connected <- struct{}{}:
-		default:
-		}
-	})
-	select {
-	case <-connected:
-	case <-time.After(connectPatience):
-		return errors.New("NATS does not answer: start it, or check NATS_URL")
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := awaitConnection(ctx, queue); err != nil {
+		return err
 	}
 	ids := person.Queued()
 	for again := false; ; again = true {

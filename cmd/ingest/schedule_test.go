@@ -40,7 +40,7 @@ func TestRepeat_EndsOnUsageError(t *testing.T) {
 	})
 }
 
-// Nobody is there to answer a schedule's question.
+// A schedule has no terminal to answer a question.
 func TestConfig_ScheduledPruneNeedsYes(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"prune", "--every=24h"}, {"prune", "--yes", "--every=-1h"}} {

@@ -115,7 +115,7 @@ type provisioner struct {
 	woken  chan struct{}
 
 	checkOnly bool     // the user may not create or change anything
-	told      []string // the last differences that were logged
+	logged    []string // the last differences that were logged
 
 	first   sync.Once
 	isReady chan struct{} // closed after the first successful check
@@ -186,11 +186,11 @@ func (p *provisioner) once(ctx context.Context) error {
 		p.checkOnly = true
 	}
 	differences, err := p.queue.Inspect(ctx, p.config)
-	if err == nil && len(differences) > 0 && !slices.Equal(differences, p.told) {
+	if err == nil && len(differences) > 0 && !slices.Equal(differences, p.logged) {
 		p.log.Warn("Streams have other settings",
 			zap.Strings("differences", differences), zap.String("remedy", p.remedy()))
 	}
-	p.told = differences
+	p.logged = differences
 	return err
 }
 

@@ -228,13 +228,13 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 
 // take runs a verified event through the ledger.
 func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Event) answer {
-	kind := kindOf(event)
-	if h.rules.Counts(event.Type) && h.rules.Foreign(event) {
+	kind, counts := kindOf(event), h.rules.Counts(event.Type)
+	if counts && h.rules.Foreign(event) {
 		log.WithOptions(h.flood).Info("Event of another account ignored", zap.String("account", purchase.Tellable(event.Account)),
 			zap.String("remedy", "if its sales are yours, name the account in CONNECT_ACCOUNTS"))
 		return answer{http.StatusOK, map[string]string{"status": string(purchase.Ignored)}, kind, resultOtherAccount}
 	}
-	if event.Thin && h.rules.Counts(event.Type) {
+	if counts && event.Thin {
 		var refused *answer
 		if event, refused = h.fetch(ctx, log, event); refused != nil {
 			return *refused
