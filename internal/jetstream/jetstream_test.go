@@ -194,6 +194,48 @@ func TestProvisionMakesAndRepairs(t *testing.T) {
 	check()
 }
 
+// A server that lost a consumer's folder refuses to write that consumer. The consumer still delivers, and
+// what else is missing is created.
+func TestProvision_ConsumerWithoutFolder(t *testing.T) {
+	s := newSite(t)
+	folder := filepath.Join(s.dir, "jetstream", "$G", "streams", contract.StreamPurchases, "obs", contract.ConsumerWorker)
+	if _, err := os.Stat(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.raw.DeleteStream(t.Context(), contract.StreamOutcomes); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Provision(t.Context(), small); err != nil {
+		t.Error(err)
+	}
+	if list, err := s.Inspect(t.Context(), small); err != nil || len(list) > 0 {
+		t.Errorf("afterwards: %v, %v", list, err)
+	}
+	s.publish(publication("cs_1", 1))
+	if messages := s.fetch(s.Consumer(contract.StreamPurchases, contract.ConsumerWorker), 10); len(messages) != 1 {
+		t.Errorf("fetched %d messages, want 1", len(messages))
+	}
+}
+
+// A stream for which there is no room does not keep the others from being created.
+func TestProvision_OneFails(t *testing.T) {
+	s := newSite(t)
+	for _, stream := range []string{contract.StreamPurchases, contract.StreamOutcomes} {
+		if err := s.raw.DeleteStream(t.Context(), stream); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 50}); err == nil {
+		t.Error("no error without room for PURCHASES")
+	}
+	if _, err := s.raw.Consumer(t.Context(), contract.StreamOutcomes, contract.ConsumerRecorder); err != nil {
+		t.Errorf("OUTCOMES: %v", err)
+	}
+}
+
 func TestProvisionSaysHowMuchRoomThereIs(t *testing.T) {
 	s := newSite(t)
 	err := s.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})

@@ -73,27 +73,51 @@ func durables() [][2]string {
 // ErrNotPermitted says that the connection's user may not create or change streams and consumers.
 var ErrNotPermitted = errors.New("not permitted")
 
-// Provision creates the three streams and the two consumers, and repairs what differs. It returns
-// ErrNotPermitted as soon as the server refuses a request.
+// Provision creates the three streams and the two consumers, and repairs what differs. One that cannot be
+// made or repaired does not stop the others. It returns ErrNotPermitted as soon as the server refuses a request.
 func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
+	var failed []error
 	for _, config := range streams(s) {
 		subjects := []string{"$JS.API.STREAM.CREATE." + config.Name, "$JS.API.STREAM.UPDATE." + config.Name}
 		err := c.try(ctx, subjects, func(ctx context.Context) error {
 			_, err := c.js.CreateOrUpdateStream(ctx, config)
 			return err
 		})
-		if err != nil {
-			return fmt.Errorf("stream %s: %w", config.Name, c.explain(ctx, err, config))
+		switch {
+		case errors.Is(err, ErrNotPermitted):
+			return fmt.Errorf("stream %s: %w", config.Name, err)
+		case err != nil:
+			failed = append(failed, fmt.Errorf("stream %s: %w", config.Name, c.explain(ctx, err, config)))
 		}
 	}
 	for _, d := range durables() {
-		err := c.try(ctx, []string{"$JS.API.CONSUMER.CREATE." + d[0] + "." + d[1]}, func(ctx context.Context) error {
-			_, err := c.js.CreateOrUpdateConsumer(ctx, d[0], consumer(d[1]))
+		err := c.provisionConsumer(ctx, d[0], d[1])
+		if errors.Is(err, ErrNotPermitted) {
 			return err
-		})
-		if err != nil {
-			return fmt.Errorf("consumer %s on %s: %w", d[1], d[0], err)
 		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// provisionConsumer writes a consumer only where it is missing or differs. The server cannot write one whose
+// folder it has lost (its creation overlapped its deletion, seen with nats-server 2.15.2), though it goes on
+// delivering from it.
+func (c *Conn) provisionConsumer(ctx context.Context, stream, durable string) error {
+	name := stream + "." + durable
+	err := c.try(ctx, []string{"$JS.API.CONSUMER.INFO." + name, "$JS.API.CONSUMER.CREATE." + name}, func(ctx context.Context) error {
+		found, err := c.js.Consumer(ctx, stream, durable)
+		if err == nil && asWanted(found.CachedInfo().Config) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return err
+		}
+		_, err = c.js.CreateOrUpdateConsumer(ctx, stream, consumer(durable))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("consumer %s on %s: %w", durable, stream, err)
 	}
 	return nil
 }
