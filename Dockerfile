@@ -16,11 +16,11 @@ COPY cmd cmd
 COPY internal internal
 COPY migrations migrations
 # What does not change with the version comes first: it stays in the builder's cache.
-RUN mkdir /workshop && go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /workshop/ ./internal/dev/cmd/tiktoksim ./internal/dev/cmd/stripegen
-RUN mkdir /out && go run ./internal/dev/cmd/licences -texts > /out/LICENCES && cp "$(go env GOROOT)/lib/time/zoneinfo.zip" /out/
+RUN mkdir /workshop && go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /workshop/ ./internal/tools/tiktoksim ./internal/tools/stripegen
+RUN mkdir /out && go run ./internal/tools/licences -texts > /out/LICENCES && cp "$(go env GOROOT)/lib/time/zoneinfo.zip" /out/
 ARG VERSION
 ARG REVISION
-RUN go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X purchase-relay/internal/process.version=${VERSION} -X purchase-relay/internal/process.commit=${REVISION}" -o /out/ ./cmd/ingest ./cmd/tiktok-worker
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X purchase-relay/internal/service.version=${VERSION} -X purchase-relay/internal/service.commit=${REVISION}" -o /out/ ./cmd/ingest ./cmd/tiktok-worker
 
 FROM scratch AS ingest
 ARG VERSION

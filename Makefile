@@ -27,14 +27,14 @@ help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both binaries, one sample purchase.
-	@go build -o .local/bin/local ./internal/dev/cmd/local && exec .local/bin/local -port $(PORT)
+	@go build -o .local/bin/local ./internal/tools/local && exec .local/bin/local -port $(PORT)
 
 up: ## The same in containers.
 	VERSION=$(VERSION) REVISION=$(REVISION) docker compose up --build --wait
 	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *echo\|Figures\)/\1/p' docker-compose.yml
 
 compose-test: ## Rehearse the containers: break, restart, scale, count (needs a container engine; ARGS=-cluster for three NATS servers).
-	@go run ./internal/dev/cmd/composetest $(ARGS)
+	@go run ./internal/tools/composetest $(ARGS)
 
 manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubernetes 1.30 and of KEDA (downloads them the first time).
 	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; mkdir "$$d/crds"; \
@@ -43,7 +43,7 @@ manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubern
 	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
 test: ## Every test, real Postgres and NATS included.
-	@go run ./internal/dev/cmd/testdeps
+	@go run ./internal/tools/testdeps
 	go test -race -shuffle=on -timeout 45m ./...
 
 check: ## Format, vet, lint, import rules.
@@ -54,7 +54,7 @@ check: ## Format, vet, lint, import rules.
 	go test ./internal/archtest
 
 licences: ## The licences of what is linked into the two binaries.
-	go run ./internal/dev/cmd/licences
+	go run ./internal/tools/licences
 
 vuln: ## Known vulnerabilities in what we use (needs the vulnerability database).
 	go run $(GOVULN) ./...
@@ -65,20 +65,20 @@ fuzz: ## Every fuzz test for FUZZTIME each (60s).
 	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$dir; done; done
 
 bench: ## Measure everything, as ratios to baselines in the same run: a table, and .local/bench.json (some twenty minutes).
-	@mkdir -p .local && go run ./internal/dev/cmd/bench -json .local/bench.json $(BENCH)
+	@mkdir -p .local && go run ./internal/tools/bench -json .local/bench.json $(BENCH)
 
 profile: ## Write profiles of both binaries under load into .local/profiles, for go tool pprof.
-	@go run ./internal/dev/cmd/bench -for 10s -profiles .local/profiles
+	@go run ./internal/tools/bench -for 10s -profiles .local/profiles
 
 chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run; MODE all, kept or wiped.
-	@go build -race -o .local/bin/chaos ./internal/dev/cmd/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -only '$(ONLY)' -waiting $(WAITING)
+	@go build -race -o .local/bin/chaos ./internal/tools/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -only '$(ONLY)' -waiting $(WAITING)
 
 screenshots: ## The README's pictures, from a made-up ledger (needs Chromium; installed where apt-get may).
-	go run ./internal/dev/cmd/screenshots
+	go run ./internal/tools/screenshots
 
 release: ## Everything of a release into dist/, for each platform; nothing is published.
 	go run $(GORELEASER) check
 	go run $(GORELEASER) release --snapshot --clean --skip=publish
 
 build: ## Both binaries, static, into bin/: with the images' flags, the same bytes.
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/process.version=$(VERSION) -X purchase-relay/internal/process.commit=$(REVISION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/service.version=$(VERSION) -X purchase-relay/internal/service.commit=$(REVISION)' -o bin/ ./cmd/...

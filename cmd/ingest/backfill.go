@@ -10,12 +10,12 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/backfill"
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/intake"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
 )
 
@@ -60,7 +60,7 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 			return errOther
 		}
 		defer lead.Release()                              //nolint:contextcheck // it is given back also when ctx has ended
-		registry, _ := process.Metrics(process.Version()) // nobody asks this process
+		registry, _ := service.Metrics(service.Version()) // nobody asks this process
 		run.Intake = intake.NewHandler(stripe.NewWebhook(nil, time.Now), db, rules, later{}, time.Now, zap.NewNop(), registry)
 	}
 	counts, err := run.Do(ctx, backfill.OriginCommand, since, now)
@@ -69,13 +69,13 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 	left.print()
 	switch {
 	case err != nil && counts.Sum() > 0:
-		return fmt.Errorf("%w: run it again, it goes on there: %w", err, process.ErrLeft)
+		return fmt.Errorf("%w: run it again, it goes on there: %w", err, service.ErrLeft)
 	case err != nil:
 		return err
 	case c.Backfill.DryRun && counts.New+counts.Rejected > 0:
-		return fmt.Errorf("%w: %w", errMissed, process.ErrLeft)
+		return fmt.Errorf("%w: %w", errMissed, service.ErrLeft)
 	case counts.Rejected+counts.Malformed > 0:
-		return process.ErrLeft
+		return service.ErrLeft
 	}
 	return nil
 }
@@ -86,18 +86,18 @@ func sinceOf(text string, now time.Time) (time.Time, error) {
 		err = errors.New("nothing is so young")
 	}
 	if err != nil {
-		return since, &process.UsageError{Problems: []string{"--since: " + err.Error()}}
+		return since, &service.UsageError{Problems: []string{"--since: " + err.Error()}}
 	}
 	return since, nil
 }
 
 // openFor opens the ledger, and says what the key is good for.
-func openFor(ctx context.Context, c *config, out io.Writer) (*postgres.DB, intake.Rules, error) {
+func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, intake.Rules, error) {
 	rules, err := c.rules()
 	if err != nil {
 		return nil, rules, err
 	}
-	db, err := postgres.Open(ctx, c.DatabaseURL)
+	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {
 		return nil, rules, err
 	}
@@ -114,9 +114,9 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*postgres.DB, intak
 // later leaves what is recorded to the relay of a running ingest.
 type later struct{}
 
-func (later) Ready() bool          { return false }
-func (later) Offer(contract.Claim) {}
-func (later) Wake()                {}
+func (later) Ready() bool         { return false }
+func (later) Offer(message.Claim) {}
+func (later) Wake()               {}
 
 // nowhere is a rehearsal's journal: every one begins at the newest event.
 type nowhere struct{}
@@ -191,7 +191,7 @@ type walkBar struct {
 
 func newWalkBar(out io.Writer, since, until time.Time) *walkBar {
 	b := &walkBar{out: out, since: since, until: until, began: time.Now(), told: time.Now()}
-	if process.Terminal(out) {
+	if service.Terminal(out) {
 		b.bar = progressbar.NewOptions64(int64(until.Sub(since).Seconds()), progressbar.OptionSetWriter(out), progressbar.OptionSetElapsedTime(false),
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetDescription("Asking Stripe"), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}

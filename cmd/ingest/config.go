@@ -7,14 +7,14 @@ import (
 	"strings"
 	"time"
 
-	"purchase-relay/internal/alarm"
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dashboard"
 	"purchase-relay/internal/intake"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/notify"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
 )
 
@@ -62,8 +62,8 @@ type config struct {
 	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 	LocalStack          bool          `help:"Set by make run and the containers' defaults: short and published secrets are accepted. Never with a live STRIPE_API_KEY."`
 
-	jetstream.Config
-	process.LogConfig
+	queue.Config
+	service.LogConfig
 }
 
 // problems lists what is wrong for a command, all at once.
@@ -107,7 +107,7 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "SHUTDOWN_GRACE, SWEEP_INTERVAL, SWEEP_GRACE and RETRY_MAX_AGE must be longer than nothing")
 	}
 	if c.NotifyURL != "" {
-		if err := alarm.CheckURL(c.NotifyURL); err != nil {
+		if err := notify.CheckURL(c.NotifyURL); err != nil {
 			list = append(list, "NOTIFY_URL "+err.Error())
 		}
 	}
@@ -183,10 +183,10 @@ func (c *config) adminProblems() (list []string) {
 	switch {
 	case err != nil:
 		list = append(list, "ADMIN_TOKENS: "+err.Error())
-	case len(tokens) == 0 && !process.Loopback(c.AdminAddr):
+	case len(tokens) == 0 && !service.Loopback(c.AdminAddr):
 		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
 	}
-	if _, err := process.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
+	if _, err := service.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
 		list = append(list, "ADMIN_HOSTS: "+err.Error())
 	}
 	return list
@@ -215,7 +215,7 @@ func (c *config) ruleProblems() (list []string) {
 	}
 	switch name := c.TrialEventName; {
 	case name == "":
-	case !contract.ValidEventName(name):
+	case !message.ValidEventName(name):
 		list = append(list, "TRIAL_EVENT_NAME is one of TikTok's names, such as StartTrial")
 	case strings.EqualFold(name, "CompletePayment") || strings.EqualFold(name, "Purchase"):
 		list = append(list, "TRIAL_EVENT_NAME is a purchase's name: a trial would count as a sale")

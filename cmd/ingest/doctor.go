@@ -12,11 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"purchase-relay/internal/checkup"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
 )
 
@@ -33,32 +33,32 @@ Exit status 0: nothing has to be mended; 3: something has to be.`
 
 // doctor looks at everything that ingest needs, and changes nothing. problems are those of the configuration; what they are not about is
 // looked at all the same.
-func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
-	checks := process.Configuration(problems)
+func runDoctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
+	checks := service.Configuration(problems)
 	checks = append(checks, signingSecrets(c.StripeWebhookSecret)...)
 	if c.StripeAPIKey != "" {
-		checks = append(checks, judgeAPIKey(c.StripeAPIKey, postgres.LiveEvents(ctx, c.DatabaseURL)), listedEvents(ctx, c.api()))
+		checks = append(checks, judgeAPIKey(c.StripeAPIKey, ledger.LiveEvents(ctx, c.DatabaseURL)), listedEvents(ctx, c.api()))
 	}
 	if c.DatabaseURL != "" {
-		checks = append(checks, postgres.Examine(ctx, c.DatabaseURL)...)
+		checks = append(checks, ledger.Examine(ctx, c.DatabaseURL)...)
 	}
 	if c.MigrateDatabaseURL != "" {
-		checks = append(checks, postgres.ExamineTLS("ledger: owner's TLS", c.MigrateDatabaseURL))
+		checks = append(checks, ledger.ExamineTLS("ledger: owner's TLS", c.MigrateDatabaseURL))
 	}
 	if c.MigrateDatabaseURL != "" && c.MigrateDatabaseURL == c.DatabaseURL {
-		checks = append(checks, checkup.Warned("ledger: owner", "MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use", "give it a role of its own (docs/operations.md, Two roles in Postgres)"))
+		checks = append(checks, doctor.Warned("ledger: owner", "MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use", "give it a role of its own (docs/operations.md, Two roles in Postgres)"))
 	}
 	if len(c.Problems()) == 0 {
-		checks = append(checks, jetstream.Examine(ctx, c.Config, jetstream.RoleIngest, jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)})...)
+		checks = append(checks, queue.Examine(ctx, c.Config, queue.RoleIngest, queue.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)})...)
 	}
-	return process.Concluded(out, append(checks, running(ctx, c.AdminAddr)...))
+	return service.Concluded(out, append(checks, running(ctx, c.AdminAddr)...))
 }
 
 // Stripe's signing secrets have 32 characters or more behind whsec_; one that is shorter was cut when it was copied, and one that is there
 // twice is not the second one that was meant.
 const secretLength = 32
 
-func signingSecrets(list secret.Text) (checks []checkup.Check) {
+func signingSecrets(list secret.Text) (checks []doctor.Check) {
 	const what = "Stripe: signing secrets"
 	if list == "" {
 		return nil // a problem of the configuration
@@ -78,37 +78,37 @@ func signingSecrets(list secret.Text) (checks []checkup.Check) {
 	copyAgain := "copy it again from the endpoint's page in Stripe (Reveal signing secret)"
 	switch {
 	case len(wrong) > 0:
-		checks = append(checks, checkup.Failed(what, strings.Join(wrong, "; "), copyAgain))
+		checks = append(checks, doctor.Failed(what, strings.Join(wrong, "; "), copyAgain))
 	case short > 0:
-		checks = append(checks, checkup.Warned(what, fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets)), copyAgain))
+		checks = append(checks, doctor.Warned(what, fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets)), copyAgain))
 	case twice > 0:
-		checks = append(checks, checkup.Warned(what, "one is there twice", "live and test endpoints have different ones; while one is rotated, the old and the new one differ, too"))
+		checks = append(checks, doctor.Warned(what, "one is there twice", "live and test endpoints have different ones; while one is rotated, the old and the new one differ, too"))
 	default:
-		checks = append(checks, checkup.Passed(what, "%d of the form that Stripe gives", len(secrets)))
+		checks = append(checks, doctor.Passed(what, "%d of the form that Stripe gives", len(secrets)))
 	}
 	return checks
 }
 
 // judgeAPIKey looks at the key that asks Stripe what webhooks missed; live: live checkouts come.
-func judgeAPIKey(key secret.Text, live bool) checkup.Check {
+func judgeAPIKey(key secret.Text, live bool) doctor.Check {
 	const what, remedy = "Stripe: API key", "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, and nothing else"
 	text := key.Reveal()
 	switch {
 	case strings.HasPrefix(text, "rk_test_") && live, strings.HasPrefix(text, "sk_test_") && live:
-		return checkup.Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
+		return doctor.Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
 	case strings.HasPrefix(text, "sk_live_"), strings.HasPrefix(text, "sk_test_"):
-		return checkup.Warned(what, "is a secret key, which may do everything", remedy)
+		return doctor.Warned(what, "is a secret key, which may do everything", remedy)
 	case strings.HasPrefix(text, "rk_live_"), strings.HasPrefix(text, "rk_test_"):
-		return checkup.Passed(what, "is a restricted one of %s mode", strings.TrimSuffix(strings.TrimPrefix(text[:8], "rk_"), "_"))
+		return doctor.Passed(what, "is a restricted one of %s mode", strings.TrimSuffix(strings.TrimPrefix(text[:8], "rk_"), "_"))
 	}
-	return checkup.Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
+	return doctor.Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
 }
 
 // listedEvents asks Stripe for the first of its events, as a catch-up would.
-func listedEvents(ctx context.Context, c stripe.APIConfig) checkup.Check {
+func listedEvents(ctx context.Context, c stripe.APIConfig) doctor.Check {
 	const what = "Stripe: list of events"
 	if len(c.Problems()) > 0 {
-		return checkup.Warned(what, "cannot be asked for with this configuration", "mend it first")
+		return doctor.Warned(what, "cannot be asked for with this configuration", "mend it first")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -119,22 +119,22 @@ func listedEvents(ctx context.Context, c stripe.APIConfig) checkup.Check {
 		}
 		if refused := new(stripe.Refusal); errors.As(err, &refused) {
 			if _, passing := refused.Passing(); !passing {
-				return checkup.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
+				return doctor.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
 			}
 		}
-		return checkup.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
+		return doctor.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
 	}
-	return checkup.Passed(what, "may be read")
+	return doctor.Passed(what, "may be read")
 }
 
 // running asks the ingest that runs here what Stripe sends it.
-func running(ctx context.Context, adminAddr string) []checkup.Check {
-	status, body, err := process.Ask(ctx, adminAddr, "/metrics")
+func running(ctx context.Context, adminAddr string) []doctor.Check {
+	status, body, err := service.Ask(ctx, adminAddr, "/metrics")
 	if err != nil || status != http.StatusOK {
-		return []checkup.Check{checkup.Warned("ingest", "none is running at "+adminAddr+": what Stripe sends it cannot be looked at", "start it, and ask again beside it (ADMIN_ADDR as its own)")}
+		return []doctor.Check{doctor.Warned("ingest", "none is running at "+adminAddr+": what Stripe sends it cannot be looked at", "start it, and ask again beside it (ADMIN_ADDR as its own)")}
 	}
 	counts := webhookCounts(body)
-	return []checkup.Check{checkup.Passed("ingest", "runs at %s", adminAddr), judgeSignatures(counts), judgeThin(counts)}
+	return []doctor.Check{doctor.Passed("ingest", "runs at %s", adminAddr), judgeSignatures(counts), judgeThin(counts)}
 }
 
 // counts are webhooks by type and result, as purchase_relay_webhooks_total tells.
@@ -166,20 +166,20 @@ func webhookCounts(metrics []byte) (c counts) {
 	return c
 }
 
-func judgeSignatures(c counts) checkup.Check {
+func judgeSignatures(c counts) doctor.Check {
 	const what = "Stripe: signatures"
 	found := fmt.Sprintf("since its start %.0f webhooks were signed by Stripe, %.0f by nobody that we know", c.signed, c.wronglySigned)
 	if c.wronglySigned > 0 && c.signed == 0 {
-		return checkup.Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret (live and test endpoints differ), and this machine's clock")
+		return doctor.Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret (live and test endpoints differ), and this machine's clock")
 	}
-	return checkup.Passed(what, "%s", found)
+	return doctor.Passed(what, "%s", found)
 }
 
-func judgeThin(c counts) checkup.Check {
+func judgeThin(c counts) doctor.Check {
 	const what = "Stripe: snapshot events"
 	if c.thin > 0 {
-		return checkup.Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
+		return doctor.Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
 			"in Stripe, create the destination again with snapshot events (payload style: snapshot), or set STRIPE_API_KEY")
 	}
-	return checkup.Passed(what, "no thin event was refused since its start")
+	return doctor.Passed(what, "no thin event was refused since its start")
 }

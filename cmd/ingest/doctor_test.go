@@ -7,38 +7,38 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/checkup"
-	"purchase-relay/internal/dev/natslocal"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/testkit/natslocal"
 )
 
 const goodSecret = "whsec_0123456789abcdef0123456789abcdef"
 
 // Each judgement passes, and does not.
 func TestJudgements(t *testing.T) {
-	first := func(checks []checkup.Check) checkup.Check { return append(checks, checkup.Check{})[0] }
+	first := func(checks []doctor.Check) doctor.Check { return append(checks, doctor.Check{})[0] }
 	for name, tc := range map[string]struct {
-		check checkup.Check
-		want  checkup.Verdict
+		check doctor.Check
+		want  doctor.Verdict
 	}{
-		"a secret":                 {first(signingSecrets(goodSecret)), checkup.Pass},
-		"two secrets":              {first(signingSecrets(goodSecret + ", " + goodSecret + "0")), checkup.Pass},
-		"one secret twice":         {first(signingSecrets(goodSecret + "," + goodSecret)), checkup.Warn},
-		"a secret that was cut":    {first(signingSecrets("whsec_hunter2")), checkup.Warn},
-		"an API key":               {first(signingSecrets("sk_live_hunter2")), checkup.Fail},
-		"a restricted key":         {judgeAPIKey("rk_live_hunter2", true), checkup.Pass},
-		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", false), checkup.Pass},
-		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", true), checkup.Fail},
-		"a secret key":             {judgeAPIKey("sk_live_hunter2", true), checkup.Warn},
-		"another kind of key":      {judgeAPIKey("hunter2", true), checkup.Fail},
-		"good signatures":          {judgeSignatures(counts{signed: 5, wronglySigned: 1}), checkup.Pass},
-		"nothing but bad ones":     {judgeSignatures(counts{wronglySigned: 1}), checkup.Fail},
-		"snapshot events":          {judgeThin(counts{signed: 5}), checkup.Pass},
-		"thin events":              {judgeThin(counts{signed: 5, thin: 2}), checkup.Fail},
-		"a good configuration":     {first(process.Configuration(nil)), checkup.Pass},
-		"a configuration at fault": {first(process.Configuration([]string{"X is wrong"})), checkup.Fail},
+		"a secret":                 {first(signingSecrets(goodSecret)), doctor.Pass},
+		"two secrets":              {first(signingSecrets(goodSecret + ", " + goodSecret + "0")), doctor.Pass},
+		"one secret twice":         {first(signingSecrets(goodSecret + "," + goodSecret)), doctor.Warn},
+		"a secret that was cut":    {first(signingSecrets("whsec_hunter2")), doctor.Warn},
+		"an API key":               {first(signingSecrets("sk_live_hunter2")), doctor.Fail},
+		"a restricted key":         {judgeAPIKey("rk_live_hunter2", true), doctor.Pass},
+		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", false), doctor.Pass},
+		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", true), doctor.Fail},
+		"a secret key":             {judgeAPIKey("sk_live_hunter2", true), doctor.Warn},
+		"another kind of key":      {judgeAPIKey("hunter2", true), doctor.Fail},
+		"good signatures":          {judgeSignatures(counts{signed: 5, wronglySigned: 1}), doctor.Pass},
+		"nothing but bad ones":     {judgeSignatures(counts{wronglySigned: 1}), doctor.Fail},
+		"snapshot events":          {judgeThin(counts{signed: 5}), doctor.Pass},
+		"thin events":              {judgeThin(counts{signed: 5, thin: 2}), doctor.Fail},
+		"a good configuration":     {first(service.Configuration(nil)), doctor.Pass},
+		"a configuration at fault": {first(service.Configuration([]string{"X is wrong"})), doctor.Fail},
 	} {
-		if tc.check.Verdict != tc.want || (tc.check.Remedy == "") != (tc.want == checkup.Pass) || strings.Contains(tc.check.Found, "hunter2") {
+		if tc.check.Verdict != tc.want || (tc.check.Remedy == "") != (tc.want == doctor.Pass) || strings.Contains(tc.check.Found, "hunter2") {
 			t.Errorf("%s: %+v, want %q", name, tc.check, tc.want)
 		}
 	}
@@ -67,7 +67,7 @@ func doctored(t *testing.T, pairs ...string) (status int, out string) {
 	t.Helper()
 	var printed bytes.Buffer
 	err := run(t.Context(), []string{"doctor"}, env(pairs...), strings.NewReader(""), &printed)
-	return process.ExitCode(err, &bytes.Buffer{}), printed.String()
+	return service.ExitCode(err, &bytes.Buffer{}), printed.String()
 }
 
 func TestDoctor(t *testing.T) {

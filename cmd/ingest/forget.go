@@ -11,10 +11,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/service"
 )
 
 // forgetFlags are the arguments of `ingest forget`.
@@ -43,7 +43,7 @@ var errNobody = errors.New("the ledger knows nobody under this address")
 // in the network, and a worker may hold a message whose dead letter it then publishes.
 const (
 	connectPatience = 10 * time.Second
-	settling        = jetstream.AckWait + 5*time.Second
+	settling        = queue.AckWait + 5*time.Second
 )
 
 // forget removes one person: first the content, then what the queue holds, at last the address and the links, by which the rest was found.
@@ -58,7 +58,7 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		}
 	}
 	if purchase.NormaliseEmail(email) == "" {
-		return &process.UsageError{Problems: []string{"that is no e-mail address"}}
+		return &service.UsageError{Problems: []string{"that is no e-mail address"}}
 	}
 	if !c.Forget.Yes {
 		_, _ = fmt.Fprintln(out, "The customer's profile is removed, and with it the access that other programs give by it; purchases that were not delivered are not sent any more. There is no way back.")
@@ -66,7 +66,7 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 			return err
 		}
 	}
-	db, err := postgres.Open(ctx, c.DatabaseURL)
+	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 }
 
 type forgetting struct {
-	db     *postgres.DB
+	db     *ledger.DB
 	config *config
 	out    io.Writer
 	settle time.Duration
@@ -92,7 +92,7 @@ func (f *forgetting) run(ctx context.Context, email string) error {
 			return err
 		}
 		if err := f.queue(ctx, person); err != nil {
-			return fmt.Errorf("%w: the ledger has forgotten the content; address and links are kept until the queue is done: run it again, or with --no-queue: %w", process.ErrLeft, err)
+			return fmt.Errorf("%w: the ledger has forgotten the content; address and links are kept until the queue is done: run it again, or with --no-queue: %w", service.ErrLeft, err)
 		}
 		done, err := f.db.Unlink(ctx, email, person)
 		switch {
@@ -114,18 +114,18 @@ func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
 	if f.config.Forget.NoQueue {
 		return nil
 	}
-	registry, _ := process.Metrics(process.Version()) // nobody reads it
-	queue, err := jetstream.Connect(f.config.Config, jetstream.RoleIngest, zap.NewNop(), registry)
+	registry, _ := service.Metrics(service.Version()) // nobody reads it
+	js, err := queue.Connect(f.config.Config, queue.RoleIngest, zap.NewNop(), registry)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = queue.Close(ctx) }() // nothing is left to be sent
-	if err := awaitConnection(ctx, queue); err != nil {
+	defer func() { _ = js.Close(ctx) }() // nothing is left to be sent
+	if err := awaitConnection(ctx, js); err != nil {
 		return err
 	}
 	ids := person.Queued()
 	for again := false; ; again = true {
-		waiting, dead, err := queue.Erase(ctx, ids)
+		waiting, dead, err := js.Erase(ctx, ids)
 		if err != nil {
 			return err
 		}

@@ -8,11 +8,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"purchase-relay/internal/dev/ledgergen"
-	"purchase-relay/internal/dev/pglocal/pgtest"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/testkit/ledgergen"
+	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
@@ -27,7 +27,7 @@ type operator struct {
 func newOperator(t *testing.T) *operator {
 	t.Helper()
 	o := &operator{t: t, url: pgtest.Database(t)}
-	if _, err := postgres.Migrate(t.Context(), secret.Text(o.url)); err != nil {
+	if _, err := ledger.Migrate(t.Context(), secret.Text(o.url)); err != nil {
 		t.Fatal(err)
 	}
 	var err error
@@ -43,7 +43,7 @@ func (o *operator) run(stdin string, args ...string) (status int, printed string
 	o.t.Helper()
 	var out bytes.Buffer
 	err := run(o.t.Context(), args, env("DATABASE_URL="+o.url), strings.NewReader(stdin), &out)
-	return process.ExitCode(err, &out), out.String()
+	return service.ExitCode(err, &out), out.String()
 }
 
 func (o *operator) count(sql string, args ...any) (n int) {

@@ -7,25 +7,25 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dashboard"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
 // newDashboard gives the dashboard its words and its eyes.
-func newDashboard(db *postgres.DB, l *lights, wake func(), log *zap.Logger) http.Handler {
+func newDashboard(db *ledger.DB, l *lights, wake func(), log *zap.Logger) http.Handler {
 	return dashboard.New(dashboard.Config{
-		Ledger: db, Health: l.health, Wake: wake, Body: renderBody, Explain: tiktok.Meaning, Version: process.Version(), Now: time.Now, Log: log,
+		Ledger: db, Health: l.health, Wake: wake, Body: renderBody, Explain: tiktok.Meaning, Version: service.Version(), Now: time.Now, Log: log,
 	})
 }
 
 // renderBody is the dashboard's Renderer. Settings that only the workers have are named in ‹…›.
-func renderBody(message []byte, sent *purchase.Sent) ([]byte, error) {
-	envelope, err := contract.DecodeEnvelope(message)
+func renderBody(data []byte, sent *purchase.Sent) ([]byte, error) {
+	envelope, err := message.DecodeEnvelope(data)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func renderBody(message []byte, sent *purchase.Sent) ([]byte, error) {
 		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Only(sent.Keys), sent.Minor
 	}
 	c := tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", PageURL: page}
-	return tiktok.Body(c, pixel, testCode, []contract.Envelope{envelope})
+	return tiktok.Body(c, pixel, testCode, []message.Envelope{envelope})
 }
 
 // lookTimeout bounds a look at the queue: a page must not hang on a neighbour that does.
@@ -57,6 +57,6 @@ func (l *lights) health(ctx context.Context) dashboard.Health {
 	return h
 }
 
-func newWorker(w jetstream.Worker) dashboard.Worker {
+func newWorker(w queue.Worker) dashboard.Worker {
 	return dashboard.Worker{Instance: w.Instance, Version: w.Version, State: w.State, Reason: w.Reason, Since: w.Since, Seen: w.Seen}
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/tiktok"
 )
@@ -51,11 +51,11 @@ func TestRenderBody_IsWhatWasSent(t *testing.T) {
 		"nothing":                        {purchase.Purchase{}, ""},
 	} {
 		tc.purchase.ID, tc.purchase.Livemode, tc.purchase.At = "cs_1", true, time.Unix(1704067200, 0)
-		message, err := contract.EncodeEnvelope(&tc.purchase)
+		data, err := message.EncodeEnvelope(&tc.purchase)
 		if err != nil {
 			t.Fatal(err)
 		}
-		envelope, err := contract.DecodeEnvelope(message)
+		envelope, err := message.DecodeEnvelope(data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,11 +67,11 @@ func TestRenderBody_IsWhatWasSent(t *testing.T) {
 			Timeout:   10 * time.Second,
 			Now:       time.Now,
 		}, "PIXEL1", "token", "")
-		a := pixel.Send(t.Context(), []contract.Envelope{envelope})
+		a := pixel.Send(t.Context(), []message.Envelope{envelope})
 		if len(a.Sent) != 1 {
 			t.Fatalf("%s: answer %+v", name, a)
 		}
-		rendered, err := renderBody(message, &a.Sent[0])
+		rendered, err := renderBody(data, &a.Sent[0])
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

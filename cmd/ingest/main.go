@@ -8,12 +8,12 @@ import (
 	"os/signal"
 	"syscall"
 
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/service"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout)
 	stop()
-	os.Exit(process.ExitCode(err, os.Stderr))
+	os.Exit(service.ExitCode(err, os.Stderr))
 }

@@ -10,9 +10,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/service"
 )
 
 // pruneFlags are the flags of `ingest prune`.
@@ -58,9 +58,9 @@ func (f *pruneFlags) pruning(now time.Time) (p purchase.Pruning, err error) {
 func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
 	p, err := c.Prune.pruning(time.Now().UTC())
 	if err != nil {
-		return &process.UsageError{Problems: []string{err.Error()}}
+		return &service.UsageError{Problems: []string{err.Error()}}
 	}
-	db, err := postgres.Open(ctx, c.DatabaseURL)
+	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 	if err != nil {
 		_ = closing(out, "gone so far", gone, stays)
 		if errors.Is(err, context.Canceled) {
-			return fmt.Errorf("%w: it was broken off; run it again for the rest", process.ErrLeft)
+			return fmt.Errorf("%w: it was broken off; run it again for the rest", service.ErrLeft)
 		}
 		return err
 	}
@@ -121,7 +121,7 @@ func closing(out io.Writer, went string, gone, stays purchase.Pruned) error {
 		names = append(names, string(g.Status))
 	}
 	_, _ = fmt.Fprintf(out, "What stays waits for a person (the dashboard's dead letters and needs attention; ingest replay). To let it go: --also %s\n", strings.Join(slices.Compact(names), ","))
-	return process.ErrLeft
+	return service.ErrLeft
 }
 
 func standing(g purchase.Group) string {

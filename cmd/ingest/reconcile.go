@@ -11,11 +11,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"purchase-relay/internal/backfill"
 	"purchase-relay/internal/intake"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
 )
 
@@ -63,7 +63,7 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	if report.Open() > 0 {
-		return fmt.Errorf("%w: %w", errDiffer, process.ErrLeft)
+		return fmt.Errorf("%w: %w", errDiffer, service.ErrLeft)
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error
 }
 
 // checkConfig wires ingest's own check.
-func checkConfig(c *config, db *postgres.DB, webhook *intake.Handler, rules intake.Rules) backfill.CheckConfig {
+func checkConfig(c *config, db *ledger.DB, webhook *intake.Handler, rules intake.Rules) backfill.CheckConfig {
 	return backfill.CheckConfig{
 		Interval: c.BackfillInterval,
 		List:     stripe.NewAPI(c.api()),

@@ -13,9 +13,9 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/service"
 )
 
 // replayFlags choose what to replay. They are flags alone: a variable named STATUS may mean anything.
@@ -55,9 +55,9 @@ func (f *replayFlags) selection() (purchase.Selection, error) {
 func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
 	selection, err := c.Replay.selection()
 	if err != nil {
-		return &process.UsageError{Problems: []string{err.Error()}}
+		return &service.UsageError{Problems: []string{err.Error()}}
 	}
-	db, err := postgres.Open(ctx, c.DatabaseURL)
+	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func printReplayed(out io.Writer, counted []purchase.Replayable) {
 
 // newBar is a progress bar for n of something: where somebody watches, and it takes long enough.
 func newBar(out io.Writer, what string, n int) *progressbar.ProgressBar {
-	return progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && process.Terminal(out)), progressbar.OptionShowCount(),
+	return progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && service.Terminal(out)), progressbar.OptionShowCount(),
 		progressbar.OptionSetDescription(what), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 }
 
@@ -121,5 +121,5 @@ func confirm(stdin io.Reader, out io.Writer) error {
 		return nil
 	}
 	_, _ = fmt.Fprintln(out, "Nothing was done.")
-	return process.ErrLeft
+	return service.ErrLeft
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // A replay of what was paid more than 28 days ago says before that TikTok may not show it.

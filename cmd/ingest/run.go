@@ -9,30 +9,30 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/alarm"
-	"purchase-relay/internal/backfill"
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dashboard"
 	"purchase-relay/internal/intake"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/backfill"
+	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/recorder"
 	"purchase-relay/internal/relay"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
 )
 
 // run is the program without the process: tests call it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer) error {
 	var c config
-	command, err := process.Parse(&c, "ingest", "Takes Stripe's webhooks and relays paid purchases to the queue.", args, getenv, stdout)
-	usage := &process.UsageError{}
+	command, err := service.Parse(&c, "ingest", "Takes Stripe's webhooks and relays paid purchases to the queue.", args, getenv, stdout)
+	usage := &service.UsageError{}
 	if err != nil && !errors.As(err, &usage) {
 		return err
 	}
 	usage.Problems = append(usage.Problems, c.problems(command)...)
 	if command == "doctor" {
-		return doctor(ctx, &c, usage.Problems, stdout)
+		return runDoctor(ctx, &c, usage.Problems, stdout)
 	}
 	if len(usage.Problems) > 0 {
 		return usage
@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		}
 		return prune(ctx, &c, stdin, stdout)
 	case "health":
-		return process.Health(ctx, c.AdminAddr)
+		return service.Health(ctx, c.AdminAddr)
 	default:
 		return serve(ctx, &c, c.Logger(stdout))
 	}
@@ -67,42 +67,42 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 // serve wires the steps to the neighbours and runs until ctx ends. What is started last is stopped first: the
 // listeners, then the steps, then the neighbours.
 func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
-	life := process.NewLifecycle(log)
+	life := service.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
-	process.BoundMemory()
-	registry, metrics := process.Metrics(process.Version())
+	service.BoundMemory()
+	registry, metrics := service.Metrics(service.Version())
 	registry.MustRegister(life.Collector())
 
-	db, err := postgres.Open(context.WithoutCancel(ctx), c.DatabaseURL)
+	db, err := ledger.Open(context.WithoutCancel(ctx), c.DatabaseURL)
 	if err != nil {
 		return err
 	}
 	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
 	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
-	db.OnSkip(func(s postgres.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
+	db.OnSkip(func(s ledger.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
 	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now), dashboard.NewPurchasesMetrics(db))
 
-	queue, err := jetstream.Connect(c.Config, "ingest", log, registry)
+	js, err := queue.Connect(c.Config, "ingest", log, registry)
 	if err != nil {
 		return err
 	}
-	life.OnStop("nats", queue.Close)
-	workers, err := queue.WatchWorkers()
+	life.OnStop("nats", js.Close)
+	workers, err := js.WatchWorkers()
 	if err != nil {
 		return err
 	}
 
-	registry.MustRegister(jetstream.NewBacklogMetrics(queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)))
+	registry.MustRegister(queue.NewBacklogMetrics(js.Consumer(message.StreamPurchases, message.ConsumerWorker)))
 
-	outcomes := queue.Consumer(contract.StreamOutcomes, contract.ConsumerRecorder)
-	outbox := relay.New(db, queue, time.Now, log, registry)
-	streams := newProvisioner(queue, c, streamsCheck, outbox.Retry, log)
-	queue.OnConnect(streams.wake)
+	outcomes := js.Consumer(message.StreamOutcomes, message.ConsumerRecorder)
+	outbox := relay.New(db, js, time.Now, log, registry)
+	streams := newProvisioner(js, c, streamsCheck, outbox.Retry, log)
+	js.OnConnect(streams.wake)
 	schema := &schema{db: db, config: c, log: log, isReady: make(chan struct{})}
 	life.Go("streams", streams.run)
 	life.Go("recorder", after(recorder.New(outcomes, db, log).Run, schema.isReady, streams.isReady))
 	life.Go("relay", after(outbox.Run, schema.isReady, streams.isReady))
-	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge}, db, queue, time.Now, log, registry)
+	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge}, db, js, time.Now, log, registry)
 	life.Go("sweeper", after(sweeper.Run, schema.isReady, streams.isReady))
 	life.Go("rollup", after(dashboard.KeepFolded(db, log), schema.isReady))
 	life.Go("retention", after(keepLean(db, log), schema.isReady))
@@ -125,28 +125,28 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		log.Warn("BACKFILL_INTERVAL does nothing without STRIPE_API_KEY: what webhooks miss is not looked for")
 	}
 	heard := lastWebhook(webhook, db)
-	registry.MustRegister(alarm.NewLastWebhookMetric(heard))
-	alarms := alarm.New(alarm.Config{Silence: c.NotifySilence, Now: time.Now}, alarm.Sources{
+	registry.MustRegister(notify.NewLastWebhookMetric(heard))
+	alarms := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
 		Ledger: db, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
 	}, receiver(c.NotifyURL), log, registry)
 	life.Go("alarm", after(alarms.Run, schema.isReady))
 	if c.StripeAPIKey != "" {
 		webhook.FetchWith(stripe.NewAPI(c.api()))
 	}
-	public := webhook.Public(process.Healthz())
-	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, process.PublicConnections, public); err != nil {
+	public := webhook.Public(service.Healthz())
+	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, service.PublicConnections, public); err != nil {
 		return err
 	}
 
-	lights := &lights{db: db, schema: schema, queue: queue, workers: workers, backlog: queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)}
-	admin, err := adminHandler(c, process.NewAdminRefusals(registry), newDashboard(db, lights, outbox.Wake, log), metrics, lights.ready, log)
+	lights := &lights{db: db, schema: schema, queue: js, workers: workers, backlog: js.Consumer(message.StreamPurchases, message.ConsumerWorker)}
+	admin, err := adminHandler(c, service.NewAdminRefusals(registry), newDashboard(db, lights, outbox.Wake, log), metrics, lights.ready, log)
 	if err != nil {
 		return err
 	}
-	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, process.AdminConnections, admin); err != nil {
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, service.AdminConnections, admin); err != nil {
 		return err
 	}
-	log.Info("ingest is up", zap.String("version", process.Version()), zap.String("public", c.IngestAddr), zap.String("admin", c.AdminAddr))
+	log.Info("ingest is up", zap.String("version", service.Version()), zap.String("public", c.IngestAddr), zap.String("admin", c.AdminAddr))
 	return life.Wait(ctx)
 }
 
@@ -159,13 +159,13 @@ func adminHandler(c *config, refused func(reason string), board, metrics http.Ha
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := process.ParseHosts(c.AdminHosts, c.AdminAddr)
+	hosts, err := service.ParseHosts(c.AdminHosts, c.AdminAddr)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", process.Healthz())
-	mux.Handle("GET /readyz", process.Readyz(ready))
+	mux.Handle("GET /healthz", service.Healthz())
+	mux.Handle("GET /readyz", service.Readyz(ready))
 	mux.Handle("GET /metrics", metrics)
 	mux.Handle("/", dashboard.NewAccess(tokens, board, refused, log))
 	return hosts.Guard(mux, refused, log), nil
@@ -173,11 +173,11 @@ func adminHandler(c *config, refused func(reason string), board, metrics http.Ha
 
 // lights tells how the neighbours are.
 type lights struct {
-	db      *postgres.DB
+	db      *ledger.DB
 	schema  *schema
-	queue   *jetstream.Conn
-	workers *jetstream.Workers
-	backlog *jetstream.Consumer // the workers' own, looked at from here
+	queue   *queue.Conn
+	workers *queue.Workers
+	backlog *queue.Consumer // the workers' own, looked at from here
 }
 
 func upDown(up bool) string {

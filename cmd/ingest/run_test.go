@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/service"
 )
 
 func env(pairs ...string) func(string) string {
@@ -22,7 +22,7 @@ func env(pairs ...string) func(string) string {
 // problems runs the program with a configuration and returns what it complains of.
 func problems(t *testing.T, args []string, pairs ...string) string {
 	t.Helper()
-	var usage *process.UsageError
+	var usage *service.UsageError
 	if err := run(t.Context(), args, env(pairs...), strings.NewReader(""), &bytes.Buffer{}); !errors.As(err, &usage) {
 		t.Fatalf("error: %v", err)
 	}
@@ -184,7 +184,7 @@ func TestByteSize(t *testing.T) {
 
 func TestHelpNamesEveryVariable(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"--help"}, env(), strings.NewReader(""), &out); !errors.Is(err, process.ErrHelp) {
+	if err := run(t.Context(), []string{"--help"}, env(), strings.NewReader(""), &out); !errors.Is(err, service.ErrHelp) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{
@@ -206,7 +206,7 @@ func TestEveryCommandHasAPage(t *testing.T) {
 		"completion": "bash_completion.d",
 	} {
 		var out bytes.Buffer
-		if err := run(t.Context(), []string{command, "--help"}, env(), strings.NewReader(""), &out); !errors.Is(err, process.ErrHelp) || !strings.Contains(out.String(), want) {
+		if err := run(t.Context(), []string{command, "--help"}, env(), strings.NewReader(""), &out); !errors.Is(err, service.ErrHelp) || !strings.Contains(out.String(), want) {
 			t.Errorf("%s: %v\n%s", command, err, &out)
 		}
 		if at := strings.Index(out.String(), want); at > strings.Index(out.String(), "Settings:") {

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/service"
 )
 
 // pruneRepeatedly prunes now and then again at each interval, until ctx ends: for a container without cron.
@@ -17,7 +17,7 @@ func pruneRepeatedly(ctx context.Context, c *config, out io.Writer) error {
 	log := c.Logger(out)
 	return repeat(ctx, c.Prune.Every, func(ctx context.Context) error {
 		err := prune(ctx, c, nil, out)
-		if errors.Is(err, process.ErrLeft) {
+		if errors.Is(err, service.ErrLeft) {
 			return nil
 		}
 		return err
@@ -35,7 +35,7 @@ func repeat(
 	defer tick.Stop()
 	for {
 		err := job(ctx)
-		var usage *process.UsageError
+		var usage *service.UsageError
 		switch {
 		case ctx.Err() != nil:
 			return nil

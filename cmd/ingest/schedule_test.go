@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/service"
 )
 
 // A schedule survives failures, keeps its interval, and ends with its context.
@@ -32,7 +32,7 @@ func TestRepeat_SurvivesFailures(t *testing.T) {
 // A wrong configuration ends the schedule: it would fail every time.
 func TestRepeat_EndsOnUsageError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		want := &process.UsageError{Problems: []string{"--older-than"}}
+		want := &service.UsageError{Problems: []string{"--older-than"}}
 		err := repeat(t.Context(), time.Hour, func(context.Context) error { return want }, func(err error) { t.Errorf("reported %v", err) })
 		if !errors.Is(err, want) {
 			t.Errorf("error = %v, want %v", err, want)

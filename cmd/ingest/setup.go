@@ -9,13 +9,13 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/alarm"
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/intake"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 )
 
 // A neighbour that is away is asked again this often.
@@ -39,17 +39,17 @@ func migrate(ctx context.Context, c *config, log *zap.Logger) error {
 // upToDate migrates as the schema's owner and, where that is another role than the runtime's, grants the latter what it needs.
 func upToDate(ctx context.Context, c *config) (applied int, err error) {
 	if c.MigrateDatabaseURL == "" {
-		return postgres.Migrate(ctx, c.DatabaseURL)
+		return ledger.Migrate(ctx, c.DatabaseURL)
 	}
-	if applied, err = postgres.Migrate(ctx, c.MigrateDatabaseURL); err != nil {
+	if applied, err = ledger.Migrate(ctx, c.MigrateDatabaseURL); err != nil {
 		return applied, err
 	}
-	return applied, postgres.Grant(ctx, c.MigrateDatabaseURL, c.DatabaseURL)
+	return applied, ledger.Grant(ctx, c.MigrateDatabaseURL, c.DatabaseURL)
 }
 
 // schema brings the ledger's schema up to date as soon as Postgres lets it.
 type schema struct {
-	db      *postgres.DB
+	db      *ledger.DB
 	config  *config
 	log     *zap.Logger
 	isReady chan struct{} // closed when the ledger may be used
@@ -61,7 +61,7 @@ func (s *schema) run(ctx context.Context) error {
 	for {
 		applied, err := s.once(ctx)
 		switch {
-		case errors.Is(err, postgres.ErrTooOld):
+		case errors.Is(err, ledger.ErrTooOld):
 			return err
 		case err == nil:
 			s.log.Info("The ledger is ready", zap.Int("migrations_applied", applied))
@@ -107,8 +107,8 @@ func (s *schema) lookAtRole(ctx context.Context) {
 // provisioner keeps the streams and consumers as they should be. Where its user may not create or change
 // them, it only checks that they exist: then `ingest provision` creates them, as another user.
 type provisioner struct {
-	queue  *jetstream.Conn
-	config jetstream.StreamConfig
+	queue  *queue.Conn
+	config queue.StreamConfig
 	every  time.Duration // between two checks
 	done   func()        // called after each successful check
 	log    *zap.Logger
@@ -122,10 +122,10 @@ type provisioner struct {
 }
 
 func newProvisioner(
-	q *jetstream.Conn, c *config, every time.Duration, done func(), log *zap.Logger,
+	q *queue.Conn, c *config, every time.Duration, done func(), log *zap.Logger,
 ) *provisioner {
 	return &provisioner{
-		queue: q, config: jetstream.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)},
+		queue: q, config: queue.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)},
 		every: every, done: done, log: log, woken: make(chan struct{}, 1), isReady: make(chan struct{}),
 	}
 }
@@ -180,7 +180,7 @@ func (p *provisioner) once(ctx context.Context) error {
 	defer cancel()
 	if !p.checkOnly {
 		err := p.queue.Provision(ctx, p.config)
-		if !errors.Is(err, jetstream.ErrNotPermitted) {
+		if !errors.Is(err, queue.ErrNotPermitted) {
 			return err
 		}
 		p.checkOnly = true
@@ -203,24 +203,24 @@ func (p *provisioner) remedy() string {
 
 // provision creates and repairs the streams and consumers, once or continuously.
 func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
-	registry, _ := process.Metrics(process.Version())
-	queue, err := jetstream.Connect(c.Config, jetstream.RoleProvision, log, registry)
+	registry, _ := service.Metrics(service.Version())
+	js, err := queue.Connect(c.Config, queue.RoleProvision, log, registry)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, queue.Close(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, js.Close(context.WithoutCancel(ctx))) }()
 	if every := c.Provision.Every; every > 0 {
-		p := newProvisioner(queue, c, every, func() {}, log)
-		queue.OnConnect(p.wake)
+		p := newProvisioner(js, c, every, func() {}, log)
+		js.OnConnect(p.wake)
 		return p.run(ctx)
 	}
-	if err := awaitConnection(ctx, queue); err != nil {
+	if err := awaitConnection(ctx, js); err != nil {
 		return err
 	}
-	p := newProvisioner(queue, c, 0, func() {}, log)
+	p := newProvisioner(js, c, 0, func() {}, log)
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	if err := queue.Provision(ctx, p.config); err != nil {
+	if err := js.Provision(ctx, p.config); err != nil {
 		return err
 	}
 	log.Info("The streams are ready")
@@ -228,9 +228,9 @@ func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
 }
 
 // awaitConnection waits for the connection for connectPatience.
-func awaitConnection(ctx context.Context, queue *jetstream.Conn) error {
+func awaitConnection(ctx context.Context, js *queue.Conn) error {
 	connected := make(chan struct{}, 1)
-	queue.OnConnect(func() {
+	js.OnConnect(func() {
 		select {
 		case connected <- struct{}{}:
 		default:
@@ -262,7 +262,7 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 
 // lastWebhook says when Stripe was last heard of: by this process or, before its start and by the other replicas, as far as the
 // ledger tells.
-func lastWebhook(h *intake.Handler, db *postgres.DB) func(ctx context.Context) (time.Time, error) {
+func lastWebhook(h *intake.Handler, db *ledger.DB) func(ctx context.Context) (time.Time, error) {
 	return func(ctx context.Context) (time.Time, error) {
 		at := h.LastWebhook()
 		told, err := db.LastWebhook(ctx)
@@ -277,21 +277,21 @@ func lastWebhook(h *intake.Handler, db *postgres.DB) func(ctx context.Context) (
 }
 
 // alarmed is what the workers tell, as far as people need to be told of it.
-func alarmed(w *jetstream.Workers) func() []alarm.Worker {
-	return func() []alarm.Worker {
+func alarmed(w *queue.Workers) func() []notify.Worker {
+	return func() []notify.Worker {
 		heard := w.List()
-		list := make([]alarm.Worker, len(heard))
+		list := make([]notify.Worker, len(heard))
 		for i, x := range heard {
-			list[i] = alarm.Worker{Instance: x.Instance, Paused: x.State == contract.WorkerPaused, Reason: x.Reason, Since: x.Since}
+			list[i] = notify.Worker{Instance: x.Instance, Paused: x.State == message.WorkerPaused, Reason: x.Reason, Since: x.Since}
 		}
 		return list
 	}
 }
 
 // receiver is who is to be told; nil: nobody.
-func receiver(address secret.Text) alarm.Receiver {
+func receiver(address secret.Text) notify.Receiver {
 	if address == "" {
 		return nil
 	}
-	return alarm.NewWebhook(address)
+	return notify.NewWebhook(address)
 }

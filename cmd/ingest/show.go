@@ -8,9 +8,9 @@ import (
 	"strings"
 	"unicode"
 
-	"purchase-relay/internal/postgres"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/service"
 )
 
 // showFlags are the arguments of `ingest show`.
@@ -38,15 +38,15 @@ var errNotFound = errors.New("the ledger knows no purchase under this session, e
 func show(ctx context.Context, c *config, out io.Writer) error {
 	term := strings.TrimSpace(c.Show.What)
 	if term == "" {
-		return &process.UsageError{Problems: []string{"say what to show: a session, an event or an e-mail address"}}
+		return &service.UsageError{Problems: []string{"say what to show: a session, an event or an e-mail address"}}
 	}
-	db, err := postgres.Open(ctx, c.DatabaseURL)
+	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	var skipped []postgres.Skipped
-	db.OnSkip(func(s postgres.Skipped) { skipped = append(skipped, s) })
+	var skipped []ledger.Skipped
+	db.OnSkip(func(s ledger.Skipped) { skipped = append(skipped, s) })
 	found, err := db.Histories(ctx, term, mostShown+1)
 	switch {
 	case err != nil:

@@ -5,10 +5,10 @@ import (
 	"strings"
 	"time"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -44,8 +44,8 @@ type config struct {
 	ShutdownGrace time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
 	LocalStack    bool          `help:"Set by make run and the containers' defaults: nothing is sent to TikTok itself."`
 
-	jetstream.Config
-	process.LogConfig
+	queue.Config
+	service.LogConfig
 }
 
 // problems lists what is wrong for a command, all at once.
@@ -67,10 +67,10 @@ func (c *config) problems(command string) (list []string) {
 	if c.LocalStack && c.AccessToken != "" && isTikTok(c.APIURL) {
 		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL: ingest beside it may accept published secrets")
 	}
-	if c.PageURL != "" && !contract.ValidPage(c.PageURL) {
+	if c.PageURL != "" && !message.ValidPage(c.PageURL) {
 		list = append(list, "TIKTOK_PAGE_URL is not an http(s) URL without a user, of at most 2048 bytes")
 	}
-	if _, err := process.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
+	if _, err := service.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
 		list = append(list, "ADMIN_HOSTS: "+err.Error())
 	}
 	if c.EventName == "" {

@@ -5,9 +5,9 @@ import (
 	"io"
 	"time"
 
-	"purchase-relay/internal/checkup"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -27,14 +27,14 @@ Exit status 0: nothing has to be mended; 3: something has to be.`
 }
 
 // doctor looks at everything that the worker needs. It changes nothing, but for a test event at TikTok where there is a code for it.
-func doctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
-	checks := process.Configuration(problems)
+func runDoctor(ctx context.Context, c *config, problems []string, out io.Writer) error {
+	checks := service.Configuration(problems)
 	checks = append(checks, c.destinationsChecked()...)
 	if len(c.Problems()) == 0 {
-		checks = append(checks, jetstream.Examine(ctx, c.Config, jetstream.RoleWorker, jetstream.StreamConfig{})...)
+		checks = append(checks, queue.Examine(ctx, c.Config, queue.RoleWorker, queue.StreamConfig{})...)
 	}
 	if !absolute(c.APIURL) || c.Timeout <= 0 {
-		return process.Concluded(out, checks) // problems of the configuration
+		return service.Concluded(out, checks) // problems of the configuration
 	}
 	checks = append(checks, tiktok.Reach(ctx, c.tiktok())...)
 	if c.AccessToken != "" && c.PixelID != "" {
@@ -46,13 +46,13 @@ func doctor(ctx context.Context, c *config, problems []string, out io.Writer) er
 			checks = append(checks, tiktok.ExamineAccess(ctx, "TikTok: test access", c.pixelFor(test), testEvent(c, time.Now())))
 		}
 	}
-	return process.Concluded(out, checks)
+	return service.Concluded(out, checks)
 }
 
 // destinationsChecked looks at tokens and pixels by their form, and at whether a test can count as a sale.
-func (c *config) destinationsChecked() (checks []checkup.Check) {
+func (c *config) destinationsChecked() (checks []doctor.Check) {
 	if c.AccessToken == "" {
-		return append(checks, checkup.Warned("TikTok: live token", "there is none: every purchase ends skipped (not_configured)", "set TIKTOK_ACCESS_TOKEN, unless this is the off switch; then ingest replay --status skipped --reason not_configured"))
+		return append(checks, doctor.Warned("TikTok: live token", "there is none: every purchase ends skipped (not_configured)", "set TIKTOK_ACCESS_TOKEN, unless this is the off switch; then ingest replay --status skipped --reason not_configured"))
 	}
 	checks = append(checks, tiktok.ExamineToken("TikTok: live token", c.AccessToken))
 	if c.PixelID != "" {
@@ -68,18 +68,18 @@ func (c *config) destinationsChecked() (checks []checkup.Check) {
 }
 
 // testsApart says whether a purchase in Stripe's test mode can count as a sale.
-func (c *config) testsApart() checkup.Check {
+func (c *config) testsApart() doctor.Check {
 	const what = "TikTok: test purchases"
 	test, live := c.testWay(), c.liveWay()
 	switch {
 	case c.TestMode != "send":
-		return checkup.Passed(what, "are skipped")
+		return doctor.Passed(what, "are skipped")
 	case c.TestEventCode != "":
-		return checkup.Passed(what, "are sent as test events")
+		return doctor.Passed(what, "are sent as test events")
 	case test.pixel == live.pixel && test.token == live.token:
-		return checkup.Failed(what, "go to the live pixel with the live token and without a test event code: each counts as a sale", "set TIKTOK_TEST_EVENT_CODE, or TIKTOK_TEST_PIXEL_ID with a token of its own")
+		return doctor.Failed(what, "go to the live pixel with the live token and without a test event code: each counts as a sale", "set TIKTOK_TEST_EVENT_CODE, or TIKTOK_TEST_PIXEL_ID with a token of its own")
 	case test.pixel == live.pixel:
-		return checkup.Warned(what, "go to the live pixel with another token and without a test event code: each may count as a sale", "set TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_PIXEL_ID")
+		return doctor.Warned(what, "go to the live pixel with another token and without a test event code: each may count as a sale", "set TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_PIXEL_ID")
 	}
-	return checkup.Passed(what, "go to a pixel of their own")
+	return doctor.Passed(what, "go to a pixel of their own")
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/checkup"
-	"purchase-relay/internal/dev/natslocal"
-	"purchase-relay/internal/dev/tiktoksim"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/testkit/natslocal"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // doctored runs doctor with these variables.
@@ -22,7 +22,7 @@ func doctored(t *testing.T, args []string, pairs ...string) (status int, out str
 	t.Helper()
 	var printed bytes.Buffer
 	err := run(t.Context(), append([]string{"doctor"}, args...), env(pairs...), &printed)
-	return process.ExitCode(err, &bytes.Buffer{}), printed.String()
+	return service.ExitCode(err, &bytes.Buffer{}), printed.String()
 }
 
 func TestDoctor(t *testing.T) {
@@ -31,11 +31,11 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() })
-	queue, err := jetstream.Connect(jetstream.Config{NATSURL: secret.Text(server.URL())}, "ingest", zap.NewNop(), prometheus.NewRegistry())
+	js, err := queue.Connect(queue.Config{NATSURL: secret.Text(server.URL())}, "ingest", zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = queue.Close(t.Context()) }()
+	defer func() { _ = js.Close(t.Context()) }()
 	simulator := tiktoksim.New(tiktoksim.Config{})
 	tiktok := httptest.NewServer(simulator)
 	defer tiktok.Close()
@@ -43,7 +43,7 @@ func TestDoctor(t *testing.T) {
 	if status, out := doctored(t, nil, good...); status != 0 || !strings.Contains(out, "warn  NATS: consumer worker") || !strings.Contains(out, "warn  TikTok: live access") {
 		t.Errorf("before ingest was there: %d\n%s", status, out)
 	}
-	if err := queue.Provision(t.Context(), jetstream.StreamConfig{Replicas: 1, MaxBytes: 64 << 20}); err != nil {
+	if err := js.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 64 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	if status, out := doctored(t, []string{"--code", "TEST1"}, good...); status != 0 || !strings.Contains(out, "0 to look at, 0 to mend.") || !strings.Contains(out, "pass  TikTok: live access") {
@@ -72,13 +72,13 @@ func TestDoctor(t *testing.T) {
 func TestTestsApart(t *testing.T) {
 	for name, tc := range map[string]struct {
 		c    config
-		want checkup.Verdict
+		want doctor.Verdict
 	}{
-		"skipped":                  {config{TestMode: "skip"}, checkup.Pass},
-		"a code":                   {config{TestMode: "send", TestEventCode: "T", PixelID: "p", AccessToken: "t"}, checkup.Pass},
-		"a pixel of their own":     {config{TestMode: "send", TestPixelID: "q", TestAccessToken: "u", PixelID: "p", AccessToken: "t"}, checkup.Pass},
-		"another token":            {config{TestMode: "send", TestAccessToken: "u", PixelID: "p", AccessToken: "t"}, checkup.Warn},
-		"the live token once more": {config{TestMode: "send", TestAccessToken: "t", PixelID: "p", AccessToken: "t"}, checkup.Fail},
+		"skipped":                  {config{TestMode: "skip"}, doctor.Pass},
+		"a code":                   {config{TestMode: "send", TestEventCode: "T", PixelID: "p", AccessToken: "t"}, doctor.Pass},
+		"a pixel of their own":     {config{TestMode: "send", TestPixelID: "q", TestAccessToken: "u", PixelID: "p", AccessToken: "t"}, doctor.Pass},
+		"another token":            {config{TestMode: "send", TestAccessToken: "u", PixelID: "p", AccessToken: "t"}, doctor.Warn},
+		"the live token once more": {config{TestMode: "send", TestAccessToken: "t", PixelID: "p", AccessToken: "t"}, doctor.Fail},
 	} {
 		if got := tc.c.testsApart(); got.Verdict != tc.want {
 			t.Errorf("%s: %+v, want %q", name, got, tc.want)

@@ -5,15 +5,15 @@ import (
 	"errors"
 	"testing"
 
-	"purchase-relay/internal/dev/manual"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/testkit/manual"
 )
 
 // --help, docs/configuration.md, README.md, .env.example and docker-compose.yml tell of the same variables, with the same defaults.
 func TestManual(t *testing.T) {
 	manual.Check(t, "tiktok-worker", func(args ...string) string {
 		var out bytes.Buffer
-		if err := run(t.Context(), args, env(), &out); !errors.Is(err, process.ErrHelp) {
+		if err := run(t.Context(), args, env(), &out); !errors.Is(err, service.ErrHelp) {
 			t.Fatalf("%v: %v", args, err)
 		}
 		return out.String()

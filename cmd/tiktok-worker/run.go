@@ -10,11 +10,11 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/delivery"
-	"purchase-relay/internal/jetstream"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -27,22 +27,22 @@ const tokenPoll = 2 * time.Second
 // run is the program without the process: tests call it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	var c config
-	command, err := process.Parse(&c, "tiktok-worker", "Delivers purchases from the queue to TikTok's Events API.", args, getenv, stdout)
-	usage := &process.UsageError{}
+	command, err := service.Parse(&c, "tiktok-worker", "Delivers purchases from the queue to TikTok's Events API.", args, getenv, stdout)
+	usage := &service.UsageError{}
 	if err != nil && !errors.As(err, &usage) {
 		return err
 	}
 	c.trim()
 	usage.Problems = append(usage.Problems, c.problems(command)...)
 	if command == "doctor" {
-		return doctor(ctx, &c, usage.Problems, stdout)
+		return runDoctor(ctx, &c, usage.Problems, stdout)
 	}
 	if len(usage.Problems) > 0 {
 		return usage
 	}
 	switch command {
 	case "health":
-		return process.Health(ctx, c.AdminAddr)
+		return service.Health(ctx, c.AdminAddr)
 	case "send-test":
 		return sendTest(ctx, &c, stdout)
 	default:
@@ -52,36 +52,36 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 
 // work wires the delivery to the queue and to TikTok and runs until ctx ends.
 func work(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
-	life := process.NewLifecycle(log)
+	life := service.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
-	process.BoundMemory()
-	registry, metrics := process.Metrics(process.Version())
+	service.BoundMemory()
+	registry, metrics := service.Metrics(service.Version())
 	registry.MustRegister(life.Collector())
 
-	queue, err := jetstream.Connect(c.Config, "worker", log, registry)
+	js, err := queue.Connect(c.Config, "worker", log, registry)
 	if err != nil {
 		return err
 	}
-	life.OnStop("nats", queue.Close)
-	purchases := queue.Consumer(contract.StreamPurchases, contract.ConsumerWorker)
+	life.OnStop("nats", js.Close)
+	purchases := js.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	if err := purchases.WatchReturns(); err != nil {
 		return err
 	}
 
-	instance := jetstream.Instance()
+	instance := queue.Instance()
 	pixels := newPixels(c)
 	live, test := pixels.destinations()
 	worker := delivery.New(delivery.Config{
 		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
-		AckWait: jetstream.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
-	}, purchases, queue, log, registry)
-	state := func() contract.WorkerState {
+		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
+	}, purchases, js, log, registry)
+	state := func() message.WorkerState {
 		s := worker.State()
-		s.Version = process.Version()
+		s.Version = service.Version()
 		return s
 	}
-	life.Go("state", func(ctx context.Context) error { return queue.TellState(ctx, instance, tellEvery, state) })
+	life.Go("state", func(ctx context.Context) error { return js.TellState(ctx, instance, tellEvery, state) })
 	life.Go("tokens", func(ctx context.Context) error { return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log) })
 	life.Go("delivery", func(ctx context.Context) error {
 		// hard outlives ctx by the grace, so that what is in flight is finished.
@@ -93,9 +93,9 @@ func work(ctx context.Context, c *config, getenv func(string) string, log *zap.L
 	})
 
 	admin := http.NewServeMux()
-	admin.Handle("GET /healthz", process.Healthz())
+	admin.Handle("GET /healthz", service.Healthz())
 	admin.Handle("GET /metrics", metrics)
-	admin.Handle("GET /readyz", process.Readyz(func(context.Context) (bool, map[string]string) {
+	admin.Handle("GET /readyz", service.Readyz(func(context.Context) (bool, map[string]string) {
 		s := worker.State()
 		body := map[string]string{"nats": "up", "delivery": s.State}
 		if s.Reason != "" {
@@ -107,15 +107,15 @@ func work(ctx context.Context, c *config, getenv func(string) string, log *zap.L
 		}
 		return worker.Ready() == nil, body
 	}))
-	hosts, err := process.ParseHosts(c.AdminHosts, c.AdminAddr)
+	hosts, err := service.ParseHosts(c.AdminHosts, c.AdminAddr)
 	if err != nil {
 		return err
 	}
-	guarded := hosts.Guard(admin, process.NewAdminRefusals(registry), log)
-	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, process.AdminConnections, guarded); err != nil {
+	guarded := hosts.Guard(admin, service.NewAdminRefusals(registry), log)
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, service.AdminConnections, guarded); err != nil {
 		return err
 	}
-	log.Info("tiktok-worker is up", zap.String("version", process.Version()), zap.String("instance", instance),
+	log.Info("tiktok-worker is up", zap.String("version", service.Version()), zap.String("instance", instance),
 		zap.String("admin", c.AdminAddr), zap.String("test_mode", c.TestMode))
 	if c.AccessToken == "" {
 		log.Warn("TIKTOK_ACCESS_TOKEN not configured, skipping tracking")
@@ -183,7 +183,7 @@ func (p pixels) followTokens(ctx context.Context, c *config, getenv func(string)
 		if path := getenv(name); path != "" && p.live != nil {
 			files.Go(func() {
 				current := first
-				process.FollowSecret(ctx, path, first, tokenPoll, func(token secret.Text) {
+				service.FollowSecret(ctx, path, first, tokenPoll, func(token secret.Text) {
 					token = secret.Text(tiktok.Trim(token.Reveal()))
 					if err := tiktok.CheckToken(token); err != nil {
 						log.Error("Unusable access token; keeping the old one", zap.String("file", name), zap.Error(err),

@@ -17,9 +17,9 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/process"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -66,7 +66,7 @@ func TestConfiguration(t *testing.T) {
 		}, "TIKTOK_API_URL is plain http"},
 		"a host with a scheme": {[]string{"ADMIN_HOSTS=http://worker"}, "ADMIN_HOSTS"},
 	} {
-		var usage *process.UsageError
+		var usage *service.UsageError
 		err := run(t.Context(), nil, env(tc.pairs...), &bytes.Buffer{})
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
@@ -76,9 +76,9 @@ func TestConfiguration(t *testing.T) {
 
 // All unusable settings are listed at once, and no secret with them.
 func TestConfig_ListsEveryUnusableSetting(t *testing.T) {
-	var usage *process.UsageError
+	var usage *service.UsageError
 	err := run(t.Context(), nil, env("TIKTOK_PIXEL_ID=p-1", "TIKTOK_ACCESS_TOKEN=hunter2 x", "TIKTOK_TEST_PIXEL_ID=p 2", "TIKTOK_TEST_EVENT_CODE=a b"), &bytes.Buffer{})
-	if !errors.As(err, &usage) || process.ExitCode(err, &bytes.Buffer{}) != 2 {
+	if !errors.As(err, &usage) || service.ExitCode(err, &bytes.Buffer{}) != 2 {
 		t.Fatalf("error = %v, want a usage error", err)
 	}
 	for _, name := range []string{"TIKTOK_PIXEL_ID", "TIKTOK_ACCESS_TOKEN", "TIKTOK_TEST_PIXEL_ID", "TIKTOK_TEST_EVENT_CODE"} {
@@ -134,7 +134,7 @@ func TestPixels_FollowTokenFile(t *testing.T) {
 			}
 			<-time.After(3 * tokenPoll)
 			synctest.Wait()
-			p.live.Send(t.Context(), []contract.Envelope{testEvent(c, time.Now())})
+			p.live.Send(t.Context(), []message.Envelope{testEvent(c, time.Now())})
 			if got := <-tokens; got != want || changes != changed {
 				t.Errorf("after %q: token %q, want %q; %d changes, want %d", content, got, want, changes, changed)
 			}

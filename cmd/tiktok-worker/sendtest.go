@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/tiktok"
 )
@@ -63,10 +63,10 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 }
 
 // testEvent is a made-up purchase of nobody.
-func testEvent(c *config, now time.Time) contract.Envelope {
+func testEvent(c *config, now time.Time) message.Envelope {
 	amount := int64(100)
-	return contract.Envelope{
-		Version: contract.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]), PurchasedAt: now.Unix(), AmountMinor: &amount, Currency: "usd",
+	return message.Envelope{
+		Version: message.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]), PurchasedAt: now.Unix(), AmountMinor: &amount, Currency: "usd",
 		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: orElse(c.PageURL, "https://example.com/")},
 	}
 }

@@ -17,43 +17,43 @@ import (
 const module = "purchase-relay/"
 
 var (
-	words = []string{"internal/purchase", "internal/contract"}
-	word  = []string{"internal/purchase", "internal/contract", "internal/secret"}
+	words = []string{"internal/purchase", "internal/message"}
+	word  = []string{"internal/purchase", "internal/message", "internal/secret"}
 )
 
 // allowed is the whole picture: a package that is not here, or an edge that is not here, fails.
 var allowed = map[string][]string{
 	// words
-	"internal/purchase": {},
-	"internal/contract": {"internal/purchase", "internal/logsafe"},
-	"internal/secret":   {},
-	"internal/checkup":  {},
-	"internal/flood":    {},
-	"internal/logsafe":  {},
-	"migrations":        {},
+	"internal/purchase":   {},
+	"internal/message":    {"internal/purchase", "internal/logsafe"},
+	"internal/secret":     {},
+	"internal/ops/doctor": {},
+	"internal/flood":      {},
+	"internal/logsafe":    {},
+	"migrations":          {},
 	// steps, in the order in which the data flows; they know no neighbour and no other step
-	"internal/backfill":  {"internal/purchase"},
-	"internal/intake":    append([]string{"internal/flood"}, words...),
-	"internal/relay":     words,
-	"internal/delivery":  append([]string{"internal/flood"}, words...),
-	"internal/recorder":  append([]string{"internal/flood", "internal/logsafe"}, words...),
-	"internal/alarm":     word,
-	"internal/dashboard": {"internal/purchase", "internal/secret", "internal/flood", "internal/logsafe"},
+	"internal/ops/backfill":  {"internal/purchase"},
+	"internal/intake":        append([]string{"internal/flood"}, words...),
+	"internal/relay":         words,
+	"internal/delivery":      append([]string{"internal/flood"}, words...),
+	"internal/recorder":      append([]string{"internal/flood", "internal/logsafe"}, words...),
+	"internal/ops/notify":    word,
+	"internal/ops/dashboard": {"internal/purchase", "internal/secret", "internal/flood", "internal/logsafe"},
 	// neighbours; they know no step and no other neighbour
-	"internal/stripe":    {"internal/purchase", "internal/secret"},
-	"internal/postgres":  append([]string{"migrations", "internal/checkup"}, word...),
-	"internal/jetstream": append([]string{"internal/checkup"}, word...),
-	"internal/tiktok":    append([]string{"internal/checkup"}, word...),
+	"internal/stripe": {"internal/purchase", "internal/secret"},
+	"internal/ledger": append([]string{"migrations", "internal/ops/doctor"}, word...),
+	"internal/queue":  append([]string{"internal/ops/doctor"}, word...),
+	"internal/tiktok": append([]string{"internal/ops/doctor"}, word...),
 	// the running process
-	"internal/process": {"internal/secret", "internal/checkup", "internal/flood", "internal/logsafe"},
+	"internal/service": {"internal/secret", "internal/ops/doctor", "internal/flood", "internal/logsafe"},
 	// wiring: the only place where steps meet neighbours
 	"cmd/ingest": { // tiktok for the dashboard's words and its picture of a request: ingest holds no token
 		"internal/tiktok",
-		"internal/intake", "internal/relay", "internal/recorder", "internal/dashboard", "internal/alarm", "internal/backfill", "internal/stripe",
-		"internal/postgres", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret", "internal/checkup",
+		"internal/intake", "internal/relay", "internal/recorder", "internal/ops/dashboard", "internal/ops/notify", "internal/ops/backfill", "internal/stripe",
+		"internal/ledger", "internal/queue", "internal/service", "internal/message", "internal/purchase", "internal/secret", "internal/ops/doctor",
 	},
 	"cmd/tiktok-worker": {
-		"internal/delivery", "internal/tiktok", "internal/jetstream", "internal/process", "internal/contract", "internal/purchase", "internal/secret", "internal/checkup",
+		"internal/delivery", "internal/tiktok", "internal/queue", "internal/service", "internal/message", "internal/purchase", "internal/secret", "internal/ops/doctor",
 	},
 }
 
@@ -62,27 +62,28 @@ var allowed = map[string][]string{
 var owners = map[string][]string{
 	"golang.org/x/text/unicode/norm":      {"internal/purchase"},
 	"golang.org/x/net/idna":               {"internal/purchase"},
-	"github.com/jackc/pgx/":               {"internal/postgres"},
-	"github.com/pressly/goose/":           {"internal/postgres"},
-	"database/sql":                        {"internal/postgres"},
-	"github.com/nats-io/nats.go":          {"internal/jetstream"},
+	"github.com/jackc/pgx/":               {"internal/ledger"},
+	"github.com/pressly/goose/":           {"internal/ledger"},
+	"database/sql":                        {"internal/ledger"},
+	"github.com/nats-io/nats.go":          {"internal/queue"},
 	"github.com/tidwall/gjson":            {"internal/stripe"},
 	"github.com/stripe/stripe-go/":        {"internal/stripe"},
-	"github.com/alecthomas/kong":          {"internal/process"},
-	"github.com/cenkalti/backoff/":        {"internal/backfill", "internal/delivery"},
+	"github.com/alecthomas/kong":          {"internal/service"},
+	"github.com/cenkalti/backoff/":        {"internal/ops/backfill", "internal/delivery"},
 	"github.com/nats-io/nats-server/":     {},
 	"testing":                             {},
 	"net/http/httptest":                   {},
-	"internal/dev":                        {},
+	"internal/testkit":                    {},
+	"internal/tools":                      {},
 	"github.com/google/go-cmp/":           {},
 	"pgregory.net/rapid":                  {},
-	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/postgres"},
+	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/ledger"},
 	"github.com/schollz/progressbar/":     {"cmd/ingest"},
-	"github.com/prometheus/client_golang": {"internal/backfill", "internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/dashboard", "internal/alarm", "internal/jetstream", "internal/process"},
+	"github.com/prometheus/client_golang": {"internal/ops/backfill", "internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/ops/dashboard", "internal/ops/notify", "internal/queue", "internal/service"},
 }
 
 // stdlibOnly are the packages that import nothing but the standard library and their own words.
-var stdlibOnly = []string{"internal/purchase", "internal/contract", "internal/secret", "internal/checkup", "internal/logsafe"}
+var stdlibOnly = []string{"internal/purchase", "internal/message", "internal/secret", "internal/ops/doctor", "internal/logsafe"}
 
 // tables are exempt from stdlibOnly: Unicode's, maintained by the Go project, without I/O.
 var tables = []string{"golang.org/x/text/unicode/norm", "golang.org/x/net/idna"}
@@ -125,7 +126,9 @@ func parse(t *testing.T, root fs.FS, p string, mode parser.Mode) *ast.File {
 	return f
 }
 
-func workshop(pkg string) bool { return strings.HasPrefix(pkg, "internal/dev") }
+func workshop(pkg string) bool {
+	return strings.HasPrefix(pkg, "internal/testkit") || strings.HasPrefix(pkg, "internal/tools")
+}
 
 func TestImports(t *testing.T) {
 	seen := map[string]bool{}
@@ -167,7 +170,7 @@ func TestImports(t *testing.T) {
 // misunderstandings, and agree with it about anything.
 func TestSimulatorsAreIndependent(t *testing.T) {
 	count := 0
-	for _, top := range []string{"internal/dev/tiktoksim", "internal/dev/stripegen"} {
+	for _, top := range []string{"internal/testkit/tiktoksim", "internal/testkit/stripegen"} {
 		imports(t, top, func(_, file, dep string) {
 			count++
 			if own, ours := strings.CutPrefix(dep, module); ours && !workshop(own) {

@@ -12,14 +12,14 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
 // item is one message being worked on.
 type item struct {
-	contract.Queued
-	envelope   contract.Envelope
+	message.Queued
+	envelope   message.Envelope
 	generation int
 	log        *zap.Logger
 	ended      *atomic.Bool   // settled, or left to the queue: nothing more is said about it
@@ -31,7 +31,7 @@ type item struct {
 func (it item) suspect() bool { return it.NumDelivered > 1 && !it.Returned }
 
 // deliver takes messages to their ends.
-func (s *slot) deliver(ctx, hard context.Context, messages []contract.Queued) {
+func (s *slot) deliver(ctx, hard context.Context, messages []message.Queued) {
 	w := s.w
 	items := make([]item, 0, len(messages))
 	for _, m := range messages {
@@ -77,13 +77,13 @@ func (s *slot) deliver(ctx, hard context.Context, messages []contract.Queued) {
 }
 
 // open reads a message. What is none of ours ends here.
-func (w *Worker) open(m contract.Queued) (it item, ok bool) {
-	envelope, err := contract.DecodeEnvelope(m.Data)
-	if err == nil && m.Subject != contract.Subject(envelope.EventID, envelope.Livemode) {
+func (w *Worker) open(m message.Queued) (it item, ok bool) {
+	envelope, err := message.DecodeEnvelope(m.Data)
+	if err == nil && m.Subject != message.Subject(envelope.EventID, envelope.Livemode) {
 		err = errors.New("its subject is not its own")
 	}
 	switch {
-	case errors.Is(err, contract.ErrNewer):
+	case errors.Is(err, message.ErrNewer):
 		w.log.Warn("A purchase waits for a newer worker", zap.String("subject", m.Subject), zap.Error(err))
 		w.told(w.log, m.NakWithDelay(newerDelay))
 		return item{}, false
@@ -98,7 +98,7 @@ func (w *Worker) open(m contract.Queued) (it item, ok bool) {
 		return item{}, false
 	}
 	return item{
-		Queued: m, envelope: envelope, generation: contract.Generation(m.MsgID),
+		Queued: m, envelope: envelope, generation: message.Generation(m.MsgID),
 		log: w.log.With(zap.String("event_id", envelope.EventID)), ended: new(atomic.Bool),
 	}, true
 }
@@ -212,7 +212,7 @@ func (w *Worker) request(
 			crashed = true
 		}
 	}()
-	events := make([]contract.Envelope, len(what.items))
+	events := make([]message.Envelope, len(what.items))
 	for i, it := range what.items {
 		events[i] = it.envelope
 		it.log.Info(
@@ -276,16 +276,16 @@ func (w *Worker) logAnswer(way *lane, a answered, changed change, events int) {
 			"No usable answers from TikTok; circuit opened",
 			append(about, zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond)))...)
 	case changed == opened:
-		message, remedy := whyPaused(a.Class)
+		data, remedy := whyPaused(a.Class)
 		w.log.Error(
-			message,
+			data,
 			append(about, zap.String("remedy", remedy+"; purchases wait, delivery resumes automatically"))...)
 	}
 }
 
 // whyPaused returns the log line of a pause, and what to do. Only an answer of TikTok's about access blames
 // the token.
-func whyPaused(c purchase.Class) (message, remedy string) {
+func whyPaused(c purchase.Class) (data, remedy string) {
 	switch c {
 	case purchase.ClassRefused:
 		return "TikTok refuses every event; delivery paused", "check TIKTOK_PIXEL_ID, TIKTOK_EVENT_NAME and TIKTOK_PAYLOAD against the message"

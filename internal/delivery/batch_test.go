@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"pgregory.net/rapid"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -307,7 +307,7 @@ func TestOpenCircuitFetchesNothing(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 			wait(10 * time.Millisecond)
 		}
-		if s := b.State(); s.State != contract.WorkerOpen || b.gauge("purchase_relay_circuit_state") != 2 {
+		if s := b.State(); s.State != message.WorkerOpen || b.gauge("purchase_relay_circuit_state") != 2 {
 			t.Errorf("state: %+v", s)
 		}
 		for i := range 2000 {
@@ -332,7 +332,7 @@ func TestOpenCircuitFetchesNothing(t *testing.T) {
 		}
 		down.Store(false)
 		wait(6 * time.Minute)
-		if b.State().State != contract.WorkerRunning || b.gauge("purchase_relay_circuit_state") != 0 {
+		if b.State().State != message.WorkerRunning || b.gauge("purchase_relay_circuit_state") != 0 {
 			t.Errorf("state: %+v", b.State())
 		}
 		wait(20 * time.Minute)
@@ -354,7 +354,7 @@ func TestCircuitOfTheTestDestination(t *testing.T) {
 			wait(time.Second)
 		}
 		wait(time.Second)
-		if b.count("ack cs_") != 60 || b.test.count() > 30 || b.State().State != contract.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
+		if b.count("ack cs_") != 60 || b.test.count() > 30 || b.State().State != message.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
 			t.Errorf("%d live delivered, %d test requests, %+v", b.count("ack cs_"), b.test.count(), b.State())
 		}
 	})
@@ -374,7 +374,7 @@ func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_test_new_%d", i), false, 0)
 		}
 		wait(10 * time.Minute)
-		if s := b.State(); s.State != contract.WorkerOpen || !strings.Contains(s.Reason, "test: 503") || b.gauge("purchase_relay_circuit_state") == 0 || b.Ready() != nil {
+		if s := b.State(); s.State != message.WorkerOpen || !strings.Contains(s.Reason, "test: 503") || b.gauge("purchase_relay_circuit_state") == 0 || b.Ready() != nil {
 			t.Errorf("state: %+v", s)
 		}
 		if n := b.test.count(); n > 15 {
@@ -389,7 +389,7 @@ func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
 		b.q.waiting[0], b.q.waiting[last] = b.q.waiting[last], b.q.waiting[0]
 		b.q.mu.Unlock()
 		wait(unheardHold + time.Second)
-		if b.live.count() != 1 || b.State().State != contract.WorkerRunning {
+		if b.live.count() != 1 || b.State().State != message.WorkerRunning {
 			t.Errorf("%d live requests, %+v", b.live.count(), b.State())
 		}
 	})
@@ -415,7 +415,7 @@ func TestProbeNow(t *testing.T) {
 		b.ProbeNow()
 		b.q.add("cs_2", true, 0)
 		wait(2 * time.Second)
-		if b.live.count() == before || b.State().State != contract.WorkerRunning {
+		if b.live.count() == before || b.State().State != message.WorkerRunning {
 			t.Errorf("%d probes, %+v", b.live.count()-before, b.State())
 		}
 	})
@@ -453,8 +453,8 @@ func TestForeignSubject(t *testing.T) {
 		data := b.q.waiting[0].data
 		b.q.mu.Unlock()
 		wait(time.Second)
-		b.q.put(&message{q: b.q, id: "cs_forged", subject: contract.Subject("cs_other", true), data: data})
-		b.q.put(&message{q: b.q, id: "cs_test", subject: contract.Subject("cs_1", false), data: data})
+		b.q.put(&fakeMessage{q: b.q, id: "cs_forged", subject: message.Subject("cs_other", true), data: data})
+		b.q.put(&fakeMessage{q: b.q, id: "cs_test", subject: message.Subject("cs_1", false), data: data})
 		wait(time.Second)
 		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged no purchase", "term cs_test no purchase")
 		if n := testutil.ToFloat64(b.metrics.junk); n != 2 {

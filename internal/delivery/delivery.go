@@ -26,8 +26,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/flood"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -35,20 +35,20 @@ import (
 // many, or nothing; its errors are temporary, and messages beside one are worked on. It is called from
 // several goroutines.
 type Source interface {
-	Fetch(ctx context.Context, most int) ([]contract.Queued, error)
+	Fetch(ctx context.Context, most int) ([]message.Queued, error)
 }
 
 // Destination is a pixel. Send makes one request about one or more purchases and classifies whatever comes of
 // it; it is called from several goroutines.
 type Destination interface {
-	Send(ctx context.Context, events []contract.Envelope) purchase.Answer
+	Send(ctx context.Context, events []message.Envelope) purchase.Answer
 }
 
 // Reporter publishes how purchases ended. Both methods publish all at once and return after the server's
 // answers, one error each, nil where the stream holds it; both may be repeated.
 type Reporter interface {
-	Outcomes(ctx context.Context, list []contract.Outcome) []error
-	DeadLetters(ctx context.Context, list []contract.DeadLetter) []error
+	Outcomes(ctx context.Context, list []message.Outcome) []error
+	DeadLetters(ctx context.Context, list []message.DeadLetter) []error
 }
 
 // Config is what an operator chooses.
@@ -235,19 +235,19 @@ func (w *Worker) mayFetch(ctx context.Context) (limit int, probe bool, leave fun
 
 // exchange replaces a probe that failed before by an event that did not, where the queue has one. Else the
 // few events that every answer is about would probe for ever, while others wait behind them.
-func (w *Worker) exchange(ctx context.Context, m contract.Queued) []contract.Queued {
-	failed := func(m contract.Queued) bool {
+func (w *Worker) exchange(ctx context.Context, m message.Queued) []message.Queued {
+	failed := func(m message.Queued) bool {
 		id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 		return w.live.failed(id) || w.test.failed(id)
 	}
 	if !failed(m) {
-		return []contract.Queued{m}
+		return []message.Queued{m}
 	}
 	soon, cancel := context.WithTimeout(ctx, exchangeWait)
 	defer cancel()
 	others, err := w.source.Fetch(soon, exchangeSize)
 	if err != nil && len(others) == 0 {
-		return []contract.Queued{m} // nothing else waits
+		return []message.Queued{m} // nothing else waits
 	}
 	probe := m
 	for _, other := range others {
@@ -261,7 +261,7 @@ func (w *Worker) exchange(ctx context.Context, m contract.Queued) []contract.Que
 		}
 		w.told(w.log, back.NakWithDelay(delay))
 	}
-	return []contract.Queued{probe}
+	return []message.Queued{probe}
 }
 
 // onlyTestKnown returns the outage of the test destination, which has the same address, where the live one
@@ -349,10 +349,10 @@ func attemptPrefix(instance string) string {
 // State is what the worker reports about itself: paused (the live destination refuses everything), open (it
 // gives no usable answers), running, or off, since when, and why. What stops test purchases alone is a reason
 // beside running. The version is left to the caller.
-func (w *Worker) State() contract.WorkerState {
+func (w *Worker) State() message.WorkerState {
 	if w.Live == nil {
-		return contract.WorkerState{
-			State:  contract.WorkerOff,
+		return message.WorkerState{
+			State:  message.WorkerOff,
 			Reason: "TIKTOK_ACCESS_TOKEN not configured",
 			Since:  w.started,
 		}
@@ -360,26 +360,26 @@ func (w *Worker) State() contract.WorkerState {
 	live := w.live.state()
 	switch live.cause {
 	case causeAccess:
-		return contract.WorkerState{
-			State:  contract.WorkerPaused,
+		return message.WorkerState{
+			State:  message.WorkerPaused,
 			Reason: "live: " + live.reason,
 			Since:  live.since.UTC(),
 		}
 	case causeOutage:
-		return contract.WorkerState{
-			State:  contract.WorkerOpen,
+		return message.WorkerState{
+			State:  message.WorkerOpen,
 			Reason: "live: " + live.reason,
 			Since:  live.since.UTC(),
 		}
 	}
 	if b, is := w.onlyTestKnown(); is {
-		return contract.WorkerState{
-			State:  contract.WorkerOpen,
+		return message.WorkerState{
+			State:  message.WorkerOpen,
 			Reason: "test: " + b.reason,
 			Since:  b.since.UTC(),
 		}
 	}
-	s := contract.WorkerState{State: contract.WorkerRunning, Since: w.started}
+	s := message.WorkerState{State: message.WorkerRunning, Since: w.started}
 	if live.closed.After(s.Since) {
 		s.Since = live.closed.UTC()
 	}

@@ -18,14 +18,14 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
 // queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real one.
 type queue struct {
 	mu        sync.Mutex
-	waiting   []*message
+	waiting   []*fakeMessage
 	arrived   chan struct{}
 	ackWait   time.Duration
 	journal   []string        // everything that happened, in order
@@ -36,7 +36,7 @@ type queue struct {
 	erring    bool          // a fetch that brings a message brings an error too
 }
 
-type message struct {
+type fakeMessage struct {
 	q         *queue
 	id        string
 	subject   string
@@ -70,7 +70,7 @@ func (q *queue) delays() []time.Duration {
 	return slices.Clone(q.naks)
 }
 
-func (q *queue) put(m *message) {
+func (q *queue) put(m *fakeMessage) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, m)
@@ -78,18 +78,18 @@ func (q *queue) put(m *message) {
 }
 
 func (q *queue) add(id string, livemode bool, age time.Duration) {
-	data, err := contract.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: livemode, At: time.Now().Add(-age)})
+	data, err := message.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: livemode, At: time.Now().Add(-age)})
 	if err != nil {
 		panic(err)
 	}
 	q.mu.Lock()
 	q.added++
 	q.mu.Unlock()
-	q.put(&message{q: q, id: id, subject: contract.Subject(id, livemode), data: data, first: time.Now().Add(-age)})
+	q.put(&fakeMessage{q: q, id: id, subject: message.Subject(id, livemode), data: data, first: time.Now().Add(-age)})
 }
 
 // Fetch implements Source.
-func (q *queue) Fetch(ctx context.Context, most int) (list []contract.Queued, err error) {
+func (q *queue) Fetch(ctx context.Context, most int) (list []message.Queued, err error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -115,8 +115,8 @@ more:
 	for _, m := range q.waiting[:n] {
 		m.delivered++
 		m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
-		list = append(list, contract.Queued{
-			Subject: m.subject, MsgID: contract.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Settler: m,
+		list = append(list, message.Queued{
+			Subject: m.subject, MsgID: message.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Settler: m,
 		})
 		m.returned = false
 	}
@@ -127,7 +127,7 @@ more:
 	return list, err
 }
 
-func (m *message) settle(format string, args ...any) bool {
+func (m *fakeMessage) settle(format string, args ...any) bool {
 	m.q.note(format, args...)
 	m.q.mu.Lock()
 	defer m.q.mu.Unlock()
@@ -139,15 +139,15 @@ func (m *message) settle(format string, args ...any) bool {
 	return true
 }
 
-func (m *message) Ack() error { return m.DoubleAck(context.Background()) }
+func (m *fakeMessage) Ack() error { return m.DoubleAck(context.Background()) }
 
-func (m *message) Leave() {
+func (m *fakeMessage) Leave() {
 	m.q.mu.Lock()
 	defer m.q.mu.Unlock()
 	m.returned = true
 }
 
-func (m *message) DoubleAck(context.Context) error {
+func (m *fakeMessage) DoubleAck(context.Context) error {
 	if !m.settle("ack %s", m.id) {
 		return errors.New("connection lost")
 	}
@@ -155,7 +155,7 @@ func (m *message) DoubleAck(context.Context) error {
 	return nil
 }
 
-func (m *message) NakWithDelay(d time.Duration) error {
+func (m *fakeMessage) NakWithDelay(d time.Duration) error {
 	if d < 0 {
 		panic("a negative delay")
 	}
@@ -169,12 +169,12 @@ func (m *message) NakWithDelay(d time.Duration) error {
 	return nil
 }
 
-func (m *message) TermWithReason(reason string) error {
+func (m *fakeMessage) TermWithReason(reason string) error {
 	m.settle("term %s %s", m.id, reason)
 	return nil
 }
 
-func (m *message) InProgress() error {
+func (m *fakeMessage) InProgress() error {
 	m.q.note("working %s", m.id)
 	m.deadline.Reset(m.q.ackWait)
 	return nil
@@ -191,7 +191,7 @@ type pixel struct {
 	sizes  []int
 }
 
-func (p *pixel) Send(_ context.Context, events []contract.Envelope) purchase.Answer {
+func (p *pixel) Send(_ context.Context, events []message.Envelope) purchase.Answer {
 	ids := make([]string, len(events))
 	for i, e := range events {
 		ids[i] = e.EventID
@@ -233,8 +233,8 @@ type reporter struct {
 	failing  int
 	counts   map[string]int
 	refused  string // the purchase whose dead letter is never stored
-	outcomes []contract.Outcome
-	dead     []contract.DeadLetter
+	outcomes []message.Outcome
+	dead     []message.DeadLetter
 }
 
 func (r *reporter) fails() bool {
@@ -259,7 +259,7 @@ func (r *reporter) calls() map[string]int {
 	return maps.Clone(r.counts)
 }
 
-func (r *reporter) Outcomes(_ context.Context, list []contract.Outcome) []error {
+func (r *reporter) Outcomes(_ context.Context, list []message.Outcome) []error {
 	r.count("outcomes")
 	errs := make([]error, len(list))
 	for i, o := range list {
@@ -267,7 +267,7 @@ func (r *reporter) Outcomes(_ context.Context, list []contract.Outcome) []error 
 			errs[i] = errors.New("NATS is away")
 			continue
 		}
-		if _, err := contract.EncodeOutcome(o); err != nil {
+		if _, err := message.EncodeOutcome(o); err != nil {
 			panic(err)
 		}
 		r.q.note("outcome %s %s", o.EventID, strings.TrimSpace(string(o.Result)+" "+string(o.Reason)))
@@ -278,7 +278,7 @@ func (r *reporter) Outcomes(_ context.Context, list []contract.Outcome) []error 
 	return errs
 }
 
-func (r *reporter) DeadLetters(_ context.Context, list []contract.DeadLetter) []error {
+func (r *reporter) DeadLetters(_ context.Context, list []message.DeadLetter) []error {
 	r.count("letters")
 	errs := make([]error, len(list))
 	for i, d := range list {
@@ -297,13 +297,13 @@ func (r *reporter) DeadLetters(_ context.Context, list []contract.DeadLetter) []
 // refuses reports whether the letter of a purchase is never stored.
 func (r *reporter) refuses(id string) bool { return r.refused != "" && id == r.refused }
 
-func (r *reporter) told() []contract.Outcome {
+func (r *reporter) told() []message.Outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.outcomes)
 }
 
-func (r *reporter) letters() []contract.DeadLetter {
+func (r *reporter) letters() []message.DeadLetter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.dead)
@@ -471,7 +471,7 @@ func TestHourOfOutageThenDelivered(t *testing.T) {
 		if n := b.live.count(); n < 15 || n > 40 {
 			t.Errorf("%d requests in an hour of outage", n)
 		}
-		if s := b.State(); s.State != contract.WorkerOpen || !strings.Contains(s.Reason, "503") || b.Ready() != nil {
+		if s := b.State(); s.State != message.WorkerOpen || !strings.Contains(s.Reason, "503") || b.Ready() != nil {
 			t.Errorf("state %+v, ready %v", s, b.Ready())
 		}
 		mu.Lock()
@@ -555,7 +555,7 @@ func TestAccessStopsAndWaits(t *testing.T) {
 				t.Errorf("%s between two probes", gap)
 			}
 		}
-		if b.Ready() == nil || b.State().State != contract.WorkerPaused || !strings.Contains(b.State().Reason, "40105") {
+		if b.Ready() == nil || b.State().State != message.WorkerPaused || !strings.Contains(b.State().Reason, "40105") {
 			t.Errorf("state: %+v", b.State())
 		}
 		if len(b.r.letters()) > 0 {
@@ -571,7 +571,7 @@ func TestAccessStopsAndWaits(t *testing.T) {
 		revoked = false
 		mu.Unlock()
 		wait(15 * time.Minute)
-		if b.Ready() != nil || b.State().State != contract.WorkerRunning {
+		if b.Ready() != nil || b.State().State != message.WorkerRunning {
 			t.Errorf("state: %+v", b.State())
 		}
 		acked := 0
@@ -597,7 +597,7 @@ func TestRevokedTestTokenLeavesLiveAlone(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 		}
 		wait(10 * time.Second)
-		if b.live.count() != 50 || b.Ready() != nil || b.State().State != contract.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
+		if b.live.count() != 50 || b.Ready() != nil || b.State().State != message.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
 			t.Errorf("%d live, state %+v", b.live.count(), b.State())
 		}
 	})
@@ -661,7 +661,7 @@ func TestOffSkips(t *testing.T) {
 		b.q.add("cs_1", true, 100*time.Hour)
 		wait(time.Second)
 		want(t, b, "outcome cs_1 skipped not_configured", "ack cs_1")
-		if b.log.FilterMessage("TIKTOK_ACCESS_TOKEN not configured, skipping tracking").Len() != 1 || b.State().State != contract.WorkerOff || b.Ready() != nil {
+		if b.log.FilterMessage("TIKTOK_ACCESS_TOKEN not configured, skipping tracking").Len() != 1 || b.State().State != message.WorkerOff || b.Ready() != nil {
 			t.Errorf("state %+v, log %v", b.State(), b.log.All())
 		}
 	})
@@ -677,9 +677,9 @@ func TestTestPurchasesAreSkippedWithoutADestination(t *testing.T) {
 
 func TestJunkIsRemovedAndNewerIsLeft(t *testing.T) {
 	bubble(t, nothing, func(t *testing.T, b *bench) {
-		b.q.put(&message{q: b.q, id: "junk", subject: "s", data: []byte(`{"version":1,"event_id":"a b"}`)})
+		b.q.put(&fakeMessage{q: b.q, id: "junk", subject: "s", data: []byte(`{"version":1,"event_id":"a b"}`)})
 		wait(time.Second)
-		b.q.put(&message{q: b.q, id: "newer", subject: "s", data: []byte(`{"version":9}`)})
+		b.q.put(&fakeMessage{q: b.q, id: "newer", subject: "s", data: []byte(`{"version":9}`)})
 		wait(time.Second)
 		want(t, b, "term junk no purchase", "nak newer")
 	})
@@ -996,7 +996,7 @@ func TestHardStopHandsItBack(t *testing.T) {
 // hung answers when its request is broken off.
 type hung struct{}
 
-func (hung) Send(ctx context.Context, _ []contract.Envelope) purchase.Answer {
+func (hung) Send(ctx context.Context, _ []message.Envelope) purchase.Answer {
 	<-ctx.Done()
 	return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: "no answer"}
 }
@@ -1019,7 +1019,7 @@ func TestStateTellsWhatAndSinceWhen(t *testing.T) {
 		b.q.add("cs_1", true, 0)
 		wait(time.Minute)
 		paused := b.State()
-		if paused.State != contract.WorkerPaused || paused.Reason != "live: 40105 Access token is incorrect" || paused.Since.Sub(started) != time.Minute {
+		if paused.State != message.WorkerPaused || paused.Reason != "live: 40105 Access token is incorrect" || paused.Since.Sub(started) != time.Minute {
 			t.Errorf("state: %+v", paused)
 		}
 		const gauge = "# HELP purchase_relay_paused 1 while the worker stops and waits.\n# TYPE purchase_relay_paused gauge\n" +
@@ -1031,7 +1031,7 @@ func TestStateTellsWhatAndSinceWhen(t *testing.T) {
 		revoked = false
 		mu.Unlock()
 		wait(10 * time.Minute)
-		if s := b.State(); s.State != contract.WorkerRunning || s.Reason != "" || !s.Since.After(paused.Since) {
+		if s := b.State(); s.State != message.WorkerRunning || s.Reason != "" || !s.Since.After(paused.Since) {
 			t.Errorf("state: %+v", s)
 		}
 	})

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -82,7 +82,7 @@ func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
 						t.Errorf("%d dead after %d requests", dead, before)
 					}
 					if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "Invalid parameter") ||
-						b.State().State != contract.WorkerPaused {
+						b.State().State != message.WorkerPaused {
 						t.Errorf("ready: %v, state %+v", err, b.State())
 					}
 					if n := b.log.FilterMessage("TikTok refuses every event; delivery paused").Len(); n != 1 {
@@ -299,7 +299,7 @@ func TestWorker_ProbeIsSplit(t *testing.T) {
 		b.add(10, 3)
 	}, func(t *testing.T, b *bench) {
 		wait(10 * time.Minute)
-		if b.State().State != contract.WorkerOpen {
+		if b.State().State != message.WorkerOpen {
 			t.Fatalf("state: %+v", b.State())
 		}
 		down.Store(false)

@@ -6,26 +6,26 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
 // ending is how one delivery of a purchase ends: what is told of it, and, once that is acknowledged, the word to the queue.
 type ending struct {
 	item
-	outcome contract.Outcome
-	letter  *contract.DeadLetter // of a dead one, until it is stored: published before the outcome
-	again   time.Duration        // of a retrying one
-	then    func()               // called once the outcome is stored
+	outcome message.Outcome
+	letter  *message.DeadLetter // of a dead one, until it is stored: published before the outcome
+	again   time.Duration       // of a retrying one
+	then    func()              // called once the outcome is stored
 }
 
-func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason, attempt *purchase.Attempt) contract.Outcome {
-	o := contract.Outcome{
+func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason, attempt *purchase.Attempt) message.Outcome {
+	o := message.Outcome{
 		EventID: it.envelope.EventID, Generation: it.generation, Result: result, Reason: reason, At: w.Now().UTC(),
 		Sequence: it.Sequence, Taken: it.Taken,
 	}
 	if attempt != nil {
-		o.Attempt = contract.NewAttempt(*attempt)
+		o.Attempt = message.NewAttempt(*attempt)
 	}
 	return o
 }
@@ -57,7 +57,7 @@ func (w *Worker) retry(it item, attempt *purchase.Attempt, delay time.Duration) 
 
 // bury gives a purchase up; attempt is nil where nothing was answered.
 func (w *Worker) bury(it item, reason purchase.Reason, attempt *purchase.Attempt) ending {
-	letter := &contract.DeadLetter{
+	letter := &message.DeadLetter{
 		EventID: it.envelope.EventID, Generation: it.generation, Reason: reason, Attempts: it.NumDelivered,
 		FirstPublished: it.FirstPublished.UTC(), DiedAt: w.Now().UTC(), Envelope: it.Data,
 	}
@@ -106,7 +106,7 @@ func (w *Worker) settleOnce(ctx context.Context, endings []ending) (left []endin
 	if len(ready) == 0 {
 		return left, err
 	}
-	outcomes := make([]contract.Outcome, len(ready))
+	outcomes := make([]message.Outcome, len(ready))
 	for i, e := range ready {
 		outcomes[i] = e.outcome
 	}
@@ -127,7 +127,7 @@ func (w *Worker) settleOnce(ctx context.Context, endings []ending) (left []endin
 // publishLetters publishes the dead letters that are not stored yet. ready needs no letter, or no longer.
 func (w *Worker) publishLetters(ctx context.Context, endings []ending) (ready, left []ending, err error) {
 	var dead []ending
-	var letters []contract.DeadLetter
+	var letters []message.DeadLetter
 	for _, e := range endings {
 		if e.letter == nil {
 			ready = append(ready, e)

@@ -19,11 +19,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.yaml.in/yaml/v3"
 
-	"purchase-relay/internal/dev/natslocal"
-	"purchase-relay/internal/dev/pglocal"
-	"purchase-relay/internal/dev/promlocal"
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/natslocal"
+	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/promlocal"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 const (

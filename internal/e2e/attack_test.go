@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // public is the public listener's address.

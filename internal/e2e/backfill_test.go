@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // shop is a stand-in for Stripe's API with events in its list, of which webhooks brought some.

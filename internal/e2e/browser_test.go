@@ -11,9 +11,9 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"purchase-relay/internal/dev/chromium"
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/chromium"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // tab is a real browser on the dashboard.

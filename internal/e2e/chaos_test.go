@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/wait"
+	"purchase-relay/internal/testkit/wait"
 )
 
 // Everything is broken for a short time (`make chaos` does it for longer): once with every fault there is, once without a sweeper and

@@ -18,10 +18,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dev/natslocal"
-	"purchase-relay/internal/dev/pglocal/pgtest"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/testkit/natslocal"
+	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // nodeVariable makes this test binary one server of a cluster: its configuration's file, its address, its folder. A server that is
@@ -114,7 +114,7 @@ type cluster struct {
 func (c *cluster) leader() (leader *node) {
 	c.s.t.Helper()
 	c.s.await("all replicas to be current", func() bool {
-		for _, name := range []string{contract.StreamPurchases, contract.StreamOutcomes, contract.StreamPurchasesDead} {
+		for _, name := range []string{message.StreamPurchases, message.StreamOutcomes, message.StreamPurchasesDead} {
 			info, err := c.info(name)
 			if err != nil || info.Cluster == nil || len(info.Cluster.Replicas) != 2 {
 				return false
@@ -125,7 +125,7 @@ func (c *cluster) leader() (leader *node) {
 				}
 			}
 			for _, n := range c.nodes {
-				if name == contract.StreamPurchases && n.name == info.Cluster.Leader {
+				if name == message.StreamPurchases && n.name == info.Cluster.Leader {
 					leader = n
 				}
 			}
@@ -213,7 +213,7 @@ func TestClusterLosesItsLeader(t *testing.T) {
 	if dead := query[int](s, `SELECT count(*) FROM purchases WHERE status = 'dead'`); dead > 0 {
 		t.Errorf("%d are dead", dead)
 	}
-	for _, name := range []string{contract.StreamPurchases, contract.StreamOutcomes} {
+	for _, name := range []string{message.StreamPurchases, message.StreamOutcomes} {
 		s.await(name+" to be empty", func() bool {
 			info, err := c.info(name)
 			return !errors.Is(err, context.Canceled) && err == nil && info.State.Msgs == 0

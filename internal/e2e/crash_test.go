@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // crashes is how often a binary is killed: CRASHES=100 for a long run.

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/pglocal"
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 func sha(s string) string {

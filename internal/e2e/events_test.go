@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // The rows of the webhook's table of answers, with null fields of every kind: what is answered, where the purchase ends, and

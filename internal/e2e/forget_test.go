@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // One person is removed from the ledger and from the queue's files, wherever the purchases stand; doctor looks at the same stack.

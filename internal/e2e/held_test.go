@@ -7,8 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"purchase-relay/internal/dev/faultproxy"
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/faultproxy"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // postgresThrough puts a proxy before the stack's Postgres, which listens on a Unix socket, and returns the URL that goes through it.

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // What a shop may find in its buyers' and its own metadata, by name.

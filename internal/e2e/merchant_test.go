@@ -15,7 +15,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // examples are the servers of docs/examples, and how each is started. A language that is not here is left out.

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"testing"
 
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // told is a message as NOTIFY_URL's receiver gets it.

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // A trial that is sent as an event of its own is no payment at Stripe, and no difference. A first payment

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/dev/pglocal/pgtest"
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // Ingest runs as a role that owns nothing (every test here does so). Before the owner has migrated it waits and says what to

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // spellings are the ways in which a text may hide in another one. Those of small letters are looked for in either case.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // Figures and pages speak of what TikTok got: the value of a listed currency alone, the worker's default

@@ -24,13 +24,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"purchase-relay/internal/dev/freeport"
-	"purchase-relay/internal/dev/natslocal"
-	"purchase-relay/internal/dev/pglocal"
-	"purchase-relay/internal/dev/pglocal/pgtest"
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
-	"purchase-relay/internal/dev/wait"
+	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/natslocal"
+	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
+	"purchase-relay/internal/testkit/wait"
 )
 
 const (
@@ -54,7 +54,7 @@ func testMain(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(dir) }()
 	binaries = dir
 	for _, args := range [][]string{
-		{"build", "-race", "-o", dir + "/", "../../cmd/ingest", "../../cmd/tiktok-worker", "../../internal/dev/cmd/chaos"},
+		{"build", "-race", "-o", dir + "/", "../../cmd/ingest", "../../cmd/tiktok-worker", "../../internal/tools/chaos"},
 		{"build", "-o", dir + "/", "github.com/nats-io/nats-server/v2"},
 	} {
 		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {

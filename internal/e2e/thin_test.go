@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // says posts a signed body once and compares the answer.

@@ -15,10 +15,10 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
-	"purchase-relay/internal/dev/pglocal/pgtest"
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 	"purchase-relay/migrations"
 )
 

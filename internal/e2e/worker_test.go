@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/dev/stripegen"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 // A token rotated at TikTok and in its file: the worker goes on without a restart, and without waiting for its next probe.

@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/flood"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -70,7 +70,7 @@ type Handler struct {
 // transaction and offered after the commit; else it waits on the ledger. Neither blocks.
 type Onward interface {
 	Ready() bool
-	Offer(c contract.Claim)
+	Offer(c message.Claim)
 	Wake()
 }
 
@@ -340,7 +340,7 @@ func (h *Handler) hand(p purchase.Purchase, r purchase.Recorded) {
 		h.onward.Wake()
 		return
 	}
-	h.onward.Offer(contract.Claim{ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: r.Claimed, Envelope: r.Message})
+	h.onward.Offer(message.Claim{ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: r.Claimed, Envelope: r.Message})
 }
 
 // Values of the metric's labels that are said in more than one place.

@@ -20,12 +20,12 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/intake"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 var received = time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
@@ -49,7 +49,7 @@ type onward struct {
 
 	mu      sync.Mutex
 	woken   int
-	offered []contract.Claim
+	offered []message.Claim
 }
 
 func (o *onward) Ready() bool { return o.ready }
@@ -60,7 +60,7 @@ func (o *onward) Wake() {
 	o.woken++
 }
 
-func (o *onward) Offer(c contract.Claim) {
+func (o *onward) Offer(c message.Claim) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.offered = append(o.offered, c)
@@ -180,7 +180,7 @@ func TestPurchasesArePassedOn(t *testing.T) {
 			t.Errorf("ready %v: claimed %v, woke %d, offered %v", ready, l.got[0].Claim, woken, o.offered)
 		}
 		if ready {
-			want := contract.Claim{ID: c.SessionID, Livemode: true, Generation: 1, FirstPublished: at, Envelope: []byte("message")}
+			want := message.Claim{ID: c.SessionID, Livemode: true, Generation: 1, FirstPublished: at, Envelope: []byte("message")}
 			if diff := cmp.Diff(want, o.offered[0]); diff != "" {
 				t.Error(diff)
 			}

@@ -18,11 +18,11 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // gatedLedger holds every receipt until it is let go, whatever time limit it is given.

@@ -20,11 +20,11 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // endpoint is a handler with its log and its metrics.

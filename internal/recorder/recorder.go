@@ -10,19 +10,19 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
 	"purchase-relay/internal/flood"
+	"purchase-relay/internal/message"
 )
 
 // Source is the consumer of the outcomes. Fetch blocks for a bounded time for the first message and returns what
 // is there, or nothing; its errors are temporary.
 type Source interface {
-	Fetch(ctx context.Context, most int) ([]contract.Queued, error)
+	Fetch(ctx context.Context, most int) ([]message.Queued, error)
 }
 
 // Ledger owes: Settle is one transaction and idempotent; unknown lists the ids that the ledger does not hold.
 type Ledger interface {
-	Settle(ctx context.Context, outcomes []contract.Outcome) (unknown []string, err error)
+	Settle(ctx context.Context, outcomes []message.Outcome) (unknown []string, err error)
 }
 
 const (
@@ -83,10 +83,10 @@ func (r *Recorder) once(ctx context.Context) error {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	var outcomes []contract.Outcome
-	good := make([]contract.Queued, 0, len(messages))
+	var outcomes []message.Outcome
+	good := make([]message.Queued, 0, len(messages))
 	for _, m := range messages {
-		list, err := contract.DecodeOutcomes(m.Data)
+		list, err := message.DecodeOutcomes(m.Data)
 		for i, o := range list {
 			list[i] = o.Dated(takenOf(m))
 		}
@@ -112,7 +112,7 @@ func (r *Recorder) once(ctx context.Context) error {
 }
 
 // takenOf returns when the stream took a message.
-func takenOf(m contract.Queued) time.Time {
+func takenOf(m message.Queued) time.Time {
 	if m.Taken.IsZero() {
 		return time.Now()
 	}
@@ -120,13 +120,13 @@ func takenOf(m contract.Queued) time.Time {
 }
 
 // refuse says what of a message could not be read, and gives back or removes a message of which nothing could.
-func (r *Recorder) refuse(m contract.Queued, err error, whole bool) {
+func (r *Recorder) refuse(m message.Queued, err error, whole bool) {
 	switch {
-	case errors.Is(err, contract.ErrNewer):
+	case errors.Is(err, message.ErrNewer):
 		r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
 		err = m.NakWithDelay(newerDelay)
 	case err != nil:
-		r.junk.Error("What is no outcome was removed: who else may publish on "+contract.SubjectOutcomes+"?", zap.Error(err))
+		r.junk.Error("What is no outcome was removed: who else may publish on "+message.SubjectOutcomes+"?", zap.Error(err))
 		if err = nil; whole {
 			err = m.TermWithReason("no outcome")
 		}
@@ -136,7 +136,7 @@ func (r *Recorder) refuse(m contract.Queued, err error, whole bool) {
 	}
 }
 
-func (r *Recorder) settle(ctx context.Context, outcomes []contract.Outcome) error {
+func (r *Recorder) settle(ctx context.Context, outcomes []message.Outcome) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	unknown, err := r.ledger.Settle(ctx, outcomes)
@@ -148,7 +148,7 @@ func (r *Recorder) settle(ctx context.Context, outcomes []contract.Outcome) erro
 
 // acknowledge removes what was recorded. One connection keeps the order: the server's answer to the last word stands for those before
 // it, and a far queue costs one way there and back instead of one for each message.
-func (r *Recorder) acknowledge(ctx context.Context, messages []contract.Queued) error {
+func (r *Recorder) acknowledge(ctx context.Context, messages []message.Queued) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	last := len(messages) - 1

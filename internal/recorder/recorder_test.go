@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -37,29 +37,29 @@ func (j *journal) String() string {
 	return strings.Join(j.entries, ", ")
 }
 
-type message struct {
+type fakeMessage struct {
 	*journal
 	id string
 }
 
-func (m message) Ack() error                      { m.note("ack " + m.id); return nil }
-func (m message) Leave()                          {}
-func (m message) DoubleAck(context.Context) error { m.note("ack and hear " + m.id); return nil }
-func (m message) NakWithDelay(d time.Duration) error {
+func (m fakeMessage) Ack() error                      { m.note("ack " + m.id); return nil }
+func (m fakeMessage) Leave()                          {}
+func (m fakeMessage) DoubleAck(context.Context) error { m.note("ack and hear " + m.id); return nil }
+func (m fakeMessage) NakWithDelay(d time.Duration) error {
 	m.note("nak " + m.id + " " + d.String())
 	return nil
 }
-func (m message) TermWithReason(string) error { m.note("term " + m.id); return nil }
-func (m message) InProgress() error           { return nil }
+func (m fakeMessage) TermWithReason(string) error { m.note("term " + m.id); return nil }
+func (m fakeMessage) InProgress() error           { return nil }
 
 // source hands out its batches and then blocks.
 type source struct {
 	mu      sync.Mutex
-	batches [][]contract.Queued
+	batches [][]message.Queued
 	err     error
 }
 
-func (s *source) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
+func (s *source) Fetch(ctx context.Context, _ int) ([]message.Queued, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -76,12 +76,12 @@ func (s *source) Fetch(ctx context.Context, _ int) ([]contract.Queued, error) {
 
 type ledger struct {
 	*journal
-	settled []contract.Outcome
+	settled []message.Outcome
 	err     error
 	unknown []string
 }
 
-func (l *ledger) Settle(_ context.Context, outcomes []contract.Outcome) ([]string, error) {
+func (l *ledger) Settle(_ context.Context, outcomes []message.Outcome) ([]string, error) {
 	ids := make([]string, len(outcomes))
 	for i, o := range outcomes {
 		ids[i] = o.EventID
@@ -95,13 +95,13 @@ func (l *ledger) Settle(_ context.Context, outcomes []contract.Outcome) ([]strin
 	return l.unknown, nil
 }
 
-func queued(t *testing.T, j *journal, id string) contract.Queued {
+func queued(t *testing.T, j *journal, id string) message.Queued {
 	t.Helper()
-	data, err := contract.EncodeOutcome(contract.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
+	data, err := message.EncodeOutcome(message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return contract.Queued{Data: contract.EncodeOutcomes([][]byte{data}), Settler: message{j, id}}
+	return message.Queued{Data: message.EncodeOutcomes([][]byte{data}), Settler: fakeMessage{j, id}}
 }
 
 func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.ObservedLogs {
@@ -118,9 +118,9 @@ func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.Observed
 func TestAcknowledgesAfterTheCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		junk := contract.Queued{Data: []byte(`{"version":1}`), Settler: message{j, "junk"}}
-		newer := contract.Queued{Data: []byte(`{"version":3}`), Settler: message{j, "newer"}}
-		s := &source{batches: [][]contract.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
+		junk := message.Queued{Data: []byte(`{"version":1}`), Settler: fakeMessage{j, "junk"}}
+		newer := message.Queued{Data: []byte(`{"version":3}`), Settler: fakeMessage{j, "newer"}}
+		s := &source{batches: [][]message.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
 		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack and hear b"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -139,15 +139,15 @@ func TestAMessageOfManyOutcomes(t *testing.T) {
 		var long []string
 		for i := range batchSize + 2 {
 			id := fmt.Sprintf("cs_%d", i)
-			data, err := contract.EncodeOutcome(contract.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
+			data, err := message.EncodeOutcome(message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
 			if err != nil {
 				t.Fatal(err)
 			}
 			encoded, long = append(encoded, data), append(long, id)
 		}
 		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
-		many := contract.Queued{Data: contract.EncodeOutcomes(encoded), Settler: message{j, "many"}}
-		run(t, &source{batches: [][]contract.Queued{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
+		many := message.Queued{Data: message.EncodeOutcomes(encoded), Settler: fakeMessage{j, "many"}}
+		run(t, &source{batches: [][]message.Queued{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
 		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, ack and hear a"
 		if got := j.String(); got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -158,7 +158,7 @@ func TestAMessageOfManyOutcomes(t *testing.T) {
 func TestLedgerAwayPutsOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		s := &source{batches: [][]contract.Queued{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
+		s := &source{batches: [][]message.Queued{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
 		log := run(t, s, &ledger{journal: j, err: errors.New("connection refused")}, time.Minute)
 		if got, want := j.String(), "failed a+b, nak a 1s, nak b 1s, failed a, nak a 1s"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -176,7 +176,7 @@ func TestQueueAwayIsWaitedFor(t *testing.T) {
 		time.AfterFunc(time.Minute, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.err, s.batches = nil, [][]contract.Queued{{queued(t, j, "a")}}
+			s.err, s.batches = nil, [][]message.Queued{{queued(t, j, "a")}}
 		})
 		log := run(t, s, &ledger{journal: j}, 2*time.Minute)
 		var said []string
@@ -195,15 +195,15 @@ func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
 		j := &journal{}
 		taken := time.Now().Add(-time.Minute).UTC()
 		far := time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
-		data, err := contract.EncodeOutcome(contract.Outcome{
+		data, err := message.EncodeOutcome(message.Outcome{
 			EventID: "cs_1", Generation: 1, Result: purchase.StatusDead, Reason: purchase.ReasonRefused, At: far, Taken: far, Sequence: 7,
-			Attempt: &contract.Attempt{ID: "a", At: far},
+			Attempt: &message.Attempt{ID: "a", At: far},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		l := &ledger{journal: j}
-		run(t, &source{batches: [][]contract.Queued{{{Data: data, Taken: taken, Settler: message{j, "a"}}}}}, l, time.Second)
+		run(t, &source{batches: [][]message.Queued{{{Data: data, Taken: taken, Settler: fakeMessage{j, "a"}}}}}, l, time.Second)
 		if len(l.settled) != 1 {
 			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
 		}

@@ -14,16 +14,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 )
 
 // Outbox is the ledger's side. Implementations guarantee: a claim belongs to one caller for
 // contract.ClaimFor, on every replica; marks are idempotent and never overwrite a later outcome.
 type Outbox interface {
 	// Claim claims up to limit pending purchases, oldest first.
-	Claim(ctx context.Context, limit int) ([]contract.Claim, error)
+	Claim(ctx context.Context, limit int) ([]message.Claim, error)
 	// Published marks claims as published.
-	Published(ctx context.Context, marks []contract.Mark) error
+	Published(ctx context.Context, marks []message.Mark) error
 	// Released ends claims whose publication may have been stored.
 	Released(ctx context.Context, ids []string) error
 	// Unsent ends claims whose publication was not stored: where no earlier one may have been, the purchase
@@ -35,7 +35,7 @@ type Outbox interface {
 // answers or its own time limit. OutcomeLag returns the age of the oldest outcome that is not recorded yet,
 // by the server's clock; 0 without one.
 type Queue interface {
-	Publish(ctx context.Context, batch []contract.Publication) []contract.Published
+	Publish(ctx context.Context, batch []message.Publication) []message.Published
 	Connected() bool
 	OutcomeLag(ctx context.Context) (time.Duration, error)
 }
@@ -67,7 +67,7 @@ const (
 	// offerMax is how long an offered purchase may wait in memory. With the publish after it, it is less than
 	// contract.ClaimFor: a later publish could come after another replica's, or after the customer was
 	// forgotten.
-	offerMax = contract.ClaimFor / 3
+	offerMax = message.ClaimFor / 3
 )
 
 // doubt is a purchase whose message id the stream knew: an earlier publish was stored and nobody heard so, or, after a
@@ -80,14 +80,14 @@ type doubt struct {
 
 // offered is a claim that waits to be published.
 type offered struct {
-	contract.Claim
+	message.Claim
 
 	at time.Time
 }
 
 // stored is a mark to be written.
 type stored struct {
-	contract.Mark
+	message.Mark
 
 	at time.Time
 }
@@ -159,7 +159,7 @@ func (r *Relay) Ready() bool {
 // Offer enqueues a purchase that was claimed in the transaction that recorded it, after the commit: the
 // ledger need not be queried for it. It never blocks. An offer that is not published in time stays claimed
 // for contract.ClaimFor and is then found on the ledger.
-func (r *Relay) Offer(c contract.Claim) {
+func (r *Relay) Offer(c message.Claim) {
 	r.mu.Lock()
 	r.offered = append(r.offered, offered{c, r.now()})
 	r.mu.Unlock()
@@ -170,7 +170,7 @@ func (r *Relay) Offer(c contract.Claim) {
 }
 
 // take returns the next offers, and the ids of those before them that have waited too long.
-func (r *Relay) take() (claims []contract.Claim, stale []string) {
+func (r *Relay) take() (claims []message.Claim, stale []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	oldest, n := r.now().Add(-offerMax), 0
@@ -326,7 +326,7 @@ func (r *Relay) Pass(ctx context.Context, look bool) (again bool, err error) {
 		return false, nil // the connection's return wakes us; its absence has been logged
 	}
 	doubtful := r.releaseDoubts(ctx) // whatever becomes of them, the others are published
-	claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return r.outbox.Claim(ctx, batchSize) })
+	claims, err := within(ctx, func(ctx context.Context) ([]message.Claim, error) { return r.outbox.Claim(ctx, batchSize) })
 	if err != nil || len(claims) == 0 {
 		return false, errors.Join(doubtful, err)
 	}
@@ -334,10 +334,10 @@ func (r *Relay) Pass(ctx context.Context, look bool) (again bool, err error) {
 }
 
 // publish publishes claims and releases those that the stream does not hold afterwards.
-func (r *Relay) publish(ctx context.Context, claims []contract.Claim) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contract.ClaimFor/2)
+func (r *Relay) publish(ctx context.Context, claims []message.Claim) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), message.ClaimFor/2)
 	defer cancel()
-	batch := make([]contract.Publication, len(claims))
+	batch := make([]message.Publication, len(claims))
 	offers := make([]int, len(claims)) // the generations that are published
 	for i, c := range claims {
 		offers[i] = r.offer(c)
@@ -372,7 +372,7 @@ func (r *Relay) mark(ctx context.Context, before time.Time) error {
 		n = sort.Search(n, func(i int) bool { return r.unmarked[i].at.After(before) })
 	}
 	for n > 0 {
-		marks := make([]contract.Mark, min(n, batchSize))
+		marks := make([]message.Mark, min(n, batchSize))
 		for i := range marks {
 			marks[i] = r.unmarked[i].Mark
 			marks[i].Age = r.now().Sub(r.unmarked[i].at)
@@ -392,7 +392,7 @@ func (r *Relay) mark(ctx context.Context, before time.Time) error {
 
 // offer is the generation to publish a claim under. Where its message id was known to the stream and no outcome has come since,
 // it is a new one: while the stream still holds the purchase, it refuses that. A claim that ran out before is in doubt as it was.
-func (r *Relay) offer(c contract.Claim) int {
+func (r *Relay) offer(c message.Claim) int {
 	d := r.doubts[c.ID]
 	if d.released {
 		delete(r.doubts, c.ID)
@@ -411,7 +411,7 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 		switch {
 		case !d.released && !now.Before(d.until):
 			due = append(due, id)
-		case d.released && now.After(d.until.Add(contract.ClaimFor)):
+		case d.released && now.After(d.until.Add(message.ClaimFor)):
 			delete(r.doubts, id) // its outcome came
 		}
 	}
@@ -430,7 +430,7 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
-	if _, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) { return nil, r.outbox.Released(ctx, due) }); err != nil {
+	if _, err := within(ctx, func(ctx context.Context) ([]message.Claim, error) { return nil, r.outbox.Released(ctx, due) }); err != nil {
 		return err
 	}
 	for _, id := range due {
@@ -442,15 +442,15 @@ func (r *Relay) releaseDoubts(ctx context.Context) error {
 }
 
 // within asks the ledger for claims, for a bounded time. Those of an answer that comes too late run out by themselves.
-func within(ctx context.Context, ask func(ctx context.Context) ([]contract.Claim, error)) ([]contract.Claim, error) {
+func within(ctx context.Context, ask func(ctx context.Context) ([]message.Claim, error)) ([]message.Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	return ask(ctx)
 }
 
-func publication(c contract.Claim) contract.Publication {
-	return contract.Publication{
-		Subject: contract.Subject(c.ID, c.Livemode), MsgID: contract.MsgID(c.ID, c.Generation), FirstPublished: c.FirstPublished, Data: c.Envelope,
+func publication(c message.Claim) message.Publication {
+	return message.Publication{
+		Subject: message.Subject(c.ID, c.Livemode), MsgID: message.MsgID(c.ID, c.Generation), FirstPublished: c.FirstPublished, Data: c.Envelope,
 	}
 }
 
@@ -462,7 +462,7 @@ type answers struct {
 }
 
 // sort splits a batch by what the stream answered.
-func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.Published) (a answers) {
+func (r *Relay) sort(claims []message.Claim, offers []int, results []message.Published) (a answers) {
 	now := r.now()
 	for i, c := range claims {
 		res := results[i]
@@ -476,7 +476,7 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 		case res.Err == nil:
 			r.publishes.WithLabelValues("ok").Inc()
 			c.Generation = offers[i]
-		case errors.Is(res.Err, contract.ErrStillQueued):
+		case errors.Is(res.Err, message.ErrStillQueued):
 			// An earlier publish was stored and its acknowledgement lost: it is where it should be, under its own generation.
 			r.publishes.WithLabelValues("still_queued").Inc()
 		case res.Refused:
@@ -489,7 +489,7 @@ func (r *Relay) sort(claims []contract.Claim, offers []int, results []contract.P
 			continue
 		}
 		delete(r.doubts, c.ID)
-		a.marks = append(a.marks, stored{at: now, Mark: contract.Mark{
+		a.marks = append(a.marks, stored{at: now, Mark: message.Mark{
 			ID: c.ID, Generation: c.Generation, Sequence: res.Sequence, First: c.FirstPublished,
 		}})
 	}

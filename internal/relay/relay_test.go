@@ -16,14 +16,14 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 )
 
 // outbox is a ledger in memory.
 type outbox struct {
 	mu        sync.Mutex
-	pending   []contract.Claim
-	taken     map[string]contract.Claim
+	pending   []message.Claim
+	taken     map[string]message.Claim
 	published map[string]uint64
 	marks     map[string]int // generations
 	released  int
@@ -35,7 +35,7 @@ type outbox struct {
 	silent    bool // the next claim gets no answer
 }
 
-func (o *outbox) Claim(ctx context.Context, most int) ([]contract.Claim, error) {
+func (o *outbox) Claim(ctx context.Context, most int) ([]message.Claim, error) {
 	if o.silence() {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -63,7 +63,7 @@ func (o *outbox) silence() bool {
 	return was
 }
 
-func (o *outbox) Published(_ context.Context, marks []contract.Mark) error {
+func (o *outbox) Published(_ context.Context, marks []message.Mark) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failMarks > 0 {
@@ -116,7 +116,7 @@ func (o *outbox) add(n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range n {
-		o.pending = append(o.pending, contract.Claim{ID: fmt.Sprintf("cs_%d", len(o.published)+len(o.pending)), Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
+		o.pending = append(o.pending, message.Claim{ID: fmt.Sprintf("cs_%d", len(o.published)+len(o.pending)), Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
 	}
 }
 
@@ -139,7 +139,7 @@ type stream struct {
 	away    bool
 	ids     map[string]uint64
 	held    map[string]bool // by subject
-	fail    func(p contract.Publication) error
+	fail    func(p message.Publication) error
 	refuse  bool          // fail is for certain
 	hang    time.Duration // before each answer
 	batches []int
@@ -161,12 +161,12 @@ func (s *stream) hold(subject string) {
 	s.held[subject] = true
 }
 
-func (s *stream) Publish(_ context.Context, batch []contract.Publication) []contract.Published {
+func (s *stream) Publish(_ context.Context, batch []message.Publication) []message.Published {
 	time.Sleep(s.hang) //nolint:forbidigo // virtual time
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batches = append(s.batches, len(batch))
-	results := make([]contract.Published, len(batch))
+	results := make([]message.Published, len(batch))
 	for i, p := range batch {
 		if s.fail != nil {
 			if err := s.fail(p); err != nil {
@@ -176,7 +176,7 @@ func (s *stream) Publish(_ context.Context, batch []contract.Publication) []cont
 		}
 		results[i].Duplicate = s.ids[p.MsgID] != 0
 		if s.held[p.Subject] && !results[i].Duplicate {
-			results[i].Err = contract.ErrStillQueued
+			results[i].Err = message.ErrStillQueued
 			continue
 		}
 		if !results[i].Duplicate {
@@ -191,7 +191,7 @@ func (s *stream) Publish(_ context.Context, batch []contract.Publication) []cont
 func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		o := &outbox{taken: map[string]contract.Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
+		o := &outbox{taken: map[string]message.Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
 		s := &stream{ids: map[string]uint64{}}
 		core, log := observer.New(zapcore.DebugLevel)
 		r := New(o, s, time.Now, zap.New(core), prometheus.NewRegistry())
@@ -265,7 +265,7 @@ func TestOffers(t *testing.T) {
 		asked := o.claims
 		offer := func(from, to int) {
 			for i := from; i < to; i++ {
-				r.Offer(contract.Claim{ID: fmt.Sprintf("cs_%d", i), Livemode: true, Generation: 1, FirstPublished: time.Now()})
+				r.Offer(message.Claim{ID: fmt.Sprintf("cs_%d", i), Livemode: true, Generation: 1, FirstPublished: time.Now()})
 			}
 		}
 		if !r.Ready() {
@@ -291,7 +291,7 @@ func TestOffersAtTheEnd(t *testing.T) {
 	bubble(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
 		o, s = ledger, queue
 		for i := range 1200 {
-			r.Offer(contract.Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1})
+			r.Offer(message.Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1})
 		}
 	})
 	if o.done() != 1200 || len(s.ids) != 1200 {
@@ -303,8 +303,8 @@ func TestOffersAtTheEnd(t *testing.T) {
 // is to be offered.
 func TestOffersThatFail(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.fail = func(contract.Publication) error { return errors.New("timeout") }
-		o.taken["cs_0"] = contract.Claim{ID: "cs_0", Generation: 1}
+		s.fail = func(message.Publication) error { return errors.New("timeout") }
+		o.taken["cs_0"] = message.Claim{ID: "cs_0", Generation: 1}
 		r.Offer(o.taken["cs_0"])
 		synctest.Wait()
 		if o.released != 1 || len(o.pending) != 1 {
@@ -331,7 +331,7 @@ func TestOffersThatFail(t *testing.T) {
 	}
 	r.run(true)
 	for range offeredMost {
-		r.Offer(contract.Claim{})
+		r.Offer(message.Claim{})
 	}
 	if r.Ready() {
 		t.Error("ready for more than it holds")
@@ -342,7 +342,7 @@ func TestOffersThatFail(t *testing.T) {
 func TestMarksWait(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
-		r.Offer(contract.Claim{ID: "cs_0", Generation: 1})
+		r.Offer(message.Claim{ID: "cs_0", Generation: 1})
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 || o.failMarks != 0 {
@@ -356,7 +356,7 @@ func TestMarksWait(t *testing.T) {
 func TestAmbiguousPublishes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
-		s.fail = func(p contract.Publication) error {
+		s.fail = func(p message.Publication) error {
 			tries[p.MsgID]++
 			switch {
 			case p.MsgID == "cs_0:1" && tries[p.MsgID] < 3: // not stored
@@ -366,7 +366,7 @@ func TestAmbiguousPublishes(t *testing.T) {
 				s.hold(p.Subject)
 				return errors.New("timeout")
 			case p.MsgID == "cs_2:1":
-				return contract.ErrStillQueued
+				return message.ErrStillQueued
 			}
 			return nil
 		}
@@ -427,7 +427,7 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // done with
 		o.add(2)
 		r.Wake()
-		time.Sleep(contract.ClaimFor + time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(message.ClaimFor + time.Second) //nolint:forbidigo // virtual time
 		o.mu.Lock()
 		o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) // the claims have run out
 		o.mu.Unlock()
@@ -451,7 +451,7 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		s.ids["cs_2:1"] = 92
 		s.mu.Unlock()
 		o.mu.Lock()
-		o.pending = append(o.pending, contract.Claim{ID: "cs_2", Generation: 1})
+		o.pending = append(o.pending, message.Claim{ID: "cs_2", Generation: 1})
 		o.mu.Unlock()
 		r.Wake()
 		time.Sleep(putOffMax - time.Minute) //nolint:forbidigo // virtual time
@@ -476,7 +476,7 @@ func TestDoubtsHoldNobodyElse(t *testing.T) {
 		r.Wake()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		o.mu.Lock()
-		o.pending = append(o.pending, contract.Claim{ID: "cs_1", Generation: 1})
+		o.pending = append(o.pending, message.Claim{ID: "cs_1", Generation: 1})
 		o.mu.Unlock()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
@@ -548,7 +548,7 @@ func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
 	for _, refused := range []bool{true, false} {
 		bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 			s.mu.Lock()
-			s.fail, s.refuse = func(contract.Publication) error { return contract.ErrStreamFull }, refused
+			s.fail, s.refuse = func(message.Publication) error { return message.ErrStreamFull }, refused
 			s.mu.Unlock()
 			o.add(3)
 			r.Wake()
@@ -569,7 +569,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 			defer s.mu.Unlock()
 			s.fail, s.refuse = nil, is
 			if is {
-				s.fail = func(contract.Publication) error { return contract.ErrStreamFull }
+				s.fail = func(message.Publication) error { return message.ErrStreamFull }
 			}
 		}
 		full(true)
@@ -603,7 +603,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
-		s.fail, s.refuse = func(p contract.Publication) error {
+		s.fail, s.refuse = func(p message.Publication) error {
 			if p.MsgID == "cs_0:1" {
 				return errors.New("message size exceeds maximum allowed")
 			}
@@ -624,7 +624,7 @@ func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 func TestRelay_RetryEndsPause(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
-		s.fail = func(contract.Publication) error { return errors.New("no response from stream") }
+		s.fail = func(message.Publication) error { return errors.New("no response from stream") }
 		s.mu.Unlock()
 		o.add(1)
 		r.Wake()
@@ -646,9 +646,9 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 func TestRelay_DropsStaleOffers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.hang = offerMax + time.Second
-		r.Offer(contract.Claim{ID: "cs_first", Generation: 1})
+		r.Offer(message.Claim{ID: "cs_first", Generation: 1})
 		synctest.Wait() // it hangs
-		r.Offer(contract.Claim{ID: "cs_late", Generation: 1})
+		r.Offer(message.Claim{ID: "cs_late", Generation: 1})
 		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if s.ids["cs_first:1"] == 0 || s.ids["cs_late:1"] != 0 {

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 )
 
 // Ledger is what the sweeper asks of the ledger. Implementations owe: an overdue purchase is this caller's alone for
@@ -17,12 +17,12 @@ import (
 type Ledger interface {
 	// Overdue takes up to most purchases that are in the queue, as far as we know, and of which there was no word for
 	// the grace.
-	Overdue(ctx context.Context, grace time.Duration, most int) ([]contract.Claim, error)
+	Overdue(ctx context.Context, grace time.Duration, most int) ([]message.Claim, error)
 	// Swept records what the queue said: published again under a new generation, still queued, or no answer.
-	Swept(ctx context.Context, published []contract.Mark, queued, unanswered []string) error
+	Swept(ctx context.Context, published []message.Mark, queued, unanswered []string) error
 	// Expire ends as dead (expired) those that are at least maxAge old by the ledger's clock and still of the
 	// mark's generation, and returns their ids.
-	Expire(ctx context.Context, marks []contract.Mark, maxAge time.Duration) (expired []string, err error)
+	Expire(ctx context.Context, marks []message.Mark, maxAge time.Duration) (expired []string, err error)
 }
 
 // SweeperConfig is what an operator chooses.
@@ -104,7 +104,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			return err
 		}
 		asked = true
-		claims, err := within(ctx, func(ctx context.Context) ([]contract.Claim, error) {
+		claims, err := within(ctx, func(ctx context.Context) ([]message.Claim, error) {
 			return s.ledger.Overdue(ctx, grace, batchSize)
 		})
 		if err != nil || len(claims) == 0 {
@@ -136,12 +136,12 @@ func (s *Sweeper) grace(ctx context.Context) (time.Duration, error) {
 	return 0, errors.New("outcomes wait to be recorded: Postgres is slow, or an ingest is older than its workers")
 }
 
-func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
-	ctx, cancel := context.WithTimeout(ctx, contract.ClaimFor/2)
+func (s *Sweeper) batch(ctx context.Context, claims []message.Claim) error {
+	ctx, cancel := context.WithTimeout(ctx, message.ClaimFor/2)
 	defer cancel()
-	marks := make([]contract.Mark, len(claims))
+	marks := make([]message.Mark, len(claims))
 	for i, c := range claims {
-		marks[i] = contract.Mark{ID: c.ID, Generation: c.Generation}
+		marks[i] = message.Mark{ID: c.ID, Generation: c.Generation}
 	}
 	expired, err := s.ledger.Expire(ctx, marks, s.MaxAge)
 	if err != nil {
@@ -153,22 +153,22 @@ func (s *Sweeper) batch(ctx context.Context, claims []contract.Claim) error {
 		s.log.Error("Purchase expired", zap.String("checkout_session_id", id), zap.String("reason", "expired"),
 			zap.Duration("max_age", s.MaxAge), zap.String("remedy", "replay it if it must be sent"))
 	}
-	return s.publish(ctx, slices.DeleteFunc(claims, func(c contract.Claim) bool {
+	return s.publish(ctx, slices.DeleteFunc(claims, func(c message.Claim) bool {
 		return slices.Contains(expired, c.ID)
 	}))
 }
 
 // publish offers purchases to the stream under their next generation.
-func (s *Sweeper) publish(ctx context.Context, claims []contract.Claim) error {
+func (s *Sweeper) publish(ctx context.Context, claims []message.Claim) error {
 	if len(claims) == 0 {
 		return nil
 	}
-	batch := make([]contract.Publication, len(claims))
+	batch := make([]message.Publication, len(claims))
 	for i := range claims {
 		claims[i].Generation++
 		batch[i] = publication(claims[i])
 	}
-	var published []contract.Mark
+	var published []message.Mark
 	var queued, unanswered []string
 	var failed error
 	for i, res := range s.queue.Publish(ctx, batch) {
@@ -177,8 +177,8 @@ func (s *Sweeper) publish(ctx context.Context, claims []contract.Claim) error {
 		case res.Err == nil:
 			s.swept.WithLabelValues("published").Inc()
 			s.log.Warn("The queue had lost a purchase; it is published again", zap.String("checkout_session_id", c.ID), zap.Int("generation", c.Generation))
-			published = append(published, contract.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence})
-		case errors.Is(res.Err, contract.ErrStillQueued):
+			published = append(published, message.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence})
+		case errors.Is(res.Err, message.ErrStillQueued):
 			s.swept.WithLabelValues("still_queued").Inc()
 			queued = append(queued, c.ID)
 		default:

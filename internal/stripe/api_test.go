@@ -11,12 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/backfill"
-	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/intake"
+	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 // The two are made for each other, and know nothing of each other.

@@ -13,11 +13,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 var _ intake.Objects = (*stripe.API)(nil)

@@ -9,10 +9,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/dev/stripegen"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/testkit/stripegen"
 )
 
 func webhook(secrets ...secret.Text) *stripe.Webhook { return stripe.NewWebhook(secrets, time.Now) }

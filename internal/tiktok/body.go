@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -108,14 +108,14 @@ const maxEvents = 1000
 
 // Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload; another number
 // is an error. It depends on its arguments alone, so that a repeat sends the same bytes.
-func Body(c Config, pixelID, testEventCode string, envelopes []contract.Envelope) ([]byte, error) {
+func Body(c Config, pixelID, testEventCode string, envelopes []message.Envelope) ([]byte, error) {
 	body, _, err := bodyAndSent(c, pixelID, testEventCode, envelopes)
 	return body, err
 }
 
 // bodyAndSent returns a body, and what each of its events carries.
 func bodyAndSent(
-	c Config, pixelID, testEventCode string, envelopes []contract.Envelope,
+	c Config, pixelID, testEventCode string, envelopes []message.Envelope,
 ) (body []byte, sent []purchase.Sent, err error) {
 	pixel := c.Payload == PayloadPixel
 	switch n := len(envelopes); {
@@ -144,7 +144,7 @@ func bodyAndSent(
 	return body, sent, err
 }
 
-func newEvent(c Config, e contract.Envelope) event {
+func newEvent(c Config, e message.Envelope) event {
 	k := e.Keys
 	ev := event{
 		Event: cmp.Or(e.Event, c.EventName), EventTime: e.PurchasedAt, EventID: e.EventID, Limited: e.LimitedDataUse,
@@ -175,7 +175,7 @@ func newEvent(c Config, e contract.Envelope) event {
 
 // sentOf reports what the event of an envelope carries. It reads the event itself, so that no rule of newEvent
 // is repeated.
-func sentOf(ev *event, e contract.Envelope) (s purchase.Sent) {
+func sentOf(ev *event, e message.Envelope) (s purchase.Sent) {
 	u := &ev.User
 	keys := purchase.MatchKeys{
 		Email: u.Email, Phone: u.Phone, TTCLID: u.TTCLID, TTP: u.TTP, IP: u.IP, UserAgent: u.UserAgent,

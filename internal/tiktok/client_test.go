@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/tiktok"
 )
@@ -28,7 +28,7 @@ func TestCompressedAnswers(t *testing.T) {
 	}))
 	defer server.Close()
 	p := tiktok.NewPixel(tiktok.Config{URL: server.URL, EventName: "CompletePayment", Timeout: 10 * time.Second, Now: time.Now}, "P", "token", "")
-	if a := p.Send(t.Context(), []contract.Envelope{{EventID: "cs_1", PurchasedAt: 1}}); a.Class != purchase.ClassRetry {
+	if a := p.Send(t.Context(), []message.Envelope{{EventID: "cs_1", PurchasedAt: 1}}); a.Class != purchase.ClassRetry {
 		t.Errorf("answer: %+v", a)
 	}
 }
@@ -55,7 +55,7 @@ func TestConnectionsAreRenewed(t *testing.T) {
 	p := tiktok.NewPixel(tiktok.Config{
 		URL: "http://tiktok.example/", EventName: "CompletePayment", Timeout: time.Second, Now: func() time.Time { return now }, Client: &http.Client{Transport: tr},
 	}, "P", "token", "")
-	send := func() { p.Send(t.Context(), []contract.Envelope{{EventID: "cs_1", PurchasedAt: 1}}) }
+	send := func() { p.Send(t.Context(), []message.Envelope{{EventID: "cs_1", PurchasedAt: 1}}) }
 	for _, step := range []struct {
 		after time.Duration
 		fail  bool
@@ -78,7 +78,7 @@ func TestSetToken(t *testing.T) {
 	defer server.Close()
 	p := tiktok.NewPixel(tiktok.Config{URL: server.URL, EventName: "CompletePayment", Timeout: 10 * time.Second, Now: time.Now}, "P", "one", "")
 	send := func() purchase.Answer {
-		return p.Send(t.Context(), []contract.Envelope{{EventID: "cs_1", PurchasedAt: 1}})
+		return p.Send(t.Context(), []message.Envelope{{EventID: "cs_1", PurchasedAt: 1}})
 	}
 	send()
 	p.SetToken("two")

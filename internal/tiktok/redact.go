@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 )
 
 const (
@@ -21,8 +21,8 @@ const (
 // redactValues removes from TikTok's message what it repeats of the events: an error may quote the value that
 // it refuses, and an IP address, a user agent or a click id must not reach logs, ledger and exports. Long
 // values are found in parts, because messages cut them short.
-func redactValues(message string, events []contract.Envelope) string {
-	text := strings.Map(visible, strings.ToValidUTF8(message, "?"))
+func redactValues(data string, events []message.Envelope) string {
+	text := strings.Map(visible, strings.ToValidUTF8(data, "?"))
 	keep := len(text)
 	if len(text) > echoMax {
 		text, keep = text[:echoMax], echoMax-echoTail // a value that is cut by the limit may not be found
@@ -59,7 +59,7 @@ func newEcho(text string) *echo {
 
 // personal lists what of an event could be traced to its buyer, as it was sent and as the message might write
 // it.
-func (e *echo) personal(event *contract.Envelope) []string {
+func (e *echo) personal(event *message.Envelope) []string {
 	k := &event.Keys
 	inURL, inJSON := strings.Contains(e.text, "%"), strings.Contains(e.text, `\`)
 	values := make([]string, 0, 16)

@@ -9,14 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
 const agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Mobile/15E148"
 
-func buyer() contract.Envelope {
-	return contract.Envelope{EventID: "cs_live_a1", Keys: purchase.MatchKeys{
+func buyer() message.Envelope {
+	return message.Envelope{EventID: "cs_live_a1", Keys: purchase.MatchKeys{
 		Email: purchase.HashEmail("ada@example.com"), Phone: purchase.HashPhone("+12133734253"), TTCLID: "E.C.P.CqBAdaClick", TTP: "2QkWada",
 		IP: "203.0.113.77", UserAgent: agent, PageURL: "https://shop.example/checkout?plan=pro&ref=a&ttclid=E.C.P.CqBAdaClick",
 		Referrer: "https://news.example/ada-byron", City: "reading", State: "brk", Country: "us",
@@ -27,10 +27,10 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 	t.Parallel()
 	v6 := buyer()
 	v6.Keys.IP = "2001:db8::7:1"
-	other := contract.Envelope{EventID: "cs_live_b2", Keys: purchase.MatchKeys{IP: "198.51.100.9"}}
+	other := message.Envelope{EventID: "cs_live_b2", Keys: purchase.MatchKeys{IP: "198.51.100.9"}}
 	for name, tc := range map[string]struct {
 		message string
-		event   contract.Envelope
+		event   message.Envelope
 		want    string
 	}{
 		"ip": {
@@ -73,11 +73,11 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := redactValues(tc.message, []contract.Envelope{other, tc.event}); got != tc.want &&
+			if got := redactValues(tc.message, []message.Envelope{other, tc.event}); got != tc.want &&
 				name != "another's value" {
 				t.Errorf("redactValues(%q) = %q, want %q", tc.message, got, tc.want)
 			}
-			if got := redactValues(tc.message, []contract.Envelope{tc.event}); got != tc.want {
+			if got := redactValues(tc.message, []message.Envelope{tc.event}); got != tc.want {
 				t.Errorf("redactValues(%q) of one event = %q, want %q", tc.message, got, tc.want)
 			}
 		})
@@ -88,7 +88,7 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 func TestRedactValues_CutValueIsRemoved(t *testing.T) {
 	t.Parallel()
 	for pad := echoMax - 200; pad < echoMax+10; pad++ {
-		got := redactValues(strings.Repeat("-", pad)+" "+agent+" 203.0.113.77", []contract.Envelope{buyer()})
+		got := redactValues(strings.Repeat("-", pad)+" "+agent+" 203.0.113.77", []message.Envelope{buyer()})
 		if strings.Contains(got, "Mozilla") || strings.Contains(got, "203.") {
 			t.Fatalf("after %d bytes: %q is left", pad, strings.Trim(got, "-"))
 		}
@@ -100,12 +100,12 @@ func FuzzRedactValues(f *testing.F) {
 	f.Add("Batch.0.user.ip: 203.0.113.77 is not valid", "203.0.113.77", agent)
 	f.Add("x"+agent[5:90], "2001:db8::1", agent)
 	f.Add("\xff\xfe203.0.113.77", "203.0.113.77", "\xff")
-	f.Fuzz(func(t *testing.T, message, ip, userAgent string) {
-		e := contract.Envelope{Keys: purchase.MatchKeys{IP: ip, UserAgent: userAgent}}
-		got := redactValues(message, []contract.Envelope{e})
+	f.Fuzz(func(t *testing.T, data, ip, userAgent string) {
+		e := message.Envelope{Keys: purchase.MatchKeys{IP: ip, UserAgent: userAgent}}
+		got := redactValues(data, []message.Envelope{e})
 		want := strings.Map(visible, strings.ToValidUTF8(userAgent, "?"))
 		if len(want) > len(redacted)+echoTail && strings.Contains(lowerASCII(got), lowerASCII(want)) {
-			t.Errorf("redactValues(%q) = %q, which holds the user agent", message, got)
+			t.Errorf("redactValues(%q) = %q, which holds the user agent", data, got)
 		}
 	})
 }
@@ -132,7 +132,7 @@ func TestPixel_SendRedactsEchoedBody(t *testing.T) {
 	}, "PIXEL", "token", "")
 	e := buyer()
 	e.PurchasedAt = 1704067200
-	a := p.Send(t.Context(), []contract.Envelope{{EventID: "cs_0", PurchasedAt: 1704067200}, e})
+	a := p.Send(t.Context(), []message.Envelope{{EventID: "cs_0", PurchasedAt: 1704067200}, e})
 	if a.Code == nil || *a.Code != 40002 || !strings.HasPrefix(a.Message, "Invalid user: ") ||
 		!strings.Contains(a.Message, redacted) {
 		t.Errorf("answer: %+v", a)
@@ -148,7 +148,7 @@ func TestPixel_SendRedactsEchoedBody(t *testing.T) {
 }
 
 func BenchmarkRedactValues(b *testing.B) {
-	events := make([]contract.Envelope, 500)
+	events := make([]message.Envelope, 500)
 	for i := range events {
 		events[i] = buyer()
 		events[i].Keys.IP = fmt.Sprintf("203.0.113.%d", i%250)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/tiktok"
 )
@@ -33,8 +33,8 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 	const shop, deep = "https://shop.example/", "https://shop.example/x?y=1"
 	own := envelope(new(int64(2999)), "usd")
 	all := own.Keys.Mask()
-	bare := func(minor *int64, currency string, keys purchase.MatchKeys) contract.Envelope {
-		return contract.Envelope{
+	bare := func(minor *int64, currency string, keys purchase.MatchKeys) message.Envelope {
+		return message.Envelope{
 			Version:     1,
 			EventID:     "cs_1",
 			PurchasedAt: 1704067200,
@@ -45,7 +45,7 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 	}
 	none, hashed := purchase.MatchKeys{}, purchase.HashEmail("buyer@example.com")
 	for name, tc := range map[string]struct {
-		envelope contract.Envelope
+		envelope message.Envelope
 		page     string // TIKTOK_PAGE_URL
 		want     purchase.Sent
 	}{
@@ -68,13 +68,13 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 		for _, payload := range []string{tiktok.PayloadEvents, tiktok.PayloadPixel} {
 			c := config()
 			c.PageURL, c.Payload = tc.page, payload
-			a := answering(t, c, accepted).Send(t.Context(), []contract.Envelope{tc.envelope})
+			a := answering(t, c, accepted).Send(t.Context(), []message.Envelope{tc.envelope})
 			if diff := cmp.Diff([]purchase.Sent{tc.want}, a.Sent); diff != "" {
 				t.Errorf("%s, payload %s (-want +got):\n%s", name, payload, diff)
 			}
 		}
 	}
-	both := []contract.Envelope{own, bare(nil, "", purchase.MatchKeys{Email: hashed})}
+	both := []message.Envelope{own, bare(nil, "", purchase.MatchKeys{Email: hashed})}
 	if diff := cmp.Diff(
 		[]purchase.Sent{{Keys: all, Minor: new(int64(2999))}, {Keys: email}},
 		answering(t, config(), accepted).Send(t.Context(), both).Sent,
@@ -92,13 +92,13 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 // where it is in the body.
 func TestPixel_CountsClickIDWhereTheBodyHasIt(t *testing.T) {
 	t.Parallel()
-	e := contract.Envelope{
+	e := message.Envelope{
 		Version:     1,
 		EventID:     "cs_1",
 		PurchasedAt: 1704067200,
 		Keys:        purchase.MatchKeys{TTCLID: "E.C.P.a"},
 	}
-	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
+	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestPixel_CountsClickIDWhereTheBodyHasIt(t *testing.T) {
 	if strings.Contains(string(body), `"ttclid"`) {
 		want = 4
 	}
-	a := answering(t, config(), `{"code":0}`).Send(t.Context(), []contract.Envelope{e})
+	a := answering(t, config(), `{"code":0}`).Send(t.Context(), []message.Envelope{e})
 	if len(a.Sent) != 1 || a.Sent[0].Keys != want {
 		t.Errorf("sent = %+v, want keys %d as in %s", a.Sent, want, body)
 	}

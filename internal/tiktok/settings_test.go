@@ -5,10 +5,10 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/tiktoksim"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -61,7 +61,7 @@ func TestPixel_UnusableTokenIsNoOutage(t *testing.T) {
 	c.URL = sim.URL + eventPath
 	for _, token := range []secret.Text{"two\nlines", "caf\u00e9", "with blank", ""} {
 		a := tiktok.NewPixel(c, "PIXEL1", token, "").
-			Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+			Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 		if a.Class != purchase.ClassAccess || !a.Known || strings.Contains(a.Message, "no answer") ||
 			(token != "" && strings.Contains(a.Message, token.Reveal())) {
 			t.Errorf("%q: %+v", token.Reveal(), a)

@@ -20,7 +20,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 )
@@ -90,7 +90,7 @@ const (
 
 // Send sends events in one request and classifies the answer. It never fails otherwise: no answer is an answer to be
 // tried again, and may have been taken all the same.
-func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.Answer {
+func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.Answer {
 	body, sent, err := bodyAndSent(p.config, p.id, p.testCode, events)
 	if err != nil {
 		return purchase.Answer{Class: purchase.ClassRefused, Known: true, Message: p.clean(err.Error(), maxMessage)}
@@ -127,9 +127,9 @@ func (p *Pixel) Send(ctx context.Context, events []contract.Envelope) purchase.A
 
 // SendTest sends one event for somebody who waits for the answer. Three tries, a second apart, at most: one answer that means nothing (an
 // error of TikTok's own, a connection that broke) says nothing about the settings.
-func (p *Pixel) SendTest(ctx context.Context, event contract.Envelope) purchase.Answer {
+func (p *Pixel) SendTest(ctx context.Context, event message.Envelope) purchase.Answer {
 	for try := 1; ; try++ {
-		a := p.Send(ctx, []contract.Envelope{event})
+		a := p.Send(ctx, []message.Envelope{event})
 		if a.Class != purchase.ClassRetry || try == 3 {
 			return a
 		}

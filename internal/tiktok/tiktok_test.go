@@ -15,9 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/contract"
-	"purchase-relay/internal/dev/tiktoksim"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/tiktoksim"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -88,7 +88,7 @@ func TestClassify(t *testing.T) {
 // The same code reports faults of the event, of the settings, and passing ones: the message tells them apart.
 func TestClassify_Message(t *testing.T) {
 	const refused, access, retry = purchase.ClassRefused, purchase.ClassAccess, purchase.ClassRetry
-	for message, want := range map[string]purchase.Class{
+	for data, want := range map[string]purchase.Class{
 		"No permission to operate pixel code: LOCALPIXEL. You must be an admin or operator of this advertiser account.": access,
 		"Invalid value for event_source_id":                     access,
 		"event_source_id: Not a valid string":                   access,
@@ -125,8 +125,8 @@ func TestClassify_Message(t *testing.T) {
 		"Event time is older than 7 days":                       refused,
 	} {
 		for _, code := range []int{40000, 40002, 40007} {
-			if got, known := tiktok.Classify(200, new(code), message); got != want || !known {
-				t.Errorf("%d %q: %s (known %v), want %s", code, message, got, known, want)
+			if got, known := tiktok.Classify(200, new(code), data); got != want || !known {
+				t.Errorf("%d %q: %s (known %v), want %s", code, data, got, known, want)
 			}
 		}
 	}
@@ -220,8 +220,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func envelope(minor *int64, currency string) contract.Envelope {
-	return contract.Envelope{
+func envelope(minor *int64, currency string) message.Envelope {
+	return message.Envelope{
 		Version: 1, EventID: "cs_live_a1B2", Livemode: true, PurchasedAt: 1704067200, AmountMinor: minor, Currency: currency,
 		Keys: purchase.MatchKeys{
 			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"), ExternalID: purchase.HashExternalID("p1"),
@@ -238,7 +238,7 @@ func TestBodyGolden(t *testing.T) {
 	pixel := config()
 	pixel.Payload = tiktok.PayloadPixel
 	for file, c := range map[string]tiktok.Config{"events.json": config(), "pixel.json": pixel} {
-		body, err := tiktok.Body(c, "PIXEL1", "TEST1", []contract.Envelope{envelope(new(int64(2999)), "usd")})
+		body, err := tiktok.Body(c, "PIXEL1", "TEST1", []message.Envelope{envelope(new(int64(2999)), "usd")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func TestBodyGolden(t *testing.T) {
 		c := config()
 		c.Payload = payload
 		for _, n := range numbers {
-			if _, err := tiktok.Body(c, "PIXEL1", "", make([]contract.Envelope, n)); err == nil {
+			if _, err := tiktok.Body(c, "PIXEL1", "", make([]message.Envelope, n)); err == nil {
 				t.Errorf("the %s body took %d events", payload, n)
 			}
 		}
@@ -282,7 +282,7 @@ func TestBodyValues(t *testing.T) {
 		{nil, "usd", `"event_id":"cs_live_a1B2"`, "currency"},
 		{new(int64(100)), "", `"event_id":"cs_live_a1B2"`, "value"},
 	} {
-		body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{envelope(tc.minor, tc.currency)})
+		body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{envelope(tc.minor, tc.currency)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -298,14 +298,14 @@ func TestBodyValues(t *testing.T) {
 func TestBody_ClickIDWithAndWithoutPage(t *testing.T) {
 	e := envelope(new(int64(1)), "usd")
 	e.Keys.PageURL, e.Keys.Referrer = "", ""
-	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
+	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
 	if err != nil || !strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) || strings.Contains(string(body),
 		"page") {
 		t.Errorf("body without any page = %s, %v; want its click id and no page", body, err)
 	}
 	c := config()
 	c.PageURL = "https://shop.example/"
-	if body, err = tiktok.Body(c, "PIXEL1", "", []contract.Envelope{e}); err != nil || !strings.Contains(string(body), `"page":{"url":"https://shop.example/"}`) ||
+	if body, err = tiktok.Body(c, "PIXEL1", "", []message.Envelope{e}); err != nil || !strings.Contains(string(body), `"page":{"url":"https://shop.example/"}`) ||
 		!strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) {
 		t.Errorf("with the shop's page: %s, %v", body, err)
 	}
@@ -314,7 +314,7 @@ func TestBody_ClickIDWithAndWithoutPage(t *testing.T) {
 func TestBody_ContentIDsAlone(t *testing.T) {
 	e := envelope(new(int64(1)), "usd")
 	e.Content = &purchase.Content{IDs: []string{"42"}}
-	body, err := tiktok.Body(config(), "PIXEL1", "", []contract.Envelope{e})
+	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
 	if err != nil || !strings.Contains(string(body), `"content_ids":["42"]`) || strings.Contains(string(body),
 		`"contents"`) || strings.Contains(string(body), "num_items") {
 		t.Errorf("body = %s, %v; want the list of ids alone", body, err)
@@ -326,13 +326,13 @@ func TestSimulatorTakesIt(t *testing.T) {
 	sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
 	server := httptest.NewServer(sim)
 	defer server.Close()
-	bare := contract.Envelope{Version: 1, EventID: "cs_bare", PurchasedAt: 1704067200}
+	bare := message.Envelope{Version: 1, EventID: "cs_bare", PurchasedAt: 1704067200}
 	for path, payload := range map[string]string{eventPath: tiktok.PayloadEvents, pixelPath: tiktok.PayloadPixel} {
 		c := config()
 		c.URL, c.Payload = server.URL+path, payload
 		p := tiktok.NewPixel(c, "PIXEL1", "secret-token", "TEST1")
-		for _, e := range []contract.Envelope{envelope(new(int64(2999)), "usd"), envelope(new(int64(1)), "xaf"), bare} {
-			if a := p.Send(t.Context(), []contract.Envelope{e}); a.Class != purchase.ClassDelivered || a.RequestID == "" {
+		for _, e := range []message.Envelope{envelope(new(int64(2999)), "usd"), envelope(new(int64(1)), "xaf"), bare} {
+			if a := p.Send(t.Context(), []message.Envelope{e}); a.Class != purchase.ClassDelivered || a.RequestID == "" {
 				t.Errorf("%s, %s: %+v", payload, e.EventID, a)
 			}
 		}
@@ -373,7 +373,7 @@ func TestSendMeetsEveryFault(t *testing.T) {
 			if tc.fault.Hang {
 				c.Timeout = 100 * time.Millisecond
 			}
-			a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+			a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 			got := "none"
 			if a.Code != nil {
 				got = fmt.Sprint(*a.Code)
@@ -389,7 +389,7 @@ func TestSendMeetsEveryFault(t *testing.T) {
 }
 
 func TestBodyIsTheSameEachTime(t *testing.T) {
-	e := []contract.Envelope{envelope(new(int64(2999)), "usd"), envelope(nil, "")}
+	e := []message.Envelope{envelope(new(int64(2999)), "usd"), envelope(nil, "")}
 	first, err := tiktok.Body(config(), "PIXEL1", "", e)
 	if err != nil {
 		t.Fatal(err)
@@ -419,7 +419,7 @@ func send(t *testing.T, answer http.HandlerFunc) purchase.Answer {
 	defer server.Close()
 	c := config()
 	c.URL = server.URL + eventPath + "?trace=private"
-	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 }
 
 func TestRequest(t *testing.T) {
@@ -461,7 +461,7 @@ func TestNoAnswerSaysNothingOfTheURL(t *testing.T) {
 	c := config()
 	c.URL = server.URL + eventPath + "?trace=private"
 	server.Close()
-	a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []contract.Envelope{envelope(new(int64(1)), "usd")})
+	a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 	if a.Class != purchase.ClassRetry || a.Code != nil || strings.Contains(a.Message, "private") || !strings.HasPrefix(a.Message, "no answer: ") {
 		t.Errorf("%+v", a)
 	}
@@ -501,7 +501,7 @@ func TestOversizeIsCut(t *testing.T) {
 
 // Both shapes of the body have a trial's name, its limit on the use of data, all contents and every match key.
 func TestBody_EveryField(t *testing.T) {
-	e := contract.Envelope{
+	e := message.Envelope{
 		Version: 2, EventID: "cs_1", PurchasedAt: 1, Event: "StartTrial", LimitedDataUse: true,
 		Content: &purchase.Content{
 			ID: "42", Name: "Plan", Category: "Plans", Brand: "Example", Price: "14.50",
@@ -515,7 +515,7 @@ func TestBody_EveryField(t *testing.T) {
 	for payload, parts := range map[string][]string{
 		tiktok.PayloadEvents: {`"event":"StartTrial"`}, tiktok.PayloadPixel: {`"pixel_code":"p"`},
 	} {
-		body, err := tiktok.Body(tiktok.Config{Payload: payload, EventName: "CompletePayment"}, "p", "", []contract.Envelope{e})
+		body, err := tiktok.Body(tiktok.Config{Payload: payload, EventName: "CompletePayment"}, "p", "", []message.Envelope{e})
 		if err != nil {
 			t.Fatal(err)
 		}

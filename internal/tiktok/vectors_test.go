@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/contract"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/tiktok"
 )
@@ -60,7 +60,7 @@ func TestPayloadOfOthers(t *testing.T) {
 	}
 	c := config()
 	c.EventName = "InitiateCheckout"
-	body, err := tiktok.Body(c, "test", "", []contract.Envelope{{
+	body, err := tiktok.Body(c, "test", "", []message.Envelope{{
 		Version: 1, EventID: "corey123", PurchasedAt: at.Unix(), AmountMinor: new(int64(10000)), Currency: "usd",
 		Keys: purchase.MatchKeys{
 			Email: purchase.HashEmail("coreytest1231@gmail.com"), Phone: purchase.HashPhone("+1555-555-5555"), ExternalID: purchase.HashExternalID("testid123"),

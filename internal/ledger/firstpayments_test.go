@@ -1,0 +1,100 @@
+package ledger_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/purchase"
+)
+
+// The prediction of a reconciliation is what a backfill then makes of the same events, whatever the ledger
+// had received before.
+func TestFirstPayments_AreThoseThatABackfillMakes(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	n, rounds := 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		if rounds++; rounds > 40 {
+			return
+		}
+		var listed []purchase.Receipt // everything that Stripe has
+		var subscriptions []string
+		for range rapid.IntRange(1, 3).Draw(rt, "subscriptions") {
+			n++
+			subscriptions = append(subscriptions, fmt.Sprintf("sub_%d", n))
+			if rapid.IntRange(0, 3).Draw(rt, "trial") > 0 {
+				r := trialOf(n)
+				if rapid.Bool().Draw(rt, "sent") {
+					r.Purchase.Status, r.Purchase.Reason = purchase.StatusPending, ""
+					r.Purchase.EventName = "StartTrial"
+				}
+				if rapid.IntRange(0, 3).Draw(rt, "consent") == 0 {
+					r.Purchase.Withheld = purchase.ReasonNoConsent
+				}
+				listed = append(listed, r)
+			}
+			for i := range 3 {
+				if rapid.Bool().Draw(rt, "paid") {
+					listed = append(listed, invoiceOf(n, i+1))
+				}
+			}
+		}
+		slices.SortStableFunc(listed, func(a, b purchase.Receipt) int {
+			return a.Event.Created.Compare(b.Event.Created)
+		})
+		var trials, invoices []purchase.Purchase
+		for _, r := range listed {
+			if r.Purchase.Trial {
+				trials = append(trials, r.Purchase)
+			} else {
+				invoices = append(invoices, r.Purchase)
+			}
+		}
+		for _, r := range rapid.Permutation(listed).Draw(rt, "order") {
+			if rapid.Bool().Draw(rt, "received") {
+				l.record(r)
+			}
+		}
+		held := ask[string](l, `SELECT COALESCE(string_agg(invoice_id, ' '), '') FROM trials
+			WHERE subscription_id = ANY($1) AND purchase_id IS NULL`, subscriptions)
+		got, err := l.FirstPayments(t.Context(), trials, invoices)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for _, r := range listed {
+			l.record(r)
+		}
+		want := strings.Fields(ask[string](l, `SELECT COALESCE(string_agg(COALESCE(purchase_id, invoice_id), ' '), '')
+			FROM trials WHERE subscription_id = ANY($1) AND (purchase_id IS NOT NULL
+				OR checkout_session_id IS NOT NULL AND NOT invoice_id = ANY(string_to_array($2, ' ')))`, subscriptions, held))
+		slices.Sort(want)
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+			rt.Fatalf("first payments (-after the backfill +predicted), held before %q:\n%s", held, diff)
+		}
+	})
+	if none, err := l.FirstPayments(t.Context(), nil, nil); err != nil || none != nil {
+		t.Errorf("of nothing: %v, %v", none, err)
+	}
+}
+
+// A trial that the ledger had received while FIRST_PAYMENT was off is a duplicate for a backfill: its invoice
+// is no first payment, neither.
+func TestFirstPayments_LeavesOutTrialsThatABackfillWouldNotBring(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	r := trialOf(1)
+	r.Purchase.Trial = false
+	l.record(r)
+	trials, invoices := []purchase.Purchase{trialOf(1).Purchase}, []purchase.Purchase{invoiceOf(1, 1).Purchase}
+	got, err := l.FirstPayments(t.Context(), trials, invoices)
+	if err != nil || got != nil {
+		t.Errorf("FirstPayments = %v, %v, want none", got, err)
+	}
+}

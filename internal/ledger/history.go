@@ -1,0 +1,132 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/purchase"
+)
+
+// Histories finds purchases by a checkout session's id, an event's id, or the customer's e-mail address, newest first and
+// at most so many, each with its events and attempts in the order of their time. None is no error.
+func (db *DB) Histories(ctx context.Context, term string, most int) ([]purchase.History, error) {
+	var found []purchase.History
+	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		found, err = db.histories(ctx, tx, storable(term), purchase.NormaliseEmail(term), most)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for a purchase: %w", err)
+	}
+	return found, nil
+}
+
+func (db *DB) histories(
+	ctx context.Context, tx pgx.Tx, term, email string, most int,
+) ([]purchase.History, error) {
+	rows, err := tx.Query(ctx, sqlHistories, term, email, most)
+	if err != nil {
+		return nil, err
+	}
+	found, err := collect(db, "history", rows, scanHistory)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]*purchase.History, len(found))
+	ids := make([]string, len(found))
+	for i := range found {
+		ids[i], byID[found[i].ID] = found[i].ID, &found[i]
+	}
+	if err := db.readEvents(ctx, tx, ids, byID); err != nil {
+		return nil, err
+	}
+	if err := db.readConversions(ctx, tx, ids, byID); err != nil {
+		return nil, err
+	}
+	return found, db.readAttempts(ctx, tx, ids, byID)
+}
+
+// readConversions finds what trials became.
+func (db *DB) readConversions(ctx context.Context, tx pgx.Tx, ids []string,
+	byID map[string]*purchase.History,
+) error {
+	rows, err := tx.Query(ctx, sqlConversions, ids)
+	if err != nil {
+		return err
+	}
+	var trial, id string
+	var at time.Time
+	return forEach(db, "history", rows, []any{&trial, &id, &at}, func() error {
+		byID[trial].FirstPayment, byID[trial].Converted = id, at.UTC()
+		return nil
+	})
+}
+
+func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
+	var at, first, published, finished *time.Time
+	var sequence int64
+	var sent purchase.Sent
+	err = row.Scan(&h.ID, &h.Status, &h.Reason, &h.ProfileID, &h.Mode, &h.Livemode, &h.AmountMinor, &h.Currency,
+		&at, &h.Customer, &h.Subscription, &h.Generation, &h.Received, &first, &published, &sequence, &finished,
+		&h.RequestID, &h.Envelope, &h.Kind, &h.TrialSession, &h.KeyMask, &sent.Minor, &sent.Page)
+	if h.Status == purchase.StatusDelivered {
+		if h.KeyMask != nil {
+			sent.Keys = *h.KeyMask &^ purchase.LateClick
+		}
+		h.Sent = &sent
+	}
+	h.At, h.FirstPublished, h.Published, h.Finished = orZero(at), orZero(first), orZero(published), orZero(finished)
+	h.Sequence = uint64(max(sequence, 0))
+	return h, err
+}
+
+func (db *DB) readEvents(ctx context.Context, tx pgx.Tx, ids []string,
+	byID map[string]*purchase.History,
+) error {
+	rows, err := tx.Query(ctx, sqlReceptions, ids)
+	if err != nil {
+		return err
+	}
+	var id string
+	var e purchase.Reception
+	var created *time.Time
+	fields := []any{&id, &e.EventID, &e.Type, &created, &e.Received, &e.Disposition}
+	return forEach(db, "history", rows, fields, func() error {
+		e.Created = orZero(created)
+		byID[id].Events = append(byID[id].Events, e)
+		return nil
+	})
+}
+
+func (db *DB) readAttempts(ctx context.Context, tx pgx.Tx, ids []string,
+	byID map[string]*purchase.History,
+) error {
+	rows, err := tx.Query(ctx, sqlAttempts, ids)
+	if err != nil {
+		return err
+	}
+	var id string
+	var a purchase.Attempt
+	var took int64
+	var code *int
+	fields := []any{&id, &a.ID, &a.Generation, &a.At, &took, &a.Class, &code, &a.Message, &a.RequestID}
+	return forEach(db, "history", rows, fields, func() error {
+		a.Took, a.Code = time.Duration(took)*time.Millisecond, nil
+		if code != nil {
+			a.Code = new(*code)
+		}
+		byID[id].Attempts = append(byID[id].Attempts, a)
+		return nil
+	})
+}
+
+// orZero reads null as the zero time.
+func orZero(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}

@@ -1,0 +1,111 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"purchase-relay/internal/secret"
+)
+
+// rights are what the runtime role needs, by table: what the statements do, and nothing else. Rows leave by `ingest prune` and `ingest
+// forget`. It owns no table and cannot run DDL, nor truncate, where the owner is another role.
+func rights() map[string][]string {
+	write := []string{"SELECT", "INSERT", "UPDATE"}
+	all := []string{"SELECT", "INSERT", "UPDATE", "DELETE"}
+	return map[string][]string{
+		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all, "backfills": write, "reconciliations": write,
+		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write, "rollup_totals": all,
+		"schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
+	}
+}
+
+// pairs are the rights as two lists for unnest.
+func pairs() (tables, privileges []string) {
+	for table, list := range rights() {
+		for _, privilege := range list {
+			tables, privileges = append(tables, table), append(privileges, privilege)
+		}
+	}
+	return tables, privileges
+}
+
+// errNoRights ends with the remedy; what is missing stands before it.
+var errNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and DATABASE_URL naming this role: it grants what ingest needs")
+
+// explain gives a refusal for lack of rights its remedy.
+func explain(err error) error {
+	const insufficientPrivilege = "42501"
+	if refusal := new(pgconn.PgError); errors.As(err, &refusal) && refusal.Code == insufficientPrivilege {
+		return fmt.Errorf("%w: %w", err, errNoRights)
+	}
+	return err
+}
+
+// missingRights lists what the role behind a connection, or a pool of them, lacks.
+func missingRights(ctx context.Context, conn interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+},
+) ([]string, error) {
+	tables, privileges := pairs()
+	rows, err := conn.Query(ctx, sqlMissingRights, tables, privileges)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// checkRights says what this role lacks.
+func (db *DB) checkRights(ctx context.Context) error {
+	missing, err := missingRights(ctx, db.pool)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look at the role's rights: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("this role lacks %s: %w", strings.Join(missing, ", "), errNoRights)
+	}
+	return nil
+}
+
+// Grant gives the role that runtime names what ingest needs on the tables of the owner's role. Where both are one role, it
+// does nothing.
+func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
+	conn, user, err := owner(ownerURL)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	config, err := pgx.ParseConfig(runtime.Reveal())
+	if err != nil {
+		return errors.New("DATABASE_URL is not a Postgres connection string (postgres://user:password@host:5432/database)")
+	}
+	if config.User == user {
+		return nil
+	}
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("grant the runtime role its rights: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	role := pgx.Identifier{config.User}.Sanitize()
+	// Replicas start together, and two grants on one table at the same time fail.
+	statements := []string{sqlLockGrants, "GRANT USAGE ON SCHEMA public TO " + role}
+	for table, list := range rights() {
+		statements = append(statements, "GRANT "+strings.Join(list, ", ")+" ON public."+pgx.Identifier{table}.Sanitize()+" TO "+role)
+	}
+	for _, statement := range statements {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("grant the runtime role %s its rights: %w", role, err)
+		}
+	}
+	return tx.Commit()
+}
+
+// MayCreate says whether this role may create tables: Postgres before 15 allows everybody to.
+func (db *DB) MayCreate(ctx context.Context) (may bool, err error) {
+	return may, db.pool.QueryRow(ctx, sqlMayCreate).Scan(&may)
+}

@@ -1,0 +1,309 @@
+package dashboard_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	diff "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/purchase"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// ledger is a small one, in memory.
+type ledger struct {
+	since    time.Time
+	livemode *bool
+	err      error
+	summary  purchase.Summary
+	groups   []purchase.Group
+	entries  []purchase.Entry
+	days     []purchase.DayCoverage
+	history  purchase.History
+	filters  []purchase.Filter
+	selected []purchase.Selection
+	woken    int
+	caughtUp int
+	books    map[bool]purchase.Reconciliation
+}
+
+func (l *ledger) CaughtUp(context.Context, time.Time, *bool) (int, time.Time, error) {
+	return l.caughtUp, now.Add(-time.Hour), l.err
+}
+
+func (l *ledger) Reconciliation(_ context.Context, livemode bool) (purchase.Reconciliation, error) {
+	return l.books[livemode], l.err
+}
+
+func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
+	l.since, l.livemode = since, livemode
+	return l.summary, l.err
+}
+
+func (l *ledger) Groups(context.Context, *bool) ([]purchase.Group, error) { return l.groups, l.err }
+
+func (l *ledger) Entries(_ context.Context, f purchase.Filter) ([]purchase.Entry, error) {
+	l.filters = append(l.filters, f)
+	var matching []purchase.Entry
+	for _, e := range l.entries {
+		if !f.After.At.IsZero() && (e.At().After(f.After.At) || e.At().Equal(f.After.At) && e.ID >= f.After.ID) ||
+			f.Query != "" && e.ID != f.Query || f.Status != "" && e.Status != f.Status {
+			continue
+		}
+		matching = append(matching, e)
+	}
+	return matching[:min(len(matching), f.Limit)], l.err
+}
+
+func (l *ledger) Coverage(context.Context, time.Time, *bool) ([]purchase.DayCoverage, error) {
+	return l.days, l.err
+}
+
+func (l *ledger) Entry(_ context.Context, id string) (purchase.Entry, purchase.History, error) {
+	for _, e := range l.entries {
+		if e.ID == id && l.err == nil {
+			return e, l.history, nil
+		}
+	}
+	return purchase.Entry{}, purchase.History{}, cmp.Or(l.err, fmt.Errorf("entry: %w", purchase.ErrUnknown))
+}
+
+func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error) {
+	if purchase.NormaliseEmail(email) == "buyer@example.com" {
+		return "5f1d7a4e-0000-4000-8000-000000000001", l.err
+	}
+	return "", l.err
+}
+
+func (l *ledger) CountReplayable(_ context.Context, s purchase.Selection) ([]purchase.Replayable, error) {
+	if ids := s.Chosen(); ids != nil {
+		return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
+	}
+	return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}}, l.err
+}
+
+func (l *ledger) Replay(_ context.Context, s purchase.Selection, progress func(int)) (int, error) {
+	l.selected = append(l.selected, s)
+	switch {
+	case l.err != nil:
+		return 1, l.err
+	case s.ID == "cs_unknown":
+		return 0, fmt.Errorf("replay: %w", purchase.ErrUnknown)
+	case s.ID == "cs_trial":
+		return 0, fmt.Errorf("replay: %w", purchase.ErrNotReplayable)
+	}
+	progress(3)
+	return 3, nil
+}
+
+func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
+	return 3, now.Add(-time.Minute), l.err
+}
+
+// newLedger holds a few purchases of each kind.
+func newLedger() *ledger {
+	l := &ledger{
+		summary: purchase.Summary{
+			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1},
+			Paid:   8, Accepted: 7, NoValue: 3, Attention: 1, Oldest: now.Add(-90 * time.Second),
+			LastEvent: now.Add(-3 * time.Second), Values: []purchase.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
+			Hours:    []purchase.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
+			Groups:   []purchase.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
+			Coverage: purchase.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}, Strong: 8, Late: 1}, Delays: purchase.Delays{16: 6, 30: 1},
+		},
+		groups: []purchase.Group{
+			{Status: purchase.StatusDelivered, Count: 7},
+			{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
+			{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Count: 1},
+			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
+		},
+		history: purchase.History{
+			Purchase: purchase.Purchase{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, At: now}, Generation: 1, Envelope: []byte("{}"),
+			Events:   []purchase.Reception{{EventID: "evt_1", Type: purchase.TypeCompleted, Created: now, Received: now, Disposition: purchase.Processed}},
+			Attempts: []purchase.Attempt{{ID: "a1", Generation: 1, At: now, Took: 20 * time.Millisecond, Class: purchase.ClassRefused, Code: new(40002), Message: "<b>=no</b>", RequestID: "r1"}},
+		},
+	}
+	for i, e := range []purchase.Entry{
+		{ID: "cs_new", Status: purchase.StatusDelivered, Livemode: true, AmountMinor: new(int64(2999)), Currency: new("usd"), LastCode: new(0), Attempts: 2, Finished: &now},
+		{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002), LastError: new("=<b>no</b>"), Attempts: 1},
+		{ID: "cs_old", Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Mode: "subscription"},
+	} {
+		e.Kind = cmp.Or(e.Kind, purchase.KindCheckout)
+		e.Created, e.Updated, e.PurchasedAt = now, now, new(now.Add(-time.Duration(i)*time.Hour))
+		l.entries = append(l.entries, e)
+	}
+	return l
+}
+
+func newAPI(l *ledger) http.Handler { return dashboard.New(config(l)) }
+
+func config(l *ledger) dashboard.Config {
+	return dashboard.Config{
+		Ledger: l, Health: func(context.Context) dashboard.Health {
+			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []dashboard.Worker{
+				{Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token", Since: now, Seen: now},
+				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
+			}}
+		},
+		Wake:    func() { l.woken++ },
+		Body:    func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
+		Explain: func(int) (string, string) { return "TikTok's meaning", "TikTok's remedy" }, Now: func() time.Time { return now }, Log: zap.NewNop(),
+	}
+}
+
+func get(t *testing.T, h http.Handler, target string, change func(r *http.Request)) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
+	r.Host = "127.0.0.1:8081"
+	change(r)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func plain(*http.Request) {}
+
+func TestSummary(t *testing.T) {
+	l := newLedger()
+	w := get(t, newAPI(l), "/api/v1/summary", plain)
+	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
+		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
+		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"accepted_without_value":3,` +
+		`"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
+		`"reason":"live: 40105 no such token","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"},{"instance":"w2","version":"v1","state":"running",` +
+		`"reason":"test purchases wait: 40001 no right","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
+	if w.Code != http.StatusOK || w.Body.String() != want {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if !l.since.Equal(now.AddDate(0, 0, -30)) || l.livemode != nil {
+		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
+	}
+	get(t, newAPI(l), "/api/v1/summary?range=24h&mode=test", plain)
+	if !l.since.Equal(now.Add(-24*time.Hour)) || l.livemode == nil || *l.livemode {
+		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
+	}
+	for target, want := range map[string]int{
+		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/summary?since=1y": 400, "/api/v1/summary?mode=live&mode=test": 400, "/api/v1/nothing": 404,
+		"/api/v1/replay": 405,
+	} {
+		w := get(t, newAPI(l), target, plain)
+		var body struct{ Error string }
+		if err := json.Unmarshal(w.Body.Bytes(), &body); w.Code != want || err != nil || body.Error == "" {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	l.err = errors.New("connection refused")
+	if w := get(t, newAPI(l), "/api/v1/summary", plain); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("ledger away: %d", w.Code)
+	}
+}
+
+func basic(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+}
+
+func TestChangesFromElsewhereAreRefused(t *testing.T) {
+	w := get(t, dashboard.NewAccess(nil, newAPI(newLedger()), (&tally{}).add, zap.NewNop()), "/api/v1/summary", func(r *http.Request) {
+		r.Method = http.MethodPost
+		r.Header.Set("Sec-Fetch-Site", "cross-site")
+	})
+	if w.Code != http.StatusForbidden {
+		t.Errorf("a POST from another origin: %d", w.Code)
+	}
+}
+
+func TestReplay(t *testing.T) {
+	code := 40002
+	for target, tc := range map[string]struct {
+		status int
+		want   purchase.Selection
+	}{
+		"/api/v1/purchases/cs_1/replay":       {202, purchase.Selection{ID: "cs_1"}},
+		"/api/v1/purchases/cs_unknown/replay": {404, purchase.Selection{ID: "cs_unknown"}},
+		"/api/v1/purchases/cs_trial/replay":   {409, purchase.Selection{ID: "cs_trial"}},
+		"/api/v1/replay?status=dead":          {202, purchase.Selection{Status: purchase.StatusDead}},
+		"/api/v1/replay?status=dead&reason=refused&code=40002&since=24h": {202, purchase.Selection{
+			Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code, Within: 24 * time.Hour,
+		}},
+		"/api/v1/replay":                        {400, purchase.Selection{}},
+		"/api/v1/replay?status=delivered":       {400, purchase.Selection{}},
+		"/api/v1/replay?status=dead&code=x":     {400, purchase.Selection{}},
+		"/api/v1/replay?status=dead&since=soon": {400, purchase.Selection{}},
+		"/api/v1/purchases/cs.1/replay":         {400, purchase.Selection{}},
+	} {
+		l := newLedger()
+		w := get(t, newAPI(l), target, func(r *http.Request) { r.Method = http.MethodPost })
+		if w.Code != tc.status {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+		if tc.status == http.StatusBadRequest {
+			if len(l.selected) > 0 {
+				t.Errorf("%s: something was replayed", target)
+			}
+			continue
+		}
+		if diff := diff.Diff([]purchase.Selection{tc.want}, l.selected); diff != "" {
+			t.Errorf("%s: %s", target, diff)
+		}
+		if tc.status == http.StatusAccepted && (w.Body.String() != `{"replayed":3}`+"\n" || l.woken != 1) {
+			t.Errorf("%s: %s, woken %d", target, w.Body, l.woken)
+		}
+	}
+	l := &ledger{err: errors.New("connection refused")}
+	if w := get(t, newAPI(l), "/api/v1/replay?status=dead", func(r *http.Request) { r.Method = http.MethodPost }); w.Code != http.StatusServiceUnavailable || l.woken != 1 {
+		t.Errorf("ledger away: %d, woken %d", w.Code, l.woken)
+	}
+	if w := get(t, newAPI(l), "/api/v1/replay?status=dead", plain); w.Code/100 != 4 {
+		t.Errorf("a GET replays: %d", w.Code)
+	}
+}
+
+func TestOutboxMetrics(t *testing.T) {
+	l := &ledger{}
+	want := `
+# HELP purchase_relay_outbox_oldest_age_seconds Age of the oldest purchase that waits for the relay.
+# TYPE purchase_relay_outbox_oldest_age_seconds gauge
+purchase_relay_outbox_oldest_age_seconds 60
+# HELP purchase_relay_outbox_pending Purchases that wait for the relay.
+# TYPE purchase_relay_outbox_pending gauge
+purchase_relay_outbox_pending 3
+`
+	m := dashboard.NewOutboxMetrics(l, func() time.Time { return now })
+	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	l.err = errors.New("connection refused")
+	if n := testutil.CollectAndCount(m); n != 0 {
+		t.Errorf("%d figures from a ledger that is away", n)
+	}
+}
+
+func TestPurchasesMetrics(t *testing.T) {
+	l := newLedger()
+	m := dashboard.NewPurchasesMetrics(l)
+	want := "# HELP purchase_relay_purchases Purchases on the ledger, by where they stand.\n# TYPE purchase_relay_purchases gauge\n"
+	for _, status := range []string{"awaiting_payment 0", "dead 2", "delivered 7", "payment_failed 0", "pending 0", "published 0", "rejected 1", "retrying 0", "skipped 0"} {
+		name, n, _ := strings.Cut(status, " ")
+		want += fmt.Sprintf("purchase_relay_purchases{status=%q} %s\n", name, n)
+	}
+	if err := testutil.CollectAndCompare(m, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	l.err = errors.New("connection refused")
+	if n := testutil.CollectAndCount(m); n != 0 {
+		t.Errorf("%d figures from a ledger that is away", n)
+	}
+}

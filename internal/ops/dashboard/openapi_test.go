@@ -1,0 +1,177 @@
+package dashboard_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	diff "github.com/google/go-cmp/cmp"
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/service"
+)
+
+// ctx keeps function literals on one line.
+type ctx = context.Context
+
+func equal(a, b purchase.Selection) bool { return diff.Equal(a, b) }
+
+// The description is true: every path and method that it names answers as it says, good and bad, and every path of the API is in it.
+func TestOpenAPI(t *testing.T) {
+	text, err := os.ReadFile("openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := libopenapi.NewDocument(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check, errs := validator.NewValidator(document)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if valid, problems := check.ValidateDocument(); !valid {
+		for _, p := range problems {
+			t.Errorf("the description itself: %s: %s", p.Message, p.Reason)
+		}
+	}
+	answered := map[string]map[string]bool{} // path and method → statuses seen
+	ask := func(h http.Handler, method, target, path string) *httptest.ResponseRecorder {
+		t.Helper()
+		r := httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody)
+		r.Host = "127.0.0.1:8081"
+		r.Header.Set("Authorization", "Bearer token")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		response := w.Result()
+		defer func() { _ = response.Body.Close() }()
+		if valid, problems := check.ValidateHttpResponse(r, response); !valid {
+			for _, p := range problems {
+				t.Errorf("%s %s answers %d with %s: %s: %s", method, target, w.Code, w.Body, p.Message, p.Reason)
+				for _, s := range p.SchemaValidationErrors {
+					t.Errorf("    %+v", s)
+				}
+			}
+		}
+		key := strings.ToLower(method) + " " + path
+		if answered[key] == nil {
+			answered[key] = map[string]bool{}
+		}
+		answered[key][http.StatusText(w.Code)] = true
+		return w
+	}
+	const list, id, one, many = "/api/v1/purchases", "/api/v1/purchases/{id}", "/api/v1/purchases/{id}/replay", "/api/v1/replay"
+	l := newLedger()
+	h := newAPI(l)
+	for _, query := range []string{"", "?range=24h&mode=live", "?range=7d&mode=test", "?range=1y"} {
+		ask(h, http.MethodGet, "/api/v1/summary"+query, "/api/v1/summary")
+	}
+	for _, query := range []string{"", "?limit=1", "?status=dead&mode=all&code=40002&day=2026-01-02&limit=200&q=cs_dead", "?limit=1000", "?cursor=x"} {
+		ask(h, http.MethodGet, list+query, list)
+	}
+	for _, path := range []string{"cs_dead", "cs_nobody", "cs_new?x=1"} {
+		ask(h, http.MethodGet, list+"/"+path, id)
+	}
+	for _, path := range []string{"cs_dead", "cs_unknown", "cs_trial", "cs.1"} {
+		ask(h, http.MethodPost, list+"/"+path+"/replay", one)
+	}
+	for _, query := range []string{"?status=dead", "?status=dead&reason=refused&code=40002&since=72h", "?status=delivered"} {
+		ask(h, http.MethodPost, many+query, many)
+	}
+	ask(h, http.MethodGet, "/api/v1/openapi.json", "/api/v1/openapi.json")
+	hosts, err := service.ParseHosts(nil, "127.0.0.1:8081")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := (&tally{}).add
+	another := dashboard.NewAccess(tokens(t, "another", ""), newAPI(newLedger()), refused, zap.NewNop())
+	for _, stranger := range []http.Handler{another, hosts.Guard(newAPI(newLedger()), refused, zap.NewNop()), exhausted(t)} {
+		for _, target := range [][3]string{
+			{"GET", "/api/v1/summary", "/api/v1/summary"},
+			{"GET", list, list},
+			{"GET", list + "/cs_dead", id},
+			{"POST", list + "/cs_dead/replay", one},
+			{"POST", many + "?status=dead", many},
+			{"GET", "/api/v1/openapi.json", "/api/v1/openapi.json"},
+		} {
+			ask(renamed(stranger), target[0], target[1], target[2])
+		}
+	}
+	l.err = errors.New("connection refused")
+	for _, target := range [][3]string{
+		{"GET", "/api/v1/summary", "/api/v1/summary"},
+		{"GET", list, list},
+		{"GET", list + "/cs_dead", id},
+		{"POST", list + "/cs_dead/replay", one},
+		{"POST", many + "?status=dead", many},
+	} {
+		ask(h, target[0], target[1], target[2])
+	}
+
+	model, err := document.BuildV3Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := 0
+	for path, item := range model.Model.Paths.PathItems.FromOldest() {
+		for method, operation := range item.GetOperations().FromOldest() {
+			described++
+			for code := range operation.Responses.Codes.FromOldest() {
+				status := map[string]int{"200": 200, "202": 202, "400": 400, "401": 401, "403": 403, "429": 429, "404": 404, "409": 409, "503": 503}[code]
+				if !answered[method+" "+path][http.StatusText(status)] {
+					t.Errorf("%s %s promises %s, which nobody has seen", method, path, code)
+				}
+			}
+		}
+	}
+	if described != len(answered) {
+		t.Errorf("%d operations are described, %d were asked: %v", described, len(answered), slices.Sorted(maps.Keys(answered)))
+	}
+}
+
+// exhausted answers each request as the last of many wrong tokens from its peer that came at once.
+func exhausted(t *testing.T) http.Handler {
+	t.Helper()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		synctest.Test(t, func(t *testing.T) {
+			h := dashboard.NewAccess(tokens(t, "another", ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
+			var group sync.WaitGroup
+			var once sync.Once
+			for range 30 {
+				group.Go(func() {
+					last, copied := httptest.NewRecorder(), r.Clone(t.Context())
+					copied.RemoteAddr = "192.0.2.99:1"
+					if h.ServeHTTP(last, copied); last.Code == http.StatusTooManyRequests {
+						once.Do(func() {
+							maps.Copy(w.Header(), last.Header())
+							w.WriteHeader(last.Code)
+							_, _ = w.Write(last.Body.Bytes())
+						})
+					}
+				})
+			}
+			group.Wait()
+		})
+	})
+}
+
+// renamed gives a request a name that is no loopback name: what a page elsewhere would do.
+func renamed(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Host = "relay.example"
+		h.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,437 @@
+package dashboard_test
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/purchase"
+)
+
+func post(t *testing.T, h http.Handler, target string, form url.Values) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(form.Encode()))
+	r.Host = "127.0.0.1:8081"
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// Both ends of a trial that became a paying customer lead to each other.
+func TestTrialsPages(t *testing.T) {
+	l := newLedger()
+	l.entries[0].Kind, l.entries[0].Status = purchase.KindTrial, purchase.StatusSkipped
+	l.entries[1].Kind, l.entries[1].ID, l.entries[1].TrialSession = purchase.KindFirstPayment, "in_paid", new("cs_new")
+	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindTrial, At: now}, FirstPayment: "in_paid", Converted: now.Add(time.Hour)}
+	h := newAPI(l)
+	has := func(target string, parts ...string) {
+		t.Helper()
+		body := get(t, h, target, plain).Body.String()
+		for _, part := range parts {
+			if !strings.Contains(body, part) {
+				t.Errorf("%s lacks %q:\n%s", target, part, body)
+			}
+		}
+	}
+	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`, "Checked out without a payment", "First payment after it: in_paid")
+	has("/api/v1/purchases/cs_new", `"kind":"trial"`, `"first_payment_id":"in_paid"`)
+	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindFirstPayment, At: now}, TrialSession: "cs_new"}
+	has("/purchases/in_paid", "<dt>Paid</dt>", `<a href="/purchases/cs_new">cs_new</a>`, "First payment after the trial cs_new")
+	has("/api/v1/purchases/in_paid", `"kind":"first_payment","trial_session_id":"cs_new"`, `"first_payment_id":null`)
+	has("/purchases.csv", "kind,trial_session_id", "first_payment,cs_new")
+	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindTrial, At: now}}
+	has("/purchases/cs_new", `<dt>First payment</dt><dd class="id"><span class="quiet">none</span>`)
+}
+
+// Coverage is told by the day, and a fall by a quarter against the week before is a warning.
+func TestCoverage(t *testing.T) {
+	l := newLedger()
+	today := now.Truncate(24 * time.Hour)
+	for ago := range 12 {
+		c := purchase.Coverage{Of: 10, Strong: 10}
+		c.With[0], c.With[2] = 10, 8
+		if ago < 7 {
+			c.With[2] = 5
+		}
+		l.days = append([]purchase.DayCoverage{{At: today.AddDate(0, 0, -ago), Coverage: c}}, l.days...)
+	}
+	body := get(t, newAPI(l), "/?range=7d", plain).Body.String()
+	for _, part := range []string{
+		`data-fall="ttclid">ttclid: 50 % of the last seven days' purchases, 80 % the week before.`,
+		"At least one strong key", "Click ids older than CLICK_WINDOW at the purchase: 1.",
+		`<th scope="row">2026-01-02</th><td class="n">10</td><td class="n">100 %</td><td class="n">100 %</td><td class="n">0 %</td><td class="n">50 %</td>`,
+	} {
+		if !strings.Contains(body, part) {
+			t.Errorf("the overview lacks %q:\n%s", part, body)
+		}
+	}
+	if n := strings.Count(body, "data-fall"); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
+	if strings.Contains(body, "2025-12-25") { // eight days ago
+		t.Error("a day from before the range")
+	}
+	for i := range l.days {
+		l.days[i].With[2] = 8
+	}
+	if body := get(t, newAPI(l), "/", plain).Body.String(); strings.Contains(body, "data-fall") {
+		t.Error("a warning although nothing fell")
+	}
+}
+
+// Every page says what it is for, escapes foreign texts, carries no inline script or style, and calls nothing attributed.
+func TestPages(t *testing.T) {
+	l := newLedger()
+	h := newAPI(l)
+	for target, wanted := range map[string][]string{
+		"/": {
+			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 is paused: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "TikTok&#39;s meaning",
+			"phone_number_collection", "Last webhook", "3.0 s ago", `data-figure="attention">1<`,
+			`data-figure="no-value">3<`, "median; p95", `hx-get="/"`,
+		},
+		"/?range=24h&mode=live":                            {`hx-get="/?range=24h&amp;mode=live"`, `/purchases?status=delivered&amp;mode=live`},
+		"/purchases/cs_new":                                {"What TikTok got", "Sent without a value"},
+		"/purchases":                                       {"cs_new", "cs_dead", "cs_old", "29.99 USD", "800 JPY", "invalid_email", "That is all", "unknown"},
+		"/purchases?status=dead":                           {"cs_dead", "/purchases.csv?status=dead", "Clear"},
+		"/purchases?status=skipped":                        {"No purchase matches"},
+		"/purchases/cs_dead":                               {"Timeline", "Attempt 1 at TikTok", "r1", "Replay …", "event_source", "&lt;b&gt;=no&lt;/b&gt;", "customer", "Paid, by Stripe"},
+		"/purchases/cs_dead?replayed=1":                    {"1 purchase is pending again"},
+		"/dead":                                            {"code 40002", "Replay all 1 …", "Replay the chosen", "=&lt;b&gt;no", "expired"},
+		"/dead?replayed=3":                                 {"3 purchases are pending again", `hx-get="/dead"`},
+		"/dead?status=dead&reason=refused&code=40002":      {"All groups", "cs_dead"},
+		"/dead?status=dead&reason=expired&code=none":       {"Replay all 1", `hx-get="/dead?code=none&amp;`},
+		"/dead?status=dead&reason=crash&code=none":         {"This group is empty now"},
+		"/attention":                                       {"rejected", "give access by hand", "refused"},
+		"/purchases?day=2026-01-01&mode=all&code=&status=": {`value="2026-01-01"`},
+	} {
+		w := get(t, h, target, plain)
+		body := w.Body.String()
+		if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
+			t.Errorf("%s: %d %s", target, w.Code, body)
+		}
+		for _, part := range wanted {
+			if !strings.Contains(body, part) {
+				t.Errorf("%s lacks %q:\n%s", target, part, body)
+			}
+		}
+		for _, part := range []string{"<b>", " style=", "<style", "onclick", "attributed", "ZgotmplZ", "<nil>", "%!"} {
+			if strings.Contains(body, part) {
+				t.Errorf("%s has %q", target, part)
+			}
+		}
+		for _, script := range strings.Split(body, "<script")[1:] {
+			if !strings.HasPrefix(script, ` src="/static/`) || !strings.Contains(script, "defer></script>") {
+				t.Errorf("%s has an inline script: %.80s", target, script)
+			}
+		}
+	}
+	// A delivered purchase has no message any more two days later: its kinds of keys are listed.
+	l.history.Envelope, l.history.KeyMask = nil, new(int16(0b1_0001_0101))
+	for target, part := range map[string]string{
+		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Nothing is ever sent",
+		"/api/v1/purchases/cs_new": `"match_keys":["E-mail","ttclid","IP","Address"],"body":null`,
+	} {
+		if w := get(t, h, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
+			t.Errorf("without its message, %s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	empty := newAPI(&ledger{})
+	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchase yet", "/dead": "Nothing here", "/attention": "nobody has to do anything", "/reconciliation": "Not compared yet"} {
+		if w := get(t, empty, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
+			t.Errorf("an empty ledger, %s: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+// Bad input is told with the right status and without innards: on pages as a page, in the API as JSON.
+func TestBadInput(t *testing.T) {
+	l := newLedger()
+	h := newAPI(l)
+	for target, want := range map[string]int{
+		"/?range=1y": 400, "/?foo=1": 400, "/nothing": 404, "/purchases/cs_nobody": 404, "/purchases/cs.%2e": 404, "/purchases?status=paid": 400, "/purchases?code=many": 400,
+		"/purchases?code=99999999999": 400, "/purchases?day=yesterday": 400, "/purchases?day=2026-02-30": 400, "/purchases?cursor=%21": 400, "/purchases?cursor=MTIz": 400,
+		"/purchases?limit=10": 400, "/purchases?status=dead&status=skipped": 400, "/purchases?q=" + strings.Repeat("x", 400): 400, "/purchases?%zz": 400, "/purchases.csv?cursor=x": 400,
+		"/dead?code=x": 400, "/search": 405, "/replay": 405, "/confirm": 405, "/static/nothing.js": 404, "/static/": 404,
+		"/api/v1/purchases?limit=0": 400, "/api/v1/purchases?limit=201": 400, "/api/v1/purchases?limit=x": 400, "/api/v1/purchases?sort=up": 400, "/api/v1/purchases?cursor=x": 400,
+		"/api/v1/purchases?mode=both": 400, "/api/v1/purchases/cs_nobody": 404, "/api/v1/purchases/cs_new?x=1": 400, "/api/v1/purchases/": 404, "/api/v1": 404,
+	} {
+		w := get(t, h, target, plain)
+		isJSON := strings.HasPrefix(w.Body.String(), `{"error":"`)
+		if w.Code != want || isJSON != strings.HasPrefix(target, "/api/") || strings.Contains(w.Body.String(), "SELECT") || strings.Contains(w.Body.String(), "goroutine") {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+		if w.Code == http.StatusMethodNotAllowed && w.Header().Get("Allow") != "POST" {
+			t.Errorf("%s allows %q", target, w.Header().Get("Allow"))
+		}
+	}
+	if w := post(t, h, "/", nil); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST /: %d, allow %q", w.Code, w.Header().Get("Allow"))
+	}
+	l.err = errors.New(`relation "purchases" does not exist (SELECT …)`)
+	for _, target := range []string{"/", "/purchases", "/purchases/cs_new", "/dead", "/attention", "/reconciliation", "/reconciliation.csv?mode=live", "/purchases.csv", "/api/v1/summary", "/api/v1/purchases", "/api/v1/purchases/cs_new"} {
+		if w := get(t, h, target, plain); w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "relation") || w.Header().Get("Retry-After") == "" {
+			t.Errorf("ledger away, %s: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+// An address is looked up from a form's body and leaves no trace in an address line.
+func TestSearch(t *testing.T) {
+	h := newAPI(newLedger())
+	profile := "/purchases?q=5f1d7a4e-0000-4000-8000-000000000001"
+	for term, want := range map[string]string{
+		" Buyer@Example.com ": profile, "cs_dead": "/purchases/cs_dead", "": "/purchases", "cus_nobody": "/purchases?q=cus_nobody",
+	} {
+		w := post(t, h, "/search", url.Values{"q": {term}})
+		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != want {
+			t.Errorf("%q leads to %q with %d", term, got, w.Code)
+		}
+	}
+	if w := post(t, h, "/search", url.Values{"q": {"nobody@example.com"}}); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "nobody@") {
+		t.Errorf("a stranger: %d %s", w.Code, w.Body)
+	}
+	if w := get(t, h, "/purchases?q=buyer@example.com", plain); w.Header().Get("Location") != profile {
+		t.Errorf("an address in a link: %d %s", w.Code, w.Header().Get("Location"))
+	}
+	if w := post(t, h, "/search", url.Values{"q": {strings.Repeat("x", 100<<10)}}); w.Code != http.StatusBadRequest {
+		t.Errorf("too much: %d", w.Code)
+	}
+}
+
+// One, some or all are replayed after a question that says how many; who did it stands in the log.
+func TestReplayFromPages(t *testing.T) {
+	l := newLedger()
+	seen, logs := observer.New(zap.InfoLevel)
+	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
+		Ledger: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} }, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
+		Explain: func(int) (string, string) { return "", "" },
+	}), (&tally{}).add, zap.NewNop())
+	send := func(target string, form url.Values) *httptest.ResponseRecorder {
+		t.Helper()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(form.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+		r.SetBasicAuth("anna", "token")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+	all := url.Values{"all": {"1"}, "status": {"dead"}, "reason": {"refused"}, "code": {"40002"}, "back": {"/attention"}}
+	if w := send("/confirm", all); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "Send 3 purchases to TikTok again?") || !strings.Contains(w.Body.String(), "1 of them was first sent more than 48 hours ago") {
+		t.Errorf("confirm: %d %s", w.Code, w.Body)
+	}
+	if len(l.selected) > 0 {
+		t.Error("the question has replayed something")
+	}
+	if w := send("/replay", all); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/attention?replayed=3" {
+		t.Errorf("replay: %d %s", w.Code, w.Header().Get("Location"))
+	}
+	some := url.Values{"id": {"cs_dead", "cs_old"}, "back": {"https://evil.example/"}}
+	if w := send("/confirm", some); w.Code != http.StatusOK || strings.Count(w.Body.String(), `name="id"`) != 2 {
+		t.Errorf("confirm some: %d %s", w.Code, w.Body)
+	}
+	if w := send("/replay", some); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/dead?replayed=3" {
+		t.Errorf("replay some: %d %s", w.Code, w.Header().Get("Location"))
+	}
+	without := url.Values{"all": {"1"}, "status": {"dead"}, "reason": {"expired"}, "code": {"none"}}
+	send("/replay", without)
+	code := 40002
+	for i, want := range []purchase.Selection{
+		{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code}, {IDs: []string{"cs_dead", "cs_old"}}, {Status: purchase.StatusDead, Reason: purchase.ReasonExpired, NoCode: true},
+	} {
+		if len(l.selected) <= i || !equal(l.selected[i], want) {
+			t.Errorf("%d: selected %+v, want %+v", i, l.selected, want)
+		}
+	}
+	entries := logs.FilterMessage("Replay").All()
+	if len(entries) != 3 || entries[1].ContextMap()["by"] != "admin" || entries[1].ContextMap()["remote"] == "" || entries[1].ContextMap()["replayed"] != int64(3) {
+		t.Errorf("audit: %+v", entries)
+	}
+	for name, form := range map[string]url.Values{
+		"nothing ticked": {}, "delivered": {"all": {"1"}, "status": {"delivered"}}, "junk": {"id": {"cs.1"}}, "code": {"all": {"1"}, "status": {"dead"}, "code": {"x"}},
+	} {
+		if w := send("/replay", form); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "<h1>Bad Request") {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	if l.woken != 3 {
+		t.Errorf("the relay was woken %d times", l.woken)
+	}
+}
+
+// What everybody gets, refused or not: headers that keep pages from being framed, sniffed, cached and scripted.
+func TestHeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := dashboard.NewAccess(tokens(t, "token", ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
+		for name, change := range map[string]func(r *http.Request){
+			"a stranger": plain, "a guesser": func(r *http.Request) { r.SetBasicAuth("x", "guess") }, "a friend": func(r *http.Request) { r.SetBasicAuth("x", "token") },
+			"another origin": func(r *http.Request) { r.Method = http.MethodPost; r.Header.Set("Sec-Fetch-Site", "cross-site") },
+		} {
+			for _, target := range []string{"/", "/api/v1/summary", "/static/app.css"} {
+				w := get(t, h, target, change)
+				for header, part := range map[string]string{
+					"Content-Security-Policy": "default-src 'none'", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
+				} {
+					if !strings.Contains(w.Header().Get(header), part) {
+						t.Errorf("%s, %s: %s is %q", name, target, header, w.Header().Get(header))
+					}
+				}
+				if policy := w.Header().Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") || !strings.Contains(policy, "frame-ancestors 'none'") {
+					t.Errorf("policy: %s", policy)
+				}
+				if isJSON := strings.HasPrefix(w.Body.String(), `{"error"`); w.Code >= 400 && isJSON != strings.HasPrefix(target, "/api/") {
+					t.Errorf("%s, %s: %s", name, target, w.Body)
+				}
+			}
+		}
+	})
+}
+
+// The list of purchases has every row, whatever their number, and no text that is a formula.
+func TestCSV_HoldsEveryRow(t *testing.T) {
+	l := newLedger()
+	for i := range 2500 {
+		l.entries = append(l.entries, purchase.Entry{
+			ID: "cs_bulk" + string(rune('a'+i%26)), Created: now.Add(-time.Duration(i+4) * time.Hour), LastError: new("\x00\uff20SUM(1)\r\n=1+1"),
+		})
+	}
+	w := get(t, newAPI(l), "/purchases.csv", plain)
+	rows, err := csv.NewReader(w.Body).ReadAll()
+	if err != nil || len(rows) != 2504 || rows[0][0] != "checkout_session_id" || rows[1][6] != "29.99" || rows[2][14] != "'=<b>no</b>" ||
+		rows[2503][14] != "'\uff20SUM(1)  =1+1" {
+		t.Fatalf("%d rows, %v: %q", len(rows), err, rows[:3])
+	}
+	if !strings.Contains(w.Header().Get("Content-Disposition"), "purchases.csv") {
+		t.Error("it is not offered as a file")
+	}
+}
+
+func TestHarmless(t *testing.T) {
+	for cell, want := range map[string]string{
+		"":                       "",
+		"plain":                  "plain",
+		"-5":                     "-5",
+		"+1.5":                   "+1.5",
+		"a-b":                    "a-b",
+		"no event_id: 1=2":       "no event_id: 1=2",
+		"=1+1":                   "'=1+1",
+		"+1+1":                   "'+1+1",
+		"-1+1":                   "'-1+1",
+		"@SUM(A1)":               "'@SUM(A1)",
+		"\uff1d1+1":              "'\uff1d1+1",
+		"\uff0b1":                "'\uff0b1",
+		"\uff0d1":                "'\uff0d1",
+		"\uff20SUM(A1)":          "'\uff20SUM(A1)",
+		"\x00=1+1":               "'=1+1",
+		"\t=1+1":                 " '=1+1",
+		"\r=1+1":                 " '=1+1",
+		"\n=1+1":                 " '=1+1",
+		"\u200b=1+1":             "'=1+1",
+		"\ufeff=1+1":             "'=1+1",
+		"\u00a0=1+1":             " '=1+1",
+		"  =1+1":                 "  '=1+1",
+		"\"=1+1":                 "\"'=1+1",
+		"'=1+1":                  "''=1+1",
+		"first\nsecond\x00third": "first secondthird",
+		"x;=1+1":                 "x;'=1+1",
+		"x;\" =1+1":              "x;\" '=1+1",
+		"x\t@A1|\uff1dB1":        "x @A1|'\uff1dB1",
+	} {
+		if got := dashboard.Harmless(cell); got != want {
+			t.Errorf("harmless(%q) = %q, want %q", cell, got, want)
+		}
+	}
+}
+
+func TestAssets(t *testing.T) {
+	h := newAPI(newLedger())
+	page := get(t, h, "/", plain).Body.String()
+	for _, name := range []string{"app.css", "app.js", "htmx-4.0.1.min.js", "uplot-1.6.32.min.js", "uplot-1.6.32.min.css", "icon.svg"} {
+		_, rest, ok := strings.Cut(page, `"/static/`+name)
+		mark, _, _ := strings.Cut(rest, `"`)
+		if !ok {
+			t.Errorf("no page uses %s", name)
+			continue
+		}
+		w := get(t, h, "/static/"+name+mark, plain)
+		if w.Code != http.StatusOK || !strings.Contains(w.Header().Get("Cache-Control"), "immutable") || w.Body.Len() == 0 {
+			t.Errorf("%s%s: %d, %s", name, mark, w.Code, w.Header().Get("Cache-Control"))
+		}
+		if w := get(t, h, "/static/"+name+"?v=old", plain); strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
+			t.Errorf("an old name of %s is kept for ever", name)
+		}
+	}
+	for _, licence := range []string{"htmx.LICENSE.txt", "uplot.LICENSE.txt"} {
+		if w := get(t, h, "/static/"+licence, plain); w.Code != http.StatusOK {
+			t.Errorf("%s: %d", licence, w.Code)
+		}
+	}
+}
+
+// books have a reconciliation of live mode.
+func books() map[bool]purchase.Reconciliation {
+	day := now.Truncate(24 * time.Hour)
+	var many []string
+	for i := range 120 {
+		many = append(many, fmt.Sprintf("cs_gone_%03d", i))
+	}
+	return map[bool]purchase.Reconciliation{true: {
+		Made: now, Since: now.AddDate(0, 0, -30), Until: now, Livemode: true, Days: []purchase.ReconciledDay{{
+			Day: day, Currency: "USD", Paid: purchase.Takings{Count: 1122, Minor: 123456}, Ledger: purchase.Takings{Count: 2, Minor: 5998}, Accepted: purchase.Takings{Count: 1, Minor: 2999},
+			Differ: map[purchase.Difference][]string{purchase.Missing: many, purchase.UnderWay: {"cs_new"}},
+		}},
+	}}
+}
+
+// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as
+// CSV.
+func TestReconciliation(t *testing.T) {
+	l := newLedger()
+	l.books = books()
+	body := get(t, newAPI(l), "/reconciliation", plain).Body.String()
+	for _, part := range []string{
+		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "These are the first 100", `<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",
+	} {
+		if !strings.Contains(body, part) {
+			t.Errorf("the page lacks %s", part)
+		}
+	}
+	for _, part := range []string{"Test mode", "cs_gone_100", "/purchases/cs_gone_000"} {
+		if strings.Contains(body, part) {
+			t.Errorf("the page has %s", part)
+		}
+	}
+	rows, err := csv.NewReader(get(t, newAPI(l), "/reconciliation.csv?mode=live", plain).Body).ReadAll()
+	if err != nil || len(rows) != 2 || rows[0][8] != "missing" || len(strings.Fields(rows[1][8])) != 120 || rows[1][14] != "cs_new" || rows[1][3] != "1234.56" {
+		t.Errorf("%v %v", rows, err)
+	}
+	for target, code := range map[string]int{"/reconciliation?x=1": 400, "/reconciliation.csv": 400, "/reconciliation.csv?mode=all": 400, "/reconciliation.csv?mode=test": 404} {
+		if w := get(t, newAPI(l), target, plain); w.Code != code {
+			t.Errorf("%s: %d", target, w.Code)
+		}
+	}
+}
+
+// What came by catch-up is told where people look first, and only where there is something to tell.
+func TestCaughtUpIsTold(t *testing.T) {
+	l := newLedger()
+	for n, part := range map[int]string{0: "", 1: "<strong>1</strong> purchase came by catch-up", 1234: "<strong>1,234</strong> purchases came by catch-up"} {
+		l.caughtUp = n
+		body := get(t, newAPI(l), "/", plain).Body.String()
+		if strings.Contains(body, "catch-up") != (n > 0) || !strings.Contains(body, part) {
+			t.Errorf("%d are told wrongly", n)
+		}
+	}
+}

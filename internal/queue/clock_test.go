@@ -1,0 +1,95 @@
+package queue
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/natslocal"
+)
+
+func TestApart(t *testing.T) {
+	asked := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, tc := range map[string]struct {
+		took   time.Duration
+		server time.Time
+		want   time.Duration
+		ok     bool
+	}{
+		"the same":             {10 * time.Millisecond, asked.Add(5 * time.Millisecond), 0, true},
+		"the server's is late": {10 * time.Millisecond, asked.Add(5*time.Millisecond - 20*time.Minute), -20 * time.Minute, true},
+		"the server's is fast": {time.Second, asked.Add(time.Hour + 500*time.Millisecond), time.Hour, true},
+		"a slow answer":        {3 * time.Second, asked.Add(time.Hour), 0, false},
+		"a clock was set back": {-time.Second, asked, 0, false},
+		"no time":              {10 * time.Millisecond, time.Time{}, 0, false},
+	} {
+		if got, ok := apart(asked, asked.Add(tc.took), tc.server); got != tc.want || ok != tc.ok {
+			t.Errorf("%s: %s, %v; want %s, %v", name, got, ok, tc.want, tc.ok)
+		}
+	}
+}
+
+func TestJudgeClock(t *testing.T) {
+	for offset, want := range map[time.Duration]doctor.Verdict{
+		0: doctor.Pass, -9 * time.Second: doctor.Pass, 11 * time.Second: doctor.Warn, -5 * time.Minute: doctor.Warn, 11 * time.Minute: doctor.Fail,
+	} {
+		if got := judgeClock(offset); got.Verdict != want {
+			t.Errorf("%s: %+v, want %v", offset, got, want)
+		}
+	}
+}
+
+// A consumer learns the offset with its binding, before it has fetched a message, and notices when a clock is
+// set.
+func TestConsumer_ClockOffset(t *testing.T) {
+	server, err := natslocal.Start(natslocal.Options{StoreDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	conn, err := Connect(
+		Config{NATSURL: secret.Text(server.URL())},
+		"ingest",
+		zap.NewNop(),
+		prometheus.NewRegistry(),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	if err := conn.Provision(t.Context(), StreamConfig{Replicas: 1, MaxBytes: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	consumer := conn.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	for id, shift := range map[string]time.Duration{"cs_ahead": 20 * time.Minute, "cs_behind": -30 * time.Minute, "cs_right": 0} {
+		consumer.clock.now = func() time.Time { return time.Now().Add(shift) }
+		published := conn.Publish(t.Context(), []message.Publication{{
+			Subject: message.Subject(
+				id,
+				true,
+			), MsgID: id, FirstPublished: time.Now().Add(time.Hour), Data: []byte("{}"),
+		}})
+		if published[0].Err != nil {
+			t.Fatal(published[0].Err)
+		}
+		messages, err := consumer.Fetch(t.Context(), 10)
+		if err != nil || len(messages) != 1 {
+			t.Fatalf("%d messages, %v", len(messages), err)
+		}
+		if got := consumer.ClockOffset(); (got + shift).Abs() > 2*time.Second {
+			t.Errorf("with this machine's clock %s ahead: offset %s, want %s", shift, got, -shift)
+		}
+		if m := messages[0]; m.FirstPublished.After(m.Taken) {
+			t.Errorf("first published %s after the stream took it", m.FirstPublished.Sub(m.Taken))
+		}
+		if err := messages[0].DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

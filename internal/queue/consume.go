@@ -1,0 +1,219 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"purchase-relay/internal/message"
+)
+
+// firstWait is how long Fetch waits for a first message.
+const firstWait = 5 * time.Second
+
+// Consumer reads one durable consumer, which ingest has made. It is safe for concurrent use.
+type Consumer struct {
+	conn            *Conn
+	stream, durable string
+
+	mu    sync.Mutex
+	bound jetstream.Consumer
+
+	returned returned
+	clock    clock
+}
+
+// Consumer returns a reader of a durable consumer. It binds when it is first needed.
+func (c *Conn) Consumer(stream, durable string) *Consumer {
+	return &Consumer{conn: c, stream: stream, durable: durable, clock: clock{now: time.Now}}
+}
+
+// Fetch returns what waits, up to most messages, without lingering for more. Where nothing does, it waits up to five
+// seconds for a first message, and returns nothing when none comes. An error is temporary: the server or the consumer is
+// away; the caller tries again after a while.
+func (c *Consumer) Fetch(ctx context.Context, most int) ([]message.Queued, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err // what is taken now would have nobody to work on it
+	}
+	bound, err := c.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.compareClocks(ctx, bound)
+	var messages []message.Queued
+	if most > 1 {
+		if messages, err = c.waiting(bound, most); err != nil || len(messages) > 0 {
+			return messages, err
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, firstWait)
+	defer cancel()
+	first, err := bound.Next(jetstream.FetchContext(wait))
+	switch {
+	case err == nil:
+		messages = append(messages, c.queued(first))
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
+		if !c.conn.Connected() {
+			return nil, errAway
+		}
+		return nil, c.check(ctx, bound)
+	default:
+		return nil, c.lost(err)
+	}
+	if most > 1 {
+		more, err := c.waiting(bound, most-1)
+		if err != nil {
+			return messages, nil //nolint:nilerr // what was fetched is worked on; the next call meets the error again
+		}
+		messages = append(messages, more...)
+	}
+	return messages, nil
+}
+
+// waiting returns what the server has now.
+func (c *Consumer) waiting(bound jetstream.Consumer, most int) ([]message.Queued, error) {
+	batch, err := bound.FetchNoWait(most)
+	if err != nil {
+		return nil, c.lost(err)
+	}
+	var messages []message.Queued
+	for msg := range batch.Messages() {
+		messages = append(messages, c.queued(msg))
+	}
+	if err := batch.Error(); err != nil && len(messages) == 0 && !errors.Is(err, jetstream.ErrNoMessages) {
+		return nil, c.lost(err)
+	}
+	return messages, nil
+}
+
+// bind asks for the consumer without holding the lock: Ready must not wait for an answer that may not come.
+func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
+	if !c.conn.Connected() {
+		return nil, errAway
+	}
+	c.mu.Lock()
+	bound := c.bound
+	c.mu.Unlock()
+	if bound != nil {
+		return bound, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	before := c.clock.now()
+	bound, err := c.conn.js.Consumer(ctx, c.stream, c.durable)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, fmt.Errorf("consumer %s on %s is not there yet; ingest creates it: %w", c.durable, c.stream, err)
+	case err != nil:
+		return nil, fmt.Errorf("bind to consumer %s on %s: %w", c.durable, c.stream, err)
+	}
+	c.clock.read(before, bound.CachedInfo())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bound = bound
+	return bound, nil
+}
+
+// check looks, after a time without messages, whether the consumer is still there: a pull request to a deleted one is
+// answered by nobody.
+func (c *Consumer) check(ctx context.Context, bound jetstream.Consumer) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := bound.Info(ctx); err != nil {
+		return c.lost(err)
+	}
+	return nil
+}
+
+// lost forgets the binding, so that the next call binds anew.
+func (c *Consumer) lost(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bound = nil
+	return fmt.Errorf("consumer %s on %s: %w", c.durable, c.stream, err)
+}
+
+// Ready returns nil when the consumer is bound and the connection stands, else what is missing.
+func (c *Consumer) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.conn.Connected():
+		return errors.New("down")
+	case c.bound == nil:
+		return fmt.Errorf("consumer %s on %s is missing", c.durable, c.stream)
+	}
+	return nil
+}
+
+// Pending counts the messages that wait to be delivered and those that were, but are not acknowledged: being worked on, or
+// delayed. An error is temporary, as Fetch's.
+func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64, err error) {
+	bound, err := c.bind(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := bound.Info(ctx)
+	if err != nil {
+		return 0, 0, c.lost(err)
+	}
+	return info.NumPending, uint64(info.NumAckPending), nil //nolint:gosec // counts messages
+}
+
+// OutcomeLag returns the age of the oldest outcome that is not recorded yet, 0 without one. Both times are
+// the server's. A recorded outcome leaves the stream; only a killed server may find one again although its
+// consumer remembers the acknowledgement. Such an orphan is never delivered: it lies at or below the
+// acknowledgement floor. While one is at the head of the stream the age of the others is unknown, and the
+// time since the last acknowledgement takes its place. An error is temporary.
+func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, message.StreamOutcomes)
+	if err != nil {
+		return 0, fmt.Errorf("get the state of stream %s: %w", message.StreamOutcomes, err)
+	}
+	state := stream.CachedInfo().State
+	if state.Msgs == 0 {
+		return 0, nil
+	}
+	recorder, err := stream.Consumer(ctx, message.ConsumerRecorder)
+	if err != nil {
+		return 0, fmt.Errorf("get the state of consumer %s: %w", message.ConsumerRecorder, err)
+	}
+	info := recorder.CachedInfo()
+	if info.NumPending == 0 && info.NumAckPending == 0 {
+		return 0, nil
+	}
+	since := state.FirstTime
+	if floor := info.AckFloor; state.FirstSeq <= floor.Stream && floor.Last != nil {
+		since = *floor.Last
+	}
+	return max(0, info.TimeStamp.Sub(since)), nil
+}
+
+// queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.
+func (c *Consumer) queued(msg jetstream.Msg) message.Queued {
+	q := message.Queued{Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1}
+	var at delivery
+	if meta, err := msg.Metadata(); err == nil {
+		q.NumDelivered, q.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
+		q.Sequence, q.Taken = meta.Sequence.Stream, meta.Timestamp.UTC()
+		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
+		q.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
+	}
+	first, err := time.Parse(time.RFC3339, msg.Headers().Get(message.HeaderFirstPublished))
+	if err == nil && (q.Taken.IsZero() || first.Before(q.Taken)) { // published after the stream took it: a wrong clock wrote it
+		q.FirstPublished = first
+	}
+	q.Settler = settler{Msg: msg, consumer: c, delivery: at}
+	return q
+}

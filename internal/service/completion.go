@@ -1,0 +1,201 @@
+package service
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// common is what every program of ours can be told besides its own configuration.
+type common struct {
+	Version    kong.VersionFlag `noenv:"" help:"Print the version, the commit and the platform, and exit."`
+	Completion completionFlags  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
+}
+
+type completionFlags struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+// Help is the command's own page.
+func (completionFlags) Help() string {
+	return `It is written once, and says nothing of your settings:
+
+  bash   NAME completion bash > /etc/bash_completion.d/NAME
+  zsh    NAME completion zsh  > "${fpath[1]}/_NAME"
+  fish   NAME completion fish > ~/.config/fish/completions/NAME.fish`
+}
+
+// completed is what a shell completes: the root and its commands, each with its flags.
+type completed struct {
+	name  string
+	flags []*kong.Flag
+	nodes []*kong.Node
+}
+
+// writeCompletion writes a shell's script. The scripts are static: libraries for it run the program at each press of the key, with
+// whatever secrets its environment holds.
+func writeCompletion(out io.Writer, app *kong.Application, shell string) error {
+	c := completed{name: app.Name, flags: shown(app.Flags)}
+	for _, node := range app.Children {
+		if !node.Hidden {
+			c.nodes = append(c.nodes, node)
+		}
+	}
+	var script string
+	switch shell {
+	case "bash":
+		script = c.bash()
+	case "zsh":
+		script = c.zsh()
+	default:
+		script = c.fish()
+	}
+	_, err := io.WriteString(out, script)
+	return err
+}
+
+func shown(flags []*kong.Flag) []*kong.Flag {
+	return slices.DeleteFunc(slices.Clone(flags), func(f *kong.Flag) bool { return f.Hidden })
+}
+
+func (c *completed) commands() (names []string) {
+	for _, n := range c.nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+func flagNames(flags []*kong.Flag) (names []string) {
+	for _, f := range flags {
+		names = append(names, "--"+f.Name)
+	}
+	return names
+}
+
+// choices are a flag's or an argument's few values.
+func choices(v *kong.Value) []string {
+	return slices.DeleteFunc(v.EnumSlice(), func(s string) bool { return s == "" })
+}
+
+// function is the program's name as one of a shell's functions.
+func (c *completed) function() string { return "_" + strings.ReplaceAll(c.name, "-", "_") }
+
+// values has a line for each flag with a few values, ours and the commands': format takes its name and them.
+func (c *completed) values(format string) string {
+	flags := slices.Clone(c.flags)
+	for _, n := range c.nodes {
+		flags = append(flags, n.Flags...)
+	}
+	var lines strings.Builder
+	for _, f := range flags {
+		if list := choices(f.Value); len(list) > 0 {
+			_, _ = fmt.Fprintf(&lines, format, f.Name, strings.Join(list, " "))
+		}
+	}
+	return lines.String()
+}
+
+func (c *completed) bash() string {
+	var own strings.Builder
+	for _, n := range c.nodes {
+		words := flagNames(shown(n.Flags))
+		for _, p := range n.Positional {
+			words = append(words, choices(p)...)
+		}
+		_, _ = fmt.Fprintf(&own, "    %s) words='%s' ;;\n", n.Name, strings.Join(words, " "))
+	}
+	return fmt.Sprintf(`# bash completion for %[1]s
+%[2]s() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= words= i
+  COMPREPLY=()
+  case $prev in
+%[3]s  esac
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case " %[4]s " in *" ${COMP_WORDS[i]} "*) command=${COMP_WORDS[i]}; break ;; esac
+  done
+  case $command in
+    '') words='%[4]s' ;;
+%[5]s  esac
+  COMPREPLY=($(compgen -W "$words %[6]s" -- "$cur"))
+}
+complete -o default -F %[2]s %[1]s
+`, c.name, c.function(), c.values("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n"), strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
+}
+
+// shellWord makes a text one word of a shell, in single quotes, on one line.
+func shellWord(s string) string {
+	return "'" + strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "'", `'\''`) + "'"
+}
+
+// described are words with their help, as zsh's _describe takes them.
+func described(flags []*kong.Flag) string {
+	var list []string
+	for _, f := range flags {
+		list = append(list, shellWord("--"+f.Name+":"+strings.ReplaceAll(f.Help, ":", `\:`)))
+	}
+	return strings.Join(list, " ")
+}
+
+func (c *completed) zsh() string {
+	var commands, own strings.Builder
+	for _, n := range c.nodes {
+		_, _ = fmt.Fprintf(&commands, " %s", shellWord(n.Name+":"+strings.ReplaceAll(n.Help, ":", `\:`)))
+		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, described(shown(n.Flags)))
+		for _, p := range n.Positional {
+			if list := choices(p); len(list) > 0 {
+				_, _ = fmt.Fprintf(&own, "; compadd -- %s", strings.Join(list, " "))
+			}
+		}
+		own.WriteString(" ;;\n")
+	}
+	return fmt.Sprintf(`#compdef %[1]s
+%[2]s() {
+  local -a commands flags common
+  local command= i
+  commands=(%[3]s)
+  common=(%[4]s)
+  case $words[CURRENT-1] in
+%[5]s  esac
+  for ((i = 2; i < CURRENT; i++)); do
+    if (( ${commands[(I)$words[i]:*]} )); then command=$words[i]; break; fi
+  done
+  case $command in
+    '') _describe -t commands command commands ;;
+%[6]s  esac
+  _describe -o -t flags flag flags -- common
+  [[ -n $command ]] && _files
+}
+if [[ $funcstack[1] == %[2]s ]]; then %[2]s "$@"; else compdef %[2]s %[1]s; fi
+`, c.name, c.function(), commands.String(), described(c.flags), c.values("    --%s) compadd -- %s; return ;;\n"), own.String())
+}
+
+func (c *completed) fish() string {
+	var script strings.Builder
+	_, _ = fmt.Fprintf(&script, "# fish completion for %s\n", c.name)
+	flags := func(list []*kong.Flag, condition string) {
+		for _, f := range list {
+			_, _ = fmt.Fprintf(&script, "complete -c %s%s -l %s -d %s", c.name, condition, f.Name, shellWord(f.Help))
+			if few := choices(f.Value); len(few) > 0 {
+				_, _ = fmt.Fprintf(&script, " -x -a %s", shellWord(strings.Join(few, " ")))
+			} else if !f.IsBool() {
+				script.WriteString(" -r")
+			}
+			script.WriteByte('\n')
+		}
+	}
+	flags(c.flags, "")
+	for _, n := range c.nodes {
+		_, _ = fmt.Fprintf(&script, "complete -c %s -n __fish_use_subcommand -f -a %s -d %s\n", c.name, n.Name, shellWord(n.Help))
+		condition := " -n '__fish_seen_subcommand_from " + n.Name + "'"
+		flags(shown(n.Flags), condition)
+		for _, p := range n.Positional {
+			if few := choices(p); len(few) > 0 {
+				_, _ = fmt.Fprintf(&script, "complete -c %s%s -f -a %s\n", c.name, condition, shellWord(strings.Join(few, " ")))
+			}
+		}
+	}
+	return script.String()
+}

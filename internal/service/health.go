@@ -1,0 +1,130 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// readyTimeout bounds a readiness check: a probe must not hang on a neighbour that does.
+const readyTimeout = 2 * time.Second
+
+// Stamped by the linker: -X purchase-relay/internal/service.version=…, and commit likewise.
+var version, commit string //nolint:gochecknoglobals // the linker needs variables
+
+// Version returns the stamped version, else what the go command knows, else "dev".
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
+}
+
+// revision returns the commit that the linker or the go command stamped, else "unknown".
+func revision() string {
+	if commit != "" {
+		return commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				return setting.Value
+			}
+		}
+	}
+	return "unknown"
+}
+
+// Healthz answers 200 as long as the process lives.
+func Healthz() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
+}
+
+// Readyz answers 200 or 503 with what check says, as JSON.
+func Readyz(check func(ctx context.Context) (ready bool, body map[string]string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+		defer cancel()
+		ready, body := check(ctx)
+		status := http.StatusServiceUnavailable
+		if ready {
+			status = http.StatusOK
+		}
+		answer(w, status, body)
+	})
+}
+
+func answer(w http.ResponseWriter, status int, body map[string]string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the asker is gone
+}
+
+// Metrics returns the program's own registry and its handler.
+func Metrics(version string) (*prometheus.Registry, http.Handler) {
+	registry := prometheus.NewRegistry()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "purchase_relay_build_info", Help: "Always 1; the labels tell the build.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version(), "revision": revision()},
+	})
+	info.Set(1)
+	registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// Health asks a running program's admin listener whether it lives: images have no curl.
+func Health(ctx context.Context, adminAddr string) error {
+	status, _, err := Ask(ctx, adminAddr, "/healthz")
+	switch {
+	case err != nil:
+		return err
+	case status != http.StatusOK:
+		return fmt.Errorf("it answers %d %s", status, http.StatusText(status))
+	}
+	return nil
+}
+
+// mostAsked is how much of an answer is read.
+const mostAsked = 4 << 20
+
+// Ask reads a page of a running program's admin listener. A listener on every address is asked on loopback.
+func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
+	host, port, err := net.SplitHostPort(adminAddr)
+	if err != nil {
+		return 0, nil, fmt.Errorf("ADMIN_ADDR %q is not host:port", adminAddr)
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, http.NoBody)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := (&http.Client{}).Do(req)
+	if err != nil {
+		return 0, nil, fmt.Errorf("it does not answer: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, mostAsked)); err != nil {
+		return 0, nil, fmt.Errorf("its answer broke off: %w", err)
+	}
+	return resp.StatusCode, body, nil
+}

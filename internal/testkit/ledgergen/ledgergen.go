@@ -1,0 +1,161 @@
+// Package ledgergen fills a ledger with purchases as years of business leave them, for measurements: statuses, reasons,
+// currencies, amounts, hours of the day, customers who come back, events that came twice, attempts that failed first. It
+// writes them in a few statements, a million in about a minute.
+package ledgergen
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/purchase"
+)
+
+// Span is how far back the oldest purchase lies.
+const Span = 365 * 24 * time.Hour
+
+// Fill adds n purchases to an empty, migrated ledger, the newest of them paid just now, and gathers the planner's statistics.
+// What is on its way (one in a hundred of the newest tenth) has a message that a worker takes.
+func Fill(ctx context.Context, conn *pgx.Conn, n int) error {
+	data, err := template()
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		what, sql string
+		args      []any
+	}{
+		// What is lost by a crash is made anew. The connection is the caller's: it gets its settings back.
+		{"settings", `SELECT set_config('synchronous_commit', 'off', false), set_config('work_mem', '256MB', false), setseed(0.42)`, nil},
+		{"plan", sqlPlan, []any{n, Span.Seconds()}},
+		{"profiles", sqlProfiles, nil},
+		{"purchases", sqlPurchases, []any{data}},
+		{"events", sqlEvents, nil},
+		{"attempts", sqlAttempts, nil},
+		{"settings", `RESET synchronous_commit`, nil},
+		{"settings", `RESET work_mem`, nil},
+		{"plan", `DROP TABLE plan`, nil},
+		{"statistics", `VACUUM (ANALYZE) public.purchases, public.profiles, public.stripe_events, public.attempts`, nil},
+	} {
+		if _, err := conn.Exec(ctx, step.sql, step.args...); err != nil {
+			return fmt.Errorf("fill the ledger: %s: %w", step.what, err)
+		}
+	}
+	return nil
+}
+
+// What differs from purchase to purchase in a message.
+const (
+	placeID  = "cs_live_PLACE"
+	placeAt  = 1_111_111_111
+	placeSum = 2_222_222
+)
+
+func template() (string, error) {
+	sum := int64(placeSum)
+	data, err := message.EncodeEnvelope(&purchase.Purchase{
+		ID: placeID, Livemode: true, At: time.Unix(placeAt, 0), AmountMinor: &sum, Currency: "usd",
+		Keys: purchase.MatchKeys{
+			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"), ExternalID: purchase.HashExternalID(placeID),
+			TTCLID: "E.C.P.CvQBtqmX5aKjG8yWAg", TTP: "2Yg0kBqZSvyMxOvBWjTFhBLe1sR", IP: "203.0.113.7",
+			UserAgent: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15",
+			PageURL:   "https://shop.example/checkout?ttclid=E.C.P.CvQBtqmX5aKjG8yWAg", Referrer: "https://www.tiktok.com/",
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	for _, place := range []string{placeID, fmt.Sprint(placeAt), fmt.Sprint(placeSum)} {
+		if strings.Count(string(data), place) != 1 {
+			return "", fmt.Errorf("ledgergen: %q does not stand once in a message", place)
+		}
+	}
+	return string(data), nil
+}
+
+const (
+	// The dice of each purchase, thrown once. n is its age's rank, the oldest first; days have their nights.
+	sqlPlan = `
+CREATE TEMPORARY TABLE plan AS
+WITH dice AS (
+    SELECT n, substr(md5(n::text || random()), 1, 24) AS k, random() AS fate, random() AS coin, random() AS taste, random() AS price, random() AS speed,
+        now() - make_interval(secs => ($1::int - n) * ($2::float8 / $1) + 3600 * (random() - 0.5) + 1800) AS paid
+    FROM generate_series(1, $1::int) AS n
+), fates AS (
+    SELECT dice.*, CASE
+        WHEN n > 0.9 * $1 AND fate > 0.99 THEN CASE WHEN coin < 0.3 THEN 'pending' WHEN coin < 0.7 THEN 'published' ELSE 'retrying' END
+        WHEN fate < 0.95 THEN 'delivered' WHEN fate < 0.965 THEN 'skipped' WHEN fate < 0.975 THEN 'dead' WHEN fate < 0.978 THEN 'rejected'
+        WHEN fate < 0.988 THEN 'payment_failed' WHEN n > 0.98 * $1 THEN 'awaiting_payment' ELSE 'delivered' END AS status
+    FROM dice
+)
+SELECT n, k, paid, speed, coin, 'cs_live_a1' || k || substr(md5(k), 1, 32) AS id, status,
+    -- four of five customers come once
+    CASE WHEN taste < 0.2 THEN 1 + (price * $1 / 5)::int ELSE $1 / 5 + n END AS customer,
+    CASE WHEN status = 'skipped' THEN CASE WHEN coin < 0.7 THEN 'no_payment' WHEN coin < 0.9 THEN 'not_configured' ELSE 'test_purchase' END
+         WHEN status = 'dead' THEN CASE WHEN coin < 0.8 THEN 'refused' WHEN coin < 0.97 THEN 'expired' ELSE 'crash' END
+         WHEN status = 'rejected' THEN 'invalid_email' ELSE '' END AS reason,
+    CASE WHEN taste < 0.6 THEN 'usd' WHEN taste < 0.8 THEN 'eur' WHEN taste < 0.9 THEN 'gbp' WHEN taste < 0.94 THEN 'jpy'
+         WHEN taste < 0.97 THEN 'brl' WHEN taste < 0.99 THEN 'cad' ELSE 'aud' END AS currency,
+    (ARRAY[999, 1999, 2999, 4999, 9900, 29900])[1 + floor(price * price * 6)::int] AS amount,
+    CASE WHEN status = 'dead' THEN 2 WHEN status = 'delivered' AND coin > 0.97 THEN 2 WHEN status IN ('delivered', 'retrying') THEN 1 ELSE 0 END AS attempts
+FROM fates`
+
+	sqlProfiles = `
+INSERT INTO public.profiles (livemode, email, stripe_customer_id, stripe_subscription_id, last_purchase_at,
+    created_at, updated_at)
+SELECT reason <> 'test_purchase', 'buyer.' || customer || '@example.com',
+    'cus_' || substr(md5(customer::text), 1, 14), max('sub_' || k), max(paid), min(paid), max(paid)
+FROM plan WHERE status NOT IN ('rejected', 'awaiting_payment', 'payment_failed') GROUP BY 1, customer
+    ORDER BY min(n)`
+
+	sqlPurchases = `
+INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
+    stripe_customer_id, stripe_subscription_id, envelope, match_keys, first_published_at, published_at, stream_sequence, attempts, last_attempt_at, last_class,
+    last_code, last_error, tiktok_request_id, finished_at, created_at, updated_at, sent_minor)
+SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchase', p.amount, p.currency,
+    CASE WHEN p.status NOT IN ('awaiting_payment', 'payment_failed') THEN date_trunc('second', p.paid) END,
+    'cus_' || substr(md5(p.customer::text), 1, 14), 'sub_' || p.k,
+    CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN convert_to(
+        replace(replace(replace($1, 'cs_live_PLACE', p.id), '1111111111', extract(epoch FROM p.paid)::bigint::text), '2222222', p.amount::text), 'UTF8') END,
+    CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN 127 END,
+    t.published, t.published, CASE WHEN t.published IS NOT NULL THEN p.n END, p.attempts, t.attempted,
+    CASE p.status WHEN 'delivered' THEN 'delivered' WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 'refused' ELSE 'retry' END WHEN 'retrying' THEN 'retry' END,
+    CASE p.status WHEN 'delivered' THEN 0 WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 40002 ELSE 50000 END WHEN 'retrying' THEN 503 END,
+    CASE p.status WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 'user.ip: Not a valid string' ELSE 'Internal service error' END WHEN 'retrying' THEN 'Service Unavailable' END,
+    CASE WHEN p.status = 'delivered' THEN to_char(p.paid, 'YYYYMMDDHH24MISS') || upper(p.k) END,
+    CASE WHEN p.status IN ('delivered', 'dead') THEN t.attempted + interval '60 ms' WHEN p.status IN ('skipped', 'rejected') THEN p.paid + interval '20 ms' END,
+    p.paid, COALESCE(t.attempted, p.paid), CASE WHEN p.status = 'delivered' THEN p.amount END
+FROM plan p
+LEFT JOIN public.profiles f ON f.livemode = (p.reason <> 'test_purchase')
+    AND f.email = 'buyer.' || p.customer || '@example.com'
+    AND p.status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
+CROSS JOIN LATERAL (SELECT
+    CASE WHEN p.status IN ('published', 'retrying', 'delivered', 'dead') THEN p.paid + interval '5 ms' END AS published,
+    CASE WHEN p.attempts > 0 THEN p.paid + interval '40 ms' + CASE WHEN p.coin > 0.97 THEN make_interval(secs => 900 * p.speed) ELSE make_interval(secs => 0.3 * p.speed) END END AS attempted) t
+ORDER BY p.n`
+
+	// Where the money came later, or Stripe sent an event again under another id, there are two.
+	sqlEvents = `
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
+SELECT 'evt_' || k, CASE status WHEN 'payment_failed' THEN 'checkout.session.async_payment_failed' ELSE 'checkout.session.completed' END, id,
+    reason <> 'test_purchase', date_trunc('second', paid), paid,
+    CASE status WHEN 'rejected' THEN 'rejected' WHEN 'awaiting_payment' THEN 'awaiting_payment' ELSE 'processed' END
+FROM plan
+UNION ALL
+SELECT 'evt_' || substr(md5(k || 'again'), 1, 24), 'checkout.session.completed', id, true, date_trunc('second', paid), paid + interval '90 s', 'duplicate'
+FROM plan WHERE speed < 0.02`
+
+	sqlAttempts = `
+INSERT INTO public.attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id)
+SELECT p.checkout_session_id, substr(md5(p.checkout_session_id || a), 1, 20), 1,
+    p.last_attempt_at - (p.attempts - a) * interval '1 s', 40 + (random() * 200)::int,
+    CASE WHEN a = p.attempts THEN p.last_class ELSE 'retry' END, CASE WHEN a = p.attempts THEN p.last_code ELSE 50000 END,
+    CASE WHEN a < p.attempts THEN 'Internal service error' WHEN p.status = 'delivered' THEN 'OK' ELSE p.last_error END,
+    to_char(p.last_attempt_at, 'YYYYMMDDHH24MISS') || upper(substr(md5(p.checkout_session_id || a), 1, 24))
+FROM public.purchases p CROSS JOIN LATERAL generate_series(1, p.attempts) AS a
+ORDER BY p.created_at`
+)

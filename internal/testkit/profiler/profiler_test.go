@@ -1,0 +1,42 @@
+package profiler_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"purchase-relay/internal/testkit/profiler"
+)
+
+func TestServe(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:1", "nonsense"} {
+		if err := profiler.Serve(addr); err == nil {
+			t.Errorf("%s was taken", addr)
+		}
+	}
+	if err := profiler.Serve(""); err != nil {
+		t.Error(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := profiler.Serve(addr); err == nil {
+		t.Error("an address that is taken was taken")
+	}
+	_ = l.Close()
+	if err := profiler.Serve(addr); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get("http://" + addr + "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "TestServe") {
+		t.Errorf("%v: %s", err, body)
+	}
+}
