@@ -115,6 +115,13 @@ func unreachable(err error) doctor.Check {
 	return doctor.Failed("Postgres", "does not answer: "+err.Error(), "start it; check host, port and TLS in DATABASE_URL, and the way there (DNS, firewall)")
 }
 
+const sqlClock = `SELECT clock_timestamp()`
+
+const sqlServer = `
+SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(), current_setting('fsync'),
+    current_setting('full_page_writes'), current_setting('synchronous_commit'),
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), current_setting('max_connections')::int`
+
 func look(ctx context.Context, conn *pgx.Conn) (f facts, err error) {
 	var theirs time.Time
 	var fsync, pages, commit string
@@ -250,6 +257,8 @@ func examineEvents(ctx context.Context, conn *pgx.Conn) doctor.Check {
 	}
 	return judgeEvents(live, test)
 }
+
+const sqlEventsByMode = `SELECT livemode, max(received_at) FROM public.stripe_events WHERE received_at > now() - interval '30 days' GROUP BY livemode`
 
 // latestEvents are the last checkouts of 30 days, by mode; zero: there was none.
 func latestEvents(ctx context.Context, conn *pgx.Conn) (live, test time.Time, err error) {

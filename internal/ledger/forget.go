@@ -22,6 +22,21 @@ func (db *DB) Forget(ctx context.Context, email string) (p purchase.Person, err 
 	return p, err
 }
 
+const sqlForgetLinks = `
+UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL WHERE checkout_session_id = ANY($1::text[])`
+
+// A first payment that comes later finds no trial, and is none.
+const sqlForgetTrials = `
+WITH mine AS (
+    SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
+    ORDER BY t.subscription_id FOR UPDATE
+)
+DELETE FROM public.trials t USING mine m WHERE t.subscription_id = m.subscription_id`
+
+const sqlForgetProfile = `
+WITH mine AS (SELECT id FROM public.profiles WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
+DELETE FROM public.profiles p USING mine m WHERE p.id = m.id`
+
 // Unlink removes the profiles with the address, the trials, and what links purchases to them or to a customer
 // at Stripe. The session and event ids stay, so that Stripe's repeats are known. false: there are purchases
 // that Forget has not seen, and nothing was done.
@@ -41,6 +56,33 @@ func (db *DB) Unlink(ctx context.Context, email string, seen purchase.Person) (d
 	})
 	return done, err
 }
+
+// What still could be sent.
+const sendable = `(status IN ('pending', 'published', 'retrying', 'dead') OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+
+const sqlForgetContent = `
+UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_id = NULL,
+    status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END, reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
+    finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END, updated_at = now()
+WHERE checkout_session_id = ANY($1::text[])`
+
+const sqlForgetAttempts = `
+WITH told AS (
+    SELECT checkout_session_id, attempt_id FROM public.attempts
+    WHERE checkout_session_id = ANY($1::text[]) AND (message <> '' OR request_id <> '')
+    ORDER BY checkout_session_id, attempt_id FOR UPDATE
+)
+UPDATE public.attempts a SET message = '', request_id = '' FROM told t
+WHERE a.checkout_session_id = t.checkout_session_id AND a.attempt_id = t.attempt_id`
+
+// A first payment that comes now ends skipped (forgotten).
+const sqlForgetTrialKeys = `
+WITH mine AS (
+    SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
+    ORDER BY t.subscription_id FOR UPDATE
+)
+UPDATE public.trials t SET envelope = NULL, click_expires_at = NULL FROM mine m
+    WHERE t.subscription_id = m.subscription_id`
 
 // content removes what was sent, or would be, and what TikTok answered.
 func content(ctx context.Context, tx pgx.Tx, p *purchase.Person) error {
@@ -90,6 +132,44 @@ func (db *DB) about(ctx context.Context, email string, do func(tx pgx.Tx, found 
 	}
 	return nil
 }
+
+// The live and the test profile of an address. The advisory locks keep webhooks away from them.
+const sqlForgetProfiles = `
+SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1 ORDER BY id`
+
+// What Stripe calls the customer, and the subscriptions: as the profiles, their purchases and their
+// trials know them. The latter keep what a pruning took from the former.
+const sqlForgetIDs = `
+WITH known AS (
+    SELECT stripe_customer_id AS customer, stripe_subscription_id AS subscription
+    FROM public.profiles WHERE id = ANY($1::uuid[])
+    UNION
+    SELECT stripe_customer_id, stripe_subscription_id FROM public.purchases WHERE profile_id = ANY($1::uuid[])
+    UNION SELECT stripe_customer_id, subscription_id FROM public.trials WHERE profile_id = ANY($1::uuid[])
+)
+SELECT COALESCE(array_agg(DISTINCT customer) FILTER (WHERE customer IS NOT NULL), '{}'),
+    COALESCE(array_agg(DISTINCT subscription) FILTER (WHERE subscription IS NOT NULL), '{}') FROM known`
+
+// The profiles' purchases, and those of the same customer or subscription that have no profile: unpaid
+// ones, and ones without a usable address.
+const sqlForgetHeld = `
+SELECT checkout_session_id, livemode, status = 'delivered' FROM public.purchases
+WHERE profile_id = ANY($1::uuid[])
+    OR profile_id IS NULL AND (stripe_customer_id = ANY($2::text[]) OR stripe_subscription_id = ANY($3::text[]))
+ORDER BY checkout_session_id FOR UPDATE`
+
+// Their trials and held invoices, found by each of the ids: purchases may have been pruned. What belongs
+// to another profile stays.
+const forgetTrials = `
+    (t.profile_id = ANY($1::uuid[]) OR t.checkout_session_id = ANY($4::text[]) OR t.purchase_id = ANY($4)
+        OR NOT EXISTS (SELECT FROM public.profiles o WHERE o.id = t.profile_id)
+            AND (t.stripe_customer_id = ANY($2::text[]) OR t.subscription_id = ANY($3::text[])))`
+
+// The sessions and invoices of trials: the queue may hold what the ledger does not any more.
+const sqlForgetOthers = `
+SELECT COALESCE(array_agg(DISTINCT u.id), '{}')
+FROM public.trials t, unnest(ARRAY[t.checkout_session_id, t.invoice_id, t.purchase_id]) AS u (id)
+WHERE u.id IS NOT NULL AND u.id <> ALL($4) AND ` + forgetTrials + ``
 
 func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err error) {
 	locks := sorted([]string{profileKey{true, email}.lock(), profileKey{false, email}.lock()})

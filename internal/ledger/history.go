@@ -24,6 +24,19 @@ func (db *DB) Histories(ctx context.Context, term string, most int) ([]purchase.
 	return found, nil
 }
 
+// Each way of finding has its own index.
+const sqlHistories = `
+SELECT checkout_session_id, status, reason, COALESCE(profile_id::text, ''), mode, livemode, amount_minor, COALESCE(currency, ''), purchased_at,
+    COALESCE(stripe_customer_id, ''), COALESCE(stripe_subscription_id, ''), generation, created_at, first_published_at, published_at,
+    COALESCE(stream_sequence, 0), finished_at, COALESCE(tiktok_request_id, ''), envelope, kind,
+    COALESCE(trial_session_id, ''), match_keys, sent_minor, COALESCE(sent_page, '')
+FROM public.purchases
+WHERE checkout_session_id IN (
+    SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
+        WHERE p.livemode IN (true, false) AND p.email = $2)
+ORDER BY created_at DESC, checkout_session_id LIMIT $3`
+
 func (db *DB) histories(
 	ctx context.Context, tx pgx.Tx, term, email string, most int,
 ) ([]purchase.History, error) {
@@ -48,6 +61,8 @@ func (db *DB) histories(
 	}
 	return found, db.readAttempts(ctx, tx, ids, byID)
 }
+
+const sqlConversions = `SELECT trial_session_id, checkout_session_id, created_at FROM public.purchases WHERE trial_session_id = ANY($1)`
 
 // readConversions finds what trials became.
 func (db *DB) readConversions(ctx context.Context, tx pgx.Tx, ids []string,
@@ -83,6 +98,10 @@ func scanHistory(row pgx.CollectableRow) (h purchase.History, err error) {
 	return h, err
 }
 
+const sqlReceptions = `
+SELECT checkout_session_id, event_id, type, created_at, received_at, disposition FROM public.stripe_events
+WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
+
 func (db *DB) readEvents(ctx context.Context, tx pgx.Tx, ids []string,
 	byID map[string]*purchase.History,
 ) error {
@@ -100,6 +119,10 @@ func (db *DB) readEvents(ctx context.Context, tx pgx.Tx, ids []string,
 		return nil
 	})
 }
+
+const sqlAttempts = `
+SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id FROM public.attempts
+WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
 
 func (db *DB) readAttempts(ctx context.Context, tx pgx.Tx, ids []string,
 	byID map[string]*purchase.History,

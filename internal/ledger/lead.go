@@ -12,6 +12,11 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
+const sqlDeaths = `
+SELECT reason, count(*), min(updated_at), max(updated_at), (array_agg(checkout_session_id ORDER BY updated_at DESC, checkout_session_id))[1:5]
+FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
+GROUP BY reason ORDER BY reason`
+
 // Deaths returns what was recorded as dead since a time and is dead still, one entry a reason.
 func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, error) {
 	rows, err := db.pool.Query(ctx, sqlDeaths, since)
@@ -38,11 +43,18 @@ type Lead struct {
 	conn *pgxpool.Conn // nil: somebody else leads, as far as we know
 }
 
+// A session's lock: it stands until it is given back or the connection ends.
+const sqlTryLead = `SELECT pg_try_advisory_lock(` + lockLead + `)`
+
 // LeadAlarm returns the role of telling people of troubles.
 func (db *DB) LeadAlarm() *Lead { return &Lead{db: db, take: sqlTryLead, role: "telling"} }
 
+const sqlTryCheck = `SELECT pg_try_advisory_lock(` + lockCheck + `)`
+
 // LeadCheck returns the role of looking for what webhooks missed, from time to time.
 func (db *DB) LeadCheck() *Lead { return &Lead{db: db, take: sqlTryCheck, role: "checking"} }
+
+const sqlTryCommand = `SELECT pg_try_advisory_lock(` + lockCommand + `)`
 
 // LeadBackfill returns the role of the one who runs the command.
 func (db *DB) LeadBackfill() *Lead { return &Lead{db: db, take: sqlTryCommand, role: "catching up"} }
@@ -71,6 +83,8 @@ func (l *Lead) Hold(ctx context.Context) (bool, error) {
 	l.conn = conn
 	return true, nil
 }
+
+const sqlGiveRole = `SELECT pg_advisory_unlock_all()`
 
 // Release gives the role back, for instance before the pool is closed. When it returns another one can take it: a connection's end alone
 // would free it a moment later.

@@ -56,6 +56,10 @@ func owner(url secret.Text) (conn *sql.DB, user string, err error) {
 	return stdlib.OpenDB(*config), config.User, nil
 }
 
+const sqlHasVersions = `SELECT to_regclass('public.goose_db_version') IS NOT NULL`
+
+const sqlSchemaLevel = `SELECT COALESCE(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`
+
 // schemaReady says whether every migration of this binary has been applied.
 func schemaReady(ctx context.Context, conn *sql.DB) (bool, error) {
 	var exists bool
@@ -68,6 +72,8 @@ func schemaReady(ctx context.Context, conn *sql.DB) (bool, error) {
 	}
 	return level >= migrations.Level, nil
 }
+
+const sqlOldestBinary = `SELECT oldest_binary FROM public.schema_compat`
 
 // CheckSchema says whether this binary may use the schema: nil, ErrTooOld, or that it is not there yet.
 func (db *DB) CheckSchema(ctx context.Context) error {

@@ -19,6 +19,10 @@ const (
 	pruneTimeout = time.Minute // of one step
 )
 
+const sqlCountPrunableAttempts = `
+SELECT count(*) FROM public.purchases p JOIN public.attempts a ON a.checkout_session_id = p.checkout_session_id
+WHERE p.status = ANY($1::text[]) AND COALESCE(p.purchased_at, p.created_at) < $2::timestamptz AND a.at < $2`
+
 // CountPrunable says what a pruning would remove; events that would be left alone without it are not counted.
 func (db *DB) CountPrunable(ctx context.Context, p purchase.Pruning) (purchase.Pruned, error) {
 	found, err := db.CountEnded(ctx, p.Statuses(), p.Before)
@@ -30,6 +34,14 @@ func (db *DB) CountPrunable(ctx context.Context, p purchase.Pruning) (purchase.P
 	}
 	return found, nil
 }
+
+// What may leave the ledger: $1 statuses, $2 the time before which it must have ended, and since when Stripe must not have spoken of it.
+// What ended before was paid, or heard of, before: so the index on the time finds it.
+const prunable = `COALESCE(p.purchased_at, p.created_at) < $2::timestamptz AND COALESCE(p.finished_at, p.updated_at) < $2
+    AND NOT EXISTS (SELECT FROM public.stripe_events e WHERE e.checkout_session_id = p.checkout_session_id AND e.received_at >= $2)`
+
+const sqlCountPrunable = `
+SELECT p.status, p.reason, count(*) FROM public.purchases p WHERE p.status = ANY($1::text[]) AND ` + prunable + ` GROUP BY 1, 2`
 
 // CountEnded counts the purchases of some statuses that ended before a time and that Stripe has not spoken of since then.
 func (db *DB) CountEnded(ctx context.Context, statuses []purchase.Status, before time.Time) (found purchase.Pruned, err error) {
@@ -125,6 +137,26 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// One step from a place on, of one status and mode: the purchases with their attempts and events. Whoever works on a row has it: it is
+// passed by, and nobody is waited for.
+const sqlPrunePurchases = `
+WITH chosen AS (
+    SELECT p.checkout_session_id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
+    WHERE p.status = $1 AND p.livemode = $3 AND COALESCE(p.purchased_at, p.created_at) >= $4::timestamptz
+        AND (COALESCE(p.purchased_at, p.created_at) > $4 OR p.checkout_session_id > $5) AND ` + prunable + `
+    ORDER BY COALESCE(p.purchased_at, p.created_at), p.checkout_session_id LIMIT $6 FOR UPDATE OF p SKIP LOCKED
+), gone AS (
+    DELETE FROM public.purchases p USING chosen c WHERE p.checkout_session_id = c.checkout_session_id
+    RETURNING p.checkout_session_id, p.reason, c.at
+), tried AS (
+    DELETE FROM public.attempts WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
+), heard AS (
+    DELETE FROM public.stripe_events WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
+), place AS (
+    SELECT at, checkout_session_id AS id FROM gone ORDER BY at DESC, checkout_session_id DESC LIMIT 1
+)
+SELECT g.reason, count(*), (SELECT count(*) FROM tried), (SELECT count(*) FROM heard), (SELECT at FROM place), (SELECT id FROM place) FROM gone g GROUP BY g.reason`
+
 func (w *pruning) purchases(status purchase.Status, livemode bool) step {
 	return func(ctx context.Context, from place) (place, bool, error) {
 		rows, err := w.db.pool.Query(ctx, sqlPrunePurchases, status, w.Before, livemode, from.at, from.id, pruneStep)
@@ -146,13 +178,62 @@ func (w *pruning) purchases(status purchase.Status, livemode bool) step {
 	}
 }
 
+// Events that no purchase is left of: they came late to one that was pruned.
+const sqlPruneEvents = `
+WITH chosen AS (
+    SELECT event_id, checkout_session_id, received_at FROM public.stripe_events
+    WHERE received_at < $1::timestamptz AND received_at >= $2::timestamptz AND (received_at > $2 OR event_id > $3)
+    ORDER BY received_at, event_id LIMIT $4
+), old AS (
+    SELECT e.event_id FROM public.stripe_events e JOIN chosen c ON e.event_id = c.event_id
+    WHERE NOT EXISTS (SELECT FROM public.purchases p WHERE p.checkout_session_id = c.checkout_session_id)
+    ORDER BY e.event_id FOR UPDATE OF e SKIP LOCKED
+), gone AS (
+    DELETE FROM public.stripe_events e USING old o WHERE e.event_id = o.event_id RETURNING 1
+)
+SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY received_at DESC, event_id DESC LIMIT 1`
+
 func (w *pruning) events(ctx context.Context, from place) (place, bool, error) {
 	return w.next(ctx, from, &w.done.Events, sqlPruneEvents, w.Before, from.at, from.id, pruneStep)
 }
 
+// Of subscriptions: those whose first payment is long made, those of which no trial came with the first invoice, and trials that ended
+// without a payment (Stripe's longest lasts two years). An invoice that comes later finds no trial, and so is no first payment.
+const sqlPruneTrials = `
+WITH chosen AS (
+    SELECT subscription_id FROM public.trials WHERE subscription_id > $2 ORDER BY subscription_id LIMIT $3
+), old AS (
+    SELECT t.subscription_id FROM public.trials t JOIN chosen c ON t.subscription_id = c.subscription_id
+    WHERE t.purchase_id IS NOT NULL AND t.invoice_at < $1::timestamptz
+        OR t.checkout_session_id IS NULL AND t.held_at < $1
+        OR t.started_at < $1::timestamptz - interval '2 years'
+    ORDER BY t.subscription_id FOR UPDATE OF t SKIP LOCKED
+), gone AS (
+    DELETE FROM public.trials t USING old o WHERE t.subscription_id = o.subscription_id RETURNING 1
+)
+SELECT now(), subscription_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY subscription_id DESC LIMIT 1`
+
 func (w *pruning) trials(ctx context.Context, from place) (place, bool, error) {
 	return w.next(ctx, from, &w.done.Trials, sqlPruneTrials, w.Before, from.id, pruneStep)
 }
+
+// Attempts that are older than purchases have to be, of one status and mode. Rows that another
+// transaction has are left for a later pruning, here and below: a pruning waits for nobody.
+const sqlPruneAttempts = `
+WITH chosen AS (
+    SELECT p.checkout_session_id AS id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
+    WHERE p.status = $1 AND p.livemode = $3 AND COALESCE(p.purchased_at, p.created_at) >= $4::timestamptz AND COALESCE(p.purchased_at, p.created_at) < $2
+        AND (COALESCE(p.purchased_at, p.created_at) > $4 OR p.checkout_session_id > $5)
+    ORDER BY COALESCE(p.purchased_at, p.created_at), p.checkout_session_id LIMIT $6
+), old AS (
+    SELECT checkout_session_id, attempt_id FROM public.attempts
+    WHERE checkout_session_id IN (SELECT id FROM chosen) AND at < $2::timestamptz
+    ORDER BY checkout_session_id, attempt_id FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM public.attempts a USING old o
+    WHERE a.checkout_session_id = o.checkout_session_id AND a.attempt_id = o.attempt_id RETURNING 1
+)
+SELECT at, id, (SELECT count(*) FROM gone) FROM chosen ORDER BY at DESC, id DESC LIMIT 1`
 
 func (w *pruning) attempts(status purchase.Status, livemode bool) step {
 	return func(ctx context.Context, from place) (place, bool, error) {
@@ -173,6 +254,17 @@ func (w *pruning) next(ctx context.Context, from place, count *int, sql string, 
 	return from, true, nil
 }
 
+// Of hours of which nothing is left, the rollup keeps nothing.
+const sqlPruneHours = `
+DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
+    SELECT hour, livemode FROM public.rollup_hours WHERE hour < $1 AND paid = 0 AND accepted = 0
+    ORDER BY hour, livemode LIMIT $2 FOR UPDATE SKIP LOCKED) AND paid = 0 AND accepted = 0`
+
+const sqlPruneDelays = `
+DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (
+    SELECT daily, at, livemode, delay FROM public.rollup_delays WHERE at < $1 AND n = 0
+    ORDER BY daily, at, livemode, delay LIMIT $2 FOR UPDATE SKIP LOCKED) AND n = 0`
+
 // emptyFigures removes the rollup's rows that count nothing any more. They are made anew where something comes to be counted.
 func (w *pruning) emptyFigures(ctx context.Context) error {
 	if _, err := w.db.Fold(ctx); err != nil {
@@ -189,6 +281,17 @@ func (w *pruning) emptyFigures(ctx context.Context) error {
 	}
 	return nil
 }
+
+// The messages of purchases that TikTok accepted $1 seconds ago or earlier. The index holds those that
+// still have theirs.
+const sqlDropEnvelopes = `
+UPDATE public.purchases SET envelope = NULL
+WHERE checkout_session_id IN (
+    SELECT checkout_session_id FROM public.purchases
+    WHERE status = 'delivered' AND envelope IS NOT NULL AND finished_at < now() - make_interval(secs => $1)
+    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)`
+
+const sqlLockEnvelopes = `SELECT pg_try_advisory_xact_lock(` + lockEnvelopes + `)`
 
 // DropEnvelopes removes the messages of purchases that TikTok accepted before an age, at most limit per call,
 // and returns how many. They are never sent again, and hold what a buyer's browser told. Of several replicas

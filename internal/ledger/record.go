@@ -143,6 +143,28 @@ type books struct {
 	now       time.Time // the transaction's, by the ledger's clock
 }
 
+const sqlBegin = `BEGIN`
+
+const sqlNow = `SELECT now()` // the transaction's own time
+
+// One session's events are taken one after the other, over all replicas: the decision between them needs the one before. So are
+// one customer's: a new profile's id is chosen before it is written. The keys come in order; the locks end with the transaction;
+// the hash's rare equal for two keys only makes them wait.
+const sqlLockSessions = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockSessions + `))) FROM unnest($1::text[]) AS k`
+
+const sqlLockEmails = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockEmails + `))) FROM unnest($1::text[]) AS k`
+
+const sqlKnownEvents = `SELECT event_id, checkout_session_id FROM public.stripe_events WHERE event_id = ANY($1)`
+
+const sqlSessionStates = `SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
+
+const sqlKnownProfiles = `
+SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
+FROM public.profiles WHERE livemode AND email = ANY($1)
+UNION ALL
+SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
+FROM public.profiles WHERE NOT livemode AND email = ANY($2)`
+
 // readBooks opens the transaction, locks what the receipts and the subscriptions are about against everybody else, in the order of
 // the keys, and reads it.
 func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt, subscriptions []string) (*books, error) {
@@ -314,6 +336,8 @@ func newEntered(p purchase.Purchase, profileID string, received time.Time) (e en
 	return e, nil
 }
 
+const sqlCommit = `COMMIT`
+
 // write writes what the books have become, and commits.
 func (b *books) write(ctx context.Context, conn *pgx.Conn) error {
 	var batch pgx.Batch
@@ -329,6 +353,13 @@ func (b *books) write(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // Rows are written in the order of their keys, here and everywhere: two transactions never wait for each other in a circle.
+
+const sqlPutEvents = `
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition, caught_up)
+SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::boolean[])
+    AS u (id, type, session, livemode, created, received, disposition, caught_up)
+ON CONFLICT (event_id) DO NOTHING`
 
 func (b *books) putEvents(batch *pgx.Batch) {
 	n := len(b.heard)
@@ -350,6 +381,24 @@ func (b *books) putEvents(batch *pgx.Batch) {
 	batch.Queue(sqlPutEvents, ids, types, sessions, livemodes, created, received, became, caughtUp)
 }
 
+// The profile keeps the ids of its latest purchase, whatever order the events come in. A row of another id than the one that was
+// chosen was written by somebody without our locks: it is left alone, the purchase's reference to the chosen id fails, and the
+// whole is done again.
+const sqlPutProfiles = `
+INSERT INTO public.profiles AS p (id, livemode, email, stripe_customer_id, stripe_subscription_id,
+    last_purchase_at)
+SELECT u.id::uuid, u.livemode, u.email, u.customer, u.subscription, u.at
+FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+    AS u (id, livemode, email, customer, subscription, at)
+ON CONFLICT (livemode, email) DO UPDATE SET
+    stripe_customer_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
+        THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id) ELSE COALESCE(p.stripe_customer_id, excluded.stripe_customer_id) END,
+    stripe_subscription_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
+        THEN COALESCE(excluded.stripe_subscription_id, p.stripe_subscription_id) ELSE COALESCE(p.stripe_subscription_id, excluded.stripe_subscription_id) END,
+    last_purchase_at = GREATEST(p.last_purchase_at, excluded.last_purchase_at),
+    updated_at = now()
+WHERE p.id = excluded.id`
+
 func (b *books) putProfiles(batch *pgx.Batch) {
 	var ids, emails []string
 	var livemodes []bool
@@ -366,6 +415,23 @@ func (b *books) putProfiles(batch *pgx.Batch) {
 		batch.Queue(sqlPutProfiles, ids, livemodes, emails, customers, subscriptions, ats)
 	}
 }
+
+const sqlPutPurchases = `
+INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
+    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys, kind, trial_session_id, claimed_until, first_published_at)
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope,
+    CASE WHEN u.finished IS NOT NULL THEN now() END, u.keys, u.kind, u.trial,
+    CASE WHEN u.claimed THEN now() + make_interval(secs => $18) END, CASE WHEN u.claimed THEN now() END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
+    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::text[], $16::text[], $17::boolean[])
+    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys, kind, trial, claimed)
+ON CONFLICT (checkout_session_id) DO UPDATE SET
+    status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
+    livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
+    purchased_at = excluded.purchased_at, stripe_customer_id = excluded.stripe_customer_id,
+    stripe_subscription_id = excluded.stripe_subscription_id, envelope = excluded.envelope,
+    finished_at = excluded.finished_at, match_keys = excluded.match_keys, kind = excluded.kind, trial_session_id = excluded.trial_session_id, claimed_until = excluded.claimed_until,
+    first_published_at = excluded.first_published_at, updated_at = now()`
 
 func (b *books) putPurchases(batch *pgx.Batch) {
 	n := len(b.purchases)

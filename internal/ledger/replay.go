@@ -28,6 +28,15 @@ func (db *DB) endedSince(
 	return now, nullableTime(s.Since), nil
 }
 
+const countReplayable = `
+SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours'),
+    count(*) FILTER (WHERE purchased_at < now() - interval '28 days')
+FROM public.purchases WHERE `
+
+const sqlCountChosen = countReplayable + chosenReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
+
+const sqlCountMany = countReplayable + manyReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
+
 // CountReplayable says how many purchases a selection would replay, by their reasons and TikTok's last codes.
 func (db *DB) CountReplayable(ctx context.Context, s purchase.Selection) ([]purchase.Replayable, error) {
 	now, since, err := db.endedSince(ctx, &s)
@@ -50,6 +59,23 @@ func (db *DB) CountReplayable(ctx context.Context, s purchase.Selection) ([]purc
 	}
 	return counted, nil
 }
+
+const sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
+
+// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a trial
+// (no_payment) is no sale, and test purchases are replayed by their own ids alone.
+const chosenReplayable = `
+envelope IS NOT NULL AND checkout_session_id = ANY($1::text[]) AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+
+// $5 keeps a replay of many from running after what dies again meanwhile.
+const manyReplayable = `
+envelope IS NOT NULL AND status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
+    AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND (NOT $6::boolean OR last_code IS NULL) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+    AND finished_at <= $5::timestamptz`
+
+const sqlReplayChosen = replay + chosenReplayable + ` ORDER BY checkout_session_id FOR UPDATE)`
+
+const sqlReplayMany = replay + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
 
 // Replay makes purchases pending again and returns how many; progress is called with the count so far. For one id the error
 // is purchase.ErrUnknown or purchase.ErrNotReplayable where nothing was done; of some ids those that can be replayed are.

@@ -46,6 +46,11 @@ func explain(err error) error {
 	return err
 }
 
+// A table that is not there any more is none that the role lacks.
+const sqlMissingRights = `
+SELECT r.privilege || ' on ' || r.tab FROM unnest($1::text[], $2::text[]) AS r (tab, privilege)
+WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDER BY r.tab, r.privilege`
+
 // missingRights lists what the role behind a connection, or a pool of them, lacks.
 func missingRights(ctx context.Context, conn interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -70,6 +75,8 @@ func (db *DB) checkRights(ctx context.Context) error {
 	}
 	return nil
 }
+
+const sqlLockGrants = `SELECT pg_advisory_xact_lock(` + lockGrants + `)`
 
 // Grant gives the role that runtime names what ingest needs on the tables of the owner's role. Where both are one role, it
 // does nothing.
@@ -104,6 +111,8 @@ func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
 	}
 	return tx.Commit()
 }
+
+const sqlMayCreate = `SELECT has_schema_privilege('public', 'CREATE')`
 
 // MayCreate says whether this role may create tables: Postgres before 15 allows everybody to.
 func (db *DB) MayCreate(ctx context.Context) (may bool, err error) {

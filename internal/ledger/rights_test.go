@@ -75,11 +75,11 @@ func TestRuntimeRoleCanRunEveryStatement(t *testing.T) {
 	r := newRoles(t)
 	r.migrate()
 	conn := r.connect(r.runtime)
-	eachStatement(t, func(name, sql string) {
+	for name, sql := range statements(t) {
 		prepared, err := conn.Prepare(t.Context(), name, sql)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-			return
+			continue
 		}
 		arguments := ""
 		if n := len(prepared.ParamOIDs); n > 0 {
@@ -88,7 +88,7 @@ func TestRuntimeRoleCanRunEveryStatement(t *testing.T) {
 		if _, err := conn.Exec(t.Context(), `EXPLAIN EXECUTE "`+name+`"`+arguments); err != nil {
 			t.Errorf("the runtime role may not run %s: %v; see rights.go", name, err)
 		}
-	})
+	}
 }
 
 // A table that a migration adds needs a word in rights.go.

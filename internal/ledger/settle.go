@@ -96,6 +96,11 @@ func (s *standing) apply(o message.Outcome, now time.Time) {
 	}
 }
 
+// Rows are locked in key order, here and everywhere: two recorders never wait for each other in a circle.
+const sqlLockPurchases = `
+SELECT checkout_session_id, status, reason, generation, finished_at FROM public.purchases
+WHERE checkout_session_id = ANY($1) ORDER BY checkout_session_id FOR UPDATE`
+
 func (db *DB) lockPurchases(
 	ctx context.Context, tx pgx.Tx, outcomes []message.Outcome,
 ) (map[string]*standing, error) {
@@ -121,6 +126,14 @@ func (db *DB) lockPurchases(
 	}
 	return ledger, nil
 }
+
+const sqlInsertAttempts = `
+INSERT INTO public.attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id)
+SELECT a.id, a.attempt, a.generation, a.at, a.took, a.class, a.code, a.message, a.request
+FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::bigint[], $6::text[], $7::int[], $8::text[], $9::text[])
+    AS a (id, attempt, generation, at, took, class, code, message, request)
+ON CONFLICT (checkout_session_id, attempt_id) DO NOTHING
+RETURNING checkout_session_id`
 
 func insertAttempts(ctx context.Context, tx pgx.Tx, outcomes []message.Outcome, ledger map[string]*standing) error {
 	var ids, attempts, classes, messages, requests []string
@@ -154,6 +167,33 @@ func insertAttempts(ctx context.Context, tx pgx.Tx, outcomes []message.Outcome, 
 	}
 	return nil
 }
+
+// The last_* columns are those of the latest attempt by its own time, in whatever order attempts are recorded; the
+// request id is the accepting one's, once there is one.
+const sqlSettle = `
+UPDATE public.purchases p SET
+    status = s.status, reason = s.reason, generation = GREATEST(p.generation, s.generation),
+    finished_at = s.finished, attempts = p.attempts + s.attempts,
+    last_attempt_at   = CASE WHEN s.newer THEN s.at ELSE p.last_attempt_at END,
+    last_class        = CASE WHEN s.newer THEN s.class ELSE p.last_class END,
+    last_code         = CASE WHEN s.newer THEN s.code ELSE p.last_code END,
+    last_error        = CASE WHEN s.newer THEN s.error ELSE p.last_error END,
+    tiktok_request_id = COALESCE(s.accepted, CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
+    published_at = COALESCE(p.published_at, s.taken), stream_sequence = COALESCE(p.stream_sequence, s.sequence),
+    -- what TikTok got takes the place of what was offered; how late the click was is known here alone
+    match_keys = COALESCE(
+        s.keys | CASE WHEN s.keys & 4 <> 0 THEN COALESCE(p.match_keys, 0) & 512 ELSE 0 END, p.match_keys),
+    sent_minor = COALESCE(s.minor, p.sent_minor), sent_page = COALESCE(s.page, p.sent_page),
+    claimed_until = CASE WHEN s.status = 'pending' THEN p.claimed_until END, updated_at = now()
+FROM (
+    SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[], $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[],
+        $13::timestamptz[], $14::bigint[], $15::smallint[], $16::bigint[], $17::text[])
+        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted, taken,
+            sequence, keys, minor, page)
+    JOIN public.purchases q ON q.checkout_session_id = u.id
+) s
+WHERE p.checkout_session_id = s.id`
 
 func writeStandings(ctx context.Context, tx pgx.Tx, ledger map[string]*standing) error {
 	ids := make([]string, 0, len(ledger))

@@ -13,6 +13,64 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
+// The counts of match keys, in the order of keyFields.
+const keyColumns = `keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong`
+
+const keySums = `sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
+    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint`
+
+// The totals since $1, by hours until the first whole day, $3, and by days from there, and what is not yet folded into
+// them: in one snapshot they are the ledger. $2 is the mode. A row tells of what it is grouped by: status (0b01 is missing),
+// currency (0b10), or of everything (0b11).
+const sqlRollupTotals = `
+SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), COALESCE(code, ''), COALESCE(upper(currency), ''),
+    sum(n)::bigint, COALESCE(sum(n - trials) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)::bigint,
+    LEAST(COALESCE(sum(minor) FILTER (WHERE paid), 0), 9223372036854775807)::bigint,
+    LEAST(sum(sent_minor), 9223372036854775807)::bigint, sum(no_value)::bigint,
+    ` + keySums + `
+FROM (
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, ` + paid + ` AS paid
+    FROM public.rollup_totals WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, ` + paid + `
+    FROM public.rollup_totals WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT status, reason, code, currency, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, ` + paid + `
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) r
+GROUP BY GROUPING SETS ((status, reason, code), (currency), ()) HAVING sum(n) <> 0`
+
+const sqlRollupHours = `
+SELECT hour, sum(paid)::bigint, sum(accepted)::bigint FROM (
+    SELECT hour, paid, accepted FROM public.rollup_hours WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT hour, CASE WHEN ` + paid + ` THEN n - trials ELSE 0 END, CASE WHEN status = 'delivered' THEN n - trials ELSE 0 END
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) h GROUP BY hour HAVING sum(paid) <> 0 ORDER BY hour`
+
+const sqlRollupDelays = `
+SELECT delay, sum(n)::bigint FROM (
+    SELECT delay, n FROM public.rollup_delays WHERE NOT daily AND at >= $1 AND at < $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT delay, n FROM public.rollup_delays WHERE daily AND at >= $3 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT delay, n FROM public.rollup_changes WHERE delay >= 0 AND hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) d GROUP BY delay HAVING sum(n) <> 0`
+
+// Each of the six is the first entry of an index.
+const sqlOldestWaiting = `
+SELECT min(o.at) FROM (VALUES ('pending', true), ('published', true), ('retrying', true), ('pending', false), ('published', false), ('retrying', false)) w (status, livemode)
+CROSS JOIN LATERAL (
+    SELECT COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
+    WHERE p.status = w.status AND p.livemode = w.livemode ORDER BY COALESCE(p.purchased_at, p.created_at) LIMIT 1) o
+WHERE $1::boolean IS NULL OR w.livemode = $1`
+
+// What came by catch-up says nothing of the endpoint. The index by time is read from its end.
+const sqlLastEvent = `SELECT max(received_at) FROM public.stripe_events WHERE NOT caught_up`
+
 // Summary counts the purchases since the beginning of the hour of a time; livemode nil means both modes. The figures come from
 // the rollup and are exact: what is not yet folded into it is added. What it costs depends on the range alone, not on how many
 // purchases there are.
@@ -66,6 +124,9 @@ const (
 	rowOfAll      = 0b11
 )
 
+// What counts as paid: a trial is no sale.
+const paid = `status NOT IN ('awaiting_payment', 'payment_failed') AND NOT (status = 'skipped' AND reason = 'no_payment')`
+
 func (db *DB) readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	var kind, n, paid, accepted, noValue int
 	var g purchase.Group
@@ -107,6 +168,17 @@ func keyFields(c *purchase.Coverage) []any {
 	return append(fields, &c.Late, &c.Strong)
 }
 
+// Match keys by the day of UTC since $1, a whole day.
+const sqlRollupKeys = `
+SELECT day, ` + keySums + `
+FROM (
+    SELECT at AS day, ` + keyColumns + `
+    FROM public.rollup_totals WHERE daily AND at >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+    UNION ALL
+    SELECT date_trunc('day', hour, 'UTC'), ` + keyColumns + `
+    FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
+) r GROUP BY day HAVING sum(keyed) <> 0 ORDER BY day`
+
 // Coverage counts match keys by the day of UTC since the beginning of a day; a day without any purchase is missing. livemode nil
 // means both modes.
 func (db *DB) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]purchase.DayCoverage, error) {
@@ -133,6 +205,13 @@ func codeOf(text string) (*int, error) {
 	n, err := strconv.Atoi(text)
 	return &n, err
 }
+
+const sqlRollupStatuses = `
+SELECT status, reason, code, sum(n)::bigint FROM (
+    SELECT status, reason, code, n FROM public.rollup_statuses WHERE ($1::boolean IS NULL OR livemode = $1)
+    UNION ALL
+    SELECT status, reason, code, n FROM public.rollup_changes WHERE ($1::boolean IS NULL OR livemode = $1)
+) s GROUP BY 1, 2, 3 HAVING sum(n) <> 0 ORDER BY 4 DESC, 1, 2, 3`
 
 // Groups counts the purchases of all times by status, reason and code, the largest group first; livemode nil means both modes.
 func (db *DB) Groups(ctx context.Context, livemode *bool) ([]purchase.Group, error) {
@@ -162,6 +241,49 @@ func scanTime(row pgx.Row, into *time.Time) error {
 	*into = orZero(at)
 	return err
 }
+
+// One of the replicas folds at a time; the others find nothing to do.
+const sqlLockRollup = `SELECT pg_try_advisory_xact_lock(` + lockRollup + `)`
+
+const sqlFold = `
+WITH gone AS (
+    DELETE FROM public.rollup_changes
+    RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials
+), totals AS (
+    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor, sent_minor,
+        no_value, ` + keyColumns + `, trials)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code,
+        currency, sum(n), sum(minor), sum(sent_minor), sum(no_value), sum(keyed),
+        sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent), sum(key_page),
+        sum(key_name), sum(key_address), sum(key_late), sum(key_strong), sum(trials)
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (daily, at, livemode, status, reason, code, currency) DO UPDATE SET
+        n = t.n + excluded.n, minor = t.minor + excluded.minor, sent_minor = t.sent_minor + excluded.sent_minor,
+        no_value = t.no_value + excluded.no_value, keyed = t.keyed + excluded.keyed,
+        key_email = t.key_email + excluded.key_email, key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
+        key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip, key_user_agent = t.key_user_agent + excluded.key_user_agent,
+        key_page = t.key_page + excluded.key_page, key_name = t.key_name + excluded.key_name, key_address = t.key_address + excluded.key_address,
+        key_late = t.key_late + excluded.key_late, key_strong = t.key_strong + excluded.key_strong, trials = t.trials + excluded.trials
+), delays AS (
+    INSERT INTO public.rollup_delays AS d (daily, at, livemode, delay, n)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, delay, sum(n)
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) WHERE delay >= 0 GROUP BY 1, 2, 3, 4
+    ON CONFLICT (daily, at, livemode, delay) DO UPDATE SET n = d.n + excluded.n
+), hours AS (
+    INSERT INTO public.rollup_hours AS h (hour, livemode, paid, accepted)
+    SELECT hour, livemode, COALESCE(sum(n - trials) FILTER (WHERE ` + paid + `), 0), COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)
+    FROM gone GROUP BY 1, 2
+    ON CONFLICT (hour, livemode) DO UPDATE SET paid = h.paid + excluded.paid, accepted = h.accepted + excluded.accepted
+), statuses AS (
+    INSERT INTO public.rollup_statuses AS s (livemode, status, reason, code, n)
+    SELECT livemode, status, reason, code, sum(n) FROM gone GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
+    ON CONFLICT (livemode, status, reason, code) DO UPDATE SET n = s.n + excluded.n
+)
+SELECT DISTINCT hour, date_trunc('day', hour, 'UTC') FROM gone`
+
+// What has left an hour's status for good leaves the rollup, too. All of a row's sums are 0 with its count.
+const sqlFoldEmpty = `DELETE FROM public.rollup_totals WHERE (NOT daily AND at = ANY($1) OR daily AND at = ANY($2)) AND n = 0`
 
 // Fold adds the changes since the last time to the rollup's totals and says how many hours they touched. Its cost depends on
 // how many changes there are, not on the ledger's size. Of several replicas one does it at a time.
@@ -200,6 +322,12 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 // tidyAbove is the size, in bytes, from which the notes of changes are tidied: it takes milliseconds.
 const tidyAbove = 1 << 20
 
+// What was folded away leaves holes, which every reader passes by. Autovacuum comes once a minute; a role that does not own
+// the table is told no, without an error, and relies on that.
+const sqlChangesSize = `SELECT pg_relation_size('public.rollup_changes')`
+
+const sqlTidyChanges = `VACUUM (SKIP_LOCKED) public.rollup_changes`
+
 // tidyChanges keeps the notes of changes as small as they are few: each figure's reader passes through all of them. What a
 // reader of that moment may still see stays, so it is tried after a folding of nothing, too.
 func (db *DB) tidyChanges(ctx context.Context) error {
@@ -215,6 +343,8 @@ func (db *DB) tidyChanges(ctx context.Context) error {
 	}
 	return nil
 }
+
+const sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
 
 // OutboxState says how many purchases wait for the relay, and since when the oldest does (zero: none).
 func (db *DB) OutboxState(ctx context.Context) (pending int, oldest time.Time, err error) {

@@ -121,6 +121,13 @@ func (b *books) convert(t *trial, received time.Time) error {
 // convertBatch is how many held invoices are looked up per query.
 const convertBatch = 100
 
+// Invoices that wait beside their trial, from a place on, and whether they have waited $1 seconds.
+const sqlHeldTrials = `
+SELECT subscription_id, held_at, held_at < now() - make_interval(secs => $1) FROM public.trials
+WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL
+    AND held_at >= $2::timestamptz AND (held_at > $2 OR subscription_id > $3)
+ORDER BY held_at, subscription_id LIMIT $4`
+
 // ConvertHeld makes first payments of invoices that have waited for so long for an earlier one, which never came: it was never
 // paid. It returns how many. Each is converted in a transaction of its own: one that cannot be, because its
 // trial's envelope is corrupt or of a newer version, is reported and remains held.
@@ -266,6 +273,12 @@ func (b *books) firstPayment(trials, invoices []*purchase.Purchase) string {
 	}
 }
 
+const sqlKnownTrials = `
+SELECT subscription_id, livemode, COALESCE(checkout_session_id, ''), started_at, reason,
+    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope, click_expires_at,
+    COALESCE(invoice_id, ''), invoice_at, amount_minor, COALESCE(currency, ''), period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
+FROM public.trials t WHERE subscription_id = ANY($1)`
+
 func (b *books) readTrials(batch *pgx.Batch, subscriptions []string) {
 	var id string
 	var t trial
@@ -279,6 +292,21 @@ func (b *books) readTrials(batch *pgx.Batch, subscriptions []string) {
 		&t.invoice.ID, &at, &t.invoice.AmountMinor, &t.invoice.Currency, &period, &t.invoice.Customer, &t.purchase,
 	}, sqlKnownTrials, subscriptions)
 }
+
+const sqlPutTrials = `
+INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason, profile_id, envelope, click_expires_at,
+    invoice_id, invoice_at, amount_minor, currency, period_start, stripe_customer_id, purchase_id, held_at)
+SELECT u.id, u.livemode, u.session, u.started, u.reason, u.profile::uuid, u.envelope, u.expires, u.invoice, u.at, u.amount, u.currency, u.period, u.customer, u.purchase,
+    CASE WHEN u.invoice IS NOT NULL THEN now() END
+FROM unnest($1::text[], $2::boolean[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[], $9::text[], $10::timestamptz[],
+    $11::bigint[], $12::text[], $13::timestamptz[], $14::text[], $15::text[])
+    AS u (id, livemode, session, started, reason, profile, envelope, expires, invoice, at, amount, currency, period, customer, purchase)
+ON CONFLICT (subscription_id) DO UPDATE SET
+    livemode = excluded.livemode, checkout_session_id = excluded.checkout_session_id, started_at = excluded.started_at, reason = excluded.reason,
+    profile_id = excluded.profile_id, envelope = excluded.envelope, click_expires_at = excluded.click_expires_at, invoice_id = excluded.invoice_id,
+    invoice_at = excluded.invoice_at, amount_minor = excluded.amount_minor, currency = excluded.currency, period_start = excluded.period_start,
+    stripe_customer_id = excluded.stripe_customer_id, purchase_id = excluded.purchase_id,
+    held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN excluded.held_at ELSE t.held_at END`
 
 func (b *books) putTrials(batch *pgx.Batch) {
 	var ids, reasons []string
