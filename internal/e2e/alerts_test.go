@@ -81,6 +81,7 @@ func unknownMetrics(text string, rows map[string][]string) (list []string) {
 
 // Each alert says how bad, what, what to do, and has its entry in the runbook; it looks at metrics that exist, and is unit tested.
 func TestAlertsAreWhole(t *testing.T) {
+	t.Parallel()
 	book, err := os.ReadFile(operations)
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +136,7 @@ func tools(t *testing.T) promlocal.Tools {
 }
 
 func TestPromtool(t *testing.T) {
+	t.Parallel()
 	p := tools(t)
 	for _, args := range [][]string{{"check", "rules", alertRules}, {"test", "rules", alertTests}, {"check", "config", "../../deploy/prometheus/prometheus.yml"}} {
 		if _, err := os.ReadFile(args[2]); err != nil { // seen by the test cache, too

@@ -140,6 +140,7 @@ func attackTime() time.Duration {
 // sends it: again when it is told to come back or its connection is lost. (The attackers run on the same machine, under the race
 // detector, too: most of what is missing is theirs.)
 func TestIntakeUnderAttack(t *testing.T) {
+	t.Parallel()
 	s := newPlainStack(t)
 	small, big := stripegen.NewCheckout().Event(), bytes.Repeat([]byte("a"), 1<<20)
 	wrong := func() string { return stripegen.Sign(small, "whsec_wrong", time.Now()) }
@@ -201,6 +202,7 @@ func (s *stack) checkMemory(attack string) {
 // Beside a flood of the kind that held half a MiB for each connection, at every listener, 30 good webhooks a
 // second are answered 200, and neither binary holds more than 64 MiB.
 func TestFloodOfHeaders_GoodWebhooksAreAnswered(t *testing.T) {
+	t.Parallel()
 	const rate, connections = 30, 1000
 	s := newPlainStack(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -363,6 +365,7 @@ func (s *stack) answers(text string, half bool) (statuses []int) {
 // None but the last few make ingest see an event, and what follows an ambiguous request on its connection is never taken for
 // a request of its own.
 func TestAmbiguousRequests(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	c := stripegen.NewCheckout().Live()
 	body := string(c.Event())
@@ -442,6 +445,7 @@ func TestAmbiguousRequests(t *testing.T) {
 
 // A hundred copies of one event at the same time, each over a connection of its own: one is taken, the others are duplicates.
 func TestConcurrentCopies(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	c := stripegen.NewCheckout().Live()
 	body := c.Event()

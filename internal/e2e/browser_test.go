@@ -103,6 +103,7 @@ func (p *tab) awaitText(selector, part string) {
 // What a marketer and an engineer on call do, in a real browser: the numbers are the ledger's, a purchase is found by its e-mail
 // address, its timeline shows every attempt, a dead one is sent again and the page shows it without a reload.
 func TestDashboardInABrowser(t *testing.T) {
+	t.Parallel()
 	const token = "correct horse battery"
 	s := newStack(t, "ADMIN_TOKEN="+token)
 	p := s.openTab()

@@ -17,6 +17,7 @@ import (
 // Everything is broken for a short time (`make chaos` does it for longer): once with every fault there is, once without a sweeper and
 // with only those by which the queue loses nothing.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"all", "kept"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

@@ -157,6 +157,7 @@ SELECT COALESCE(extract(epoch FROM max(gap)), 0)::float8 FROM (
 // nothing is lost, webhooks do not notice, and publishing goes on by itself after a pause, which is printed. CRASHES=30 for a
 // long run (a third of them here).
 func TestClusterLosesItsLeader(t *testing.T) {
+	t.Parallel()
 	nodes := newCluster(t)
 	s := &stack{t: t, database: pgtest.Database(t), sim: tiktoksim.New(tiktoksim.Config{})}
 	s.simURL = listen(t, s.sim)

@@ -127,6 +127,7 @@ func someTime(random *rand.Rand, most time.Duration) {
 // Both binaries are killed (kill -9) at random moments while purchases come in. (The grace is longer than the 30 s after which
 // the queue delivers again what a killed process held.)
 func TestKilledAtRandomMoments(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -148,6 +149,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 
 // Three workers share the work; they are killed (kill -9) in turn.
 func TestWorkersKilledInTurn(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
 	workers := []*program{s.worker}
 	for range 2 {

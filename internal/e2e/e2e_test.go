@@ -47,6 +47,7 @@ func bodyOf(t *testing.T, e tiktoksim.Event) (b body) {
 
 // The common case, in currencies with two, no and three decimals, and in ISK, which Stripe counts with two.
 func TestPurchaseGoesAllTheWay(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	for _, tc := range []struct {
 		currency string
@@ -167,6 +168,7 @@ func (s *stack) summary() {
 }
 
 func TestTenCopiesMakeOnePurchase(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	c := stripegen.NewCheckout().Live()
 	second := c
@@ -206,6 +208,7 @@ func TestTenCopiesMakeOnePurchase(t *testing.T) {
 }
 
 func TestForgedStaleAndMalformedLeaveNothing(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	c := stripegen.NewCheckout().Live()
 	event := c.Event()
@@ -254,6 +257,7 @@ func TestForgedStaleAndMalformedLeaveNothing(t *testing.T) {
 }
 
 func TestTikTokRefusingDelaysNobody(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Status: http.StatusServiceUnavailable})
 	var ids []string
@@ -281,6 +285,7 @@ func TestTikTokRefusingDelaysNobody(t *testing.T) {
 }
 
 func TestRevokedTokenStopsAndWaits(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.sim.SetToken("another")
 	c := stripegen.NewCheckout().Live()
@@ -298,6 +303,7 @@ func TestRevokedTokenStopsAndWaits(t *testing.T) {
 }
 
 func TestBadEventDies(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "TIKTOK_EVENT_NAME=NoSuchEvent")
 	c := stripegen.NewCheckout().Live()
 	s.send(c)
@@ -312,6 +318,7 @@ func TestBadEventDies(t *testing.T) {
 
 // What died is sent again by one command or one call, under the same event_id.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
 	first, second := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
@@ -354,6 +361,7 @@ func TestReplay(t *testing.T) {
 
 // One purchase's way in the terminal, found by each of its names, without the buyer's address.
 func TestShow(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no\x1b[2Jgood"})
 	c := stripegen.NewCheckout().Live()
@@ -379,6 +387,7 @@ func TestShow(t *testing.T) {
 }
 
 func TestNoTokenSkipsAndSaysSo(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "TIKTOK_ACCESS_TOKEN=")
 	c := stripegen.NewCheckout().Live()
 	s.send(c)
@@ -397,6 +406,7 @@ func TestNoTokenSkipsAndSaysSo(t *testing.T) {
 }
 
 func TestTestPurchases(t *testing.T) {
+	t.Parallel()
 	t.Run("skipped by default", func(t *testing.T) {
 		s := newStack(t)
 		c := stripegen.NewCheckout()
@@ -420,6 +430,7 @@ func TestTestPurchases(t *testing.T) {
 
 // Webhooks are answered while the queue is away, the worker is killed, ingest is killed; all is delivered afterwards.
 func TestNeighboursAway(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	first := stripegen.NewCheckout().Live()
 	s.send(first)
@@ -454,6 +465,7 @@ func TestNeighboursAway(t *testing.T) {
 
 // Neither binary needs its neighbours to start.
 func TestStartBeforeTheNeighbours(t *testing.T) {
+	t.Parallel()
 	s := &stack{t: t, natsAddr: freeAddr(t), natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
 	postgres := freeAddr(t) // nobody listens
 	public, admin := freeAddr(t), freeAddr(t)
@@ -484,6 +496,7 @@ func TestStartBeforeTheNeighbours(t *testing.T) {
 }
 
 func TestBadConfigurationListsAllProblems(t *testing.T) {
+	t.Parallel()
 	ingest := start(t, "ingest", "STRIPE_WEBHOOK_SECRET=hunter2,", "ADMIN_ADDR=:0", "CHECKOUT_MODES=setup", "SHUTDOWN_GRACE=soon", "NATS_URL=http://x")
 	<-ingest.ended
 	log := strings.Join(ingest.lines(), "\n")
@@ -503,6 +516,7 @@ func TestBadConfigurationListsAllProblems(t *testing.T) {
 // A ledger that was emptied (or restored from a backup) beside a queue that was not: the stream still knows the message ids of
 // the purchases that the ledger hears of again, and would swallow them.
 func TestEmptiedLedger(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ token, ends string }{{"local-token", "delivered"}, {"", "skipped"}} {
 		s := newStack(t, "TIKTOK_ACCESS_TOKEN="+tc.token)
 		c := stripegen.NewCheckout().Live()
@@ -521,6 +535,7 @@ func TestEmptiedLedger(t *testing.T) {
 
 // The queue's store is wiped with purchases waiting: the ledger fills it again.
 func TestWipedQueueIsFilledAgain(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=1s")
 	s.worker.kill()
 	var ids []string
@@ -551,6 +566,7 @@ func TestWipedQueueIsFilledAgain(t *testing.T) {
 
 // In a long outage the sweeper asks for what the queue still holds, again and again, and nothing is doubled.
 func TestSweepingAnOutageDoublesNothing(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "SWEEP_INTERVAL=50ms", "SWEEP_GRACE=50ms", "RETRY_INITIAL=300ms")
 	s.sim.Inject(tiktoksim.Fault{Status: http.StatusServiceUnavailable})
 	c := stripegen.NewCheckout().Live()
@@ -613,6 +629,7 @@ func newStackWithPostgres(t *testing.T, env ...string) (s *stack, start func()) 
 
 // Postgres goes away and comes back: webhooks are answered 503 in time, Stripe's repeat succeeds, nothing is lost or doubled.
 func TestPostgresAway(t *testing.T) {
+	t.Parallel()
 	s, start := newStackWithPostgres(t)
 	postgres := s.postgres
 	first, second := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()

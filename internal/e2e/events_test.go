@@ -15,6 +15,7 @@ import (
 // The rows of the webhook's table of answers, with null fields of every kind: what is answered, where the purchase ends, and
 // what TikTok holds of it.
 func TestEveryEvent(t *testing.T) {
+	t.Parallel()
 	const both, subscriptionOnly = "CHECKOUT_MODES=subscription,payment", "CHECKOUT_MODES=subscription"
 	type want struct {
 		answer string // the webhook's status
@@ -130,6 +131,7 @@ func (s *stack) endsAs(name string, c stripegen.Checkout, want string) {
 // What Stripe tells of one session, some of it under two event ids, in every order: the answers follow what stood before,
 // the end is always the same, and one event reaches TikTok at most.
 func TestEveryOrder(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	type telling struct {
 		kind, paymentStatus string
@@ -219,6 +221,7 @@ func permutations(n int) func(yield func([]int) bool) {
 
 // Older and stranger shapes of Stripe's JSON around a good session: each still makes one purchase.
 func TestShapesOfOlderAccounts(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	for name, change := range map[string]func(event, object map[string]any){
 		"request is a text":  func(event, _ map[string]any) { event["request"] = "req_123" },
@@ -261,6 +264,7 @@ func TestShapesOfOlderAccounts(t *testing.T) {
 // Stripe's delivery as it is: late, twice, out of order, each event again until it is taken. Every sale is one profile, one
 // row and one event at TikTok.
 func TestDisorderedDelivery(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	disorder := stripegen.Disorder{Seed: uint64(time.Now().UnixNano()), Every: 5 * time.Millisecond, Delay: 500 * time.Millisecond, Reorder: 0.3, Duplicates: 0.3}
 	t.Logf("seed %d", disorder.Seed)

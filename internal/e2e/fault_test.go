@@ -54,6 +54,7 @@ func sameShop(int) string { return "https://shop.example/thanks" }
 // Two thousand purchases wait while the settings are wrong: at most ten die, readiness gives the reason, and
 // all others are delivered afterwards.
 func TestSettingsFaultKillsAtMostTen(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		fault  tiktoksim.Fault
 		dead   int
@@ -107,6 +108,7 @@ func TestSettingsFaultKillsAtMostTen(t *testing.T) {
 // One event among a thousand meets a firewall's page: the others are delivered without delay, that one is
 // dead with the page's status.
 func TestOneEventsPageStopsNobody(t *testing.T) {
+	t.Parallel()
 	for _, httpStatus := range []int{403, 413} {
 		t.Run(fmt.Sprint(httpStatus), func(t *testing.T) {
 			t.Parallel()
@@ -157,6 +159,7 @@ func TestOneEventsPageStopsNobody(t *testing.T) {
 
 // The same, while purchases come one by one: each is delivered as if the bad one were not there.
 func TestOneEventsPageAmongNewPurchases(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Status: 406, HTML: true, MatchText: "/../"})
 	bad := stripegen.NewCheckout().Live()
@@ -183,6 +186,7 @@ func TestOneEventsPageAmongNewPurchases(t *testing.T) {
 // TikTok answers a batch with 40050: each of its events gets an answer of its own, and all count as
 // delivered.
 func TestDuplicateInABatch(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.backlog(64, sameShop)
 	s.sim.Inject(tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2})
@@ -195,6 +199,7 @@ func TestDuplicateInABatch(t *testing.T) {
 
 // A passing fault under 40002 is retried, and kills nothing.
 func TestPassingFaultUnder40002(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "could not acquire ip", Count: 2})
 	c := stripegen.NewCheckout().Live()
@@ -206,6 +211,7 @@ func TestPassingFaultUnder40002(t *testing.T) {
 
 // Settings that no request can carry end the start with exit code 2, all named; what copying adds is trimmed.
 func TestUnusableSettings(t *testing.T) {
+	t.Parallel()
 	code, out := command(
 		t,
 		"tiktok-worker",

@@ -65,6 +65,7 @@ func grafanaPanels(t *testing.T) []panel {
 
 // Each panel says what it shows, in which unit, from the chosen data source and of metrics that exist; together they show every metric.
 func TestGrafanaDashboard(t *testing.T) {
+	t.Parallel()
 	rows := documented(t)
 	shown, ids := "", map[int]bool{}
 	taken := map[[2]int]string{}
@@ -103,6 +104,7 @@ func TestGrafanaDashboard(t *testing.T) {
 
 // What docker-compose.yml mounts for Prometheus and Grafana is there; their images are pinned, and published on loopback alone.
 func TestObservabilityProfile(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../docker-compose.yml")
 	if err != nil {
 		t.Fatal(err)

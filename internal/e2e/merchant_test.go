@@ -170,6 +170,7 @@ function answer(yes) { document.cookie = 'consent=' + (yes ? 'yes' : 'no') + ';p
 // A click id from a landing page comes to TikTok: a real browser, the snippet, an example's server, Stripe's stand-in, both binaries,
 // the simulator. Nothing is kept before the visitor says yes, and nothing after a no.
 func TestClickComesToTikTok(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "CONSENT_KEY=consent", "CONSENT_REQUIRED=true", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST1")
 	sessions := &stripegen.Sessions{}
 	api := listen(t, sessions)
@@ -300,6 +301,7 @@ func TestClickComesToTikTok(t *testing.T) {
 
 // Snippets are small, and the documentation shows them and the example as they are.
 func TestSnippetsAreAsDocumented(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile("../../docs/identifiers.md")
 	if err != nil {
 		t.Fatal(err)

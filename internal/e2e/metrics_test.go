@@ -106,6 +106,7 @@ var (
 
 // The names, types and labels of docs/metrics.md are those that the binaries export, no more and no less.
 func TestMetricsAreAsDocumented(t *testing.T) {
+	t.Parallel()
 	all, rows := exported(t), documented(t)
 	for name, want := range promised {
 		if got := strings.Join(slices.Sorted(maps.Keys(all[name].labels)), " "); all[name].kind == "" || got != want {

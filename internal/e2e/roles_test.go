@@ -13,6 +13,7 @@ import (
 // Ingest runs as a role that owns nothing (every test here does so). Before the owner has migrated it waits and says what to
 // do; after `ingest migrate`, a step of its own, it goes on by itself and takes purchases, without ever having the owner's URL.
 func TestRuntimeRoleWaitsForTheOwner(t *testing.T) {
+	t.Parallel()
 	s := &stack{t: t, database: pgtest.Database(t)}
 	s.makeRole()
 	s.exec(`REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // Postgres before 15

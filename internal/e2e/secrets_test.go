@@ -58,6 +58,7 @@ func holds(text, needle string) bool {
 
 // The search itself: it finds what is hidden, whatever stands around it.
 func TestSearchFindsWhatIsHidden(t *testing.T) {
+	t.Parallel()
 	const needle = "Ada.Byron+1@Example.com"
 	for name, text := range map[string]string{
 		"plain": needle, "upper case": strings.ToUpper(needle), "lower case": strings.ToLower(needle), "a query": url.QueryEscape(needle), "a path": url.PathEscape(needle),
@@ -136,6 +137,7 @@ const (
 
 // The whole product with everything going wrong at least once, and nothing of the above said by anybody.
 func TestNothingPersonalAndNoSecretIsSaid(t *testing.T) {
+	t.Parallel()
 	w := &witness{t: t, places: make(map[string]string)}
 	postgres, options := ownPostgres(t)
 	sim := tiktoksim.New(tiktoksim.Config{Token: hiddenToken, TestToken: hiddenTest})

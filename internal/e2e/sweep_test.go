@@ -41,6 +41,7 @@ func (s *stack) wipeNATS() {
 // The queue's store is wiped with ten thousand purchases waiting. Two ingests sweep together, and neither steps on the other: each
 // purchase is published again once, and all are delivered, once, with no hand laid on.
 func TestTwoSweepersBringTenThousandBack(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	s := newStack(t, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=2s")
 	s.worker.kill()
@@ -156,6 +157,7 @@ func TestTwoSweepersInAnOutage(t *testing.T) {
 // Postgres is away for longer than the grace while the workers deliver what is queued: their outcomes wait, and the sweeper takes
 // none of those purchases for lost when Postgres is back.
 func TestSweepingAfterPostgresWasAwayDoublesNothing(t *testing.T) {
+	t.Parallel()
 	const n = 3_000
 	s, startPostgres := newStackWithPostgres(t, "SWEEP_INTERVAL=20ms", "SWEEP_GRACE=1s")
 	s.worker.kill()

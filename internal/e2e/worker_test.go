@@ -15,6 +15,7 @@ import (
 
 // A token rotated at TikTok and in its file: the worker goes on without a restart, and without waiting for its next probe.
 func TestRotatedTokenFile(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
 		t.Helper()
@@ -48,6 +49,7 @@ func TestRotatedTokenFile(t *testing.T) {
 }
 
 func TestSendTest(t *testing.T) {
+	t.Parallel()
 	sim := tiktoksim.New(tiktoksim.Config{})
 	server := listen(t, sim)
 	send := func(env ...string) (int, string) {
@@ -84,6 +86,7 @@ func TestSendTest(t *testing.T) {
 
 // TikTok's bad days, one after the other: all purchases are delivered in the end, none dies, and each outage costs few requests.
 func TestEveryKindOfOutage(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "TIKTOK_TIMEOUT=1s", "RETRY_INITIAL=100ms", "RETRY_MAX=1s", "TIKTOK_MAX_RPS=1000")
 	lasting := time.Second
 	for _, tc := range []struct {
@@ -142,6 +145,7 @@ func TestEveryKindOfOutage(t *testing.T) {
 
 // One bad event in a hundred: all good ones are accepted once, each bad one dies with TikTok's own words.
 func TestBacklogWithBadEvents(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.worker.kill()
 	s.ingest.kill()
