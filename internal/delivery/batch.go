@@ -18,7 +18,7 @@ import (
 
 // item is one message being worked on.
 type item struct {
-	message.Queued
+	message.Received
 	envelope   message.Envelope
 	generation int
 	log        *zap.Logger
@@ -31,7 +31,7 @@ type item struct {
 func (it item) suspect() bool { return it.NumDelivered > 1 && !it.Returned }
 
 // deliver takes messages to their ends.
-func (s *slot) deliver(ctx, hard context.Context, messages []message.Queued) {
+func (s *slot) deliver(ctx, hard context.Context, messages []message.Received) {
 	w := s.w
 	items := make([]item, 0, len(messages))
 	for _, m := range messages {
@@ -77,7 +77,7 @@ func (s *slot) deliver(ctx, hard context.Context, messages []message.Queued) {
 }
 
 // open reads a message. What is none of ours ends here.
-func (w *Worker) open(m message.Queued) (it item, ok bool) {
+func (w *Worker) open(m message.Received) (it item, ok bool) {
 	envelope, err := message.DecodeEnvelope(m.Data)
 	if err == nil && m.Subject != message.Subject(envelope.EventID, envelope.Livemode) {
 		err = errors.New("its subject is not its own")
@@ -98,7 +98,7 @@ func (w *Worker) open(m message.Queued) (it item, ok bool) {
 		return item{}, false
 	}
 	return item{
-		Queued: m, envelope: envelope, generation: message.Generation(m.MsgID),
+		Received: m, envelope: envelope, generation: message.Generation(m.MsgID),
 		log: w.log.With(zap.String("event_id", envelope.EventID)), ended: new(atomic.Bool),
 	}, true
 }

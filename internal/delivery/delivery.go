@@ -35,7 +35,7 @@ import (
 // many, or nothing; its errors are temporary, and messages beside one are worked on. It is called from
 // several goroutines.
 type Source interface {
-	Fetch(ctx context.Context, most int) ([]message.Queued, error)
+	Fetch(ctx context.Context, most int) ([]message.Received, error)
 }
 
 // Destination is a pixel. Send makes one request about one or more purchases and classifies whatever comes of
@@ -235,19 +235,19 @@ func (w *Worker) mayFetch(ctx context.Context) (limit int, probe bool, leave fun
 
 // exchange replaces a probe that failed before by an event that did not, where the queue has one. Else the
 // few events that every answer is about would probe for ever, while others wait behind them.
-func (w *Worker) exchange(ctx context.Context, m message.Queued) []message.Queued {
-	failed := func(m message.Queued) bool {
+func (w *Worker) exchange(ctx context.Context, m message.Received) []message.Received {
+	failed := func(m message.Received) bool {
 		id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 		return w.live.failed(id) || w.test.failed(id)
 	}
 	if !failed(m) {
-		return []message.Queued{m}
+		return []message.Received{m}
 	}
 	soon, cancel := context.WithTimeout(ctx, exchangeWait)
 	defer cancel()
 	others, err := w.source.Fetch(soon, exchangeSize)
 	if err != nil && len(others) == 0 {
-		return []message.Queued{m} // nothing else waits
+		return []message.Received{m} // nothing else waits
 	}
 	probe := m
 	for _, other := range others {
@@ -261,7 +261,7 @@ func (w *Worker) exchange(ctx context.Context, m message.Queued) []message.Queue
 		}
 		w.told(w.log, back.NakWithDelay(delay))
 	}
-	return []message.Queued{probe}
+	return []message.Received{probe}
 }
 
 // onlyTestKnown returns the outage of the test destination, which has the same address, where the live one

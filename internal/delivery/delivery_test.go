@@ -89,7 +89,7 @@ func (q *queue) add(id string, livemode bool, age time.Duration) {
 }
 
 // Fetch implements Source.
-func (q *queue) Fetch(ctx context.Context, most int) (list []message.Queued, err error) {
+func (q *queue) Fetch(ctx context.Context, most int) (list []message.Received, err error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -115,8 +115,8 @@ more:
 	for _, m := range q.waiting[:n] {
 		m.delivered++
 		m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
-		list = append(list, message.Queued{
-			Subject: m.subject, MsgID: message.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Settler: m,
+		list = append(list, message.Received{
+			Subject: m.subject, MsgID: message.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Acker: m,
 		})
 		m.returned = false
 	}

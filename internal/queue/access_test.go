@@ -23,6 +23,7 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 )
 
@@ -242,8 +243,8 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 			t.Fatal(err)
 		}
 	}
-	batch := []message.Publication{publication("cs_1", 1), publication("cs_2", 1), publication("cs_3", 1), publication("cs_4", 1)}
-	batch[3].Subject = message.SubjectTest + "cs_4"
+	batch := []relay.Claim{claim("cs_1", 1), claim("cs_2", 1), claim("cs_3", 1), claim("cs_4", 1)}
+	batch[3].Livemode = false
 	for _, r := range ingest.Publish(t.Context(), batch) {
 		if r.Err != nil {
 			t.Fatal(r.Err)
@@ -393,12 +394,12 @@ func TestViolationsAreCountedAndLogged(t *testing.T) {
 	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
 	g.provisioned(small.MaxBytes)
 	const flood = 100
-	batch := make([]message.Publication, flood)
+	batch := make([]relay.Claim, flood)
 	for i := range batch {
-		batch[i] = publication(fmt.Sprintf("cs_%d", i), 1)
+		batch[i] = claim(fmt.Sprintf("cs_%d", i), 1)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	refused := make(chan []message.Published)
+	refused := make(chan []relay.PublishResult)
 	go func() { refused <- worker.Publish(ctx, batch) }()
 	await(t, "the violations to be counted", func() bool { return violations(t, metrics) == flood })
 	cancel() // what is refused is never answered

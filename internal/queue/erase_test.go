@@ -44,8 +44,8 @@ func TestErase(t *testing.T) {
 		return data
 	}
 	for id, click := range map[string]string{"cs_a1": "click-ada", "cs_a2": "click-ada", "cs_b1": "click-bob"} {
-		p := publication(id, 1)
-		p.Data = envelope(id, click)
+		p := claim(id, 1)
+		p.Envelope = envelope(id, click)
 		if got := s.publish(p); got[0].Err != nil {
 			t.Fatal(got[0].Err)
 		}

@@ -17,7 +17,7 @@ import (
 // Source is the consumer of the outcomes. Fetch blocks for a bounded time for the first message and returns what
 // is there, or nothing; its errors are temporary.
 type Source interface {
-	Fetch(ctx context.Context, most int) ([]message.Queued, error)
+	Fetch(ctx context.Context, most int) ([]message.Received, error)
 }
 
 // Ledger owes: Settle is one transaction and idempotent; unknown lists the ids that the ledger does not hold.
@@ -84,7 +84,7 @@ func (r *Recorder) once(ctx context.Context) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	var outcomes []message.Outcome
-	good := make([]message.Queued, 0, len(messages))
+	good := make([]message.Received, 0, len(messages))
 	for _, m := range messages {
 		list, err := message.DecodeOutcomes(m.Data)
 		for i, o := range list {
@@ -112,7 +112,7 @@ func (r *Recorder) once(ctx context.Context) error {
 }
 
 // takenOf returns when the stream took a message.
-func takenOf(m message.Queued) time.Time {
+func takenOf(m message.Received) time.Time {
 	if m.Taken.IsZero() {
 		return time.Now()
 	}
@@ -120,7 +120,7 @@ func takenOf(m message.Queued) time.Time {
 }
 
 // refuse says what of a message could not be read, and gives back or removes a message of which nothing could.
-func (r *Recorder) refuse(m message.Queued, err error, whole bool) {
+func (r *Recorder) refuse(m message.Received, err error, whole bool) {
 	switch {
 	case errors.Is(err, message.ErrNewer):
 		r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
@@ -148,7 +148,7 @@ func (r *Recorder) settle(ctx context.Context, outcomes []message.Outcome) error
 
 // acknowledge removes what was recorded. One connection keeps the order: the server's answer to the last word stands for those before
 // it, and a far queue costs one way there and back instead of one for each message.
-func (r *Recorder) acknowledge(ctx context.Context, messages []message.Queued) error {
+func (r *Recorder) acknowledge(ctx context.Context, messages []message.Received) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	last := len(messages) - 1

@@ -55,11 +55,11 @@ func (m fakeMessage) InProgress() error           { return nil }
 // source hands out its batches and then blocks.
 type source struct {
 	mu      sync.Mutex
-	batches [][]message.Queued
+	batches [][]message.Received
 	err     error
 }
 
-func (s *source) Fetch(ctx context.Context, _ int) ([]message.Queued, error) {
+func (s *source) Fetch(ctx context.Context, _ int) ([]message.Received, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -95,13 +95,13 @@ func (l *ledger) Settle(_ context.Context, outcomes []message.Outcome) ([]string
 	return l.unknown, nil
 }
 
-func queued(t *testing.T, j *journal, id string) message.Queued {
+func queued(t *testing.T, j *journal, id string) message.Received {
 	t.Helper()
 	data, err := message.EncodeOutcome(message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return message.Queued{Data: message.EncodeOutcomes([][]byte{data}), Settler: fakeMessage{j, id}}
+	return message.Received{Data: message.EncodeOutcomes([][]byte{data}), Acker: fakeMessage{j, id}}
 }
 
 func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.ObservedLogs {
@@ -118,9 +118,9 @@ func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.Observed
 func TestAcknowledgesAfterTheCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		junk := message.Queued{Data: []byte(`{"version":1}`), Settler: fakeMessage{j, "junk"}}
-		newer := message.Queued{Data: []byte(`{"version":3}`), Settler: fakeMessage{j, "newer"}}
-		s := &source{batches: [][]message.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
+		junk := message.Received{Data: []byte(`{"version":1}`), Acker: fakeMessage{j, "junk"}}
+		newer := message.Received{Data: []byte(`{"version":3}`), Acker: fakeMessage{j, "newer"}}
+		s := &source{batches: [][]message.Received{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
 		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack and hear b"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -146,8 +146,8 @@ func TestAMessageOfManyOutcomes(t *testing.T) {
 			encoded, long = append(encoded, data), append(long, id)
 		}
 		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
-		many := message.Queued{Data: message.EncodeOutcomes(encoded), Settler: fakeMessage{j, "many"}}
-		run(t, &source{batches: [][]message.Queued{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
+		many := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "many"}}
+		run(t, &source{batches: [][]message.Received{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
 		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, ack and hear a"
 		if got := j.String(); got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -158,7 +158,7 @@ func TestAMessageOfManyOutcomes(t *testing.T) {
 func TestLedgerAwayPutsOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		s := &source{batches: [][]message.Queued{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
+		s := &source{batches: [][]message.Received{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
 		log := run(t, s, &ledger{journal: j, err: errors.New("connection refused")}, time.Minute)
 		if got, want := j.String(), "failed a+b, nak a 1s, nak b 1s, failed a, nak a 1s"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -176,7 +176,7 @@ func TestQueueAwayIsWaitedFor(t *testing.T) {
 		time.AfterFunc(time.Minute, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.err, s.batches = nil, [][]message.Queued{{queued(t, j, "a")}}
+			s.err, s.batches = nil, [][]message.Received{{queued(t, j, "a")}}
 		})
 		log := run(t, s, &ledger{journal: j}, 2*time.Minute)
 		var said []string
@@ -203,7 +203,7 @@ func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &ledger{journal: j}
-		run(t, &source{batches: [][]message.Queued{{{Data: data, Taken: taken, Settler: fakeMessage{j, "a"}}}}}, l, time.Second)
+		run(t, &source{batches: [][]message.Received{{{Data: data, Taken: taken, Acker: fakeMessage{j, "a"}}}}}, l, time.Second)
 		if len(l.settled) != 1 {
 			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
 		}
