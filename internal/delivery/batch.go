@@ -94,7 +94,7 @@ func (w *Worker) open(m message.Received) (it item, ok bool) {
 			zap.Int("bytes", len(m.Data)),
 			zap.Error(err),
 		)
-		w.told(w.log, m.TermWithReason("no purchase"))
+		w.told(w.log, m.TermWithReason("malformed purchase"))
 		return item{}, false
 	}
 	return item{

@@ -29,8 +29,8 @@ func (db *DB) Claim(ctx context.Context, limit int) ([]relay.Claim, error) {
 	return db.claimRows(ctx, "relay", "claim pending purchases", sqlClaim, limit, relay.ClaimTimeout.Seconds())
 }
 
-// The queue may have lost a purchase without an outcome for the grace, by the ledger's clock. swept_at limits a
-// purchase that the queue still holds to one claim per grace instead of one per sweep.
+// The queue may have lost a purchase without an outcome for the grace, by the ledger's clock. swept_at limits
+// a purchase that the queue still holds to one claim per grace instead of one per sweep.
 //
 // An outcome may reach a replayed purchase before the relay claims it: the row is in flight and has no
 // first publish yet. Its age then counts from the stream's time of the message, else from the outcome's
@@ -60,8 +60,8 @@ func (db *DB) Overdue(ctx context.Context, grace time.Duration, limit int) ([]re
 // errNoEnvelope is returned for a purchase without a message, which cannot be published.
 var errNoEnvelope = errors.New("row has no envelope")
 
-// claimRows returns the claims of a statement that claims rows. Unusable rows are left out; where all of them are,
-// the next ones are claimed.
+// claimRows returns the claims of a statement that claims rows. Unusable rows are left out; where all of them
+// are, the next ones are claimed.
 func (db *DB) claimRows(ctx context.Context, where, what, statement string, args ...any) ([]relay.Claim, error) {
 	for {
 		rows, err := db.pool.Query(ctx, statement, args...)
@@ -86,8 +86,8 @@ func scanClaim(row pgx.CollectableRow) (c relay.Claim, err error) {
 	return c, err
 }
 
-// An outcome that was recorded before its mark has set everything already. The mark's generation is the higher one
-// after an ambiguous publish. The rows are locked in key order, as everywhere.
+// An outcome that was recorded before its mark has set everything already. The mark's generation is the
+// higher one after an ambiguous publish. The rows are locked in key order, as everywhere.
 const sqlPublished = `
 WITH marks AS (
     SELECT m.id, m.generation, m.sequence, m.age, m.first
@@ -221,8 +221,8 @@ func (db *DB) Release(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// claimed_until tells whether this claim set first_published_at. An earlier claim may have published and lost the
-// acknowledgement: then the age counts.
+// claimed_until tells whether this claim set first_published_at. An earlier claim may have published and lost
+// the acknowledgement: then the age counts.
 const sqlUnsent = `
 WITH unsent AS (
     SELECT checkout_session_id FROM public.purchases

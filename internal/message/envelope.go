@@ -42,8 +42,9 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 	return json.Marshal(e)
 }
 
-// DecodeEnvelope decodes and validates a purchase message. Consumers validate every message because the server
-// does not check the right to publish on reply subjects. The error is ErrNewer or names the invalid field.
+// DecodeEnvelope decodes and validates a purchase message. Consumers validate every message because the
+// server does not check the right to publish on reply subjects. The error is ErrNewer or names the invalid
+// field.
 func DecodeEnvelope(data []byte) (Envelope, error) {
 	var e Envelope
 	if err := decode(data, &e, &e.Version); err != nil {

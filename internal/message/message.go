@@ -1,8 +1,8 @@
-// Package message defines what crosses NATS JetStream between the two binaries: streams, subjects, headers and
-// versioned JSON messages.
+// Package message defines what crosses NATS JetStream between the two binaries: streams, subjects, headers
+// and versioned JSON messages.
 //
-// Ingest publishes an Envelope on purchases.live.<id> or purchases.test.<id>. The worker answers with outcomes
-// on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>.
+// Ingest publishes an Envelope on purchases.live.<id> or purchases.test.<id>. The worker answers with
+// outcomes on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>.
 //
 // The files under testdata are golden and frozen: a message that an older binary wrote must decode. A change
 // that an older binary would read wrongly raises Version and gets files of its own. A binary leaves a newer

@@ -70,9 +70,9 @@ func EncodeOutcome(o Outcome) ([]byte, error) {
 	return json.Marshal(o)
 }
 
-// EncodeOutcomes joins encoded outcomes into one message. One request to TikTok settles hundreds of purchases,
-// and a message for each would cost the queue as much as the purchases themselves. The message has no
-// de-duplication ID: recording an outcome is idempotent.
+// EncodeOutcomes joins encoded outcomes into one message. One request to TikTok settles hundreds of
+// purchases, and a message for each would cost the queue as much as the purchases themselves. The message has
+// no de-duplication ID: recording an outcome is idempotent.
 func EncodeOutcomes(encoded [][]byte) []byte {
 	message := fmt.Appendf(nil, `{"version":%d,"outcomes":[`, Version)
 	return append(append(message, bytes.Join(encoded, []byte{','})...), "]}"...)
@@ -175,7 +175,8 @@ func validLabel(s string) bool {
 	return len(s) <= maxReason && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
-// storable reports whether Postgres can store s: bounded, without NUL. encoding/json has replaced invalid UTF-8.
+// storable reports whether Postgres can store s: bounded, without NUL. encoding/json has replaced invalid
+// UTF-8.
 func storable(s string, limit int) bool { return len(s) <= limit && !strings.Contains(s, "\x00") }
 
 // Dated returns the outcome with impossible times replaced by taken, the time at which the stream stored the

@@ -17,8 +17,8 @@ const (
 	clockTimeout  = 2 * time.Second // a slower response is too imprecise
 )
 
-// clock compares this machine's clock with the server's, by the timestamp of each consumer info response. It is safe
-// for concurrent use.
+// clock compares this machine's clock with the server's, by the timestamp of each consumer info response. It
+// is safe for concurrent use.
 type clock struct {
 	now    func() time.Time
 	offset atomic.Int64 // how far the server's is ahead, nanoseconds
@@ -49,8 +49,8 @@ func offsetBetween(before, after, server time.Time) (offset time.Duration, ok bo
 	return server.Sub(before.Add(took / 2)).Round(time.Millisecond), true
 }
 
-// ClockOffset returns how far the server's clock is ahead of this machine's, at most a minute old while messages
-// are fetched; 0: unknown.
+// ClockOffset returns how far the server's clock is ahead of this machine's, at most a minute old while
+// messages are fetched; 0: unknown.
 func (c *Consumer) ClockOffset() time.Duration { return time.Duration(c.clock.offset.Load()) }
 
 // compareClocks compares the clocks when due. It fails silently: the next fetch fails for the same cause.

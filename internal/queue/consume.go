@@ -33,8 +33,8 @@ func (c *Conn) Consumer(stream, durable string) *Consumer {
 	return &Consumer{conn: c, stream: stream, durable: durable, clock: clock{now: time.Now}}
 }
 
-// Fetch returns the waiting messages, at most limit, without lingering for more. It waits up to five seconds for a
-// first one. An error is temporary: the server or the consumer is away.
+// Fetch returns the waiting messages, at most limit, without lingering for more. It waits up to five seconds
+// for a first one. An error is temporary: the server or the consumer is away.
 func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err // the caller is stopping: it would not work on them
@@ -120,8 +120,8 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return bound, nil
 }
 
-// check reports, after a time without messages, whether the consumer still exists: a pull request to a deleted one
-// gets no response.
+// check reports, after a time without messages, whether the consumer still exists: a pull request to a
+// deleted one gets no response.
 func (c *Consumer) check(ctx context.Context, bound jetstream.Consumer) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -152,8 +152,8 @@ func (c *Consumer) Ready() error {
 	return nil
 }
 
-// Pending counts the messages that wait for a delivery, and the unacknowledged ones: in flight or delayed. An error
-// is temporary.
+// Pending counts the messages that wait for a delivery, and the unacknowledged ones: in flight or delayed. An
+// error is temporary.
 func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64, err error) {
 	bound, err := c.bind(ctx)
 	if err != nil {
@@ -199,8 +199,8 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	return max(0, info.TimeStamp.Sub(since)), nil
 }
 
-// received converts a message. A missing or malformed header gets a harmless default: anyone with the right to
-// publish can forge one.
+// received converts a message. A missing or malformed header gets a harmless default: anyone with the right
+// to publish can forge one.
 func (c *Consumer) received(msg jetstream.Msg) message.Received {
 	r := message.Received{
 		Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1,

@@ -10,9 +10,10 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// Erase removes the messages of purchases, by their IDs, and overwrites them in the server's files: queued, delayed or
-// in flight, and dead letters. It returns the count of each. It needs rights that neither binary's user has (read and
-// delete messages of PURCHASES and PURCHASES_DEAD): those of an operator. Outcomes hold no data of a buyer.
+// Erase removes the messages of purchases, by their IDs, and overwrites them in the server's files: queued,
+// delayed or in flight, and dead letters. It returns the count of each. It needs rights that neither binary's
+// user has (read and delete messages of PURCHASES and PURCHASES_DEAD): those of an operator. Outcomes hold no
+// data of a buyer.
 func (c *Conn) Erase(ctx context.Context, ids []string) (waiting, dead int, err error) {
 	if waiting, err = c.erase(ctx, message.StreamPurchases, ids, message.SubjectLive, message.SubjectTest); err != nil {
 		return waiting, 0, err

@@ -13,8 +13,8 @@ import (
 // delivery identifies one delivery of a message: stream sequence and delivery number.
 type delivery struct{ sequence, number uint64 }
 
-// returned is the set of deliveries that a worker returned. A message that is redelivered without an entry crashed
-// its worker, or the entry was evicted: the set is bounded and drops its older half first.
+// returned is the set of deliveries that a worker returned. A message that is redelivered without an entry
+// crashed its worker, or the entry was evicted: the set is bounded and drops its older half first.
 type returned struct {
 	mu           sync.Mutex
 	newer, older map[delivery]struct{}
@@ -47,8 +47,8 @@ func (r *returned) has(d delivery) bool {
 // advisoryNak is the subject of the server's NAK advisories, before the names of stream and consumer.
 const advisoryNak = "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED."
 
-// WatchReturns subscribes to the NAKs of all workers, for the lifetime of the connection. Without the right to, a
-// message that another process returned looks like one that crashed its worker.
+// WatchReturns subscribes to the NAKs of all workers, for the lifetime of the connection. Without the right
+// to, a message that another process returned looks like one that crashed its worker.
 func (c *Consumer) WatchReturns() error {
 	_, err := c.conn.nc.Subscribe(advisoryNak+c.stream+"."+c.durable, func(msg *nats.Msg) {
 		var advisory struct {
@@ -72,7 +72,8 @@ type acker struct {
 	delivery delivery
 }
 
-// Ack implements message.Acker. The library allows one acknowledgement per message, and a crashing server may lose it.
+// Ack implements message.Acker. The library allows one acknowledgement per message, and a crashing server may
+// lose it.
 func (a acker) Ack() error {
 	if err := a.consumer.conn.nc.Publish(a.Reply(), []byte("+ACK")); err != nil {
 		return fmt.Errorf("acknowledge: %w", err)

@@ -44,7 +44,7 @@ type fakeMessage struct {
 
 func (m fakeMessage) Ack() error                      { m.note("ack " + m.id); return nil }
 func (m fakeMessage) Leave()                          {}
-func (m fakeMessage) DoubleAck(context.Context) error { m.note("ack and hear " + m.id); return nil }
+func (m fakeMessage) DoubleAck(context.Context) error { m.note("double-ack " + m.id); return nil }
 func (m fakeMessage) NakWithDelay(d time.Duration) error {
 	m.note("nak " + m.id + " " + d.String())
 	return nil
@@ -115,24 +115,24 @@ func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.Observed
 	return log
 }
 
-func TestAcknowledgesAfterTheCommit(t *testing.T) {
+func TestRecorder_AcknowledgesAfterCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		junk := message.Received{Data: []byte(`{"version":1}`), Acker: fakeMessage{j, "junk"}}
-		newer := message.Received{Data: []byte(`{"version":3}`), Acker: fakeMessage{j, "newer"}}
-		s := &source{batches: [][]message.Received{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
+		malformed := message.Received{Data: []byte(`{"version":1}`), Acker: fakeMessage{j, "malformed"}}
+		newer := message.Received{Data: fmt.Appendf(nil, `{"version":%d}`, message.Version+1), Acker: fakeMessage{j, "newer"}}
+		s := &source{batches: [][]message.Received{{queued(t, j, "a"), malformed, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
-		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack and hear b"; got != want {
+		if got, want := j.String(), "term malformed, nak newer 1m0s, settle a+b, ack a, double-ack b"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 		if log.FilterField(zap.String("checkout_session_id", "b")).Len() != 1 {
-			t.Errorf("a stranger was not told of: %v", log.All())
+			t.Errorf("log = %v, want a line about b", log.All())
 		}
 	})
 }
 
-// A message is acknowledged when everything in it is on the ledger; what is no outcome takes nothing else with it.
-func TestAMessageOfManyOutcomes(t *testing.T) {
+// A message is acknowledged when all its outcomes are recorded. A malformed one does not affect the others.
+func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		var encoded [][]byte
@@ -148,14 +148,14 @@ func TestAMessageOfManyOutcomes(t *testing.T) {
 		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
 		many := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "many"}}
 		run(t, &source{batches: [][]message.Received{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
-		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, ack and hear a"
+		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, double-ack a"
 		if got := j.String(); got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 	})
 }
 
-func TestLedgerAwayPutsOff(t *testing.T) {
+func TestRecorder_NaksWhileLedgerIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		s := &source{batches: [][]message.Received{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
@@ -164,12 +164,12 @@ func TestLedgerAwayPutsOff(t *testing.T) {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 		if log.Len() != 1 {
-			t.Errorf("told %d times: %v", log.Len(), log.All())
+			t.Errorf("logged %d lines, want 1: %v", log.Len(), log.All())
 		}
 	})
 }
 
-func TestQueueAwayIsWaitedFor(t *testing.T) {
+func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		s := &source{err: errors.New("no responders")}
@@ -179,18 +179,18 @@ func TestQueueAwayIsWaitedFor(t *testing.T) {
 			s.err, s.batches = nil, [][]message.Received{{queued(t, j, "a")}}
 		})
 		log := run(t, s, &ledger{journal: j}, 2*time.Minute)
-		var said []string
+		var lines []string
 		for _, e := range log.All() {
-			said = append(said, e.Message)
+			lines = append(lines, e.Message)
 		}
-		if j.String() != "settle a, ack and hear a" || !slices.Equal(said, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
-			t.Errorf("%s; log %v", j, said)
+		if j.String() != "settle a, double-ack a" || !slices.Equal(lines, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
+			t.Errorf("%s; log %v", j, lines)
 		}
 	})
 }
 
-// An outcome from the end of the calendar is recorded with the time at which the queue took it.
-func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
+// A worker's clock in the year 9999 does not reach the ledger.
+func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		taken := time.Now().Add(-time.Minute).UTC()
@@ -203,12 +203,12 @@ func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &ledger{journal: j}
-		run(t, &source{batches: [][]message.Received{{{Data: data, Taken: taken, Acker: fakeMessage{j, "a"}}}}}, l, time.Second)
+		run(t, &source{batches: [][]message.Received{{{Data: message.EncodeOutcomes([][]byte{data}), Taken: taken, Acker: fakeMessage{j, "a"}}}}}, l, time.Second)
 		if len(l.settled) != 1 {
 			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
 		}
 		if o := l.settled[0]; !o.At.Equal(taken) || !o.Attempt.At.Equal(taken) || !o.Taken.IsZero() || o.Sequence != 0 {
-			t.Errorf("settled %+v, attempt %+v; want both at %s and no place in the stream", o, o.Attempt, taken)
+			t.Errorf("settled %+v, attempt %+v; want both at %s and no sequence", o, o.Attempt, taken)
 		}
 	})
 }

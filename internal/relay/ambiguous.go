@@ -16,14 +16,15 @@ const (
 	postponeMax = time.Hour
 )
 
-// ambiguousPublishes holds the purchases whose last publish the stream reported as a duplicate, by ID. Such an answer has
-// two explanations. Either an earlier publish was stored and its acknowledgement lost: then the message is queued,
-// or its outcome is on the way. Or the row was recreated (restored or emptied database) beside a stream that
-// remembers the message ID: then no message is queued.
+// ambiguousPublishes holds the purchases whose last publish the stream reported as a duplicate, by ID. Such
+// an answer has two explanations. Either an earlier publish was stored and its acknowledgement lost: then the
+// message is queued, or its outcome is on the way. Or the row was recreated (restored or emptied database)
+// beside a stream that remembers the message ID: then no message is queued.
 //
-// Time tells them apart. The claim is kept until every outcome of that time is recorded, and is then released. A
-// purchase with an outcome is never claimed again. One that is claimed again is published under the next
-// generation: the stream rejects that as still queued while it holds the message, and stores it otherwise.
+// Time tells them apart. The claim is kept until every outcome of that time is recorded, and is then
+// released. A purchase with an outcome is never claimed again. One that is claimed again is published under
+// the next generation: the stream rejects that as still queued while it holds the message, and stores it
+// otherwise.
 type ambiguousPublishes map[string]ambiguousPublish
 
 type ambiguousPublish struct {
@@ -65,8 +66,8 @@ func (a ambiguousPublishes) due(now time.Time) (ids []string) {
 	return ids
 }
 
-// releaseAmbiguous releases the claims that are due. While outcomes wait to be recorded (Postgres or the queue was
-// down), a purchase's own may be among them, and its claim is kept for up to postponeMax.
+// releaseAmbiguous releases the claims that are due. While outcomes wait to be recorded (Postgres or the
+// queue was down), a purchase's own may be among them, and its claim is kept for up to postponeMax.
 func (r *Relay) releaseAmbiguous(ctx context.Context) error {
 	now := r.now()
 	ids := r.ambiguous.due(now)

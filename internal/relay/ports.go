@@ -43,8 +43,8 @@ type Outbox interface {
 	ReleaseUnsent(ctx context.Context, ids []string) error
 }
 
-// SweepLedger is the sweeper's side of the ledger. Implementations guarantee: an overdue purchase belongs to one
-// caller for ClaimTimeout, on every replica; nothing here overwrites an outcome that was recorded since.
+// SweepLedger is the sweeper's side of the ledger. Implementations guarantee: an overdue purchase belongs to
+// one caller for ClaimTimeout, on every replica; nothing here overwrites an outcome that was recorded since.
 type SweepLedger interface {
 	// Overdue claims up to limit purchases that should be in the queue and had no outcome for the grace.
 	Overdue(ctx context.Context, grace time.Duration, limit int) ([]Claim, error)
@@ -65,10 +65,10 @@ type Queue interface {
 	OutcomeLag(ctx context.Context) (time.Duration, error)
 }
 
-// PublishResult is the result of one publish. Without an error the stream holds the message under Sequence or,
-// with Duplicate, stored one with the same message ID before: that one may still be queued, or settled. An error
-// other than ErrStillQueued is ambiguous unless NotStored is set: the message may have been stored. Then only the
-// same message ID may be published again, and the purchase's age counts.
+// PublishResult is the result of one publish. Without an error the stream holds the message under Sequence
+// or, with Duplicate, stored one with the same message ID before: that one may still be queued, or settled.
+// An error other than ErrStillQueued is ambiguous unless NotStored is set: the message may have been stored.
+// Then only the same message ID may be published again, and the purchase's age counts.
 type PublishResult struct {
 	Sequence  uint64
 	Duplicate bool

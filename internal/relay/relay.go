@@ -1,6 +1,6 @@
-// Package relay is step 2: it publishes the ledger's pending purchases to the queue, in batches, and marks them
-// published once the stream has acknowledged them. The ledger is the outbox: while NATS is down rows wait, and
-// nothing is lost or delayed for the customer.
+// Package relay is step 2: it publishes the ledger's pending purchases to the queue, in batches, and marks
+// them published once the stream has acknowledged them. The ledger is the outbox: while NATS is down rows
+// wait, and nothing is lost or delayed for the customer.
 //
 //	Enqueue (this process) ─┐
 //	                        ├─▶ publish ──▶ stored, still queued: mark published
@@ -104,8 +104,8 @@ func (r *Relay) Ready() bool {
 	return r.running && !r.blocked && len(r.enqueued) < maxEnqueued && r.queue.Connected()
 }
 
-// Enqueue publishes a purchase that was claimed in the transaction that recorded it, without a query for it. It
-// is called after the commit and never blocks. A purchase that is not published in time stays claimed for
+// Enqueue publishes a purchase that was claimed in the transaction that recorded it, without a query for it.
+// It is called after the commit and never blocks. A purchase that is not published in time stays claimed for
 // ClaimTimeout and is then found on the ledger.
 func (r *Relay) Enqueue(p purchase.Purchase, recorded purchase.Recorded) {
 	c := Claim{
@@ -117,8 +117,8 @@ func (r *Relay) Enqueue(p purchase.Purchase, recorded purchase.Recorded) {
 	notify(r.more)
 }
 
-// Wake reports that purchases may wait on the ledger: after a replay, or when NATS is connected again. It never
-// blocks and is safe for concurrent use.
+// Wake reports that purchases may wait on the ledger: after a replay, or when NATS is connected again. It
+// never blocks and is safe for concurrent use.
 func (r *Relay) Wake() { notify(r.wake) }
 
 // Retry ends a pause after failures: the streams were created or repaired. It never blocks and is safe for
@@ -174,9 +174,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 }
 
-// Pass is one round of Run: it writes the marks that are due, publishes what was enqueued and, with claim, a batch
-// of what waits on the ledger. full reports whether that batch was full. In-flight work is finished although ctx
-// ends.
+// Pass is one round of Run: it writes the marks that are due, publishes what was enqueued and, with claim, a
+// batch of what waits on the ledger. full reports whether that batch was full. In-flight work is finished
+// although ctx ends.
 func (r *Relay) Pass(ctx context.Context, claim bool) (full bool, err error) {
 	if err := r.writeMarks(ctx, r.now().Add(-markDelay)); err != nil {
 		return false, err
@@ -195,8 +195,8 @@ func (r *Relay) Pass(ctx context.Context, claim bool) (full bool, err error) {
 	return len(claims) == batchSize, errors.Join(ambiguousErr, r.publish(ctx, claims))
 }
 
-// publishEnqueued publishes what was enqueued, batch by batch. Expired entries are released, and claimed again
-// like everything that waits on the ledger.
+// publishEnqueued publishes what was enqueued, batch by batch. Expired entries are released, and claimed
+// again like everything that waits on the ledger.
 func (r *Relay) publishEnqueued(ctx context.Context) error {
 	for {
 		claims, expired := r.dequeue()
@@ -309,9 +309,10 @@ func (r *Relay) countFailure(failed bool) {
 	r.blocked = failed
 }
 
-// writeMarks writes the marks of what the stream acknowledged before a time; zero: all. Most purchases have their
-// outcome by then, which saves the ledger one write of the row. A mark that cannot be written is kept. One that is
-// lost with the process is replaced when the claim has run out, because the stream reports a duplicate.
+// writeMarks writes the marks of what the stream acknowledged before a time; zero: all. Most purchases have
+// their outcome by then, which saves the ledger one write of the row. A mark that cannot be written is kept.
+// One that is lost with the process is replaced when the claim has run out, because the stream reports a
+// duplicate.
 func (r *Relay) writeMarks(ctx context.Context, before time.Time) error {
 	n := len(r.unmarked)
 	if !before.IsZero() {

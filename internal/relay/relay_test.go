@@ -265,8 +265,8 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 	})
 }
 
-// What was recorded here is published without a question to the ledger, and marked once it should have had its outcome; what is
-// still offered at the end is published and marked.
+// What was recorded here is published without a question to the ledger, and marked once it should have had
+// its outcome; what is still offered at the end is published and marked.
 func TestOffers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		asked := o.claims
@@ -306,8 +306,8 @@ func TestOffersAtTheEnd(t *testing.T) {
 	}
 }
 
-// An offer that the stream does not take is given back to the ledger; while nothing can be published, or too much waits already, nothing
-// is to be offered.
+// An offer that the stream does not take is given back to the ledger; while nothing can be published, or too
+// much waits already, nothing is to be offered.
 func TestOffersThatFail(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.fail = func(Claim) error { return errors.New("timeout") }
@@ -358,8 +358,8 @@ func TestMarksWait(t *testing.T) {
 	})
 }
 
-// A publish that failed is tried again under the same id, whether it was stored or not; one that the stream still holds
-// counts as published.
+// A publish that failed is tried again under the same id, whether it was stored or not; one that the stream
+// still holds counts as published.
 func TestAmbiguousPublishes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
@@ -390,9 +390,9 @@ func TestAmbiguousPublishes(t *testing.T) {
 	})
 }
 
-// The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses that one while it holds
-// the purchase (its acknowledgement was lost), and takes it where it was another life's: a ledger that was emptied, or restored
-// from a backup, beside a queue that was not.
+// The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses
+// that one while it holds the purchase (its acknowledgement was lost), and takes it where it was another
+// life's: a ledger that was emptied, or restored from a backup, beside a queue that was not.
 func TestKnownMessageIDs(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.ids["cs_0:1"] = 90 // still queued
@@ -419,9 +419,9 @@ func TestKnownMessageIDs(t *testing.T) {
 	})
 }
 
-// The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may be one of them. It is
-// not published under another generation until they are on the ledger, also where its claim runs out meanwhile; one that can never be
-// recorded does not hold it for good.
+// The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may
+// be one of them. It is not published under another generation until they are on the ledger, also where its
+// claim runs out meanwhile; one that can never be recorded does not hold it for good.
 func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		began := time.Now()
@@ -534,7 +534,8 @@ func TestPostgresAwayIsToldOnce(t *testing.T) {
 	})
 }
 
-// A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops nothing for good.
+// A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops
+// nothing for good.
 func TestSilentLedger(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.mu.Lock()

@@ -17,10 +17,10 @@ type SweeperConfig struct {
 	MaxAge   time.Duration // counted from the first publish
 }
 
-// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. The stream
-// rejects a purchase that it still holds, whether queued, delayed or being delivered, so nothing is doubled. While
-// outcomes have waited long to be recorded (Postgres was down), the sweep is postponed. A purchase that is too old
-// to be sent again ends dead (expired).
+// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. The
+// stream rejects a purchase that it still holds, whether queued, delayed or being delivered, so nothing is
+// doubled. While outcomes have waited long to be recorded (Postgres was down), the sweep is postponed. A
+// purchase that is too old to be sent again ends dead (expired).
 type Sweeper struct {
 	config         SweeperConfig
 	ledger         SweepLedger
@@ -103,9 +103,9 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	return nil // disconnected, which has been logged
 }
 
-// grace returns how long a purchase must have been without an outcome. Outcomes that wait to be recorded extend
-// the grace. Where they have waited for long, a purchase that looks lost may have one, and the sweep is postponed
-// for up to postponeMax.
+// grace returns how long a purchase must have been without an outcome. Outcomes that wait to be recorded
+// extend the grace. Where they have waited for long, a purchase that looks lost may have one, and the sweep
+// is postponed for up to postponeMax.
 func (s *Sweeper) grace(ctx context.Context) (time.Duration, error) {
 	lag, err := s.queue.OutcomeLag(ctx)
 	switch {

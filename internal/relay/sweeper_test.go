@@ -246,8 +246,8 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 	}
 }
 
-// An outcome that is never recorded puts each sweep off for postponeMax and no longer: the guard neither blocks
-// for ever nor is switched off. A sweep that is allowed goes through everything.
+// An outcome that is never recorded puts each sweep off for postponeMax and no longer: the guard neither
+// blocks for ever nor is switched off. A sweep that is allowed goes through everything.
 func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
