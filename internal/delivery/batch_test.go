@@ -16,7 +16,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// strict refuses a request that holds a bad event, and names it as hint says (from the index of the first bad one).
+// strict refuses a request that holds a bad event, and names it as hint says (from the index of the first bad
+// one).
 func strict(bad func(id string) bool, hint func(first int) string) func(ids []string) purchase.Answer {
 	return func(ids []string) purchase.Answer {
 		if i := slices.IndexFunc(ids, bad); i >= 0 {
@@ -28,7 +29,8 @@ func strict(bad func(id string) bool, hint func(first int) string) func(ids []st
 	}
 }
 
-// flaws gives the events of a test that is not about rows of equal refusals a wording each: "cs_12_odd" is "b c".
+// flaws gives the events of a test that is not about rows of equal refusals a wording each: "cs_12_odd" is "b
+// c".
 func flaws(id string) (words string) {
 	if !strings.HasSuffix(id, "_odd") {
 		return ""
@@ -88,7 +90,8 @@ func TestBacklogInBatches(t *testing.T) {
 	})
 }
 
-// Bad events die alone, each with its own answer; good ones are accepted once each, whatever TikTok's message says.
+// Bad events die alone, each with its own answer; good ones are accepted once each, whatever TikTok's message
+// says.
 func TestSplitting(t *testing.T) {
 	for name, tc := range map[string]struct {
 		hint func(int) string
@@ -159,7 +162,8 @@ func TestSplittingAnything(t *testing.T) {
 	})
 }
 
-// A partial refusal is split until each event has its own answer; what was taken already is taken again under its event_id.
+// A partial refusal is split until each event has its own answer; what was taken already is taken again under
+// its event_id.
 func TestPartialRefusal(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
@@ -237,7 +241,8 @@ func TestSuspectsAreSentAlone(t *testing.T) {
 	})
 }
 
-// An event that makes the worker stumble: the first time all of its batch comes again, each alone; then it alone dies.
+// An event that makes the worker stumble: the first time all of its batch comes again, each alone; then it
+// alone dies.
 func TestCrash(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 2
@@ -360,7 +365,8 @@ func TestCircuitOfTheTestDestination(t *testing.T) {
 	})
 }
 
-// With test purchases alone nothing says that live ones would be answered: the circuit shows, and little is fetched.
+// With test purchases alone nothing says that live ones would be answered: the circuit shows, and little is
+// fetched.
 func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
@@ -388,7 +394,7 @@ func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
 		last := len(b.q.waiting) - 1
 		b.q.waiting[0], b.q.waiting[last] = b.q.waiting[last], b.q.waiting[0]
 		b.q.mu.Unlock()
-		wait(unheardHold + time.Second)
+		wait(testOutageWait + time.Second)
 		if b.live.count() != 1 || b.State().State != message.WorkerRunning {
 			t.Errorf("%d live requests, %+v", b.live.count(), b.State())
 		}
@@ -421,8 +427,8 @@ func TestProbeNow(t *testing.T) {
 	})
 }
 
-// A probe is small, also while another destination keeps the fetches large: one event against a closed gate, ten against an
-// open circuit.
+// A probe is small, also while another destination keeps the fetches large: one event against a closed gate,
+// ten against an open circuit.
 func TestProbesAreSmall(t *testing.T) {
 	for class, most := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: outageProbe} {
 		bubble(t, func(b *bench, c *Config) {
@@ -456,8 +462,8 @@ func TestForeignSubject(t *testing.T) {
 		b.q.put(&fakeMessage{q: b.q, id: "cs_forged", subject: message.Subject("cs_other", true), data: data})
 		b.q.put(&fakeMessage{q: b.q, id: "cs_test", subject: message.Subject("cs_1", false), data: data})
 		wait(time.Second)
-		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged no purchase", "term cs_test no purchase")
-		if n := testutil.ToFloat64(b.metrics.junk); n != 2 {
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged malformed purchase", "term cs_test malformed purchase")
+		if n := testutil.ToFloat64(b.metrics.malformed); n != 2 {
 			t.Errorf("%v counted", n)
 		}
 	})

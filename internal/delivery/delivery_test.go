@@ -22,7 +22,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real one.
+// queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real
+// one.
 type queue struct {
 	mu        sync.Mutex
 	waiting   []*fakeMessage
@@ -421,7 +422,8 @@ func TestOutcomeNeverToldIsDeliveredAgain(t *testing.T) {
 	})
 }
 
-// A lost acknowledgement is said again. (It used to be said once: a server that died with it had the whole batch sent again.)
+// A lost acknowledgement is said again. (It used to be said once: a server that died with it had the whole
+// batch sent again.)
 func TestAcknowledgementIsRepeated(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.q.lostWords = 3 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
@@ -681,7 +683,7 @@ func TestJunkIsRemovedAndNewerIsLeft(t *testing.T) {
 		wait(time.Second)
 		b.q.put(&fakeMessage{q: b.q, id: "newer", subject: "s", data: []byte(`{"version":9}`)})
 		wait(time.Second)
-		want(t, b, "term junk no purchase", "nak newer")
+		want(t, b, "term junk malformed purchase", "nak newer")
 	})
 }
 
@@ -784,7 +786,8 @@ func TestRateIsKept(t *testing.T) {
 	})
 }
 
-// When a probe was due, every slot once fetched a message, and all but one handed it back: deliveries spent for nothing.
+// When a probe was due, every slot once fetched a message, and all but one handed it back: deliveries spent
+// for nothing.
 func TestOnlyTheProbeIsFetched(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		bubble(t, func(b *bench, c *Config) {
@@ -825,7 +828,7 @@ func TestOnlyTheProbeIsFetched(t *testing.T) {
 				}
 			}
 			// All of the fifty have probed before: each time a few more are looked through for another one.
-			if !both && naks > probes*(1+exchangeSize) {
+			if !both && naks > probes*(1+replaceSize) {
 				t.Errorf("%d deliveries spent for %d probes", naks, probes)
 			}
 			times := b.live.times()[before:]
