@@ -5,11 +5,11 @@
 // acknowledged. After a crash in between, the purchase is redelivered and sent again under the same event_id,
 // which TikTok de-duplicates.
 //
-//	delivery.go, fetch.go   stream ──▶ messages        while something may be sent
-//	batch.go                messages ──▶ pieces        live and test, together or alone; skipped, expired
-//	send.go                 piece ──▶ one request ──▶ answer; a rejected batch is split until each bad event is alone
-//	lane.go                 answer ──▶ fate            evidence.go judges, breaker.go stops, split.go divides
-//	settle.go               fate ──▶ outcome ──▶ ack
+//	fetch.go   stream ──▶ messages    while something may be sent
+//	batch.go   messages ──▶ pieces    live and test, together or alone; skipped and expired ones end here
+//	send.go    piece ──▶ answer       one request each
+//	lane.go    answer ──▶ fate        evidence.go judges, breaker.go stops, split.go divides
+//	settle.go  fate ──▶ outcome       then the acknowledgement
 package delivery
 
 import (
@@ -146,10 +146,14 @@ func (w *Worker) State() message.WorkerState {
 			State: message.WorkerPaused, Reason: "live: " + live.reason, Since: live.since.UTC(),
 		}
 	case causeOutage:
-		return message.WorkerState{State: message.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC()}
+		return message.WorkerState{
+			State: message.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC(),
+		}
 	}
 	if test, is := w.outageOfTestAlone(); is {
-		return message.WorkerState{State: message.WorkerOpen, Reason: "test: " + test.reason, Since: test.since.UTC()}
+		return message.WorkerState{
+			State: message.WorkerOpen, Reason: "test: " + test.reason, Since: test.since.UTC(),
+		}
 	}
 	s := message.WorkerState{State: message.WorkerRunning, Since: w.started}
 	if live.closed.After(s.Since) {

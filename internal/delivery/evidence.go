@@ -11,9 +11,9 @@ import (
 
 // How much evidence tells one event's fault from the destination's.
 const (
-	refusalRow  = 10 // single events rejected with the same wording, none delivered in between: the settings are at fault
+	refusalRow  = 10 // single events rejected with one wording, none delivered in between: a fault of the settings
 	doubtAfter  = 3  // rejections of such a row after which single events are tried instead of batches
-	pageRow     = 3  // pages for single events, nothing passed in between: the destination is at fault
+	pageRow     = 3  // pages for single events, nothing passed in between: a fault of the destination
 	pagesAlone  = 3  // pages for one event alone that condemn it while others pass
 	passRatio   = 3  // events per other suspect that must pass before pagesAlone condemn
 	pageRounds  = 5  // pages for one event alone, with a pass between any two, that condemn it in any case

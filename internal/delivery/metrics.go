@@ -51,7 +51,8 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 			Name: "purchase_relay_skipped_total", Help: "Purchases not sent on purpose, by reason.",
 		}, []string{"reason"}),
 		size: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "purchase_relay_batch_size", Help: "Events in one request to TikTok.", Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000},
+			Name: "purchase_relay_batch_size", Help: "Events in one request to TikTok.",
+			Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000},
 		}),
 		malformed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_junk_total", Help: "Malformed messages removed from the queue.",
@@ -63,12 +64,15 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	for _, reason := range []purchase.Reason{purchase.ReasonNotConfigured, purchase.ReasonTestPurchase} {
 		m.skipped.WithLabelValues(string(reason))
 	}
-	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked, purchase.ClassRefused} {
+	for _, class := range []purchase.Class{
+		purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked, purchase.ClassRefused,
+	} {
 		m.retries.WithLabelValues(string(class))
 	}
 	paused := func(reason string, is func() bool) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.", ConstLabels: prometheus.Labels{"reason": reason},
+			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.",
+			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 {
 			if is() {
 				return 1
@@ -79,13 +83,15 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	reg.MustRegister(
 		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped, m.size, m.malformed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_circuit_state", Help: "The circuit to TikTok, the worse of live and test: 0 closed, 1 half-open, 2 open.",
+			Name: "purchase_relay_circuit_state",
+			Help: "The circuit to TikTok, the worse of live and test: 0 closed, 1 half-open, 2 open.",
 		}, func() float64 {
 			now := w.config.Now()
 			return max(w.live.circuit(now), w.test.circuit(now))
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_clock_offset_seconds", Help: "How far the NATS server's clock is ahead of this machine's.",
+			Name: "purchase_relay_clock_offset_seconds",
+			Help: "How far the NATS server's clock is ahead of this machine's.",
 		}, func() float64 { return w.clockOffset().Seconds() }),
 		paused("access", w.live.paused),
 		paused("test_access", w.test.paused), // a label of its own: alerts on sales must not fire

@@ -100,7 +100,9 @@ type answered struct {
 }
 
 // request sends one piece, after passed events of this batch were judged, and reports the answer to the lane.
-func (w *Worker) request(ctx context.Context, l *lane, p permit, sent piece, passed int) (a answered, panicked bool) {
+func (w *Worker) request(
+	ctx context.Context, l *lane, p permit, sent piece, passed int,
+) (a answered, panicked bool) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			l.abandon(p)

@@ -41,8 +41,8 @@ func (w *Worker) skipped(it item, reason purchase.Reason) settlement {
 func (w *Worker) retrying(it item, attempt *purchase.Attempt, delay time.Duration) settlement {
 	w.metrics.retries.WithLabelValues(string(attempt.Class)).Inc()
 	it.log.Warn("TikTok tracking failed (non-critical)", zap.String("class", string(attempt.Class)),
-		codeField(attempt.Code), zap.String("message", attempt.Message), zap.String("request_id", attempt.RequestID),
-		zap.Duration("again_in", delay.Round(time.Millisecond)))
+		codeField(attempt.Code), zap.String("message", attempt.Message),
+		zap.String("request_id", attempt.RequestID), zap.Duration("again_in", delay.Round(time.Millisecond)))
 	outcome := w.outcome(it, purchase.StatusRetrying, purchase.ReasonNone, attempt)
 	return settlement{item: it, outcome: outcome, delay: delay}
 }
@@ -157,7 +157,9 @@ func (w *Worker) settleOnce(ctx context.Context, list []settlement) (failed []se
 
 // publishLetters publishes the dead letters that are not stored yet. ready are the settlements that need
 // none, or none any more.
-func (w *Worker) publishLetters(ctx context.Context, list []settlement) (ready, failed []settlement, err error) {
+func (w *Worker) publishLetters(
+	ctx context.Context, list []settlement,
+) (ready, failed []settlement, err error) {
 	var dead []settlement
 	var letters []message.DeadLetter
 	for _, s := range list {

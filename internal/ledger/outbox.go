@@ -46,8 +46,8 @@ WHERE checkout_session_id IN (
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
 const replay = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
-    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
+UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1,
+    first_published_at = NULL, published_at = NULL, stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 
@@ -62,7 +62,9 @@ var errNoEnvelope = errors.New("row has no envelope")
 
 // claimRows returns the claims of a statement that claims rows. Unusable rows are left out; where all of them
 // are, the next ones are claimed.
-func (db *DB) claimRows(ctx context.Context, where, what, statement string, args ...any) ([]relay.Claim, error) {
+func (db *DB) claimRows(
+	ctx context.Context, where, what, statement string, args ...any,
+) ([]relay.Claim, error) {
 	for {
 		rows, err := db.pool.Query(ctx, statement, args...)
 		if err != nil {
@@ -135,8 +137,8 @@ WHERE p.checkout_session_id = o.checkout_session_id AND p.status IN ('pending', 
 // An earlier outcome is kept.
 const sqlSwept = `
 UPDATE public.purchases p SET
-    status = 'published', generation = m.generation, published_at = now(), stream_sequence = m.sequence, swept_at = now(),
-    claimed_until = NULL, updated_at = now()
+    status = 'published', generation = m.generation, published_at = now(), stream_sequence = m.sequence,
+    swept_at = now(), claimed_until = NULL, updated_at = now()
 FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
 WHERE p.checkout_session_id = m.id AND p.generation < m.generation AND p.status IN ('published', 'retrying')`
 
@@ -171,14 +173,17 @@ func (db *DB) RecordSweep(ctx context.Context, published []relay.Mark, queued, u
 
 // The generation protects a purchase that was replayed since: its age counts anew.
 const sqlExpire = `
-UPDATE public.purchases p SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
+UPDATE public.purchases p SET
+    status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
 FROM unnest($1::text[], $2::int[]) AS m (id, generation)
 WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')
     AND p.first_published_at <= now() - make_interval(secs => $3)
 RETURNING p.checkout_session_id`
 
 // Expire implements relay.SweepLedger.
-func (db *DB) Expire(ctx context.Context, marks []relay.Mark, maxAge time.Duration) (expired []string, err error) {
+func (db *DB) Expire(
+	ctx context.Context, marks []relay.Mark, maxAge time.Duration,
+) (expired []string, err error) {
 	ids, generations, _ := columnsOf(marks)
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		// In key order: an UPDATE locks in the order of its plan.
@@ -243,9 +248,11 @@ func (db *DB) ReleaseUnsent(ctx context.Context, ids []string) error {
 }
 
 func columnsOf(marks []relay.Mark) (ids []string, generations []int32, sequences []int64) {
-	ids, generations, sequences = make([]string, len(marks)), make([]int32, len(marks)), make([]int64, len(marks))
+	ids = make([]string, len(marks))
+	generations, sequences = make([]int32, len(marks)), make([]int64, len(marks))
 	for i, m := range marks {
-		ids[i], generations[i], sequences[i] = m.ID, int32(m.Generation), int64(m.Sequence) //nolint:gosec // both were counted up from 1
+		ids[i] = m.ID
+		generations[i], sequences[i] = int32(m.Generation), int64(m.Sequence) //nolint:gosec // both count up from 1
 	}
 	return ids, generations, sequences
 }

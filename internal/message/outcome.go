@@ -151,7 +151,7 @@ func (a *Attempt) check() error {
 		return errors.New("attempt.at is missing")
 	case a.TookMS < 0 || a.TookMS > maxTook.Milliseconds():
 		return errors.New("attempt.took_ms is out of range")
-	case a.Code != nil && int(int32(*a.Code)) != *a.Code: //nolint:gosec // the conversion is the check: the column has 32 bits
+	case a.Code != nil && int(int32(*a.Code)) != *a.Code: //nolint:gosec // this is the check: 32 bits
 		return errors.New("attempt.code is out of range")
 	case !validLabel(string(a.Class)):
 		return errors.New("attempt.class is malformed")

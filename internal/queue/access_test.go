@@ -116,7 +116,7 @@ func (g *guarded) as(user, password string) (*queue.Conn, *observer.ObservedLogs
 	return c, logs, registry
 }
 
-func told(logs *observer.ObservedLogs, what string) (times int) {
+func logged(logs *observer.ObservedLogs, what string) (times int) {
 	for _, line := range logs.All() {
 		if strings.HasPrefix(line.Message, what) {
 			times++
@@ -133,11 +133,11 @@ func TestRefusedCredentialsAreToldAndTriedAgain(t *testing.T) {
 	g := newGuarded(t, only("other"))
 	c, logs, _ := g.as("ingest", "hunter2")
 	for outage := range 2 { // one before it has ever been connected, one after
-		await(t, "the refusal to be told", func() bool { return told(logs, refused) == outage+1 })
+		await(t, "the refusal to be told", func() bool { return logged(logs, refused) == outage+1 })
 		await(t, "it to be tried again and again", func() bool { return g.tries() >= 4 })
 		g.restart(only("hunter2"))
 		await(t, "the mended password to be taken", c.Connected)
-		if times := told(logs, refused); times != outage+1 {
+		if times := logged(logs, refused); times != outage+1 {
 			t.Errorf("%d refusals were told %d times", outage+1, times)
 		}
 		g.restart(only("rotated"))
@@ -180,7 +180,7 @@ func TestEachUserCanDoItsWork(t *testing.T) {
 	if n := violations(t, ingestMetrics) + violations(t, workerMetrics) + violations(t, provisionMetrics); n != 0 {
 		t.Errorf("%v violations by ordinary work", n)
 	}
-	if told(workerLog, "Not permitted to hear") != 0 {
+	if logged(workerLog, "Not permitted to subscribe to NAK advisories") != 0 {
 		t.Error("the worker does not hear what others hand back")
 	}
 	provision, _, provisionMetrics := g.as("provision", "hunter3")
@@ -203,7 +203,7 @@ func TestProvision_RefusedUserChecks(t *testing.T) {
 				t.Errorf("%s: error = %v, want %v", user, err, queue.ErrNotPermitted)
 			}
 		}
-		if n := violations(t, metrics); n != 0 || told(logs, "NATS refuses a request") != 0 {
+		if n := violations(t, metrics); n != 0 || logged(logs, "NATS refuses a request") != 0 {
 			t.Errorf("%s: %v violations counted, want 0: the caller handles them", user, n)
 		}
 	}
@@ -292,7 +292,7 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 	telling, stop := context.WithCancel(t.Context())
 	told := make(chan error)
 	go func() {
-		told <- worker.TellState(telling, "w-1", time.Hour, func() message.WorkerState { return message.WorkerState{State: "running"} })
+		told <- worker.PublishState(telling, "w-1", time.Hour, func() message.WorkerState { return message.WorkerState{State: "running"} })
 	}()
 	await(t, "the worker to be heard", func() bool { return len(workers.List()) == 1 })
 	stop()
@@ -408,7 +408,7 @@ func TestViolationsAreCountedAndLogged(t *testing.T) {
 			t.Errorf("the worker published a purchase: %+v", r)
 		}
 	}
-	if n := told(logs, "NATS refuses a request for lack of permission"); n == 0 || n > flood/4 {
+	if n := logged(logs, "NATS refuses a request for lack of permission"); n == 0 || n > flood/4 {
 		t.Errorf("%d violations were told %d times", flood, n)
 	}
 }
@@ -421,7 +421,7 @@ func TestWithoutTheAdvisory(t *testing.T) {
 	if err := worker.Consumer(message.StreamPurchases, message.ConsumerWorker).WatchReturns(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "it to be told", func() bool { return told(logs, "Not permitted to hear") == 1 })
+	await(t, "it to be told", func() bool { return logged(logs, "Not permitted to subscribe to NAK advisories") == 1 })
 	if n := violations(t, metrics); n != 0 {
 		t.Errorf("%v violations were counted", n)
 	}

@@ -58,7 +58,8 @@ func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, er
 		messages = append(messages, c.received(first))
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, jetstream.ErrNoMessages):
 		if !c.conn.Connected() {
 			return nil, errAway
 		}

@@ -23,7 +23,9 @@ func (c *Conn) Erase(ctx context.Context, ids []string) (waiting, dead int, err 
 }
 
 func (c *Conn) erase(ctx context.Context, name string, ids []string, subjects ...string) (n int, err error) {
-	stream, err := request(ctx, func(ctx context.Context) (jetstream.Stream, error) { return c.js.Stream(ctx, name) })
+	stream, err := request(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		return c.js.Stream(ctx, name)
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return 0, nil // nothing was ever published
 	} else if err != nil {

@@ -123,7 +123,7 @@ func TestMutualTLS(t *testing.T) {
 		"no certificate": {ca, nil}, "a stranger's certificate": {ca, stranger}, "a server that is not known": {stranger, ca},
 	} {
 		c, logs := g.over("ingest", "hunter1", tc.ca, tc.client)
-		await(t, name+" to be told", func() bool { return told(logs, "NATS and this process do not agree on TLS") == 1 })
+		await(t, name+" to be told", func() bool { return logged(logs, "NATS and this process do not agree on TLS") == 1 })
 		if c.Connected() {
 			t.Errorf("%s is enough to connect", name)
 		}

@@ -62,10 +62,10 @@ func (r *Recorder) Run(ctx context.Context) error {
 			return nil
 		case err != nil && !failing:
 			failing = true
-			r.log.Warn("Outcomes wait in the queue and are recorded later", zap.Error(err))
+			r.log.Warn("Outcomes wait in the queue", zap.Error(err))
 		case err == nil && failing:
 			failing = false
-			r.log.Info("Outcomes are recorded again")
+			r.log.Info("Recording resumed")
 		}
 		if err != nil {
 			select {

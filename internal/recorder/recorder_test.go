@@ -183,7 +183,7 @@ func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
 		for _, e := range log.All() {
 			lines = append(lines, e.Message)
 		}
-		if j.String() != "settle a, double-ack a" || !slices.Equal(lines, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
+		if j.String() != "settle a, double-ack a" || !slices.Equal(lines, []string{"Outcomes wait in the queue", "Recording resumed"}) {
 			t.Errorf("%s; log %v", j, lines)
 		}
 	})

@@ -148,10 +148,10 @@ func (r *Relay) Run(ctx context.Context) error {
 			return r.finish(context.WithoutCancel(ctx))
 		case err != nil && !failing:
 			failing = true
-			r.log.Warn("Publishing is delayed, the purchases wait on the ledger", zap.Error(err))
+			r.log.Warn("Publishing is delayed", zap.Error(err))
 		case err == nil && failing && claim:
 			failing = false
-			r.log.Info("Purchases are published again")
+			r.log.Info("Publishing resumed")
 		}
 		if err != nil && !r.pause(ctx) {
 			return r.finish(context.WithoutCancel(ctx))

@@ -69,9 +69,9 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
-			s.log.Warn("The sweep is put off", zap.Error(err))
+			s.log.Warn("Sweep postponed", zap.Error(err))
 		case err == nil && failing:
-			s.log.Info("Sweeping again")
+			s.log.Info("Sweep resumed")
 		}
 		failing = err != nil
 	}
@@ -166,7 +166,7 @@ func (s *Sweeper) publish(ctx context.Context, claims []Claim) error {
 		switch {
 		case result.Err == nil:
 			s.swept.WithLabelValues("published").Inc()
-			s.log.Warn("The queue had lost a purchase; it is published again",
+			s.log.Warn("Lost purchase published again",
 				zap.String("checkout_session_id", c.ID), zap.Int("generation", c.Generation))
 			published = append(published, Mark{ID: c.ID, Generation: c.Generation, Sequence: result.Sequence})
 		case errors.Is(result.Err, ErrStillQueued):

@@ -206,7 +206,7 @@ func TestSweepGetsNoAnswer(t *testing.T) {
 		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(3 * time.Minute)
 			synctest.Wait()
-			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("The sweep is put off").Len() != 1 {
+			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("Sweep postponed").Len() != 1 {
 				t.Errorf("%v; log: %v", got, log.All())
 			}
 		})
@@ -238,7 +238,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 				if got := l.told(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
 					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
 				}
-				if put := log.FilterMessage("The sweep is put off").Len(); (put == 0) != tc.swept {
+				if put := log.FilterMessage("Sweep postponed").Len(); (put == 0) != tc.swept {
 					t.Errorf("an outcome waits for %s: logged %d times, want %t", tc.waits, put, !tc.swept)
 				}
 			})
@@ -318,7 +318,7 @@ func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
 		sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(time.Hour)
-			if got := l.told(); len(got) > 0 || log.FilterMessage("The sweep is put off").Len() != 1 {
+			if got := l.told(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
 				t.Errorf("nobody knows how far the ledger is behind: %v; log %v", got, log.All())
 			}
 		})
