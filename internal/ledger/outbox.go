@@ -46,8 +46,8 @@ WHERE checkout_session_id IN (
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
 const replay = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1,
-    first_published_at = NULL, published_at = NULL, stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
+UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
+    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 
