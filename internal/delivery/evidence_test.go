@@ -219,7 +219,7 @@ func TestEvidence_KeepsLittle(t *testing.T) {
 	}
 }
 
-func TestWording(t *testing.T) {
+func TestWordingOf(t *testing.T) {
 	for name, same := range map[string][]string{
 		"an index":         {"Batch.0.properties.value: Not a valid number", "Batch.17.properties.value: Not a valid number"},
 		"the event's id":   {"Event ev was rejected", "Event ev was  rejected"},

@@ -127,7 +127,7 @@ func logged(logs *observer.ObservedLogs, what string) (times int) {
 
 // nats.go closes a connection for good at the second refusal of its credentials: a password that was mistyped, or rotated on
 // the server first, left a process that never came back, and said nothing where it had not been connected before.
-func TestRefusedCredentialsAreToldAndTriedAgain(t *testing.T) {
+func TestConnect_RetriesRefusedCredentials(t *testing.T) {
 	const refused = "NATS refuses the credentials"
 	only := func(password string) string { return "authorization { user: ingest, password: " + password + " }" }
 	g := newGuarded(t, only("other"))
@@ -167,7 +167,7 @@ func (g *guarded) provisioned(size int64) *prometheus.Registry {
 
 // Under the shipped configuration each user can do all of its work. The whole of it: a permission that is missing shows as a
 // time limit that was reached, or here as a violation.
-func TestEachUserCanDoItsWork(t *testing.T) {
+func TestPermissions_AllowEachUsersWork(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	ingest, _, ingestMetrics := g.as("ingest", "hunter1")
 	worker, workerLog, workerMetrics := g.as("worker", "hunter2")
@@ -303,7 +303,7 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 
 // What each user must not do, tried with its password and a client of its own. The server answers none of it: what it refuses
 // comes to the connection's error handler.
-func TestEachUserIsRefusedTheRest(t *testing.T) {
+func TestPermissions_DenyTheRest(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	g.provisioned(small.MaxBytes)
 	// What ingest needs once to have the streams is also what could empty or copy them.
@@ -387,7 +387,7 @@ func TestEachUserIsRefusedTheRest(t *testing.T) {
 }
 
 // A refusal shows as a time limit to the caller, so it is counted and logged; a flood of them does not fill the log.
-func TestViolationsAreCountedAndLogged(t *testing.T) {
+func TestConnect_CountsPermissionViolations(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	ingest, _, _ := g.as("ingest", "hunter1")
 	worker, logs, metrics := g.as("worker", "hunter2")
@@ -414,7 +414,7 @@ func TestViolationsAreCountedAndLogged(t *testing.T) {
 }
 
 // A server without the worker's advisory, as an older configuration had it: it does without, and it is no alarm.
-func TestWithoutTheAdvisory(t *testing.T) {
+func TestWatchReturns_LogsMissingPermission(t *testing.T) {
 	g := newGuarded(t, strings.Replace(ours(t), `, "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.PURCHASES.worker"`, "", 1))
 	worker, logs, metrics := g.as("worker", "hunter2")
 	await(t, "the connection", worker.Connected)

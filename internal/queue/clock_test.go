@@ -15,7 +15,7 @@ import (
 	"purchase-relay/internal/testkit/natslocal"
 )
 
-func TestApart(t *testing.T) {
+func TestOffsetBetween(t *testing.T) {
 	asked := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
 		took   time.Duration

@@ -131,7 +131,7 @@ func (s *site) fetch(c *queue.Consumer, most int) []message.Received {
 	return got
 }
 
-func TestProvisionMakesAndRepairs(t *testing.T) {
+func TestProvision_CreatesAndRepairs(t *testing.T) {
 	s := newSite(t)
 	check := func() {
 		t.Helper()
@@ -237,7 +237,7 @@ func TestProvision_OneFails(t *testing.T) {
 	}
 }
 
-func TestProvisionSaysHowMuchRoomThereIs(t *testing.T) {
+func TestProvision_ReportsAvailableStorage(t *testing.T) {
 	s := newSite(t)
 	err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
 	if err == nil || !strings.Contains(err.Error(), "NATS_MAX_BYTES") || !strings.Contains(err.Error(), fmt.Sprint(1<<50)) {
@@ -246,7 +246,7 @@ func TestProvisionSaysHowMuchRoomThereIs(t *testing.T) {
 }
 
 // The stream itself says what is still queued.
-func TestPublishAgain(t *testing.T) {
+func TestPublish_ReportsDuplicateAndStillQueued(t *testing.T) {
 	s := newSite(t)
 	first := s.publish(claim("cs_1", 1), claim("cs_2", 1))
 	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 || first[0].Sequence == first[1].Sequence {
@@ -275,7 +275,7 @@ func TestPublishAgain(t *testing.T) {
 	}
 }
 
-func TestFullStream(t *testing.T) {
+func TestPublish_ReportsFullStream(t *testing.T) {
 	s := newSite(t)
 	if err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 2000}); err != nil {
 		t.Fatal(err)
@@ -295,7 +295,7 @@ func TestFullStream(t *testing.T) {
 }
 
 // While the server is away a publish fails at once, and nothing of it is stored later.
-func TestPublishWhileAway(t *testing.T) {
+func TestPublish_FailsWhileDisconnected(t *testing.T) {
 	s := newSite(t)
 	s.stop()
 	s.await("the loss to be noticed", func() bool { return !s.Connected() })
@@ -319,7 +319,7 @@ func TestPublishWhileAway(t *testing.T) {
 }
 
 // A restart keeps what is queued and the delays; consuming goes on by itself.
-func TestRestart(t *testing.T) {
+func TestConsumer_SurvivesServerRestart(t *testing.T) {
 	s := newSite(t)
 	s.publish(claim("cs_1", 1), claim("cs_2", 1))
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
@@ -353,7 +353,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-func TestConsumerDeletedAndStreamWiped(t *testing.T) {
+func TestConsumer_BindsAgainAfterWipe(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	s.publish(claim("cs_1", 1))
@@ -377,7 +377,7 @@ func TestConsumerDeletedAndStreamWiped(t *testing.T) {
 }
 
 // A pull request to a deleted consumer is answered by nobody; only its name is the same when it is back.
-func TestConsumerDeletedAlone(t *testing.T) {
+func TestConsumer_BindsAgainAfterDeletion(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	s.publish(claim("cs_1", 1))
@@ -400,7 +400,7 @@ func TestConsumerDeletedAlone(t *testing.T) {
 	}
 }
 
-func TestPendingCounts(t *testing.T) {
+func TestConsumer_PendingCounts(t *testing.T) {
 	s := newSite(t)
 	s.publish(claim("cs_1", 1), claim("cs_2", 1), claim("cs_3", 1))
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
@@ -437,7 +437,7 @@ func TestPendingCounts(t *testing.T) {
 }
 
 // More than the window of publishes without answer: each has its error, and the next ones are not blocked by them.
-func TestPublishPastTheWindow(t *testing.T) {
+func TestPublish_RecoversFromMissingStream(t *testing.T) {
 	s := newSite(t)
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchases); err != nil {
 		t.Fatal(err)
@@ -464,7 +464,7 @@ func TestPublishPastTheWindow(t *testing.T) {
 	}
 }
 
-func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
+func TestFetch_WaitsForFirstMessageOnly(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	got := make(chan []message.Received)
@@ -493,7 +493,7 @@ func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
 	}
 }
 
-func TestOutcomesAndDeadLetters(t *testing.T) {
+func TestConn_PublishesOutcomesAndDeadLetters(t *testing.T) {
 	s := newSite(t)
 	var list []message.Outcome
 	for i := range 1000 { // more than one message has room for
@@ -533,7 +533,7 @@ func TestOutcomesAndDeadLetters(t *testing.T) {
 	}
 }
 
-func TestWorkersAreHeard(t *testing.T) {
+func TestWorkers_ListsReports(t *testing.T) {
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -585,7 +585,7 @@ func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
 }
 
 // Whoever may publish on the subject could otherwise fill the memory with names.
-func TestWorkersAreBounded(t *testing.T) {
+func TestWorkers_IsBounded(t *testing.T) {
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -611,14 +611,14 @@ func TestWorkersAreBounded(t *testing.T) {
 	}
 }
 
-func TestInstanceIsASubjectToken(t *testing.T) {
+func TestInstance_IsSubjectToken(t *testing.T) {
 	a, b := queue.Instance(), queue.Instance()
 	if !purchase.ValidID(a) || a == b {
 		t.Errorf("%q, %q", a, b)
 	}
 }
 
-func TestConfigProblems(t *testing.T) {
+func TestConfig_Problems(t *testing.T) {
 	bad := queue.Config{NATSURL: "nats://u:hunter2@host:4222,http://x", NATSCredsFile: "/nowhere", NATSCertFile: "/nowhere.pem"}
 	list := strings.Join(bad.Problems(), "\n")
 	for _, want := range []string{"NATS_URL", "NATS_CREDS_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE"} {
@@ -635,7 +635,7 @@ func TestConfigProblems(t *testing.T) {
 }
 
 // A hundred thousand delayed purchases stop no new ones.
-func TestNewOnesFlowPastTheDelayed(t *testing.T) {
+func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 	s := newSite(t)
 	const delayed, batch = 100_000, 1000
 	publish := func(name string, n int) {
@@ -689,7 +689,7 @@ func TestNewOnesFlowPastTheDelayed(t *testing.T) {
 }
 
 // What one worker hands back, every worker knows as handed back; what a dead one held, none does.
-func TestReturned(t *testing.T) {
+func TestReceived_Returned(t *testing.T) {
 	s := newSite(t)
 	bound, err := s.raw.Consumer(t.Context(), message.StreamPurchases, message.ConsumerWorker)
 	if err != nil {

@@ -214,7 +214,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream
 	})
 }
 
-func TestWakesOnCommit(t *testing.T) {
+func TestRelay_PublishesOnWake(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.add(1201)
 		r.Wake()
@@ -230,7 +230,7 @@ func TestWakesOnCommit(t *testing.T) {
 	})
 }
 
-func TestPollFindsWhatWasLeftBehind(t *testing.T) {
+func TestRelay_PollsTheLedger(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
 		time.Sleep(pollInterval + 2*markDelay) //nolint:forbidigo // virtual time
@@ -241,7 +241,7 @@ func TestPollFindsWhatWasLeftBehind(t *testing.T) {
 	})
 }
 
-func TestNATSAwayClaimsNothing(t *testing.T) {
+func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
 		s.away = true
@@ -267,7 +267,7 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 
 // What was recorded here is published without a question to the ledger, and marked once it should have had
 // its outcome; what is still offered at the end is published and marked.
-func TestOffers(t *testing.T) {
+func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		asked := o.claims
 		offer := func(from, to int) {
@@ -292,7 +292,7 @@ func TestOffers(t *testing.T) {
 	}) // and now it ends
 }
 
-func TestOffersAtTheEnd(t *testing.T) {
+func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
 	var o *outbox
 	var s *stream
 	bubble(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
@@ -308,7 +308,7 @@ func TestOffersAtTheEnd(t *testing.T) {
 
 // An offer that the stream does not take is given back to the ledger; while nothing can be published, or too
 // much waits already, nothing is to be offered.
-func TestOffersThatFail(t *testing.T) {
+func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.fail = func(Claim) error { return errors.New("timeout") }
 		o.taken["cs_0"] = Claim{ID: "cs_0", Generation: 1}
@@ -346,7 +346,7 @@ func TestOffersThatFail(t *testing.T) {
 }
 
 // Marks that the ledger does not take are kept, and written when it does.
-func TestMarksWait(t *testing.T) {
+func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
 		enqueue(r, "cs_0")
@@ -360,7 +360,7 @@ func TestMarksWait(t *testing.T) {
 
 // A publish that failed is tried again under the same id, whether it was stored or not; one that the stream
 // still holds counts as published.
-func TestAmbiguousPublishes(t *testing.T) {
+func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
 		s.fail = func(p Claim) error {
@@ -393,7 +393,7 @@ func TestAmbiguousPublishes(t *testing.T) {
 // The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses
 // that one while it holds the purchase (its acknowledgement was lost), and takes it where it was another
 // life's: a ledger that was emptied, or restored from a backup, beside a queue that was not.
-func TestKnownMessageIDs(t *testing.T) {
+func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.ids["cs_0:1"] = 90 // still queued
 		s.hold("purchases.live.cs_0")
@@ -422,7 +422,7 @@ func TestKnownMessageIDs(t *testing.T) {
 // The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may
 // be one of them. It is not published under another generation until they are on the ledger, also where its
 // claim runs out meanwhile; one that can never be recorded does not hold it for good.
-func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
+func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		began := time.Now()
 		oldest := func(at time.Time) {
@@ -475,7 +475,7 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 }
 
 // Nobody says how far the ledger is behind: what is in doubt waits, what is not is published.
-func TestDoubtsHoldNobodyElse(t *testing.T) {
+func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.outcomeErr = errors.New("timeout")
 		s.ids["cs_0:1"] = 90 // done with
@@ -502,7 +502,7 @@ func TestDoubtsHoldNobodyElse(t *testing.T) {
 }
 
 // Published, and the mark was lost: published again under the same id, which the stream knows.
-func TestLostMark(t *testing.T) {
+func TestRelay_RepeatsLostMark(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 2
 		o.add(3)
@@ -515,7 +515,7 @@ func TestLostMark(t *testing.T) {
 	})
 }
 
-func TestPostgresAwayIsToldOnce(t *testing.T) {
+func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.mu.Lock()
 		o.claimErr = errors.New("connection refused")
@@ -536,7 +536,7 @@ func TestPostgresAwayIsToldOnce(t *testing.T) {
 
 // A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops
 // nothing for good.
-func TestSilentLedger(t *testing.T) {
+func TestRelay_BoundsLedgerQueries(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.mu.Lock()
 		o.silent = true
@@ -651,7 +651,7 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 
 // An offer that waited too long, behind publishes that got no answer, is not published by this claim any
 // more: another replica, or the customer's removal, may have come in between.
-func TestRelay_DropsStaleOffers(t *testing.T) {
+func TestRelay_ReleasesExpiredEnqueued(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.hang = enqueuedTimeout + time.Second
 		enqueue(r, "cs_first")

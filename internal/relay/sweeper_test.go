@@ -107,7 +107,7 @@ func sweep(t *testing.T, l *sweepLedger, s *stream, test func(log *observer.Obse
 	}
 }
 
-func TestSweepAsksTheQueue(t *testing.T) {
+func TestSweeper_RecordsEachResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{
 			{ID: "cs_lost", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
@@ -144,7 +144,7 @@ func TestSweepAsksTheQueue(t *testing.T) {
 	})
 }
 
-func TestSweepGoesThroughEverything(t *testing.T) {
+func TestSweeper_SweepsAllBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
 		for i := range 1201 {
@@ -161,7 +161,7 @@ func TestSweepGoesThroughEverything(t *testing.T) {
 	})
 }
 
-func TestSweepWaitsForTheQueue(t *testing.T) {
+func TestSweeper_WaitsForTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, away: true}
@@ -200,7 +200,7 @@ func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64
 }
 
 // A ledger that never answers stops no later sweep.
-func TestSweepGetsNoAnswer(t *testing.T) {
+func TestSweeper_BoundsLedgerQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{silent: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
