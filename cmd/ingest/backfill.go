@@ -12,7 +12,6 @@ import (
 
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ledger"
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
@@ -114,9 +113,9 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, intake.
 // later leaves what is recorded to the relay of a running ingest.
 type later struct{}
 
-func (later) Ready() bool         { return false }
-func (later) Offer(message.Claim) {}
-func (later) Wake()               {}
+func (later) Ready() bool                                  { return false }
+func (later) Enqueue(purchase.Purchase, purchase.Recorded) {}
+func (later) Wake()                                        {}
 
 // nowhere is a rehearsal's journal: every one begins at the newest event.
 type nowhere struct{}

@@ -81,7 +81,7 @@ func work(ctx context.Context, c *config, getenv func(string) string, log *zap.L
 		s.Version = service.Version()
 		return s
 	}
-	life.Go("state", func(ctx context.Context) error { return js.TellState(ctx, instance, tellEvery, state) })
+	life.Go("state", func(ctx context.Context) error { return js.PublishState(ctx, instance, tellEvery, state) })
 	life.Go("tokens", func(ctx context.Context) error { return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log) })
 	life.Go("delivery", func(ctx context.Context) error {
 		// hard outlives ctx by the grace, so that what is in flight is finished.

@@ -36,13 +36,13 @@ var allowed = map[string][]string{
 	"internal/intake":        append([]string{"internal/flood"}, words...),
 	"internal/relay":         words,
 	"internal/delivery":      append([]string{"internal/flood"}, words...),
-	"internal/recorder":      append([]string{"internal/flood", "internal/logsafe"}, words...),
+	"internal/recorder":      append([]string{"internal/flood"}, words...),
 	"internal/ops/notify":    word,
 	"internal/ops/dashboard": {"internal/purchase", "internal/secret", "internal/flood", "internal/logsafe"},
-	// neighbours; they know no step and no other neighbour
+	// neighbours; they know no other neighbour, and of the steps only the one whose port they implement
 	"internal/stripe": {"internal/purchase", "internal/secret"},
-	"internal/ledger": append([]string{"migrations", "internal/ops/doctor"}, word...),
-	"internal/queue":  append([]string{"internal/ops/doctor"}, word...),
+	"internal/ledger": append([]string{"migrations", "internal/ops/doctor", "internal/relay"}, word...),
+	"internal/queue":  append([]string{"internal/ops/doctor", "internal/relay"}, word...),
 	"internal/tiktok": append([]string{"internal/ops/doctor"}, word...),
 	// the running process
 	"internal/service": {"internal/secret", "internal/ops/doctor", "internal/flood", "internal/logsafe"},

@@ -16,7 +16,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// strict refuses a request that holds a bad event, and names it as hint says (from the index of the first bad one).
+// strict refuses a request that holds a bad event, and names it as hint says (from the index of the first bad
+// one).
 func strict(bad func(id string) bool, hint func(first int) string) func(ids []string) purchase.Answer {
 	return func(ids []string) purchase.Answer {
 		if i := slices.IndexFunc(ids, bad); i >= 0 {
@@ -28,7 +29,8 @@ func strict(bad func(id string) bool, hint func(first int) string) func(ids []st
 	}
 }
 
-// flaws gives the events of a test that is not about rows of equal refusals a wording each: "cs_12_odd" is "b c".
+// flaws gives the events of a test that is not about rows of equal refusals a wording each: "cs_12_odd" is "b
+// c".
 func flaws(id string) (words string) {
 	if !strings.HasSuffix(id, "_odd") {
 		return ""
@@ -55,7 +57,7 @@ func (b *bench) count(prefix string) (n int) {
 	return n
 }
 
-func TestWhatWaitsGoesInOneRequest(t *testing.T) {
+func TestWorker_BatchesWaitingPurchases(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		for i := range 3 {
@@ -74,7 +76,7 @@ func TestWhatWaitsGoesInOneRequest(t *testing.T) {
 }
 
 // A batch is at most BATCH_SIZE, and a backlog costs as few requests as can be.
-func TestBacklogInBatches(t *testing.T) {
+func TestWorker_SendsBacklogInFullBatches(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 100, 1
 		for i := range 950 {
@@ -88,8 +90,9 @@ func TestBacklogInBatches(t *testing.T) {
 	})
 }
 
-// Bad events die alone, each with its own answer; good ones are accepted once each, whatever TikTok's message says.
-func TestSplitting(t *testing.T) {
+// Bad events die alone, each with its own answer; good ones are accepted once each, whatever TikTok's message
+// says.
+func TestWorker_SplitsRejectedBatch(t *testing.T) {
 	for name, tc := range map[string]struct {
 		hint func(int) string
 		most int // requests for one bad event in 512
@@ -128,7 +131,7 @@ func TestSplitting(t *testing.T) {
 }
 
 // Whatever is bad, and whatever TikTok's message points at: each event has one outcome, and the right one.
-func TestSplittingAnything(t *testing.T) {
+func TestWorker_SplitsAnyBatch(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 40).Draw(rt, "n")
 		bad := rapid.SliceOfN(rapid.Bool(), n, n).Draw(rt, "bad")
@@ -159,8 +162,9 @@ func TestSplittingAnything(t *testing.T) {
 	})
 }
 
-// A partial refusal is split until each event has its own answer; what was taken already is taken again under its event_id.
-func TestPartialRefusal(t *testing.T) {
+// A partial refusal is split until each event has its own answer; what was taken already is taken again under
+// its event_id.
+func TestWorker_SplitsPartialRejection(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		b.live.sayAll = func(ids []string) purchase.Answer {
@@ -188,7 +192,7 @@ func TestPartialRefusal(t *testing.T) {
 }
 
 // An outage in the middle of a split: what was not sent goes back without an outcome, and all ends well.
-func TestOutageInTheMiddleOfASplit(t *testing.T) {
+func TestWorker_OutageDuringSplit(t *testing.T) {
 	requests := 0
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
@@ -213,7 +217,7 @@ func TestOutageInTheMiddleOfASplit(t *testing.T) {
 }
 
 // What comes again without having been handed back is sent alone: it may be what its worker died of.
-func TestSuspectsAreSentAlone(t *testing.T) {
+func TestWorker_SendsSuspectsAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		for i := range 3 {
@@ -237,8 +241,9 @@ func TestSuspectsAreSentAlone(t *testing.T) {
 	})
 }
 
-// An event that makes the worker stumble: the first time all of its batch comes again, each alone; then it alone dies.
-func TestCrash(t *testing.T) {
+// An event that makes the worker stumble: the first time all of its batch comes again, each alone; then it
+// alone dies.
+func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 2
 		b.live.sayAll = func(ids []string) purchase.Answer {
@@ -268,7 +273,7 @@ func TestCrash(t *testing.T) {
 }
 
 // On the way out, the request in flight is finished and what is left of a split goes back at once.
-func TestStopInTheMiddleOfASplit(t *testing.T) {
+func TestWorker_ShutdownDuringSplit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, func(b *bench, c *Config) {
 			c.BatchSize, c.Concurrency = 500, 1
@@ -291,7 +296,7 @@ func TestStopInTheMiddleOfASplit(t *testing.T) {
 }
 
 // While the circuit is open nothing is fetched: what waits keeps its delivery count. A small batch probes.
-func TestOpenCircuitFetchesNothing(t *testing.T) {
+func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
 	bubble(t, func(b *bench, c *Config) {
@@ -343,7 +348,7 @@ func TestOpenCircuitFetchesNothing(t *testing.T) {
 }
 
 // A test destination that does not answer holds up no live purchase.
-func TestCircuitOfTheTestDestination(t *testing.T) {
+func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
 		b.test.say = always(answer(purchase.ClassRetry, 500))
@@ -360,8 +365,9 @@ func TestCircuitOfTheTestDestination(t *testing.T) {
 	})
 }
 
-// With test purchases alone nothing says that live ones would be answered: the circuit shows, and little is fetched.
-func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
+// With test purchases alone nothing says that live ones would be answered: the circuit shows, and little is
+// fetched.
+func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		b.test.say = always(answer(purchase.ClassRetry, 503))
@@ -388,7 +394,7 @@ func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
 		last := len(b.q.waiting) - 1
 		b.q.waiting[0], b.q.waiting[last] = b.q.waiting[last], b.q.waiting[0]
 		b.q.mu.Unlock()
-		wait(unheardHold + time.Second)
+		wait(testOutageWait + time.Second)
 		if b.live.count() != 1 || b.State().State != message.WorkerRunning {
 			t.Errorf("%d live requests, %+v", b.live.count(), b.State())
 		}
@@ -396,7 +402,7 @@ func TestOutageSeenByTestPurchasesAlone(t *testing.T) {
 }
 
 // A new token is tried at once, not when the next probe would be due.
-func TestProbeNow(t *testing.T) {
+func TestWorker_ProbeNow(t *testing.T) {
 	var revoked atomic.Bool
 	revoked.Store(true)
 	bubble(t, func(b *bench, c *Config) {
@@ -421,9 +427,9 @@ func TestProbeNow(t *testing.T) {
 	})
 }
 
-// A probe is small, also while another destination keeps the fetches large: one event against a closed gate, ten against an
-// open circuit.
-func TestProbesAreSmall(t *testing.T) {
+// A probe is small, also while another destination keeps the fetches large: one event against a closed gate,
+// ten against an open circuit.
+func TestWorker_ProbesAreSmall(t *testing.T) {
 	for class, most := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: outageProbe} {
 		bubble(t, func(b *bench, c *Config) {
 			c.BatchSize, c.Concurrency = 500, 1
@@ -446,7 +452,7 @@ func TestProbesAreSmall(t *testing.T) {
 }
 
 // A message whose subject is not the one of its event is nobody's purchase.
-func TestForeignSubject(t *testing.T) {
+func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
 	bubble(t, func(_ *bench, c *Config) { c.Concurrency = 1 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		b.q.mu.Lock()
@@ -456,15 +462,15 @@ func TestForeignSubject(t *testing.T) {
 		b.q.put(&fakeMessage{q: b.q, id: "cs_forged", subject: message.Subject("cs_other", true), data: data})
 		b.q.put(&fakeMessage{q: b.q, id: "cs_test", subject: message.Subject("cs_1", false), data: data})
 		wait(time.Second)
-		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged no purchase", "term cs_test no purchase")
-		if n := testutil.ToFloat64(b.metrics.junk); n != 2 {
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged malformed purchase", "term cs_test malformed purchase")
+		if n := testutil.ToFloat64(b.metrics.malformed); n != 2 {
 			t.Errorf("%v counted", n)
 		}
 	})
 }
 
 // Thousands of purchases, one in a hundred bad, cost a few hundred requests.
-func TestTenThousandWithOnePercentBad(t *testing.T) {
+func TestWorker_TenThousandWithOnePercentBad(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
 		b.live.sayAll = strict(isBad, truthful)
@@ -484,7 +490,7 @@ func TestTenThousandWithOnePercentBad(t *testing.T) {
 	})
 }
 
-func TestHalvesKeepEverything(t *testing.T) {
+func TestHalves_KeepEveryItem(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(2, 1000).Draw(t, "n")
 		var p piece

@@ -3,13 +3,13 @@ package delivery
 import "time"
 
 const (
-	// tripAfter is how many requests in a row without a usable answer open the circuit. A single purchase
-	// that TikTok cannot answer is among others that it can, and those start the row anew.
+	// tripAfter is how many consecutive requests without a usable answer open the circuit. A single purchase
+	// that TikTok cannot answer does not: the others in between reset the count.
 	tripAfter = 3
 	// outageProbe is how many purchases probe a destination that gives no usable answers.
 	outageProbe = 10
-	// maxProbeWait is the longest time between two probes. With returnLater, the only purchase there is
-	// probes at least every five minutes.
+	// maxProbeWait bounds the time between two probes. Together with afterProbe, a lone purchase probes at least
+	// every five minutes.
 	maxProbeWait = 4 * time.Minute
 )
 
@@ -17,16 +17,16 @@ const (
 type cause string
 
 const (
-	causeAccess cause = "access" // the destination refuses every event: the worker is paused
-	causeOutage cause = "outage" // it gives no usable answers
+	causeAccess cause = "access" // the destination rejects every event: the worker is paused
+	causeOutage cause = "outage" // the destination gives no usable answers
 )
 
 // breaker stops the requests to one destination (pixel and token) while every event would meet the same
-// failure. One request at a time probes, at growing intervals. It is a pure state machine of findings and the
-// time.
+// failure. While it is open, one request probes, at growing intervals. It is a pure state machine of findings
+// and the time.
 //
-//	closed ──denied, or three failing in a row──▶ open ──probe due──▶ probing ──no better──▶ open (longer)
-//	  ▲                                                                  └──TikTok judged the probe──▶ closed
+//	closed ──denied, or three times failing──▶ open ──probe due──▶ probing ──no better──▶ open (longer)
+//	  ▲                                                               └──TikTok judged the probe──▶ closed
 type breaker struct {
 	initial, max time.Duration
 	random       func() float64
@@ -35,11 +35,11 @@ type breaker struct {
 	reason    string    // the answer that keeps it open
 	since     time.Time // open since; zero: closed
 	closed    time.Time // when it last closed again; zero: it never opened
-	probes    int       // without success, in a row
+	probes    int       // consecutive, without success
 	nextProbe time.Time
 	probing   bool
 	epoch     int       // counts how often it opened and closed
-	failures  int       // in a row, while it is closed
+	failures  int       // consecutive, while it is closed
 	answered  time.Time // the last usable answer; zero: none
 }
 
@@ -65,7 +65,7 @@ func (b *breaker) wait(now time.Time) time.Duration {
 	case b.cause == "":
 		return 0
 	case b.probing:
-		return b.initial // its answer may come any moment
+		return b.initial // the probe's answer may come any moment
 	}
 	return max(0, b.nextProbe.Sub(now))
 }
@@ -90,14 +90,14 @@ func (b *breaker) admit(now time.Time) (a admission, wait time.Duration) {
 	return admission{probe: b.probing, epoch: b.epoch}, 0
 }
 
-// abandon withdraws a request that led to no answer for a reason of ours.
+// abandon withdraws a request that was cut off or panicked.
 func (b *breaker) abandon(a admission) {
 	if a.probe {
 		b.probing = false
 	}
 }
 
-// report takes in what the answer to a request shows.
+// report takes what the answer to a request shows; reason is the answer's text.
 func (b *breaker) report(a admission, f finding, reason string, now time.Time) change {
 	if a.probe {
 		b.probing = false
@@ -109,7 +109,7 @@ func (b *breaker) report(a admission, f finding, reason string, now time.Time) c
 	case a.epoch != b.epoch:
 		return unchanged // the request was sent before it opened or closed
 	case b.cause == "":
-		return b.count(f, reason, now)
+		return b.reportClosed(f, reason, now)
 	case f == healthy, f == unclear && b.cause == causeOutage:
 		b.cause, b.reason, b.since, b.probes, b.failures, b.closed = "", "", time.Time{}, 0, 0, now
 		b.epoch++
@@ -124,8 +124,8 @@ func (b *breaker) report(a admission, f finding, reason string, now time.Time) c
 	return stillOpen
 }
 
-// count takes in an answer while the breaker is closed.
-func (b *breaker) count(f finding, reason string, now time.Time) change {
+// reportClosed is report while the breaker is closed.
+func (b *breaker) reportClosed(f finding, reason string, now time.Time) change {
 	switch f {
 	case denied:
 		b.open(causeAccess, reason, now)
@@ -152,16 +152,16 @@ func (b *breaker) probeAgain(now time.Time) {
 	b.nextProbe = now.Add(Delay(b.probes, b.initial, min(b.max, maxProbeWait), b.random()))
 }
 
-// due makes the next probe due now, and the waits after it short again. Only a destination that refuses
-// everything can be repaired from here.
-func (b *breaker) due(now time.Time) {
+// probeNow makes the next probe due immediately and resets the interval. A new token repairs a pause, not an
+// outage.
+func (b *breaker) probeNow(now time.Time) {
 	if b.cause == causeAccess {
 		b.nextProbe, b.probes = now, 0
 	}
 }
 
-// returnLater is when a purchase that failed as a probe, or opened the breaker, comes back: later than the
-// next probe is due, so that the probe is another one.
-func returnLater(wait time.Duration) time.Duration {
+// afterProbe returns when to retry a purchase that failed as a probe, or opened the breaker: after the next
+// probe, so that another purchase probes.
+func afterProbe(wait time.Duration) time.Duration {
 	return wait + max(wait/8, 100*time.Millisecond)
 }

@@ -157,8 +157,8 @@ func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
 // The only purchase there is probes at least every five minutes.
 func TestReturnLater_WithinFiveMinutes(t *testing.T) {
 	for _, wait := range []time.Duration{time.Millisecond, time.Second, maxProbeWait} {
-		if got := returnLater(wait); got <= wait || got > 5*time.Minute {
-			t.Errorf("returnLater(%s) = %s", wait, got)
+		if got := afterProbe(wait); got <= wait || got > 5*time.Minute {
+			t.Errorf("afterProbe(%s) = %s", wait, got)
 		}
 	}
 }

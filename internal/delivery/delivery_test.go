@@ -22,7 +22,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real one.
+// queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real
+// one.
 type queue struct {
 	mu        sync.Mutex
 	waiting   []*fakeMessage
@@ -89,7 +90,7 @@ func (q *queue) add(id string, livemode bool, age time.Duration) {
 }
 
 // Fetch implements Source.
-func (q *queue) Fetch(ctx context.Context, most int) (list []message.Queued, err error) {
+func (q *queue) Fetch(ctx context.Context, most int) (list []message.Received, err error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -115,8 +116,8 @@ more:
 	for _, m := range q.waiting[:n] {
 		m.delivered++
 		m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
-		list = append(list, message.Queued{
-			Subject: m.subject, MsgID: message.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Settler: m,
+		list = append(list, message.Received{
+			Subject: m.subject, MsgID: message.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Acker: m,
 		})
 		m.returned = false
 	}
@@ -380,7 +381,7 @@ func want(t *testing.T, b *bench, journal ...string) {
 	}
 }
 
-func TestDeliveredIsToldBeforeItIsAcknowledged(t *testing.T) {
+func TestWorker_PublishesOutcomeBeforeAck(t *testing.T) {
 	bubble(t, nothing, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, time.Minute)
 		wait(time.Second)
@@ -401,7 +402,7 @@ func TestDeliveredIsToldBeforeItIsAcknowledged(t *testing.T) {
 }
 
 // The outcome could not be told for a while: the purchase is not acknowledged before.
-func TestOutcomeIsRepeatedUntilItIsTold(t *testing.T) {
+func TestWorker_RetriesFailedOutcome(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.r.failing = 5 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(20 * time.Second)
@@ -410,7 +411,7 @@ func TestOutcomeIsRepeatedUntilItIsTold(t *testing.T) {
 }
 
 // The outcome could not be told at all: the queue delivers again, and the same event is sent again.
-func TestOutcomeNeverToldIsDeliveredAgain(t *testing.T) {
+func TestWorker_LeavesMessageWithoutOutcome(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.r.failing = 20 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(5 * time.Minute)
@@ -421,8 +422,9 @@ func TestOutcomeNeverToldIsDeliveredAgain(t *testing.T) {
 	})
 }
 
-// A lost acknowledgement is said again. (It used to be said once: a server that died with it had the whole batch sent again.)
-func TestAcknowledgementIsRepeated(t *testing.T) {
+// A lost acknowledgement is said again. (It used to be said once: a server that died with it had the whole
+// batch sent again.)
+func TestWorker_RetriesFailedAck(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.q.lostWords = 3 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * time.Minute)
@@ -431,7 +433,7 @@ func TestAcknowledgementIsRepeated(t *testing.T) {
 }
 
 // One that stays lost until the queue delivers again: told twice, each attempt once.
-func TestLostAcknowledgement(t *testing.T) {
+func TestWorker_SendsAgainAfterLostAck(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.q.lostWords = 1 << 20 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * b.q.ackWait)
@@ -450,7 +452,7 @@ func TestLostAcknowledgement(t *testing.T) {
 	})
 }
 
-func TestHourOfOutageThenDelivered(t *testing.T) {
+func TestWorker_DeliversAfterHourOfOutage(t *testing.T) {
 	down := true
 	var mu sync.Mutex
 	bubble(t, func(b *bench, _ *Config) {
@@ -489,7 +491,7 @@ func TestHourOfOutageThenDelivered(t *testing.T) {
 	})
 }
 
-func TestRefusedDies(t *testing.T) {
+func TestWorker_DeadLettersRejected(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRefused, 40002)) }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, time.Minute)
 		wait(time.Second)
@@ -501,7 +503,7 @@ func TestRefusedDies(t *testing.T) {
 	})
 }
 
-func TestExpiredDiesUnsent(t *testing.T) {
+func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
 	bubble(t, nothing, func(t *testing.T, b *bench) {
 		b.q.add("cs_old", true, 47*time.Hour)
 		b.q.add("cs_young", true, 47*time.Hour-time.Minute)
@@ -514,7 +516,7 @@ func TestExpiredDiesUnsent(t *testing.T) {
 }
 
 // A purchase that fails until its age limit is tried up to it and dies at it, not before.
-func TestTriedUntilItExpires(t *testing.T) {
+func TestWorker_RetriesUntilExpired(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRetry, 503)) }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(47*time.Hour - time.Second)
@@ -528,7 +530,7 @@ func TestTriedUntilItExpires(t *testing.T) {
 	})
 }
 
-func TestAccessStopsAndWaits(t *testing.T) {
+func TestWorker_PausesOnAccess(t *testing.T) {
 	revoked := true
 	var mu sync.Mutex
 	bubble(t, func(b *bench, _ *Config) {
@@ -587,7 +589,7 @@ func TestAccessStopsAndWaits(t *testing.T) {
 }
 
 // A revoked test token never stops live purchases, nor readiness.
-func TestRevokedTestTokenLeavesLiveAlone(t *testing.T) {
+func TestWorker_RevokedTestTokenLeavesLiveAlone(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) }, func(t *testing.T, b *bench) {
 		for i := range 50 {
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
@@ -604,7 +606,7 @@ func TestRevokedTestTokenLeavesLiveAlone(t *testing.T) {
 }
 
 // With nothing else to send, a closed gate fetches nothing: no delivery counts are spent.
-func TestPausedFetchesNothing(t *testing.T) {
+func TestWorker_PausedFetchesNothing(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.Test = nil
 		b.live.say = always(answer(purchase.ClassAccess, 40001))
@@ -622,7 +624,7 @@ func TestPausedFetchesNothing(t *testing.T) {
 	})
 }
 
-func TestRateLimitSlowsEverything(t *testing.T) {
+func TestWorker_RateLimitStopsAllRequests(t *testing.T) {
 	limited := answer(purchase.ClassRate, 40100)
 	limited.RetryAfter = 2 * time.Minute
 	first := true
@@ -656,7 +658,7 @@ func TestRateLimitSlowsEverything(t *testing.T) {
 	})
 }
 
-func TestOffSkips(t *testing.T) {
+func TestWorker_OffSkips(t *testing.T) {
 	bubble(t, func(_ *bench, c *Config) { c.Live = nil }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 100*time.Hour)
 		wait(time.Second)
@@ -667,7 +669,7 @@ func TestOffSkips(t *testing.T) {
 	})
 }
 
-func TestTestPurchasesAreSkippedWithoutADestination(t *testing.T) {
+func TestWorker_SkipsTestPurchasesWithoutDestination(t *testing.T) {
 	bubble(t, func(_ *bench, c *Config) { c.Test = nil }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", false, 0)
 		wait(time.Second)
@@ -675,18 +677,18 @@ func TestTestPurchasesAreSkippedWithoutADestination(t *testing.T) {
 	})
 }
 
-func TestJunkIsRemovedAndNewerIsLeft(t *testing.T) {
+func TestWorker_RemovesMalformedLeavesNewer(t *testing.T) {
 	bubble(t, nothing, func(t *testing.T, b *bench) {
 		b.q.put(&fakeMessage{q: b.q, id: "junk", subject: "s", data: []byte(`{"version":1,"event_id":"a b"}`)})
 		wait(time.Second)
 		b.q.put(&fakeMessage{q: b.q, id: "newer", subject: "s", data: []byte(`{"version":9}`)})
 		wait(time.Second)
-		want(t, b, "term junk no purchase", "nak newer")
+		want(t, b, "term junk malformed purchase", "nak newer")
 	})
 }
 
 // On the way out, what is in flight is finished; nothing new is taken.
-func TestStopFinishesWhatIsInFlight(t *testing.T) {
+func TestWorker_ShutdownFinishesInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, func(b *bench, c *Config) {
 			c.Concurrency = 1
@@ -706,7 +708,7 @@ func TestStopFinishesWhatIsInFlight(t *testing.T) {
 }
 
 // A long request is not taken for a dead worker's.
-func TestLongRequestIsKeptAlive(t *testing.T) {
+func TestWorker_ExtendsAckWait(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) {
 		b.live.say = func(string) purchase.Answer {
 			wait := time.NewTimer(100 * time.Second)
@@ -723,7 +725,7 @@ func TestLongRequestIsKeptAlive(t *testing.T) {
 }
 
 // Slots that waited in a fetch when the rate limit came must not send either: what they get goes back.
-func TestRateLimitHoldsWhoWasFetching(t *testing.T) {
+func TestWorker_RateLimitReturnsFetched(t *testing.T) {
 	limited := answer(purchase.ClassRate, 40100)
 	limited.RetryAfter = 2 * time.Minute
 	first := true
@@ -759,7 +761,7 @@ func TestRateLimitHoldsWhoWasFetching(t *testing.T) {
 }
 
 // A backlog of skipped purchases once used up the requests' rate: live ones waited 100 s behind it.
-func TestUnsentCostsNoRequest(t *testing.T) {
+func TestWorker_KeepsUnusedRateToken(t *testing.T) {
 	bubble(t, func(_ *bench, c *Config) { c.Test, c.MaxRPS, c.Concurrency = nil, 1, 1 }, func(t *testing.T, b *bench) {
 		for i := range 100 {
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
@@ -772,7 +774,7 @@ func TestUnsentCostsNoRequest(t *testing.T) {
 	})
 }
 
-func TestRateIsKept(t *testing.T) {
+func TestWorker_KeepsMaxRPS(t *testing.T) {
 	bubble(t, func(_ *bench, c *Config) { c.MaxRPS = 10 }, func(t *testing.T, b *bench) {
 		for i := range 100 {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
@@ -784,8 +786,9 @@ func TestRateIsKept(t *testing.T) {
 	})
 }
 
-// When a probe was due, every slot once fetched a message, and all but one handed it back: deliveries spent for nothing.
-func TestOnlyTheProbeIsFetched(t *testing.T) {
+// When a probe was due, every slot once fetched a message, and all but one handed it back: deliveries spent
+// for nothing.
+func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		bubble(t, func(b *bench, c *Config) {
 			b.q.latency = 2 * time.Millisecond
@@ -825,7 +828,7 @@ func TestOnlyTheProbeIsFetched(t *testing.T) {
 				}
 			}
 			// All of the fifty have probed before: each time a few more are looked through for another one.
-			if !both && naks > probes*(1+exchangeSize) {
+			if !both && naks > probes*(1+replaceSize) {
 				t.Errorf("%d deliveries spent for %d probes", naks, probes)
 			}
 			times := b.live.times()[before:]
@@ -839,7 +842,7 @@ func TestOnlyTheProbeIsFetched(t *testing.T) {
 }
 
 // While one of two destinations waits, its purchases go back without an outcome.
-func TestPausedPurchasesGoBackUntold(t *testing.T) {
+func TestWorker_ReturnsPausedWithoutOutcome(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) }, func(t *testing.T, b *bench) {
 		for i := range 50 {
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
@@ -865,7 +868,7 @@ func TestPausedPurchasesGoBackUntold(t *testing.T) {
 }
 
 // Messages beside an error are worked on, not left to their time limit.
-func TestFetchWithAnError(t *testing.T) {
+func TestWorker_DeliversMessagesBesideFetchError(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.q.erring = true }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(time.Second)
@@ -876,7 +879,7 @@ func TestFetchWithAnError(t *testing.T) {
 	})
 }
 
-func TestRetryAfterIsRespected(t *testing.T) {
+func TestWorker_RespectsRetryAfter(t *testing.T) {
 	busy := answer(purchase.ClassRetry, 503)
 	busy.RetryAfter = 10 * time.Minute
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(busy) }, func(t *testing.T, b *bench) {
@@ -890,7 +893,7 @@ func TestRetryAfterIsRespected(t *testing.T) {
 }
 
 // A Retry-After that reaches past the age limit does not take the last try away.
-func TestLastTryBeforeTheAgeLimit(t *testing.T) {
+func TestWorker_TriesShortlyBeforeAgeLimit(t *testing.T) {
 	busy := answer(purchase.ClassRetry, 503)
 	busy.RetryAfter = time.Hour
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(busy) }, func(t *testing.T, b *bench) {
@@ -904,7 +907,7 @@ func TestLastTryBeforeTheAgeLimit(t *testing.T) {
 }
 
 // A dead letter that could not be told comes first again; it and the outcome count once.
-func TestRefusedWhileNATSIsAway(t *testing.T) {
+func TestWorker_DeadLettersOnceWhenNATSReturns(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) {
 		b.r.failing = 30
 		b.live.say = always(answer(purchase.ClassRefused, 40002))
@@ -964,7 +967,7 @@ func TestWorker_FailedDeadLetterKeepsItsPurchaseAlone(t *testing.T) {
 }
 
 // The end of the grace breaks off what is still in flight: nothing is told, and it goes back at once.
-func TestHardStopHandsItBack(t *testing.T) {
+func TestWorker_AbortReturnsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
 		r := &reporter{q: q}
@@ -1001,7 +1004,7 @@ func (hung) Send(ctx context.Context, _ []message.Envelope) purchase.Answer {
 	return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: "no answer"}
 }
 
-func TestStateTellsWhatAndSinceWhen(t *testing.T) {
+func TestWorker_State(t *testing.T) {
 	revoked := true
 	var mu sync.Mutex
 	bubble(t, func(b *bench, _ *Config) {
@@ -1038,7 +1041,7 @@ func TestStateTellsWhatAndSinceWhen(t *testing.T) {
 }
 
 // The code's label stays a small set, whatever comes back.
-func TestCodeLabelIsBounded(t *testing.T) {
+func TestMetrics_CodeLabelIsBounded(t *testing.T) {
 	m := metrics{codes: map[int]bool{}}
 	labels := map[string]bool{}
 	for c := range 4000 {
@@ -1050,7 +1053,7 @@ func TestCodeLabelIsBounded(t *testing.T) {
 	}
 }
 
-func TestAttemptIDs(t *testing.T) {
+func TestWorker_AttemptIDs(t *testing.T) {
 	for _, instance := range []string{"w-1", "", "host.example.com", "größe", strings.Repeat("x", 400)} {
 		a, b := attemptPrefix(instance)+"1", attemptPrefix(instance)+"1"
 		if !purchase.ValidID(a) || a == b {

@@ -9,29 +9,29 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// How much it takes to tell one event's fault from the destination's.
+// How much evidence tells one event's fault from the destination's.
 const (
-	refusalRow  = 10 // single events refused in the same words, none delivered between: the settings are at fault
-	doubtAfter  = 3  // refusals of such a row after which single events are tried instead of batches
-	pageRow     = 3  // pages for single events, nothing passed between: the destination is at fault
+	refusalRow  = 10 // single events rejected with one wording, none delivered in between: a fault of the settings
+	doubtAfter  = 3  // rejections of such a row after which single events are tried instead of batches
+	pageRow     = 3  // pages for single events, nothing passed in between: a fault of the destination
 	pagesAlone  = 3  // pages for one event alone that condemn it while others pass
-	passRatio   = 3  // events that must pass for each other suspect before those condemn it
-	pageRounds  = 5  // pages for one event alone, with a pass between any two, that condemn it whatever else happens
+	passRatio   = 3  // events per other suspect that must pass before pagesAlone condemn
+	pageRounds  = 5  // pages for one event alone, with a pass between any two, that condemn it in any case
 	maxSuspects = 1000
 	maxWordings = 100
 )
 
-// TikTok's codes that speak of part of a request.
+// TikTok's codes about a part of a request.
 const (
-	codePartial   = 20001 // some events were not taken, and TikTok does not report which
-	codeDuplicate = 40050 // at least one event was known already
+	codePartial   = 20001 // some events were rejected, and TikTok does not report which
+	codeDuplicate = 40050 // at least one event is a duplicate
 )
 
 // finding is what an answer shows about its destination.
 type finding int
 
 const (
-	unclear finding = iota // nothing, or not yet
+	unclear finding = iota // nothing yet
 	healthy                // TikTok judged the request
 	failing                // no usable answer
 	denied                 // every other event would meet the same answer
@@ -47,37 +47,38 @@ const (
 	fateDead           // this one event is at fault
 )
 
-// request is what evidence needs to know of a request.
-type request struct {
-	seq    uint64 // counts the requests to this destination; it is later than every answer that came before it was sent
+// requested is what evidence uses of a request.
+type requested struct {
+	seq    uint64 // number of the request; higher than of any request answered before this one was sent
 	ids    []string
-	first  bool // the first request about these events, and nothing was split off
+	first  bool // the first request with these events, and nothing was split off
 	passed int  // events that passed since a larger request with this event met a page
 }
 
 // evidence tells one event's fault from the destination's by comparing the answers to different events. It is
-// a pure state machine of the answers in the order in which they come.
+// a pure state machine of the answers in their order.
 //
-// A refusal in TikTok's own words is the event's fault, until a row of single events was refused in the same
-// words and none delivered. A page in place of TikTok's answer (a firewall's) is nobody's fault at first: an
-// event that meets pages alone while others pass is condemned; if nothing passes, it is the destination.
+// A rejection by TikTok is the event's fault, until a row of single events was rejected with the same wording
+// and none delivered: then the settings are at fault. A page in place of TikTok's answer (a firewall's) is
+// ambiguous: an event that meets pages alone while others pass is condemned; if nothing passes, the
+// destination is at fault.
 type evidence struct {
-	refusals map[string]int // single events refused since the last delivery, by wording
+	refusals map[string]int // single events rejected since the last delivery, by wording
 	started  uint64         // a delivery by a later request ends the row
-	fault    string         // the wording that filled its row; "": none did
+	fault    string         // the wording of a full row; "": none
 
 	suspects map[string]*suspicion // by event id
-	row      []string              // events that met a page alone, and nothing passed since
+	row      []string              // events that met a page alone while nothing passed
 	rowSince uint64                // a pass of a later request ends the row
 }
 
-// suspicion is what is known against one event that met a page alone.
+// suspicion is the evidence against one event that met a page alone.
 type suspicion struct {
-	alone  int    // pages, as far as they are not the destination's
-	since  uint64 // the first of them; passes of later requests count
+	alone  int    // pages that are not the destination's fault
+	since  uint64 // request of the first page; passes of later requests count
 	passed int    // other events, since then
 	rounds int    // pages with a pass between any two
-	last   uint64 // the last page
+	last   uint64 // request of the last page
 	other  bool   // something passed since
 }
 
@@ -85,8 +86,8 @@ func newEvidence() evidence {
 	return evidence{refusals: map[string]int{}, suspects: map[string]*suspicion{}}
 }
 
-// weigh takes in an answer; now is the latest request's seq.
-func (e *evidence) weigh(a purchase.Answer, r request, now uint64) (finding, fate) {
+// weigh takes the answer to a request; now is the latest request's seq.
+func (e *evidence) weigh(a purchase.Answer, r requested, now uint64) (finding, fate) {
 	single := len(r.ids) == 1
 	switch a.Class {
 	case purchase.ClassDelivered:
@@ -104,10 +105,10 @@ func (e *evidence) weigh(a purchase.Answer, r request, now uint64) (finding, fat
 		switch {
 		case !single:
 			return e.judged(), fateSplit
-		case r.first && hasCode(a, codePartial): // about a single event it says nothing for sure
+		case r.first && hasCode(a, codePartial): // inconclusive about a single event
 			return e.judged(), fateRetry
 		}
-		return e.refuse(wording(a, r.ids[0]), now)
+		return e.refuse(wordingOf(a, r.ids[0]), now)
 	case purchase.ClassBlocked:
 		if !single {
 			return unclear, fateSplit
@@ -124,7 +125,7 @@ func (e *evidence) weigh(a purchase.Answer, r request, now uint64) (finding, fat
 
 func hasCode(a purchase.Answer, code int) bool { return a.Code != nil && *a.Code == code }
 
-// judged is the finding of an answer in TikTok's words: it opens no gate that a row of refusals closed.
+// judged is the finding of TikTok's own answer: it does not end a fault that a row of rejections showed.
 func (e *evidence) judged() finding {
 	if e.fault != "" {
 		return denied
@@ -132,7 +133,7 @@ func (e *evidence) judged() finding {
 	return healthy
 }
 
-// doubtful reports whether the next refusals may be the settings' fault: then one event is sent before many.
+// doubtful reports whether the next rejections may be the settings' fault: then single events are sent.
 func (e *evidence) doubtful() bool {
 	for _, n := range e.refusals {
 		if n >= doubtAfter {
@@ -142,7 +143,7 @@ func (e *evidence) doubtful() bool {
 	return false
 }
 
-// pages returns how many pages an event met alone, lately; 0: it is no suspect.
+// pages returns how many pages an event met alone; 0: it is no suspect.
 func (e *evidence) pages(id string) int {
 	if s := e.suspects[id]; s != nil {
 		return max(1, s.alone)
@@ -150,25 +151,25 @@ func (e *evidence) pages(id string) int {
 	return 0
 }
 
-// refuse takes in the refusal of a single event. The last one of a row dies with the others; later ones are
-// spared, whatever their words, until something is delivered.
-func (e *evidence) refuse(words string, now uint64) (finding, fate) {
+// refuse takes the rejection of a single event. The last event of a row is dead like the others; later ones
+// are retried, with any wording, until something is delivered.
+func (e *evidence) refuse(wording string, now uint64) (finding, fate) {
 	if e.fault != "" {
 		return denied, fateRetry
 	}
 	if len(e.refusals) == 0 {
 		e.started = now
 	}
-	e.refusals[words]++
-	if e.refusals[words] < refusalRow && len(e.refusals) < maxWordings {
+	e.refusals[wording]++
+	if e.refusals[wording] < refusalRow && len(e.refusals) < maxWordings {
 		return healthy, fateDead
 	}
-	e.fault, e.started = words, now
+	e.fault, e.started = wording, now
 	return denied, fateDead
 }
 
-// pass takes in that TikTok itself answered about these events: nothing in between refused them.
-func (e *evidence) pass(r request) {
+// pass takes an answer of TikTok itself: no page rejected these events.
+func (e *evidence) pass(r requested) {
 	for _, id := range r.ids {
 		delete(e.suspects, id)
 	}
@@ -183,13 +184,13 @@ func (e *evidence) pass(r request) {
 	}
 }
 
-// page takes in a page for a single event.
-func (e *evidence) page(r request, now uint64) (finding, fate) {
+// page takes a page for a single event.
+func (e *evidence) page(r requested, now uint64) (finding, fate) {
 	id := r.ids[0]
 	s := e.suspects[id]
 	if s == nil {
 		if len(e.suspects) >= maxSuspects {
-			clear(e.suspects) // they are found again
+			clear(e.suspects) // real suspects meet pages again
 		}
 		s = &suspicion{other: true}
 		e.suspects[id] = s
@@ -222,7 +223,7 @@ func (e *evidence) page(r request, now uint64) (finding, fate) {
 		e.rowSince = now
 	}
 	if len(e.row) == pageRow {
-		e.row = slices.Delete(e.row, 1, 2) // the first stays, to see whether there are others
+		e.row = slices.Delete(e.row, 1, 2) // the first stays, to show whether the events differ
 	}
 	e.row = append(e.row, id)
 	if len(e.row) < pageRow {
@@ -232,8 +233,8 @@ func (e *evidence) page(r request, now uint64) (finding, fate) {
 	return denied, fateRetry
 }
 
-// excuse takes the pages of a full row for the destination's, where more than one event met them: then they
-// count against none of these.
+// excuse drops the pages of a full row from the suspicions where different events met them: they are the
+// destination's fault.
 func (e *evidence) excuse() {
 	counts := 1
 	if slices.ContainsFunc(e.row, func(id string) bool { return id != e.row[0] }) {
@@ -246,13 +247,14 @@ func (e *evidence) excuse() {
 	}
 }
 
-// variable is what differs in the same refusal of two events: values in quotes, and every word with a digit.
+// variable matches what differs between the same rejections of two events: quoted values, and words with a
+// digit.
 var variable = regexp.MustCompile(
 	`"[^"]*"|` + "`[^`]*`" + `|(^|[\s:(\[=])'[^']*'|\[redacted\]|[\p{L}\p{N}_-]*\p{N}[\p{L}\p{N}_-]*`,
 )
 
-// wording is a refusal without what belongs to the one event.
-func wording(a purchase.Answer, id string) string {
+// wordingOf returns a rejection without the parts that belong to the event.
+func wordingOf(a purchase.Answer, id string) string {
 	text := variable.ReplaceAllString(strings.ReplaceAll(a.Message, id, "#"), "${1}#")
 	code := ""
 	if a.Code != nil {

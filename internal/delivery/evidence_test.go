@@ -19,7 +19,7 @@ func history(t *testing.T, steps ...string) *evidence {
 		about, want, _ := strings.Cut(step, " -> ")
 		who, said, _ := strings.Cut(about, ": ")
 		seq++
-		r := request{seq: seq, ids: strings.Fields(who)}
+		r := requested{seq: seq, ids: strings.Fields(who)}
 		found, what := e.weigh(spoken(said), r, seq)
 		got := [...]string{"unclear", "healthy", "failing", "denied"}[found] + " " + [...]string{"retry", "delivered", "split", "dead"}[what]
 		if got != want {
@@ -87,7 +87,7 @@ func TestEvidence_Answers(t *testing.T) {
 // A single event is asked twice before a partial refusal counts.
 func TestEvidence_FirstPartialRefusal(t *testing.T) {
 	e := newEvidence()
-	if found, what := e.weigh(spoken("partial"), request{seq: 1, ids: []string{"A"}, first: true}, 1); found != healthy ||
+	if found, what := e.weigh(spoken("partial"), requested{seq: 1, ids: []string{"A"}, first: true}, 1); found != healthy ||
 		what != fateRetry {
 		t.Errorf("finding %v, fate %v; want healthy, retry", found, what)
 	}
@@ -123,14 +123,14 @@ func TestEvidence_RowOfRefusals(t *testing.T) {
 func TestEvidence_EarlierDeliveryDoesNotEndTheRow(t *testing.T) {
 	e := newEvidence()
 	for i := range refusalRow - 1 {
-		e.weigh(spoken("Invalid parameter"), request{seq: uint64(10 + i), ids: []string{fmt.Sprint(i)}}, 10)
+		e.weigh(spoken("Invalid parameter"), requested{seq: uint64(10 + i), ids: []string{fmt.Sprint(i)}}, 10)
 	}
-	e.weigh(spoken("ok"), request{seq: 9, ids: []string{"slow"}}, 20)
-	if found, _ := e.weigh(spoken("Invalid parameter"), request{seq: 21, ids: []string{"X"}}, 21); found != denied {
+	e.weigh(spoken("ok"), requested{seq: 9, ids: []string{"slow"}}, 20)
+	if found, _ := e.weigh(spoken("Invalid parameter"), requested{seq: 21, ids: []string{"X"}}, 21); found != denied {
 		t.Errorf("finding = %v, want denied", found)
 	}
-	e.weigh(spoken("ok"), request{seq: 21, ids: []string{"slower"}}, 22)
-	if found, what := e.weigh(spoken("Invalid parameter"), request{seq: 23, ids: []string{"Y"}}, 23); found != denied ||
+	e.weigh(spoken("ok"), requested{seq: 21, ids: []string{"slower"}}, 22)
+	if found, what := e.weigh(spoken("Invalid parameter"), requested{seq: 23, ids: []string{"Y"}}, 23); found != denied ||
 		what != fateRetry {
 		t.Errorf("finding %v, fate %v; want denied, retry", found, what)
 	}
@@ -142,7 +142,7 @@ func TestEvidence_EndlessWordings(t *testing.T) {
 	dead := 0
 	for i := range 2 * maxWordings {
 		word := strings.Repeat("x", i+1)
-		if _, what := e.weigh(spoken(word), request{seq: uint64(i), ids: []string{"A"}}, uint64(i)); what == fateDead {
+		if _, what := e.weigh(spoken(word), requested{seq: uint64(i), ids: []string{"A"}}, uint64(i)); what == fateDead {
 			dead++
 		}
 	}
@@ -212,14 +212,14 @@ func TestEvidence_ManyPages(t *testing.T) {
 func TestEvidence_KeepsLittle(t *testing.T) {
 	e := newEvidence()
 	for i := range 2 * maxSuspects {
-		e.weigh(spoken("page"), request{seq: uint64(i), ids: []string{fmt.Sprint(i)}}, uint64(i))
+		e.weigh(spoken("page"), requested{seq: uint64(i), ids: []string{fmt.Sprint(i)}}, uint64(i))
 	}
 	if len(e.suspects) > maxSuspects || len(e.row) > pageRow {
 		t.Errorf("%d suspects, a row of %d", len(e.suspects), len(e.row))
 	}
 }
 
-func TestWording(t *testing.T) {
+func TestWordingOf(t *testing.T) {
 	for name, same := range map[string][]string{
 		"an index":         {"Batch.0.properties.value: Not a valid number", "Batch.17.properties.value: Not a valid number"},
 		"the event's id":   {"Event ev was rejected", "Event ev was  rejected"},
@@ -230,23 +230,23 @@ func TestWording(t *testing.T) {
 		"an address":       {"Bad address [redacted]", "Bad address [redacted]"},
 		"words of its own": {"Don't do this, can't be done", "don't do this, can't be done"},
 	} {
-		want := wording(spoken(same[0]), "ev")
+		want := wordingOf(spoken(same[0]), "ev")
 		for _, message := range same[1:] {
-			if got := wording(spoken(message), "ev"); got != want {
+			if got := wordingOf(spoken(message), "ev"); got != want {
 				t.Errorf("%s: %q and %q", name, got, want)
 			}
 		}
 	}
 	different := map[string]bool{}
 	for _, message := range []string{"Invalid parameter", "Batch.0.properties.value: Not a valid number", "Batch.0.properties.currency: Not a valid number", "Batch.0.event_id: Not a valid string"} {
-		different[wording(spoken(message), "ev")] = true
+		different[wordingOf(spoken(message), "ev")] = true
 	}
 	if len(different) != 4 {
 		t.Errorf("different refusals are one: %v", different)
 	}
 	a := spoken("Invalid parameter")
 	a.Code = new(40007)
-	if wording(a, "ev") == wording(spoken("Invalid parameter"), "ev") {
+	if wordingOf(a, "ev") == wordingOf(spoken("Invalid parameter"), "ev") {
 		t.Error("two codes are one wording")
 	}
 }

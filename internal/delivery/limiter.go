@@ -10,37 +10,37 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// limiter slows the whole process: TikTok's limit is on the app, not on an event or a pixel. It keeps to a
-// steady rate, and stops all requests for as long as TikTok asks. It is safe for concurrent use.
+// limiter limits the requests of the whole process: TikTok's limit is on the app, not on an event or a pixel.
+// It keeps a steady rate, and stops all requests for as long as TikTok demands. It is safe for concurrent
+// use.
 type limiter struct {
 	steady       *rate.Limiter
 	initial, max time.Duration
 	random       func() float64
 
 	mu    sync.Mutex
-	row   int // rate answers in a row, those of one moment counted once
+	hits  int // consecutive rate answers; those during a stop count once
 	until time.Time
 }
 
-// token waits for the right to send one request; false: ctx ended first.
+// token waits for the rate token of one request; it returns false when ctx ended first.
 func (l *limiter) token(ctx context.Context) bool { return l.steady.Wait(ctx) == nil }
 
-// report takes in an answer: a rate limit stops all requests for what the server asks, at least for a growing
-// time.
+// report takes an answer: a rate limit stops all requests for its Retry-After, at least for a growing time.
 func (l *limiter) report(a purchase.Answer, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	inForce := now.Before(l.until) // the answer is to a request that was in flight when the stop came
+	stopped := now.Before(l.until) // the request was in flight when the stop began
 	wait := a.RetryAfter
 	switch {
-	case a.Class == purchase.ClassRate && !inForce:
-		l.row++
-		wait = max(wait, Delay(l.row, l.initial, l.max, l.random()))
+	case a.Class == purchase.ClassRate && !stopped:
+		l.hits++
+		wait = max(wait, Delay(l.hits, l.initial, l.max, l.random()))
 	case a.Class == purchase.ClassRate:
-	case inForce:
+	case stopped:
 		return
 	default:
-		l.row = 0
+		l.hits = 0
 		return
 	}
 	if until := now.Add(wait); until.After(l.until) {
@@ -48,7 +48,7 @@ func (l *limiter) report(a purchase.Answer, now time.Time) {
 	}
 }
 
-// wait returns how long nothing may be sent; 0: a request may.
+// wait returns how long nothing may be sent.
 func (l *limiter) wait(now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

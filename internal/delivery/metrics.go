@@ -17,14 +17,14 @@ type metrics struct {
 	dead       *prometheus.CounterVec
 	skipped    *prometheus.CounterVec
 	size       prometheus.Histogram
-	junk       prometheus.Counter
+	malformed  prometheus.Counter
 
 	mu    sync.Mutex
-	codes map[int]bool // those that have a label
+	codes map[int]bool // with a label
 }
 
-// maxCodes bounds the values of the code label. The table knows whole ranges (50000 to 53999), and every HTTP status is a
-// code too: a few dozen is what an operator ever sees, thousands what a broken gateway could make of it.
+// maxCodes bounds the values of the code label. Known codes include whole ranges (50000 to 53999) and every
+// HTTP status: an operator sees a few dozen, a broken gateway could make thousands.
 const maxCodes = 64
 
 func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
@@ -45,30 +45,34 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 			Name: "purchase_relay_retries_total", Help: "Purchases put off, by reason.",
 		}, []string{"reason"}),
 		dead: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "purchase_relay_dead_letters_total", Help: "Purchases given up on, by reason.",
+			Name: "purchase_relay_dead_letters_total", Help: "Purchases that ended dead, by reason.",
 		}, []string{"reason"}),
 		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_skipped_total", Help: "Purchases not sent on purpose, by reason.",
 		}, []string{"reason"}),
 		size: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "purchase_relay_batch_size", Help: "Events in one request to TikTok.", Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000},
+			Name: "purchase_relay_batch_size", Help: "Events in one request to TikTok.",
+			Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500, 1000},
 		}),
-		junk: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "purchase_relay_junk_total", Help: "Messages removed from the queue because they are no purchases.",
+		malformed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "purchase_relay_junk_total", Help: "Malformed messages removed from the queue.",
 		}),
 	}
 	for _, reason := range []purchase.Reason{purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash} {
-		m.dead.WithLabelValues(string(reason)) // from 0: an increase from nothing at all would not be seen
+		m.dead.WithLabelValues(string(reason)) // increase() needs the series to start at 0
 	}
 	for _, reason := range []purchase.Reason{purchase.ReasonNotConfigured, purchase.ReasonTestPurchase} {
 		m.skipped.WithLabelValues(string(reason))
 	}
-	for _, class := range []purchase.Class{purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked, purchase.ClassRefused} {
+	for _, class := range []purchase.Class{
+		purchase.ClassRetry, purchase.ClassRate, purchase.ClassAccess, purchase.ClassBlocked, purchase.ClassRefused,
+	} {
 		m.retries.WithLabelValues(string(class))
 	}
 	paused := func(reason string, is func() bool) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.", ConstLabels: prometheus.Labels{"reason": reason},
+			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.",
+			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 {
 			if is() {
 				return 1
@@ -77,28 +81,33 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 		})
 	}
 	reg.MustRegister(
-		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped, m.size, m.junk,
+		m.attempts, m.duration, m.acceptance, m.retries, m.dead, m.skipped, m.size, m.malformed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_circuit_state", Help: "The circuit to TikTok, the worse of live and test: 0 closed, 1 half-open, 2 open.",
-		}, func() float64 { return max(w.live.circuit(w.Now()), w.test.circuit(w.Now())) }),
+			Name: "purchase_relay_circuit_state",
+			Help: "The circuit to TikTok, the worse of live and test: 0 closed, 1 half-open, 2 open.",
+		}, func() float64 {
+			now := w.config.Now()
+			return max(w.live.circuit(now), w.test.circuit(now))
+		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_clock_offset_seconds", Help: "How far the NATS server's clock is ahead of this machine's.",
+			Name: "purchase_relay_clock_offset_seconds",
+			Help: "How far the NATS server's clock is ahead of this machine's.",
 		}, func() float64 { return w.clockOffset().Seconds() }),
 		paused("access", w.live.paused),
-		paused("test_access", w.test.paused), // its own label, so that no alert on sales rings for it
-		paused("rate", func() bool { return w.limit.wait(w.Now()) > 0 }),
+		paused("test_access", w.test.paused), // a label of its own: alerts on sales must not fire
+		paused("rate", func() bool { return w.limiter.wait(w.config.Now()) > 0 }),
 	)
 	return m
 }
 
-// request counts a request about so many events.
+// request counts a request with a number of events.
 func (m *metrics) request(a *purchase.Attempt, known bool, events int) {
 	m.size.Observe(float64(events))
 	m.attempts.WithLabelValues(string(a.Class), m.code(a.Code, known)).Inc()
 	m.duration.Observe(a.Took.Seconds())
 }
 
-// code returns a code's label: a small closed set, whatever the other side answers.
+// code returns a code's label, from a small bounded set.
 func (m *metrics) code(code *int, known bool) string {
 	if code == nil {
 		return "none"

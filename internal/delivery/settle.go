@@ -10,19 +10,64 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// ending is how one delivery of a purchase ends: what is told of it, and, once that is acknowledged, the word to the queue.
-type ending struct {
+const (
+	publishInitial = 100 * time.Millisecond // between tries to publish an outcome, growing
+	publishMax     = 5 * time.Second
+	ackTimeout     = 3 * time.Second // a crashed server does not confirm an acknowledgement
+)
+
+// settlement is how one delivery of a purchase ends: the outcome to publish and then the acknowledgement.
+type settlement struct {
 	item
 	outcome message.Outcome
-	letter  *message.DeadLetter // of a dead one, until it is stored: published before the outcome
-	again   time.Duration       // of a retrying one
-	then    func()              // called once the outcome is stored
+	letter  *message.DeadLetter // of a dead purchase, published before the outcome; nil once it is stored
+	delay   time.Duration       // of a retrying purchase
 }
 
-func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason, attempt *purchase.Attempt) message.Outcome {
+// delivered settles a purchase that TikTok accepted.
+func (w *Worker) delivered(it item, a answered) settlement {
+	w.metrics.acceptance.Observe(max(0, a.at.Sub(time.Unix(it.envelope.PurchasedAt, 0)).Seconds()))
+	outcome := w.outcome(it, purchase.StatusDelivered, purchase.ReasonNone, &a.attempt)
+	outcome.Sent = it.sent
+	return settlement{item: it, outcome: outcome}
+}
+
+// skipped settles a purchase that is not sent on purpose.
+func (w *Worker) skipped(it item, reason purchase.Reason) settlement {
+	return settlement{item: it, outcome: w.outcome(it, purchase.StatusSkipped, reason, nil)}
+}
+
+// retrying settles an attempt after which the purchase is retried.
+func (w *Worker) retrying(it item, attempt *purchase.Attempt, delay time.Duration) settlement {
+	w.metrics.retries.WithLabelValues(string(attempt.Class)).Inc()
+	it.log.Warn("TikTok tracking failed (non-critical)", zap.String("class", string(attempt.Class)),
+		codeField(attempt.Code), zap.String("message", attempt.Message),
+		zap.String("request_id", attempt.RequestID), zap.Duration("again_in", delay.Round(time.Millisecond)))
+	outcome := w.outcome(it, purchase.StatusRetrying, purchase.ReasonNone, attempt)
+	return settlement{item: it, outcome: outcome, delay: delay}
+}
+
+// dead settles a purchase that is not tried again; attempt is nil where there was no answer.
+func (w *Worker) dead(it item, reason purchase.Reason, attempt *purchase.Attempt) settlement {
+	letter := &message.DeadLetter{
+		EventID: it.envelope.EventID, Generation: it.generation, Reason: reason, Attempts: it.NumDelivered,
+		FirstPublished: it.FirstPublished.UTC(), DiedAt: w.config.Now().UTC(), Envelope: it.Data,
+	}
+	if attempt != nil {
+		letter.Code, letter.Message, letter.RequestID = attempt.Code, attempt.Message, attempt.RequestID
+	}
+	it.log.Error("Purchase dead-lettered", zap.String("reason", string(reason)), codeField(letter.Code),
+		zap.String("message", letter.Message), zap.String("request_id", letter.RequestID),
+		zap.String("remedy", "fix the cause, then replay it"))
+	return settlement{item: it, letter: letter, outcome: w.outcome(it, purchase.StatusDead, reason, attempt)}
+}
+
+func (w *Worker) outcome(
+	it item, result purchase.Status, reason purchase.Reason, attempt *purchase.Attempt,
+) message.Outcome {
 	o := message.Outcome{
-		EventID: it.envelope.EventID, Generation: it.generation, Result: result, Reason: reason, At: w.Now().UTC(),
-		Sequence: it.Sequence, Taken: it.Taken,
+		EventID: it.envelope.EventID, Generation: it.generation, Result: result, Reason: reason,
+		At: w.config.Now().UTC(), Sequence: it.Sequence, Taken: it.Taken,
 	}
 	if attempt != nil {
 		o.Attempt = message.NewAttempt(*attempt)
@@ -30,183 +75,146 @@ func (w *Worker) outcome(it item, result purchase.Status, reason purchase.Reason
 	return o
 }
 
-// deliveredAs ends a purchase that TikTok accepted.
-func (w *Worker) deliveredAs(it item, a answered) ending {
-	w.metrics.acceptance.Observe(max(0, a.at.Sub(time.Unix(it.envelope.PurchasedAt, 0)).Seconds()))
-	outcome := w.outcome(it, purchase.StatusDelivered, purchase.ReasonNone, &a.attempt)
-	outcome.Sent = it.sent
-	return ending{item: it, outcome: outcome, then: func() {
-		it.log.Info("Purchase event sent successfully", zap.String("request_id", a.RequestID), codeOf(a.Code), zap.Int64("took_ms", a.attempt.Took.Milliseconds()))
-	}}
-}
-
-// skip ends a purchase that is not sent on purpose.
-func (w *Worker) skip(it item, reason purchase.Reason) ending {
-	return ending{item: it, outcome: w.outcome(it, purchase.StatusSkipped, reason, nil), then: func() {
-		w.metrics.skipped.WithLabelValues(string(reason)).Inc()
-	}}
-}
-
-// retry puts a purchase off.
-func (w *Worker) retry(it item, attempt *purchase.Attempt, delay time.Duration) ending {
-	w.metrics.retries.WithLabelValues(string(attempt.Class)).Inc()
-	it.log.Warn("TikTok tracking failed (non-critical)", zap.String("class", string(attempt.Class)), codeOf(attempt.Code),
-		zap.String("message", attempt.Message), zap.String("request_id", attempt.RequestID), zap.Duration("again_in", delay.Round(time.Millisecond)))
-	return ending{item: it, outcome: w.outcome(it, purchase.StatusRetrying, purchase.ReasonNone, attempt), again: delay}
-}
-
-// bury gives a purchase up; attempt is nil where nothing was answered.
-func (w *Worker) bury(it item, reason purchase.Reason, attempt *purchase.Attempt) ending {
-	letter := &message.DeadLetter{
-		EventID: it.envelope.EventID, Generation: it.generation, Reason: reason, Attempts: it.NumDelivered,
-		FirstPublished: it.FirstPublished.UTC(), DiedAt: w.Now().UTC(), Envelope: it.Data,
-	}
-	if attempt != nil {
-		letter.Code, letter.Message, letter.RequestID = attempt.Code, attempt.Message, attempt.RequestID
-	}
-	it.log.Error("Purchase given up on: see the dead letter, mend the cause, replay it", zap.String("reason", string(reason)),
-		codeOf(letter.Code), zap.String("message", letter.Message), zap.String("request_id", letter.RequestID))
-	return ending{item: it, letter: letter, outcome: w.outcome(it, purchase.StatusDead, reason, attempt), then: func() {
-		w.metrics.dead.WithLabelValues(string(reason)).Inc()
-	}}
-}
-
-// settle publishes how purchases ended and then answers the queue. For each purchase the order is: dead
-// letter stored, outcome stored, message acknowledged. Publishes that fail are repeated until AckWait is over
-// and hold back their own purchase alone; then the queue delivers it again, which the same event_id makes
-// harmless.
-func (w *Worker) settle(ctx context.Context, endings []ending) {
-	if len(endings) == 0 {
+// settlePanicked settles a piece whose request panicked. A purchase that was sent alone, and crashed a worker
+// before, is dead: it would stop worker after worker. Others are left to the queue, so that each is
+// redelivered as a suspect and sent alone.
+func (w *Worker) settlePanicked(ctx context.Context, p piece) {
+	if it := p.items[0]; len(p.items) == 1 && it.suspect() {
+		w.settle(ctx, []settlement{w.dead(it, purchase.ReasonCrash, nil)})
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.AckWait)
+	for _, it := range p.items {
+		it.ended.Store(true)
+	}
+}
+
+// settle publishes outcomes and then acknowledges their purchases. For each purchase the order is: dead
+// letter stored, outcome stored, message acknowledged. Failed publishes are repeated until AckWait has passed
+// and delay their own purchase alone; then the queue redelivers it, which the same event_id makes harmless.
+func (w *Worker) settle(ctx context.Context, list []settlement) {
+	if len(list) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.config.AckWait)
 	defer cancel()
 	for try := 1; ; try++ {
-		left, err := w.settleOnce(ctx, endings)
-		if len(left) == 0 {
+		failed, err := w.settleOnce(ctx, list)
+		if len(failed) == 0 {
 			return
 		}
-		endings = left
-		if !pause(ctx, Delay(try, publishInitial, publishMost, w.random())) {
+		list = failed
+		if !sleep(ctx, Delay(try, publishInitial, publishMax, w.random())) {
 			w.log.Warn("Publish outcomes failed; messages will be redelivered",
-				zap.Int("purchases", len(endings)), zap.Error(err))
+				zap.Int("purchases", len(list)), zap.Error(err))
 			break
 		}
 	}
-	for _, e := range endings {
-		w.leave(e)
+	for _, s := range list {
+		s.ended.Store(true)
+		s.Leave()
+		s.log.Warn("Publish outcome failed; message will be redelivered")
 	}
 }
 
-// settleOnce publishes the missing dead letters together, then the outcomes of the purchases that need none
-// or whose letter is stored, and answers the queue for those whose outcome is stored. It returns the others,
-// and one of the errors.
-func (w *Worker) settleOnce(ctx context.Context, endings []ending) (left []ending, err error) {
-	ready, left, err := w.publishLetters(ctx, endings)
+// settleOnce publishes the missing dead letters together, then the outcomes of the purchases whose letter is
+// stored or not needed, and acknowledges those whose outcome is stored. It returns the others, and one of the
+// errors.
+func (w *Worker) settleOnce(ctx context.Context, list []settlement) (failed []settlement, err error) {
+	ready, failed, err := w.publishLetters(ctx, list)
 	if len(ready) == 0 {
-		return left, err
+		return failed, err
 	}
 	outcomes := make([]message.Outcome, len(ready))
-	for i, e := range ready {
-		outcomes[i] = e.outcome
+	for i, s := range ready {
+		outcomes[i] = s.outcome
 	}
-	var finished []ending
-	for i, failed := range w.reporter.Outcomes(ctx, outcomes) {
-		if failed != nil {
-			left, err = append(left, ready[i]), failed
+	var finished []settlement
+	for i, publishErr := range w.reporter.Outcomes(ctx, outcomes) {
+		s := ready[i]
+		if publishErr != nil {
+			failed, err = append(failed, s), publishErr
 			continue
 		}
-		if e := ready[i]; !w.answer(e) {
-			finished = append(finished, e)
+		s.ended.Store(true)
+		switch o := s.outcome; o.Result {
+		case purchase.StatusDead:
+			w.metrics.dead.WithLabelValues(string(o.Reason)).Inc()
+			logAckError(s.log, s.TermWithReason(string(o.Reason)))
+		case purchase.StatusRetrying:
+			logAckError(s.log, s.NakWithDelay(s.delay))
+		case purchase.StatusSkipped:
+			w.metrics.skipped.WithLabelValues(string(o.Reason)).Inc()
+			finished = append(finished, s)
+		default:
+			s.log.Info("Purchase event sent successfully", zap.String("request_id", o.Attempt.RequestID),
+				codeField(o.Attempt.Code), zap.Int64("took_ms", o.Attempt.TookMS))
+			finished = append(finished, s)
 		}
 	}
 	w.acknowledge(ctx, finished)
-	return left, err
+	return failed, err
 }
 
-// publishLetters publishes the dead letters that are not stored yet. ready needs no letter, or no longer.
-func (w *Worker) publishLetters(ctx context.Context, endings []ending) (ready, left []ending, err error) {
-	var dead []ending
+// publishLetters publishes the dead letters that are not stored yet. ready are the settlements that need
+// none, or none any more.
+func (w *Worker) publishLetters(
+	ctx context.Context, list []settlement,
+) (ready, failed []settlement, err error) {
+	var dead []settlement
 	var letters []message.DeadLetter
-	for _, e := range endings {
-		if e.letter == nil {
-			ready = append(ready, e)
+	for _, s := range list {
+		if s.letter == nil {
+			ready = append(ready, s)
 			continue
 		}
-		dead, letters = append(dead, e), append(letters, *e.letter)
+		dead, letters = append(dead, s), append(letters, *s.letter)
 	}
 	if len(letters) == 0 {
 		return ready, nil, nil
 	}
-	for i, failed := range w.reporter.DeadLetters(ctx, letters) {
-		e := dead[i]
-		if failed != nil {
-			left, err = append(left, e), failed
+	for i, publishErr := range w.reporter.DeadLetters(ctx, letters) {
+		s := dead[i]
+		if publishErr != nil {
+			failed, err = append(failed, s), publishErr
 			continue
 		}
-		e.letter = nil
-		ready = append(ready, e)
+		s.letter = nil
+		ready = append(ready, s)
 	}
-	return ready, left, err
+	return ready, failed, err
 }
 
-// answer ends a purchase whose outcome is stored, and answers the queue unless its message is yet to be
-// acknowledged.
-func (w *Worker) answer(e ending) (answered bool) {
-	e.ended.Store(true)
-	if e.then != nil {
-		e.then()
-	}
-	switch e.outcome.Result {
-	case purchase.StatusDead:
-		w.told(e.log, e.TermWithReason(string(e.outcome.Reason)))
-	case purchase.StatusRetrying:
-		w.told(e.log, e.NakWithDelay(e.again))
-	default:
-		return false
-	}
-	return true
-}
-
-// acknowledge removes finished purchases from the queue, again and again until the server says that it has: a server that
-// dies with our word would have all of them sent once more.
-func (w *Worker) acknowledge(ctx context.Context, finished []ending) {
+// acknowledge removes finished purchases from the queue, repeatedly until the server confirms it: a server
+// that crashes with the acknowledgements would have all of them sent once more.
+func (w *Worker) acknowledge(ctx context.Context, finished []settlement) {
 	for try := 1; len(finished) > 0; try++ {
 		err := acknowledgeOnce(ctx, finished)
 		if err == nil {
 			return
 		}
-		if !pause(ctx, Delay(try, publishInitial, publishMost, w.random())) {
-			w.told(finished[len(finished)-1].log, err)
+		if !sleep(ctx, Delay(try, publishInitial, publishMax, w.random())) {
+			logAckError(finished[len(finished)-1].log, err)
 			return
 		}
 	}
 }
 
-// acknowledgeOnce waits for the answer to the last one alone: one connection keeps the order, so that it stands for those
-// before it.
-func acknowledgeOnce(ctx context.Context, finished []ending) error {
-	ctx, cancel := context.WithTimeout(ctx, ackPatience)
+// acknowledgeOnce waits for the confirmation of the last acknowledgement alone: one connection keeps their
+// order, so that it covers those before.
+func acknowledgeOnce(ctx context.Context, finished []settlement) error {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	last := len(finished) - 1
-	for _, e := range finished[:last] {
-		if err := e.Ack(); err != nil {
+	for _, s := range finished[:last] {
+		if err := s.Ack(); err != nil {
 			return err
 		}
 	}
 	return finished[last].DoubleAck(ctx)
 }
 
-// leave does not answer the queue for a purchase whose outcome is not stored.
-func (w *Worker) leave(e ending) {
-	e.ended.Store(true)
-	e.Leave()
-	e.log.Warn("Publish outcome failed; message will be redelivered")
-}
-
-// told logs that the queue did not get our word: then it delivers the message again.
-func (w *Worker) told(log *zap.Logger, err error) {
+func logAckError(log *zap.Logger, err error) {
 	if err != nil {
-		log.Debug("The queue did not take our word; it delivers the message again", zap.Error(err))
+		log.Debug("Ack failed; message will be redelivered", zap.Error(err))
 	}
 }

@@ -11,7 +11,7 @@ type piece struct {
 	items []item
 	origin
 	paged  bool // a larger request with these events met a page
-	passed int  // where paged: the events that had passed until the last such page, by this slot's count
+	passed int  // where paged: events of the batch that had passed by then
 }
 
 // origin is how a piece came to be.
@@ -19,19 +19,19 @@ type origin int
 
 const (
 	whole origin = iota // as it was fetched
-	half                // of what was refused
-	named               // TikTok's message pointed at this one event
-	rest                // what is left without the named one
+	half                // of a rejected piece
+	named               // the one event that TikTok's message names
+	rest                // the others
 )
 
 // eventIndex finds which event of a batch TikTok names: "Batch.3.properties.contents.0.content_id: Not a
 // valid string".
 var eventIndex = regexp.MustCompile(`\bBatch\.(\d{1,6})\.`)
 
-// split divides a refused piece of two or more: the named event and the rest, where TikTok names one and has
-// not been wrong about it; else in two halves.
-func split(p piece, message string, hints bool) []piece {
-	if match := eventIndex.FindStringSubmatch(message); hints && match != nil {
+// split divides a rejected piece of two or more: into the event that TikTok's message names and the rest,
+// where its index can be trusted, else into halves.
+func split(p piece, message string, trustIndex bool) []piece {
+	if match := eventIndex.FindStringSubmatch(message); trustIndex && match != nil {
 		if i, err := strconv.Atoi(match[1]); err == nil && i < len(p.items) {
 			return []piece{
 				p.part(named, p.items[i:i+1]),
@@ -42,7 +42,7 @@ func split(p piece, message string, hints bool) []piece {
 	return halves(p)
 }
 
-// halves divides a piece in two; one of a single event stays as it is.
+// halves divides a piece in two; a single event stays as it is.
 func halves(p piece) []piece {
 	if len(p.items) < 2 {
 		return []piece{p.part(half, p.items)}
@@ -51,7 +51,7 @@ func halves(p piece) []piece {
 	return []piece{p.part(half, p.items[:middle]), p.part(half, p.items[middle:])}
 }
 
-// cut divides the first piece, where it has more than limit events (0: no limit).
+// cut divides the first piece where it has more than limit events (0: no limit).
 func cut(pieces []piece, limit int) []piece {
 	p := pieces[0]
 	if limit == 0 || len(p.items) <= limit {
@@ -62,9 +62,9 @@ func cut(pieces []piece, limit int) []piece {
 		pieces[1:]...)
 }
 
-// met marks a piece that met a page, after so many events of the slot had passed. Only what passes later speaks
-// against its events: an earlier page may have been another event's fault.
-func (p piece) met(passed int) piece {
+// metPage marks a piece that met a page after passed events of the batch had passed. Only what passes later
+// counts against its events: an earlier page may have been another event's fault.
+func (p piece) metPage(passed int) piece {
 	p.paged, p.passed = true, passed
 	return p
 }

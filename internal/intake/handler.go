@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/flood"
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -70,7 +69,7 @@ type Handler struct {
 // transaction and offered after the commit; else it waits on the ledger. Neither blocks.
 type Onward interface {
 	Ready() bool
-	Offer(c message.Claim)
+	Enqueue(p purchase.Purchase, r purchase.Recorded)
 	Wake()
 }
 
@@ -340,7 +339,7 @@ func (h *Handler) hand(p purchase.Purchase, r purchase.Recorded) {
 		h.onward.Wake()
 		return
 	}
-	h.onward.Offer(message.Claim{ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: r.Claimed, Envelope: r.Message})
+	h.onward.Enqueue(p, r)
 }
 
 // Values of the metric's labels that are said in more than one place.

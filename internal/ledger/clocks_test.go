@@ -121,11 +121,11 @@ func TestLedger_DatesEndsByItsOwnClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	marks := make([]message.Mark, len(claims))
+	marks := make([]relay.Mark, len(claims))
 	for i, c := range claims {
-		marks[i] = message.Mark{ID: c.ID, Generation: 1, Age: time.Second}
+		marks[i] = relay.Mark{ID: c.ID, Generation: 1, Age: time.Second}
 	}
-	if err := l.Published(t.Context(), marks); err != nil {
+	if err := l.MarkPublished(t.Context(), marks); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask[time.Time](l, `SELECT published_at FROM purchases WHERE checkout_session_id = 'cs_old'`); !got.Equal(
@@ -138,7 +138,7 @@ func TestLedger_DatesEndsByItsOwnClock(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Expire(t.Context(), []message.Mark{{ID: "cs_old", Generation: 1}}, 0); err != nil {
+	if _, err := l.Expire(t.Context(), []relay.Mark{{ID: "cs_old", Generation: 1}}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask[int](l, `SELECT count(*) FROM purchases WHERE finished_at = $1`, now); got != 5 {
@@ -151,12 +151,12 @@ var errUnheard = errors.New("no answer from the stream")
 
 // stream is a queue that refuses, or loses its answers, and notes what it stores.
 type stream struct {
-	answer message.Published
-	stored []message.Publication
+	answer relay.PublishResult
+	stored []relay.Claim
 }
 
-func (s *stream) Publish(_ context.Context, batch []message.Publication) []message.Published {
-	results := make([]message.Published, len(batch))
+func (s *stream) Publish(_ context.Context, batch []relay.Claim) []relay.PublishResult {
+	results := make([]relay.PublishResult, len(batch))
 	for i, p := range batch {
 		if results[i] = s.answer; s.answer.Err == nil {
 			s.stored = append(s.stored, p)
@@ -173,21 +173,17 @@ func (s *stream) OutcomeLag(context.Context) (time.Duration, error) { return 0, 
 // is taken at last. Its age counts from the first publish that may have been stored.
 func TestRelay_AgeCountsFromWhatMayBeStored(t *testing.T) {
 	t.Parallel()
-	refused, lost := message.Published{
-		Err:     message.ErrStreamFull,
-		Refused: true,
-	}, message.Published{
-		Err: errUnheard,
-	}
+	refused := relay.PublishResult{Err: relay.ErrStreamFull, NotStored: true}
+	lost := relay.PublishResult{Err: errUnheard}
 	for name, tc := range map[string]struct {
-		hours   [3]message.Published // twenty hours each
+		hours   [3]relay.PublishResult // twenty hours each
 		want    time.Duration
 		claimed bool // by the webhook
 	}{
-		"refused":                         {[3]message.Published{refused, refused, refused}, 0, false},
-		"refused, claimed by the webhook": {[3]message.Published{refused, refused, refused}, 0, true},
-		"lost at first":                   {[3]message.Published{lost, refused, refused}, 60 * time.Hour, false},
-		"lost in between":                 {[3]message.Published{refused, lost, refused}, 40 * time.Hour, false},
+		"refused":                         {[3]relay.PublishResult{refused, refused, refused}, 0, false},
+		"refused, claimed by the webhook": {[3]relay.PublishResult{refused, refused, refused}, 0, true},
+		"lost at first":                   {[3]relay.PublishResult{lost, refused, refused}, 60 * time.Hour, false},
+		"lost in between":                 {[3]relay.PublishResult{refused, lost, refused}, 40 * time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -200,15 +196,7 @@ func TestRelay_AgeCountsFromWhatMayBeStored(t *testing.T) {
 			paid := receipt("evt_1", "cs_1", purchase.StatusPending, "")
 			paid.Claim = tc.claimed
 			if recorded := l.record(paid); tc.claimed {
-				r.Offer(
-					message.Claim{
-						ID:             "cs_1",
-						Livemode:       true,
-						Generation:     1,
-						FirstPublished: recorded.Claimed,
-						Envelope:       recorded.Message,
-					},
-				)
+				r.Enqueue(purchase.Purchase{ID: "cs_1", Livemode: true}, recorded)
 			}
 			for hour := range 60 {
 				queue.answer = tc.hours[hour/20]
@@ -219,7 +207,7 @@ func TestRelay_AgeCountsFromWhatMayBeStored(t *testing.T) {
 				now = now.Add(time.Hour)
 				l.setClock(now)
 			}
-			queue.answer = message.Published{Sequence: 1}
+			queue.answer = relay.PublishResult{Sequence: 1}
 			if _, err := r.Pass(t.Context(), true); err != nil || len(queue.stored) != 1 {
 				t.Fatalf("stored %d, %v, want 1", len(queue.stored), err)
 			}
@@ -247,7 +235,7 @@ func TestUnsent_KeepsTheAgeOfOthers(t *testing.T) {
 	}
 	unsent := func() (first *time.Time) {
 		t.Helper()
-		if err := l.Unsent(t.Context(), []string{"cs_1"}); err != nil {
+		if err := l.ReleaseUnsent(t.Context(), []string{"cs_1"}); err != nil {
 			t.Fatal(err)
 		}
 		return ask[*time.Time](l, `SELECT first_published_at FROM purchases`)
@@ -259,8 +247,8 @@ func TestUnsent_KeepsTheAgeOfOthers(t *testing.T) {
 	pass(time.Minute)
 	claim()
 	began := now
-	pass(message.ClaimFor + time.Second) // it has run out
-	claim()                              // another replica
+	pass(relay.ClaimTimeout + time.Second) // it has run out
+	claim()                                // another replica
 	if first := unsent(); first == nil || !first.Equal(began) {
 		t.Errorf("first published at %v, want %s", first, began)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 )
 
 // Everything that writes several rows does so at the same time on the same rows, in any order of its own:
@@ -39,9 +40,9 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 		r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 		return ids[:n*3/4]
 	}
-	marks := func(ids []string) (list []message.Mark) {
+	marks := func(ids []string) (list []relay.Mark) {
 		for _, id := range ids {
-			list = append(list, message.Mark{ID: id, Generation: 1 << 20, Sequence: 1})
+			list = append(list, relay.Mark{ID: id, Generation: 1 << 20, Sequence: 1})
 		}
 		return list
 	}
@@ -61,12 +62,12 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 		return err
 	}
 	writers := map[string]func(r *rand.Rand, round int) error{
-		"released":  func(r *rand.Rand, _ int) error { return l.Released(ctx, shuffled(r)) },
-		"released2": func(r *rand.Rand, _ int) error { return l.Released(ctx, shuffled(r)) },
-		"published": func(r *rand.Rand, _ int) error { return l.Published(ctx, marks(shuffled(r))) },
+		"released":  func(r *rand.Rand, _ int) error { return l.Release(ctx, shuffled(r)) },
+		"released2": func(r *rand.Rand, _ int) error { return l.Release(ctx, shuffled(r)) },
+		"published": func(r *rand.Rand, _ int) error { return l.MarkPublished(ctx, marks(shuffled(r))) },
 		"swept": func(r *rand.Rand, _ int) error {
 			ids := shuffled(r)
-			return l.Swept(ctx, marks(ids[:20]), ids[20:40], ids[40:])
+			return l.RecordSweep(ctx, marks(ids[:20]), ids[20:40], ids[40:])
 		},
 		"expired": func(r *rand.Rand, _ int) error {
 			_, err := l.Expire(ctx, marks(shuffled(r)), 0)

@@ -12,6 +12,7 @@ import (
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/faultproxy"
 )
@@ -24,7 +25,7 @@ func (l *testLedger) published(id string) {
 	if err != nil || len(claims) != 1 || claims[0].ID != id {
 		l.t.Fatalf("%+v, %v", claims, err)
 	}
-	if err := l.Published(l.t.Context(), []message.Mark{{ID: id, Generation: 1, Sequence: 1}}); err != nil {
+	if err := l.MarkPublished(l.t.Context(), []relay.Mark{{ID: id, Generation: 1, Sequence: 1}}); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -34,7 +35,7 @@ func (l *testLedger) published(id string) {
 func TestExpireIsOfOneGeneration(t *testing.T) {
 	l := newLedger(t)
 	l.published("cs_1")
-	old := []message.Mark{{ID: "cs_1", Generation: 1}}
+	old := []relay.Mark{{ID: "cs_1", Generation: 1}}
 	if _, err := l.Expire(t.Context(), old, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func TestExpireIsOfOneGeneration(t *testing.T) {
 	if _, err := l.Claim(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Published(t.Context(), []message.Mark{{ID: "cs_1", Generation: 2, Sequence: 2}}); err != nil {
+	if err := l.MarkPublished(t.Context(), []relay.Mark{{ID: "cs_1", Generation: 2, Sequence: 2}}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := l.Expire(t.Context(), old, 0); err != nil || len(got) > 0 {

@@ -115,7 +115,7 @@ type history struct {
 	stream   map[string]*fakeMessage // by purchase
 	sequence uint64
 	ids      map[string]time.Time // message ids, and when they were stored
-	network  []message.Publication
+	network  []relay.Claim
 	inFlight []delivery
 	outcomes []outcomes
 	told     []message.Outcome // ever published, for repeats
@@ -272,15 +272,7 @@ func (h *history) webhook(rt *rapid.T) {
 	h.must(err)
 	e.heard = true
 	if !recorded.Claimed.IsZero() {
-		h.relay.Offer(
-			message.Claim{
-				ID:             r.Purchase.ID,
-				Livemode:       true,
-				Generation:     1,
-				FirstPublished: recorded.Claimed,
-				Envelope:       recorded.Message,
-			},
-		)
+		h.relay.Enqueue(r.Purchase, recorded)
 	}
 }
 
@@ -320,7 +312,7 @@ func (h *history) publish(rt *rapid.T) {
 
 // mayFail fails for every error but those that the queue's model made.
 func (h *history) mayFail(err error) {
-	if err != nil && (h.calm || !errors.Is(err, errUnheard) && !errors.Is(err, message.ErrStreamFull)) {
+	if err != nil && (h.calm || !errors.Is(err, errUnheard) && !errors.Is(err, relay.ErrStreamFull)) {
 		h.rt.Fatal(err)
 	}
 }
@@ -484,14 +476,14 @@ func (h *history) lag() (lag time.Duration) {
 }
 
 // Publish implements relay.Queue.
-func (h *history) Publish(_ context.Context, batch []message.Publication) []message.Published {
-	results := make([]message.Published, len(batch))
+func (h *history) Publish(_ context.Context, batch []relay.Claim) []relay.PublishResult {
+	results := make([]relay.PublishResult, len(batch))
 	order := make([]int, len(batch))
 	for i := range order {
 		order[i] = i
 	}
 	// The ledger returns rows in any order; a history that failed must repeat.
-	slices.SortFunc(order, func(i, j int) int { return strings.Compare(batch[i].MsgID, batch[j].MsgID) })
+	slices.SortFunc(order, func(i, j int) int { return strings.Compare(msgID(batch[i]), msgID(batch[j])) })
 	for _, i := range order {
 		p := batch[i]
 		fault := "none"
@@ -517,7 +509,7 @@ func (h *history) Publish(_ context.Context, batch []message.Publication) []mess
 			h.network = append(h.network, p)
 			results[i].Err = errUnheard
 		case "full":
-			results[i].Err, results[i].Refused = message.ErrStreamFull, true
+			results[i].Err, results[i].NotStored = relay.ErrStreamFull, true
 		default:
 			results[i] = h.store(p)
 		}
@@ -526,20 +518,20 @@ func (h *history) Publish(_ context.Context, batch []message.Publication) []mess
 }
 
 // store takes a message as the stream does: a known id is a duplicate, a subject holds one message.
-func (h *history) store(p message.Publication) message.Published {
-	id := strings.TrimPrefix(p.Subject, message.SubjectLive)
-	if at, known := h.ids[p.MsgID]; known && h.now.Sub(at) < dedupeFor {
-		return message.Published{Sequence: h.sequence, Duplicate: true}
+func (h *history) store(p relay.Claim) relay.PublishResult {
+	id := p.ID
+	if at, known := h.ids[msgID(p)]; known && h.now.Sub(at) < dedupeFor {
+		return relay.PublishResult{Sequence: h.sequence, Duplicate: true}
 	}
 	if h.stream[id] != nil {
-		return message.Published{Err: message.ErrStillQueued}
+		return relay.PublishResult{Err: relay.ErrStillQueued}
 	}
 	h.sequence++
-	h.ids[p.MsgID] = h.now
+	h.ids[msgID(p)] = h.now
 	h.stream[id] = &fakeMessage{
 		sequence: h.sequence,
-		msgID:    p.MsgID,
-		data:     p.Data,
+		msgID:    msgID(p),
+		data:     p.Envelope,
 		first:    p.FirstPublished,
 		taken:    h.now,
 		from:     h.now,
@@ -547,9 +539,11 @@ func (h *history) store(p message.Publication) message.Published {
 	if h.stored[id] == nil {
 		h.stored[id] = make(map[int]bool)
 	}
-	h.stored[id][message.Generation(p.MsgID)] = true
-	return message.Published{Sequence: h.sequence}
+	h.stored[id][p.Generation] = true
+	return relay.PublishResult{Sequence: h.sequence}
 }
+
+func msgID(c relay.Claim) string { return message.MsgID(c.ID, c.Generation) }
 
 func (h *history) wipePurchases(rt *rapid.T) {
 	h.rt = rt
@@ -587,7 +581,7 @@ func (h *history) work(rt *rapid.T) {
 func (h *history) deliver(d delivery) {
 	clock := h.now.Add(h.worker)
 	o := message.Outcome{
-		EventID: d.id, Generation: message.Generation(d.msgID), At: clock, Sequence: d.sequence, Taken: d.taken, Version: message.Version,
+		EventID: d.id, Generation: message.Generation(d.msgID), At: clock, Sequence: d.sequence, Taken: d.taken,
 	}
 	result := "accepted"
 	switch {
@@ -756,7 +750,7 @@ func (h *history) record(rt *rapid.T, n int) {
 func (h *history) timePasses(rt *rapid.T) {
 	h.tick(rt)
 	h.pass(
-		rapid.SampledFrom([]time.Duration{2 * time.Second, message.ClaimFor + time.Second, 3 * time.Minute, 20 * time.Hour, 50 * time.Hour}).
+		rapid.SampledFrom([]time.Duration{2 * time.Second, relay.ClaimTimeout + time.Second, 3 * time.Minute, 20 * time.Hour, 50 * time.Hour}).
 			Draw(rt, "time"),
 	)
 }

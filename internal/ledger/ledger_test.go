@@ -19,6 +19,7 @@ import (
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
@@ -228,7 +229,7 @@ func TestOutcomeMakesTheMarkNeedless(t *testing.T) {
 	if want := fmt.Sprintf("delivered 42 %d ", o.Taken.Unix()); !strings.HasPrefix(before, want) {
 		t.Errorf("row: %s, want %s", before, want)
 	}
-	if err := l.Published(t.Context(), []message.Mark{{ID: "cs_1", Generation: 1, Sequence: 42}}); err != nil {
+	if err := l.MarkPublished(t.Context(), []relay.Mark{{ID: "cs_1", Generation: 1, Sequence: 42}}); err != nil {
 		t.Fatal(err)
 	}
 	if after := row(); after != before {
@@ -250,7 +251,7 @@ func TestMarkOfAnotherLife(t *testing.T) {
 		first time.Time
 		want  string
 	}{{first, "pending"}, {second, "published"}} {
-		if err := l.Published(t.Context(), []message.Mark{{ID: "cs_1", Generation: 1, Sequence: 1, First: tc.first}}); err != nil {
+		if err := l.MarkPublished(t.Context(), []relay.Mark{{ID: "cs_1", Generation: 1, Sequence: 1, FirstPublished: tc.first}}); err != nil {
 			t.Fatal(err)
 		}
 		if got := ask[string](l, `SELECT status FROM purchases`); got != tc.want {
@@ -446,7 +447,7 @@ func TestClaimsAreExclusive(t *testing.T) {
 			t.Errorf("%s was claimed %d times", id, n)
 		}
 	}
-	if err := l.Released(t.Context(), []string{"cs_03", "cs_04"}); err != nil {
+	if err := l.Release(t.Context(), []string{"cs_03", "cs_04"}); err != nil {
 		t.Fatal(err)
 	}
 	claims, err := l.Claim(t.Context(), 100)
@@ -463,7 +464,7 @@ func TestClaimsAreExclusive(t *testing.T) {
 }
 
 func outcome(id string, generation int, result purchase.Status, attempt string, at time.Time) message.Outcome {
-	o := message.Outcome{Version: 1, EventID: id, Generation: generation, Result: result, At: at}
+	o := message.Outcome{EventID: id, Generation: generation, Result: result, At: at}
 	if attempt != "" {
 		code := map[purchase.Status]int{purchase.StatusDelivered: 0, purchase.StatusRetrying: 50000, purchase.StatusDead: 40002}[result]
 		o.Attempt = &message.Attempt{ID: attempt, At: at, Class: purchase.ClassRetry, Code: &code, Message: "said " + attempt, RequestID: "req-" + attempt}
@@ -484,7 +485,7 @@ func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
 	if _, err := l.Settle(t.Context(), []message.Outcome{outcome("cs_1", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Published(t.Context(), []message.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
+	if err := l.MarkPublished(t.Context(), []relay.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask[string](l, `SELECT status || ' ' || stream_sequence || ' ' || tiktok_request_id FROM purchases`); got != "delivered 7 req-a1" {
@@ -496,8 +497,8 @@ func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
 func TestPublishedUnderAHigherGeneration(t *testing.T) {
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
-	for _, m := range []message.Mark{{ID: "cs_1", Generation: 2, Sequence: 7}, {ID: "cs_1", Generation: 1, Sequence: 6}} {
-		if err := l.Published(t.Context(), []message.Mark{m}); err != nil {
+	for _, m := range []relay.Mark{{ID: "cs_1", Generation: 2, Sequence: 7}, {ID: "cs_1", Generation: 1, Sequence: 6}} {
+		if err := l.MarkPublished(t.Context(), []relay.Mark{m}); err != nil {
 			t.Fatal(err)
 		}
 		if got := ask[string](l, `SELECT status || ' ' || generation || ' ' || stream_sequence FROM purchases`); got != "published 2 7" {
@@ -812,11 +813,11 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var marks []message.Mark
+	var marks []relay.Mark
 	for i, c := range claims {
-		marks = append(marks, message.Mark{ID: c.ID, Generation: c.Generation, Sequence: uint64(i + 1)})
+		marks = append(marks, relay.Mark{ID: c.ID, Generation: c.Generation, Sequence: uint64(i + 1)})
 	}
-	if err := l.Published(t.Context(), marks); err != nil {
+	if err := l.MarkPublished(t.Context(), marks); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Settle(t.Context(), []message.Outcome{outcome("cs_done", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
@@ -836,7 +837,7 @@ func TestSweep(t *testing.T) {
 		t.Errorf("claimed twice: %v", again)
 	}
 	first := ask[time.Time](l, `SELECT first_published_at FROM purchases WHERE checkout_session_id = 'cs_lost'`)
-	if err := l.Swept(t.Context(), []message.Mark{{ID: "cs_lost", Generation: 2, Sequence: 99}}, []string{"cs_queued"}, []string{"cs_silent"}); err != nil {
+	if err := l.RecordSweep(t.Context(), []relay.Mark{{ID: "cs_lost", Generation: 2, Sequence: 99}}, []string{"cs_queued"}, []string{"cs_silent"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask[string](l, `SELECT concat_ws(' ', status, generation, stream_sequence) FROM purchases WHERE checkout_session_id = 'cs_lost'`); got != "published 2 99" {
@@ -852,10 +853,10 @@ func TestSweep(t *testing.T) {
 	if _, err := l.Settle(t.Context(), []message.Outcome{outcome("cs_silent", 2, purchase.StatusDelivered, "a1", base)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Swept(t.Context(), []message.Mark{{ID: "cs_silent", Generation: 2, Sequence: 100}}, nil, nil); err != nil {
+	if err := l.RecordSweep(t.Context(), []relay.Mark{{ID: "cs_silent", Generation: 2, Sequence: 100}}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	looked := []message.Mark{{ID: "cs_silent", Generation: 2}, {ID: "cs_queued", Generation: 1}}
+	looked := []relay.Mark{{ID: "cs_silent", Generation: 2}, {ID: "cs_queued", Generation: 1}}
 	for _, tc := range []struct {
 		age  time.Duration
 		want []string
@@ -967,7 +968,7 @@ func TestHistories(t *testing.T) {
 	if _, err := l.Claim(t.Context(), 10); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Published(t.Context(), []message.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
+	if err := l.MarkPublished(t.Context(), []relay.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Settle(t.Context(), []message.Outcome{

@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"purchase-relay/internal/message"
+	"purchase-relay/internal/relay"
 )
 
 // first_published_at is set by the first claim, before the first send: an acknowledgement that is lost must
@@ -24,13 +24,13 @@ WHERE checkout_session_id IN (
     ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
-// Claim takes up to most pending purchases, oldest first, for this caller alone and for contract.ClaimFor.
-func (db *DB) Claim(ctx context.Context, most int) ([]message.Claim, error) {
-	return db.claim(ctx, "relay", "claim pending purchases", sqlClaim, most, message.ClaimFor.Seconds())
+// Claim implements relay.Outbox.
+func (db *DB) Claim(ctx context.Context, limit int) ([]relay.Claim, error) {
+	return db.claimRows(ctx, "relay", "claim pending purchases", sqlClaim, limit, relay.ClaimTimeout.Seconds())
 }
 
-// What the queue may have lost: no word of it for the grace, by this clock and not by a worker's. A row that the queue still
-// holds is asked for once a grace, not once a sweep.
+// The queue may have lost a purchase without an outcome for the grace, by the ledger's clock. swept_at limits
+// a purchase that the queue still holds to one claim per grace instead of one per sweep.
 //
 // An outcome may reach a replayed purchase before the relay claims it: the row is in flight and has no
 // first publish yet. Its age then counts from the stream's time of the message, else from the outcome's
@@ -51,21 +51,20 @@ UPDATE public.purchases SET status = 'pending', reason = '', generation = genera
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 
-// Overdue takes up to most purchases that should be in the queue and of which there was no word for the grace, for this
-// caller alone and for contract.ClaimFor.
-func (db *DB) Overdue(ctx context.Context, grace time.Duration, most int) ([]message.Claim, error) {
-	return db.claim(ctx, "sweeper", "look for overdue purchases", sqlOverdue, most, grace.Seconds(),
-		message.ClaimFor.Seconds())
+// Overdue implements relay.SweepLedger.
+func (db *DB) Overdue(ctx context.Context, grace time.Duration, limit int) ([]relay.Claim, error) {
+	return db.claimRows(ctx, "sweeper", "claim overdue purchases", sqlOverdue, limit, grace.Seconds(),
+		relay.ClaimTimeout.Seconds())
 }
 
-// errNoEnvelope refuses a purchase without a message: it cannot be published.
-var errNoEnvelope = errors.New("the row has no envelope")
+// errNoEnvelope is returned for a purchase without a message, which cannot be published.
+var errNoEnvelope = errors.New("row has no envelope")
 
-// claim returns the claims of a statement that claims rows. Where all of its rows had to be left out there
-// may be others behind them.
-func (db *DB) claim(
+// claimRows returns the claims of a statement that claims rows. Unusable rows are left out; where all of them
+// are, the next ones are claimed.
+func (db *DB) claimRows(
 	ctx context.Context, where, what, statement string, args ...any,
-) ([]message.Claim, error) {
+) ([]relay.Claim, error) {
 	for {
 		rows, err := db.pool.Query(ctx, statement, args...)
 		if err != nil {
@@ -81,7 +80,7 @@ func (db *DB) claim(
 	}
 }
 
-func scanClaim(row pgx.CollectableRow) (c message.Claim, err error) {
+func scanClaim(row pgx.CollectableRow) (c relay.Claim, err error) {
 	err = row.Scan(&c.ID, &c.Livemode, &c.Generation, &c.FirstPublished, &c.Envelope)
 	if err == nil && len(c.Envelope) == 0 {
 		err = errNoEnvelope
@@ -89,8 +88,8 @@ func scanClaim(row pgx.CollectableRow) (c message.Claim, err error) {
 	return c, err
 }
 
-// An outcome that overtook this mark has told all that it says: then nothing is written. The mark's generation is the higher one
-// where the stream knew the lower one's message id. The rows are locked in key order, as everywhere.
+// An outcome that was recorded before its mark has set everything already. The mark's generation is the
+// higher one after an ambiguous publish. The rows are locked in key order, as everywhere.
 const sqlPublished = `
 WITH marks AS (
     SELECT m.id, m.generation, m.sequence, m.age, m.first
@@ -98,7 +97,8 @@ WITH marks AS (
         AS m (id, generation, sequence, age, first)
 ), open AS (
     SELECT p.checkout_session_id FROM public.purchases p JOIN marks m ON p.checkout_session_id = m.id
-    WHERE p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL) AND (m.first IS NULL OR m.first = p.first_published_at)
+    WHERE p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)
+        AND (m.first IS NULL OR m.first = p.first_published_at)
     ORDER BY p.checkout_session_id FOR UPDATE OF p
 )
 UPDATE public.purchases p SET
@@ -108,14 +108,14 @@ UPDATE public.purchases p SET
 FROM marks m JOIN open o ON o.checkout_session_id = m.id
 WHERE p.checkout_session_id = m.id AND p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)`
 
-// Published marks claims as published. An outcome that was quicker stands, and so does a newer generation.
-func (db *DB) Published(ctx context.Context, marks []message.Mark) error {
+// MarkPublished implements relay.Outbox. An earlier outcome and a newer generation are kept.
+func (db *DB) MarkPublished(ctx context.Context, marks []relay.Mark) error {
 	if len(marks) == 0 {
 		return nil
 	}
 	ages, firsts := make([]float64, len(marks)), make([]*time.Time, len(marks))
 	for i, m := range marks {
-		ages[i], firsts[i] = m.Age.Seconds(), nullableTime(m.First)
+		ages[i], firsts[i] = m.Age.Seconds(), nullableTime(m.FirstPublished)
 	}
 	ids, generations, sequences := columnsOf(marks)
 	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ages, firsts); err != nil {
@@ -124,8 +124,7 @@ func (db *DB) Published(ctx context.Context, marks []message.Mark) error {
 	return nil
 }
 
-// An UPDATE alone locks in the order of its plan, and waits in a circle with others that have some of the
-// rows.
+// An UPDATE alone locks in the order of its plan and could deadlock with other writers of these rows.
 const sqlReleased = `
 WITH open AS (
     SELECT checkout_session_id FROM public.purchases
@@ -135,11 +134,11 @@ WITH open AS (
 UPDATE public.purchases p SET claimed_until = NULL FROM open o
 WHERE p.checkout_session_id = o.checkout_session_id AND p.status IN ('pending', 'published', 'retrying')`
 
-// An outcome that was quicker stands.
+// An earlier outcome is kept.
 const sqlSwept = `
 UPDATE public.purchases p SET
-    status = 'published', generation = m.generation, published_at = now(), stream_sequence = m.sequence, swept_at = now(),
-    claimed_until = NULL, updated_at = now()
+    status = 'published', generation = m.generation, published_at = now(), stream_sequence = m.sequence,
+    swept_at = now(), claimed_until = NULL, updated_at = now()
 FROM unnest($1::text[], $2::int[], $3::bigint[]) AS m (id, generation, sequence)
 WHERE p.checkout_session_id = m.id AND p.generation < m.generation AND p.status IN ('published', 'retrying')`
 
@@ -147,23 +146,23 @@ const sqlStillQueued = `
 UPDATE public.purchases SET swept_at = now(), claimed_until = NULL
 WHERE checkout_session_id = ANY($1) AND status IN ('published', 'retrying')`
 
-// Swept records what the queue said to the sweeper: published again under a new generation, still queued, no answer.
-func (db *DB) Swept(ctx context.Context, published []message.Mark, queued, unanswered []string) error {
-	ids := slices.Concat(queued, unanswered)
+// RecordSweep implements relay.SweepLedger.
+func (db *DB) RecordSweep(ctx context.Context, published []relay.Mark, queued, unknown []string) error {
+	ids := slices.Concat(queued, unknown)
 	for _, m := range published {
 		ids = append(ids, m.ID)
 	}
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil { // all at once: the recorder takes them in key order, too
+		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil { // one key order, like the recorder
 			return err
 		}
-		if err := mark(ctx, tx, sqlSwept, published); err != nil {
+		if err := writeMarks(ctx, tx, sqlSwept, published); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, sqlStillQueued, queued); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, sqlReleased, unanswered)
+		_, err := tx.Exec(ctx, sqlReleased, unknown)
 		return err
 	})
 	if err != nil {
@@ -172,18 +171,18 @@ func (db *DB) Swept(ctx context.Context, published []message.Mark, queued, unans
 	return nil
 }
 
-// Of what was looked at: a replay in between began a new age under a new generation.
+// The generation protects a purchase that was replayed since: its age counts anew.
 const sqlExpire = `
-UPDATE public.purchases p SET status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
+UPDATE public.purchases p SET
+    status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
 FROM unnest($1::text[], $2::int[]) AS m (id, generation)
 WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')
     AND p.first_published_at <= now() - make_interval(secs => $3)
 RETURNING p.checkout_session_id`
 
-// Expire ends those of the purchases as dead (expired) that were first published at least maxAge ago, by the
-// ledger's clock, unless an outcome or a replay was recorded since, and returns their ids.
+// Expire implements relay.SweepLedger.
 func (db *DB) Expire(
-	ctx context.Context, marks []message.Mark, maxAge time.Duration,
+	ctx context.Context, marks []relay.Mark, maxAge time.Duration,
 ) (expired []string, err error) {
 	ids, generations, _ := columnsOf(marks)
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
@@ -204,12 +203,12 @@ func (db *DB) Expire(
 	return expired, nil
 }
 
-// mark writes marks by a statement that takes ids, generations and sequences.
-func mark(ctx context.Context, tx pgx.Tx, statement string, marks []message.Mark) error {
+// writeMarks runs a statement that takes IDs, generations and sequences.
+func writeMarks(ctx context.Context, tx pgx.Tx, statement string, marks []relay.Mark) error {
 	if len(marks) == 0 {
 		return nil
 	}
-	slices.SortFunc(marks, func(a, b message.Mark) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(marks, func(a, b relay.Mark) int { return strings.Compare(a.ID, b.ID) })
 	ids, generations, sequences := columnsOf(marks)
 	// An UPDATE locks in the order of its plan; the recorder may hold some of these rows.
 	if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
@@ -219,16 +218,16 @@ func mark(ctx context.Context, tx pgx.Tx, statement string, marks []message.Mark
 	return err
 }
 
-// Released gives claims back at once.
-func (db *DB) Released(ctx context.Context, ids []string) error {
+// Release implements relay.Outbox.
+func (db *DB) Release(ctx context.Context, ids []string) error {
 	if _, err := db.pool.Exec(ctx, sqlReleased, ids); err != nil {
 		return fmt.Errorf("release %d claims: %w", len(ids), err)
 	}
 	return nil
 }
 
-// The claim that set first_published_at is known by its end. Another one may follow a publish whose
-// answer was lost.
+// claimed_until tells whether this claim set first_published_at. An earlier claim may have published and lost
+// the acknowledgement: then the age counts.
 const sqlUnsent = `
 WITH unsent AS (
     SELECT checkout_session_id FROM public.purchases
@@ -240,19 +239,20 @@ UPDATE public.purchases p SET claimed_until = NULL,
         OR p.claimed_until IS NULL THEN p.first_published_at END
 FROM unsent u WHERE p.checkout_session_id = u.checkout_session_id`
 
-// Unsent ends claims of purchases that were not published by them. Where the first claim of all is among
-// them, the purchase's age does not count yet.
-func (db *DB) Unsent(ctx context.Context, ids []string) error {
-	if _, err := db.pool.Exec(ctx, sqlUnsent, ids, message.ClaimFor.Seconds()); err != nil {
+// ReleaseUnsent implements relay.Outbox.
+func (db *DB) ReleaseUnsent(ctx context.Context, ids []string) error {
+	if _, err := db.pool.Exec(ctx, sqlUnsent, ids, relay.ClaimTimeout.Seconds()); err != nil {
 		return fmt.Errorf("release %d unsent claims: %w", len(ids), err)
 	}
 	return nil
 }
 
-func columnsOf(marks []message.Mark) (ids []string, generations []int32, sequences []int64) {
-	ids, generations, sequences = make([]string, len(marks)), make([]int32, len(marks)), make([]int64, len(marks))
+func columnsOf(marks []relay.Mark) (ids []string, generations []int32, sequences []int64) {
+	ids = make([]string, len(marks))
+	generations, sequences = make([]int32, len(marks)), make([]int64, len(marks))
 	for i, m := range marks {
-		ids[i], generations[i], sequences[i] = m.ID, int32(m.Generation), int64(m.Sequence) //nolint:gosec // both were counted up from 1
+		ids[i] = m.ID
+		generations[i], sequences[i] = int32(m.Generation), int64(m.Sequence) //nolint:gosec // both count up from 1
 	}
 	return ids, generations, sequences
 }

@@ -15,6 +15,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 )
 
 // The group commit of webhooks. Of 64 that come at a time, one writer writes 64 at once where two would write 32 each: a fifth less of
@@ -454,7 +455,7 @@ func (b *books) putPurchases(batch *pgx.Batch) {
 		kinds[i], trials[i] = string(cmp.Or(p.Kind, purchase.KindCheckout)), nullable(p.trial)
 	}
 	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys,
-		kinds, trials, claimed, message.ClaimFor.Seconds())
+		kinds, trials, claimed, relay.ClaimTimeout.Seconds())
 }
 
 // newUUID returns a UUID, version 7: the time in milliseconds, then 74 random bits. In the order of time, new customers' entries lie

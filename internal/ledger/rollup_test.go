@@ -13,6 +13,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 )
 
 // Whatever happens to purchases, by whatever statement, the rollup says what the ledger says: before and after it is folded.
@@ -68,11 +69,11 @@ func TestRollupIsTheLedger(t *testing.T) {
 			"publish": func(rt *rapid.T) {
 				claims, err := l.Claim(l.t.Context(), 3)
 				must(err)
-				var marks []message.Mark
+				var marks []relay.Mark
 				for _, c := range claims {
-					marks = append(marks, message.Mark{ID: c.ID, Generation: c.Generation, Sequence: 1})
+					marks = append(marks, relay.Mark{ID: c.ID, Generation: c.Generation, Sequence: 1})
 				}
-				must(l.Published(l.t.Context(), marks))
+				must(l.MarkPublished(l.t.Context(), marks))
 			},
 			"settle": func(rt *rapid.T) {
 				var outcomes []message.Outcome
@@ -91,12 +92,12 @@ func TestRollupIsTheLedger(t *testing.T) {
 				must(err)
 			},
 			"sweep": func(rt *rapid.T) {
-				must(l.Swept(l.t.Context(), []message.Mark{{ID: rapid.SampledFrom(ids).Draw(rt, "swept"), Generation: 4, Sequence: 9}}, nil, nil))
+				must(l.RecordSweep(l.t.Context(), []relay.Mark{{ID: rapid.SampledFrom(ids).Draw(rt, "swept"), Generation: 4, Sequence: 9}}, nil, nil))
 			},
 			"expire": func(rt *rapid.T) {
-				var marks []message.Mark
+				var marks []relay.Mark
 				for _, id := range some.Draw(rt, "expired") {
-					marks = append(marks, message.Mark{ID: id, Generation: rapid.IntRange(1, 4).Draw(rt, "of generation")})
+					marks = append(marks, relay.Mark{ID: id, Generation: rapid.IntRange(1, 4).Draw(rt, "of generation")})
 				}
 				_, err := l.Expire(l.t.Context(), marks, 0)
 				must(err)

@@ -11,6 +11,7 @@ import (
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 )
 
 // skips collects the rows that are left out.
@@ -47,7 +48,7 @@ func (l *testLedger) buy(id string) {
 	l.must(receipt("evt_"+id, id, purchase.StatusPending, ""), purchase.Processed)
 }
 
-func sortedIDs(claims []message.Claim) (ids []string) {
+func sortedIDs(claims []relay.Claim) (ids []string) {
 	for _, c := range claims {
 		ids = append(ids, c.ID)
 	}

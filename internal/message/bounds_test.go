@@ -13,14 +13,13 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Whatever a worker says that was taken over, no outcome is read that the ledger cannot take or that makes it
-// unusable.
+// A compromised worker cannot report an outcome that the ledger cannot store.
 func TestDecodeOutcomes_BoundsEachField(t *testing.T) {
 	t.Parallel()
 	const sound = `"event_id":"cs_1","generation":1,"result":"dead","reason":"refused","at":"2026-01-02T03:04:05Z","sequence":7`
 	const attempt = `"id":"a","at":"2026-01-02T03:04:05Z","took_ms":1,"class":"refused","code":40002,"message":"no","request_id":"r"`
 	read := func(fields string) error {
-		list, err := message.DecodeOutcomes([]byte(`{"version":1,` + fields + `}`))
+		list, err := message.DecodeOutcomes([]byte(`{"version":1,"outcomes":[{` + fields + `}]}`))
 		if (err == nil) != (len(list) == 1) {
 			t.Errorf("%s: %d outcomes, error = %v", fields, len(list), err)
 		}
@@ -66,8 +65,9 @@ func TestDecodeOutcomes_BoundsEachField(t *testing.T) {
 
 func TestDecodeOutcomes_CleansTexts(t *testing.T) {
 	t.Parallel()
-	list, err := message.DecodeOutcomes([]byte(`{"version":1,"event_id":"cs_1","generation":1,"result":"retrying","at":"2026-01-02T03:04:05Z",
-		"attempt":{"id":"a","at":"2026-01-02T03:04:05Z","message":"a\u202eb\u001b[2J\n\u200bc","request_id":"r\u2066\ufeff1"}}`))
+	list, err := message.DecodeOutcomes([]byte(`{"version":1,"outcomes":[{
+		"event_id":"cs_1","generation":1,"result":"retrying","at":"2026-01-02T03:04:05Z",
+		"attempt":{"id":"a","at":"2026-01-02T03:04:05Z","message":"a\u202eb\u001b[2J\n\u200bc","request_id":"r\u2066\ufeff1"}}]}`))
 	if err != nil || len(list) != 1 {
 		t.Fatal(list, err)
 	}

@@ -23,6 +23,7 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 )
 
@@ -115,7 +116,7 @@ func (g *guarded) as(user, password string) (*queue.Conn, *observer.ObservedLogs
 	return c, logs, registry
 }
 
-func told(logs *observer.ObservedLogs, what string) (times int) {
+func logged(logs *observer.ObservedLogs, what string) (times int) {
 	for _, line := range logs.All() {
 		if strings.HasPrefix(line.Message, what) {
 			times++
@@ -126,17 +127,17 @@ func told(logs *observer.ObservedLogs, what string) (times int) {
 
 // nats.go closes a connection for good at the second refusal of its credentials: a password that was mistyped, or rotated on
 // the server first, left a process that never came back, and said nothing where it had not been connected before.
-func TestRefusedCredentialsAreToldAndTriedAgain(t *testing.T) {
+func TestConnect_RetriesRefusedCredentials(t *testing.T) {
 	const refused = "NATS refuses the credentials"
 	only := func(password string) string { return "authorization { user: ingest, password: " + password + " }" }
 	g := newGuarded(t, only("other"))
 	c, logs, _ := g.as("ingest", "hunter2")
 	for outage := range 2 { // one before it has ever been connected, one after
-		await(t, "the refusal to be told", func() bool { return told(logs, refused) == outage+1 })
+		await(t, "the refusal to be told", func() bool { return logged(logs, refused) == outage+1 })
 		await(t, "it to be tried again and again", func() bool { return g.tries() >= 4 })
 		g.restart(only("hunter2"))
 		await(t, "the mended password to be taken", c.Connected)
-		if times := told(logs, refused); times != outage+1 {
+		if times := logged(logs, refused); times != outage+1 {
 			t.Errorf("%d refusals were told %d times", outage+1, times)
 		}
 		g.restart(only("rotated"))
@@ -166,7 +167,7 @@ func (g *guarded) provisioned(size int64) *prometheus.Registry {
 
 // Under the shipped configuration each user can do all of its work. The whole of it: a permission that is missing shows as a
 // time limit that was reached, or here as a violation.
-func TestEachUserCanDoItsWork(t *testing.T) {
+func TestPermissions_AllowEachUsersWork(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	ingest, _, ingestMetrics := g.as("ingest", "hunter1")
 	worker, workerLog, workerMetrics := g.as("worker", "hunter2")
@@ -179,7 +180,7 @@ func TestEachUserCanDoItsWork(t *testing.T) {
 	if n := violations(t, ingestMetrics) + violations(t, workerMetrics) + violations(t, provisionMetrics); n != 0 {
 		t.Errorf("%v violations by ordinary work", n)
 	}
-	if told(workerLog, "Not permitted to hear") != 0 {
+	if logged(workerLog, "Not permitted to subscribe to NAK advisories") != 0 {
 		t.Error("the worker does not hear what others hand back")
 	}
 	provision, _, provisionMetrics := g.as("provision", "hunter3")
@@ -202,7 +203,7 @@ func TestProvision_RefusedUserChecks(t *testing.T) {
 				t.Errorf("%s: error = %v, want %v", user, err, queue.ErrNotPermitted)
 			}
 		}
-		if n := violations(t, metrics); n != 0 || told(logs, "NATS refuses a request") != 0 {
+		if n := violations(t, metrics); n != 0 || logged(logs, "NATS refuses a request") != 0 {
 			t.Errorf("%s: %v violations counted, want 0: the caller handles them", user, n)
 		}
 	}
@@ -242,8 +243,8 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 			t.Fatal(err)
 		}
 	}
-	batch := []message.Publication{publication("cs_1", 1), publication("cs_2", 1), publication("cs_3", 1), publication("cs_4", 1)}
-	batch[3].Subject = message.SubjectTest + "cs_4"
+	batch := []relay.Claim{claim("cs_1", 1), claim("cs_2", 1), claim("cs_3", 1), claim("cs_4", 1)}
+	batch[3].Livemode = false
 	for _, r := range ingest.Publish(t.Context(), batch) {
 		if r.Err != nil {
 			t.Fatal(r.Err)
@@ -291,7 +292,7 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 	telling, stop := context.WithCancel(t.Context())
 	told := make(chan error)
 	go func() {
-		told <- worker.TellState(telling, "w-1", time.Hour, func() message.WorkerState { return message.WorkerState{State: "running"} })
+		told <- worker.PublishState(telling, "w-1", time.Hour, func() message.WorkerState { return message.WorkerState{State: "running"} })
 	}()
 	await(t, "the worker to be heard", func() bool { return len(workers.List()) == 1 })
 	stop()
@@ -302,7 +303,7 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 
 // What each user must not do, tried with its password and a client of its own. The server answers none of it: what it refuses
 // comes to the connection's error handler.
-func TestEachUserIsRefusedTheRest(t *testing.T) {
+func TestPermissions_DenyTheRest(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	g.provisioned(small.MaxBytes)
 	// What ingest needs once to have the streams is also what could empty or copy them.
@@ -386,19 +387,19 @@ func TestEachUserIsRefusedTheRest(t *testing.T) {
 }
 
 // A refusal shows as a time limit to the caller, so it is counted and logged; a flood of them does not fill the log.
-func TestViolationsAreCountedAndLogged(t *testing.T) {
+func TestConnect_CountsPermissionViolations(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	ingest, _, _ := g.as("ingest", "hunter1")
 	worker, logs, metrics := g.as("worker", "hunter2")
 	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
 	g.provisioned(small.MaxBytes)
 	const flood = 100
-	batch := make([]message.Publication, flood)
+	batch := make([]relay.Claim, flood)
 	for i := range batch {
-		batch[i] = publication(fmt.Sprintf("cs_%d", i), 1)
+		batch[i] = claim(fmt.Sprintf("cs_%d", i), 1)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	refused := make(chan []message.Published)
+	refused := make(chan []relay.PublishResult)
 	go func() { refused <- worker.Publish(ctx, batch) }()
 	await(t, "the violations to be counted", func() bool { return violations(t, metrics) == flood })
 	cancel() // what is refused is never answered
@@ -407,20 +408,20 @@ func TestViolationsAreCountedAndLogged(t *testing.T) {
 			t.Errorf("the worker published a purchase: %+v", r)
 		}
 	}
-	if n := told(logs, "NATS refuses a request for lack of permission"); n == 0 || n > flood/4 {
+	if n := logged(logs, "NATS refuses a request for lack of permission"); n == 0 || n > flood/4 {
 		t.Errorf("%d violations were told %d times", flood, n)
 	}
 }
 
 // A server without the worker's advisory, as an older configuration had it: it does without, and it is no alarm.
-func TestWithoutTheAdvisory(t *testing.T) {
+func TestWatchReturns_LogsMissingPermission(t *testing.T) {
 	g := newGuarded(t, strings.Replace(ours(t), `, "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.PURCHASES.worker"`, "", 1))
 	worker, logs, metrics := g.as("worker", "hunter2")
 	await(t, "the connection", worker.Connected)
 	if err := worker.Consumer(message.StreamPurchases, message.ConsumerWorker).WatchReturns(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "it to be told", func() bool { return told(logs, "Not permitted to hear") == 1 })
+	await(t, "it to be told", func() bool { return logged(logs, "Not permitted to subscribe to NAK advisories") == 1 })
 	if n := violations(t, metrics); n != 0 {
 		t.Errorf("%v violations were counted", n)
 	}

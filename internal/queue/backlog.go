@@ -7,22 +7,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// scrapeTimeout bounds the question at each scrape.
+// scrapeTimeout bounds the request at each scrape.
 const scrapeTimeout = 2 * time.Second
 
-// backlog asks the server at each scrape: the figure is the consumer's own, whoever works on it.
+// backlog requests the consumer's figures from the server at each scrape: they cover all workers.
 type backlog struct {
 	consumer                *Consumer
 	waiting, unacknowledged *prometheus.Desc
 }
 
-// NewBacklogMetrics returns the collector of what waits before a consumer. While NATS or the consumer is away, its two
-// gauges are missing: an old figure would look like a backlog that stands still.
+// NewBacklogMetrics returns the collector of a consumer's backlog. While NATS or the consumer is missing, so
+// are its two gauges: an old figure would look like a constant backlog.
 func NewBacklogMetrics(c *Consumer) prometheus.Collector {
 	return &backlog{
-		consumer:       c,
-		waiting:        prometheus.NewDesc("purchase_relay_consumer_pending", "Purchases in the queue that no worker has fetched yet.", nil, nil),
-		unacknowledged: prometheus.NewDesc("purchase_relay_consumer_ack_pending", "Purchases that a worker has fetched and not settled, or that wait for their retry.", nil, nil),
+		consumer: c,
+		waiting: prometheus.NewDesc("purchase_relay_consumer_pending",
+			"Purchases in the queue that no worker has fetched yet.", nil, nil),
+		unacknowledged: prometheus.NewDesc("purchase_relay_consumer_ack_pending",
+			"Purchases that a worker has fetched and not settled, or that wait for their retry.", nil, nil),
 	}
 }
 

@@ -14,59 +14,59 @@ import (
 
 const (
 	clockInterval = time.Minute     // between two comparisons
-	clockPatience = 2 * time.Second // an answer that took longer says too little about the time
+	clockTimeout  = 2 * time.Second // a slower response is too imprecise
 )
 
-// clock compares this machine's clock with the server's, by the time that each answer about a consumer
-// carries. It is safe for concurrent use.
+// clock compares this machine's clock with the server's, by the timestamp of each consumer info response. It
+// is safe for concurrent use.
 type clock struct {
 	now    func() time.Time
-	offset atomic.Int64 // nanoseconds that the server's is ahead
-	asked  atomic.Int64 // Unix nanoseconds
+	offset atomic.Int64 // how far the server's is ahead, nanoseconds
+	last   atomic.Int64 // time of the last comparison, Unix nanoseconds
 }
 
-// read takes in an answer's time. The server read its clock somewhere between the question and the answer.
-func (c *clock) read(before time.Time, info *jetstream.ConsumerInfo) {
+// compare takes a response to a request that was sent at a time: the server read its clock in between.
+func (c *clock) compare(before time.Time, info *jetstream.ConsumerInfo) {
 	after := c.now()
-	if offset, ok := apart(before, after, info.TimeStamp); ok {
+	if offset, ok := offsetBetween(before, after, info.TimeStamp); ok {
 		c.offset.Store(int64(offset))
 	}
-	c.asked.Store(after.UnixNano())
+	c.last.Store(after.UnixNano())
 }
 
-// due reports, to one caller, whether it is time for a comparison.
+// due reports whether it is time for a comparison, to one of concurrent callers.
 func (c *clock) due() bool {
-	asked, now := c.asked.Load(), c.now().UnixNano()
-	return time.Duration(now-asked).Abs() >= clockInterval && c.asked.CompareAndSwap(asked, now)
+	last, now := c.last.Load(), c.now().UnixNano()
+	return time.Duration(now-last).Abs() >= clockInterval && c.last.CompareAndSwap(last, now)
 }
 
-// apart returns how far the server's clock is ahead; ok is false where the answer says too little.
-func apart(before, after, server time.Time) (offset time.Duration, ok bool) {
+// offsetBetween returns how far the server's clock is ahead; ok is false where the response took too long.
+func offsetBetween(before, after, server time.Time) (offset time.Duration, ok bool) {
 	took := after.Sub(before)
-	if server.IsZero() || took < 0 || took > clockPatience {
+	if server.IsZero() || took < 0 || took > clockTimeout {
 		return 0, false
 	}
 	return server.Sub(before.Add(took / 2)).Round(time.Millisecond), true
 }
 
-// ClockOffset is how far the server's clock is ahead of this machine's, as of at most a minute ago while
-// messages are fetched; 0: it is not known yet.
+// ClockOffset returns how far the server's clock is ahead of this machine's, at most a minute old while
+// messages are fetched; 0: unknown.
 func (c *Consumer) ClockOffset() time.Duration { return time.Duration(c.clock.offset.Load()) }
 
-// compareClocks asks for the time, now and then. It fails silently: the next fetch meets the same trouble.
+// compareClocks compares the clocks when due. It fails silently: the next fetch fails for the same cause.
 func (c *Consumer) compareClocks(ctx context.Context, bound jetstream.Consumer) {
 	if !c.clock.due() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, clockPatience)
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
 	before := c.clock.now()
 	if info, err := bound.Info(ctx); err == nil {
-		c.clock.read(before, info)
+		c.clock.compare(before, info)
 	}
 }
 
-// clock compares this machine's clock with the server's.
+// clock checks this machine's clock against the server's.
 func (e *examiner) clock(ctx context.Context) []doctor.Check {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
@@ -76,16 +76,16 @@ func (e *examiner) clock(ctx context.Context) []doctor.Check {
 	before := time.Now()
 	bound, err := e.js.Consumer(ctx, message.StreamPurchases, message.ConsumerWorker)
 	if err != nil {
-		return nil // the consumer's own check reports it
+		return nil // the check of the consumer reports it
 	}
-	offset, ok := apart(before, time.Now(), bound.CachedInfo().TimeStamp)
+	offset, ok := offsetBetween(before, time.Now(), bound.CachedInfo().TimeStamp)
 	if !ok {
 		return nil
 	}
 	return []doctor.Check{judgeClock(offset)}
 }
 
-// judgeClock: the worker counts ages by the server's clock, so that only a large difference is worth a look.
+// judgeClock tolerates small differences, because the worker counts ages by the server's clock.
 func judgeClock(offset time.Duration) doctor.Check {
 	const what, remedy = "NATS: clock", "let both machines follow a time server (timedatectl, chrony)"
 	found := fmt.Sprintf("differs from this machine's by %s", offset.Abs().Round(time.Second))

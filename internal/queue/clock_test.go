@@ -10,11 +10,12 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/natslocal"
 )
 
-func TestApart(t *testing.T) {
+func TestOffsetBetween(t *testing.T) {
 	asked := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
 		took   time.Duration
@@ -29,7 +30,7 @@ func TestApart(t *testing.T) {
 		"a clock was set back": {-time.Second, asked, 0, false},
 		"no time":              {10 * time.Millisecond, time.Time{}, 0, false},
 	} {
-		if got, ok := apart(asked, asked.Add(tc.took), tc.server); got != tc.want || ok != tc.ok {
+		if got, ok := offsetBetween(asked, asked.Add(tc.took), tc.server); got != tc.want || ok != tc.ok {
 			t.Errorf("%s: %s, %v; want %s, %v", name, got, ok, tc.want, tc.ok)
 		}
 	}
@@ -69,11 +70,8 @@ func TestConsumer_ClockOffset(t *testing.T) {
 	consumer := conn.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	for id, shift := range map[string]time.Duration{"cs_ahead": 20 * time.Minute, "cs_behind": -30 * time.Minute, "cs_right": 0} {
 		consumer.clock.now = func() time.Time { return time.Now().Add(shift) }
-		published := conn.Publish(t.Context(), []message.Publication{{
-			Subject: message.Subject(
-				id,
-				true,
-			), MsgID: id, FirstPublished: time.Now().Add(time.Hour), Data: []byte("{}"),
+		published := conn.Publish(t.Context(), []relay.Claim{{
+			ID: id, Livemode: true, Generation: 1, FirstPublished: time.Now().Add(time.Hour), Envelope: []byte("{}"),
 		}})
 		if published[0].Err != nil {
 			t.Fatal(published[0].Err)

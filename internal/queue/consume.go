@@ -33,21 +33,20 @@ func (c *Conn) Consumer(stream, durable string) *Consumer {
 	return &Consumer{conn: c, stream: stream, durable: durable, clock: clock{now: time.Now}}
 }
 
-// Fetch returns what waits, up to most messages, without lingering for more. Where nothing does, it waits up to five
-// seconds for a first message, and returns nothing when none comes. An error is temporary: the server or the consumer is
-// away; the caller tries again after a while.
-func (c *Consumer) Fetch(ctx context.Context, most int) ([]message.Queued, error) {
+// Fetch returns the waiting messages, at most limit, without lingering for more. It waits up to five seconds
+// for a first one. An error is temporary: the server or the consumer is away.
+func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err // what is taken now would have nobody to work on it
+		return nil, err // the caller is stopping: it would not work on them
 	}
 	bound, err := c.bind(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.compareClocks(ctx, bound)
-	var messages []message.Queued
-	if most > 1 {
-		if messages, err = c.waiting(bound, most); err != nil || len(messages) > 0 {
+	var messages []message.Received
+	if limit > 1 {
+		if messages, err = c.waiting(bound, limit); err != nil || len(messages) > 0 {
 			return messages, err
 		}
 	}
@@ -56,10 +55,11 @@ func (c *Consumer) Fetch(ctx context.Context, most int) ([]message.Queued, error
 	first, err := bound.Next(jetstream.FetchContext(wait))
 	switch {
 	case err == nil:
-		messages = append(messages, c.queued(first))
+		messages = append(messages, c.received(first))
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, jetstream.ErrNoMessages):
 		if !c.conn.Connected() {
 			return nil, errAway
 		}
@@ -67,25 +67,25 @@ func (c *Consumer) Fetch(ctx context.Context, most int) ([]message.Queued, error
 	default:
 		return nil, c.lost(err)
 	}
-	if most > 1 {
-		more, err := c.waiting(bound, most-1)
+	if limit > 1 {
+		more, err := c.waiting(bound, limit-1)
 		if err != nil {
-			return messages, nil //nolint:nilerr // what was fetched is worked on; the next call meets the error again
+			return messages, nil //nolint:nilerr // deliver what was fetched; the next call returns the error again
 		}
 		messages = append(messages, more...)
 	}
 	return messages, nil
 }
 
-// waiting returns what the server has now.
-func (c *Consumer) waiting(bound jetstream.Consumer, most int) ([]message.Queued, error) {
-	batch, err := bound.FetchNoWait(most)
+// waiting returns the messages that the server has now, at most limit.
+func (c *Consumer) waiting(bound jetstream.Consumer, limit int) ([]message.Received, error) {
+	batch, err := bound.FetchNoWait(limit)
 	if err != nil {
 		return nil, c.lost(err)
 	}
-	var messages []message.Queued
+	var messages []message.Received
 	for msg := range batch.Messages() {
-		messages = append(messages, c.queued(msg))
+		messages = append(messages, c.received(msg))
 	}
 	if err := batch.Error(); err != nil && len(messages) == 0 && !errors.Is(err, jetstream.ErrNoMessages) {
 		return nil, c.lost(err)
@@ -93,7 +93,7 @@ func (c *Consumer) waiting(bound jetstream.Consumer, most int) ([]message.Queued
 	return messages, nil
 }
 
-// bind asks for the consumer without holding the lock: Ready must not wait for an answer that may not come.
+// bind looks up the consumer without holding the lock: Ready must not block on the request.
 func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if !c.conn.Connected() {
 		return nil, errAway
@@ -114,15 +114,15 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	case err != nil:
 		return nil, fmt.Errorf("bind to consumer %s on %s: %w", c.durable, c.stream, err)
 	}
-	c.clock.read(before, bound.CachedInfo())
+	c.clock.compare(before, bound.CachedInfo())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.bound = bound
 	return bound, nil
 }
 
-// check looks, after a time without messages, whether the consumer is still there: a pull request to a deleted one is
-// answered by nobody.
+// check reports, after a time without messages, whether the consumer still exists: a pull request to a
+// deleted one gets no response.
 func (c *Consumer) check(ctx context.Context, bound jetstream.Consumer) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -132,7 +132,7 @@ func (c *Consumer) check(ctx context.Context, bound jetstream.Consumer) error {
 	return nil
 }
 
-// lost forgets the binding, so that the next call binds anew.
+// lost drops the binding, so that the next call binds again.
 func (c *Consumer) lost(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,7 +140,7 @@ func (c *Consumer) lost(err error) error {
 	return fmt.Errorf("consumer %s on %s: %w", c.durable, c.stream, err)
 }
 
-// Ready returns nil when the consumer is bound and the connection stands, else what is missing.
+// Ready returns nil when NATS is connected and the consumer is bound, else what is missing.
 func (c *Consumer) Ready() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,8 +153,8 @@ func (c *Consumer) Ready() error {
 	return nil
 }
 
-// Pending counts the messages that wait to be delivered and those that were, but are not acknowledged: being worked on, or
-// delayed. An error is temporary, as Fetch's.
+// Pending counts the messages that wait for a delivery, and the unacknowledged ones: in flight or delayed. An
+// error is temporary.
 func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64, err error) {
 	bound, err := c.bind(ctx)
 	if err != nil {
@@ -200,20 +200,23 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	return max(0, info.TimeStamp.Sub(since)), nil
 }
 
-// queued reads a message's headers. What is missing there has a harmless stand-in: consumers trust nobody's messages.
-func (c *Consumer) queued(msg jetstream.Msg) message.Queued {
-	q := message.Queued{Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1}
+// received converts a message. A missing or malformed header gets a harmless default: anyone with the right
+// to publish can forge one.
+func (c *Consumer) received(msg jetstream.Msg) message.Received {
+	r := message.Received{
+		Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1,
+	}
 	var at delivery
 	if meta, err := msg.Metadata(); err == nil {
-		q.NumDelivered, q.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
-		q.Sequence, q.Taken = meta.Sequence.Stream, meta.Timestamp.UTC()
+		r.NumDelivered, r.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
+		r.Sequence, r.Taken = meta.Sequence.Stream, meta.Timestamp.UTC()
 		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
-		q.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
+		r.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
 	}
 	first, err := time.Parse(time.RFC3339, msg.Headers().Get(message.HeaderFirstPublished))
-	if err == nil && (q.Taken.IsZero() || first.Before(q.Taken)) { // published after the stream took it: a wrong clock wrote it
-		q.FirstPublished = first
+	if err == nil && (r.Taken.IsZero() || first.Before(r.Taken)) { // a later time comes from a wrong clock
+		r.FirstPublished = first
 	}
-	q.Settler = settler{Msg: msg, consumer: c, delivery: at}
-	return q
+	r.Acker = acker{Msg: msg, consumer: c, delivery: at}
+	return r
 }

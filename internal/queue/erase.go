@@ -10,9 +10,10 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// Erase removes what the queue still holds of purchases, by their ids, and overwrites it in the server's files: messages that wait, are
-// delayed or are being worked on, and dead letters. It returns how many of each there were. It needs rights that neither binary's user has
-// (reading and deleting messages of PURCHASES and PURCHASES_DEAD): give it an operator's. Outcomes hold nothing of a buyer.
+// Erase removes the messages of purchases, by their IDs, and overwrites them in the server's files: queued,
+// delayed or in flight, and dead letters. It returns the count of each. It needs rights that neither binary's
+// user has (read and delete messages of PURCHASES and PURCHASES_DEAD): those of an operator. Outcomes hold no
+// data of a buyer.
 func (c *Conn) Erase(ctx context.Context, ids []string) (waiting, dead int, err error) {
 	if waiting, err = c.erase(ctx, message.StreamPurchases, ids, message.SubjectLive, message.SubjectTest); err != nil {
 		return waiting, 0, err
@@ -22,29 +23,31 @@ func (c *Conn) Erase(ctx context.Context, ids []string) (waiting, dead int, err 
 }
 
 func (c *Conn) erase(ctx context.Context, name string, ids []string, subjects ...string) (n int, err error) {
-	stream, err := answered(ctx, func(ctx context.Context) (jetstream.Stream, error) { return c.js.Stream(ctx, name) })
+	stream, err := request(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		return c.js.Stream(ctx, name)
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return 0, nil // nothing was ever published
 	} else if err != nil {
-		return 0, unerased(name, err)
+		return 0, eraseError(name, err)
 	}
 	for _, id := range ids {
 		for _, subject := range subjects {
-			for { // one purchase may have died more than once
-				msg, err := answered(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+			for { // a replayed purchase may have more than one dead letter
+				msg, err := request(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 					return stream.GetLastMsgForSubject(ctx, subject+id)
 				})
 				if errors.Is(err, jetstream.ErrMsgNotFound) {
 					break
 				} else if err != nil {
-					return n, unerased(name, err)
+					return n, eraseError(name, err)
 				}
-				// A worker may have settled it a moment ago: then it is gone.
-				_, err = answered(ctx, func(ctx context.Context) (struct{}, error) {
+				// A worker may have settled the message in between.
+				_, err = request(ctx, func(ctx context.Context) (struct{}, error) {
 					return struct{}{}, stream.SecureDeleteMsg(ctx, msg.Sequence)
 				})
 				if err != nil && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-					return n, unerased(name, err)
+					return n, eraseError(name, err)
 				}
 				n++
 			}
@@ -53,13 +56,14 @@ func (c *Conn) erase(ctx context.Context, name string, ids []string, subjects ..
 	return n, nil
 }
 
-func unerased(stream string, err error) error {
-	return fmt.Errorf("erase from %s: %w (the user of NATS_URL needs the right to read and delete its messages, which ingest's own has not: give an operator's for this command)", stream, err)
+func eraseError(stream string, err error) error {
+	return fmt.Errorf("erase from %s: %w (the user of NATS_URL needs the right to read and delete its messages, "+
+		"which ingest's own has not: give an operator's for this command)", stream, err)
 }
 
-// answered bounds one question: where the user may not ask it, nobody answers.
-func answered[T any](ctx context.Context, ask func(ctx context.Context) (T, error)) (T, error) {
+// request bounds one request: a server that denies it does not respond.
+func request[T any](ctx context.Context, send func(ctx context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return ask(ctx)
+	return send(ctx)
 }

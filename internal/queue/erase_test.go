@@ -34,7 +34,7 @@ func occurrences(t *testing.T, dir, text string) (n int) {
 }
 
 // What is erased is gone from the streams and from the server's files; what is another's stays.
-func TestErase(t *testing.T) {
+func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 	s := newSite(t)
 	envelope := func(id, click string) []byte {
 		data, err := message.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: true, At: time.Now(), Keys: purchase.MatchKeys{Email: purchase.HashEmail("a@b.example"), TTCLID: click}})
@@ -44,8 +44,8 @@ func TestErase(t *testing.T) {
 		return data
 	}
 	for id, click := range map[string]string{"cs_a1": "click-ada", "cs_a2": "click-ada", "cs_b1": "click-bob"} {
-		p := publication(id, 1)
-		p.Data = envelope(id, click)
+		p := claim(id, 1)
+		p.Envelope = envelope(id, click)
 		if got := s.publish(p); got[0].Err != nil {
 			t.Fatal(got[0].Err)
 		}
@@ -76,7 +76,7 @@ func TestErase(t *testing.T) {
 }
 
 // Ingest's own user may not read or delete messages: it is told so, and who may.
-func TestEraseNeedsAnOperator(t *testing.T) {
+func TestErase_NeedsOperator(t *testing.T) {
 	g := newGuarded(t, ours(t))
 	ingest, _, _ := g.as("ingest", "hunter1")
 	await(t, "the connection", ingest.Connected)

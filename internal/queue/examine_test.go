@@ -4,9 +4,9 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/doctor"
 	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 )
 
@@ -43,7 +43,7 @@ func TestExamine(t *testing.T) {
 			t.Errorf("%s: %+v", role, checks)
 		}
 	}
-	if published := ingest.Publish(t.Context(), []message.Publication{publication("cs_1", 1)}); published[0].Err != nil || published[0].Sequence != 1 {
+	if published := ingest.Publish(t.Context(), []relay.Claim{claim("cs_1", 1)}); published[0].Err != nil || published[0].Sequence != 1 {
 		t.Errorf("something was in the stream before: %+v", published)
 	}
 	if got := queue.Examine(t.Context(), config("ingest", "hunter1"), queue.RoleIngest, queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 20}); verdict(got, "NATS: stream PURCHASES") != doctor.Warn {

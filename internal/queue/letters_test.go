@@ -15,6 +15,7 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/faultproxy"
 )
@@ -138,7 +139,7 @@ func TestWorker_ExpiresBacklogFarFromNATS(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	const n = 2000
-	batch := make([]message.Publication, n)
+	batch := make([]relay.Claim, n)
 	for i := range batch {
 		id := fmt.Sprintf("cs_%d", i)
 		data, err := message.EncodeEnvelope(
@@ -147,11 +148,8 @@ func TestWorker_ExpiresBacklogFarFromNATS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		batch[i] = message.Publication{
-			Subject:        message.Subject(id, true),
-			MsgID:          id + ":1",
-			FirstPublished: time.Now().Add(-48 * time.Hour),
-			Data:           data,
+		batch[i] = relay.Claim{
+			ID: id, Livemode: true, Generation: 1, FirstPublished: time.Now().Add(-48 * time.Hour), Envelope: data,
 		}
 	}
 	for _, p := range s.publish(batch...) {

@@ -13,122 +13,135 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/relay"
 )
 
 const errStoreFailed jetstream.ErrorCode = 10077
 
 var errAway = errors.New("not connected to NATS")
 
-// Publish publishes purchases and waits for the stream's answers: one result per publication, in their order. See
-// contract.Published for what an error means.
-func (c *Conn) Publish(ctx context.Context, batch []message.Publication) []message.Published {
-	results := make([]message.Published, len(batch))
-	futures := make([]jetstream.PubAckFuture, len(batch))
-	for i, p := range batch {
-		msg := nats.NewMsg(p.Subject)
-		msg.Data = p.Data
-		msg.Header.Set(message.HeaderFirstPublished, p.FirstPublished.UTC().Format(time.RFC3339Nano))
-		msg.Header.Set(message.HeaderMsgID, p.MsgID)
-		futures[i], results[i].Err = c.publishAsync(msg)
-	}
-	collect(ctx, futures, results)
-	for i := range results {
-		results[i].Refused = notStored(results[i].Err)
-	}
-	return results
+// inFlight is a published message that awaits its acknowledgement.
+type inFlight struct {
+	future jetstream.PubAckFuture
+	err    error // the client did not write the message
 }
 
-func (c *Conn) publishAsync(msg *nats.Msg) (jetstream.PubAckFuture, error) {
+func (c *Conn) publishAsync(msg *nats.Msg) (p inFlight) {
 	if !c.Connected() {
-		return nil, errAway
+		return inFlight{err: errAway}
 	}
-	return c.js.PublishMsgAsync(msg)
+	p.future, p.err = c.js.PublishMsgAsync(msg)
+	return p
 }
 
-// collect waits for the answers to what was published.
-func collect(ctx context.Context, futures []jetstream.PubAckFuture, results []message.Published) {
-	for i, future := range futures {
-		if future == nil || results[i].Err != nil {
-			continue
-		}
-		select {
-		case ack := <-future.Ok():
-			results[i].Sequence, results[i].Duplicate = ack.Sequence, ack.Duplicate
-		case err := <-future.Err():
-			results[i].Err = refusal(err)
-		case <-ctx.Done():
-			results[i].Err = ctx.Err()
-		}
+// wait returns the stream's acknowledgement.
+func (p inFlight) wait(ctx context.Context) (jetstream.PubAck, error) {
+	if p.err != nil {
+		return jetstream.PubAck{}, p.err
+	}
+	select {
+	case ack := <-p.future.Ok():
+		return *ack, nil
+	case err := <-p.future.Err():
+		return jetstream.PubAck{}, storeError(err)
+	case <-ctx.Done():
+		return jetstream.PubAck{}, ctx.Err()
 	}
 }
 
-// refusal tells apart the two refusals that share a number.
-func refusal(err error) error {
+// storeError tells apart the two rejections that share an error code.
+func storeError(err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || api.ErrorCode != errStoreFailed {
 		return err
 	}
 	switch {
 	case strings.Contains(api.Description, "per subject"):
-		return message.ErrStillQueued
+		return relay.ErrStillQueued
 	case strings.Contains(api.Description, "maximum bytes"), strings.Contains(api.Description, "maximum messages"):
-		return message.ErrStreamFull
+		return relay.ErrStreamFull
 	}
 	return err
+}
+
+// Publish implements relay.Queue.
+func (c *Conn) Publish(ctx context.Context, claims []relay.Claim) []relay.PublishResult {
+	published := make([]inFlight, len(claims))
+	for i := range claims {
+		p := &claims[i]
+		msg := nats.NewMsg(message.Subject(p.ID, p.Livemode))
+		msg.Data = p.Envelope
+		msg.Header.Set(message.HeaderFirstPublished, p.FirstPublished.UTC().Format(time.RFC3339Nano))
+		msg.Header.Set(message.HeaderMsgID, message.MsgID(p.ID, p.Generation))
+		published[i] = c.publishAsync(msg)
+	}
+	results := make([]relay.PublishResult, len(claims))
+	for i, p := range published {
+		ack, err := p.wait(ctx)
+		results[i] = relay.PublishResult{
+			Sequence: ack.Sequence, Duplicate: ack.Duplicate, NotStored: notStored(err), Err: err,
+		}
+	}
+	return results
 }
 
 // notStored reports whether a publish error proves that the stream did not store the message: the stream
 // rejected it, no stream listens on the subject, or the client never wrote it. A store failure other than a
 // limit (a full disk) proves nothing.
 func notStored(err error) bool {
+	if err == nil {
+		return false
+	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return api.ErrorCode != errStoreFailed
 	}
 	return slices.ContainsFunc([]error{
-		message.ErrStreamFull, errAway, nats.ErrReconnectBufExceeded, nats.ErrMaxPayload,
+		relay.ErrStreamFull, errAway, nats.ErrReconnectBufExceeded, nats.ErrMaxPayload,
 		nats.ErrConnectionClosed, nats.ErrConnectionDraining,
 		nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrTooManyStalledMsgs,
 	}, func(known error) bool { return errors.Is(err, known) })
 }
 
-// A message of outcomes is bounded by what the server takes, less some room for what is around them, and at most by mostOutcomes, in bytes.
 const (
-	mostOutcomes   = 256 << 10
-	aroundOutcomes = 1 << 10
+	// maxOutcomesSize bounds a message of outcomes, in bytes, where the server does not allow less.
+	maxOutcomesSize = 256 << 10
+	// outcomesOverhead is reserved for headers and for what surrounds the outcomes.
+	outcomesOverhead = 1 << 10
 )
 
-// Outcomes publishes outcomes, as many as fit in one message, and waits for the stream's answers: one error each, nil where it was
-// acknowledged. Any other may have been stored all the same.
+// Outcomes implements delivery.Reporter. It publishes as many outcomes per message as fit.
 func (c *Conn) Outcomes(ctx context.Context, list []message.Outcome) []error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	errs := make([]error, len(list))
-	in := make([]int, len(list)) // which message each is in
+	messageOf := make([]int, len(list)) // by outcome; -1: not encodable
 	var messages [][][]byte
-	most, room := min(mostOutcomes, int(c.nc.MaxPayload()))-aroundOutcomes, 0
+	limit, room := min(maxOutcomesSize, int(c.nc.MaxPayload()))-outcomesOverhead, 0
 	for i, o := range list {
 		data, err := message.EncodeOutcome(o)
 		if err != nil {
-			in[i], errs[i] = -1, err
+			messageOf[i], errs[i] = -1, err
 			continue
 		}
 		if room -= len(data) + 1; room < 0 {
-			messages, room = append(messages, nil), most-len(data)
+			messages, room = append(messages, nil), limit-len(data)
 		}
-		in[i] = len(messages) - 1
-		messages[in[i]] = append(messages[in[i]], data)
+		last := len(messages) - 1
+		messages[last], messageOf[i] = append(messages[last], data), last
 	}
-	results := make([]message.Published, len(messages))
-	futures := make([]jetstream.PubAckFuture, len(messages))
+	published := make([]inFlight, len(messages))
 	for i, encoded := range messages {
 		msg := nats.NewMsg(message.SubjectOutcomes)
 		msg.Data = message.EncodeOutcomes(encoded)
-		futures[i], results[i].Err = c.publishAsync(msg)
+		published[i] = c.publishAsync(msg)
 	}
-	collect(ctx, futures, results)
-	for i, o := range list {
-		if in[i] >= 0 && results[in[i]].Err != nil {
-			errs[i] = fmt.Errorf("publish the outcome of %s: %w", o.EventID, results[in[i]].Err)
+	failed := make([]error, len(messages))
+	for i, p := range published {
+		_, failed[i] = p.wait(ctx)
+	}
+	for i, m := range messageOf {
+		if m >= 0 && failed[m] != nil {
+			errs[i] = fmt.Errorf("publish outcome of %s: %w", list[i].EventID, failed[m])
 		}
 	}
 	return errs
@@ -137,33 +150,34 @@ func (c *Conn) Outcomes(ctx context.Context, list []message.Outcome) []error {
 // deadLetterWindow bounds the dead letters that await their acknowledgement: each holds a purchase message.
 const deadLetterWindow = 500
 
-// DeadLetters publishes dead letters and waits for the stream's answers, one window after the other: one
-// error each, nil where the stream holds the letter. The message id makes a repeated publish harmless.
+// DeadLetters implements delivery.Reporter. The message ID makes a repeated publish harmless.
 func (c *Conn) DeadLetters(ctx context.Context, list []message.DeadLetter) []error {
 	errs := make([]error, 0, len(list))
 	for window := range slices.Chunk(list, deadLetterWindow) {
-		errs = append(errs, c.deadLetters(ctx, window)...)
+		errs = append(errs, c.publishWindow(ctx, window)...)
 	}
 	return errs
 }
 
-func (c *Conn) deadLetters(ctx context.Context, list []message.DeadLetter) []error {
+func (c *Conn) publishWindow(ctx context.Context, list []message.DeadLetter) []error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	results := make([]message.Published, len(list))
-	futures := make([]jetstream.PubAckFuture, len(list))
+	published := make([]inFlight, len(list))
 	for i, d := range list {
+		data, err := message.EncodeDeadLetter(d)
+		if err != nil {
+			published[i].err = err
+			continue
+		}
 		msg := nats.NewMsg(message.SubjectDead + d.EventID)
 		msg.Header.Set(message.HeaderMsgID, "dead:"+d.EventID+":"+strconv.Itoa(d.Generation))
-		if msg.Data, results[i].Err = message.EncodeDeadLetter(d); results[i].Err == nil {
-			futures[i], results[i].Err = c.publishAsync(msg)
-		}
+		msg.Data = data
+		published[i] = c.publishAsync(msg)
 	}
-	collect(ctx, futures, results)
 	errs := make([]error, len(list))
-	for i, d := range list {
-		if err := results[i].Err; err != nil {
-			errs[i] = fmt.Errorf("publish dead letter of %s: %w", d.EventID, err)
+	for i, p := range published {
+		if _, err := p.wait(ctx); err != nil {
+			errs[i] = fmt.Errorf("publish dead letter of %s: %w", list[i].EventID, err)
 		}
 	}
 	return errs

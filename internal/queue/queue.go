@@ -1,7 +1,8 @@
 // Package queue is the client of NATS JetStream: the streams, the consumers and the messages on them.
 //
-// What a publish acknowledgement is worth: the message is in the server's page cache. A killed server loses nothing of
-// that, a power cut may lose seconds of it; the ledger and its sweeper make "nothing lost" true, not the queue.
+// A publish acknowledgement means that the message is in the server's page cache. A killed server keeps it, a
+// power cut may lose seconds of messages. The ledger and its sweeper guarantee that nothing is lost, not the
+// queue.
 package queue
 
 import (
@@ -27,7 +28,7 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// Config is how to reach NATS; both binaries' configurations hold it.
+// Config is the connection to NATS, a part of both binaries' configurations.
 type Config struct {
 	NATSURL       secret.Text `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers, comma-separated; tls:// for TLS."`
 	NATSCredsFile string      `name:"nats-creds-file" help:"Credentials file (JWT and nkey)."`
@@ -36,7 +37,7 @@ type Config struct {
 	NATSKeyFile   string      `name:"nats-key-file" help:"Client certificate's key."`
 }
 
-// Problems lists what is wrong with the configuration, without its secrets.
+// Problems lists the errors of the configuration, without its secrets.
 func (c Config) Problems() (list []string) {
 	for server := range strings.SplitSeq(c.NATSURL.Reveal(), ",") {
 		u, err := url.Parse(strings.TrimSpace(server))
@@ -45,7 +46,8 @@ func (c Config) Problems() (list []string) {
 		}
 	}
 	for name, file := range map[string]string{
-		"NATS_CREDS_FILE": c.NATSCredsFile, "NATS_CA_FILE": c.NATSCAFile, "NATS_CERT_FILE": c.NATSCertFile, "NATS_KEY_FILE": c.NATSKeyFile,
+		"NATS_CREDS_FILE": c.NATSCredsFile, "NATS_CA_FILE": c.NATSCAFile,
+		"NATS_CERT_FILE": c.NATSCertFile, "NATS_KEY_FILE": c.NATSKeyFile,
 	} {
 		if file == "" {
 			continue
@@ -63,14 +65,17 @@ func (c Config) Problems() (list []string) {
 	return list
 }
 
-// Times of the connection.
+// Timeouts of the connection.
 const (
 	reconnectWait  = 500 * time.Millisecond
-	publishTimeout = 5 * time.Second // a publish without an answer for so long has failed, or was stored all the same
+	publishTimeout = 5 * time.Second // without an acknowledgement; the message may have been stored
 	requestTimeout = 5 * time.Second
 )
 
-// Conn is one process' connection. It is safe for concurrent use.
+// reconnects ends the remedies of a lost connection.
+const reconnects = "the connection is retried until it succeeds"
+
+// Conn is a process's connection. It is safe for concurrent use.
 type Conn struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
@@ -79,13 +84,13 @@ type Conn struct {
 	mu        sync.Mutex
 	onConnect []func()
 	closed    chan struct{}
-	trying    map[string]context.CancelCauseFunc // by subject: requests that the server may refuse
+	trying    map[string]context.CancelCauseFunc // by subject: requests that the server may reject
 
-	refused atomic.Bool    // told that the servers refuse us, since the connection last stood
-	watch   sync.WaitGroup // watchRefusals
+	refusalLogged atomic.Bool    // since the last connection
+	watch         sync.WaitGroup // watchRefusals
 }
 
-// credentials are what a connection shows, and what it believes.
+// credentials returns the options for the client's credentials and the trusted authorities.
 func (c Config) credentials() (options []nats.Option) {
 	for _, o := range []struct {
 		set    bool
@@ -102,45 +107,48 @@ func (c Config) credentials() (options []nats.Option) {
 	return options
 }
 
-// Connect returns a connection that is made, and made again, in the background: a server that is away is waited for. name
-// is the user's role (ingest, worker) and makes the inbox prefix, so that one cannot read the other's replies. An error
-// says that the configuration is unusable.
+// Connect returns a connection that is made, and made again, in the background. name is the user's role
+// (ingest, worker) and the inbox prefix, so that one role cannot read the other's replies. An error means
+// that the configuration is unusable.
 func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) (*Conn, error) {
 	violations := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "purchase_relay_permission_violations_total", Help: "Requests that NATS refused for lack of permission.",
+		Name: "purchase_relay_permission_violations_total",
+		Help: "Requests that NATS refused for lack of permission.",
 	})
 	reg.MustRegister(violations)
 	conn := &Conn{log: log, closed: make(chan struct{}), trying: make(map[string]context.CancelCauseFunc)}
-	// A batch may be refused message by message: all are counted, the first few in a minute are told.
-	some := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+	// A batch is rejected message by message: all are counted, the first five per minute are logged.
+	sampled := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Minute, 5, 0)
 	}))
 	options := []nats.Option{
 		nats.Name("purchase-relay " + name), nats.CustomInboxPrefix("_INBOX_" + name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
-		// A password is mended, or is rotated on the server first: by default nats.go would close for good at the second refusal.
+		// A password may be fixed, or be rotated on the server first. By default nats.go closes at the second
+		// refusal.
 		nats.IgnoreAuthErrorAbort(),
-		nats.ReconnectBufSize(-1), // a publish while away fails at once, instead of failing and being stored later
+		nats.ReconnectBufSize(-1), // fail a publish while disconnected: a buffered one is stored after it failed
 		nats.Timeout(3 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("Connected to NATS"); conn.connected() }),
 		nats.ReconnectHandler(func(*nats.Conn) { log.Info("Connected to NATS again"); conn.connected() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Warn("The connection to NATS is lost; it is tried again until it is back", zap.Error(err))
+				log.Warn("The connection to NATS is lost", zap.Error(err), zap.String("remedy", reconnects))
 			}
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(conn.closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if isRefusal(err) {
-				conn.tellRefused(err)
+				conn.logRefusal(err)
 				return
 			}
 			if conn.endRefused(err) {
 				return
 			}
 			if strings.Contains(err.Error(), advisoryNak) {
-				log.Info("Not permitted to hear what other workers hand back: such purchases are sent alone, which is slower and no less safe",
-					zap.String("remedy", "let the worker's user subscribe to "+advisoryNak+"PURCHASES.worker"))
+				log.Info("Not permitted to subscribe to NAK advisories", zap.String("remedy",
+					"let the worker's user subscribe to "+advisoryNak+"PURCHASES.worker; "+
+						"until then, purchases that another worker returned are sent alone"))
 				return
 			}
 			fields := []zap.Field{zap.Error(err)}
@@ -149,10 +157,11 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 			}
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				violations.Inc()
-				some.Error("NATS refuses a request for lack of permission: it will time out; compare the user's permissions with the documentation", fields...)
+				sampled.Error("NATS refuses a request for lack of permission", append(fields,
+					zap.String("remedy", "compare the user's permissions with the documentation"))...)
 				return
 			}
-			log.Warn("NATS reports an error", fields...)
+			log.Warn("NATS reported an error", fields...)
 		}),
 	}
 	nc, err := nats.Connect(c.NATSURL.Reveal(), append(options, c.credentials()...)...)
@@ -160,23 +169,24 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	if !nc.IsConnected() {
-		log.Warn("NATS is away; it is tried until it answers")
+		log.Warn("NATS is down", zap.String("remedy", reconnects))
 	}
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithPublishAsyncMaxPending(4000))
+	js, err := jetstream.New(nc,
+		jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithPublishAsyncMaxPending(4000))
 	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	conn.nc, conn.js = nc, js
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "purchase_relay_nats_connected", Help: "1 while the connection to NATS stands.",
+		Name: "purchase_relay_nats_connected", Help: "1 while connected to NATS.",
 	}, conn.connectedGauge))
 	conn.watch.Go(conn.watchRefusals)
 	return conn, nil
 }
 
-// watchRefusals tells why a connection is not made, where the servers say so: nats.go reports a wrong password only after one
-// has stood, and a certificate that is not taken never.
+// watchRefusals logs why no connection is made. nats.go reports a wrong password only after a first
+// connection, and a rejected certificate never.
 func (c *Conn) watchRefusals() {
 	tick := time.NewTicker(reconnectWait / 4)
 	defer tick.Stop()
@@ -184,9 +194,9 @@ func (c *Conn) watchRefusals() {
 		if !c.nc.IsConnected() {
 			switch err := c.nc.LastError(); {
 			case isRefusal(err):
-				c.tellRefused(err)
+				c.logRefusal(err)
 			case isTLS(err):
-				c.tellTLS(err)
+				c.logTLS(err)
 			}
 		}
 		select {
@@ -198,31 +208,33 @@ func (c *Conn) watchRefusals() {
 }
 
 func isRefusal(err error) bool {
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
-		errors.Is(err, nats.ErrAccountAuthExpired)
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
-// isTLS goes by the words, too: what the other side does not take comes back as a text.
+// isTLS matches texts as well: the server's alerts have no type.
 func isTLS(err error) bool {
 	return err != nil && (errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) ||
 		strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "))
 }
 
-// tellRefused tells once, not at each try.
-func (c *Conn) tellRefused(err error) {
-	if c.refused.CompareAndSwap(false, true) {
-		c.log.Error("NATS refuses the credentials; it is tried again until they are good: check NATS_URL's user and password, or NATS_CREDS_FILE", zap.Error(err))
+// logRefusal logs once per loss of the connection, not at each try.
+func (c *Conn) logRefusal(err error) {
+	if c.refusalLogged.CompareAndSwap(false, true) {
+		c.log.Error("NATS refuses the credentials", zap.Error(err), zap.String("remedy",
+			"check NATS_URL's user and password, or NATS_CREDS_FILE; "+reconnects))
 	}
 }
 
-func (c *Conn) tellTLS(err error) {
-	if c.refused.CompareAndSwap(false, true) {
-		c.log.Error("NATS and this process do not agree on TLS; it is tried again until they do: check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE and NATS_KEY_FILE, "+
-			"and that no certificate has expired", zap.Error(err))
+func (c *Conn) logTLS(err error) {
+	if c.refusalLogged.CompareAndSwap(false, true) {
+		c.log.Error("NATS and this process do not agree on TLS", zap.Error(err), zap.String("remedy",
+			"check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE and NATS_KEY_FILE, "+
+				"and that no certificate has expired; "+reconnects))
 	}
 }
 
-// Connected says whether the connection stands now.
+// Connected reports whether the process is connected.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 
 func (c *Conn) connectedGauge() float64 {
@@ -232,8 +244,8 @@ func (c *Conn) connectedGauge() float64 {
 	return 0
 }
 
-// OnConnect registers a function to be called whenever the connection has been made; it must not block. Where it stands
-// already, the function is called at once.
+// OnConnect registers a function that is called after each connect, and immediately when connected. It must
+// not block.
 func (c *Conn) OnConnect(f func()) {
 	c.mu.Lock()
 	c.onConnect = append(c.onConnect, f)
@@ -244,7 +256,7 @@ func (c *Conn) OnConnect(f func()) {
 }
 
 func (c *Conn) connected() {
-	c.refused.Store(false)
+	c.refusalLogged.Store(false)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, f := range c.onConnect {
@@ -252,7 +264,7 @@ func (c *Conn) connected() {
 	}
 }
 
-// Close sends what is buffered and closes the connection, within ctx.
+// Close flushes and closes the connection, within ctx.
 func (c *Conn) Close(ctx context.Context) error {
 	defer c.watch.Wait()
 	if !c.nc.IsConnected() {
@@ -261,7 +273,7 @@ func (c *Conn) Close(ctx context.Context) error {
 	}
 	if err := c.nc.Drain(); err != nil {
 		c.nc.Close()
-		return fmt.Errorf("drain the connection to NATS: %w", err)
+		return fmt.Errorf("drain NATS connection: %w", err)
 	}
 	select {
 	case <-c.closed:
@@ -273,7 +285,7 @@ func (c *Conn) Close(ctx context.Context) error {
 
 var notToken = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
-// Instance names this process: the host and a random part, in the form of a subject token.
+// Instance returns a name for this process: host and random part, valid as a subject token.
 func Instance() string {
 	host, err := os.Hostname()
 	if err != nil || host == "" {

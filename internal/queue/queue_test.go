@@ -21,6 +21,7 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/wait"
@@ -100,10 +101,10 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-func publication(id string, generation int) message.Publication {
-	return message.Publication{
-		Subject: message.Subject(id, true), MsgID: message.MsgID(id, generation),
-		FirstPublished: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), Data: []byte(id),
+func claim(id string, generation int) relay.Claim {
+	return relay.Claim{
+		ID: id, Livemode: true, Generation: generation,
+		FirstPublished: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), Envelope: []byte(id),
 	}
 }
 
@@ -111,14 +112,14 @@ func delivered(id string) message.Outcome {
 	return message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Now().UTC()}
 }
 
-func (s *site) publish(p ...message.Publication) []message.Published {
+func (s *site) publish(p ...relay.Claim) []relay.PublishResult {
 	s.t.Helper()
 	return s.Publish(s.t.Context(), p)
 }
 
-func (s *site) fetch(c *queue.Consumer, most int) []message.Queued {
+func (s *site) fetch(c *queue.Consumer, most int) []message.Received {
 	s.t.Helper()
-	var got []message.Queued
+	var got []message.Received
 	s.await("a message", func() bool {
 		messages, err := c.Fetch(s.t.Context(), most)
 		if err != nil {
@@ -130,7 +131,7 @@ func (s *site) fetch(c *queue.Consumer, most int) []message.Queued {
 	return got
 }
 
-func TestProvisionMakesAndRepairs(t *testing.T) {
+func TestProvision_CreatesAndRepairs(t *testing.T) {
 	s := newSite(t)
 	check := func() {
 		t.Helper()
@@ -214,7 +215,7 @@ func TestProvision_ConsumerWithoutFolder(t *testing.T) {
 	if list, err := s.Inspect(t.Context(), small); err != nil || len(list) > 0 {
 		t.Errorf("afterwards: %v, %v", list, err)
 	}
-	s.publish(publication("cs_1", 1))
+	s.publish(claim("cs_1", 1))
 	if messages := s.fetch(s.Consumer(message.StreamPurchases, message.ConsumerWorker), 10); len(messages) != 1 {
 		t.Errorf("fetched %d messages, want 1", len(messages))
 	}
@@ -236,7 +237,7 @@ func TestProvision_OneFails(t *testing.T) {
 	}
 }
 
-func TestProvisionSaysHowMuchRoomThereIs(t *testing.T) {
+func TestProvision_ReportsAvailableStorage(t *testing.T) {
 	s := newSite(t)
 	err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
 	if err == nil || !strings.Contains(err.Error(), "NATS_MAX_BYTES") || !strings.Contains(err.Error(), fmt.Sprint(1<<50)) {
@@ -245,60 +246,60 @@ func TestProvisionSaysHowMuchRoomThereIs(t *testing.T) {
 }
 
 // The stream itself says what is still queued.
-func TestPublishAgain(t *testing.T) {
+func TestPublish_ReportsDuplicateAndStillQueued(t *testing.T) {
 	s := newSite(t)
-	first := s.publish(publication("cs_1", 1), publication("cs_2", 1))
+	first := s.publish(claim("cs_1", 1), claim("cs_2", 1))
 	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 || first[0].Sequence == first[1].Sequence {
 		t.Fatalf("first: %+v", first)
 	}
-	if same := s.publish(publication("cs_1", 1)); same[0].Err != nil || same[0].Sequence != first[0].Sequence || !same[0].Duplicate || first[0].Duplicate {
+	if same := s.publish(claim("cs_1", 1)); same[0].Err != nil || same[0].Sequence != first[0].Sequence || !same[0].Duplicate || first[0].Duplicate {
 		t.Errorf("the same id again: %+v", same)
 	}
-	if next := s.publish(publication("cs_1", 2)); !errors.Is(next[0].Err, message.ErrStillQueued) {
+	if next := s.publish(claim("cs_1", 2)); !errors.Is(next[0].Err, relay.ErrStillQueued) {
 		t.Errorf("the next generation while the first is queued: %+v", next)
 	}
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	messages := s.fetch(c, 10)
 	if len(messages) != 2 || string(messages[0].Data) != "cs_1" || messages[0].MsgID != "cs_1:1" || messages[0].Subject != "purchases.live.cs_1" ||
-		messages[0].NumDelivered != 1 || !messages[0].FirstPublished.Equal(publication("", 1).FirstPublished) {
+		messages[0].NumDelivered != 1 || !messages[0].FirstPublished.Equal(claim("", 1).FirstPublished) {
 		t.Fatalf("fetched: %+v", messages)
 	}
-	if next := s.publish(publication("cs_1", 2)); !errors.Is(next[0].Err, message.ErrStillQueued) {
+	if next := s.publish(claim("cs_1", 2)); !errors.Is(next[0].Err, relay.ErrStillQueued) {
 		t.Errorf("while it is being worked on: %+v", next)
 	}
 	if err := messages[0].DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if next := s.publish(publication("cs_1", 2)); next[0].Err != nil || next[0].Sequence <= first[1].Sequence {
+	if next := s.publish(claim("cs_1", 2)); next[0].Err != nil || next[0].Sequence <= first[1].Sequence {
 		t.Errorf("after its end: %+v", next)
 	}
 }
 
-func TestFullStream(t *testing.T) {
+func TestPublish_ReportsFullStream(t *testing.T) {
 	s := newSite(t)
 	if err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 2000}); err != nil {
 		t.Fatal(err)
 	}
 	var full error
 	for i := range 50 {
-		p := publication(fmt.Sprintf("cs_%d", i), 1)
-		p.Data = make([]byte, 200)
+		p := claim(fmt.Sprintf("cs_%d", i), 1)
+		p.Envelope = make([]byte, 200)
 		if r := s.publish(p); r[0].Err != nil {
 			full = r[0].Err
 			break
 		}
 	}
-	if !errors.Is(full, message.ErrStreamFull) {
+	if !errors.Is(full, relay.ErrStreamFull) {
 		t.Errorf("error: %v", full)
 	}
 }
 
 // While the server is away a publish fails at once, and nothing of it is stored later.
-func TestPublishWhileAway(t *testing.T) {
+func TestPublish_FailsWhileDisconnected(t *testing.T) {
 	s := newSite(t)
 	s.stop()
 	s.await("the loss to be noticed", func() bool { return !s.Connected() })
-	if r := s.publish(publication("cs_1", 1)); r[0].Err == nil || errors.Is(r[0].Err, message.ErrStillQueued) {
+	if r := s.publish(claim("cs_1", 1)); r[0].Err == nil || errors.Is(r[0].Err, relay.ErrStillQueued) {
 		t.Errorf("published to nobody: %+v", r)
 	}
 	if err := errors.Join(s.Outcomes(t.Context(), []message.Outcome{delivered("cs_1")})...); err == nil {
@@ -318,9 +319,9 @@ func TestPublishWhileAway(t *testing.T) {
 }
 
 // A restart keeps what is queued and the delays; consuming goes on by itself.
-func TestRestart(t *testing.T) {
+func TestConsumer_SurvivesServerRestart(t *testing.T) {
 	s := newSite(t)
-	s.publish(publication("cs_1", 1), publication("cs_2", 1))
+	s.publish(claim("cs_1", 1), claim("cs_2", 1))
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	messages := s.fetch(c, 10)
 	if len(messages) != 2 {
@@ -343,19 +344,19 @@ func TestRestart(t *testing.T) {
 	s.stop()
 	s.await("the loss to be noticed", func() bool { return !s.Connected() })
 	s.start()
-	s.await("a publish to be taken", func() bool { return s.publish(publication("cs_3", 1))[0].Err == nil })
+	s.await("a publish to be taken", func() bool { return s.publish(claim("cs_3", 1))[0].Err == nil })
 	if messages := s.fetch(c, 10); len(messages) != 1 || string(messages[0].Data) != "cs_3" {
 		t.Errorf("after the restart: %+v", messages)
 	}
-	if r := s.publish(publication("cs_1", 2)); !errors.Is(r[0].Err, message.ErrStillQueued) {
+	if r := s.publish(claim("cs_1", 2)); !errors.Is(r[0].Err, relay.ErrStillQueued) {
 		t.Errorf("the message that was put off is gone: %+v", r)
 	}
 }
 
-func TestConsumerDeletedAndStreamWiped(t *testing.T) {
+func TestConsumer_BindsAgainAfterWipe(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
-	s.publish(publication("cs_1", 1))
+	s.publish(claim("cs_1", 1))
 	s.fetch(c, 1)
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchases); err != nil {
 		t.Fatal(err)
@@ -367,7 +368,7 @@ func TestConsumerDeletedAndStreamWiped(t *testing.T) {
 	if err := s.Provision(t.Context(), small); err != nil {
 		t.Fatal(err)
 	}
-	if r := s.publish(publication("cs_2", 1)); r[0].Err != nil {
+	if r := s.publish(claim("cs_2", 1)); r[0].Err != nil {
 		t.Fatal(r[0].Err)
 	}
 	if m := s.fetch(c, 10); string(m[0].Data) != "cs_2" || c.Ready() != nil {
@@ -376,10 +377,10 @@ func TestConsumerDeletedAndStreamWiped(t *testing.T) {
 }
 
 // A pull request to a deleted consumer is answered by nobody; only its name is the same when it is back.
-func TestConsumerDeletedAlone(t *testing.T) {
+func TestConsumer_BindsAgainAfterDeletion(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
-	s.publish(publication("cs_1", 1))
+	s.publish(claim("cs_1", 1))
 	s.fetch(c, 1)
 	if err := s.raw.DeleteConsumer(t.Context(), message.StreamPurchases, message.ConsumerWorker); err != nil {
 		t.Fatal(err)
@@ -399,9 +400,9 @@ func TestConsumerDeletedAlone(t *testing.T) {
 	}
 }
 
-func TestPendingCounts(t *testing.T) {
+func TestConsumer_PendingCounts(t *testing.T) {
 	s := newSite(t)
-	s.publish(publication("cs_1", 1), publication("cs_2", 1), publication("cs_3", 1))
+	s.publish(claim("cs_1", 1), claim("cs_2", 1), claim("cs_3", 1))
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	check := func(wantWaiting, wantUnacknowledged uint64) {
 		t.Helper()
@@ -436,14 +437,14 @@ func TestPendingCounts(t *testing.T) {
 }
 
 // More than the window of publishes without answer: each has its error, and the next ones are not blocked by them.
-func TestPublishPastTheWindow(t *testing.T) {
+func TestPublish_RecoversFromMissingStream(t *testing.T) {
 	s := newSite(t)
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchases); err != nil {
 		t.Fatal(err)
 	}
-	batch := make([]message.Publication, 4500)
+	batch := make([]relay.Claim, 4500)
 	for i := range batch {
-		batch[i] = publication(fmt.Sprintf("cs_%d", i), 1)
+		batch[i] = claim(fmt.Sprintf("cs_%d", i), 1)
 	}
 	for i, r := range s.publish(batch...) {
 		if r.Err == nil {
@@ -463,10 +464,10 @@ func TestPublishPastTheWindow(t *testing.T) {
 	}
 }
 
-func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
+func TestFetch_WaitsForFirstMessageOnly(t *testing.T) {
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
-	got := make(chan []message.Queued)
+	got := make(chan []message.Received)
 	go func() {
 		messages, err := c.Fetch(context.WithoutCancel(t.Context()), 500)
 		if err != nil {
@@ -478,13 +479,13 @@ func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
 		info, err := s.raw.Consumer(t.Context(), message.StreamPurchases, message.ConsumerWorker)
 		return err == nil && info.CachedInfo().NumWaiting > 0
 	})
-	s.publish(publication("cs_1", 1))
+	s.publish(claim("cs_1", 1))
 	if messages := <-got; len(messages) != 1 {
 		t.Errorf("%d messages", len(messages))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	s.publish(publication("cs_2", 1))
+	s.publish(claim("cs_2", 1))
 	for _, most := range []int{500, 1} { // 1 after 500: it would have taken the message from it
 		if m, err := c.Fetch(ctx, most); !errors.Is(err, context.Canceled) || len(m) > 0 {
 			t.Errorf("a caller that stops was given %v, %v", m, err)
@@ -492,7 +493,7 @@ func TestFetchWaitsForAFirstMessageAndDoesNotLinger(t *testing.T) {
 	}
 }
 
-func TestOutcomesAndDeadLetters(t *testing.T) {
+func TestConn_PublishesOutcomesAndDeadLetters(t *testing.T) {
 	s := newSite(t)
 	var list []message.Outcome
 	for i := range 1000 { // more than one message has room for
@@ -532,7 +533,7 @@ func TestOutcomesAndDeadLetters(t *testing.T) {
 	}
 }
 
-func TestWorkersAreHeard(t *testing.T) {
+func TestWorkers_ListsReports(t *testing.T) {
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -544,7 +545,7 @@ func TestWorkersAreHeard(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	told, worker := make(chan error), s.connect("worker")
 	go func() {
-		told <- worker.TellState(ctx, "w-1", 20*time.Millisecond, func() message.WorkerState {
+		told <- worker.PublishState(ctx, "w-1", 20*time.Millisecond, func() message.WorkerState {
 			return message.WorkerState{Version: "v1", State: message.WorkerPaused, Reason: "40105", Since: time.Unix(1, 0).UTC()}
 		})
 	}()
@@ -584,7 +585,7 @@ func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
 }
 
 // Whoever may publish on the subject could otherwise fill the memory with names.
-func TestWorkersAreBounded(t *testing.T) {
+func TestWorkers_IsBounded(t *testing.T) {
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -610,14 +611,14 @@ func TestWorkersAreBounded(t *testing.T) {
 	}
 }
 
-func TestInstanceIsASubjectToken(t *testing.T) {
+func TestInstance_IsSubjectToken(t *testing.T) {
 	a, b := queue.Instance(), queue.Instance()
 	if !purchase.ValidID(a) || a == b {
 		t.Errorf("%q, %q", a, b)
 	}
 }
 
-func TestConfigProblems(t *testing.T) {
+func TestConfig_Problems(t *testing.T) {
 	bad := queue.Config{NATSURL: "nats://u:hunter2@host:4222,http://x", NATSCredsFile: "/nowhere", NATSCertFile: "/nowhere.pem"}
 	list := strings.Join(bad.Problems(), "\n")
 	for _, want := range []string{"NATS_URL", "NATS_CREDS_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE"} {
@@ -634,15 +635,15 @@ func TestConfigProblems(t *testing.T) {
 }
 
 // A hundred thousand delayed purchases stop no new ones.
-func TestNewOnesFlowPastTheDelayed(t *testing.T) {
+func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 	s := newSite(t)
 	const delayed, batch = 100_000, 1000
 	publish := func(name string, n int) {
 		t.Helper()
-		list := make([]message.Publication, n)
+		list := make([]relay.Claim, n)
 		for i := range list {
 			id := fmt.Sprintf("cs_%s_%d", name, i)
-			list[i] = message.Publication{Subject: message.Subject(id, true), MsgID: message.MsgID(id, 1), FirstPublished: time.Now(), Data: []byte("{}")}
+			list[i] = claim(id, 1)
 		}
 		for _, p := range s.Publish(t.Context(), list) {
 			if p.Err != nil {
@@ -688,7 +689,7 @@ func TestNewOnesFlowPastTheDelayed(t *testing.T) {
 }
 
 // What one worker hands back, every worker knows as handed back; what a dead one held, none does.
-func TestReturned(t *testing.T) {
+func TestReceived_Returned(t *testing.T) {
 	s := newSite(t)
 	bound, err := s.raw.Consumer(t.Context(), message.StreamPurchases, message.ConsumerWorker)
 	if err != nil {
@@ -704,9 +705,9 @@ func TestReturned(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetch := func(c interface {
-		Fetch(ctx context.Context, most int) ([]message.Queued, error)
+		Fetch(ctx context.Context, most int) ([]message.Received, error)
 	},
-	) message.Queued {
+	) message.Received {
 		t.Helper()
 		for range 20 {
 			messages, err := c.Fetch(t.Context(), 1)
@@ -718,9 +719,9 @@ func TestReturned(t *testing.T) {
 			}
 		}
 		t.Fatal("nothing came")
-		return message.Queued{}
+		return message.Received{}
 	}
-	for _, p := range s.Publish(t.Context(), []message.Publication{{Subject: message.Subject("cs_1", true), MsgID: "cs_1:1", FirstPublished: time.Now(), Data: []byte("{}")}}) {
+	for _, p := range s.Publish(t.Context(), []relay.Claim{claim("cs_1", 1)}) {
 		if p.Err != nil {
 			t.Fatal(p.Err)
 		}

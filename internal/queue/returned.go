@@ -10,24 +10,24 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// delivery is one delivery of a message: its place in the stream, and the how-manieth delivery it was.
+// delivery identifies one delivery of a message: stream sequence and delivery number.
 type delivery struct{ sequence, number uint64 }
 
-// returned remembers which deliveries were handed back: a message that comes again without one was in the hands of a process
-// that died. It is a hint, bounded in memory, and the oldest half is forgotten first.
+// returned is the set of deliveries that a worker returned. A message that is redelivered without an entry
+// crashed its worker, or the entry was evicted: the set is bounded and drops its older half first.
 type returned struct {
-	mu          sync.Mutex
-	newer, past map[delivery]struct{}
+	mu           sync.Mutex
+	newer, older map[delivery]struct{}
 }
 
-// returnedMost bounds each half; together they cover every message that may be delayed at a time.
-const returnedMost = maxAckPending / 2
+// returnedHalf bounds each half; together they cover every message that may be delayed.
+const returnedHalf = maxAckPending / 2
 
 func (r *returned) add(d delivery) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.newer == nil || len(r.newer) >= returnedMost {
-		r.past, r.newer = r.newer, make(map[delivery]struct{})
+	if r.newer == nil || len(r.newer) >= returnedHalf {
+		r.older, r.newer = r.newer, make(map[delivery]struct{})
 	}
 	r.newer[d] = struct{}{}
 }
@@ -36,19 +36,19 @@ func (r *returned) has(d delivery) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.newer[d]; ok {
-		delete(r.newer, d) // it is asked for once
+		delete(r.newer, d) // looked up once
 		return true
 	}
-	_, ok := r.past[d]
-	delete(r.past, d)
+	_, ok := r.older[d]
+	delete(r.older, d)
 	return ok
 }
 
-// advisoryNak is where the server tells what was handed back, before the names of stream and consumer.
+// advisoryNak is the subject of the server's NAK advisories, before the names of stream and consumer.
 const advisoryNak = "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED."
 
-// WatchReturns listens to what all workers hand back, as the server tells it, for as long as the connection lives. Without
-// the right to, a message that another process handed back looks like one whose worker died.
+// WatchReturns subscribes to the NAKs of all workers, for the lifetime of the connection. Without the right
+// to, a message that another process returned looks like one that crashed its worker.
 func (c *Consumer) WatchReturns() error {
 	_, err := c.conn.nc.Subscribe(advisoryNak+c.stream+"."+c.durable, func(msg *nats.Msg) {
 		var advisory struct {
@@ -60,31 +60,32 @@ func (c *Consumer) WatchReturns() error {
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("listen to what is handed back: %w", err)
+		return fmt.Errorf("subscribe to NAK advisories: %w", err)
 	}
 	return nil
 }
 
-// settler ends one delivery, and remembers that it was handed back.
-type settler struct {
+// acker settles one delivery and records its return.
+type acker struct {
 	jetstream.Msg
 	consumer *Consumer
 	delivery delivery
 }
 
-// Ack implements contract.Settler. The library takes one acknowledgement a message, and a server may die with it.
-func (s settler) Ack() error {
-	if err := s.consumer.conn.nc.Publish(s.Reply(), []byte("+ACK")); err != nil {
+// Ack implements message.Acker. The library allows one acknowledgement per message, and a crashing server may
+// lose it.
+func (a acker) Ack() error {
+	if err := a.consumer.conn.nc.Publish(a.Reply(), []byte("+ACK")); err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
 	}
 	return nil
 }
 
-// NakWithDelay implements contract.Settler.
-func (s settler) NakWithDelay(delay time.Duration) error {
-	s.consumer.returned.add(s.delivery)
-	return s.Msg.NakWithDelay(delay)
+// NakWithDelay implements message.Acker.
+func (a acker) NakWithDelay(delay time.Duration) error {
+	a.consumer.returned.add(a.delivery)
+	return a.Msg.NakWithDelay(delay)
 }
 
-// Leave implements contract.Settler.
-func (s settler) Leave() { s.consumer.returned.add(s.delivery) }
+// Leave implements message.Acker.
+func (a acker) Leave() { a.consumer.returned.add(a.delivery) }

@@ -98,7 +98,7 @@ func (g *guarded) over(user, password string, ca, client *authority) (*queue.Con
 
 // The line for mutual TLS that the shipped configuration holds as a comment: with a certificate each user does all of its work;
 // without one, or with a stranger's, a good password opens nothing, and the log says that it is TLS.
-func TestMutualTLS(t *testing.T) {
+func TestConnect_MutualTLS(t *testing.T) {
 	ca, stranger := newAuthority(t), newAuthority(t)
 	ca.sign("server", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	conf := regexp.MustCompile(`(?m)^# (tls \{.*\})$`).ReplaceAllString(ours(t), "$1")
@@ -123,7 +123,7 @@ func TestMutualTLS(t *testing.T) {
 		"no certificate": {ca, nil}, "a stranger's certificate": {ca, stranger}, "a server that is not known": {stranger, ca},
 	} {
 		c, logs := g.over("ingest", "hunter1", tc.ca, tc.client)
-		await(t, name+" to be told", func() bool { return told(logs, "NATS and this process do not agree on TLS") == 1 })
+		await(t, name+" to be told", func() bool { return logged(logs, "NATS and this process do not agree on TLS") == 1 })
 		if c.Connected() {
 			t.Errorf("%s is enough to connect", name)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 
 	"purchase-relay/internal/message"
 )
@@ -21,10 +22,12 @@ const (
 	workersMost = 1000
 )
 
-// TellState publishes a worker's state on workers.<instance> at once and every so often until ctx ends. What falls into a
-// time without connection is not told: the next one is. It is plain NATS: nobody has to be listening.
-func (c *Conn) TellState(ctx context.Context, instance string, every time.Duration, state func() message.WorkerState) error {
-	tick := time.NewTicker(every)
+// PublishState publishes a worker's state on workers.<instance> immediately and at every interval until ctx
+// ends. It uses core NATS: states are lost while disconnected or without a subscriber.
+func (c *Conn) PublishState(
+	ctx context.Context, instance string, interval time.Duration, state func() message.WorkerState,
+) error {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		data, err := message.EncodeWorkerState(state())
@@ -33,7 +36,7 @@ func (c *Conn) TellState(ctx context.Context, instance string, every time.Durati
 		}
 		if c.Connected() {
 			if err := c.nc.Publish(message.SubjectWorkers+instance, data); err != nil && ctx.Err() == nil {
-				c.log.Debug("The worker's state was not told")
+				c.log.Debug("Publish worker state failed", zap.Error(err))
 			}
 		}
 		select {

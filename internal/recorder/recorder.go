@@ -1,5 +1,5 @@
-// Package recorder is step 4: the worker's outcomes are written to the ledger, in batches, in any order and any
-// number of times, and acknowledged after the commit.
+// Package recorder is step 4: it writes the worker's outcomes to the ledger, in batches, in any order and any
+// number of times, and acknowledges them after the commit.
 package recorder
 
 import (
@@ -14,126 +14,121 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// Source is the consumer of the outcomes. Fetch blocks for a bounded time for the first message and returns what
-// is there, or nothing; its errors are temporary.
+// Source is the consumer of the outcomes. Fetch blocks for a bounded time for a first message and returns at
+// most limit, or none; its errors are temporary.
 type Source interface {
-	Fetch(ctx context.Context, most int) ([]message.Queued, error)
+	Fetch(ctx context.Context, limit int) ([]message.Received, error)
 }
 
-// Ledger owes: Settle is one transaction and idempotent; unknown lists the ids that the ledger does not hold.
+// Ledger stores outcomes. Settle is one transaction and idempotent; unknown lists the IDs of purchases that
+// are not on the ledger.
 type Ledger interface {
 	Settle(ctx context.Context, outcomes []message.Outcome) (unknown []string, err error)
 }
 
 const (
-	// fetchSize is how many messages are taken at a time: each has up to as many outcomes as fit in a request to TikTok.
+	// fetchSize is how many messages are fetched per batch; each holds up to one request's outcomes.
 	fetchSize = 64
-	batchSize = 1000 // outcomes in one transaction
-	// settleTimeout is well under the consumer's AckWait (30 s), so that a batch is not delivered twice for a
-	// slow ledger alone.
+	batchSize = 1000 // outcomes per transaction
+	// settleTimeout is well under the consumer's AckWait (30 s), so that a slow ledger causes no redelivery.
 	settleTimeout = 10 * time.Second
 	ackTimeout    = 5 * time.Second
-	pause         = time.Second
+	retryDelay    = time.Second
 	// newerDelay leaves a message to a newer ingest during a rolling upgrade.
 	newerDelay = time.Minute
 )
 
 // Recorder writes outcomes to the ledger.
 type Recorder struct {
-	source Source
-	ledger Ledger
-	log    *zap.Logger
-	junk   *zap.Logger // limited: anybody with the right to publish can multiply its lines
+	source  Source
+	ledger  Ledger
+	log     *zap.Logger
+	limited *zap.Logger // for malformed messages: anyone with the right to publish can send any number
 }
 
-// New returns a Recorder; Run makes it work.
+// New returns a Recorder that records while Run runs.
 func New(s Source, l Ledger, log *zap.Logger) *Recorder {
-	return &Recorder{source: s, ledger: l, log: log, junk: log.WithOptions(flood.Limit(log))}
+	return &Recorder{source: s, ledger: l, log: log, limited: log.WithOptions(flood.Limit(log))}
 }
 
-// Run records until ctx ends, then finishes the batch under way. A neighbour that is away is waited for; the
-// first failure of a row of them is logged, and the end of it.
+// Run records until ctx ends, then finishes the in-flight batch. It logs the first of consecutive failures,
+// and their end.
 func (r *Recorder) Run(ctx context.Context) error {
 	failing := false
 	for ctx.Err() == nil {
-		err := r.once(ctx)
+		err := r.recordBatch(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
 			failing = true
-			r.log.Warn("Outcomes wait in the queue and are recorded later", zap.Error(err))
+			r.log.Warn("Outcomes wait in the queue", zap.Error(err))
 		case err == nil && failing:
 			failing = false
-			r.log.Info("Outcomes are recorded again")
+			r.log.Info("Recording resumed")
 		}
 		if err != nil {
 			select {
 			case <-ctx.Done():
-			case <-time.After(pause):
+			case <-time.After(retryDelay):
 			}
 		}
 	}
 	return nil
 }
 
-func (r *Recorder) once(ctx context.Context) error {
+// recordBatch fetches messages, settles their outcomes and acknowledges them.
+func (r *Recorder) recordBatch(ctx context.Context) error {
 	messages, err := r.source.Fetch(ctx, fetchSize)
 	if err != nil || len(messages) == 0 {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
 	var outcomes []message.Outcome
-	good := make([]message.Queued, 0, len(messages))
+	usable := make([]message.Received, 0, len(messages))
 	for _, m := range messages {
-		list, err := message.DecodeOutcomes(m.Data)
-		for i, o := range list {
-			list[i] = o.Dated(takenOf(m))
+		if list := r.decode(m); len(list) > 0 {
+			outcomes, usable = append(outcomes, list...), append(usable, m)
 		}
-		if len(list) > 0 {
-			outcomes, good = append(outcomes, list...), append(good, m)
-		}
-		r.refuse(m, err, len(list) == 0)
 	}
 	if len(outcomes) == 0 {
 		return nil
 	}
 	for batch := range slices.Chunk(outcomes, batchSize) {
 		if err := r.settle(ctx, batch); err != nil {
-			for _, m := range good {
-				if nakErr := m.NakWithDelay(pause); nakErr != nil {
-					return errors.Join(err, nakErr) // the server delivers it again by itself after AckWait
-				}
-			}
-			return err
+			return errors.Join(err, nak(usable))
 		}
 	}
-	return r.acknowledge(ctx, good)
+	return acknowledge(ctx, usable)
 }
 
-// takenOf returns when the stream took a message.
-func takenOf(m message.Queued) time.Time {
-	if m.Taken.IsZero() {
-		return time.Now()
+// decode returns the valid outcomes of a message, dated by the queue's clock. It settles a message without
+// any.
+func (r *Recorder) decode(m message.Received) []message.Outcome {
+	list, err := message.DecodeOutcomes(m.Data)
+	stored := m.Taken
+	if stored.IsZero() {
+		stored = time.Now()
 	}
-	return m.Taken
-}
-
-// refuse says what of a message could not be read, and gives back or removes a message of which nothing could.
-func (r *Recorder) refuse(m message.Queued, err error, whole bool) {
+	for i, o := range list {
+		list[i] = o.Dated(stored)
+	}
+	var ackErr error
 	switch {
 	case errors.Is(err, message.ErrNewer):
-		r.log.Warn("An outcome waits for a newer ingest", zap.Error(err))
-		err = m.NakWithDelay(newerDelay)
+		r.log.Warn("Outcome left to a newer ingest", zap.Error(err))
+		ackErr = m.NakWithDelay(newerDelay)
 	case err != nil:
-		r.junk.Error("What is no outcome was removed: who else may publish on "+message.SubjectOutcomes+"?", zap.Error(err))
-		if err = nil; whole {
-			err = m.TermWithReason("no outcome")
+		r.limited.Error("Malformed outcome removed", zap.Error(err),
+			zap.String("remedy", "check who else may publish on "+message.SubjectOutcomes))
+		if len(list) == 0 {
+			ackErr = m.TermWithReason("malformed outcome")
 		}
 	}
-	if err != nil {
-		r.log.Debug("The message will come again", zap.Error(err))
+	if ackErr != nil {
+		r.log.Debug("Ack failed; message will be redelivered", zap.Error(ackErr))
 	}
+	return list
 }
 
 func (r *Recorder) settle(ctx context.Context, outcomes []message.Outcome) error {
@@ -141,20 +136,32 @@ func (r *Recorder) settle(ctx context.Context, outcomes []message.Outcome) error
 	defer cancel()
 	unknown, err := r.ledger.Settle(ctx, outcomes)
 	for _, id := range unknown {
-		r.log.Error("An outcome of a purchase that the ledger does not know: was the ledger restored from a backup?", zap.String("checkout_session_id", id))
+		r.log.Error("Outcome of an unknown purchase", zap.String("checkout_session_id", id),
+			zap.String("remedy", "check whether the ledger was restored from a backup"))
 	}
 	return err
 }
 
-// acknowledge removes what was recorded. One connection keeps the order: the server's answer to the last word stands for those before
-// it, and a far queue costs one way there and back instead of one for each message.
-func (r *Recorder) acknowledge(ctx context.Context, messages []message.Queued) error {
+// nak returns messages to the queue. Those after a failure are redelivered when AckWait has passed.
+func nak(messages []message.Received) error {
+	for _, m := range messages {
+		if err := m.NakWithDelay(retryDelay); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// acknowledge removes recorded messages. One connection keeps their order, so that the server's confirmation
+// of the last one covers all: one round trip instead of one per message. An unacknowledged message is
+// recorded again without effect.
+func acknowledge(ctx context.Context, messages []message.Received) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	last := len(messages) - 1
 	for _, m := range messages[:last] {
 		if err := m.Ack(); err != nil {
-			return err // recorded; it comes again and changes nothing
+			return err
 		}
 	}
 	return messages[last].DoubleAck(ctx)

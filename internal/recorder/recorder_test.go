@@ -44,7 +44,7 @@ type fakeMessage struct {
 
 func (m fakeMessage) Ack() error                      { m.note("ack " + m.id); return nil }
 func (m fakeMessage) Leave()                          {}
-func (m fakeMessage) DoubleAck(context.Context) error { m.note("ack and hear " + m.id); return nil }
+func (m fakeMessage) DoubleAck(context.Context) error { m.note("double-ack " + m.id); return nil }
 func (m fakeMessage) NakWithDelay(d time.Duration) error {
 	m.note("nak " + m.id + " " + d.String())
 	return nil
@@ -55,11 +55,11 @@ func (m fakeMessage) InProgress() error           { return nil }
 // source hands out its batches and then blocks.
 type source struct {
 	mu      sync.Mutex
-	batches [][]message.Queued
+	batches [][]message.Received
 	err     error
 }
 
-func (s *source) Fetch(ctx context.Context, _ int) ([]message.Queued, error) {
+func (s *source) Fetch(ctx context.Context, _ int) ([]message.Received, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -95,13 +95,13 @@ func (l *ledger) Settle(_ context.Context, outcomes []message.Outcome) ([]string
 	return l.unknown, nil
 }
 
-func queued(t *testing.T, j *journal, id string) message.Queued {
+func queued(t *testing.T, j *journal, id string) message.Received {
 	t.Helper()
 	data, err := message.EncodeOutcome(message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return message.Queued{Data: message.EncodeOutcomes([][]byte{data}), Settler: fakeMessage{j, id}}
+	return message.Received{Data: message.EncodeOutcomes([][]byte{data}), Acker: fakeMessage{j, id}}
 }
 
 func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.ObservedLogs {
@@ -115,24 +115,24 @@ func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.Observed
 	return log
 }
 
-func TestAcknowledgesAfterTheCommit(t *testing.T) {
+func TestRecorder_AcknowledgesAfterCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		junk := message.Queued{Data: []byte(`{"version":1}`), Settler: fakeMessage{j, "junk"}}
-		newer := message.Queued{Data: []byte(`{"version":3}`), Settler: fakeMessage{j, "newer"}}
-		s := &source{batches: [][]message.Queued{{queued(t, j, "a"), junk, queued(t, j, "b"), newer}}}
+		malformed := message.Received{Data: []byte(`{"version":1}`), Acker: fakeMessage{j, "malformed"}}
+		newer := message.Received{Data: fmt.Appendf(nil, `{"version":%d}`, message.Version+1), Acker: fakeMessage{j, "newer"}}
+		s := &source{batches: [][]message.Received{{queued(t, j, "a"), malformed, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
-		if got, want := j.String(), "term junk, nak newer 1m0s, settle a+b, ack a, ack and hear b"; got != want {
+		if got, want := j.String(), "term malformed, nak newer 1m0s, settle a+b, ack a, double-ack b"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 		if log.FilterField(zap.String("checkout_session_id", "b")).Len() != 1 {
-			t.Errorf("a stranger was not told of: %v", log.All())
+			t.Errorf("log = %v, want a line about b", log.All())
 		}
 	})
 }
 
-// A message is acknowledged when everything in it is on the ledger; what is no outcome takes nothing else with it.
-func TestAMessageOfManyOutcomes(t *testing.T) {
+// A message is acknowledged when all its outcomes are recorded. A malformed one does not affect the others.
+func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		var encoded [][]byte
@@ -146,51 +146,51 @@ func TestAMessageOfManyOutcomes(t *testing.T) {
 			encoded, long = append(encoded, data), append(long, id)
 		}
 		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
-		many := message.Queued{Data: message.EncodeOutcomes(encoded), Settler: fakeMessage{j, "many"}}
-		run(t, &source{batches: [][]message.Queued{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
-		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, ack and hear a"
+		many := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "many"}}
+		run(t, &source{batches: [][]message.Received{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
+		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, double-ack a"
 		if got := j.String(); got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 	})
 }
 
-func TestLedgerAwayPutsOff(t *testing.T) {
+func TestRecorder_NaksWhileLedgerIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
-		s := &source{batches: [][]message.Queued{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
+		s := &source{batches: [][]message.Received{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
 		log := run(t, s, &ledger{journal: j, err: errors.New("connection refused")}, time.Minute)
 		if got, want := j.String(), "failed a+b, nak a 1s, nak b 1s, failed a, nak a 1s"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 		if log.Len() != 1 {
-			t.Errorf("told %d times: %v", log.Len(), log.All())
+			t.Errorf("logged %d lines, want 1: %v", log.Len(), log.All())
 		}
 	})
 }
 
-func TestQueueAwayIsWaitedFor(t *testing.T) {
+func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		s := &source{err: errors.New("no responders")}
 		time.AfterFunc(time.Minute, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.err, s.batches = nil, [][]message.Queued{{queued(t, j, "a")}}
+			s.err, s.batches = nil, [][]message.Received{{queued(t, j, "a")}}
 		})
 		log := run(t, s, &ledger{journal: j}, 2*time.Minute)
-		var said []string
+		var lines []string
 		for _, e := range log.All() {
-			said = append(said, e.Message)
+			lines = append(lines, e.Message)
 		}
-		if j.String() != "settle a, ack and hear a" || !slices.Equal(said, []string{"Outcomes wait in the queue and are recorded later", "Outcomes are recorded again"}) {
-			t.Errorf("%s; log %v", j, said)
+		if j.String() != "settle a, double-ack a" || !slices.Equal(lines, []string{"Outcomes wait in the queue", "Recording resumed"}) {
+			t.Errorf("%s; log %v", j, lines)
 		}
 	})
 }
 
-// An outcome from the end of the calendar is recorded with the time at which the queue took it.
-func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
+// A worker's clock in the year 9999 does not reach the ledger.
+func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		taken := time.Now().Add(-time.Minute).UTC()
@@ -203,12 +203,12 @@ func TestRecorder_DatesOutcomesByTheQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &ledger{journal: j}
-		run(t, &source{batches: [][]message.Queued{{{Data: data, Taken: taken, Settler: fakeMessage{j, "a"}}}}}, l, time.Second)
+		run(t, &source{batches: [][]message.Received{{{Data: message.EncodeOutcomes([][]byte{data}), Taken: taken, Acker: fakeMessage{j, "a"}}}}}, l, time.Second)
 		if len(l.settled) != 1 {
 			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
 		}
 		if o := l.settled[0]; !o.At.Equal(taken) || !o.Attempt.At.Equal(taken) || !o.Taken.IsZero() || o.Sequence != 0 {
-			t.Errorf("settled %+v, attempt %+v; want both at %s and no place in the stream", o, o.Attempt, taken)
+			t.Errorf("settled %+v, attempt %+v; want both at %s and no sequence", o, o.Attempt, taken)
 		}
 	})
 }

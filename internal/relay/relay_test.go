@@ -17,13 +17,14 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/purchase"
 )
 
 // outbox is a ledger in memory.
 type outbox struct {
 	mu        sync.Mutex
-	pending   []message.Claim
-	taken     map[string]message.Claim
+	pending   []Claim
+	taken     map[string]Claim
 	published map[string]uint64
 	marks     map[string]int // generations
 	released  int
@@ -35,7 +36,7 @@ type outbox struct {
 	silent    bool // the next claim gets no answer
 }
 
-func (o *outbox) Claim(ctx context.Context, most int) ([]message.Claim, error) {
+func (o *outbox) Claim(ctx context.Context, most int) ([]Claim, error) {
 	if o.silence() {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -63,7 +64,7 @@ func (o *outbox) silence() bool {
 	return was
 }
 
-func (o *outbox) Published(_ context.Context, marks []message.Mark) error {
+func (o *outbox) MarkPublished(_ context.Context, marks []Mark) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failMarks > 0 {
@@ -81,7 +82,7 @@ func (o *outbox) Published(_ context.Context, marks []message.Mark) error {
 	return nil
 }
 
-func (o *outbox) Released(_ context.Context, ids []string) error {
+func (o *outbox) Release(_ context.Context, ids []string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.released += len(ids)
@@ -93,7 +94,7 @@ func (o *outbox) Released(_ context.Context, ids []string) error {
 	return nil
 }
 
-func (o *outbox) Unsent(_ context.Context, ids []string) error {
+func (o *outbox) ReleaseUnsent(_ context.Context, ids []string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.unsent += len(ids)
@@ -116,7 +117,7 @@ func (o *outbox) add(n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range n {
-		o.pending = append(o.pending, message.Claim{ID: fmt.Sprintf("cs_%d", len(o.published)+len(o.pending)), Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
+		o.pending = append(o.pending, Claim{ID: fmt.Sprintf("cs_%d", len(o.published)+len(o.pending)), Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
 	}
 }
 
@@ -139,7 +140,7 @@ type stream struct {
 	away    bool
 	ids     map[string]uint64
 	held    map[string]bool // by subject
-	fail    func(p message.Publication) error
+	fail    func(p Claim) error
 	refuse  bool          // fail is for certain
 	hang    time.Duration // before each answer
 	batches []int
@@ -161,37 +162,43 @@ func (s *stream) hold(subject string) {
 	s.held[subject] = true
 }
 
-func (s *stream) Publish(_ context.Context, batch []message.Publication) []message.Published {
+func (s *stream) Publish(_ context.Context, batch []Claim) []PublishResult {
 	time.Sleep(s.hang) //nolint:forbidigo // virtual time
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batches = append(s.batches, len(batch))
-	results := make([]message.Published, len(batch))
+	results := make([]PublishResult, len(batch))
 	for i, p := range batch {
 		if s.fail != nil {
 			if err := s.fail(p); err != nil {
-				results[i].Err, results[i].Refused = err, s.refuse
+				results[i].Err, results[i].NotStored = err, s.refuse
 				continue
 			}
 		}
-		results[i].Duplicate = s.ids[p.MsgID] != 0
-		if s.held[p.Subject] && !results[i].Duplicate {
-			results[i].Err = message.ErrStillQueued
+		results[i].Duplicate = s.ids[msgID(p)] != 0
+		if s.held[message.Subject(p.ID, p.Livemode)] && !results[i].Duplicate {
+			results[i].Err = ErrStillQueued
 			continue
 		}
 		if !results[i].Duplicate {
-			s.ids[p.MsgID] = uint64(len(s.ids) + 1)
-			s.hold(p.Subject)
+			s.ids[msgID(p)] = uint64(len(s.ids) + 1)
+			s.hold(message.Subject(p.ID, p.Livemode))
 		}
-		results[i].Sequence = s.ids[p.MsgID]
+		results[i].Sequence = s.ids[msgID(p)]
 	}
 	return results
+}
+
+func msgID(c Claim) string { return message.MsgID(c.ID, c.Generation) }
+
+func enqueue(r *Relay, id string) {
+	r.Enqueue(purchase.Purchase{ID: id, Livemode: true}, purchase.Recorded{Claimed: time.Now()})
 }
 
 func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		o := &outbox{taken: map[string]message.Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
+		o := &outbox{taken: map[string]Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
 		s := &stream{ids: map[string]uint64{}}
 		core, log := observer.New(zapcore.DebugLevel)
 		r := New(o, s, time.Now, zap.New(core), prometheus.NewRegistry())
@@ -207,7 +214,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream
 	})
 }
 
-func TestWakesOnCommit(t *testing.T) {
+func TestRelay_PublishesOnWake(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.add(1201)
 		r.Wake()
@@ -215,7 +222,7 @@ func TestWakesOnCommit(t *testing.T) {
 		if !slices.Equal(s.batches, []int{500, 500, 201}) || o.done() != 0 {
 			t.Errorf("published in batches of %v; %d marked at once", s.batches, o.done())
 		}
-		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1201 {
 			t.Errorf("%d marked", o.done())
@@ -223,10 +230,10 @@ func TestWakesOnCommit(t *testing.T) {
 	})
 }
 
-func TestPollFindsWhatWasLeftBehind(t *testing.T) {
+func TestRelay_PollsTheLedger(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
-		time.Sleep(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(pollInterval + 2*markDelay) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 {
 			t.Error("nobody looked")
@@ -234,7 +241,7 @@ func TestPollFindsWhatWasLeftBehind(t *testing.T) {
 	})
 }
 
-func TestNATSAwayClaimsNothing(t *testing.T) {
+func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
 		s.away = true
@@ -250,7 +257,7 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 		s.away = false
 		s.mu.Unlock()
 		r.Wake()
-		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 5 {
 			t.Errorf("%d published", o.done())
@@ -258,14 +265,14 @@ func TestNATSAwayClaimsNothing(t *testing.T) {
 	})
 }
 
-// What was recorded here is published without a question to the ledger, and marked once it should have had its outcome; what is
-// still offered at the end is published and marked.
-func TestOffers(t *testing.T) {
+// What was recorded here is published without a question to the ledger, and marked once it should have had
+// its outcome; what is still offered at the end is published and marked.
+func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		asked := o.claims
 		offer := func(from, to int) {
 			for i := from; i < to; i++ {
-				r.Offer(message.Claim{ID: fmt.Sprintf("cs_%d", i), Livemode: true, Generation: 1, FirstPublished: time.Now()})
+				enqueue(r, fmt.Sprintf("cs_%d", i))
 			}
 		}
 		if !r.Ready() {
@@ -276,7 +283,7 @@ func TestOffers(t *testing.T) {
 		if len(s.ids) != 700 || o.done() != 0 || o.claims != asked {
 			t.Errorf("%d published, %d marked, %d questions", len(s.ids), o.done(), o.claims-asked)
 		}
-		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 700 || o.claims != asked {
 			t.Errorf("%d marked, %d questions", o.done(), o.claims-asked)
@@ -285,13 +292,13 @@ func TestOffers(t *testing.T) {
 	}) // and now it ends
 }
 
-func TestOffersAtTheEnd(t *testing.T) {
+func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
 	var o *outbox
 	var s *stream
 	bubble(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
 		o, s = ledger, queue
 		for i := range 1200 {
-			r.Offer(message.Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1})
+			enqueue(r, fmt.Sprintf("cs_%d", i))
 		}
 	})
 	if o.done() != 1200 || len(s.ids) != 1200 {
@@ -299,13 +306,13 @@ func TestOffersAtTheEnd(t *testing.T) {
 	}
 }
 
-// An offer that the stream does not take is given back to the ledger; while nothing can be published, or too much waits already, nothing
-// is to be offered.
-func TestOffersThatFail(t *testing.T) {
+// An offer that the stream does not take is given back to the ledger; while nothing can be published, or too
+// much waits already, nothing is to be offered.
+func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.fail = func(message.Publication) error { return errors.New("timeout") }
-		o.taken["cs_0"] = message.Claim{ID: "cs_0", Generation: 1}
-		r.Offer(o.taken["cs_0"])
+		s.fail = func(Claim) error { return errors.New("timeout") }
+		o.taken["cs_0"] = Claim{ID: "cs_0", Generation: 1}
+		enqueue(r, "cs_0")
 		synctest.Wait()
 		if o.released != 1 || len(o.pending) != 1 {
 			t.Errorf("%d released", o.released)
@@ -329,9 +336,9 @@ func TestOffersThatFail(t *testing.T) {
 	if r.Ready() {
 		t.Error("ready before it runs")
 	}
-	r.run(true)
-	for range offeredMost {
-		r.Offer(message.Claim{})
+	r.setRunning(true)
+	for range maxEnqueued {
+		enqueue(r, "")
 	}
 	if r.Ready() {
 		t.Error("ready for more than it holds")
@@ -339,10 +346,10 @@ func TestOffersThatFail(t *testing.T) {
 }
 
 // Marks that the ledger does not take are kept, and written when it does.
-func TestMarksWait(t *testing.T) {
+func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
-		r.Offer(message.Claim{ID: "cs_0", Generation: 1})
+		enqueue(r, "cs_0")
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 || o.failMarks != 0 {
@@ -351,22 +358,22 @@ func TestMarksWait(t *testing.T) {
 	})
 }
 
-// A publish that failed is tried again under the same id, whether it was stored or not; one that the stream still holds
-// counts as published.
-func TestAmbiguousPublishes(t *testing.T) {
+// A publish that failed is tried again under the same id, whether it was stored or not; one that the stream
+// still holds counts as published.
+func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
-		s.fail = func(p message.Publication) error {
-			tries[p.MsgID]++
+		s.fail = func(p Claim) error {
+			tries[msgID(p)]++
 			switch {
-			case p.MsgID == "cs_0:1" && tries[p.MsgID] < 3: // not stored
+			case msgID(p) == "cs_0:1" && tries[msgID(p)] < 3: // not stored
 				return errors.New("timeout")
-			case p.MsgID == "cs_1:1" && tries[p.MsgID] < 3: // stored, the answer was lost
-				s.ids[p.MsgID] = 77
-				s.hold(p.Subject)
+			case msgID(p) == "cs_1:1" && tries[msgID(p)] < 3: // stored, the answer was lost
+				s.ids[msgID(p)] = 77
+				s.hold(message.Subject(p.ID, p.Livemode))
 				return errors.New("timeout")
-			case p.MsgID == "cs_2:1":
-				return message.ErrStillQueued
+			case msgID(p) == "cs_2:1":
+				return ErrStillQueued
 			}
 			return nil
 		}
@@ -377,16 +384,16 @@ func TestAmbiguousPublishes(t *testing.T) {
 		if o.done() != 4 || o.marks["cs_1"] != 1 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
 			t.Errorf("published %v after tries %v", o.published, tries)
 		}
-		if log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 || log.FilterMessage("Purchases are published again").Len() != 1 {
+		if log.FilterMessage("Publishing is delayed").Len() != 1 || log.FilterMessage("Publishing resumed").Len() != 1 {
 			t.Errorf("log: %v", log.All())
 		}
 	})
 }
 
-// The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses that one while it holds
-// the purchase (its acknowledgement was lost), and takes it where it was another life's: a ledger that was emptied, or restored
-// from a backup, beside a queue that was not.
-func TestKnownMessageIDs(t *testing.T) {
+// The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses
+// that one while it holds the purchase (its acknowledgement was lost), and takes it where it was another
+// life's: a ledger that was emptied, or restored from a backup, beside a queue that was not.
+func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.ids["cs_0:1"] = 90 // still queued
 		s.hold("purchases.live.cs_0")
@@ -406,16 +413,16 @@ func TestKnownMessageIDs(t *testing.T) {
 		if want := map[string]int{"cs_0": 1, "cs_1": 3}; !maps.Equal(o.marks, want) {
 			t.Errorf("marked generations %v, want %v", o.marks, want)
 		}
-		if _, sent := s.ids["cs_2:2"]; sent || o.released != 4 || len(r.doubts) != 0 {
-			t.Errorf("sent again although its outcome had come: %v; %d releases; doubts %v", sent, o.released, r.doubts)
+		if _, sent := s.ids["cs_2:2"]; sent || o.released != 4 || len(r.ambiguous) != 0 {
+			t.Errorf("sent again although its outcome had come: %v; %d releases; doubts %v", sent, o.released, r.ambiguous)
 		}
 	})
 }
 
-// The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may be one of them. It is
-// not published under another generation until they are on the ledger, also where its claim runs out meanwhile; one that can never be
-// recorded does not hold it for good.
-func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
+// The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may
+// be one of them. It is not published under another generation until they are on the ledger, also where its
+// claim runs out meanwhile; one that can never be recorded does not hold it for good.
+func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		began := time.Now()
 		oldest := func(at time.Time) {
@@ -427,7 +434,7 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // done with
 		o.add(2)
 		r.Wake()
-		time.Sleep(message.ClaimFor + time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(ClaimTimeout + time.Second) //nolint:forbidigo // virtual time
 		o.mu.Lock()
 		o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) // the claims have run out
 		o.mu.Unlock()
@@ -439,8 +446,8 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		o.mu.Lock()
 		o.settled["cs_0"] = true
 		o.mu.Unlock()
-		oldest(time.Now())                  // later ones wait, as they always do
-		time.Sleep(pollEvery + 2*markAfter) //nolint:forbidigo // virtual time
+		oldest(time.Now())                     // later ones wait, as they always do
+		time.Sleep(pollInterval + 2*markDelay) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if _, sent := s.ids["cs_0:2"]; sent || o.marked("cs_1") != 2 {
 			t.Errorf("published %v, marked %d", s.ids, o.marked("cs_1"))
@@ -451,24 +458,24 @@ func TestKnownMessageIDsWaitForOutcomes(t *testing.T) {
 		s.ids["cs_2:1"] = 92
 		s.mu.Unlock()
 		o.mu.Lock()
-		o.pending = append(o.pending, message.Claim{ID: "cs_2", Generation: 1})
+		o.pending = append(o.pending, Claim{ID: "cs_2", Generation: 1})
 		o.mu.Unlock()
 		r.Wake()
-		time.Sleep(putOffMax - time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(postponeMax - time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.marked("cs_2") != 0 {
 			t.Error("published again while the outcome may wait")
 		}
 		time.Sleep(2 * time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
-		if o.marked("cs_2") != 2 || len(r.doubts) != 0 {
-			t.Errorf("held for good; marked %d, doubts %v", o.marked("cs_2"), r.doubts)
+		if o.marked("cs_2") != 2 || len(r.ambiguous) != 0 {
+			t.Errorf("held for good; marked %d, doubts %v", o.marked("cs_2"), r.ambiguous)
 		}
 	})
 }
 
 // Nobody says how far the ledger is behind: what is in doubt waits, what is not is published.
-func TestDoubtsHoldNobodyElse(t *testing.T) {
+func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.outcomeErr = errors.New("timeout")
 		s.ids["cs_0:1"] = 90 // done with
@@ -476,7 +483,7 @@ func TestDoubtsHoldNobodyElse(t *testing.T) {
 		r.Wake()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		o.mu.Lock()
-		o.pending = append(o.pending, message.Claim{ID: "cs_1", Generation: 1})
+		o.pending = append(o.pending, Claim{ID: "cs_1", Generation: 1})
 		o.mu.Unlock()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
@@ -495,7 +502,7 @@ func TestDoubtsHoldNobodyElse(t *testing.T) {
 }
 
 // Published, and the mark was lost: published again under the same id, which the stream knows.
-func TestLostMark(t *testing.T) {
+func TestRelay_RepeatsLostMark(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 2
 		o.add(3)
@@ -508,7 +515,7 @@ func TestLostMark(t *testing.T) {
 	})
 }
 
-func TestPostgresAwayIsToldOnce(t *testing.T) {
+func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.mu.Lock()
 		o.claimErr = errors.New("connection refused")
@@ -527,8 +534,9 @@ func TestPostgresAwayIsToldOnce(t *testing.T) {
 	})
 }
 
-// A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops nothing for good.
-func TestSilentLedger(t *testing.T) {
+// A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops
+// nothing for good.
+func TestRelay_BoundsLedgerQueries(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.mu.Lock()
 		o.silent = true
@@ -537,7 +545,7 @@ func TestSilentLedger(t *testing.T) {
 		r.Wake()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		synctest.Wait()
-		if o.done() != 3 || log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len() != 1 {
+		if o.done() != 3 || log.FilterMessage("Publishing is delayed").Len() != 1 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
 		}
 	})
@@ -548,7 +556,7 @@ func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
 	for _, refused := range []bool{true, false} {
 		bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 			s.mu.Lock()
-			s.fail, s.refuse = func(message.Publication) error { return message.ErrStreamFull }, refused
+			s.fail, s.refuse = func(Claim) error { return ErrStreamFull }, refused
 			s.mu.Unlock()
 			o.add(3)
 			r.Wake()
@@ -569,7 +577,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 			defer s.mu.Unlock()
 			s.fail, s.refuse = nil, is
 			if is {
-				s.fail = func(message.Publication) error { return message.ErrStreamFull }
+				s.fail = func(Claim) error { return ErrStreamFull }
 			}
 		}
 		full(true)
@@ -593,7 +601,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 		if got := o.done(); got != 1200 || !r.Ready() {
 			t.Errorf("published %d of 1200, ready %t", got, r.Ready())
 		}
-		if n := log.FilterMessage("Publishing is delayed, the purchases wait on the ledger").Len(); n != 1 {
+		if n := log.FilterMessage("Publishing is delayed").Len(); n != 1 {
 			t.Errorf("logged %d times, want once", n)
 		}
 	})
@@ -603,8 +611,8 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
-		s.fail, s.refuse = func(p message.Publication) error {
-			if p.MsgID == "cs_0:1" {
+		s.fail, s.refuse = func(p Claim) error {
+			if msgID(p) == "cs_0:1" {
 				return errors.New("message size exceeds maximum allowed")
 			}
 			return nil
@@ -624,7 +632,7 @@ func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 func TestRelay_RetryEndsPause(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
-		s.fail = func(message.Publication) error { return errors.New("no response from stream") }
+		s.fail = func(Claim) error { return errors.New("no response from stream") }
 		s.mu.Unlock()
 		o.add(1)
 		r.Wake()
@@ -633,7 +641,7 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 		s.fail = nil
 		s.mu.Unlock()
 		r.Retry()
-		time.Sleep(2 * markAfter) //nolint:forbidigo // virtual time
+		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if o.done() != 1 {
 			t.Error("not published")
@@ -643,12 +651,12 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 
 // An offer that waited too long, behind publishes that got no answer, is not published by this claim any
 // more: another replica, or the customer's removal, may have come in between.
-func TestRelay_DropsStaleOffers(t *testing.T) {
+func TestRelay_ReleasesExpiredEnqueued(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.hang = offerMax + time.Second
-		r.Offer(message.Claim{ID: "cs_first", Generation: 1})
+		s.hang = enqueuedTimeout + time.Second
+		enqueue(r, "cs_first")
 		synctest.Wait() // it hangs
-		r.Offer(message.Claim{ID: "cs_late", Generation: 1})
+		enqueue(r, "cs_late")
 		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if s.ids["cs_first:1"] == 0 || s.ids["cs_late:1"] != 0 {

@@ -8,58 +8,46 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-
-	"purchase-relay/internal/message"
 )
-
-// Ledger is what the sweeper asks of the ledger. Implementations owe: an overdue purchase is this caller's alone for
-// contract.ClaimFor, on every replica; nothing here takes back what an outcome has said since.
-type Ledger interface {
-	// Overdue takes up to most purchases that are in the queue, as far as we know, and of which there was no word for
-	// the grace.
-	Overdue(ctx context.Context, grace time.Duration, most int) ([]message.Claim, error)
-	// Swept records what the queue said: published again under a new generation, still queued, or no answer.
-	Swept(ctx context.Context, published []message.Mark, queued, unanswered []string) error
-	// Expire ends as dead (expired) those that are at least maxAge old by the ledger's clock and still of the
-	// mark's generation, and returns their ids.
-	Expire(ctx context.Context, marks []message.Mark, maxAge time.Duration) (expired []string, err error)
-}
 
 // SweeperConfig is what an operator chooses.
 type SweeperConfig struct {
 	Interval time.Duration // between two sweeps
-	Grace    time.Duration // without a word, before the queue is asked
+	Grace    time.Duration // without an outcome, before a purchase is overdue
 	MaxAge   time.Duration // counted from the first publish
 }
 
-// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. It
-// doubles nothing: the stream refuses a purchase that it still holds, whether it waits, is delayed or is
-// being worked on; and while outcomes have waited long to be recorded (Postgres was down), the sweep is put
-// off. A purchase that is too old to be sent again ends dead (expired).
+// Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. The
+// stream rejects a purchase that it still holds, whether queued, delayed or being delivered, so nothing is
+// doubled. While outcomes have waited long to be recorded (Postgres was down), the sweep is postponed. A
+// purchase that is too old to be sent again ends dead (expired).
 type Sweeper struct {
-	SweeperConfig
-	ledger Ledger
-	queue  Queue
-	now    func() time.Time
-	log    *zap.Logger
-	swept  *prometheus.CounterVec
-	dead   prometheus.Counter
-	putOff time.Time // since when outcomes put the sweep off; zero: they do not
+	config         SweeperConfig
+	ledger         SweepLedger
+	queue          Queue
+	now            func() time.Time
+	log            *zap.Logger
+	swept          *prometheus.CounterVec
+	dead           prometheus.Counter
+	postponedSince time.Time // since when unrecorded outcomes postpone the sweep; zero: they do not
 }
 
-// NewSweeper returns a Sweeper; Run makes it work.
-func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Sweeper {
+// NewSweeper returns a Sweeper that sweeps while Run runs.
+func NewSweeper(
+	c SweeperConfig, l SweepLedger, q Queue, now func() time.Time, log *zap.Logger, reg prometheus.Registerer,
+) *Sweeper {
 	s := &Sweeper{
-		SweeperConfig: c, ledger: l, queue: q, now: now, log: log,
+		config: c, ledger: l, queue: q, now: now, log: log,
 		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "purchase_relay_swept_total", Help: "Purchases without a word that the queue was asked for, by what came of it.",
+			Name: "purchase_relay_swept_total", Help: "Overdue purchases, by the result of the sweep.",
 		}, []string{"result"}),
 	}
 	for _, result := range []string{"published", "still_queued", "expired", "failed"} {
-		s.swept.WithLabelValues(result) // from 0: an increase from nothing at all would not be seen
+		s.swept.WithLabelValues(result) // increase() needs the series to start at 0
 	}
 	s.dead = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "purchase_relay_dead_letters_total", Help: "Purchases given up on, by reason.", ConstLabels: prometheus.Labels{"reason": "expired"},
+		Name: "purchase_relay_dead_letters_total", Help: "Purchases that ended dead, by reason.",
+		ConstLabels: prometheus.Labels{"reason": "expired"},
 	})
 	reg.MustRegister(s.swept, s.dead)
 	return s
@@ -67,7 +55,7 @@ func NewSweeper(c SweeperConfig, l Ledger, q Queue, now func() time.Time, log *z
 
 // Run sweeps at every interval until ctx ends.
 func (s *Sweeper) Run(ctx context.Context) error {
-	tick := time.NewTicker(s.Interval)
+	tick := time.NewTicker(s.config.Interval)
 	defer tick.Stop()
 	failing := false
 	for {
@@ -81,9 +69,9 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
-			s.log.Warn("The sweep is put off", zap.Error(err))
+			s.log.Warn("Sweep postponed", zap.Error(err))
 		case err == nil && failing:
-			s.log.Info("Sweeping again")
+			s.log.Info("Sweep resumed")
 		}
 		failing = err != nil
 	}
@@ -91,11 +79,11 @@ func (s *Sweeper) Run(ctx context.Context) error {
 
 // Sweep publishes again everything that is overdue now.
 func (s *Sweeper) Sweep(ctx context.Context) error {
-	asked := false
+	swept := false
 	defer func() {
-		// Once in putOffMax, also where Postgres is down and the outcomes wait for it.
-		if asked && !s.putOff.IsZero() {
-			s.putOff = s.now()
+		// One sweep per postponeMax, also where Postgres stays down and the outcomes wait for it.
+		if swept && !s.postponedSince.IsZero() {
+			s.postponedSince = s.now()
 		}
 	}()
 	for s.queue.Connected() {
@@ -103,88 +91,91 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		asked = true
-		claims, err := within(ctx, func(ctx context.Context) ([]message.Claim, error) {
-			return s.ledger.Overdue(ctx, grace, batchSize)
-		})
+		swept = true
+		claims, err := s.claimOverdue(ctx, grace)
 		if err != nil || len(claims) == 0 {
 			return err
 		}
-		if err := s.batch(context.WithoutCancel(ctx), claims); err != nil || len(claims) < batchSize {
+		if err := s.sweepBatch(context.WithoutCancel(ctx), claims); err != nil || len(claims) < batchSize {
 			return err
 		}
 	}
 	return nil // disconnected, which has been logged
 }
 
-// grace returns how long a purchase must have been without a message from a worker. Outcomes that wait to be
-// recorded make it longer. Where they have waited for long, a purchase that looks lost may have one, and the
-// sweep is put off for up to putOffMax.
+// grace returns how long a purchase must have been without an outcome. Outcomes that wait to be recorded
+// extend the grace. Where they have waited for long, a purchase that looks lost may have one, and the sweep
+// is postponed for up to postponeMax.
 func (s *Sweeper) grace(ctx context.Context) (time.Duration, error) {
 	lag, err := s.queue.OutcomeLag(ctx)
 	switch {
 	case err != nil:
 		return 0, err
-	case lag <= s.Grace/2:
-		s.putOff = time.Time{}
-		return s.Grace + lag, nil
-	case s.putOff.IsZero():
-		s.putOff = s.now()
-	case s.now().Sub(s.putOff) >= putOffMax:
-		return s.Grace, nil
+	case lag <= s.config.Grace/2:
+		s.postponedSince = time.Time{}
+		return s.config.Grace + lag, nil
+	case s.postponedSince.IsZero():
+		s.postponedSince = s.now()
+	case s.now().Sub(s.postponedSince) >= postponeMax:
+		return s.config.Grace, nil
 	}
 	return 0, errors.New("outcomes wait to be recorded: Postgres is slow, or an ingest is older than its workers")
 }
 
-func (s *Sweeper) batch(ctx context.Context, claims []message.Claim) error {
-	ctx, cancel := context.WithTimeout(ctx, message.ClaimFor/2)
+func (s *Sweeper) claimOverdue(ctx context.Context, grace time.Duration) ([]Claim, error) {
+	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
-	marks := make([]message.Mark, len(claims))
+	return s.ledger.Overdue(ctx, grace, batchSize)
+}
+
+func (s *Sweeper) sweepBatch(ctx context.Context, claims []Claim) error {
+	ctx, cancel := context.WithTimeout(ctx, ClaimTimeout/2)
+	defer cancel()
+	marks := make([]Mark, len(claims))
 	for i, c := range claims {
-		marks[i] = message.Mark{ID: c.ID, Generation: c.Generation}
+		marks[i] = Mark{ID: c.ID, Generation: c.Generation}
 	}
-	expired, err := s.ledger.Expire(ctx, marks, s.MaxAge)
+	expired, err := s.ledger.Expire(ctx, marks, s.config.MaxAge)
 	if err != nil {
 		return err
 	}
 	for _, id := range expired {
 		s.swept.WithLabelValues("expired").Inc()
-		s.dead.Inc() // as a worker counts its own
+		s.dead.Inc()
 		s.log.Error("Purchase expired", zap.String("checkout_session_id", id), zap.String("reason", "expired"),
-			zap.Duration("max_age", s.MaxAge), zap.String("remedy", "replay it if it must be sent"))
+			zap.Duration("max_age", s.config.MaxAge), zap.String("remedy", "replay it if it must be sent"))
 	}
-	return s.publish(ctx, slices.DeleteFunc(claims, func(c message.Claim) bool {
+	return s.publish(ctx, slices.DeleteFunc(claims, func(c Claim) bool {
 		return slices.Contains(expired, c.ID)
 	}))
 }
 
-// publish offers purchases to the stream under their next generation.
-func (s *Sweeper) publish(ctx context.Context, claims []message.Claim) error {
+// publish publishes purchases under their next generation: the stream rejects those that it still holds.
+func (s *Sweeper) publish(ctx context.Context, claims []Claim) error {
 	if len(claims) == 0 {
 		return nil
 	}
-	batch := make([]message.Publication, len(claims))
 	for i := range claims {
 		claims[i].Generation++
-		batch[i] = publication(claims[i])
 	}
-	var published []message.Mark
-	var queued, unanswered []string
+	var published []Mark
+	var queued, unknown []string
 	var failed error
-	for i, res := range s.queue.Publish(ctx, batch) {
+	for i, result := range s.queue.Publish(ctx, claims) {
 		c := claims[i]
 		switch {
-		case res.Err == nil:
+		case result.Err == nil:
 			s.swept.WithLabelValues("published").Inc()
-			s.log.Warn("The queue had lost a purchase; it is published again", zap.String("checkout_session_id", c.ID), zap.Int("generation", c.Generation))
-			published = append(published, message.Mark{ID: c.ID, Generation: c.Generation, Sequence: res.Sequence})
-		case errors.Is(res.Err, message.ErrStillQueued):
+			s.log.Warn("Lost purchase published again",
+				zap.String("checkout_session_id", c.ID), zap.Int("generation", c.Generation))
+			published = append(published, Mark{ID: c.ID, Generation: c.Generation, Sequence: result.Sequence})
+		case errors.Is(result.Err, ErrStillQueued):
 			s.swept.WithLabelValues("still_queued").Inc()
 			queued = append(queued, c.ID)
 		default:
 			s.swept.WithLabelValues("failed").Inc()
-			unanswered, failed = append(unanswered, c.ID), res.Err
+			unknown, failed = append(unknown, c.ID), result.Err
 		}
 	}
-	return errors.Join(failed, s.ledger.Swept(ctx, published, queued, unanswered))
+	return errors.Join(failed, s.ledger.RecordSweep(ctx, published, queued, unknown))
 }

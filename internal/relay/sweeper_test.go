@@ -14,14 +14,12 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
-
-	"purchase-relay/internal/message"
 )
 
 // sweepLedger hands out what is overdue once, and notes what it is told.
 type sweepLedger struct {
 	mu      sync.Mutex
-	overdue []message.Claim
+	overdue []Claim
 	first   map[string]time.Time // of what was handed out
 	journal []string
 	err     error
@@ -29,7 +27,7 @@ type sweepLedger struct {
 	lag     time.Duration // by which the grace must be longer
 }
 
-func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int) ([]message.Claim, error) {
+func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int) ([]Claim, error) {
 	if l.silent {
 		l.silent = false
 		<-ctx.Done()
@@ -52,7 +50,7 @@ func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int
 	return taken, l.err
 }
 
-func (l *sweepLedger) Swept(_ context.Context, published []message.Mark, queued, unanswered []string) error {
+func (l *sweepLedger) RecordSweep(_ context.Context, published []Mark, queued, unknown []string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range published {
@@ -61,13 +59,13 @@ func (l *sweepLedger) Swept(_ context.Context, published []message.Mark, queued,
 	for _, id := range queued {
 		l.journal = append(l.journal, "queued "+id)
 	}
-	for _, id := range unanswered {
-		l.journal = append(l.journal, "unanswered "+id)
+	for _, id := range unknown {
+		l.journal = append(l.journal, "unknown "+id)
 	}
 	return nil
 }
 
-func (l *sweepLedger) Expire(_ context.Context, marks []message.Mark, maxAge time.Duration) (expired []string, err error) {
+func (l *sweepLedger) Expire(_ context.Context, marks []Mark, maxAge time.Duration) (expired []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range marks {
@@ -109,18 +107,18 @@ func sweep(t *testing.T, l *sweepLedger, s *stream, test func(log *observer.Obse
 	}
 }
 
-func TestSweepAsksTheQueue(t *testing.T) {
+func TestSweeper_RecordsEachResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{overdue: []message.Claim{
+		l := &sweepLedger{overdue: []Claim{
 			{ID: "cs_lost", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_queued", Generation: 3, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_silent", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_old", Generation: 5, FirstPublished: time.Now().Add(-47 * time.Hour)},
 		}}
-		s := &stream{ids: map[string]uint64{}, fail: func(p message.Publication) error {
-			switch p.MsgID {
+		s := &stream{ids: map[string]uint64{}, fail: func(p Claim) error {
+			switch msgID(p) {
 			case "cs_queued:4":
-				return message.ErrStillQueued
+				return ErrStillQueued
 			case "cs_silent:2":
 				return errors.New("timeout")
 			}
@@ -129,7 +127,7 @@ func TestSweepAsksTheQueue(t *testing.T) {
 		sweep(t, l, s, func(log *observer.ObservedLogs, reg *prometheus.Registry) {
 			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
-			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unanswered cs_silent"}
+			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unknown cs_silent"}
 			if got := l.told(); !slices.Equal(got, want) {
 				t.Errorf("%v\nwant %v", got, want)
 			}
@@ -146,11 +144,11 @@ func TestSweepAsksTheQueue(t *testing.T) {
 	})
 }
 
-func TestSweepGoesThroughEverything(t *testing.T) {
+func TestSweeper_SweepsAllBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
 		for i := range 1201 {
-			l.overdue = append(l.overdue, message.Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1, FirstPublished: time.Now()})
+			l.overdue = append(l.overdue, Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1, FirstPublished: time.Now()})
 		}
 		s := &stream{ids: map[string]uint64{}}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
@@ -163,9 +161,9 @@ func TestSweepGoesThroughEverything(t *testing.T) {
 	})
 }
 
-func TestSweepWaitsForTheQueue(t *testing.T) {
+func TestSweeper_WaitsForTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{overdue: []message.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, away: true}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			<-time.After(time.Hour)
@@ -202,13 +200,13 @@ func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64
 }
 
 // A ledger that never answers stops no later sweep.
-func TestSweepGetsNoAnswer(t *testing.T) {
+func TestSweeper_BoundsLedgerQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{silent: true, overdue: []message.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		l := &sweepLedger{silent: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(3 * time.Minute)
 			synctest.Wait()
-			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("The sweep is put off").Len() != 1 {
+			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("Sweep postponed").Len() != 1 {
 				t.Errorf("%v; log: %v", got, log.All())
 			}
 		})
@@ -229,7 +227,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 		{50 * time.Hour, 0, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			l := &sweepLedger{lag: tc.lag, overdue: []message.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+			l := &sweepLedger{lag: tc.lag, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 			s := &stream{ids: map[string]uint64{}}
 			if tc.waits != 0 {
 				s.outcome = time.Now().Add(time.Minute - tc.waits)
@@ -240,7 +238,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 				if got := l.told(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
 					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
 				}
-				if put := log.FilterMessage("The sweep is put off").Len(); (put == 0) != tc.swept {
+				if put := log.FilterMessage("Sweep postponed").Len(); (put == 0) != tc.swept {
 					t.Errorf("an outcome waits for %s: logged %d times, want %t", tc.waits, put, !tc.swept)
 				}
 			})
@@ -248,8 +246,8 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 	}
 }
 
-// An outcome that is never recorded puts each sweep off for putOffMax and no longer: the guard neither blocks
-// for ever nor is switched off. A sweep that is allowed goes through everything.
+// An outcome that is never recorded puts each sweep off for postponeMax and no longer: the guard neither
+// blocks for ever nor is switched off. A sweep that is allowed goes through everything.
 func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
@@ -259,14 +257,14 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 			defer l.mu.Unlock()
 			for range n {
 				id := fmt.Sprintf("cs_%d", len(l.overdue)+len(l.journal))
-				l.overdue = append(l.overdue, message.Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
+				l.overdue = append(l.overdue, Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
 			}
 		}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			lose(1201)
 			for hour := range 30 {
 				before := len(l.told())
-				<-time.After(putOffMax - 2*time.Minute)
+				<-time.After(postponeMax - 2*time.Minute)
 				synctest.Wait()
 				if got := len(l.told()); hour == 0 && got != before {
 					t.Errorf("swept %d within an hour, want none", got-before)
@@ -295,7 +293,7 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 			<-time.After(10*time.Hour + 30*time.Minute)
 			synctest.Wait()
 			l.mu.Lock()
-			l.err, l.overdue = nil, []message.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}
+			l.err, l.overdue = nil, []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}
 			l.mu.Unlock()
 			<-time.After(5 * time.Minute)
 			synctest.Wait()
@@ -316,11 +314,11 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 
 func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{overdue: []message.Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
 		sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(time.Hour)
-			if got := l.told(); len(got) > 0 || log.FilterMessage("The sweep is put off").Len() != 1 {
+			if got := l.told(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
 				t.Errorf("nobody knows how far the ledger is behind: %v; log %v", got, log.All())
 			}
 		})

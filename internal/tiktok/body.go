@@ -10,11 +10,12 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// listed are the currencies that TikTok takes; another one refuses the whole event.
-const listed = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ HKD HNL HUF IDR ILS INR ISK JPY KES" +
-	" KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR PLN PYG QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR "
+// listed are TikTok's currencies; it rejects an event with another one.
+const listed = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ" +
+	" HKD HNL HUF IDR ILS INR ISK JPY KES KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR PLN PYG" +
+	" QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR "
 
-// Listed says whether TikTok takes a currency (any case).
+// Listed reports whether TikTok accepts a currency (any case).
 func Listed(currency string) bool {
 	return purchase.ValidCurrency(currency) && strings.Contains(listed, " "+strings.ToUpper(currency)+" ")
 }
@@ -54,7 +55,7 @@ type user struct {
 	Locale     string `json:"locale,omitempty"`
 }
 
-// properties leaves value out by nil alone: a value of 0 is a value.
+// properties has no value where it is nil; 0 is a value.
 type properties struct {
 	Value       *json.Number `json:"value,omitempty"`
 	Currency    string       `json:"currency,omitempty"`
@@ -80,7 +81,7 @@ type page struct {
 	Referrer string `json:"referrer,omitempty"`
 }
 
-// The older body, one event a request.
+// The older body, with one event per request.
 type pixelBody struct {
 	PixelCode     string       `json:"pixel_code"`
 	Event         string       `json:"event"`
@@ -103,26 +104,26 @@ const (
 	PayloadPixel  = "pixel"
 )
 
-// maxEvents is what TikTok takes in one request; more, and it refuses them all.
+// maxEvents is TikTok's limit of events per request; it rejects a larger request as a whole.
 const maxEvents = 1000
 
-// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload; another number
-// is an error. It depends on its arguments alone, so that a repeat sends the same bytes.
+// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload. It is a function
+// of its arguments, so that a repeat sends the same bytes.
 func Body(c Config, pixelID, testEventCode string, envelopes []message.Envelope) ([]byte, error) {
 	body, _, err := bodyAndSent(c, pixelID, testEventCode, envelopes)
 	return body, err
 }
 
-// bodyAndSent returns a body, and what each of its events carries.
+// bodyAndSent returns a body and what each of its events carries.
 func bodyAndSent(
 	c Config, pixelID, testEventCode string, envelopes []message.Envelope,
 ) (body []byte, sent []purchase.Sent, err error) {
 	pixel := c.Payload == PayloadPixel
 	switch n := len(envelopes); {
 	case pixel && n != 1:
-		return nil, nil, fmt.Errorf("the pixel payload takes one event a request, not %d", n)
+		return nil, nil, fmt.Errorf("pixel payload: %d events, want 1", n)
 	case n < 1 || n > maxEvents:
-		return nil, nil, fmt.Errorf("a request takes 1 to %d events, not %d", maxEvents, n)
+		return nil, nil, fmt.Errorf("events payload: %d events, want 1 to %d", n, maxEvents)
 	}
 	events := make([]event, len(envelopes))
 	sent = make([]purchase.Sent, len(envelopes))
@@ -133,8 +134,8 @@ func bodyAndSent(
 	if pixel {
 		e := &events[0]
 		body, err = json.Marshal(pixelBody{
-			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime, TestEventCode: testEventCode,
-			Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page}, Limited: e.Limited,
+			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime,
+			TestEventCode: testEventCode, Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page}, Limited: e.Limited,
 		})
 		return body, sent, err
 	}
@@ -147,18 +148,19 @@ func bodyAndSent(
 func newEvent(c Config, e message.Envelope) event {
 	k := e.Keys
 	ev := event{
-		Event: cmp.Or(e.Event, c.EventName), EventTime: e.PurchasedAt, EventID: e.EventID, Limited: e.LimitedDataUse,
+		Event: cmp.Or(e.Event, c.EventName), EventTime: e.PurchasedAt, EventID: e.EventID,
+		Limited: e.LimitedDataUse,
 		User: user{
-			Email: k.Email, Phone: k.Phone, ExternalID: k.ExternalID, TTCLID: k.TTCLID, TTP: k.TTP, IP: k.IP, UserAgent: k.UserAgent,
-			FirstName: k.FirstName, LastName: k.LastName, Zip: k.Zip, City: k.City, State: k.State, Country: k.Country,
-			Locale: k.Locale,
+			Email: k.Email, Phone: k.Phone, ExternalID: k.ExternalID, TTCLID: k.TTCLID, TTP: k.TTP,
+			IP: k.IP, UserAgent: k.UserAgent, FirstName: k.FirstName, LastName: k.LastName, Zip: k.Zip,
+			City: k.City, State: k.State, Country: k.Country, Locale: k.Locale,
 		},
 		Properties: properties{ContentType: "product", OrderID: e.EventID},
 	}
 	if e.Content != nil {
 		ev.Properties.describe(e.Content)
 	}
-	// Another currency would refuse the event: the conversion without its value is worth more than none.
+	// TikTok rejects an unlisted currency: a conversion without its value is better than none.
 	if e.AmountMinor != nil && Listed(e.Currency) {
 		value := json.Number(purchase.Major(*e.AmountMinor, e.Currency))
 		ev.Properties.Value, ev.Properties.Currency = &value, strings.ToUpper(e.Currency)
@@ -173,8 +175,8 @@ func newEvent(c Config, e message.Envelope) event {
 	return ev
 }
 
-// sentOf reports what the event of an envelope carries. It reads the event itself, so that no rule of newEvent
-// is repeated.
+// sentOf returns what the event of an envelope carries. It reads the event, so that no rule of newEvent is
+// repeated.
 func sentOf(ev *event, e message.Envelope) (s purchase.Sent) {
 	u := &ev.User
 	keys := purchase.MatchKeys{
@@ -194,8 +196,8 @@ func sentOf(ev *event, e message.Envelope) (s purchase.Sent) {
 	return s
 }
 
-// describe adds what was bought. A price or a quantity belongs to a named content; a quantity is also the
-// number of all items.
+// describe adds the purchased content. A price or a quantity belongs to a named content; the quantity is also
+// the number of items.
 func (p *properties) describe(c *purchase.Content) {
 	if c.Named() {
 		p.Contents = []content{{

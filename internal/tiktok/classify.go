@@ -48,11 +48,11 @@ func (s span) has(code int) bool {
 	return false
 }
 
-// Classify returns what an answer means: status is the HTTP status (0: no answer), code the body's code (nil:
-// none), message TikTok's message. A body code, where present, wins over the HTTP status, because TikTok's
-// errors normally arrive with HTTP 200; success needs a 2xx as well. The message decides where TikTok reports
-// two kinds of fault under one code: settings and passing faults have both been seen under 40002. known is
-// false for a code that no table has: it is retried.
+// Classify returns the class of an answer: status is the HTTP status (0: no answer), code the body's code
+// (nil: none), message TikTok's message. A body code, where present, wins over the HTTP status, because
+// TikTok's errors normally arrive with HTTP 200; success needs a 2xx as well. The message decides where
+// TikTok reports two kinds of fault under one code: settings and passing faults have both been seen under
+// 40002. known is false for an unlisted code, which is retried.
 func Classify(status int, code *int, message string) (class purchase.Class, known bool) {
 	if code == nil {
 		return classifyStatus(status), true
@@ -60,7 +60,7 @@ func Classify(status int, code *int, message string) (class purchase.Class, know
 	class, known = classifyCode(status, *code)
 	if class == purchase.ClassRefused || (class == purchase.ClassRetry && *code != 0) {
 		switch {
-		case eventField.MatchString(message): // whatever else it mentions, the fault is in the event
+		case eventField.MatchString(message): // the event is at fault, even if the message mentions settings
 		case passingFault.MatchString(message):
 			return purchase.ClassRetry, known
 		case settingsFault.MatchString(quoted.ReplaceAllString(message, "")):
@@ -88,30 +88,30 @@ func classifyCode(status, code int) (class purchase.Class, known bool) {
 	return purchase.ClassRetry, false
 }
 
-// How TikTok's messages speak of a fault. Sources: RudderStack's FAQ and tests, issues of stape's tag.
+// The wordings of TikTok's messages. Sources: RudderStack's FAQ and tests, issues of stape's tag.
 var (
-	// eventField is a path into an event: "Batch.3.properties.value: …", "context.user.email: …".
+	// eventField matches a path into an event: "Batch.3.properties.value: …", "context.user.email: …".
 	eventField = regexp.MustCompile(
 		`(?i)\b(batch|data)\.\d+\.\w|(^|[\s"'(])(properties|contents|context|user|page)[.:]`,
 	)
-	// passingFault is a fault of TikTok's own that a retry outlives.
+	// passingFault matches a temporary fault of TikTok's own.
 	passingFault = regexp.MustCompile(
 		`(?i)\bcould not acquire\b|\btime(d|s)?[- ]?out\b|\btry again\b|\bretry\b|\btemporar(y|ily)\b` +
 			`|\b(busy|internal|unavailable|overloaded)\b|\btoo many requests\b`,
 	)
-	// settingsFault names what belongs to the request and not to an event.
+	// settingsFault matches what belongs to the request and not to an event.
 	settingsFault = regexp.MustCompile(
 		`(?i)\bpixels?([ _-]?(code|id)s?)?\b|\bevent[ _-]?(source|set)s?([ _-]?ids?)?\b` +
 			`|\b(permissions?|not (permitted|authori[sz]ed)|unauthori[sz]ed|insufficient scope)\b|\badvertisers?([ _-]?(account|id)s?)?\b` +
 			`|\btest[ _-]?event[ _-]?codes?\b|\baccess[ _-]?tokens?\b|\btoken (is |has |was )*(been )?(expired|invalid|incorrect|revoked)\b`,
 	)
-	// quoted is a value that the message repeats: what an event holds names no setting.
+	// quoted matches a repeated value: a value of an event names no setting.
 	quoted = regexp.MustCompile(`"[^"]*"|` + "`[^`]*`" + `|(^|[\s:(\[=])'[^']*'`)
 )
 
-// classifyStatus classifies an answer that is not TikTok's JSON: a gateway's page, a wrong path, no answer at
-// all. A firewall refuses one event for what is in it as it refuses all of them, so that a client error says
-// nothing of whose fault it is.
+// classifyStatus classifies an answer without TikTok's JSON: a gateway's page, a wrong path, no answer. A
+// firewall rejects one event for its content with the same status as all events, so that a client error does
+// not show what is at fault.
 func classifyStatus(status int) purchase.Class {
 	switch {
 	case status == http.StatusNotFound:
@@ -127,14 +127,14 @@ func classifyStatus(status int) purchase.Class {
 	}
 }
 
-// maxRetryAfter bounds what a server may ask for.
+// maxRetryAfter bounds a Retry-After.
 const maxRetryAfter = time.Hour
 
-// RetryAfter reads a Retry-After header, seconds or an HTTP date, as a wait from 0 to one hour; 0 when it is
-// missing or unreadable.
+// RetryAfter parses a Retry-After header, seconds or an HTTP date, into a wait from 0 to one hour; 0 when it
+// is missing or malformed.
 func RetryAfter(header string, now time.Time) time.Duration {
 	header = strings.TrimSpace(header)
-	// A number beyond its range comes back as the range's end: it is a long wait all the same.
+	// ParseInt returns the end of the range for a number beyond it.
 	if seconds, err := strconv.ParseInt(header, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(min(max(0, seconds), int64(maxRetryAfter/time.Second))) * time.Second
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // A compressed answer is not asked for, and one that comes all the same is not unpacked: it is no answer.
-func TestCompressedAnswers(t *testing.T) {
+func TestPixel_IgnoresCompression(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if e := r.Header.Get("Accept-Encoding"); e != "" {
 			t.Errorf("Accept-Encoding: %s", e)
@@ -49,7 +49,7 @@ func (tr *transport) RoundTrip(*http.Request) (*http.Response, error) {
 func (tr *transport) CloseIdleConnections() { tr.closed++ }
 
 // A name that points elsewhere is followed: connections are given up after a failure, and every few minutes.
-func TestConnectionsAreRenewed(t *testing.T) {
+func TestPixel_RenewsConnections(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	tr := &transport{}
 	p := tiktok.NewPixel(tiktok.Config{
@@ -69,7 +69,7 @@ func TestConnectionsAreRenewed(t *testing.T) {
 	}
 }
 
-func TestSetToken(t *testing.T) {
+func TestPixel_SetToken(t *testing.T) {
 	var seen []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen = append(seen, r.Header.Get("Access-Token"))

@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	echoMax   = 4096 // bytes of a message that are looked through; only the first maxMessage of what remains are kept
-	echoWhole = 16   // bytes: a shorter value is found as a whole word alone
-	echoLeast = 4    // bytes: a shorter value (a country, a state's code) names nobody
-	echoStep  = 8    // bytes between the parts of a long value that are looked for
+	echoMax   = 4096 // bytes of a message that are searched; the first maxMessage of the result are kept
+	echoWhole = 16   // bytes: a shorter value is matched as a whole word only
+	echoMin   = 4    // bytes: a shorter value (a country, a state) identifies no person
+	echoStep  = 8    // bytes between the parts of a long value that are matched
 	echoTail  = echoWhole + echoStep
 )
 
-// redactValues removes from TikTok's message what it repeats of the events: an error may quote the value that
-// it refuses, and an IP address, a user agent or a click id must not reach logs, ledger and exports. Long
-// values are found in parts, because messages cut them short.
+// redactValues removes the events' values from TikTok's message: an error may quote the value that it
+// rejects, and an IP address, a user agent or a click id must not reach logs, ledger and exports. Long values
+// are matched in parts, because messages truncate them.
 func redactValues(data string, events []message.Envelope) string {
 	text := strings.Map(visible, strings.ToValidUTF8(data, "?"))
 	keep := len(text)
 	if len(text) > echoMax {
-		text, keep = text[:echoMax], echoMax-echoTail // a value that is cut by the limit may not be found
+		text, keep = text[:echoMax], echoMax-echoTail // a value that the limit truncates may not match
 	}
 	e := newEcho(lowerASCII(text))
 	for i := range events {
@@ -36,10 +36,10 @@ func redactValues(data string, events []message.Envelope) string {
 	return strings.ToValidUTF8(without(text[:keep], e.found), "")
 }
 
-// echo is a message, in lower case, and what was found in it.
+// echo is a message in lower case and the values found in it.
 type echo struct {
 	text string
-	// all runs of echoLeast and of echoWhole bytes: most values are ruled out by one look
+	// All substrings of echoMin and of echoWhole bytes: one lookup rules out most values.
 	starts, parts map[string]bool
 	found         [][2]int // start and end
 }
@@ -47,8 +47,8 @@ type echo struct {
 func newEcho(text string) *echo {
 	e := &echo{text: text, starts: make(map[string]bool, len(text)), parts: make(map[string]bool, len(text))}
 	for i := range len(text) {
-		if i+echoLeast <= len(text) {
-			e.starts[text[i:i+echoLeast]] = true
+		if i+echoMin <= len(text) {
+			e.starts[text[i:i+echoMin]] = true
 		}
 		if i+echoWhole <= len(text) {
 			e.parts[text[i:i+echoWhole]] = true
@@ -57,16 +57,17 @@ func newEcho(text string) *echo {
 	return e
 }
 
-// personal lists what of an event could be traced to its buyer, as it was sent and as the message might write
-// it.
+// personal lists the values of an event that identify its buyer, as sent and as the message might encode
+// them.
 func (e *echo) personal(event *message.Envelope) []string {
 	k := &event.Keys
 	inURL, inJSON := strings.Contains(e.text, "%"), strings.Contains(e.text, `\`)
 	values := make([]string, 0, 16)
 	for _, v := range [...]string{
-		k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, k.City, k.State, k.Email, k.Phone, k.ExternalID, k.FirstName, k.LastName, k.Zip,
+		k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, k.City, k.State,
+		k.Email, k.Phone, k.ExternalID, k.FirstName, k.LastName, k.Zip,
 	} {
-		if len(v) < echoLeast {
+		if len(v) < echoMin {
 			continue
 		}
 		values = append(values, v)
@@ -83,12 +84,12 @@ func (e *echo) personal(event *message.Envelope) []string {
 	return values
 }
 
-// find notes where the message repeats a value.
+// find records where the message repeats a value.
 func (e *echo) find(value string) {
 	switch {
-	case len(value) < echoLeast:
+	case len(value) < echoMin:
 	case len(value) < echoWhole:
-		if !e.starts[value[:echoLeast]] {
+		if !e.starts[value[:echoMin]] {
 			return
 		}
 		for at := range occurrences(e.text, value) {
@@ -105,7 +106,7 @@ func (e *echo) find(value string) {
 	}
 }
 
-// extend notes where the message repeats a part of a value, with what it repeats on both sides of the part.
+// extend records where the message repeats a part of a value, as far as it matches on both sides.
 func (e *echo) extend(value string, part int) {
 	for start := range occurrences(e.text, value[part:part+echoWhole]) {
 		end := start + echoWhole
@@ -119,7 +120,7 @@ func (e *echo) extend(value string, part int) {
 	}
 }
 
-// occurrences yields where part begins in text.
+// occurrences yields the positions of part in text.
 func occurrences(text, part string) func(yield func(int) bool) {
 	return func(yield func(int) bool) {
 		for from := 0; part != ""; {
@@ -132,7 +133,7 @@ func occurrences(text, part string) func(yield func(int) bool) {
 	}
 }
 
-// boundary reports whether no word goes on at a place.
+// boundary reports whether no word continues at a position.
 func boundary(text string, i int) bool {
 	if i < 0 || i >= len(text) {
 		return true
@@ -141,7 +142,7 @@ func boundary(text string, i int) bool {
 	return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c < 0x80
 }
 
-// without replaces the found parts of a text.
+// without replaces the found ranges of a text.
 func without(text string, found [][2]int) string {
 	if len(found) == 0 {
 		return text
@@ -161,7 +162,7 @@ func without(text string, found [][2]int) string {
 	return kept.String()
 }
 
-// lowerASCII keeps every byte in its place, unlike strings.ToLower.
+// lowerASCII keeps every byte's position, unlike strings.ToLower.
 func lowerASCII(s string) string {
 	b := []byte(s)
 	for i, c := range b {

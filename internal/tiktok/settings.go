@@ -9,8 +9,8 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// The usable forms. They take whatever TikTok might issue, and nothing that a request cannot carry: a test's
-// or a simulator's settings are short. What Events Manager shows is checked by ExamineToken and ExaminePixel.
+// The valid forms. They accept whatever TikTok might issue and a request can carry, including the short
+// settings of tests. ExamineToken and ExaminePixel check the form that Events Manager shows.
 var (
 	headerValue    = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	usableToken    = regexp.MustCompile(`^[\x21\x23-\x26\x28-\x7e]{1,1000}$`) // no quotes
@@ -18,15 +18,15 @@ var (
 	usableTestCode = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
-// Trim removes what copying adds around a setting: blanks, line ends, byte order marks and other invisible
-// characters.
+// Trim removes the invisible characters that copying adds around a setting: blanks, line ends, byte order
+// marks.
 func Trim(s string) string {
 	return strings.TrimFunc(s, func(r rune) bool {
 		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
 	})
 }
 
-// CheckToken returns why no request could carry a token, without the token; nil if one could.
+// CheckToken returns an error, without the token, if no request can carry it.
 func CheckToken(token secret.Text) error {
 	if !usableToken.MatchString(token.Reveal()) {
 		return errors.New("must be printable ASCII without blanks and quotes")
@@ -34,7 +34,7 @@ func CheckToken(token secret.Text) error {
 	return nil
 }
 
-// CheckPixel returns why a text is no pixel id; nil if it may be one.
+// CheckPixel returns an error if id is no pixel id.
 func CheckPixel(id string) error {
 	if !usablePixel.MatchString(id) {
 		return errors.New("must be letters and digits")
@@ -42,7 +42,7 @@ func CheckPixel(id string) error {
 	return nil
 }
 
-// CheckTestCode returns why a text is no test event code; nil if it may be one.
+// CheckTestCode returns an error if code is no test event code.
 func CheckTestCode(code string) error {
 	if !usableTestCode.MatchString(code) {
 		return errors.New("must be letters, digits, _ and -")

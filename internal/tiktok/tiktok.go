@@ -1,5 +1,5 @@
-// Package tiktok is the neighbour that is told: the Events API's wire form, and what its answers mean. A code of 0 means
-// accepted, never attributed.
+// Package tiktok is the client of TikTok's Events API: wire form, requests, and the meaning of answers. A
+// code of 0 means accepted, never attributed.
 package tiktok
 
 import (
@@ -30,9 +30,9 @@ type Config struct {
 	URL       string           // where events are sent, absolute
 	Payload   string           // PayloadEvents or PayloadPixel
 	EventName string           // the event's name, the same as the browser pixel's
-	PageURL   string           // page.url where a purchase has none; "": none
+	PageURL   string           // page.url of a purchase without one; "": none
 	Timeout   time.Duration    // for one whole request, above 0
-	Client    *http.Client     // nil: one of its own; its redirect policy is replaced
+	Client    *http.Client     // nil: a new one; its redirect policy is replaced
 	Now       func() time.Time // the clock, for a Retry-After that is a date
 }
 
@@ -43,7 +43,7 @@ type Pixel struct {
 	token    atomic.Pointer[secret.Text]
 	testCode string
 	client   *http.Client
-	renewed  atomic.Int64 // when idle connections were last given up, Unix nanoseconds
+	renewed  atomic.Int64 // when idle connections were last closed, Unix nanoseconds
 }
 
 // NewPixel returns a destination. testEventCode "" sends real events.
@@ -53,13 +53,15 @@ func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string)
 		TLSHandshakeTimeout: 5 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ResponseHeaderTimeout: c.Timeout, MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression: true,                                                                                            // an answer that is small on the wire must not be large in memory
-		ForceAttemptHTTP2:  true, HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}, // a dead connection is noticed
+		DisableCompression: true, // bounds memory: a compressed answer could expand
+		ForceAttemptHTTP2:  true,
+		// Pings detect a half-open connection.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}}
 	if c.Client != nil {
 		client = *c.Client
 	}
-	// A redirect would carry the token to whoever it names.
+	// A redirect would send the token to another host.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	p := &Pixel{config: c, id: pixelID, testCode: testEventCode, client: &client}
 	p.SetToken(token)
@@ -67,13 +69,13 @@ func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string)
 	return p
 }
 
-// SetToken replaces the token, for the requests that begin from now on.
+// SetToken replaces the token of later requests.
 func (p *Pixel) SetToken(token secret.Text) { p.token.Store(&token) }
 
-// renewAfter is how long connections are kept before idle ones are given up: a name that points elsewhere is followed.
+// renewAfter is how often idle connections are closed, so that a change of DNS takes effect.
 const renewAfter = 5 * time.Minute
 
-// renew gives idle connections up, after a failure at once and else now and then.
+// renew closes idle connections, after a failure or when due.
 func (p *Pixel) renew(failed bool) {
 	now, last := p.config.Now().UnixNano(), p.renewed.Load()
 	if (failed || time.Duration(now-last) > renewAfter) && p.renewed.CompareAndSwap(last, now) {
@@ -81,15 +83,15 @@ func (p *Pixel) renew(failed bool) {
 	}
 }
 
-// What is read and kept of an answer, in bytes.
+// Bounds of an answer, in bytes.
 const (
 	maxAnswer    = 1 << 20
 	maxMessage   = 300
 	maxRequestID = 100
 )
 
-// Send sends events in one request and classifies the answer. It never fails otherwise: no answer is an answer to be
-// tried again, and may have been taken all the same.
+// Send sends events in one request and classifies the answer. A request without an answer is classified as
+// one to retry: TikTok may have accepted it.
 func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.Answer {
 	body, sent, err := bodyAndSent(p.config, p.id, p.testCode, events)
 	if err != nil {
@@ -103,7 +105,8 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 	}
 	token := p.token.Load().Reveal()
 	if !headerValue.MatchString(token) {
-		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: "the access token holds characters that no request can carry"}
+		const message = "the access token holds characters that no request can carry"
+		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: message}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Access-Token", token)
@@ -111,7 +114,8 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 	resp, err := p.client.Do(req)
 	p.renew(err != nil)
 	if err != nil {
-		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: p.clean("no answer: "+reason(err), maxMessage)}
+		message := p.clean("no answer: "+reason(err), maxMessage)
+		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: message}
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := p.read(resp)
@@ -125,8 +129,8 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 	return a
 }
 
-// SendTest sends one event for somebody who waits for the answer. Three tries, a second apart, at most: one answer that means nothing (an
-// error of TikTok's own, a connection that broke) says nothing about the settings.
+// SendTest sends one event for an operator, with at most three tries a second apart: a passing fault says
+// nothing about the settings.
 func (p *Pixel) SendTest(ctx context.Context, event message.Envelope) purchase.Answer {
 	for try := 1; ; try++ {
 		a := p.Send(ctx, []message.Envelope{event})
@@ -144,7 +148,7 @@ func (p *Pixel) SendTest(ctx context.Context, event message.Envelope) purchase.A
 func (p *Pixel) read(resp *http.Response) purchase.Answer {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		// Half a body is none, whatever its first half says; the status came whole.
+		// The status is complete, the body is not and is ignored.
 		a := Read(resp.StatusCode, nil)
 		a.Message = "the answer broke off: " + reason(err)
 		return a
@@ -152,17 +156,16 @@ func (p *Pixel) read(resp *http.Response) purchase.Answer {
 	return Read(resp.StatusCode, data)
 }
 
-// Read classifies an answer: its HTTP status (0: none came) and its body as far as it was read. The texts are the other
-// side's, as they came.
+// Read classifies an answer by its HTTP status (0: none) and the body that was read. Its texts are
+// unredacted.
 func Read(status int, body []byte) purchase.Answer {
-	// A map, and not a struct, because encoding/json would take "CODE" for "code", and because one field of an unexpected
-	// type must not hide the others.
+	// A struct would match "CODE" as "code", and one field of an unexpected type would hide the others.
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(body, &fields) != nil {
 		fields = nil // a gateway's page
 	}
 	code := integer(fields["code"])
-	a := purchase.Answer{Code: code, Message: text(fields["message"]), RequestID: text(fields["request_id"])}
+	a := purchase.Answer{Code: code, Message: str(fields["message"]), RequestID: str(fields["request_id"])}
 	a.Class, a.Known = Classify(status, code, a.Message)
 	if code == nil && status != 0 {
 		a.Code = &status
@@ -173,25 +176,26 @@ func Read(status int, body []byte) purchase.Answer {
 	return a
 }
 
-// integer reads a code; nil for what is none: missing, null, a text, a fraction, beyond the ledger's 32 bits.
+// integer returns a code; nil unless it is an integer of 32 bits, as in the ledger.
 func integer(raw json.RawMessage) *int {
 	var n *int
-	if json.Unmarshal(raw, &n) != nil || n == nil || int(int32(*n)) != *n { //nolint:gosec // the conversion is the check
+	if json.Unmarshal(raw, &n) != nil || n == nil || int(int32(*n)) != *n { //nolint:gosec // this is the check
 		return nil
 	}
 	return n
 }
 
-func text(raw json.RawMessage) (s string) {
+func str(raw json.RawMessage) (s string) {
 	if json.Unmarshal(raw, &s) != nil {
 		return ""
 	}
 	return s
 }
 
-// reason says what happened to a request, without the URL that http.Client puts before it.
+// reason returns the text of a request's error without the URL that http.Client prepends.
 func reason(err error) string {
-	if timeout, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || (ok && timeout.Timeout()) {
+	timeout, ok := errors.AsType[net.Error](err)
+	if errors.Is(err, context.DeadlineExceeded) || (ok && timeout.Timeout()) {
 		return "TIKTOK_TIMEOUT is over"
 	}
 	if withURL, ok := errors.AsType[*url.Error](err); ok {
@@ -200,29 +204,30 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// address finds an e-mail address, plain or with its '@' escaped.
+// address matches an e-mail address, plain or with its '@' escaped.
 var address = regexp.MustCompile(`[^\s@"'<>]+(@|%40)[^\s@"'<>]+`)
 
-// clean makes a foreign text fit for logs and the ledger: no control or invisible characters, no token, no address, at most
-// so many bytes. The invisible go first, or they would hide the others; the cut comes last, or it would.
-func (p *Pixel) clean(s string, most int) string {
+// clean makes a text log-safe: no control or invisible characters, no token, no address, at most limit bytes.
+// Invisible characters are removed first and the cut comes last, because both could hide a token or an
+// address.
+func (p *Pixel) clean(s string, limit int) string {
 	s = strings.Map(visible, strings.ToValidUTF8(s, "?"))
 	if token := p.token.Load().Reveal(); token != "" {
 		s = strings.ReplaceAll(s, token, redacted)
 	}
 	s = address.ReplaceAllString(s, redacted)
-	if len(s) > most {
-		for most > 0 && !utf8.RuneStart(s[most]) {
-			most--
+	if len(s) > limit {
+		for limit > 0 && !utf8.RuneStart(s[limit]) {
+			limit--
 		}
-		s = s[:most]
+		s = s[:limit]
 	}
 	return s
 }
 
 const redacted = "[redacted]"
 
-// visible keeps words apart that a line end or a tab kept apart, and drops other control and format characters.
+// visible replaces line ends and tabs by blanks and drops other control and format characters.
 func visible(r rune) rune {
 	switch {
 	case r == '\n' || r == '\r' || r == '\t':

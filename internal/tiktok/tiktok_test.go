@@ -177,7 +177,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-func TestReadWithoutAnAnswer(t *testing.T) {
+func TestRead_WithoutAnswer(t *testing.T) {
 	if a := tiktok.Read(0, nil); a.Code != nil || a.Class != purchase.ClassRetry {
 		t.Errorf("%+v", a)
 	}
@@ -234,7 +234,7 @@ func config() tiktok.Config {
 	return tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", Timeout: 5 * time.Second, Now: time.Now}
 }
 
-func TestBodyGolden(t *testing.T) {
+func TestBody_EncodesGolden(t *testing.T) {
 	pixel := config()
 	pixel.Payload = tiktok.PayloadPixel
 	for file, c := range map[string]tiktok.Config{"events.json": config(), "pixel.json": pixel} {
@@ -265,7 +265,7 @@ func TestBodyGolden(t *testing.T) {
 	}
 }
 
-func TestBodyValues(t *testing.T) {
+func TestBody_Values(t *testing.T) {
 	for _, tc := range []struct {
 		minor    *int64
 		currency string
@@ -322,7 +322,7 @@ func TestBody_ContentIDsAlone(t *testing.T) {
 }
 
 // The strict simulator takes what is sent, in both shapes, however little is known of the buyer.
-func TestSimulatorTakesIt(t *testing.T) {
+func TestPixel_SimulatorAcceptsEvents(t *testing.T) {
 	sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
 	server := httptest.NewServer(sim)
 	defer server.Close()
@@ -339,7 +339,7 @@ func TestSimulatorTakesIt(t *testing.T) {
 	}
 }
 
-func TestSendMeetsEveryFault(t *testing.T) {
+func TestPixel_ClassifiesEveryFault(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		t.Errorf("a redirect was followed, with the token %q", r.Header.Get("Access-Token"))
 	}))
@@ -388,7 +388,7 @@ func TestSendMeetsEveryFault(t *testing.T) {
 	}
 }
 
-func TestBodyIsTheSameEachTime(t *testing.T) {
+func TestBody_IsDeterministic(t *testing.T) {
 	e := []message.Envelope{envelope(new(int64(2999)), "usd"), envelope(nil, "")}
 	first, err := tiktok.Body(config(), "PIXEL1", "", e)
 	if err != nil {
@@ -422,7 +422,7 @@ func send(t *testing.T, answer http.HandlerFunc) purchase.Answer {
 	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 }
 
-func TestRequest(t *testing.T) {
+func TestPixel_Request(t *testing.T) {
 	a := send(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost || r.Header.Get("Access-Token") != "secret-token" || r.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s %v", r.Method, r.Header)
@@ -435,7 +435,7 @@ func TestRequest(t *testing.T) {
 }
 
 // Whatever the other side puts into its answer, no token and no address come out of it.
-func TestAnswersAreCleaned(t *testing.T) {
+func TestPixel_CleansAnswers(t *testing.T) {
 	for _, hostile := range []string{
 		"secret-token", "secret-\x01token", "secret-\u200btoken", "for me@example.com", "me\u200b@example.com", "me%40example.com", "<me@example.com>",
 		strings.Repeat("é", 400), strings.Repeat("x", 295) + "secret-token",
@@ -456,7 +456,7 @@ func TestAnswersAreCleaned(t *testing.T) {
 	}
 }
 
-func TestNoAnswerSaysNothingOfTheURL(t *testing.T) {
+func TestPixel_ErrorOmitsURL(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	c := config()
 	c.URL = server.URL + eventPath + "?trace=private"
@@ -468,7 +468,7 @@ func TestNoAnswerSaysNothingOfTheURL(t *testing.T) {
 }
 
 // The status stands even where the body broke off.
-func TestBrokenBodyKeepsItsStatus(t *testing.T) {
+func TestPixel_TruncatedBodyKeepsStatus(t *testing.T) {
 	for status, want := range map[int]purchase.Class{200: purchase.ClassRetry, 401: purchase.ClassBlocked, 429: purchase.ClassRate, 503: purchase.ClassRetry} {
 		a := send(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
@@ -483,7 +483,7 @@ func TestBrokenBodyKeepsItsStatus(t *testing.T) {
 }
 
 // A flood after a good beginning is no good answer, and is not read to its end.
-func TestOversizeIsCut(t *testing.T) {
+func TestPixel_BoundsAnswerSize(t *testing.T) {
 	a := send(t, func(w http.ResponseWriter, _ *http.Request) {
 		chunk := []byte(strings.Repeat("x", 64<<10))
 		_, _ = w.Write([]byte(`{"code":0,"message":"`))

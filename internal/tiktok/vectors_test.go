@@ -15,7 +15,7 @@ import (
 
 // What others send, and how they read the answers: testdata/vectors.json names each source. Where the source judges an
 // answer differently than we do, a note says why.
-func TestVectorsOfOthers(t *testing.T) {
+func TestBody_MatchesVectorsOfOtherClients(t *testing.T) {
 	data, err := os.ReadFile("testdata/vectors.json")
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestVectorsOfOthers(t *testing.T) {
 // The event of segmentio/action-destinations' test, in our form: hashes as single texts, no contents, no privacy flag, our
 // content type and order id. Its external id is put in lower case here, as that source does before it hashes; we hash ids as
 // they are, and our own have no upper case.
-func TestPayloadOfOthers(t *testing.T) {
+func TestBody_MatchesPayloadsOfOtherClients(t *testing.T) {
 	at, err := time.Parse(time.RFC3339, "2024-01-08T13:52:50.212Z")
 	if err != nil {
 		t.Fatal(err)

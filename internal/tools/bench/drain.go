@@ -16,6 +16,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
@@ -121,14 +122,14 @@ func (s *simulator) stats(ctx context.Context) (stats tiktoksim.Stats, err error
 func fill(ctx context.Context, js *queue.Conn, n int) error {
 	const at = 1000
 	for done := 0; done < n; done += at {
-		var batch []message.Publication
+		var batch []relay.Claim
 		for i := done; i < min(n, done+at); i++ {
 			id := fmt.Sprintf("cs_live_bench%053d", i)
 			data, err := sampleEnvelope(id)
 			if err != nil {
 				return err
 			}
-			batch = append(batch, message.Publication{Subject: message.Subject(id, true), MsgID: message.MsgID(id, 1), FirstPublished: time.Now(), Data: data})
+			batch = append(batch, relay.Claim{ID: id, Livemode: true, Generation: 1, FirstPublished: time.Now(), Envelope: data})
 		}
 		for _, p := range js.Publish(ctx, batch) {
 			if p.Err != nil {

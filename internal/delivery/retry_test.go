@@ -7,7 +7,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-func TestDelayGrowsWithinItsBounds(t *testing.T) {
+func TestDelay_GrowsWithinBounds(t *testing.T) {
 	const initial, most = time.Second, 15 * time.Minute
 	for attempt := 1; attempt < 200; attempt++ {
 		ideal := most
@@ -31,7 +31,7 @@ func TestDelayGrowsWithinItsBounds(t *testing.T) {
 	}
 }
 
-func TestWithinTheAgeLimit(t *testing.T) {
+func TestWithin(t *testing.T) {
 	for _, tc := range []struct{ wait, remaining, want time.Duration }{
 		{30 * time.Second, time.Hour, 30 * time.Second},
 		{time.Hour, 10 * time.Minute, 9 * time.Minute}, // one more try before the end
@@ -48,7 +48,7 @@ func TestWithinTheAgeLimit(t *testing.T) {
 	}
 }
 
-func TestExpired(t *testing.T) {
+func TestRemaining_Expires(t *testing.T) {
 	const limit = 47 * time.Hour
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for first, want := range map[time.Time]bool{

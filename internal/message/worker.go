@@ -1,0 +1,67 @@
+package message
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/purchase"
+)
+
+// The states of a worker.
+const (
+	WorkerRunning = "running"
+	WorkerPaused  = "paused" // TikTok rejects the token, the permission or the address
+	WorkerOpen    = "open"   // TikTok is down: the circuit is open
+	WorkerOff     = "off"    // no access token: everything is skipped
+)
+
+// WorkerState is what a worker reports about itself every few seconds.
+type WorkerState struct {
+	Version string    `json:"version"` // of the worker's binary
+	State   string    `json:"state"`
+	Reason  string    `json:"reason,omitempty"`
+	Since   time.Time `json:"since"`
+}
+
+// Bounds of a worker's state, in characters of its texts.
+const (
+	maxInstance    = 100
+	maxVersion     = 64
+	maxStateReason = 300
+	maxState       = 4096 // bytes of the message
+)
+
+// EncodeWorkerState encodes a worker's state.
+func EncodeWorkerState(s WorkerState) ([]byte, error) {
+	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
+	return json.Marshal(s)
+}
+
+// DecodeWorkerState decodes the state that an instance published, received at now. Its texts are bounded and
+// log-safe.
+func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState, error) {
+	var s WorkerState
+	switch {
+	case !purchase.ValidID(instance) || len(instance) > maxInstance:
+		return s, errors.New("instance is malformed")
+	case len(data) > maxState:
+		return s, errors.New("state is too large")
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return WorkerState{}, errors.New("malformed JSON")
+	}
+	switch s.State {
+	case WorkerRunning, WorkerPaused, WorkerOpen, WorkerOff:
+	default:
+		return WorkerState{}, fmt.Errorf("state %.20q is none of running, paused, open, off", s.State)
+	}
+	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
+	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
+		s.Since = now // unknown
+	}
+	s.Since = s.Since.UTC()
+	return s, nil
+}
