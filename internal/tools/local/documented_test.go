@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/wait"
 )
 
@@ -96,15 +97,15 @@ var elsewhere = []otherwise{
 	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/tools/local"},       // this very test runs it
 	{regexp.MustCompile(`^make (up|compose-test)`), "internal/tools/composetest/run.go up"}, // a container engine
 	{regexp.MustCompile(`^docker compose`), "internal/tools/composetest/run.go up"},         // a container engine; make compose-test rehearses it
-	{regexp.MustCompile(`^docker buildx`), ""},                                                // a registry
-	{regexp.MustCompile(`^ingest provision`), "internal/e2e/roles_test.go provision"},         // the queue's user for that
+	{regexp.MustCompile(`^docker buildx`), ""},                                              // a registry
+	{regexp.MustCompile(`^ingest provision`), "internal/e2e/roles_test.go provision"},       // the queue's user for that
 	{regexp.MustCompile(`^docker build`), "internal/tools/composetest/run.go --build"},      // a container engine
 	{regexp.MustCompile(`^make bench`), "internal/tools/bench/run_test.go TestEverySection"},
 	{regexp.MustCompile(`^make profile`), "internal/tools/bench/run_test.go TestProfiles"},
 	{regexp.MustCompile(`^go tool pprof`), "internal/tools/bench/run_test.go TestProfiles"}, // opens a browser
 	{regexp.MustCompile(`^make chaos`), "internal/e2e/chaos_test.go TestChaos"},
 	{regexp.MustCompile(`^make licences`), ".ci/run make licences"},
-	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                        // minutes, and files of the repository
+	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                            // minutes, and files of the repository
 	{regexp.MustCompile(`^make manifests`), "internal/testkit/manual/kubernetes_test.go kubernetes"},   // schemas from the network
 	{regexp.MustCompile(`kubectl|kustomize`), "internal/testkit/manual/kubernetes_test.go kubernetes"}, // a cluster
 	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/manual_test.go TestManual"},
@@ -242,7 +243,7 @@ func startReading(t *testing.T) *reading {
 		}
 		if t.Failed() {
 			for _, name := range []string{"ingest", "tiktok-worker"} {
-				t.Logf("%s's log ends with:\n%s", name, tail(filepath.Join(dir, name+".log")))
+				t.Logf("%s's log ends with:\n%s", name, process.Tail(filepath.Join(dir, name+".log")))
 			}
 		}
 	})
