@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -258,7 +259,17 @@ func (c LogConfig) Logger(out io.Writer) *zap.Logger {
 	}
 	encoder := zapcore.NewJSONEncoder(keys)
 	if c.LogFormat == "console" {
-		encoder = newConsole(out)
+		encoder = zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig())
 	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
+}
+
+// Terminal reports whether out is a terminal: a progress bar in a file is noise.
+func Terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
