@@ -418,7 +418,11 @@ func TestLogger(t *testing.T) {
 	if _, err := time.Parse(time.RFC3339, fmt.Sprint(line["ts"])); err != nil || strings.Contains(out.String(), "hunter2") {
 		t.Errorf("%s: %v", out.String(), err)
 	}
-	out.Reset()
+}
+
+// A stranger's text cannot act on a terminal.
+func TestLogConfig_ConsoleEscapesControlCharacters(t *testing.T) {
+	var out bytes.Buffer
 	console := service.LogConfig{LogLevel: "warn", LogFormat: "console"}.Logger(&out)
 	console.Warn("shown", zap.String("stranger", "a\x1b[2J\nb"), zap.Any("token", secret.Text("hunter2")))
 	const want = "\tWARN\tshown\t{\"stranger\": \"a\\u001b[2J\\nb\", \"token\": \"[redacted]\"}\n"
