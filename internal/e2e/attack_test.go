@@ -292,7 +292,7 @@ func (s *stack) besiege(a attack) (done, again, tries int64) {
 
 // peak is the most memory that a program held since forgetPeak, in bytes; 0 where the system does not say.
 func (p *program) peak() int64 {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	if err != nil {
 		return 0
 	}
@@ -307,7 +307,7 @@ func (p *program) peak() int64 {
 
 // forgetPeak has Linux count from what is held now.
 func (p *program) forgetPeak() {
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0o600)
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.PID()), []byte("5"), 0o600)
 }
 
 // buildPlain builds the binaries as they are shipped: the race detector takes several times the memory.

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,6 +19,7 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
@@ -28,10 +27,10 @@ import (
 // to be killed has to be a process.
 const nodeVariable = "E2E_NATS_NODE"
 
-// runNode runs a server until its standard input ends, with the test that started it if nothing else.
+// runNode runs a server until it is killed.
 func runNode(what string) int {
 	part := strings.Split(what, "|")
-	server, err := natslocal.Start(natslocal.Options{
+	_, err := natslocal.Start(natslocal.Options{
 		ConfigFile: part[0], Addr: part[1], StoreDir: part[2],
 		Variables: natsPasswords(),
 	})
@@ -39,38 +38,29 @@ func runNode(what string) int {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	_ = server.Stop()
-	return 0
+	select {}
 }
 
 // node is one server of the cluster.
 type node struct {
+	*process.Process
 	t                 *testing.T
 	name, addr, route string
 	what              string
-	cmd               *exec.Cmd
 }
 
 func (n *node) start() {
 	n.t.Helper()
-	n.cmd = exec.Command(os.Args[0])
-	n.cmd.Env = append(os.Environ(), nodeVariable+"="+n.what)
-	n.cmd.Stderr = os.Stderr
-	in, err := n.cmd.StdinPipe()
+	var err error
+	n.Process, err = process.Start(process.Command{
+		Path: os.Args[0], Env: append(os.Environ(), nodeVariable+"="+n.what), Output: os.Stderr,
+	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.cmd.Start(); err != nil {
-		n.t.Fatal(err)
-	}
-	n.t.Cleanup(func() { _ = in.Close() })
 }
 
-func (n *node) kill() {
-	_ = n.cmd.Process.Kill()
-	_ = n.cmd.Wait()
-}
+func (n *node) kill() { n.Kill() }
 
 // newCluster starts three servers with the configuration that is shipped, its cluster's lines uncommented.
 func newCluster(t *testing.T) []*node {

@@ -498,9 +498,9 @@ func TestStartBeforeTheNeighbours(t *testing.T) {
 func TestBadConfigurationListsAllProblems(t *testing.T) {
 	t.Parallel()
 	ingest := start(t, "ingest", "STRIPE_WEBHOOK_SECRET=hunter2,", "ADMIN_ADDR=:0", "CHECKOUT_MODES=setup", "SHUTDOWN_GRACE=soon", "NATS_URL=http://x")
-	<-ingest.ended
+	<-ingest.Ended()
 	log := strings.Join(ingest.lines(), "\n")
-	if code := ingest.cmd.ProcessState.ExitCode(); code != 2 {
+	if code := ingest.ExitCode(); code != 2 {
 		t.Errorf("exit code %d:\n%s", code, log)
 	}
 	for _, name := range []string{"STRIPE_WEBHOOK_SECRET", "DATABASE_URL", "ADMIN_TOKEN", "CHECKOUT_MODES", "SHUTDOWN_GRACE", "NATS_URL"} {

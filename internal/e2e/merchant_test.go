@@ -15,6 +15,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
 )
 
@@ -40,24 +41,24 @@ func startExample(t *testing.T, language, stripe, shop string, env ...string) (a
 	addr := freeAddr(t)
 	_, port, _ := strings.Cut(addr, ":")
 	args := examples()[language](port)
-	command := exec.Command(args[0], args[1:]...)
 	if language == "go" { // as a program of its own: what `go run` starts would outlive it
 		program := filepath.Join(t.TempDir(), "checkout")
 		if out, err := exec.Command("go", "build", "-o", program, "../../docs/examples/checkout.go").CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		command = exec.Command(program)
+		args = []string{program}
 	}
 	var out strings.Builder
-	command.Dir, command.Stdout, command.Stderr = "../../docs/examples", &out, &out
-	command.Env = append(os.Environ(), "STRIPE_SECRET_KEY=sk_test_example", "STRIPE_PRICE=price_1", "STRIPE_API_URL="+stripe, "SHOP_URL="+shop, "PORT="+port)
-	command.Env = append(command.Env, env...)
-	if err := command.Start(); err != nil {
+	p, err := process.Start(process.Command{
+		Path: args[0], Args: args[1:], Dir: "../../docs/examples", Output: &out,
+		Env: append(append(os.Environ(), "STRIPE_SECRET_KEY=sk_test_example", "STRIPE_PRICE=price_1",
+			"STRIPE_API_URL="+stripe, "SHOP_URL="+shop, "PORT="+port), env...),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
+		p.Kill()
 		if t.Failed() {
 			t.Logf("%s says:\n%s", language, out.String())
 		}

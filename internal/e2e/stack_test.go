@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +27,7 @@ import (
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/tiktoksim"
 	"purchase-relay/internal/testkit/wait"
@@ -272,13 +272,24 @@ func command(t *testing.T, name string, env []string, args ...string) (code int,
 
 // program is one of the real binaries.
 type program struct {
+	*process.Process
 	t     *testing.T
-	cmd   *exec.Cmd
 	admin string
-	ended chan struct{}
+	log   *output
+}
 
-	mu  sync.Mutex
-	log []string
+// output collects a program's log lines.
+type output struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = append(o.text, p...)
+	return len(p), nil
 }
 
 // start starts one of the binaries; name may go on with a command and its flags.
@@ -287,38 +298,18 @@ func start(t *testing.T, name string, env ...string) *program {
 	if err := readSources(); err != nil {
 		t.Fatal(err)
 	}
-	p := &program{t: t, ended: make(chan struct{})}
 	words := strings.Fields(name)
-	p.cmd = exec.Command(filepath.Join(binaries, words[0]), words[1:]...)
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, env...)
-	out, in, err := os.Pipe()
+	p := &program{t: t, log: &output{}}
+	var err error
+	p.Process, err = process.Start(process.Command{
+		Path: filepath.Join(binaries, words[0]), Args: words[1:], Output: p.log,
+		Env: append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, env...),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd.Stdout, p.cmd.Stderr = in, in
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = in.Close()
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		lines := bufio.NewScanner(out)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			p.mu.Lock()
-			p.log = append(p.log, lines.Text())
-			p.mu.Unlock()
-		}
-		_ = out.Close()
-	}()
-	go func() {
-		<-read
-		_ = p.cmd.Wait()
-		close(p.ended)
-	}()
 	t.Cleanup(func() {
-		p.kill()
+		p.Kill()
 		if t.Failed() {
 			t.Logf("%s's log:\n%s", name, strings.Join(p.lines(), "\n"))
 		}
@@ -326,10 +317,12 @@ func start(t *testing.T, name string, env ...string) *program {
 	return p
 }
 
+// lines are the complete lines of the log.
 func (p *program) lines() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return append([]string(nil), p.log...)
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	lines := strings.Split(string(p.log.text), "\n")
+	return lines[:len(lines)-1]
 }
 
 // said counts the log lines with this msg.
@@ -346,16 +339,13 @@ func (p *program) said(msg string) int {
 	return n
 }
 
-func (p *program) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.ended
-}
+func (p *program) kill() { p.Kill() }
 
 // stop ends a program as an operator would and returns its exit code.
 func (p *program) stop() int {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	<-p.ended
-	return p.cmd.ProcessState.ExitCode()
+	p.Signal(syscall.SIGTERM)
+	<-p.Ended()
+	return p.ExitCode()
 }
 
 // patience bounds every wait. It is no expectation of speed: machines are shared.

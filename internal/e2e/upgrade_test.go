@@ -342,11 +342,11 @@ func (s *stack) schemaSaysWho() {
 	r := &replicas{}
 	s.newReplica(r)
 	select {
-	case <-s.ingest.ended:
+	case <-s.ingest.Ended():
 	case <-time.After(patience):
 		s.t.Fatal("an ingest that the schema calls too old goes on")
 	}
-	if code, log := s.ingest.cmd.ProcessState.ExitCode(), strings.Join(s.ingest.lines(), "\n"); code != 1 || !strings.Contains(log, "too new for this binary") {
+	if code, log := s.ingest.ExitCode(), strings.Join(s.ingest.lines(), "\n"); code != 1 || !strings.Contains(log, "too new for this binary") {
 		s.t.Errorf("an ingest that the schema calls too old ended with %d: %s", code, log)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -20,7 +21,7 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// UsageError is a wrong call or configuration: everything that is wrong with it, at once. Exit status 2.
+// UsageError lists every problem of a call or a configuration. Exit status 2.
 type UsageError struct{ Problems []string }
 
 // Error lists the problems, one a line.
@@ -29,14 +30,14 @@ func (e *UsageError) Error() string {
 }
 
 var (
-	// ErrHelp says that help was asked for and given.
-	ErrHelp = errors.New("help was given")
-	// ErrLeft says that the work is done but something is left for the operator. Exit status 3.
+	// ErrHelp follows the printed help.
+	ErrHelp = errors.New("help was printed")
+	// ErrLeft follows work that is done but leaves something to the operator. Exit status 3.
 	ErrLeft = errors.New("done, but something is left")
 )
 
-// ExitCode returns the status to exit with, and tells the error on stderr: 0 done, 1 failed, 2 usage or configuration, 3
-// done but something is left. Being asked to stop is no failure: an error that is context.Canceled and nothing else is 0.
+// ExitCode prints an error to stderr and returns the exit status: 0 done, 1 failed, 2 usage or configuration, 3 done
+// but something is left. Cancellation is no failure: an error that is context.Canceled and nothing else is 0.
 func ExitCode(err error, stderr io.Writer) int {
 	var usage *UsageError
 	switch {
@@ -53,8 +54,8 @@ func ExitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
-// onlyCanceled says whether each part of a joined error is context.Canceled. errors.Is would be content with one, and a
-// real failure beside it would end as success.
+// onlyCanceled reports whether each part of a joined error is context.Canceled. errors.Is would accept one, and hide
+// a failure beside it.
 func onlyCanceled(err error) bool {
 	switch wrapped := err.(type) { //nolint:errorlint // this walks the tree itself, link by link
 	case interface{ Unwrap() []error }:
@@ -65,21 +66,27 @@ func onlyCanceled(err error) bool {
 	return err == context.Canceled //nolint:errorlint // the end of the chain
 }
 
-// Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag --some-name can
-// also be given as the variable SOME_NAME (unless it is tagged noenv), and a secret as a file named by SOME_NAME_FILE. An
-// empty variable is an unset one. command is the chosen command's name. The error is ErrHelp, after the help or the version went to out, or
-// a *UsageError with all problems of the environment; then cli and command are filled as far as they are known.
-func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (command string, err error) {
+// Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag --some-name is
+// also the variable SOME_NAME (unless it is tagged noenv), and a secret is also a file named by SOME_NAME_FILE. An
+// empty variable is an unset one. command is the chosen command's name. The error is ErrHelp, after the help or the
+// version was printed to out, or a *UsageError with all problems of the environment; then cli and command are filled
+// as far as they are known.
+func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (
+	command string, err error,
+) {
 	env := &environment{getenv: getenv}
 	helped := false
 	var own common
-	parser, err := kong.New(cli, kong.Name(name), kong.Description(description+exitStatuses), kong.Writers(out, out), kong.Embed(&own),
-		kong.Vars{"version": fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", name, Version(), revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)},
-		kong.AutoGroup(grouped),
-		kong.Exit(func(int) { helped = true; panic(ErrHelp) }), kong.Resolvers(env),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}), kong.ValueFormatter(formatValue))
+	version := fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", name, Version(), revision(), runtime.Version(),
+		runtime.GOOS, runtime.GOARCH)
+	parser, err := kong.New(
+		cli, kong.Name(name), kong.Description(description+exitStatuses), kong.Writers(out, out), kong.Embed(&own),
+		kong.Vars{"version": version}, kong.AutoGroup(grouped), kong.Resolvers(env), kong.ValueFormatter(formatValue),
+		kong.Exit(func(int) { helped = true; panic(ErrHelp) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
+	)
 	if err != nil {
-		return "", fmt.Errorf("the program's own command line is wrong: %w", err)
+		return "", fmt.Errorf("build the command line: %w", err)
 	}
 	defer func() {
 		if helped {
@@ -92,7 +99,7 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 		if wrong := new(kong.ParseError); errors.As(err, &wrong) && wrong.Context != nil {
 			_ = wrong.Context.Resolve() // a bad flag ends kong before it looks at the environment
 		}
-		return "", &UsageError{Problems: append(env.problems, tellable(err))}
+		return "", &UsageError{Problems: append(env.problems, withoutArgument(err))}
 	}
 	command, _, _ = strings.Cut(parsed.Command(), " ") // without its arguments' names
 	if command == "completion" {
@@ -123,14 +130,14 @@ func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
 	return nil
 }
 
-// tellable is kong's error without the argument that it ends with: that may be somebody's address.
-func tellable(err error) string {
-	said, _, repeats := strings.Cut(err.Error(), "unexpected argument ")
+// withoutArgument returns kong's message without the argument at its end, which may be a customer's address.
+func withoutArgument(err error) string {
+	message, _, repeats := strings.Cut(err.Error(), "unexpected argument ")
 	if repeats {
-		return said + "an argument too many, or a command that is not known"
+		return message + "an argument too many, or a command that is not known"
 	}
-	said, _, _ = strings.Cut(said, " but got ")
-	return said
+	message, _, _ = strings.Cut(message, " but got ")
+	return message
 }
 
 func variable(flag *kong.Flag) string {
@@ -152,8 +159,8 @@ func formatValue(value *kong.Value) string {
 	}
 }
 
-// environment is kong's resolver of flags that were not given. kong's own reads the process' environment and stops at the
-// first bad value; this one reads what it was given and collects.
+// environment is kong's resolver of flags that were not given. kong's own reads the process' environment and stops at
+// the first bad value; this one reads getenv and collects.
 type environment struct {
 	getenv   func(string) string
 	problems []string
@@ -171,7 +178,7 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	name := variable(flag)
 	value, problem := e.lookup(name, isSecret(flag))
 	if problem == "" && value != "" {
-		// Into a scratch value first: a bad one becomes a problem of many instead of the end.
+		// Into a scratch value first: a bad one is collected instead of ending kong.
 		scratch := reflect.New(flag.Target.Type()).Elem()
 		token := kong.Token{Type: kong.FlagValueToken, Value: value}
 		if err := flag.Parse(kong.ScanFromTokens(token), scratch); err != nil {
@@ -181,7 +188,7 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 		}
 	}
 	if problem != "" {
-		e.tell(name, problem)
+		e.add(name, problem)
 		return nil, nil
 	}
 	if value == "" {
@@ -196,8 +203,8 @@ func Secret(getenv func(string) string, name string) (value secret.Text, problem
 	return secret.Text(text), problem
 }
 
-// tell remembers a problem once: kong asks several times.
-func (e *environment) tell(name, problem string) {
+// add keeps a problem once: kong resolves several times.
+func (e *environment) add(name, problem string) {
 	if e.seen == nil {
 		e.seen = make(map[string]bool)
 	}
@@ -226,7 +233,8 @@ func (e *environment) lookup(name string, isSecret bool) (value, problem string)
 	return text.Reveal(), ""
 }
 
-// Loopback says whether a listener's address can be reached from this machine alone. An empty host is every address.
+// Loopback reports whether a listener's address can be reached from this machine alone. An empty host is every
+// address.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -253,12 +261,22 @@ func (c LogConfig) Logger(out io.Writer) *zap.Logger {
 	}
 	keys := zapcore.EncoderConfig{
 		TimeKey: "ts", LevelKey: "level", MessageKey: "msg", NameKey: "logger", StacktraceKey: "stack",
-		EncodeTime: zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00"), EncodeLevel: zapcore.LowercaseLevelEncoder,
-		EncodeDuration: zapcore.StringDurationEncoder,
+		EncodeTime:  zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00"),
+		EncodeLevel: zapcore.LowercaseLevelEncoder, EncodeDuration: zapcore.StringDurationEncoder,
 	}
 	encoder := zapcore.NewJSONEncoder(keys)
 	if c.LogFormat == "console" {
-		encoder = newConsole(out)
+		encoder = zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig())
 	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
+}
+
+// Terminal reports whether out is a terminal: a progress bar in a file is noise.
+func Terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

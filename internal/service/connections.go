@@ -74,7 +74,9 @@ func bound(server *http.Server, listener net.Listener, variable string, max int,
 		dropped: func(reason string) { dropped.WithLabelValues(name, reason).Inc() },
 	}
 	server.ConnState = b.changed
-	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connection{}, c) }
+	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connection{}, c)
+	}
 	server.Handler = b.answer(server.Handler)
 	server.DisableGeneralOptionsHandler = true // it would answer without that handler
 	return &headListener{Listener: listener, connections: b}
@@ -150,8 +152,8 @@ func (b *connections) spoke(c net.Conn) {
 	}
 }
 
-// answer keeps a connection while its request is being answered, and tells the connection how long the
-// request's body is.
+// answer keeps a connection while its request is being answered, and sets the length of the request's
+// body.
 func (b *connections) answer(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(connection{}).(*headConn); ok {

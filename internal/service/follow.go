@@ -13,13 +13,15 @@ import (
 
 var errEmptySecret = errors.New("the file is empty")
 
-// FollowSecret reads a secret's file every so often until ctx ends, and tells each new content. It polls, because a mounted
-// secret is replaced by switching a link, which file watchers miss. An unreadable or empty file is told once and changes
-// nothing: it may be in the middle of being written.
-func FollowSecret(ctx context.Context, path string, current secret.Text, every time.Duration, changed func(secret.Text), wrong func(error)) {
-	tick := time.NewTicker(every)
+// FollowSecret polls a secret's file until ctx ends and passes each new content to changed. File watchers miss a
+// mounted secret, which is replaced by switching a link. An unreadable or empty file is passed to failed once and
+// changes nothing: a write may be in progress.
+func FollowSecret(ctx context.Context, path string, current secret.Text, interval time.Duration,
+	changed func(secret.Text), failed func(error),
+) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	told := false
+	failing := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -28,11 +30,11 @@ func FollowSecret(ctx context.Context, path string, current secret.Text, every t
 		}
 		value, err := readSecret(path)
 		switch {
-		case err != nil && !told:
-			told = true
-			wrong(err)
+		case err != nil && !failing:
+			failing = true
+			failed(err)
 		case err == nil:
-			told = false
+			failing = false
 			if value != current {
 				current = value
 				changed(value)

@@ -17,13 +17,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// readyTimeout bounds a readiness check: a probe must not hang on a neighbour that does.
+// readyTimeout bounds a readiness check: a probe must not hang with a dependency.
 const readyTimeout = 2 * time.Second
 
 // Stamped by the linker: -X purchase-relay/internal/service.version=…, and commit likewise.
 var version, commit string //nolint:gochecknoglobals // the linker needs variables
 
-// Version returns the stamped version, else what the go command knows, else "dev".
+// Version returns the stamped version, else the go command's, else "dev".
 func Version() string {
 	if version != "" {
 		return version
@@ -56,7 +56,7 @@ func Healthz() http.Handler {
 	})
 }
 
-// Readyz answers 200 or 503 with what check says, as JSON.
+// Readyz answers 200 or 503 with the body that check returns, as JSON.
 func Readyz(check func(ctx context.Context) (ready bool, body map[string]string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
@@ -73,7 +73,7 @@ func Readyz(check func(ctx context.Context) (ready bool, body map[string]string)
 func answer(w http.ResponseWriter, status int, body map[string]string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the asker is gone
+	_ = json.NewEncoder(w).Encode(body) // an error: the client is gone
 }
 
 // Metrics returns the program's own registry and its handler.
@@ -84,26 +84,26 @@ func Metrics(version string) (*prometheus.Registry, http.Handler) {
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version(), "revision": revision()},
 	})
 	info.Set(1)
-	registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	process := collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})
+	registry.MustRegister(info, collectors.NewGoCollector(), process)
 	return registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// Health asks a running program's admin listener whether it lives: images have no curl.
+// Health requests /healthz of a running program's admin listener: images have no curl.
 func Health(ctx context.Context, adminAddr string) error {
 	status, _, err := Ask(ctx, adminAddr, "/healthz")
 	switch {
 	case err != nil:
 		return err
 	case status != http.StatusOK:
-		return fmt.Errorf("it answers %d %s", status, http.StatusText(status))
+		return fmt.Errorf("GET /healthz: %d %s", status, http.StatusText(status))
 	}
 	return nil
 }
 
-// mostAsked is how much of an answer is read.
-const mostAsked = 4 << 20
+const maxAnswer = 4 << 20 // bytes
 
-// Ask reads a page of a running program's admin listener. A listener on every address is asked on loopback.
+// Ask reads a page of a running program's admin listener, on loopback where it listens on every address.
 func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
 	host, port, err := net.SplitHostPort(adminAddr)
 	if err != nil {
@@ -114,17 +114,18 @@ func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, http.NoBody)
+	url := "http://" + net.JoinHostPort(host, port) + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return 0, nil, err
 	}
 	resp, err := (&http.Client{}).Do(req)
 	if err != nil {
-		return 0, nil, fmt.Errorf("it does not answer: %w", err)
+		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if body, err = io.ReadAll(io.LimitReader(resp.Body, mostAsked)); err != nil {
-		return 0, nil, fmt.Errorf("its answer broke off: %w", err)
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
+		return 0, nil, fmt.Errorf("read %s: %w", url, err)
 	}
 	return resp.StatusCode, body, nil
 }

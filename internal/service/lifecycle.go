@@ -9,15 +9,14 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
-// Lifecycle owns what a program has started and stops it in reverse order. Its methods are for the goroutine that wires
-// the program.
+// Lifecycle owns what a program has started and stops it in reverse order. Its methods are for the goroutine that
+// wires the program.
 type Lifecycle struct {
 	log     *zap.Logger
 	fatal   chan error
@@ -37,7 +36,7 @@ func NewLifecycle(log *zap.Logger) *Lifecycle {
 	return &Lifecycle{log: log, fatal: make(chan error, 1), dropped: dropCounter()}
 }
 
-// Collector returns the figures of the listeners.
+// Collector returns the listeners' metrics.
 func (l *Lifecycle) Collector() prometheus.Collector { return l.dropped }
 
 // OnStop registers a named stop. Stops run in reverse order of their registration.
@@ -47,8 +46,8 @@ func (l *Lifecycle) OnStop(name string, run func(ctx context.Context) error) {
 	l.stops = append(l.stops, stop{name, run})
 }
 
-// Go starts a goroutine that the Lifecycle owns. Its context ends at its turn in the stop order, and the stop waits for
-// it. An error before that, or a panic, is fatal: Wait returns it.
+// Go starts a goroutine that the Lifecycle owns. Its context is canceled at its place in the stop order, and the stop
+// waits for it. An error before that, or a panic, is fatal: Wait returns it.
 func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -59,7 +58,7 @@ func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 		}
 		if err != nil && ctx.Err() == nil {
 			l.fail(fmt.Errorf("%s: %w", name, err))
-			err = nil // told by Wait
+			err = nil // Wait returns it
 		}
 		ended <- err
 	}()
@@ -69,7 +68,7 @@ func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 		case err := <-ended:
 			return err
 		case <-grace.Done():
-			return errBusy
+			return errGrace
 		}
 	})
 }
@@ -77,7 +76,7 @@ func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 func (l *Lifecycle) guard(name string, run func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			l.log.Error("A part of the program panicked", zap.String("part", name), zap.ByteString("stack", debug.Stack()))
+			l.log.Error("Component panicked", zap.String("part", name), zap.ByteString("stack", debug.Stack()))
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
@@ -87,28 +86,28 @@ func (l *Lifecycle) guard(name string, run func() error) (err error) {
 func (l *Lifecycle) fail(err error) {
 	select {
 	case l.fatal <- err:
-	default: // the first one tells
+	default: // Wait returns the first one
 	}
 }
 
-// Wait returns nil when ctx ends and an error when a part of the program has failed for good.
+// Wait returns nil when ctx ends, and the first fatal error of a goroutine or a listener.
 func (l *Lifecycle) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-		l.log.Info("Stopping: nothing new is taken, what is in flight is finished")
+		l.log.Info("Shutting down; draining in-flight work")
 		return nil
 	case err := <-l.fatal:
 		return err
 	}
 }
 
-var errBusy = errors.New("still busy when the time for stopping was over")
+var errGrace = errors.New("did not stop within the grace period")
 
-// Stop runs every stop, also after one has failed, panicked or got stuck, within grace together. The errors are joined,
-// each with its stop's name. A stop has at least nine tenths of grace if those before it needed nothing; a tenth is shared
-// out in advance, so that one that is stuck does not cost the others theirs.
+// Stop runs every stop within grace, also after one has failed, panicked or got stuck. The errors are joined, each
+// with its stop's name. A tenth of grace is divided among the stops in advance, so that a stuck one leaves the others
+// some; the rest belongs to whichever needs it.
 func (l *Lifecycle) Stop(grace time.Duration) error {
-	over := time.Now().Add(grace)
+	deadline := time.Now().Add(grace)
 	l.mu.Lock()
 	stops := l.stops
 	l.stops = nil
@@ -116,8 +115,8 @@ func (l *Lifecycle) Stop(grace time.Duration) error {
 	share := grace / time.Duration(20*max(len(stops), 1))
 	var errs []error
 	for left, stop := range slices.Backward(stops) {
-		// Its context ends one share before it is abandoned: time to say why.
-		abandon := over.Add(-time.Duration(2*left) * share)
+		// Its context ends one share before it is abandoned: time to return an error.
+		abandon := deadline.Add(-time.Duration(2*left) * share)
 		if err := l.stop(stop, abandon.Add(-share), abandon); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", stop.name, err))
 		}
@@ -125,42 +124,40 @@ func (l *Lifecycle) Stop(grace time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// stop runs one stop. Some cannot be told to hurry (a pool waits for its last connection), so it is left behind at abandon:
-// the process is about to end anyway.
+// stop runs one stop. Some ignore their context (a pool waits for its last connection); those are left running at
+// abandon, since the process is about to end.
 func (l *Lifecycle) stop(s stop, deadline, abandon time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- l.guard(s.name, func() error { return s.run(ctx) }) }()
-	patience := time.NewTimer(time.Until(abandon))
-	defer patience.Stop()
+	timer := time.NewTimer(time.Until(abandon))
+	defer timer.Stop()
 	select {
 	case err := <-ended:
 		return err
-	case <-patience.C:
-		return errBusy
+	case <-timer.C:
+		return errGrace
 	}
 }
 
-// Serve listens on addr and serves h until its turn in the stop order: then new connections are refused and
+// Serve listens on addr and serves h until its place in the stop order: then new connections are refused and
 // in-flight requests are finished. variable is the configuration's name of addr. At most max connections are
 // kept, and no request with a head over 8 KiB or 64 headers is read. The options change the server before it
 // starts, for instance a longer WriteTimeout.
 func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, options ...func(*http.Server)) (net.Addr, error) {
-	errorLog, err := zap.NewStdLogAt(l.log, zap.DebugLevel) // mostly what strangers send to an open port
+	errorLog, err := zap.NewStdLogAt(l.log, zap.DebugLevel) // mostly malformed requests of port scanners
 	if err != nil {
 		return nil, err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("cannot listen on %s, something else does: stop that or set %s to another address", addr, variable)
-	case err != nil:
-		return nil, fmt.Errorf("cannot listen on %s: %w; set %s to a host:port of this machine", addr, errors.Unwrap(err), variable)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (%s): %w", addr, variable, errors.Unwrap(err))
 	}
 	server := &http.Server{
-		Handler: closeAfterChunks(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 75 * time.Second, MaxHeaderBytes: maxHeadBytes, ErrorLog: errorLog,
+		Handler: closeAfterChunks(h), MaxHeaderBytes: maxHeadBytes, ErrorLog: errorLog,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 75 * time.Second,
 	}
 	for _, change := range options {
 		change(server)
@@ -184,9 +181,9 @@ func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, option
 	return listener.Addr(), nil
 }
 
-// closeAfterChunks ends a connection after a request whose body came in chunks. Beside Transfer-Encoding net/http overlooks a
-// Content-Length, by which a proxy in front may have counted: what it took for the rest of that body would be read as a
-// request of its own here, and every later answer on the connection would reach somebody else. Stripe announces lengths.
+// closeAfterChunks closes a connection after a request with a chunked body. Beside Transfer-Encoding net/http ignores
+// Content-Length. A proxy in front may have used it: the rest of that body would then be read here as another request
+// (request smuggling), and later answers would reach other clients. Stripe sends Content-Length.
 func closeAfterChunks(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {

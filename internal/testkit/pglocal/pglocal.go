@@ -26,7 +26,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +34,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/testkit/aptget"
+	"purchase-relay/internal/testkit/process"
 )
 
 // Options say how to run a server. The zero value is a throw-away one for tests.
@@ -50,12 +50,11 @@ type Options struct {
 type Server struct {
 	options Options
 	bin     string
-	dir     string // holds data, socket, log and password
-	secret  string // the superuser's password, from which the other roles' are derived; "" without TCP
-	attr    *syscall.SysProcAttr
-	refused bytes.Buffer // what the shell printed before it became the server
-	cmd     *exec.Cmd
-	ended   chan struct{}
+	dir     string              // holds data, socket, log and password
+	secret  string              // the superuser's password, from which the other roles' are derived; "" without TCP
+	owner   *syscall.Credential // runs the server; nil: our own user
+	refused bytes.Buffer        // what the shell printed before it became the server
+	process *process.Process    // nil: none was started
 	stop    sync.Once
 	stopErr error
 }
@@ -87,7 +86,7 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 			return nil, err
 		}
 	}
-	s = &Server{options: o, bin: bin, ended: make(chan struct{}), attr: attributes()}
+	s = &Server{options: o, bin: bin}
 	uid, gid, err := s.dropRoot()
 	if err != nil {
 		return nil, err
@@ -110,7 +109,6 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 		case <-ctx.Done():
 			return nil, errors.Join(ctx.Err(), s.Stop())
 		case <-time.After(100 * time.Millisecond):
-			s.ended = make(chan struct{})
 		}
 	}
 	if err != nil {
@@ -121,8 +119,11 @@ func Start(ctx context.Context, o Options) (s *Server, err error) {
 
 // held says whether the server has ended because the one before it still has children.
 func (s *Server) held(ctx context.Context) bool {
+	if s.process == nil {
+		return false
+	}
 	select {
-	case <-s.ended:
+	case <-s.process.Ended():
 		return strings.Contains(s.logTail(ctx), "is still in use")
 	default:
 		return false
@@ -136,10 +137,10 @@ func (s *Server) Dir() string { return s.dir }
 func (s *Server) Programs() string { return s.bin }
 
 // Pid is the postmaster's.
-func (s *Server) Pid() int { return s.cmd.Process.Pid }
+func (s *Server) Pid() int { return s.process.PID() }
 
 // Ended is closed when the server has ended, however.
-func (s *Server) Ended() <-chan struct{} { return s.ended }
+func (s *Server) Ended() <-chan struct{} { return s.process.Ended() }
 
 // URL returns the superuser's connection string of a database.
 func (s *Server) URL(database string) string { return s.URLOf(superuser, database) }
@@ -207,13 +208,13 @@ func (s *Server) address() ([]string, error) {
 // Stop ends the server as an operator would, and waits. It may be called more than once.
 func (s *Server) Stop() error {
 	s.stop.Do(func() {
-		if s.cmd != nil && s.cmd.Process != nil {
-			_ = s.cmd.Process.Signal(syscall.SIGINT) // fast shutdown; an error means that it has ended
+		if s.process != nil {
+			s.process.Signal(syscall.SIGINT) // fast shutdown
 			select {
-			case <-s.ended:
+			case <-s.process.Ended():
 			case <-time.After(stopTimeout):
-				_ = s.cmd.Process.Signal(syscall.SIGQUIT)
-				<-s.ended
+				s.process.Signal(syscall.SIGQUIT)
+				<-s.process.Ended()
 				s.stopErr = errors.New("pglocal: postgres did not stop in time and was ended at once")
 			}
 		}
@@ -286,7 +287,7 @@ func (s *Server) dropRoot() (uid, gid int, err error) {
 	if gid, err = strconv.Atoi(u.Gid); err != nil {
 		return 0, 0, err
 	}
-	s.attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids from the system's own list
+	s.owner = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids from the system's own list
 	return uid, gid, nil
 }
 
@@ -345,7 +346,7 @@ func makePrivate(dir string, uid int) error {
 // asOwner runs a shell script in the server's folder as the server's user, and returns its output.
 func (s *Server) asOwner(ctx context.Context, stdin, script string) (string, error) {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "umask 077; "+script) //nolint:gosec // our own scripts
-	cmd.Dir, cmd.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.attr.Credential}
+	cmd.Dir, cmd.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.owner}
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.Output()
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
@@ -381,7 +382,7 @@ func (s *Server) reachable(ctx context.Context, dir string) bool {
 		dir = filepath.Dir(dir)
 	}
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `cd "$0"`, dir) //nolint:gosec // an argument, not a part of the script
-	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: s.attr.Credential}
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: s.owner}
 	return cmd.Run() == nil
 }
 
@@ -407,7 +408,7 @@ func (s *Server) initialise(ctx context.Context) error {
 	}
 	_, before := os.Lstat(s.data())
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...) //nolint:gosec // our own arguments
-	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
+	cmd.Dir, cmd.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.owner}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if before != nil {
 			_ = os.RemoveAll(s.data()) // half a cluster would be taken for a whole one
@@ -447,24 +448,14 @@ func (s *Server) run(ctx context.Context) error {
 	}
 	// The shell opens the log as the server's user, then becomes the server: same process, same attributes.
 	script := append([]string{"-c", `umask 077; exec "$0" "$@" >>server.log 2>&1`, filepath.Join(s.bin, "postgres")}, args...)
-	s.cmd = exec.Command("/bin/sh", script...) //nolint:gosec,noctx // our own arguments; ended by Stop
 	s.refused.Reset()
-	s.cmd.Dir, s.cmd.SysProcAttr, s.cmd.Stderr = s.dir, s.attr, &s.refused
-	started := make(chan error, 1)
-	go func() {
-		// The kernel ends the server when the thread that started it ends (Pdeathsig), so this one stays as long.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := s.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = s.cmd.Wait() // how it ended stands in its log
-		}
-		close(s.ended)
-	}()
-	if err := <-started; err != nil {
-		s.cmd = nil
-		return fmt.Errorf("pglocal: start postgres: %w", err)
+	var err error
+	s.process, err = process.Start(process.Command{
+		Path: "/bin/sh", Args: script, Env: os.Environ(), Dir: s.dir, Output: &s.refused, Credential: s.owner,
+		OnParentDeath: syscall.SIGQUIT, // an immediate shutdown, its children included
+	})
+	if err != nil {
+		return fmt.Errorf("pglocal: %w", err)
 	}
 	return s.awaitReady(ctx)
 }
@@ -481,7 +472,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	defer tick.Stop()
 	for exec.CommandContext(ctx, filepath.Join(s.bin, "pg_isready"), args...).Run() != nil { //nolint:gosec // our own arguments
 		select {
-		case <-s.ended:
+		case <-s.process.Ended():
 			return fmt.Errorf("pglocal: postgres ended at its start; its log, %s, ends with:\n%s%s", filepath.Join(s.dir, "server.log"), s.logTail(ctx), s.refused.String())
 		case <-ctx.Done():
 			return fmt.Errorf("pglocal: postgres takes no connections: %w", ctx.Err())

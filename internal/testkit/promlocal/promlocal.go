@@ -13,10 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"purchase-relay/internal/testkit/aptget"
+	"purchase-relay/internal/testkit/process"
 )
 
 // ErrMissing says that Prometheus is not here and cannot be fetched.
@@ -87,42 +87,24 @@ func fetch(ctx context.Context, dir string, out io.Writer) (err error) {
 
 // Server is a running Prometheus.
 type Server struct {
-	url   string
-	cmd   *exec.Cmd
-	log   *os.File
-	ended chan struct{}
+	url     string
+	process *process.Process
 }
 
 // Start runs Prometheus on a loopback address with a configuration file; its data and its log go to dir.
 func (t Tools) Start(config, addr, dir string) (*Server, error) {
-	log, err := os.Create(filepath.Join(dir, "prometheus.log")) //nolint:gosec // the caller's own folder
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{url: "http://" + addr, log: log, ended: make(chan struct{})}
-	s.cmd = exec.Command(t.Prometheus, "--config.file="+config, "--web.listen-address="+addr, "--storage.tsdb.path="+filepath.Join(dir, "tsdb")) //nolint:gosec,noctx // ended by Stop
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	go func() {
-		_ = s.cmd.Wait() // how it ended stands in its log
-		close(s.ended)
-	}()
-	return s, nil
+	p, err := process.Start(process.Command{
+		Path: t.Prometheus, Env: os.Environ(), Log: filepath.Join(dir, "prometheus.log"),
+		Args: []string{
+			"--config.file=" + config, "--web.listen-address=" + addr,
+			"--storage.tsdb.path=" + filepath.Join(dir, "tsdb"),
+		},
+	})
+	return &Server{url: "http://" + addr, process: p}, err
 }
 
 // Stop ends it and waits.
-func (s *Server) Stop() error {
-	_ = s.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
-	select {
-	case <-s.ended:
-	case <-time.After(20 * time.Second):
-		_ = s.cmd.Process.Kill()
-		<-s.ended
-	}
-	return s.log.Close()
-}
+func (s *Server) Stop() error { return s.process.Stop(20 * time.Second) }
 
 // Alert is one of Prometheus' active alerts.
 type Alert struct {

@@ -18,6 +18,7 @@ import (
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
@@ -53,7 +54,7 @@ func drain(ctx context.Context, b *bench) error {
 
 // drain fills a queue of its own with purchases and measures how long the real worker takes to deliver them.
 func (b *bench) drain(ctx context.Context, d *drained, n, batch int) (err error) {
-	addrs, err := freeAddrs(1)
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		return err
 	}
@@ -79,13 +80,13 @@ func (b *bench) drain(ctx context.Context, d *drained, n, batch int) (err error)
 	}
 	defer tiktok.stop()
 	began := time.Now()
-	worker, err := b.startWorker(ctx, addrs[0], tiktok, unlimited, "WORKER_CONCURRENCY="+strconv.Itoa(slots), "BATCH_SIZE="+strconv.Itoa(batch))
+	worker, err := b.startWorker(addrs[0], tiktok, unlimited, "WORKER_CONCURRENCY="+strconv.Itoa(slots), "BATCH_SIZE="+strconv.Itoa(batch))
 	if err != nil {
 		return err
 	}
 	defer worker.stop()
 	consumer := js.Consumer(message.StreamPurchases, message.ConsumerWorker)
-	err = await(ctx, "the backlog to be delivered", worker, func() bool {
+	err = worker.await(ctx, "the backlog to be delivered", func() bool {
 		waiting, unacknowledged, err := consumer.Pending(ctx)
 		return err == nil && waiting == 0 && unacknowledged == 0
 	})
@@ -100,9 +101,9 @@ func (b *bench) drain(ctx context.Context, d *drained, n, batch int) (err error)
 	if stats.Accepted != n {
 		return fmt.Errorf("of %d purchases TikTok accepted %d", n, stats.Accepted)
 	}
-	_, peak := memory(worker.cmd.Process.Pid)
+	_, peak := memory(worker.PID())
 	d.perSecond, d.requests = append(d.perSecond, float64(n)/took.Seconds()), append(d.requests, float64(stats.Requests))
-	d.peak, d.processor = append(d.peak, peak), append(d.processor, processor(worker.cmd.Process.Pid))
+	d.peak, d.processor = append(d.peak, peak), append(d.processor, processor(worker.PID()))
 	return nil
 }
 

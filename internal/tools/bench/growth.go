@@ -15,6 +15,8 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/process"
+	"purchase-relay/internal/testkit/wait"
 )
 
 // grown are the tables that grow with purchases.
@@ -225,7 +227,7 @@ func (y *year) prune(ctx context.Context) (beside pair, gone int, took time.Dura
 	}
 	var p *program
 	begin := func() (time.Time, error) {
-		p, err = y.b.start(ctx, []string{"DATABASE_URL=" + y.ledger}, y.program(), "prune", "--yes", "--older-than", since.UTC().Format(time.RFC3339Nano))
+		p, err = y.b.start([]string{"DATABASE_URL=" + y.ledger}, y.program(), "prune", "--yes", "--older-than", since.UTC().Format(time.RFC3339Nano))
 		return time.Now(), err
 	}
 	take := func(ctx context.Context, s *shot) error {
@@ -252,7 +254,7 @@ func (y *year) prune(ctx context.Context) (beside pair, gone int, took time.Dura
 	}
 	defer p.stop()
 	select {
-	case <-p.ended:
+	case <-p.Ended():
 	case <-time.After(30 * time.Minute):
 		return beside, 0, 0, errors.New("the pruning does not end")
 	case <-ctx.Done():
@@ -261,7 +263,8 @@ func (y *year) prune(ctx context.Context) (beside pair, gone int, took time.Dura
 	took += time.Since(began)
 	left, err := query[int](ctx, y.ledger, old, since)
 	if err == nil && (left > 0 || gone == 0) {
-		err = fmt.Errorf("of %d old purchases %d are left; its log ends with:\n%s", gone, left, tail(p.log))
+		err = fmt.Errorf("of %d old purchases %d are left; its log ends with:\n%s", gone, left,
+			process.Tail(filepath.Join(y.b.dir, "prune.log")))
 	}
 	return beside, gone, took, err
 }
@@ -302,11 +305,14 @@ func (y *year) tables(ctx context.Context) (list []table, err error) {
 func (y *year) vacuumed(ctx context.Context) error {
 	y.b.tell("waiting for autovacuum")
 	var failure error
-	err := await(ctx, "autovacuum", nil, func() bool {
+	done := wait.Until(ctx, patience, time.Second, func() bool {
 		left, err := query[int](ctx, y.ledger, `SELECT (SELECT count(*) FROM pg_stat_user_tables WHERE relname IN ('purchases', 'stripe_events', 'attempts') AND n_dead_tup > 100 + n_live_tup / 10)
 			+ (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker')`)
 		failure = err
 		return err != nil || left == 0
 	})
-	return errors.Join(err, failure)
+	if !done {
+		return errors.Join(errors.New("autovacuum did not finish"), ctx.Err())
+	}
+	return failure
 }

@@ -12,12 +12,13 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/load"
 )
 
 // neighbours measures what bounds the whole way from outside: context for the other figures.
 func neighbours(ctx context.Context, b *bench) (err error) {
-	addrs, err := freeAddrs(1)
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		return err
 	}

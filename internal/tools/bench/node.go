@@ -2,19 +2,30 @@ package main
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
-	"purchase-relay/internal/testkit/nodehandler"
+	"purchase-relay/internal/testkit/freeport"
 )
+
+// handlerSources is the webhook handler that a shop usually writes: Node with express, stripe and pg; TikTok is
+// awaited inside the request.
+//
+//go:embed nodehandler
+var handlerSources embed.FS
 
 // node measures the usual handler beside ours, on the same Postgres: TikTok is awaited there, and waits here.
 func node(ctx context.Context, b *bench) error {
 	b.tell("installing the Node handler's packages")
-	command, version, err := nodehandler.Install(ctx, filepath.Join(b.dir, "node"))
-	if errors.Is(err, nodehandler.ErrMissing) {
+	command, version, err := installHandler(ctx, filepath.Join(b.dir, "node"))
+	if errors.Is(err, errNoNode) {
 		b.report.skip(err.Error())
 		return nil
 	}
@@ -29,7 +40,7 @@ func node(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer tiktok.stop()
-	addrs, err := freeAddrs(1)
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		return err
 	}
@@ -37,7 +48,7 @@ func node(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	handler, err := b.start(ctx, []string{
+	handler, err := b.start([]string{
 		"NODE_ENV=production", "PORT=" + port, "DATABASE_URL=" + b.pg.URL("node"), "STRIPE_WEBHOOK_SECRET=" + signingSecret, "TIKTOK_API_URL=" + tiktok.url(),
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL",
 	}, command[0], command[1:]...)
@@ -45,7 +56,7 @@ func node(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer handler.stop()
-	if err := await(ctx, "the Node handler to listen", handler, func() bool { return listens(ctx, addrs[0]) }); err != nil {
+	if err := handler.await(ctx, "the Node handler to listen", func() bool { return listens(ctx, addrs[0]) }); err != nil {
 		return err
 	}
 	ledger, err := b.database(ctx, "beside_node")
@@ -77,11 +88,47 @@ func node(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	_, peak := memory(handler.cmd.Process.Pid)
+	_, peak := memory(handler.PID())
 	b.report.add("webhooks, the usual Node handler", "/s", theirs.rate, theirs.latencies())
 	b.report.add("webhooks, ingest", "/s", ours.rate, against("the Node handler", ours.rate, theirs.rate), atLeast(15), ours.latencies())
 	if peak > 0 {
 		b.report.add("resident memory of the Node handler, peak", "MiB", series{peak}, note(fmt.Sprintf("Node %s, one process", version)))
 	}
 	return nil
+}
+
+// errNoNode is the lack of node, npm or a package on this machine.
+var errNoNode = errors.New("the Node handler cannot be had here")
+
+// installHandler puts the handler and its locked packages into a folder. It returns the command that runs it there,
+// and Node's version. The error is errNoNode where something is missing.
+func installHandler(ctx context.Context, dir string) (command []string, version string, err error) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: there is no node", errNoNode)
+	}
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: there is no npm", errNoNode)
+	}
+	sources, err := fs.Sub(handlerSources, "nodehandler")
+	if err != nil {
+		return nil, "", err
+	}
+	if err := os.CopyFS(dir, sources); err != nil {
+		return nil, "", err
+	}
+	install := exec.CommandContext(ctx, npm, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error") //nolint:gosec // from the search path
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		if ctx.Err() != nil {
+			return nil, "", ctx.Err()
+		}
+		return nil, "", fmt.Errorf("%w: npm ci: %w: %.300s", errNoNode, err, out)
+	}
+	out, err := exec.CommandContext(ctx, node, "--version").Output() //nolint:gosec // from the search path
+	if err != nil {
+		return nil, "", fmt.Errorf("node --version: %w", err)
+	}
+	return []string{node, filepath.Join(dir, "server.js")}, strings.TrimSpace(string(out)), nil
 }

@@ -8,12 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +18,7 @@ import (
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 )
 
 const (
@@ -103,82 +100,24 @@ func exec1(ctx context.Context, url, sql string) error {
 }
 
 // program is one process.
-type program struct {
-	name, log string
-	cmd       *exec.Cmd
-	ended     chan struct{}
-}
+type program struct{ *process.Process }
 
 // start runs a program with this environment alone, its output in a file, as in production.
-func (b *bench) start(ctx context.Context, env []string, path string, args ...string) (*program, error) {
-	name := filepath.Base(path)
-	log, err := os.OpenFile(filepath.Join(b.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // below our own folder
+func (b *bench) start(env []string, path string, args ...string) (*program, error) {
+	log := filepath.Join(b.dir, filepath.Base(path)+".log")
+	p, err := process.Start(process.Command{Path: path, Args: args, Env: env, Dir: b.dir, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	p := &program{name: name, log: log.Name(), ended: make(chan struct{}), cmd: exec.CommandContext(ctx, path, args...)} //nolint:gosec // our own programs
-	p.cmd.Env, p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = env, b.dir, log, log
-	p.cmd.Cancel, p.cmd.WaitDelay = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }, stopGrace
-	p.cmd.SysProcAttr = attributes()
-	started := make(chan error, 1)
-	go func() {
-		// The kernel ends the child when the thread that started it ends, so this thread stays as long as the child.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait() // how it ended stands in its log
-		}
-		_ = log.Close()
-		close(p.ended)
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	return p, nil
+	return &program{p}, nil
 }
 
 // stop ends a program as an operator would.
-func (p *program) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.ended:
-	case <-time.After(stopGrace):
-		_ = p.cmd.Process.Kill()
-		<-p.ended
-	}
-}
+func (p *program) stop() { _ = p.Stop(stopGrace) }
 
-// await waits for the thing itself, or for a program without which it cannot come.
-func await(ctx context.Context, what string, needed *program, done func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	var ended <-chan struct{}
-	if needed != nil {
-		ended = needed.ended
-	}
-	for !done() {
-		select {
-		case <-ended:
-			return fmt.Errorf("%s ended while %s was waited for; its log ends with:\n%s", needed.name, what, tail(needed.log))
-		case <-ctx.Done():
-			return fmt.Errorf("waited in vain for %s: %w", what, ctx.Err())
-		case <-tick.C:
-		}
-	}
-	return nil
-}
-
-func tail(file string) string {
-	data, err := os.ReadFile(file) //nolint:gosec // our own log
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+// await waits for the thing itself, or for the end of a program without which it cannot come.
+func (p *program) await(ctx context.Context, what string, done func() bool) error {
+	return p.Await(ctx, what, patience, done)
 }
 
 // nobody is an address at which nothing listens.
@@ -193,19 +132,19 @@ type ingest struct {
 
 // startIngest runs ingest on a ledger; nats "" is a NATS that is away.
 func (b *bench) startIngest(ctx context.Context, url, nats string, env ...string) (*ingest, error) {
-	addrs, err := freeAddrs(2)
+	addrs, err := freeport.Addrs(2)
 	if err != nil {
 		return nil, err
 	}
 	i := &ingest{public: addrs[0], admin: addrs[1], ledger: url}
-	i.program, err = b.start(ctx, append([]string{
+	i.program, err = b.start(append([]string{
 		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + url, "NATS_URL=nats://" + cmp.Or(nats, nobody), "NATS_MAX_BYTES=2GiB",
 		"INGEST_ADDR=" + i.public, "ADMIN_ADDR=" + i.admin, "ADMIN_TOKEN=" + adminToken,
 	}, env...), filepath.Join(b.dir, "ingest"))
 	if err != nil {
 		return nil, err
 	}
-	err = await(ctx, "ingest to be ready", i.program, func() bool {
+	err = i.await(ctx, "ingest to be ready", func() bool {
 		status, body := get(ctx, "http://"+i.admin+"/readyz")
 		return status == http.StatusOK && (nats == "" || strings.Contains(body, `"nats":"up"`))
 	})
@@ -222,11 +161,11 @@ func (b *bench) startNATS(ctx context.Context, addr, store string) (*program, er
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.start(ctx, nil, filepath.Join(b.dir, "nats-server"), "-a", host, "-p", port, "-js", "-sd", filepath.Join(b.dir, store))
+	p, err := b.start(nil, filepath.Join(b.dir, "nats-server"), "-a", host, "-p", port, "-js", "-sd", filepath.Join(b.dir, store))
 	if err != nil {
 		return nil, err
 	}
-	if err := await(ctx, "nats-server to listen", p, func() bool { return listens(ctx, addr) }); err != nil {
+	if err := p.await(ctx, "nats-server to listen", func() bool { return listens(ctx, addr) }); err != nil {
 		p.stop()
 		return nil, err
 	}
@@ -244,16 +183,16 @@ const eventPath = "/open_api/v1.3/event/track/" // as TikTok answers it
 func (s *simulator) url() string { return "http://" + s.addr + eventPath }
 
 func (b *bench) startSimulator(ctx context.Context, latency time.Duration) (*simulator, error) {
-	addrs, err := freeAddrs(1)
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		return nil, err
 	}
 	s := &simulator{addr: addrs[0]}
-	s.program, err = b.start(ctx, nil, filepath.Join(b.dir, "tiktoksim"), "-addr", s.addr, "-misbehave", "0", "-latency", latency.String())
+	s.program, err = b.start(nil, filepath.Join(b.dir, "tiktoksim"), "-addr", s.addr, "-misbehave", "0", "-latency", latency.String())
 	if err != nil {
 		return nil, err
 	}
-	if err := await(ctx, "the simulator to listen", s.program, func() bool { return listens(ctx, s.addr) }); err != nil {
+	if err := s.await(ctx, "the simulator to listen", func() bool { return listens(ctx, s.addr) }); err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -264,8 +203,8 @@ func (b *bench) startSimulator(ctx context.Context, latency time.Duration) (*sim
 const unlimited = "TIKTOK_MAX_RPS=1000"
 
 // startWorker runs the worker as it is shipped, but for env. It returns at once.
-func (b *bench) startWorker(ctx context.Context, nats string, tiktok *simulator, env ...string) (*program, error) {
-	return b.start(ctx, append([]string{
+func (b *bench) startWorker(nats string, tiktok *simulator, env ...string) (*program, error) {
+	return b.start(append([]string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + tiktok.url(), "NATS_URL=nats://" + nats,
 		"ADMIN_ADDR=127.0.0.1:0",
 	}, env...), filepath.Join(b.dir, "tiktok-worker"))
@@ -303,16 +242,4 @@ func listens(ctx context.Context, addr string) bool {
 		return false
 	}
 	return conn.Close() == nil
-}
-
-// freeAddrs finds addresses on loopback that nobody listens on.
-func freeAddrs(n int) ([]string, error) {
-	addrs := make([]string, n)
-	for i := range addrs {
-		var err error
-		if addrs[i], err = freeport.Addr(); err != nil {
-			return nil, err
-		}
-	}
-	return addrs, nil
 }

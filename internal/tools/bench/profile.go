@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"purchase-relay/internal/testkit/freeport"
 )
 
 // overlay is the file that a binary is compiled with for profiles, beside its own: nothing of it is in the product's sources.
@@ -18,7 +20,7 @@ const overlay = `package main
 import (
 	"os"
 
-	"purchase-relay/internal/testkit/profiler"
+	"purchase-relay/internal/tools/bench/profiler"
 )
 
 func init() {
@@ -37,7 +39,7 @@ func (b *bench) profiles(ctx context.Context, folder string) (err error) {
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return err
 	}
-	addrs, err := freeAddrs(2)
+	addrs, err := freeport.Addrs(2)
 	if err != nil {
 		return err
 	}
@@ -48,7 +50,7 @@ func (b *bench) profiles(ctx context.Context, folder string) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.stop()) }()
 	for _, addr := range programs {
-		if err := await(ctx, "the profiler to listen", l.worker, func() bool { return listens(ctx, addr) }); err != nil {
+		if err := l.worker.await(ctx, "the profiler to listen", func() bool { return listens(ctx, addr) }); err != nil {
 			return err
 		}
 	}

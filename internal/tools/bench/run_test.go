@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"encoding/xml"
-	"errors"
 	"io"
 	"math"
 	"os"
@@ -14,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"purchase-relay/internal/testkit/nodehandler"
 )
 
 // readSources opens what is measured: the test cache sees the files that a test opens, not those that a child process compiles,
@@ -68,7 +65,7 @@ func TestEverySection(t *testing.T) {
 		}
 	}
 	for _, name := range names() {
-		if left[name] == 0 && !slices.ContainsFunc(r.Skipped, func(s string) bool { return strings.HasPrefix(s, name+": "+nodehandler.ErrMissing.Error()) }) {
+		if left[name] == 0 && !slices.ContainsFunc(r.Skipped, func(s string) bool { return strings.HasPrefix(s, name+": "+errNoNode.Error()) }) {
 			t.Errorf("%s left no figure", name)
 		}
 	}
@@ -235,10 +232,5 @@ func TestUnkeptAnswersAreNoFigure(t *testing.T) {
 	plan.Want = 503
 	if _, err := s.take(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "200") || len(s.rate) != 1 {
 		t.Errorf("%v, %+v", err, s)
-	}
-	ended := &program{ended: make(chan struct{}), name: "x", log: filepath.Join(t.TempDir(), "x.log")}
-	close(ended.ended)
-	if err := await(t.Context(), "y", ended, func() bool { return false }); err == nil || errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a program that has ended is waited for: %v", err)
 	}
 }

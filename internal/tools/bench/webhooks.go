@@ -64,7 +64,7 @@ func webhooks(ctx context.Context, b *bench) error {
 	counts := []int{1, 16, 64, 256}
 	answered := make([]shot, len(counts))
 	// The processor's time is told by few other figures, and disturbed by no neighbour.
-	ofIngest, ofPostgres, ofBaseline := usageOf("ingest", in.cmd.Process.Pid), usageOf("Postgres", b.pg.Pid()), usageOf("Postgres", b.pg.Pid())
+	ofIngest, ofPostgres, ofBaseline := usageOf("ingest", in.PID()), usageOf("Postgres", b.pg.Pid()), usageOf("Postgres", b.pg.Pid())
 	contenders := []contender{
 		{"pgbench, 64 clients", func(ctx context.Context) error {
 			ofBaseline.begin()

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"purchase-relay/internal/testkit/freeport"
 )
 
 // line is the whole way from the webhook to TikTok, every part of it on this machine and in a process of its own.
@@ -33,7 +35,7 @@ func (b *bench) startLine(ctx context.Context, name string, ingestEnv, workerEnv
 	if err != nil {
 		return l, err
 	}
-	addrs, err := freeAddrs(1)
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		return l, err
 	}
@@ -47,7 +49,7 @@ func (b *bench) startLine(ctx context.Context, name string, ingestEnv, workerEnv
 	if l.in, err = b.startIngest(ctx, ledger, l.natsAddr, ingestEnv...); err != nil {
 		return l, err
 	}
-	l.worker, err = b.startWorker(ctx, l.natsAddr, l.tiktok, workerEnv...)
+	l.worker, err = b.startWorker(l.natsAddr, l.tiktok, workerEnv...)
 	return l, err
 }
 
@@ -77,7 +79,7 @@ const sqlOnTheWay = "SELECT count(*) FROM public.purchases WHERE status IN ('pen
 // arrived waits until every purchase has its outcome on the ledger.
 func (l *line) arrived(ctx context.Context) error {
 	var last error
-	err := await(ctx, "every purchase to be delivered", l.in.program, func() bool {
+	err := l.in.await(ctx, "every purchase to be delivered", func() bool {
 		onTheWay, err := query[int](ctx, l.in.ledger, sqlOnTheWay)
 		last = err
 		return err == nil && onTheWay == 0
@@ -124,8 +126,8 @@ func (l *line) usages() []*usage {
 	postgres := usageOf("Postgres", l.b.pg.Pid())
 	postgres.pid = 0 // shared pages would count once a process
 	return []*usage{
-		usageOf("ingest", l.in.cmd.Process.Pid), usageOf("tiktok-worker", l.worker.cmd.Process.Pid), postgres, usageOf("nats-server", l.nats.cmd.Process.Pid),
-		usageOf("TikTok simulator", l.tiktok.cmd.Process.Pid),
+		usageOf("ingest", l.in.PID()), usageOf("tiktok-worker", l.worker.PID()), postgres, usageOf("nats-server", l.nats.PID()),
+		usageOf("TikTok simulator", l.tiktok.PID()),
 		{name: "load generator", now: ownProcessor},
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/wait"
 )
 
@@ -242,7 +243,7 @@ func startReading(t *testing.T) *reading {
 		}
 		if t.Failed() {
 			for _, name := range []string{"ingest", "tiktok-worker"} {
-				t.Logf("%s's log ends with:\n%s", name, tail(filepath.Join(dir, name+".log")))
+				t.Logf("%s's log ends with:\n%s", name, process.Tail(filepath.Join(dir, name+".log")))
 			}
 		}
 	})

@@ -8,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
+
+	"purchase-relay/internal/testkit/process"
 )
 
 // build compiles the two production binaries from this checkout.
@@ -67,46 +67,25 @@ func runCommand(ctx context.Context, path, command string, env []string, getenv 
 	return nil
 }
 
-// process is one of our binaries, running.
-type process struct {
-	name  string
-	cmd   *exec.Cmd
-	ended chan struct{}
-}
-
-// startProcess starts a binary with its own environment: what the shell has set for the product (TIKTOK_*, ADMIN_*,
-// DATABASE_URL and the rest) is left out, so that a sample never reaches a real pixel or a real ledger. died gets its
-// name when it ends without being stopped.
-func startProcess(path, logFile string, env []string, getenv func(string) string, died chan<- string) (*process, error) {
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // below our own folder
+// startProcess runs a binary with its own environment: the shell's variables for the product (TIKTOK_*, ADMIN_*,
+// DATABASE_URL and the rest) are left out, so that a sample never reaches a real pixel or a real ledger. Its name is
+// sent on died when it ends.
+func (s *stack) startProcess(path string, env []string) (*process.Process, error) {
+	name := filepath.Base(path)
+	if err := os.Remove(s.log(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	p, err := process.Start(process.Command{Path: path, Env: append(environment(s.getenv), env...), Log: s.log(name)})
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: filepath.Base(path), ended: make(chan struct{})}
-	p.cmd = exec.Command(path) //nolint:noctx // our own binary, stopped by stop
-	p.cmd.Env = append(environment(getenv), env...)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = attributes()
-	started := make(chan error, 1)
 	go func() {
-		// The kernel ends the child when the thread that started it ends, so this thread stays as long as the child.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait() // how it ended stands in its log
-		}
-		_ = log.Close()
-		close(p.ended)
+		<-p.Ended()
 		select {
-		case died <- p.name:
+		case s.died <- name:
 		default:
 		}
 	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", p.name, err)
-	}
 	return p, nil
 }
 
@@ -133,22 +112,4 @@ func product(name string) bool {
 		}
 	}
 	return false
-}
-
-// stop asks a process to end, as an operator would, and ends it for good after the grace.
-func (p *process) stop(grace time.Duration) error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	select {
-	case <-p.ended:
-		if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-			return fmt.Errorf("%s ended with exit code %d", p.name, code)
-		}
-		return nil
-	case <-time.After(grace):
-		_ = p.cmd.Process.Kill()
-		<-p.ended
-		return fmt.Errorf("%s did not stop within %s and was killed", p.name, grace)
-	}
 }

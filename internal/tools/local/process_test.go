@@ -51,23 +51,3 @@ func makeMode(dir string, mode os.FileMode) error {
 	}
 	return os.Chmod(dir, mode)
 }
-
-// A log that is a symbolic link is not opened, and its target not emptied.
-func TestStartProcess_FollowsNoLink(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "ingest.log")
-	if err := os.WriteFile(target, []byte("kept"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(target, link); err != nil {
-		t.Fatal(err)
-	}
-	if p, err := startProcess("/bin/true", link, nil, os.Getenv, make(chan string, 1)); err == nil {
-		<-p.ended
-		t.Error("the process started, want an error")
-	}
-	if got, err := os.ReadFile(target); err != nil || string(got) != "kept" {
-		t.Errorf("target = %q, %v, want kept", got, err)
-	}
-}

@@ -18,6 +18,7 @@ import (
 
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
@@ -126,7 +127,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 		s.say("\nStopping …\n")
 		return nil
 	case name := <-s.died:
-		return fmt.Errorf("%s ended by itself; its log is %s", name, filepath.Join(root, name+".log"))
+		return fmt.Errorf("%s ended by itself; its log is %s", name, s.log(name))
 	}
 }
 
@@ -141,7 +142,7 @@ type stack struct {
 	sim    *server
 	stripe *server
 	shelf  *stripegen.Shelf
-	procs  []*process
+	procs  []*process.Process
 	died   chan string
 }
 
@@ -206,19 +207,23 @@ func (s *stack) start(ctx context.Context) (err error) {
 		{"ingest", s.at.ingestAdmin, s.at.ingestEnv(ledger)},
 		{"tiktok-worker", s.at.workerAdmin, s.at.workerEnv()},
 	} {
-		proc, err := startProcess(filepath.Join(bin, p.name), filepath.Join(s.root, p.name+".log"), p.env, s.getenv, s.died)
+		proc, err := s.startProcess(filepath.Join(bin, p.name), p.env)
 		if err != nil {
 			return err
 		}
 		s.procs = append(s.procs, proc)
 	}
-	for _, addr := range []string{s.at.ingestAdmin, s.at.workerAdmin} {
-		if err := s.awaitReady(ctx, addr); err != nil {
+	for i, addr := range []string{s.at.ingestAdmin, s.at.workerAdmin} {
+		url := "http://" + addr + "/readyz"
+		ready := func() bool { status, _ := get(ctx, url); return status == http.StatusOK }
+		if err := s.procs[i].Await(ctx, "wait for "+url, time.Minute, ready); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+func (s *stack) log(name string) string { return filepath.Join(s.root, name+".log") }
 
 // writePasswords writes the roles' passwords in libpq's form, which psql, pg_dump and ingest read through
 // PGPASSFILE: as an argument a password would be visible to every local user.
@@ -290,31 +295,11 @@ func (s *stack) startStripe(ctx context.Context) (err error) {
 	return err
 }
 
-// awaitReady asks a process' readiness until it is there or the process has ended.
-func (s *stack) awaitReady(ctx context.Context, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if status, _ := get(ctx, "http://"+addr+"/readyz"); status == http.StatusOK {
-			return nil
-		}
-		select {
-		case name := <-s.died:
-			return fmt.Errorf("%s did not start; its log, %s, ends with:\n%s", name, filepath.Join(s.root, name+".log"), tail(filepath.Join(s.root, name+".log")))
-		case <-ctx.Done():
-			return fmt.Errorf("http://%s/readyz does not become ready; the logs are in %s", addr, s.root)
-		case <-tick.C:
-		}
-	}
-}
-
 // stop ends everything in reverse order.
 func (s *stack) stop() error {
 	var errs []error
-	for _, v := range slices.Backward(s.procs) {
-		errs = append(errs, v.stop(stopGrace))
+	for _, p := range slices.Backward(s.procs) {
+		errs = append(errs, p.Stop(stopGrace))
 	}
 	for _, listener := range []*server{s.sim, s.stripe} {
 		if listener != nil {
@@ -387,14 +372,4 @@ func get(ctx context.Context, url string) (int, []byte) {
 		return 0, nil
 	}
 	return resp.StatusCode, body
-}
-
-// tail returns a log's last lines.
-func tail(file string) string {
-	data, err := os.ReadFile(file) //nolint:gosec // our own log
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "\n")
 }

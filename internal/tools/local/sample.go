@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
 )
 
@@ -104,7 +105,7 @@ func (s *stack) sample(ctx context.Context) error {
 		case <-ctx.Done():
 			return errors.New("the sample purchase did not end within a minute; the logs are in " + s.root)
 		case name := <-s.died:
-			return fmt.Errorf("%s ended by itself; its log ends with:\n%s", name, tail(s.root+"/"+name+".log"))
+			return fmt.Errorf("%s ended by itself; its log ends with:\n%s", name, process.Tail(s.log(name)))
 		case <-tick.C:
 		}
 	}

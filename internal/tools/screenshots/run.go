@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -29,6 +28,7 @@ import (
 	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/sampleledger"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
@@ -155,26 +155,24 @@ func (s *stage) open(ctx context.Context, out io.Writer, n int) error {
 			"NATS_URL=" + nats.URL(), "ADMIN_ADDR=127.0.0.1:0",
 		})
 	}
+	var last *process.Process
 	for _, p := range programs {
-		if err := s.start(ctx, p[0], p[1:]); err != nil {
+		if last, err = s.start(p[0], p[1:]); err != nil {
 			return err
 		}
 	}
-	return await(ctx, "http://"+s.admin+"/api/v1/summary", `"state":"running"`)
+	return last.Await(ctx, "wait for a running worker", time.Minute, func() bool {
+		body, err := get(ctx, "http://"+s.admin+"/api/v1/summary")
+		return err == nil && bytes.Contains(body, []byte(`"state":"running"`))
+	})
 }
 
-func (s *stage) start(ctx context.Context, name string, env []string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.dir, name)) //nolint:gosec // built above
-	cmd.Env = env
-	if err := cmd.Start(); err != nil {
-		return err
+func (s *stage) start(name string, env []string) (*process.Process, error) {
+	p, err := process.Start(process.Command{Path: filepath.Join(s.dir, name), Env: env, Log: filepath.Join(s.dir, name+".log")})
+	if err == nil {
+		s.closes = append(s.closes, func() error { return p.Stop(15 * time.Second) })
 	}
-	s.closes = append(s.closes, func() error {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
-		_ = cmd.Wait()
-		return nil
-	})
-	return nil
+	return p, err
 }
 
 // pages are those worth a picture; a purchase with a story is chosen from the ledger.
@@ -257,24 +255,6 @@ func smaller(shot []byte) ([]byte, error) {
 		return nil, err
 	}
 	return file.Bytes(), nil
-}
-
-// await asks until an answer holds a text.
-func await(ctx context.Context, url, part string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if body, err := get(ctx, url); err == nil && bytes.Contains(body, []byte(part)) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s never answers with %s", url, part)
-		case <-tick.C:
-		}
-	}
 }
 
 func get(ctx context.Context, url string) ([]byte, error) {

@@ -1,4 +1,4 @@
-package nodehandler_test
+package main
 
 import (
 	"encoding/json"
@@ -6,13 +6,11 @@ import (
 	"os"
 	"strings"
 	"testing"
-
-	"purchase-relay/internal/testkit/nodehandler"
 )
 
-// Whoever installs it uses the registry that they are set up for: the lock names none, but the content of every package.
-func TestLock(t *testing.T) {
-	data, err := os.ReadFile("package-lock.json")
+// The lock names no registry, so that npm uses the configured one, but the content of every package.
+func TestNodeHandler_LockNamesContents(t *testing.T) {
+	data, err := os.ReadFile("nodehandler/package-lock.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +29,7 @@ func TestLock(t *testing.T) {
 		}
 	}
 	var own struct{ Dependencies map[string]string }
-	if data, err = os.ReadFile("package.json"); err != nil {
+	if data, err = os.ReadFile("nodehandler/package.json"); err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(data, &own); err != nil || len(own.Dependencies) == 0 {
@@ -44,9 +42,9 @@ func TestLock(t *testing.T) {
 	}
 }
 
-func TestMissing(t *testing.T) {
+func TestInstallHandler_WithoutNode(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, _, err := nodehandler.Install(t.Context(), t.TempDir()); !errors.Is(err, nodehandler.ErrMissing) || !strings.Contains(err.Error(), "there is no node") {
+	if _, _, err := installHandler(t.Context(), t.TempDir()); !errors.Is(err, errNoNode) || !strings.Contains(err.Error(), "there is no node") {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"context"
@@ -123,7 +123,7 @@ func catalogue(s *stack, mode string) []*kind {
 		{"unsaid", 4, links, 6 * time.Second, onLink((*faultproxy.Proxy).DeafenServer, (*faultproxy.Proxy).Hear)},
 		{"tiktok", 14, slices.Sorted(maps.Keys(badDays())), 5 * time.Second, s.badDay},
 	}
-	if mode == ModeKept {
+	if mode == modeKept {
 		return kinds
 	}
 	kinds = append(

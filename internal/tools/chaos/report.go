@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"fmt"
@@ -91,7 +91,7 @@ func (f *findings) lines() []string {
 }
 
 // report prints what was done and found.
-func (r *run) report() error {
+func (r *rehearsal) report() error {
 	r.say("\nFaults made: %d; %d more came too late: their target was away, or being broken already", r.made.total(), r.missed.total())
 	for _, line := range r.made.lines() {
 		r.say("%s", line)
@@ -102,13 +102,13 @@ func (r *run) report() error {
 	}
 	found := r.findings.lines()
 	if len(found) == 0 {
-		r.say("\nNothing was lost, nothing doubled, nothing is left. Repeat it: %s", repeat(r.Config))
+		r.say("\nNothing was lost, nothing doubled, nothing is left. Repeat it: %s", repeat(r.config))
 		return nil
 	}
 	r.say("\nBROKEN:")
 	for _, line := range found {
 		r.say("  - %s", line)
 	}
-	r.say("\nLogs: %s\nRepeat it: %s", r.Dir, repeat(r.Config))
-	return ErrBroken
+	r.say("\nLogs: %s\nRepeat it: %s", r.dir, repeat(r.config))
+	return errBroken
 }

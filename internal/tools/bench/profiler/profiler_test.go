@@ -7,10 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/testkit/profiler"
+	"purchase-relay/internal/tools/bench/profiler"
 )
 
-func TestServe(t *testing.T) {
+func TestServe_LoopbackOnly(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:1", "nonsense"} {
 		if err := profiler.Serve(addr); err == nil {
 			t.Errorf("%s was taken", addr)
@@ -36,7 +36,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "TestServe") {
+	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "TestServe_LoopbackOnly") {
 		t.Errorf("%v: %s", err, body)
 	}
 }

@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"bufio"
@@ -31,7 +31,7 @@ GROUP BY p.checkout_session_id, f.email`
 const sqlOpen = `SELECT checkout_session_id || ' (' || status || ')' FROM purchases WHERE status IN ('pending', 'published', 'retrying') ORDER BY 1`
 
 // settle waits until nothing is on its way any more. What never ends is a finding.
-func (r *run) settle(ctx context.Context) error {
+func (r *rehearsal) settle(ctx context.Context) error {
 	var left []string
 	var err error
 	quiet := await(ctx, func() bool {
@@ -71,7 +71,7 @@ func (s *stack) drained(ctx context.Context) error {
 }
 
 // verify counts everything.
-func (r *run) verify(ctx context.Context) error {
+func (r *rehearsal) verify(ctx context.Context) error {
 	list, err := query(ctx, r.stack, pgx.RowToStructByPos[row], sqlRows)
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (r *run) verify(ctx context.Context) error {
 }
 
 // verifyEvents looks for each event that was answered 200.
-func (r *run) verifyEvents(ctx context.Context) error {
+func (r *rehearsal) verifyEvents(ctx context.Context) error {
 	known, err := query(ctx, r.stack, pgx.RowTo[string], `SELECT event_id FROM stripe_events`)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (r *run) verifyEvents(ctx context.Context) error {
 }
 
 // verifySale compares where a session stands with where it must.
-func (r *run) verifySale(id string, s *sale, ledger map[string]row) {
+func (r *rehearsal) verifySale(id string, s *sale, ledger map[string]row) {
 	got, known := ledger[id]
 	if s.end == ignored {
 		if known {
@@ -152,13 +152,13 @@ func (r *run) verifySale(id string, s *sale, ledger map[string]row) {
 		r.findings.add("%s has %d attempts of %d calls: an outcome was applied twice", id, got.Recorded, got.Calls)
 	}
 	// The relay publishes again, too, where an acknowledgement was lost and the outcome is long in coming: each generation was tried then.
-	if r.Mode == ModeKept && got.Generation > max(1, got.Recorded) {
+	if r.mode == modeKept && got.Generation > max(1, got.Recorded) {
 		r.findings.add("%s has the generation %d after %d attempts, without a sweeper: the queue has lost it, or its outcome", id, got.Generation, got.Recorded)
 	}
 }
 
 // verifyTikTok compares what TikTok holds with what was paid.
-func (r *run) verifyTikTok(ledger map[string]row) {
+func (r *rehearsal) verifyTikTok(ledger map[string]row) {
 	repeats, held := 0, make(map[string]bool)
 	for _, e := range r.stack.tiktok.Received() {
 		held[e.EventID] = true
@@ -204,7 +204,7 @@ func (r *run) verifyTikTok(ledger map[string]row) {
 
 // eachAlone sends one purchase through each ingest and each worker while all others are stopped: what one of them lost in the
 // storm, a connection or a loop, the others would hide.
-func (r *run) eachAlone(ctx context.Context) {
+func (r *rehearsal) eachAlone(ctx context.Context) {
 	s := r.stack
 	for i := range max(ingests, workers) {
 		ingest, worker := s.ingests[i%ingests], s.workers[i%workers]
@@ -243,7 +243,7 @@ func alarms() []string {
 }
 
 // readLogs looks for alarms.
-func (r *run) readLogs() error {
+func (r *rehearsal) readLogs() error {
 	for p := range r.stack.admins {
 		file, err := os.Open(p.log)
 		if err != nil {

@@ -1,5 +1,5 @@
-// Package profiler lets a binary be profiled in the workshop. The production binaries neither import it nor have any such
-// listener: `make profile` compiles them with one file more, by the compiler's -overlay, and that file calls Serve.
+// Package profiler serves a binary's profiles. The production binaries do not import it: `make profile` adds a file
+// that calls Serve by the compiler's -overlay.
 package profiler
 
 import (

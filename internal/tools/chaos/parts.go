@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 )
 
 // stopPatience is how long a program may take to end after SIGTERM: far more than its own grace of 8 s.
@@ -39,70 +39,55 @@ type program struct {
 	log        string
 	findings   *findings
 
-	now atomic.Pointer[process]
+	now atomic.Pointer[running]
 }
 
-// process is one run of a program.
-type process struct {
-	cmd     *exec.Cmd
-	meant   atomic.Bool // it is being ended by us
-	ended   chan struct{}
-	exiting int
+// running is one process of a program.
+type running struct {
+	*process.Process
+	ending atomic.Bool // by kill or terminate
 }
 
 func (p *program) start(context.Context) error {
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	started, err := process.Start(process.Command{
+		Path: p.path, Args: p.args, Log: p.log,
+		//nolint:forbidigo // PATH is what a Go program needs
+		Env: append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, p.env...),
+	})
 	if err != nil {
 		return err
 	}
-	now := &process{cmd: exec.Command(p.path, p.args...), ended: make(chan struct{})}               //nolint:gosec,noctx // our own binary; ended by kill or terminate
-	now.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, p.env...) //nolint:forbidigo // what a Go program needs
-	now.cmd.Stdout, now.cmd.Stderr, now.cmd.SysProcAttr = log, log, attributes()
-	started := make(chan error, 1)
-	go func() {
-		// The kernel ends the child when the thread that started it ends, so this thread stays as long as the child.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := now.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = now.cmd.Wait() // the exit code tells
-			now.exiting = now.cmd.ProcessState.ExitCode()
-			if !now.meant.Load() {
-				p.findings.add("%s ended by itself with exit code %d", p.name, now.exiting)
-			}
-		}
-		_ = log.Close()
-		close(now.ended)
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("start %s: %w", p.name, err)
-	}
+	now := &running{Process: started}
 	p.now.Store(now)
+	go func() {
+		<-now.Ended()
+		if !now.ending.Load() {
+			p.findings.add("%s ended by itself with exit code %d", p.name, now.ExitCode())
+		}
+	}()
 	return nil
 }
 
-func (p *program) pids() []int { return []int{p.now.Load().cmd.Process.Pid} }
+func (p *program) pids() []int { return []int{p.now.Load().PID()} }
 
 func (p *program) kill() {
 	now := p.now.Load()
-	now.meant.Store(true)
-	_ = now.cmd.Process.Kill() // an error: it has ended
-	<-now.ended
+	now.ending.Store(true)
+	now.Kill()
 }
 
-// terminate asks it to end, as an operator does, and returns its exit code.
+// terminate ends it as an operator does and returns its exit code.
 func (p *program) terminate() int {
 	now := p.now.Load()
-	now.meant.Store(true)
-	_ = now.cmd.Process.Signal(syscall.SIGTERM)
+	now.ending.Store(true)
+	now.Signal(syscall.SIGTERM)
 	select {
-	case <-now.ended:
+	case <-now.Ended():
 	case <-time.After(stopPatience):
 		p.findings.add("%s did not end within "+stopPatience.String()+" after SIGTERM", p.name)
 		p.kill()
 	}
-	return now.exiting
+	return now.ExitCode()
 }
 
 // ledger is Postgres.

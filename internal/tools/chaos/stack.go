@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"context"
@@ -60,15 +60,15 @@ type stack struct {
 }
 
 // newStack starts everything and returns when all are ready.
-func newStack(ctx context.Context, c Config, f *findings) (s *stack, err error) {
-	s = &stack{dir: c.Dir, findings: f, admins: make(map[*program]string), links: make(map[string]*faultproxy.Proxy)}
+func newStack(ctx context.Context, c config, f *findings) (s *stack, err error) {
+	s = &stack{dir: c.dir, findings: f, admins: make(map[*program]string), links: make(map[string]*faultproxy.Proxy)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
 	for _, disk := range []struct{ name, size string }{{"postgres", ledgerSize}, {"nats", queueSize}} {
-		if err := s.mount(filepath.Join(c.Dir, disk.name), disk.size); err != nil {
+		if err := s.mount(filepath.Join(c.dir, disk.name), disk.size); err != nil {
 			return s, err
 		}
 	}
@@ -76,7 +76,7 @@ func newStack(ctx context.Context, c Config, f *findings) (s *stack, err error) 
 		return s, err
 	}
 	grace := "5s" // shorter than the queue's 30 s: the stream itself refuses what it still holds
-	if c.Mode == ModeKept {
+	if c.mode == modeKept {
 		grace = "24h"
 	}
 	for i := range ingests {
@@ -120,16 +120,16 @@ func (s *stack) small(name string) bool {
 	return false
 }
 
-func (s *stack) startNeighbours(ctx context.Context, c Config) error {
+func (s *stack) startNeighbours(ctx context.Context, c config) error {
 	addr, err := freeport.Addr()
 	if err != nil {
 		return err
 	}
 	s.database = &ledger{options: pglocal.Options{
-		Dir: filepath.Join(c.Dir, "postgres", "cluster"), Addr: addr, Durable: true,
+		Dir: filepath.Join(c.dir, "postgres", "cluster"), Addr: addr, Durable: true,
 		Settings: []string{"max_wal_size=64MB", "min_wal_size=32MB", "checkpoint_timeout=30s", "log_min_messages=log"},
 	}}
-	if err := pglocal.Ensure(ctx, c.Out); err != nil {
+	if err := pglocal.Ensure(ctx, c.out); err != nil {
 		return err
 	}
 	if err := s.database.start(ctx); err != nil {
@@ -142,11 +142,11 @@ func (s *stack) startNeighbours(ctx context.Context, c Config) error {
 		return err
 	}
 	config := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 8GB }\n", s.queueAddr, s.store())
-	file := filepath.Join(c.Dir, "nats.conf")
+	file := filepath.Join(c.dir, "nats.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}
-	s.queue = &program{name: "nats", path: filepath.Join(c.Binaries, "nats-server"), args: []string{"-c", file}, log: filepath.Join(c.Dir, "nats.log"), findings: s.findings}
+	s.queue = &program{name: "nats", path: filepath.Join(c.binaries, "nats-server"), args: []string{"-c", file}, log: filepath.Join(c.dir, "nats.log"), findings: s.findings}
 	if err := s.queue.start(ctx); err != nil {
 		return err
 	}
@@ -163,12 +163,12 @@ func (s *stack) startNeighbours(ctx context.Context, c Config) error {
 // store is where JetStream keeps its streams.
 func (s *stack) store() string { return filepath.Join(s.dir, "nats", "store") }
 
-func (s *stack) startTikTok(ctx context.Context, c Config) error {
+func (s *stack) startTikTok(ctx context.Context, c config) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	s.tiktok = tiktoksim.New(tiktoksim.Config{Seed: c.Seed, Latency: 5 * time.Millisecond, Misbehave: 0.01})
+	s.tiktok = tiktoksim.New(tiktoksim.Config{Seed: c.seed, Latency: 5 * time.Millisecond, Misbehave: 0.01})
 	s.server = &http.Server{Handler: s.tiktok, ReadHeaderTimeout: 5 * time.Second}
 	s.served = make(chan error, 1)
 	go func() { s.served <- s.server.Serve(listener) }()
@@ -186,7 +186,7 @@ func (s *stack) link(from, to, target string) (string, error) {
 	return proxy.Addr(), nil
 }
 
-func (s *stack) startIngest(ctx context.Context, c Config, i int, grace string) error {
+func (s *stack) startIngest(ctx context.Context, c config, i int, grace string) error {
 	name := "ingest-" + strconv.Itoa(i)
 	public, err1 := freeport.Addr()
 	admin, err2 := freeport.Addr()
@@ -197,7 +197,7 @@ func (s *stack) startIngest(ctx context.Context, c Config, i int, grace string) 
 		return err
 	}
 	s.webhooks = append(s.webhooks, s.links["stripe→"+name])
-	p := &program{name: name, path: filepath.Join(c.Binaries, "ingest"), log: filepath.Join(c.Dir, name+".log"), findings: s.findings, env: []string{
+	p := &program{name: name, path: filepath.Join(c.binaries, "ingest"), log: filepath.Join(c.dir, name+".log"), findings: s.findings, env: []string{
 		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.database.now.Load().URLAt(database, "postgres", "chaos"), "NATS_URL=nats://" + queue,
 		"NATS_MAX_BYTES=1GiB", "INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin, "SWEEP_INTERVAL=1s", "SWEEP_GRACE=" + grace,
 	}}
@@ -205,7 +205,7 @@ func (s *stack) startIngest(ctx context.Context, c Config, i int, grace string) 
 	return p.start(ctx)
 }
 
-func (s *stack) startWorker(ctx context.Context, c Config, i int) error {
+func (s *stack) startWorker(ctx context.Context, c config, i int) error {
 	name := "worker-" + strconv.Itoa(i)
 	admin, err1 := freeport.Addr()
 	queue, err2 := s.link(name, "nats", s.queueAddr)
@@ -213,7 +213,7 @@ func (s *stack) startWorker(ctx context.Context, c Config, i int) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	p := &program{name: name, path: filepath.Join(c.Binaries, "tiktok-worker"), log: filepath.Join(c.Dir, name+".log"), findings: s.findings, env: []string{
+	p := &program{name: name, path: filepath.Join(c.binaries, "tiktok-worker"), log: filepath.Join(c.dir, name+".log"), findings: s.findings, env: []string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=http://" + tiktok + eventPath,
 		"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode, "TIKTOK_MAX_RPS=200", "TIKTOK_TIMEOUT=2s", "BATCH_SIZE=50",
 		"NATS_URL=nats://" + queue, "ADMIN_ADDR=" + admin, "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
