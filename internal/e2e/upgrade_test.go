@@ -6,14 +6,15 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
 
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
@@ -22,52 +23,79 @@ import (
 	"purchase-relay/migrations"
 )
 
-// previous is a stack without binaries yet, on a ledger of the level before the newest.
-func previous(t *testing.T) *stack {
+// nextMigration stands for the first one after a release: forward only, compatible with the running version.
+const nextMigration = `-- +goose Up
+ALTER TABLE purchases ADD COLUMN next_version text;
+CREATE INDEX purchases_next_version ON purchases (next_version) WHERE next_version IS NOT NULL;
+`
+
+// buildNext builds the next version's binaries into the folder next: these sources with one more migration.
+var buildNext = sync.OnceValue(func() error {
+	folder, err := filepath.Abs("../../migrations")
+	if err != nil {
+		return err
+	}
+	level, err := os.ReadFile(filepath.Join(folder, "migrations.go"))
+	if err != nil {
+		return err
+	}
+	now, next := fmt.Sprintf("const Level = %d\n", migrations.Level), fmt.Sprintf("const Level = %d\n", migrations.Level+1)
+	if !strings.Contains(string(level), now) {
+		return fmt.Errorf("build the next version: migrations.go has no %q", now)
+	}
+	replace := map[string]string{}
+	for name, text := range map[string]string{
+		"migrations.go": strings.Replace(string(level), now, next, 1),
+		fmt.Sprintf("%04d_next.sql", migrations.Level+1): nextMigration,
+	} {
+		path := filepath.Join(binaries, "next_"+name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return err
+		}
+		replace[filepath.Join(folder, name)] = path
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(binaries, "next_overlay.json")
+	if err := os.WriteFile(path, overlay, 0o600); err != nil {
+		return err
+	}
+	out, err := exec.Command("go", "build", "-race", "-overlay", path, "-o", filepath.Join(binaries, "next")+"/",
+		"../../cmd/ingest", "../../cmd/tiktok-worker").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build the next version: %w\n%s", err, out)
+	}
+	return nil
+})
+
+// newStackToUpgrade returns a stack without binaries, on a ledger of this version's schema, without grants to
+// the runtime role. The upgrade is to the version that buildNext builds.
+func newStackToUpgrade(t *testing.T) *stack {
 	t.Helper()
-	s := &stack{t: t, database: pgtest.Database(t), natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: tiktoksim.New(tiktoksim.Config{})}
-	s.letIngestProvision()
+	if err := buildNext(); err != nil {
+		t.Fatal(err)
+	}
+	s := &stack{
+		t: t, database: pgtest.Database(t), natsDir: t.TempDir(), natsAddr: freeAddr(t),
+		sim: tiktoksim.New(tiktoksim.Config{}),
+	}
 	s.startNATS()
 	s.simURL = listen(t, s.sim)
 	s.makeRole()
-	config, err := pgx.ParseConfig(s.database)
-	if err != nil {
-		t.Fatal(err)
+	if code, out := command(t, "ingest", []string{"DATABASE_URL=" + s.database}, "migrate"); code != 0 {
+		t.Fatalf("migrate: %d %s", code, out)
 	}
-	conn := stdlib.OpenDB(*config)
-	defer func() { _ = conn.Close() }()
-	provider, err := goose.NewProvider(goose.DialectPostgres, conn, migrations.FS, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := provider.UpTo(t.Context(), migrations.Level-1); err != nil {
-		t.Fatal(err)
-	}
+	s.build = "next/"
 	return s
 }
 
-// letIngestProvision gives ingest's user the rights that older versions needed, also beside the new one.
-func (s *stack) letIngestProvision() {
-	s.t.Helper()
-	s.natsConf = natsConfig(s.t)
-	text, err := os.ReadFile(s.natsConf)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	const own = `"purchases.live.*", "purchases.test.*"`
-	if !strings.Contains(string(text), own) {
-		s.t.Fatal("the configuration has no line for ingest's purchases")
-	}
-	wider := own + `, "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.CONSUMER.CREATE.*.*"`
-	if err := os.WriteFile(s.natsConf, []byte(strings.Replace(string(text), own, wider, 1)), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// migrate runs the new version's `ingest migrate`, as the schema's owner.
+// migrate runs `ingest migrate` of the version that s.build names, as the schema's owner.
 func (s *stack) migrate() {
 	s.t.Helper()
-	if code, out := command(s.t, "ingest", []string{"DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + s.database}, "migrate"); code != 0 {
+	env := []string{"DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + s.database}
+	if code, out := command(s.t, s.build+"ingest", env, "migrate"); code != 0 {
 		s.t.Fatalf("migrate: %d %s", code, out)
 	}
 }
@@ -79,15 +107,15 @@ func (s *stack) delivered(more int, when string) {
 	s.await(fmt.Sprintf("%d more purchases to be delivered %s", more, when), func() bool { return len(s.sim.Received()) >= want })
 }
 
-// The new ingest is started before the ledger was migrated, with Stripe sending: it takes nothing and says what to do, Stripe comes
-// again, and after `ingest migrate` everything is taken without a restart.
+// The new ingest is started before the ledger was migrated, with Stripe sending: it takes nothing and says
+// what to do, Stripe comes again, and after `ingest migrate` everything is taken without a restart.
 func TestUpgradeBehindIngest(t *testing.T) {
 	t.Parallel()
-	s := previous(t)
+	s := newStackToUpgrade(t)
 	public, admin := freeAddr(t), freeAddr(t)
 	s.webhook, s.admin = "http://"+public+"/webhooks/stripe", "http://"+admin
-	s.ingest = start(t, "ingest", "STRIPE_WEBHOOK_SECRET="+signingSecret, "DATABASE_URL="+s.runtime(), "INGEST_ADDR="+public, "ADMIN_ADDR="+admin,
-		"NATS_URL="+natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB")
+	s.ingest = start(t, s.build+"ingest", "STRIPE_WEBHOOK_SECRET="+signingSecret, "DATABASE_URL="+s.runtime(),
+		"INGEST_ADDR="+public, "ADMIN_ADDR="+admin, "NATS_URL="+natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB")
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
 	s.startWorker()
 	s.await("ingest to say what to do", func() bool { return strings.Contains(strings.Join(s.ingest.lines(), "\n"), "run `ingest migrate`") })
@@ -104,22 +132,19 @@ func TestUpgradeBehindIngest(t *testing.T) {
 	l.end()
 }
 
-// nextMigration stands for the first one after a release: forward only, with nothing that a running version must know.
-const nextMigration = `ALTER TABLE purchases ADD COLUMN next_version text;
-CREATE INDEX purchases_next_version ON purchases (next_version) WHERE next_version IS NOT NULL`
-
-// A rolling upgrade with purchases coming in all along: the ledger is migrated under the running binaries and they go on, others
-// join them, the first ones leave. Nothing is lost, nothing is sent in two bodies.
+// A rolling upgrade with purchases coming in all along: the ledger is migrated under the running binaries and
+// they go on, others join them, the first ones leave. Nothing is lost, nothing is sent in two bodies.
 func TestRollingUpgrade(t *testing.T) {
 	t.Parallel()
-	s := previous(t)
-	s.migrate()
+	s := newStackToUpgrade(t)
+	s.build = ""
 	s.startIngest()
 	s.startWorker()
 	oldIngest, oldWorker := s.ingest, s.worker
 	l := s.load()
 	s.delivered(100, "by the old version")
-	s.exec(nextMigration)
+	s.build = "next/"
+	s.migrate()
 	s.delivered(100, "by the old version on the new schema")
 	s.startIngest()
 	s.startWorker()
@@ -143,7 +168,7 @@ type leftover struct {
 	status, after string
 }
 
-// The columns are those of the first version, which every later one has. The queue has lost what is published.
+// The queue has lost the published ones.
 const sqlLeave = `
 WITH buyer AS (
     INSERT INTO profiles (livemode, email, stripe_customer_id, last_purchase_at) VALUES (true, $3, $4,
@@ -213,22 +238,25 @@ func (r *replicas) RoundTrip(req *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(req)
 }
 
-// newReplica starts one more ingest that may migrate, and does not wait for it. The rest of the stack sees the latest.
+// newReplica starts one more ingest that may migrate, and does not wait for it. The rest of the stack sees
+// the latest.
 func (s *stack) newReplica(r *replicas) {
 	s.t.Helper()
 	public, admin := freeAddr(s.t), freeAddr(s.t)
 	s.admin = "http://" + admin
 	r.hosts = append(r.hosts, public)
-	s.ingest = start(s.t, "ingest", "STRIPE_WEBHOOK_SECRET="+signingSecret, "DATABASE_URL="+s.runtime(), "MIGRATE_DATABASE_URL="+s.database,
-		"NATS_URL="+natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB", "INGEST_ADDR="+public, "ADMIN_ADDR="+admin, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=20s")
+	s.ingest = start(s.t, s.build+"ingest", "STRIPE_WEBHOOK_SECRET="+signingSecret, "DATABASE_URL="+s.runtime(),
+		"MIGRATE_DATABASE_URL="+s.database, "NATS_URL="+natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB",
+		"INGEST_ADDR="+public, "ADMIN_ADDR="+admin, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=20s")
 }
 
-// The old version is stopped in the middle of its work, with purchases of every kind on its ledger. Two new ingests start at once, both
-// with the right to migrate, while Stripe sends from the first moment, new purchases and once more all that the old version took. What
-// was taken is on the ledger, what was under way arrives, what had ended stays as it was, nothing is doubled, the figures are the ledger's.
+// The old version is stopped in the middle of its work, with purchases of every kind on its ledger. Two new
+// ingests start at once, both with the right to migrate, while Stripe sends from the first moment, new
+// purchases and once more all that the old version took. What was taken is on the ledger, what was under way
+// arrives, what had ended stays as it was, nothing is doubled, the figures are the ledger's.
 func TestUpgradeKeepsWhatWasLeft(t *testing.T) {
 	t.Parallel()
-	s := previous(t)
+	s := newStackToUpgrade(t)
 	left := s.leave()
 	ingests := &replicas{}
 	s.newReplica(ingests)
@@ -254,10 +282,11 @@ func TestUpgradeKeepsWhatWasLeft(t *testing.T) {
 	}
 	s.afterUpgrade(left, sold)
 	s.figuresAreTheLedgers()
-	s.schemaSaysWho()
+	s.schemaRefusesTooOldBinaries()
 }
 
-// repeat sends what the old version took already, as Stripe does that got no answer; and the money, where that comes now.
+// repeat sends what the old version took already, as Stripe does that got no answer; and the money, where
+// that comes now.
 func (s *stack) repeat(p leftover) {
 	s.t.Helper()
 	answer, err := s.sender.Deliver(s.t.Context(), p.Event(), 1000, 10*time.Millisecond)
@@ -310,7 +339,7 @@ func (s *stack) afterUpgrade(left []leftover, sold map[string]bool) {
 	s.t.Logf("%d old purchases and %d new ones, %d sent again under their own event_id", len(left), len(sold), repeats)
 }
 
-// figuresAreTheLedgers compares the dashboard's figures, which the upgrade took over from the old schema, with the ledger's rows.
+// figuresAreTheLedgers compares the dashboard's figures with the ledger's rows.
 func (s *stack) figuresAreTheLedgers() {
 	s.t.Helper()
 	code, text := get(s.admin + "/api/v1/summary?range=24h&mode=live")
@@ -330,23 +359,24 @@ func (s *stack) figuresAreTheLedgers() {
 	}
 }
 
-// schemaSaysWho shows who may start on a schema that is ahead: every binary that the schema does not call too old.
-func (s *stack) schemaSaysWho() {
+// schemaRefusesTooOldBinaries starts this version on the next one's schema: it runs unless the schema demands
+// a newer binary.
+func (s *stack) schemaRefusesTooOldBinaries() {
 	s.t.Helper()
-	if oldest := query[int](s, `SELECT oldest_binary FROM schema_compat`); oldest >= migrations.Level {
-		s.t.Errorf("the schema's oldest binary is %d: the version before could not run beside the newest", oldest)
+	s.build = ""
+	if level := query[int](s, `SELECT max(version_id) FROM goose_db_version`); level != migrations.Level+1 {
+		s.t.Errorf("schema level = %d, want %d", level, migrations.Level+1)
 	}
-	s.exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, migrations.Level+1)
 	s.startIngest()
 	s.exec(`UPDATE schema_compat SET oldest_binary = $1`, migrations.Level+1)
-	r := &replicas{}
-	s.newReplica(r)
+	s.newReplica(&replicas{})
 	select {
 	case <-s.ingest.ended:
 	case <-time.After(patience):
-		s.t.Fatal("an ingest that the schema calls too old goes on")
+		s.t.Fatal("an ingest older than schema_compat.oldest_binary keeps running")
 	}
-	if code, log := s.ingest.cmd.ProcessState.ExitCode(), strings.Join(s.ingest.lines(), "\n"); code != 1 || !strings.Contains(log, "too new for this binary") {
-		s.t.Errorf("an ingest that the schema calls too old ended with %d: %s", code, log)
+	log := strings.Join(s.ingest.lines(), "\n")
+	if code := s.ingest.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(log, "too new for this binary") {
+		s.t.Errorf("an ingest older than schema_compat.oldest_binary ended with %d: %s", code, log)
 	}
 }
