@@ -53,12 +53,16 @@ func (db *DB) LeadAlarm() *Lead { return &Lead{db: db, tryLock: sqlTryLead, role
 const sqlTryCheck = `SELECT pg_try_advisory_lock(` + lockCheck + `)`
 
 // LeadCheck returns the role of the process that runs the periodic backfill and reconciliation.
-func (db *DB) LeadCheck() *Lead { return &Lead{db: db, tryLock: sqlTryCheck, role: "periodic backfill"} }
+func (db *DB) LeadCheck() *Lead {
+	return &Lead{db: db, tryLock: sqlTryCheck, role: "periodic backfill"}
+}
 
 const sqlTryCommand = `SELECT pg_try_advisory_lock(` + lockCommand + `)`
 
 // LeadBackfill returns the role of the command `ingest backfill`.
-func (db *DB) LeadBackfill() *Lead { return &Lead{db: db, tryLock: sqlTryCommand, role: "backfill command"} }
+func (db *DB) LeadBackfill() *Lead {
+	return &Lead{db: db, tryLock: sqlTryCommand, role: "backfill command"}
+}
 
 // Hold reports whether this process holds the role, and takes it if it is free.
 func (l *Lead) Hold(ctx context.Context) (bool, error) {

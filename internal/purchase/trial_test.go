@@ -38,6 +38,12 @@ func endedEarly() *purchase.Purchase {
 	return &purchase.Purchase{ID: "in_early", At: trialStart.Add(3 * day)}
 }
 
+// ahead returns a purchase by a test clock of Stripe's; its own time is clamped to ours.
+func ahead(p *purchase.Purchase) *purchase.Purchase {
+	p.PeriodStart = p.PeriodStart.AddDate(0, 3, 0)
+	return p
+}
+
 func TestSubscription_FirstPayment(t *testing.T) {
 	t.Parallel()
 	skewed := invoice(1)
@@ -69,6 +75,10 @@ func TestSubscription_FirstPayment(t *testing.T) {
 		"a day later": {
 			[]*purchase.Purchase{checkout(), nextDay},
 			[]string{"trial", "held"}, "", "in_1",
+		},
+		"Stripe's clock ahead of ours": {
+			[]*purchase.Purchase{ahead(checkout()), ahead(invoice(1))},
+			[]string{"trial", "processed"}, "in_1", "in_1",
 		},
 		"renewal": {
 			[]*purchase.Purchase{checkout(), invoice(1), invoice(2)},
