@@ -130,7 +130,8 @@ func (l *testLedger) stored(id string) (p storedPurchase) {
 		SELECT status, reason, kind, COALESCE(trial_session_id, ''), COALESCE(profile_id::text, ''), amount_minor,
 			COALESCE(currency, ''), purchased_at, envelope, COALESCE(match_keys, 0), finished_at IS NOT NULL
 		FROM purchases WHERE checkout_session_id = $1`, id).Scan(
-		&p.status, &p.reason, &p.kind, &p.trial, &p.profile, &p.amount, &p.currency, &p.paid, &p.envelope, &p.matchKeys, &p.finished)
+		&p.status, &p.reason, &p.kind, &p.trial, &p.profile, &p.amount,
+		&p.currency, &p.paid, &p.envelope, &p.matchKeys, &p.finished)
 	if err != nil {
 		l.t.Fatalf("purchase %s: %v", id, err)
 	}
