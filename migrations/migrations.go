@@ -8,6 +8,5 @@ import "embed"
 //go:embed *.sql
 var FS embed.FS
 
-// Level is the number of the newest file. A schema that asks for a higher one than a binary's Level is too new
-// for that binary.
-const Level = 5
+// Level is the number of the newest file. A binary refuses a schema whose schema_compat.oldest_binary is higher.
+const Level = 1

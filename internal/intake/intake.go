@@ -43,7 +43,7 @@ var errNoInvoice = errors.New("an event about an invoice without an invoice obje
 
 // Propose returns the purchase in the state that an event proposes, and whether the event concerns us at all.
 // It is a pure function; whether the state moves anything forward is decided against the ledger
-// (purchase.Advances, purchase.Trial). The error says that the event is malformed.
+// (purchase.Advances, purchase.Subscription). The error says that the event is malformed.
 func Propose(e purchase.Event, rules Rules, received time.Time) (p purchase.Purchase, ours bool, err error) {
 	switch {
 	case !rules.Counts(e.Type), rules.Foreign(e):

@@ -44,14 +44,9 @@ func proposeListed(e purchase.Event, rules Rules, received time.Time) (purchase.
 	return Propose(e, rules, received)
 }
 
-// Foresight says what would become of a receipt, and records nothing.
-type Foresight interface {
-	Foresee(ctx context.Context, r purchase.Receipt) (purchase.Disposition, error)
-}
-
 // Rehearsal tells what Missed would do, and does nothing.
 type Rehearsal struct {
-	Ledger Foresight
+	Ledger Ledger
 	Rules  Rules
 	Now    func() time.Time
 }
@@ -68,7 +63,8 @@ func (r *Rehearsal) Missed(ctx context.Context, event purchase.Event) (purchase.
 	}
 	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
 	defer cancel()
-	return r.Ledger.Foresee(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p, CaughtUp: true})
+	recorded, err := r.Ledger.Record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p, CaughtUp: true, DryRun: true})
+	return recorded.Disposition, err
 }
 
 // Types are the types of events that may concern a purchase: what Stripe's list is asked for.

@@ -1,7 +1,6 @@
 package intake_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
@@ -13,16 +12,6 @@ import (
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/purchase"
 )
-
-// foresight is a ledger that only says what it would do.
-type foresight struct {
-	ledger
-}
-
-func (f *foresight) Foresee(ctx context.Context, r purchase.Receipt) (purchase.Disposition, error) {
-	recorded, err := f.Record(ctx, r)
-	return recorded.Disposition, err
-}
 
 // An event of Stripe's list takes the webhook's way: proposed alike, recorded alike and marked as caught up, and sent onward.
 func TestMissed(t *testing.T) {
@@ -45,7 +34,7 @@ func TestMissed(t *testing.T) {
 		"ledger away":  {func(*purchase.Event) {}, purchase.Recorded{}, away, "", 1, 0, ""},
 		"async, first": {func(e *purchase.Event) { e.Checkout.PaymentStatus = "unpaid" }, purchase.Recorded{Disposition: purchase.AwaitingPayment}, nil, purchase.AwaitingPayment, 1, 0, "Awaiting payment"},
 	} {
-		l := &foresight{ledger{recorded: tc.recorded, err: tc.err}}
+		l := &ledger{recorded: tc.recorded, err: tc.err}
 		o := &onward{}
 		core, log := observer.New(zap.InfoLevel)
 		h := intake.NewHandler(nil, l, intake.Rules{Modes: map[string]bool{"subscription": true}}, o, func() time.Time { return received }, zap.New(core), prometheus.NewRegistry())

@@ -12,29 +12,6 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-const sqlRollback = `ROLLBACK`
-
-// Foresee says what Record would answer, by the same decisions under the same locks, and writes nothing.
-func (db *DB) Foresee(ctx context.Context, r purchase.Receipt) (d purchase.Disposition, err error) {
-	conn, err := db.pool.Acquire(ctx)
-	if err != nil {
-		return "", fmt.Errorf("foresee session %s: %w", r.Purchase.ID, err)
-	}
-	defer conn.Release()
-	b, err := readBooks(ctx, conn.Conn(), []purchase.Receipt{r}, subscriptionsOf([]purchase.Receipt{r}))
-	if err != nil {
-		return "", fmt.Errorf("foresee session %s: %w", r.Purchase.ID, err)
-	}
-	recorded, err := b.enter(&r)
-	if err != nil {
-		return "", fmt.Errorf("foresee session %s: %w", r.Purchase.ID, err)
-	}
-	if _, err := conn.Exec(ctx, sqlRollback); err != nil {
-		return "", fmt.Errorf("foresee session %s: %w", r.Purchase.ID, err)
-	}
-	return recorded.Disposition, nil
-}
-
 const sqlBackfill = `
 SELECT since, until, cursor, reached, known, fresh, ignored, rejected, malformed, finished_at FROM public.backfills WHERE origin = $1`
 

@@ -10,8 +10,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// What is foreseen is what happens, and nothing happens before.
-func TestForesee(t *testing.T) {
+// A dry run returns what Record then does, and writes nothing.
+func TestRecord_DryRun(t *testing.T) {
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	for _, tc := range []struct {
@@ -24,10 +24,10 @@ func TestForesee(t *testing.T) {
 		{receipt("evt_4", "cs_2", purchase.StatusPending, ""), purchase.Processed},
 		{receipt("evt_5", "cs_3", purchase.StatusRejected, purchase.ReasonInvalidEmail), purchase.Rejected},
 	} {
+		dry := tc.r
+		dry.DryRun, dry.Claim = true, true
 		for range 2 {
-			if d, err := l.Foresee(t.Context(), tc.r); err != nil || d != tc.want {
-				t.Errorf("%s: foreseen %s, %v", tc.r.Event.ID, d, err)
-			}
+			l.must(dry, tc.want)
 		}
 		if n := ask[int](l, `SELECT count(*) FROM stripe_events WHERE event_id = $1`, tc.r.Event.ID); n == 1 != (tc.r.Event.ID == "evt_1") {
 			t.Errorf("%s was recorded", tc.r.Event.ID)

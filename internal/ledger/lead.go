@@ -13,11 +13,12 @@ import (
 )
 
 const sqlDeaths = `
-SELECT reason, count(*), min(updated_at), max(updated_at), (array_agg(checkout_session_id ORDER BY updated_at DESC, checkout_session_id))[1:5]
+SELECT reason, count(*), min(updated_at), max(updated_at),
+    (array_agg(checkout_session_id ORDER BY updated_at DESC, checkout_session_id))[1:5]
 FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
 GROUP BY reason ORDER BY reason`
 
-// Deaths returns what was recorded as dead since a time and is dead still, one entry a reason.
+// Deaths returns the purchases that were recorded as dead since a time and still are, one entry per reason.
 func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, error) {
 	rows, err := db.pool.Query(ctx, sqlDeaths, since)
 	if err != nil {
@@ -32,34 +33,38 @@ func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, e
 	return deaths, nil
 }
 
-// Lead is a role that one process at a time has among all that share the ledger. It is an advisory lock of a connection of its own: a
-// process that dies, or loses its connection, loses the role. It is safe for concurrent use.
+// Lead is a role that one of the processes that share the ledger holds: an advisory lock on a connection of
+// its own. A process that dies, or loses its connection, loses the role. It is safe for concurrent use.
 type Lead struct {
-	db   *DB
-	take string // the statement
-	role string // for people
+	db      *DB
+	tryLock string // the statement
+	role    string // for error messages
 
 	mu   sync.Mutex
-	conn *pgxpool.Conn // nil: somebody else leads, as far as we know
+	conn *pgxpool.Conn // nil: not held
 }
 
-// A session's lock: it stands until it is given back or the connection ends.
+// A session-level lock: it is held until it is released or the connection ends.
 const sqlTryLead = `SELECT pg_try_advisory_lock(` + lockLead + `)`
 
-// LeadAlarm returns the role of telling people of troubles.
-func (db *DB) LeadAlarm() *Lead { return &Lead{db: db, take: sqlTryLead, role: "telling"} }
+// LeadAlarm returns the role of the process that sends notifications.
+func (db *DB) LeadAlarm() *Lead { return &Lead{db: db, tryLock: sqlTryLead, role: "notifier"} }
 
 const sqlTryCheck = `SELECT pg_try_advisory_lock(` + lockCheck + `)`
 
-// LeadCheck returns the role of looking for what webhooks missed, from time to time.
-func (db *DB) LeadCheck() *Lead { return &Lead{db: db, take: sqlTryCheck, role: "checking"} }
+// LeadCheck returns the role of the process that runs the periodic backfill and reconciliation.
+func (db *DB) LeadCheck() *Lead {
+	return &Lead{db: db, tryLock: sqlTryCheck, role: "periodic backfill"}
+}
 
 const sqlTryCommand = `SELECT pg_try_advisory_lock(` + lockCommand + `)`
 
-// LeadBackfill returns the role of the one who runs the command.
-func (db *DB) LeadBackfill() *Lead { return &Lead{db: db, take: sqlTryCommand, role: "catching up"} }
+// LeadBackfill returns the role of the command `ingest backfill`.
+func (db *DB) LeadBackfill() *Lead {
+	return &Lead{db: db, tryLock: sqlTryCommand, role: "backfill command"}
+}
 
-// Hold says whether this process has the role now, and takes it where nobody has.
+// Hold reports whether this process holds the role, and takes it if it is free.
 func (l *Lead) Hold(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,14 +74,14 @@ func (l *Lead) Hold(ctx context.Context) (bool, error) {
 			return true, nil
 		}
 		l.drop(ctx)
-		return false, fmt.Errorf("keep the role of %s: %w", l.role, err)
+		return false, fmt.Errorf("keep the role %s: %w", l.role, err)
 	}
 	conn, err := l.db.pool.Acquire(ctx)
 	if err != nil {
-		return false, fmt.Errorf("take the role of %s: %w", l.role, err)
+		return false, fmt.Errorf("take the role %s: %w", l.role, err)
 	}
 	var taken bool
-	if err := conn.QueryRow(ctx, l.take).Scan(&taken); err != nil || !taken {
+	if err := conn.QueryRow(ctx, l.tryLock).Scan(&taken); err != nil || !taken {
 		conn.Release()
 		return false, err
 	}
@@ -84,10 +89,10 @@ func (l *Lead) Hold(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-const sqlGiveRole = `SELECT pg_advisory_unlock_all()`
+const sqlUnlockAll = `SELECT pg_advisory_unlock_all()`
 
-// Release gives the role back, for instance before the pool is closed. When it returns another one can take it: a connection's end alone
-// would free it a moment later.
+// Release releases the role, for instance before the pool is closed. Another process can take it when Release
+// returns; the end of the connection alone would free it a moment later.
 func (l *Lead) Release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,14 +101,14 @@ func (l *Lead) Release() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_, _ = l.conn.Exec(ctx, sqlGiveRole) // where it fails the connection is gone, or about to be
+	_, _ = l.conn.Exec(ctx, sqlUnlockAll) // fails only on a broken connection, which holds no lock
 	l.drop(ctx)
 }
 
-// drop closes the connection instead of returning it: whatever state it is in, the lock ends with it.
+// drop closes the connection instead of returning it to the pool: the lock ends with it, whatever its state.
 func (l *Lead) drop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = l.conn.Hijack().Close(ctx) // the server may be gone
+	_ = l.conn.Hijack().Close(ctx) // the server may be down
 	l.conn = nil
 }

@@ -1,7 +1,7 @@
 package ledger
 
-// The numbers of the advisory locks, no two alike: the leader holds its own as long as it lives. The first two are seeds of the
-// keys' hash.
+// The keys of the advisory locks, all distinct: a leader holds its own for its lifetime. The first two are
+// seeds of the hash of session ids and addresses.
 const (
 	lockSessions  = "7101"
 	lockEmails    = "7102"

@@ -16,11 +16,12 @@ import (
 	"purchase-relay/migrations"
 )
 
-// ErrTooOld says that the schema has moved past this binary: start the newer one.
-var ErrTooOld = errors.New("the ledger's schema is too new for this binary: start the newer one, or restore the older schema")
+// ErrTooOld is returned if the schema demands a newer binary.
+var ErrTooOld = errors.New(
+	"the ledger's schema is too new for this binary: start the newer one, or restore the older schema")
 
-// Migrate brings the schema to this binary's level, under an advisory lock: replicas may start together. url is the
-// owner's, which may differ from the runtime's. A schema that is ahead of this binary is left alone.
+// Migrate brings the schema to this binary's level, under an advisory lock: replicas may start together. url
+// is the schema owner's. A schema that is ahead of this binary is left alone.
 func Migrate(ctx context.Context, url secret.Text) (applied int, err error) {
 	conn, _, err := owner(url)
 	if err != nil {
@@ -37,7 +38,7 @@ func Migrate(ctx context.Context, url secret.Text) (applied int, err error) {
 		return 0, fmt.Errorf("read the migrations: %w", err)
 	}
 	if ready, err := schemaReady(ctx, conn); err != nil || ready {
-		return 0, explain(err) // nothing to do: a runtime role without DDL must be able to start
+		return 0, explain(err) // up to date: a runtime role without DDL rights must be able to start
 	}
 	results, err := provider.Up(ctx)
 	if err != nil {
@@ -46,7 +47,7 @@ func Migrate(ctx context.Context, url secret.Text) (applied int, err error) {
 	return len(results), nil
 }
 
-// owner opens the schema owner's connection; user is its role.
+// owner opens a connection of the schema's owner; user is its role.
 func owner(url secret.Text) (conn *sql.DB, user string, err error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
@@ -60,7 +61,7 @@ const sqlHasVersions = `SELECT to_regclass('public.goose_db_version') IS NOT NUL
 
 const sqlSchemaLevel = `SELECT COALESCE(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`
 
-// schemaReady says whether every migration of this binary has been applied.
+// schemaReady reports whether every migration of this binary has been applied.
 func schemaReady(ctx context.Context, conn *sql.DB) (bool, error) {
 	var exists bool
 	if err := conn.QueryRowContext(ctx, sqlHasVersions).Scan(&exists); err != nil || !exists {
@@ -75,7 +76,8 @@ func schemaReady(ctx context.Context, conn *sql.DB) (bool, error) {
 
 const sqlOldestBinary = `SELECT oldest_binary FROM public.schema_compat`
 
-// CheckSchema says whether this binary may use the schema: nil, ErrTooOld, or that it is not there yet.
+// CheckSchema returns an error unless this binary may use the schema: ErrTooOld, or the missing migrations or
+// rights.
 func (db *DB) CheckSchema(ctx context.Context) error {
 	var level, oldest int
 	if err := db.pool.QueryRow(ctx, sqlSchemaLevel).Scan(&level); err != nil {
@@ -85,7 +87,7 @@ func (db *DB) CheckSchema(ctx context.Context) error {
 		return fmt.Errorf("the schema is at level %d of %d: run `ingest migrate`", level, migrations.Level)
 	}
 	if err := db.pool.QueryRow(ctx, sqlOldestBinary).Scan(&oldest); err != nil {
-		return fmt.Errorf("read the schema's demands: %w", explain(err))
+		return fmt.Errorf("read the oldest binary of the schema: %w", explain(err))
 	}
 	if oldest > migrations.Level {
 		return ErrTooOld

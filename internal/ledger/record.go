@@ -18,51 +18,85 @@ import (
 	"purchase-relay/internal/relay"
 )
 
-// The group commit of webhooks. Of 64 that come at a time, one writer writes 64 at once where two would write 32 each: a fifth less of
-// Postgres's time for each. A commit takes a few milliseconds; one that takes recordLong waits for a lock or a lost connection.
-const (
-	recordFlushers = 4
-	recordMost     = 128
-	recordRoom     = 4096
-	recordLong     = 30 * time.Millisecond
-	recordTimeout  = 5 * time.Second
-)
-
-// Record writes one webhook event: its id, and, where it moves its session forward, the profile and the purchase with its
-// encoded message. It returns after the commit, which it shares with the events that arrived meanwhile. An error leaves
-// nothing behind or, when the commit's answer was lost, everything: then the same event is a duplicate next time.
-func (db *DB) Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
-	recorded, err := db.records.do(ctx, r)
+// Record writes one event and, if the event moves its session forward, the profile and the purchase with its
+// encoded message. It returns after the commit, which concurrent receipts share. After an error nothing is
+// written or, if the commit's answer was lost, everything: then the repeated event is a duplicate. A dry run
+// takes the same decision under the same locks and is rolled back.
+func (db *DB) Record(ctx context.Context, r purchase.Receipt) (recorded purchase.Recorded, err error) {
+	if r.DryRun {
+		recorded, err = db.dryRun(ctx, r)
+	} else {
+		recorded, err = db.batcher.record(ctx, r)
+	}
 	if err != nil {
 		return purchase.Recorded{}, fmt.Errorf("record session %s: %w", r.Purchase.ID, err)
 	}
 	return recorded, nil
 }
 
-// record writes receipts in one transaction of two round trips: lock and read, decide, write and commit.
+// record writes receipts in one transaction of two round trips: lock and read, then write and commit.
 func (db *DB) record(ctx context.Context, receipts []purchase.Receipt) ([]purchase.Recorded, error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Release() // and, with a transaction still open, close it
-	b, err := readBooks(ctx, conn.Conn(), receipts, subscriptionsOf(receipts))
+	defer conn.Release() // closes the connection if its transaction is still open
+	tx, err := begin(ctx, conn.Conn(), receipts, subscriptionsOf(receipts))
 	if err != nil {
 		return nil, err
 	}
-	results := make([]purchase.Recorded, len(receipts))
+	recorded := make([]purchase.Recorded, len(receipts))
 	for i := range receipts {
-		if results[i], err = b.enter(&receipts[i]); err != nil {
+		if recorded[i], err = tx.decide(&receipts[i]); err != nil {
 			return nil, fmt.Errorf("%w: %w", errContent, err)
 		}
 	}
-	return results, b.write(ctx, conn.Conn())
+	return recorded, tx.commit(ctx)
 }
 
-// session is where a checkout session stands.
-type session struct {
+func (db *DB) dryRun(ctx context.Context, r purchase.Receipt) (recorded purchase.Recorded, err error) {
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return recorded, err
+	}
+	defer conn.Release()
+	receipts := []purchase.Receipt{r}
+	tx, err := begin(ctx, conn.Conn(), receipts, subscriptionsOf(receipts))
+	if err != nil {
+		return recorded, err
+	}
+	if recorded, err = tx.decide(&r); err != nil {
+		return recorded, err
+	}
+	return recorded, tx.rollback(ctx)
+}
+
+// transaction holds the rows that a transaction has locked and read, and those that it is to write.
+type transaction struct {
+	conn *pgx.Conn
+	now  time.Time // its time, by the ledger's clock
+
+	sessionByEvent map[string]string // of the known event ids
+	sessions       map[string]sessionState
+	profiles       map[profileKey]*profile
+	subscriptions  map[string]*subscription
+
+	newEvents []newEvent
+	purchases map[string]purchaseRow // to be written
+}
+
+// sessionState is a checkout session's status on the ledger.
+type sessionState struct {
 	status purchase.Status
 	reason purchase.Reason
+}
+
+// newEvent is a row of stripe_events to be written.
+type newEvent struct {
+	*purchase.Receipt
+
+	id          string
+	disposition purchase.Disposition
 }
 
 // profileKey identifies a profile: test purchases have profiles of their own.
@@ -71,10 +105,9 @@ type profileKey struct {
 	email    string
 }
 
-// keyOf returns the key of a purchase's profile.
 func keyOf(p *purchase.Purchase) profileKey { return profileKey{p.Livemode, p.Email} }
 
-// lock returns the key's text for the advisory lock.
+// lock returns the text that the advisory lock hashes.
 func (k profileKey) lock() string {
 	if k.livemode {
 		return "live " + k.email
@@ -93,71 +126,45 @@ func compareKeys(a, b profileKey) int {
 	return strings.Compare(a.email, b.email)
 }
 
-// profile is a customer as far as a batch moves it.
+// profile is a customer, with the changes of this transaction.
 type profile struct {
 	id, customer, subscription string
-	known                      string // the customer's id before this batch
-	at                         time.Time
-	moved                      bool
+	customerBefore             string // the customer id on the ledger
+	lastPurchase               time.Time
+	changed                    bool
 }
 
-// later keeps the ids of the latest purchase, whatever order the events come in; sqlPutProfiles does the same against the ledger.
-func (p *profile) later(q *purchase.Purchase) {
-	newer := !p.moved || !q.At.Before(p.at)
-	for _, id := range []struct {
-		have *string
-		got  string
-	}{{&p.customer, q.Customer}, {&p.subscription, q.Subscription}} {
-		if id.got != "" && (newer || *id.have == "") {
-			*id.have = id.got
-		}
-	}
-	if newer {
-		p.at = q.At
-	}
-	p.moved = true
-}
-
-// entered is a purchase in the state that it reaches in this batch.
-type entered struct {
+// purchaseRow is a purchase to be written.
+type purchaseRow struct {
 	purchase.Purchase
-	profile  string // its id; "": none
-	envelope []byte
-	keys     *int16 // of what is to be sent; nil: nothing is
-	trial    string // of a first payment: its trial's session
-	claimed  bool
-	finished *time.Time
+
+	profile      string // its id; "": none
+	envelope     []byte // nil: nothing is sent
+	trialSession string // of a first payment
+	claimed      bool
 }
 
-// late says whether a late click id is sent.
-func (e *entered) late() bool { return e.envelope != nil && e.LateClick() }
-
-// books are the part of the ledger that one transaction is about: as it was read, then as it is to be.
-type books struct {
-	events    map[string]string // the session under which an event's id was recorded
-	sessions  map[string]session
-	profiles  map[profileKey]*profile
-	trials    map[string]*trial // by subscription
-	heard     []purchase.Receipt
-	became    []purchase.Disposition // of heard
-	purchases map[string]entered
-	now       time.Time // the transaction's, by the ledger's clock
-}
+// lateClick reports whether a late click id is sent.
+func (row *purchaseRow) lateClick() bool { return row.envelope != nil && row.LateClick() }
 
 const sqlBegin = `BEGIN`
 
 const sqlNow = `SELECT now()` // the transaction's own time
 
-// One session's events are taken one after the other, over all replicas: the decision between them needs the one before. So are
-// one customer's: a new profile's id is chosen before it is written. The keys come in order; the locks end with the transaction;
-// the hash's rare equal for two keys only makes them wait.
-const sqlLockSessions = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockSessions + `))) FROM unnest($1::text[]) AS k`
+// The events of one session are serialised over all replicas: each decision needs the one before. So are
+// those of one customer: a new profile's id is chosen before it is written. Keys are locked in order; the
+// locks end with the transaction; two keys of the same hash only wait for each other.
+const sqlLockSessions = `
+SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockSessions + `))) FROM unnest($1::text[]) AS k`
 
-const sqlLockEmails = `SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockEmails + `))) FROM unnest($1::text[]) AS k`
+const sqlLockEmails = `
+SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockEmails + `))) FROM unnest($1::text[]) AS k`
 
-const sqlKnownEvents = `SELECT event_id, checkout_session_id FROM public.stripe_events WHERE event_id = ANY($1)`
+const sqlKnownEvents = `
+SELECT event_id, checkout_session_id FROM public.stripe_events WHERE event_id = ANY($1)`
 
-const sqlSessionStates = `SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
+const sqlSessionStates = `
+SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
 
 const sqlKnownProfiles = `
 SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
@@ -166,225 +173,239 @@ UNION ALL
 SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
 FROM public.profiles WHERE NOT livemode AND email = ANY($2)`
 
-// readBooks opens the transaction, locks what the receipts and the subscriptions are about against everybody else, in the order of
-// the keys, and reads it.
-func readBooks(ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt, subscriptions []string) (*books, error) {
-	events, sessions := make([]string, len(receipts)), make([]string, len(receipts))
-	locks, live, test := make([]string, 0, len(receipts)), make([]string, 0, len(receipts)), []string{}
+// begin opens a transaction, locks the sessions, customers and subscriptions of the receipts, and reads their
+// rows.
+func begin(
+	ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt, subscriptions []string,
+) (*transaction, error) {
+	tx := &transaction{
+		conn: conn, sessionByEvent: make(map[string]string), sessions: make(map[string]sessionState),
+		profiles: make(map[profileKey]*profile), subscriptions: make(map[string]*subscription),
+		purchases: make(map[string]purchaseRow),
+	}
+	n := len(receipts)
+	events, sessions, emailLocks := make([]string, n), make([]string, n), make([]string, 0, n)
+	var liveEmails, testEmails []string
 	for i := range receipts {
-		events[i], sessions[i] = storable(receipts[i].Event.ID), receipts[i].Purchase.ID
-		if !provisions(&receipts[i].Purchase) {
+		p := &receipts[i].Purchase
+		events[i], sessions[i] = storable(receipts[i].Event.ID), p.ID
+		if !provisions(p) {
 			continue
 		}
-		key := keyOf(&receipts[i].Purchase)
-		locks = append(locks, key.lock())
-		if key.livemode {
-			live = append(live, key.email)
+		emailLocks = append(emailLocks, keyOf(p).lock())
+		if p.Livemode {
+			liveEmails = append(liveEmails, p.Email)
 		} else {
-			test = append(test, key.email)
+			testEmails = append(testEmails, p.Email)
 		}
 	}
 	sessions = sorted(sessions)
-	b := &books{
-		events: make(map[string]string), sessions: make(map[string]session), profiles: make(map[profileKey]*profile), purchases: make(map[string]entered),
-		trials: make(map[string]*trial),
-	}
-	locked := sessions
+	sessionLocks := sessions
 	if len(subscriptions) > 0 {
-		locked = sorted(append(sessions, subscriptions...))
+		sessionLocks = sorted(append(sessions, subscriptions...))
 	}
 	var batch pgx.Batch
 	batch.Queue(sqlBegin)
-	query(&batch, func() {}, []any{&b.now}, sqlNow)
-	batch.Queue(sqlLockSessions, locked)
-	batch.Queue(sqlLockEmails, sorted(locks))
-	var id, about, profileID, customer string
+	queue(&batch, func() {}, []any{&tx.now}, sqlNow)
+	batch.Queue(sqlLockSessions, sessionLocks)
+	batch.Queue(sqlLockEmails, sorted(emailLocks))
+	var id, session, profileID, customer string
 	var key profileKey
-	var s session
-	query(&batch, func() { b.events[id] = about }, []any{&id, &about}, sqlKnownEvents, events)
-	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
-	query(&batch, func() { b.profiles[key] = &profile{id: profileID, known: customer} },
-		[]any{&key.livemode, &key.email, &profileID, &customer}, sqlKnownProfiles, sorted(live), sorted(test))
+	var state sessionState
+	queue(&batch, func() { tx.sessionByEvent[id] = session }, []any{&id, &session}, sqlKnownEvents, events)
+	queue(&batch, func() { tx.sessions[id] = state }, []any{&id, &state.status, &state.reason},
+		sqlSessionStates, sessions)
+	queue(&batch, func() { tx.profiles[key] = &profile{id: profileID, customerBefore: customer} },
+		[]any{&key.livemode, &key.email, &profileID, &customer},
+		sqlKnownProfiles, sorted(liveEmails), sorted(testEmails))
 	if len(subscriptions) > 0 {
-		b.readTrials(&batch, subscriptions)
+		queueSubscriptions(&batch, tx.subscriptions, subscriptions)
 	}
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, fmt.Errorf("lock and read: %w", err)
 	}
-	return b, nil
+	return tx, nil
 }
 
-// query adds a question to a batch; each row is scanned into the fields, and then each is called.
-func query(batch *pgx.Batch, each func(), fields []any, sql string, args ...any) {
+// queue adds a query to a batch. Each row is scanned into fields, then use is called.
+func queue(batch *pgx.Batch, use func(), fields []any, sql string, args ...any) {
 	batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, fields, func() error { each(); return nil })
+		_, err := pgx.ForEachRow(rows, fields, func() error { use(); return nil })
 		return err
 	})
 }
 
-// sorted returns the values in order, each once.
+// sorted returns the distinct values in order; never nil, which Postgres would take as null.
 func sorted(values []string) []string {
-	values = slices.Clone(values)
+	values = append([]string{}, values...)
 	slices.Sort(values)
 	return slices.Compact(values)
 }
 
-// provisions says whether a purchase gives its customer access. A first payment's has it since the trial.
+// provisions reports whether a purchase gives its customer access. That of a first payment has it since the
+// trial.
 func provisions(p *purchase.Purchase) bool {
-	return p.Kind != purchase.KindFirstPayment && (p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped)
+	return p.Kind != purchase.KindFirstPayment &&
+		(p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped)
 }
 
-// enter takes one receipt into the books, after those before it, and says what becomes of it.
-func (b *books) enter(r *purchase.Receipt) (purchase.Recorded, error) {
-	recorded := purchase.Recorded{Disposition: purchase.Duplicate}
-	event := storable(r.Event.ID)
-	about, known := b.events[event]
-	if known && about == r.Purchase.ID {
-		return recorded, nil
+// decide returns what becomes of a receipt, after those before it, and notes the rows to write.
+func (tx *transaction) decide(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
+	id := storable(r.Event.ID)
+	session, known := tx.sessionByEvent[id]
+	if known && session == r.Purchase.ID {
+		return purchase.Recorded{Disposition: purchase.Duplicate}, nil
 	}
-	if !known {
-		b.events[event] = r.Purchase.ID
-	}
-	var err error
 	if r.Purchase.Kind == purchase.KindFirstPayment {
-		recorded, err = b.enterInvoice(r)
+		recorded, err = tx.decideInvoice(r)
 	} else {
-		recorded, err = b.enterCheckout(r)
+		recorded, err = tx.decideCheckout(r)
 	}
-	heard := *r
-	if known { // another session's sale must not be lost: its state alone decides, and its row has a key of its own
-		recorded.Conflict, heard.Event.ID = about, event+"."+r.Purchase.ID
-	}
-	if err == nil && recorded.Disposition != purchase.Ignored { // a renewal leaves no trace
-		b.heard, b.became = append(b.heard, heard), append(b.became, recorded.Disposition)
-	}
-	return recorded, err
-}
-
-func (b *books) enterCheckout(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
-	p := r.Purchase
-	recorded.Disposition = purchase.Duplicate
-	at := b.sessions[p.ID]
-	if !purchase.Advances(at.status, at.reason, p.Status, p.Reason) {
-		return recorded, nil
-	}
-	b.sessions[p.ID] = session{p.Status, p.Reason}
-	recorded.Disposition = r.Disposition()
-	if provisions(&p) {
-		b.provision(&p, &recorded)
-	}
-	e, err := newEntered(p, recorded.ProfileID, r.Received)
 	if err != nil {
 		return recorded, err
 	}
-	b.claim(&e, r, &recorded)
+	if known { // the sale of a second session must not be lost: its state decides alone
+		recorded.Conflict, id = session, storable(id+"."+r.Purchase.ID)
+	} else {
+		tx.sessionByEvent[id] = r.Purchase.ID
+	}
+	if recorded.Disposition != purchase.Ignored { // a renewal leaves no trace
+		tx.newEvents = append(tx.newEvents, newEvent{r, id, recorded.Disposition})
+	}
+	return recorded, nil
+}
+
+func (tx *transaction) decideCheckout(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
+	p := &r.Purchase
+	recorded.Disposition = purchase.Duplicate
+	state := tx.sessions[p.ID]
+	if !purchase.Advances(state.status, state.reason, p.Status, p.Reason) {
+		return recorded, nil
+	}
+	tx.sessions[p.ID] = sessionState{p.Status, p.Reason}
+	recorded.Disposition = r.Disposition()
+	if provisions(p) {
+		tx.provision(p, &recorded)
+	}
+	row, err := newPurchaseRow(*p, recorded.ProfileID)
+	if err != nil {
+		return recorded, err
+	}
+	tx.put(&row, r, &recorded)
 	if p.Trial {
-		recorded.FirstPayment, err = b.begin(&e, r.Received)
-		first := b.purchases[recorded.FirstPayment]
-		recorded.LateClick = recorded.LateClick || first.late()
+		err = tx.addTrial(&row, &recorded)
 	}
 	return recorded, err
 }
 
-func (b *books) enterInvoice(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
-	if recorded.Disposition, err = b.pay(r); err == nil && recorded.Disposition == purchase.Processed {
-		e := b.purchases[r.Purchase.ID]
-		b.claim(&e, r, &recorded)
-		recorded.FirstPayment = e.ID
-	}
-	return recorded, err
-}
-
-// claim enters a purchase, claimed by who records it where there is something to send and they publish at once.
-func (b *books) claim(e *entered, r *purchase.Receipt, recorded *purchase.Recorded) {
-	if e.claimed = r.Claim && e.envelope != nil; e.claimed {
-		recorded.Message, recorded.Claimed = e.envelope, b.now
-	}
-	recorded.LateClick = e.late()
-	b.purchases[e.ID] = *e
-}
-
-// provision creates or updates the profile of a purchase's buyer. A customer id that differs from the
-// profile's is reported: Stripe may have made a second customer, or somebody else typed the address.
-func (b *books) provision(p *purchase.Purchase, recorded *purchase.Recorded) {
-	owner := b.profiles[keyOf(p)]
+// provision creates or updates the profile of a purchase's buyer. A customer id other than the profile's is
+// reported: Stripe made a second customer, or the buyer typed another person's address.
+func (tx *transaction) provision(p *purchase.Purchase, recorded *purchase.Recorded) {
+	owner := tx.profiles[keyOf(p)]
 	if owner == nil {
 		owner, recorded.ProfileCreated = &profile{id: newUUID()}, true
-		b.profiles[keyOf(p)] = owner
+		tx.profiles[keyOf(p)] = owner
 	}
-	if before := cmp.Or(owner.customer, owner.known); before != "" && p.Customer != "" && before != p.Customer {
+	before := cmp.Or(owner.customer, owner.customerBefore)
+	if before != "" && p.Customer != "" && before != p.Customer {
 		recorded.CustomerBefore = before
 	}
-	owner.later(p)
+	owner.update(p)
 	recorded.ProfileID = owner.id
 }
 
-// newEntered prepares a purchase's row, with its message where it is to be sent.
-func newEntered(p purchase.Purchase, profileID string, received time.Time) (e entered, err error) {
-	e.profile = profileID
-	switch p.Status {
-	case purchase.StatusPending:
-		p.Keys.ExternalID = purchase.HashExternalID(profileID)
-		if e.envelope, err = message.EncodeEnvelope(&p); err != nil {
-			return e, err
-		}
-		e.keys = new(p.Mask())
-	case purchase.StatusSkipped, purchase.StatusRejected:
-		e.finished = &received
-	default: // unpaid: nothing to send, nothing ended
+// update keeps the ids of the latest purchase, whatever the order of the events; sqlPutProfiles does the same
+// against the ledger.
+func (p *profile) update(q *purchase.Purchase) {
+	newer := !p.changed || !q.At.Before(p.lastPurchase)
+	if q.Customer != "" && (newer || p.customer == "") {
+		p.customer = q.Customer
 	}
-	e.Purchase = p
-	return e, nil
+	if q.Subscription != "" && (newer || p.subscription == "") {
+		p.subscription = q.Subscription
+	}
+	if newer {
+		p.lastPurchase = q.At
+	}
+	p.changed = true
+}
+
+// newPurchaseRow returns a purchase's row, with its message if it is to be sent.
+func newPurchaseRow(p purchase.Purchase, profileID string) (row purchaseRow, err error) {
+	row.profile = profileID
+	if p.Status == purchase.StatusPending {
+		p.Keys.ExternalID = purchase.HashExternalID(profileID)
+		if row.envelope, err = message.EncodeEnvelope(&p); err != nil {
+			return row, err
+		}
+	}
+	row.Purchase = p
+	return row, nil
+}
+
+// put notes a purchase to write. It is claimed for the caller, if the caller publishes it immediately.
+func (tx *transaction) put(row *purchaseRow, r *purchase.Receipt, recorded *purchase.Recorded) {
+	if row.claimed = r.Claim && row.envelope != nil; row.claimed {
+		recorded.Message, recorded.Claimed = row.envelope, tx.now
+	}
+	recorded.LateClick = row.lateClick()
+	tx.purchases[row.ID] = *row
 }
 
 const sqlCommit = `COMMIT`
 
-// write writes what the books have become, and commits.
-func (b *books) write(ctx context.Context, conn *pgx.Conn) error {
+func (tx *transaction) commit(ctx context.Context) error {
 	var batch pgx.Batch
-	b.putEvents(&batch)
-	b.putProfiles(&batch)
-	b.putPurchases(&batch)
-	b.putTrials(&batch)
+	tx.putEvents(&batch)
+	tx.putProfiles(&batch)
+	tx.putPurchases(&batch)
+	tx.putSubscriptions(&batch)
 	batch.Queue(sqlCommit)
-	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+	if err := tx.conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("write and commit: %w", err)
 	}
 	return nil
 }
 
-// Rows are written in the order of their keys, here and everywhere: two transactions never wait for each other in a circle.
+const sqlRollback = `ROLLBACK`
 
-const sqlPutEvents = `
-INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition, caught_up)
-SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up
-FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::boolean[])
-    AS u (id, type, session, livemode, created, received, disposition, caught_up)
-ON CONFLICT (event_id) DO NOTHING`
-
-func (b *books) putEvents(batch *pgx.Batch) {
-	n := len(b.heard)
-	if n == 0 {
-		return
+func (tx *transaction) rollback(ctx context.Context) error {
+	if _, err := tx.conn.Exec(ctx, sqlRollback); err != nil {
+		return fmt.Errorf("roll back: %w", err)
 	}
-	order := make([]int, n)
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int { return strings.Compare(b.heard[i].Event.ID, b.heard[j].Event.ID) })
-	ids, types, sessions, became := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	livemodes, created, received, caughtUp := make([]bool, n), make([]*time.Time, n), make([]time.Time, n), make([]bool, n)
-	for to, from := range order {
-		r := &b.heard[from]
-		ids[to], types[to], sessions[to], became[to] = storable(r.Event.ID), r.Event.Type, r.Purchase.ID, string(b.became[from])
-		livemodes[to], created[to], received[to], caughtUp[to] = r.Event.Livemode, nullableTime(r.Event.Created), r.Received, r.CaughtUp
-	}
-	batch.Queue(sqlPutEvents, ids, types, sessions, livemodes, created, received, became, caughtUp)
+	return nil
 }
 
-// The profile keeps the ids of its latest purchase, whatever order the events come in. A row of another id than the one that was
-// chosen was written by somebody without our locks: it is left alone, the purchase's reference to the chosen id fails, and the
-// whole is done again.
+// Rows are written in the order of their keys, here and everywhere: transactions never deadlock.
+
+const sqlPutEvents = `
+INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at,
+    disposition, caught_up)
+SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[],
+    $7::text[], $8::boolean[]) AS u (id, type, session, livemode, created, received, disposition, caught_up)
+ON CONFLICT (event_id) DO NOTHING`
+
+func (tx *transaction) putEvents(batch *pgx.Batch) {
+	rows := tx.newEvents
+	if len(rows) == 0 {
+		return
+	}
+	slices.SortStableFunc(rows, func(a, b newEvent) int { return strings.Compare(a.id, b.id) })
+	batch.Queue(sqlPutEvents,
+		column(rows, func(e newEvent) string { return e.id }),
+		column(rows, func(e newEvent) string { return e.Event.Type }),
+		column(rows, func(e newEvent) string { return e.Purchase.ID }),
+		column(rows, func(e newEvent) bool { return e.Event.Livemode }),
+		column(rows, func(e newEvent) *time.Time { return nullableTime(e.Event.Created) }),
+		column(rows, func(e newEvent) time.Time { return e.Received }),
+		column(rows, func(e newEvent) string { return string(e.disposition) }),
+		column(rows, func(e newEvent) bool { return e.CaughtUp }))
+}
+
+// The profile keeps the ids of its latest purchase, whatever the order of the events. A row with another id
+// than the chosen one was written by a process without our locks: it is left alone, the purchase's reference
+// to the chosen id fails, and the transaction is repeated.
 const sqlPutProfiles = `
 INSERT INTO public.profiles AS p (id, livemode, email, stripe_customer_id, stripe_subscription_id,
     last_purchase_at)
@@ -393,73 +414,90 @@ FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::text[], $6::t
     AS u (id, livemode, email, customer, subscription, at)
 ON CONFLICT (livemode, email) DO UPDATE SET
     stripe_customer_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
-        THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id) ELSE COALESCE(p.stripe_customer_id, excluded.stripe_customer_id) END,
+        THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id)
+        ELSE COALESCE(p.stripe_customer_id, excluded.stripe_customer_id) END,
     stripe_subscription_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
-        THEN COALESCE(excluded.stripe_subscription_id, p.stripe_subscription_id) ELSE COALESCE(p.stripe_subscription_id, excluded.stripe_subscription_id) END,
+        THEN COALESCE(excluded.stripe_subscription_id, p.stripe_subscription_id)
+        ELSE COALESCE(p.stripe_subscription_id, excluded.stripe_subscription_id) END,
     last_purchase_at = GREATEST(p.last_purchase_at, excluded.last_purchase_at),
     updated_at = now()
 WHERE p.id = excluded.id`
 
-func (b *books) putProfiles(batch *pgx.Batch) {
-	var ids, emails []string
-	var livemodes []bool
-	var customers, subscriptions []*string
-	var ats []time.Time
-	for _, key := range slices.SortedFunc(maps.Keys(b.profiles), compareKeys) {
-		if p := b.profiles[key]; p.moved {
-			ids, ats = append(ids, p.id), append(ats, p.at)
-			livemodes, emails = append(livemodes, key.livemode), append(emails, key.email)
-			customers, subscriptions = append(customers, nullable(p.customer)), append(subscriptions, nullable(p.subscription))
-		}
+func (tx *transaction) putProfiles(batch *pgx.Batch) {
+	keys := slices.SortedFunc(maps.Keys(tx.profiles), compareKeys)
+	keys = slices.DeleteFunc(keys, func(k profileKey) bool { return !tx.profiles[k].changed })
+	if len(keys) == 0 {
+		return
 	}
-	if len(ids) > 0 {
-		batch.Queue(sqlPutProfiles, ids, livemodes, emails, customers, subscriptions, ats)
-	}
+	batch.Queue(sqlPutProfiles,
+		column(keys, func(k profileKey) string { return tx.profiles[k].id }),
+		column(keys, func(k profileKey) bool { return k.livemode }),
+		column(keys, func(k profileKey) string { return k.email }),
+		column(keys, func(k profileKey) *string { return nullable(tx.profiles[k].customer) }),
+		column(keys, func(k profileKey) *string { return nullable(tx.profiles[k].subscription) }),
+		column(keys, func(k profileKey) time.Time { return tx.profiles[k].lastPurchase }))
 }
 
 const sqlPutPurchases = `
-INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope, finished_at, match_keys, kind, trial_session_id, claimed_until, first_published_at)
-SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount, u.currency, u.at, u.customer, u.subscription, u.envelope,
-    CASE WHEN u.finished IS NOT NULL THEN now() END, u.keys, u.kind, u.trial,
-    CASE WHEN u.claimed THEN now() + make_interval(secs => $18) END, CASE WHEN u.claimed THEN now() END
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[], $9::timestamptz[], $10::text[],
-    $11::text[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::text[], $16::text[], $17::boolean[])
-    AS u (id, status, reason, profile, mode, livemode, amount, currency, at, customer, subscription, envelope, finished, keys, kind, trial, claimed)
+INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor,
+    currency, purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys, kind,
+    trial_session_id, finished_at, claimed_until, first_published_at)
+SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount,
+    u.currency, u.at, u.customer, u.subscription, u.envelope, u.keys, u.kind, u.trial,
+    CASE WHEN u.status IN ('skipped', 'rejected') THEN now() END,
+    CASE WHEN u.claimed THEN now() + make_interval(secs => $17) END, CASE WHEN u.claimed THEN now() END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[],
+    $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::bytea[], $13::smallint[], $14::text[],
+    $15::text[], $16::boolean[]) AS u (id, status, reason, profile, mode, livemode, amount,
+    currency, at, customer, subscription, envelope, keys, kind, trial, claimed)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
-    status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id, mode = excluded.mode,
-    livemode = excluded.livemode, amount_minor = excluded.amount_minor, currency = excluded.currency,
-    purchased_at = excluded.purchased_at, stripe_customer_id = excluded.stripe_customer_id,
-    stripe_subscription_id = excluded.stripe_subscription_id, envelope = excluded.envelope,
-    finished_at = excluded.finished_at, match_keys = excluded.match_keys, kind = excluded.kind, trial_session_id = excluded.trial_session_id, claimed_until = excluded.claimed_until,
-    first_published_at = excluded.first_published_at, updated_at = now()`
+    status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id,
+    mode = excluded.mode, livemode = excluded.livemode, amount_minor = excluded.amount_minor,
+    currency = excluded.currency, purchased_at = excluded.purchased_at,
+    stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
+    envelope = excluded.envelope, match_keys = excluded.match_keys, kind = excluded.kind,
+    trial_session_id = excluded.trial_session_id, finished_at = excluded.finished_at,
+    claimed_until = excluded.claimed_until, first_published_at = excluded.first_published_at, updated_at = now()`
 
-func (b *books) putPurchases(batch *pgx.Batch) {
-	n := len(b.purchases)
-	if n == 0 {
+func (tx *transaction) putPurchases(batch *pgx.Batch) {
+	ids := slices.Sorted(maps.Keys(tx.purchases))
+	if len(ids) == 0 {
 		return
 	}
-	ids := slices.Sorted(maps.Keys(b.purchases))
-	statuses, reasons, modes := make([]string, n), make([]string, n), make([]string, n)
-	profiles, currencies, customers, subscriptions := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
-	livemodes, claimed, amounts := make([]bool, n), make([]bool, n), make([]*int64, n)
-	kinds, trials := make([]string, n), make([]*string, n)
-	ats, finished, envelopes, keys := make([]*time.Time, n), make([]*time.Time, n), make([][]byte, n), make([]*int16, n)
+	rows := make([]*purchaseRow, len(ids))
 	for i, id := range ids {
-		p := b.purchases[id]
-		statuses[i], reasons[i], modes[i] = string(p.Status), string(p.Reason), p.Mode
-		profiles[i], currencies[i] = nullable(p.profile), nullable(p.Currency)
-		customers[i], subscriptions[i] = nullable(p.Customer), nullable(p.Subscription)
-		livemodes[i], claimed[i], amounts[i] = p.Livemode, p.claimed, p.AmountMinor
-		ats[i], finished[i], envelopes[i], keys[i] = nullableTime(p.At), p.finished, p.envelope, p.keys
-		kinds[i], trials[i] = string(cmp.Or(p.Kind, purchase.KindCheckout)), nullable(p.trial)
+		rows[i] = new(tx.purchases[id])
 	}
-	batch.Queue(sqlPutPurchases, ids, statuses, reasons, profiles, modes, livemodes, amounts, currencies, ats, customers, subscriptions, envelopes, finished, keys,
-		kinds, trials, claimed, relay.ClaimTimeout.Seconds())
+	batch.Queue(sqlPutPurchases,
+		ids,
+		column(rows, func(p *purchaseRow) string { return string(p.Status) }),
+		column(rows, func(p *purchaseRow) string { return string(p.Reason) }),
+		column(rows, func(p *purchaseRow) *string { return nullable(p.profile) }),
+		column(rows, func(p *purchaseRow) string { return p.Mode }),
+		column(rows, func(p *purchaseRow) bool { return p.Livemode }),
+		column(rows, func(p *purchaseRow) *int64 { return p.AmountMinor }),
+		column(rows, func(p *purchaseRow) *string { return nullable(p.Currency) }),
+		column(rows, func(p *purchaseRow) *time.Time { return nullableTime(p.At) }),
+		column(rows, func(p *purchaseRow) *string { return nullable(p.Customer) }),
+		column(rows, func(p *purchaseRow) *string { return nullable(p.Subscription) }),
+		column(rows, func(p *purchaseRow) []byte { return p.envelope }),
+		column(rows, (*purchaseRow).sentKeys),
+		column(rows, func(p *purchaseRow) string { return string(cmp.Or(p.Kind, purchase.KindCheckout)) }),
+		column(rows, func(p *purchaseRow) *string { return nullable(p.trialSession) }),
+		column(rows, func(p *purchaseRow) bool { return p.claimed }),
+		relay.ClaimTimeout.Seconds())
 }
 
-// newUUID returns a UUID, version 7: the time in milliseconds, then 74 random bits. In the order of time, new customers' entries lie
-// together in the two indexes that hold them; the hash of a profile's id goes to TikTok and cannot be guessed all the same.
+// sentKeys returns the mask of the message's match keys; nil: nothing is sent.
+func (row *purchaseRow) sentKeys() *int16 {
+	if row.envelope == nil {
+		return nil
+	}
+	return new(row.Mask())
+}
+
+// newUUID returns a UUID of version 7: the time in milliseconds, then 74 random bits. New profiles are
+// adjacent in their two indexes, and yet unguessable: the hash of a profile's id goes to TikTok.
 func newUUID() string {
 	var u [16]byte
 	_, _ = rand.Read(u[:]) // never fails
@@ -468,7 +506,7 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
-// storable makes any signed text a value that Postgres can keep: valid UTF-8, no NUL, bounded for the index.
+// storable makes any signed text a value that Postgres accepts: valid UTF-8, no NUL, bounded for the index.
 func storable(s string) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 	if len(s) > 500 {

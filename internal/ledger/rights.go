@@ -12,19 +12,21 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// rights are what the runtime role needs, by table: what the statements do, and nothing else. Rows leave by `ingest prune` and `ingest
-// forget`. It owns no table and cannot run DDL, nor truncate, where the owner is another role.
+// rights returns the privileges that the runtime role needs by table: those of the statements, and no others.
+// `ingest prune` and `ingest forget` delete rows. The role owns no table, runs no DDL and truncates nothing
+// if the owner is another role.
 func rights() map[string][]string {
 	write := []string{"SELECT", "INSERT", "UPDATE"}
 	all := []string{"SELECT", "INSERT", "UPDATE", "DELETE"}
 	return map[string][]string{
-		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all, "backfills": write, "reconciliations": write,
-		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write, "rollup_totals": all,
-		"schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
+		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all,
+		"backfills": write, "reconciliations": write,
+		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write,
+		"rollup_totals": all, "schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
 	}
 }
 
-// pairs are the rights as two lists for unnest.
+// pairs returns the rights as two lists for unnest.
 func pairs() (tables, privileges []string) {
 	for table, list := range rights() {
 		for _, privilege := range list {
@@ -34,10 +36,11 @@ func pairs() (tables, privileges []string) {
 	return tables, privileges
 }
 
-// errNoRights ends with the remedy; what is missing stands before it.
-var errNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and DATABASE_URL naming this role: it grants what ingest needs")
+// errNoRights is the remedy; the missing rights precede it.
+var errNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and " +
+	"DATABASE_URL naming this role: it grants what ingest needs")
 
-// explain gives a refusal for lack of rights its remedy.
+// explain adds the remedy to an error about missing rights.
 func explain(err error) error {
 	const insufficientPrivilege = "42501"
 	if refusal := new(pgconn.PgError); errors.As(err, &refusal) && refusal.Code == insufficientPrivilege {
@@ -46,12 +49,12 @@ func explain(err error) error {
 	return err
 }
 
-// A table that is not there any more is none that the role lacks.
+// A table that no longer exists counts as none.
 const sqlMissingRights = `
 SELECT r.privilege || ' on ' || r.tab FROM unnest($1::text[], $2::text[]) AS r (tab, privilege)
 WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDER BY r.tab, r.privilege`
 
-// missingRights lists what the role behind a connection, or a pool of them, lacks.
+// missingRights lists the privileges that the role of a connection or pool lacks.
 func missingRights(ctx context.Context, conn interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 },
@@ -64,12 +67,12 @@ func missingRights(ctx context.Context, conn interface {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// checkRights says what this role lacks.
+// checkRights returns an error that lists this role's missing rights.
 func (db *DB) checkRights(ctx context.Context) error {
 	missing, err := missingRights(ctx, db.pool)
 	switch {
 	case err != nil:
-		return fmt.Errorf("look at the role's rights: %w", err)
+		return fmt.Errorf("read the role's rights: %w", err)
 	case len(missing) > 0:
 		return fmt.Errorf("this role lacks %s: %w", strings.Join(missing, ", "), errNoRights)
 	}
@@ -78,8 +81,8 @@ func (db *DB) checkRights(ctx context.Context) error {
 
 const sqlLockGrants = `SELECT pg_advisory_xact_lock(` + lockGrants + `)`
 
-// Grant gives the role that runtime names what ingest needs on the tables of the owner's role. Where both are one role, it
-// does nothing.
+// Grant grants the role of the URL runtime what ingest needs on the tables of the owner's role. It does
+// nothing if both are the same role.
 func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
 	conn, user, err := owner(ownerURL)
 	if err != nil {
@@ -88,7 +91,7 @@ func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	config, err := pgx.ParseConfig(runtime.Reveal())
 	if err != nil {
-		return errors.New("DATABASE_URL is not a Postgres connection string (postgres://user:password@host:5432/database)")
+		return errDatabaseURL
 	}
 	if config.User == user {
 		return nil
@@ -97,12 +100,13 @@ func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
 	if err != nil {
 		return fmt.Errorf("grant the runtime role its rights: %w", err)
 	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	defer func() { _ = tx.Rollback() }() // no effect after the commit
 	role := pgx.Identifier{config.User}.Sanitize()
-	// Replicas start together, and two grants on one table at the same time fail.
+	// Replicas may start together, and concurrent grants on one table fail.
 	statements := []string{sqlLockGrants, "GRANT USAGE ON SCHEMA public TO " + role}
 	for table, list := range rights() {
-		statements = append(statements, "GRANT "+strings.Join(list, ", ")+" ON public."+pgx.Identifier{table}.Sanitize()+" TO "+role)
+		statements = append(statements,
+			"GRANT "+strings.Join(list, ", ")+" ON public."+pgx.Identifier{table}.Sanitize()+" TO "+role)
 	}
 	for _, statement := range statements {
 		if _, err := tx.ExecContext(ctx, statement); err != nil {
@@ -114,7 +118,7 @@ func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
 
 const sqlMayCreate = `SELECT has_schema_privilege('public', 'CREATE')`
 
-// MayCreate says whether this role may create tables: Postgres before 15 allows everybody to.
+// MayCreate reports whether this role may create tables: Postgres before 15 allows every role to.
 func (db *DB) MayCreate(ctx context.Context) (may bool, err error) {
 	return may, db.pool.QueryRow(ctx, sqlMayCreate).Scan(&may)
 }

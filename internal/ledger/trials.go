@@ -14,141 +14,141 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// trial is one subscription: its trial, and the earliest invoice with money, each where it has come. Whichever comes first is
-// held for the other.
-type trial struct {
-	purchase.Trial
-	envelope []byte // the trial's own: its match keys are those of the first payment; nil: nothing may be sent
-	profile  string
-	expires  time.Time         // of the click id
-	invoice  purchase.Purchase // ID "": none
-	purchase string            // the first payment's id, once it is on the ledger
-	moved    bool
+// subscription is a row of trials.
+type subscription struct {
+	purchase.Subscription
+
+	profile  string // the trial's
+	envelope []byte // has the first payment's match keys; nil: nothing may be sent
+	changed  bool
 }
 
-// subscriptionsOf are those whose trials the receipts are about: none, unless first payments count.
-func subscriptionsOf(receipts []purchase.Receipt) (list []string) {
+// subscriptionsOf returns the subscriptions of trials and invoices among receipts. There are none unless
+// first payments count.
+func subscriptionsOf(receipts []purchase.Receipt) (ids []string) {
 	for i := range receipts {
 		if p := &receipts[i].Purchase; p.Trial || p.Kind == purchase.KindFirstPayment {
-			list = append(list, p.Subscription)
+			ids = append(ids, p.Subscription)
 		}
 	}
-	return sorted(list)
+	return sorted(ids)
 }
 
-// trial returns a subscription's, empty where nothing is known of it.
-func (b *books) trial(p *purchase.Purchase) *trial {
-	t := b.trials[p.Subscription]
-	if t == nil {
-		t = &trial{}
-		t.Livemode = p.Livemode
-		b.trials[p.Subscription] = t
+// subscription returns a subscription's row, a new one if there is none.
+func (tx *transaction) subscription(id string) *subscription {
+	s := tx.subscriptions[id]
+	if s == nil {
+		s = &subscription{}
+		tx.subscriptions[id] = s
 	}
-	return t
+	return s
 }
 
-// begin notes a trial, and lets an invoice that waits for it become the first payment.
-func (b *books) begin(e *entered, received time.Time) (converted string, err error) {
-	t := b.trial(&e.Purchase)
-	if t.Session != "" {
-		return "", nil // another checkout of one subscription: the first one stands
+// addTrial records a trial's checkout. The invoice that was held for it may become the first payment.
+func (tx *transaction) addTrial(row *purchaseRow, recorded *purchase.Recorded) (err error) {
+	s := tx.subscription(row.Subscription)
+	if s.Trial.Session != "" {
+		return nil
 	}
-	p := e.Purchase
-	t.Session, t.Started, t.Withheld = p.ID, p.PeriodStart, p.Withheld
-	t.profile, t.expires, t.moved = e.profile, p.ClickExpires, true
-	if p.Withheld == purchase.ReasonNone {
-		p.EventName, p.Keys.ExternalID = "", purchase.HashExternalID(e.profile)
-		if t.envelope, err = message.EncodeEnvelope(&p); err != nil {
-			return "", err
+	var converts bool
+	s.Subscription, converts = s.AddTrial(&row.Purchase)
+	s.profile, s.changed = row.profile, true
+	if row.Withheld == purchase.ReasonNone {
+		trial := row.Purchase
+		trial.EventName, trial.Keys.ExternalID = "", purchase.HashExternalID(row.profile)
+		if s.envelope, err = message.EncodeEnvelope(&trial); err != nil {
+			return err
 		}
 	}
-	if !t.First(&t.invoice) {
-		return "", nil
+	if !converts {
+		return nil
 	}
-	return t.invoice.ID, b.convert(t, received)
+	first, err := tx.convert(s)
+	recorded.FirstPayment, recorded.LateClick = first.ID, recorded.LateClick || first.lateClick()
+	return err
 }
 
-// pay takes an invoice with money: it is the first payment, waits for its trial or for an earlier one, or is a renewal.
-func (b *books) pay(r *purchase.Receipt) (purchase.Disposition, error) {
-	p, t := r.Purchase, b.trial(&r.Purchase)
+// decideInvoice returns what becomes of a subscription's invoice, and notes the rows to write.
+func (tx *transaction) decideInvoice(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
+	s := tx.subscription(r.Purchase.Subscription)
+	next, disposition := s.AddInvoice(&r.Purchase)
+	recorded.Disposition = disposition
+	if disposition != purchase.Held && disposition != purchase.Processed {
+		return recorded, nil
+	}
+	s.Subscription, s.changed = next, true
+	if disposition == purchase.Held {
+		return recorded, nil
+	}
+	first, err := tx.convert(s)
 	switch {
-	case p.ID == t.purchase, p.ID == t.invoice.ID:
-		return purchase.Duplicate, nil
-	case t.purchase != "", t.invoice.ID != "" && !purchase.Earlier(&p, &t.invoice):
-		return purchase.Ignored, nil
+	case errors.Is(err, errTrialEnvelope): // Stripe's repeats end in three days; ConvertHeld retries
+		recorded.Disposition = purchase.Held
+		return recorded, nil
+	case err != nil:
+		return recorded, err
 	}
-	t.invoice, t.moved = p, true
-	if !t.First(&p) {
-		return purchase.Held, nil
-	}
-	err := b.convert(t, r.Received)
-	if errors.Is(err, errTrialEnvelope) {
-		return purchase.Held, nil // Stripe's repeats end after three days; ConvertHeld tries again and reports it
-	}
-	return purchase.Processed, err
+	tx.put(&first, r, &recorded)
+	recorded.FirstPayment = first.ID
+	return recorded, nil
 }
 
-// errTrialEnvelope says that a trial's envelope is corrupt or of a newer version: its match keys cannot be
-// read.
-var errTrialEnvelope = errors.New("envelope cannot be read")
+// errTrialEnvelope is returned for a trial whose envelope is corrupt or of a newer version: its match keys
+// cannot be read.
+var errTrialEnvelope = errors.New("unreadable envelope")
 
-// convert makes a trial's invoice the first payment.
-func (b *books) convert(t *trial, received time.Time) error {
-	p := t.invoice
-	p.Kind, p.Status = purchase.KindFirstPayment, purchase.StatusPending
-	switch {
-	case t.Withheld != purchase.ReasonNone:
-		p.Status, p.Reason = purchase.StatusSkipped, t.Withheld
-	case t.envelope == nil: // its buyer was forgotten meanwhile
-		p.Status, p.Reason = purchase.StatusSkipped, purchase.ReasonForgotten
-	default:
-		trial, err := message.DecodeEnvelope(t.envelope)
+// convert makes a subscription's invoice the first payment, and notes its row.
+func (tx *transaction) convert(s *subscription) (first purchaseRow, err error) {
+	var trial *purchase.Purchase
+	if s.envelope != nil {
+		e, err := message.DecodeEnvelope(s.envelope)
 		if err != nil {
-			return fmt.Errorf("trial %s: %w: %w", t.Session, errTrialEnvelope, err)
+			return first, fmt.Errorf("trial %s: %w: %w", s.Trial.Session, errTrialEnvelope, err)
 		}
-		p.Keys, p.Content, p.LimitedDataUse, p.ClickExpires = trial.Keys, trial.Content, trial.LimitedDataUse, t.expires
+		trial = &purchase.Purchase{Keys: e.Keys, Content: e.Content, LimitedDataUse: e.LimitedDataUse}
 	}
-	e, err := newEntered(p, t.profile, received)
-	if err != nil {
-		return err
+	next, payment := s.Convert(trial)
+	if first, err = newPurchaseRow(payment, s.profile); err != nil {
+		return first, err
 	}
-	e.trial = t.Session
-	b.purchases[p.ID] = e
-	t.purchase, t.envelope, t.moved = p.ID, nil, true
-	return nil
+	first.trialSession = s.Trial.Session
+	tx.purchases[first.ID] = first
+	s.Subscription, s.envelope, s.changed = next, nil, true
+	return first, nil
 }
 
-// convertBatch is how many held invoices are looked up per query.
+// convertBatch is how many held invoices are read per query.
 const convertBatch = 100
 
-// Invoices that wait beside their trial, from a place on, and whether they have waited $1 seconds.
+// The invoices that are held although their trial has arrived, from a place on, and whether they have been
+// for $1 seconds.
 const sqlHeldTrials = `
 SELECT subscription_id, held_at, held_at < now() - make_interval(secs => $1) FROM public.trials
 WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL
     AND held_at >= $2::timestamptz AND (held_at > $2 OR subscription_id > $3)
 ORDER BY held_at, subscription_id LIMIT $4`
 
-// ConvertHeld makes first payments of invoices that have waited for so long for an earlier one, which never came: it was never
-// paid. It returns how many. Each is converted in a transaction of its own: one that cannot be, because its
-// trial's envelope is corrupt or of a newer version, is reported and remains held.
-func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (n int, err error) {
+// ConvertHeld makes first payments of the invoices that have been held for longer than holdFor: the earlier
+// invoice that they were held for was never paid. It returns their number. Each is converted in its own
+// transaction. One whose trial's envelope cannot be read is reported and remains held.
+func (db *DB) ConvertHeld(ctx context.Context, holdFor time.Duration) (n int, err error) {
 	for from := (place{}); ; {
-		rows, err := db.pool.Query(ctx, sqlHeldTrials, patience.Seconds(), from.at, from.id, convertBatch)
+		rows, err := db.pool.Query(ctx, sqlHeldTrials, holdFor.Seconds(), from.at, from.id, convertBatch)
 		if err != nil {
-			return n, fmt.Errorf("look for held invoices: %w", err)
+			return n, fmt.Errorf("read held invoices: %w", err)
 		}
 		list, err := collect(db, "trials", rows, func(row pgx.CollectableRow) (h heldInvoice, err error) {
-			return h, row.Scan(&h.id, &h.at, &h.due)
+			return h, row.Scan(&h.id, &h.at, &h.expired)
 		})
 		if err != nil {
-			return n, fmt.Errorf("look for held invoices: %w", err)
+			return n, fmt.Errorf("read held invoices: %w", err)
 		}
 		for _, h := range list {
 			converted, err := db.convertHeld(ctx, h)
 			switch {
 			case err == nil && converted:
 				n++
-			case err != nil && (ctx.Err() != nil || !separable(err)):
+			case err != nil && (ctx.Err() != nil || !contentError(err)):
 				return n, fmt.Errorf("convert held invoices: %w", err)
 			case err != nil:
 				db.skip("trials", h.id, err)
@@ -161,73 +161,83 @@ func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (n int, e
 	}
 }
 
-// heldInvoice is a subscription whose trial and invoice have come, without a first payment.
+// heldInvoice is a subscription whose trial and invoice have arrived, without a first payment.
 type heldInvoice struct {
 	place
-	due bool // it has waited long enough for an earlier invoice
+
+	expired bool // held for long enough
 }
 
-// convertHeld converts a held invoice where it is due, or could be converted at once but for its trial's
-// envelope. false: it waits, or another replica was faster.
+// convertHeld converts a held invoice that expired, or that is the first payment for certain: only its
+// trial's envelope was unreadable. It returns false if the invoice stays held, or if another replica has
+// converted it.
 func (db *DB) convertHeld(ctx context.Context, h heldInvoice) (bool, error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer conn.Release()
-	b, err := readBooks(ctx, conn.Conn(), nil, []string{h.id})
+	tx, err := begin(ctx, conn.Conn(), nil, []string{h.id})
 	if err != nil {
 		return false, err
 	}
-	t := b.trials[h.id]
-	if t == nil || t.purchase != "" || t.invoice.ID == "" || t.Session == "" || !h.due && !t.First(&t.invoice) {
-		_, err := conn.Exec(ctx, sqlRollback)
-		return false, err
+	s := tx.subscription(h.id)
+	if !s.Converts(h.expired) {
+		return false, tx.rollback(ctx)
 	}
-	if err := b.convert(t, b.now); err != nil {
+	if _, err := tx.convert(s); err != nil {
 		return false, fmt.Errorf("%w: %w", errContent, err)
 	}
-	return true, b.write(ctx, conn.Conn())
+	return true, tx.commit(ctx)
 }
 
-// firstPaymentsBatch is how many subscriptions are read together.
+// firstPaymentsBatch is how many subscriptions are read per query.
 const firstPaymentsBatch = 500
 
-// FirstPayments returns which invoices are the first payments of their subscriptions: those that the ledger
-// has taken as such, and those that it would take if it had received these trials and invoices, each oldest
-// first. The decisions are those of Record, and nothing is written. An invoice that waits on the ledger for
-// an earlier one is none yet, nor is one whose trial is unknown.
-func (db *DB) FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) ([]string, error) {
-	bySubscription := make(map[string]*struct{ trials, invoices []*purchase.Purchase })
-	var subscriptions, ids []string
+// FirstPayments returns which invoices are the first payments of their subscriptions: on the ledger, or if
+// Record received these trials and invoices, each oldest first. Nothing is written. An invoice that is held
+// on the ledger is none yet, nor is one whose trial is unknown.
+func (db *DB) FirstPayments(
+	ctx context.Context, trials, invoices []purchase.Purchase,
+) (ids []string, err error) {
+	bySubscription := make(map[string]*candidates)
+	var subscriptions []string
 	for i := range invoices {
 		id := invoices[i].Subscription
 		if bySubscription[id] == nil {
-			bySubscription[id] = &struct{ trials, invoices []*purchase.Purchase }{}
+			bySubscription[id] = &candidates{}
 			subscriptions = append(subscriptions, id)
 		}
 		bySubscription[id].invoices = append(bySubscription[id].invoices, &invoices[i])
 	}
 	for i := range trials {
-		if of := bySubscription[trials[i].Subscription]; of != nil {
-			of.trials = append(of.trials, &trials[i])
+		if c := bySubscription[trials[i].Subscription]; c != nil {
+			c.trials = append(c.trials, &trials[i])
 		}
 	}
 	for chunk := range slices.Chunk(subscriptions, firstPaymentsBatch) {
-		b := &books{
-			sessions: make(map[string]session), trials: make(map[string]*trial), purchases: make(map[string]entered),
-		}
 		var sessions []string
 		for _, id := range chunk {
 			for _, t := range bySubscription[id].trials {
 				sessions = append(sessions, t.ID)
 			}
 		}
-		if err := b.look(ctx, db.pool, sessions, chunk); err != nil {
-			return nil, fmt.Errorf("look for first payments: %w", err)
+		states, known := make(map[string]sessionState), make(map[string]*subscription)
+		var batch pgx.Batch
+		var id string
+		var state sessionState
+		queue(&batch, func() { states[id] = state }, []any{&id, &state.status, &state.reason},
+			sqlSessionStates, sessions)
+		queueSubscriptions(&batch, known, chunk)
+		if err := db.pool.SendBatch(ctx, &batch).Close(); err != nil {
+			return nil, fmt.Errorf("read first payments: %w", err)
 		}
 		for _, id := range chunk {
-			if first := b.firstPayment(bySubscription[id].trials, bySubscription[id].invoices); first != "" {
+			var s purchase.Subscription
+			if row := known[id]; row != nil {
+				s = row.Subscription
+			}
+			if first := bySubscription[id].firstPayment(s, states); first != "" {
 				ids = append(ids, first)
 			}
 		}
@@ -235,99 +245,109 @@ func (db *DB) FirstPayments(ctx context.Context, trials, invoices []purchase.Pur
 	return ids, nil
 }
 
-// look reads the states of sessions and the trials of subscriptions without a lock.
-func (b *books) look(ctx context.Context, pool interface {
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
-}, sessions, subscriptions []string,
-) error {
-	var batch pgx.Batch
-	var id string
-	var s session
-	query(&batch, func() { b.sessions[id] = s }, []any{&id, &s.status, &s.reason}, sqlSessionStates, sessions)
-	b.readTrials(&batch, subscriptions)
-	return pool.SendBatch(ctx, &batch).Close()
+// candidates are the trials and invoices of one subscription, oldest first.
+type candidates struct {
+	trials, invoices []*purchase.Purchase
 }
 
-// firstPayment enters what may be new about one subscription, and returns the id of its first payment; "":
-// there is none yet. An invoice or a trial that cannot be entered is left out: the intake would refuse it,
-// too.
-func (b *books) firstPayment(trials, invoices []*purchase.Purchase) string {
-	t := b.trial(invoices[0])
-	held := t.invoice.ID
-	for _, p := range trials {
-		at := b.sessions[p.ID]
-		if purchase.Advances(at.status, at.reason, p.Status, p.Reason) { // else its event is a duplicate
-			_, _ = b.begin(&entered{Purchase: *p}, p.At)
+// firstPayment returns the id of the first payment after the candidates; "": there is none. states has the
+// trials' sessions on the ledger.
+func (c *candidates) firstPayment(s purchase.Subscription, states map[string]sessionState) string {
+	held := s.Invoice.ID
+	for _, p := range c.trials {
+		state := states[p.ID]
+		if !purchase.Advances(state.status, state.reason, p.Status, p.Reason) { // its event is a duplicate
+			continue
+		}
+		var converts bool
+		if s, converts = s.AddTrial(p); converts {
+			return s.Invoice.ID
 		}
 	}
-	for _, p := range invoices {
-		_, _ = b.pay(&purchase.Receipt{Purchase: *p, Received: p.At})
+	for _, p := range c.invoices {
+		var d purchase.Disposition
+		if s, d = s.AddInvoice(p); d == purchase.Processed {
+			return p.ID
+		}
 	}
 	switch {
-	case t.purchase != "":
-		return t.purchase
-	case t.Session == "" || t.invoice.ID == held:
+	case s.FirstPayment != "":
+		return s.FirstPayment
+	case s.Trial.Session == "" || s.Invoice.ID == held:
 		return ""
 	default:
-		return t.invoice.ID
+		return s.Invoice.ID
 	}
 }
 
 const sqlKnownTrials = `
 SELECT subscription_id, livemode, COALESCE(checkout_session_id, ''), started_at, reason,
-    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope, click_expires_at,
-    COALESCE(invoice_id, ''), invoice_at, amount_minor, COALESCE(currency, ''), period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
+    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope,
+    click_expires_at, COALESCE(invoice_id, ''), invoice_at, amount_minor, COALESCE(currency, ''),
+    period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
 FROM public.trials t WHERE subscription_id = ANY($1)`
 
-func (b *books) readTrials(batch *pgx.Batch, subscriptions []string) {
+// queueSubscriptions adds the query of subscriptions to a batch.
+func queueSubscriptions(batch *pgx.Batch, into map[string]*subscription, ids []string) {
 	var id string
-	var t trial
-	var started, expires, at, period *time.Time
-	query(batch, func() {
-		t.Started, t.expires, t.invoice.At, t.invoice.PeriodStart = orZero(started).UTC(), orZero(expires).UTC(), orZero(at).UTC(), orZero(period).UTC()
-		t.invoice.Subscription, t.invoice.Livemode, t.invoice.Mode = id, t.Livemode, "subscription"
-		b.trials[id] = new(t)
+	var s subscription
+	var started, expires, paid, period *time.Time
+	queue(batch, func() {
+		s.Trial.Started, s.Trial.ClickExpires = orZero(started).UTC(), orZero(expires).UTC()
+		s.Invoice.At, s.Invoice.PeriodStart = orZero(paid).UTC(), orZero(period).UTC()
+		s.Invoice.Subscription, s.Invoice.Livemode, s.Invoice.Mode = id, s.Livemode, "subscription"
+		into[id] = new(s)
 	}, []any{
-		&id, &t.Livemode, &t.Session, &started, &t.Withheld, &t.profile, &t.envelope, &expires,
-		&t.invoice.ID, &at, &t.invoice.AmountMinor, &t.invoice.Currency, &period, &t.invoice.Customer, &t.purchase,
-	}, sqlKnownTrials, subscriptions)
+		&id, &s.Livemode, &s.Trial.Session, &started, &s.Trial.Withheld, &s.profile, &s.envelope, &expires,
+		&s.Invoice.ID, &paid, &s.Invoice.AmountMinor, &s.Invoice.Currency, &period, &s.Invoice.Customer,
+		&s.FirstPayment,
+	}, sqlKnownTrials, ids)
 }
 
 const sqlPutTrials = `
-INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason, profile_id, envelope, click_expires_at,
-    invoice_id, invoice_at, amount_minor, currency, period_start, stripe_customer_id, purchase_id, held_at)
-SELECT u.id, u.livemode, u.session, u.started, u.reason, u.profile::uuid, u.envelope, u.expires, u.invoice, u.at, u.amount, u.currency, u.period, u.customer, u.purchase,
-    CASE WHEN u.invoice IS NOT NULL THEN now() END
-FROM unnest($1::text[], $2::boolean[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[], $9::text[], $10::timestamptz[],
-    $11::bigint[], $12::text[], $13::timestamptz[], $14::text[], $15::text[])
-    AS u (id, livemode, session, started, reason, profile, envelope, expires, invoice, at, amount, currency, period, customer, purchase)
+INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason,
+    profile_id, envelope, click_expires_at, invoice_id, invoice_at, amount_minor, currency, period_start,
+    stripe_customer_id, purchase_id, held_at)
+SELECT u.id, u.livemode, u.session, u.started, u.reason, u.profile::uuid,
+    u.envelope, u.expires, u.invoice, u.paid, u.amount, u.currency, u.period, u.customer,
+    u.purchase, CASE WHEN u.invoice IS NOT NULL THEN now() END
+FROM unnest($1::text[], $2::boolean[], $3::text[], $4::timestamptz[], $5::text[], $6::text[],
+    $7::bytea[], $8::timestamptz[], $9::text[], $10::timestamptz[], $11::bigint[], $12::text[],
+    $13::timestamptz[], $14::text[], $15::text[]) AS u (id, livemode, session, started, reason, profile,
+    envelope, expires, invoice, paid, amount, currency, period, customer, purchase)
 ON CONFLICT (subscription_id) DO UPDATE SET
-    livemode = excluded.livemode, checkout_session_id = excluded.checkout_session_id, started_at = excluded.started_at, reason = excluded.reason,
-    profile_id = excluded.profile_id, envelope = excluded.envelope, click_expires_at = excluded.click_expires_at, invoice_id = excluded.invoice_id,
-    invoice_at = excluded.invoice_at, amount_minor = excluded.amount_minor, currency = excluded.currency, period_start = excluded.period_start,
-    stripe_customer_id = excluded.stripe_customer_id, purchase_id = excluded.purchase_id,
-    held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN excluded.held_at ELSE t.held_at END`
+    livemode = excluded.livemode, checkout_session_id = excluded.checkout_session_id, started_at =
+    excluded.started_at, reason = excluded.reason, profile_id = excluded.profile_id, envelope =
+    excluded.envelope, click_expires_at = excluded.click_expires_at, invoice_id = excluded.invoice_id,
+    invoice_at = excluded.invoice_at, amount_minor = excluded.amount_minor, currency = excluded.currency,
+    period_start = excluded.period_start, stripe_customer_id = excluded.stripe_customer_id, purchase_id =
+    excluded.purchase_id, held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN
+    excluded.held_at ELSE t.held_at END`
 
-func (b *books) putTrials(batch *pgx.Batch) {
-	var ids, reasons []string
-	var livemodes []bool
-	var sessions, profiles, invoices, currencies, customers, purchases []*string
-	var starts, expiries, ats, periods []*time.Time
-	var envelopes [][]byte
-	var amounts []*int64
-	for _, id := range slices.Sorted(maps.Keys(b.trials)) {
-		t := b.trials[id]
-		if !t.moved {
-			continue
-		}
-		ids, reasons, livemodes = append(ids, id), append(reasons, string(t.Withheld)), append(livemodes, t.Livemode)
-		sessions, profiles, purchases = append(sessions, nullable(t.Session)), append(profiles, nullable(t.profile)), append(purchases, nullable(t.purchase))
-		starts, expiries, envelopes = append(starts, nullableTime(t.Started)), append(expiries, nullableTime(t.expires)), append(envelopes, t.envelope)
-		invoices, customers = append(invoices, nullable(t.invoice.ID)), append(customers, nullable(t.invoice.Customer))
-		ats, periods = append(ats, nullableTime(t.invoice.At)), append(periods, nullableTime(t.invoice.PeriodStart))
-		amounts, currencies = append(amounts, t.invoice.AmountMinor), append(currencies, nullable(t.invoice.Currency))
+func (tx *transaction) putSubscriptions(batch *pgx.Batch) {
+	ids := slices.Sorted(maps.Keys(tx.subscriptions))
+	ids = slices.DeleteFunc(ids, func(id string) bool { return !tx.subscriptions[id].changed })
+	if len(ids) == 0 {
+		return
 	}
-	if len(ids) > 0 {
-		batch.Queue(sqlPutTrials, ids, livemodes, sessions, starts, reasons, profiles, envelopes, expiries, invoices, ats, amounts, currencies, periods, customers, purchases)
+	rows := make([]*subscription, len(ids))
+	for i, id := range ids {
+		rows[i] = tx.subscriptions[id]
 	}
+	batch.Queue(sqlPutTrials,
+		ids,
+		column(rows, func(s *subscription) bool { return s.Livemode }),
+		column(rows, func(s *subscription) *string { return nullable(s.Trial.Session) }),
+		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Trial.Started) }),
+		column(rows, func(s *subscription) string { return string(s.Trial.Withheld) }),
+		column(rows, func(s *subscription) *string { return nullable(s.profile) }),
+		column(rows, func(s *subscription) []byte { return s.envelope }),
+		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Trial.ClickExpires) }),
+		column(rows, func(s *subscription) *string { return nullable(s.Invoice.ID) }),
+		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Invoice.At) }),
+		column(rows, func(s *subscription) *int64 { return s.Invoice.AmountMinor }),
+		column(rows, func(s *subscription) *string { return nullable(s.Invoice.Currency) }),
+		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Invoice.PeriodStart) }),
+		column(rows, func(s *subscription) *string { return nullable(s.Invoice.Customer) }),
+		column(rows, func(s *subscription) *string { return nullable(s.FirstPayment) }))
 }

@@ -2,7 +2,9 @@ package ledger_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,93 +13,91 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
-	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/purchase"
-	"purchase-relay/internal/secret"
-	"purchase-relay/internal/testkit/pglocal/pgtest"
 	"purchase-relay/migrations"
 )
 
-// A ledger from before trials were told apart, half of it folded: its trials and strong keys are counted, no purchase is lost, and an
-// older binary that still runs can record, and cannot fold away what it does not know.
-func TestUpgradeToTrials(t *testing.T) {
-	url := pgtest.Database(t)
-	config, err := pgx.ParseConfig(url)
+// nextMigration stands for the first one after a release: a new figure in the rollup. Its column has no
+// default in the totals, as a binary that does not know it must not fold it away.
+const nextMigration = `-- +goose Up
+ALTER TABLE purchases ADD COLUMN next_version text;
+ALTER TABLE rollup_changes ADD COLUMN next_figure bigint NOT NULL DEFAULT 0;
+ALTER TABLE rollup_totals ADD COLUMN next_figure bigint NOT NULL DEFAULT 0;
+ALTER TABLE rollup_totals ALTER COLUMN next_figure DROP DEFAULT;
+`
+
+// migrateNext brings the ledger to the next version's schema.
+func (l *testLedger) migrateNext() {
+	l.t.Helper()
+	files := fstest.MapFS{fmt.Sprintf("%04d_next.sql", migrations.Level+1): {Data: []byte(nextMigration)}}
+	config, err := pgx.ParseConfig(l.url)
 	if err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	old := stdlib.OpenDB(*config)
-	t.Cleanup(func() { _ = old.Close() })
-	provider, err := goose.NewProvider(goose.DialectPostgres, old, migrations.FS, goose.WithDisableGlobalRegistry(true))
+	conn := stdlib.OpenDB(*config)
+	defer func() { _ = conn.Close() }()
+	provider, err := goose.NewProvider(goose.DialectPostgres, conn, files, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	if _, err := provider.UpTo(t.Context(), 2); err != nil {
-		t.Fatal(err)
+	if results, err := provider.Up(l.t.Context()); err != nil || len(results) != 1 {
+		l.t.Fatalf("next migration: %d applied, %v", len(results), err)
 	}
-	must := func(sql string) {
-		t.Helper()
-		if _, err := old.ExecContext(t.Context(), sql); err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-	}
-	// As an older binary records: a sale with both strong keys, one with neither, a trial, a waiting one.
+}
+
+// The ledger is migrated under this binary, with half of its changes folded: no purchase is lost from the
+// figures, the binary records and reads on, and it cannot fold away what it does not know.
+func TestUpgrade_OlderBinaryRunsOn(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	// A sale with both strong keys, one with neither, a trial, an unpaid one.
 	record := func(suffix string) {
 		t.Helper()
-		must(`INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, amount_minor, currency, purchased_at, match_keys, finished_at) VALUES
-			('cs_both` + suffix + `', 'delivered', '', 'subscription', true, 2999, 'usd', '2026-01-02 03:04:05Z', 1 | 4 | 64, '2026-01-02 03:04:06Z'),
-			('cs_none` + suffix + `', 'dead', 'refused', 'payment', true, 100, 'usd', '2026-01-02 03:04:05Z', 8, now()),
-			('cs_trial` + suffix + `', 'skipped', 'no_payment', 'subscription', true, 0, 'usd', '2026-01-02 03:04:05Z', NULL, now()),
-			('cs_wait` + suffix + `', 'awaiting_payment', '', 'subscription', true, 5, 'usd', NULL, NULL, NULL)`)
+		l.exec(`INSERT INTO purchases (checkout_session_id, status, reason, kind, mode, livemode, amount_minor,
+				currency, purchased_at, match_keys, finished_at, sent_minor)
+			SELECT id || $1, status, reason, kind, 'subscription', true, amount, 'usd', paid, keys,
+				paid + interval '1 second', CASE status WHEN 'delivered' THEN amount END
+			FROM (VALUES
+				('cs_both', 'delivered', '', 'checkout', 2999, '2026-01-02 03:04:05Z'::timestamptz, 1 | 4 | 64),
+				('cs_none', 'dead', 'refused', 'checkout', 100, '2026-01-02 03:04:05Z', 8),
+				('cs_trial', 'skipped', 'no_payment', 'trial', 0, '2026-01-02 03:04:05Z', NULL),
+				('cs_wait', 'awaiting_payment', '', 'checkout', 5, NULL, NULL)
+			) v (id, status, reason, kind, amount, paid, keys)`, suffix)
 	}
-	record("")
-	const olderFold = `INSERT INTO rollup_totals (daily, at, livemode, status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
-		SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason, code, currency, n, minor, keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page
-		FROM rollup_changes CROSS JOIN (VALUES (false), (true)) g (daily)`
-	must(olderFold)
-	must(`INSERT INTO rollup_statuses SELECT livemode, status, reason, code, n FROM rollup_changes`)
-	must(`INSERT INTO rollup_hours SELECT hour, livemode, COALESCE(sum(n) FILTER (WHERE status IN ('delivered', 'dead')), 0), COALESCE(sum(n) FILTER (WHERE status = 'delivered'), 0) FROM rollup_changes GROUP BY 1, 2`)
-	must(`DELETE FROM rollup_changes`)
-	record("_2")
-
-	if n, err := ledger.Migrate(t.Context(), secret.Text(url)); err != nil || n < 1 {
-		t.Fatalf("migrate: %d, %v", n, err)
-	}
-	db, err := ledger.Open(t.Context(), secret.Text(url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
 	holds := func(sales int) {
 		t.Helper()
-		s, err := db.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
+		s, err := l.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		with := [purchase.MatchKeyKinds]int{sales, 0, sales, sales, 0, 0, sales}
 		want := purchase.Coverage{Of: 2 * sales, With: with, Strong: sales}
-		if diff := cmp.Diff(want, s.Coverage); diff != "" || s.Paid != 2*sales || s.Accepted != sales || s.Values[0].PaidMinor != int64(3099*sales) {
-			t.Errorf("of %d sales: %+v\n%s", 2*sales, s, diff)
+		if diff := cmp.Diff(want, s.Coverage); diff != "" || s.Paid != 2*sales || s.Accepted != sales ||
+			s.Values[0].PaidMinor != int64(3099*sales) {
+			t.Errorf("summary of %d sales: %+v\n%s", 2*sales, s, diff)
 		}
-		days, err := db.Coverage(t.Context(), base, nil)
-		if diff := cmp.Diff([]purchase.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}, days); err != nil || diff != "" {
-			t.Errorf("by days: %v\n%s", err, diff)
+		days, err := l.Coverage(t.Context(), base, nil)
+		wantDays := []purchase.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}
+		if diff := cmp.Diff(wantDays, days); err != nil || diff != "" {
+			t.Errorf("coverage by day: %v\n%s", err, diff)
 		}
 	}
-	holds(2)
-	record("_3") // an older binary beside the newer one
-	holds(3)
-	refused := new(pgconn.PgError)
-	if _, err := old.ExecContext(t.Context(), olderFold); !errors.As(err, &refused) || refused.Code != "23502" {
-		t.Errorf("an older binary folds away what it does not know: %v", err)
-	}
-	if _, err := db.Fold(t.Context()); err != nil {
+	record("")
+	if _, err := l.Fold(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	holds(3)
-	for id, want := range map[string]purchase.Kind{"cs_trial": purchase.KindTrial, "cs_trial_2": purchase.KindTrial, "cs_both": purchase.KindCheckout} {
-		if e, _, err := db.Entry(t.Context(), id); err != nil || e.Kind != want {
-			t.Errorf("%s: %s, %v", id, e.Kind, err)
-		}
+	record("_2")
+	l.migrateNext()
+	if err := l.CheckSchema(t.Context()); err != nil {
+		t.Errorf("check the next version's schema: %v", err)
 	}
+	holds(2)
+	record("_3")
+	l.must(receipt("evt_4", "cs_4", purchase.StatusAwaitingPayment, ""), purchase.AwaitingPayment)
+	holds(3)
+	refused := new(pgconn.PgError)
+	if _, err := l.Fold(t.Context()); !errors.As(err, &refused) || refused.Code != "23502" {
+		t.Errorf("Fold by an older binary = %v, want a not-null violation", err)
+	}
+	holds(3)
 }

@@ -356,33 +356,3 @@ func TestFalls(t *testing.T) {
 		}
 	}
 }
-
-func TestFirstInvoice(t *testing.T) {
-	began := time.Unix(1_790_000_000, 0).UTC()
-	trial := purchase.Trial{Session: "cs_1", Started: began}
-	invoice := func(lookedBackOn time.Duration) *purchase.Purchase {
-		return &purchase.Purchase{ID: "in_1", At: began.Add(9 * 24 * time.Hour), PeriodStart: began.Add(lookedBackOn)}
-	}
-	for name, tc := range map[string]struct {
-		trial   purchase.Trial
-		invoice *purchase.Purchase
-		want    bool
-	}{
-		"looks back on the trial":     {trial, invoice(0), true},
-		"its clock is off":            {trial, invoice(time.Hour), true},
-		"looks back on what followed": {trial, invoice(24 * time.Hour), false},
-		"Stripe does not say":         {trial, &purchase.Purchase{ID: "in_1"}, true},
-		"no invoice":                  {trial, &purchase.Purchase{}, false},
-		"no trial":                    {purchase.Trial{}, invoice(0), false},
-	} {
-		if got := tc.trial.First(tc.invoice); got != tc.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-	if purchase.Earlier(invoice(time.Hour), invoice(time.Hour)) || !purchase.Earlier(invoice(0), invoice(time.Hour)) || purchase.Earlier(invoice(time.Hour), invoice(0)) {
-		t.Error("invoices are put in another order than their periods")
-	}
-	if early, late := (&purchase.Purchase{At: began}), (&purchase.Purchase{At: began.Add(1)}); !purchase.Earlier(early, late) || purchase.Earlier(late, early) {
-		t.Error("invoices without periods are put in another order than their payments")
-	}
-}

@@ -191,6 +191,7 @@ type Receipt struct {
 	Purchase Purchase
 	Claim    bool // a purchase to be sent is claimed at once by the one who records it
 	CaughtUp bool // no webhook brought the event: it was found in Stripe's list
+	DryRun   bool // it is decided, and nothing is written
 }
 
 // Disposition is the answer that a receipt gets when it moves the ledger forward.

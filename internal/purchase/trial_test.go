@@ -1,0 +1,220 @@
+package purchase_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"purchase-relay/internal/purchase"
+)
+
+const day = 24 * time.Hour
+
+var trialStart = time.Unix(1_790_000_000, 0).UTC()
+
+// checkout returns a trial's checkout.
+func checkout() *purchase.Purchase {
+	return &purchase.Purchase{
+		ID: "cs_1", Kind: purchase.KindTrial, Status: purchase.StatusSkipped, Reason: purchase.ReasonNoPayment,
+		At: trialStart, PeriodStart: trialStart, ClickExpires: trialStart.Add(7 * day),
+	}
+}
+
+// invoice returns a subscription's n-th invoice with money: the first looks back on a trial of a week.
+func invoice(n int) *purchase.Purchase {
+	p := &purchase.Purchase{ID: fmt.Sprintf("in_%d", n), PeriodStart: trialStart, At: trialStart.Add(7 * day)}
+	if n > 1 {
+		p.PeriodStart = trialStart.Add(7*day + time.Duration(n-2)*30*day)
+		p.At = p.PeriodStart.Add(30 * day)
+	}
+	return p
+}
+
+// endedEarly returns the invoice that ends a trial early: it looks back on no period.
+func endedEarly() *purchase.Purchase {
+	return &purchase.Purchase{ID: "in_early", At: trialStart.Add(3 * day)}
+}
+
+// ahead returns a purchase by a test clock of Stripe's; its own time is clamped to ours.
+func ahead(p *purchase.Purchase) *purchase.Purchase {
+	p.PeriodStart = p.PeriodStart.AddDate(0, 3, 0)
+	return p
+}
+
+func TestSubscription_FirstPayment(t *testing.T) {
+	t.Parallel()
+	skewed := invoice(1)
+	skewed.PeriodStart = trialStart.Add(time.Hour)
+	nextDay := invoice(1)
+	nextDay.PeriodStart = trialStart.Add(day)
+	for name, tc := range map[string]struct {
+		arrived []*purchase.Purchase
+		want    []string // what becomes of each
+		first   string   // the first payment
+		expired string   // the first payment after HeldFor
+	}{
+		"trial alone": {
+			[]*purchase.Purchase{checkout()},
+			[]string{"trial"}, "", "",
+		},
+		"trial, invoice": {
+			[]*purchase.Purchase{checkout(), invoice(1)},
+			[]string{"trial", "processed"}, "in_1", "in_1",
+		},
+		"invoice, trial": {
+			[]*purchase.Purchase{invoice(1), checkout()},
+			[]string{"held", "converts"}, "in_1", "in_1",
+		},
+		"clocks an hour apart": {
+			[]*purchase.Purchase{checkout(), skewed},
+			[]string{"trial", "processed"}, "in_1", "in_1",
+		},
+		"a day later": {
+			[]*purchase.Purchase{checkout(), nextDay},
+			[]string{"trial", "held"}, "", "in_1",
+		},
+		"Stripe's clock ahead of ours": {
+			[]*purchase.Purchase{ahead(checkout()), ahead(invoice(1))},
+			[]string{"trial", "processed"}, "in_1", "in_1",
+		},
+		"renewal": {
+			[]*purchase.Purchase{checkout(), invoice(1), invoice(2)},
+			[]string{"trial", "processed", "ignored"}, "in_1", "in_1",
+		},
+		"renewal before the first invoice": {
+			[]*purchase.Purchase{checkout(), invoice(2), invoice(1)},
+			[]string{"trial", "held", "processed"}, "in_1", "in_1",
+		},
+		"renewals out of order": {
+			[]*purchase.Purchase{invoice(3), checkout(), invoice(2), invoice(4)},
+			[]string{"held", "trial", "held", "ignored"}, "", "in_2",
+		},
+		"repeated": {
+			[]*purchase.Purchase{invoice(2), invoice(2), checkout(), checkout(), invoice(1), invoice(1), checkout()},
+			[]string{"held", "duplicate", "trial", "trial", "processed", "duplicate", "trial"}, "in_1", "in_1",
+		},
+		"ended early": {
+			[]*purchase.Purchase{checkout(), endedEarly(), invoice(2)},
+			[]string{"trial", "processed", "ignored"}, "in_early", "in_early",
+		},
+		"ended early, out of order": {
+			[]*purchase.Purchase{invoice(2), endedEarly(), checkout()},
+			[]string{"held", "held", "converts"}, "in_early", "in_early",
+		},
+		"without a trial": {
+			[]*purchase.Purchase{invoice(2), invoice(1)},
+			[]string{"held", "held"}, "", "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var s purchase.Subscription
+			var got []string
+			for _, p := range tc.arrived {
+				var becomes string
+				if s, becomes = arrive(s, p); becomes == "processed" || becomes == "converts" {
+					s, _ = s.Convert(nil)
+				}
+				got = append(got, becomes)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" || s.FirstPayment != tc.first {
+				t.Errorf("first payment = %q, want %q; (-want +got):\n%s", s.FirstPayment, tc.first, diff)
+			}
+			if s.Converts(true) {
+				s, _ = s.Convert(nil)
+			}
+			if s.FirstPayment != tc.expired {
+				t.Errorf("first payment after HeldFor = %q, want %q", s.FirstPayment, tc.expired)
+			}
+		})
+	}
+}
+
+// arrive applies a checkout or an invoice and returns what becomes of it: "trial", "converts" or the
+// disposition.
+func arrive(s purchase.Subscription, p *purchase.Purchase) (next purchase.Subscription, becomes string) {
+	if p.Kind == purchase.KindTrial {
+		next, converts := s.AddTrial(p)
+		if converts {
+			return next, "converts"
+		}
+		return next, "trial"
+	}
+	next, d := s.AddInvoice(p)
+	return next, string(d)
+}
+
+// In every order of arrival the first payment is the same.
+func TestSubscription_AnyOrder(t *testing.T) {
+	t.Parallel()
+	all := []*purchase.Purchase{checkout(), invoice(1), invoice(2), invoice(3)}
+	permute(all, func(order []*purchase.Purchase) {
+		var s purchase.Subscription
+		converted := 0
+		for _, p := range slices.Concat(order, order) {
+			var becomes string
+			if s, becomes = arrive(s, p); becomes == "processed" || becomes == "converts" {
+				s, _ = s.Convert(nil)
+				converted++
+			}
+		}
+		if s.FirstPayment != "in_1" || converted != 1 {
+			t.Errorf("first payment = %q, converted %d times, want in_1 once", s.FirstPayment, converted)
+		}
+	})
+}
+
+// permute calls visit with each order of the list.
+func permute[T any](list []T, visit func([]T)) {
+	if len(list) < 2 {
+		visit(list)
+		return
+	}
+	for i := range list {
+		rest := slices.Delete(slices.Clone(list), i, i+1)
+		permute(rest, func(order []T) { visit(append([]T{list[i]}, order...)) })
+	}
+}
+
+func TestSubscription_Convert(t *testing.T) {
+	t.Parallel()
+	stored := &purchase.Purchase{
+		ID: "cs_1", EventName: "StartTrial", Keys: purchase.MatchKeys{TTCLID: "E.C.P.abc"},
+		Content: &purchase.Content{ID: "plan"}, LimitedDataUse: true,
+	}
+	for name, tc := range map[string]struct {
+		withheld purchase.Reason
+		stored   *purchase.Purchase
+		status   purchase.Status
+		reason   purchase.Reason
+	}{
+		"sent":       {"", stored, purchase.StatusPending, ""},
+		"no consent": {purchase.ReasonNoConsent, stored, purchase.StatusSkipped, purchase.ReasonNoConsent},
+		"staff":      {purchase.ReasonInternal, nil, purchase.StatusSkipped, purchase.ReasonInternal},
+		"forgotten":  {"", nil, purchase.StatusSkipped, purchase.ReasonForgotten},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			trial := checkout()
+			trial.Withheld = tc.withheld
+			s, _ := purchase.Subscription{}.AddTrial(trial)
+			s, d := s.AddInvoice(invoice(1))
+			if d != purchase.Processed {
+				t.Fatalf("disposition = %q, want %q", d, purchase.Processed)
+			}
+			s, got := s.Convert(tc.stored)
+			want := *invoice(1)
+			want.Kind, want.Status, want.Reason = purchase.KindFirstPayment, tc.status, tc.reason
+			if tc.status == purchase.StatusPending {
+				want.Keys, want.Content = stored.Keys, stored.Content
+				want.LimitedDataUse, want.ClickExpires = true, trial.ClickExpires
+			}
+			if diff := cmp.Diff(want, got); diff != "" || s.FirstPayment != "in_1" || s.Converts(true) {
+				t.Errorf("state %+v, payment (-want +got):\n%s", s, diff)
+			}
+		})
+	}
+}
