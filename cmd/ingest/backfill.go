@@ -92,7 +92,7 @@ func sinceOf(text string, now time.Time) (time.Time, error) {
 }
 
 // openFor opens the ledger, and says what the key is good for.
-func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, intake.Rules, error) {
+func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchase.Rules, error) {
 	rules, err := c.rules()
 	if err != nil {
 		return nil, rules, err

@@ -50,7 +50,7 @@ type Handler struct {
 	webhook Webhook
 	objects Objects // nil: thin events are refused
 	ledger  Ledger
-	rules   Rules
+	rules   purchase.Rules
 	onward  Onward
 	now     func() time.Time
 	log     *zap.Logger
@@ -75,7 +75,7 @@ type Onward interface {
 }
 
 // NewHandler returns the webhook's handler.
-func NewHandler(w Webhook, l Ledger, rules Rules, onward Onward, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
+func NewHandler(w Webhook, l Ledger, rules purchase.Rules, onward Onward, now func() time.Time, log *zap.Logger, reg prometheus.Registerer) *Handler {
 	h := &Handler{
 		webhook: w, ledger: l, rules: rules, onward: onward, now: now, log: log, flood: flood.Limit(log),
 		webhooks: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -228,26 +228,27 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) answer {
 
 // take runs a verified event through the ledger.
 func (h *Handler) take(ctx context.Context, log *zap.Logger, event purchase.Event) answer {
-	kind, counts := kindOf(event), h.rules.Counts(event.Type)
-	if counts && h.rules.Foreign(event) {
-		log.WithOptions(h.flood).Info("Event of another account ignored", zap.String("account", purchase.Tellable(event.Account)),
-			zap.String("remedy", "if its sales are yours, name the account in CONNECT_ACCOUNTS"))
-		return answer{http.StatusOK, map[string]string{"status": string(purchase.Ignored)}, kind, resultOtherAccount}
-	}
-	if counts && event.Thin {
+	kind, received := kindOf(event), h.now()
+	p, decision, err := purchase.FromEvent(event, h.rules, received)
+	if decision == purchase.DecisionFetch {
 		var refused *answer
 		if event, refused = h.fetch(ctx, log, event); refused != nil {
 			return *refused
 		}
+		received = h.now()
+		p, decision, err = purchase.FromEvent(event, h.rules, received)
 	}
-	received := h.now()
-	p, ours, err := Propose(event, h.rules, received)
+	ignored := map[string]string{"status": string(purchase.Ignored)}
 	switch {
 	case err != nil:
 		log.WithOptions(h.flood).Error("Malformed event", zap.String("type", event.Type), zap.Error(err))
 		return refusal(http.StatusBadRequest, kind, "malformed", err.Error())
-	case !ours:
-		return answer{http.StatusOK, map[string]string{"status": string(purchase.Ignored)}, kind, string(purchase.Ignored)}
+	case decision == purchase.DecisionForeign:
+		log.WithOptions(h.flood).Info("Event of another account ignored", zap.String("account", purchase.Tellable(event.Account)),
+			zap.String("remedy", "if its sales are yours, name the account in CONNECT_ACCOUNTS"))
+		return answer{http.StatusOK, ignored, kind, resultOtherAccount}
+	case decision != purchase.DecisionRecord:
+		return answer{http.StatusOK, ignored, kind, string(purchase.Ignored)}
 	}
 	log = log.With(zap.String("checkout_session_id", p.ID))
 	log.Info("Signature verified", zap.Bool("livemode", event.Livemode))

@@ -66,59 +66,6 @@ func (o *onward) Offer(c message.Claim) {
 	o.offered = append(o.offered, c)
 }
 
-func TestPropose(t *testing.T) {
-	negative := int64(-1)
-	for name, tc := range map[string]struct {
-		change func(e *purchase.Event)
-		want   string // status reason email, "ignored" or "malformed"
-		check  func(p purchase.Purchase) bool
-	}{
-		"paid": {func(*purchase.Event) {}, "pending  buyer@example.com", func(p purchase.Purchase) bool {
-			return p.Currency == "usd" && *p.AmountMinor == 2999 && p.At.Equal(received.Add(-time.Minute).Truncate(time.Second)) &&
-				p.Keys.Email == purchase.HashEmail("buyer@example.com") && p.Keys.ExternalID == "" && p.Livemode
-		}},
-		"trial":                   {func(e *purchase.Event) { e.Checkout.PaymentStatus = "no_payment_required" }, "skipped no_payment buyer@example.com", nil},
-		"unpaid":                  {func(e *purchase.Event) { e.Checkout.PaymentStatus = "unpaid" }, "awaiting_payment  ", func(p purchase.Purchase) bool { return p.At.IsZero() }},
-		"a state unheard of":      {func(e *purchase.Event) { e.Checkout.PaymentStatus = "half_paid" }, "awaiting_payment  ", nil},
-		"no state":                {func(e *purchase.Event) { e.Checkout.PaymentStatus = "" }, "awaiting_payment  ", nil},
-		"async succeeded":         {func(e *purchase.Event) { e.Type = purchase.TypeAsyncSucceeded }, "pending  buyer@example.com", nil},
-		"async failed":            {func(e *purchase.Event) { e.Type = purchase.TypeAsyncFailed; e.Checkout.PaymentStatus = "unpaid" }, "payment_failed  ", nil},
-		"no address":              {func(e *purchase.Event) { e.Checkout.Email = "" }, "rejected invalid_email ", nil},
-		"an unusable address":     {func(e *purchase.Event) { e.Checkout.Email = "nobody" }, "rejected invalid_email ", nil},
-		"the prefilled address":   {func(e *purchase.Event) { e.Checkout.Email, e.Checkout.CustomerEmail = "", "A@b.example" }, "pending  a@b.example", nil},
-		"unpaid, no address":      {func(e *purchase.Event) { e.Checkout.PaymentStatus, e.Checkout.Email = "unpaid", "" }, "awaiting_payment  ", nil},
-		"another type":            {func(e *purchase.Event) { e.Type = "invoice.paid" }, "ignored", nil},
-		"another type, no object": {func(e *purchase.Event) { e.Type, e.Checkout = "customer.updated", nil }, "ignored", nil},
-		"setup":                   {func(e *purchase.Event) { e.Checkout.Mode = "setup" }, "ignored", nil},
-		"payment mode, not ours":  {func(e *purchase.Event) { e.Checkout.Mode = "payment" }, "ignored", nil},
-		"no object":               {func(e *purchase.Event) { e.Checkout = nil }, "malformed", nil},
-		"no session id":           {func(e *purchase.Event) { e.Checkout.ID = "" }, "malformed", nil},
-		"a session id with a dot": {func(e *purchase.Event) { e.Checkout.ID = "cs.1" }, "malformed", nil},
-		"no amount":               {func(e *purchase.Event) { e.Checkout.AmountTotal = nil }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.AmountMinor == nil && p.Currency == "usd" }},
-		"a negative amount":       {func(e *purchase.Event) { e.Checkout.AmountTotal = &negative }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.AmountMinor == nil }},
-		"no currency":             {func(e *purchase.Event) { e.Checkout.Currency = "" }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.Currency == "" }},
-		"hostile ids":             {func(e *purchase.Event) { e.Checkout.Customer, e.Checkout.Subscription = "cus_\x00", "' OR 1=1" }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.Customer == "" && p.Subscription == "" }},
-		"no time":                 {func(e *purchase.Event) { e.Created = time.Time{} }, "pending  buyer@example.com", func(p purchase.Purchase) bool { return p.At.Equal(received.Truncate(time.Second)) }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p, ours, err := intake.Propose(event(tc.change), intake.Rules{Modes: map[string]bool{"subscription": true}}, received)
-			got := strings.Join([]string{string(p.Status), string(p.Reason), p.Email}, " ")
-			switch {
-			case err != nil:
-				got = "malformed"
-			case !ours:
-				got = "ignored"
-			}
-			if got != tc.want {
-				t.Errorf("got %q, want %q (%v)", got, tc.want, err)
-			}
-			if tc.check != nil && !tc.check(p) {
-				t.Errorf("purchase: %+v", p)
-			}
-		})
-	}
-}
-
 // ledger answers what it is told to.
 type ledger struct {
 	recorded purchase.Recorded
@@ -150,7 +97,7 @@ func post(t *testing.T, l *ledger, body []byte) (resp *httptest.ResponseRecorder
 func postTo(t *testing.T, l *ledger, o *onward, body []byte) (resp *httptest.ResponseRecorder, log *observer.ObservedLogs, woken int) {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, intake.Rules{Modes: map[string]bool{"subscription": true}}, o, time.Now,
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, purchase.Rules{Modes: map[string]bool{"subscription": true}}, o, time.Now,
 		zap.New(core), prometheus.NewRegistry())
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader(string(body)))
 	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
@@ -254,22 +201,11 @@ func TestLedgerSlow(t *testing.T) {
 	})
 }
 
-func TestParseModes(t *testing.T) {
-	if m, err := intake.ParseModes([]string{"subscription", "payment"}); err != nil || !m["payment"] || !m["subscription"] {
-		t.Errorf("%v, %v", m, err)
-	}
-	for _, bad := range [][]string{nil, {""}, {"setup"}, {"subscription", "x"}} {
-		if _, err := intake.ParseModes(bad); err == nil {
-			t.Errorf("%v was taken", bad)
-		}
-	}
-}
-
 // A flood of forged webhooks is counted whole, and logged in part.
 func TestFlood(t *testing.T) {
 	core, log := observer.New(zapcore.DebugLevel)
 	reg := prometheus.NewRegistry()
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, intake.Rules{Modes: map[string]bool{"subscription": true}}, &onward{}, time.Now, zap.New(core), reg)
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), &ledger{}, purchase.Rules{Modes: map[string]bool{"subscription": true}}, &onward{}, time.Now, zap.New(core), reg)
 	for range 500 {
 		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", strings.NewReader("{}"))
 		h.ServeHTTP(httptest.NewRecorder(), req)

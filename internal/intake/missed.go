@@ -2,7 +2,6 @@ package intake
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,12 +15,12 @@ import (
 func (h *Handler) Missed(ctx context.Context, event purchase.Event) (purchase.Disposition, error) {
 	log := h.log.With(zap.String("stripe_event_id", purchase.Tellable(event.ID)))
 	received := h.now()
-	p, ours, err := proposeListed(event, h.rules, received)
+	p, decision, err := purchase.FromEvent(event, h.rules, received)
 	switch {
 	case err != nil:
 		log.WithOptions(h.flood).Error("Malformed event", zap.String("type", purchase.Tellable(event.Type)), zap.Error(err))
 		return purchase.Malformed, nil // no other try could mend it
-	case !ours:
+	case decision != purchase.DecisionRecord:
 		return purchase.Ignored, nil
 	}
 	recorded, err := h.record(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p, CaughtUp: true})
@@ -34,16 +33,6 @@ func (h *Handler) Missed(ctx context.Context, event purchase.Event) (purchase.Di
 	return recorded.Disposition, nil
 }
 
-// errUnread refuses an event that was listed and cannot be read: a webhook of it would have been refused before.
-var errUnread = errors.New("an event without a type")
-
-func proposeListed(e purchase.Event, rules Rules, received time.Time) (purchase.Purchase, bool, error) {
-	if e.Type == "" {
-		return purchase.Purchase{}, false, errUnread
-	}
-	return Propose(e, rules, received)
-}
-
 // Foresight says what would become of a receipt, and records nothing.
 type Foresight interface {
 	Foresee(ctx context.Context, r purchase.Receipt) (purchase.Disposition, error)
@@ -52,30 +41,21 @@ type Foresight interface {
 // Rehearsal tells what Missed would do, and does nothing.
 type Rehearsal struct {
 	Ledger Foresight
-	Rules  Rules
+	Rules  purchase.Rules
 	Now    func() time.Time
 }
 
 // Missed says what Handler.Missed would.
 func (r *Rehearsal) Missed(ctx context.Context, event purchase.Event) (purchase.Disposition, error) {
 	received := r.Now()
-	p, ours, err := proposeListed(event, r.Rules, received)
+	p, decision, err := purchase.FromEvent(event, r.Rules, received)
 	switch {
 	case err != nil:
 		return purchase.Malformed, nil //nolint:nilerr // it is what becomes of the event
-	case !ours:
+	case decision != purchase.DecisionRecord:
 		return purchase.Ignored, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
 	defer cancel()
 	return r.Ledger.Foresee(ctx, purchase.Receipt{Event: event, Received: received, Purchase: p, CaughtUp: true})
-}
-
-// Types are the types of events that may concern a purchase: what Stripe's list is asked for.
-func (r Rules) Types() []string {
-	types := []string{purchase.TypeCompleted, purchase.TypeAsyncSucceeded, purchase.TypeAsyncFailed}
-	if r.FirstPayment {
-		types = append(types, purchase.TypeInvoicePaid)
-	}
-	return types
 }

@@ -48,7 +48,7 @@ func TestMissed(t *testing.T) {
 		l := &foresight{ledger{recorded: tc.recorded, err: tc.err}}
 		o := &onward{}
 		core, log := observer.New(zap.InfoLevel)
-		h := intake.NewHandler(nil, l, intake.Rules{Modes: map[string]bool{"subscription": true}}, o, func() time.Time { return received }, zap.New(core), prometheus.NewRegistry())
+		h := intake.NewHandler(nil, l, purchase.Rules{Modes: map[string]bool{"subscription": true}}, o, func() time.Time { return received }, zap.New(core), prometheus.NewRegistry())
 		d, err := h.Missed(t.Context(), event(tc.change))
 		if d != tc.want || !errors.Is(err, tc.err) || len(l.got) != tc.receipts || o.woken != tc.woken {
 			t.Errorf("%s: %q, %v; %d receipts, woken %d times", name, d, err, len(l.got), o.woken)
@@ -61,7 +61,7 @@ func TestMissed(t *testing.T) {
 		if tc.logged == "" && log.Len() > 0 || tc.logged != "" && log.FilterMessage(tc.logged).Len() != 1 || log.FilterMessage("Signature verified").Len() > 0 {
 			t.Errorf("%s: logged %v", name, log.All())
 		}
-		r := intake.Rehearsal{Ledger: l, Rules: intake.Rules{Modes: map[string]bool{"subscription": true}}, Now: func() time.Time { return received }}
+		r := intake.Rehearsal{Ledger: l, Rules: purchase.Rules{Modes: map[string]bool{"subscription": true}}, Now: func() time.Time { return received }}
 		if d, err := r.Missed(t.Context(), event(tc.change)); d != tc.want || !errors.Is(err, tc.err) {
 			t.Errorf("%s, rehearsed: %q, %v", name, d, err)
 		}

@@ -47,7 +47,7 @@ type site struct {
 func newSite(t *testing.T, l intake.Ledger) *site {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
-	server := httptest.NewServer(intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, intake.Rules{Modes: map[string]bool{"subscription": true}},
+	server := httptest.NewServer(intake.NewHandler(stripe.NewWebhook([]secret.Text{key}, time.Now), l, purchase.Rules{Modes: map[string]bool{"subscription": true}},
 		&onward{}, time.Now, zap.New(core), prometheus.NewRegistry()))
 	t.Cleanup(server.Close)
 	return &site{t: t, server: server, log: log, sender: &stripegen.Sender{URL: server.URL, Secret: key, Client: &http.Client{Timeout: time.Minute}}}
@@ -208,7 +208,7 @@ func TestFloodOfBadSignatures(t *testing.T) {
 
 // BenchmarkBadSignature is what one costs, without the network.
 func BenchmarkBadSignature(b *testing.B) {
-	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key, "whsec_old"}, time.Now), &ledger{}, intake.Rules{Modes: map[string]bool{"subscription": true}},
+	h := intake.NewHandler(stripe.NewWebhook([]secret.Text{key, "whsec_old"}, time.Now), &ledger{}, purchase.Rules{Modes: map[string]bool{"subscription": true}},
 		&onward{}, time.Now, zap.NewNop(), prometheus.NewRegistry())
 	body := string(stripegen.NewCheckout().Event())
 	signature := stripegen.Sign([]byte(body), "whsec_wrong", time.Now())

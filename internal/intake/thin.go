@@ -38,5 +38,6 @@ func (h *Handler) fetch(
 			"Stripe's API is not available, send the event again")
 		return event, &a
 	}
+	fetched.Thin = false // from here on it is as its snapshot
 	return fetched, nil
 }

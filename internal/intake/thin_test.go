@@ -37,7 +37,7 @@ type endpoint struct {
 	public  http.Handler
 }
 
-func newEndpoint(t *testing.T, rules intake.Rules, objects intake.Objects) *endpoint {
+func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *endpoint {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
 	recorded := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}
@@ -154,7 +154,7 @@ func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			rules := intake.Rules{FirstPayment: true, TrialEvent: "StartTrial"}
+			rules := purchase.Rules{FirstPayment: true, TrialEvent: "StartTrial"}
 			snapshot, thin := newEndpoint(t, rules, nil), newEndpoint(t, rules, listed(t, tc.snapshot))
 			snapshot.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
 			thin.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
@@ -179,7 +179,7 @@ func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
 // Without a key a thin event of our types is refused, never passed over: its sale would be lost.
 func TestHandler_ThinEventWithoutKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	e := newEndpoint(t, intake.Rules{}, nil)
+	e := newEndpoint(t, purchase.Rules{}, nil)
 	c := stripegen.NewCheckout()
 	for _, body := range [][]byte{c.Thin(), c.AsyncSucceeded(time.Minute).Thin()} {
 		e.answers(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
@@ -212,7 +212,7 @@ func TestHandler_ThinEventUnavailable(t *testing.T) {
 			fails := fetcher(func(_ context.Context, event purchase.Event) (purchase.Event, error) {
 				return event, tc.err
 			})
-			e := newEndpoint(t, intake.Rules{}, fails)
+			e := newEndpoint(t, purchase.Rules{}, fails)
 			e.answers(stripegen.NewCheckout().Thin(), tc.status, "error")
 			e.nothingRecorded()
 			e.counted("thin", tc.result, 1)
@@ -228,7 +228,7 @@ func TestHandler_ThinEventSlow(t *testing.T) {
 			<-ctx.Done()
 			return event, ctx.Err()
 		})
-		e := newEndpoint(t, intake.Rules{}, slow)
+		e := newEndpoint(t, purchase.Rules{}, slow)
 		began := time.Now()
 		e.answers(stripegen.NewCheckout().Thin(), http.StatusServiceUnavailable, "send the event again")
 		if took := time.Since(began); took != intake.FetchTimeout {
@@ -250,7 +250,7 @@ func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
 		return event, nil
 	})
 	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation, odd} {
-		e := newEndpoint(t, intake.Rules{}, never)
+		e := newEndpoint(t, purchase.Rules{}, never)
 		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
 		e.nothingRecorded()
 		kind := "thin"
@@ -260,12 +260,12 @@ func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
 		e.counted(kind, "other_account", 1)
 		e.logged("Event of another account ignored", zapcore.InfoLevel, 1)
 	}
-	accounts, err := intake.ParseAccounts([]string{"acct_1Connected"})
+	accounts, err := purchase.ParseAccounts([]string{"acct_1Connected"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation} {
-		e := newEndpoint(t, intake.Rules{Accounts: accounts}, listed(t, c.Event()))
+		e := newEndpoint(t, purchase.Rules{Accounts: accounts}, listed(t, c.Event()))
 		e.answers([]byte(body), http.StatusOK, `{"status":"processed"}`)
 	}
 }
@@ -296,7 +296,7 @@ func TestPublic_Paths(t *testing.T) {
 		{http.MethodGet, "/" + strings.Repeat("a", 5000), http.StatusNotFound, "/" + strings.Repeat("a", 99)},
 		{"BREW", "/pot", http.StatusNotFound, "/pot"},
 	} {
-		e := newEndpoint(t, intake.Rules{}, nil)
+		e := newEndpoint(t, purchase.Rules{}, nil)
 		a := e.request(tc.method, "http://shop.example"+tc.path, body)
 		if a.Code != tc.status {
 			t.Errorf("%s %s: %d, want %d", tc.method, tc.path, a.Code, tc.status)
@@ -312,7 +312,7 @@ func TestPublic_Paths(t *testing.T) {
 			t.Errorf("%s: logged path %q, want %q", tc.path, got, tc.logged)
 		}
 	}
-	e := newEndpoint(t, intake.Rules{}, nil)
+	e := newEndpoint(t, purchase.Rules{}, nil)
 	for range 500 {
 		e.request(http.MethodGet, "/wp-login.php", nil)
 	}
@@ -325,7 +325,7 @@ func TestPublic_Paths(t *testing.T) {
 // The other session of an event's id is a sale of its own: the log says that the id came twice.
 func TestHandler_LogsEventIDConflict(t *testing.T) {
 	t.Parallel()
-	e := newEndpoint(t, intake.Rules{}, nil)
+	e := newEndpoint(t, purchase.Rules{}, nil)
 	e.ledger.recorded.Conflict = "cs_first"
 	c := stripegen.NewCheckout()
 	e.answers(c.Event(), http.StatusOK, "processed")
@@ -342,7 +342,7 @@ func TestHandler_TrialIsNoSaleWithoutValue(t *testing.T) {
 	unknown := stripegen.NewCheckout()
 	unknown.AmountTotal = nil
 	for want, c := range map[string]stripegen.Checkout{"0": stripegen.NewCheckout().Trial(), "1": unknown} {
-		e := newEndpoint(t, intake.Rules{TrialEvent: "StartTrial"}, nil)
+		e := newEndpoint(t, purchase.Rules{TrialEvent: "StartTrial"}, nil)
 		e.answers(c.Event(), http.StatusOK, "processed")
 		text, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain, metric)
 		if err != nil || !strings.Contains(string(text), metric+" "+want) {

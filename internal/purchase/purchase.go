@@ -33,7 +33,7 @@ type Event struct {
 	Created  time.Time // the event's own time, whole seconds, UTC; zero when Stripe gave none
 	Livemode bool
 	Account  string    // the connected account that it belongs to; "": the endpoint's own
-	Thin     bool      // a v2 event without an object; Type is without its "v1."
+	Thin     bool      // a v2 event whose object is not fetched yet; Type is without its "v1."
 	Related  Related   // of a thin event: where its object is
 	Checkout *Checkout // data.object; nil when it is missing or no JSON object
 	Invoice  *Invoice  // data.object of TypeInvoicePaid, in place of the checkout

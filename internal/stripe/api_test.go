@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
@@ -29,7 +28,7 @@ func serve(t *testing.T, h http.Handler) *stripe.API {
 	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL + "/", Types: intake.Rules{}.Types()})
+	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL + "/", Types: purchase.Rules{}.Types()})
 }
 
 // Pages are turned, the time's ends belong to it, other types are left out, and an event is read as from a webhook, an old account's too.

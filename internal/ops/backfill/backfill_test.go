@@ -17,7 +17,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 )
@@ -140,14 +139,10 @@ func (s *shop) FirstPayments(_ context.Context, trials, invoices []purchase.Purc
 	return s.first, nil
 }
 
-// rules are those of the intake.
-func rules(r intake.Rules) backfill.Rules {
+// subscriptions returns rules that count subscriptions.
+func subscriptions(r purchase.Rules) purchase.Rules {
 	r.Modes = map[string]bool{"subscription": true}
-	propose := func(e purchase.Event) (purchase.Purchase, bool) {
-		p, ours, err := intake.Propose(e, r, e.Created)
-		return p, ours && err == nil
-	}
-	return backfill.Rules{Modes: r.Modes, FirstPayments: r.FirstPayment, Propose: propose}
+	return r
 }
 
 func (s *shop) PutReconciliation(_ context.Context, r purchase.Reconciliation) error {
@@ -291,7 +286,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 	core, log := observer.New(zap.InfoLevel)
 	registry := prometheus.NewRegistry()
 	k := backfill.NewCheck(backfill.CheckConfig{
-		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Rules: rules(intake.Rules{}),
+		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Rules: subscriptions(purchase.Rules{}),
 		Now: time.Now,
 	}, zap.New(core), registry)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
@@ -348,8 +343,8 @@ func TestCheckFails(t *testing.T) {
 	})
 }
 
-func reconciler(s *shop, r intake.Rules) backfill.Reconciler {
-	return backfill.Reconciler{Rules: rules(r), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now}
+func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
+	return backfill.Reconciler{Rules: subscriptions(r), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now}
 }
 
 // Stripe's side of a reconciliation is what was paid in the key's mode and the checkout modes that count.
@@ -371,7 +366,7 @@ func TestReconciles(t *testing.T) {
 			change(&s.events[10+i])
 		}
 		s.fail[4] = &refusal{wait: time.Second, passing: true}
-		r := reconciler(s, intake.Rules{})
+		r := reconciler(s, purchase.Rules{})
 		report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
 		if err != nil || len(s.kept) != 1 {
 			t.Fatal(err)
@@ -423,7 +418,7 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 		s.first = []string{"in_0005", "in_0006"}
 		taken := purchase.Payment{ID: "in_0006", At: began, AmountMinor: new(int64(1900)), Currency: "eur"}
 		s.standings = []purchase.Standing{{Payment: taken, Status: purchase.StatusDelivered}}
-		r := reconciler(s, intake.Rules{TrialEvent: "StartTrial", FirstPayment: true})
+		r := reconciler(s, purchase.Rules{TrialEvent: "StartTrial", FirstPayment: true})
 		report, err := r.Do(t.Context(), began.Add(-24*time.Hour))
 		if err != nil {
 			t.Fatal(err)
@@ -453,7 +448,7 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 			t.Error("the ledger's first payments were left out")
 		}
 		// Without FIRST_PAYMENT none is compared, on either side.
-		r.Rules, s.invoices = rules(intake.Rules{TrialEvent: "StartTrial"}), nil
+		r.Rules, s.invoices = subscriptions(purchase.Rules{TrialEvent: "StartTrial"}), nil
 		s.standings = nil
 		if report, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || report.Open() != 1 {
 			t.Errorf("switched off: %d open, %v, want the one sale", report.Open(), err)
@@ -478,7 +473,7 @@ func TestReconciler_CountsMoneyAsTheLedgerDoes(t *testing.T) {
 				s.add(i, time.Now())
 				change(s.events[i].Checkout)
 			}
-			r := reconciler(s, intake.Rules{Value: basis})
+			r := reconciler(s, purchase.Rules{Value: basis})
 			report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
 			if err != nil || len(report.Days) != 1 || report.Days[0].Paid != (purchase.Takings{Count: 2, Minor: want}) {
 				t.Errorf("VALUE=%s: %+v, error %v, want 2 of %d", basis, report.Days, err, want)

@@ -39,7 +39,7 @@ type CheckConfig struct {
 	Journal  Journal
 	Lead     Lead
 	Books    Books
-	Rules    Rules
+	Rules    purchase.Rules
 	Livemode bool
 	Now      func() time.Time
 }
