@@ -12,7 +12,6 @@ import (
 
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ledger"
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
@@ -48,10 +47,13 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 	}
 	bar := newWalkBar(out, since, now)
 	left := newNamed(out)
-	run := backfill.Run{List: stripe.NewAPI(c.api()), Journal: db, Progress: bar.show, Left: left.add, Now: time.Now}
-	if c.Backfill.DryRun {
-		run.Intake, run.Journal = &intake.Rehearsal{Ledger: db, Rules: rules, Now: time.Now}, nowhere{}
-	} else {
+	events := intake.NewService(intake.Config{
+		Ledger: db, Rules: rules, DryRun: c.Backfill.DryRun, Now: time.Now,
+	}, zap.NewNop(), nil)
+	run := backfill.Run{
+		List: stripe.NewAPI(c.api()), Intake: events, Progress: bar.show, Left: left.add, Now: time.Now,
+	}
+	if !c.Backfill.DryRun {
 		lead := db.LeadBackfill()
 		switch first, err := lead.Hold(ctx); {
 		case err != nil:
@@ -59,9 +61,8 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 		case !first:
 			return errOther
 		}
-		defer lead.Release()                              //nolint:contextcheck // it is given back also when ctx has ended
-		registry, _ := service.Metrics(service.Version()) // nobody asks this process
-		run.Intake = intake.NewHandler(stripe.NewWebhook(nil, time.Now), db, rules, later{}, time.Now, zap.NewNop(), registry)
+		defer lead.Release() //nolint:contextcheck // it is given back also when ctx has ended
+		run.Journal = db
 	}
 	counts, err := run.Do(ctx, backfill.OriginCommand, since, now)
 	bar.end()
@@ -110,22 +111,6 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchas
 	}
 	return db, rules, nil
 }
-
-// later leaves what is recorded to the relay of a running ingest.
-type later struct{}
-
-func (later) Ready() bool         { return false }
-func (later) Offer(message.Claim) {}
-func (later) Wake()               {}
-
-// nowhere is a rehearsal's journal: every one begins at the newest event.
-type nowhere struct{}
-
-func (nowhere) Backfill(_ context.Context, origin string) (purchase.Backfill, error) {
-	return purchase.Backfill{Origin: origin}, nil
-}
-
-func (nowhere) PutBackfill(context.Context, purchase.Backfill) error { return nil }
 
 // printCounts is the closing table.
 func printCounts(out io.Writer, c purchase.BackfillCounts, dry bool) {

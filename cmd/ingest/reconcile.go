@@ -153,11 +153,11 @@ func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error
 }
 
 // checkConfig wires ingest's own check.
-func checkConfig(c *config, db *ledger.DB, webhook *intake.Handler, rules purchase.Rules) backfill.CheckConfig {
+func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchase.Rules) backfill.CheckConfig {
 	return backfill.CheckConfig{
 		Interval: c.BackfillInterval,
 		List:     stripe.NewAPI(c.api()),
-		Intake:   webhook,
+		Intake:   events,
 		Journal:  db,
 		Lead:     db.LeadCheck(),
 		Books:    db,

@@ -31,6 +31,10 @@ const (
 // encoded message. It returns after the commit, which it shares with the events that arrived meanwhile. An error leaves
 // nothing behind or, when the commit's answer was lost, everything: then the same event is a duplicate next time.
 func (db *DB) Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
+	if r.DryRun {
+		disposition, err := db.Foresee(ctx, r)
+		return purchase.Recorded{Disposition: disposition}, err
+	}
 	recorded, err := db.records.do(ctx, r)
 	if err != nil {
 		return purchase.Recorded{}, fmt.Errorf("record session %s: %w", r.Purchase.ID, err)
@@ -376,7 +380,7 @@ func (b *books) putEvents(batch *pgx.Batch) {
 	for to, from := range order {
 		r := &b.heard[from]
 		ids[to], types[to], sessions[to], became[to] = storable(r.Event.ID), r.Event.Type, r.Purchase.ID, string(b.became[from])
-		livemodes[to], created[to], received[to], caughtUp[to] = r.Event.Livemode, nullableTime(r.Event.Created), r.Received, r.CaughtUp
+		livemodes[to], created[to], received[to], caughtUp[to] = r.Event.Livemode, nullableTime(r.Event.Created), r.Received, r.Source == purchase.SourceBackfill
 	}
 	batch.Queue(sqlPutEvents, ids, types, sessions, livemodes, created, received, became, caughtUp)
 }

@@ -2,9 +2,6 @@ package purchase
 
 import "time"
 
-// Malformed is what becomes of an event of one of our types that names no usable checkout: nothing is recorded.
-const Malformed Disposition = "malformed"
-
 // Backfill is how far a catch-up with Stripe's list has come. The list is walked from the newest event to the oldest, so that what
 // is left of an unfinished one lies between Since and Cursor.
 type Backfill struct {
@@ -30,7 +27,7 @@ func (c *BackfillCounts) Add(d Disposition) {
 	switch d {
 	case Duplicate:
 		c.Known++
-	case Ignored:
+	case Ignored, Foreign:
 		c.Ignored++
 	case Rejected:
 		c.Rejected++

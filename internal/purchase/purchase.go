@@ -141,7 +141,7 @@ func (p *Purchase) Mask() int16 {
 	return mask
 }
 
-// Disposition is what became of one webhook event; it is the webhook's answer.
+// Disposition is what became of one event; it is the webhook's answer.
 type Disposition string
 
 // The dispositions.
@@ -151,7 +151,9 @@ const (
 	Duplicate       Disposition = "duplicate"
 	Rejected        Disposition = "rejected"
 	Ignored         Disposition = "ignored"
-	Held            Disposition = "held" // an invoice that waits for its trial, or for an earlier one
+	Held            Disposition = "held"          // an invoice that waits for its trial, or for an earlier one
+	Foreign         Disposition = "other_account" // ignored: of a connected account that does not count
+	Malformed       Disposition = "malformed"     // nothing was recorded, and nothing would be the next time
 )
 
 // ValidID says whether a Stripe id may become a key, a NATS subject token and a message id: 1 to 255
@@ -184,13 +186,23 @@ func Tellable(s string) string {
 	return "[not an id]"
 }
 
+// Source is where an event came from.
+type Source string
+
+// The sources.
+const (
+	SourceWebhook  Source = "webhook"
+	SourceBackfill Source = "backfill" // Stripe's list of events
+)
+
 // Receipt is one verified event and the purchase that it proposes, on the way to the ledger.
 type Receipt struct {
 	Event    Event
+	Source   Source
 	Received time.Time
 	Purchase Purchase
-	Claim    bool // a purchase to be sent is claimed at once by the one who records it
-	CaughtUp bool // no webhook brought the event: it was found in Stripe's list
+	Claim    bool // a purchase to be sent is claimed by the process that records it
+	DryRun   bool // the ledger decides as always and writes nothing
 }
 
 // Disposition is the answer that a receipt gets when it moves the ledger forward.

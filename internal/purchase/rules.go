@@ -23,10 +23,10 @@ type Rules struct {
 // eventTypes are the types of events that may concern a purchase. The last one needs FIRST_PAYMENT.
 var eventTypes = [...]string{TypeCompleted, TypeAsyncSucceeded, TypeAsyncFailed, TypeInvoicePaid}
 
-// EventTypes lists all types of events that may concern a purchase.
-func EventTypes() []string { return slices.Clone(eventTypes[:]) }
+// EventTypes lists the types of events that may concern a purchase. The list must not be changed.
+func EventTypes() []string { return eventTypes[:] }
 
-// Types lists the types of events that count under these rules. The caller must not change the list.
+// Types lists the types of events that count under these rules. The list must not be changed.
 func (r Rules) Types() []string {
 	if r.FirstPayment {
 		return eventTypes[:]

@@ -41,10 +41,11 @@ type Refusal interface {
 	Gone() bool
 }
 
-// Intake takes an event that no webhook may have brought. Implementations owe what a webhook's intake owes: recorded once, committed on
-// return, safe for concurrent use; an error means that the same event may be tried again.
+// Intake takes events as from a webhook. Implementations owe: an event is recorded once and committed on return;
+// safe for concurrent use. An error beside purchase.Malformed is final; after any other error the same event may
+// be taken again.
 type Intake interface {
-	Missed(ctx context.Context, event purchase.Event) (purchase.Disposition, error)
+	Take(ctx context.Context, event purchase.Event, source purchase.Source) (purchase.Disposition, error)
 }
 
 // Journal remembers how far each origin came; Until of one that never began is zero.
@@ -65,7 +66,7 @@ type Progress struct {
 type Run struct {
 	List     List
 	Intake   Intake
-	Journal  Journal
+	Journal  Journal // nil: a dry run begins at the newest event and stores no progress
 	Progress func(Progress)
 	Left     func(event purchase.Event, d purchase.Disposition) // told of each rejected or malformed one
 	Now      func() time.Time
@@ -74,9 +75,12 @@ type Run struct {
 // Do walks over what was created in a time, both ends included. Where an earlier run of the same origin was broken off, it first goes on
 // with that one, and then walks over what came since. The counts are of this run. An error says that something is left.
 func (r *Run) Do(ctx context.Context, origin string, since, until time.Time) (purchase.BackfillCounts, error) {
-	saved, err := r.Journal.Backfill(ctx, origin)
-	if err != nil {
-		return purchase.BackfillCounts{}, err
+	var saved purchase.Backfill
+	if r.Journal != nil {
+		var err error
+		if saved, err = r.Journal.Backfill(ctx, origin); err != nil {
+			return purchase.BackfillCounts{}, err
+		}
 	}
 	w := &walk{Run: r, at: saved}
 	if saved.Until.IsZero() || !saved.Finished.IsZero() || saved.Cursor == "" || saved.Reached.Before(since) || until.Sub(saved.Until) > MaxAge {
@@ -139,7 +143,10 @@ func (w *walk) page(ctx context.Context, events []purchase.Event) error {
 	group.SetLimit(abreast)
 	for i := range events {
 		group.Go(func() (err error) {
-			became[i], err = w.Intake.Missed(taking, events[i])
+			became[i], err = w.Intake.Take(taking, events[i], purchase.SourceBackfill)
+			if became[i] == purchase.Malformed {
+				return nil // it is counted, and would be no better the next time
+			}
 			return err
 		})
 	}
@@ -163,8 +170,10 @@ func (w *walk) page(ctx context.Context, events []purchase.Event) error {
 }
 
 func (w *walk) remember(ctx context.Context) error {
-	if err := w.Journal.PutBackfill(ctx, w.at); err != nil {
-		return err
+	if w.Journal != nil {
+		if err := w.Journal.PutBackfill(ctx, w.at); err != nil {
+			return err
+		}
 	}
 	w.tell(0, nil)
 	return nil

@@ -102,15 +102,22 @@ func (s *shop) Events(_ context.Context, since, until time.Time, after string) i
 	}
 }
 
-func (s *shop) Missed(_ context.Context, e purchase.Event) (purchase.Disposition, error) {
+func (s *shop) Take(_ context.Context, e purchase.Event, source purchase.Source) (purchase.Disposition, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ledgerErr[e.ID] > 0 {
 		s.ledgerErr[e.ID]--
 		return "", errors.New("the ledger is away")
 	}
+	if source != purchase.SourceBackfill {
+		return "", fmt.Errorf("source = %q", source)
+	}
 	s.taken[e.ID]++
-	if d := s.becomes[e.ID]; d != "" {
+	switch d := s.becomes[e.ID]; d {
+	case "":
+	case purchase.Malformed:
+		return d, errors.New("event without a type")
+	default:
 		return d, nil
 	}
 	if s.taken[e.ID] > 1 {

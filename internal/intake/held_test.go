@@ -29,13 +29,14 @@ func (h *held) ConvertHeld(_ context.Context, patience time.Duration) (int, erro
 	return h.answers[len(h.asked)-1], nil
 }
 
-// Invoices that wait are looked at again and again, whatever an earlier look came to; the relay is woken for what became a purchase.
-func TestKeepConverted(t *testing.T) {
+// Invoices that wait are looked at again and again, whatever an earlier look came to; the relay is woken
+// for what became a purchase.
+func TestConvertHeldInvoices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, woken := &held{answers: []int{0, -1, 2}}, 0
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		if err := intake.KeepConverted(h, func() { woken++ }, zap.NewNop())(ctx); err != nil {
+		if err := intake.ConvertHeldInvoices(h, func() { woken++ }, zap.NewNop())(ctx); err != nil {
 			t.Error(err)
 		}
 		if len(h.asked) < 4 || h.asked[0] != purchase.HeldFor || woken != 1 {
