@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "replay":
 		return replay(ctx, &c, stdin, stdout)
 	case "backfill":
-		return catchUp(ctx, &c, stdout)
+		return runBackfill(ctx, &c, stdout)
 	case "reconcile":
 		return reconcile(ctx, &c, stdout)
 	case "show":

@@ -174,7 +174,7 @@ func (s *shop) run(ctx context.Context, since time.Duration) (purchase.BackfillC
 }
 
 // Everything of a time is taken once, the newest first, and counted by what became of it.
-func TestCatchesUp(t *testing.T) {
+func TestRun_TakesEachEventOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.becomes[id(299)], s.becomes[id(298)] = purchase.Ignored, purchase.Rejected
@@ -194,8 +194,31 @@ func TestCatchesUp(t *testing.T) {
 	})
 }
 
+// A dry run walks over the same events, from the newest one, and stores no progress.
+func TestRun_DryRunStoresNoProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(300)
+		old := purchase.Backfill{
+			Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(),
+			Cursor: id(100), Reached: s.events[100].Created,
+		}
+		s.saved[backfill.OriginCommand] = old
+		r := backfill.Run{
+			List: s, Intake: s, Now: time.Now, Progress: func(backfill.Progress) {},
+			Left: func(purchase.Event, purchase.Disposition) {},
+		}
+		counts, err := r.Do(t.Context(), backfill.OriginCommand, time.Now().Add(-10*time.Hour), time.Now())
+		if err != nil || counts.Sum() != 300 {
+			t.Errorf("counts = %+v, error %v, want 300", counts, err)
+		}
+		if len(s.saves) > 0 || s.saved[backfill.OriginCommand] != old {
+			t.Errorf("%d saves, want none", len(s.saves))
+		}
+	})
+}
+
 // Stripe asks to wait, fails, breaks off; the ledger goes away: what was done is not asked for again, and waits are as long as asked.
-func TestGoesOnAfterFailures(t *testing.T) {
+func TestRun_RetriesAfterFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[120] = &refusal{wait: 7 * time.Second, passing: true}
@@ -215,7 +238,7 @@ func TestGoesOnAfterFailures(t *testing.T) {
 }
 
 // A neighbour that stays away ends the run, after three minutes without progress; one that says no for good, at once.
-func TestGivesUp(t *testing.T) {
+func TestRun_EndsWithoutProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		for i := range 200 {
@@ -235,7 +258,7 @@ func TestGivesUp(t *testing.T) {
 }
 
 // A run that died goes on where it was, and then takes what came since: nothing is walked over twice.
-func TestGoesOnWhereItDied(t *testing.T) {
+func TestRun_Resumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[201] = &refusal{}
@@ -258,7 +281,7 @@ func TestGoesOnWhereItDied(t *testing.T) {
 }
 
 // Where the one before came is of no use: it is past what is asked for now, or Stripe does not know the event any more.
-func TestBeginsAnew(t *testing.T) {
+func TestRun_RestartsWithUnusableProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		old := purchase.Backfill{Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(), Cursor: id(100), Reached: s.events[100].Created}
@@ -274,7 +297,7 @@ func TestBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestEndsWhenAsked(t *testing.T) {
+func TestRun_EndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[101] = &refusal{wait: time.Minute, passing: true}
@@ -305,7 +328,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 }
 
 // The check looks at what is old enough to have had its webhook, each event once or, where two looks overlap, twice, and tells what came by it.
-func TestCheck(t *testing.T) {
+func TestCheck_BackfillsAndReconciles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		registry, log := s.check(t, time.Hour, 150*time.Minute) // at 0, 60 and 120 minutes
@@ -315,7 +338,7 @@ func TestCheck(t *testing.T) {
 		if n, err := testutil.GatherAndCount(registry, "purchase_relay_backfill_events_total"); err != nil || n != 5 {
 			t.Errorf("%d series, %v", n, err)
 		}
-		if told := log.FilterMessage("Events came by catch-up: their webhooks were missed").All(); len(told) != 2 || told[0].ContextMap()["events"] != int64(291) {
+		if told := log.FilterMessage("Missed webhooks backfilled").All(); len(told) != 2 || told[0].ContextMap()["events"] != int64(291) {
 			t.Errorf("told: %v", told)
 		}
 		// Once a day, and what is missing is told.
@@ -325,7 +348,7 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-func TestCheckOnlyWhereItLeads(t *testing.T) {
+func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(10)
 		s.leads = false
@@ -337,14 +360,14 @@ func TestCheckOnlyWhereItLeads(t *testing.T) {
 }
 
 // A check that fails says so once, and goes on with the same.
-func TestCheckFails(t *testing.T) {
+func TestCheck_LogsAnErrorOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		for i := 1; i <= 3; i++ {
 			s.fail[i] = &refusal{}
 		}
 		_, log := s.check(t, time.Hour, 4*time.Hour)
-		if log.FilterMessageSnippet("could not be looked for").Len() != 1 || len(s.taken) != 300 {
+		if log.FilterMessageSnippet("Backfill check failed").Len() != 1 || len(s.taken) != 300 {
 			t.Errorf("%d were taken; %v", len(s.taken), log.All())
 		}
 	})
@@ -355,7 +378,7 @@ func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
 }
 
 // Stripe's side of a reconciliation is what was paid in the key's mode and the checkout modes that count.
-func TestReconciles(t *testing.T) {
+func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(10)
 		at := time.Now()

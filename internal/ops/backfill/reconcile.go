@@ -78,19 +78,19 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]purcha
 	tell := func(wait time.Duration, why error) {
 		r.Progress(Progress{Backfill: at, Now: purchase.BackfillCounts{Known: count}, Waits: wait, Reason: why})
 	}
-	p := persistence{
-		now: r.Now, tell: tell,
+	retry := retrier{
+		now: r.Now, waits: tell,
 		cursor:  func() string { return at.Cursor },
 		restart: func() { found, count, at.Cursor = listed{}, 0, "" },
 	}
-	err := p.walk(ctx, func(ctx context.Context) error {
+	err := retry.run(ctx, func(ctx context.Context) error {
 		for event, err := range r.List.Events(ctx, since, until, at.Cursor) {
 			if err != nil {
 				return err
 			}
 			r.sort(&event, &found)
 			count++
-			if at.Cursor, at.Reached = event.ID, event.Created; count%most == 0 {
+			if at.Cursor, at.Reached = event.ID, event.Created; count%pageSize == 0 {
 				tell(0, nil)
 			}
 		}
