@@ -156,7 +156,7 @@ func (l *leftEvents) add(e purchase.Event, d purchase.Disposition) {
 	if d == purchase.Rejected {
 		cause = "paid, without a usable e-mail address: give access by hand"
 	}
-	l.lines = append(l.lines, purchase.Tellable(id)+": "+cause)
+	l.lines = append(l.lines, purchase.LogSafe(id)+": "+cause)
 }
 
 func (l *leftEvents) print(out io.Writer) {

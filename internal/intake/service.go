@@ -133,7 +133,7 @@ var (
 func (s *Service) Take(
 	ctx context.Context, event purchase.Event, source purchase.Source,
 ) (purchase.Disposition, error) {
-	log := s.log.With(zap.String("stripe_event_id", purchase.Tellable(event.ID)))
+	log := s.log.With(zap.String("stripe_event_id", purchase.LogSafe(event.ID)))
 	received := s.Now()
 	p, decision, err := purchase.FromEvent(event, s.Rules, received)
 	if decision == purchase.DecisionFetch {
@@ -149,11 +149,11 @@ func (s *Service) Take(
 		return purchase.Malformed, err
 	case err != nil:
 		log.WithOptions(s.flood).Error("Malformed event",
-			zap.String("type", purchase.Tellable(event.Type)), zap.Error(err))
+			zap.String("type", purchase.LogSafe(event.Type)), zap.Error(err))
 		return purchase.Malformed, err
 	case decision == purchase.DecisionForeign:
 		log.WithOptions(s.flood).Info("Event of another account ignored",
-			zap.String("account", purchase.Tellable(event.Account)),
+			zap.String("account", purchase.LogSafe(event.Account)),
 			zap.String("remedy", "if its sales are yours, name the account in CONNECT_ACCOUNTS"))
 		return purchase.Foreign, nil
 	case decision != purchase.DecisionRecord:
@@ -192,7 +192,7 @@ func (s *Service) Take(
 // fetch returns a thin event with its object. Stripe sends the event again for days after any refusal: the
 // sale is not lost.
 func (s *Service) fetch(ctx context.Context, log *zap.Logger, event purchase.Event) (purchase.Event, error) {
-	log = log.WithOptions(s.flood).With(zap.String("object", purchase.Tellable(event.Related.ID)))
+	log = log.WithOptions(s.flood).With(zap.String("object", purchase.LogSafe(event.Related.ID)))
 	if s.Objects == nil {
 		log.Error("Thin event without STRIPE_API_KEY",
 			zap.String("remedy", "in Stripe, choose snapshot payloads, or set STRIPE_API_KEY"))

@@ -27,7 +27,7 @@ var (
 )
 
 // FromEvent decides what an event means and, for DecisionRecord, returns the purchase in the state that the
-// event proposes. The ledger decides whether that state moves the purchase forward (Advances, Trial). An
+// event proposes. The ledger decides whether that state moves the purchase forward (Advances). An
 // error means that the event is malformed; repeating it cannot help.
 func FromEvent(event Event, rules Rules, received time.Time) (Purchase, Decision, error) {
 	switch {

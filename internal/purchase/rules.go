@@ -20,12 +20,6 @@ type Rules struct {
 	ClickWindow  time.Duration   // age at the purchase after which a click id is late; 0: none is
 }
 
-// eventTypes are the types of events that may concern a purchase. The last one needs FIRST_PAYMENT.
-var eventTypes = [...]string{TypeCompleted, TypeAsyncSucceeded, TypeAsyncFailed, TypeInvoicePaid}
-
-// EventTypes lists the types of events that may concern a purchase. The list must not be changed.
-func EventTypes() []string { return eventTypes[:] }
-
 // Types lists the types of events that count under these rules. The list must not be changed.
 func (r Rules) Types() []string {
 	if r.FirstPayment {

@@ -274,11 +274,11 @@ func listError(ctx context.Context, err error) error {
 	case http.StatusTooManyRequests:
 		remedy = ": too many requests of this account at once"
 	}
-	request := purchase.Tellable(answer.RequestID)
+	request := purchase.LogSafe(answer.RequestID)
 	r.message = fmt.Sprintf("Stripe's API answered %d%s (request %s)", r.Status, remedy, request)
 	if remedy == "" && r.Status < 500 {
 		r.message = fmt.Sprintf("Stripe's API answered %d, code %s about %s (request %s)", r.Status,
-			purchase.Tellable(string(answer.Code)), purchase.Tellable(answer.Param), request)
+			purchase.LogSafe(string(answer.Code)), purchase.LogSafe(answer.Param), request)
 	}
 	return r
 }

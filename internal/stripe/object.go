@@ -107,7 +107,7 @@ func refusalOf(resp *http.Response) *Refusal {
 	return &Refusal{
 		Status: resp.StatusCode,
 		message: fmt.Sprintf("Stripe's API answered %d%s (request %s)", resp.StatusCode, remedy,
-			purchase.Tellable(resp.Header.Get("Request-Id"))),
+			purchase.LogSafe(resp.Header.Get("Request-Id"))),
 	}
 }
 
