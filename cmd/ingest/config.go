@@ -235,7 +235,7 @@ func (c *config) apiProblems(command string) (list []string) {
 	return list
 }
 
-// rules are what they say about checkouts; they were checked before.
+// rules returns the rules for events. problems has checked them.
 func (c *config) rules() (purchase.Rules, error) {
 	modes, err := purchase.ParseModes(c.CheckoutModes)
 	if err != nil {
@@ -247,14 +247,16 @@ func (c *config) rules() (purchase.Rules, error) {
 	}
 	staff, err := purchase.ParseDomains(c.SkipEmailDomains)
 	return purchase.Rules{
-		Modes: modes, Consent: purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired}, Staff: staff, TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
-		ClickWindow: time.Duration(c.ClickWindow),
-		Value:       purchase.ValueBasis(c.Value), Accounts: accounts,
+		Modes: modes, Accounts: accounts, Staff: staff,
+		Consent:    purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired},
+		TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
+		Value: purchase.ValueBasis(c.Value), ClickWindow: time.Duration(c.ClickWindow),
 	}, err
 }
 
 func (c *config) api() stripe.APIConfig {
-	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: purchase.Rules{FirstPayment: c.FirstPayment}.Types()}
+	types := purchase.Rules{FirstPayment: c.FirstPayment}.Types()
+	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: types}
 }
 
 // days is a duration in days or in Go's form: 7d, 168h.

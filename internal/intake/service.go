@@ -254,17 +254,17 @@ func (s *Service) reportPurchase(log *zap.Logger, p purchase.Purchase, r purchas
 		s.late.Inc()
 	}
 	if r.ProfileID != "" {
-		log := log.With(zap.String("profile_id", r.ProfileID))
+		profile, message := zap.String("profile_id", r.ProfileID), "Profile updated"
 		if r.ProfileCreated {
-			log.Info("Profile created")
-		} else {
-			log.Info("Profile updated")
+			message = "Profile created"
 		}
+		log.Info(message, profile)
 		if r.CustomerBefore != "" {
 			s.customers.Inc()
-			log.Info("Customer id changed", zap.String("before", r.CustomerBefore), zap.String("customer", p.Customer))
+			log.Info("Customer id changed", profile,
+				zap.String("before", r.CustomerBefore), zap.String("customer", p.Customer))
 		}
-		log.Info("PROVISIONING COMPLETE")
+		log.Info("PROVISIONING COMPLETE", profile)
 	}
 	if r.FirstPayment != "" {
 		log.Info("First payment after a trial", zap.String("first_payment", r.FirstPayment))
@@ -278,13 +278,13 @@ func (s *Service) reportPurchase(log *zap.Logger, p purchase.Purchase, r purchas
 
 // publish passes a recorded purchase to the publisher.
 func (s *Service) publish(p purchase.Purchase, r purchase.Recorded) {
-	pending := p.Status == purchase.StatusPending
-	if pending && !r.Claimed.IsZero() {
+	claimed := !r.Claimed.IsZero()
+	if claimed {
 		s.Publisher.Enqueue(p, r)
-		pending = false
 	}
+	waits := p.Status == purchase.StatusPending && !claimed
 	converted := r.FirstPayment != "" && r.FirstPayment != p.ID // the invoice that was held for this trial
-	if pending || converted {
+	if waits || converted {
 		s.Publisher.Wake()
 	}
 }
