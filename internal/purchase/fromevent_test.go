@@ -339,13 +339,15 @@ func TestFromEvent_ValueNet(t *testing.T) {
 		total, tax, shipping *int64
 		net                  *int64
 	}{
-		"tax and shipping":       {new(int64(2999)), new(int64(499)), new(int64(500)), new(int64(2000))},
-		"neither known":          {new(int64(2999)), nil, nil, new(int64(2999))},
-		"neither there":          {new(int64(2999)), new(int64(0)), new(int64(0)), new(int64(2999))},
-		"more than the total":    {new(int64(100)), new(int64(60)), new(int64(60)), new(int64(0))},
-		"all of the total":       {new(int64(100)), nil, new(int64(100)), new(int64(0))},
-		"negative ones":          {new(int64(100)), new(int64(-60)), new(int64(-1)), new(int64(100))},
-		"largest":                {new(int64(math.MaxInt64)), new(int64(math.MaxInt64)), new(int64(1)), new(int64(0))},
+		"tax and shipping":    {new(int64(2999)), new(int64(499)), new(int64(500)), new(int64(2000))},
+		"neither known":       {new(int64(2999)), nil, nil, new(int64(2999))},
+		"neither there":       {new(int64(2999)), new(int64(0)), new(int64(0)), new(int64(2999))},
+		"more than the total": {new(int64(100)), new(int64(60)), new(int64(60)), new(int64(0))},
+		"all of the total":    {new(int64(100)), nil, new(int64(100)), new(int64(0))},
+		"negative ones":       {new(int64(100)), new(int64(-60)), new(int64(-1)), new(int64(100))},
+		"largest": {
+			new(int64(math.MaxInt64)), new(int64(math.MaxInt64)), new(int64(1)), new(int64(0)),
+		},
 		"an unknown total":       {nil, new(int64(60)), nil, nil},
 		"a negative total":       {new(int64(-5)), new(int64(60)), nil, nil},
 		"tax alone of a payment": {new(int64(1190)), new(int64(190)), nil, new(int64(1000))},
