@@ -24,14 +24,15 @@ type backfillFlags struct {
 	DryRun bool   `noenv:"" help:"Say what would be done, and do nothing."`
 }
 
-// errMissed is what a rehearsal finds.
-var errMissed = errors.New("webhooks missed events: run it without --dry-run")
+var (
+	// errMissed is the result of a dry run that found something.
+	errMissed = errors.New("webhooks missed events: run it without --dry-run")
+	// errRunning refuses a second backfill on one ledger.
+	errRunning = errors.New("another backfill is running on this ledger")
+)
 
-// errOther keeps two from doing the same.
-var errOther = errors.New("another backfill is under way on this ledger: wait for it, or end it")
-
-// catchUp takes in what webhooks missed. The relay of a running ingest sends it.
-func catchUp(ctx context.Context, c *config, out io.Writer) error {
+// runBackfill takes in the events whose webhooks were missed. The relay of a running ingest publishes them.
+func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 	now := time.Now()
 	since, err := sinceOf(c.Backfill.Since, now)
 	if err != nil {
@@ -43,35 +44,39 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 	}
 	defer db.Close()
 	if now.Sub(since) > purchase.TikTokShows {
-		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; they are recorded and sent all the same.")
+		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; "+
+			"they are recorded and sent all the same.")
 	}
+	dryRun := c.Backfill.DryRun
+	events := intake.NewService(intake.Config{
+		Ledger: db, Rules: rules, DryRun: dryRun, Now: time.Now,
+	}, zap.NewNop(), nil)
 	bar := newWalkBar(out, since, now)
-	left := newNamed(out)
-	run := backfill.Run{List: stripe.NewAPI(c.api()), Journal: db, Progress: bar.show, Left: left.add, Now: time.Now}
-	if c.Backfill.DryRun {
-		run.Intake, run.Journal = &intake.Rehearsal{Ledger: db, Rules: rules, Now: time.Now}, nowhere{}
-	} else {
+	var left leftEvents
+	run := backfill.Run{
+		List: stripe.NewAPI(c.api()), Intake: events, Progress: bar.show, Left: left.add, Now: time.Now,
+	}
+	if !dryRun {
 		lead := db.LeadBackfill()
-		switch first, err := lead.Hold(ctx); {
+		switch leads, err := lead.Hold(ctx); {
 		case err != nil:
 			return err
-		case !first:
-			return errOther
+		case !leads:
+			return errRunning
 		}
-		defer lead.Release()                              //nolint:contextcheck // it is given back also when ctx has ended
-		registry, _ := service.Metrics(service.Version()) // nobody asks this process
-		run.Intake = intake.NewHandler(stripe.NewWebhook(nil, time.Now), db, rules, later{}, time.Now, zap.NewNop(), registry)
+		defer lead.Release() //nolint:contextcheck // it is released also when ctx has ended
+		run.Journal = db
 	}
 	counts, err := run.Do(ctx, backfill.OriginCommand, since, now)
 	bar.end()
-	printCounts(out, counts, c.Backfill.DryRun)
-	left.print()
+	printCounts(out, counts, dryRun)
+	left.print(out)
 	switch {
 	case err != nil && counts.Sum() > 0:
-		return fmt.Errorf("%w: run it again, it goes on there: %w", err, service.ErrLeft)
+		return fmt.Errorf("%w: run it again to resume: %w", err, service.ErrLeft)
 	case err != nil:
 		return err
-	case c.Backfill.DryRun && counts.New+counts.Rejected > 0:
+	case dryRun && counts.New+counts.Rejected > 0:
 		return fmt.Errorf("%w: %w", errMissed, service.ErrLeft)
 	case counts.Rejected+counts.Malformed > 0:
 		return service.ErrLeft
@@ -79,10 +84,11 @@ func catchUp(ctx context.Context, c *config, out io.Writer) error {
 	return nil
 }
 
+// sinceOf reads --since.
 func sinceOf(text string, now time.Time) (time.Time, error) {
 	since, err := purchase.ParseSince(text, now)
 	if err == nil && !since.Before(now) {
-		err = errors.New("nothing is so young")
+		err = errors.New("must be in the past")
 	}
 	if err != nil {
 		return since, &service.UsageError{Problems: []string{"--since: " + err.Error()}}
@@ -90,8 +96,8 @@ func sinceOf(text string, now time.Time) (time.Time, error) {
 	return since, nil
 }
 
-// openFor opens the ledger, and says what the key is good for.
-func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, intake.Rules, error) {
+// openFor opens the ledger for a command that reads Stripe's list.
+func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchase.Rules, error) {
 	rules, err := c.rules()
 	if err != nil {
 		return nil, rules, err
@@ -105,37 +111,25 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, intake.
 		return nil, rules, err
 	}
 	if c.api().Unrestricted() {
-		_, _ = fmt.Fprintln(out, "STRIPE_API_KEY is a secret key and may do far more than reading: a restricted one (rk_…) that may read events and checkout sessions is enough.")
+		_, _ = fmt.Fprintln(out, "STRIPE_API_KEY is a secret key and may do far more than reading: a restricted one "+
+			"(rk_…) that may read events and checkout sessions is enough.")
 	}
 	return db, rules, nil
 }
 
-// later leaves what is recorded to the relay of a running ingest.
-type later struct{}
-
-func (later) Ready() bool                                  { return false }
-func (later) Enqueue(purchase.Purchase, purchase.Recorded) {}
-func (later) Wake()                                        {}
-
-// nowhere is a rehearsal's journal: every one begins at the newest event.
-type nowhere struct{}
-
-func (nowhere) Backfill(_ context.Context, origin string) (purchase.Backfill, error) {
-	return purchase.Backfill{Origin: origin}, nil
-}
-
-func (nowhere) PutBackfill(context.Context, purchase.Backfill) error { return nil }
-
-// printCounts is the closing table.
-func printCounts(out io.Writer, c purchase.BackfillCounts, dry bool) {
+// printCounts prints the closing table.
+func printCounts(out io.Writer, c purchase.BackfillCounts, dryRun bool) {
 	fresh := "new"
-	if dry {
+	if dryRun {
 		fresh = "to catch up with"
 	}
 	for _, row := range []struct {
 		n    int
 		name string
-	}{{c.Sum(), "events:"}, {c.Known, "known"}, {c.New, fresh}, {c.Ignored, "ignored"}, {c.Rejected, "rejected"}, {c.Malformed, "malformed"}} {
+	}{
+		{c.Sum(), "events:"}, {c.Known, "known"}, {c.New, fresh}, {c.Ignored, "ignored"},
+		{c.Rejected, "rejected"}, {c.Malformed, "malformed"},
+	} {
 		_, _ = fmt.Fprintf(out, "%9d  %s\n", row.n, row.name)
 	}
 }
@@ -143,16 +137,13 @@ func printCounts(out io.Writer, c purchase.BackfillCounts, dry bool) {
 // mostNamed bounds how many ids are printed.
 const mostNamed = 20
 
-// named collects who needs a hand.
-type named struct {
-	out   io.Writer
+// leftEvents are the rejected and malformed events, which an operator must look after.
+type leftEvents struct {
 	lines []string
 	more  int
 }
 
-func newNamed(out io.Writer) *named { return &named{out: out} }
-
-func (l *named) add(e purchase.Event, d purchase.Disposition) {
+func (l *leftEvents) add(e purchase.Event, d purchase.Disposition) {
 	if len(l.lines) == mostNamed {
 		l.more++
 		return
@@ -161,38 +152,41 @@ func (l *named) add(e purchase.Event, d purchase.Disposition) {
 	if e.Checkout != nil && purchase.ValidID(e.Checkout.ID) {
 		id = e.Checkout.ID
 	}
-	why := "no usable checkout in it; look at it in Stripe"
+	cause := "no usable checkout in it; look at it in Stripe"
 	if d == purchase.Rejected {
-		why = "paid, without a usable e-mail address: give access by hand"
+		cause = "paid, without a usable e-mail address: give access by hand"
 	}
-	l.lines = append(l.lines, purchase.Tellable(id)+": "+why)
+	l.lines = append(l.lines, purchase.LogSafe(id)+": "+cause)
 }
 
-func (l *named) print() {
+func (l *leftEvents) print(out io.Writer) {
 	for _, line := range l.lines {
-		_, _ = fmt.Fprintln(l.out, line)
+		_, _ = fmt.Fprintln(out, line)
 	}
 	if l.more > 0 {
-		_, _ = fmt.Fprintf(l.out, "and %d more; see the dashboard's page Needs attention\n", l.more)
+		_, _ = fmt.Fprintf(out, "and %d more; see the dashboard's page Needs attention\n", l.more)
 	}
 }
 
-// tellEvery is how often progress is written where nobody watches a bar.
-const tellEvery = 10 * time.Second
+// progressInterval is how often progress is printed where the output is no terminal.
+const progressInterval = 10 * time.Second
 
-// walkBar shows how far a walk through Stripe's list came. The list has no total: the bar measures the time that was walked back.
+// walkBar shows the progress of a walk through Stripe's list. The list has no total: the bar measures the
+// time that was walked back.
 type walkBar struct {
-	out          io.Writer
-	since, until time.Time
-	began, told  time.Time
-	bar          *progressbar.ProgressBar // nil: nobody watches
+	out            io.Writer
+	since, until   time.Time
+	began, printed time.Time
+	bar            *progressbar.ProgressBar // nil: the output is no terminal
 }
 
 func newWalkBar(out io.Writer, since, until time.Time) *walkBar {
-	b := &walkBar{out: out, since: since, until: until, began: time.Now(), told: time.Now()}
+	b := &walkBar{out: out, since: since, until: until, began: time.Now(), printed: time.Now()}
 	if service.Terminal(out) {
-		b.bar = progressbar.NewOptions64(int64(until.Sub(since).Seconds()), progressbar.OptionSetWriter(out), progressbar.OptionSetElapsedTime(false),
-			progressbar.OptionSetPredictTime(false), progressbar.OptionSetDescription("Asking Stripe"), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		b.bar = progressbar.NewOptions64(int64(until.Sub(since).Seconds()),
+			progressbar.OptionSetWriter(out), progressbar.OptionSetElapsedTime(false),
+			progressbar.OptionSetPredictTime(false), progressbar.OptionSetDescription("Asking Stripe"),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
 	return b
 }
@@ -200,17 +194,17 @@ func newWalkBar(out io.Writer, since, until time.Time) *walkBar {
 func (b *walkBar) show(p backfill.Progress) {
 	switch {
 	case p.Waits > 0:
-		b.note(fmt.Sprintf("%v; trying again in %s", p.Reason, p.Waits.Round(time.Second/10)))
+		b.print(fmt.Sprintf("%v; trying again in %s", p.Reason, p.Waits.Round(time.Second/10)))
 	case b.bar != nil:
 		b.bar.Describe(b.line(p))
 		_ = b.bar.Set64(int64(b.walked(p).Seconds())) // a bar that cannot be drawn stops nothing
-	case time.Since(b.told) >= tellEvery:
-		b.told = time.Now()
-		b.note(b.line(p))
+	case time.Since(b.printed) >= progressInterval:
+		b.printed = time.Now()
+		b.print(b.line(p))
 	}
 }
 
-// walked is how much of the time is done.
+// walked returns how much of the time is done.
 func (b *walkBar) walked(p backfill.Progress) time.Duration {
 	if p.Reached.IsZero() {
 		return 0
@@ -232,8 +226,8 @@ func (b *walkBar) line(p backfill.Progress) string {
 	return line
 }
 
-// timeLeft estimates how long a walk goes on, from the share of the time that is walked. Nothing can be said at the beginning: the
-// list has no total, and events come in bunches.
+// timeLeft estimates the rest of a walk from the share of the time that is walked. It is unknown at the
+// beginning: the list has no total, and events come in bunches.
 func timeLeft(walked, all, took time.Duration) (left time.Duration, known bool) {
 	const enough = 0.02
 	share := float64(walked) / float64(all)
@@ -243,7 +237,7 @@ func timeLeft(walked, all, took time.Duration) (left time.Duration, known bool) 
 	return time.Duration(float64(took) * (1 - share) / share), true
 }
 
-func (b *walkBar) note(line string) {
+func (b *walkBar) print(line string) {
 	if b.bar != nil {
 		_ = b.bar.Clear()
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"purchase-relay/internal/intake"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/ops/notify"
@@ -194,14 +193,14 @@ func (c *config) adminProblems() (list []string) {
 
 // ruleProblems lists what is wrong with the rules about checkouts.
 func (c *config) ruleProblems() (list []string) {
-	modes, err := intake.ParseModes(c.CheckoutModes)
+	modes, err := purchase.ParseModes(c.CheckoutModes)
 	switch {
 	case err != nil:
 		list = append(list, "CHECKOUT_MODES: "+err.Error())
 	case c.FirstPayment && !modes["subscription"]:
 		list = append(list, "FIRST_PAYMENT needs subscription among the CHECKOUT_MODES: a payment has no trial")
 	}
-	if _, err := intake.ParseAccounts(c.ConnectAccounts); err != nil {
+	if _, err := purchase.ParseAccounts(c.ConnectAccounts); err != nil {
 		list = append(list, "CONNECT_ACCOUNTS: "+err.Error())
 	}
 	if c.ConsentRequired && c.ConsentKey == "" {
@@ -236,26 +235,28 @@ func (c *config) apiProblems(command string) (list []string) {
 	return list
 }
 
-// rules are what they say about checkouts; they were checked before.
-func (c *config) rules() (intake.Rules, error) {
-	modes, err := intake.ParseModes(c.CheckoutModes)
+// rules returns the rules for events. problems has checked them.
+func (c *config) rules() (purchase.Rules, error) {
+	modes, err := purchase.ParseModes(c.CheckoutModes)
 	if err != nil {
-		return intake.Rules{}, err
+		return purchase.Rules{}, err
 	}
-	accounts, err := intake.ParseAccounts(c.ConnectAccounts)
+	accounts, err := purchase.ParseAccounts(c.ConnectAccounts)
 	if err != nil {
-		return intake.Rules{}, err
+		return purchase.Rules{}, err
 	}
 	staff, err := purchase.ParseDomains(c.SkipEmailDomains)
-	return intake.Rules{
-		Modes: modes, Consent: purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired}, Staff: staff, TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
-		ClickWindow: time.Duration(c.ClickWindow),
-		Value:       purchase.ValueBasis(c.Value), Accounts: accounts,
+	return purchase.Rules{
+		Modes: modes, Accounts: accounts, Staff: staff,
+		Consent:    purchase.Consent{Key: c.ConsentKey, Required: c.ConsentRequired},
+		TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
+		Value: purchase.ValueBasis(c.Value), ClickWindow: time.Duration(c.ClickWindow),
 	}, err
 }
 
 func (c *config) api() stripe.APIConfig {
-	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: intake.Rules{FirstPayment: c.FirstPayment}.Types()}
+	types := purchase.Rules{FirstPayment: c.FirstPayment}.Types()
+	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: types}
 }
 
 // days is a duration in days or in Go's form: 7d, 168h.

@@ -48,7 +48,7 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	r := backfill.Reconciler{
 		List:     stripe.NewAPI(c.api()),
 		Books:    db,
-		Rules:    reconciled(rules),
+		Rules:    rules,
 		Livemode: c.api().Livemode(),
 		Progress: bar.show,
 		Now:      time.Now,
@@ -153,27 +153,16 @@ func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error
 }
 
 // checkConfig wires ingest's own check.
-func checkConfig(c *config, db *ledger.DB, webhook *intake.Handler, rules intake.Rules) backfill.CheckConfig {
+func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchase.Rules) backfill.CheckConfig {
 	return backfill.CheckConfig{
 		Interval: c.BackfillInterval,
 		List:     stripe.NewAPI(c.api()),
-		Intake:   webhook,
+		Intake:   events,
 		Journal:  db,
 		Lead:     db.LeadCheck(),
 		Books:    db,
-		Rules:    reconciled(rules),
+		Rules:    rules,
 		Livemode: c.api().Livemode(),
 		Now:      time.Now,
-	}
-}
-
-// reconciled are the intake's rules as a reconciliation follows them.
-func reconciled(rules intake.Rules) backfill.Rules {
-	return backfill.Rules{
-		Modes: rules.Modes, FirstPayments: rules.FirstPayment,
-		Propose: func(e purchase.Event) (purchase.Purchase, bool) {
-			p, ours, err := intake.Propose(e, rules, e.Created)
-			return p, ours && err == nil
-		},
 	}
 }

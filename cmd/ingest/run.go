@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "replay":
 		return replay(ctx, &c, stdin, stdout)
 	case "backfill":
-		return catchUp(ctx, &c, stdout)
+		return runBackfill(ctx, &c, stdout)
 	case "reconcile":
 		return reconcile(ctx, &c, stdout)
 	case "show":
@@ -114,10 +114,17 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 	if rules.FirstPayment {
-		life.Go("first payments", after(intake.KeepConverted(db, outbox.Wake, log), schema.isReady))
+		life.Go("first payments", after(intake.ConvertHeldInvoices(db, outbox.Wake, log), schema.isReady))
 	}
-	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), db, rules, outbox, time.Now, log, registry)
-	check := backfill.NewCheck(checkConfig(c, db, webhook, rules), log, registry)
+	var objects intake.Objects
+	if c.StripeAPIKey != "" {
+		objects = stripe.NewAPI(c.api())
+	}
+	events := intake.NewService(intake.Config{
+		Ledger: db, Rules: rules, Objects: objects, Publisher: outbox, Now: time.Now,
+	}, log, registry)
+	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), events, log, registry)
+	check := backfill.NewCheck(checkConfig(c, db, events, rules), log, registry)
 	switch {
 	case c.BackfillInterval > 0 && c.StripeAPIKey != "":
 		life.Go("backfill", after(check.Run, schema.isReady))
@@ -130,9 +137,6 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		Ledger: db, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
 	}, receiver(c.NotifyURL), log, registry)
 	life.Go("alarm", after(alarms.Run, schema.isReady))
-	if c.StripeAPIKey != "" {
-		webhook.FetchWith(stripe.NewAPI(c.api()))
-	}
 	public := webhook.Public(service.Healthz())
 	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, service.PublicConnections, public); err != nil {
 		return err

@@ -52,7 +52,7 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 	case err != nil:
 		return err
 	case len(found) == 0 && len(skipped) > 0:
-		return fmt.Errorf("read purchase %s: %w", purchase.Tellable(skipped[0].ID), skipped[0].Err)
+		return fmt.Errorf("read purchase %s: %w", purchase.LogSafe(skipped[0].ID), skipped[0].Err)
 	case len(found) == 0:
 		return errNotFound
 	}
@@ -67,7 +67,7 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 		_, _ = fmt.Fprintf(&text, "\nThese are the newest %d; there are more.\n", mostShown)
 	}
 	for _, s := range skipped {
-		id := purchase.Tellable(s.ID)
+		id := purchase.LogSafe(s.ID)
 		_, _ = fmt.Fprintf(&text, "\nA row of %s is unreadable and was left out: %v\n", id, s.Err)
 	}
 	_, err = io.WriteString(out, strings.Map(visible, text.String()))

@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"migrations":          {},
 	// steps, in the order in which the data flows; they know no neighbour and no other step
 	"internal/ops/backfill":  {"internal/purchase"},
-	"internal/intake":        append([]string{"internal/flood"}, words...),
+	"internal/intake":        {"internal/purchase", "internal/flood"},
 	"internal/relay":         words,
 	"internal/delivery":      append([]string{"internal/flood"}, words...),
 	"internal/recorder":      append([]string{"internal/flood"}, words...),

@@ -244,7 +244,7 @@ func TestCheckCatchesUp(t *testing.T) {
 		return s.ingestFigure(`purchase_relay_backfill_events_total{result="` + result + `"}`)
 	}
 	s.await("the check's figures", func() bool { return series("new") == float64(len(s.lost)) && series("known") >= 1 })
-	if s.ingest.said("Events came by catch-up: their webhooks were missed") == 0 {
+	if s.ingest.said("Missed webhooks backfilled") == 0 {
 		t.Error("the log does not tell of it")
 	}
 	s.await("the reconciliation", func() bool {

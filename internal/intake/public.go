@@ -30,7 +30,7 @@ func (h *Handler) Public(healthz http.Handler) http.Handler {
 }
 
 func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
-	h.webhooks.WithLabelValues("none", resultNotFound).Inc()
+	h.webhooks.WithLabelValues(typeNone, resultNotFound).Inc()
 	h.log.WithOptions(h.flood).Warn("Unknown path",
 		zap.String("method", safeMethod(r.Method)), zap.String("path", safePath(r.URL.Path)),
 		zap.String("remote", r.RemoteAddr),

@@ -77,7 +77,9 @@ func TestCaughtUp(t *testing.T) {
 		if strings.HasSuffix(r.Purchase.ID, "_trial") {
 			r.Purchase.Kind = purchase.KindTrial
 		}
-		r.CaughtUp = r.Purchase.ID != "cs_webhook"
+		if r.Purchase.ID != "cs_webhook" {
+			r.Source = purchase.SourceBackfill
+		}
 		r.Purchase.Livemode = r.Purchase.ID != "cs_test"
 		if r.Purchase.ID == "cs_old" {
 			r.Purchase.At = base.AddDate(0, -2, 0)
@@ -101,7 +103,7 @@ func TestCaughtUp_CountsHeldFirstPayments(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
 	for _, r := range []purchase.Receipt{invoiceOf(1, 1), invoiceOf(2, 1)} { // of the second no trial ever comes
-		r.CaughtUp = true
+		r.Source = purchase.SourceBackfill
 		if d := l.record(r).Disposition; d != purchase.Held {
 			t.Fatalf("%s: %s, want held", r.Purchase.ID, d)
 		}

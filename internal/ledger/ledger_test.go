@@ -660,7 +660,10 @@ func TestLastWebhook(t *testing.T) {
 	for i, r := range []purchase.Receipt{
 		receipt("evt_1", "cs_1", purchase.StatusPending, ""), receipt("evt_2", "cs_2", purchase.StatusPending, ""), receipt("evt_3", "cs_3", purchase.StatusPending, ""),
 	} {
-		r.Received, r.CaughtUp = base.Add(time.Duration(i)*time.Hour), i == 2
+		r.Received = base.Add(time.Duration(i) * time.Hour)
+		if i == 2 {
+			r.Source = purchase.SourceBackfill
+		}
 		l.record(r)
 	}
 	if at, err := l.LastWebhook(t.Context()); err != nil || !at.Equal(base.Add(time.Hour)) {

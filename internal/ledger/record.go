@@ -400,7 +400,7 @@ func (tx *transaction) putEvents(batch *pgx.Batch) {
 		column(rows, func(e newEvent) *time.Time { return nullableTime(e.Event.Created) }),
 		column(rows, func(e newEvent) time.Time { return e.Received }),
 		column(rows, func(e newEvent) string { return string(e.disposition) }),
-		column(rows, func(e newEvent) bool { return e.CaughtUp }))
+		column(rows, func(e newEvent) bool { return e.Source == purchase.SourceBackfill }))
 }
 
 // The profile keeps the ids of its latest purchase, whatever the order of the events. A row with another id

@@ -2,25 +2,22 @@ package purchase
 
 import "time"
 
-// Malformed is what becomes of an event of one of our types that names no usable checkout: nothing is recorded.
-const Malformed Disposition = "malformed"
-
-// Backfill is how far a catch-up with Stripe's list has come. The list is walked from the newest event to the oldest, so that what
-// is left of an unfinished one lies between Since and Cursor.
+// Backfill is the progress of a backfill. Stripe's list is walked from the newest event to the oldest: what
+// is left lies between Since and Cursor.
 type Backfill struct {
-	Origin       string    // who catches up: each goes on with its own
-	Since, Until time.Time // of Stripe's time
+	Origin       string    // the command or the check, each with its own progress
+	Since, Until time.Time // by Stripe's clock
 	Cursor       string    // the last event that is done; "": none yet
 	Reached      time.Time // the time of that event
 	Counts       BackfillCounts
-	Finished     time.Time // zero: it is not
+	Finished     time.Time // zero: not yet
 }
 
-// BackfillCounts are the events that a catch-up has been through, by what became of them.
+// BackfillCounts count the events of a backfill by disposition.
 type BackfillCounts struct {
-	Known     int // a webhook had brought them, or one of the same meaning
-	New       int // no webhook had
-	Ignored   int // of a mode that does not count
+	Known     int // duplicates of what a webhook brought
+	New       int
+	Ignored   int // of a mode or an account that does not count
 	Rejected  int // new, paid, and without a usable e-mail address
 	Malformed int // without a usable checkout
 }
@@ -30,7 +27,7 @@ func (c *BackfillCounts) Add(d Disposition) {
 	switch d {
 	case Duplicate:
 		c.Known++
-	case Ignored:
+	case Ignored, Foreign:
 		c.Ignored++
 	case Rejected:
 		c.Rejected++
@@ -41,5 +38,5 @@ func (c *BackfillCounts) Add(d Disposition) {
 	}
 }
 
-// Sum is the number of all events.
+// Sum returns the number of all events.
 func (c BackfillCounts) Sum() int { return c.Known + c.New + c.Ignored + c.Rejected + c.Malformed }

@@ -140,7 +140,8 @@ func Clicked(c *Checkout) time.Time {
 		n /= 1000
 	}
 	// Before 2017 there was no such click; after the checkout began there cannot have been one.
-	if at := time.Unix(n, 0).UTC(); err == nil && n > 1483228800 && (c.Created.IsZero() || !at.After(c.Created)) {
+	at := time.Unix(n, 0).UTC()
+	if err == nil && n > 1483228800 && (c.Created.IsZero() || !at.After(c.Created)) {
 		return at
 	}
 	return c.Created

@@ -97,7 +97,7 @@ func (h *History) Timeline() []Step {
 	}
 	add(h.Converted, MoodGood, "first payment after it: %s", h.FirstPayment)
 	for _, e := range h.Events {
-		add(e.Received, MoodNeutral, "Stripe's %s (%s): %s", Tellable(e.Type), Tellable(e.EventID), e.Disposition)
+		add(e.Received, MoodNeutral, "Stripe's %s (%s): %s", LogSafe(e.Type), LogSafe(e.EventID), e.Disposition)
 		if e.Disposition == Processed && e.Type != TypeAsyncFailed && e.Type != TypeInvoicePaid && h.ProfileID != "" {
 			add(e.Received, MoodGood, "customer provisioned: profile %s", h.ProfileID)
 		}

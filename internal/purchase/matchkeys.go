@@ -405,7 +405,9 @@ const MatchKeyKinds = 9
 
 // MatchKeyNames names them, in the order of Mask's bits.
 func MatchKeyNames() [MatchKeyKinds]string {
-	return [MatchKeyKinds]string{"E-mail", "Phone", "ttclid", "ttp", "IP", "User agent", "Page", "Name", "Address"}
+	return [MatchKeyKinds]string{
+		"E-mail", "Phone", "ttclid", "ttp", "IP", "User agent", "Page", "Name", "Address",
+	}
 }
 
 // KeyNames returns the names of the match keys in a mask.
@@ -421,11 +423,13 @@ func KeyNames(mask int16) (names []string) {
 // LateClick is the bit beside Mask's that marks a click id older than CLICK_WINDOW at the purchase.
 const LateClick int16 = 1 << MatchKeyKinds
 
-// Mask tells which of the counted keys are there: bit 0 the e-mail, then phone, ttclid, ttp, IP, user agent,
+// Mask returns which of the counted keys are there: bit 0 the e-mail, then phone, ttclid, ttp, IP, user agent,
 // page, name, and an address finer than a country.
 func (k *MatchKeys) Mask() int16 {
 	mask := int16(0)
-	for bit, value := range [MatchKeyKinds]string{k.Email, k.Phone, k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.FirstName, k.Zip + k.City} {
+	for bit, value := range [MatchKeyKinds]string{
+		k.Email, k.Phone, k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.FirstName, k.Zip + k.City,
+	} {
 		if value != "" {
 			mask |= 1 << bit
 		}

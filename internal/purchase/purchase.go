@@ -1,138 +1,64 @@
-// Package purchase is the vocabulary of the product: what was bought, by whom (match keys), for how
-// much (minor units and currency), where it stands (statuses) and how it ended (outcomes). It does no
-// I/O; beside the standard library it imports Unicode's tables (golang.org/x/text, x/net/idna) alone.
+// Package purchase is the domain: what an event of Stripe means (FromEvent), what was bought, by whom
+// (match keys) and for how much, its status and how statuses may change. It does no I/O. Beside the
+// standard library it imports Unicode's tables only (golang.org/x/text, x/net/idna).
 //
-// A purchase's way, each arrow one of the steps:
+// The statuses of a purchase, each arrow one of the steps:
 //
 //	awaiting_payment ──▶ payment_failed ──▶ pending ──▶ published ⇄ retrying ──▶ delivered | dead | skipped
 //	        (intake)            (intake)     (relay)             (delivery, written by the recorder)
 //
-// Beside it stand rejected (paid, but without a usable e-mail address) and skipped at once, with the reason
+// A purchase may also be rejected (paid without a usable e-mail address), or skipped immediately:
 // no_payment (no money moved), no_consent (the buyer's) or internal (the merchant's own staff).
 package purchase
 
 import (
-	"errors"
 	"strings"
 	"time"
 )
 
-// The Stripe event types that concern a purchase. All others are ignored.
-const (
-	TypeCompleted      = "checkout.session.completed"
-	TypeAsyncSucceeded = "checkout.session.async_payment_succeeded"
-	TypeAsyncFailed    = "checkout.session.async_payment_failed"
-	TypeInvoicePaid    = "invoice.paid" // a trial's first payment, where those count
-)
-
-// Event is one verified event of Stripe, narrowed to what the product reads. Fields that Stripe left
-// out, sent as null or sent in an unexpected JSON type are zero.
-type Event struct {
-	ID       string
-	Type     string
-	Created  time.Time // the event's own time, whole seconds, UTC; zero when Stripe gave none
-	Livemode bool
-	Account  string    // the connected account that it belongs to; "": the endpoint's own
-	Thin     bool      // a v2 event without an object; Type is without its "v1."
-	Related  Related   // of a thin event: where its object is
-	Checkout *Checkout // data.object; nil when it is missing or no JSON object
-	Invoice  *Invoice  // data.object of TypeInvoicePaid, in place of the checkout
-}
-
-// Related is a thin event's reference to its object, as Stripe sent it.
-type Related struct {
-	ID, Type, URL string
-}
-
-// ErrReference refuses a thin event whose reference to its object has no usable form.
-var ErrReference = errors.New("thin event without a usable related_object")
-
-// Checkout is the checkout session of an Event as Stripe sent it: nothing is checked or normalised.
-type Checkout struct {
-	ID            string
-	Mode          string // subscription, payment or setup
-	PaymentStatus string // paid, unpaid or no_payment_required
-	AmountTotal   *int64 // smallest unit of Currency, as Stripe counts it; nil: unknown
-	Discount      *int64 // total_details.amount_discount; nil: unknown
-	Tax, Shipping *int64 // total_details.amount_tax and amount_shipping; nil: unknown
-	Currency      string // lower case ISO 4217, "": unknown
-	Customer      string // cus_…
-	Subscription  string // sub_…
-	Email         string // customer_details.email
-	CustomerEmail string // customer_email, only a prefill
-	ExpandedEmail string // the e-mail address of a customer that is expanded
-	Phone         string // customer_details.phone
-	Name          string // customer_details.name
-	Address       Address
-	Reference     string    // client_reference_id
-	Locale        string    // the buyer's language; "auto" or "": the browser's
-	Created       time.Time // when the session began; zero: unknown
-	Metadata      map[string]string
-	NotText       map[string]bool // keys of the metadata whose value is neither a text nor null
-}
-
-// Address is customer_details.address, as far as it is a match key.
-type Address struct {
-	City, State, PostalCode, Country string
-}
-
-// Invoice is a paid invoice as Stripe sent it.
-type Invoice struct {
-	ID           string
-	Subscription string // "": of none
-	Customer     string
-	AmountPaid   *int64
-	Tax          *int64 // part of AmountPaid; nil: unknown
-	Shipping     *int64 // part of AmountPaid, without its tax; nil: unknown
-	Currency     string
-	Reason       string    // billing_reason
-	Created      time.Time // zero: unknown
-	PeriodStart  time.Time // of the period that it looks back on: a trial's first one looks back on the trial; zero: unknown
-	PeriodEnd    time.Time // zero: unknown
-}
-
-// Kind says what makes a purchase one.
+// Kind is the kind of a purchase.
 type Kind string
 
 // The kinds.
 const (
-	KindCheckout     Kind = "checkout"      // a checkout that was paid, or is to be
+	KindCheckout     Kind = "checkout"      // a checkout with money
 	KindTrial        Kind = "trial"         // a subscription's checkout without money and without a discount
 	KindFirstPayment Kind = "first_payment" // the first invoice with money after a trial
 )
 
-// Purchase is what the ledger holds of one checkout session.
+// Purchase is one checkout session, or one first payment, on the ledger.
 type Purchase struct {
-	ID           string // the checkout session's id; TikTok's event_id
+	ID           string // the id of the checkout session or the invoice; TikTok's event_id
 	Status       Status
 	Reason       Reason // why it is skipped, rejected or dead; "" otherwise
 	Mode         string
 	Livemode     bool
 	AmountMinor  *int64    // smallest unit of Currency; nil: unknown
 	Currency     string    // lower case, three letters; "": unknown
-	At           time.Time // when it was paid (the paying event's created, at most its receipt); zero while unpaid
+	At           time.Time // of the payment: the event's created, at most its receipt; zero while unpaid
 	Email        string    // normalised, plain: for the profile, never for the queue
 	Customer     string    // Stripe's customer id, "" when unknown or unusable
 	Subscription string    // Stripe's subscription id, "" when unknown or unusable
 	Keys         MatchKeys // hashed or public: fit for the queue
 
 	Kind           Kind      // "" is a checkout
-	EventName      string    // "": the worker's own; of a trial that is sent as one
-	Withheld       Reason    // why nothing may be sent about this buyer: ReasonNoConsent, ReasonInternal; "": it may
+	EventName      string    // of a trial that is sent; "": the worker's own
+	Withheld       Reason    // why nothing may be sent: ReasonNoConsent, ReasonInternal; "": it may
 	Trial          bool      // its match keys are kept for the subscription's first payment
-	PeriodStart    time.Time // when the trial, or the period that an invoice looks back on, began by Stripe's clock; zero: unknown
+	PeriodStart    time.Time // of the trial, or the period before an invoice, by Stripe's clock; zero: unknown
 	LimitedDataUse bool
 	Content        *Content
-	ClickExpires   time.Time // when the click id becomes older than CLICK_WINDOW; zero: unknown
+	ClickExpires   time.Time // when the click id exceeds CLICK_WINDOW; zero: unknown
 	Dropped        []Dropped // of the keys, for the metrics
 }
 
-// LateClick reports whether the click id was older than CLICK_WINDOW when the purchase was paid: TikTok does not attribute it then.
+// LateClick reports whether the click id was older than CLICK_WINDOW at the payment: TikTok does not
+// attribute it.
 func (p *Purchase) LateClick() bool {
 	return p.Keys.TTCLID != "" && !p.ClickExpires.IsZero() && p.At.After(p.ClickExpires)
 }
 
-// Mask is that of the match keys, with LateClick.
+// Mask returns the mask of the match keys, with LateClick.
 func (p *Purchase) Mask() int16 {
 	mask := p.Keys.Mask()
 	if p.LateClick() {
@@ -141,7 +67,7 @@ func (p *Purchase) Mask() int16 {
 	return mask
 }
 
-// Disposition is what became of one webhook event; it is the webhook's answer.
+// Disposition is what became of one event; it is the webhook's answer.
 type Disposition string
 
 // The dispositions.
@@ -151,18 +77,20 @@ const (
 	Duplicate       Disposition = "duplicate"
 	Rejected        Disposition = "rejected"
 	Ignored         Disposition = "ignored"
-	Held            Disposition = "held" // an invoice that waits for its trial, or for an earlier one
+	Held            Disposition = "held"          // an invoice held for its trial or an earlier invoice
+	Foreign         Disposition = "other_account" // ignored: of a connected account that does not count
+	Malformed       Disposition = "malformed"     // nothing was recorded, and nothing would be the next time
 )
 
-// ValidID says whether a Stripe id may become a key, a NATS subject token and a message id: 1 to 255
+// ValidID reports whether a Stripe id may be a key, a token of a NATS subject and a message id: 1 to 255
 // letters, digits, '_' and '-'. Stripe documents ids of up to 255 characters; dots, wildcards and blanks
-// would change the meaning of a subject.
+// would change a subject's meaning.
 func ValidID(id string) bool { return consists(id, 255, "_-") }
 
-// consists says whether a text is 1 to most ASCII letters, digits and the others. (A regular expression costs ten times as much, and
-// every webhook asks a dozen times.)
-func consists(s string, most int, others string) bool {
-	if s == "" || len(s) > most {
+// consists reports whether a string has 1 to max ASCII letters, digits and others. A regular expression
+// costs ten times as much, and each webhook needs a dozen calls.
+func consists(s string, max int, others string) bool {
+	if s == "" || len(s) > max {
 		return false
 	}
 	for i := range len(s) {
@@ -175,26 +103,35 @@ func consists(s string, most int, others string) bool {
 	return true
 }
 
-// Tellable returns a foreign id or type for logs and people, or "[not an id]" where it has another form: it might be anything,
-// somebody's address above all.
-func Tellable(s string) string {
+// LogSafe returns an id or type from outside for logs and people, or "[not an id]" where it has another
+// form: it may hold an address.
+func LogSafe(s string) string {
 	if consists(s, 255, "_.-") {
 		return s
 	}
 	return "[not an id]"
 }
 
+// Source is where an event came from.
+type Source string
+
+// The sources.
+const (
+	SourceWebhook  Source = "webhook"
+	SourceBackfill Source = "backfill" // Stripe's list of events
+)
+
 // Receipt is one verified event and the purchase that it proposes, on the way to the ledger.
 type Receipt struct {
 	Event    Event
+	Source   Source
 	Received time.Time
 	Purchase Purchase
-	Claim    bool // a purchase to be sent is claimed at once by the one who records it
-	CaughtUp bool // no webhook brought the event: it was found in Stripe's list
-	DryRun   bool // it is decided, and nothing is written
+	Claim    bool // a purchase to be sent is claimed by the process that records it
+	DryRun   bool // the ledger decides as always and writes nothing
 }
 
-// Disposition is the answer that a receipt gets when it moves the ledger forward.
+// Disposition returns the disposition of a receipt that moves the ledger forward.
 func (r *Receipt) Disposition() Disposition {
 	switch r.Purchase.Status {
 	case StatusAwaitingPayment:
@@ -206,17 +143,17 @@ func (r *Receipt) Disposition() Disposition {
 	}
 }
 
-// Recorded is what became of a Receipt on the ledger.
+// Recorded is the result of recording a Receipt.
 type Recorded struct {
 	Disposition    Disposition
-	ProfileID      string // "" when the receipt makes no profile
-	ProfileCreated bool   // false: it was there and was updated
-	CustomerBefore string // the profile's customer id, where this purchase brings another one; "": the same, or none
+	ProfileID      string // "": the receipt has no profile
+	ProfileCreated bool   // false: the profile was updated
+	CustomerBefore string // the profile's earlier customer id where this one differs; "": none differs
 
-	Message []byte    // of a purchase that was claimed: what is to be published
-	Claimed time.Time // since when it counts as handed to the queue; zero: it was not claimed
+	Message []byte    // the message of a claimed purchase
+	Claimed time.Time // when it was claimed, which counts as its first publish; zero: it was not
 
-	FirstPayment string // the purchase that a trial and its invoice became; "": none
-	Conflict     string // the session under which the event's id was recorded before; "": none, or the same
-	LateClick    bool   // its click id is older than CLICK_WINDOW
+	FirstPayment string // the first payment that a trial and its invoice became; "": none
+	Conflict     string // the session under which the event id was recorded before; "": none, or the same
+	LateClick    bool   // the click id is older than CLICK_WINDOW
 }

@@ -87,7 +87,7 @@ func (s *Selection) Check() error {
 		return fmt.Errorf("at most %d purchases can be chosen by their ids", MaxSome)
 	case s.ID == "" && len(s.IDs) == 0 && s.Status != StatusDead && s.Status != StatusSkipped:
 		return errors.New("status is dead or skipped")
-	case s.Reason != "" && Tellable(string(s.Reason)) != string(s.Reason):
+	case s.Reason != "" && LogSafe(string(s.Reason)) != string(s.Reason):
 		return errors.New("the reason has no usable form")
 	}
 	return nil

@@ -22,26 +22,29 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// What one account may ask of Stripe's API, 100 requests a second in live mode and 25 in test mode, it shares with the shop itself: we
-// take a fifth of the lower figure. A page holds as many events as Stripe gives.
+// Stripe's rate limit, 100 requests a second in live mode and 25 in test mode, is shared with the shop
+// itself: we use a fifth of the lower one. A page has the most events that Stripe returns.
 const (
 	apiRequests = 5 // a second
 	apiPage     = 100
 	apiTimeout  = 30 * time.Second
 )
 
-// APIConfig is how Stripe's API is asked.
+// APIConfig configures an API.
 type APIConfig struct {
-	Key secret.Text // rk_live_… or rk_test_…, with the right to read events and checkout sessions; an sk_… may far too much
-	URL string      // "": Stripe's own
+	// Key is rk_live_… or rk_test_…, with the right to read events and checkout sessions. An sk_… works,
+	// but may do far too much.
+	Key secret.Text
+	URL string // "": Stripe's own
 
 	Types []string // of the events that are listed, 20 at most
 }
 
-// Problems says what is wrong with a configuration, without the key.
+// Problems lists what is wrong with a configuration, without the key.
 func (c APIConfig) Problems() (list []string) {
 	if !hasForm(c.Key, "rk_", "sk_") {
-		list = append(list, "STRIPE_API_KEY does not look like rk_live_… or rk_test_…: make a restricted key in Stripe's dashboard that may read events and checkout sessions")
+		list = append(list, "STRIPE_API_KEY does not look like rk_live_… or rk_test_…: make a restricted key "+
+			"in Stripe's dashboard that may read events and checkout sessions")
 	}
 	if c.URL == "" {
 		return list
@@ -56,10 +59,10 @@ func (c APIConfig) Problems() (list []string) {
 	return list
 }
 
-// Livemode says whether the key sees real purchases. Each key sees one mode.
+// Livemode reports whether the key reads live purchases. Each key reads one mode.
 func (c APIConfig) Livemode() bool { return hasForm(c.Key, "rk_live_", "sk_live_") }
 
-// Unrestricted says that the key may do far more than we need.
+// Unrestricted reports whether the key may do far more than reading.
 func (c APIConfig) Unrestricted() bool { return hasForm(c.Key, "sk_") }
 
 func hasForm(key secret.Text, prefixes ...string) bool {
@@ -71,8 +74,8 @@ func hasForm(key secret.Text, prefixes ...string) bool {
 	return false
 }
 
-// API reads Stripe's list of events, and the objects of thin events. It is safe for concurrent use; all who
-// list share one pace.
+// API lists Stripe's events and fetches the objects of thin ones. It is safe for concurrent use; all lists
+// share one rate limit.
 type API struct {
 	key     string
 	types   []string
@@ -82,51 +85,53 @@ type API struct {
 	decode  *Webhook
 }
 
-// NewAPI returns a client with a backend of its own: the library's global key, backends, logger and telemetry are not used.
+// NewAPI returns an API with a backend of its own: the library's global key, backends, logger and telemetry
+// are not used.
 func NewAPI(c APIConfig) *API {
 	config := &stripe.BackendConfig{
-		// The caller waits as long as it was told to, and may be interrupted; the library would sleep for a time of its own.
+		// The caller retries after Retry-After and can be interrupted; the library would sleep.
 		MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: new(false),
-		LeveledLogger: &stripe.LeveledLogger{}, // it would write Stripe's answers to the standard error
-		HTTPClient:    newClient(&paced{rate.NewLimiter(apiRequests, 1), newTransport()}),
+		LeveledLogger: &stripe.LeveledLogger{}, // the default writes Stripe's answers to stderr
+		HTTPClient:    newClient(&limited{rate.NewLimiter(apiRequests, 1), newTransport()}),
 	}
 	if c.URL != "" {
 		config.URL = new(strings.TrimSuffix(c.URL, "/"))
 	}
 	return &API{
 		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
-		url: cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL), objects: newClient(newTransport()), decode: &Webhook{},
+		url:     cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
+		objects: newClient(newTransport()), decode: &Webhook{},
 	}
 }
 
-// newClient returns a client for requests that bear the key.
+// newClient returns a client for requests with the key.
 func newClient(transport http.RoundTripper) *http.Client {
 	return &http.Client{Timeout: apiTimeout, Transport: transport, CheckRedirect: noRedirect}
 }
 
-// newTransport is the library's usual one, apart from the pool that everybody shares.
+// newTransport returns a transport with a connection pool of its own.
 func newTransport() http.RoundTripper {
 	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
-		MaxIdleConnsPerHost: 16,
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 16,
 	}
 }
 
-// errRedirect is an answer that names another address. Following it would carry the key there.
-var errRedirect = errors.New("it redirects, which is not followed: STRIPE_API_URL names another address than Stripe's API")
+// errRedirect refuses a redirect: following it would send the key to another address.
+var errRedirect = errors.New("redirect not followed: STRIPE_API_URL names another address than Stripe's API")
 
-// paced keeps requests apart, and takes a redirect for an error: the client never sees one.
-type paced struct {
+// limited is a rate-limited transport that returns a redirect as an error.
+type limited struct {
 	limit *rate.Limiter
 	next  http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (p *paced) RoundTrip(r *http.Request) (*http.Response, error) {
-	if err := p.limit.Wait(r.Context()); err != nil {
+func (l *limited) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := l.limit.Wait(r.Context()); err != nil {
 		return nil, err
 	}
-	resp, err := p.next.RoundTrip(r)
+	resp, err := l.next.RoundTrip(r)
 	if err == nil && resp.StatusCode/100 == 3 {
 		_ = resp.Body.Close()
 		return nil, errRedirect
@@ -134,9 +139,10 @@ func (p *paced) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// listed is one event of a page, as it was sent: the library's own type refuses old accounts' events, and a page with one of them.
+// listed is one undecoded event of a page. The library's own type refuses old accounts' events, and the whole
+// page with them.
 type listed struct {
-	ID  string // the library turns pages by it
+	ID  string // the library's paging cursor
 	raw json.RawMessage
 }
 
@@ -156,10 +162,13 @@ type page struct {
 	Data []*listed `json:"data"`
 }
 
-// Events lists the events of our types that were created in a time, both ends included, the newest first, page by page as they are
-// asked for; after, unless it is "", is the event after which to begin. An event that cannot be read has an id and nothing else. An
-// error ends the list; it is a *Refusal where Stripe, or the way there, is to blame. Stripe lists the last 30 days.
-func (a *API) Events(ctx context.Context, since, until time.Time, after string) iter.Seq2[purchase.Event, error] {
+// Events lists the events of the configured types that were created in a time, both ends included, the newest
+// first; pages are fetched as needed. after is the event behind which to begin, "" the newest. An event that
+// cannot be decoded has an id and nothing else. An error ends the list; it is a *Refusal where Stripe, or the
+// network, is the cause. Stripe lists the last 30 days.
+func (a *API) Events(
+	ctx context.Context, since, until time.Time, after string,
+) iter.Seq2[purchase.Event, error] {
 	return func(yield func(purchase.Event, error) bool) {
 		params := &stripe.EventListParams{
 			Types:        stripe.StringSlice(a.types),
@@ -169,7 +178,7 @@ func (a *API) Events(ctx context.Context, since, until time.Time, after string) 
 		if after != "" {
 			params.StartingAfter = new(after)
 		}
-		list := stripe.GetIter(params, func(p *stripe.Params, query *form.Values) ([]any, stripe.ListContainer, error) {
+		fetch := func(p *stripe.Params, query *form.Values) ([]any, stripe.ListContainer, error) {
 			page := &page{}
 			err := a.backend.CallRaw(http.MethodGet, "/v1/events", a.key, query, p, page)
 			if err != nil {
@@ -182,11 +191,12 @@ func (a *API) Events(ctx context.Context, since, until time.Time, after string) 
 				}
 			}
 			return entries, page, err
-		})
+		}
+		list := stripe.GetIter(params, fetch)
 		for list.Next() {
 			entry, ok := list.Current().(*listed)
 			if !ok {
-				continue // cannot be: the query above returns nothing else
+				continue // impossible: the query above returns nothing else
 			}
 			event, err := a.decode.Decode(entry.raw)
 			if err != nil {
@@ -197,48 +207,57 @@ func (a *API) Events(ctx context.Context, since, until time.Time, after string) 
 			}
 		}
 		if err := list.Err(); err != nil {
-			yield(purchase.Event{}, refusal(ctx, err))
+			yield(purchase.Event{}, listError(ctx, err))
 		}
 	}
 }
 
-// Refusal is why Stripe's API gave no list. It holds nothing of the key, and nothing of an event.
+// Refusal is an error of Stripe's API. It holds neither the key nor data of an event.
 type Refusal struct {
-	Status int // 0: no usable answer
-	told   string
-	wait   time.Duration
-	gone   bool
-	err    error // of the way there; nil: Stripe answered
+	Status  int // 0: no usable answer
+	message string
+	wait    time.Duration
+	gone    bool
+	err     error // of the network; nil: Stripe answered
 }
 
 // Error implements error.
-func (r *Refusal) Error() string { return r.told }
+func (r *Refusal) Error() string { return r.message }
 
-// Unwrap returns what was wrong on the way.
+// Unwrap returns the network's error.
 func (r *Refusal) Unwrap() error { return r.err }
 
-// Passing says whether the same question may be answered later, and how long Stripe asked to wait at least.
+// Passing reports whether the same request may succeed later, and the least time to wait.
 func (r *Refusal) Passing() (wait time.Duration, passing bool) {
-	return r.wait, r.Status == 0 && !errors.Is(r.err, errRedirect) || r.Status == http.StatusTooManyRequests || r.Status == http.StatusConflict || r.Status >= 500
+	switch r.Status {
+	case 0:
+		return r.wait, !errors.Is(r.err, errRedirect)
+	case http.StatusTooManyRequests, http.StatusConflict:
+		return r.wait, true
+	}
+	return r.wait, r.Status >= 500
 }
 
-// Gone says that Stripe does not know the event after which the list was to begin.
+// Gone reports that Stripe does not list the event after which to begin.
 func (r *Refusal) Gone() bool { return r.gone }
 
-// refusal puts an error of the library into words that may be told.
-func refusal(ctx context.Context, err error) error {
+// listError returns an error of the library as one that may be logged.
+func listError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("list Stripe's events: %w", ctx.Err())
 	}
 	answer := new(stripe.Error)
 	if !errors.As(err, &answer) {
 		if failed := new(url.Error); errors.As(err, &failed) {
-			return &Refusal{told: "Stripe's API cannot be reached: " + failed.Err.Error(), err: failed.Err}
+			return &Refusal{message: "Stripe's API cannot be reached: " + failed.Err.Error(), err: failed.Err}
 		}
-		// A page that was cut off, or is none: the library's error would repeat what was sent.
-		return &Refusal{told: "Stripe's API sent an answer that cannot be read"}
+		// A truncated or invalid page: the library's error would repeat its text.
+		return &Refusal{message: "Stripe's API sent an answer that cannot be read"}
 	}
-	r := &Refusal{Status: answer.HTTPStatusCode, gone: answer.Param == "starting_after" && answer.Code == stripe.ErrorCodeResourceMissing}
+	r := &Refusal{
+		Status: answer.HTTPStatusCode,
+		gone:   answer.Param == "starting_after" && answer.Code == stripe.ErrorCodeResourceMissing,
+	}
 	if answer.LastResponse != nil {
 		if seconds, err := strconv.Atoi(answer.LastResponse.Header.Get("Retry-After")); err == nil && seconds > 0 {
 			r.wait = time.Duration(seconds) * time.Second
@@ -247,16 +266,19 @@ func refusal(ctx context.Context, err error) error {
 	remedy := ""
 	switch r.Status {
 	case http.StatusUnauthorized:
-		remedy = ": STRIPE_API_KEY is not known to Stripe; make a restricted key there that may read events and checkout sessions"
+		remedy = ": STRIPE_API_KEY is not known to Stripe; make a restricted key there that may read events " +
+			"and checkout sessions"
 	case http.StatusForbidden:
-		remedy = ": STRIPE_API_KEY may not do this; give the restricted key the right to read events and checkout sessions"
+		remedy = ": STRIPE_API_KEY may not do this; give the restricted key the right to read events and " +
+			"checkout sessions"
 	case http.StatusTooManyRequests:
 		remedy = ": too many requests of this account at once"
 	}
-	r.told = fmt.Sprintf("Stripe's API answered %d%s (request %s)", r.Status, remedy, purchase.Tellable(answer.RequestID))
+	request := purchase.LogSafe(answer.RequestID)
+	r.message = fmt.Sprintf("Stripe's API answered %d%s (request %s)", r.Status, remedy, request)
 	if remedy == "" && r.Status < 500 {
-		r.told = fmt.Sprintf("Stripe's API answered %d, code %s about %s (request %s)", r.Status,
-			purchase.Tellable(string(answer.Code)), purchase.Tellable(answer.Param), purchase.Tellable(answer.RequestID))
+		r.message = fmt.Sprintf("Stripe's API answered %d, code %s about %s (request %s)", r.Status,
+			purchase.LogSafe(string(answer.Code)), purchase.LogSafe(answer.Param), request)
 	}
 	return r
 }

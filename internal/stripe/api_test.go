@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
@@ -29,11 +28,11 @@ func serve(t *testing.T, h http.Handler) *stripe.API {
 	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL + "/", Types: intake.Rules{}.Types()})
+	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL + "/", Types: purchase.Rules{}.Types()})
 }
 
 // Pages are turned, the time's ends belong to it, other types are left out, and an event is read as from a webhook, an old account's too.
-func TestListsEvents(t *testing.T) {
+func TestAPI_Events(t *testing.T) {
 	list := new(stripegen.EventList)
 	began := time.Unix(1_750_000_000, 0)
 	var wanted []string
@@ -74,7 +73,7 @@ func TestListsEvents(t *testing.T) {
 }
 
 // What Stripe, or the way there, refuses says whether to wait and what to do, and never what was sent.
-func TestRefusals(t *testing.T) {
+func TestAPI_EventsRefusals(t *testing.T) {
 	answer := func(status int, body string, headers ...string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Request-Id", "req_1")
@@ -163,8 +162,8 @@ func TestAPI_DoesNotFollowRedirects(t *testing.T) {
 	}
 }
 
-// Stripe is asked with the key as bearer, and nobody is told what the requests took.
-func TestAsksAsOneself(t *testing.T) {
+// A request has the key as bearer token, and no telemetry of earlier ones.
+func TestAPI_SendsNoTelemetry(t *testing.T) {
 	asked := make(chan *http.Request, 2)
 	api := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r

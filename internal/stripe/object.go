@@ -23,9 +23,8 @@ var objectTypes = map[string]string{
 	purchase.TypeAsyncFailed: "checkout.session", purchase.TypeInvoicePaid: "invoice",
 }
 
-// Fetch gives a thin event of one of our types its object, in the object's present state. The error is
-// purchase.ErrReference, or a *Refusal where Stripe's API did not return the object; neither holds anything
-// of the key or of a buyer.
+// Fetch returns a thin event with its object in its present state. The error is purchase.ErrReference, or a
+// *Refusal where Stripe's API did not return the object; neither holds the key or a buyer's data.
 func (a *API) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, error) {
 	kind, known := objectTypes[e.Type]
 	account := e.Account != ""
@@ -42,20 +41,20 @@ func (a *API) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, erro
 	if account {
 		req.Header.Set("Stripe-Account", e.Account)
 	}
-	object, refused := a.object(req)
-	if refused != nil {
-		return e, refused
+	object, refusal := a.object(req)
+	if refusal != nil {
+		return e, refusal
 	}
 	if text(object.Get("object")) != kind || text(object.Get("id")) != e.Related.ID {
-		return e, &Refusal{told: "Stripe's API returned another object than the thin event's"}
+		return e, &Refusal{message: "Stripe's API returned another object than the thin event's"}
 	}
-	of := read(&e, object)
-	e.Livemode = e.Livemode || of
+	livemode := setObject(&e, object)
+	e.Livemode = e.Livemode || livemode
 	return e, nil
 }
 
-// fetchable reports whether a URL is relative and below /v1/, of plain segments: the key must not be sent
-// anywhere else.
+// fetchable reports whether a URL is relative and below /v1/, of plain segments: the key must go nowhere
+// else.
 func fetchable(raw string) bool {
 	rest, ok := strings.CutPrefix(raw, "/v1/")
 	if !ok || len(raw) > maxReference {
@@ -73,32 +72,32 @@ func fetchable(raw string) bool {
 const maxReference = 1000
 
 // object fetches one object.
-func (a *API) object(req *http.Request) (object gjson.Result, refused *Refusal) {
+func (a *API) object(req *http.Request) (object gjson.Result, refusal *Refusal) {
 	resp, err := a.objects.Do(req)
 	if err != nil {
 		if failed := new(url.Error); errors.As(err, &failed) {
 			err = failed.Err // without the address
 		}
-		return object, &Refusal{told: "Stripe's API cannot be reached: " + err.Error(), err: err}
+		return object, &Refusal{message: "Stripe's API cannot be reached: " + err.Error(), err: err}
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return object, objectRefused(resp)
+		return object, refusalOf(resp)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
 	switch {
 	case err != nil:
-		return object, &Refusal{told: "Stripe's API broke its answer off: " + err.Error(), err: err}
+		return object, &Refusal{message: "Stripe's API broke its answer off: " + err.Error(), err: err}
 	case len(body) > maxObject:
-		return object, &Refusal{told: "Stripe's API sent an answer of more than 1 MiB"}
+		return object, &Refusal{message: "Stripe's API sent an answer of more than 1 MiB"}
 	case !shallow(body) || !gjson.ValidBytes(body):
-		return object, &Refusal{told: "Stripe's API sent an answer that cannot be read"}
+		return object, &Refusal{message: "Stripe's API sent an answer that cannot be read"}
 	}
 	return gjson.ParseBytes(body), nil
 }
 
-// objectRefused reads an answer with another status than 200. Its text stays out: it might be anybody's.
-func objectRefused(resp *http.Response) *Refusal {
+// refusalOf returns the error of a status other than 200. The body stays out: it may hold any text.
+func refusalOf(resp *http.Response) *Refusal {
 	remedy := map[int]string{
 		http.StatusUnauthorized:    ": STRIPE_API_KEY is not known to Stripe",
 		http.StatusForbidden:       ": STRIPE_API_KEY may not read this object",
@@ -107,8 +106,8 @@ func objectRefused(resp *http.Response) *Refusal {
 	}[resp.StatusCode]
 	return &Refusal{
 		Status: resp.StatusCode,
-		told: fmt.Sprintf("Stripe's API answered %d%s (request %s)", resp.StatusCode, remedy,
-			purchase.Tellable(resp.Header.Get("Request-Id"))),
+		message: fmt.Sprintf("Stripe's API answered %d%s (request %s)", resp.StatusCode, remedy,
+			purchase.LogSafe(resp.Header.Get("Request-Id"))),
 	}
 }
 

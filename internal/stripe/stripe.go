@@ -1,5 +1,5 @@
-// Package stripe is the neighbour that calls us: it verifies the signature of a webhook and reads the
-// narrow part of an event that the product needs. It alone imports stripe-go.
+// Package stripe is the client of Stripe: it verifies and decodes webhooks, narrowed to what the product
+// needs, lists events, and fetches the objects of thin ones. It alone imports stripe-go.
 package stripe
 
 import (
@@ -21,14 +21,14 @@ import (
 // Tolerance is how far a signature's timestamp may be from now, in either direction. Stripe's own default.
 const Tolerance = 300 * time.Second
 
-// Webhook verifies and reads webhook bodies. It is safe for concurrent use.
+// Webhook verifies and decodes webhook bodies. It is safe for concurrent use.
 type Webhook struct {
 	secrets []string
 	now     func() time.Time
 }
 
-// ParseSecrets splits a comma-separated list of signing secrets. An empty secret would accept a body signed
-// with the empty key, and one of another form is a mistake: problems lists what is wrong, without the values.
+// ParseSecrets splits a comma-separated list of signing secrets. problems lists empty secrets, which would
+// accept a body signed with the empty key, and those of another form, without the values.
 func ParseSecrets(list secret.Text) (secrets []secret.Text, problems []string) {
 	for part := range strings.SplitSeq(list.Reveal(), ",") {
 		part = strings.TrimSpace(part)
@@ -36,7 +36,8 @@ func ParseSecrets(list secret.Text) (secrets []secret.Text, problems []string) {
 		case part == "":
 			problems = append(problems, "a signing secret in the list is empty")
 		case !strings.HasPrefix(part, "whsec_") || part == "whsec_":
-			problems = append(problems, "a signing secret does not look like whsec_…: copy it from the endpoint's page in Stripe's dashboard")
+			problems = append(problems, "a signing secret does not look like whsec_…: "+
+				"copy it from the endpoint's page in Stripe's dashboard")
 		default:
 			secrets = append(secrets, secret.Text(part))
 		}
@@ -56,7 +57,7 @@ func NewWebhook(secrets []secret.Text, now func() time.Time) *Webhook {
 	return w
 }
 
-// The refusals of Verify.
+// The errors of Verify, as words for the log.
 var (
 	ErrMissing = errors.New("missing")
 	ErrInvalid = errors.New("malformed")
@@ -68,26 +69,26 @@ var (
 // Verify checks the Stripe-Signature header over the body as received. The error is one of ErrMissing,
 // ErrInvalid, ErrWrong, ErrStale or ErrFuture.
 func (w *Webhook) Verify(body []byte, header string) error {
-	refusal := ErrWrong
+	cause := ErrWrong
 	for _, s := range w.secrets {
 		err := webhook.ValidatePayloadWithTolerance(body, header, s, Tolerance)
 		switch {
 		case err == nil:
-			return w.notFromTheFuture(header)
+			return w.checkFuture(header)
 		case errors.Is(err, webhook.ErrNotSigned):
 			return ErrMissing
 		case errors.Is(err, webhook.ErrTooOld):
 			return ErrStale
 		case errors.Is(err, webhook.ErrInvalidHeader):
-			refusal = ErrInvalid
+			cause = ErrInvalid
 		}
 	}
-	return refusal
+	return cause
 }
 
-// notFromTheFuture closes a gap of the library: it accepts any timestamp ahead of now, and such a signature
-// could be replayed until then.
-func (w *Webhook) notFromTheFuture(header string) error {
+// checkFuture closes a gap of the library: it accepts any timestamp ahead of now, and such a signature could
+// be replayed until then.
+func (w *Webhook) checkFuture(header string) error {
 	for part := range strings.SplitSeq(header, ",") {
 		stamp, ok := strings.CutPrefix(part, "t=")
 		if !ok {
@@ -107,13 +108,13 @@ func (w *Webhook) notFromTheFuture(header string) error {
 // ErrNotEvent refuses a signed body that is no event: no JSON object with a non-empty string id and type.
 var ErrNotEvent = errors.New("not an event: no JSON object with a non-empty string id and type")
 
-// maxDepth is how deep an event may be nested. Stripe's go ten deep; gjson's check of the grammar would follow a hostile one to any
-// depth, at a hundred bytes of stack a level.
+// maxDepth bounds an event's nesting. Stripe's events have ten levels. gjson's validation would follow a
+// hostile body to any depth, at a hundred bytes of stack per level.
 const maxDepth = 100
 
-// Decode reads a verified body, whatever the event's api_version: the library's own types refuse every other
-// version, and old accounts' events. A field of an unexpected type counts as missing: metadata may be [], data may be missing.
-// The error is ErrNotEvent.
+// Decode decodes a verified body of any api_version: the library's own types refuse every other version, and
+// old accounts' events. A field of an unexpected type counts as missing: metadata may be [], data may be
+// missing. The error is ErrNotEvent.
 func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 	if !shallow(body) || !gjson.ValidBytes(body) {
 		return purchase.Event{}, ErrNotEvent
@@ -135,9 +136,11 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 		case "context":
 			context = accountOf(v)
 		case "related_object":
-			event.Related = purchase.Related{ID: text(v.Get("id")), Type: text(v.Get("type")), URL: text(v.Get("url"))}
+			event.Related = purchase.Related{
+				ID: text(v.Get("id")), Type: text(v.Get("type")), URL: text(v.Get("url")),
+			}
 		case "created":
-			event.Created = cmp.Or(moment(v), date(v))
+			event.Created = cmp.Or(unixTime(v), rfc3339(v))
 		case "livemode":
 			livemode, known = v.Type == gjson.True, v.IsBool()
 		case "data":
@@ -153,15 +156,15 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 	}
 	event.Account = cmp.Or(account, context)
 	if object.IsObject() {
-		of := read(&event, object)
-		livemode = livemode || !known && of
+		objectLivemode := setObject(&event, object)
+		livemode = livemode || !known && objectLivemode
 	}
 	event.Livemode = livemode
 	return event, nil
 }
 
-// read gives an event its object; livemode is the object's own.
-func read(event *purchase.Event, object gjson.Result) (livemode bool) {
+// setObject decodes an event's object; livemode is the object's own.
+func setObject(event *purchase.Event, object gjson.Result) (livemode bool) {
 	if event.Type == purchase.TypeInvoicePaid {
 		event.Invoice, livemode = invoice(object)
 	} else {
@@ -170,9 +173,8 @@ func read(event *purchase.Event, object gjson.Result) (livemode bool) {
 	return livemode
 }
 
-// accountOf reads the account of an event's account or context; "" where there is none. The context of an
-// organisation's destination is a path, its last part is the account. What has another form is an account
-// that is not known to anybody.
+// accountOf decodes an event's account or context; "" where there is none. The context of an organisation's
+// destination is a path that ends with the account. Any other form is an unknown account.
 func accountOf(v gjson.Result) string {
 	path := text(v)
 	if v.Type == gjson.Null || v.Type == gjson.String && path == "" {
@@ -187,7 +189,7 @@ func accountOf(v gjson.Result) string {
 // unknownAccount stands for an account whose id has no usable form.
 const unknownAccount = "?"
 
-// checkout reads a checkout session; livemode is its own.
+// checkout decodes a checkout session; livemode is its own.
 func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 	c = &purchase.Checkout{}
 	object.ForEach(func(key, v gjson.Result) bool {
@@ -201,9 +203,10 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 		case "livemode":
 			livemode = v.Type == gjson.True
 		case "amount_total":
-			c.AmountTotal = whole(v) // nil where it cannot be read: 0 would be a sale for nothing
+			c.AmountTotal = integer(v) // nil where it cannot be read: 0 would be a sale for nothing
 		case "total_details":
-			c.Discount, c.Tax, c.Shipping = whole(v.Get("amount_discount")), whole(v.Get("amount_tax")), whole(v.Get("amount_shipping"))
+			c.Discount = integer(v.Get("amount_discount"))
+			c.Tax, c.Shipping = integer(v.Get("amount_tax")), integer(v.Get("amount_shipping"))
 		case "currency":
 			c.Currency = text(v)
 		case "customer":
@@ -216,30 +219,32 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 			c.Email, c.Phone, c.Name = text(v.Get("email")), text(v.Get("phone")), text(v.Get("name"))
 			a := v.Get("address")
 			c.Address = purchase.Address{
-				City: text(a.Get("city")), State: text(a.Get("state")), PostalCode: text(a.Get("postal_code")), Country: text(a.Get("country")),
+				City: text(a.Get("city")), State: text(a.Get("state")), PostalCode: text(a.Get("postal_code")),
+				Country: text(a.Get("country")),
 			}
 		case "client_reference_id":
 			c.Reference = text(v)
 		case "locale":
 			c.Locale = text(v)
 		case "created":
-			c.Created = moment(v)
+			c.Created = unixTime(v)
 		case "metadata":
-			c.Metadata, c.NotText = texts(v)
+			c.Metadata, c.NotText = metadata(v)
 		}
 		return true
 	})
 	return c, livemode
 }
 
-// invoice reads a paid invoice; livemode is its own. Since API version 2025-03-31 the subscription is that of
-// its parent, and its taxes are total_taxes.
+// invoice decodes a paid invoice; livemode is its own. Since API version 2025-03-31 the subscription is in
+// its parent, and the taxes are total_taxes.
 func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
 	i = &purchase.Invoice{
-		ID: text(object.Get("id")), Customer: idOf(object.Get("customer")), AmountPaid: whole(object.Get("amount_paid")),
-		Currency: text(object.Get("currency")), Reason: text(object.Get("billing_reason")), Created: moment(object.Get("created")),
-		PeriodStart: moment(object.Get("period_start")), PeriodEnd: moment(object.Get("period_end")),
-		Tax: taxOf(object), Shipping: whole(object.Get("shipping_cost.amount_subtotal")),
+		ID: text(object.Get("id")), Customer: idOf(object.Get("customer")),
+		Reason: text(object.Get("billing_reason")), AmountPaid: integer(object.Get("amount_paid")),
+		Currency: text(object.Get("currency")), Tax: taxOf(object),
+		Shipping: integer(object.Get("shipping_cost.amount_subtotal")), Created: unixTime(object.Get("created")),
+		PeriodStart: unixTime(object.Get("period_start")), PeriodEnd: unixTime(object.Get("period_end")),
 	}
 	for _, place := range []string{"parent.subscription_details.subscription", "subscription"} {
 		if i.Subscription == "" {
@@ -249,7 +254,7 @@ func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
 	return i, object.Get("livemode").Type == gjson.True
 }
 
-// taxOf adds up an invoice's taxes; nil where it names none. Three API versions have three places for them.
+// taxOf returns the sum of an invoice's taxes; nil: unknown. Three API versions have three places for them.
 func taxOf(object gjson.Result) *int64 {
 	for _, place := range []string{"total_taxes", "total_tax_amounts"} {
 		list := object.Get(place)
@@ -258,17 +263,17 @@ func taxOf(object gjson.Result) *int64 {
 		}
 		sum := int64(0)
 		for _, tax := range list.Array() {
-			if n := whole(tax.Get("amount")); n != nil && *n > 0 && sum <= math.MaxInt64-*n {
+			if n := integer(tax.Get("amount")); n != nil && *n > 0 && sum <= math.MaxInt64-*n {
 				sum += *n
 			}
 		}
 		return &sum
 	}
-	return whole(object.Get("tax"))
+	return integer(object.Get("tax"))
 }
 
-// date reads a time as thin events have it, RFC 3339, cut to the second; the same years as moment.
-func date(v gjson.Result) time.Time {
+// rfc3339 decodes the time of a thin event, in whole seconds, in the years of unixTime. Zero: unknown.
+func rfc3339(v gjson.Result) time.Time {
 	at, err := time.Parse(time.RFC3339, text(v))
 	if err != nil || at.Unix() <= 0 || at.Year() > 9999 {
 		return time.Time{}
@@ -276,18 +281,18 @@ func date(v gjson.Result) time.Time {
 	return at.UTC().Truncate(time.Second)
 }
 
-// moment reads Unix seconds. Years 1970 to 9999: what both Postgres and TikTok take. Anything else counts as unknown.
-func moment(v gjson.Result) time.Time {
-	if n := whole(v); n != nil && *n > 0 && *n < 253402300800 {
+// unixTime decodes Unix seconds in the years 1970 to 9999, which Postgres and TikTok accept. Zero: unknown.
+func unixTime(v gjson.Result) time.Time {
+	if n := integer(v); n != nil && *n > 0 && *n < 253402300800 {
 		return time.Unix(*n, 0).UTC()
 	}
 	return time.Time{}
 }
 
-// shallow says whether a text is nested less deep than maxDepth, as far as it is JSON.
+// shallow reports whether a body, if it is JSON, is nested less deep than maxDepth.
 func shallow(body []byte) bool {
-	if bytes.Count(body, []byte{'{'})+bytes.Count(body, []byte{'['}) < maxDepth { // a usual event, without a look at every byte
-		return true
+	if bytes.Count(body, []byte{'{'})+bytes.Count(body, []byte{'['}) < maxDepth {
+		return true // a usual event, without the loop over every byte
 	}
 	depth, quoted := 0, false
 	for i := 0; i < len(body); i++ {
@@ -315,8 +320,8 @@ func text(v gjson.Result) string {
 	return ""
 }
 
-// whole reads a whole number, also past 2^53; nil: it is none.
-func whole(v gjson.Result) *int64 {
+// integer decodes an integer, also past 2^53; nil: it is none.
+func integer(v gjson.Result) *int64 {
 	n, err := strconv.ParseInt(v.Raw, 10, 64)
 	if v.Type != gjson.Number || err != nil {
 		return nil
@@ -324,7 +329,7 @@ func whole(v gjson.Result) *int64 {
 	return &n
 }
 
-// idOf reads an id, also that of an object which was expanded.
+// idOf decodes an id, or the id of an expanded object.
 func idOf(v gjson.Result) string {
 	if v.IsObject() {
 		return text(v.Get("id"))
@@ -332,7 +337,7 @@ func idOf(v gjson.Result) string {
 	return text(v)
 }
 
-// emailOf reads the address of a customer that was expanded.
+// emailOf decodes the address of an expanded customer.
 func emailOf(v gjson.Result) string {
 	if v.IsObject() {
 		return text(v.Get("email"))
@@ -340,11 +345,11 @@ func emailOf(v gjson.Result) string {
 	return ""
 }
 
-// texts reads metadata: its texts, and which of its values are none.
-func texts(metadata gjson.Result) (values map[string]string, notText map[string]bool) {
+// metadata decodes a session's metadata: its strings, and the keys of other values.
+func metadata(object gjson.Result) (values map[string]string, notText map[string]bool) {
 	values = make(map[string]string)
-	if metadata.IsObject() {
-		metadata.ForEach(func(key, v gjson.Result) bool {
+	if object.IsObject() {
+		object.ForEach(func(key, v gjson.Result) bool {
 			switch v.Type {
 			case gjson.String:
 				values[key.Str] = v.Str

@@ -17,7 +17,7 @@ import (
 
 func webhook(secrets ...secret.Text) *stripe.Webhook { return stripe.NewWebhook(secrets, time.Now) }
 
-func TestVerify(t *testing.T) {
+func TestWebhook_Verify(t *testing.T) {
 	now := time.Now()
 	body := stripegen.NewCheckout().Event()
 	sign := func(key string, at time.Time) string { return stripegen.Sign(body, key, at) }
@@ -66,7 +66,7 @@ func TestParseSecrets(t *testing.T) {
 	}
 }
 
-func TestDecode(t *testing.T) {
+func TestWebhook_Decode(t *testing.T) {
 	c := stripegen.NewCheckout()
 	c.APIVersion, c.City, c.State, c.Zip, c.Reference, c.Locale = "2031-01-01.unheard_of", "New York", "NY", "10001", "order-7", "pt-BR"
 	event, err := webhook("whsec_a").Decode(c.Event())
@@ -88,7 +88,7 @@ func TestDecode(t *testing.T) {
 }
 
 // An invoice names its subscription in one of two places, by the account's API version; it may be expanded.
-func TestDecodeInvoice(t *testing.T) {
+func TestWebhook_DecodeInvoice(t *testing.T) {
 	c := stripegen.NewCheckout().Live().Trial()
 	for version, change := range map[string]func(body string) string{
 		"2020-08-27":       func(body string) string { return body },
@@ -125,7 +125,7 @@ func TestDecodeInvoice(t *testing.T) {
 }
 
 // What real accounts send and the library's own types stumble over.
-func TestDecodeIsLenient(t *testing.T) {
+func TestWebhook_DecodeUnexpectedTypes(t *testing.T) {
 	const session = `"id":"cs_1","mode":"payment","payment_status":"paid"`
 	for name, tc := range map[string]struct {
 		body  string
@@ -198,7 +198,7 @@ func TestDecodeIsLenient(t *testing.T) {
 	}
 }
 
-func TestDecodeRefusesWhatIsNoEvent(t *testing.T) {
+func TestWebhook_DecodeRefusesNonEvents(t *testing.T) {
 	for _, body := range []string{
 		``, `null`, `7`, `"x"`, `[]`, `{`, `{}`, `{"id":"evt_1"}`, `{"type":"t"}`, `{"id":"","type":"t"}`, `{"id":1,"type":"t"}`, `{"id":"evt_1","type":["t"]}`,
 		`{"id":"evt_1","type":"t"} trailing`, `{"id":"evt_1","type":"t","deep":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`,

@@ -1,11 +1,11 @@
-// Package backfill is step 0: what webhooks missed is asked of Stripe and taken in like a webhook, and the three books, Stripe's, the
-// ledger's and TikTok's, are held against each other.
+// Package backfill takes in events whose webhooks were missed, from Stripe's list of events, and reconciles
+// Stripe, the ledger and TikTok.
 //
-// A catch-up walks Stripe's list from the newest event to the oldest and remembers on the ledger how far it came; whoever dies in the
-// middle goes on there. Events that are known change nothing, so that nothing is doubled, however often any of them is walked over.
+// A run walks the list from the newest event to the oldest and stores its progress on the ledger: after a
+// crash the next run resumes there. Known events change nothing, however often they are walked over.
 //
-//	now ◀── what came since ──▶ Until ◀── done ──▶ Cursor ◀── left ──▶ Since
-//	            (walked last)                       (walked first, by the next run)
+//	now ◀── new events ──▶ Until ◀── done ──▶ Cursor ◀── left ──▶ Since
+//	       (walked last)                     (walked first, by the next run)
 package backfill
 
 import (
@@ -19,139 +19,152 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Bounds of a catch-up.
 const (
-	most    = 100 // events that are taken together, then the ledger remembers how far it came
-	abreast = 16  // of them at a time: the ledger writes together what comes together
+	pageSize    = 100 // events per stored progress
+	concurrency = 16  // events of a page that are taken concurrently: the ledger commits them together
 	// MaxAge is how far back Stripe lists its events.
 	MaxAge = 30 * 24 * time.Hour
 )
 
-// List is Stripe's list of events of our types that were created in a time, the newest first, from the event after one on ("": from the
-// newest). It may be walked by several at a time. An error ends it; it is a Refusal where Stripe is to blame.
+// List lists Stripe's events of the counted types that were created in a time, the newest first, from the
+// one behind the event after ("": from the newest). It may be walked concurrently. An error ends the list;
+// it is a Refusal where Stripe is the cause.
 type List interface {
 	Events(ctx context.Context, since, until time.Time, after string) iter.Seq2[purchase.Event, error]
 }
 
-// Refusal is an error of a List: whether the same question may be answered after a while, how long to wait at least, and whether the
-// event after which to begin is not known any more.
+// Refusal is an error of a List.
 type Refusal interface {
 	error
+	// Passing reports whether the same request may succeed later, and the least time to wait.
 	Passing() (wait time.Duration, passing bool)
+	// Gone reports that Stripe does not list the event after which to begin.
 	Gone() bool
 }
 
-// Intake takes an event that no webhook may have brought. Implementations owe what a webhook's intake owes: recorded once, committed on
-// return, safe for concurrent use; an error means that the same event may be tried again.
+// Intake takes events as from a webhook. Implementations owe: an event is recorded once and committed on
+// return; safe for concurrent use. An error beside purchase.Malformed is final; after any other error the
+// same event may be taken again.
 type Intake interface {
-	Missed(ctx context.Context, event purchase.Event) (purchase.Disposition, error)
+	Take(ctx context.Context, event purchase.Event, source purchase.Source) (purchase.Disposition, error)
 }
 
-// Journal remembers how far each origin came; Until of one that never began is zero.
+// Journal stores the progress of each origin. Until is zero where there is none yet.
 type Journal interface {
 	Backfill(ctx context.Context, origin string) (purchase.Backfill, error)
 	PutBackfill(ctx context.Context, b purchase.Backfill) error
 }
 
-// Progress is told after every page, and before every wait.
+// Progress is reported after every page, and before every wait.
 type Progress struct {
 	purchase.Backfill
-	Now    purchase.BackfillCounts // of this run alone
-	Waits  time.Duration           // how long it waits for a neighbour; 0: it does not
-	Reason error                   // why
+	Now    purchase.BackfillCounts // of this run
+	Waits  time.Duration           // before a retry; 0: none
+	Reason error                   // of the wait
 }
 
-// Run is one catch-up.
+// Run is one backfill.
 type Run struct {
 	List     List
 	Intake   Intake
-	Journal  Journal
+	Journal  Journal // nil: a dry run begins at the newest event and stores no progress
 	Progress func(Progress)
-	Left     func(event purchase.Event, d purchase.Disposition) // told of each rejected or malformed one
+	Left     func(event purchase.Event, d purchase.Disposition) // called for each rejected or malformed event
 	Now      func() time.Time
 }
 
-// Do walks over what was created in a time, both ends included. Where an earlier run of the same origin was broken off, it first goes on
-// with that one, and then walks over what came since. The counts are of this run. An error says that something is left.
-func (r *Run) Do(ctx context.Context, origin string, since, until time.Time) (purchase.BackfillCounts, error) {
-	saved, err := r.Journal.Backfill(ctx, origin)
-	if err != nil {
-		return purchase.BackfillCounts{}, err
+// Do walks over the events that were created in a time, both ends included. Where an earlier run of the
+// origin did not reach its end, it resumes that one first and then walks over what came since. The counts
+// are of this run. After an error events are left.
+func (r *Run) Do(
+	ctx context.Context, origin string, since, until time.Time,
+) (purchase.BackfillCounts, error) {
+	var saved purchase.Backfill
+	if r.Journal != nil {
+		var err error
+		if saved, err = r.Journal.Backfill(ctx, origin); err != nil {
+			return purchase.BackfillCounts{}, err
+		}
 	}
-	w := &walk{Run: r, at: saved}
-	if saved.Until.IsZero() || !saved.Finished.IsZero() || saved.Cursor == "" || saved.Reached.Before(since) || until.Sub(saved.Until) > MaxAge {
-		w.at = purchase.Backfill{Origin: origin, Since: since, Until: until}
-		return w.counts, w.leg(ctx)
+	resumable := !saved.Until.IsZero() && saved.Finished.IsZero() && saved.Cursor != "" &&
+		!saved.Reached.Before(since) && until.Sub(saved.Until) <= MaxAge
+	w := &walk{run: r, at: purchase.Backfill{Origin: origin, Since: since, Until: until}}
+	if !resumable {
+		return w.counts, w.toEnd(ctx)
 	}
-	w.at.Since = since // it may have been asked for more, or for less, this time
-	if err := w.leg(ctx); err != nil {
+	w.at = saved
+	w.at.Since = since // it may differ from the earlier run's
+	if err := w.toEnd(ctx); err != nil {
 		return w.counts, err
 	}
 	w.at = purchase.Backfill{Origin: origin, Since: saved.Until, Until: until, Counts: w.at.Counts}
-	return w.counts, w.leg(ctx)
+	return w.counts, w.toEnd(ctx)
 }
 
-// walk is a Run under way.
+// walk is the state of a Run.
 type walk struct {
-	*Run
+	run    *Run
 	at     purchase.Backfill
 	counts purchase.BackfillCounts
 }
 
-// leg walks from the cursor to the end.
-func (w *walk) leg(ctx context.Context) error {
-	p := persistence{
-		now: w.Now, tell: w.tell,
+// toEnd walks from the cursor to the end of the list.
+func (w *walk) toEnd(ctx context.Context) error {
+	r := retrier{
+		now: w.run.Now, waits: w.report,
 		cursor:  func() string { return w.at.Cursor },
 		restart: func() { w.at.Cursor, w.at.Reached = "", time.Time{} },
 	}
-	if err := p.walk(ctx, w.pages); err != nil {
+	if err := r.run(ctx, w.takePages); err != nil {
 		return err
 	}
-	w.at.Finished = w.Now()
-	return w.remember(ctx)
+	w.at.Finished = w.run.Now()
+	return w.store(ctx)
 }
 
-// pages takes what is left, some events at a time, until the list ends or a neighbour fails.
-func (w *walk) pages(ctx context.Context) error {
-	page := make([]purchase.Event, 0, most)
-	for event, err := range w.List.Events(ctx, w.at.Since, w.at.Until, w.at.Cursor) {
+// takePages takes what is left of the list, page by page, until an error.
+func (w *walk) takePages(ctx context.Context) error {
+	page := make([]purchase.Event, 0, pageSize)
+	for event, err := range w.run.List.Events(ctx, w.at.Since, w.at.Until, w.at.Cursor) {
 		if err != nil {
-			return errors.Join(w.page(ctx, page), err)
+			return errors.Join(w.takePage(ctx, page), err)
 		}
-		if page = append(page, event); len(page) == most {
-			if err := w.page(ctx, page); err != nil {
+		if page = append(page, event); len(page) == pageSize {
+			if err := w.takePage(ctx, page); err != nil {
 				return err
 			}
 			page = page[:0]
 		}
 	}
-	return w.page(ctx, page)
+	return w.takePage(ctx, page)
 }
 
-// page takes some events in and remembers it. Of a page that failed, all are taken again: those that were recorded are known then.
-func (w *walk) page(ctx context.Context, events []purchase.Event) error {
+// takePage takes some events and stores the progress. Of a page that failed all are taken again: those that
+// were recorded are duplicates then.
+func (w *walk) takePage(ctx context.Context, events []purchase.Event) error {
 	if len(events) == 0 {
 		return nil
 	}
-	became := make([]purchase.Disposition, len(events))
-	group, taking := errgroup.WithContext(ctx)
-	group.SetLimit(abreast)
+	dispositions := make([]purchase.Disposition, len(events))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(concurrency)
 	for i := range events {
 		group.Go(func() (err error) {
-			became[i], err = w.Intake.Missed(taking, events[i])
+			dispositions[i], err = w.run.Intake.Take(groupCtx, events[i], purchase.SourceBackfill)
+			if dispositions[i] == purchase.Malformed {
+				return nil // it is counted; a retry could not help
+			}
 			return err
 		})
 	}
-	err := group.Wait()
-	if err != nil {
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	for i, d := range became {
+	for i, d := range dispositions {
 		w.counts.Add(d)
 		w.at.Counts.Add(d)
 		if d == purchase.Rejected || d == purchase.Malformed {
-			w.Left(events[i], d)
+			w.run.Left(events[i], d)
 		}
 	}
 	last := &events[len(events)-1]
@@ -159,17 +172,20 @@ func (w *walk) page(ctx context.Context, events []purchase.Event) error {
 	if !last.Created.IsZero() {
 		w.at.Reached = last.Created
 	}
-	return w.remember(ctx)
+	return w.store(ctx)
 }
 
-func (w *walk) remember(ctx context.Context) error {
-	if err := w.Journal.PutBackfill(ctx, w.at); err != nil {
-		return err
+// store stores and reports the progress.
+func (w *walk) store(ctx context.Context) error {
+	if w.run.Journal != nil {
+		if err := w.run.Journal.PutBackfill(ctx, w.at); err != nil {
+			return err
+		}
 	}
-	w.tell(0, nil)
+	w.report(0, nil)
 	return nil
 }
 
-func (w *walk) tell(wait time.Duration, why error) {
-	w.Progress(Progress{Backfill: w.at, Now: w.counts, Waits: wait, Reason: why})
+func (w *walk) report(wait time.Duration, cause error) {
+	w.run.Progress(Progress{Backfill: w.at, Now: w.counts, Waits: wait, Reason: cause})
 }

@@ -17,7 +17,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/purchase"
 )
@@ -103,15 +102,22 @@ func (s *shop) Events(_ context.Context, since, until time.Time, after string) i
 	}
 }
 
-func (s *shop) Missed(_ context.Context, e purchase.Event) (purchase.Disposition, error) {
+func (s *shop) Take(_ context.Context, e purchase.Event, source purchase.Source) (purchase.Disposition, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ledgerErr[e.ID] > 0 {
 		s.ledgerErr[e.ID]--
 		return "", errors.New("the ledger is away")
 	}
+	if source != purchase.SourceBackfill {
+		return "", fmt.Errorf("source = %q", source)
+	}
 	s.taken[e.ID]++
-	if d := s.becomes[e.ID]; d != "" {
+	switch d := s.becomes[e.ID]; d {
+	case "":
+	case purchase.Malformed:
+		return d, errors.New("event without a type")
+	default:
 		return d, nil
 	}
 	if s.taken[e.ID] > 1 {
@@ -140,14 +146,10 @@ func (s *shop) FirstPayments(_ context.Context, trials, invoices []purchase.Purc
 	return s.first, nil
 }
 
-// rules are those of the intake.
-func rules(r intake.Rules) backfill.Rules {
+// subscriptions returns rules that count subscriptions.
+func subscriptions(r purchase.Rules) purchase.Rules {
 	r.Modes = map[string]bool{"subscription": true}
-	propose := func(e purchase.Event) (purchase.Purchase, bool) {
-		p, ours, err := intake.Propose(e, r, e.Created)
-		return p, ours && err == nil
-	}
-	return backfill.Rules{Modes: r.Modes, FirstPayments: r.FirstPayment, Propose: propose}
+	return r
 }
 
 func (s *shop) PutReconciliation(_ context.Context, r purchase.Reconciliation) error {
@@ -172,7 +174,7 @@ func (s *shop) run(ctx context.Context, since time.Duration) (purchase.BackfillC
 }
 
 // Everything of a time is taken once, the newest first, and counted by what became of it.
-func TestCatchesUp(t *testing.T) {
+func TestRun_TakesEachEventOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.becomes[id(299)], s.becomes[id(298)] = purchase.Ignored, purchase.Rejected
@@ -192,8 +194,31 @@ func TestCatchesUp(t *testing.T) {
 	})
 }
 
+// A dry run walks over the same events, from the newest one, and stores no progress.
+func TestRun_DryRunStoresNoProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(300)
+		old := purchase.Backfill{
+			Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(),
+			Cursor: id(100), Reached: s.events[100].Created,
+		}
+		s.saved[backfill.OriginCommand] = old
+		r := backfill.Run{
+			List: s, Intake: s, Now: time.Now, Progress: func(backfill.Progress) {},
+			Left: func(purchase.Event, purchase.Disposition) {},
+		}
+		counts, err := r.Do(t.Context(), backfill.OriginCommand, time.Now().Add(-10*time.Hour), time.Now())
+		if err != nil || counts.Sum() != 300 {
+			t.Errorf("counts = %+v, error %v, want 300", counts, err)
+		}
+		if len(s.saves) > 0 || s.saved[backfill.OriginCommand] != old {
+			t.Errorf("%d saves, want none", len(s.saves))
+		}
+	})
+}
+
 // Stripe asks to wait, fails, breaks off; the ledger goes away: what was done is not asked for again, and waits are as long as asked.
-func TestGoesOnAfterFailures(t *testing.T) {
+func TestRun_RetriesAfterFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[120] = &refusal{wait: 7 * time.Second, passing: true}
@@ -213,7 +238,7 @@ func TestGoesOnAfterFailures(t *testing.T) {
 }
 
 // A neighbour that stays away ends the run, after three minutes without progress; one that says no for good, at once.
-func TestGivesUp(t *testing.T) {
+func TestRun_EndsWithoutProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		for i := range 200 {
@@ -233,7 +258,7 @@ func TestGivesUp(t *testing.T) {
 }
 
 // A run that died goes on where it was, and then takes what came since: nothing is walked over twice.
-func TestGoesOnWhereItDied(t *testing.T) {
+func TestRun_Resumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[201] = &refusal{}
@@ -256,7 +281,7 @@ func TestGoesOnWhereItDied(t *testing.T) {
 }
 
 // Where the one before came is of no use: it is past what is asked for now, or Stripe does not know the event any more.
-func TestBeginsAnew(t *testing.T) {
+func TestRun_RestartsWithUnusableProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		old := purchase.Backfill{Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(), Cursor: id(100), Reached: s.events[100].Created}
@@ -272,7 +297,7 @@ func TestBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestEndsWhenAsked(t *testing.T) {
+func TestRun_EndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[101] = &refusal{wait: time.Minute, passing: true}
@@ -291,7 +316,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 	core, log := observer.New(zap.InfoLevel)
 	registry := prometheus.NewRegistry()
 	k := backfill.NewCheck(backfill.CheckConfig{
-		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Rules: rules(intake.Rules{}),
+		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Rules: subscriptions(purchase.Rules{}),
 		Now: time.Now,
 	}, zap.New(core), registry)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
@@ -303,7 +328,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 }
 
 // The check looks at what is old enough to have had its webhook, each event once or, where two looks overlap, twice, and tells what came by it.
-func TestCheck(t *testing.T) {
+func TestCheck_BackfillsAndReconciles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		registry, log := s.check(t, time.Hour, 150*time.Minute) // at 0, 60 and 120 minutes
@@ -313,7 +338,7 @@ func TestCheck(t *testing.T) {
 		if n, err := testutil.GatherAndCount(registry, "purchase_relay_backfill_events_total"); err != nil || n != 5 {
 			t.Errorf("%d series, %v", n, err)
 		}
-		if told := log.FilterMessage("Events came by catch-up: their webhooks were missed").All(); len(told) != 2 || told[0].ContextMap()["events"] != int64(291) {
+		if told := log.FilterMessage("Missed webhooks backfilled").All(); len(told) != 2 || told[0].ContextMap()["events"] != int64(291) {
 			t.Errorf("told: %v", told)
 		}
 		// Once a day, and what is missing is told.
@@ -323,7 +348,7 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-func TestCheckOnlyWhereItLeads(t *testing.T) {
+func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(10)
 		s.leads = false
@@ -335,25 +360,25 @@ func TestCheckOnlyWhereItLeads(t *testing.T) {
 }
 
 // A check that fails says so once, and goes on with the same.
-func TestCheckFails(t *testing.T) {
+func TestCheck_LogsAnErrorOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		for i := 1; i <= 3; i++ {
 			s.fail[i] = &refusal{}
 		}
 		_, log := s.check(t, time.Hour, 4*time.Hour)
-		if log.FilterMessageSnippet("could not be looked for").Len() != 1 || len(s.taken) != 300 {
+		if log.FilterMessageSnippet("Backfill check failed").Len() != 1 || len(s.taken) != 300 {
 			t.Errorf("%d were taken; %v", len(s.taken), log.All())
 		}
 	})
 }
 
-func reconciler(s *shop, r intake.Rules) backfill.Reconciler {
-	return backfill.Reconciler{Rules: rules(r), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now}
+func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
+	return backfill.Reconciler{Rules: subscriptions(r), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now}
 }
 
 // Stripe's side of a reconciliation is what was paid in the key's mode and the checkout modes that count.
-func TestReconciles(t *testing.T) {
+func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(10)
 		at := time.Now()
@@ -371,7 +396,7 @@ func TestReconciles(t *testing.T) {
 			change(&s.events[10+i])
 		}
 		s.fail[4] = &refusal{wait: time.Second, passing: true}
-		r := reconciler(s, intake.Rules{})
+		r := reconciler(s, purchase.Rules{})
 		report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
 		if err != nil || len(s.kept) != 1 {
 			t.Fatal(err)
@@ -423,7 +448,7 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 		s.first = []string{"in_0005", "in_0006"}
 		taken := purchase.Payment{ID: "in_0006", At: began, AmountMinor: new(int64(1900)), Currency: "eur"}
 		s.standings = []purchase.Standing{{Payment: taken, Status: purchase.StatusDelivered}}
-		r := reconciler(s, intake.Rules{TrialEvent: "StartTrial", FirstPayment: true})
+		r := reconciler(s, purchase.Rules{TrialEvent: "StartTrial", FirstPayment: true})
 		report, err := r.Do(t.Context(), began.Add(-24*time.Hour))
 		if err != nil {
 			t.Fatal(err)
@@ -453,7 +478,7 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 			t.Error("the ledger's first payments were left out")
 		}
 		// Without FIRST_PAYMENT none is compared, on either side.
-		r.Rules, s.invoices = rules(intake.Rules{TrialEvent: "StartTrial"}), nil
+		r.Rules, s.invoices = subscriptions(purchase.Rules{TrialEvent: "StartTrial"}), nil
 		s.standings = nil
 		if report, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || report.Open() != 1 {
 			t.Errorf("switched off: %d open, %v, want the one sale", report.Open(), err)
@@ -478,7 +503,7 @@ func TestReconciler_CountsMoneyAsTheLedgerDoes(t *testing.T) {
 				s.add(i, time.Now())
 				change(s.events[i].Checkout)
 			}
-			r := reconciler(s, intake.Rules{Value: basis})
+			r := reconciler(s, purchase.Rules{Value: basis})
 			report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
 			if err != nil || len(report.Days) != 1 || report.Days[0].Paid != (purchase.Takings{Count: 2, Minor: want}) {
 				t.Errorf("VALUE=%s: %+v, error %v, want 2 of %d", basis, report.Days, err, want)

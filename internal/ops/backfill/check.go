@@ -6,32 +6,32 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/purchase"
 )
 
-// The origins, each with its own place in the list.
+// The origins, each with its own progress.
 const (
 	OriginCommand = "command"
 	OriginCheck   = "check"
 )
 
-// Bounds of the check.
 const (
-	firstLook   = 72 * time.Hour   // as long as Stripe itself tries to deliver
-	settle      = 10 * time.Minute // younger events may have their webhook on the way
-	overlap     = time.Hour
-	reconcileIn = 24 * time.Hour // after the reconciliation before
+	firstSince        = 72 * time.Hour   // Stripe delivers for that long
+	webhookDelay      = 10 * time.Minute // a younger event's webhook may still come
+	overlap           = time.Hour
+	reconcileInterval = 24 * time.Hour
 )
 
-// Lead says whether this process is the one that looks, among all that share the ledger.
+// Lead elects one process among those that share the ledger.
 type Lead interface {
-	Hold(ctx context.Context) (bool, error)
+	Hold(ctx context.Context) (bool, error) // reports whether this process leads
 	Release()
 }
 
-// CheckConfig is what a Check is made of.
+// CheckConfig configures a Check.
 type CheckConfig struct {
 	Interval time.Duration
 	List     List
@@ -39,47 +39,51 @@ type CheckConfig struct {
 	Journal  Journal
 	Lead     Lead
 	Books    Books
-	Rules    Rules
+	Rules    purchase.Rules
 	Livemode bool
 	Now      func() time.Time
 }
 
-// Check looks from time to time for what webhooks missed, and catches up with it; once a day it reconciles the last 30 days.
+// Check backfills periodically, and reconciles the last 30 days once a day.
 type Check struct {
 	CheckConfig
 	log        *zap.Logger
 	events     *prometheus.CounterVec
 	runs       *prometheus.CounterVec
 	reconciled time.Time
-	told       string
+	logged     string // the last error
 }
 
-// NewCheck returns a check; where there is none, its metrics stand at 0.
+// NewCheck returns a Check. Its metrics are exported even if it never runs.
 func NewCheck(c CheckConfig, log *zap.Logger, reg prometheus.Registerer) *Check {
+	metrics := promauto.With(reg)
 	k := &Check{
 		CheckConfig: c, log: log,
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "purchase_relay_backfill_events_total", Help: "Events of Stripe's list that ingest's own check went through, by result; new: no webhook had brought it.",
+		events: metrics.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_backfill_events_total",
+			Help: "Events of Stripe's list that ingest's own check went through, by result; " +
+				"new: no webhook had brought it.",
 		}, []string{"result"}),
-		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "purchase_relay_backfill_runs_total", Help: "Checks of Stripe's list for what webhooks missed, by result.",
+		runs: metrics.NewCounterVec(prometheus.CounterOpts{
+			Name: "purchase_relay_backfill_runs_total",
+			Help: "Checks of Stripe's list for what webhooks missed, by result.",
 		}, []string{"result"}),
 	}
-	k.count(purchase.BackfillCounts{}, purchase.BackfillCounts{}) // from 0: an increase from nothing at all would not be seen
+	// Each series starts at 0: Prometheus sees no increase from a missing one.
+	k.count(purchase.BackfillCounts{}, purchase.BackfillCounts{})
 	for _, result := range []string{"done", "failed"} {
 		k.runs.WithLabelValues(result)
 	}
-	reg.MustRegister(k.events, k.runs)
 	return k
 }
 
-// Run looks until ctx ends.
+// Run checks until ctx ends.
 func (k *Check) Run(ctx context.Context) error {
 	defer k.Lead.Release()
 	tick := time.NewTicker(k.Interval)
 	defer tick.Stop()
 	for {
-		k.look(ctx)
+		k.check(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -88,11 +92,11 @@ func (k *Check) Run(ctx context.Context) error {
 	}
 }
 
-// look checks once, where that is this process' to do.
-func (k *Check) look(ctx context.Context) {
+// check checks once if this process leads. The same error is logged once.
+func (k *Check) check(ctx context.Context) {
 	leads, err := k.Lead.Hold(ctx)
 	if err == nil && leads {
-		if err = k.catchUp(ctx); err == nil {
+		if err = k.backfill(ctx); err == nil {
 			err = k.reconcile(ctx)
 		}
 		result := "done"
@@ -104,31 +108,31 @@ func (k *Check) look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	said := ""
+	message := ""
 	if err != nil {
-		said = err.Error()
-		if said != k.told {
-			k.log.Warn("What webhooks may have missed could not be looked for; it is tried again", zap.Error(err), zap.Duration("again_in", k.Interval))
+		message = err.Error()
+		if message != k.logged {
+			k.log.Warn("Backfill check failed; retrying", zap.Error(err), zap.Duration("again_in", k.Interval))
 		}
 	}
-	k.told = said
+	k.logged = message
 }
 
-func (k *Check) catchUp(ctx context.Context) error {
+func (k *Check) backfill(ctx context.Context) error {
 	now := k.Now()
 	saved, err := k.Journal.Backfill(ctx, OriginCheck)
 	if err != nil {
 		return err
 	}
-	since := lookFrom(saved, now)
-	until := now.Add(-min(settle, k.Interval))
+	since := sinceOf(saved, now)
+	until := now.Add(-min(webhookDelay, k.Interval))
 	if !until.After(since) {
 		return nil
 	}
 	before := purchase.BackfillCounts{}
 	run := Run{
 		List: k.List, Intake: k.Intake, Journal: k.Journal, Now: k.Now,
-		Left: func(purchase.Event, purchase.Disposition) {}, // the intake has told of it
+		Left: func(purchase.Event, purchase.Disposition) {}, // the intake has logged it
 		Progress: func(p Progress) {
 			k.count(before, p.Now)
 			before = p.Now
@@ -136,15 +140,17 @@ func (k *Check) catchUp(ctx context.Context) error {
 	}
 	counts, err := run.Do(ctx, OriginCheck, since, until)
 	if n := counts.New + counts.Rejected; n > 0 {
-		k.log.Warn("Events came by catch-up: their webhooks were missed", zap.Int("events", n), zap.Time("since", since),
-			zap.String("remedy", "look at the endpoint's deliveries in Stripe: is it disabled, does it fail, does it send these types?"))
+		k.log.Warn("Missed webhooks backfilled", zap.Int("events", n), zap.Time("since", since),
+			zap.String("remedy", "look at the endpoint's deliveries in Stripe: is it disabled, does it fail, "+
+				"does it send these types?"))
 	}
 	return err
 }
 
-// lookFrom says how far back to look: to where the last check began, or was broken off.
-func lookFrom(saved purchase.Backfill, now time.Time) time.Time {
-	since := now.Add(-firstLook)
+// sinceOf returns how far back to look: to the end of the last check, or to the beginning of one that did
+// not finish.
+func sinceOf(saved purchase.Backfill, now time.Time) time.Time {
+	since := now.Add(-firstSince)
 	switch {
 	case saved.Until.IsZero():
 	case saved.Finished.IsZero():
@@ -160,17 +166,18 @@ func lookFrom(saved purchase.Backfill, now time.Time) time.Time {
 
 func (k *Check) count(before, after purchase.BackfillCounts) {
 	for result, n := range map[string]int{
-		"known": after.Known - before.Known, "new": after.New - before.New, "ignored": after.Ignored - before.Ignored,
-		"rejected": after.Rejected - before.Rejected, "malformed": after.Malformed - before.Malformed,
+		"known": after.Known - before.Known, "new": after.New - before.New,
+		"ignored": after.Ignored - before.Ignored, "rejected": after.Rejected - before.Rejected,
+		"malformed": after.Malformed - before.Malformed,
 	} {
 		k.events.WithLabelValues(result).Add(float64(n))
 	}
 }
 
-// reconcile holds the books against each other, once a day.
+// reconcile reconciles once per reconcileInterval.
 func (k *Check) reconcile(ctx context.Context) error {
 	now := k.Now()
-	if now.Sub(k.reconciled) < reconcileIn {
+	if now.Sub(k.reconciled) < reconcileInterval {
 		return nil
 	}
 	r := Reconciler{
@@ -187,7 +194,8 @@ func (k *Check) reconcile(ctx context.Context) error {
 	}
 	k.reconciled = now
 	if n := report.Open(); n > 0 {
-		k.log.Warn("Stripe, the ledger and TikTok differ", zap.Int("purchases", n), zap.Any("by", report.Counts()), zap.String("remedy", "see the dashboard's page Reconciliation"))
+		k.log.Warn("Stripe, the ledger and TikTok differ", zap.Int("purchases", n), zap.Any("by", report.Counts()),
+			zap.String("remedy", "see the dashboard's page Reconciliation"))
 	}
 	return nil
 }

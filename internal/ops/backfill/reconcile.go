@@ -25,18 +25,9 @@ type Books interface {
 // edge is left out of a reconciliation where it reaches back as far as Stripe's list: events vanish from it while it is read.
 const edge = time.Hour
 
-// Rules are what the intake makes of events, as far as a reconciliation must follow it to compare like with
-// like.
-type Rules struct {
-	Modes         map[string]bool // the checkout modes that count
-	FirstPayments bool            // the first invoice with money after a trial is a purchase
-	// Propose returns the purchase that an event proposes; ours is false for events that are not taken.
-	Propose func(e purchase.Event) (p purchase.Purchase, ours bool)
-}
-
 // Reconciler compares Stripe's payments with the ledger and with what TikTok accepted.
 type Reconciler struct {
-	Rules
+	Rules    purchase.Rules
 	List     List
 	Books    Books
 	Livemode bool // the mode that the key sees
@@ -62,8 +53,8 @@ func (r *Reconciler) Do(ctx context.Context, since time.Time) (purchase.Reconcil
 		ids[i] = paid[i].ID
 	}
 	scope := purchase.Scope{
-		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Modes)),
-		FirstPayments: r.FirstPayments,
+		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Rules.Modes)),
+		FirstPayments: r.Rules.FirstPayment,
 	}
 	standings, err := r.Books.Standings(ctx, scope, ids)
 	if err != nil {
@@ -87,19 +78,19 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]purcha
 	tell := func(wait time.Duration, why error) {
 		r.Progress(Progress{Backfill: at, Now: purchase.BackfillCounts{Known: count}, Waits: wait, Reason: why})
 	}
-	p := persistence{
-		now: r.Now, tell: tell,
+	retry := retrier{
+		now: r.Now, waits: tell,
 		cursor:  func() string { return at.Cursor },
 		restart: func() { found, count, at.Cursor = listed{}, 0, "" },
 	}
-	err := p.walk(ctx, func(ctx context.Context) error {
+	err := retry.run(ctx, func(ctx context.Context) error {
 		for event, err := range r.List.Events(ctx, since, until, at.Cursor) {
 			if err != nil {
 				return err
 			}
 			r.sort(&event, &found)
 			count++
-			if at.Cursor, at.Reached = event.ID, event.Created; count%most == 0 {
+			if at.Cursor, at.Reached = event.ID, event.Created; count%pageSize == 0 {
 				tell(0, nil)
 			}
 		}
@@ -138,8 +129,8 @@ func (r *Reconciler) sort(e *purchase.Event, found *listed) {
 	if e.Livemode != r.Livemode {
 		return
 	}
-	p, ours := r.Propose(*e)
-	if !ours {
+	p, decision, err := purchase.FromEvent(*e, r.Rules, e.Created)
+	if err != nil || decision != purchase.DecisionRecord {
 		return
 	}
 	for _, s := range []*string{&p.ID, &p.Subscription, &p.Currency} {

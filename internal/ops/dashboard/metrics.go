@@ -135,7 +135,7 @@ func (s *SkippedRows) Report(where, id string, err error) {
 	if s.again(where + " " + id) {
 		return
 	}
-	s.log.Error("Unreadable row skipped", zap.String("where", where), zap.String("id", purchase.Tellable(id)),
+	s.log.Error("Unreadable row skipped", zap.String("where", where), zap.String("id", purchase.LogSafe(id)),
 		zap.Error(err), zap.String("remedy",
 			"a newer ingest wrote it: update this one; else restore it from a backup (docs/operations.md)"))
 }

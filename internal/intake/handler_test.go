@@ -27,31 +27,56 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// endpoint is a handler with its log and its metrics.
+const key = "whsec_intake"
+
+// endpoint is a handler with its service, log and metrics.
 type endpoint struct {
-	t       *testing.T
-	ledger  *ledger
-	log     *observer.ObservedLogs
-	metrics *prometheus.Registry
-	handler *intake.Handler
-	public  http.Handler
+	t         *testing.T
+	ledger    *ledger
+	publisher *publisher
+	log       *observer.ObservedLogs
+	metrics   *prometheus.Registry
+	handler   *intake.Handler
+	public    http.Handler
 }
 
-func newEndpoint(t *testing.T, rules intake.Rules, objects intake.Objects) *endpoint {
+// newEndpoint returns an endpoint whose ledger records every purchase. At the end no line of its log may
+// hold a secret or an address.
+func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *endpoint {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
 	recorded := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}
-	e := &endpoint{t: t, ledger: &ledger{recorded: recorded}, log: log, metrics: prometheus.NewRegistry()}
-	rules.Modes = map[string]bool{"subscription": true}
-	webhook := stripe.NewWebhook([]secret.Text{key}, time.Now)
-	e.handler = intake.NewHandler(webhook, e.ledger, rules, &onward{}, time.Now, zap.New(core), e.metrics)
-	if objects != nil {
-		e.handler.FetchWith(objects)
+	e := &endpoint{
+		t: t, ledger: &ledger{recorded: recorded}, publisher: &publisher{}, log: log,
+		metrics: prometheus.NewRegistry(),
 	}
+	rules.Modes = map[string]bool{"subscription": true}
+	service := intake.NewService(intake.Config{
+		Ledger: e.ledger, Rules: rules, Objects: objects, Publisher: e.publisher, Now: time.Now,
+	}, zap.New(core), e.metrics)
+	webhook := stripe.NewWebhook([]secret.Text{key}, time.Now)
+	e.handler = intake.NewHandler(webhook, service, zap.New(core), e.metrics)
 	e.public = e.handler.Public(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "alive")
 	}))
+	t.Cleanup(func() {
+		for _, entry := range log.All() {
+			text := fmt.Sprint(entry.ContextMap())
+			if strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
+				t.Errorf("secret or address in the log: %s %s", entry.Message, text)
+			}
+		}
+	})
 	return e
+}
+
+func (e *endpoint) request(method, path string, body []byte) *httptest.ResponseRecorder {
+	e.t.Helper()
+	req := httptest.NewRequestWithContext(e.t.Context(), method, path, strings.NewReader(string(body)))
+	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
+	resp := httptest.NewRecorder()
+	e.public.ServeHTTP(resp, req)
+	return resp
 }
 
 // answers posts an event, and fails unless the answer has a status and all of the texts.
@@ -68,21 +93,12 @@ func (e *endpoint) answers(body []byte, status int, texts ...string) {
 	}
 }
 
-// nothingRecorded fails where a receipt came to the ledger.
+// nothingRecorded fails if the ledger got a receipt.
 func (e *endpoint) nothingRecorded() {
 	e.t.Helper()
-	if n := len(e.ledger.got); n > 0 {
+	if n := len(e.ledger.receipts); n > 0 {
 		e.t.Errorf("%d receipts, want none", n)
 	}
-}
-
-func (e *endpoint) request(method, path string, body []byte) *httptest.ResponseRecorder {
-	e.t.Helper()
-	req := httptest.NewRequestWithContext(e.t.Context(), method, path, strings.NewReader(string(body)))
-	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
-	resp := httptest.NewRecorder()
-	e.public.ServeHTTP(resp, req)
-	return resp
 }
 
 // counted fails unless webhooks_total has a value.
@@ -95,17 +111,140 @@ func (e *endpoint) counted(kind, result string, want int) {
 	}
 }
 
-// logged fails unless there are so many lines with a message, and no secret in any.
+// logged fails unless there are that many lines with a message.
 func (e *endpoint) logged(message string, level zapcore.Level, want int) {
 	e.t.Helper()
 	if n := e.log.FilterMessage(message).FilterLevelExact(level).Len(); n != want {
 		e.t.Errorf("%d lines %q at %s, want %d: %v", n, message, level, want, e.log.All())
 	}
-	for _, entry := range e.log.All() {
-		text := fmt.Sprint(entry.ContextMap())
-		if strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
-			e.t.Errorf("secret or address in the log: %s %s", entry.Message, text)
+}
+
+// ledger is an intake.Ledger with a fixed answer.
+type ledger struct {
+	recorded purchase.Recorded
+	err      error
+	blocks   bool // until the context ends
+	panics   bool
+	receipts []purchase.Receipt
+}
+
+func (l *ledger) Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
+	l.receipts = append(l.receipts, r)
+	if l.panics {
+		panic("of buyer@example.com")
+	}
+	if l.blocks {
+		<-ctx.Done()
+		return purchase.Recorded{}, ctx.Err()
+	}
+	return l.recorded, l.err
+}
+
+func TestHandler_Answers(t *testing.T) {
+	t.Parallel()
+	c := stripegen.NewCheckout()
+	unpaid, trial, noEmail, invoice := c, c, c, c
+	unpaid.PaymentStatus, trial.PaymentStatus = "unpaid", "no_payment_required"
+	noEmail.NoDetails, invoice.Type = true, "invoice.paid"
+	created := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1", ProfileCreated: true}
+	updated := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1"}
+	for name, tc := range map[string]struct {
+		checkout stripegen.Checkout
+		recorded purchase.Recorded
+		logged   string
+		woken    int
+	}{
+		"paid":      {c, created, "Profile created", 1},
+		"returning": {c, updated, "Profile updated", 1},
+		"trial":     {trial, updated, "PROVISIONING COMPLETE", 0},
+		"unpaid":    {unpaid, purchase.Recorded{Disposition: purchase.AwaitingPayment}, "Awaiting payment", 0},
+		"no email":  {noEmail, purchase.Recorded{Disposition: purchase.Rejected}, "Invalid email", 0},
+		"known":     {c, purchase.Recorded{Disposition: purchase.Duplicate}, "Duplicate event", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEndpoint(t, purchase.Rules{}, nil)
+			e.ledger.recorded = tc.recorded
+			e.answers(tc.checkout.Event(), http.StatusOK, `{"status":"`+string(tc.recorded.Disposition)+`"}`)
+			if e.log.FilterMessage(tc.logged).Len() != 1 || e.publisher.woken != tc.woken {
+				t.Errorf("woke %d times, want %d; log %v", e.publisher.woken, tc.woken, e.log.All())
+			}
+		})
+	}
+	e := newEndpoint(t, purchase.Rules{}, nil)
+	e.answers(invoice.Event(), http.StatusOK, `{"status":"ignored"}`)
+	e.nothingRecorded()
+}
+
+func TestHandler_LedgerUnavailable(t *testing.T) {
+	t.Parallel()
+	e := newEndpoint(t, purchase.Rules{}, nil)
+	e.ledger.err = errors.New("connection refused")
+	e.answers(stripegen.NewCheckout().Event(), http.StatusServiceUnavailable, "the ledger is not available")
+	e.logged("Failed to create profile", zapcore.ErrorLevel, 1)
+	if e.publisher.woken > 0 {
+		t.Error("the relay was woken")
+	}
+}
+
+// A slow ledger gets five seconds: the buyer waits for this answer.
+func TestHandler_LedgerSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(t, purchase.Rules{}, nil)
+		e.ledger.blocks = true
+		began := time.Now()
+		e.answers(stripegen.NewCheckout().Event(), http.StatusServiceUnavailable)
+		if took := time.Since(began); took != intake.RecordTimeout {
+			t.Errorf("answered after %s, want %s", took, intake.RecordTimeout)
 		}
+	})
+}
+
+// After a panic Stripe sends the event again, and the log has the place but no data.
+func TestHandler_Panic(t *testing.T) {
+	t.Parallel()
+	e := newEndpoint(t, purchase.Rules{}, nil)
+	e.ledger.panics = true
+	e.answers(stripegen.NewCheckout().Event(), http.StatusInternalServerError)
+	e.logged("A webhook panicked", zapcore.ErrorLevel, 1)
+	if e.publisher.woken > 0 {
+		t.Error("the relay was woken")
+	}
+}
+
+// Each invalid signature is counted, and a flood of them is logged in part.
+func TestHandler_InvalidSignatures(t *testing.T) {
+	t.Parallel()
+	const requests = 500
+	for _, signature := range []string{"", "t=1,v1=00"} {
+		e := newEndpoint(t, purchase.Rules{}, nil)
+		for range requests {
+			body := strings.NewReader("{}")
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhooks/stripe", body)
+			req.Header.Set("Stripe-Signature", signature)
+			resp := httptest.NewRecorder()
+			e.handler.ServeHTTP(resp, req)
+			if resp.Code != http.StatusBadRequest {
+				t.Fatalf("signature %q: answer = %d, want 400", signature, resp.Code)
+			}
+		}
+		e.counted("none", "invalid_signature", requests)
+		if n := e.log.FilterMessage("Invalid signature").Len(); n < 10 || n > 50 {
+			t.Errorf("%d lines about %d requests, want some", n, requests)
+		}
+		if at := e.handler.LastWebhook(); !at.IsZero() {
+			t.Errorf("LastWebhook = %v after a forged one, want none", at)
+		}
+	}
+}
+
+func TestHandler_LastWebhookCountsIgnoredEvents(t *testing.T) {
+	t.Parallel()
+	e := newEndpoint(t, purchase.Rules{}, nil)
+	e.answers([]byte(`{"id":"evt_1","type":"customer.updated","data":{"object":{}}}`), http.StatusOK)
+	if e.handler.LastWebhook().IsZero() {
+		t.Error("LastWebhook = none after an ignored event")
 	}
 }
 
@@ -154,7 +293,7 @@ func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			rules := intake.Rules{FirstPayment: true, TrialEvent: "StartTrial"}
+			rules := purchase.Rules{FirstPayment: true, TrialEvent: "StartTrial"}
 			snapshot, thin := newEndpoint(t, rules, nil), newEndpoint(t, rules, listed(t, tc.snapshot))
 			snapshot.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
 			thin.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
@@ -165,7 +304,7 @@ func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
 				thin.nothingRecorded()
 				return
 			}
-			want, got := snapshot.ledger.got[0], thin.ledger.got[0]
+			want, got := snapshot.ledger.receipts[0], thin.ledger.receipts[0]
 			if diff := cmp.Diff(want.Purchase, got.Purchase); diff != "" {
 				t.Errorf("proposed (-want +got):\n%s", diff)
 			}
@@ -179,7 +318,7 @@ func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
 // Without a key a thin event of our types is refused, never passed over: its sale would be lost.
 func TestHandler_ThinEventWithoutKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	e := newEndpoint(t, intake.Rules{}, nil)
+	e := newEndpoint(t, purchase.Rules{}, nil)
 	c := stripegen.NewCheckout()
 	for _, body := range [][]byte{c.Thin(), c.AsyncSucceeded(time.Minute).Thin()} {
 		e.answers(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
@@ -212,7 +351,7 @@ func TestHandler_ThinEventUnavailable(t *testing.T) {
 			fails := fetcher(func(_ context.Context, event purchase.Event) (purchase.Event, error) {
 				return event, tc.err
 			})
-			e := newEndpoint(t, intake.Rules{}, fails)
+			e := newEndpoint(t, purchase.Rules{}, fails)
 			e.answers(stripegen.NewCheckout().Thin(), tc.status, "error")
 			e.nothingRecorded()
 			e.counted("thin", tc.result, 1)
@@ -228,7 +367,7 @@ func TestHandler_ThinEventSlow(t *testing.T) {
 			<-ctx.Done()
 			return event, ctx.Err()
 		})
-		e := newEndpoint(t, intake.Rules{}, slow)
+		e := newEndpoint(t, purchase.Rules{}, slow)
 		began := time.Now()
 		e.answers(stripegen.NewCheckout().Thin(), http.StatusServiceUnavailable, "send the event again")
 		if took := time.Since(began); took != intake.FetchTimeout {
@@ -250,7 +389,7 @@ func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
 		return event, nil
 	})
 	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation, odd} {
-		e := newEndpoint(t, intake.Rules{}, never)
+		e := newEndpoint(t, purchase.Rules{}, never)
 		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
 		e.nothingRecorded()
 		kind := "thin"
@@ -260,12 +399,12 @@ func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
 		e.counted(kind, "other_account", 1)
 		e.logged("Event of another account ignored", zapcore.InfoLevel, 1)
 	}
-	accounts, err := intake.ParseAccounts([]string{"acct_1Connected"})
+	accounts, err := purchase.ParseAccounts([]string{"acct_1Connected"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation} {
-		e := newEndpoint(t, intake.Rules{Accounts: accounts}, listed(t, c.Event()))
+		e := newEndpoint(t, purchase.Rules{Accounts: accounts}, listed(t, c.Event()))
 		e.answers([]byte(body), http.StatusOK, `{"status":"processed"}`)
 	}
 }
@@ -296,7 +435,7 @@ func TestPublic_Paths(t *testing.T) {
 		{http.MethodGet, "/" + strings.Repeat("a", 5000), http.StatusNotFound, "/" + strings.Repeat("a", 99)},
 		{"BREW", "/pot", http.StatusNotFound, "/pot"},
 	} {
-		e := newEndpoint(t, intake.Rules{}, nil)
+		e := newEndpoint(t, purchase.Rules{}, nil)
 		a := e.request(tc.method, "http://shop.example"+tc.path, body)
 		if a.Code != tc.status {
 			t.Errorf("%s %s: %d, want %d", tc.method, tc.path, a.Code, tc.status)
@@ -312,7 +451,7 @@ func TestPublic_Paths(t *testing.T) {
 			t.Errorf("%s: logged path %q, want %q", tc.path, got, tc.logged)
 		}
 	}
-	e := newEndpoint(t, intake.Rules{}, nil)
+	e := newEndpoint(t, purchase.Rules{}, nil)
 	for range 500 {
 		e.request(http.MethodGet, "/wp-login.php", nil)
 	}
@@ -325,7 +464,7 @@ func TestPublic_Paths(t *testing.T) {
 // The other session of an event's id is a sale of its own: the log says that the id came twice.
 func TestHandler_LogsEventIDConflict(t *testing.T) {
 	t.Parallel()
-	e := newEndpoint(t, intake.Rules{}, nil)
+	e := newEndpoint(t, purchase.Rules{}, nil)
 	e.ledger.recorded.Conflict = "cs_first"
 	c := stripegen.NewCheckout()
 	e.answers(c.Event(), http.StatusOK, "processed")
@@ -342,7 +481,7 @@ func TestHandler_TrialIsNoSaleWithoutValue(t *testing.T) {
 	unknown := stripegen.NewCheckout()
 	unknown.AmountTotal = nil
 	for want, c := range map[string]stripegen.Checkout{"0": stripegen.NewCheckout().Trial(), "1": unknown} {
-		e := newEndpoint(t, intake.Rules{TrialEvent: "StartTrial"}, nil)
+		e := newEndpoint(t, purchase.Rules{TrialEvent: "StartTrial"}, nil)
 		e.answers(c.Event(), http.StatusOK, "processed")
 		text, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain, metric)
 		if err != nil || !strings.Contains(string(text), metric+" "+want) {
