@@ -11,7 +11,6 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/purchase"
-	"purchase-relay/internal/queue"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
@@ -45,18 +44,11 @@ func renderBody(data []byte, sent *purchase.Sent) ([]byte, error) {
 const lookTimeout = 500 * time.Millisecond
 
 func (l *lights) health(ctx context.Context) dashboard.Health {
-	h := dashboard.Health{Postgres: upDown(l.db.Ping(ctx) == nil), NATS: upDown(l.queue.Connected()), Workers: []dashboard.Worker{}}
-	for _, w := range l.workers.List() {
-		h.Workers = append(h.Workers, newWorker(w))
-	}
+	h := dashboard.Health{Postgres: upDown(l.db.Ping(ctx) == nil), NATS: upDown(l.queue.Connected()), Workers: l.workers.List()}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	if waiting, taken, err := l.backlog.Pending(ctx); err == nil {
 		h.Backlog = &dashboard.Backlog{Waiting: waiting, Taken: taken}
 	}
 	return h
-}
-
-func newWorker(w queue.Worker) dashboard.Worker {
-	return dashboard.Worker{Instance: w.Instance, Version: w.Version, State: w.State, Reason: w.Reason, Since: w.Since, Seen: w.Seen}
 }

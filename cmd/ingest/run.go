@@ -127,7 +127,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	heard := lastWebhook(webhook, db)
 	registry.MustRegister(notify.NewLastWebhookMetric(heard))
 	alarms := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
-		Ledger: db, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
+		Ledger: db, Lead: db.LeadAlarm(), Workers: workers.List, LastWebhook: heard,
 	}, receiver(c.NotifyURL), log, registry)
 	life.Go("alarm", after(alarms.Run, schema.isReady))
 	if c.StripeAPIKey != "" {

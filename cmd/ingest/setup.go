@@ -11,7 +11,6 @@ import (
 
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ledger"
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/notify"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
@@ -273,18 +272,6 @@ func lastWebhook(h *intake.Handler, db *ledger.DB) func(ctx context.Context) (ti
 			return told, nil
 		}
 		return at, nil
-	}
-}
-
-// alarmed is what the workers tell, as far as people need to be told of it.
-func alarmed(w *queue.Workers) func() []notify.Worker {
-	return func() []notify.Worker {
-		heard := w.List()
-		list := make([]notify.Worker, len(heard))
-		for i, x := range heard {
-			list[i] = notify.Worker{Instance: x.Instance, Paused: x.State == message.WorkerPaused, Reason: x.Reason, Since: x.Since}
-		}
-		return list
 	}
 }
 

@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	"internal/delivery":      append([]string{"internal/flood"}, words...),
 	"internal/recorder":      append([]string{"internal/flood", "internal/logsafe"}, words...),
 	"internal/ops/notify":    word,
-	"internal/ops/dashboard": {"internal/purchase", "internal/secret", "internal/flood", "internal/logsafe"},
+	"internal/ops/dashboard": {"internal/purchase", "internal/message", "internal/secret", "internal/flood", "internal/logsafe"},
 	// neighbours; they know no step and no other neighbour
 	"internal/stripe": {"internal/purchase", "internal/secret"},
 	"internal/ledger": append([]string{"migrations", "internal/ops/doctor"}, word...),

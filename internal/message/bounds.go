@@ -123,6 +123,7 @@ func (d *DeadLetter) check() error {
 // EncodeWorkerState encodes a worker's state.
 func EncodeWorkerState(s WorkerState) ([]byte, error) {
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
+	s.Instance, s.Seen = "", time.Time{}
 	return json.Marshal(s)
 }
 
@@ -148,6 +149,6 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
 		s.Since = now // it is not known since when
 	}
-	s.Since = s.Since.UTC()
+	s.Instance, s.Since, s.Seen = instance, s.Since.UTC(), now.UTC()
 	return s, nil
 }

@@ -316,12 +316,15 @@ const (
 	WorkerOff     = "off"    // no access token: everything is skipped
 )
 
-// WorkerState is what a worker tells about itself every few seconds.
+// WorkerState is what a worker reports every few seconds. Instance and Seen are no part of the message:
+// DecodeWorkerState adds them, and the API shows them.
 type WorkerState struct {
-	Version string    `json:"version"`
-	State   string    `json:"state"`
-	Reason  string    `json:"reason,omitempty"`
-	Since   time.Time `json:"since"`
+	Instance string    `json:"instance,omitempty"` // from the subject
+	Version  string    `json:"version"`
+	State    string    `json:"state"` // running, paused, open or off
+	Reason   string    `json:"reason,omitempty"`
+	Since    time.Time `json:"since"`
+	Seen     time.Time `json:"seen,omitzero"` // time of receipt
 }
 
 // decode unmarshals a message of at most a version. version is the field that it is read into.

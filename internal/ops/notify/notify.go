@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -51,19 +52,11 @@ type Receiver interface {
 	Send(ctx context.Context, m Message) error
 }
 
-// Worker is one worker as it told about itself lately.
-type Worker struct {
-	Instance string
-	Paused   bool   // it stops and waits for live purchases
-	Reason   string // TikTok's words
-	Since    time.Time
-}
-
 // Sources are what an Alarm looks at.
 type Sources struct {
 	Ledger      Ledger
 	Lead        Lead
-	Workers     func() []Worker
+	Workers     func() []message.WorkerState // those that reported lately
 	LastWebhook func(ctx context.Context) (time.Time, error)
 }
 

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/notify"
 	"purchase-relay/internal/purchase"
 )
@@ -27,7 +28,7 @@ type world struct {
 	mu sync.Mutex
 
 	deaths    []death
-	workers   []notify.Worker
+	workers   []message.WorkerState
 	webhook   time.Time
 	ledgerErr error
 	leader    any // who leads
@@ -135,7 +136,7 @@ func (w *world) run(silence time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	a := notify.New(notify.Config{Silence: silence, Now: time.Now}, notify.Sources{
 		Ledger: w, Lead: &seat{w},
-		Workers:     func() []notify.Worker { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.workers) },
+		Workers:     func() []message.WorkerState { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.workers) },
 		LastWebhook: func(context.Context) (time.Time, error) { w.mu.Lock(); defer w.mu.Unlock(); return w.webhook, nil },
 	}, w, zap.New(core), w.reg)
 	w.reg = prometheus.NewRegistry()
@@ -255,8 +256,8 @@ func TestPausedWorkers(t *testing.T) {
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
-		paused := notify.Worker{Instance: "w1", Paused: true, Reason: "live: 40105 Access token\n is incorrect", Since: time.Now()}
-		w.set(func() { w.workers = []notify.Worker{paused, {Instance: "w2"}} })
+		paused := message.WorkerState{Instance: "w1", State: message.WorkerPaused, Reason: "live: 40105 Access token\n is incorrect", Since: time.Now()}
+		w.set(func() { w.workers = []message.WorkerState{paused, {Instance: "w2"}} })
 		w.pass(time.Minute)
 		w.expect("paused firing 1")
 		if m := w.told[0]; !strings.HasPrefix(m.What, "1 of 2 workers paused since 2000-01-01T00:01:00Z: TikTok accepts nothing (live: 40105 Access token is incorrect)") || m.IDs[0] != "w1" {
@@ -265,7 +266,7 @@ func TestPausedWorkers(t *testing.T) {
 		w.set(func() { w.workers = nil }) // restarted, or NATS is away: nobody knows
 		w.pass(time.Minute)
 		w.expect("paused firing 1")
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w3"}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w3"}} })
 		w.pass(5 * time.Second)
 		w.expect("paused firing 1", "paused resolved 1")
 		if m := w.told[1]; m.What != "No worker is paused any more; 1 running." {
@@ -273,7 +274,11 @@ func TestPausedWorkers(t *testing.T) {
 		}
 		// Up and down every minute: one beginning in ten minutes, and the end of what was told.
 		for i := range 30 {
-			w.set(func() { w.workers = []notify.Worker{{Instance: "w3", Paused: i%2 == 0, Since: time.Now()}} })
+			state := message.WorkerRunning
+			if i%2 == 0 {
+				state = message.WorkerPaused
+			}
+			w.set(func() { w.workers = []message.WorkerState{{Instance: "w3", State: state, Since: time.Now()}} })
 			w.pass(time.Minute)
 		}
 		if n := len(w.told); n < 4 || n > 10 {
@@ -296,9 +301,9 @@ func TestBlip(t *testing.T) {
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1", Paused: true, Since: time.Now()}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}} })
 		w.pass(6 * time.Second)
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1"}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
 		w.pass(time.Hour)
 		w.expect()
 	})
@@ -328,7 +333,7 @@ func TestTakingOver(t *testing.T) {
 		stop := w.run(0)
 		w.pass(time.Minute)
 		w.die(purchase.ReasonRefused, "cs_1")
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1", Paused: true, Since: time.Now()}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}} })
 		w.pass(time.Minute)
 		w.expect("dead:refused firing 1", "paused firing 1")
 		defer w.run(0)() // the second replica sees the same and says nothing
@@ -336,7 +341,7 @@ func TestTakingOver(t *testing.T) {
 		stop()
 		w.pass(9 * time.Minute)
 		w.expect("dead:refused firing 1", "paused firing 1")
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1"}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
 		w.pass(5 * time.Second)
 		w.expect("dead:refused firing 1", "paused firing 1", "paused resolved 1")
 		w.pass(2 * time.Minute)
@@ -447,9 +452,9 @@ func TestNeverTwiceInTenMinutes(t *testing.T) {
 				case 1:
 					w.replay()
 				case 2:
-					w.set(func() { w.workers = []notify.Worker{{Instance: "w", Paused: true, Since: time.Now()}} })
+					w.set(func() { w.workers = []message.WorkerState{{Instance: "w", State: message.WorkerPaused, Since: time.Now()}} })
 				case 3:
-					w.set(func() { w.workers = []notify.Worker{{Instance: "w"}} })
+					w.set(func() { w.workers = []message.WorkerState{{Instance: "w"}} })
 				case 4:
 					w.set(func() { w.webhook = time.Now() })
 				}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -29,7 +30,7 @@ const (
 )
 
 // troubles makes of what was seen what is to be told. It is a pure function.
-func troubles(deaths []purchase.Deaths, workers []Worker, lastWebhook time.Time, silence time.Duration, now time.Time) (list []Trouble) {
+func troubles(deaths []purchase.Deaths, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration, now time.Time) (list []Trouble) {
 	for _, d := range deaths {
 		list = append(list, Trouble{
 			Reason: reasonDead + string(d.Reason), Since: d.First, Latest: d.Latest, Count: d.Count, IDs: d.IDs,
@@ -50,10 +51,10 @@ func troubles(deaths []purchase.Deaths, workers []Worker, lastWebhook time.Time,
 }
 
 // paused is the trouble of workers that stop and wait. Where none is heard of, nobody knows: they may be restarting, or NATS is away.
-func paused(workers []Worker) Trouble {
+func paused(workers []message.WorkerState) Trouble {
 	t := Trouble{Reason: reasonPaused, Unknown: len(workers) == 0, Over: fmt.Sprintf("No worker is paused any more; %d running.", len(workers))}
 	for _, w := range workers {
-		if !w.Paused {
+		if w.State != message.WorkerPaused {
 			continue
 		}
 		if t.Since.IsZero() || w.Since.Before(t.Since) {
