@@ -18,7 +18,7 @@ import (
 // newDashboard gives the dashboard its words and its eyes.
 func newDashboard(db *ledger.DB, l *lights, wake func(), log *zap.Logger) http.Handler {
 	return dashboard.New(dashboard.Config{
-		Ledger: db, Health: l.health, Wake: wake, Body: renderBody, Explain: tiktok.Meaning, Version: service.Version(), Now: time.Now, Log: log,
+		Ledger: db, Health: l.health, Wake: wake, Body: renderBody, Version: service.Version(), Now: time.Now, Log: log,
 	})
 }
 

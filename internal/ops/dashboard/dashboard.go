@@ -88,7 +88,6 @@ type Config struct {
 	Health  func(ctx context.Context) Health
 	Wake    func() // called when something was made pending
 	Body    Renderer
-	Explain func(code int) (meaning, remedy string) // what TikTok's code says, and what to do about it
 	Version string
 	Now     func() time.Time
 	Log     *zap.Logger

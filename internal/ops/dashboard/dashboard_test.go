@@ -159,9 +159,9 @@ func config(l *ledger) dashboard.Config {
 				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
 			}}
 		},
-		Wake:    func() { l.woken++ },
-		Body:    func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
-		Explain: func(int) (string, string) { return "TikTok's meaning", "TikTok's remedy" }, Now: func() time.Time { return now }, Log: zap.NewNop(),
+		Wake: func() { l.woken++ },
+		Body: func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
+		Now:  func() time.Time { return now }, Log: zap.NewNop(),
 	}
 }
 

@@ -219,7 +219,7 @@ func TestDeathsAreGroupedAndTheirEndIsTold(t *testing.T) {
 		w.pass(20 * time.Second)
 		w.expect("dead:crash firing 1", "dead:refused firing 3")
 		m := w.told[1]
-		if !slices.Equal(m.IDs, []string{"cs_3", "cs_2", "cs_1"}) || !strings.Contains(m.What, "3 purchases were given up on") || !strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
+		if !slices.Equal(m.IDs, []string{"cs_3", "cs_2", "cs_1"}) || !strings.Contains(m.What, "3 purchases died") || !strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
 			t.Errorf("%+v", m)
 		}
 		for i := range 50 { // one every ten seconds
@@ -256,7 +256,7 @@ func TestPausedWorkers(t *testing.T) {
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
-		paused := message.WorkerState{Instance: "w1", State: message.WorkerPaused, Reason: "live: 40105 Access token\n is incorrect", Since: time.Now()}
+		paused := message.WorkerState{Instance: "w1", State: message.WorkerPaused, Reason: "live: 40105 Access token\nis incorrect", Since: time.Now()}
 		w.set(func() { w.workers = []message.WorkerState{paused, {Instance: "w2"}} })
 		w.pass(time.Minute)
 		w.expect("paused firing 1")
@@ -301,7 +301,9 @@ func TestBlip(t *testing.T) {
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
-		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}} })
+		w.set(func() {
+			w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}}
+		})
 		w.pass(6 * time.Second)
 		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
 		w.pass(time.Hour)
@@ -333,7 +335,9 @@ func TestTakingOver(t *testing.T) {
 		stop := w.run(0)
 		w.pass(time.Minute)
 		w.die(purchase.ReasonRefused, "cs_1")
-		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}} })
+		w.set(func() {
+			w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}}
+		})
 		w.pass(time.Minute)
 		w.expect("dead:refused firing 1", "paused firing 1")
 		defer w.run(0)() // the second replica sees the same and says nothing
@@ -452,7 +456,9 @@ func TestNeverTwiceInTenMinutes(t *testing.T) {
 				case 1:
 					w.replay()
 				case 2:
-					w.set(func() { w.workers = []message.WorkerState{{Instance: "w", State: message.WorkerPaused, Since: time.Now()}} })
+					w.set(func() {
+						w.workers = []message.WorkerState{{Instance: "w", State: message.WorkerPaused, Since: time.Now()}}
+					})
 				case 3:
 					w.set(func() { w.workers = []message.WorkerState{{Instance: "w"}} })
 				case 4:
