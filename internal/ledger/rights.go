@@ -34,14 +34,14 @@ func pairs() (tables, privileges []string) {
 	return tables, privileges
 }
 
-// errNoRights ends with the remedy; what is missing stands before it.
-var errNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and DATABASE_URL naming this role: it grants what ingest needs")
+// ErrNoRights is the remedy for a role without rights; the error that wraps it names them.
+var ErrNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and DATABASE_URL naming this role: it grants what ingest needs")
 
 // explain gives a refusal for lack of rights its remedy.
 func explain(err error) error {
 	const insufficientPrivilege = "42501"
 	if refusal := new(pgconn.PgError); errors.As(err, &refusal) && refusal.Code == insufficientPrivilege {
-		return fmt.Errorf("%w: %w", err, errNoRights)
+		return fmt.Errorf("%w: %w", err, ErrNoRights)
 	}
 	return err
 }
@@ -71,7 +71,7 @@ func (db *DB) checkRights(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("look at the role's rights: %w", err)
 	case len(missing) > 0:
-		return fmt.Errorf("this role lacks %s: %w", strings.Join(missing, ", "), errNoRights)
+		return fmt.Errorf("this role lacks %s: %w", strings.Join(missing, ", "), ErrNoRights)
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // The usable forms. They take whatever TikTok might issue, and nothing that a request cannot carry: a test's
-// or a simulator's settings are short. What Events Manager shows is checked by ExamineToken and ExaminePixel.
+// or a simulator's settings are short. The stricter forms that Events Manager shows are checked by ops/doctor.
 var (
 	headerValue    = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	usableToken    = regexp.MustCompile(`^[\x21\x23-\x26\x28-\x7e]{1,1000}$`) // no quotes

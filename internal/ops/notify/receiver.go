@@ -61,6 +61,14 @@ func CheckURL(address secret.Text) error {
 	return nil
 }
 
+// NewReceiver returns the receiver at an address that CheckURL finds good; nil for no address.
+func NewReceiver(address secret.Text) Receiver {
+	if address == "" {
+		return nil
+	}
+	return NewWebhook(address)
+}
+
 // NewWebhook returns the receiver at an address that CheckURL finds good.
 func NewWebhook(address secret.Text) *Webhook {
 	host := ""

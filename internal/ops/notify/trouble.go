@@ -47,10 +47,10 @@ func troubles(
 	if silence > 0 && !lastWebhook.IsZero() && now.Sub(lastWebhook) >= silence {
 		list = append(list, Trouble{
 			Reason: reasonSilence, Since: lastWebhook.Add(silence), Latest: lastWebhook, Count: 1,
-			What:   fmt.Sprintf("No webhook since %s (NOTIFY_SILENCE is %s).", lastWebhook.UTC().Format(time.RFC3339), silence),
+			What: fmt.Sprintf("No webhook since %s (NOTIFY_SILENCE is %s).", lastWebhook.UTC().Format(time.RFC3339), silence),
 			Remedy: "Check in Stripe whether the endpoint is enabled and its deliveries succeed; " +
 				"then DNS, certificate and load balancer.",
-			Over:   "Webhooks arrive again.",
+			Over: "Webhooks arrive again.",
 		})
 	}
 	return list
