@@ -22,7 +22,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// world is everything around an Alarm, in virtual time.
+// world is everything around a Notifier, in virtual time.
 type world struct {
 	t  *testing.T
 	mu sync.Mutex
@@ -51,7 +51,7 @@ type told struct {
 	at time.Duration // since the start
 }
 
-// bubble runs a test in virtual time, with one Alarm running.
+// bubble runs a test in virtual time, with one Notifier running.
 func bubble(t *testing.T, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,7 +83,7 @@ func (s *seat) Release() {
 	}
 }
 
-// Deaths implements alarm.Ledger.
+// Deaths implements notify.Ledger.
 func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,7 +109,7 @@ func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, e
 	return list, nil
 }
 
-// Send implements alarm.Receiver.
+// Send implements notify.Receiver.
 func (w *world) Send(_ context.Context, m notify.Message) error {
 	w.mu.Lock()
 	w.asked++
@@ -127,7 +127,7 @@ func (w *world) Send(_ context.Context, m notify.Message) error {
 // start is when each bubble begins.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // synctest's own beginning
 
-// run starts an Alarm; stop ends it and waits.
+// run starts a Notifier; stop ends it and waits.
 func (w *world) run(silence time.Duration) (stop func()) {
 	core, log := observer.New(zapcore.DebugLevel)
 	if w.log == nil {
@@ -383,7 +383,7 @@ func TestReceiverAway(t *testing.T) {
 		if n := w.count(); n < 30 || n > 120 {
 			t.Errorf("a receiver that is away was asked %d times in half an hour", n)
 		}
-		if n := w.log.FilterMessage("Nobody could be told of a trouble; it is tried again while it stands").Len(); n == 0 || n > 31 {
+		if n := w.log.FilterMessage("Notification failed; retrying").Len(); n == 0 || n > 31 {
 			t.Errorf("it was logged %d times", n)
 		}
 		w.set(func() { w.answer = func(notify.Message) error { return nil } })
@@ -436,7 +436,7 @@ func TestLedgerAway(t *testing.T) {
 		w.replay()
 		w.pass(time.Minute)
 		w.expect("dead:refused firing 1", "dead:refused resolved 1")
-		if n := w.log.FilterMessage("Nobody is told of troubles while the ledger cannot be read").Len(); n != 1 {
+		if n := w.log.FilterMessage("Notifications paused, ledger unreadable").Len(); n != 1 {
 			t.Errorf("it was logged %d times", n)
 		}
 	})
