@@ -150,21 +150,6 @@ func (c *config) secretProblems() (list []string) {
 	return list
 }
 
-// provisionFlags are the flags of `ingest provision`.
-type provisionFlags struct {
-	Every time.Duration `noenv:"" help:"Stay, and check again this often, for instance 15s: a queue that was wiped is filled again without an operator. Default: once."`
-}
-
-// Help is the command's own page.
-func (*provisionFlags) Help() string {
-	return `Streams PURCHASES, PURCHASES_DEAD and OUTCOMES, consumers worker and recorder. NATS_URL names the user
-provision of deploy/nats/nats-server.conf, or any user with its rights; NATS_REPLICAS and NATS_MAX_BYTES are those
-of the streams. It needs no database.
-
-  ingest provision
-  ingest provision --every 15s`
-}
-
 // streamProblems lists what is wrong with the streams' settings.
 func (c *config) streamProblems() (list []string) {
 	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
@@ -252,6 +237,11 @@ func (c *config) rules() (purchase.Rules, error) {
 		TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
 		Value: purchase.ValueBasis(c.Value), ClickWindow: time.Duration(c.ClickWindow),
 	}, err
+}
+
+// streams are the settings of the streams that ingest creates.
+func (c *config) streams() queue.StreamConfig {
+	return queue.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}
 }
 
 func (c *config) api() stripe.APIConfig {

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
 )
@@ -95,8 +96,12 @@ func describe(text *strings.Builder, h *purchase.History) {
 	for _, step := range h.Timeline() {
 		_, _ = fmt.Fprintf(text, "  %s  %s\n", step.At.Format("2006-01-02 15:04:05.000Z"), step.What)
 	}
-	if remedy := h.Remedy(); remedy != "" {
-		_, _ = fmt.Fprintf(text, "\n  %s\n", remedy)
+	advice := guide.Purchase(h.Status, h.Reason)
+	if advice.Remedy != "" {
+		_, _ = fmt.Fprintf(text, "\n  %s. %s\n", advice.Meaning, advice.Remedy)
+	}
+	if advice.Replay != "" {
+		_, _ = fmt.Fprintf(text, "  ingest replay --session %s\n", h.ID)
 	}
 }
 

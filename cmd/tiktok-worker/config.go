@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net/url"
 	"strings"
 	"time"
@@ -94,6 +95,25 @@ func (c *config) problems(command string) (list []string) {
 	return append(list, c.Problems()...)
 }
 
+// testProblems lists what is wrong for send-test.
+func (c *config) testProblems() (list []string) {
+	if c.AccessToken == "" && c.TestAccessToken == "" {
+		list = append(list, "TIKTOK_ACCESS_TOKEN or TIKTOK_TEST_ACCESS_TOKEN is required")
+	}
+	if c.PixelID == "" && c.TestPixelID == "" {
+		list = append(list, "TIKTOK_PIXEL_ID or TIKTOK_TEST_PIXEL_ID is required")
+	}
+	if c.SendTest.Code == "" && c.TestEventCode == "" {
+		list = append(list, "a test event code is required (--code or TIKTOK_TEST_EVENT_CODE), or the test would count as a sale: Events Manager shows it under Test events")
+	}
+	list = append(list, c.unusable()...)
+	list = append(list, c.addressProblems()...)
+	if c.Timeout <= 0 {
+		list = append(list, "TIKTOK_TIMEOUT must be longer than nothing")
+	}
+	return list
+}
+
 // trim removes what copying adds around the settings of a destination. A setting of blanks alone stays: it is a mistake, and
 // must not count as left out.
 func (c *config) trim() {
@@ -123,7 +143,7 @@ func (c *config) unusable() (list []string) {
 	check("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken.Reveal(), token)
 	check("TIKTOK_TEST_PIXEL_ID", c.TestPixelID, tiktok.CheckPixel)
 	check("TIKTOK_TEST_EVENT_CODE", c.TestEventCode, tiktok.CheckTestCode)
-	check("--code", orElse(c.SendTest.Code, c.Doctor.Code), tiktok.CheckTestCode)
+	check("--code", cmp.Or(c.SendTest.Code, c.Doctor.Code), tiktok.CheckTestCode)
 	return list
 }
 
@@ -167,4 +187,33 @@ func (c *config) batch() int {
 		return 1
 	}
 	return c.BatchSize
+}
+
+// target is a pixel and what opens it.
+type target struct {
+	pixel    string
+	token    secret.Text
+	testCode string
+}
+
+func (c *config) liveTarget() target { return target{pixel: c.PixelID, token: c.AccessToken} }
+
+// testTarget is where test purchases go; what is not given for them is the live one's.
+func (c *config) testTarget() target {
+	return target{
+		pixel:    cmp.Or(c.TestPixelID, c.PixelID),
+		token:    cmp.Or(c.TestAccessToken, c.AccessToken),
+		testCode: cmp.Or(c.SendTest.Code, c.TestEventCode),
+	}
+}
+
+func (c *config) pixelFor(t target) *tiktok.Pixel {
+	return tiktok.NewPixel(c.tiktok(), t.pixel, t.token, t.testCode)
+}
+
+// tiktok is what both targets share.
+func (c *config) tiktok() tiktok.Config {
+	return tiktok.Config{
+		URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL, Timeout: c.Timeout, Now: time.Now,
+	}
 }

@@ -132,7 +132,7 @@ func TestBeingTold(t *testing.T) {
 			t.Errorf("%s was told %d times", reason, n)
 		}
 	}
-	if a, b := first.said("Told"), s.ingest.said("Told"); a > 0 && b > 0 {
+	if a, b := first.said("Notification sent"), s.ingest.said("Notification sent"); a > 0 && b > 0 {
 		t.Errorf("both replicas tell: %d and %d", a, b)
 	}
 	log := strings.Join(append(first.lines(), s.ingest.lines()...), "\n")

@@ -36,15 +36,15 @@ func pairs() (tables, privileges []string) {
 	return tables, privileges
 }
 
-// errNoRights is the remedy; the missing rights precede it.
-var errNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and " +
+// ErrNoRights is the remedy for a role without rights; the error that wraps it names them.
+var ErrNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and " +
 	"DATABASE_URL naming this role: it grants what ingest needs")
 
 // explain adds the remedy to an error about missing rights.
 func explain(err error) error {
 	const insufficientPrivilege = "42501"
 	if refusal := new(pgconn.PgError); errors.As(err, &refusal) && refusal.Code == insufficientPrivilege {
-		return fmt.Errorf("%w: %w", err, errNoRights)
+		return fmt.Errorf("%w: %w", err, ErrNoRights)
 	}
 	return err
 }
@@ -74,7 +74,7 @@ func (db *DB) checkRights(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("read the role's rights: %w", err)
 	case len(missing) > 0:
-		return fmt.Errorf("this role lacks %s: %w", strings.Join(missing, ", "), errNoRights)
+		return fmt.Errorf("this role lacks %s: %w", strings.Join(missing, ", "), ErrNoRights)
 	}
 	return nil
 }

@@ -181,17 +181,17 @@ func TestALeaderStopsNobody(t *testing.T) {
 // A runtime role without rights is told of with its remedy, whatever it lacks.
 func TestRuntimeRoleWithoutRights(t *testing.T) {
 	r := newRoles(t)
-	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, errNoRights) {
+	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, ErrNoRights) {
 		t.Errorf("an empty database: %v", err)
 	}
 	if _, err := Migrate(t.Context(), r.owner); err != nil {
 		t.Fatal(err)
 	}
 	db := r.open()
-	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, errNoRights) {
+	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, ErrNoRights) {
 		t.Errorf("no right at all, at the migration: %v", err)
 	}
-	if err := db.CheckSchema(t.Context()); !errors.Is(err, errNoRights) {
+	if err := db.CheckSchema(t.Context()); !errors.Is(err, ErrNoRights) {
 		t.Errorf("no right at all: %v", err)
 	}
 	for range 2 { // once more harms nothing
@@ -208,7 +208,7 @@ func TestRuntimeRoleWithoutRights(t *testing.T) {
 	if _, err := r.admin.Exec(t.Context(), `REVOKE UPDATE ON public.attempts FROM "`+r.role+`"`); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.CheckSchema(t.Context()); !errors.Is(err, errNoRights) || !strings.Contains(err.Error(), "UPDATE on attempts") {
+	if err := db.CheckSchema(t.Context()); !errors.Is(err, ErrNoRights) || !strings.Contains(err.Error(), "UPDATE on attempts") {
 		t.Errorf("one right less: %v", err)
 	}
 	if err := Grant(t.Context(), r.runtime, r.runtime); err != nil {

@@ -175,6 +175,7 @@ func TestDecodeWorkerState(t *testing.T) {
 		"since for ever":    {"w-1", `{"state":"open","since":"0001-01-02T00:00:00Z"}`, message.WorkerState{State: "open", Since: now}},
 		"since unknown":     {"w-1", `{"state":"open"}`, message.WorkerState{State: "open", Since: now}},
 		"a novel":           {"w-1", `{"state":"open","reason":"` + strings.Repeat("x", 3000) + `","version":"` + strings.Repeat("y", 500) + `"}`, message.WorkerState{State: "open", Reason: strings.Repeat("x", 300) + "…", Version: strings.Repeat("y", 64) + "…", Since: now}},
+		"another's name":    {"w-1", `{"instance":"w-2","state":"open","seen":"2020-01-01T00:00:00Z"}`, message.WorkerState{State: "open", Since: now}},
 		"an unknown state":  {"w-1", `{"state":"winning"}`, message.WorkerState{}},
 		"a state in caps":   {"w-1", `{"state":"RUNNING"}`, message.WorkerState{}},
 		"no state":          {"w-1", `{}`, message.WorkerState{}},
@@ -193,6 +194,7 @@ func TestDecodeWorkerState(t *testing.T) {
 				t.Errorf("error = %v", err)
 			}
 			if err == nil {
+				tc.want.Instance, tc.want.Seen = "w-1", now // never what the message claims
 				if diff := cmp.Diff(tc.want, got); diff != "" {
 					t.Error(diff)
 				}

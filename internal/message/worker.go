@@ -18,12 +18,15 @@ const (
 	WorkerOff     = "off"    // no access token: everything is skipped
 )
 
-// WorkerState is what a worker reports about itself every few seconds.
+// WorkerState is what a worker reports about itself every few seconds. Instance and Seen are no part of the
+// message: DecodeWorkerState adds them, and the API shows them.
 type WorkerState struct {
-	Version string    `json:"version"` // of the worker's binary
-	State   string    `json:"state"`
-	Reason  string    `json:"reason,omitempty"`
-	Since   time.Time `json:"since"`
+	Instance string    `json:"instance,omitempty"` // from the subject
+	Version  string    `json:"version"`            // of the worker's binary
+	State    string    `json:"state"`              // running, paused, open or off
+	Reason   string    `json:"reason,omitempty"`
+	Since    time.Time `json:"since"`
+	Seen     time.Time `json:"seen,omitzero"` // time of receipt
 }
 
 // Bounds of a worker's state, in characters of its texts.
@@ -37,6 +40,7 @@ const (
 // EncodeWorkerState encodes a worker's state.
 func EncodeWorkerState(s WorkerState) ([]byte, error) {
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
+	s.Instance, s.Seen = "", time.Time{}
 	return json.Marshal(s)
 }
 
@@ -62,6 +66,6 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
 		s.Since = now // unknown
 	}
-	s.Since = s.Since.UTC()
+	s.Instance, s.Since, s.Seen = instance, s.Since.UTC(), now.UTC()
 	return s, nil
 }

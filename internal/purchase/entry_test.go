@@ -66,24 +66,6 @@ func TestMask(t *testing.T) {
 	}
 }
 
-// Every standing has words, and where a person can do something, they say what.
-func TestGroupsAreExplained(t *testing.T) {
-	for _, status := range purchase.Statuses() {
-		for _, reason := range []purchase.Reason{"", purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash, purchase.ReasonNotConfigured, purchase.ReasonTestPurchase, purchase.ReasonNoPayment, "some_day"} {
-			g := purchase.Group{Status: status, Reason: reason}
-			if g.Meaning() == "" {
-				t.Errorf("%s (%s) has no meaning", status, reason)
-			}
-			if needy := status == purchase.StatusDead || status == purchase.StatusRejected || g.Replayable(); needy && g.Remedy() == "" {
-				t.Errorf("%s (%s) has no remedy", status, reason)
-			}
-			if g.Replayable() && status != purchase.StatusDead && reason != purchase.ReasonNotConfigured {
-				t.Errorf("%s (%s) would be replayed", status, reason)
-			}
-		}
-	}
-}
-
 func TestSelectionOfSome(t *testing.T) {
 	many := make([]string, purchase.MaxSome+1)
 	for i := range many {

@@ -139,38 +139,3 @@ func (h *History) Standing() string {
 		return string(h.Status)
 	}
 }
-
-// Remedy says what an operator can do about a purchase that stands like this; "" where nothing needs to be done.
-func (h *History) Remedy() string {
-	switch h.Status {
-	case StatusAwaitingPayment:
-		return "Stripe tells when the delayed payment succeeds or fails; it may take days."
-	case StatusPaymentFailed:
-		return "No money came: nothing is sent. A later success would still be taken."
-	case StatusRejected:
-		return "It is paid, but there is no usable e-mail address: find the customer in Stripe and give access by hand."
-	case StatusPending:
-		return "It waits for the queue: if it stays so, look whether NATS is up (GET /readyz of ingest)."
-	case StatusPublished:
-		return "It waits for a worker: if it stays so, look whether one is running and not paused (GET /readyz of tiktok-worker)."
-	case StatusRetrying:
-		return "The worker tries again by itself; the last attempt says why."
-	case StatusDead:
-		if h.Reason == ReasonExpired {
-			return "It is too old to be sent again without a risk of counting twice. If you know that TikTok never took it: ingest replay --session " + h.ID
-		}
-		return "Mend what TikTok names, then: ingest replay --session " + h.ID
-	case StatusSkipped:
-		switch h.Reason {
-		case ReasonNotConfigured:
-			return "The worker had no TIKTOK_ACCESS_TOKEN. With one: ingest replay --session " + h.ID
-		case ReasonTestPurchase:
-			return "A test purchase. With TIKTOK_TEST_MODE=send: ingest replay --session " + h.ID
-		case ReasonForgotten:
-			return "Its customer's data were removed: there is nothing left to send."
-		default: // a trial: no money, no sale, no replay
-		}
-	default: // delivered
-	}
-	return ""
-}

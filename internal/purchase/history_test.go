@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"purchase-relay/internal/purchase"
 )
 
@@ -36,28 +34,6 @@ func TestTimelineIsInOrder(t *testing.T) {
 	if got := strings.Join(lines, "\n"); got != want {
 		t.Errorf("timeline:\n%s\nwant:\n%s", got, want)
 	}
-}
-
-// Where a person must do something, the remedy says what; where nothing can be done, no replay is offered.
-func TestRemedies(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		h := purchase.History{Purchase: purchase.Purchase{
-			ID:     "cs_1",
-			Status: rapid.SampledFrom(purchase.Statuses()).Draw(t, "status"),
-			Reason: rapid.SampledFrom([]purchase.Reason{
-				"", purchase.ReasonNoPayment, purchase.ReasonNotConfigured, purchase.ReasonTestPurchase, purchase.ReasonRefused, purchase.ReasonExpired,
-			}).Draw(t, "reason"),
-		}}
-		offered := strings.Contains(h.Remedy(), "ingest replay --session cs_1")
-		allowed := h.Status == purchase.StatusDead ||
-			h.Status == purchase.StatusSkipped && (h.Reason == purchase.ReasonNotConfigured || h.Reason == purchase.ReasonTestPurchase)
-		if offered != allowed {
-			t.Fatalf("%s: %q", h.Standing(), h.Remedy())
-		}
-		if h.Remedy() == "" && h.Status != purchase.StatusDelivered && h.Status != purchase.StatusSkipped {
-			t.Fatalf("%s has no remedy", h.Standing())
-		}
-	})
 }
 
 // A checkout without money says so, whatever its kind: it was not paid.

@@ -52,6 +52,11 @@ type Group struct {
 	Count  int
 }
 
+// Replayable reports whether a replay may take all purchases of a group together.
+func (g Group) Replayable() bool {
+	return g.Status == StatusDead || g.Status == StatusSkipped && g.Reason == ReasonNotConfigured
+}
+
 // Coverage counts match keys: of delivered purchases those that were sent, of the others those that are to be
 // sent.
 type Coverage struct {

@@ -2,14 +2,10 @@ package queue
 
 import (
 	"context"
-	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"purchase-relay/internal/message"
-	"purchase-relay/internal/ops/doctor"
 )
 
 const (
@@ -64,36 +60,4 @@ func (c *Consumer) compareClocks(ctx context.Context, bound jetstream.Consumer) 
 	if info, err := bound.Info(ctx); err == nil {
 		c.clock.compare(before, info)
 	}
-}
-
-// clock checks this machine's clock against the server's.
-func (e *examiner) clock(ctx context.Context) []doctor.Check {
-	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
-	defer cancel()
-	if e.silent("$JS.API.CONSUMER.INFO." + message.StreamPurchases + "." + message.ConsumerWorker) {
-		return nil
-	}
-	before := time.Now()
-	bound, err := e.js.Consumer(ctx, message.StreamPurchases, message.ConsumerWorker)
-	if err != nil {
-		return nil // the check of the consumer reports it
-	}
-	offset, ok := offsetBetween(before, time.Now(), bound.CachedInfo().TimeStamp)
-	if !ok {
-		return nil
-	}
-	return []doctor.Check{judgeClock(offset)}
-}
-
-// judgeClock tolerates small differences, because the worker counts ages by the server's clock.
-func judgeClock(offset time.Duration) doctor.Check {
-	const what, remedy = "NATS: clock", "let both machines follow a time server (timedatectl, chrony)"
-	found := fmt.Sprintf("differs from this machine's by %s", offset.Abs().Round(time.Second))
-	switch {
-	case offset.Abs() > 10*time.Minute:
-		return doctor.Failed(what, found, remedy)
-	case offset.Abs() > 10*time.Second:
-		return doctor.Warned(what, found+"; ages are counted by the server's", remedy)
-	}
-	return doctor.Passed(what, "agrees with this machine's")
 }

@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/message"
-	"purchase-relay/internal/ops/doctor"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/natslocal"
@@ -32,16 +31,6 @@ func TestOffsetBetween(t *testing.T) {
 	} {
 		if got, ok := offsetBetween(asked, asked.Add(tc.took), tc.server); got != tc.want || ok != tc.ok {
 			t.Errorf("%s: %s, %v; want %s, %v", name, got, ok, tc.want, tc.ok)
-		}
-	}
-}
-
-func TestJudgeClock(t *testing.T) {
-	for offset, want := range map[time.Duration]doctor.Verdict{
-		0: doctor.Pass, -9 * time.Second: doctor.Pass, 11 * time.Second: doctor.Warn, -5 * time.Minute: doctor.Warn, 11 * time.Minute: doctor.Fail,
-	} {
-		if got := judgeClock(offset); got.Verdict != want {
-			t.Errorf("%s: %+v, want %v", offset, got, want)
 		}
 	}
 }

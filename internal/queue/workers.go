@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// workerFresh is how long a worker counts after its last word: three of its intervals.
+	// workerFresh is how long a worker is listed after its last report: three of its intervals.
 	workerFresh = 15 * time.Second
-	// workersMost bounds what is remembered, whoever may publish on the subject.
-	workersMost = 1000
+	// maxWorkers bounds the list: any client with the right may publish on the subject.
+	maxWorkers = 1000
 )
 
 // PublishState publishes a worker's state on workers.<instance> immediately and at every interval until ctx
@@ -47,49 +47,44 @@ func (c *Conn) PublishState(
 	}
 }
 
-// Worker is one worker as it told about itself.
-type Worker struct {
-	Instance string `json:"instance"`
-	message.WorkerState
-	Seen time.Time `json:"seen"`
-}
-
-// Workers knows the workers heard of lately.
+// Workers holds the latest report of each connected worker.
 type Workers struct {
 	mu   sync.Mutex
-	seen map[string]Worker
+	seen map[string]message.WorkerState
 }
 
-// WatchWorkers listens to the workers' states for as long as the connection lives.
+// WatchWorkers subscribes to the workers' reports until the connection is closed.
 func (c *Conn) WatchWorkers() (*Workers, error) {
-	w := &Workers{seen: make(map[string]Worker)}
+	w := &Workers{seen: make(map[string]message.WorkerState)}
 	_, err := c.nc.Subscribe(message.SubjectWorkers+"*", func(msg *nats.Msg) {
-		w.hear(strings.TrimPrefix(msg.Subject, message.SubjectWorkers), msg.Data, time.Now())
+		w.record(strings.TrimPrefix(msg.Subject, message.SubjectWorkers), msg.Data, time.Now())
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listen to the workers: %w", err)
+		return nil, fmt.Errorf("subscribe to the workers' reports: %w", err)
 	}
 	return w, nil
 }
 
-func (w *Workers) hear(instance string, data []byte, now time.Time) {
+func (w *Workers) record(instance string, data []byte, now time.Time) {
 	s, err := message.DecodeWorkerState(instance, data, now)
 	if err != nil {
-		return // anybody with the right to publish there can send anything
+		return // any client with the right may publish anything on the subject
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.seen, func(_ string, old Worker) bool { return now.Sub(old.Seen) > workerFresh })
-	if _, known := w.seen[instance]; known || len(w.seen) < workersMost {
-		w.seen[instance] = Worker{Instance: instance, WorkerState: s, Seen: now.UTC()}
+	maps.DeleteFunc(w.seen, func(_ string, old message.WorkerState) bool {
+		return now.Sub(old.Seen) > workerFresh
+	})
+	if _, known := w.seen[instance]; known || len(w.seen) < maxWorkers {
+		w.seen[instance] = s
 	}
 }
 
-// List returns the workers heard of in the last 15 seconds, by name; never nil.
-func (w *Workers) List() []Worker {
+// List returns the workers that reported in the last 15 seconds, by name; never nil.
+func (w *Workers) List() []message.WorkerState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list := []Worker{}
+	list := []message.WorkerState{}
 	for _, name := range slices.Sorted(maps.Keys(w.seen)) {
 		if s := w.seen[name]; time.Since(s.Seen) <= workerFresh {
 			list = append(list, s)

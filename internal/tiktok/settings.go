@@ -10,7 +10,7 @@ import (
 )
 
 // The valid forms. They accept whatever TikTok might issue and a request can carry, including the short
-// settings of tests. ExamineToken and ExaminePixel check the form that Events Manager shows.
+// settings of tests. The stricter forms that Events Manager shows are checked by ops/doctor.
 var (
 	headerValue    = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	usableToken    = regexp.MustCompile(`^[\x21\x23-\x26\x28-\x7e]{1,1000}$`) // no quotes

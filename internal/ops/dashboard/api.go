@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -76,7 +77,7 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
 func (d *Dashboard) health(ctx context.Context) Health {
 	h := d.Health(ctx)
 	if h.Workers == nil {
-		h.Workers = []Worker{}
+		h.Workers = []message.WorkerState{}
 	}
 	return h
 }

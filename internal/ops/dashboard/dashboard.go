@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
@@ -65,20 +66,10 @@ type Ledger interface {
 
 // Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately.
 type Health struct {
-	Postgres string   `json:"postgres"` // up or down
-	NATS     string   `json:"nats"`     // up or down
-	Workers  []Worker `json:"workers"`
-	Backlog  *Backlog `json:"-"` // nil: the queue does not say
-}
-
-// Worker is one worker as it told about itself.
-type Worker struct {
-	Instance string    `json:"instance"`
-	Version  string    `json:"version"`
-	State    string    `json:"state"` // running, paused, open or off
-	Reason   string    `json:"reason,omitempty"`
-	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen"`
+	Postgres string                `json:"postgres"` // up or down
+	NATS     string                `json:"nats"`     // up or down
+	Workers  []message.WorkerState `json:"workers"`
+	Backlog  *Backlog              `json:"-"` // nil: the queue does not say
 }
 
 // Backlog is what the queue holds for the workers.
@@ -97,7 +88,6 @@ type Config struct {
 	Health  func(ctx context.Context) Health
 	Wake    func() // called when something was made pending
 	Body    Renderer
-	Explain func(code int) (meaning, remedy string) // what TikTok's code says, and what to do about it
 	Version string
 	Now     func() time.Time
 	Log     *zap.Logger

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/purchase"
 )
@@ -153,14 +154,14 @@ func newAPI(l *ledger) http.Handler { return dashboard.New(config(l)) }
 func config(l *ledger) dashboard.Config {
 	return dashboard.Config{
 		Ledger: l, Health: func(context.Context) dashboard.Health {
-			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []dashboard.Worker{
+			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []message.WorkerState{
 				{Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token", Since: now, Seen: now},
 				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
 			}}
 		},
-		Wake:    func() { l.woken++ },
-		Body:    func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
-		Explain: func(int) (string, string) { return "TikTok's meaning", "TikTok's remedy" }, Now: func() time.Time { return now }, Log: zap.NewNop(),
+		Wake: func() { l.woken++ },
+		Body: func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
+		Now:  func() time.Time { return now }, Log: zap.NewNop(),
 	}
 }
 

@@ -97,7 +97,7 @@ func TestPages(t *testing.T) {
 	h := newAPI(l)
 	for target, wanted := range map[string][]string{
 		"/": {
-			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 is paused: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "TikTok&#39;s meaning",
+			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 is paused: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "A field of the event is not valid",
 			"phone_number_collection", "Last webhook", "3.0 s ago", `data-figure="attention">1<`,
 			`data-figure="no-value">3<`, "median; p95", `hx-get="/"`,
 		},
@@ -216,7 +216,6 @@ func TestReplayFromPages(t *testing.T) {
 	seen, logs := observer.New(zap.InfoLevel)
 	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
 		Ledger: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} }, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
-		Explain: func(int) (string, string) { return "", "" },
 	}), (&tally{}).add, zap.NewNop())
 	send := func(target string, form url.Values) *httptest.ResponseRecorder {
 		t.Helper()

@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/purchase"
 )
 
@@ -157,7 +158,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	}
 	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
 	p.Falls = purchase.Falls(days, now)
-	p.Reasons = d.reasons(s.Groups, v.Mode)
+	p.Reasons = reasonsOf(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
 	d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
@@ -177,23 +178,13 @@ func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time
 	if len(h.Workers) == 0 {
 		workers.Text, workers.Mood = "none connected", "bad"
 		if h.NATS == "up" {
-			h.Alarms = append(h.Alarms, "No worker has been heard of for 15 seconds: purchases wait in the queue, untouched. Start tiktok-worker.")
+			h.Alarms = append(h.Alarms, "No worker has reported for 15 seconds; purchases wait in the queue. Start tiktok-worker.")
 		} else {
 			workers.Text, workers.Mood = "not heard of", "wait"
 		}
 	}
 	for _, worker := range h.Workers {
-		alarm := ""
-		switch {
-		case worker.State == "paused":
-			alarm = "is paused: TikTok accepts nothing (" + worker.Reason + "). Fix the token, setting or firewall that it names; delivery resumes within 5 minutes."
-		case worker.State == "open":
-			alarm = "waits: TikTok gives no usable answers, the circuit is open (" + worker.Reason + "). It probes by itself; purchases wait in the queue."
-		case worker.State == "off":
-			alarm = "is switched off: it has no TIKTOK_ACCESS_TOKEN, and every purchase ends skipped."
-		case worker.Reason != "": // of test purchases alone
-			alarm = "delivers; " + worker.Reason + "."
-		}
+		alarm := workerAlarm(worker)
 		if alarm != "" {
 			workers.Mood = "wait"
 			h.Alarms = append(h.Alarms, fmt.Sprintf("Worker %s %s Since %s.", worker.Instance, alarm, ago(worker.Since, now)))
@@ -218,6 +209,21 @@ func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time
 	}
 	h.Lights = []light{{"Postgres", h.Postgres, upMood(h.Postgres)}, {"NATS", h.NATS, upMood(h.NATS)}, workers, backlog, last}
 	return h
+}
+
+// workerAlarm is what an operator must know of a worker; "" where there is nothing.
+func workerAlarm(w message.WorkerState) string {
+	verbs := map[string]string{
+		message.WorkerPaused: "is paused", message.WorkerOpen: "waits, its circuit is open", message.WorkerOff: "is switched off",
+	}
+	if verb, stopped := verbs[w.State]; stopped {
+		advice := guide.Worker(w.State)
+		return fmt.Sprintf("%s: %s (%s). %s", verb, advice.Meaning, w.Reason, advice.Remedy)
+	}
+	if w.Reason != "" { // test purchases alone wait
+		return "delivers; " + w.Reason + "."
+	}
+	return ""
 }
 
 // keyDay is one day's coverage: a share for each of KeyNames.
@@ -258,17 +264,7 @@ func keyNames() (names []string) {
 }
 
 func coverageOf(c purchase.Coverage) []coverageLine {
-	remedies := [purchase.MatchKeyKinds]string{
-		"Stripe Checkout asks for it by itself.",
-		"Set phone_number_collection on the checkout session.",
-		"Keep the landing page's ttclid until the checkout (docs/snippets) and put it into the checkout's metadata.",
-		"Put the cookie _ttp into the checkout's metadata as ttp.",
-		"Put the buyer's address into the checkout's metadata as client_ip.",
-		"Put the browser's into the checkout's metadata as user_agent.",
-		"Put the page's address into the metadata as page_url, or set TIKTOK_PAGE_URL.",
-		"Stripe Checkout asks for it with a card; other ways of paying may not.",
-		"Set billing_address_collection on the checkout session to required.",
-	}
+	remedies := guide.MatchKeys()
 	lines := []coverageLine{{"At least one strong key", c.Strong, c.Of, "A click id or an e-mail address: without either, a purchase is hardly ever matched."}}
 	for i, name := range purchase.MatchKeyNames() {
 		lines = append(lines, coverageLine{name, c.With[i], c.Of, remedies[i]})
@@ -277,15 +273,15 @@ func coverageOf(c purchase.Coverage) []coverageLine {
 }
 
 // reasons explains what did not reach TikTok, or not yet.
-func (d *Dashboard) reasons(groups []purchase.Group, mode string) (lines []reasonLine) {
+func reasonsOf(groups []purchase.Group, mode string) (lines []reasonLine) {
 	for _, g := range groups {
 		switch g.Status {
 		case purchase.StatusDead, purchase.StatusRejected, purchase.StatusRetrying, purchase.StatusSkipped, purchase.StatusPaymentFailed:
 		default:
 			continue
 		}
-		line := reasonLine{Group: g}
-		line.What, line.Remedy = d.explain(g)
+		advice := guide.Group(g)
+		line := reasonLine{Group: g, What: advice.Meaning, Remedy: advice.Remedy}
 		link := url.Values{"status": {string(g.Status)}}
 		if g.Code != nil {
 			link.Set("code", strconv.Itoa(*g.Code))
@@ -297,19 +293,6 @@ func (d *Dashboard) reasons(groups []purchase.Group, mode string) (lines []reaso
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-// explain says what a group means and what to do; where TikTok's code says more, with its words.
-func (d *Dashboard) explain(g purchase.Group) (what, remedy string) {
-	what, remedy = g.Meaning(), g.Remedy()
-	if g.Code == nil {
-		return what, remedy
-	}
-	meaning, mend := d.Explain(*g.Code)
-	if g.Status == purchase.StatusDead && g.Reason == purchase.ReasonRefused || g.Status == purchase.StatusRetrying {
-		return meaning, cmp.Or(mend, remedy)
-	}
-	return what + ". Last: " + meaning, remedy
 }
 
 func chartOf(hours []purchase.Hour, since, now time.Time, span string) chart {
@@ -498,7 +481,7 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 	for _, a := range history.Attempts {
 		v := attemptView{Attempt: a}
 		if a.Code != nil {
-			v.Meaning, _ = d.Explain(*a.Code)
+			v.Meaning = guide.Code(*a.Code).Meaning
 		}
 		p.Attempts = append(p.Attempts, v)
 	}
@@ -506,7 +489,8 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 	if entry.Status == purchase.StatusDead || entry.Status == purchase.StatusRetrying {
 		group.Code = entry.LastCode
 	}
-	p.What, p.Remedy = d.explain(group)
+	advice := guide.Group(group)
+	p.What, p.Remedy = advice.Meaning, advice.Remedy
 	p.Replayable = group.Replayable() || entry.Status == purchase.StatusSkipped && entry.Reason == purchase.ReasonTestPurchase
 	var pretty bytes.Buffer
 	if body := d.body(&history); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
@@ -554,7 +538,7 @@ type groupView struct {
 const fewEntries = 8
 
 func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) {
-	d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that were given up on: TikTok refused them for their content, they grew too old, or the worker stumbled over them.",
+	d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that TikTok refused for their content, that expired, or that crashed the worker.",
 		func(g purchase.Group) bool { return g.Status == purchase.StatusDead })
 }
 
@@ -591,8 +575,11 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 		if !belongs(g) || !chosen {
 			continue
 		}
-		v := groupView{Group: g, CodeText: groupCode(g), Link: path + "?" + groupValues(g).Encode()}
-		v.What, v.Remedy = d.explain(g)
+		advice := guide.Group(g)
+		v := groupView{
+			Group: g, What: advice.Meaning, Remedy: advice.Remedy,
+			CodeText: groupCode(g), Link: path + "?" + groupValues(g).Encode(),
+		}
 		of := purchase.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
 		if p.Only {
 			of.Limit, of.After = usualLimit, f.After

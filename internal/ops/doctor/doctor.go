@@ -1,25 +1,127 @@
-// Package doctor holds the result of a self-check: each look passes, warns or fails, and whatever does not pass says what to do.
-// It imports the standard library alone.
+// Package doctor checks what each binary needs: configuration, Postgres, NATS, Stripe and TikTok. The clients read the
+// facts, doctor judges them: a check passes, warns or fails, and a remedy follows what does not pass. Nothing is changed,
+// but for a test event at TikTok where there is a code for it.
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 	"unicode"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/tiktok"
 )
 
-// Verdict is how a look ended.
+// Ingest is what `ingest doctor` checks. What is empty or unusable is checked as the configuration alone.
+type Ingest struct {
+	Problems           []string // of the configuration
+	SigningSecrets     secret.Text
+	API                stripe.APIConfig // without a key it is not checked
+	DatabaseURL        secret.Text
+	MigrateDatabaseURL secret.Text
+	Queue              queue.Config
+	Streams            queue.StreamConfig
+	AdminAddr          string
+}
+
+// Checks runs every check.
+func (i Ingest) Checks(ctx context.Context) []Check {
+	checks := append(configuration(i.Problems), signingSecrets(i.SigningSecrets)...)
+	var ledger []Check
+	live := false
+	if i.DatabaseURL != "" {
+		ledger, live = postgres(ctx, i.DatabaseURL)
+	}
+	if i.API.Key != "" {
+		checks = append(checks, judgeAPIKey(i.API.Key, live), listEvents(ctx, i.API))
+	}
+	checks = append(checks, ledger...)
+	if i.MigrateDatabaseURL != "" {
+		checks = append(checks, transport("ledger: owner's TLS", i.MigrateDatabaseURL))
+		if i.MigrateDatabaseURL == i.DatabaseURL {
+			checks = append(checks, Warned("ledger: owner", "MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use",
+				"give it a role of its own "+twoRoles))
+		}
+	}
+	if len(i.Queue.Problems()) == 0 {
+		checks = append(checks, nats(ctx, i.Queue, queue.RoleIngest, i.Streams)...)
+	}
+	return append(checks, running(ctx, i.AdminAddr)...)
+}
+
+// Worker is what `tiktok-worker doctor` checks. What is empty or unusable is checked as the configuration alone.
+type Worker struct {
+	Problems     []string // of the configuration
+	Queue        queue.Config
+	TikTok       tiktok.Config
+	Reachable    bool // TikTok's address and time limit can be used
+	Live, Test   Destination
+	OwnTestPixel bool // Test's pixel is not Live's
+	OwnTestToken bool
+	SendTests    bool                    // test purchases are sent
+	Code         string                  // the test event code of the test events that doctor sends
+	NewEvent     func() message.Envelope // a test event that counts as no sale with a code
+}
+
+// Checks runs every check.
+func (w Worker) Checks(ctx context.Context) []Check {
+	checks := append(configuration(w.Problems), w.shapes()...)
+	if len(w.Queue.Problems()) == 0 {
+		checks = append(checks, nats(ctx, w.Queue, queue.RoleWorker, queue.StreamConfig{})...)
+	}
+	if !w.Reachable {
+		return checks
+	}
+	checks = append(checks, reach(ctx, w.TikTok)...)
+	if w.Live.Token == "" || w.Live.Pixel == "" {
+		return checks
+	}
+	live, test := w.Live, w.Test
+	live.TestCode, test.TestCode = w.Code, w.Code
+	checks = append(checks, access(ctx, "TikTok: live access", w.TikTok, live, w.NewEvent()))
+	if w.SendTests && test != live {
+		checks = append(checks, access(ctx, "TikTok: test access", w.TikTok, test, w.NewEvent()))
+	}
+	return checks
+}
+
+// configuration has one check for each problem.
+func configuration(problems []string) (checks []Check) {
+	for _, p := range problems {
+		checks = append(checks, Failed("configuration", p, "fix it; --help says what each setting means"))
+	}
+	if len(checks) == 0 {
+		checks = append(checks, Passed("configuration", "every setting can be used"))
+	}
+	return checks
+}
+
+// Report prints the checks. The error wraps service.ErrLeft (exit status 3) where one failed.
+func Report(out io.Writer, checks []Check) error {
+	Print(out, checks)
+	if n := Count(checks, Fail); n > 0 {
+		return fmt.Errorf("%w: %d to mend", service.ErrLeft, n)
+	}
+	return nil
+}
+
+// Verdict is how a check ended.
 type Verdict string
 
-// The verdicts. A warning works, but not as well as it could, or could not be looked at; a failure must be mended.
+// The verdicts. A warning works, but not as well as it could, or could not be checked; a failure must be fixed.
 const (
 	Pass Verdict = "pass"
 	Warn Verdict = "warn"
 	Fail Verdict = "fail"
 )
 
-// Check is one look: at what, what was found, and what to do.
+// Check is one result: of what, what was found, and what to do.
 type Check struct {
 	What    string
 	Verdict Verdict
@@ -32,17 +134,17 @@ func Passed(what, found string, args ...any) Check {
 	return Check{What: what, Verdict: Pass, Found: fmt.Sprintf(found, args...)}
 }
 
-// Warned is a check that works, and has something to be looked at.
+// Warned is a check that works and could be better.
 func Warned(what, found, remedy string) Check {
 	return Check{What: what, Verdict: Warn, Found: found, Remedy: remedy}
 }
 
-// Failed is a check that has to be mended.
+// Failed is a check that must be fixed.
 func Failed(what, found, remedy string) Check {
 	return Check{What: what, Verdict: Fail, Found: found, Remedy: remedy}
 }
 
-// Count says how many checks have a verdict.
+// Count returns how many checks have a verdict.
 func Count(checks []Check, v Verdict) (n int) {
 	for _, c := range checks {
 		if c.Verdict == v {

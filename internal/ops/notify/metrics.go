@@ -7,16 +7,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// scrapeTimeout bounds the question at each scrape.
+// scrapeTimeout bounds the query at each scrape.
 const scrapeTimeout = 2 * time.Second
 
-// lastWebhook asks at each scrape.
+// lastWebhook is read at each scrape.
 type lastWebhook struct {
 	ask  func(ctx context.Context) (time.Time, error)
 	desc *prometheus.Desc
 }
 
-// NewLastWebhookMetric returns the collector of when Stripe was last heard of; while that is unknown the gauge is missing.
+// NewLastWebhookMetric returns the collector of the last webhook's time; while it is unknown, the gauge is missing.
 func NewLastWebhookMetric(ask func(ctx context.Context) (time.Time, error)) prometheus.Collector {
 	return &lastWebhook{ask: ask, desc: prometheus.NewDesc("purchase_relay_last_webhook_timestamp_seconds",
 		"When Stripe's last webhook came, to any replica as far as the ledger tells (Unix time).", nil, nil)}

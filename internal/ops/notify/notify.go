@@ -1,16 +1,15 @@
-// Package notify tells people what needs them: purchases that died, a worker that stopped and waits, silence at Stripe's end. It is
-// for those who run no Alertmanager.
+// Package notify sends messages about what needs a person: purchases that died, paused workers, missing webhooks. It
+// is for shops without Alertmanager.
 //
-// Its promise: one message for each trouble and one when it is over; never two beginnings of the same reason within ten minutes,
-// whichever replica tells; nothing that the receiver does or does not do disturbs anything else.
+// Its promise: one message when a trouble begins and one when it ends; never two beginnings of one reason within ten
+// minutes, whichever replica sends; nothing that the receiver does disturbs anything else.
 //
-//	      ┌──────────── look: the ledger, the workers, the last webhook ───────────┐
-//	quiet ──trouble──▶ due ──told──▶ standing ──more of it, ten minutes later──▶ told again
-//	                    │                └──over──▶ told ──▶ quiet
-//	                    └──over before it was told──▶ quiet
+//	quiet ──trouble──▶ due ──sent──▶ open ──worse, ten minutes later──▶ sent again
+//	                    │              └──over──▶ sent ──▶ quiet
+//	                    └──over before the first message──▶ quiet
 //
-// What was told is known to the process that told it alone. Another that takes over, or the same after a restart, holds back what
-// stood before its time for ten minutes: then it tells what stands still, or at once that it is over.
+// Only the sending process knows what it sent. A replica that takes over, or a restarted one, holds back for ten
+// minutes what began before its time; its end is sent immediately.
 package notify
 
 import (
@@ -20,61 +19,55 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 )
 
 const (
 	lookEvery   = 5 * time.Second
 	lookTimeout = 10 * time.Second
-	// gather is how long a trouble is watched before it is told, so that the first message names more than the first purchase.
+	// gather delays the first message, so that it names more than the first purchase.
 	gather = 10 * time.Second
-	// quiet lies between two messages that something of the same reason began, or got worse.
+	// quiet lies between two messages that one reason began, or got worse.
 	quiet = 10 * time.Minute
-	// deathsAge is how long a dead purchase is a trouble: replayed before that, or not, it is over then.
+	// deathsAge is how long a dead purchase is a trouble, replayed or not.
 	deathsAge = time.Hour
 )
 
-// Ledger is what is asked of the ledger. Deaths returns what died since a time and is dead still, one entry a reason.
+// Ledger lists what died since a time and is still dead, one entry per reason.
 type Ledger interface {
 	Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, error)
 }
 
-// Lead owes: at any time Hold says true to one process at most of all that share a ledger, and to that one again and again
-// until it is released or its connection is lost.
+// Lead elects the replica that sends. Hold returns true to at most one process of all that share a ledger, and
+// repeatedly to that one until Release or the loss of its connection.
 type Lead interface {
 	Hold(ctx context.Context) (bool, error)
 	Release()
 }
 
-// Receiver takes a message. Its error is a *Refusal.
+// Receiver delivers a message. Its error is a *Refusal.
 type Receiver interface {
 	Send(ctx context.Context, m Message) error
 }
 
-// Worker is one worker as it told about itself lately.
-type Worker struct {
-	Instance string
-	Paused   bool   // it stops and waits for live purchases
-	Reason   string // TikTok's words
-	Since    time.Time
-}
-
-// Sources are what an Alarm looks at.
+// Sources are what a Notifier reads.
 type Sources struct {
 	Ledger      Ledger
 	Lead        Lead
-	Workers     func() []Worker
+	Workers     func() []message.WorkerState // those that reported lately
 	LastWebhook func(ctx context.Context) (time.Time, error)
 }
 
 // Config is what an operator chooses.
 type Config struct {
-	Silence time.Duration // without a webhook for so long, it is told; 0: never
+	Silence time.Duration // without a webhook for so long, a message is due; 0: never
 	Now     func() time.Time
 }
 
-// Alarm looks and tells.
-type Alarm struct {
+// Notifier reads the troubles and sends the messages.
+type Notifier struct {
 	Config
 	from     Sources
 	to       Receiver
@@ -82,51 +75,50 @@ type Alarm struct {
 	messages *prometheus.CounterVec
 }
 
-// New returns an Alarm; Run makes it work. to is nil where nobody is to be told.
-func New(c Config, from Sources, to Receiver, log *zap.Logger, reg prometheus.Registerer) *Alarm {
-	a := &Alarm{
+// New returns a Notifier; Run makes it work. to is nil without NOTIFY_URL.
+func New(c Config, from Sources, to Receiver, log *zap.Logger, reg prometheus.Registerer) *Notifier {
+	n := &Notifier{
 		Config: c, from: from, to: to, log: log,
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_notifications_total", Help: "Messages to the receiver at NOTIFY_URL, by result.",
 		}, []string{"result"}),
 	}
 	for _, result := range []string{"sent", "failed"} {
-		a.messages.WithLabelValues(result) // from 0: an increase from nothing at all would not be seen
+		n.messages.WithLabelValues(result) // from 0, or the first increase would be invisible
 	}
-	reg.MustRegister(a.messages)
-	return a
+	reg.MustRegister(n.messages)
+	return n
 }
 
-// Run looks every five seconds until ctx ends.
-func (a *Alarm) Run(ctx context.Context) error {
-	if a.to == nil {
+// Run reads the troubles every five seconds until ctx ends.
+func (n *Notifier) Run(ctx context.Context) error {
+	if n.to == nil {
 		return nil
 	}
-	defer a.from.Lead.Release()
+	defer n.from.Lead.Release()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	var b *book // nil: another process tells
-	blind := false
+	var s *schedule // nil: another process sends
+	var failures logsafe.Changes
 	for {
-		standing, lead, err := a.look(ctx)
+		present, lead, err := n.read(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && !blind:
-			a.log.Warn("Nobody is told of troubles while the ledger cannot be read", zap.Error(err))
-		case err == nil && blind:
-			a.log.Info("Troubles are told again")
-		}
-		blind = err != nil
-		switch {
-		case err != nil: // what stood stands
-		case !lead:
-			b = nil
-		default:
-			if b == nil {
-				b = newBook(a.Now())
+		case err != nil: // the troubles are as before
+			if failures.Failed(err) {
+				n.log.Warn("Notifications paused, ledger unreadable", zap.Error(err))
 			}
-			a.tell(ctx, b, standing)
+		case !lead:
+			s = nil
+		default:
+			if s == nil {
+				s = newSchedule(n.Now())
+			}
+			n.notify(ctx, s, present)
+		}
+		if err == nil && failures.Recovered() {
+			n.log.Info("Notifications resumed")
 		}
 		select {
 		case <-ctx.Done():
@@ -136,48 +128,49 @@ func (a *Alarm) Run(ctx context.Context) error {
 	}
 }
 
-// look returns what troubles there are now, where it is this process that tells.
-func (a *Alarm) look(ctx context.Context) (standing []Trouble, lead bool, err error) {
+// read returns the present troubles, where this process sends.
+func (n *Notifier) read(ctx context.Context) (present []Trouble, lead bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if lead, err = a.from.Lead.Hold(ctx); err != nil || !lead {
+	if lead, err = n.from.Lead.Hold(ctx); err != nil || !lead {
 		return nil, false, err
 	}
-	now := a.Now()
-	deaths, err := a.from.Ledger.Deaths(ctx, now.Add(-deathsAge))
+	now := n.Now()
+	deaths, err := n.from.Ledger.Deaths(ctx, now.Add(-deathsAge))
 	if err != nil {
 		return nil, false, err
 	}
-	last, err := a.from.LastWebhook(ctx)
+	last, err := n.from.LastWebhook(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	return troubles(deaths, a.from.Workers(), last, a.Silence, now), true, nil
+	return troubles(deaths, n.from.Workers(), last, n.Silence, now), true, nil
 }
 
-// tell sends what is due, one message after the other.
-func (a *Alarm) tell(ctx context.Context, b *book, standing []Trouble) {
-	for _, m := range b.due(standing, a.Now()) {
-		err := a.send(ctx, m)
+// notify sends the messages that are due, one after the other.
+func (n *Notifier) notify(ctx context.Context, s *schedule, present []Trouble) {
+	for _, m := range s.due(present, n.Now()) {
+		err := n.send(ctx, m)
 		if ctx.Err() != nil {
 			return
 		}
-		b.done(m, err, a.Now())
+		s.record(m, err, n.Now())
+		log := n.log.With(zap.String("reason", m.Reason), zap.String("state", m.State))
 		if err != nil {
-			a.messages.WithLabelValues("failed").Inc()
-			a.log.Error("Nobody could be told of a trouble; it is tried again while it stands", zap.String("reason", m.Reason),
-				zap.String("state", m.State), zap.Error(err), zap.String("remedy", "see what NOTIFY_URL's receiver answers"))
+			n.messages.WithLabelValues("failed").Inc()
+			log.Error("Notification failed; retrying", zap.Error(err),
+				zap.String("remedy", "see what NOTIFY_URL's receiver answers"))
 			continue
 		}
-		a.messages.WithLabelValues("sent").Inc()
-		a.log.Info("Told", zap.String("reason", m.Reason), zap.String("state", m.State), zap.Int("count", m.Count))
+		n.messages.WithLabelValues("sent").Inc()
+		log.Info("Notification sent", zap.Int("count", m.Count))
 	}
 }
 
-// send tries a few times where it is sure that the receiver did not take the message.
-func (a *Alarm) send(ctx context.Context, m Message) (err error) {
+// send retries where the receiver certainly did not take the message.
+func (n *Notifier) send(ctx context.Context, m Message) (err error) {
 	for try, wait := 1, time.Second; ; try, wait = try+1, 2*wait {
-		if err = a.to.Send(ctx, m); !again(err) || try == sendTries {
+		if err = n.to.Send(ctx, m); !again(err) || try == sendTries {
 			return err
 		}
 		select {

@@ -17,17 +17,18 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/notify"
 	"purchase-relay/internal/purchase"
 )
 
-// world is everything around an Alarm, in virtual time.
+// world is everything around a Notifier, in virtual time.
 type world struct {
 	t  *testing.T
 	mu sync.Mutex
 
 	deaths    []death
-	workers   []notify.Worker
+	workers   []message.WorkerState
 	webhook   time.Time
 	ledgerErr error
 	leader    any // who leads
@@ -50,7 +51,7 @@ type told struct {
 	at time.Duration // since the start
 }
 
-// bubble runs a test in virtual time, with one Alarm running.
+// bubble runs a test in virtual time, with one Notifier running.
 func bubble(t *testing.T, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -82,7 +83,7 @@ func (s *seat) Release() {
 	}
 }
 
-// Deaths implements alarm.Ledger.
+// Deaths implements notify.Ledger.
 func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -108,7 +109,7 @@ func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, e
 	return list, nil
 }
 
-// Send implements alarm.Receiver.
+// Send implements notify.Receiver.
 func (w *world) Send(_ context.Context, m notify.Message) error {
 	w.mu.Lock()
 	w.asked++
@@ -126,7 +127,7 @@ func (w *world) Send(_ context.Context, m notify.Message) error {
 // start is when each bubble begins.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // synctest's own beginning
 
-// run starts an Alarm; stop ends it and waits.
+// run starts a Notifier; stop ends it and waits.
 func (w *world) run(silence time.Duration) (stop func()) {
 	core, log := observer.New(zapcore.DebugLevel)
 	if w.log == nil {
@@ -135,7 +136,7 @@ func (w *world) run(silence time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	a := notify.New(notify.Config{Silence: silence, Now: time.Now}, notify.Sources{
 		Ledger: w, Lead: &seat{w},
-		Workers:     func() []notify.Worker { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.workers) },
+		Workers:     func() []message.WorkerState { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.workers) },
 		LastWebhook: func(context.Context) (time.Time, error) { w.mu.Lock(); defer w.mu.Unlock(); return w.webhook, nil },
 	}, w, zap.New(core), w.reg)
 	w.reg = prometheus.NewRegistry()
@@ -218,7 +219,7 @@ func TestDeathsAreGroupedAndTheirEndIsTold(t *testing.T) {
 		w.pass(20 * time.Second)
 		w.expect("dead:crash firing 1", "dead:refused firing 3")
 		m := w.told[1]
-		if !slices.Equal(m.IDs, []string{"cs_3", "cs_2", "cs_1"}) || !strings.Contains(m.What, "3 purchases were given up on") || !strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
+		if !slices.Equal(m.IDs, []string{"cs_3", "cs_2", "cs_1"}) || !strings.Contains(m.What, "3 purchases died") || !strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
 			t.Errorf("%+v", m)
 		}
 		for i := range 50 { // one every ten seconds
@@ -255,8 +256,8 @@ func TestPausedWorkers(t *testing.T) {
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
-		paused := notify.Worker{Instance: "w1", Paused: true, Reason: "live: 40105 Access token\n is incorrect", Since: time.Now()}
-		w.set(func() { w.workers = []notify.Worker{paused, {Instance: "w2"}} })
+		paused := message.WorkerState{Instance: "w1", State: message.WorkerPaused, Reason: "live: 40105 Access token\nis incorrect", Since: time.Now()}
+		w.set(func() { w.workers = []message.WorkerState{paused, {Instance: "w2"}} })
 		w.pass(time.Minute)
 		w.expect("paused firing 1")
 		if m := w.told[0]; !strings.HasPrefix(m.What, "1 of 2 workers paused since 2000-01-01T00:01:00Z: TikTok accepts nothing (live: 40105 Access token is incorrect)") || m.IDs[0] != "w1" {
@@ -265,7 +266,7 @@ func TestPausedWorkers(t *testing.T) {
 		w.set(func() { w.workers = nil }) // restarted, or NATS is away: nobody knows
 		w.pass(time.Minute)
 		w.expect("paused firing 1")
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w3"}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w3"}} })
 		w.pass(5 * time.Second)
 		w.expect("paused firing 1", "paused resolved 1")
 		if m := w.told[1]; m.What != "No worker is paused any more; 1 running." {
@@ -273,7 +274,11 @@ func TestPausedWorkers(t *testing.T) {
 		}
 		// Up and down every minute: one beginning in ten minutes, and the end of what was told.
 		for i := range 30 {
-			w.set(func() { w.workers = []notify.Worker{{Instance: "w3", Paused: i%2 == 0, Since: time.Now()}} })
+			state := message.WorkerRunning
+			if i%2 == 0 {
+				state = message.WorkerPaused
+			}
+			w.set(func() { w.workers = []message.WorkerState{{Instance: "w3", State: state, Since: time.Now()}} })
 			w.pass(time.Minute)
 		}
 		if n := len(w.told); n < 4 || n > 10 {
@@ -296,9 +301,11 @@ func TestBlip(t *testing.T) {
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1", Paused: true, Since: time.Now()}} })
+		w.set(func() {
+			w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}}
+		})
 		w.pass(6 * time.Second)
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1"}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
 		w.pass(time.Hour)
 		w.expect()
 	})
@@ -328,7 +335,9 @@ func TestTakingOver(t *testing.T) {
 		stop := w.run(0)
 		w.pass(time.Minute)
 		w.die(purchase.ReasonRefused, "cs_1")
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1", Paused: true, Since: time.Now()}} })
+		w.set(func() {
+			w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}}
+		})
 		w.pass(time.Minute)
 		w.expect("dead:refused firing 1", "paused firing 1")
 		defer w.run(0)() // the second replica sees the same and says nothing
@@ -336,7 +345,7 @@ func TestTakingOver(t *testing.T) {
 		stop()
 		w.pass(9 * time.Minute)
 		w.expect("dead:refused firing 1", "paused firing 1")
-		w.set(func() { w.workers = []notify.Worker{{Instance: "w1"}} })
+		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
 		w.pass(5 * time.Second)
 		w.expect("dead:refused firing 1", "paused firing 1", "paused resolved 1")
 		w.pass(2 * time.Minute)
@@ -374,7 +383,7 @@ func TestReceiverAway(t *testing.T) {
 		if n := w.count(); n < 30 || n > 120 {
 			t.Errorf("a receiver that is away was asked %d times in half an hour", n)
 		}
-		if n := w.log.FilterMessage("Nobody could be told of a trouble; it is tried again while it stands").Len(); n == 0 || n > 31 {
+		if n := w.log.FilterMessage("Notification failed; retrying").Len(); n == 0 || n > 31 {
 			t.Errorf("it was logged %d times", n)
 		}
 		w.set(func() { w.answer = func(notify.Message) error { return nil } })
@@ -427,7 +436,7 @@ func TestLedgerAway(t *testing.T) {
 		w.replay()
 		w.pass(time.Minute)
 		w.expect("dead:refused firing 1", "dead:refused resolved 1")
-		if n := w.log.FilterMessage("Nobody is told of troubles while the ledger cannot be read").Len(); n != 1 {
+		if n := w.log.FilterMessage("Notifications paused, ledger unreadable").Len(); n != 1 {
 			t.Errorf("it was logged %d times", n)
 		}
 	})
@@ -447,9 +456,11 @@ func TestNeverTwiceInTenMinutes(t *testing.T) {
 				case 1:
 					w.replay()
 				case 2:
-					w.set(func() { w.workers = []notify.Worker{{Instance: "w", Paused: true, Since: time.Now()}} })
+					w.set(func() {
+						w.workers = []message.WorkerState{{Instance: "w", State: message.WorkerPaused, Since: time.Now()}}
+					})
 				case 3:
-					w.set(func() { w.workers = []notify.Worker{{Instance: "w"}} })
+					w.set(func() { w.workers = []message.WorkerState{{Instance: "w"}} })
 				case 4:
 					w.set(func() { w.webhook = time.Now() })
 				}

@@ -17,16 +17,14 @@ import (
 )
 
 const (
-	// sendTimeout bounds one try to tell, whatever the receiver does.
-	sendTimeout = 10 * time.Second
-	// sendTries is how often in a row a message is offered to a receiver that does not take it.
-	sendTries = 3
+	sendTimeout = 10 * time.Second // of one try
+	sendTries   = 3                // in a row
 )
 
-// Refusal is a message that did not get through.
+// Refusal is a message that was not delivered.
 type Refusal struct {
 	Cause error // without the receiver's address: it holds a secret
-	Again bool  // it was not taken for certain, and may be soon
+	Again bool  // it was certainly not taken, and a retry may succeed
 }
 
 // Error implements error.
@@ -40,8 +38,8 @@ func again(err error) bool {
 	return errors.As(err, &r) && r.Again
 }
 
-// Webhook tells by posting JSON to an address: "text" for people, as Slack and its like take it, and beside it the same in fields
-// for programs. Receivers that refuse fields they do not know get the text alone.
+// Webhook posts JSON: "text" for people, as Slack and its like read it, and the same in fields for programs.
+// Receivers that reject unknown fields get the text alone.
 type Webhook struct {
 	url    secret.Text
 	simple bool
@@ -49,7 +47,7 @@ type Webhook struct {
 	client *http.Client
 }
 
-// CheckURL says what is wrong with a receiver's address, without repeating it.
+// CheckURL returns what is wrong with a receiver's address, without the address.
 func CheckURL(address secret.Text) error {
 	u, err := url.Parse(address.Reveal())
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
@@ -59,6 +57,14 @@ func CheckURL(address secret.Text) error {
 		return errors.New("is plain http to another machine: it is a secret itself, and its messages hold ids; use https")
 	}
 	return nil
+}
+
+// NewReceiver returns the receiver at an address that CheckURL finds good; nil for no address.
+func NewReceiver(address secret.Text) Receiver {
+	if address == "" {
+		return nil
+	}
+	return NewWebhook(address)
 }
 
 // NewWebhook returns the receiver at an address that CheckURL finds good.
@@ -71,9 +77,12 @@ func NewWebhook(address secret.Text) *Webhook {
 	return &Webhook{
 		url: address, slack: slack, simple: slack || host == "chat.googleapis.com",
 		client: &http.Client{
-			Timeout:       sendTimeout,
-			Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: sendTimeout / 2},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // it would carry the message elsewhere
+			Timeout: sendTimeout,
+			Transport: &http.Transport{
+				Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: sendTimeout / 2,
+			},
+			// A redirect would carry the message elsewhere.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
 }
@@ -98,12 +107,13 @@ type fields struct {
 func (w *Webhook) body(m Message) ([]byte, error) {
 	b := body{Text: text(m)}
 	if w.slack {
-		b.Text = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(b.Text) // a foreign text must not mention everybody
+		// A foreign text must not mention everybody.
+		b.Text = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(b.Text)
 	}
 	if !w.simple {
 		b.fields = &fields{
-			Source: "purchase-relay", Reason: m.Reason, State: m.State, Since: m.Since.UTC().Truncate(time.Second), Count: m.Count,
-			IDs: append([]string{}, m.IDs...), What: m.What, Remedy: m.Remedy,
+			Source: "purchase-relay", Reason: m.Reason, State: m.State, Since: m.Since.UTC().Truncate(time.Second),
+			Count: m.Count, IDs: append([]string{}, m.IDs...), What: m.What, Remedy: m.Remedy,
 		}
 	}
 	return json.Marshal(b)
@@ -155,7 +165,7 @@ func (w *Webhook) Send(ctx context.Context, m Message) error {
 	}
 }
 
-// unreached takes the address out of an error. A connection that was never made has surely not carried the message.
+// unreached removes the address from an error. A connection that was never made has certainly carried nothing.
 func unreached(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err

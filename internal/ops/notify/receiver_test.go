@@ -15,7 +15,7 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-var message = notify.Message{ //nolint:gochecknoglobals // never written
+var deadMessage = notify.Message{ //nolint:gochecknoglobals // never written
 	Reason: "dead:refused", State: notify.StateFiring, Since: time.Unix(1767225600, 0), Count: 7, IDs: []string{"cs_1", "cs_2"},
 	What: "7 purchases were given up on <!channel> & more", Remedy: "Replay them.",
 }
@@ -32,14 +32,14 @@ func TestWebhookPosts(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	if err := notify.NewWebhook(secret.Text(server.URL+"/hook/t0ken")).Send(t.Context(), message); err != nil {
+	if err := notify.NewWebhook(secret.Text(server.URL+"/hook/t0ken")).Send(t.Context(), deadMessage); err != nil {
 		t.Fatal(err)
 	}
 	if got["text"] != "purchase-relay: 7 purchases were given up on <!channel> & more\ncs_1, cs_2 and 5 more\nReplay them." || got["reason"] != "dead:refused" ||
 		got["state"] != "firing" || got["count"] != 7.0 || got["since"] != "2026-01-01T00:00:00Z" || got["source"] != "purchase-relay" || len(got) != 9 {
 		t.Errorf("%v", got)
 	}
-	over := message
+	over := deadMessage
 	over.State, over.What, over.Remedy, over.IDs = notify.StateResolved, "All is well.", "", nil
 	if err := notify.NewWebhook(secret.Text(server.URL)).Send(t.Context(), over); err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func TestWebhookRefused(t *testing.T) {
 		server.URL + "/hang/t0ken": {false, "does not answer in time"}, server.URL + "/cut/t0ken": {false, "cannot be reached"}, closed.URL + "/t0ken": {true, "cannot be reached"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		err := notify.NewWebhook(secret.Text(url)).Send(ctx, message)
+		err := notify.NewWebhook(secret.Text(url)).Send(ctx, deadMessage)
 		cancel()
 		var refusal *notify.Refusal
 		if !errors.As(err, &refusal) || refusal.Again != tc.again || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "t0ken") {

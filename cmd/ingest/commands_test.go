@@ -2,63 +2,55 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
-	"purchase-relay/internal/ops/doctor"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/testkit/natslocal"
 )
 
-const goodSecret = "whsec_0123456789abcdef0123456789abcdef"
-
-// Each judgement passes, and does not.
-func TestJudgements(t *testing.T) {
-	first := func(checks []doctor.Check) doctor.Check { return append(checks, doctor.Check{})[0] }
-	for name, tc := range map[string]struct {
-		check doctor.Check
-		want  doctor.Verdict
-	}{
-		"a secret":                 {first(signingSecrets(goodSecret)), doctor.Pass},
-		"two secrets":              {first(signingSecrets(goodSecret + ", " + goodSecret + "0")), doctor.Pass},
-		"one secret twice":         {first(signingSecrets(goodSecret + "," + goodSecret)), doctor.Warn},
-		"a secret that was cut":    {first(signingSecrets("whsec_hunter2")), doctor.Warn},
-		"an API key":               {first(signingSecrets("sk_live_hunter2")), doctor.Fail},
-		"a restricted key":         {judgeAPIKey("rk_live_hunter2", true), doctor.Pass},
-		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", false), doctor.Pass},
-		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", true), doctor.Fail},
-		"a secret key":             {judgeAPIKey("sk_live_hunter2", true), doctor.Warn},
-		"another kind of key":      {judgeAPIKey("hunter2", true), doctor.Fail},
-		"good signatures":          {judgeSignatures(counts{signed: 5, wronglySigned: 1}), doctor.Pass},
-		"nothing but bad ones":     {judgeSignatures(counts{wronglySigned: 1}), doctor.Fail},
-		"snapshot events":          {judgeThin(counts{signed: 5}), doctor.Pass},
-		"thin events":              {judgeThin(counts{signed: 5, thin: 2}), doctor.Fail},
-		"a good configuration":     {first(service.Configuration(nil)), doctor.Pass},
-		"a configuration at fault": {first(service.Configuration([]string{"X is wrong"})), doctor.Fail},
-	} {
-		if tc.check.Verdict != tc.want || (tc.check.Remedy == "") != (tc.want == doctor.Pass) || strings.Contains(tc.check.Found, "hunter2") {
-			t.Errorf("%s: %+v, want %q", name, tc.check, tc.want)
+// A schedule survives failures, keeps its interval, and ends with its context.
+func TestRepeat_SurvivesFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 73*time.Hour)
+		defer cancel()
+		began, runs, reported := time.Now(), []time.Duration(nil), 0
+		err := repeat(ctx, 24*time.Hour, func(context.Context) error {
+			if runs = append(runs, time.Since(began)); len(runs) == 2 {
+				return errors.New("the ledger is away")
+			}
+			return nil
+		}, func(error) { reported++ })
+		if err != nil || len(runs) != 4 || runs[3] != 72*time.Hour || reported != 1 {
+			t.Errorf("runs at %v, %d failures reported, error = %v; want 4 runs a day apart, 1 and nil", runs, reported, err)
 		}
-	}
-	if none := signingSecrets(""); len(none) != 0 {
-		t.Errorf("a missing secret is told twice: %+v", none)
-	}
+	})
 }
 
-func TestWebhookCounts(t *testing.T) {
-	got := webhookCounts([]byte(`# HELP purchase_relay_webhooks_total x
-purchase_relay_webhooks_total{result="processed",type="checkout.session.completed"} 3
-purchase_relay_webhooks_total{result="no_api_key",type="thin"} 2
-purchase_relay_webhooks_total{result="processed",type="thin"} 1
-purchase_relay_webhooks_total{result="ignored",type="other"} 1
-purchase_relay_webhooks_total{result="invalid_signature",type="none"} 4
-purchase_relay_webhooks_total{result="not_an_event",type="none"} 9
-purchase_relay_webhook_duration_seconds_count{result="processed"} 3
-`))
-	if want := (counts{signed: 7, wronglySigned: 4, thin: 2}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
+// A wrong configuration ends the schedule: it would fail every time.
+func TestRepeat_EndsOnUsageError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := &service.UsageError{Problems: []string{"--older-than"}}
+		err := repeat(t.Context(), time.Hour, func(context.Context) error { return want }, func(err error) { t.Errorf("reported %v", err) })
+		if !errors.Is(err, want) {
+			t.Errorf("error = %v, want %v", err, want)
+		}
+	})
+}
+
+// A schedule has no terminal to answer a question.
+func TestConfig_ScheduledPruneNeedsYes(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"prune", "--every=24h"}, {"prune", "--yes", "--every=-1h"}} {
+		if got := problems(t, args, "DATABASE_URL=postgres://h/d"); !strings.Contains(got, "--every") {
+			t.Errorf("%v: problems = %q, want --every", args, got)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"purchase-relay/internal/service"
 )
 
+const goodSecret = "whsec_0123456789abcdef0123456789abcdef"
+
 func env(pairs ...string) func(string) string {
 	m := make(map[string]string)
 	for _, p := range pairs {

@@ -1,4 +1,4 @@
-package main
+package tiktok_test
 
 import (
 	"encoding/json"
@@ -17,7 +17,7 @@ import (
 
 // The body on the page of a delivered purchase is, event for event, the one that TikTok got, whatever the
 // worker left out or added.
-func TestRenderBody_IsWhatWasSent(t *testing.T) {
+func TestPreview_IsWhatWasSent(t *testing.T) {
 	t.Parallel()
 	var got []byte
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -71,17 +71,17 @@ func TestRenderBody_IsWhatWasSent(t *testing.T) {
 		if len(a.Sent) != 1 {
 			t.Fatalf("%s: answer %+v", name, a)
 		}
-		rendered, err := renderBody(data, &a.Sent[0])
+		rendered, err := tiktok.Preview(data, &a.Sent[0])
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(events(t, got), events(t, rendered)); diff != "" {
+		if diff := cmp.Diff(previewed(t, got), previewed(t, rendered)); diff != "" {
 			t.Errorf("%s (-sent +page):\n%s", name, diff)
 		}
 	}
 }
 
-func events(t *testing.T, body []byte) any {
+func previewed(t *testing.T, body []byte) any {
 	t.Helper()
 	var all struct{ Data any }
 	if err := json.Unmarshal(body, &all); err != nil || all.Data == nil {

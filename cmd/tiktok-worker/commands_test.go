@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/ops/doctor"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
@@ -65,23 +64,5 @@ func TestDoctor(t *testing.T) {
 	}
 	if status, out := doctored(t, nil, append(good[:2], "TIKTOK_ACCESS_TOKEN=")...); status != 0 || !strings.Contains(out, "warn  TikTok: live token") {
 		t.Errorf("switched off: %d\n%s", status, out)
-	}
-}
-
-// A test purchase must not count as a sale.
-func TestTestsApart(t *testing.T) {
-	for name, tc := range map[string]struct {
-		c    config
-		want doctor.Verdict
-	}{
-		"skipped":                  {config{TestMode: "skip"}, doctor.Pass},
-		"a code":                   {config{TestMode: "send", TestEventCode: "T", PixelID: "p", AccessToken: "t"}, doctor.Pass},
-		"a pixel of their own":     {config{TestMode: "send", TestPixelID: "q", TestAccessToken: "u", PixelID: "p", AccessToken: "t"}, doctor.Pass},
-		"another token":            {config{TestMode: "send", TestAccessToken: "u", PixelID: "p", AccessToken: "t"}, doctor.Warn},
-		"the live token once more": {config{TestMode: "send", TestAccessToken: "t", PixelID: "p", AccessToken: "t"}, doctor.Fail},
-	} {
-		if got := tc.c.testsApart(); got.Verdict != tc.want {
-			t.Errorf("%s: %+v, want %q", name, got, tc.want)
-		}
 	}
 }

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/intake"
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/backfill"
+	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/recorder"
+	"purchase-relay/internal/relay"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/stripe"
+	"purchase-relay/internal/tiktok"
+)
+
+// serve wires the steps to the neighbours and runs until ctx ends. What is started last is stopped first: the
+// listeners, then the steps, then the neighbours.
+func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
+	life := service.NewLifecycle(log)
+	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
+	service.BoundMemory()
+	registry, metrics := service.Metrics(service.Version())
+	registry.MustRegister(life.Collector())
+
+	// The neighbours: Postgres and NATS.
+	db, err := ledger.Open(context.WithoutCancel(ctx), c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
+	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
+	db.OnSkip(func(s ledger.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
+	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now), dashboard.NewPurchasesMetrics(db))
+	js, err := queue.Connect(c.Config, queue.RoleIngest, log, registry)
+	if err != nil {
+		return err
+	}
+	life.OnStop("nats", js.Close)
+	workers, err := js.WatchWorkers()
+	if err != nil {
+		return err
+	}
+	backlog := js.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	registry.MustRegister(queue.NewBacklogMetrics(backlog))
+
+	// The steps: outbox to stream, outcomes to ledger. Each starts once what it needs is there.
+	outbox := relay.New(db, js, time.Now, log, registry)
+	streams := queue.NewProvisioner(js, c.streams(), queue.ProvisionInterval, outbox.Retry, log)
+	setup := ledger.NewSetup(db, c.DatabaseURL, c.MigrateDatabaseURL, log)
+	outcomes := recorder.New(js.Consumer(message.StreamOutcomes, message.ConsumerRecorder), db, log)
+	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge},
+		db, js, time.Now, log, registry)
+	life.Go("streams", streams.Run)
+	life.Go("recorder", after(outcomes.Run, setup.Ready(), streams.Ready()))
+	life.Go("relay", after(outbox.Run, setup.Ready(), streams.Ready()))
+	life.Go("sweeper", after(sweeper.Run, setup.Ready(), streams.Ready()))
+	life.Go("rollup", after(dashboard.KeepFolded(db, log), setup.Ready()))
+	life.Go("retention", after(keepLean(db, log), setup.Ready()))
+	life.Go("schema", setup.Run)
+
+	// The intake, by webhook and by backfill.
+	rules, err := c.rules()
+	if err != nil {
+		return err
+	}
+	if rules.FirstPayment {
+		life.Go("first payments", after(intake.ConvertHeldInvoices(db, outbox.Wake, log), setup.Ready()))
+	}
+	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
+	var objects intake.Objects
+	if c.StripeAPIKey != "" {
+		objects = stripe.NewAPI(c.api())
+	}
+	events := intake.NewService(intake.Config{
+		Ledger: db, Rules: rules, Objects: objects, Publisher: outbox, Now: time.Now,
+	}, log, registry)
+	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), events, log, registry)
+	check := backfill.NewCheck(checkConfig(c, db, events, rules), log, registry)
+	switch {
+	case c.BackfillInterval > 0 && c.StripeAPIKey != "":
+		life.Go("backfill", after(check.Run, setup.Ready()))
+	case c.BackfillInterval > 0:
+		log.Warn("BACKFILL_INTERVAL does nothing without STRIPE_API_KEY: what webhooks miss is not looked for")
+	}
+
+	// Notifications.
+	last := lastWebhook(webhook, db)
+	registry.MustRegister(notify.NewLastWebhookMetric(last))
+	notifier := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
+		Ledger: db, Lead: db.LeadAlarm(), Workers: workers.List, LastWebhook: last,
+	}, notify.NewReceiver(c.NotifyURL), log, registry)
+	life.Go("notify", after(notifier.Run, setup.Ready()))
+
+	// The listeners.
+	public := webhook.Public(service.Healthz())
+	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, service.PublicConnections, public); err != nil {
+		return err
+	}
+	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
+	pages := dashboard.New(dashboard.Config{
+		Ledger: db, Health: health.neighbours, Wake: outbox.Wake, Body: tiktok.Preview,
+		Version: service.Version(), Now: time.Now, Log: log,
+	})
+	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
+	if err != nil {
+		return err
+	}
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, service.AdminConnections, admin); err != nil {
+		return err
+	}
+	log.Info("ingest is up", zap.String("version", service.Version()),
+		zap.String("public", c.IngestAddr), zap.String("admin", c.AdminAddr))
+	return life.Wait(ctx)
+}
+
+// after runs a step once what it needs is there: before that it could only fail.
+func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		for _, r := range ready {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-r:
+			}
+		}
+		return run(ctx)
+	}
+}
+
+// lastWebhook returns when a webhook was last received: by this process or, as far as the ledger knows, before its
+// start and by the other replicas.
+func lastWebhook(h *intake.Handler, db *ledger.DB) func(ctx context.Context) (time.Time, error) {
+	return func(ctx context.Context) (time.Time, error) {
+		at := h.LastWebhook()
+		recorded, err := db.LastWebhook(ctx)
+		switch {
+		case err != nil && at.IsZero():
+			return at, err
+		case recorded.After(at):
+			return recorded, nil
+		}
+		return at, nil
+	}
+}
+
+type readiness = func(context.Context) (ready bool, body map[string]string)
+
+// adminHandler is the admin listener's: what is open to everybody who reaches it under one of its names, and
+// the dashboard behind the tokens.
+func adminHandler(
+	c *config, refused func(reason string), pages, metrics http.Handler, ready readiness, log *zap.Logger,
+) (http.Handler, error) {
+	tokens, err := dashboard.ParseTokens(c.AdminToken, c.AdminTokens)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := service.ParseHosts(c.AdminHosts, c.AdminAddr)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", service.Healthz())
+	mux.Handle("GET /readyz", service.Readyz(ready))
+	mux.Handle("GET /metrics", metrics)
+	mux.Handle("/", dashboard.NewAccess(tokens, pages, refused, log))
+	return hosts.Guard(mux, refused, log), nil
+}
+
+// health reads the neighbours' states.
+type health struct {
+	db      *ledger.DB
+	setup   *ledger.Setup
+	queue   *queue.Conn
+	workers *queue.Workers
+	backlog *queue.Consumer // the workers' own
+}
+
+// ready: only Postgres and its schema decide. NATS away must not take ingest out of a load balancer, or TikTok's
+// side would cost the customer's access.
+func (h *health) ready(ctx context.Context) (bool, map[string]string) {
+	up, schema := h.db.Ping(ctx) == nil, "waiting"
+	select {
+	case <-h.setup.Ready():
+		schema = "ready"
+	default:
+	}
+	body := map[string]string{"postgres": upDown(up), "schema": schema, "nats": upDown(h.queue.Connected())}
+	return up && schema == "ready", body
+}
+
+// backlogTimeout bounds the question to the queue: a page must not hang while NATS does.
+const backlogTimeout = 500 * time.Millisecond
+
+// neighbours is the dashboard's view.
+func (h *health) neighbours(ctx context.Context) dashboard.Health {
+	view := dashboard.Health{
+		Postgres: upDown(h.db.Ping(ctx) == nil), NATS: upDown(h.queue.Connected()), Workers: h.workers.List(),
+	}
+	ctx, cancel := context.WithTimeout(ctx, backlogTimeout)
+	defer cancel()
+	if waiting, taken, err := h.backlog.Pending(ctx); err == nil {
+		view.Backlog = &dashboard.Backlog{Waiting: waiting, Taken: taken}
+	}
+	return view
+}
+
+func upDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}

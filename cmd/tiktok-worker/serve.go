@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/delivery"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
+	"purchase-relay/internal/tiktok"
+)
+
+const (
+	reportInterval = 5 * time.Second // between two reports of the state on workers.<instance>
+	tokenPoll      = 2 * time.Second // between two reads of a token's file
+)
+
+// serve wires the delivery to the queue and to TikTok and runs until ctx ends.
+func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
+	life := service.NewLifecycle(log)
+	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
+	service.BoundMemory()
+	registry, metrics := service.Metrics(service.Version())
+	registry.MustRegister(life.Collector())
+
+	js, err := queue.Connect(c.Config, queue.RoleWorker, log, registry)
+	if err != nil {
+		return err
+	}
+	life.OnStop("nats", js.Close)
+	purchases := js.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	if err := purchases.WatchReturns(); err != nil {
+		return err
+	}
+
+	instance := queue.Instance()
+	pixels := newPixels(c)
+	live, test := pixels.destinations()
+	worker := delivery.New(delivery.Config{
+		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
+		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
+		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
+	}, purchases, js, log, registry)
+	state := func() message.WorkerState {
+		s := worker.State()
+		s.Version = service.Version()
+		return s
+	}
+	life.Go("state", func(ctx context.Context) error { return js.PublishState(ctx, instance, reportInterval, state) })
+	life.Go("tokens", func(ctx context.Context) error { return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log) })
+	life.Go("delivery", func(ctx context.Context) error {
+		// hard outlives ctx by the grace, so that what is in flight is finished.
+		hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() { time.AfterFunc(c.ShutdownGrace*9/10, cancel) })
+		defer stop()
+		return worker.Run(ctx, hard)
+	})
+
+	admin := http.NewServeMux()
+	admin.Handle("GET /healthz", service.Healthz())
+	admin.Handle("GET /metrics", metrics)
+	admin.Handle("GET /readyz", service.Readyz(func(context.Context) (bool, map[string]string) {
+		s := worker.State()
+		body := map[string]string{"nats": "up", "delivery": s.State}
+		if s.Reason != "" {
+			body["reason"] = s.Reason
+		}
+		if err := purchases.Ready(); err != nil {
+			body["nats"] = err.Error()
+			return false, body
+		}
+		return worker.Ready() == nil, body
+	}))
+	hosts, err := service.ParseHosts(c.AdminHosts, c.AdminAddr)
+	if err != nil {
+		return err
+	}
+	guarded := hosts.Guard(admin, service.NewAdminRefusals(registry), log)
+	if _, err := life.Serve("ADMIN_ADDR", c.AdminAddr, service.AdminConnections, guarded); err != nil {
+		return err
+	}
+	log.Info("tiktok-worker is up", zap.String("version", service.Version()), zap.String("instance", instance),
+		zap.String("admin", c.AdminAddr), zap.String("test_mode", c.TestMode))
+	if c.AccessToken == "" {
+		log.Warn("TIKTOK_ACCESS_TOKEN not configured, skipping tracking")
+	}
+	return life.Wait(ctx)
+}
+
+// pixels are where live and test purchases go; nil: nowhere. Without the live token nothing is sent: the quick off
+// switch.
+type pixels struct{ live, test *tiktok.Pixel }
+
+func newPixels(c *config) (p pixels) {
+	if c.AccessToken == "" {
+		return p
+	}
+	p.live = c.pixelFor(c.liveTarget())
+	if c.TestMode == "send" {
+		p.test = c.pixelFor(c.testTarget())
+	}
+	return p
+}
+
+// destinations leaves out what is not there: a nil pixel in an interface would not be nil.
+func (p pixels) destinations() (live, test delivery.Destination) {
+	if p.live != nil {
+		live = p.live
+	}
+	if p.test != nil {
+		test = p.test
+	}
+	return live, test
+}
+
+// followTokens reads the tokens' files again when they change, so that a rotated token needs no restart. changed is
+// called after each change.
+func (p pixels) followTokens(
+	ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger,
+) error {
+	if p.live == nil {
+		return nil
+	}
+	var files sync.WaitGroup
+	follow := func(variable string, first secret.Text, set func(secret.Text)) {
+		path := getenv(variable)
+		if path == "" {
+			return
+		}
+		log := log.With(zap.String("file", variable))
+		current := first
+		replace := func(token secret.Text) {
+			token = secret.Text(tiktok.Trim(token.Reveal()))
+			if err := tiktok.CheckToken(token); err != nil {
+				log.Error("Unusable access token; keeping the old one", zap.Error(err),
+					zap.String("remedy", "copy the token again from Events Manager into the file"))
+				return
+			}
+			if token == current { // it was trimmed at the start, or the file was touched
+				return
+			}
+			current = token
+			if c.inClear(token) {
+				log.Error("Access token not changed, TIKTOK_API_URL is plain http", zap.String("remedy", "use https"))
+				return
+			}
+			log.Info("The access token was changed")
+			set(token)
+			changed()
+		}
+		files.Go(func() {
+			service.FollowSecret(ctx, path, first, tokenPoll, replace, func(err error) {
+				log.Warn("The access token's file is unusable; keeping the old token", zap.Error(err))
+			})
+		})
+	}
+	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.Text) {
+		p.live.SetToken(token)
+		if p.test != nil && c.TestAccessToken == "" {
+			p.test.SetToken(token)
+		}
+	})
+	if p.test != nil {
+		follow("TIKTOK_TEST_ACCESS_TOKEN_FILE", c.TestAccessToken, p.test.SetToken)
+	}
+	files.Wait()
+	return nil
+}

@@ -1,0 +1,144 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/migrations"
+)
+
+// The driver falls back to whatever sslmode allows where the other end asks for it.
+func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
+	for url, want := range map[secret.Text]Transport{
+		"postgres://u:p@db.example/d":                                  TransportClear,
+		"postgres://u:p@db.example/d?sslmode=disable":                  TransportClear,
+		"postgres://u:p@db.example/d?sslmode=allow":                    TransportClear,
+		"postgres://u:p@db.example/d?sslmode=prefer":                   TransportClear,
+		"postgres://u:p@db.example/d?sslmode=require":                  TransportUnverified,
+		"postgres://u:p@db.example/d?sslmode=verify-full":              TransportVerified,
+		"postgres://u:p@10.0.0.1/d?sslmode=disable":                    TransportClear,
+		"postgres://u:p@127.0.0.1/d?sslmode=disable":                   TransportVerified,
+		"postgres://u:p@localhost/d":                                   TransportVerified,
+		"postgres://u:p@[::1]/d?sslmode=disable":                       TransportVerified,
+		"postgres:///d?host=/run/postgresql":                           TransportVerified,
+		"host=/run/postgresql dbname=d":                                TransportVerified,
+		"host=127.0.0.1,db.example dbname=d sslmode=disable":           TransportClear,
+		"host=/run/postgresql,db.example dbname=d sslmode=verify-full": TransportVerified,
+		"postgres://u:p@localhost.evil.example/d?sslmode=disable":      TransportClear,
+	} {
+		if got, err := TransportOf(url); got != want || err != nil {
+			t.Errorf("TransportOf(%s) = %v, %v, want %v", url.Reveal(), got, err, want)
+		}
+	}
+	if _, err := TransportOf("postgres://u:p@db.example/d?sslmode=hunter2"); !errors.Is(err, ErrURL) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("an unknown sslmode: error = %v, want ErrURL", err)
+	}
+}
+
+func TestProbe_ReadsARealLedger(t *testing.T) {
+	r := newRoles(t)
+	probe := func(url secret.Text) *Probe {
+		p, err := OpenProbe(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close(context.Background()) })
+		return p
+	}
+	owner, runtime := probe(r.owner), probe(r.runtime)
+	if runtime.User != r.role || runtime.Database == "" {
+		t.Errorf("connected as %q on %q, want %q", runtime.User, runtime.Database, r.role)
+	}
+	if s, err := owner.Schema(t.Context()); err != nil || s.Exists {
+		t.Errorf("an empty database: %+v, error = %v, want no schema", s, err)
+	}
+	if _, err := Migrate(t.Context(), r.owner); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := runtime.Schema(t.Context()); !errors.Is(err, ErrNoRights) {
+		t.Errorf("a role without any right: error = %v, want ErrNoRights", err)
+	}
+	r.migrate()
+	server, err := runtime.Server(t.Context())
+	if err != nil || server.Version < 130000 || server.VersionText == "" || server.Replica || server.ClockAhead.Abs() > time.Second ||
+		server.Used < 1 || server.Max <= server.Used {
+		t.Errorf("server = %+v, error = %v", server, err)
+	}
+	if !slices.Contains(server.LossyOff, "fsync") { // the tests' server is a throw-away one
+		t.Errorf("off = %q, want fsync", server.LossyOff)
+	}
+	schema, err := runtime.Schema(t.Context())
+	if want := (Schema{Exists: true, Level: migrations.Level, Known: migrations.Level, Oldest: schema.Oldest}); err != nil || schema != want {
+		t.Errorf("schema = %+v, error = %v, want %+v", schema, err, want)
+	}
+	missing := func() []string {
+		t.Helper()
+		list, err := runtime.MissingRights(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	if list := missing(); len(list) > 0 {
+		t.Errorf("missing rights = %q, want none", list)
+	}
+	for p, want := range map[*Probe]bool{owner: true, runtime: false} {
+		if may, err := p.MayCreate(t.Context()); err != nil || may != want {
+			t.Errorf("%s: may create tables = %t, error = %v, want %t", p.User, may, err, want)
+		}
+	}
+	if live, test, err := runtime.LatestEvents(t.Context()); err != nil || !live.IsZero() || !test.IsZero() {
+		t.Errorf("before any event: %s, %s, error = %v", live, test, err)
+	}
+	for _, statement := range []string{
+		`INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, received_at, disposition) VALUES ('evt_1', 'x', 'cs_1', true, now(), 'processed')`,
+		`REVOKE UPDATE ON public.attempts FROM "` + r.role + `"`,
+	} {
+		if _, err := r.admin.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list := missing(); !slices.Equal(list, []string{"UPDATE on attempts"}) {
+		t.Errorf("missing rights = %q, want UPDATE on attempts", list)
+	}
+	if live, test, err := runtime.LatestEvents(t.Context()); err != nil || time.Since(live).Abs() > time.Minute || !test.IsZero() {
+		t.Errorf("after a live event: %s, %s, error = %v", live, test, err)
+	}
+}
+
+// A failed connection is told apart, and no error holds the password.
+func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
+	url := pgtest.Database(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	for name, tc := range map[string]struct{ url, state, want string }{
+		"no URL":           {"postgres://[hunter2", "", "not a connection string"},
+		"nobody there":     {"postgres://u:hunter2@127.0.0.1:1/d", "", "refused"},
+		"no such database": {strings.Replace(url, "/test_", "/nothing_", 1), "3D000", "does not exist"},
+		"no such role":     {url + "&user=nobody_of_ours", "28000", "nobody_of_ours"},
+	} {
+		_, err := OpenProbe(t.Context(), secret.Text(tc.url))
+		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: error = %v, want %q", name, err, tc.want)
+			continue
+		}
+		state := ""
+		if refused, ok := errors.AsType[*ServerError](err); ok {
+			state = refused.SQLState
+		}
+		if state != tc.state {
+			t.Errorf("%s: SQLSTATE = %q, want %q", name, state, tc.state)
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/secret"
+)
+
+const (
+	setupRetry   = time.Second
+	setupTimeout = 30 * time.Second
+)
+
+// MigrateAndGrant brings the schema up to date as its owner and grants the runtime role what it needs. Without an
+// owner's URL, the runtime role owns the schema.
+func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.Text) (applied int, err error) {
+	if ownerURL == "" {
+		return Migrate(ctx, runtime)
+	}
+	if applied, err = Migrate(ctx, ownerURL); err != nil {
+		return applied, err
+	}
+	return applied, Grant(ctx, ownerURL, runtime)
+}
+
+// Setup brings the schema up to date as soon as Postgres allows it.
+type Setup struct {
+	db             *DB
+	runtime, owner secret.Text
+	log            *zap.Logger
+	ready          chan struct{}
+}
+
+// NewSetup returns a Setup; Run makes it work. The URLs are those of MigrateAndGrant.
+func NewSetup(db *DB, runtime, ownerURL secret.Text, log *zap.Logger) *Setup {
+	return &Setup{db: db, runtime: runtime, owner: ownerURL, log: log, ready: make(chan struct{})}
+}
+
+// Ready is closed when the ledger may be used.
+func (s *Setup) Ready() <-chan struct{} { return s.ready }
+
+// Run retries until the schema is usable or ctx ends. It returns an error only where the schema is too new for
+// this binary: ErrTooOld.
+func (s *Setup) Run(ctx context.Context) error {
+	var failures logsafe.Changes
+	for {
+		applied, err := s.once(ctx)
+		switch {
+		case errors.Is(err, ErrTooOld):
+			return err
+		case err == nil:
+			s.log.Info("The ledger is ready", zap.Int("migrations_applied", applied))
+			s.checkPrivilege(ctx)
+			close(s.ready)
+			return nil
+		case ctx.Err() != nil:
+			return nil
+		case failures.Failed(err):
+			s.log.Warn("Waiting for Postgres; webhooks are answered 503 until then", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(setupRetry):
+		}
+	}
+}
+
+func (s *Setup) once(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	applied, err := MigrateAndGrant(ctx, s.runtime, s.owner)
+	if err != nil {
+		return applied, err
+	}
+	return applied, s.db.CheckSchema(ctx)
+}
+
+// checkPrivilege warns where the owner has a role of its own and the runtime's may create tables all the same.
+func (s *Setup) checkPrivilege(ctx context.Context) {
+	if s.owner == "" || s.owner == s.runtime {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	if may, err := s.db.MayCreate(ctx); err == nil && may {
+		s.log.Warn("The role of DATABASE_URL may create tables",
+			zap.String("remedy", "REVOKE CREATE ON SCHEMA public FROM PUBLIC, and from that role"))
+	}
+}

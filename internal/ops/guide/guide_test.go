@@ -1,0 +1,188 @@
+package guide_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/purchase"
+)
+
+// Where a person can act, the remedy says how; no replay is offered for what no replay takes.
+func TestPurchase_ExplainsEveryState(t *testing.T) {
+	reasons := []purchase.Reason{
+		"", purchase.ReasonNoPayment, purchase.ReasonNotConfigured, purchase.ReasonTestPurchase, purchase.ReasonNoConsent,
+		purchase.ReasonInternal, purchase.ReasonForgotten, purchase.ReasonInvalidEmail, purchase.ReasonRefused,
+		purchase.ReasonExpired, purchase.ReasonCrash, "some_day",
+	}
+	for _, status := range purchase.Statuses() {
+		for _, reason := range reasons {
+			a := guide.Purchase(status, reason)
+			if a.Meaning == "" || strings.HasSuffix(a.Meaning, ".") {
+				t.Errorf("%s (%s): meaning = %q, want a sentence without its full stop", status, reason, a.Meaning)
+			}
+			if a.Remedy == "" && status != purchase.StatusDelivered && status != purchase.StatusSkipped {
+				t.Errorf("%s (%s) has no remedy", status, reason)
+			}
+			replayable := purchase.Group{Status: status, Reason: reason}.Replayable() ||
+				status == purchase.StatusSkipped && reason == purchase.ReasonTestPurchase
+			if (a.Replay != "") != replayable || replayable && a.Remedy == "" {
+				t.Errorf("%s (%s): %+v, want a replay: %t", status, reason, a, replayable)
+			}
+		}
+	}
+}
+
+func TestGroup_PrefersTheCodeOfWhatTikTokRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		group           purchase.Group
+		meaning, remedy string
+	}{
+		"refused": {
+			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002)},
+			"A field of the event is not valid", "Compare the message",
+		},
+		"refused, no code": {
+			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonRefused}, "TikTok refuses the event", "Fix what TikTok",
+		},
+		"expired": {
+			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Code: new(503)},
+			"Not accepted until RETRY_MAX_AGE: a later send could count twice. Last: TikTok, or a gateway", "See why no worker",
+		},
+		"retrying": {purchase.Group{Status: purchase.StatusRetrying, Code: new(429)}, "Too many requests", "Workers slow down"},
+		"known":    {purchase.Group{Status: purchase.StatusRetrying, Code: new(40050)}, "TikTok had this", "The worker retries"},
+	} {
+		got := guide.Group(tc.group)
+		if !strings.HasPrefix(got.Meaning, tc.meaning) || !strings.HasPrefix(got.Remedy, tc.remedy) {
+			t.Errorf("%s: %+v, want %q and %q", name, got, tc.meaning, tc.remedy)
+		}
+	}
+}
+
+func TestCode_ExplainsTikToksAndHTTPs(t *testing.T) {
+	for code, want := range map[int]string{
+		0: "accepted", 40050: "already", 40002: "not valid", 40007: "content", 40105: "access", 401: "firewall", 403: "firewall",
+		413: "firewall", 404: "access", 429: "Too many", 40100: "Too many", 503: "no usable answer", 51234: "no usable answer",
+		12345: "does not list", 20001: "Partly",
+	} {
+		a := guide.Code(code)
+		if !strings.Contains(a.Meaning, want) {
+			t.Errorf("%d: meaning = %q, want %q", code, a.Meaning, want)
+		}
+		if accepted := code == 0 || code == 40050; accepted != (a.Remedy == "") {
+			t.Errorf("%d: remedy = %q", code, a.Remedy)
+		}
+	}
+}
+
+func TestAnswer_QuotesTikTok(t *testing.T) {
+	seen := map[string]bool{}
+	for _, class := range []purchase.Class{
+		purchase.ClassDelivered, purchase.ClassRetry, purchase.ClassRate, purchase.ClassRefused, purchase.ClassAccess, purchase.ClassBlocked,
+	} {
+		a := guide.Answer(purchase.Answer{Class: class, Code: new(7), Message: "m", RequestID: "r"})
+		words, quote, _ := strings.Cut(a.Meaning, " (")
+		if words == "" || seen[words] || quote != `code 7, "m", request_id r)` || (a.Remedy == "") != (class == purchase.ClassDelivered) {
+			t.Errorf("%s: %+v", class, a)
+		}
+		seen[words] = true
+	}
+	if a := guide.Answer(purchase.Answer{Class: purchase.ClassRetry}); !strings.HasSuffix(a.Meaning, "(no answer)") {
+		t.Errorf("no answer: %+v", a)
+	}
+}
+
+func TestWorker_ExplainsEveryStop(t *testing.T) {
+	for _, state := range []string{message.WorkerPaused, message.WorkerOpen, message.WorkerOff} {
+		if a := guide.Worker(state); a.Meaning == "" || a.Remedy == "" {
+			t.Errorf("%s: %+v", state, a)
+		}
+	}
+	if a := guide.Worker(message.WorkerRunning); a != (guide.Advice{}) {
+		t.Errorf("running: %+v, want nothing", a)
+	}
+}
+
+// docs/states.md begins its meanings as the pages do.
+func TestStatesDocument_HasTheGuidesMeanings(t *testing.T) {
+	text := read(t, "../../../docs/states.md")
+	for _, row := range tableOf(t, text, "| status |") {
+		begins(t, row[0], row[1], guide.Purchase(purchase.Status(row[0]), "").Meaning)
+	}
+	for _, row := range tableOf(t, text, "| reason |") {
+		status, reason := purchase.Status(row[1]), purchase.Reason(row[0])
+		begins(t, row[0], row[2], guide.Purchase(status, reason).Meaning)
+	}
+}
+
+func begins(t *testing.T, name, cell, meaning string) {
+	t.Helper()
+	first, size := utf8.DecodeRuneInString(meaning)
+	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell, string(unicode.ToLower(first))+meaning[size:]) {
+		t.Errorf("docs/states.md: %s means %q, want %q", name, cell, meaning)
+	}
+}
+
+// An alert and its runbook entry give the remedy that pages and notifications give.
+func TestAlerts_HaveTheGuidesRemedies(t *testing.T) {
+	alerts, runbook := read(t, "../../../deploy/prometheus/alerts.yml"), read(t, "../../../docs/operations.md")
+	for name, advice := range map[string]guide.Advice{
+		"PurchaseRelayWorkerPaused":      guide.Worker(message.WorkerPaused),
+		"PurchaseRelayCircuitOpen":       guide.Worker(message.WorkerOpen),
+		"PurchaseRelayDeliveryOff":       guide.Worker(message.WorkerOff),
+		"PurchaseRelayRateLimited":       guide.Class(purchase.ClassRate),
+		"PurchaseRelayRejectedPurchases": guide.Purchase(purchase.StatusRejected, purchase.ReasonInvalidEmail),
+		"PurchaseRelayDeadLetters":       guide.Purchase(purchase.StatusDead, purchase.ReasonRefused),
+		"PurchaseRelayLostForGood":       guide.Purchase(purchase.StatusDead, purchase.ReasonExpired),
+	} {
+		for file, entry := range map[string]string{
+			"deploy/prometheus/alerts.yml": between(t, alerts, "- alert: "+name+"\n", "- alert: "),
+			"docs/operations.md":           between(t, runbook, "\n### "+name+"\n", "\n#"),
+		} {
+			entry = strings.Join(strings.Fields(strings.ReplaceAll(entry, "`", "")), " ")
+			if !strings.Contains(entry, advice.Remedy) || !strings.Contains(entry, advice.Replay) {
+				t.Errorf("%s: %s lacks %q or %q", file, name, advice.Remedy, advice.Replay)
+			}
+		}
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// between returns the text behind start, up to end.
+func between(t *testing.T, text, start, end string) string {
+	t.Helper()
+	_, after, found := strings.Cut(text, start)
+	if !found {
+		t.Fatalf("%q is missing", start)
+	}
+	entry, _, _ := strings.Cut(after, end)
+	return entry
+}
+
+// tableOf returns the rows of the Markdown table with this heading, without code marks.
+func tableOf(t *testing.T, text, heading string) (rows [][]string) {
+	t.Helper()
+	_, body, _ := strings.Cut(between(t, text, "\n"+heading, "\n\n"), "\n")
+	for line := range strings.Lines(body) {
+		cells := strings.Split(strings.ReplaceAll(strings.Trim(line, "|\n"), "`", ""), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if strings.Trim(cells[0], "-") != "" {
+			rows = append(rows, cells)
+		}
+	}
+	return rows
+}
