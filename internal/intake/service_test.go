@@ -59,8 +59,9 @@ func TestService_Publishes(t *testing.T) {
 			want, woken = []enqueued{{c.SessionID, "message"}}, 0
 		}
 		e.answers(c.Event(), 200)
-		if e.ledger.receipts[0].Claim != ready || e.publisher.woken != woken {
-			t.Errorf("ready %v: claim = %v, woken %d times", ready, e.ledger.receipts[0].Claim, e.publisher.woken)
+		r := e.ledger.receipts[0]
+		if r.Claim != ready || r.Source != purchase.SourceWebhook || r.DryRun || e.publisher.woken != woken {
+			t.Errorf("ready %v: receipt = %+v, woken %d times, want %d", ready, r, e.publisher.woken, woken)
 		}
 		if diff := cmp.Diff(want, e.publisher.enqueued, cmp.AllowUnexported(enqueued{})); diff != "" {
 			t.Errorf("ready %v: enqueued (-want +got):\n%s", ready, diff)
