@@ -66,10 +66,12 @@ func TestWorker_BatchesWaitingPurchases(t *testing.T) {
 		}
 	}, func(t *testing.T, b *bench) {
 		wait(time.Second)
-		want(t, b, "send live cs_0 cs_1 cs_2", "outcome cs_0 delivered", "outcome cs_1 delivered", "outcome cs_2 delivered", "ack cs_0", "ack cs_1", "ack cs_2",
+		want(t, b, "send live cs_0 cs_1 cs_2", "outcome cs_0 delivered", "outcome cs_1 delivered",
+			"outcome cs_2 delivered", "ack cs_0", "ack cs_1", "ack cs_2",
 			"send test cs_test_0 cs_test_1 cs_test_2", "outcome cs_test_0 delivered", "outcome cs_test_1 delivered", "outcome cs_test_2 delivered",
 			"ack cs_test_0", "ack cs_test_1", "ack cs_test_2")
-		if told := b.r.told(); told[0].Attempt.ID != told[2].Attempt.ID || told[0].Attempt.ID == told[3].Attempt.ID {
+		if told := b.r.published(); told[0].Attempt.ID != told[2].Attempt.ID ||
+			told[0].Attempt.ID == told[3].Attempt.ID {
 			t.Error("one attempt is one request")
 		}
 	})
@@ -90,8 +92,8 @@ func TestWorker_SendsBacklogInFullBatches(t *testing.T) {
 	})
 }
 
-// Bad events die alone, each with its own answer; good ones are accepted once each, whatever TikTok's message
-// says.
+// Each bad event is dead with its own answer, each good one is accepted once, for any index in TikTok's
+// message.
 func TestWorker_SplitsRejectedBatch(t *testing.T) {
 	for name, tc := range map[string]struct {
 		hint func(int) string
@@ -116,10 +118,11 @@ func TestWorker_SplitsRejectedBatch(t *testing.T) {
 				}
 			}, func(t *testing.T, b *bench) {
 				wait(time.Minute)
-				if b.count("ack ") != 511 || b.count("term cs_bad refused") != 1 || len(b.r.told()) != 512 {
-					t.Errorf("%d delivered, %d outcomes, dead: %v", b.count("ack "), len(b.r.told()), b.r.letters())
+				if b.count("ack ") != 511 || b.count("term cs_bad refused") != 1 || len(b.r.published()) != 512 {
+					t.Errorf("%d delivered, %d outcomes, dead: %v", b.count("ack "), len(b.r.published()), b.r.letters())
 				}
-				if d := b.r.letters()[0]; d.EventID != "cs_bad" || !strings.HasSuffix(d.Message, "cs_bad is not valid") || *d.Code != 40002 {
+				if d := b.r.letters()[0]; d.EventID != "cs_bad" || !strings.HasSuffix(d.Message, "cs_bad is not valid") ||
+					*d.Code != 40002 {
 					t.Errorf("dead letter: %+v", d)
 				}
 				if n := b.live.count(); n > tc.most {
@@ -130,7 +133,7 @@ func TestWorker_SplitsRejectedBatch(t *testing.T) {
 	}
 }
 
-// Whatever is bad, and whatever TikTok's message points at: each event has one outcome, and the right one.
+// For any bad events and any index in TikTok's message, each event has its one correct outcome.
 func TestWorker_SplitsAnyBatch(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 40).Draw(rt, "n")
@@ -149,21 +152,21 @@ func TestWorker_SplitsAnyBatch(t *testing.T) {
 			b.stop()
 			<-b.ended
 			told := map[string]int{}
-			for _, o := range b.r.told() {
+			for _, o := range b.r.published() {
 				told[o.EventID]++
 				if (o.Result == purchase.StatusDead) != isBad(o.EventID) {
 					rt.Fatalf("%s ended %s", o.EventID, o.Result)
 				}
 			}
-			if len(told) != n || len(b.r.told()) != n {
-				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.told()), len(told), n)
+			if len(told) != n || len(b.r.published()) != n {
+				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.published()), len(told), n)
 			}
 		})
 	})
 }
 
-// A partial refusal is split until each event has its own answer; what was taken already is taken again under
-// its event_id.
+// A partial rejection is split until each event has its own answer. Accepted events are sent again under
+// their event_id.
 func TestWorker_SplitsPartialRejection(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
@@ -191,7 +194,7 @@ func TestWorker_SplitsPartialRejection(t *testing.T) {
 	})
 }
 
-// An outage in the middle of a split: what was not sent goes back without an outcome, and all ends well.
+// An outage during a split returns the unsent purchases without an outcome; all are delivered afterwards.
 func TestWorker_OutageDuringSplit(t *testing.T) {
 	requests := 0
 	bubble(t, func(b *bench, c *Config) {
@@ -216,7 +219,7 @@ func TestWorker_OutageDuringSplit(t *testing.T) {
 	})
 }
 
-// What comes again without having been handed back is sent alone: it may be what its worker died of.
+// A message that was redelivered without being returned is sent alone: it may have crashed its worker.
 func TestWorker_SendsSuspectsAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
@@ -241,8 +244,8 @@ func TestWorker_SendsSuspectsAlone(t *testing.T) {
 	})
 }
 
-// An event that makes the worker stumble: the first time all of its batch comes again, each alone; then it
-// alone dies.
+// After a panic, each purchase of the batch is redelivered and sent alone; after a second one, the cause is
+// dead.
 func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 2
@@ -272,7 +275,7 @@ func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 	})
 }
 
-// On the way out, the request in flight is finished and what is left of a split goes back at once.
+// Shutdown finishes the in-flight request and returns the rest of a split immediately.
 func TestWorker_ShutdownDuringSplit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, func(b *bench, c *Config) {
@@ -289,13 +292,14 @@ func TestWorker_ShutdownDuringSplit(t *testing.T) {
 		wait(1500 * time.Millisecond) // in the second request, of the first half
 		b.stop()
 		<-b.ended
-		if b.count("ack ") != 4 || b.count("nak ") != 4 || len(b.r.told()) != 4 || slices.Max(b.q.delays()) != 0 {
+		if b.count("ack ") != 4 || b.count("nak ") != 4 || len(b.r.published()) != 4 ||
+			slices.Max(b.q.delays()) != 0 {
 			t.Errorf("journal: %v", b.q.events())
 		}
 	})
 }
 
-// While the circuit is open nothing is fetched: what waits keeps its delivery count. A small batch probes.
+// While the circuit is open, nothing but a small probe is fetched: no deliveries are spent.
 func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
@@ -329,7 +333,8 @@ func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 		b.q.mu.Unlock()
 		sizes := b.live.requests()
 		probes := len(sizes) - tripAfter
-		if probes < 8 || probes > 25 || slices.Max(sizes[tripAfter:]) > outageProbe || fresh < 2000-probes*outageProbe {
+		if probes < 8 || probes > 25 || slices.Max(sizes[tripAfter:]) > outageProbe ||
+			fresh < 2000-probes*outageProbe {
 			t.Errorf("%d probes of %v, %d of 2000 untouched", probes, sizes, fresh)
 		}
 		if n := b.log.FilterMessageSnippet("circuit opened").Len(); n != 1 {
@@ -347,7 +352,7 @@ func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 	})
 }
 
-// A test destination that does not answer holds up no live purchase.
+// A test destination without answers delays no live purchase.
 func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
@@ -359,13 +364,14 @@ func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
 			wait(time.Second)
 		}
 		wait(time.Second)
-		if b.count("ack cs_") != 60 || b.test.count() > 30 || b.State().State != message.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
+		if b.count("ack cs_") != 60 || b.test.count() > 30 || b.State().State != message.WorkerRunning ||
+			!strings.Contains(b.State().Reason, "test purchases wait") {
 			t.Errorf("%d live delivered, %d test requests, %+v", b.count("ack cs_"), b.test.count(), b.State())
 		}
 	})
 }
 
-// With test purchases alone nothing says that live ones would be answered: the circuit shows, and little is
+// With test purchases alone, nothing shows that live ones would be answered: State is open and little is
 // fetched.
 func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
@@ -380,7 +386,8 @@ func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_test_new_%d", i), false, 0)
 		}
 		wait(10 * time.Minute)
-		if s := b.State(); s.State != message.WorkerOpen || !strings.Contains(s.Reason, "test: 503") || b.gauge("purchase_relay_circuit_state") == 0 || b.Ready() != nil {
+		if s := b.State(); s.State != message.WorkerOpen || !strings.Contains(s.Reason, "test: 503") ||
+			b.gauge("purchase_relay_circuit_state") == 0 || b.Ready() != nil {
 			t.Errorf("state: %+v", s)
 		}
 		if n := b.test.count(); n > 15 {
@@ -401,7 +408,7 @@ func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 	})
 }
 
-// A new token is tried at once, not when the next probe would be due.
+// A new token is tried immediately, not when the next probe is due.
 func TestWorker_ProbeNow(t *testing.T) {
 	var revoked atomic.Bool
 	revoked.Store(true)
@@ -427,8 +434,8 @@ func TestWorker_ProbeNow(t *testing.T) {
 	})
 }
 
-// A probe is small, also while another destination keeps the fetches large: one event against a closed gate,
-// ten against an open circuit.
+// A probe is small, also while the other destination keeps the fetches large: one event while paused, ten in
+// an outage.
 func TestWorker_ProbesAreSmall(t *testing.T) {
 	for class, most := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: outageProbe} {
 		bubble(t, func(b *bench, c *Config) {
@@ -451,7 +458,7 @@ func TestWorker_ProbesAreSmall(t *testing.T) {
 	}
 }
 
-// A message whose subject is not the one of its event is nobody's purchase.
+// A message whose subject does not match its event is removed.
 func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
 	bubble(t, func(_ *bench, c *Config) { c.Concurrency = 1 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
@@ -462,7 +469,8 @@ func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
 		b.q.put(&fakeMessage{q: b.q, id: "cs_forged", subject: message.Subject("cs_other", true), data: data})
 		b.q.put(&fakeMessage{q: b.q, id: "cs_test", subject: message.Subject("cs_1", false), data: data})
 		wait(time.Second)
-		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged malformed purchase", "term cs_test malformed purchase")
+		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged malformed purchase",
+			"term cs_test malformed purchase")
 		if n := testutil.ToFloat64(b.metrics.malformed); n != 2 {
 			t.Errorf("%v counted", n)
 		}
@@ -498,7 +506,8 @@ func TestHalves_KeepEveryItem(t *testing.T) {
 			p.items = append(p.items, item{generation: i})
 		}
 		var got []int
-		for _, part := range split(p, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t, "index")), "Batch.x.", "Batch.-1."}).Draw(t, "message"), true) {
+		for _, part := range split(p, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t,
+			"index")), "Batch.x.", "Batch.-1."}).Draw(t, "message"), true) {
 			if len(part.items) == 0 || len(part.items) == n {
 				t.Fatalf("a part of %d of %d", len(part.items), n)
 			}

@@ -69,8 +69,10 @@ func TestBreaker_AnswersToProbes(t *testing.T) {
 		"access: a page proves nothing":    {[]finding{denied}, unclear, stillOpen, causeAccess, "before"},
 		"outage: TikTok judged the event":  {[]finding{failing, failing, failing}, healthy, resumed, "", ""},
 		"outage: it answers":               {[]finding{failing, failing, failing}, unclear, resumed, "", ""},
-		"outage: still no answer":          {[]finding{failing, failing, failing}, failing, stillOpen, causeOutage, "probe"},
-		"outage: it denies access":         {[]finding{failing, failing, failing}, denied, opened, causeAccess, "probe"},
+		"outage: still no answer": {[]finding{failing, failing, failing}, failing, stillOpen, causeOutage,
+			"probe"},
+		"outage: it denies access": {[]finding{failing, failing, failing}, denied, opened, causeAccess,
+			"probe"},
 	} {
 		b := newBreaker()
 		for _, f := range tc.before {
@@ -154,7 +156,7 @@ func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
 	}
 }
 
-// The only purchase there is probes at least every five minutes.
+// A lone purchase probes at least every five minutes.
 func TestReturnLater_WithinFiveMinutes(t *testing.T) {
 	for _, wait := range []time.Duration{time.Millisecond, time.Second, maxProbeWait} {
 		if got := afterProbe(wait); got <= wait || got > 5*time.Minute {

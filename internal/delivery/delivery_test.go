@@ -22,19 +22,19 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// queue is a stream in memory: it delivers again what was put off or not acknowledged in time, like the real
-// one.
+// queue is a stream in memory. Like the real one it redelivers what was returned, or not acknowledged in
+// time.
 type queue struct {
-	mu        sync.Mutex
-	waiting   []*fakeMessage
-	arrived   chan struct{}
-	ackWait   time.Duration
-	journal   []string        // everything that happened, in order
-	naks      []time.Duration // the delays asked for
-	added     int
-	lostWords int           // so many acknowledgements get lost
-	latency   time.Duration // of a fetch
-	erring    bool          // a fetch that brings a message brings an error too
+	mu       sync.Mutex
+	waiting  []*fakeMessage
+	arrived  chan struct{}
+	ackWait  time.Duration
+	journal  []string        // everything that happened, in order
+	naks     []time.Duration // the delays asked for
+	added    int
+	lostAcks int           // so many acknowledgements get lost
+	latency  time.Duration // of a fetch
+	erring   bool          // a fetch that brings a message brings an error too
 }
 
 type fakeMessage struct {
@@ -86,7 +86,8 @@ func (q *queue) add(id string, livemode bool, age time.Duration) {
 	q.mu.Lock()
 	q.added++
 	q.mu.Unlock()
-	q.put(&fakeMessage{q: q, id: id, subject: message.Subject(id, livemode), data: data, first: time.Now().Add(-age)})
+	q.put(&fakeMessage{q: q, id: id, subject: message.Subject(id, livemode), data: data,
+		first: time.Now().Add(-age)})
 }
 
 // Fetch implements Source.
@@ -117,7 +118,8 @@ more:
 		m.delivered++
 		m.deadline = time.AfterFunc(q.ackWait, func() { q.put(m) })
 		list = append(list, message.Received{
-			Subject: m.subject, MsgID: message.MsgID(m.id, 3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Acker: m,
+			Subject: m.subject, MsgID: message.MsgID(m.id,
+				3), Data: m.data, FirstPublished: m.first, NumDelivered: m.delivered, Returned: m.returned, Acker: m,
 		})
 		m.returned = false
 	}
@@ -132,8 +134,8 @@ func (m *fakeMessage) settle(format string, args ...any) bool {
 	m.q.note(format, args...)
 	m.q.mu.Lock()
 	defer m.q.mu.Unlock()
-	if m.q.lostWords > 0 {
-		m.q.lostWords--
+	if m.q.lostAcks > 0 {
+		m.q.lostAcks--
 		return false
 	}
 	m.deadline.Stop()
@@ -181,7 +183,7 @@ func (m *fakeMessage) InProgress() error {
 	return nil
 }
 
-// pixel answers by a function: of one event, which speaks for all of a request, or of them all.
+// pixel answers by a function: of the first event of a request, or of all.
 type pixel struct {
 	name   string
 	q      *queue
@@ -227,7 +229,7 @@ func (p *pixel) count() int {
 	return len(p.sent)
 }
 
-// reporter remembers what it was told, and fails while it is told to.
+// reporter records what was published, and fails as configured.
 type reporter struct {
 	q        *queue
 	mu       sync.Mutex
@@ -298,7 +300,7 @@ func (r *reporter) DeadLetters(_ context.Context, list []message.DeadLetter) []e
 // refuses reports whether the letter of a purchase is never stored.
 func (r *reporter) refuses(id string) bool { return r.refused != "" && id == r.refused }
 
-func (r *reporter) told() []message.Outcome {
+func (r *reporter) published() []message.Outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.outcomes)
@@ -386,8 +388,9 @@ func TestWorker_PublishesOutcomeBeforeAck(t *testing.T) {
 		b.q.add("cs_1", true, time.Minute)
 		wait(time.Second)
 		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
-		o := b.r.told()[0]
-		if o.Generation != 3 || o.Attempt == nil || o.Attempt.RequestID != "req" || *o.Attempt.Code != 0 || !purchase.ValidID(o.Attempt.ID) {
+		o := b.r.published()[0]
+		if o.Generation != 3 || o.Attempt == nil || o.Attempt.RequestID != "req" || *o.Attempt.Code != 0 ||
+			!purchase.ValidID(o.Attempt.ID) {
 			t.Errorf("outcome: %+v %+v", o, o.Attempt)
 		}
 		for _, msg := range []string{"Sending CompletePayment event", "Purchase event sent successfully"} {
@@ -401,7 +404,7 @@ func TestWorker_PublishesOutcomeBeforeAck(t *testing.T) {
 	})
 }
 
-// The outcome could not be told for a while: the purchase is not acknowledged before.
+// The purchase is not acknowledged before its outcome is published.
 func TestWorker_RetriesFailedOutcome(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.r.failing = 5 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
@@ -410,38 +413,39 @@ func TestWorker_RetriesFailedOutcome(t *testing.T) {
 	})
 }
 
-// The outcome could not be told at all: the queue delivers again, and the same event is sent again.
+// Without its outcome, a purchase is redelivered, and the same event is sent again.
 func TestWorker_LeavesMessageWithoutOutcome(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.r.failing = 20 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(5 * time.Minute)
 		journal := b.q.events()
-		if b.live.count() < 2 || journal[len(journal)-1] != "ack cs_1" || len(b.r.told()) != 1 {
+		if b.live.count() < 2 || journal[len(journal)-1] != "ack cs_1" || len(b.r.published()) != 1 {
 			t.Errorf("journal: %v", journal)
 		}
 	})
 }
 
-// A lost acknowledgement is said again. (It used to be said once: a server that died with it had the whole
-// batch sent again.)
+// A lost acknowledgement is repeated. It was sent once before: a server that crashed with it redelivered the
+// whole batch.
 func TestWorker_RetriesFailedAck(t *testing.T) {
-	bubble(t, func(b *bench, _ *Config) { b.q.lostWords = 3 }, func(t *testing.T, b *bench) {
+	bubble(t, func(b *bench, _ *Config) { b.q.lostAcks = 3 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * time.Minute)
 		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "ack cs_1", "ack cs_1", "ack cs_1")
 	})
 }
 
-// One that stays lost until the queue delivers again: told twice, each attempt once.
+// Acknowledgements are lost until the redelivery: two outcomes, each attempt once.
 func TestWorker_SendsAgainAfterLostAck(t *testing.T) {
-	bubble(t, func(b *bench, _ *Config) { b.q.lostWords = 1 << 20 }, func(t *testing.T, b *bench) {
+	bubble(t, func(b *bench, _ *Config) { b.q.lostAcks = 1 << 20 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * b.q.ackWait)
 		b.q.mu.Lock()
-		b.q.lostWords = 0
+		b.q.lostAcks = 0
 		b.q.mu.Unlock()
 		wait(4 * b.q.ackWait)
-		if told := b.r.told(); len(told) < 2 || told[0].Attempt.ID == told[1].Attempt.ID || b.live.count() != len(told) {
+		if told := b.r.published(); len(told) < 2 || told[0].Attempt.ID == told[1].Attempt.ID ||
+			b.live.count() != len(told) {
 			t.Errorf("%d requests, told %+v", b.live.count(), told)
 		}
 		b.q.mu.Lock()
@@ -492,15 +496,17 @@ func TestWorker_DeliversAfterHourOfOutage(t *testing.T) {
 }
 
 func TestWorker_DeadLettersRejected(t *testing.T) {
-	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRefused, 40002)) }, func(t *testing.T, b *bench) {
-		b.q.add("cs_1", true, time.Minute)
-		wait(time.Second)
-		want(t, b, "send live cs_1", "dead letter cs_1 refused", "outcome cs_1 dead refused", "term cs_1 refused")
-		d := b.r.letters()[0]
-		if *d.Code != 40002 || d.Attempts != 1 || d.Message != "m" || d.RequestID != "req" || d.Generation != 3 || len(d.Envelope) == 0 || d.DiedAt.Sub(d.FirstPublished) < time.Minute {
-			t.Errorf("dead letter: %+v", d)
-		}
-	})
+	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRefused, 40002)) },
+		func(t *testing.T, b *bench) {
+			b.q.add("cs_1", true, time.Minute)
+			wait(time.Second)
+			want(t, b, "send live cs_1", "dead letter cs_1 refused", "outcome cs_1 dead refused", "term cs_1 refused")
+			d := b.r.letters()[0]
+			if *d.Code != 40002 || d.Attempts != 1 || d.Message != "m" || d.RequestID != "req" || d.Generation != 3 ||
+				len(d.Envelope) == 0 || d.DiedAt.Sub(d.FirstPublished) < time.Minute {
+				t.Errorf("dead letter: %+v", d)
+			}
+		})
 }
 
 func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
@@ -508,26 +514,28 @@ func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
 		b.q.add("cs_old", true, 47*time.Hour)
 		b.q.add("cs_young", true, 47*time.Hour-time.Minute)
 		wait(time.Second)
-		if journal := b.q.events(); !slices.Contains(journal, "outcome cs_old dead expired") || slices.Contains(journal, "send live cs_old") ||
+		if journal := b.q.events(); !slices.Contains(journal, "outcome cs_old dead expired") ||
+			slices.Contains(journal, "send live cs_old") ||
 			!slices.Contains(journal, "ack cs_young") {
 			t.Errorf("journal: %v", journal)
 		}
 	})
 }
 
-// A purchase that fails until its age limit is tried up to it and dies at it, not before.
+// A purchase is tried up to its age limit and is then dead.
 func TestWorker_RetriesUntilExpired(t *testing.T) {
-	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRetry, 503)) }, func(t *testing.T, b *bench) {
-		b.q.add("cs_1", true, 0)
-		wait(47*time.Hour - time.Second)
-		if len(b.r.letters()) > 0 {
-			t.Error("it died before its time")
-		}
-		wait(6 * time.Minute) // it is looked at with the open circuit's next probe
-		if len(b.r.letters()) != 1 || b.r.letters()[0].Reason != purchase.ReasonExpired {
-			t.Errorf("dead letters: %+v", b.r.letters())
-		}
-	})
+	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRetry, 503)) },
+		func(t *testing.T, b *bench) {
+			b.q.add("cs_1", true, 0)
+			wait(47*time.Hour - time.Second)
+			if len(b.r.letters()) > 0 {
+				t.Error("it died before its time")
+			}
+			wait(6 * time.Minute) // it is looked at with the open circuit's next probe
+			if len(b.r.letters()) != 1 || b.r.letters()[0].Reason != purchase.ReasonExpired {
+				t.Errorf("dead letters: %+v", b.r.letters())
+			}
+		})
 }
 
 func TestWorker_PausesOnAccess(t *testing.T) {
@@ -557,7 +565,8 @@ func TestWorker_PausesOnAccess(t *testing.T) {
 				t.Errorf("%s between two probes", gap)
 			}
 		}
-		if b.Ready() == nil || b.State().State != message.WorkerPaused || !strings.Contains(b.State().Reason, "40105") {
+		if b.Ready() == nil || b.State().State != message.WorkerPaused ||
+			!strings.Contains(b.State().Reason, "40105") {
 			t.Errorf("state: %+v", b.State())
 		}
 		if len(b.r.letters()) > 0 {
@@ -590,22 +599,24 @@ func TestWorker_PausesOnAccess(t *testing.T) {
 
 // A revoked test token never stops live purchases, nor readiness.
 func TestWorker_RevokedTestTokenLeavesLiveAlone(t *testing.T) {
-	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) }, func(t *testing.T, b *bench) {
-		for i := range 50 {
-			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
-		}
-		wait(time.Second)
-		for i := range 50 {
-			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-		}
-		wait(10 * time.Second)
-		if b.live.count() != 50 || b.Ready() != nil || b.State().State != message.WorkerRunning || !strings.Contains(b.State().Reason, "test purchases wait") {
-			t.Errorf("%d live, state %+v", b.live.count(), b.State())
-		}
-	})
+	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) },
+		func(t *testing.T, b *bench) {
+			for i := range 50 {
+				b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+			}
+			wait(time.Second)
+			for i := range 50 {
+				b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+			}
+			wait(10 * time.Second)
+			if b.live.count() != 50 || b.Ready() != nil || b.State().State != message.WorkerRunning ||
+				!strings.Contains(b.State().Reason, "test purchases wait") {
+				t.Errorf("%d live, state %+v", b.live.count(), b.State())
+			}
+		})
 }
 
-// With nothing else to send, a closed gate fetches nothing: no delivery counts are spent.
+// With nothing else to send, a paused worker fetches nothing: no deliveries are spent.
 func TestWorker_PausedFetchesNothing(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.Test = nil
@@ -663,7 +674,8 @@ func TestWorker_OffSkips(t *testing.T) {
 		b.q.add("cs_1", true, 100*time.Hour)
 		wait(time.Second)
 		want(t, b, "outcome cs_1 skipped not_configured", "ack cs_1")
-		if b.log.FilterMessage("TIKTOK_ACCESS_TOKEN not configured, skipping tracking").Len() != 1 || b.State().State != message.WorkerOff || b.Ready() != nil {
+		if b.log.FilterMessage("TIKTOK_ACCESS_TOKEN not configured, skipping tracking").Len() != 1 ||
+			b.State().State != message.WorkerOff || b.Ready() != nil {
 			t.Errorf("state %+v, log %v", b.State(), b.log.All())
 		}
 	})
@@ -687,7 +699,7 @@ func TestWorker_RemovesMalformedLeavesNewer(t *testing.T) {
 	})
 }
 
-// On the way out, what is in flight is finished; nothing new is taken.
+// Shutdown finishes in-flight requests and fetches nothing new.
 func TestWorker_ShutdownFinishesInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, func(b *bench, c *Config) {
@@ -707,7 +719,7 @@ func TestWorker_ShutdownFinishesInFlight(t *testing.T) {
 	})
 }
 
-// A long request is not taken for a dead worker's.
+// A long request does not exceed AckWait.
 func TestWorker_ExtendsAckWait(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) {
 		b.live.say = func(string) purchase.Answer {
@@ -724,7 +736,7 @@ func TestWorker_ExtendsAckWait(t *testing.T) {
 	})
 }
 
-// Slots that waited in a fetch when the rate limit came must not send either: what they get goes back.
+// A sender that was fetching when the rate limit began sends nothing: its messages are returned.
 func TestWorker_RateLimitReturnsFetched(t *testing.T) {
 	limited := answer(purchase.ClassRate, 40100)
 	limited.RetryAfter = 2 * time.Minute
@@ -750,8 +762,8 @@ func TestWorker_RateLimitReturnsFetched(t *testing.T) {
 		if n := b.live.count() + b.test.count(); n != 1 {
 			t.Errorf("%d requests while TikTok wants none", n)
 		}
-		if len(b.r.told()) != 1 {
-			t.Errorf("outcomes without an attempt: %+v", b.r.told())
+		if len(b.r.published()) != 1 {
+			t.Errorf("outcomes without an attempt: %+v", b.r.published())
 		}
 		wait(2 * time.Minute)
 		if b.live.count() != 3 || b.test.count() != 1 {
@@ -760,18 +772,19 @@ func TestWorker_RateLimitReturnsFetched(t *testing.T) {
 	})
 }
 
-// A backlog of skipped purchases once used up the requests' rate: live ones waited 100 s behind it.
+// A backlog of skipped purchases once used up the rate tokens: live ones waited 100 s behind it.
 func TestWorker_KeepsUnusedRateToken(t *testing.T) {
-	bubble(t, func(_ *bench, c *Config) { c.Test, c.MaxRPS, c.Concurrency = nil, 1, 1 }, func(t *testing.T, b *bench) {
-		for i := range 100 {
-			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
-		}
-		b.q.add("cs_live", true, 0)
-		wait(time.Second)
-		if b.live.count() != 1 {
-			t.Errorf("sent %d", b.live.count())
-		}
-	})
+	bubble(t, func(_ *bench, c *Config) { c.Test, c.MaxRPS, c.Concurrency = nil, 1, 1 },
+		func(t *testing.T, b *bench) {
+			for i := range 100 {
+				b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
+			}
+			b.q.add("cs_live", true, 0)
+			wait(time.Second)
+			if b.live.count() != 1 {
+				t.Errorf("sent %d", b.live.count())
+			}
+		})
 }
 
 func TestWorker_KeepsMaxRPS(t *testing.T) {
@@ -786,8 +799,7 @@ func TestWorker_KeepsMaxRPS(t *testing.T) {
 	})
 }
 
-// When a probe was due, every slot once fetched a message, and all but one handed it back: deliveries spent
-// for nothing.
+// When a probe was due, every sender once fetched a message, and all but one returned it: wasted deliveries.
 func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		bubble(t, func(b *bench, c *Config) {
@@ -841,33 +853,34 @@ func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
 	}
 }
 
-// While one of two destinations waits, its purchases go back without an outcome.
+// While one of two destinations is paused, its purchases are returned without an outcome.
 func TestWorker_ReturnsPausedWithoutOutcome(t *testing.T) {
-	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) }, func(t *testing.T, b *bench) {
-		for i := range 50 {
-			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
-		}
-		wait(time.Hour)
-		// They do not come back in one moment, or the pause's every end would be a burst.
-		back := map[time.Duration]bool{}
-		for _, d := range b.q.delays() {
-			back[d] = true
-		}
-		if len(back) < 40 {
-			t.Errorf("%d different delays for 50 purchases", len(back))
-		}
-		if told, sent := len(b.r.told()), b.test.count(); told != sent || sent > 30 {
-			t.Errorf("%d outcomes for %d attempts", told, sent)
-		}
-		for _, o := range b.r.told() {
-			if o.Result != purchase.StatusRetrying || o.Attempt.Class != purchase.ClassAccess {
-				t.Errorf("outcome: %+v", o)
+	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) },
+		func(t *testing.T, b *bench) {
+			for i := range 50 {
+				b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
 			}
-		}
-	})
+			wait(time.Hour)
+			// They do not come back in one moment, or the pause's every end would be a burst.
+			back := map[time.Duration]bool{}
+			for _, d := range b.q.delays() {
+				back[d] = true
+			}
+			if len(back) < 40 {
+				t.Errorf("%d different delays for 50 purchases", len(back))
+			}
+			if told, sent := len(b.r.published()), b.test.count(); told != sent || sent > 30 {
+				t.Errorf("%d outcomes for %d attempts", told, sent)
+			}
+			for _, o := range b.r.published() {
+				if o.Result != purchase.StatusRetrying || o.Attempt.Class != purchase.ClassAccess {
+					t.Errorf("outcome: %+v", o)
+				}
+			}
+		})
 }
 
-// Messages beside an error are worked on, not left to their time limit.
+// Messages beside an error are delivered, not left until AckWait.
 func TestWorker_DeliversMessagesBesideFetchError(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) { b.q.erring = true }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
@@ -892,7 +905,7 @@ func TestWorker_RespectsRetryAfter(t *testing.T) {
 	})
 }
 
-// A Retry-After that reaches past the age limit does not take the last try away.
+// A Retry-After past the age limit does not prevent the last try.
 func TestWorker_TriesShortlyBeforeAgeLimit(t *testing.T) {
 	busy := answer(purchase.ClassRetry, 503)
 	busy.RetryAfter = time.Hour
@@ -906,7 +919,7 @@ func TestWorker_TriesShortlyBeforeAgeLimit(t *testing.T) {
 	})
 }
 
-// A dead letter that could not be told comes first again; it and the outcome count once.
+// A failed dead letter is repeated before its outcome; both count once.
 func TestWorker_DeadLettersOnceWhenNATSReturns(t *testing.T) {
 	bubble(t, func(b *bench, _ *Config) {
 		b.r.failing = 30
@@ -915,7 +928,8 @@ func TestWorker_DeadLettersOnceWhenNATSReturns(t *testing.T) {
 		b.q.add("cs_1", true, 0)
 		wait(10 * time.Minute)
 		journal := b.q.events()
-		if tail := journal[len(journal)-3:]; !slices.Equal(tail, []string{"dead letter cs_1 refused", "outcome cs_1 dead refused", "term cs_1 refused"}) {
+		if tail := journal[len(journal)-3:]; !slices.Equal(tail,
+			[]string{"dead letter cs_1 refused", "outcome cs_1 dead refused", "term cs_1 refused"}) {
 			t.Errorf("journal: %v", journal)
 		}
 		if n := testutil.ToFloat64(b.metrics.dead.WithLabelValues("refused")); n != 1 {
@@ -934,7 +948,7 @@ func TestWorker_PublishesDeadLettersTogether(t *testing.T) {
 		}
 	}, func(t *testing.T, b *bench) {
 		wait(5 * time.Minute)
-		if letters, outcomes := len(b.r.letters()), len(b.r.told()); letters != n || outcomes != n {
+		if letters, outcomes := len(b.r.letters()), len(b.r.published()); letters != n || outcomes != n {
 			t.Errorf("published %d letters and %d outcomes, want %d of each", letters, outcomes, n)
 		}
 		if calls := b.r.calls(); calls["letters"] != 1 || calls["outcomes"] != 1 {
@@ -943,30 +957,32 @@ func TestWorker_PublishesDeadLettersTogether(t *testing.T) {
 	})
 }
 
-// A dead letter that is never stored keeps its own purchase in the queue; the rest of the batch ends.
+// A dead letter that is never stored keeps its own purchase in the queue; the rest of the batch is settled.
 func TestWorker_FailedDeadLetterKeepsItsPurchaseAlone(t *testing.T) {
-	bubble(t, func(b *bench, c *Config) { b.r.refused, c.BatchSize, c.Concurrency = "cs_1", 3, 1 }, func(t *testing.T, b *bench) {
-		for i := range 3 {
-			b.q.add(fmt.Sprintf("cs_%d", i), true, 48*time.Hour)
-		}
-		wait(5 * time.Minute)
-		journal := b.q.events()
-		for _, id := range []string{"cs_0", "cs_2"} {
-			letter := slices.Index(journal, "dead letter "+id+" expired")
-			outcome, term := slices.Index(journal, "outcome "+id+" dead expired"), slices.Index(journal, "term "+id+" expired")
-			if letter < 0 || outcome < letter || term < outcome {
-				t.Errorf("%s: letter at %d, outcome at %d, term at %d: %v", id, letter, outcome, term, journal)
+	bubble(t, func(b *bench, c *Config) { b.r.refused, c.BatchSize, c.Concurrency = "cs_1", 3, 1 },
+		func(t *testing.T, b *bench) {
+			for i := range 3 {
+				b.q.add(fmt.Sprintf("cs_%d", i), true, 48*time.Hour)
 			}
-		}
-		for _, entry := range journal {
-			if strings.Contains(entry, "cs_1") && entry != "working cs_1" {
-				t.Errorf("cs_1 has no letter, and yet: %s", entry)
+			wait(5 * time.Minute)
+			journal := b.q.events()
+			for _, id := range []string{"cs_0", "cs_2"} {
+				letter := slices.Index(journal, "dead letter "+id+" expired")
+				outcome, term := slices.Index(journal, "outcome "+id+" dead expired"), slices.Index(journal,
+					"term "+id+" expired")
+				if letter < 0 || outcome < letter || term < outcome {
+					t.Errorf("%s: letter at %d, outcome at %d, term at %d: %v", id, letter, outcome, term, journal)
+				}
 			}
-		}
-	})
+			for _, entry := range journal {
+				if strings.Contains(entry, "cs_1") && entry != "working cs_1" {
+					t.Errorf("cs_1 has no letter, and yet: %s", entry)
+				}
+			}
+		})
 }
 
-// The end of the grace breaks off what is still in flight: nothing is told, and it goes back at once.
+// Abort cuts off in-flight requests: their purchases are returned immediately, without an outcome.
 func TestWorker_AbortReturnsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
@@ -996,7 +1012,7 @@ func TestWorker_AbortReturnsInFlight(t *testing.T) {
 	})
 }
 
-// hung answers when its request is broken off.
+// hung answers when its request is cut off.
 type hung struct{}
 
 func (hung) Send(ctx context.Context, _ []message.Envelope) purchase.Answer {
@@ -1012,7 +1028,8 @@ func TestWorker_State(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if revoked {
-				return purchase.Answer{Class: purchase.ClassAccess, Code: new(40105), Known: true, Message: "Access token is incorrect"}
+				return purchase.Answer{Class: purchase.ClassAccess, Code: new(40105), Known: true,
+					Message: "Access token is incorrect"}
 			}
 			return answer(purchase.ClassDelivered, 0)
 		}
@@ -1022,7 +1039,8 @@ func TestWorker_State(t *testing.T) {
 		b.q.add("cs_1", true, 0)
 		wait(time.Minute)
 		paused := b.State()
-		if paused.State != message.WorkerPaused || paused.Reason != "live: 40105 Access token is incorrect" || paused.Since.Sub(started) != time.Minute {
+		if paused.State != message.WorkerPaused || paused.Reason != "live: 40105 Access token is incorrect" ||
+			paused.Since.Sub(started) != time.Minute {
 			t.Errorf("state: %+v", paused)
 		}
 		const gauge = "# HELP purchase_relay_paused 1 while the worker stops and waits.\n# TYPE purchase_relay_paused gauge\n" +
@@ -1040,7 +1058,7 @@ func TestWorker_State(t *testing.T) {
 	})
 }
 
-// The code's label stays a small set, whatever comes back.
+// The code label is bounded for any answers.
 func TestMetrics_CodeLabelIsBounded(t *testing.T) {
 	m := metrics{codes: map[int]bool{}}
 	labels := map[string]bool{}

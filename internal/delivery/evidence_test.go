@@ -9,8 +9,8 @@ import (
 )
 
 // history feeds answers to evidence. A step is "ids: answer -> finding fate": "A B: page -> unclear split".
-// The answers: ok, page, known (40050), partial (20001), access, rate, silent; everything else is a refusal
-// in these words.
+// The answers: ok, page, known (40050), partial (20001), access, rate, silent; everything else is a rejection
+// with that wording.
 func history(t *testing.T, steps ...string) *evidence {
 	t.Helper()
 	e := newEvidence()
@@ -21,7 +21,8 @@ func history(t *testing.T, steps ...string) *evidence {
 		seq++
 		r := requested{seq: seq, ids: strings.Fields(who)}
 		found, what := e.weigh(spoken(said), r, seq)
-		got := [...]string{"unclear", "healthy", "failing", "denied"}[found] + " " + [...]string{"retry", "delivered", "split", "dead"}[what]
+		got := [...]string{"unclear", "healthy", "failing", "denied"}[found] + " " +
+			[...]string{"retry", "delivered", "split", "dead"}[what]
 		if got != want {
 			t.Errorf("step %d, %s: %s, want %s", i+1, about, got, want)
 		}
@@ -84,10 +85,11 @@ func TestEvidence_Answers(t *testing.T) {
 	)
 }
 
-// A single event is asked twice before a partial refusal counts.
+// A single event is sent twice before a partial rejection counts.
 func TestEvidence_FirstPartialRefusal(t *testing.T) {
 	e := newEvidence()
-	if found, what := e.weigh(spoken("partial"), requested{seq: 1, ids: []string{"A"}, first: true}, 1); found != healthy ||
+	if found, what := e.weigh(spoken("partial"), requested{seq: 1, ids: []string{"A"}, first: true},
+		1); found != healthy ||
 		what != fateRetry {
 		t.Errorf("finding %v, fate %v; want healthy, retry", found, what)
 	}
@@ -108,9 +110,10 @@ func TestEvidence_RowOfRefusals(t *testing.T) {
 		"a split of known events does not": join(nine, []string{
 			"Y Z: known -> healthy split", "X: Event X is not valid -> denied dead",
 		}),
-		"other words are another row": join(nine, repeat(9, "F%d: Currency is not supported -> healthy dead"), []string{
-			"X: Currency is not supported -> denied dead", "Y: Event Y is not valid -> denied retry",
-		}),
+		"other words are another row": join(nine, repeat(9, "F%d: Currency is not supported -> healthy dead"),
+			[]string{
+				"X: Currency is not supported -> denied dead", "Y: Event Y is not valid -> denied retry",
+			}),
 		"no answer and a page do not count": join(nine, []string{
 			"X: silent -> failing retry", "X: page -> unclear retry", "X: Event X is not valid -> denied dead",
 		}),
@@ -126,23 +129,26 @@ func TestEvidence_EarlierDeliveryDoesNotEndTheRow(t *testing.T) {
 		e.weigh(spoken("Invalid parameter"), requested{seq: uint64(10 + i), ids: []string{fmt.Sprint(i)}}, 10)
 	}
 	e.weigh(spoken("ok"), requested{seq: 9, ids: []string{"slow"}}, 20)
-	if found, _ := e.weigh(spoken("Invalid parameter"), requested{seq: 21, ids: []string{"X"}}, 21); found != denied {
+	if found, _ := e.weigh(spoken("Invalid parameter"), requested{seq: 21, ids: []string{"X"}},
+		21); found != denied {
 		t.Errorf("finding = %v, want denied", found)
 	}
 	e.weigh(spoken("ok"), requested{seq: 21, ids: []string{"slower"}}, 22)
-	if found, what := e.weigh(spoken("Invalid parameter"), requested{seq: 23, ids: []string{"Y"}}, 23); found != denied ||
+	if found, what := e.weigh(spoken("Invalid parameter"), requested{seq: 23, ids: []string{"Y"}},
+		23); found != denied ||
 		what != fateRetry {
 		t.Errorf("finding %v, fate %v; want denied, retry", found, what)
 	}
 }
 
-// Refusals of many kinds and no delivery: it is no event's fault any more.
+// Rejections with many wordings and no delivery are the settings' fault.
 func TestEvidence_EndlessWordings(t *testing.T) {
 	e := newEvidence()
 	dead := 0
 	for i := range 2 * maxWordings {
 		word := strings.Repeat("x", i+1)
-		if _, what := e.weigh(spoken(word), requested{seq: uint64(i), ids: []string{"A"}}, uint64(i)); what == fateDead {
+		if _, what := e.weigh(spoken(word), requested{seq: uint64(i), ids: []string{"A"}},
+			uint64(i)); what == fateDead {
 			dead++
 		}
 	}
@@ -208,7 +214,7 @@ func TestEvidence_ManyPages(t *testing.T) {
 	}
 }
 
-// A long block with ever other probes keeps little.
+// A long block with changing probes keeps little in memory.
 func TestEvidence_KeepsLittle(t *testing.T) {
 	e := newEvidence()
 	for i := range 2 * maxSuspects {
@@ -221,7 +227,8 @@ func TestEvidence_KeepsLittle(t *testing.T) {
 
 func TestWordingOf(t *testing.T) {
 	for name, same := range map[string][]string{
-		"an index":         {"Batch.0.properties.value: Not a valid number", "Batch.17.properties.value: Not a valid number"},
+		"an index": {"Batch.0.properties.value: Not a valid number",
+			"Batch.17.properties.value: Not a valid number"},
 		"the event's id":   {"Event ev was rejected", "Event ev was  rejected"},
 		"a value":          {`Invalid currency "xyz"`, `Invalid currency "a b c"`},
 		"another value":    {"Invalid currency 'xyz'", "Invalid currency 'abc'", "invalid currency `q`"},
@@ -238,7 +245,8 @@ func TestWordingOf(t *testing.T) {
 		}
 	}
 	different := map[string]bool{}
-	for _, message := range []string{"Invalid parameter", "Batch.0.properties.value: Not a valid number", "Batch.0.properties.currency: Not a valid number", "Batch.0.event_id: Not a valid string"} {
+	for _, message := range []string{"Invalid parameter", "Batch.0.properties.value: Not a valid number",
+		"Batch.0.properties.currency: Not a valid number", "Batch.0.event_id: Not a valid string"} {
 		different[wordingOf(spoken(message), "ev")] = true
 	}
 	if len(different) != 4 {

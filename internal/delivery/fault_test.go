@@ -58,11 +58,11 @@ func (b *bench) probes(n int) (ids []string) {
 	return ids
 }
 
-// Two thousand purchases wait, and TikTok refuses every event in the same words.
+// Two thousand purchases wait, and TikTok rejects every event with the same wording.
 func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
 	for concurrency, batches := range map[int][]int{1: {500}, 4: {1, 500}, 16: {500}} {
 		for _, batch := range batches {
-			t.Run(fmt.Sprintf("%d slots, batches of %d", concurrency, batch), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%d senders, batches of %d", concurrency, batch), func(t *testing.T) {
 				var fault atomic.Bool
 				fault.Store(true)
 				bubble(t, func(b *bench, c *Config) {
@@ -111,8 +111,8 @@ func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
 	}
 }
 
-// One event among a thousand meets a firewall's page: the others are delivered without a pause, that one dies
-// with its status.
+// One event among a thousand meets a firewall's page: it is dead with the page's status, the others are
+// delivered without a pause.
 func TestWorker_OneEventsPage(t *testing.T) {
 	for i, status := range []int{401, 403, 405, 406, 410, 413} {
 		for _, batch := range []int{1, 500} {
@@ -165,8 +165,8 @@ func TestWorker_OneEventsPage(t *testing.T) {
 	}
 }
 
-// Every event meets a page: recognised after few requests, nothing dies, the probes rotate, and all is
-// delivered afterwards.
+// Every event meets a page: the worker pauses after few requests, nothing is dead, the probes rotate, and all
+// are delivered afterwards.
 func TestWorker_BlockedDestination(t *testing.T) {
 	for _, batch := range []int{1, 500} {
 		t.Run(fmt.Sprintf("batches of %d", batch), func(t *testing.T) {
@@ -217,8 +217,8 @@ func TestWorker_BlockedDestination(t *testing.T) {
 	}
 }
 
-// A firewall begins to refuse everything while a batch is divided for one event's page: the neighbour of that
-// event meets pages alone, but what passed before does not speak against it.
+// A firewall begins to block everything while a batch is divided for one event's page. Another event meets
+// pages alone, but earlier passes do not count against it.
 func TestWorker_BlockThatBeginsWhileSplitting(t *testing.T) {
 	var block atomic.Bool
 	bubble(t, func(b *bench, c *Config) {
@@ -265,7 +265,7 @@ func TestWorker_LonelyEventWaitsForAnother(t *testing.T) {
 	})
 }
 
-// A gateway that takes no large bodies: each batch is divided as far as it must be, and nothing pauses.
+// A gateway that rejects large bodies: each batch is divided as far as necessary, and nothing pauses.
 func TestWorker_LargeBodyIsSplit(t *testing.T) {
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
@@ -325,7 +325,7 @@ func TestWorker_DuplicatesInABatch(t *testing.T) {
 	}, func(t *testing.T, b *bench) {
 		wait(time.Minute)
 		codes := map[int]int{}
-		for _, o := range b.r.told() {
+		for _, o := range b.r.published() {
 			if o.Result != purchase.StatusDelivered {
 				t.Errorf("%s ended %s", o.EventID, o.Result)
 			}
@@ -339,7 +339,8 @@ func TestWorker_DuplicatesInABatch(t *testing.T) {
 
 // A revoked test token or a firewall before the test destination never stops live purchases.
 func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
-	for name, say := range map[string]func([]string) purchase.Answer{"pages": firewall(everything, 403), "refusals": refuse} {
+	for name, say := range map[string]func([]string) purchase.Answer{"pages": firewall(everything, 403),
+		"refusals": refuse} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(b *bench, c *Config) {
 				c.BatchSize = 50
@@ -352,7 +353,7 @@ func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
 				b.add(200, -1)
 				wait(10 * time.Second)
 				live := 0
-				for _, o := range b.r.told() {
+				for _, o := range b.r.published() {
 					if o.Result == purchase.StatusDelivered {
 						live++
 					}
@@ -431,10 +432,10 @@ func TestWorker_WrongClockRetriesInTime(t *testing.T) {
 	})
 }
 
-// waiting counts the purchases that were added and have not ended.
+// waiting counts the purchases that are not settled.
 func (b *bench) waiting() int {
 	ended := 0
-	for _, o := range b.r.told() {
+	for _, o := range b.r.published() {
 		if o.Result != purchase.StatusRetrying {
 			ended++
 		}
@@ -444,8 +445,8 @@ func (b *bench) waiting() int {
 	return b.q.added - ended
 }
 
-// Whatever mixture of bad events, firewalls, outages and blocks comes: no good event dies, each bad one does,
-// and each good one is delivered.
+// For any mixture of bad events, firewalls and outages, each bad event is dead and each good one is
+// delivered.
 func TestWorker_AnyMixture(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(20, 60).Draw(rt, "events")
@@ -516,7 +517,7 @@ func TestWorker_AnyMixture(t *testing.T) {
 			<-b.ended
 			ended := map[string]purchase.Status{}
 			spared := 0 // refused in the row that showed the fault
-			for _, o := range b.r.told() {
+			for _, o := range b.r.published() {
 				if o.Result == purchase.StatusRetrying {
 					continue
 				}

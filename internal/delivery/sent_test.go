@@ -28,7 +28,7 @@ func TestWorker_OutcomeCarriesWhatWasSent(t *testing.T) {
 			b.q.add(id, true, time.Minute)
 		}
 		wait(time.Minute)
-		told := b.r.told()
+		told := b.r.published()
 		if len(told) != 5 {
 			t.Fatalf("%d outcomes, want 5", len(told))
 		}

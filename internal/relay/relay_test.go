@@ -163,7 +163,7 @@ func (s *stream) hold(subject string) {
 }
 
 func (s *stream) Publish(_ context.Context, batch []Claim) []PublishResult {
-	time.Sleep(s.hang) //nolint:forbidigo // virtual time
+	<-time.After(s.hang)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batches = append(s.batches, len(batch))
@@ -187,6 +187,23 @@ func (s *stream) Publish(_ context.Context, batch []Claim) []PublishResult {
 		results[i].Sequence = s.ids[msgID(p)]
 	}
 	return results
+}
+
+func (o *outbox) set(change func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change()
+}
+
+func (s *stream) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+func wait(d time.Duration) {
+	<-time.After(d) // virtual time
+	synctest.Wait()
 }
 
 func msgID(c Claim) string { return message.MsgID(c.ID, c.Generation) }
@@ -218,12 +235,11 @@ func TestRelay_PublishesOnWake(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.add(1201)
 		r.Wake()
-		synctest.Wait() // no time has passed
+		synctest.Wait() // virtual time has not advanced
 		if !slices.Equal(s.batches, []int{500, 500, 201}) || o.done() != 0 {
-			t.Errorf("published in batches of %v; %d marked at once", s.batches, o.done())
+			t.Errorf("batches = %v, marked = %d; want 500, 500, 201 and none", s.batches, o.done())
 		}
-		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(2 * markDelay)
 		if o.done() != 1201 {
 			t.Errorf("%d marked", o.done())
 		}
@@ -233,44 +249,37 @@ func TestRelay_PublishesOnWake(t *testing.T) {
 func TestRelay_PollsTheLedger(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
-		time.Sleep(pollInterval + 2*markDelay) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(pollInterval + 2*markDelay)
 		if o.done() != 1 {
-			t.Error("nobody looked")
+			t.Errorf("marked = %d, want 1", o.done())
 		}
 	})
 }
 
 func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.mu.Lock()
-		s.away = true
-		s.mu.Unlock()
+		s.set(func() { s.away = true })
 		claims := o.claims
 		o.add(5)
 		r.Wake()
-		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
+		wait(time.Hour)
 		if o.claims != claims {
-			t.Errorf("%d claims while there is no queue", o.claims-claims)
+			t.Errorf("claims while disconnected = %d, want 0", o.claims-claims)
 		}
-		s.mu.Lock()
-		s.away = false
-		s.mu.Unlock()
+		s.set(func() { s.away = false })
 		r.Wake()
-		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(2 * markDelay)
 		if o.done() != 5 {
 			t.Errorf("%d published", o.done())
 		}
 	})
 }
 
-// What was recorded here is published without a question to the ledger, and marked once it should have had
-// its outcome; what is still offered at the end is published and marked.
+// Enqueued purchases are published without a query and marked after markDelay, or on shutdown.
 func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		asked := o.claims
-		offer := func(from, to int) {
+		claims := o.claims
+		enqueueRange := func(from, to int) {
 			for i := from; i < to; i++ {
 				enqueue(r, fmt.Sprintf("cs_%d", i))
 			}
@@ -278,18 +287,17 @@ func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 		if !r.Ready() {
 			t.Error("not ready")
 		}
-		offer(0, 700)
+		enqueueRange(0, 700)
 		synctest.Wait()
-		if len(s.ids) != 700 || o.done() != 0 || o.claims != asked {
-			t.Errorf("%d published, %d marked, %d questions", len(s.ids), o.done(), o.claims-asked)
+		if len(s.ids) != 700 || o.done() != 0 || o.claims != claims {
+			t.Errorf("published = %d, marked = %d, claims = %d; want 700, 0, 0", len(s.ids), o.done(), o.claims-claims)
 		}
-		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
-		synctest.Wait()
-		if o.done() != 700 || o.claims != asked {
-			t.Errorf("%d marked, %d questions", o.done(), o.claims-asked)
+		wait(2 * markDelay)
+		if o.done() != 700 || o.claims != claims {
+			t.Errorf("marked = %d, claims = %d; want 700, 0", o.done(), o.claims-claims)
 		}
-		offer(700, 710)
-	}) // and now it ends
+		enqueueRange(700, 710)
+	})
 }
 
 func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
@@ -306,8 +314,7 @@ func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
 	}
 }
 
-// An offer that the stream does not take is given back to the ledger; while nothing can be published, or too
-// much waits already, nothing is to be offered.
+// A failed publish releases its claim. Ready is false while nothing can be published or memory is full.
 func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.fail = func(Claim) error { return errors.New("timeout") }
@@ -317,17 +324,12 @@ func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 		if o.released != 1 || len(o.pending) != 1 {
 			t.Errorf("%d released", o.released)
 		}
-		s.mu.Lock()
-		s.fail, s.away = nil, true
-		s.mu.Unlock()
+		s.set(func() { s.fail, s.away = nil, true })
 		if r.Ready() {
 			t.Error("ready without a queue")
 		}
-		s.mu.Lock()
-		s.away = false
-		s.mu.Unlock()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		s.set(func() { s.away = false })
+		wait(time.Minute)
 		if o.done() != 1 || !r.Ready() {
 			t.Errorf("%d marked", o.done())
 		}
@@ -345,21 +347,20 @@ func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 	}
 }
 
-// Marks that the ledger does not take are kept, and written when it does.
+// Marks are kept while the ledger rejects them.
 func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
 		enqueue(r, "cs_0")
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Minute)
 		if o.done() != 1 || o.failMarks != 0 {
 			t.Errorf("%d marked, %d failures to come", o.done(), o.failMarks)
 		}
 	})
 }
 
-// A publish that failed is tried again under the same id, whether it was stored or not; one that the stream
-// still holds counts as published.
+// A failed publish is retried under the same message ID, stored or not. One that is still queued counts as
+// published.
 func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
@@ -379,8 +380,7 @@ func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 		}
 		o.add(4)
 		r.Wake()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Minute)
 		if o.done() != 4 || o.marks["cs_1"] != 1 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
 			t.Errorf("published %v after tries %v", o.published, tries)
 		}
@@ -390,125 +390,99 @@ func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 	})
 }
 
-// The stream knew the message id, and no outcome comes: it is asked under the next generation. It refuses
-// that one while it holds the purchase (its acknowledgement was lost), and takes it where it was another
-// life's: a ledger that was emptied, or restored from a backup, beside a queue that was not.
+// A duplicate without an outcome is published under the next generation. The stream rejects that while it
+// holds the purchase (lost acknowledgement), and stores it where the row was recreated (emptied or restored
+// database).
 func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.ids["cs_0:1"] = 90 // still queued
 		s.hold("purchases.live.cs_0")
-		s.ids["cs_1:1"], s.ids["cs_1:2"] = 91, 92 // done with, twice
-		s.ids["cs_2:1"] = 93                      // done with, and its outcome is on its way
+		s.ids["cs_1:1"], s.ids["cs_1:2"] = 91, 92 // settled, twice
+		s.ids["cs_2:1"] = 93                      // settled, and its outcome is on the way
 		o.add(3)
 		r.Wake()
 		synctest.Wait()
 		if o.done() != 0 {
-			t.Errorf("published before it was known: %v", o.marks)
+			t.Errorf("marks = %v, want none while ambiguous", o.marks)
 		}
-		o.mu.Lock()
-		o.settled["cs_2"] = true
-		o.mu.Unlock()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		o.set(func() { o.settled["cs_2"] = true })
+		wait(time.Minute)
 		if want := map[string]int{"cs_0": 1, "cs_1": 3}; !maps.Equal(o.marks, want) {
 			t.Errorf("marked generations %v, want %v", o.marks, want)
 		}
 		if _, sent := s.ids["cs_2:2"]; sent || o.released != 4 || len(r.ambiguous) != 0 {
-			t.Errorf("sent again although its outcome had come: %v; %d releases; doubts %v", sent, o.released, r.ambiguous)
+			t.Errorf("cs_2 published again = %t, released = %d, ambiguous = %v; want false, 4, none",
+				sent, o.released, r.ambiguous)
 		}
 	})
 }
 
-// The stream knew the message id, and outcomes that were told before wait to be recorded: this purchase's may
-// be one of them. It is not published under another generation until they are on the ledger, also where its
-// claim runs out meanwhile; one that can never be recorded does not hold it for good.
+// While older outcomes wait to be recorded, a purchase's own may be among them: no higher generation is
+// published, even when the claim runs out. An outcome that can never be recorded blocks for postponeMax.
 func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		began := time.Now()
-		oldest := func(at time.Time) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.outcome = at
-		}
+		oldest := func(at time.Time) { s.set(func() { s.outcome = at }) }
 		oldest(began.Add(-time.Second))
-		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // done with
+		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // settled
 		o.add(2)
 		r.Wake()
-		time.Sleep(ClaimTimeout + time.Second) //nolint:forbidigo // virtual time
-		o.mu.Lock()
-		o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) // the claims have run out
-		o.mu.Unlock()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(ClaimTimeout + time.Second)
+		o.set(func() { o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) }) // the claims ran out
+		wait(time.Minute)
 		if len(s.ids) != 2 || o.released != 0 {
 			t.Errorf("published again while the outcome may wait: %v; %d releases", s.ids, o.released)
 		}
-		o.mu.Lock()
-		o.settled["cs_0"] = true
-		o.mu.Unlock()
-		oldest(time.Now())                     // later ones wait, as they always do
-		time.Sleep(pollInterval + 2*markDelay) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		o.set(func() { o.settled["cs_0"] = true })
+		oldest(time.Now()) // later ones always wait
+		wait(pollInterval + 2*markDelay)
 		if _, sent := s.ids["cs_0:2"]; sent || o.marked("cs_1") != 2 {
 			t.Errorf("published %v, marked %d", s.ids, o.marked("cs_1"))
 		}
 
-		oldest(began.Add(-time.Second)) // for good
-		s.mu.Lock()
-		s.ids["cs_2:1"] = 92
-		s.mu.Unlock()
-		o.mu.Lock()
-		o.pending = append(o.pending, Claim{ID: "cs_2", Generation: 1})
-		o.mu.Unlock()
+		oldest(began.Add(-time.Second)) // never recorded
+		s.set(func() { s.ids["cs_2:1"] = 92 })
+		o.set(func() { o.pending = append(o.pending, Claim{ID: "cs_2", Generation: 1}) })
 		r.Wake()
-		time.Sleep(postponeMax - time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(postponeMax - time.Minute)
 		if o.marked("cs_2") != 0 {
 			t.Error("published again while the outcome may wait")
 		}
-		time.Sleep(2 * time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(2 * time.Minute)
 		if o.marked("cs_2") != 2 || len(r.ambiguous) != 0 {
-			t.Errorf("held for good; marked %d, doubts %v", o.marked("cs_2"), r.ambiguous)
+			t.Errorf("mark of cs_2 = %d, ambiguous = %v; want 2, none", o.marked("cs_2"), r.ambiguous)
 		}
 	})
 }
 
-// Nobody says how far the ledger is behind: what is in doubt waits, what is not is published.
+// While the outcome lag is unknown, ambiguous publishes wait and others are published.
 func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.outcomeErr = errors.New("timeout")
-		s.ids["cs_0:1"] = 90 // done with
+		s.ids["cs_0:1"] = 90 // settled
 		o.add(1)
 		r.Wake()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		o.mu.Lock()
-		o.pending = append(o.pending, Claim{ID: "cs_1", Generation: 1})
-		o.mu.Unlock()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Minute)
+		o.set(func() { o.pending = append(o.pending, Claim{ID: "cs_1", Generation: 1}) })
+		wait(time.Minute)
 		if o.marked("cs_0") != 0 || o.marked("cs_1") != 1 {
 			t.Errorf("marked %v", o.marks)
 		}
-		s.mu.Lock()
-		s.outcomeErr = nil
-		s.mu.Unlock()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		s.set(func() { s.outcomeErr = nil })
+		wait(time.Minute)
 		if o.marked("cs_0") != 2 {
 			t.Errorf("marked %v", o.marks)
 		}
 	})
 }
 
-// Published, and the mark was lost: published again under the same id, which the stream knows.
+// A lost mark is replaced: the claim runs out, and the stream reports a duplicate.
 func TestRelay_RepeatsLostMark(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 2
 		o.add(3)
 		r.Wake()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Minute)
 		if o.done() != 3 || len(s.ids) != 3 || o.marks["cs_0"] != 1 {
 			t.Errorf("%d published, %d messages", o.done(), len(s.ids))
 		}
@@ -517,47 +491,36 @@ func TestRelay_RepeatsLostMark(t *testing.T) {
 
 func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
-		o.mu.Lock()
-		o.claimErr = errors.New("connection refused")
-		o.mu.Unlock()
+		o.set(func() { o.claimErr = errors.New("connection refused") })
 		r.Wake()
-		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
-		o.mu.Lock()
-		o.claimErr = nil
-		o.mu.Unlock()
+		wait(time.Hour)
+		o.set(func() { o.claimErr = nil })
 		o.add(1)
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Minute)
 		if o.done() != 1 || log.Len() != 2 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
 		}
 	})
 }
 
-// A ledger that takes the question and never answers (a connection that is dead, and nobody said so) stops
-// nothing for good.
+// A half-open connection to the ledger does not block the relay.
 func TestRelay_BoundsLedgerQueries(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
-		o.mu.Lock()
-		o.silent = true
-		o.mu.Unlock()
+		o.set(func() { o.silent = true })
 		o.add(3)
 		r.Wake()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Minute)
 		if o.done() != 3 || log.FilterMessage("Publishing is delayed").Len() != 1 {
 			t.Errorf("%d published; log: %v", o.done(), log.All())
 		}
 	})
 }
 
-// The stream is full or missing: nothing was sent, and no age counts. A timeout may have been stored.
+// A full stream stored nothing, and the purchase has no age. A timeout may have been stored.
 func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
 	for _, refused := range []bool{true, false} {
 		bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-			s.mu.Lock()
-			s.fail, s.refuse = func(Claim) error { return ErrStreamFull }, refused
-			s.mu.Unlock()
+			s.set(func() { s.fail, s.refuse = func(Claim) error { return ErrStreamFull }, refused })
 			o.add(3)
 			r.Wake()
 			synctest.Wait()
@@ -569,7 +532,7 @@ func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
 	}
 }
 
-// A full stream costs few claims, offers are not made, and the end of it is found within retryMax.
+// A full stream costs few claims, Ready is false, and publishing resumes within retryMax.
 func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		full := func(is bool) {
@@ -584,7 +547,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 		o.add(1200)
 		r.Wake()
 		for range 600 { // webhooks go on
-			time.Sleep(time.Second) //nolint:forbidigo // virtual time
+			wait(time.Second)
 			r.Wake()
 		}
 		synctest.Wait()
@@ -596,8 +559,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 			t.Error("ready while the stream is full")
 		}
 		full(false)
-		time.Sleep(retryMax + time.Second) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(retryMax + time.Second)
 		if got := o.done(); got != 1200 || !r.Ready() {
 			t.Errorf("published %d of 1200, ready %t", got, r.Ready())
 		}
@@ -607,7 +569,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 	})
 }
 
-// One purchase that the stream never takes slows nobody down.
+// One purchase that the stream always rejects does not delay the others.
 func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
@@ -620,45 +582,37 @@ func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 		s.mu.Unlock()
 		o.add(700)
 		r.Wake()
-		time.Sleep(2 * time.Second) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(2 * time.Second)
 		if got := o.done(); got != 699 {
 			t.Errorf("published %d, want 699", got)
 		}
 	})
 }
 
-// The streams were repaired: the pause ends.
 func TestRelay_RetryEndsPause(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.mu.Lock()
-		s.fail = func(Claim) error { return errors.New("no response from stream") }
-		s.mu.Unlock()
+		s.set(func() { s.fail = func(Claim) error { return errors.New("no response from stream") } })
 		o.add(1)
 		r.Wake()
-		time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
-		s.mu.Lock()
-		s.fail = nil
-		s.mu.Unlock()
+		wait(5 * time.Minute)
+		s.set(func() { s.fail = nil })
 		r.Retry()
-		time.Sleep(2 * markDelay) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(2 * markDelay)
 		if o.done() != 1 {
 			t.Error("not published")
 		}
 	})
 }
 
-// An offer that waited too long, behind publishes that got no answer, is not published by this claim any
-// more: another replica, or the customer's removal, may have come in between.
+// An enqueued purchase that waited too long is not published by its claim: another replica's publish, or the
+// customer's removal, may have come in between.
 func TestRelay_ReleasesExpiredEnqueued(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.hang = enqueuedTimeout + time.Second
 		enqueue(r, "cs_first")
 		synctest.Wait() // it hangs
 		enqueue(r, "cs_late")
-		time.Sleep(time.Hour) //nolint:forbidigo // virtual time
-		synctest.Wait()
+		wait(time.Hour)
 		if s.ids["cs_first:1"] == 0 || s.ids["cs_late:1"] != 0 {
 			t.Errorf("published %v, want cs_first alone", s.ids)
 		}

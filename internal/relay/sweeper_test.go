@@ -16,14 +16,14 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// sweepLedger hands out what is overdue once, and notes what it is told.
+// sweepLedger returns its overdue purchases once and records the calls.
 type sweepLedger struct {
 	mu      sync.Mutex
 	overdue []Claim
-	first   map[string]time.Time // of what was handed out
+	first   map[string]time.Time // of claimed purchases
 	journal []string
 	err     error
-	silent  bool          // the first question gets no answer
+	silent  bool          // the first query gets no response
 	lag     time.Duration // by which the grace must be longer
 }
 
@@ -86,7 +86,7 @@ func (s *stream) OutcomeLag(context.Context) (time.Duration, error) {
 	return max(0, time.Since(s.outcome)), s.outcomeErr
 }
 
-func (l *sweepLedger) told() []string {
+func (l *sweepLedger) calls() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.journal)
@@ -128,11 +128,11 @@ func TestSweeper_RecordsEachResult(t *testing.T) {
 			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
 			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unknown cs_silent"}
-			if got := l.told(); !slices.Equal(got, want) {
+			if got := l.calls(); !slices.Equal(got, want) {
 				t.Errorf("%v\nwant %v", got, want)
 			}
 			if log.FilterField(zap.String("checkout_session_id", "cs_old")).FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
-				t.Errorf("the end of cs_old was not told: %v", log.All())
+				t.Errorf("log = %v, want an error about cs_old", log.All())
 			}
 			if n := counted(t, reg, "purchase_relay_dead_letters_total", "expired"); n != 1 {
 				t.Errorf("%v dead letters are counted", n)
@@ -154,8 +154,8 @@ func TestSweeper_SweepsAllBatches(t *testing.T) {
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
-			if len(l.told()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
-				t.Errorf("%d in batches of %v", len(l.told()), s.batches)
+			if len(l.calls()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
+				t.Errorf("%d in batches of %v", len(l.calls()), s.batches)
 			}
 		})
 	})
@@ -167,15 +167,13 @@ func TestSweeper_WaitsForTheQueue(t *testing.T) {
 		s := &stream{ids: map[string]uint64{}, away: true}
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			<-time.After(time.Hour)
-			if len(l.told()) > 0 {
-				t.Errorf("told %v without a queue", l.told())
+			if len(l.calls()) > 0 {
+				t.Errorf("calls while disconnected = %v, want none", l.calls())
 			}
-			s.mu.Lock()
-			s.away = false
-			s.mu.Unlock()
+			s.set(func() { s.away = false })
 			<-time.After(time.Minute)
 			synctest.Wait()
-			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
+			if got := l.calls(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
 				t.Errorf("%v", got)
 			}
 		})
@@ -199,21 +197,21 @@ func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64
 	return -1
 }
 
-// A ledger that never answers stops no later sweep.
+// A half-open connection to the ledger does not block later sweeps.
 func TestSweeper_BoundsLedgerQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{silent: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(3 * time.Minute)
 			synctest.Wait()
-			if got := l.told(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("Sweep postponed").Len() != 1 {
+			if got := l.calls(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("Sweep postponed").Len() != 1 {
 				t.Errorf("%v; log: %v", got, log.All())
 			}
 		})
 	})
 }
 
-// An unrecorded outcome makes the grace longer by its age; an old one puts the sweep off.
+// An unrecorded outcome extends the grace by its age; an old one postpones the sweep.
 func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 	for _, tc := range []struct {
 		waits, lag time.Duration // at the first sweep
@@ -235,7 +233,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 			sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 				<-time.After(time.Minute + time.Millisecond)
 				synctest.Wait()
-				if got := l.told(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
+				if got := l.calls(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
 					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
 				}
 				if put := log.FilterMessage("Sweep postponed").Len(); (put == 0) != tc.swept {
@@ -263,18 +261,18 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			lose(1201)
 			for hour := range 30 {
-				before := len(l.told())
+				before := len(l.calls())
 				<-time.After(postponeMax - 2*time.Minute)
 				synctest.Wait()
-				if got := len(l.told()); hour == 0 && got != before {
+				if got := len(l.calls()); hour == 0 && got != before {
 					t.Errorf("swept %d within an hour, want none", got-before)
 				}
 				<-time.After(3 * time.Minute)
 				synctest.Wait()
-				if got, want := len(l.told()), before+1201; hour == 0 && got != want {
+				if got, want := len(l.calls()), before+1201; hour == 0 && got != want {
 					t.Errorf("swept %d after an hour, want %d", got, want)
 				}
-				if hour > 0 && len(l.told()) == before {
+				if hour > 0 && len(l.calls()) == before {
 					t.Errorf("hour %d: nothing was swept", hour)
 				}
 				lose(1)
@@ -297,15 +295,13 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 			l.mu.Unlock()
 			<-time.After(5 * time.Minute)
 			synctest.Wait()
-			if got := l.told(); slices.Contains(got, "published cs_1:2 at 1") {
+			if got := l.calls(); slices.Contains(got, "published cs_1:2 at 1") {
 				t.Errorf("swept before the outcomes were recorded: %v", got)
 			}
-			s.mu.Lock()
-			s.outcome = time.Time{}
-			s.mu.Unlock()
+			s.set(func() { s.outcome = time.Time{} })
 			<-time.After(2 * time.Minute)
 			synctest.Wait()
-			if got := l.told(); !slices.Contains(got, "published cs_1:2 at 1") {
+			if got := l.calls(); !slices.Contains(got, "published cs_1:2 at 1") {
 				t.Errorf("after the outcomes were recorded: %v", got)
 			}
 		})
@@ -318,8 +314,8 @@ func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
 		sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(time.Hour)
-			if got := l.told(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
-				t.Errorf("nobody knows how far the ledger is behind: %v; log %v", got, log.All())
+			if got := l.calls(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
+				t.Errorf("calls = %v, want none while the outcome lag is unknown; log %v", got, log.All())
 			}
 		})
 	})
