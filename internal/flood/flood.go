@@ -42,7 +42,9 @@ type core struct {
 }
 
 // With implements zapcore.Core.
-func (c *core) With(fields []zapcore.Field) zapcore.Core { return &core{c.Core.With(fields), c.sampler} }
+func (c *core) With(fields []zapcore.Field) zapcore.Core {
+	return &core{c.Core.With(fields), c.sampler}
+}
 
 // Check implements zapcore.Core.
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
