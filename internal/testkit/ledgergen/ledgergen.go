@@ -1,6 +1,7 @@
-// Package ledgergen fills a ledger with made-up purchases as years of business leave them, for measurements, tests and
-// pictures: statuses, reasons, currencies, amounts, quiet nights, returning customers, repeated events, failed attempts,
-// and an outage of TikTok five days ago. It writes them in a few statements, a million in about a minute.
+// Package ledgergen fills a ledger with made-up purchases as years of business leave them, for measurements,
+// tests and pictures: statuses, reasons, currencies, amounts, quiet nights, returning customers, repeated
+// events, failed attempts, and an outage of TikTok five days ago. It writes them in a few statements, a
+// million in about a minute.
 package ledgergen
 
 import (
@@ -21,9 +22,9 @@ const Span = 365 * 24 * time.Hour
 // Fill adds n purchases of a year to an empty, migrated ledger.
 func Fill(ctx context.Context, conn *pgx.Conn, n int) error { return FillSpan(ctx, conn, n, Span) }
 
-// FillSpan adds n purchases of span to an empty, migrated ledger, the newest of them paid just now, and gathers the
-// planner's statistics. The three newest are being retried. One in a hundred of the newest tenth is pending, published
-// or retrying; its message is one that a worker accepts.
+// FillSpan adds n purchases of span to an empty, migrated ledger, the newest of them paid just now, and
+// gathers the planner's statistics. The three newest are being retried. One in a hundred of the newest tenth
+// is pending, published or retrying; its message is one that a worker accepts.
 func FillSpan(ctx context.Context, conn *pgx.Conn, n int, span time.Duration) error {
 	keys := purchase.MatchKeys{
 		Email: purchase.HashEmail("buyer@example.com"), ExternalID: purchase.HashExternalID(placeID), IP: "203.0.113.7",
@@ -92,8 +93,9 @@ func template(keys purchase.MatchKeys) (data string, mask int16, err error) {
 }
 
 const (
-	// The dice of each purchase, thrown once. n is its age's rank, the oldest first. Of what would be paid between 0 and
-	// 7 o'clock, three quarters are paid ten hours before. An outage ends five days ago at 17 o'clock.
+	// The dice of each purchase, thrown once. n is its age's rank, the oldest first. Of what would be paid
+	// between 0 and 7 o'clock, three quarters are paid ten hours before. An outage ends five days ago at 17
+	// o'clock.
 	sqlPlan = `
 CREATE TEMPORARY TABLE plan AS
 WITH dice AS (
@@ -114,7 +116,8 @@ WITH dice AS (
         WHEN fate < 0.988 THEN 'payment_failed' WHEN n > 0.95 * $1 THEN 'awaiting_payment' ELSE 'delivered' END AS status
     FROM days
 )
-SELECT n, k, paid, speed, coin, click < 0.58 AS clicked, CASE WHEN outage THEN healed END AS healed, 'cs_live_a1' || k || substr(md5(k), 1, 32) AS id, status,
+SELECT n, k, paid, speed, coin, click < 0.58 AS clicked, CASE WHEN outage THEN healed END AS healed,
+    'cs_live_a1' || k || substr(md5(k), 1, 32) AS id, status,
     -- four of five customers come once
     CASE WHEN taste < 0.2 THEN 1 + (price * $1 / 5)::int ELSE $1 / 5 + n END AS customer,
     CASE WHEN status = 'skipped' THEN CASE WHEN coin < 0.7 THEN 'no_payment' WHEN coin < 0.9 THEN 'not_configured' ELSE 'test_purchase' END
@@ -143,7 +146,8 @@ SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchas
     CASE WHEN p.status NOT IN ('awaiting_payment', 'payment_failed') THEN date_trunc('second', p.paid) END,
     'cus_' || substr(md5(p.customer::text), 1, 14), 'sub_' || p.k,
     CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN convert_to(
-        replace(replace(replace(CASE WHEN p.clicked THEN $3 ELSE $1 END, 'cs_live_PLACE', p.id), '1111111111', extract(epoch FROM p.paid)::bigint::text), '2222222', p.amount::text), 'UTF8') END,
+        replace(replace(replace(CASE WHEN p.clicked THEN $3 ELSE $1 END, 'cs_live_PLACE', p.id),
+            '1111111111', extract(epoch FROM p.paid)::bigint::text), '2222222', p.amount::text), 'UTF8') END,
     CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase')
         THEN CASE WHEN p.clicked THEN $4::smallint ELSE $2::smallint END END,
     t.published, t.published, CASE WHEN t.published IS NOT NULL THEN p.n END, p.attempts, t.attempted,
@@ -159,7 +163,9 @@ LEFT JOIN public.profiles f ON f.livemode = (p.reason <> 'test_purchase')
     AND p.status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
 CROSS JOIN LATERAL (SELECT
     CASE WHEN p.status IN ('published', 'retrying', 'delivered', 'dead') THEN p.paid + interval '5 ms' END AS published,
-    CASE WHEN p.attempts > 2 THEN p.healed + make_interval(secs => 90 * p.speed) WHEN p.attempts > 0 THEN p.paid + interval '40 ms' + CASE WHEN p.coin > 0.97 THEN make_interval(secs => 900 * p.speed) ELSE make_interval(secs => 0.3 * p.speed) END END AS attempted) t
+    CASE WHEN p.attempts > 2 THEN p.healed + make_interval(secs => 90 * p.speed)
+        WHEN p.attempts > 0 THEN p.paid + interval '40 ms'
+            + make_interval(secs => CASE WHEN p.coin > 0.97 THEN 900 ELSE 0.3 END * p.speed) END AS attempted) t
 ORDER BY p.n`
 
 	// Where the money came later, or Stripe sent an event again under another id, there are two.
