@@ -1,6 +1,6 @@
-// Package flood limits log lines that a client can multiply: forged signatures, wrong tokens, events sent again and
-// again. A flood of them neither fills the disk nor stays unseen. Lines about what becomes of one purchase are never
-// limited.
+// Package flood limits log lines that a client can multiply: forged signatures, wrong tokens, events sent
+// again and again. A flood of them neither fills the disk nor stays unseen. Lines about what becomes of one
+// purchase are never limited.
 package flood
 
 import (
@@ -17,9 +17,10 @@ const (
 	period = 10 * time.Second
 )
 
-// Limit returns an option for log and for loggers derived from it, which share the limit: of the lines with one level
-// and message, ten in ten seconds are written. Ten seconds after the first line that was left out, log gets one line
-// with their number, left_out. Messages must come from a small closed set: zap counts by their hash.
+// Limit returns an option for log and for loggers derived from it, which share the limit: of the lines with
+// one level and message, ten in ten seconds are written. Ten seconds after the first line that was left out,
+// log gets one line with their number, left_out. Messages must come from a small closed set: zap counts by
+// their hash.
 func Limit(log *zap.Logger) zap.Option {
 	var leftOut atomic.Int64
 	report := func() {
@@ -31,7 +32,8 @@ func Limit(log *zap.Logger) zap.Option {
 		}
 	}
 	// The sampler decides alone: on a core that writes, it could not be shared by loggers with other fields.
-	nowhere := zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zapcore.DebugLevel)
+	encoder := zapcore.NewJSONEncoder(zapcore.EncoderConfig{})
+	nowhere := zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zapcore.DebugLevel)
 	sampler := zapcore.NewSamplerWithOptions(nowhere, period, burst, 0, zapcore.SamplerHook(count))
 	return zap.WrapCore(func(c zapcore.Core) zapcore.Core { return &core{c, sampler} })
 }

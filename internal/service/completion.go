@@ -9,7 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// common is what every program of ours can be told besides its own configuration.
+// common holds the flag and the command that both programs have.
 type common struct {
 	Version    kong.VersionFlag `noenv:"" help:"Print the version, the commit and the platform, and exit."`
 	Completion completionFlags  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
@@ -35,8 +35,8 @@ type completed struct {
 	nodes []*kong.Node
 }
 
-// writeCompletion writes a shell's script. The scripts are static: libraries for it run the program at each press of the key, with
-// whatever secrets its environment holds.
+// writeCompletion writes a shell's script. The libraries for kong (kongplete, kong-completion) run the
+// program at each key press, with the secrets in its environment, and link code under the MPL.
 func writeCompletion(out io.Writer, app *kong.Application, shell string) error {
 	c := completed{name: app.Name, flags: shown(app.Flags)}
 	for _, node := range app.Children {
@@ -75,15 +75,16 @@ func flagNames(flags []*kong.Flag) (names []string) {
 	return names
 }
 
-// choices are a flag's or an argument's few values.
+// choices are the values of a flag or an argument with an enum.
 func choices(v *kong.Value) []string {
 	return slices.DeleteFunc(v.EnumSlice(), func(s string) bool { return s == "" })
 }
 
-// function is the program's name as one of a shell's functions.
+// function is the name of the shell function.
 func (c *completed) function() string { return "_" + strings.ReplaceAll(c.name, "-", "_") }
 
-// values has a line for each flag with a few values, ours and the commands': format takes its name and them.
+// values formats a line for each flag with choices, of the root and of the commands: its name and its
+// choices.
 func (c *completed) values(format string) string {
 	flags := slices.Clone(c.flags)
 	for _, n := range c.nodes {
@@ -122,19 +123,24 @@ func (c *completed) bash() string {
   COMPREPLY=($(compgen -W "$words %[6]s" -- "$cur"))
 }
 complete -o default -F %[2]s %[1]s
-`, c.name, c.function(), c.values("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n"), strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
+`, c.name, c.function(), c.values("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n"),
+		strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
 }
 
-// shellWord makes a text one word of a shell, in single quotes, on one line.
+// shellWord quotes a string as one word of a shell, on one line.
 func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "'", `'\''`) + "'"
 }
 
-// described are words with their help, as zsh's _describe takes them.
-func described(flags []*kong.Flag) string {
+// described is a word with its help, in the form of zsh's _describe.
+func described(word, help string) string {
+	return shellWord(word + ":" + strings.ReplaceAll(help, ":", `\:`))
+}
+
+func describedFlags(flags []*kong.Flag) string {
 	var list []string
 	for _, f := range flags {
-		list = append(list, shellWord("--"+f.Name+":"+strings.ReplaceAll(f.Help, ":", `\:`)))
+		list = append(list, described("--"+f.Name, f.Help))
 	}
 	return strings.Join(list, " ")
 }
@@ -142,8 +148,8 @@ func described(flags []*kong.Flag) string {
 func (c *completed) zsh() string {
 	var commands, own strings.Builder
 	for _, n := range c.nodes {
-		_, _ = fmt.Fprintf(&commands, " %s", shellWord(n.Name+":"+strings.ReplaceAll(n.Help, ":", `\:`)))
-		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, described(shown(n.Flags)))
+		_, _ = fmt.Fprintf(&commands, " %s", described(n.Name, n.Help))
+		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, describedFlags(shown(n.Flags)))
 		for _, p := range n.Positional {
 			if list := choices(p); len(list) > 0 {
 				_, _ = fmt.Fprintf(&own, "; compadd -- %s", strings.Join(list, " "))
@@ -169,7 +175,8 @@ func (c *completed) zsh() string {
   [[ -n $command ]] && _files
 }
 if [[ $funcstack[1] == %[2]s ]]; then %[2]s "$@"; else compdef %[2]s %[1]s; fi
-`, c.name, c.function(), commands.String(), described(c.flags), c.values("    --%s) compadd -- %s; return ;;\n"), own.String())
+`, c.name, c.function(), commands.String(), describedFlags(c.flags),
+		c.values("    --%s) compadd -- %s; return ;;\n"), own.String())
 }
 
 func (c *completed) fish() string {
@@ -188,12 +195,14 @@ func (c *completed) fish() string {
 	}
 	flags(c.flags, "")
 	for _, n := range c.nodes {
-		_, _ = fmt.Fprintf(&script, "complete -c %s -n __fish_use_subcommand -f -a %s -d %s\n", c.name, n.Name, shellWord(n.Help))
+		_, _ = fmt.Fprintf(&script, "complete -c %s -n __fish_use_subcommand -f -a %s -d %s\n",
+			c.name, n.Name, shellWord(n.Help))
 		condition := " -n '__fish_seen_subcommand_from " + n.Name + "'"
 		flags(shown(n.Flags), condition)
 		for _, p := range n.Positional {
 			if few := choices(p); len(few) > 0 {
-				_, _ = fmt.Fprintf(&script, "complete -c %s%s -f -a %s\n", c.name, condition, shellWord(strings.Join(few, " ")))
+				_, _ = fmt.Fprintf(&script, "complete -c %s%s -f -a %s\n",
+					c.name, condition, shellWord(strings.Join(few, " ")))
 			}
 		}
 	}

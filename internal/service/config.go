@@ -36,8 +36,9 @@ var (
 	ErrLeft = errors.New("done, but something is left")
 )
 
-// ExitCode prints an error to stderr and returns the exit status: 0 done, 1 failed, 2 usage or configuration, 3 done
-// but something is left. Cancellation is no failure: an error that is context.Canceled and nothing else is 0.
+// ExitCode prints an error to stderr and returns the exit status: 0 done, 1 failed, 2 usage or configuration,
+// 3 done but something is left. Cancellation is no failure: an error that is context.Canceled and nothing
+// else is 0.
 func ExitCode(err error, stderr io.Writer) int {
 	var usage *UsageError
 	switch {
@@ -54,8 +55,8 @@ func ExitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
-// onlyCanceled reports whether each part of a joined error is context.Canceled. errors.Is would accept one, and hide
-// a failure beside it.
+// onlyCanceled reports whether each part of a joined error is context.Canceled. errors.Is would accept one,
+// and hide a failure beside it.
 func onlyCanceled(err error) bool {
 	switch wrapped := err.(type) { //nolint:errorlint // this walks the tree itself, link by link
 	case interface{ Unwrap() []error }:
@@ -66,11 +67,11 @@ func onlyCanceled(err error) bool {
 	return err == context.Canceled //nolint:errorlint // the end of the chain
 }
 
-// Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag --some-name is
-// also the variable SOME_NAME (unless it is tagged noenv), and a secret is also a file named by SOME_NAME_FILE. An
-// empty variable is an unset one. command is the chosen command's name. The error is ErrHelp, after the help or the
-// version was printed to out, or a *UsageError with all problems of the environment; then cli and command are filled
-// as far as they are known.
+// Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag
+// --some-name is also the variable SOME_NAME (unless it is tagged noenv), and a secret is also a file named
+// by SOME_NAME_FILE. An empty variable is an unset one. command is the chosen command's name. The error is
+// ErrHelp, after the help or the version was printed to out, or a *UsageError with all problems of the
+// environment; then cli and command are filled as far as they are known.
 func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (
 	command string, err error,
 ) {
@@ -159,8 +160,8 @@ func formatValue(value *kong.Value) string {
 	}
 }
 
-// environment is kong's resolver of flags that were not given. kong's own reads the process' environment and stops at
-// the first bad value; this one reads getenv and collects.
+// environment is kong's resolver of flags that were not given. kong's own reads the process' environment and
+// stops at the first bad value; this one reads getenv and collects.
 type environment struct {
 	getenv   func(string) string
 	problems []string
@@ -233,8 +234,8 @@ func (e *environment) lookup(name string, isSecret bool) (value, problem string)
 	return text.Reveal(), ""
 }
 
-// Loopback reports whether a listener's address can be reached from this machine alone. An empty host is every
-// address.
+// Loopback reports whether a listener's address can be reached from this machine alone. An empty host is
+// every address.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 
 var errEmptySecret = errors.New("the file is empty")
 
-// FollowSecret polls a secret's file until ctx ends and passes each new content to changed. File watchers miss a
-// mounted secret, which is replaced by switching a link. An unreadable or empty file is passed to failed once and
-// changes nothing: a write may be in progress.
+// FollowSecret polls a secret's file until ctx ends and passes each new content to changed. File watchers
+// miss a mounted secret, which is replaced by switching a link. An unreadable or empty file is passed to
+// failed once and changes nothing: a write may be in progress.
 func FollowSecret(ctx context.Context, path string, current secret.Text, interval time.Duration,
 	changed func(secret.Text), failed func(error),
 ) {

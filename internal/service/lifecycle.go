@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Lifecycle owns what a program has started and stops it in reverse order. Its methods are for the goroutine that
-// wires the program.
+// Lifecycle owns what a program has started and stops it in reverse order. Its methods are for the goroutine
+// that wires the program.
 type Lifecycle struct {
 	log     *zap.Logger
 	fatal   chan error
@@ -46,8 +46,8 @@ func (l *Lifecycle) OnStop(name string, run func(ctx context.Context) error) {
 	l.stops = append(l.stops, stop{name, run})
 }
 
-// Go starts a goroutine that the Lifecycle owns. Its context is canceled at its place in the stop order, and the stop
-// waits for it. An error before that, or a panic, is fatal: Wait returns it.
+// Go starts a goroutine that the Lifecycle owns. Its context is canceled at its place in the stop order, and
+// the stop waits for it. An error before that, or a panic, is fatal: Wait returns it.
 func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -103,9 +103,9 @@ func (l *Lifecycle) Wait(ctx context.Context) error {
 
 var errGrace = errors.New("did not stop within the grace period")
 
-// Stop runs every stop within grace, also after one has failed, panicked or got stuck. The errors are joined, each
-// with its stop's name. A tenth of grace is divided among the stops in advance, so that a stuck one leaves the others
-// some; the rest belongs to whichever needs it.
+// Stop runs every stop within grace, also after one has failed, panicked or got stuck. The errors are joined,
+// each with its stop's name. A tenth of grace is divided among the stops in advance, so that a stuck one
+// leaves the others some; the rest belongs to whichever needs it.
 func (l *Lifecycle) Stop(grace time.Duration) error {
 	deadline := time.Now().Add(grace)
 	l.mu.Lock()
@@ -124,8 +124,8 @@ func (l *Lifecycle) Stop(grace time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// stop runs one stop. Some ignore their context (a pool waits for its last connection); those are left running at
-// abandon, since the process is about to end.
+// stop runs one stop. Some ignore their context (a pool waits for its last connection); those are left
+// running at abandon, since the process is about to end.
 func (l *Lifecycle) stop(s stop, deadline, abandon time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
@@ -181,9 +181,10 @@ func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, option
 	return listener.Addr(), nil
 }
 
-// closeAfterChunks closes a connection after a request with a chunked body. Beside Transfer-Encoding net/http ignores
-// Content-Length. A proxy in front may have used it: the rest of that body would then be read here as another request
-// (request smuggling), and later answers would reach other clients. Stripe sends Content-Length.
+// closeAfterChunks closes a connection after a request with a chunked body. Beside Transfer-Encoding net/http
+// ignores Content-Length. A proxy in front may have used it: the rest of that body would then be read here as
+// another request (request smuggling), and later answers would reach other clients. Stripe sends
+// Content-Length.
 func closeAfterChunks(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {

@@ -1,6 +1,7 @@
-// Package ledgergen fills a ledger with purchases as years of business leave them, for measurements: statuses, reasons,
-// currencies, amounts, hours of the day, customers who come back, events that came twice, attempts that failed first. It
-// writes them in a few statements, a million in about a minute.
+// Package ledgergen fills a ledger with made-up purchases as years of business leave them, for measurements,
+// tests and pictures: statuses, reasons, currencies, amounts, quiet nights, returning customers, repeated
+// events, failed attempts, and an outage of TikTok five days ago. It writes them in a few statements, a
+// million in about a minute.
 package ledgergen
 
 import (
@@ -15,13 +16,31 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Span is how far back the oldest purchase lies.
+// Span is the age of Fill's oldest purchase.
 const Span = 365 * 24 * time.Hour
 
-// Fill adds n purchases to an empty, migrated ledger, the newest of them paid just now, and gathers the planner's statistics.
-// What is on its way (one in a hundred of the newest tenth) has a message that a worker takes.
-func Fill(ctx context.Context, conn *pgx.Conn, n int) error {
-	data, err := template()
+// Fill adds n purchases of a year to an empty, migrated ledger.
+func Fill(ctx context.Context, conn *pgx.Conn, n int) error { return FillSpan(ctx, conn, n, Span) }
+
+// FillSpan adds n purchases of span to an empty, migrated ledger, the newest of them paid just now, and
+// gathers the planner's statistics. The three newest are being retried. One in a hundred of the newest tenth
+// is pending, published or retrying; its message is one that a worker accepts.
+func FillSpan(ctx context.Context, conn *pgx.Conn, n int, span time.Duration) error {
+	keys := purchase.MatchKeys{
+		Email: purchase.HashEmail("buyer@example.com"), ExternalID: purchase.HashExternalID(placeID), IP: "203.0.113.7",
+		UserAgent: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15",
+		PageURL:   "https://shop.example/checkout",
+		FirstName: purchase.HashExternalID("first"), LastName: purchase.HashExternalID("last"),
+	}
+	plain, plainMask, err := template(keys)
+	if err != nil {
+		return err
+	}
+	keys.Phone, keys.TTCLID = purchase.HashPhone("+12133734253"), "E.C.P.CvQBtqmX5aKjG8yWAg"
+	keys.Zip, keys.City, keys.Country = purchase.HashZip("62704"), "springfield", "us"
+	keys.TTP, keys.Referrer = "2Yg0kBqZSvyMxOvBWjTFhBLe1sR", "https://www.tiktok.com/"
+	keys.PageURL += "?ttclid=" + keys.TTCLID
+	clicked, clickedMask, err := template(keys)
 	if err != nil {
 		return err
 	}
@@ -31,9 +50,9 @@ func Fill(ctx context.Context, conn *pgx.Conn, n int) error {
 	}{
 		// What is lost by a crash is made anew. The connection is the caller's: it gets its settings back.
 		{"settings", `SELECT set_config('synchronous_commit', 'off', false), set_config('work_mem', '256MB', false), setseed(0.42)`, nil},
-		{"plan", sqlPlan, []any{n, Span.Seconds()}},
+		{"plan", sqlPlan, []any{n, span.Seconds()}},
 		{"profiles", sqlProfiles, nil},
-		{"purchases", sqlPurchases, []any{data}},
+		{"purchases", sqlPurchases, []any{plain, plainMask, clicked, clickedMask}},
 		{"events", sqlEvents, nil},
 		{"attempts", sqlAttempts, nil},
 		{"settings", `RESET synchronous_commit`, nil},
@@ -55,44 +74,50 @@ const (
 	placeSum = 2_222_222
 )
 
-func template() (string, error) {
+// template returns a message with these keys, and their mask.
+func template(keys purchase.MatchKeys) (data string, mask int16, err error) {
 	sum := int64(placeSum)
-	data, err := message.EncodeEnvelope(&purchase.Purchase{
-		ID: placeID, Livemode: true, At: time.Unix(placeAt, 0), AmountMinor: &sum, Currency: "usd",
-		Keys: purchase.MatchKeys{
-			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"), ExternalID: purchase.HashExternalID(placeID),
-			TTCLID: "E.C.P.CvQBtqmX5aKjG8yWAg", TTP: "2Yg0kBqZSvyMxOvBWjTFhBLe1sR", IP: "203.0.113.7",
-			UserAgent: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15",
-			PageURL:   "https://shop.example/checkout?ttclid=E.C.P.CvQBtqmX5aKjG8yWAg", Referrer: "https://www.tiktok.com/",
-		},
+	message, err := message.EncodeEnvelope(&purchase.Purchase{
+		ID: placeID, Livemode: true, At: time.Unix(placeAt, 0), AmountMinor: &sum, Currency: "usd", Keys: keys,
 	})
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
+	data = string(message)
 	for _, place := range []string{placeID, fmt.Sprint(placeAt), fmt.Sprint(placeSum)} {
-		if strings.Count(string(data), place) != 1 {
-			return "", fmt.Errorf("ledgergen: %q does not stand once in a message", place)
+		if strings.Count(data, place) != 1 {
+			return "", 0, fmt.Errorf("ledgergen: %d times %q in a message, want 1", strings.Count(data, place), place)
 		}
 	}
-	return string(data), nil
+	return data, int16(keys.Mask()), nil
 }
 
 const (
-	// The dice of each purchase, thrown once. n is its age's rank, the oldest first; days have their nights.
+	// The dice of each purchase, thrown once. n is its age's rank, the oldest first. Of what would be paid
+	// between 0 and 7 o'clock, three quarters are paid ten hours before. An outage ends five days ago at 17
+	// o'clock.
 	sqlPlan = `
 CREATE TEMPORARY TABLE plan AS
 WITH dice AS (
-    SELECT n, substr(md5(n::text || random()), 1, 24) AS k, random() AS fate, random() AS coin, random() AS taste, random() AS price, random() AS speed,
-        now() - make_interval(secs => ($1::int - n) * ($2::float8 / $1) + 3600 * (random() - 0.5) + 1800) AS paid
+    SELECT n, substr(md5(n::text || random()), 1, 24) AS k, random() AS fate, random() AS coin, random() AS taste,
+        random() AS price, random() AS speed, random() AS click, random() AS sleep,
+        now() - make_interval(secs => ($1::int - n) * ($2::float8 / $1) + 3600 * (random() - 0.5) + 1800) AS moment
     FROM generate_series(1, $1::int) AS n
+), days AS (
+    SELECT dice.*, CASE WHEN n > $1 - 3 THEN now() - make_interval(secs => 40 + 50 * ($1 - n))
+        WHEN extract(hour FROM moment) < 7 AND sleep < 0.75 THEN moment - interval '10 hours' ELSE moment END AS paid,
+        date_trunc('day', now()) - interval '5 days' + interval '17 hours' AS healed
+    FROM dice
 ), fates AS (
-    SELECT dice.*, CASE
+    SELECT days.*, paid BETWEEN healed - interval '4 hours' AND healed AS outage, CASE
+        WHEN n > $1 - 3 THEN 'retrying'
         WHEN n > 0.9 * $1 AND fate > 0.99 THEN CASE WHEN coin < 0.3 THEN 'pending' WHEN coin < 0.7 THEN 'published' ELSE 'retrying' END
         WHEN fate < 0.95 THEN 'delivered' WHEN fate < 0.965 THEN 'skipped' WHEN fate < 0.975 THEN 'dead' WHEN fate < 0.978 THEN 'rejected'
-        WHEN fate < 0.988 THEN 'payment_failed' WHEN n > 0.98 * $1 THEN 'awaiting_payment' ELSE 'delivered' END AS status
-    FROM dice
+        WHEN fate < 0.988 THEN 'payment_failed' WHEN n > 0.95 * $1 THEN 'awaiting_payment' ELSE 'delivered' END AS status
+    FROM days
 )
-SELECT n, k, paid, speed, coin, 'cs_live_a1' || k || substr(md5(k), 1, 32) AS id, status,
+SELECT n, k, paid, speed, coin, click < 0.58 AS clicked, CASE WHEN outage THEN healed END AS healed,
+    'cs_live_a1' || k || substr(md5(k), 1, 32) AS id, status,
     -- four of five customers come once
     CASE WHEN taste < 0.2 THEN 1 + (price * $1 / 5)::int ELSE $1 / 5 + n END AS customer,
     CASE WHEN status = 'skipped' THEN CASE WHEN coin < 0.7 THEN 'no_payment' WHEN coin < 0.9 THEN 'not_configured' ELSE 'test_purchase' END
@@ -101,7 +126,8 @@ SELECT n, k, paid, speed, coin, 'cs_live_a1' || k || substr(md5(k), 1, 32) AS id
     CASE WHEN taste < 0.6 THEN 'usd' WHEN taste < 0.8 THEN 'eur' WHEN taste < 0.9 THEN 'gbp' WHEN taste < 0.94 THEN 'jpy'
          WHEN taste < 0.97 THEN 'brl' WHEN taste < 0.99 THEN 'cad' ELSE 'aud' END AS currency,
     (ARRAY[999, 1999, 2999, 4999, 9900, 29900])[1 + floor(price * price * 6)::int] AS amount,
-    CASE WHEN status = 'dead' THEN 2 WHEN status = 'delivered' AND coin > 0.97 THEN 2 WHEN status IN ('delivered', 'retrying') THEN 1 ELSE 0 END AS attempts
+    CASE WHEN status = 'dead' THEN 2 WHEN status = 'delivered' AND outage THEN 3 + (coin * 4)::int
+        WHEN status = 'delivered' AND coin > 0.97 THEN 2 WHEN status IN ('delivered', 'retrying') THEN 1 ELSE 0 END AS attempts
 FROM fates`
 
 	sqlProfiles = `
@@ -120,8 +146,10 @@ SELECT p.id, p.status, p.reason, f.id, 'subscription', p.reason <> 'test_purchas
     CASE WHEN p.status NOT IN ('awaiting_payment', 'payment_failed') THEN date_trunc('second', p.paid) END,
     'cus_' || substr(md5(p.customer::text), 1, 14), 'sub_' || p.k,
     CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN convert_to(
-        replace(replace(replace($1, 'cs_live_PLACE', p.id), '1111111111', extract(epoch FROM p.paid)::bigint::text), '2222222', p.amount::text), 'UTF8') END,
-    CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase') THEN 127 END,
+        replace(replace(replace(CASE WHEN p.clicked THEN $3 ELSE $1 END, 'cs_live_PLACE', p.id),
+            '1111111111', extract(epoch FROM p.paid)::bigint::text), '2222222', p.amount::text), 'UTF8') END,
+    CASE WHEN p.status IN ('pending', 'published', 'retrying', 'delivered', 'dead') OR p.reason IN ('not_configured', 'test_purchase')
+        THEN CASE WHEN p.clicked THEN $4::smallint ELSE $2::smallint END END,
     t.published, t.published, CASE WHEN t.published IS NOT NULL THEN p.n END, p.attempts, t.attempted,
     CASE p.status WHEN 'delivered' THEN 'delivered' WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 'refused' ELSE 'retry' END WHEN 'retrying' THEN 'retry' END,
     CASE p.status WHEN 'delivered' THEN 0 WHEN 'dead' THEN CASE p.reason WHEN 'refused' THEN 40002 ELSE 50000 END WHEN 'retrying' THEN 503 END,
@@ -135,7 +163,9 @@ LEFT JOIN public.profiles f ON f.livemode = (p.reason <> 'test_purchase')
     AND p.status NOT IN ('rejected', 'awaiting_payment', 'payment_failed')
 CROSS JOIN LATERAL (SELECT
     CASE WHEN p.status IN ('published', 'retrying', 'delivered', 'dead') THEN p.paid + interval '5 ms' END AS published,
-    CASE WHEN p.attempts > 0 THEN p.paid + interval '40 ms' + CASE WHEN p.coin > 0.97 THEN make_interval(secs => 900 * p.speed) ELSE make_interval(secs => 0.3 * p.speed) END END AS attempted) t
+    CASE WHEN p.attempts > 2 THEN p.healed + make_interval(secs => 90 * p.speed)
+        WHEN p.attempts > 0 THEN p.paid + interval '40 ms'
+            + make_interval(secs => CASE WHEN p.coin > 0.97 THEN 900 ELSE 0.3 END * p.speed) END AS attempted) t
 ORDER BY p.n`
 
 	// Where the money came later, or Stripe sent an event again under another id, there are two.
@@ -152,7 +182,8 @@ FROM plan WHERE speed < 0.02`
 	sqlAttempts = `
 INSERT INTO public.attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id)
 SELECT p.checkout_session_id, substr(md5(p.checkout_session_id || a), 1, 20), 1,
-    p.last_attempt_at - (p.attempts - a) * interval '1 s', 40 + (random() * 200)::int,
+    p.last_attempt_at - (p.attempts - a) * CASE WHEN p.attempts > 2
+        THEN (p.last_attempt_at - p.created_at) / p.attempts ELSE interval '1 s' END, 40 + (random() * 200)::int,
     CASE WHEN a = p.attempts THEN p.last_class ELSE 'retry' END, CASE WHEN a = p.attempts THEN p.last_code ELSE 50000 END,
     CASE WHEN a < p.attempts THEN 'Internal service error' WHEN p.status = 'delivered' THEN 'OK' ELSE p.last_error END,
     to_char(p.last_attempt_at, 'YYYYMMDDHH24MISS') || upper(substr(md5(p.checkout_session_id || a), 1, 24))

@@ -72,6 +72,7 @@ func TestFill(t *testing.T) {
 		"ends before the beginning":     `SELECT count(*) FROM public.purchases WHERE finished_at < created_at OR status IN ('delivered', 'dead', 'skipped') AND finished_at IS NULL`,
 		"purchases without an event":    `SELECT count(*) FROM public.purchases p WHERE NOT EXISTS (SELECT FROM public.stripe_events e WHERE e.checkout_session_id = p.checkout_session_id)`,
 		"unknown match keys":            `SELECT count(*) FROM public.purchases WHERE (envelope IS NULL) <> (match_keys IS NULL)`,
+		"attempts before the purchase":  `SELECT count(*) FROM public.attempts a JOIN public.purchases p USING (checkout_session_id) WHERE a.at < p.created_at - interval '1 s'`,
 		"purchases of the future":       `SELECT count(*) FROM public.purchases WHERE created_at > now()`,
 	} {
 		if err := conn.QueryRow(t.Context(), sql).Scan(&odd); err != nil || odd > 0 {

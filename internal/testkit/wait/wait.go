@@ -1,4 +1,4 @@
-// Package wait waits for the thing itself: what tests and rehearsals expect comes when it comes.
+// Package wait polls for a condition, in tests and tools.
 package wait
 
 import (
@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// Until asks again and again, every so often, whether it is done; false: not within most, or ctx ended before. most is no expectation of
-// speed: machines are shared.
-func Until(ctx context.Context, most, every time.Duration, done func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, most)
+// Until calls done at every interval until it returns true. It returns false after limit, or at the end of ctx. limit
+// is no expectation of speed: machines are shared.
+func Until(ctx context.Context, limit, interval time.Duration, done func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for !done() {
 		select {

@@ -21,7 +21,8 @@ import (
 // stopPatience is how long a program may take to end after SIGTERM: far more than its own grace of 8 s.
 const stopPatience = 40 * time.Second
 
-// part is what can be killed, stopped, frozen and started again. One fault at a time acts on it, and holds its lock.
+// part is what can be killed, stopped, frozen and started again. One fault at a time acts on it, and holds
+// its lock.
 type part interface {
 	TryLock() bool
 	Unlock()
@@ -153,7 +154,8 @@ func children(parent int) (pids []int) {
 	return pids
 }
 
-// freeze stops processes for a time. The thawing is in another process' hands: it comes although ours is killed.
+// freeze stops processes for a time. The thawing is in another process' hands: it comes although ours is
+// killed.
 func freeze(ctx context.Context, pids []int, lasts time.Duration) error {
 	args := []string{"-c", `kill -STOP "$@"; sleep "$0"; kill -CONT "$@"`, strconv.FormatFloat(lasts.Seconds(), 'f', 2, 64)}
 	for _, pid := range pids {

@@ -103,8 +103,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	return os.RemoveAll(c.dir)
 }
 
-// goApart runs the program again in namespaces of its own, so that nothing that it started or mounted outlives it.
-// The error is EPERM or ErrUnsupported where that is not possible.
+// goApart runs the program again in namespaces of its own, so that nothing that it started or mounted
+// outlives it. The error is EPERM or ErrUnsupported where that is not possible.
 func goApart(ctx context.Context, args []string, out io.Writer) error {
 	attributes := apart()
 	self, err := os.Executable()
@@ -148,8 +148,8 @@ type rehearsal struct {
 
 func (r *rehearsal) say(format string, args ...any) { _, _ = fmt.Fprintf(r.out, format+"\n", args...) }
 
-// rehearse prints a report. It returns errBroken when a promise was broken, and another error when the rehearsal
-// itself failed.
+// rehearse prints a report. It returns errBroken when a promise was broken, and another error when the
+// rehearsal itself failed.
 func rehearse(ctx context.Context, c config) (err error) {
 	r := &rehearsal{config: c}
 	r.say("%s", repeat(c))
@@ -240,7 +240,8 @@ func (r *rehearsal) breakThings(ctx context.Context, kinds []*kind) {
 	}
 }
 
-// wiped lets many purchases wait for the workers, wipes the queue's store, and counts until all are delivered.
+// wiped lets many purchases wait for the workers, wipes the queue's store, and counts until all are
+// delivered.
 func (r *rehearsal) wiped(ctx context.Context) error {
 	s := r.stack
 	for _, p := range s.workers {

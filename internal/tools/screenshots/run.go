@@ -26,10 +26,10 @@ import (
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/chromium"
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/ledgergen"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/process"
-	"purchase-relay/internal/testkit/sampleledger"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
@@ -124,7 +124,12 @@ func (s *stage) open(ctx context.Context, out io.Writer, n int) error {
 	if _, err := ledger.Migrate(ctx, secret.Text(s.ledger)); err != nil {
 		return err
 	}
-	if err := sampleledger.Fill(ctx, s.ledger, sampleledger.Options{Purchases: n, Days: 31, Now: time.Now().UTC(), Seed: 4}); err != nil {
+	conn, err := pgx.Connect(ctx, s.ledger)
+	if err != nil {
+		return err
+	}
+	err = ledgergen.FillSpan(ctx, conn, n, 31*24*time.Hour)
+	if err := errors.Join(err, conn.Close(ctx)); err != nil {
 		return err
 	}
 	nats, err := natslocal.Start(natslocal.Options{})
