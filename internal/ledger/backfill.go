@@ -108,7 +108,7 @@ func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
-	list, err := collect(db, "reconcile", rows, scanStanding)
+	list, err := Collect(db, "reconcile", rows, scanStanding)
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
@@ -130,7 +130,7 @@ func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}
-	more, err := collect(db, "reconcile", rows, scanStanding)
+	more, err := Collect(db, "reconcile", rows, scanStanding)
 	if err != nil {
 		return nil, fmt.Errorf("read where purchases stand: %w", err)
 	}

@@ -84,7 +84,7 @@ func (db *DB) Entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry,
 		if err != nil {
 			return nil, fmt.Errorf("list purchases: %w", err)
 		}
-		entries, err := collect(db, "entries", rows, scanEntry)
+		entries, err := Collect(db, "entries", rows, scanEntry)
 		if err != nil {
 			return nil, fmt.Errorf("list purchases: %w", err)
 		}

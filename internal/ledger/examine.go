@@ -206,7 +206,7 @@ func examineSchema(ctx context.Context, conn *pgx.Conn) []doctor.Check {
 		err = conn.QueryRow(ctx, sqlOldestBinary).Scan(&oldest)
 	}
 	if err != nil {
-		return []doctor.Check{doctor.Failed(what, explain(err).Error(), errNoRights.Error())}
+		return []doctor.Check{doctor.Failed(what, Explain(err).Error(), errNoRights.Error())}
 	}
 	return append([]doctor.Check{judgeSchema(level, oldest)}, examineRole(ctx, conn)...)
 }

@@ -100,7 +100,7 @@ type statement struct {
 func remove(ctx context.Context, tx pgx.Tx, statements ...statement) error {
 	for _, s := range statements {
 		if _, err := tx.Exec(ctx, s.sql, s.args...); err != nil {
-			return fmt.Errorf("remove the buyer's data: %w", explain(err))
+			return fmt.Errorf("remove the buyer's data: %w", Explain(err))
 		}
 	}
 	return nil
@@ -172,8 +172,7 @@ FROM public.trials t, unnest(ARRAY[t.checkout_session_id, t.invoice_id, t.purcha
 WHERE u.id IS NOT NULL AND u.id <> ALL($4) AND ` + forgetTrials + ``
 
 func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err error) {
-	locks := sorted([]string{profileKey{true, email}.lock(), profileKey{false, email}.lock()})
-	if _, err := tx.Exec(ctx, sqlLockEmails, locks); err != nil {
+	if err := LockAddress(ctx, tx, email); err != nil {
 		return p, err
 	}
 	rows, err := tx.Query(ctx, sqlForgetProfiles, email)

@@ -44,7 +44,7 @@ func (db *DB) histories(
 	if err != nil {
 		return nil, err
 	}
-	found, err := collect(db, "history", rows, scanHistory)
+	found, err := Collect(db, "history", rows, scanHistory)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (db *DB) readConversions(ctx context.Context, tx pgx.Tx, ids []string,
 	}
 	var trial, id string
 	var at time.Time
-	return forEach(db, "history", rows, []any{&trial, &id, &at}, func() error {
+	return db.ForEach("history", rows, []any{&trial, &id, &at}, func() error {
 		byID[trial].FirstPayment, byID[trial].Converted = id, at.UTC()
 		return nil
 	})
@@ -113,7 +113,7 @@ func (db *DB) readEvents(ctx context.Context, tx pgx.Tx, ids []string,
 	var e purchase.Reception
 	var created *time.Time
 	fields := []any{&id, &e.EventID, &e.Type, &created, &e.Received, &e.Disposition}
-	return forEach(db, "history", rows, fields, func() error {
+	return db.ForEach("history", rows, fields, func() error {
 		e.Created = orZero(created)
 		byID[id].Events = append(byID[id].Events, e)
 		return nil
@@ -136,7 +136,7 @@ func (db *DB) readAttempts(ctx context.Context, tx pgx.Tx, ids []string,
 	var took int64
 	var code *int
 	fields := []any{&id, &a.ID, &a.Generation, &a.At, &took, &a.Class, &code, &a.Message, &a.RequestID}
-	return forEach(db, "history", rows, fields, func() error {
+	return db.ForEach("history", rows, fields, func() error {
 		a.Took, a.Code = time.Duration(took)*time.Millisecond, nil
 		if code != nil {
 			a.Code = new(*code)
@@ -144,12 +144,4 @@ func (db *DB) readAttempts(ctx context.Context, tx pgx.Tx, ids []string,
 		byID[id].Attempts = append(byID[id].Attempts, a)
 		return nil
 	})
-}
-
-// orZero reads null as the zero time.
-func orZero(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return *t
 }

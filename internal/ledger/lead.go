@@ -23,7 +23,7 @@ func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, e
 	if err != nil {
 		return nil, fmt.Errorf("look for dead purchases: %w", err)
 	}
-	deaths, err := collect(db, "alarm", rows, func(row pgx.CollectableRow) (d purchase.Deaths, err error) {
+	deaths, err := Collect(db, "alarm", rows, func(row pgx.CollectableRow) (d purchase.Deaths, err error) {
 		return d, row.Scan(&d.Reason, &d.Count, &d.First, &d.Latest, &d.IDs)
 	})
 	if err != nil {

@@ -71,7 +71,7 @@ func (db *DB) claim(
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		claims, err := collect(db, where, rows, scanClaim)
+		claims, err := Collect(db, where, rows, scanClaim)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}

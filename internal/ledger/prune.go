@@ -65,27 +65,27 @@ func (db *DB) Prune(ctx context.Context, p purchase.Pruning, progress func(purch
 	for _, status := range p.Statuses() {
 		for _, livemode := range []bool{true, false} {
 			if err := w.walk(ctx, w.purchases(status, livemode)); err != nil {
-				return w.done, fmt.Errorf("prune purchases: %w", explain(err))
+				return w.done, fmt.Errorf("prune purchases: %w", Explain(err))
 			}
 		}
 	}
 	if err := w.walk(ctx, w.events); err != nil {
-		return w.done, fmt.Errorf("prune events: %w", explain(err))
+		return w.done, fmt.Errorf("prune events: %w", Explain(err))
 	}
 	if err := w.walk(ctx, w.trials); err != nil {
-		return w.done, fmt.Errorf("prune trials: %w", explain(err))
+		return w.done, fmt.Errorf("prune trials: %w", Explain(err))
 	}
 	if p.Attempts.After(p.Before) {
 		for _, status := range p.Statuses() {
 			for _, livemode := range []bool{true, false} {
 				if err := w.walk(ctx, w.attempts(status, livemode)); err != nil {
-					return w.done, fmt.Errorf("prune attempts: %w", explain(err))
+					return w.done, fmt.Errorf("prune attempts: %w", Explain(err))
 				}
 			}
 		}
 	}
 	if err := w.emptyFigures(ctx); err != nil {
-		return w.done, fmt.Errorf("prune the rollup: %w", explain(err))
+		return w.done, fmt.Errorf("prune the rollup: %w", Explain(err))
 	}
 	return w.done, nil
 }
@@ -291,8 +291,6 @@ WHERE checkout_session_id IN (
     WHERE status = 'delivered' AND envelope IS NOT NULL AND finished_at < now() - make_interval(secs => $1)
     ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)`
 
-const sqlLockEnvelopes = `SELECT pg_try_advisory_xact_lock(` + lockEnvelopes + `)`
-
 // DropEnvelopes removes the messages of purchases that TikTok accepted before an age, at most limit per call,
 // and returns how many. They are never sent again, and hold what a buyer's browser told. Of several replicas
 // one does it at a time; rows that are in use are left for later.
@@ -300,8 +298,7 @@ func (db *DB) DropEnvelopes(ctx context.Context, age time.Duration, limit int) (
 	ctx, cancel := context.WithTimeout(ctx, pruneTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		var mine bool
-		if err := tx.QueryRow(ctx, sqlLockEnvelopes).Scan(&mine); err != nil || !mine {
+		if mine, err := TryLock(ctx, tx, LockEnvelopes); err != nil || !mine {
 			return err
 		}
 		tag, err := tx.Exec(ctx, sqlDropEnvelopes, age.Seconds(), limit)

@@ -51,7 +51,7 @@ func (db *DB) CountReplayable(ctx context.Context, s purchase.Selection) ([]purc
 	if err != nil {
 		return nil, fmt.Errorf("count what can be replayed: %w", err)
 	}
-	counted, err := collect(db, "replay", rows, func(row pgx.CollectableRow) (r purchase.Replayable, err error) {
+	counted, err := Collect(db, "replay", rows, func(row pgx.CollectableRow) (r purchase.Replayable, err error) {
 		return r, row.Scan(&r.Reason, &r.Code, &r.Count, &r.Late, &r.Old)
 	})
 	if err != nil {

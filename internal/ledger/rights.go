@@ -37,8 +37,8 @@ func pairs() (tables, privileges []string) {
 // errNoRights ends with the remedy; what is missing stands before it.
 var errNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and DATABASE_URL naming this role: it grants what ingest needs")
 
-// explain gives a refusal for lack of rights its remedy.
-func explain(err error) error {
+// Explain gives a refusal for lack of rights its remedy.
+func Explain(err error) error {
 	const insufficientPrivilege = "42501"
 	if refusal := new(pgconn.PgError); errors.As(err, &refusal) && refusal.Code == insufficientPrivilege {
 		return fmt.Errorf("%w: %w", err, errNoRights)

@@ -116,7 +116,7 @@ func (db *DB) lockPurchases(
 	var id string
 	s := standing{}
 	fields := []any{&id, &s.status, &s.reason, &s.generation, &s.finished}
-	err = forEach(db, "outcomes", rows, fields, func() error {
+	err = db.ForEach("outcomes", rows, fields, func() error {
 		row := s
 		ledger[id] = &row
 		return nil

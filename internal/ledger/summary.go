@@ -83,7 +83,7 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 		batch.Queue(sqlRollupTotals, since, livemode,
 			wholeDays).Query(func(rows pgx.Rows) error { return db.readTotals(rows, &s) })
 		batch.Queue(sqlRollupHours, since, livemode).Query(func(rows pgx.Rows) (err error) {
-			s.Hours, err = collect(db, "rollup", rows, func(row pgx.CollectableRow) (h purchase.Hour, err error) {
+			s.Hours, err = Collect(db, "rollup", rows, func(row pgx.CollectableRow) (h purchase.Hour, err error) {
 				err = row.Scan(&h.At, &h.Paid, &h.Accepted)
 				h.At = h.At.UTC()
 				return h, err
@@ -92,7 +92,7 @@ func (db *DB) Summary(ctx context.Context, since time.Time, livemode *bool) (pur
 		})
 		batch.Queue(sqlRollupDelays, since, livemode, wholeDays).Query(func(rows pgx.Rows) error {
 			var step, n int
-			return forEach(db, "rollup", rows, []any{&step, &n}, func() error { s.Delays[step] = n; return nil })
+			return db.ForEach("rollup", rows, []any{&step, &n}, func() error { s.Delays[step] = n; return nil })
 		})
 		batch.Queue(sqlOldestWaiting, livemode).QueryRow(func(row pgx.Row) error { return scanTime(row, &s.Oldest) })
 		batch.Queue(sqlLastEvent).QueryRow(func(row pgx.Row) error { return scanTime(row, &s.LastEvent) })
@@ -136,7 +136,7 @@ func (db *DB) readTotals(rows pgx.Rows, s *purchase.Summary) error {
 	fields := append([]any{
 		&kind, &g.Status, &g.Reason, &code, &v.Currency, &n, &paid, &accepted, &v.PaidMinor, &v.AcceptedMinor, &noValue,
 	}, keyFields(&c)...)
-	err := forEach(db, "rollup", rows, fields, func() (err error) {
+	err := db.ForEach("rollup", rows, fields, func() (err error) {
 		switch kind {
 		case rowOfStanding:
 			g.Count = n
@@ -186,7 +186,7 @@ func (db *DB) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]
 	if err != nil {
 		return nil, fmt.Errorf("count match keys: %w", err)
 	}
-	days, err := collect(db, "rollup", rows, func(row pgx.CollectableRow) (d purchase.DayCoverage, err error) {
+	days, err := Collect(db, "rollup", rows, func(row pgx.CollectableRow) (d purchase.DayCoverage, err error) {
 		err = row.Scan(append([]any{&d.At}, keyFields(&d.Coverage)...)...)
 		d.At = d.At.UTC()
 		return d, err
@@ -219,7 +219,7 @@ func (db *DB) Groups(ctx context.Context, livemode *bool) ([]purchase.Group, err
 	if err != nil {
 		return nil, fmt.Errorf("count the ledger: %w", err)
 	}
-	groups, err := collect(db, "rollup", rows, scanGroup)
+	groups, err := Collect(db, "rollup", rows, scanGroup)
 	if err != nil {
 		return nil, fmt.Errorf("count the ledger: %w", err)
 	}
@@ -241,9 +241,6 @@ func scanTime(row pgx.Row, into *time.Time) error {
 	*into = orZero(at)
 	return err
 }
-
-// One of the replicas folds at a time; the others find nothing to do.
-const sqlLockRollup = `SELECT pg_try_advisory_xact_lock(` + lockRollup + `)`
 
 const sqlFold = `
 WITH gone AS (
@@ -290,7 +287,8 @@ const sqlFoldEmpty = `DELETE FROM public.rollup_totals WHERE (NOT daily AND at =
 func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 	mine := false
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, sqlLockRollup).Scan(&mine); err != nil || !mine {
+		var err error
+		if mine, err = TryLock(ctx, tx, LockRollup); err != nil || !mine {
 			return err
 		}
 		rows, err := tx.Query(ctx, sqlFold)
@@ -299,7 +297,7 @@ func (db *DB) Fold(ctx context.Context) (hours int, err error) {
 		}
 		var hour, day time.Time
 		var touched, days []time.Time
-		err = forEach(db, "rollup", rows, []any{&hour, &day}, func() error {
+		err = db.ForEach("rollup", rows, []any{&hour, &day}, func() error {
 			touched, days = append(touched, hour), append(days, day)
 			return nil
 		})

@@ -137,7 +137,7 @@ func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (n int, e
 		if err != nil {
 			return n, fmt.Errorf("look for held invoices: %w", err)
 		}
-		list, err := collect(db, "trials", rows, func(row pgx.CollectableRow) (h heldInvoice, err error) {
+		list, err := Collect(db, "trials", rows, func(row pgx.CollectableRow) (h heldInvoice, err error) {
 			return h, row.Scan(&h.id, &h.at, &h.due)
 		})
 		if err != nil {
