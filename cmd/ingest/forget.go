@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/service"
@@ -71,12 +73,12 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		return err
 	}
 	defer db.Close()
-	f := &forgetting{db: db, config: c, out: out, settle: settling}
+	f := &forgetting{jobs: maintenance.New(db), config: c, out: out, settle: settling}
 	return f.run(ctx, email)
 }
 
 type forgetting struct {
-	db     *ledger.DB
+	jobs   *maintenance.Jobs
 	config *config
 	out    io.Writer
 	settle time.Duration
@@ -84,9 +86,9 @@ type forgetting struct {
 
 func (f *forgetting) run(ctx context.Context, email string) error {
 	for {
-		person, err := f.db.Forget(ctx, email)
+		person, err := f.jobs.Forget(ctx, email)
 		switch {
-		case errors.Is(err, purchase.ErrUnknown):
+		case errors.Is(err, report.ErrUnknown):
 			return errNobody
 		case err != nil:
 			return err
@@ -94,9 +96,9 @@ func (f *forgetting) run(ctx context.Context, email string) error {
 		if err := f.queue(ctx, person); err != nil {
 			return fmt.Errorf("%w: the ledger has forgotten the content; address and links are kept until the queue is done: run it again, or with --no-queue: %w", service.ErrLeft, err)
 		}
-		done, err := f.db.Unlink(ctx, email, person)
+		done, err := f.jobs.Unlink(ctx, email, person)
 		switch {
-		case errors.Is(err, purchase.ErrUnknown):
+		case errors.Is(err, report.ErrUnknown):
 			return errNobody // somebody else was quicker
 		case err != nil:
 			return err
@@ -110,7 +112,7 @@ func (f *forgetting) run(ctx context.Context, email string) error {
 
 // queue erases what the queue holds, at once and again until nothing more has come for a while: a relay may
 // be publishing a purchase, and a worker may hold one.
-func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
+func (f *forgetting) queue(ctx context.Context, person maintenance.Person) error {
 	if f.config.Forget.NoQueue {
 		return nil
 	}
@@ -149,7 +151,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (f *forgetting) conclude(person purchase.Person) {
+func (f *forgetting) conclude(person maintenance.Person) {
 	_, _ = fmt.Fprintf(f.out,
 		"Forgotten: the profile (live and test), its trials, and the content and links of %d purchases. "+
 			"Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Held))

@@ -7,9 +7,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/service"
@@ -17,9 +18,9 @@ import (
 )
 
 // newDashboard gives the dashboard its words and its eyes.
-func newDashboard(db *ledger.DB, l *lights, wake func(), log *zap.Logger) http.Handler {
+func newDashboard(reports *report.Reader, jobs *maintenance.Jobs, l *lights, wake func(), log *zap.Logger) http.Handler {
 	return dashboard.New(dashboard.Config{
-		Ledger: db, Health: l.health, Wake: wake, Body: renderBody, Explain: tiktok.Meaning, Version: service.Version(), Now: time.Now, Log: log,
+		Reports: reports, Replays: jobs, Health: l.health, Wake: wake, Body: renderBody, Explain: tiktok.Meaning, Version: service.Version(), Now: time.Now, Log: log,
 	})
 }
 

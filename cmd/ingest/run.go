@@ -14,7 +14,9 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/recorder"
 	"purchase-relay/internal/relay"
@@ -80,7 +82,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
 	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
 	db.OnSkip(func(s ledger.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
-	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now), dashboard.NewPurchasesMetrics(db))
+	reports, jobs := report.New(db), maintenance.New(db)
+	registry.MustRegister(dashboard.NewOutboxMetrics(reports, time.Now), dashboard.NewPurchasesMetrics(reports))
 
 	js, err := queue.Connect(c.Config, "ingest", log, registry)
 	if err != nil {
@@ -104,8 +107,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.Go("relay", after(outbox.Run, schema.isReady, streams.isReady))
 	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge}, db, js, time.Now, log, registry)
 	life.Go("sweeper", after(sweeper.Run, schema.isReady, streams.isReady))
-	life.Go("rollup", after(dashboard.KeepFolded(db, log), schema.isReady))
-	life.Go("retention", after(keepLean(db, log), schema.isReady))
+	life.Go("rollup", after(reports.KeepFolded(log), schema.isReady))
+	life.Go("retention", after(maintenance.KeepLean(jobs.DropEnvelopes, log), schema.isReady))
 	life.Go("schema", schema.run)
 
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
@@ -124,10 +127,10 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	case c.BackfillInterval > 0:
 		log.Warn("BACKFILL_INTERVAL does nothing without STRIPE_API_KEY: what webhooks miss is not looked for")
 	}
-	heard := lastWebhook(webhook, db)
+	heard := lastWebhook(webhook, reports)
 	registry.MustRegister(notify.NewLastWebhookMetric(heard))
 	alarms := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
-		Ledger: db, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
+		Ledger: reports, Lead: db.LeadAlarm(), Workers: alarmed(workers), LastWebhook: heard,
 	}, receiver(c.NotifyURL), log, registry)
 	life.Go("alarm", after(alarms.Run, schema.isReady))
 	if c.StripeAPIKey != "" {
@@ -139,7 +142,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	}
 
 	lights := &lights{db: db, schema: schema, queue: js, workers: workers, backlog: js.Consumer(message.StreamPurchases, message.ConsumerWorker)}
-	admin, err := adminHandler(c, service.NewAdminRefusals(registry), newDashboard(db, lights, outbox.Wake, log), metrics, lights.ready, log)
+	admin, err := adminHandler(c, service.NewAdminRefusals(registry), newDashboard(reports, jobs, lights, outbox.Wake, log), metrics, lights.ready, log)
 	if err != nil {
 		return err
 	}

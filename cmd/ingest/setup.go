@@ -13,6 +13,7 @@ import (
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
@@ -262,10 +263,10 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 
 // lastWebhook says when Stripe was last heard of: by this process or, before its start and by the other replicas, as far as the
 // ledger tells.
-func lastWebhook(h *intake.Handler, db *ledger.DB) func(ctx context.Context) (time.Time, error) {
+func lastWebhook(h *intake.Handler, reports *report.Reader) func(ctx context.Context) (time.Time, error) {
 	return func(ctx context.Context) (time.Time, error) {
 		at := h.LastWebhook()
-		told, err := db.LastWebhook(ctx)
+		told, err := reports.LastWebhook(ctx)
 		switch {
 		case err != nil && at.IsZero():
 			return at, err

@@ -45,12 +45,6 @@ WHERE checkout_session_id IN (
     ORDER BY published_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
-const replay = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
-    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
-WHERE checkout_session_id IN (
-    SELECT checkout_session_id FROM public.purchases WHERE `
-
 // Overdue takes up to most purchases that should be in the queue and of which there was no word for the grace, for this
 // caller alone and for contract.ClaimFor.
 func (db *DB) Overdue(ctx context.Context, grace time.Duration, most int) ([]message.Claim, error) {

@@ -161,6 +161,12 @@ func (db *DB) ConvertHeld(ctx context.Context, patience time.Duration) (n int, e
 	}
 }
 
+// place is where a walk has come to, in the order of time and id.
+type place struct {
+	at time.Time
+	id string
+}
+
 // heldInvoice is a subscription whose trial and invoice have come, without a first payment.
 type heldInvoice struct {
 	place

@@ -12,36 +12,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 )
 
 const oneDay = 24 * time.Hour
-
-// trialOf is the receipt of a trial's checkout; invoiceOf that of its n-th invoice with money, from 1 on, a month each.
-func trialOf(n int) purchase.Receipt {
-	r := receipt(fmt.Sprintf("evt_trial_%d", n), fmt.Sprintf("cs_%d", n), purchase.StatusSkipped, purchase.ReasonNoPayment)
-	r.Purchase.Kind, r.Purchase.Trial, r.Purchase.Subscription, r.Purchase.AmountMinor = purchase.KindTrial, true, fmt.Sprintf("sub_%d", n), new(int64(0))
-	r.Purchase.Email = fmt.Sprintf("buyer%d@example.com", n)
-	r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail(r.Purchase.Email), TTCLID: "E.C.P.abc"}
-	r.Purchase.ClickExpires, r.Purchase.PeriodStart = base.Add(7*oneDay), r.Purchase.At
-	return r
-}
-
-func invoiceOf(trial, n int) purchase.Receipt {
-	start := base
-	if n > 1 {
-		start = base.Add(7*oneDay).AddDate(0, n-2, 0)
-	}
-	paid := base.Add(7*oneDay+time.Hour).AddDate(0, n-1, 0)
-	return purchase.Receipt{
-		Event:    purchase.Event{ID: fmt.Sprintf("evt_invoice_%d_%d", trial, n), Type: purchase.TypeInvoicePaid, Created: paid, Livemode: true},
-		Received: paid,
-		Purchase: purchase.Purchase{
-			ID: fmt.Sprintf("in_%d_%d", trial, n), Kind: purchase.KindFirstPayment, Status: purchase.StatusPending, Mode: "subscription", Livemode: true, At: paid,
-			Subscription: fmt.Sprintf("sub_%d", trial), AmountMinor: new(int64(2999)), Currency: "usd", PeriodStart: start,
-		},
-	}
-}
 
 // In every order in which Stripe may send a trial, its first invoice and two renewals, one by one or all at once, and each again
 // afterwards: the first invoice is the purchase, with the trial's match keys, and nothing else is.
@@ -98,27 +73,27 @@ func TestTrialInEveryOrder(t *testing.T) {
 // firstPaymentIs looks at a trial's purchase.
 func (l *testLedger) firstPaymentIs(trial int, id string) {
 	l.t.Helper()
-	entry, history, err := l.Entry(l.t.Context(), id)
+	row, err := l.Get(l.t.Context(), id)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	session := fmt.Sprintf("cs_%d", trial)
-	if entry.Kind != purchase.KindFirstPayment || *entry.TrialSession != session || entry.Status != purchase.StatusPending || *entry.AmountMinor != 2999 || entry.ProfileID == nil {
-		l.t.Errorf("the first payment: %+v", entry)
+	if row.Kind != purchase.KindFirstPayment || *row.TrialSession != session || row.Status != purchase.StatusPending || *row.AmountMinor != 2999 || row.ProfileID == nil {
+		l.t.Errorf("the first payment: %+v", row)
 	}
-	sent, err := message.DecodeEnvelope(history.Envelope)
+	sent, err := message.DecodeEnvelope(row.Envelope)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	keys := purchase.MatchKeys{Email: purchase.HashEmail(fmt.Sprintf("buyer%d@example.com", trial)), TTCLID: "E.C.P.abc", ExternalID: purchase.HashExternalID(*entry.ProfileID)}
-	want := message.Envelope{Version: 1, EventID: id, Livemode: true, PurchasedAt: entry.PurchasedAt.Unix(), AmountMinor: new(int64(2999)), Currency: "usd", Keys: keys}
+	keys := purchase.MatchKeys{Email: purchase.HashEmail(fmt.Sprintf("buyer%d@example.com", trial)), TTCLID: "E.C.P.abc", ExternalID: purchase.HashExternalID(*row.ProfileID)}
+	want := message.Envelope{Version: 1, EventID: id, Livemode: true, PurchasedAt: row.PurchasedAt.Unix(), AmountMinor: new(int64(2999)), Currency: "usd", Keys: keys}
 	if diff := cmp.Diff(want, sent); diff != "" {
 		l.t.Errorf("what is sent (-want +got):\n%s", diff)
 	}
 	if mask := ask[int16](l, `SELECT match_keys FROM purchases WHERE checkout_session_id = $1`, id); mask != 1|4|purchase.LateClick {
 		l.t.Errorf("match keys %b: the click is eight days old", mask)
 	}
-	if _, began, err := l.Entry(l.t.Context(), session); err != nil || began.FirstPayment != id || began.Kind != purchase.KindTrial || began.Envelope != nil {
+	if began, err := l.Get(l.t.Context(), session); err != nil || began.FirstPayment == nil || *began.FirstPayment != id || began.Kind != purchase.KindTrial || began.Envelope != nil {
 		l.t.Errorf("the trial: %+v, %v", began, err)
 	}
 	if ask[bool](l, `SELECT envelope IS NOT NULL FROM trials WHERE checkout_session_id = $1`, session) {
@@ -142,15 +117,6 @@ func orders(n int) func(yield func([]int) bool) {
 		}
 		extend(nil)
 	}
-}
-
-func (l *testLedger) must(r purchase.Receipt, want purchase.Disposition) purchase.Recorded {
-	l.t.Helper()
-	recorded, err := l.Record(l.t.Context(), r)
-	if err != nil || recorded.Disposition != want {
-		l.t.Fatalf("%s: %s, %v, want %s", r.Event.ID, recorded.Disposition, err, want)
-	}
-	return recorded
 }
 
 // Where the invoice that looks back on the trial was never paid, the first one that was is the first payment: after a time in which
@@ -194,11 +160,11 @@ func TestFirstPaymentWithheld(t *testing.T) {
 			t.Errorf("%s: something is to be published: %+v", reason, recorded)
 		}
 		id := i.Purchase.ID
-		entry, history, err := l.Entry(t.Context(), id)
-		if err != nil || entry.Status != purchase.StatusSkipped || entry.Reason != reason || history.Envelope != nil || entry.Finished == nil {
-			t.Errorf("%s: %+v, %v", reason, entry, err)
+		row, err := l.Get(t.Context(), id)
+		if err != nil || row.Status != purchase.StatusSkipped || row.Reason != reason || row.Envelope != nil || row.Finished == nil {
+			t.Errorf("%s: %+v, %v", reason, row, err)
 		}
-		if n, err := l.Replay(t.Context(), purchase.Selection{ID: id}, func(int) {}); n != 0 || err == nil {
+		if n, err := l.Replay(t.Context(), maintenance.Selection{ID: id}, func(int) {}); n != 0 || err == nil {
 			t.Errorf("%s: replayed %d, %v", reason, n, err)
 		}
 		l.must(invoiceOf(n, 2), purchase.Ignored)
@@ -224,11 +190,11 @@ func TestTrialThatIsSent(t *testing.T) {
 	if recorded := l.must(invoiceOf(1, 1), purchase.Processed); !recorded.LateClick {
 		t.Error("the late click id is not told of")
 	}
-	_, history, err := l.Entry(t.Context(), "in_1_1")
+	row, err := l.Get(t.Context(), "in_1_1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sent, err := message.DecodeEnvelope(history.Envelope); err != nil || sent.Event != "" || sent.Version != 1 {
+	if sent, err := message.DecodeEnvelope(row.Envelope); err != nil || sent.Event != "" || sent.Version != 1 {
 		t.Errorf("the first payment: %+v, %v", sent, err)
 	}
 	if s, err := l.Summary(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || s.Paid != 1 || s.Values[0].PaidMinor != 2999 {
@@ -246,7 +212,7 @@ func TestPruneTrials(t *testing.T) {
 	l.exec(`UPDATE trials SET held_at = $1 WHERE subscription_id = 'sub_3'`, base)
 	gone := func(before time.Time) int {
 		t.Helper()
-		done, err := l.Prune(t.Context(), purchase.Pruning{Before: before}, func(purchase.Pruned) {})
+		done, err := l.Prune(t.Context(), maintenance.Pruning{Before: before}, func(maintenance.Pruned) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -392,7 +358,7 @@ func TestRecord_TrialHasNoValue(t *testing.T) {
 	if err != nil || sent.AmountMinor != nil || sent.Currency != "" {
 		t.Errorf("envelope %+v, error %v, want neither amount nor currency", sent, err)
 	}
-	if entry, _, err := l.Entry(t.Context(), "cs_1"); err != nil || *entry.AmountMinor != 0 || *entry.Currency != "usd" {
-		t.Errorf("entry %+v, error %v, want 0 usd", entry, err)
+	if row, err := l.Get(t.Context(), "cs_1"); err != nil || *row.AmountMinor != 0 || *row.Currency != "usd" {
+		t.Errorf("entry %+v, error %v, want 0 usd", row, err)
 	}
 }

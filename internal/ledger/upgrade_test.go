@@ -12,6 +12,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
@@ -68,19 +69,20 @@ func TestUpgradeToTrials(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
+	reports := report.New(db)
 	holds := func(sales int) {
 		t.Helper()
-		s, err := db.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
+		s, err := reports.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		with := [purchase.MatchKeyKinds]int{sales, 0, sales, sales, 0, 0, sales}
-		want := purchase.Coverage{Of: 2 * sales, With: with, Strong: sales}
+		want := report.Coverage{Of: 2 * sales, With: with, Strong: sales}
 		if diff := cmp.Diff(want, s.Coverage); diff != "" || s.Paid != 2*sales || s.Accepted != sales || s.Values[0].PaidMinor != int64(3099*sales) {
 			t.Errorf("of %d sales: %+v\n%s", 2*sales, s, diff)
 		}
-		days, err := db.Coverage(t.Context(), base, nil)
-		if diff := cmp.Diff([]purchase.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}, days); err != nil || diff != "" {
+		days, err := reports.Coverage(t.Context(), base, nil)
+		if diff := cmp.Diff([]report.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}, days); err != nil || diff != "" {
 			t.Errorf("by days: %v\n%s", err, diff)
 		}
 	}
@@ -91,12 +93,12 @@ func TestUpgradeToTrials(t *testing.T) {
 	if _, err := old.ExecContext(t.Context(), olderFold); !errors.As(err, &refused) || refused.Code != "23502" {
 		t.Errorf("an older binary folds away what it does not know: %v", err)
 	}
-	if _, err := db.Fold(t.Context()); err != nil {
+	if _, err := reports.Fold(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	holds(3)
 	for id, want := range map[string]purchase.Kind{"cs_trial": purchase.KindTrial, "cs_trial_2": purchase.KindTrial, "cs_both": purchase.KindCheckout} {
-		if e, _, err := db.Entry(t.Context(), id); err != nil || e.Kind != want {
+		if e, err := reports.Get(t.Context(), id); err != nil || e.Kind != want {
 			t.Errorf("%s: %s, %v", id, e.Kind, err)
 		}
 	}

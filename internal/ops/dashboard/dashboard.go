@@ -16,51 +16,43 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
-// Figures are the ledger's counts. livemode nil means both modes.
-type Figures interface {
+// Reports reads the ledger; livemode nil means both modes. Implementations are safe for concurrent use and bounded
+// in time by ctx.
+type Reports interface {
+	Groups
 	// Summary counts since the beginning of the hour of a time; its cost does not grow with the ledger.
-	Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error)
+	Summary(ctx context.Context, since time.Time, livemode *bool) (report.Summary, error)
 	// Coverage counts match keys by the day of UTC since the beginning of a day.
-	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]purchase.DayCoverage, error)
-	// Groups counts the purchases of all times.
-	Groups(ctx context.Context, livemode *bool) ([]purchase.Group, error)
-}
-
-// Book are the ledger's rows.
-type Book interface {
-	// Entries lists at most f.Limit rows from the newest to the oldest.
-	Entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry, error)
-	// Entry returns one row and what happened to it; the error is purchase.ErrUnknown where there is none.
-	Entry(ctx context.Context, id string) (purchase.Entry, purchase.History, error)
+	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]report.DayCoverage, error)
+	// List returns at most f.Limit rows from the newest to the oldest.
+	List(ctx context.Context, f report.Filter) ([]report.Row, error)
+	// Get returns one row with everything about it; the error is report.ErrUnknown where there is none.
+	Get(ctx context.Context, id string) (report.Row, error)
 	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
-}
-
-// Replays make purchases pending again.
-type Replays interface {
-	CountReplayable(ctx context.Context, s purchase.Selection) ([]purchase.Replayable, error)
-	// Replay says how many it made pending; for one id its error is purchase.ErrUnknown or purchase.ErrNotReplayable.
-	Replay(ctx context.Context, s purchase.Selection, progress func(done int)) (int, error)
-}
-
-// Catching is what is known of webhooks that were missed.
-type Catching interface {
-	// CaughtUp counts the purchases paid since a time that no webhook had brought, and says when the last was found; livemode nil means
-	// both modes.
+	// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of them
+	// was found.
 	CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
 	// Reconciliation returns the latest of a mode; its Made is zero where there was none.
-	Reconciliation(ctx context.Context, livemode bool) (purchase.Reconciliation, error)
+	Reconciliation(ctx context.Context, livemode bool) (report.Reconciliation, error)
 }
 
-// Ledger is all of it. Implementations are safe for concurrent use and bounded in time by ctx.
-type Ledger interface {
-	Figures
-	Book
-	Replays
-	Catching
+// Groups counts the purchases of all times.
+type Groups interface {
+	Groups(ctx context.Context, livemode *bool) ([]report.Group, error)
+}
+
+// Replays makes purchases pending again.
+type Replays interface {
+	CountReplayable(ctx context.Context, s maintenance.Selection) ([]maintenance.Replayable, error)
+	// Replay returns how many it made pending; for one id its error is report.ErrUnknown or
+	// maintenance.ErrNotReplayable.
+	Replay(ctx context.Context, s maintenance.Selection, progress func(done int)) (int, error)
 }
 
 // Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately.
@@ -93,7 +85,8 @@ type Renderer func(envelope []byte, sent *purchase.Sent) ([]byte, error)
 
 // Config is what the dashboard is made of.
 type Config struct {
-	Ledger  Ledger
+	Reports Reports
+	Replays Replays
 	Health  func(ctx context.Context) Health
 	Wake    func() // called when something was made pending
 	Body    Renderer

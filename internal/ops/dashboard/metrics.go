@@ -60,13 +60,13 @@ func (m *outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 
 // purchasesMetrics asks the rollup at each scrape: the figure is the ledger's, and costs the same whatever the ledger's size.
 type purchasesMetrics struct {
-	figures   Figures
+	groups    Groups
 	purchases *prometheus.Desc
 }
 
 // NewPurchasesMetrics returns the collector of the gauge of purchases by status; while the ledger is away it is missing.
-func NewPurchasesMetrics(f Figures) prometheus.Collector {
-	return &purchasesMetrics{figures: f, purchases: prometheus.NewDesc("purchase_relay_purchases", "Purchases on the ledger, by where they stand.", []string{"status"}, nil)}
+func NewPurchasesMetrics(g Groups) prometheus.Collector {
+	return &purchasesMetrics{groups: g, purchases: prometheus.NewDesc("purchase_relay_purchases", "Purchases on the ledger, by where they stand.", []string{"status"}, nil)}
 }
 
 // Describe implements prometheus.Collector.
@@ -76,7 +76,7 @@ func (m *purchasesMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- m.purcha
 func (m *purchasesMetrics) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	groups, err := m.figures.Groups(ctx, nil)
+	groups, err := m.groups.Groups(ctx, nil)
 	if err != nil {
 		return
 	}

@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -22,7 +24,7 @@ func (d *Dashboard) apiReplayOne(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "there are no parameters here")
 		return
 	}
-	d.apiReplay(w, r, purchase.Selection{ID: r.PathValue("id")})
+	d.apiReplay(w, r, maintenance.Selection{ID: r.PathValue("id")})
 }
 
 func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) {
@@ -40,7 +42,7 @@ func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) {
 }
 
 // parseSelection reads which purchases of a status a replay is about.
-func parseSelection(values url.Values) (s purchase.Selection, err error) {
+func parseSelection(values url.Values) (s maintenance.Selection, err error) {
 	s.Status, s.Reason = purchase.Status(values.Get("status")), purchase.Reason(values.Get("reason"))
 	if len(s.Reason) > 40 {
 		return s, errors.New("there is no such reason")
@@ -54,7 +56,7 @@ func parseSelection(values url.Values) (s purchase.Selection, err error) {
 	return s, nil
 }
 
-func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s purchase.Selection) {
+func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s maintenance.Selection) {
 	if err := s.Check(); err != nil {
 		fail(w, http.StatusBadRequest, err.Error())
 		return
@@ -69,10 +71,10 @@ func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s purchase
 }
 
 // replay makes purchases pending again and logs by whose token, which and how many.
-func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
+func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
 	defer cancel()
-	n, err := d.Ledger.Replay(ctx, s, func(int) {})
+	n, err := d.Replays.Replay(ctx, s, func(int) {})
 	if n > 0 {
 		d.Wake()
 	}
@@ -93,10 +95,10 @@ func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
 // replayFailure says what to answer when a replay has failed after n purchases.
 func replayFailure(n int, err error) (status int, sentence string) {
 	switch {
-	case errors.Is(err, purchase.ErrUnknown):
-		return http.StatusNotFound, purchase.ErrUnknown.Error()
-	case errors.Is(err, purchase.ErrNotReplayable):
-		return http.StatusConflict, purchase.ErrNotReplayable.Error()
+	case errors.Is(err, report.ErrUnknown):
+		return http.StatusNotFound, report.ErrUnknown.Error()
+	case errors.Is(err, maintenance.ErrNotReplayable):
+		return http.StatusConflict, maintenance.ErrNotReplayable.Error()
 	default:
 		return http.StatusServiceUnavailable, fmt.Sprintf("%d were replayed, then the ledger was not available", n)
 	}

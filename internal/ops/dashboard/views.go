@@ -16,6 +16,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -24,7 +26,7 @@ import (
 func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) {
 	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 	defer cancel()
-	groups, err := d.Ledger.Groups(ctx, nil)
+	groups, err := d.Reports.Groups(ctx, nil)
 	if err != nil {
 		d.unavailable(w, r, err)
 		return
@@ -55,7 +57,7 @@ type choice struct {
 type overviewPage struct {
 	View          view
 	Ranges, Modes []choice
-	S             purchase.Summary
+	S             report.Summary
 	Since         time.Time
 	Waiting       int
 	Median, P95   string
@@ -64,7 +66,7 @@ type overviewPage struct {
 	Coverage      []coverageLine
 	KeyNames      []string
 	KeyDays       []keyDay // newest first
-	Falls         []purchase.Fall
+	Falls         []report.Fall
 	Reasons       []reasonLine
 	Chart         chart
 	Empty         bool // the ledger has nothing in this range
@@ -89,7 +91,7 @@ type coverageLine struct {
 }
 
 type reasonLine struct {
-	purchase.Group
+	report.Group
 	What, Remedy, Link string
 }
 
@@ -120,7 +122,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	now := d.Now()
 	since := now.Add(-v.span).UTC().Truncate(time.Hour)
-	s, err := d.Ledger.Summary(ctx, since, v.livemode)
+	s, err := d.Reports.Summary(ctx, since, v.livemode)
 	if err != nil {
 		d.unavailable(w, r, err)
 		return
@@ -143,20 +145,20 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	if !s.Oldest.IsZero() {
 		p.Oldest = span(now.Sub(s.Oldest))
 	}
-	if p.CaughtUp, p.LastCaught, err = d.Ledger.CaughtUp(ctx, since, v.livemode); err != nil {
+	if p.CaughtUp, p.LastCaught, err = d.Reports.CaughtUp(ctx, since, v.livemode); err != nil {
 		d.unavailable(w, r, err)
 		return
 	}
 	p.Empty = len(s.Groups) == 0
 	p.Health = d.healthView(ctx, s, now)
 	p.Coverage = coverageOf(s.Coverage)
-	days, err := d.Ledger.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
+	days, err := d.Reports.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
 	if err != nil {
 		d.unavailable(w, r, err)
 		return
 	}
 	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
-	p.Falls = purchase.Falls(days, now)
+	p.Falls = report.Falls(days, now)
 	p.Reasons = d.reasons(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
@@ -171,7 +173,7 @@ func upMood(state string) string {
 }
 
 // healthView puts the neighbours' states into lights, and what must be done first into alarms.
-func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time.Time) healthView {
+func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.Time) healthView {
 	h := healthView{Health: d.health(ctx)}
 	workers := light{"Workers", strconv.Itoa(len(h.Workers)) + " connected", "good"}
 	if len(h.Workers) == 0 {
@@ -235,7 +237,7 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // keyDaysOf lists the days of a range, the newest first.
-func keyDaysOf(days []purchase.DayCoverage, since time.Time) (list []keyDay) {
+func keyDaysOf(days []report.DayCoverage, since time.Time) (list []keyDay) {
 	for _, d := range slices.Backward(days) {
 		if d.At.Before(since.Truncate(24 * time.Hour)) {
 			break
@@ -251,13 +253,13 @@ func keyDaysOf(days []purchase.DayCoverage, since time.Time) (list []keyDay) {
 
 // keyNames are the names of coverageOf's lines.
 func keyNames() (names []string) {
-	for _, c := range coverageOf(purchase.Coverage{}) {
+	for _, c := range coverageOf(report.Coverage{}) {
 		names = append(names, c.Name)
 	}
 	return names
 }
 
-func coverageOf(c purchase.Coverage) []coverageLine {
+func coverageOf(c report.Coverage) []coverageLine {
 	remedies := [purchase.MatchKeyKinds]string{
 		"Stripe Checkout asks for it by itself.",
 		"Set phone_number_collection on the checkout session.",
@@ -277,7 +279,7 @@ func coverageOf(c purchase.Coverage) []coverageLine {
 }
 
 // reasons explains what did not reach TikTok, or not yet.
-func (d *Dashboard) reasons(groups []purchase.Group, mode string) (lines []reasonLine) {
+func (d *Dashboard) reasons(groups []report.Group, mode string) (lines []reasonLine) {
 	for _, g := range groups {
 		switch g.Status {
 		case purchase.StatusDead, purchase.StatusRejected, purchase.StatusRetrying, purchase.StatusSkipped, purchase.StatusPaymentFailed:
@@ -300,7 +302,7 @@ func (d *Dashboard) reasons(groups []purchase.Group, mode string) (lines []reaso
 }
 
 // explain says what a group means and what to do; where TikTok's code says more, with its words.
-func (d *Dashboard) explain(g purchase.Group) (what, remedy string) {
+func (d *Dashboard) explain(g report.Group) (what, remedy string) {
 	what, remedy = g.Meaning(), g.Remedy()
 	if g.Code == nil {
 		return what, remedy
@@ -312,7 +314,7 @@ func (d *Dashboard) explain(g purchase.Group) (what, remedy string) {
 	return what + ". Last: " + meaning, remedy
 }
 
-func chartOf(hours []purchase.Hour, since, now time.Time, span string) chart {
+func chartOf(hours []report.Hour, since, now time.Time, span string) chart {
 	c := chart{Start: since.Unix(), Unit: map[string]string{"24h": "hour", "7d": "threehours", "30d": "day"}[span]}
 	n := int(now.Sub(since)/time.Hour) + 1
 	paid, accepted := make([]string, n), make([]string, n)
@@ -329,7 +331,7 @@ func chartOf(hours []purchase.Hour, since, now time.Time, span string) chart {
 }
 
 // daysOf is the chart as a table: whole days of UTC, the newest first.
-func daysOf(hours []purchase.Hour) (days []day) {
+func daysOf(hours []report.Hour) (days []day) {
 	for _, h := range slices.Backward(hours) {
 		at := h.At.Truncate(24 * time.Hour)
 		if n := len(days); n == 0 || !days[n-1].At.Equal(at) {
@@ -345,7 +347,7 @@ func daysOf(hours []purchase.Hour) (days []day) {
 type purchasesPage struct {
 	Query, Status, Mode, Code, Day string
 	Statuses, Modes                []choice
-	Entries                        []purchase.Entry
+	Entries                        []report.Row
 	Next, Newest, CSV              string
 	Filtered, Paged                bool
 	Label                          string // what the search was for
@@ -423,7 +425,7 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
 	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 	defer cancel()
 	if strings.Contains(term, "@") {
-		profile, err := d.Ledger.ProfileByEmail(ctx, term)
+		profile, err := d.Reports.ProfileByEmail(ctx, term)
 		switch {
 		case err != nil:
 			d.unavailable(w, r, err)
@@ -438,7 +440,7 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
 	if term == "" {
 		to = "/purchases"
 	} else {
-		found, err := d.Ledger.Entries(ctx, purchase.Filter{Query: term, Limit: 2})
+		found, err := d.Reports.List(ctx, report.Filter{Query: term, Limit: 2})
 		if err != nil {
 			d.unavailable(w, r, err)
 			return
@@ -462,8 +464,8 @@ func formOf(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 }
 
 type purchasePage struct {
-	purchase.Entry
-	Steps        []purchase.Step
+	report.Row
+	Steps        []report.Step
 	Attempts     []attemptView
 	What, Remedy string
 	Body         string
@@ -473,7 +475,7 @@ type purchasePage struct {
 }
 
 type attemptView struct {
-	purchase.Attempt
+	report.Attempt
 	Meaning string
 }
 
@@ -485,38 +487,38 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 	defer cancel()
-	entry, history, err := d.Ledger.Entry(ctx, r.PathValue("id"))
+	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, purchase.ErrUnknown):
+	case errors.Is(err, report.ErrUnknown):
 		d.refuse(w, r, http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here")
 		return
 	case err != nil:
 		d.unavailable(w, r, err)
 		return
 	}
-	p := purchasePage{Entry: entry, Steps: history.Timeline(), FirstPayment: history.FirstPayment}
-	for _, a := range history.Attempts {
+	p := purchasePage{Row: row, Steps: row.Timeline(), FirstPayment: deref(row.FirstPayment)}
+	for _, a := range row.Attempts {
 		v := attemptView{Attempt: a}
 		if a.Code != nil {
 			v.Meaning, _ = d.Explain(*a.Code)
 		}
 		p.Attempts = append(p.Attempts, v)
 	}
-	group := purchase.Group{Status: entry.Status, Reason: entry.Reason}
-	if entry.Status == purchase.StatusDead || entry.Status == purchase.StatusRetrying {
-		group.Code = entry.LastCode
+	group := report.Group{Status: row.Status, Reason: row.Reason}
+	if row.Status == purchase.StatusDead || row.Status == purchase.StatusRetrying {
+		group.Code = row.LastCode
 	}
 	p.What, p.Remedy = d.explain(group)
-	p.Replayable = group.Replayable() || entry.Status == purchase.StatusSkipped && entry.Reason == purchase.ReasonTestPurchase
+	p.Replayable = group.Replayable() || row.Status == purchase.StatusSkipped && row.Reason == purchase.ReasonTestPurchase
 	var pretty bytes.Buffer
-	if body := d.body(&history); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
+	if body := d.body(&row); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
 		p.Body = pretty.String()
 	}
-	if history.KeyMask != nil {
-		p.Keys = strings.Join(purchase.KeyNames(*history.KeyMask), ", ")
+	if row.KeyMask != nil {
+		p.Keys = strings.Join(purchase.KeyNames(*row.KeyMask), ", ")
 	}
 	d.show(w, r, "purchase", frame{
-		Title: "Purchase " + short(entry.ID), Here: "purchases", Path: "/purchases/" + entry.ID, Notice: noticeOf(values), Page: p,
+		Title: "Purchase " + short(row.ID), Here: "purchases", Path: "/purchases/" + row.ID, Notice: noticeOf(values), Page: p,
 	})
 }
 
@@ -543,10 +545,10 @@ type groupsPage struct {
 }
 
 type groupView struct {
-	purchase.Group
+	report.Group
 	What, Remedy string
 	CodeText     string // as forms and links name it
-	Entries      []purchase.Entry
+	Entries      []report.Row
 	Link         string // the group alone
 }
 
@@ -555,15 +557,15 @@ const fewEntries = 8
 
 func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) {
 	d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that were given up on: TikTok refused them for their content, they grew too old, or the worker stumbled over them.",
-		func(g purchase.Group) bool { return g.Status == purchase.StatusDead })
+		func(g report.Group) bool { return g.Status == purchase.StatusDead })
 }
 
 func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) {
 	d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
-		func(g purchase.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
+		func(g report.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
 }
 
-func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(purchase.Group) bool) {
+func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(report.Group) bool) {
 	values, err := query(r, "status", "reason", "code", "cursor", "replayed")
 	if err != nil {
 		d.refuse(w, r, http.StatusBadRequest, err.Error())
@@ -580,7 +582,7 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 	defer cancel()
-	groups, err := d.Ledger.Groups(ctx, nil)
+	groups, err := d.Reports.Groups(ctx, nil)
 	if err != nil {
 		d.unavailable(w, r, err)
 		return
@@ -593,7 +595,7 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 		}
 		v := groupView{Group: g, CodeText: groupCode(g), Link: path + "?" + groupValues(g).Encode()}
 		v.What, v.Remedy = d.explain(g)
-		of := purchase.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
+		of := report.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
 		if p.Only {
 			of.Limit, of.After = usualLimit, f.After
 		}
@@ -623,7 +625,7 @@ func codeText(code *int) string {
 	return strconv.Itoa(*code)
 }
 
-func groupValues(g purchase.Group) url.Values {
+func groupValues(g report.Group) url.Values {
 	values := url.Values{"status": {string(g.Status)}, "reason": {string(g.Reason)}}
 	if code := groupCode(g); code != "" {
 		values.Set("code", code)
@@ -635,7 +637,7 @@ func groupValues(g purchase.Group) url.Values {
 const noCode = "none"
 
 // groupCode is the code that belongs to a group's purchases; "" where the group does not look at codes.
-func groupCode(g purchase.Group) string {
+func groupCode(g report.Group) string {
 	if g.Code == nil && g.Status == purchase.StatusDead {
 		return noCode
 	}
@@ -644,7 +646,7 @@ func groupCode(g purchase.Group) string {
 
 // confirmPage asks before a replay.
 type confirmPage struct {
-	Counts      []purchase.Replayable
+	Counts      []maintenance.Replayable
 	Count, Late int
 	Old         int // of Count, paid more than 28 days ago
 	IDs         []string
@@ -656,13 +658,13 @@ type confirmPage struct {
 }
 
 // formSelection reads which purchases a form is about: those ticked, or all of a group.
-func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (purchase.Selection, url.Values, error) {
+func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (maintenance.Selection, url.Values, error) {
 	form, err := formOf(w, r)
 	if err != nil {
-		return purchase.Selection{}, nil, err
+		return maintenance.Selection{}, nil, err
 	}
 	if form.Get("all") == "" {
-		s := purchase.Selection{IDs: form["id"]}
+		s := maintenance.Selection{IDs: form["id"]}
 		if len(s.IDs) == 0 {
 			return s, form, errors.New("tick at least one purchase first")
 		}
@@ -692,12 +694,12 @@ func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) {
 	if s.NoCode {
 		p.Code = noCode
 	}
-	if p.Counts, err = d.Ledger.CountReplayable(ctx, s); err != nil {
+	if p.Counts, err = d.Replays.CountReplayable(ctx, s); err != nil {
 		d.unavailable(w, r, err)
 		return
 	}
-	p.Count, p.Late = purchase.Sum(p.Counts)
-	p.Old = purchase.Old(p.Counts)
+	p.Count, p.Late = maintenance.Sum(p.Counts)
+	p.Old = maintenance.Old(p.Counts)
 	if len(s.IDs) > 0 {
 		p.Unfit = len(s.IDs) - p.Count
 	}

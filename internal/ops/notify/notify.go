@@ -20,7 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/ops/report"
 )
 
 const (
@@ -36,7 +36,7 @@ const (
 
 // Ledger is what is asked of the ledger. Deaths returns what died since a time and is dead still, one entry a reason.
 type Ledger interface {
-	Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, error)
+	Deaths(ctx context.Context, since time.Time) ([]report.Deaths, error)
 }
 
 // Lead owes: at any time Hold says true to one process at most of all that share a ledger, and to that one again and again

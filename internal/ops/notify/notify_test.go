@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -83,17 +84,17 @@ func (s *seat) Release() {
 }
 
 // Deaths implements alarm.Ledger.
-func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, error) {
+func (w *world) Deaths(_ context.Context, since time.Time) ([]report.Deaths, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	by := map[purchase.Reason]*purchase.Deaths{}
+	by := map[purchase.Reason]*report.Deaths{}
 	for _, d := range w.deaths {
 		if d.at.Before(since) {
 			continue
 		}
 		g := by[d.reason]
 		if g == nil {
-			g = &purchase.Deaths{Reason: d.reason, First: d.at}
+			g = &report.Deaths{Reason: d.reason, First: d.at}
 			by[d.reason] = g
 		}
 		g.Count++
@@ -101,7 +102,7 @@ func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, e
 		g.IDs = slices.Insert(g.IDs, 0, d.id)
 		g.IDs = g.IDs[:min(len(g.IDs), 5)]
 	}
-	var list []purchase.Deaths
+	var list []report.Deaths
 	for _, g := range by {
 		list = append(list, *g)
 	}

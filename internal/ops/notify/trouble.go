@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -29,7 +30,7 @@ const (
 )
 
 // troubles makes of what was seen what is to be told. It is a pure function.
-func troubles(deaths []purchase.Deaths, workers []Worker, lastWebhook time.Time, silence time.Duration, now time.Time) (list []Trouble) {
+func troubles(deaths []report.Deaths, workers []Worker, lastWebhook time.Time, silence time.Duration, now time.Time) (list []Trouble) {
 	for _, d := range deaths {
 		list = append(list, Trouble{
 			Reason: reasonDead + string(d.Reason), Since: d.First, Latest: d.Latest, Count: d.Count, IDs: d.IDs,
