@@ -33,24 +33,20 @@ type summary struct {
 	Health    Health                  `json:"health"`
 }
 
-func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "range", "mode")
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	v, err := parseView(values)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	now := d.Now()
 	s, err := d.Reports.Summary(ctx, now.Add(-v.span), v.livemode)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	body := summary{
 		Range:     v.Range,
@@ -71,6 +67,7 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
 		body.Value = s.Values
 	}
 	reply(w, http.StatusOK, body)
+	return nil
 }
 
 func (d *Dashboard) health(ctx context.Context) Health {
@@ -87,37 +84,32 @@ type list struct {
 	Next  *string      `json:"next"` // the cursor of the next page; null: this is the last one
 }
 
-func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "q", "status", "mode", "code", "day", "cursor", "limit")
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	if f.Limit, err = parseLimit(values.Get("limit")); err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	items, next, err := d.page(r.Context(), f)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	body := list{Items: items}
 	if next != "" {
 		body.Next = &next
 	}
 	reply(w, http.StatusOK, body)
+	return nil
 }
 
 // page returns one page, never nil, and the cursor of the next one, "" where there is none.
 func (d *Dashboard) page(ctx context.Context, f report.Filter) (rows []report.Row, next string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
 	limit := f.Limit
 	f.Limit++ // one more: is there another page?
 	if rows, err = d.Reports.List(ctx, f); err != nil {
@@ -144,21 +136,17 @@ type one struct {
 	Body json.RawMessage `json:"body"`
 }
 
-func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
-		fail(w, http.StatusBadRequest, "there are no parameters here")
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
 	case errors.Is(err, report.ErrUnknown):
-		fail(w, http.StatusNotFound, report.ErrUnknown.Error())
-		return
+		return &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
 	case err != nil:
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	body := one{
 		Row: row, Attempts: append([]report.Attempt{}, row.Attempts...), Events: append([]report.Event{}, row.Events...),
@@ -168,6 +156,7 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
 		body.Keys = append(body.Keys, purchase.KeyNames(*row.KeyMask)...)
 	}
 	reply(w, http.StatusOK, body)
+	return nil
 }
 
 // body renders the stored message as TikTok got it, or is to get it; nil where there is none, or where it

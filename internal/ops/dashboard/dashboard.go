@@ -9,6 +9,7 @@ package dashboard
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -108,29 +109,69 @@ func New(c Config) http.Handler {
 	assets := newAssets()
 	d := &Dashboard{Config: c, pages: newPages(assets), static: assets}
 	mux := http.NewServeMux()
-	for pattern, handle := range map[string]http.HandlerFunc{
-		"GET /{$}":                           d.overview,
-		"GET /purchases":                     d.purchases,
-		"GET /purchases.csv":                 d.csv,
-		"GET /purchases/{id}":                d.purchase,
-		"GET /dead":                          d.dead,
-		"GET /attention":                     d.attention,
-		"GET /reconciliation":                d.reconciliation,
-		"GET /reconciliation.csv":            d.reconciliationCSV,
-		"POST /search":                       d.search,
-		"POST /confirm":                      d.confirm,
-		"POST /replay":                       d.replayFromPage,
-		"GET /api/v1/summary":                d.apiSummary,
-		"GET /api/v1/purchases":              d.apiPurchases,
-		"GET /api/v1/purchases/{id}":         d.apiPurchase,
-		"POST /api/v1/purchases/{id}/replay": d.apiReplayOne,
-		"POST /api/v1/replay":                d.apiReplayMany,
-		"GET /api/v1/openapi.json":           d.apiDescription,
+	for pattern, handle := range map[string]handler{
+		"GET /{$}":                   d.overview,
+		"GET /purchases":             d.purchases,
+		"GET /purchases/{id}":        d.purchase,
+		"GET /dead":                  d.dead,
+		"GET /attention":             d.attention,
+		"GET /reconciliation":        d.reconciliation,
+		"GET /reconciliation.csv":    d.reconciliationCSV,
+		"POST /search":               d.search,
+		"POST /confirm":              d.confirm,
+		"GET /api/v1/summary":        d.apiSummary,
+		"GET /api/v1/purchases":      d.apiPurchases,
+		"GET /api/v1/purchases/{id}": d.apiPurchase,
 	} {
-		mux.HandleFunc(pattern, handle)
+		mux.HandleFunc(pattern, d.answer(bounded(handle)))
 	}
+	// These take their own time: a list as long as the ledger, and many purchases to replay.
+	mux.HandleFunc("GET /purchases.csv", d.answer(d.csv))
+	mux.HandleFunc("POST /replay", d.answer(d.replayFromPage))
+	mux.HandleFunc("POST /api/v1/purchases/{id}/replay", d.answer(d.apiReplayOne))
+	mux.HandleFunc("POST /api/v1/replay", d.answer(d.apiReplayMany))
+	mux.HandleFunc("GET /api/v1/openapi.json", d.apiDescription)
 	mux.Handle("GET /static/", d.static)
 	return d.guard(mux)
+}
+
+// handler answers a request. An error that is no refusal is the ledger's.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// refusal is an error that is answered with its status and sentence.
+type refusal struct {
+	status   int
+	sentence string
+}
+
+func (r *refusal) Error() string { return r.sentence }
+
+func badRequest(err error) error { return &refusal{http.StatusBadRequest, err.Error()} }
+
+// answer turns a handler's error into its answer: a page for people, JSON for the API.
+func (d *Dashboard) answer(handle handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := handle(w, r)
+		var refused *refusal
+		switch {
+		case err == nil:
+		case errors.As(err, &refused):
+			d.refuse(w, r, refused.status, refused.sentence)
+		default:
+			d.unavailable(w, r, err)
+		}
+	}
+}
+
+// queryTimeout bounds what one answer may ask of the ledger.
+const queryTimeout = 10 * time.Second
+
+func bounded(handle handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+		defer cancel()
+		return handle(w, r.WithContext(ctx))
+	}
 }
 
 // guard answers what the mux would answer in its own words, in ours, and survives a panic.
@@ -200,6 +241,3 @@ func reply(w http.ResponseWriter, status int, body any) {
 func fail(w http.ResponseWriter, status int, sentence string) {
 	reply(w, status, map[string]string{"error": sentence})
 }
-
-// queryTimeout bounds what one answer may ask of the ledger.
-const queryTimeout = 10 * time.Second

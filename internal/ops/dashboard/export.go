@@ -19,22 +19,19 @@ const (
 )
 
 // csv streams every purchase of a filter, page by page: its memory does not grow with the list.
-func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "q", "status", "mode", "code", "day")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	f.Limit = csvPage
 	list, err := d.list(r.Context(), f)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="purchases.csv"`)
@@ -48,11 +45,11 @@ func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) {
 			_ = table.Write(list[i].CSV())
 		}
 		if table.Flush(); table.Error() != nil {
-			return // the reader is gone
+			return nil // the reader is gone
 		}
 		rows += len(list)
 		if whole = len(list) < csvPage; whole {
-			return
+			return nil
 		}
 		_ = connection.SetWriteDeadline(time.Now().Add(csvTimeout)) // where it cannot be moved, the listener's own limit holds
 		f.After = list[len(list)-1].Position()

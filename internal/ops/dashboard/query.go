@@ -34,6 +34,8 @@ func query(r *http.Request, names ...string) (url.Values, error) {
 	}
 	for name, given := range values {
 		switch {
+		case len(names) == 0:
+			return nil, errors.New("there are no parameters here")
 		case !slices.Contains(names, name):
 			return nil, fmt.Errorf("there is no parameter %.40q here: there are %s", name, strings.Join(names, ", "))
 		case len(given) > 1:

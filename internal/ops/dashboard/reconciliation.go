@@ -1,7 +1,6 @@
 package dashboard
 
 import (
-	"context"
 	"encoding/csv"
 	"net/http"
 
@@ -30,25 +29,22 @@ type differenceView struct {
 // fewIDs is how many purchases of each difference are named on the page; the CSV names all.
 const fewIDs = 100
 
-func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
-		d.refuse(w, r, http.StatusBadRequest, "there are no parameters here")
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	var p reconciliationPage
 	for _, livemode := range []bool{true, false} {
 		latest, err := d.Reports.Reconciliation(ctx, livemode)
 		if err != nil {
-			d.unavailable(w, r, err)
-			return
+			return err
 		}
 		if !latest.Made.IsZero() {
 			p.Books = append(p.Books, bookViewOf(latest))
 		}
 	}
-	d.show(w, r, "reconciliation", frame{Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p})
+	return d.show(w, r, "reconciliation", frame{Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p})
 }
 
 func bookViewOf(latest report.Reconciliation) bookView {
@@ -72,27 +68,22 @@ func bookViewOf(latest report.Reconciliation) bookView {
 }
 
 // reconciliationCSV is the table with every id.
-func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "mode")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	livemode, err := parseMode(values.Get("mode"))
 	if err != nil || livemode == nil {
-		d.refuse(w, r, http.StatusBadRequest, "mode is one of live, test")
-		return
+		return &refusal{http.StatusBadRequest, "mode is one of live, test"}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	latest, err := d.Reports.Reconciliation(ctx, *livemode)
 	switch {
 	case err != nil:
-		d.unavailable(w, r, err)
-		return
+		return err
 	case latest.Made.IsZero():
-		d.refuse(w, r, http.StatusNotFound, "nothing was reconciled in this mode yet: ingest reconcile")
-		return
+		return &refusal{http.StatusNotFound, "nothing was reconciled in this mode yet: ingest reconcile"}
 	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="reconciliation.csv"`)
@@ -104,4 +95,5 @@ func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) {
 	}
 	err = csv.NewWriter(w).WriteAll(rows) // an error: the reader is gone
 	d.exported(r, values, len(rows)-1, err == nil)
+	return nil
 }

@@ -23,13 +23,10 @@ import (
 
 // show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is away the page is
 // one that says so.
-func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) {
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
-	groups, err := d.Reports.Groups(ctx, nil)
+func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) error {
+	groups, err := d.Reports.Groups(r.Context(), nil)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	for _, g := range groups {
 		switch g.Status {
@@ -44,8 +41,9 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f 
 	f.Version, f.Now = d.Version, d.Now()
 	if err := d.pages.render(w, http.StatusOK, name, f); err != nil {
 		d.Log.Error("A page could not be made", zap.Error(err))
-		d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
+		return &refusal{http.StatusInternalServerError, "something is wrong on our side; the log says what"}
 	}
+	return nil
 }
 
 // choice is one of a row of links, or of a select's options.
@@ -107,25 +105,21 @@ type day struct {
 	Paid, Accepted int
 }
 
-func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "range", "mode")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	v, err := parseView(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	now := d.Now()
 	since := now.Add(-v.span).UTC().Truncate(time.Hour)
 	s, err := d.Reports.Summary(ctx, since, v.livemode)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p := overviewPage{View: v, S: s, Since: since, Waiting: s.Counts[purchase.StatusPending] + s.Counts[purchase.StatusPublished], Median: "–", P95: "–", Oldest: "–"}
 	for _, c := range []choice{{Value: "24h", Name: "24 hours"}, {Value: "7d", Name: "7 days"}, {Value: "30d", Name: "30 days"}} {
@@ -146,23 +140,21 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 		p.Oldest = span(now.Sub(s.Oldest))
 	}
 	if p.CaughtUp, p.LastCaught, err = d.Reports.CaughtUp(ctx, since, v.livemode); err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p.Empty = len(s.Groups) == 0
 	p.Health = d.healthView(ctx, s, now)
 	p.Coverage = coverageOf(s.Coverage)
 	days, err := d.Reports.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
 	p.Falls = report.Falls(days, now)
 	p.Reasons = d.reasons(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
-	d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
+	return d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
 }
 
 func upMood(state string) string {
@@ -353,26 +345,22 @@ type purchasesPage struct {
 	Label                          string // what the search was for
 }
 
-func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "q", "status", "mode", "code", "day", "cursor")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	if strings.Contains(f.Query, "@") { // an address does not stay in an address line
-		d.find(w, r, f.Query)
-		return
+		return d.find(w, r, f.Query)
 	}
 	f.Limit = usualLimit
 	entries, next, err := d.page(r.Context(), f)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	kept := url.Values{}
 	for _, name := range []string{"q", "status", "mode", "code", "day"} {
@@ -396,7 +384,7 @@ func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) {
 		c.Chosen = c.Value == p.Mode
 		p.Modes = append(p.Modes, c)
 	}
-	d.show(w, r, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
+	return d.show(w, r, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
 }
 
 func link(path string, values url.Values) string {
@@ -407,32 +395,27 @@ func link(path string, values url.Values) string {
 }
 
 // search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a history, nor a log.
-func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) error {
 	form, err := formOf(w, r)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	d.find(w, r, strings.TrimSpace(form.Get("q")))
+	return d.find(w, r, strings.TrimSpace(form.Get("q")))
 }
 
 // find leads to what was searched for: the one purchase, or the list of them.
-func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
+func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) error {
 	if len(term) > maxQuery {
-		d.refuse(w, r, http.StatusBadRequest, "this is too long to be an id or an e-mail address")
-		return
+		return &refusal{http.StatusBadRequest, "this is too long to be an id or an e-mail address"}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	if strings.Contains(term, "@") {
 		profile, err := d.Reports.ProfileByEmail(ctx, term)
 		switch {
 		case err != nil:
-			d.unavailable(w, r, err)
-			return
+			return err
 		case profile == "":
-			d.refuse(w, r, http.StatusNotFound, "no purchase was made under this e-mail address; if Stripe shows one, look at the endpoint's deliveries there")
-			return
+			return &refusal{http.StatusNotFound, "no purchase was made under this e-mail address; if Stripe shows one, look at the endpoint's deliveries there"}
 		}
 		term = profile
 	}
@@ -442,14 +425,14 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
 	} else {
 		found, err := d.Reports.List(ctx, report.Filter{Query: term, Limit: 2})
 		if err != nil {
-			d.unavailable(w, r, err)
-			return
+			return err
 		}
 		if len(found) == 1 {
 			to = "/purchases/" + found[0].ID
 		}
 	}
 	http.Redirect(w, r, to, http.StatusSeeOther)
+	return nil
 }
 
 // maxForm bounds a form's body: 200 ids of 255 letters and some more.
@@ -479,22 +462,18 @@ type attemptView struct {
 	Meaning string
 }
 
-func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "replayed")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
 	case errors.Is(err, report.ErrUnknown):
-		d.refuse(w, r, http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here")
-		return
+		return &refusal{http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here"}
 	case err != nil:
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p := purchasePage{Row: row, Steps: row.Timeline(), FirstPayment: deref(row.FirstPayment)}
 	for _, a := range row.Attempts {
@@ -517,7 +496,7 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
 	if row.KeyMask != nil {
 		p.Keys = strings.Join(purchase.KeyNames(*row.KeyMask), ", ")
 	}
-	d.show(w, r, "purchase", frame{
+	return d.show(w, r, "purchase", frame{
 		Title: "Purchase " + short(row.ID), Here: "purchases", Path: "/purchases/" + row.ID, Notice: noticeOf(values), Page: p,
 	})
 }
@@ -555,21 +534,20 @@ type groupView struct {
 // fewEntries is how many purchases of each group are listed.
 const fewEntries = 8
 
-func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) {
-	d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that were given up on: TikTok refused them for their content, they grew too old, or the worker stumbled over them.",
+func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) error {
+	return d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that were given up on: TikTok refused them for their content, they grew too old, or the worker stumbled over them.",
 		func(g report.Group) bool { return g.Status == purchase.StatusDead })
 }
 
-func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) {
-	d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
+func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) error {
+	return d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
 		func(g report.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
 }
 
-func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(report.Group) bool) {
+func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(report.Group) bool) error {
 	values, err := query(r, "status", "reason", "code", "cursor", "replayed")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	asked := values.Get("code")
 	if asked == noCode {
@@ -577,15 +555,12 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	groups, err := d.Reports.Groups(ctx, nil)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p := groupsPage{Lead: lead, Only: f.Status != "", Back: path}
 	for _, g := range groups {
@@ -601,8 +576,7 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 		}
 		var next string
 		if v.Entries, next, err = d.page(ctx, of); err != nil {
-			d.unavailable(w, r, err)
-			return
+			return err
 		}
 		if p.Only && next != "" {
 			more := groupValues(g)
@@ -615,7 +589,7 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	if asked != "" {
 		values.Set("code", asked)
 	}
-	d.show(w, r, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
+	return d.show(w, r, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
 }
 
 func codeText(code *int) string {
@@ -682,28 +656,25 @@ func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (maint
 	return s, form, s.Check()
 }
 
-func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) error {
 	s, form, err := d.formSelection(w, r)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	p := confirmPage{IDs: s.IDs, Status: string(s.Status), Reason: string(s.Reason), Code: codeText(s.Code), Back: backOf(form)}
 	if s.NoCode {
 		p.Code = noCode
 	}
 	if p.Counts, err = d.Replays.CountReplayable(ctx, s); err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p.Count, p.Late = maintenance.Sum(p.Counts)
 	p.Old = maintenance.Old(p.Counts)
 	if len(s.IDs) > 0 {
 		p.Unfit = len(s.IDs) - p.Count
 	}
-	d.show(w, r, "confirm", frame{Title: "Replay", Page: p})
+	return d.show(w, r, "confirm", frame{Title: "Replay", Page: p})
 }
 
 // backOf is where a form came from: one of our own pages.
@@ -717,17 +688,16 @@ func backOf(form url.Values) string {
 	return "/dead"
 }
 
-func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) error {
 	s, form, err := d.formSelection(w, r)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	n, err := d.replay(r, s)
 	if err != nil {
-		status, sentence := replayFailure(n, err)
-		d.refuse(w, r, status, sentence)
-		return
+		return err
 	}
-	http.Redirect(w, r, backOf(form)+"?replayed="+strconv.Itoa(n), http.StatusSeeOther) //nolint:gosec // backOf returns our own paths alone
+	to := backOf(form) + "?replayed=" + strconv.Itoa(n)
+	http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // backOf returns our own paths alone
+	return nil
 }

@@ -82,8 +82,3 @@ func (g Group) Remedy() string {
 	}
 	return ""
 }
-
-// Replayable says whether a replay may take the purchases of a group, all at once.
-func (g Group) Replayable() bool {
-	return g.Status == purchase.StatusDead || g.Status == purchase.StatusSkipped && g.Reason == purchase.ReasonNotConfigured
-}

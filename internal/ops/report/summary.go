@@ -52,6 +52,11 @@ type Group struct {
 	Count  int
 }
 
+// Replayable reports whether a replay may take all purchases of a group together.
+func (g Group) Replayable() bool {
+	return g.Status == purchase.StatusDead || g.Status == purchase.StatusSkipped && g.Reason == purchase.ReasonNotConfigured
+}
+
 // The counts of match keys, in the order of keyFields.
 const keyColumns = `keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong`
 
