@@ -47,6 +47,26 @@ func (p *Person) Queued() []string {
 	return append(ids, p.Others...)
 }
 
+// ForgetCustomer removes one buyer: first the content, then the queue's messages by erase, at last the address and
+// the links, by which the rest was found. It can be repeated after an error. A purchase that comes meanwhile
+// makes another round. The error is report.ErrUnknown where the ledger has no such buyer.
+func (j *Jobs) ForgetCustomer(
+	ctx context.Context, email string, erase func(ctx context.Context, ids []string) error,
+) (Person, error) {
+	for {
+		person, err := j.Forget(ctx, email)
+		if err != nil {
+			return person, err
+		}
+		if err := erase(ctx, person.Queued()); err != nil {
+			return person, err
+		}
+		if done, err := j.Unlink(ctx, email, person); err != nil || done {
+			return person, err
+		}
+	}
+}
+
 // Forget removes the content of everything that the ledger holds of a buyer: messages with match keys, those
 // of trials included, TikTok's messages and request ids. Purchases that were not delivered end skipped
 // (forgotten). The rows can still be found, because the queue has to be erased before Unlink. It may be
