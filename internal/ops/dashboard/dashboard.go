@@ -1,9 +1,9 @@
-// Package dashboard is what people and their tools look at: the pages and the API on the ledger, behind the admin token. It
-// reads the ledger and the neighbours' health alone and never calls a worker. The one change that it makes is a replay: rows made
-// pending again.
+// Package dashboard is what people and their tools look at: the pages and the API on the ledger, behind the
+// admin token. It reads the ledger and the neighbours' health alone and never calls a worker. The one change
+// that it makes is a replay: rows made pending again.
 //
-// Pages work without JavaScript; with it the charts are drawn, times are the viewer's and what is shown stays fresh. Figures come
-// from the ledger's rollup and are exact at the moment of asking.
+// Pages work without JavaScript; with it the charts are drawn, times are the viewer's and what is shown stays
+// fresh. Figures come from the ledger's rollup and are exact at the moment of asking.
 package dashboard
 
 import (
@@ -22,8 +22,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Reports reads the ledger; livemode nil means both modes. Implementations are safe for concurrent use and bounded
-// in time by ctx.
+// Reports reads the ledger; livemode nil means both modes. Implementations are safe for concurrent use and
+// bounded in time by ctx.
 type Reports interface {
 	Groups
 	// Summary counts since the beginning of the hour of a time; its cost does not grow with the ledger.
@@ -36,8 +36,8 @@ type Reports interface {
 	Get(ctx context.Context, id string) (report.Row, error)
 	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
-	// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of them
-	// was found.
+	// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of
+	// them was found.
 	CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
 	// Reconciliation returns the latest of a mode; its Made is zero where there was none.
 	Reconciliation(ctx context.Context, livemode bool) (report.Reconciliation, error)

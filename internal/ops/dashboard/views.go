@@ -21,8 +21,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is away the page is
-// one that says so.
+// show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is
+// away the page is one that says so.
 func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) error {
 	groups, err := d.Reports.Groups(r.Context(), nil)
 	if err != nil {
@@ -394,7 +394,8 @@ func link(path string, values url.Values) string {
 	return path + "?" + values.Encode()
 }
 
-// search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a history, nor a log.
+// search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a
+// history, nor a log.
 func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) error {
 	form, err := formOf(w, r)
 	if err != nil {

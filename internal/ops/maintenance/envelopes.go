@@ -11,8 +11,8 @@ import (
 	"purchase-relay/internal/ledger"
 )
 
-// EnvelopeAge is how long a delivered purchase keeps its message: TikTok de-duplicates for 48 hours, and nothing is
-// sent again.
+// EnvelopeAge is how long a delivered purchase keeps its message: TikTok de-duplicates for 48 hours, and
+// nothing is sent again.
 const EnvelopeAge = 48 * time.Hour
 
 // The messages of purchases that TikTok accepted $1 seconds ago or earlier. The index holds those that

@@ -47,9 +47,9 @@ func (p *Person) Queued() []string {
 	return append(ids, p.Others...)
 }
 
-// ForgetCustomer removes one buyer: first the content, then the queue's messages by erase, at last the address and
-// the links, by which the rest was found. It can be repeated after an error. A purchase that comes meanwhile
-// makes another round. The error is report.ErrUnknown where the ledger has no such buyer.
+// ForgetCustomer removes one buyer: first the content, then the queue's messages by erase, at last the
+// address and the links, by which the rest was found. It can be repeated after an error. A purchase that
+// comes meanwhile makes another round. The error is report.ErrUnknown where the ledger has no such buyer.
 func (j *Jobs) ForgetCustomer(
 	ctx context.Context, email string, erase func(ctx context.Context, ids []string) error,
 ) (Person, error) {
@@ -80,7 +80,8 @@ func (j *Jobs) Forget(ctx context.Context, email string) (p Person, err error) {
 }
 
 const sqlForgetLinks = `
-UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL WHERE checkout_session_id = ANY($1::text[])`
+UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL
+WHERE checkout_session_id = ANY($1::text[])`
 
 // A first payment that comes later finds no trial, and is none.
 const sqlForgetTrials = `
@@ -115,12 +116,15 @@ func (j *Jobs) Unlink(ctx context.Context, email string, seen Person) (done bool
 }
 
 // What still could be sent.
-const sendable = `(status IN ('pending', 'published', 'retrying', 'dead') OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+const sendable = `(status IN ('pending', 'published', 'retrying', 'dead')
+        OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
 
 const sqlForgetContent = `
 UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_id = NULL,
-    status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END, reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
-    finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END, updated_at = now()
+    status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END,
+    reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
+    finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END,
+    updated_at = now()
 WHERE checkout_session_id = ANY($1::text[])`
 
 const sqlForgetAttempts = `

@@ -1,5 +1,5 @@
-// Package maintenance changes the ledger for its operator: it makes purchases pending again, prunes what ended long
-// ago, drops delivered messages, and removes a customer's data.
+// Package maintenance changes the ledger for its operator: it makes purchases pending again, prunes what
+// ended long ago, drops delivered messages, and removes a customer's data.
 package maintenance
 
 import "purchase-relay/internal/ledger"

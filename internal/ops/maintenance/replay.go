@@ -14,10 +14,11 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Selection says which purchases a replay is about: one by its id, some by theirs, or all that match the rest.
+// Selection says which purchases a replay is about: one by its id, some by theirs, or all that match the
+// rest.
 //
-// Who may be replayed: dead, and skipped (not_configured); skipped (test_purchase) by its own id alone; skipped
-// (no_payment) never, because no money is no sale; delivered never.
+// Who may be replayed: dead, and skipped (not_configured); skipped (test_purchase) by its own id alone;
+// skipped (no_payment) never, because no money is no sale; delivered never.
 type Selection struct {
 	ID     string
 	IDs    []string        // some, at most MaxSome
@@ -42,9 +43,10 @@ func (s *Selection) SetSince(text string) (err error) {
 }
 
 // ErrNotReplayable reports that the purchase is in no state that a replay may take it from.
-var ErrNotReplayable = errors.New("this purchase cannot be replayed: only dead ones, and those skipped for want of a token or as a test")
+var ErrNotReplayable = errors.New("this purchase cannot be replayed: only dead ones, " +
+	"and those skipped for want of a token or as a test")
 
-// Replayable counts purchases that a replay would take, which were given up on alike.
+// Replayable counts purchases of one reason and code that a replay would take.
 type Replayable struct {
 	Reason purchase.Reason
 	Code   *int // TikTok's last; nil: none
@@ -53,8 +55,8 @@ type Replayable struct {
 	Old    int // of these, paid longer ago than TikTokShows
 }
 
-// TikTokShows is how old an event may be: TikTok is said to neither match nor show older ones. Source: Amperity's
-// documentation of its TikTok destination; TikTok's own names no age.
+// TikTokShows is how old an event may be: TikTok is said to neither match nor show older ones. Source:
+// Amperity's documentation of its TikTok destination; TikTok's own names no age.
 const TikTokShows = 28 * 24 * time.Hour
 
 // Sum adds up counts, and how many of them are late.
@@ -77,12 +79,13 @@ func Old(counts []Replayable) (n int) {
 // MaxSome is how many purchases may be chosen by their ids at once.
 const MaxSome = 200
 
-// Check says what is wrong with a selection.
+// Check returns what is wrong with a selection.
 func (s *Selection) Check() error {
 	switch {
-	case len(s.IDs) > 0 && s.ID != "", (s.ID != "" || len(s.IDs) > 0) && (s.Status != "" || s.Reason != "" || s.Code != nil || s.NoCode || !s.Since.IsZero()):
+	case len(s.IDs) > 0 && s.ID != "", (s.ID != "" || len(s.IDs) > 0) &&
+		(s.Status != "" || s.Reason != "" || s.Code != nil || s.NoCode || !s.Since.IsZero()):
 		return errors.New("choose purchases by their ids, or many by status, reason, code and time, not both")
-	case s.ID != "" && !purchase.ValidID(s.ID), slices.ContainsFunc(s.IDs, func(id string) bool { return !purchase.ValidID(id) }):
+	case slices.ContainsFunc(s.Chosen(), func(id string) bool { return !purchase.ValidID(id) }):
 		return errors.New("the id has no usable form")
 	case len(s.IDs) > MaxSome:
 		return fmt.Errorf("at most %d purchases can be chosen by their ids", MaxSome)
@@ -133,7 +136,7 @@ const sqlCountChosen = countReplayable + chosenReplayable + ` GROUP BY 1, 2 ORDE
 
 const sqlCountMany = countReplayable + manyReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
 
-// CountReplayable says how many purchases a selection would replay, by their reasons and TikTok's last codes.
+// CountReplayable counts the purchases that a selection would replay, by their reasons and TikTok's last codes.
 func (j *Jobs) CountReplayable(ctx context.Context, s Selection) ([]Replayable, error) {
 	now, since, err := j.endedSince(ctx, &s)
 	if err != nil {
@@ -148,7 +151,8 @@ func (j *Jobs) CountReplayable(ctx context.Context, s Selection) ([]Replayable, 
 		return nil, fmt.Errorf("count what can be replayed: %w", err)
 	}
 	counted, err := ledger.Collect(j.db, "replay", rows, func(row pgx.CollectableRow) (r Replayable, err error) {
-		return r, row.Scan(&r.Reason, &r.Code, &r.Count, &r.Late, &r.Old)
+		err = row.Scan(&r.Reason, &r.Code, &r.Count, &r.Late, &r.Old)
+		return r, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("count what can be replayed: %w", err)
@@ -158,29 +162,33 @@ func (j *Jobs) CountReplayable(ctx context.Context, s Selection) ([]Replayable, 
 
 const sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
 
-// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a trial
-// (no_payment) is no sale, and test purchases are replayed by their own ids alone.
+// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a
+// trial (no_payment) is no sale, and test purchases are replayed by their own ids alone.
 const chosenReplayable = `
-envelope IS NOT NULL AND checkout_session_id = ANY($1::text[]) AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+envelope IS NOT NULL AND checkout_session_id = ANY($1::text[])
+    AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
 
 // $5 keeps a replay of many from running after what dies again meanwhile.
 const manyReplayable = `
 envelope IS NOT NULL AND status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
-    AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND (NOT $6::boolean OR last_code IS NULL) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+    AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND (NOT $6::boolean OR last_code IS NULL)
+    AND ($4::timestamptz IS NULL OR finished_at >= $4)
     AND finished_at <= $5::timestamptz`
 
-const replay = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
-    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
+const makePending = `
+UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL,
+    published_at = NULL, stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL,
+    updated_at = now()
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 
-const sqlReplayChosen = replay + chosenReplayable + ` ORDER BY checkout_session_id FOR UPDATE)`
+const sqlReplayChosen = makePending + chosenReplayable + ` ORDER BY checkout_session_id FOR UPDATE)`
 
-const sqlReplayMany = replay + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
+const sqlReplayMany = makePending + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
 
-// Replay makes purchases pending again and returns how many; progress is called with the count so far. For one id the error
-// is report.ErrUnknown or ErrNotReplayable where nothing was done; of some ids those that can be replayed are.
+// Replay makes purchases pending again and returns how many; progress is called with the count so far. For
+// one id the error is report.ErrUnknown or ErrNotReplayable where nothing was done; of some ids those that
+// can be replayed are.
 func (j *Jobs) Replay(ctx context.Context, s Selection, progress func(done int)) (n int, err error) {
 	now, since, err := j.endedSince(ctx, &s)
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// ParseSince reads how far back to look: a span (30m, 72h, 7d) before now, or a time in RFC 3339. "" is the zero time.
+// ParseSince reads how far back to look: a span (30m, 72h, 7d) before now, or a time in RFC 3339. "" is the
+// zero time.
 func ParseSince(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

@@ -40,7 +40,8 @@ type Fall struct {
 // fewest is how many purchases a week needs to be compared: fewer say nothing.
 const fewest = 20
 
-// Falls compares the seven days up to now with the seven before: which kinds of keys lost a quarter of their share or more.
+// Falls compares the seven days up to now with the seven before: which kinds of keys lost a quarter of their
+// share or more.
 func Falls(days []DayCoverage, now time.Time) (falls []Fall) {
 	var week, before Coverage
 	today := now.UTC().Truncate(24 * time.Hour)
@@ -69,8 +70,8 @@ func Falls(days []DayCoverage, now time.Time) (falls []Fall) {
 	return falls
 }
 
-// delaySteps are the steps of the histogram for each doubling; its first one begins at delayFloor seconds. The ledger's
-// rollup counts in the same steps.
+// delaySteps are the steps of the histogram for each doubling; its first one begins at delayFloor seconds.
+// The ledger's rollup counts in the same steps.
 const (
 	delaySteps = 4
 	delayFloor = 0.1
@@ -79,8 +80,8 @@ const (
 // Delays is a histogram of times: step i counts those from 0.1 s × 2^(i/4) on.
 type Delays map[int]int
 
-// Quantile estimates the time under which the share q (0 to 1) of the times lie, to within a step, about a tenth. false: there
-// are none.
+// Quantile estimates the time under which the share q (0 to 1) of the times lie, to within a step, about a
+// tenth. false: there are none.
 func (d Delays) Quantile(q float64) (time.Duration, bool) {
 	total := 0
 	steps := make([]int, 0, len(d))

@@ -50,7 +50,7 @@ type Difference string
 // The differences. Waiting and skipped ones are expected; an operator must look into the others.
 const (
 	DiffMissing  Difference = "missing"      // paid at Stripe, not paid on the ledger: a backfill brings it
-	DiffUnknown  Difference = "unknown"      // paid on the ledger, not at Stripe: of another account, or the key's other mode
+	DiffUnknown  Difference = "unknown"      // paid on the ledger, not at Stripe: of another account or mode
 	DiffAmount   Difference = "other_amount" // amount or currency differ
 	DiffRejected Difference = "rejected"     // on the ledger, without a usable e-mail address
 	DiffDead     Difference = "dead"         // on the ledger, not at TikTok: dead-lettered
@@ -215,7 +215,9 @@ func (c comparison) of(p *Payment) *ReconciledDay {
 	day := p.At.UTC().Truncate(24 * time.Hour)
 	key := cell{day.Unix(), p.Currency}
 	if c[key] == nil {
-		c[key] = &ReconciledDay{Day: day, Currency: strings.ToUpper(p.Currency), Differ: make(map[Difference][]string)}
+		c[key] = &ReconciledDay{
+			Day: day, Currency: strings.ToUpper(p.Currency), Differ: make(map[Difference][]string),
+		}
 	}
 	return c[key]
 }
@@ -238,10 +240,13 @@ func (c comparison) sorted() []ReconciledDay {
 	return days
 }
 
-// Rows returns the table for machines: a header, then one row a day and currency. The ids of each difference are
-// in a column of their own, separated by blanks.
+// Rows returns the table for machines: a header, then one row a day and currency. The ids of each difference
+// are in a column of their own, separated by blanks.
 func (r *Reconciliation) Rows() [][]string {
-	header := []string{"day", "currency", "stripe_count", "stripe_amount", "ledger_count", "ledger_amount", "accepted_count", "accepted_amount"}
+	header := []string{
+		"day", "currency", "stripe_count", "stripe_amount", "ledger_count", "ledger_amount", "accepted_count",
+		"accepted_amount",
+	}
 	for _, kind := range Differences() {
 		header = append(header, string(kind))
 	}
@@ -261,15 +266,15 @@ func (r *Reconciliation) Rows() [][]string {
 }
 
 // One of the index's ranges.
-const payments = `
-SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at),
-    sent_minor
+const selectPayments = `
+SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''),
+    COALESCE(purchased_at, created_at), sent_minor
 FROM public.purchases
 WHERE livemode = $1 AND (kind = 'checkout' AND mode = ANY($2) OR kind = 'first_payment' AND $3) AND `
 
-const sqlPayments = payments + `COALESCE(purchased_at, created_at) BETWEEN $4 AND $5`
+const sqlPayments = selectPayments + `COALESCE(purchased_at, created_at) BETWEEN $4 AND $5`
 
-const sqlPaymentsByID = payments + `checkout_session_id = ANY($4)`
+const sqlPaymentsByID = selectPayments + `checkout_session_id = ANY($4)`
 
 // Payments returns the ledger's payments of a scope, and those of the ids whatever their time, each once.
 func (r *Reader) Payments(ctx context.Context, s Scope, ids []string) ([]LedgerPayment, error) {

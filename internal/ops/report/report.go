@@ -1,6 +1,6 @@
-// Package report reads the ledger for people: rows, timelines, figures, match-key coverage and reconciliations.
-// Figures come from a rollup, which triggers note changes for and Fold adds up: what they cost does not grow
-// with the ledger.
+// Package report reads the ledger for people: rows, timelines, figures, match-key coverage and
+// reconciliations. Figures come from a rollup, which triggers note changes for and Fold adds up: what they
+// cost does not grow with the ledger.
 package report
 
 import (
@@ -27,8 +27,9 @@ func snapshot() pgx.TxOptions {
 
 // paidState and paid are purchase.Paid in SQL. The rollup has no kind: it counts trials apart.
 const (
-	paidState = `status NOT IN ('awaiting_payment', 'payment_failed') AND NOT (status = 'skipped' AND reason = 'no_payment')`
-	paid      = paidState + ` AND kind <> 'trial'`
+	paidState = `status NOT IN ('awaiting_payment', 'payment_failed')
+        AND NOT (status = 'skipped' AND reason = 'no_payment')`
+	paid = paidState + ` AND kind <> 'trial'`
 )
 
 const sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
@@ -54,16 +55,16 @@ func (r *Reader) LastWebhook(ctx context.Context) (at time.Time, err error) {
 	return at, nil
 }
 
-// Few events come by backfill: the partial index holds those alone. An invoice that was held is a purchase once
-// it has become a first payment.
+// Few events come by backfill: the partial index holds those alone. An invoice that was held is a purchase
+// once it has become a first payment.
 const sqlCaughtUp = `
 SELECT count(DISTINCT e.checkout_session_id), max(e.received_at) FROM public.stripe_events e
 JOIN public.purchases p ON p.checkout_session_id = e.checkout_session_id
 WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'held', 'rejected')
     AND p.purchased_at >= $1 AND ($2::boolean IS NULL OR p.livemode = $2) AND ` + paid
 
-// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of them was
-// found; livemode nil means both modes.
+// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of them
+// was found; livemode nil means both modes.
 func (r *Reader) CaughtUp(
 	ctx context.Context, since time.Time, livemode *bool,
 ) (n int, last time.Time, err error) {

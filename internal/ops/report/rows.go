@@ -175,10 +175,12 @@ func scanRow(row pgx.CollectableRow) (r Row, err error) {
 
 // A page of a list: $1 mode, $2 and $3 the time from and until, $4 and $5 the position after which it begins,
 // $6 reason, $7 code, $9 without any code, $8 limit.
-const page = `COALESCE(purchased_at, created_at) >= $2::timestamptz AND COALESCE(purchased_at, created_at) < $3::timestamptz
+const page = `COALESCE(purchased_at, created_at) >= $2::timestamptz
+        AND COALESCE(purchased_at, created_at) < $3::timestamptz
         AND COALESCE(purchased_at, created_at) <= $4::timestamptz
         AND (COALESCE(purchased_at, created_at) < $4::timestamptz OR checkout_session_id < $5)
-        AND ($6 = '' OR reason = $6) AND ($7::int IS NULL OR last_code = $7) AND (NOT $9::boolean OR last_code IS NULL)
+        AND ($6 = '' OR reason = $6) AND ($7::int IS NULL OR last_code = $7)
+        AND (NOT $9::boolean OR last_code IS NULL)
     ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
 
 // Each mode by its own part of the index, then merged.
@@ -204,7 +206,8 @@ FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = ''
 
 const sqlListByCode = bothModes + `last_code <> 0 AND ` + page
 
-// Each way of finding has its own index. A profile is found with that of the other mode: they share the address.
+// Each way of finding has its own index. A profile is found with that of the other mode: they share the
+// address.
 const sqlListFound = bothModes + `checkout_session_id IN (
     SELECT $11 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $11
     UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
@@ -243,7 +246,8 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 	}
 	for limit := f.Limit; ; {
 		args := append([]any{
-			pgx.QueryExecModeCacheDescribe, f.Livemode, from, until, after.At, after.ID, f.Reason, f.Code, limit, f.NoCode,
+			pgx.QueryExecModeCacheDescribe, f.Livemode, from, until, after.At, after.ID, f.Reason, f.Code, limit,
+			f.NoCode,
 		}, more...)
 		found, err := r.db.Pool().Query(ctx, statement, args...)
 		if err != nil {
@@ -266,7 +270,8 @@ const sqlGet = `
 SELECT` + columns + `
 FROM public.purchases WHERE checkout_session_id = $1`
 
-// Get returns one purchase with everything about it. The error is ErrUnknown where the ledger does not hold it.
+// Get returns one purchase with everything about it. The error is ErrUnknown where the ledger does not hold
+// it.
 func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
 	rows, err := r.detailed(ctx, func(tx pgx.Tx) ([]Row, error) {
 		found, err := tx.Query(ctx, sqlGet, searchable(id))
@@ -326,8 +331,8 @@ SELECT checkout_session_id, event_id, type, created_at, received_at, disposition
 WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
 
 const sqlAttempts = `
-SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id FROM public.attempts
-WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
+SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id
+FROM public.attempts WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
 
 // detailed reads rows, and their messages, events and attempts, in one snapshot.
 func (r *Reader) detailed(ctx context.Context, read func(tx pgx.Tx) ([]Row, error)) (rows []Row, err error) {
@@ -388,8 +393,8 @@ const sqlProfileByEmail = `
 SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1
 ORDER BY livemode DESC LIMIT 1`
 
-// ProfileByEmail returns the id of the profile with this address; "" where there is none. Errors do not repeat
-// the address.
+// ProfileByEmail returns the id of the profile with this address; "" where there is none. Errors do not
+// repeat the address.
 func (r *Reader) ProfileByEmail(ctx context.Context, email string) (id string, err error) {
 	err = r.db.Pool().QueryRow(ctx, sqlProfileByEmail, purchase.NormaliseEmail(email)).Scan(&id)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {

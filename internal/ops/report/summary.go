@@ -14,8 +14,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Summary is the ledger at a glance, over a range of time and a mode. A purchase belongs to the hour in which it
-// was paid, or first received while it is unpaid.
+// Summary is the ledger at a glance, over a range of time and a mode. A purchase belongs to the hour in which
+// it was paid, or first received while it is unpaid.
 type Summary struct {
 	Counts    map[purchase.Status]int // purchases by status; a status without any may be missing
 	Paid      int                     // paid at Stripe, whatever became of their delivery
@@ -54,21 +54,25 @@ type Group struct {
 
 // Replayable reports whether a replay may take all purchases of a group together.
 func (g Group) Replayable() bool {
-	return g.Status == purchase.StatusDead || g.Status == purchase.StatusSkipped && g.Reason == purchase.ReasonNotConfigured
+	return g.Status == purchase.StatusDead ||
+		g.Status == purchase.StatusSkipped && g.Reason == purchase.ReasonNotConfigured
 }
 
 // The counts of match keys, in the order of keyFields.
-const keyColumns = `keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name, key_address, key_late, key_strong`
+const keyColumns = `keyed, key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page, key_name,
+    key_address, key_late, key_strong`
 
-const keySums = `sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint, sum(key_ttp)::bigint, sum(key_ip)::bigint,
-    sum(key_user_agent)::bigint, sum(key_page)::bigint, sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint`
+const keySums = `sum(keyed)::bigint, sum(key_email)::bigint, sum(key_phone)::bigint, sum(key_ttclid)::bigint,
+    sum(key_ttp)::bigint, sum(key_ip)::bigint, sum(key_user_agent)::bigint, sum(key_page)::bigint,
+    sum(key_name)::bigint, sum(key_address)::bigint, sum(key_late)::bigint, sum(key_strong)::bigint`
 
-// The totals since $1, by hours until the first whole day, $3, and by days from there, and what is not yet folded into
-// them: in one snapshot they are the ledger. $2 is the mode. A row tells of what it is grouped by: status (0b01 is missing),
-// currency (0b10), or of everything (0b11).
+// The totals since $1, by hours until the first whole day, $3, and by days from there, and what is not yet
+// folded into them: in one snapshot they are the ledger. $2 is the mode. A row tells of what it is grouped
+// by: status (0b01 is missing), currency (0b10), or of everything (0b11).
 const sqlRollupTotals = `
-SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), COALESCE(code, ''), COALESCE(upper(currency), ''),
-    sum(n)::bigint, COALESCE(sum(n - trials) FILTER (WHERE paid), 0)::bigint, COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)::bigint,
+SELECT GROUPING(status, currency), COALESCE(status, ''), COALESCE(reason, ''), COALESCE(code, ''),
+    COALESCE(upper(currency), ''), sum(n)::bigint, COALESCE(sum(n - trials) FILTER (WHERE paid), 0)::bigint,
+    COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)::bigint,
     LEAST(COALESCE(sum(minor) FILTER (WHERE paid), 0), 9223372036854775807)::bigint,
     LEAST(sum(sent_minor), 9223372036854775807)::bigint, sum(no_value)::bigint,
     ` + keySums + `
@@ -91,7 +95,8 @@ const sqlRollupHours = `
 SELECT hour, sum(paid)::bigint, sum(accepted)::bigint FROM (
     SELECT hour, paid, accepted FROM public.rollup_hours WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
     UNION ALL
-    SELECT hour, CASE WHEN ` + paidState + ` THEN n - trials ELSE 0 END, CASE WHEN status = 'delivered' THEN n - trials ELSE 0 END
+    SELECT hour, CASE WHEN ` + paidState + ` THEN n - trials ELSE 0 END,
+        CASE WHEN status = 'delivered' THEN n - trials ELSE 0 END
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) h GROUP BY hour HAVING sum(paid) <> 0 ORDER BY hour`
 
@@ -106,15 +111,17 @@ SELECT delay, sum(n)::bigint FROM (
 
 // Each of the six is the first entry of an index.
 const sqlOldestWaiting = `
-SELECT min(o.at) FROM (VALUES ('pending', true), ('published', true), ('retrying', true), ('pending', false), ('published', false), ('retrying', false)) w (status, livemode)
+SELECT min(o.at)
+FROM unnest(ARRAY['pending', 'published', 'retrying']) w (status), unnest(ARRAY[true, false]) m (livemode)
 CROSS JOIN LATERAL (
     SELECT COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
-    WHERE p.status = w.status AND p.livemode = w.livemode ORDER BY COALESCE(p.purchased_at, p.created_at) LIMIT 1) o
-WHERE $1::boolean IS NULL OR w.livemode = $1`
+    WHERE p.status = w.status AND p.livemode = m.livemode
+    ORDER BY COALESCE(p.purchased_at, p.created_at) LIMIT 1) o
+WHERE $1::boolean IS NULL OR m.livemode = $1`
 
-// Summary counts the purchases since the beginning of the hour of a time; livemode nil means both modes. The figures come from
-// the rollup and are exact: what is not yet folded into it is added. What it costs depends on the range alone, not on how many
-// purchases there are.
+// Summary counts the purchases since the beginning of the hour of a time; livemode nil means both modes. The
+// figures come from the rollup and are exact: what is not yet folded into it is added. What it costs depends
+// on the range alone, not on how many purchases there are.
 func (r *Reader) Summary(ctx context.Context, since time.Time, livemode *bool) (Summary, error) {
 	s := Summary{Counts: make(map[purchase.Status]int), Delays: make(Delays)}
 	since = since.UTC().Truncate(time.Hour)
@@ -149,7 +156,8 @@ func (r *Reader) Summary(ctx context.Context, since time.Time, livemode *bool) (
 	return s, nil
 }
 
-// The kinds of rows that sqlRollupTotals returns, as its GROUPING says: a bit is set for what a row is not grouped by.
+// The kinds of rows that sqlRollupTotals returns, as its GROUPING says: a bit is set for what a row is not
+// grouped by.
 const (
 	rowOfStanding = 0b01
 	rowOfCurrency = 0b10
@@ -208,8 +216,8 @@ FROM (
     FROM public.rollup_changes WHERE hour >= $1 AND ($2::boolean IS NULL OR livemode = $2)
 ) r GROUP BY day HAVING sum(keyed) <> 0 ORDER BY day`
 
-// Coverage counts match keys by the day of UTC since the beginning of a day; a day without any purchase is missing. livemode nil
-// means both modes.
+// Coverage counts match keys by the day of UTC since the beginning of a day; a day without any purchase is
+// missing. livemode nil means both modes.
 func (r *Reader) Coverage(ctx context.Context, since time.Time, livemode *bool) ([]DayCoverage, error) {
 	rows, err := r.db.Pool().Query(ctx, sqlRollupKeys, since.UTC().Truncate(24*time.Hour), livemode)
 	if err != nil {
@@ -242,7 +250,8 @@ SELECT status, reason, code, sum(n)::bigint FROM (
     SELECT status, reason, code, n FROM public.rollup_changes WHERE ($1::boolean IS NULL OR livemode = $1)
 ) s GROUP BY 1, 2, 3 HAVING sum(n) <> 0 ORDER BY 4 DESC, 1, 2, 3`
 
-// Groups counts the purchases of all times by status, reason and code, the largest group first; livemode nil means both modes.
+// Groups counts the purchases of all times by status, reason and code, the largest group first; livemode nil
+// means both modes.
 func (r *Reader) Groups(ctx context.Context, livemode *bool) ([]Group, error) {
 	rows, err := r.db.Pool().Query(ctx, sqlRollupStatuses, livemode)
 	if err != nil {

@@ -70,7 +70,8 @@ func (r *Row) Timeline() []Step {
 	add(r.Converted, Good, "first payment after it: %s", orZero(r.FirstPayment))
 	for i := range r.Events {
 		e := &r.Events[i]
-		add(&e.Received, Neutral, "Stripe's %s (%s): %s", purchase.Tellable(e.Type), purchase.Tellable(e.ID), e.Disposition)
+		add(&e.Received, Neutral, "Stripe's %s (%s): %s",
+			purchase.Tellable(e.Type), purchase.Tellable(e.ID), e.Disposition)
 		if e.Disposition == purchase.Processed && e.Type != purchase.TypeAsyncFailed &&
 			e.Type != purchase.TypeInvoicePaid && r.ProfileID != nil {
 			add(&e.Received, Good, "customer provisioned: profile %s", *r.ProfileID)
@@ -115,7 +116,8 @@ func (r *Row) State() string {
 	}
 }
 
-// Remedy says what an operator can do about a purchase that stands like this; "" where nothing needs to be done.
+// Remedy says what an operator can do about a purchase that stands like this; "" where nothing needs to be
+// done.
 func (r *Row) Remedy() string {
 	switch r.Status {
 	case purchase.StatusAwaitingPayment:
