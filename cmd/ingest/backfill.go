@@ -13,6 +13,7 @@ import (
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/ops/backfill"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
@@ -43,7 +44,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	defer db.Close()
-	if now.Sub(since) > purchase.TikTokShows {
+	if now.Sub(since) > maintenance.TikTokShows {
 		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; "+
 			"they are recorded and sent all the same.")
 	}
@@ -86,7 +87,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 
 // sinceOf reads --since.
 func sinceOf(text string, now time.Time) (time.Time, error) {
-	since, err := purchase.ParseSince(text, now)
+	since, err := maintenance.ParseSince(text, now)
 	if err == nil && !since.Before(now) {
 		err = errors.New("must be in the past")
 	}

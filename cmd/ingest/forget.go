@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/service"
@@ -46,8 +48,7 @@ const (
 	settling        = queue.AckWait + 5*time.Second
 )
 
-// forget removes one person: first the content, then what the queue holds, at last the address and the links, by which the rest was found.
-// Broken off at any point it can be begun again.
+// forget removes one person from the ledger and the queue.
 func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
 	input := bufio.NewReader(stdin)
 	email := c.Forget.Email
@@ -71,51 +72,34 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		return err
 	}
 	defer db.Close()
-	f := &forgetting{db: db, config: c, out: out, settle: settling}
-	return f.run(ctx, email)
-}
-
-type forgetting struct {
-	db     *ledger.DB
-	config *config
-	out    io.Writer
-	settle time.Duration
-}
-
-func (f *forgetting) run(ctx context.Context, email string) error {
-	for {
-		person, err := f.db.Forget(ctx, email)
-		switch {
-		case errors.Is(err, purchase.ErrUnknown):
-			return errNobody
-		case err != nil:
-			return err
+	rounds := 0
+	person, err := maintenance.New(db).ForgetCustomer(ctx, email, func(ctx context.Context, ids []string) error {
+		if rounds++; rounds > 1 {
+			_, _ = fmt.Fprintln(out, "A new purchase came meanwhile; once more.")
 		}
-		if err := f.queue(ctx, person); err != nil {
-			return fmt.Errorf("%w: the ledger has forgotten the content; address and links are kept until the queue is done: run it again, or with --no-queue: %w", service.ErrLeft, err)
-		}
-		done, err := f.db.Unlink(ctx, email, person)
-		switch {
-		case errors.Is(err, purchase.ErrUnknown):
-			return errNobody // somebody else was quicker
-		case err != nil:
-			return err
-		case done:
-			f.conclude(person)
+		if c.Forget.NoQueue {
 			return nil
 		}
-		_, _ = fmt.Fprintln(f.out, "A new purchase came meanwhile; once more.")
+		if err := eraseQueue(ctx, c, ids, out); err != nil {
+			return fmt.Errorf("%w: the ledger has forgotten the content; address and links are kept until the queue is done: run it again, or with --no-queue: %w", service.ErrLeft, err)
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, report.ErrUnknown):
+		return errNobody
+	case err != nil:
+		return err
 	}
+	printForgotten(out, person, c.Forget.NoQueue)
+	return nil
 }
 
-// queue erases what the queue holds, at once and again until nothing more has come for a while: a relay may
-// be publishing a purchase, and a worker may hold one.
-func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
-	if f.config.Forget.NoQueue {
-		return nil
-	}
-	registry, _ := service.Metrics(service.Version()) // nobody reads it
-	js, err := queue.Connect(f.config.Config, queue.RoleIngest, zap.NewNop(), registry)
+// eraseQueue erases immediately, and again until nothing more has come for a while: a relay may be publishing a
+// purchase, and a worker may hold one.
+func eraseQueue(ctx context.Context, c *config, ids []string, out io.Writer) error {
+	registry, _ := service.Metrics(service.Version()) // not exposed
+	js, err := queue.Connect(c.Config, queue.RoleIngest, zap.NewNop(), registry)
 	if err != nil {
 		return err
 	}
@@ -123,18 +107,17 @@ func (f *forgetting) queue(ctx context.Context, person purchase.Person) error {
 	if err := awaitConnection(ctx, js); err != nil {
 		return err
 	}
-	ids := person.Queued()
 	for again := false; ; again = true {
 		waiting, dead, err := js.Erase(ctx, ids)
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(f.out, "Erased from the queue: %d waiting, %d dead letters.\n", waiting, dead)
+		_, _ = fmt.Fprintf(out, "Erased from the queue: %d waiting, %d dead letters.\n", waiting, dead)
 		if again && waiting+dead == 0 || len(ids) == 0 {
 			return nil
 		}
-		_, _ = fmt.Fprintf(f.out, "Looking again in %s: one may be in flight.\n", f.settle)
-		if err := pause(ctx, f.settle); err != nil {
+		_, _ = fmt.Fprintf(out, "Looking again in %s: one may be in flight.\n", settling)
+		if err := pause(ctx, settling); err != nil {
 			return err
 		}
 	}
@@ -149,14 +132,14 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (f *forgetting) conclude(person purchase.Person) {
-	_, _ = fmt.Fprintf(f.out,
+func printForgotten(out io.Writer, person maintenance.Person, noQueue bool) {
+	_, _ = fmt.Fprintf(out,
 		"Forgotten: the profile (live and test), its trials, and the content and links of %d purchases. "+
 			"Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Held))
 	if sent := person.Sent(); len(sent) > 0 {
-		_, _ = fmt.Fprintf(f.out, "TikTok has %d of them; ask it to delete the events (event_id): %s\n", len(sent), strings.Join(sent, ", "))
+		_, _ = fmt.Fprintf(out, "TikTok has %d of them; ask it to delete the events (event_id): %s\n", len(sent), strings.Join(sent, ", "))
 	}
-	if f.config.Forget.NoQueue {
-		_, _ = fmt.Fprintln(f.out, "The queue was left alone: dead letters stay there for 30 days, what waits is still sent.")
+	if noQueue {
+		_, _ = fmt.Fprintln(out, "The queue was left alone: dead letters stay there for 30 days, what waits is still sent.")
 	}
 }

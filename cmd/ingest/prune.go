@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
 )
@@ -39,11 +41,11 @@ for a person (dead, rejected) goes by name alone. It works in small steps beside
 Exit status 3: something that waits for a person stays, or it was broken off or not confirmed.`
 }
 
-func (f *pruneFlags) pruning(now time.Time) (p purchase.Pruning, err error) {
-	if p.Before, err = purchase.ParseSince(f.OlderThan, now); err != nil {
+func (f *pruneFlags) pruning(now time.Time) (p maintenance.Pruning, err error) {
+	if p.Before, err = maintenance.ParseSince(f.OlderThan, now); err != nil {
 		return p, fmt.Errorf("--older-than: %w", err)
 	}
-	if p.Attempts, err = purchase.ParseSince(f.AttemptsOlderThan, now); err != nil {
+	if p.Attempts, err = maintenance.ParseSince(f.AttemptsOlderThan, now); err != nil {
 		return p, fmt.Errorf("--attempts-older-than: %w", err)
 	}
 	for _, status := range f.Also {
@@ -65,11 +67,12 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 		return err
 	}
 	defer db.Close()
-	goes, err := db.CountPrunable(ctx, p)
+	jobs := maintenance.New(db)
+	goes, err := jobs.CountPrunable(ctx, p)
 	if err != nil {
 		return err
 	}
-	stays, err := db.CountEnded(ctx, p.Staying(), p.Before)
+	stays, err := jobs.CountEnded(ctx, p.Staying(), p.Before)
 	if err != nil {
 		return err
 	}
@@ -84,7 +87,7 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 	}
 	n := goes.Purchases()
 	bar := newBar(out, "Pruning", n)
-	gone, err := db.Prune(ctx, p, func(done purchase.Pruned) { _ = bar.Set(min(done.Purchases(), n)) }) // a bar that cannot be drawn stops nothing
+	gone, err := jobs.Prune(ctx, p, func(done maintenance.Pruned) { _ = bar.Set(min(done.Purchases(), n)) }) // a bar that cannot be drawn stops nothing
 	_ = bar.Clear()
 	if err != nil {
 		_ = closing(out, "gone so far", gone, stays)
@@ -97,7 +100,7 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 }
 
 // closing prints what went and what stays for a person to decide.
-func closing(out io.Writer, went string, gone, stays purchase.Pruned) error {
+func closing(out io.Writer, went string, gone, stays maintenance.Pruned) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(table, "%s\tstay\t\t\n", went)
 	for _, g := range gone.Groups {
@@ -124,7 +127,7 @@ func closing(out io.Writer, went string, gone, stays purchase.Pruned) error {
 	return service.ErrLeft
 }
 
-func standing(g purchase.Group) string {
+func standing(g report.Group) string {
 	if g.Reason == "" {
 		return string(g.Status)
 	}

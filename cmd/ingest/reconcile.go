@@ -14,6 +14,7 @@ import (
 	"purchase-relay/internal/intake"
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/ops/backfill"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
@@ -47,28 +48,28 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	bar := newWalkBar(told, since, now)
 	r := backfill.Reconciler{
 		List:     stripe.NewAPI(c.api()),
-		Books:    db,
+		Books:    books{db, report.New(db)},
 		Rules:    rules,
 		Livemode: c.api().Livemode(),
 		Progress: bar.show,
 		Now:      time.Now,
 	}
-	report, err := r.Do(ctx, since)
+	found, err := r.Do(ctx, since)
 	bar.end()
 	if err != nil {
 		return err
 	}
-	printReconciliation(told, &report)
-	if err := writeCSV(out, c.Reconcile.CSV, &report); err != nil {
+	printReconciliation(told, &found)
+	if err := writeCSV(out, c.Reconcile.CSV, &found); err != nil {
 		return err
 	}
-	if report.Open() > 0 {
+	if found.Open() > 0 {
 		return fmt.Errorf("%w: %w", errDiffer, service.ErrLeft)
 	}
 	return nil
 }
 
-func printReconciliation(out io.Writer, r *purchase.Reconciliation) {
+func printReconciliation(out io.Writer, r *report.Reconciliation) {
 	mode := "test"
 	if r.Livemode {
 		mode = "live"
@@ -93,13 +94,13 @@ func printReconciliation(out io.Writer, r *purchase.Reconciliation) {
 }
 
 // printDifferences names what differs, the first ones of each kind.
-func printDifferences(out io.Writer, r *purchase.Reconciliation) {
+func printDifferences(out io.Writer, r *report.Reconciliation) {
 	counts := r.Counts()
 	if len(counts) == 0 {
 		_, _ = fmt.Fprintln(out, "\nNo difference: Stripe, the ledger and TikTok agree.")
 		return
 	}
-	for _, kind := range purchase.Differences() {
+	for _, kind := range report.Differences() {
 		if counts[kind] == 0 {
 			continue
 		}
@@ -118,14 +119,14 @@ func printDifferences(out io.Writer, r *purchase.Reconciliation) {
 	}
 }
 
-func currencyOf(d *purchase.ReconciledDay) string {
+func currencyOf(d *report.ReconciledDay) string {
 	if d.Currency == "" {
 		return "none"
 	}
 	return d.Currency
 }
 
-func money(t purchase.Takings, d *purchase.ReconciledDay) string {
+func money(t report.Totals, d *report.ReconciledDay) string {
 	if d.Currency == "" {
 		return "-"
 	}
@@ -133,7 +134,7 @@ func money(t purchase.Takings, d *purchase.ReconciledDay) string {
 }
 
 // writeCSV writes one row a day and currency, the ids of each difference in a column of its own, apart by blanks.
-func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error) {
+func writeCSV(out io.Writer, file string, r *report.Reconciliation) (err error) {
 	switch file {
 	case "":
 		return nil
@@ -152,6 +153,12 @@ func writeCSV(out io.Writer, file string, r *purchase.Reconciliation) (err error
 	return nil
 }
 
+// books is the ledger's side of a reconciliation.
+type books struct {
+	*ledger.DB
+	*report.Reader
+}
+
 // checkConfig wires ingest's own check.
 func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchase.Rules) backfill.CheckConfig {
 	return backfill.CheckConfig{
@@ -160,7 +167,7 @@ func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchas
 		Intake:   events,
 		Journal:  db,
 		Lead:     db.LeadCheck(),
-		Books:    db,
+		Books:    books{db, report.New(db)},
 		Rules:    rules,
 		Livemode: c.api().Livemode(),
 		Now:      time.Now,

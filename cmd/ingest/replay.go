@@ -14,6 +14,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
 )
@@ -38,8 +39,8 @@ func (*replayFlags) Help() string {
 Exit status 1: the one purchase cannot be replayed; 3: it was not confirmed.`
 }
 
-func (f *replayFlags) selection() (purchase.Selection, error) {
-	s := purchase.Selection{
+func (f *replayFlags) selection() (maintenance.Selection, error) {
+	s := maintenance.Selection{
 		ID: f.Session, Status: purchase.Status(f.Status), Reason: purchase.Reason(f.Reason), Code: f.Code,
 	}
 	if err := s.SetSince(f.Since); err != nil {
@@ -62,18 +63,19 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		return err
 	}
 	defer db.Close()
-	counted, err := db.CountReplayable(ctx, selection)
+	jobs := maintenance.New(db)
+	counted, err := jobs.CountReplayable(ctx, selection)
 	if err != nil {
 		return err
 	}
-	n, late := purchase.Sum(counted)
+	n, late := maintenance.Sum(counted)
 	if n > 0 {
 		_, _ = fmt.Fprintf(out, "%d to replay.\n", n)
 	}
 	if late > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: if TikTok took one then, it counts twice.\n", late)
 	}
-	if old := purchase.Old(counted); old > 0 {
+	if old := maintenance.Old(counted); old > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them were paid more than 28 days ago: TikTok may neither match nor show them.\n", old)
 	}
 	if n > 0 && !c.Replay.Yes {
@@ -82,7 +84,7 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		}
 	}
 	bar := newBar(out, "Replaying", n)
-	done, err := db.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) }) // a bar that cannot be drawn stops nothing
+	done, err := jobs.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) }) // a bar that cannot be drawn stops nothing
 	if err != nil {
 		return err
 	}
@@ -94,7 +96,7 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 }
 
 // printReplayed says what it was that is sent again.
-func printReplayed(out io.Writer, counted []purchase.Replayable) {
+func printReplayed(out io.Writer, counted []maintenance.Replayable) {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(table, "purchases\tgiven up on as\tTikTok's code\t")
 	for _, c := range counted {

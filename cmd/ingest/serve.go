@@ -13,7 +13,9 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/backfill"
 	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/recorder"
 	"purchase-relay/internal/relay"
@@ -39,7 +41,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.OnStop("postgres", func(context.Context) error { db.Close(); return nil })
 	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
 	db.OnSkip(func(s ledger.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
-	registry.MustRegister(dashboard.NewOutboxMetrics(db, time.Now), dashboard.NewPurchasesMetrics(db))
+	reports, jobs := report.New(db), maintenance.New(db)
+	registry.MustRegister(dashboard.NewOutboxMetrics(reports, time.Now), dashboard.NewPurchasesMetrics(reports))
 	js, err := queue.Connect(c.Config, queue.RoleIngest, log, registry)
 	if err != nil {
 		return err
@@ -63,8 +66,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.Go("recorder", after(outcomes.Run, setup.Ready(), streams.Ready()))
 	life.Go("relay", after(outbox.Run, setup.Ready(), streams.Ready()))
 	life.Go("sweeper", after(sweeper.Run, setup.Ready(), streams.Ready()))
-	life.Go("rollup", after(dashboard.KeepFolded(db, log), setup.Ready()))
-	life.Go("retention", after(keepLean(db, log), setup.Ready()))
+	life.Go("rollup", after(reports.KeepFolded(log), setup.Ready()))
+	life.Go("retention", after(maintenance.KeepLean(jobs.DropEnvelopes, log), setup.Ready()))
 	life.Go("schema", setup.Run)
 
 	// The intake, by webhook and by backfill.
@@ -93,10 +96,10 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	}
 
 	// Notifications.
-	last := lastWebhook(webhook, db)
+	last := lastWebhook(webhook, reports)
 	registry.MustRegister(notify.NewLastWebhookMetric(last))
 	notifier := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
-		Ledger: db, Lead: db.LeadAlarm(), Workers: workers.List, LastWebhook: last,
+		Ledger: reports, Lead: db.LeadAlarm(), Workers: workers.List, LastWebhook: last,
 	}, notify.NewReceiver(c.NotifyURL), log, registry)
 	life.Go("notify", after(notifier.Run, setup.Ready()))
 
@@ -107,7 +110,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	}
 	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
 	pages := dashboard.New(dashboard.Config{
-		Ledger: db, Health: health.neighbours, Wake: outbox.Wake, Body: tiktok.Preview,
+		Reports: reports, Replays: jobs, Health: health.neighbours, Wake: outbox.Wake, Body: tiktok.Preview,
 		Version: service.Version(), Now: time.Now, Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
@@ -138,10 +141,10 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 
 // lastWebhook returns when a webhook was last received: by this process or, as far as the ledger knows, before its
 // start and by the other replicas.
-func lastWebhook(h *intake.Handler, db *ledger.DB) func(ctx context.Context) (time.Time, error) {
+func lastWebhook(h *intake.Handler, reports *report.Reader) func(ctx context.Context) (time.Time, error) {
 	return func(ctx context.Context) (time.Time, error) {
 		at := h.LastWebhook()
-		recorded, err := db.LastWebhook(ctx)
+		recorded, err := reports.LastWebhook(ctx)
 		switch {
 		case err != nil && at.IsZero():
 			return at, err

@@ -10,6 +10,7 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
 )
@@ -48,7 +49,7 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 	defer db.Close()
 	var skipped []ledger.Skipped
 	db.OnSkip(func(s ledger.Skipped) { skipped = append(skipped, s) })
-	found, err := db.Histories(ctx, term, mostShown+1)
+	found, err := report.New(db).Search(ctx, term, mostShown+1)
 	switch {
 	case err != nil:
 		return err
@@ -76,32 +77,35 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 }
 
 // describe writes one purchase: what it is, its timeline, what to do.
-func describe(text *strings.Builder, h *purchase.History) {
+func describe(text *strings.Builder, r *report.Row) {
 	mode := "live"
-	if !h.Livemode {
+	if !r.Livemode {
 		mode = "test"
 	}
 	value := "value unknown"
-	if h.AmountMinor != nil && h.Currency != "" {
-		value = purchase.Major(*h.AmountMinor, h.Currency) + " " + strings.ToUpper(h.Currency)
+	if r.AmountMinor != nil && r.Currency != nil {
+		value = purchase.Major(*r.AmountMinor, *r.Currency) + " " + strings.ToUpper(*r.Currency)
 	}
-	_, _ = fmt.Fprintf(text, "%s\n  %s\n  %s, %s, %s", h.ID, h.Standing(), value, mode, h.Mode)
-	for _, part := range []struct{ name, value string }{{"customer", h.Customer}, {"subscription", h.Subscription}, {"profile", h.ProfileID}} {
-		if part.value != "" {
-			_, _ = fmt.Fprintf(text, ", %s %s", part.name, part.value)
+	_, _ = fmt.Fprintf(text, "%s\n  %s\n  %s, %s, %s", r.ID, r.State(), value, mode, r.Mode)
+	for _, part := range []struct {
+		name  string
+		value *string
+	}{{"customer", r.Customer}, {"subscription", r.Subscription}, {"profile", r.ProfileID}} {
+		if part.value != nil {
+			_, _ = fmt.Fprintf(text, ", %s %s", part.name, *part.value)
 		}
 	}
 	text.WriteByte('\n')
 	text.WriteByte('\n')
-	for _, step := range h.Timeline() {
+	for _, step := range r.Timeline() {
 		_, _ = fmt.Fprintf(text, "  %s  %s\n", step.At.Format("2006-01-02 15:04:05.000Z"), step.What)
 	}
-	advice := guide.Purchase(h.Status, h.Reason)
+	advice := guide.Purchase(r.Status, r.Reason)
 	if advice.Remedy != "" {
 		_, _ = fmt.Fprintf(text, "\n  %s. %s\n", advice.Meaning, advice.Remedy)
 	}
 	if advice.Replay != "" {
-		_, _ = fmt.Fprintf(text, "  ingest replay --session %s\n", h.ID)
+		_, _ = fmt.Fprintf(text, "  ingest replay --session %s\n", r.ID)
 	}
 }
 

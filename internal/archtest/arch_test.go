@@ -31,17 +31,23 @@ var allowed = map[string][]string{
 	"internal/logsafe":  {},
 	"migrations":        {},
 	// steps, in the order in which the data flows; they know no neighbour and no other step
-	"internal/ops/backfill": {"internal/purchase"},
-	"internal/intake":       {"internal/purchase", "internal/flood"},
-	"internal/relay":        words,
-	"internal/delivery":     append([]string{"internal/flood"}, words...),
-	"internal/recorder":     append([]string{"internal/flood"}, words...),
-	"internal/ops/notify":   append([]string{"internal/ops/guide", "internal/logsafe"}, word...),
+	"internal/intake":   {"internal/purchase", "internal/flood"},
+	"internal/relay":    words,
+	"internal/delivery": append([]string{"internal/flood"}, words...),
+	"internal/recorder": append([]string{"internal/flood"}, words...),
+	// what people do with it: no package above imports these
+	"internal/ops/report":      {"internal/purchase", "internal/ledger", "internal/logsafe"},
+	"internal/ops/maintenance": {"internal/purchase", "internal/ledger", "internal/ops/report"},
+	"internal/ops/backfill":    {"internal/purchase", "internal/ops/report"},
+	"internal/ops/guide":       append([]string{"internal/tiktok"}, words...), // tiktok for the classes of its codes
+	"internal/ops/notify":      append([]string{"internal/ops/report", "internal/ops/guide", "internal/logsafe"}, word...),
 	"internal/ops/doctor": append([]string{
 		"internal/ledger", "internal/queue", "internal/stripe", "internal/tiktok", "internal/service", "internal/ops/guide",
 	}, word...),
-	"internal/ops/guide":     append([]string{"internal/tiktok"}, words...), // tiktok for the classes of its codes
-	"internal/ops/dashboard": {"internal/purchase", "internal/message", "internal/ops/guide", "internal/secret", "internal/flood", "internal/logsafe"},
+	"internal/ops/dashboard": {
+		"internal/purchase", "internal/message", "internal/secret", "internal/flood", "internal/logsafe",
+		"internal/ops/report", "internal/ops/maintenance", "internal/ops/guide",
+	},
 	// neighbours; they know no other neighbour, and of the steps only the one whose port they implement
 	"internal/stripe": {"internal/purchase", "internal/secret"},
 	"internal/ledger": append([]string{"migrations", "internal/logsafe", "internal/relay"}, word...),
@@ -52,7 +58,8 @@ var allowed = map[string][]string{
 	// wiring: the only place where steps meet neighbours
 	"cmd/ingest": { // tiktok for the dashboard's picture of a request: ingest holds no token
 		"internal/tiktok",
-		"internal/intake", "internal/relay", "internal/recorder", "internal/ops/dashboard", "internal/ops/notify", "internal/ops/backfill", "internal/ops/guide", "internal/stripe",
+		"internal/intake", "internal/relay", "internal/recorder", "internal/stripe",
+		"internal/ops/dashboard", "internal/ops/notify", "internal/ops/backfill", "internal/ops/guide", "internal/ops/report", "internal/ops/maintenance",
 		"internal/ledger", "internal/queue", "internal/service", "internal/message", "internal/purchase", "internal/secret", "internal/ops/doctor",
 	},
 	"cmd/tiktok-worker": {
@@ -66,7 +73,7 @@ var allowed = map[string][]string{
 var owners = map[string][]string{
 	"golang.org/x/text/unicode/norm":      {"internal/purchase"},
 	"golang.org/x/net/idna":               {"internal/purchase"},
-	"github.com/jackc/pgx/":               {"internal/ledger"},
+	"github.com/jackc/pgx/":               {"internal/ledger", "internal/ops/report", "internal/ops/maintenance"},
 	"github.com/pressly/goose/":           {"internal/ledger"},
 	"database/sql":                        {"internal/ledger"},
 	"github.com/nats-io/nats.go":          {"internal/queue"},

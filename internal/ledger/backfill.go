@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -44,111 +43,6 @@ func (db *DB) PutBackfill(ctx context.Context, b purchase.Backfill) error {
 		b.Counts.Known, b.Counts.New, b.Counts.Ignored, b.Counts.Rejected, b.Counts.Malformed, nullableTime(b.Finished))
 	if err != nil {
 		return fmt.Errorf("remember how far the catch-up came: %w", err)
-	}
-	return nil
-}
-
-// Few events come by catch-up: the partial index holds those alone. An unpaid checkout, or a trial, is no
-// purchase, also where the trial was sent; an invoice that was held is one once it has become a first
-// payment.
-const sqlCaughtUp = `
-SELECT count(DISTINCT e.checkout_session_id), max(e.received_at) FROM public.stripe_events e
-JOIN public.purchases p ON p.checkout_session_id = e.checkout_session_id
-WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'held', 'rejected')
-    AND p.purchased_at >= $1 AND ($2::boolean IS NULL OR p.livemode = $2) AND p.status NOT IN ('awaiting_payment', 'payment_failed')
-    AND p.kind <> 'trial'`
-
-// CaughtUp counts the purchases paid since a time that no webhook had brought, and says when the last of them was found; livemode nil
-// means both modes.
-func (db *DB) CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error) {
-	var at *time.Time
-	if err := db.pool.QueryRow(ctx, sqlCaughtUp, since, livemode).Scan(&n, &at); err != nil {
-		return 0, time.Time{}, fmt.Errorf("count what came by catch-up: %w", err)
-	}
-	return n, orZero(at), nil
-}
-
-// One of the index's ranges.
-const standings = `
-SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''), COALESCE(purchased_at, created_at),
-    sent_minor
-FROM public.purchases
-WHERE livemode = $1 AND (kind = 'checkout' AND mode = ANY($2) OR kind = 'first_payment' AND $3) AND `
-
-const sqlStandings = standings + `COALESCE(purchased_at, created_at) BETWEEN $4 AND $5`
-
-const sqlStandingsOf = standings + `checkout_session_id = ANY($4)`
-
-// Standings returns what a scope holds, and those of the ids whatever their time, each once.
-func (db *DB) Standings(ctx context.Context, s purchase.Scope, ids []string) ([]purchase.Standing, error) {
-	rows, err := db.pool.Query(ctx, sqlStandings, s.Livemode, s.Modes, s.FirstPayments, s.Since, s.Until)
-	if err != nil {
-		return nil, fmt.Errorf("read where purchases stand: %w", err)
-	}
-	list, err := collect(db, "reconcile", rows, scanStanding)
-	if err != nil {
-		return nil, fmt.Errorf("read where purchases stand: %w", err)
-	}
-	seen := make(map[string]bool, len(list))
-	for i := range list {
-		seen[list[i].ID] = true
-	}
-	var others []string
-	for _, id := range ids {
-		if !seen[id] {
-			seen[id] = true
-			others = append(others, id)
-		}
-	}
-	if len(others) == 0 {
-		return list, nil
-	}
-	rows, err = db.pool.Query(ctx, sqlStandingsOf, s.Livemode, s.Modes, s.FirstPayments, others)
-	if err != nil {
-		return nil, fmt.Errorf("read where purchases stand: %w", err)
-	}
-	more, err := collect(db, "reconcile", rows, scanStanding)
-	if err != nil {
-		return nil, fmt.Errorf("read where purchases stand: %w", err)
-	}
-	return append(list, more...), nil
-}
-
-func scanStanding(row pgx.CollectableRow) (s purchase.Standing, err error) {
-	err = row.Scan(&s.ID, &s.Status, &s.Reason, &s.AmountMinor, &s.Currency, &s.At, &s.SentMinor)
-	s.At = s.At.UTC()
-	return s, err
-}
-
-const sqlReconciliation = `SELECT report FROM public.reconciliations WHERE livemode = $1`
-
-// Reconciliation returns the latest of a mode; its Made is zero where there was none.
-func (db *DB) Reconciliation(ctx context.Context, livemode bool) (r purchase.Reconciliation, err error) {
-	var report []byte
-	switch err := db.pool.QueryRow(ctx, sqlReconciliation, livemode).Scan(&report); {
-	case errors.Is(err, pgx.ErrNoRows):
-		return r, nil
-	case err != nil:
-		return r, fmt.Errorf("read the reconciliation: %w", err)
-	}
-	if err := json.Unmarshal(report, &r); err != nil {
-		return r, fmt.Errorf("read the reconciliation: %w", err)
-	}
-	return r, nil
-}
-
-const sqlPutReconciliation = `
-INSERT INTO public.reconciliations (livemode, made_at, report) VALUES ($1, $2, $3)
-ON CONFLICT (livemode) DO UPDATE SET made_at = excluded.made_at, report = excluded.report`
-
-// PutReconciliation keeps a reconciliation in the place of the one before.
-func (db *DB) PutReconciliation(ctx context.Context, r purchase.Reconciliation) error {
-	report, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("keep the reconciliation: %w", err)
-	}
-	if _, err := db.pool.Exec(ctx, sqlPutReconciliation, r.Livemode, r.Made, report); err != nil {
-		return fmt.Errorf("keep the reconciliation: %w", err)
 	}
 	return nil
 }

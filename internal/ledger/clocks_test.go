@@ -8,51 +8,33 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
-	"purchase-relay/internal/secret"
-	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
 // newTimedLedger returns a ledger whose clock is set by the test.
 func newTimedLedger(t *testing.T) *testLedger {
 	t.Helper()
-	url := pgtest.Database(t)
-	if _, err := ledger.Migrate(t.Context(), secret.Text(url)); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	l := newLedger(t)
 	// A function of this name in a schema before pg_catalog is what now() in the statements means.
-	_, err = conn.Exec(t.Context(), `
+	l.exec(`
 		CREATE SCHEMA history;
 		CREATE TABLE history.clock (at timestamptz NOT NULL);
 		INSERT INTO history.clock VALUES (now());
 		CREATE FUNCTION history.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM history.clock';
 		ALTER TABLE public.purchases ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now();
 		ALTER TABLE public.profiles ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now()`)
-	if err != nil {
-		t.Fatal(err)
-	}
 	separator := "?"
-	if strings.Contains(url, "?") {
+	if strings.Contains(l.url, "?") {
 		separator = "&"
 	}
-	db, err := ledger.Open(t.Context(), secret.Text(url+separator+"search_path=history,pg_catalog,public"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	return &testLedger{DB: db, t: t, url: url, conn: conn}
+	l.Open(l.url + separator + "search_path=history,pg_catalog,public")
+	return l
 }
 
 func (l *testLedger) setClock(at time.Time) { l.exec(`UPDATE history.clock SET at = $1`, at) }
@@ -65,7 +47,7 @@ func TestReplay_ComparesOneClock(t *testing.T) {
 	n := 0
 	for _, database := range []time.Duration{0, -3 * time.Minute, 3 * time.Minute, 26 * time.Hour} { // apart from this process
 		for _, worker := range []time.Duration{0, -3 * time.Minute, 3 * time.Minute, 26 * time.Hour, -26 * time.Hour} {
-			for _, s := range []purchase.Selection{{Status: purchase.StatusDead}, {Status: purchase.StatusDead, Within: time.Minute}} {
+			for _, s := range []maintenance.Selection{{Status: purchase.StatusDead}, {Status: purchase.StatusDead, Within: time.Minute}} {
 				n++
 				id := fmt.Sprintf("cs_%d", n)
 				now := time.Now().Add(database)
@@ -79,7 +61,7 @@ func TestReplay_ComparesOneClock(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				sum, _ := purchase.Sum(counted)
+				sum, _ := maintenance.Sum(counted)
 				if got, err := l.Replay(t.Context(), s, func(int) {}); err != nil || got != 1 || sum != 1 {
 					t.Errorf(
 						"database %s, worker %s apart, within %s: counted %d, replayed %d, %v; want 1",
@@ -96,7 +78,7 @@ func TestReplay_ComparesOneClock(t *testing.T) {
 					t.Fatal(err)
 				}
 				l.setClock(now.Add(2 * time.Hour))
-				if got, err := l.Replay(t.Context(), purchase.Selection{Status: purchase.StatusDead, Within: time.Hour}, func(int) {}); err != nil ||
+				if got, err := l.Replay(t.Context(), maintenance.Selection{Status: purchase.StatusDead, Within: time.Hour}, func(int) {}); err != nil ||
 					got != 0 {
 					t.Errorf("database %s: ended two hours ago, replayed %d, %v; want 0", database, got, err)
 				}
@@ -259,7 +241,7 @@ func TestUnsent_KeepsTheAgeOfOthers(t *testing.T) {
 	if first := unsent(); first == nil {
 		t.Error("the age of a purchase that ended was undone")
 	}
-	if n, err := l.Replay(t.Context(), purchase.Selection{ID: "cs_1"}, func(int) {}); n != 1 || err != nil {
+	if n, err := l.Replay(t.Context(), maintenance.Selection{ID: "cs_1"}, func(int) {}); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	pass(time.Minute)

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
 )
@@ -30,7 +32,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 	order := rand.New(rand.NewPCG(1, 2)).Perm(n)
 	for _, i := range order {
 		all[i] = fmt.Sprintf("cs_%03d", i)
-		l.buy(all[i])
+		l.Buy(all[i])
 	}
 	for i := 1; i <= 20; i++ {
 		l.must(trialOf(1000+i), purchase.Processed)
@@ -53,12 +55,12 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 		return list
 	}
 	ctx := t.Context()
-	old := purchase.Pruning{
-		Before:   time.Now().Add(-purchase.LeastPruneAge),
-		Attempts: time.Now().Add(-purchase.LeastAttemptAge),
+	old := maintenance.Pruning{
+		Before:   time.Now().Add(-maintenance.LeastPruneAge),
+		Attempts: time.Now().Add(-maintenance.LeastAttemptAge),
 	}
 	prune := func(*rand.Rand, int) error {
-		_, err := l.Prune(ctx, old, func(purchase.Pruned) {})
+		_, err := l.Prune(ctx, old, func(maintenance.Pruned) {})
 		return err
 	}
 	writers := map[string]func(r *rand.Rand, round int) error{
@@ -81,11 +83,11 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 		"claimed": func(*rand.Rand, int) error { _, err := l.Claim(ctx, 50); return err },
 		"overdue": func(*rand.Rand, int) error { _, err := l.Overdue(ctx, 0, 50); return err },
 		"replayed": func(r *rand.Rand, _ int) error {
-			_, err := l.Replay(ctx, purchase.Selection{IDs: shuffled(r)}, func(int) {})
+			_, err := l.Replay(ctx, maintenance.Selection{IDs: shuffled(r)}, func(int) {})
 			return err
 		},
 		"replayed all": func(*rand.Rand, int) error {
-			_, err := l.Replay(ctx, purchase.Selection{Status: purchase.StatusDead}, func(int) {})
+			_, err := l.Replay(ctx, maintenance.Selection{Status: purchase.StatusDead}, func(int) {})
 			return err
 		},
 		"recorded": func(r *rand.Rand, round int) error {
@@ -116,7 +118,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			if err == nil {
 				_, err = l.Unlink(ctx, email, person)
 			}
-			if errors.Is(err, purchase.ErrUnknown) {
+			if errors.Is(err, report.ErrUnknown) {
 				return nil
 			}
 			return err
@@ -132,7 +134,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 				err := write(r, round)
 				if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == "40P01" {
 					t.Errorf("%s met a deadlock: %v", name, err)
-				} else if err != nil && !errors.Is(err, purchase.ErrUnknown) {
+				} else if err != nil && !errors.Is(err, report.ErrUnknown) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}

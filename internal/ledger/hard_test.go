@@ -11,6 +11,7 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
@@ -39,7 +40,7 @@ func TestExpireIsOfOneGeneration(t *testing.T) {
 	if _, err := l.Expire(t.Context(), old, 0); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := l.Replay(t.Context(), purchase.Selection{ID: "cs_1"}, func(int) {}); n != 1 || err != nil {
+	if n, err := l.Replay(t.Context(), maintenance.Selection{ID: "cs_1"}, func(int) {}); n != 1 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
 	if _, err := l.Claim(t.Context(), 1); err != nil {

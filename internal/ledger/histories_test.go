@@ -16,8 +16,11 @@ import (
 	"pgregory.net/rapid"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
+	"purchase-relay/internal/testkit/ledgertest"
 )
 
 // Random histories: the real ledger, relay and sweeper between models of Stripe, the queue, the workers and
@@ -336,13 +339,13 @@ func (h *history) loseQueue(rt *rapid.T) {
 }
 
 func (h *history) replay(rt *rapid.T) {
-	h.replayMany(rt, purchase.Selection{
+	h.replayMany(rt, maintenance.Selection{
 		Status: rapid.SampledFrom([]purchase.Status{purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "replayed"),
 		Within: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(rt, "within"),
 	})
 }
 
-func (h *history) replayMany(rt *rapid.T, s purchase.Selection) (ids []string) {
+func (h *history) replayMany(rt *rapid.T, s maintenance.Selection) (ids []string) {
 	h.tick(rt)
 	// What a replay is to find, by the clock that dated the ends.
 	ids = ask[[]string](h.testLedger, `SELECT COALESCE(array_agg(checkout_session_id ORDER BY 1), '{}') FROM purchases
@@ -365,7 +368,7 @@ func (h *history) replayMany(rt *rapid.T, s purchase.Selection) (ids []string) {
 // overtake is a replay, and outcomes that come before the relay claims what was replayed: of a message that a
 // sweep had stored under the same generation, its answer lost.
 func (h *history) overtake(rt *rapid.T) {
-	for _, id := range h.replayMany(rt, purchase.Selection{Status: purchase.StatusDead}) {
+	for _, id := range h.replayMany(rt, maintenance.Selection{Status: purchase.StatusDead}) {
 		generation := ask[int](h.testLedger, `SELECT generation FROM purchases WHERE checkout_session_id = $1`, id)
 		if h.stored[id][generation] {
 			h.reportLate(id, generation)
@@ -391,15 +394,15 @@ func (h *history) season(rt *rapid.T) {
 
 func (h *history) pruneAll(rt *rapid.T) {
 	h.tick(rt)
-	p := purchase.Pruning{Before: h.now.Add(h.database - purchase.LeastPruneAge)}
+	p := maintenance.Pruning{Before: h.now.Add(h.database - maintenance.LeastPruneAge)}
 	if rapid.Bool().Draw(rt, "dead ones, too") {
 		p.Also = []purchase.Status{purchase.StatusDead}
 	}
-	_, err := h.Prune(h.t.Context(), p, func(purchase.Pruned) {})
+	_, err := h.Prune(h.t.Context(), p, func(maintenance.Pruned) {})
 	h.must(err)
 	left := ask[[]string](h.testLedger, `SELECT COALESCE(array_agg(checkout_session_id), '{}') FROM purchases`)
 	maps.DeleteFunc(h.accepted, func(id string, _ bool) bool { return !slices.Contains(left, id) })
-	h.rollupIsTheLedger(rt, nil, time.Time{})
+	h.CheckRollup(rt, nil, time.Time{})
 }
 
 // forget is the command, which may be broken off at each of its steps and begun again later.
@@ -408,7 +411,7 @@ func (h *history) forget(rt *rapid.T) {
 	b := h.buyers[rapid.IntRange(0, len(h.buyers)-1).Draw(rt, "forgotten buyer")]
 	steps := rapid.SampledFrom([]int{3, 3, 3, 1, 2}).Draw(rt, "steps")
 	person, err := h.Forget(h.t.Context(), b.email)
-	if errors.Is(err, purchase.ErrUnknown) {
+	if errors.Is(err, report.ErrUnknown) {
 		rt.Skip("nobody")
 	}
 	h.must(err)
@@ -437,14 +440,14 @@ func (h *history) forget(rt *rapid.T) {
 	}
 	b.forgotten = true
 	h.noTraceOf(b, b.traces())
-	h.rollupIsTheLedger(rt, nil, time.Time{})
+	h.CheckRollup(rt, nil, time.Time{})
 }
 
 // noTraceOf looks through every table, the queue and the dead letters.
 func (h *history) noTraceOf(b *buyer, traces []string) {
-	everything := h.everything()
+	everything := h.Dump()
 	for _, trace := range traces {
-		if holds(everything, trace) {
+		if ledgertest.Holds(everything, trace) {
 			h.rt.Fatalf("the ledger holds %q of a forgotten buyer", trace)
 		}
 		for id, m := range h.stream {
@@ -824,7 +827,7 @@ func (h *history) settleDown(rt *rapid.T) {
 		h.mayFail(h.sweeper.Sweep(h.t.Context()))
 	}
 	h.check(rt)
-	h.rollupIsTheLedger(rt, nil, time.Time{})
+	h.CheckRollup(rt, nil, time.Time{})
 	for _, b := range h.buyers {
 		if b.forgotten {
 			h.noTraceOf(b, []string{purchase.HashEmail(b.email), b.click, b.email})

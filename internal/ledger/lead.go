@@ -6,32 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"purchase-relay/internal/purchase"
 )
-
-const sqlDeaths = `
-SELECT reason, count(*), min(updated_at), max(updated_at),
-    (array_agg(checkout_session_id ORDER BY updated_at DESC, checkout_session_id))[1:5]
-FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
-GROUP BY reason ORDER BY reason`
-
-// Deaths returns the purchases that were recorded as dead since a time and still are, one entry per reason.
-func (db *DB) Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, error) {
-	rows, err := db.pool.Query(ctx, sqlDeaths, since)
-	if err != nil {
-		return nil, fmt.Errorf("look for dead purchases: %w", err)
-	}
-	deaths, err := collect(db, "alarm", rows, func(row pgx.CollectableRow) (d purchase.Deaths, err error) {
-		return d, row.Scan(&d.Reason, &d.Count, &d.First, &d.Latest, &d.IDs)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look for dead purchases: %w", err)
-	}
-	return deaths, nil
-}
 
 // Lead is a role that one of the processes that share the ledger holds: an advisory lock on a connection of
 // its own. A process that dies, or loses its connection, loses the role. It is safe for concurrent use.

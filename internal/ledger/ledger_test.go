@@ -18,9 +18,11 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/ledgertest"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
@@ -28,7 +30,8 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 // testLedger is a migrated, empty ledger, and a plain connection to look into it.
 type testLedger struct {
-	*ledger.DB
+	*ledgertest.Ledger
+
 	t    *testing.T
 	url  string
 	conn *pgx.Conn
@@ -36,57 +39,47 @@ type testLedger struct {
 
 func newLedger(t *testing.T) *testLedger {
 	t.Helper()
-	url := pgtest.Database(t)
-	if n, err := ledger.Migrate(t.Context(), secret.Text(url)); err != nil || n == 0 {
-		t.Fatalf("migrate: %d, %v", n, err)
-	}
-	db, err := ledger.Open(t.Context(), secret.Text(url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return &testLedger{DB: db, t: t, url: url, conn: conn}
+	l := ledgertest.New(t)
+	return &testLedger{Ledger: l, t: t, url: l.URL, conn: l.Conn}
 }
 
 func ask[T any](l *testLedger, sql string, args ...any) (value T) {
 	l.t.Helper()
-	if err := l.conn.QueryRow(l.t.Context(), sql, args...).Scan(&value); err != nil {
-		l.t.Fatalf("%s: %v", sql, err)
-	}
-	return value
+	return ledgertest.Ask[T](l.Ledger, sql, args...)
 }
 
-var base = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+func (l *testLedger) exec(sql string, args ...any) {
+	l.t.Helper()
+	l.Exec(sql, args...)
+}
+
+var base = ledgertest.Base()
 
 func receipt(event, session string, status purchase.Status, reason purchase.Reason) purchase.Receipt {
-	amount := int64(2999)
-	r := purchase.Receipt{
-		Event:    purchase.Event{ID: event, Type: purchase.TypeCompleted, Created: base, Livemode: true},
-		Received: base.Add(time.Second),
-		Purchase: purchase.Purchase{
-			ID: session, Status: status, Reason: reason, Mode: "subscription", Livemode: true, AmountMinor: &amount, Currency: "usd",
-			Customer: "cus_1", Subscription: "sub_1",
-		},
-	}
-	if status == purchase.StatusPending || status == purchase.StatusSkipped {
-		r.Purchase.At, r.Purchase.Email = base, "buyer@example.com"
-		r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail("buyer@example.com")}
-	}
-	return r
+	return ledgertest.Receipt(event, session, status, reason)
+}
+
+func trialOf(n int) purchase.Receipt { return ledgertest.Trial(n) }
+
+func invoiceOf(trial, n int) purchase.Receipt { return ledgertest.Invoice(trial, n) }
+
+func outcome(id string, generation int, result purchase.Status, attempt string, at time.Time) message.Outcome {
+	return ledgertest.Outcome(id, generation, result, attempt, at)
 }
 
 func (l *testLedger) record(r purchase.Receipt) purchase.Recorded {
 	l.t.Helper()
-	recorded, err := l.Record(l.t.Context(), r)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return recorded
+	return l.MustRecord(r)
+}
+
+func (l *testLedger) must(r purchase.Receipt, want purchase.Disposition) purchase.Recorded {
+	l.t.Helper()
+	return l.Must(r, want)
+}
+
+func (l *testLedger) settle(id string, status purchase.Status) {
+	l.t.Helper()
+	l.End(id, status)
 }
 
 func TestRecordProvisionsOnce(t *testing.T) {
@@ -463,21 +456,6 @@ func TestClaimsAreExclusive(t *testing.T) {
 	}
 }
 
-func outcome(id string, generation int, result purchase.Status, attempt string, at time.Time) message.Outcome {
-	o := message.Outcome{EventID: id, Generation: generation, Result: result, At: at}
-	if attempt != "" {
-		code := map[purchase.Status]int{purchase.StatusDelivered: 0, purchase.StatusRetrying: 50000, purchase.StatusDead: 40002}[result]
-		o.Attempt = &message.Attempt{ID: attempt, At: at, Class: purchase.ClassRetry, Code: &code, Message: "said " + attempt, RequestID: "req-" + attempt}
-		if result == purchase.StatusDelivered {
-			o.Attempt.Class = purchase.ClassDelivered
-		}
-	}
-	if result == purchase.StatusDead {
-		o.Reason = purchase.ReasonRefused
-	}
-	return o
-}
-
 // An outcome may overtake the relay's mark.
 func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
 	l := newLedger(t)
@@ -567,7 +545,7 @@ func TestSettle_BoundsTheGeneration(t *testing.T) {
 			t.Errorf("after generation %d: %q, want %q", tc.generation, got, want)
 		}
 	}
-	n, err := l.Replay(t.Context(), purchase.Selection{Status: purchase.StatusDead}, func(int) {})
+	n, err := l.Replay(t.Context(), maintenance.Selection{Status: purchase.StatusDead}, func(int) {})
 	if err != nil || n != 1 {
 		t.Errorf("Replay = %d, %v, want 1", n, err)
 	}
@@ -584,120 +562,6 @@ func TestSettleTellsOfStrangers(t *testing.T) {
 	}
 	if got := ask[string](l, `SELECT concat_ws(' ', status, reason, last_code, last_error) FROM purchases`); got != "dead refused 40002 said a1" {
 		t.Errorf("row: %s", got)
-	}
-}
-
-func TestSummary(t *testing.T) {
-	l := newLedger(t)
-	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
-	l.record(receipt("evt_2", "cs_2", purchase.StatusPending, ""))
-	l.record(receipt("evt_3", "cs_3", purchase.StatusAwaitingPayment, ""))
-	rejected := receipt("evt_4", "cs_4", purchase.StatusRejected, purchase.ReasonInvalidEmail)
-	rejected.Purchase.At, rejected.Purchase.AmountMinor = base, nil
-	l.record(rejected)
-	test := receipt("evt_5", "cs_5", purchase.StatusPending, "")
-	test.Purchase.Livemode, test.Purchase.Currency = false, "jpy"
-	l.record(test)
-	delivered := outcome("cs_2", 1, purchase.StatusDelivered, "a1", base)
-	delivered.Sent = &purchase.Sent{Keys: 1, Minor: new(int64(2999))}
-	if _, err := l.Settle(t.Context(), []message.Outcome{delivered}); err != nil {
-		t.Fatal(err)
-	}
-	l.exec(`UPDATE purchases SET finished_at = purchased_at WHERE status = 'delivered'`) // the ledger dates it now
-	all, err := l.Summary(t.Context(), base.Add(-time.Hour), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	last, received := all.LastEvent, base.Add(time.Second)
-	if !last.Equal(received) {
-		t.Errorf("the last event came at %s", last)
-	}
-	all.LastEvent = time.Time{}
-	want := purchase.Summary{
-		Counts:    map[purchase.Status]int{purchase.StatusPending: 2, purchase.StatusDelivered: 1, purchase.StatusAwaitingPayment: 1, purchase.StatusRejected: 1},
-		Attention: 1, Oldest: base, Paid: 4, Accepted: 1,
-		Hours: []purchase.Hour{{At: base.Truncate(time.Hour), Paid: 4, Accepted: 1}},
-		Groups: []purchase.Group{
-			{Status: purchase.StatusPending, Count: 2},
-			{Status: purchase.StatusAwaitingPayment, Count: 1},
-			{Status: purchase.StatusDelivered, Count: 1},
-			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
-		},
-		Coverage: purchase.Coverage{Of: 3, With: [purchase.MatchKeyKinds]int{3}, Strong: 3}, Delays: purchase.Delays{0: 1},
-		Values: []purchase.Value{{Currency: "JPY", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 5998, AcceptedMinor: 2999}},
-	}
-	if diff := cmp.Diff(want, all); diff != "" {
-		t.Error(diff)
-	}
-	if _, err := l.Fold(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if all, err = l.Summary(t.Context(), base.Add(-time.Hour), nil); err != nil {
-		t.Fatal(err)
-	}
-	all.LastEvent = time.Time{}
-	if diff := cmp.Diff(want, all); diff != "" {
-		t.Errorf("folded: %s", diff)
-	}
-	live := true
-	if s, err := l.Summary(t.Context(), base.Add(-time.Hour), &live); err != nil || s.Counts[purchase.StatusPending] != 1 {
-		t.Errorf("live: %+v, %v", s, err)
-	}
-	if s, err := l.Summary(t.Context(), base.Add(time.Hour), nil); err != nil || s.Counts[purchase.StatusPending] != 0 {
-		t.Errorf("later: %+v, %v", s, err)
-	}
-	if n, oldest, err := l.OutboxState(t.Context()); err != nil || n != 2 || oldest.IsZero() {
-		t.Errorf("outbox: %d, %s, %v", n, oldest, err)
-	}
-}
-
-// What came by catch-up is no sign of life of the endpoint's: the ledger would hide that it is disabled.
-func TestLastWebhook(t *testing.T) {
-	l := newLedger(t)
-	if at, err := l.LastWebhook(t.Context()); err != nil || !at.IsZero() {
-		t.Errorf("an empty ledger's last webhook: %s, %v", at, err)
-	}
-	for i, r := range []purchase.Receipt{
-		receipt("evt_1", "cs_1", purchase.StatusPending, ""), receipt("evt_2", "cs_2", purchase.StatusPending, ""), receipt("evt_3", "cs_3", purchase.StatusPending, ""),
-	} {
-		r.Received = base.Add(time.Duration(i) * time.Hour)
-		if i == 2 {
-			r.Source = purchase.SourceBackfill
-		}
-		l.record(r)
-	}
-	if at, err := l.LastWebhook(t.Context()); err != nil || !at.Equal(base.Add(time.Hour)) {
-		t.Errorf("the last webhook: %s, %v", at, err)
-	}
-	if s, err := l.Summary(t.Context(), base, nil); err != nil || !s.LastEvent.Equal(base.Add(time.Hour)) {
-		t.Errorf("the dashboard's last webhook: %s, %v", s.LastEvent, err)
-	}
-}
-
-func TestDeaths(t *testing.T) {
-	l := newLedger(t)
-	before := time.Now().Add(-time.Minute)
-	for i := range 7 {
-		id := fmt.Sprintf("cs_%d", i)
-		l.record(receipt("evt_"+id, id, purchase.StatusPending, ""))
-		o := outcome(id, 1, purchase.StatusDead, "a1", base)
-		if o.Reason = purchase.ReasonRefused; i == 6 {
-			o.Reason = purchase.ReasonCrash
-		}
-		if _, err := l.Settle(t.Context(), []message.Outcome{o}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	deaths, err := l.Deaths(t.Context(), before)
-	if err != nil || len(deaths) != 2 || deaths[0].Reason != purchase.ReasonCrash || deaths[0].Count != 1 || deaths[1].Count != 6 ||
-		!slices.Equal(deaths[1].IDs, []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}) || !deaths[1].First.Before(deaths[1].Latest) || deaths[1].First.Before(before) {
-		t.Fatalf("%+v, %v", deaths, err)
-	}
-	if _, err := l.Replay(t.Context(), purchase.Selection{Status: purchase.StatusDead}, func(int) {}); err != nil {
-		t.Fatal(err)
-	}
-	if deaths, err := l.Deaths(t.Context(), before); err != nil || len(deaths) != 0 {
-		t.Errorf("after the replay: %+v, %v", deaths, err)
 	}
 }
 
@@ -877,144 +741,4 @@ func TestSweep(t *testing.T) {
 func sorted(s []string) []string {
 	slices.Sort(s)
 	return s
-}
-
-func TestReplay(t *testing.T) {
-	l := newLedger(t)
-	for _, p := range []struct {
-		id     string
-		result purchase.Status
-		reason purchase.Reason
-	}{
-		{"cs_dead", purchase.StatusDead, purchase.ReasonRefused},
-		{"cs_dead2", purchase.StatusDead, purchase.ReasonExpired},
-		{"cs_off", purchase.StatusSkipped, purchase.ReasonNotConfigured},
-		{"cs_test", purchase.StatusSkipped, purchase.ReasonTestPurchase},
-		{"cs_delivered", purchase.StatusDelivered, ""},
-	} {
-		l.record(receipt("evt_"+p.id, p.id, purchase.StatusPending, ""))
-		o := outcome(p.id, 1, p.result, "", time.Now())
-		o.Reason = p.reason
-		if _, err := l.Settle(t.Context(), []message.Outcome{o}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l.record(receipt("evt_trial", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment))
-	l.record(receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
-	replay := func(s purchase.Selection) (int, error) {
-		t.Helper()
-		groups, err := l.CountReplayable(t.Context(), s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		counted, _ := purchase.Sum(groups)
-		n, err := l.Replay(t.Context(), s, func(int) {})
-		if n != counted {
-			t.Errorf("%+v: counted %d, replayed %d", s, counted, n)
-		}
-		return n, err
-	}
-	for id, want := range map[string]error{
-		"cs_trial": purchase.ErrNotReplayable, "cs_delivered": purchase.ErrNotReplayable, "cs_unpaid": purchase.ErrNotReplayable, "cs_nobody": purchase.ErrUnknown,
-	} {
-		if n, err := replay(purchase.Selection{ID: id}); n != 0 || !errors.Is(err, want) {
-			t.Errorf("%s: %d, %v", id, n, err)
-		}
-	}
-	code := 1
-	for _, s := range []purchase.Selection{
-		{Status: purchase.StatusDead, Reason: purchase.ReasonInvalidEmail},
-		{Status: purchase.StatusDead, Code: &code},
-		{Status: purchase.StatusDead, Since: time.Now().Add(time.Hour)},
-		{Status: purchase.StatusSkipped, Reason: purchase.ReasonTestPurchase},
-		{Status: purchase.StatusDelivered},
-	} {
-		if n, err := replay(s); n != 0 || err != nil {
-			t.Errorf("%+v: %d, %v", s, n, err)
-		}
-	}
-	for _, tc := range []struct {
-		s    purchase.Selection
-		want int
-	}{
-		{purchase.Selection{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Since: time.Now().Add(-time.Hour)}, 1},
-		{purchase.Selection{Status: purchase.StatusDead}, 1},
-		{purchase.Selection{Status: purchase.StatusSkipped}, 1},
-		{purchase.Selection{IDs: []string{"cs_test", "cs_trial", "cs_nobody", "cs_delivered"}}, 1},
-	} {
-		if n, err := replay(tc.s); n != tc.want || err != nil {
-			t.Errorf("%+v: %d, %v", tc.s, n, err)
-		}
-	}
-	if got := ask[string](l, `SELECT string_agg(checkout_session_id, ' ' ORDER BY checkout_session_id) FROM purchases
-		WHERE status = 'pending' AND generation = 2 AND reason = '' AND first_published_at IS NULL AND finished_at IS NULL`); got != "cs_dead cs_dead2 cs_off cs_test" {
-		t.Errorf("pending again: %s", got)
-	}
-	// The first generation's death, told late, is not this one's.
-	if _, err := l.Settle(t.Context(), []message.Outcome{outcome("cs_dead", 1, purchase.StatusDead, "late", time.Now())}); err != nil {
-		t.Fatal(err)
-	}
-	if got := ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_dead'`); got != "pending" {
-		t.Errorf("after an old outcome: %s", got)
-	}
-}
-
-func TestHistories(t *testing.T) {
-	l := newLedger(t)
-	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
-	l.record(receipt("evt_2", "cs_1", purchase.StatusPending, "")) // a second event of the same sale
-	other := receipt("evt_3", "cs_2", purchase.StatusAwaitingPayment, "")
-	l.record(other)
-	stranger := receipt("evt_4", "cs_3", purchase.StatusPending, "")
-	stranger.Purchase.Email = "stranger@example.com"
-	l.record(stranger)
-	if _, err := l.Claim(t.Context(), 10); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.MarkPublished(t.Context(), []relay.Mark{{ID: "cs_1", Generation: 1, Sequence: 7}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Settle(t.Context(), []message.Outcome{
-		outcome("cs_1", 1, purchase.StatusDelivered, "a2", base.Add(2*time.Second)), outcome("cs_1", 1, purchase.StatusRetrying, "a1", base.Add(time.Second)),
-	}); err != nil {
-		t.Fatal(err)
-	}
-	find := func(term string, most int) (ids string) {
-		t.Helper()
-		found, err := l.Histories(t.Context(), term, most)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, h := range found {
-			ids += h.ID + " "
-		}
-		return ids
-	}
-	for term, want := range map[string]string{
-		"cs_1": "cs_1 ", "evt_1": "cs_1 ", "evt_2": "cs_1 ", "evt_3": "cs_2 ", "BUYER@example.com": "cs_1 ", "stranger@example.com": "cs_3 ",
-		"cs_4": "", "": "", "nobody@example.com": "", "x\x00\xff": "", "%": "",
-	} {
-		if got := find(term, 5); got != want {
-			t.Errorf("%q found %q, want %q", term, got, want)
-		}
-	}
-	l.record(receipt("evt_5", "cs_5", purchase.StatusPending, ""))
-	if got := find("buyer@example.com", 1); got != "cs_5 " {
-		t.Errorf("the newest one: %q", got)
-	}
-	found, err := l.Histories(t.Context(), "cs_1", 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := found[0]
-	if h.Status != purchase.StatusDelivered || *h.AmountMinor != 2999 || h.Currency != "usd" || !h.At.Equal(base) || h.ProfileID == "" || h.Customer != "cus_1" ||
-		h.Generation != 1 || h.Sequence != 7 || h.FirstPublished.IsZero() || h.Published.Before(h.FirstPublished) || h.Finished.Before(h.Published) || h.RequestID != "req-a2" {
-		t.Errorf("history: %+v", h)
-	}
-	if len(h.Events) != 2 || h.Events[0].Disposition != purchase.Processed || h.Events[1].Disposition != purchase.Duplicate || !h.Events[0].Created.Equal(base) {
-		t.Errorf("events: %+v", h.Events)
-	}
-	if len(h.Attempts) != 2 || h.Attempts[0].ID != "a1" || *h.Attempts[0].Code != 50000 || h.Attempts[1].Class != purchase.ClassDelivered || *h.Attempts[1].Code != 0 {
-		t.Errorf("attempts: %+v", h.Attempts)
-	}
 }

@@ -38,11 +38,11 @@ func Migrate(ctx context.Context, url secret.Text) (applied int, err error) {
 		return 0, fmt.Errorf("read the migrations: %w", err)
 	}
 	if ready, err := schemaReady(ctx, conn); err != nil || ready {
-		return 0, explain(err) // up to date: a runtime role without DDL rights must be able to start
+		return 0, Explain(err) // up to date: a runtime role without DDL rights must be able to start
 	}
 	results, err := provider.Up(ctx)
 	if err != nil {
-		return len(results), fmt.Errorf("migrate the ledger: %w", explain(err))
+		return len(results), fmt.Errorf("migrate the ledger: %w", Explain(err))
 	}
 	return len(results), nil
 }
@@ -81,13 +81,13 @@ const sqlOldestBinary = `SELECT oldest_binary FROM public.schema_compat`
 func (db *DB) CheckSchema(ctx context.Context) error {
 	var level, oldest int
 	if err := db.pool.QueryRow(ctx, sqlSchemaLevel).Scan(&level); err != nil {
-		return fmt.Errorf("read the schema's level: %w", explain(err))
+		return fmt.Errorf("read the schema's level: %w", Explain(err))
 	}
 	if level < migrations.Level {
 		return fmt.Errorf("the schema is at level %d of %d: run `ingest migrate`", level, migrations.Level)
 	}
 	if err := db.pool.QueryRow(ctx, sqlOldestBinary).Scan(&oldest); err != nil {
-		return fmt.Errorf("read the oldest binary of the schema: %w", explain(err))
+		return fmt.Errorf("read the oldest binary of the schema: %w", Explain(err))
 	}
 	if oldest > migrations.Level {
 		return ErrTooOld

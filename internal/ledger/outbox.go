@@ -45,12 +45,6 @@ WHERE checkout_session_id IN (
     ORDER BY published_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
 
-const replay = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL, published_at = NULL,
-    stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL, updated_at = now()
-WHERE checkout_session_id IN (
-    SELECT checkout_session_id FROM public.purchases WHERE `
-
 // Overdue implements relay.SweepLedger.
 func (db *DB) Overdue(ctx context.Context, grace time.Duration, limit int) ([]relay.Claim, error) {
 	return db.claimRows(ctx, "sweeper", "claim overdue purchases", sqlOverdue, limit, grace.Seconds(),
@@ -70,7 +64,7 @@ func (db *DB) claimRows(
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		claims, err := collect(db, where, rows, scanClaim)
+		claims, err := Collect(db, where, rows, scanClaim)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}

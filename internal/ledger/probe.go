@@ -146,9 +146,9 @@ func (p *Probe) Schema(ctx context.Context) (Schema, error) {
 		return s, err
 	}
 	if err := p.conn.QueryRow(ctx, sqlSchemaLevel).Scan(&s.Level); err != nil {
-		return s, explain(err)
+		return s, Explain(err)
 	}
-	return s, explain(p.conn.QueryRow(ctx, sqlOldestBinary).Scan(&s.Oldest))
+	return s, Explain(p.conn.QueryRow(ctx, sqlOldestBinary).Scan(&s.Oldest))
 }
 
 // MissingRights lists what the role lacks, such as "UPDATE on attempts".

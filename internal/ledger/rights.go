@@ -40,8 +40,8 @@ func pairs() (tables, privileges []string) {
 var ErrNoRights = errors.New("run `ingest migrate` with MIGRATE_DATABASE_URL naming the schema's owner and " +
 	"DATABASE_URL naming this role: it grants what ingest needs")
 
-// explain adds the remedy to an error about missing rights.
-func explain(err error) error {
+// Explain adds the remedy to an error about missing rights.
+func Explain(err error) error {
 	const insufficientPrivilege = "42501"
 	if refusal := new(pgconn.PgError); errors.As(err, &refusal) && refusal.Code == insufficientPrivilege {
 		return fmt.Errorf("%w: %w", err, ErrNoRights)

@@ -170,11 +170,15 @@ func TestALeaderStopsNobody(t *testing.T) {
 	if err := Grant(ctx, r.owner, r.runtime); err != nil {
 		t.Errorf("grant: %v", err)
 	}
-	if _, err := r.admin.Exec(ctx, `INSERT INTO public.purchases (checkout_session_id, status, mode, livemode, created_at) VALUES ('cs_1', 'pending', 'subscription', true, now())`); err != nil {
-		t.Fatal(err)
-	}
-	if hours, err := db.Fold(ctx); err != nil || hours != 1 {
-		t.Errorf("fold: %d hours, %v", hours, err)
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		taken, err := TryLock(ctx, tx, LockRollup)
+		if !taken {
+			t.Error("the rollup's lock is taken")
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,14 @@
 package ledger
 
-import "github.com/jackc/pgx/v5"
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Pool returns the ledger's connections, for the packages of internal/ops that run statements of their own.
+func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
 // Skipped is a row that could not be used: the others of its batch were.
 type Skipped struct {
@@ -36,35 +44,44 @@ func (r row) id() string {
 	return ""
 }
 
-// collect reads every row by scan. A row that scan refuses is reported and left out.
-func collect[T any](db *DB, where string, rows pgx.Rows, scan pgx.RowToFunc[T]) (list []T, err error) {
-	err = each(rows, func(r row) error {
+// Collect reads every row by scan. A row that scan refuses is reported and left out.
+func Collect[T any](db *DB, where string, rows pgx.Rows, scan pgx.RowToFunc[T]) (list []T, err error) {
+	err = db.each(where, rows, func(r row) error {
 		value, err := scan(r)
 		if err == nil {
 			list = append(list, value)
 		}
 		return err
-	}, func(id string, err error) { db.skip(where, id, err) })
+	})
 	return list, err
 }
 
-// forEach scans every row into fields and calls use. A row that cannot be scanned, or that use refuses, is
+// ForEach scans every row into fields and calls use. A row that cannot be scanned, or that use refuses, is
 // reported and left out.
-func forEach(db *DB, where string, rows pgx.Rows, fields []any, use func() error) error {
-	return each(rows, func(r row) error {
+func (db *DB) ForEach(where string, rows pgx.Rows, fields []any, use func() error) error {
+	return db.each(where, rows, func(r row) error {
 		if err := r.Scan(fields...); err != nil {
 			return err
 		}
 		return use()
-	}, func(id string, err error) { db.skip(where, id, err) })
+	})
 }
 
-func each(rows pgx.Rows, use func(r row) error, skip func(id string, err error)) error {
+func (db *DB) each(where string, rows pgx.Rows, use func(r row) error) error {
 	defer rows.Close()
 	for rows.Next() {
-		if err := use(row{rows}); err != nil {
-			skip(row{rows}.id(), err)
+		r := row{rows}
+		if err := use(r); err != nil {
+			db.skip(where, r.id(), err)
 		}
 	}
 	return rows.Err()
+}
+
+// orZero reads null as the zero time.
+func orZero(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
 }

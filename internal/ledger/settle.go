@@ -116,7 +116,7 @@ func (db *DB) lockPurchases(
 	states := make(map[string]*purchaseState, len(outcomes))
 	var s purchaseState
 	fields := []any{&s.id, &s.status, &s.reason, &s.generation, &s.finished}
-	err = forEach(db, "outcomes", rows, fields, func() error {
+	err = db.ForEach("outcomes", rows, fields, func() error {
 		states[s.id] = new(s)
 		return nil
 	})

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -32,15 +33,21 @@ func TestStatements(t *testing.T) {
 	}
 }
 
-// statements returns this package's SQL by name.
+// statements returns the SQL of every package that runs some, by package and name.
 func statements(t *testing.T) map[string]string {
 	t.Helper()
-	list, err := sqlconst.Statements(".")
-	if err != nil {
-		t.Fatal(err)
+	all := make(map[string]string)
+	for _, dir := range []string{".", "../ops/report", "../ops/maintenance"} {
+		list, err := sqlconst.Statements(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) < 10 {
+			t.Fatalf("only %d statements were found in %s", len(list), dir)
+		}
+		for name, sql := range list {
+			all[filepath.Base(dir)+" "+name] = sql
+		}
 	}
-	if len(list) < 10 {
-		t.Fatalf("only %d statements were found", len(list))
-	}
-	return list
+	return all
 }

@@ -137,7 +137,7 @@ func (db *DB) ConvertHeld(ctx context.Context, holdFor time.Duration) (n int, er
 		if err != nil {
 			return n, fmt.Errorf("read held invoices: %w", err)
 		}
-		list, err := collect(db, "trials", rows, func(row pgx.CollectableRow) (h heldInvoice, err error) {
+		list, err := Collect(db, "trials", rows, func(row pgx.CollectableRow) (h heldInvoice, err error) {
 			return h, row.Scan(&h.id, &h.at, &h.expired)
 		})
 		if err != nil {
@@ -159,6 +159,12 @@ func (db *DB) ConvertHeld(ctx context.Context, holdFor time.Duration) (n int, er
 		}
 		from = list[len(list)-1].place
 	}
+}
+
+// place is a position in the order of time and id.
+type place struct {
+	at time.Time
+	id string
 }
 
 // heldInvoice is a subscription whose trial and invoice have arrived, without a first payment.

@@ -12,44 +12,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
 const oneDay = 24 * time.Hour
-
-// trialOf is the receipt of a trial's checkout; invoiceOf that of its n-th invoice with money, from 1 on, one
-// a month.
-func trialOf(n int) purchase.Receipt {
-	event, session := fmt.Sprintf("evt_trial_%d", n), fmt.Sprintf("cs_%d", n)
-	r := receipt(event, session, purchase.StatusSkipped, purchase.ReasonNoPayment)
-	p := &r.Purchase
-	p.Kind, p.Trial, p.AmountMinor = purchase.KindTrial, true, new(int64(0))
-	p.Subscription = fmt.Sprintf("sub_%d", n)
-	p.Email = fmt.Sprintf("buyer%d@example.com", n)
-	p.Keys = purchase.MatchKeys{Email: purchase.HashEmail(p.Email), TTCLID: "E.C.P.abc"}
-	p.ClickExpires, p.PeriodStart = base.Add(7*oneDay), p.At
-	return r
-}
-
-func invoiceOf(trial, n int) purchase.Receipt {
-	start := base
-	if n > 1 {
-		start = base.Add(7*oneDay).AddDate(0, n-2, 0)
-	}
-	paid := base.Add(7*oneDay+time.Hour).AddDate(0, n-1, 0)
-	return purchase.Receipt{
-		Event: purchase.Event{
-			ID: fmt.Sprintf("evt_invoice_%d_%d", trial, n), Type: purchase.TypeInvoicePaid,
-			Created: paid, Livemode: true,
-		},
-		Received: paid,
-		Purchase: purchase.Purchase{
-			ID: fmt.Sprintf("in_%d_%d", trial, n), Kind: purchase.KindFirstPayment, Status: purchase.StatusPending,
-			Mode: "subscription", Livemode: true, At: paid, Subscription: fmt.Sprintf("sub_%d", trial),
-			AmountMinor: new(int64(2999)), Currency: "usd", PeriodStart: start,
-		},
-	}
-}
 
 // A trial, its first invoice and two renewals are recorded in every order, one by one or concurrently, and
 // each once more: the first invoice becomes the purchase, with the trial's match keys, and nothing else does.
@@ -191,15 +159,6 @@ func orders(n int) func(yield func([]int) bool) {
 	}
 }
 
-func (l *testLedger) must(r purchase.Receipt, want purchase.Disposition) purchase.Recorded {
-	l.t.Helper()
-	recorded, err := l.Record(l.t.Context(), r)
-	if err != nil || recorded.Disposition != want {
-		l.t.Fatalf("%s: %s, %v, want %s", r.Event.ID, recorded.Disposition, err, want)
-	}
-	return recorded
-}
-
 // The invoice that looks back on the trial was never paid. The first paid one becomes the first payment when
 // the hold expires.
 func TestConvertHeld_FirstInvoiceNeverPaid(t *testing.T) {
@@ -245,7 +204,7 @@ func TestRecord_WithheldFirstPayment(t *testing.T) {
 		if p.status != purchase.StatusSkipped || p.reason != reason || p.envelope != nil || !p.finished {
 			t.Errorf("%s: %+v", reason, p)
 		}
-		if n, err := l.Replay(t.Context(), purchase.Selection{ID: id}, func(int) {}); n != 0 || err == nil {
+		if n, err := l.Replay(t.Context(), maintenance.Selection{ID: id}, func(int) {}); n != 0 || err == nil {
 			t.Errorf("%s: replayed %d, %v", reason, n, err)
 		}
 		l.must(invoiceOf(n, 2), purchase.Ignored)
@@ -266,7 +225,7 @@ func TestRecord_SentTrial(t *testing.T) {
 	if err != nil || sent.Event != "StartTrial" || sent.EventID != "cs_1" {
 		t.Errorf("the trial: %+v, %v", sent, err)
 	}
-	summary := func() purchase.Summary {
+	summary := func() report.Summary {
 		t.Helper()
 		s, err := l.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
 		if err != nil {
@@ -300,7 +259,7 @@ func TestPrune_Trials(t *testing.T) {
 	l.exec(`UPDATE trials SET held_at = $1 WHERE subscription_id = 'sub_3'`, base)
 	gone := func(before time.Time) int {
 		t.Helper()
-		done, err := l.Prune(t.Context(), purchase.Pruning{Before: before}, func(purchase.Pruned) {})
+		done, err := l.Prune(t.Context(), maintenance.Pruning{Before: before}, func(maintenance.Pruned) {})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/migrations"
 )
@@ -71,13 +72,13 @@ func TestUpgrade_OlderBinaryRunsOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		with := [purchase.MatchKeyKinds]int{sales, 0, sales, sales, 0, 0, sales}
-		want := purchase.Coverage{Of: 2 * sales, With: with, Strong: sales}
+		want := report.Coverage{Of: 2 * sales, With: with, Strong: sales}
 		if diff := cmp.Diff(want, s.Coverage); diff != "" || s.Paid != 2*sales || s.Accepted != sales ||
 			s.Values[0].PaidMinor != int64(3099*sales) {
 			t.Errorf("summary of %d sales: %+v\n%s", 2*sales, s, diff)
 		}
 		days, err := l.Coverage(t.Context(), base, nil)
-		wantDays := []purchase.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}
+		wantDays := []report.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}
 		if diff := cmp.Diff(wantDays, days); err != nil || diff != "" {
 			t.Errorf("coverage by day: %v\n%s", err, diff)
 		}

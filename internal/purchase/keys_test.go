@@ -331,28 +331,17 @@ func TestLateClick(t *testing.T) {
 	}
 }
 
-func TestFalls(t *testing.T) {
-	now := time.Date(2026, 5, 20, 15, 0, 0, 0, time.UTC)
-	day := func(ago, of, clicks int) purchase.DayCoverage {
-		c := purchase.Coverage{Of: of, Strong: of}
-		c.With[0], c.With[2] = of, clicks
-		return purchase.DayCoverage{At: now.Truncate(24*time.Hour).AddDate(0, 0, -ago), Coverage: c}
+func TestMask(t *testing.T) {
+	keys := purchase.MatchKeys{
+		Email: "a", TTCLID: "b", PageURL: "c", ExternalID: "not counted", Referrer: "not counted",
 	}
-	for name, tc := range map[string]struct {
-		days []purchase.DayCoverage
-		want []purchase.Fall
-	}{
-		"a quarter":             {[]purchase.DayCoverage{day(13, 60, 40), day(7, 40, 40), day(6, 50, 20), day(0, 50, 40)}, []purchase.Fall{{Name: "ttclid", Before: 0.8, Now: 0.6}}},
-		"less than a quarter":   {[]purchase.DayCoverage{day(8, 100, 80), day(0, 100, 61)}, nil},
-		"it rises":              {[]purchase.DayCoverage{day(8, 100, 10), day(0, 100, 61)}, nil},
-		"all gone":              {[]purchase.DayCoverage{day(8, 100, 80), day(0, 30, 0)}, []purchase.Fall{{Name: "ttclid", Before: 0.8}}},
-		"too few to say":        {[]purchase.DayCoverage{day(8, 19, 19), day(0, 100, 0)}, nil},
-		"too few now":           {[]purchase.DayCoverage{day(8, 100, 80), day(0, 19, 0)}, nil},
-		"a week without":        {[]purchase.DayCoverage{day(20, 100, 80), day(0, 100, 0)}, nil},
-		"long ago is forgotten": {[]purchase.DayCoverage{day(14, 1000, 1000), day(8, 100, 10), day(0, 100, 10)}, nil},
-	} {
-		if diff := cmp.Diff(tc.want, purchase.Falls(tc.days, now)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
+	if got := keys.Mask(); got != 1|4|64 {
+		t.Errorf("mask %b", got)
+	}
+	full := purchase.MatchKeys{
+		Email: "a", Phone: "a", TTCLID: "a", TTP: "a", IP: "a", UserAgent: "a", PageURL: "a", FirstName: "a", City: "a",
+	}
+	if got := full.Mask(); got != 1<<purchase.MatchKeyKinds-1 {
+		t.Errorf("mask %b", got)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -208,21 +207,5 @@ func TestSettleIgnoresReportsFromBeforeAReplay(t *testing.T) {
 	}
 	if next, changed := purchase.Settle(purchase.StatusDelivered, 1, purchase.StatusDead, 9); changed {
 		t.Errorf("delivered was left for %s", next)
-	}
-}
-
-func TestParseSince(t *testing.T) {
-	now := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
-	for text, want := range map[string]time.Time{
-		"": {}, "30m": now.Add(-30 * time.Minute), "72h": now.Add(-72 * time.Hour), "7d": now.AddDate(0, 0, -7), "2026-01-02T00:00:00Z": now.AddDate(0, 0, -29),
-	} {
-		if got, err := purchase.ParseSince(text, now); err != nil || !got.Equal(want) {
-			t.Errorf("%q = %s, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"soon", "-1h", "0d", "-3d", "1.5d", "d", "2026-01-02"} {
-		if got, err := purchase.ParseSince(text, now); err == nil {
-			t.Errorf("%q = %s", text, got)
-		}
 	}
 }

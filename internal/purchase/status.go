@@ -1,5 +1,10 @@
 package purchase
 
+import (
+	"errors"
+	"strings"
+)
+
 // Status is where a purchase stands. The values are the ledger's and the API's.
 type Status string
 
@@ -22,6 +27,21 @@ func Statuses() []Status {
 		StatusAwaitingPayment, StatusPaymentFailed, StatusRejected, StatusPending, StatusPublished,
 		StatusRetrying, StatusDelivered, StatusDead, StatusSkipped,
 	}
+}
+
+// ParseStatus reads a status; "" is "".
+func ParseStatus(text string) (Status, error) {
+	if text == "" {
+		return "", nil
+	}
+	names := make([]string, 0, len(Statuses()))
+	for _, s := range Statuses() {
+		if string(s) == text {
+			return s, nil
+		}
+		names = append(names, string(s))
+	}
+	return "", errors.New("status is one of " + strings.Join(names, ", "))
 }
 
 // Reason says why a purchase was skipped, rejected or given up on. It is a small closed set: also a
@@ -58,6 +78,17 @@ func rank(s Status, r Reason) int {
 		return 4
 	default:
 		return 5 // paid, wherever its delivery stands
+	}
+}
+
+// Paid reports whether money moved for a purchase, whatever became of its delivery. A trial is no sale, also where
+// it is sent as an event of its own.
+func Paid(s Status, r Reason, k Kind) bool {
+	switch {
+	case s == StatusAwaitingPayment, s == StatusPaymentFailed, s == StatusSkipped && r == ReasonNoPayment:
+		return false
+	default:
+		return k != KindTrial
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/ops/backfill"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -46,12 +47,12 @@ type shop struct {
 	saved     map[string]purchase.Backfill
 	saves     []purchase.Backfill
 	left      []string
-	standings []purchase.Standing
-	scope     purchase.Scope
+	standings []report.LedgerPayment
+	scope     report.Scope
 	first     []string // the invoices that are first payments
 	trials    []purchase.Purchase
 	invoices  []purchase.Purchase
-	kept      []purchase.Reconciliation
+	kept      []report.Reconciliation
 	leads     bool
 	released  bool
 }
@@ -136,7 +137,7 @@ func (s *shop) PutBackfill(_ context.Context, b purchase.Backfill) error {
 	return nil
 }
 
-func (s *shop) Standings(_ context.Context, scope purchase.Scope, _ []string) ([]purchase.Standing, error) {
+func (s *shop) Payments(_ context.Context, scope report.Scope, _ []string) ([]report.LedgerPayment, error) {
 	s.scope = scope
 	return s.standings, nil
 }
@@ -152,7 +153,7 @@ func subscriptions(r purchase.Rules) purchase.Rules {
 	return r
 }
 
-func (s *shop) PutReconciliation(_ context.Context, r purchase.Reconciliation) error {
+func (s *shop) PutReconciliation(_ context.Context, r report.Reconciliation) error {
 	s.kept = append(s.kept, r)
 	return nil
 }
@@ -342,7 +343,7 @@ func TestCheck_BackfillsAndReconciles(t *testing.T) {
 			t.Errorf("told: %v", told)
 		}
 		// Once a day, and what is missing is told.
-		if len(s.kept) != 1 || s.kept[0].Counts()[purchase.Missing] != 300 || log.FilterMessage("Stripe, the ledger and TikTok differ").Len() != 1 {
+		if len(s.kept) != 1 || s.kept[0].Counts()[report.DiffMissing] != 300 || log.FilterMessage("Stripe, the ledger and TikTok differ").Len() != 1 {
 			t.Errorf("%d reconciliations", len(s.kept))
 		}
 	})
@@ -397,13 +398,13 @@ func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 		}
 		s.fail[4] = &refusal{wait: time.Second, passing: true}
 		r := reconciler(s, purchase.Rules{})
-		report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
+		found, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
 		if err != nil || len(s.kept) != 1 {
 			t.Fatal(err)
 		}
 		missing := 0
-		for _, d := range report.Days {
-			missing += len(d.Differ[purchase.Missing])
+		for _, d := range found.Days {
+			missing += len(d.Differ[report.DiffMissing])
 			if d.Currency != "USD" || d.Paid.Minor != int64(d.Paid.Count)*100 {
 				t.Errorf("%+v", d)
 			}
@@ -412,8 +413,8 @@ func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 			t.Errorf("%d missing", missing)
 		}
 		// As far as Stripe's list reaches, less an hour: its end moves while it is read.
-		if report, err = r.Do(t.Context(), time.Now().AddDate(-1, 0, 0)); err != nil || report.Until.Sub(report.Since) > backfill.MaxAge-time.Hour+time.Second {
-			t.Errorf("since %s, %v", report.Since, err)
+		if found, err = r.Do(t.Context(), time.Now().AddDate(-1, 0, 0)); err != nil || found.Until.Sub(found.Since) > backfill.MaxAge-time.Hour+time.Second {
+			t.Errorf("since %s, %v", found.Since, err)
 		}
 	})
 }
@@ -446,20 +447,20 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 		invoice(6, "sub_3", 1900)
 		invoice(7, "sub_3", 1900)
 		s.first = []string{"in_0005", "in_0006"}
-		taken := purchase.Payment{ID: "in_0006", At: began, AmountMinor: new(int64(1900)), Currency: "eur"}
-		s.standings = []purchase.Standing{{Payment: taken, Status: purchase.StatusDelivered}}
+		taken := report.Payment{ID: "in_0006", At: began, AmountMinor: new(int64(1900)), Currency: "eur"}
+		s.standings = []report.LedgerPayment{{Payment: taken, Status: purchase.StatusDelivered}}
 		r := reconciler(s, purchase.Rules{TrialEvent: "StartTrial", FirstPayment: true})
-		report, err := r.Do(t.Context(), began.Add(-24*time.Hour))
+		found, err := r.Do(t.Context(), began.Add(-24*time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var missing []string
-		for _, d := range report.Days {
-			missing = append(missing, d.Differ[purchase.Missing]...)
+		for _, d := range found.Days {
+			missing = append(missing, d.Differ[report.DiffMissing]...)
 		}
 		slices.Sort(missing)
-		if diff := cmp.Diff([]string{"cs_0002", "in_0005"}, missing); diff != "" || report.Open() != 2 {
-			t.Errorf("%d open, missing (-want +got):\n%s", report.Open(), diff)
+		if diff := cmp.Diff([]string{"cs_0002", "in_0005"}, missing); diff != "" || found.Open() != 2 {
+			t.Errorf("%d open, missing (-want +got):\n%s", found.Open(), diff)
 		}
 		ids := func(list []purchase.Purchase) (ids []string) {
 			for _, p := range list {
@@ -480,8 +481,8 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 		// Without FIRST_PAYMENT none is compared, on either side.
 		r.Rules, s.invoices = subscriptions(purchase.Rules{TrialEvent: "StartTrial"}), nil
 		s.standings = nil
-		if report, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || report.Open() != 1 {
-			t.Errorf("switched off: %d open, %v, want the one sale", report.Open(), err)
+		if found, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || found.Open() != 1 {
+			t.Errorf("switched off: %d open, %v, want the one sale", found.Open(), err)
 		}
 		if s.invoices != nil || s.scope.FirstPayments {
 			t.Errorf("switched off: %d invoices were looked at, scope %+v", len(s.invoices), s.scope)
@@ -504,9 +505,9 @@ func TestReconciler_CountsMoneyAsTheLedgerDoes(t *testing.T) {
 				change(s.events[i].Checkout)
 			}
 			r := reconciler(s, purchase.Rules{Value: basis})
-			report, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
-			if err != nil || len(report.Days) != 1 || report.Days[0].Paid != (purchase.Takings{Count: 2, Minor: want}) {
-				t.Errorf("VALUE=%s: %+v, error %v, want 2 of %d", basis, report.Days, err, want)
+			found, err := r.Do(t.Context(), time.Now().Add(-time.Hour))
+			if err != nil || len(found.Days) != 1 || found.Days[0].Paid != (report.Totals{Count: 2, Minor: want}) {
+				t.Errorf("VALUE=%s: %+v, error %v, want 2 of %d", basis, found.Days, err, want)
 			}
 		}
 	})

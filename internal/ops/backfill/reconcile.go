@@ -7,19 +7,20 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
 // Books are the ledger's side of a reconciliation.
 type Books interface {
-	// Standings returns what a scope holds, by the time of payment or, while unpaid, of the first event, and
+	// Payments returns what a scope holds, by the time of payment or, while unpaid, of the first event, and
 	// those of the ids whatever their time, each once.
-	Standings(ctx context.Context, s purchase.Scope, ids []string) ([]purchase.Standing, error)
+	Payments(ctx context.Context, s report.Scope, ids []string) ([]report.LedgerPayment, error)
 	// FirstPayments returns which of the invoices are first payments: those that the ledger has taken as
 	// such, and those that it would take if it had received these trials and invoices, each oldest first. One
 	// that waits on the ledger is none yet.
 	FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) (ids []string, err error)
-	PutReconciliation(ctx context.Context, r purchase.Reconciliation) error
+	PutReconciliation(ctx context.Context, r report.Reconciliation) error
 }
 
 // edge is left out of a reconciliation where it reaches back as far as Stripe's list: events vanish from it while it is read.
@@ -37,41 +38,41 @@ type Reconciler struct {
 
 // Do compares what was paid since a time, and keeps what it found for the dashboard. Stripe is asked first: what a webhook brings
 // meanwhile is found on the ledger.
-func (r *Reconciler) Do(ctx context.Context, since time.Time) (purchase.Reconciliation, error) {
+func (r *Reconciler) Do(ctx context.Context, since time.Time) (report.Reconciliation, error) {
 	until := r.Now()
 	if oldest := until.Add(edge - MaxAge); since.Before(oldest) {
 		since = oldest
 	}
 	since = since.Truncate(time.Second) // as Stripe's times are
-	report := purchase.Reconciliation{Made: until, Since: since, Until: until, Livemode: r.Livemode}
+	found := report.Reconciliation{Made: until, Since: since, Until: until, Livemode: r.Livemode}
 	paid, err := r.paid(ctx, since, until)
 	if err != nil {
-		return report, err
+		return found, err
 	}
 	ids := make([]string, len(paid))
 	for i := range paid {
 		ids[i] = paid[i].ID
 	}
-	scope := purchase.Scope{
+	scope := report.Scope{
 		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Rules.Modes)),
 		FirstPayments: r.Rules.FirstPayment,
 	}
-	standings, err := r.Books.Standings(ctx, scope, ids)
+	recorded, err := r.Books.Payments(ctx, scope, ids)
 	if err != nil {
-		return report, err
+		return found, err
 	}
-	report.Days = purchase.Reconcile(paid, standings)
-	return report, r.Books.PutReconciliation(ctx, report)
+	found.Days = report.Reconcile(paid, recorded)
+	return found, r.Books.PutReconciliation(ctx, found)
 }
 
 // listed is what a walk through Stripe's list found, newest first.
 type listed struct {
-	payments         []purchase.Payment
+	payments         []report.Payment
 	trials, invoices []purchase.Purchase
 }
 
 // paid lists what was paid according to Stripe.
-func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]purchase.Payment, error) {
+func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]report.Payment, error) {
 	at := purchase.Backfill{Since: since, Until: until}
 	var found listed
 	count := 0
@@ -103,7 +104,7 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]purcha
 }
 
 // firstPayments adds those of the invoices that are first payments.
-func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]purchase.Payment, error) {
+func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]report.Payment, error) {
 	slices.Reverse(found.trials)
 	slices.Reverse(found.invoices)
 	ids, err := r.Books.FirstPayments(ctx, found.trials, found.invoices)
@@ -150,8 +151,8 @@ func (r *Reconciler) sort(e *purchase.Event, found *listed) {
 	}
 }
 
-func paymentOf(p *purchase.Purchase, at time.Time) purchase.Payment {
-	return purchase.Payment{ID: p.ID, At: at, AmountMinor: p.AmountMinor, Currency: p.Currency}
+func paymentOf(p *purchase.Purchase, at time.Time) report.Payment {
+	return report.Payment{ID: p.ID, At: at, AmountMinor: p.AmountMinor, Currency: p.Currency}
 }
 
 // hasMoney reports whether an event says that its checkout was paid: an amount of 0 is no sale, whatever the

@@ -59,11 +59,13 @@ func (a *Access) denyOrigin(w http.ResponseWriter, r *http.Request) {
 	turnAway(w, r, http.StatusForbidden, "changes are taken from this dashboard's own pages alone")
 }
 
-// contentPolicy lets pages load our own files alone, run no inline script, send forms to us alone and stand in no frame.
+// contentPolicy lets pages load our own files alone, run no inline script, send forms to us alone and stand
+// in no frame.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// turnAway answers whom the dashboard does not know: with JSON on the API, else with a page that needs none of its files.
+// turnAway answers whom the dashboard does not know: with JSON on the API, else with a page that needs none
+// of its files.
 func turnAway(w http.ResponseWriter, r *http.Request, status int, sentence string) {
 	if !wantsPage(r) {
 		fail(w, status, sentence)

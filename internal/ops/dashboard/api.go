@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"time"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -29,35 +29,31 @@ type summary struct {
 	Purchases map[purchase.Status]int `json:"purchases"`
 	Attention int                     `json:"attention"`
 	Oldest    int64                   `json:"oldest_waiting_seconds"`
-	Value     []purchase.Value        `json:"value"`
+	Value     []report.Value          `json:"value"`
 	NoValue   int                     `json:"accepted_without_value"`
 	Health    Health                  `json:"health"`
 }
 
-func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "range", "mode")
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	v, err := parseView(values)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	now := d.Now()
-	s, err := d.Ledger.Summary(ctx, now.Add(-v.span), v.livemode)
+	s, err := d.Reports.Summary(ctx, now.Add(-v.span), v.livemode)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	body := summary{
 		Range:     v.Range,
 		Mode:      v.Mode,
 		Attention: s.Attention,
-		Value:     []purchase.Value{},
+		Value:     []report.Value{},
 		NoValue:   s.NoValue,
 		Health:    d.health(ctx),
 	}
@@ -72,6 +68,7 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) {
 		body.Value = s.Values
 	}
 	reply(w, http.StatusOK, body)
+	return nil
 }
 
 func (d *Dashboard) health(ctx context.Context) Health {
@@ -84,129 +81,92 @@ func (d *Dashboard) health(ctx context.Context) Health {
 
 // list is the body of GET /api/v1/purchases.
 type list struct {
-	Items []purchase.Entry `json:"items"`
-	Next  *string          `json:"next"` // the cursor of the next page; null: this is the last one
+	Items []report.Row `json:"items"`
+	Next  *string      `json:"next"` // the cursor of the next page; null: this is the last one
 }
 
-func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "q", "status", "mode", "code", "day", "cursor", "limit")
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	if f.Limit, err = parseLimit(values.Get("limit")); err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	items, next, err := d.page(r.Context(), f)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	body := list{Items: items}
 	if next != "" {
 		body.Next = &next
 	}
 	reply(w, http.StatusOK, body)
+	return nil
 }
 
 // page returns one page, never nil, and the cursor of the next one, "" where there is none.
-func (d *Dashboard) page(ctx context.Context, f purchase.Filter) (entries []purchase.Entry, next string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	wanted := f.Limit
-	f.Limit++ // one more tells whether there is another page
-	if entries, err = d.Ledger.Entries(ctx, f); err != nil {
+func (d *Dashboard) page(ctx context.Context, f report.Filter) (rows []report.Row, next string, err error) {
+	limit := f.Limit
+	f.Limit++ // one more: is there another page?
+	if rows, err = d.Reports.List(ctx, f); err != nil {
 		return nil, "", err
 	}
-	if len(entries) > wanted {
-		entries = entries[:wanted]
-		next = entries[wanted-1].Position().Cursor()
+	if len(rows) > limit {
+		rows = rows[:limit]
+		next = rows[limit-1].Position().Cursor()
 	}
-	if entries == nil {
-		entries = []purchase.Entry{}
+	if rows == nil {
+		rows = []report.Row{}
 	}
-	return entries, next, nil
+	return rows, next, nil
 }
 
-// one is the body of GET /api/v1/purchases/{id}: the row, with its attempts and events in the place of their number.
+// one is the body of GET /api/v1/purchases/{id}: the row, with its attempts in the place of their number.
 type one struct {
-	purchase.Entry
-	Attempts []attempt `json:"attempts"`
-	Events   []event   `json:"events"`
-	Payment  *string   `json:"first_payment_id"` // of a trial
-	Keys     []string  `json:"match_keys"`       // the kinds that the message holds or held
+	report.Row
+	Attempts []report.Attempt `json:"attempts"`
+	Events   []report.Event   `json:"events"`
+	Payment  *string          `json:"first_payment_id"` // of a trial
+	Keys     []string         `json:"match_keys"`       // the kinds that the message holds or held
 	// What TikTok got, or is to get; null where nothing is ever sent, and once it was dropped.
 	Body json.RawMessage `json:"body"`
 }
 
-type attempt struct {
-	ID         string    `json:"attempt_id"`
-	Generation int       `json:"generation"`
-	At         time.Time `json:"at"`
-	TookMS     int64     `json:"took_ms"`
-	Class      string    `json:"class"`
-	Code       *int      `json:"code"`
-	Message    string    `json:"message"`
-	RequestID  string    `json:"request_id"`
-}
-
-type event struct {
-	ID          string     `json:"event_id"`
-	Type        string     `json:"type"`
-	Created     *time.Time `json:"created_at"`
-	Received    time.Time  `json:"received_at"`
-	Disposition string     `json:"disposition"`
-}
-
-func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
-		fail(w, http.StatusBadRequest, "there are no parameters here")
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
-	entry, history, err := d.Ledger.Entry(ctx, r.PathValue("id"))
+	ctx := r.Context()
+	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, purchase.ErrUnknown):
-		fail(w, http.StatusNotFound, purchase.ErrUnknown.Error())
-		return
+	case errors.Is(err, report.ErrUnknown):
+		return &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
 	case err != nil:
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
-	body := one{Entry: entry, Attempts: []attempt{}, Events: []event{}, Keys: []string{}, Body: d.body(&history)}
-	if history.KeyMask != nil {
-		body.Keys = append(body.Keys, purchase.KeyNames(*history.KeyMask)...)
+	body := one{
+		Row: row, Attempts: append([]report.Attempt{}, row.Attempts...), Events: append([]report.Event{}, row.Events...),
+		Payment: row.FirstPayment, Keys: []string{}, Body: d.body(&row),
 	}
-	if history.FirstPayment != "" {
-		body.Payment = &history.FirstPayment
-	}
-	for _, a := range history.Attempts {
-		body.Attempts = append(body.Attempts, attempt{a.ID, a.Generation, a.At.UTC(), a.Took.Milliseconds(), string(a.Class), a.Code, a.Message, a.RequestID})
-	}
-	for _, e := range history.Events {
-		told := event{ID: e.EventID, Type: e.Type, Received: e.Received.UTC(), Disposition: string(e.Disposition)}
-		if !e.Created.IsZero() {
-			told.Created = new(e.Created.UTC())
-		}
-		body.Events = append(body.Events, told)
+	if row.KeyMask != nil {
+		body.Keys = append(body.Keys, purchase.KeyNames(*row.KeyMask)...)
 	}
 	reply(w, http.StatusOK, body)
+	return nil
 }
 
 // body renders the stored message as TikTok got it, or is to get it; nil where there is none, or where it
 // cannot be read.
-func (d *Dashboard) body(h *purchase.History) []byte {
-	if len(h.Envelope) == 0 {
+func (d *Dashboard) body(row *report.Row) []byte {
+	if len(row.Envelope) == 0 {
 		return nil
 	}
-	body, err := d.Body(h.Envelope, h.Sent)
+	body, err := d.Body(row.Envelope, row.Sent())
 	if err != nil {
 		d.Log.Warn("A stored message cannot be read") // with the purchase's page the id is known
 		return nil

@@ -1,14 +1,15 @@
-// Package dashboard is what people and their tools look at: the pages and the API on the ledger, behind the admin token. It
-// reads the ledger and the neighbours' health alone and never calls a worker. The one change that it makes is a replay: rows made
-// pending again.
+// Package dashboard is what people and their tools look at: the pages and the API on the ledger, behind the
+// admin token. It reads the ledger and the neighbours' health alone and never calls a worker. The one change
+// that it makes is a replay: rows made pending again.
 //
-// Pages work without JavaScript; with it the charts are drawn, times are the viewer's and what is shown stays fresh. Figures come
-// from the ledger's rollup and are exact at the moment of asking.
+// Pages work without JavaScript; with it the charts are drawn, times are the viewer's and what is shown stays
+// fresh. Figures come from the ledger's rollup and are exact at the moment of asking.
 package dashboard
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -17,51 +18,43 @@ import (
 
 	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
-// Figures are the ledger's counts. livemode nil means both modes.
-type Figures interface {
+// Reports reads the ledger; livemode nil means both modes. Implementations are safe for concurrent use and
+// bounded in time by ctx.
+type Reports interface {
+	Groups
 	// Summary counts since the beginning of the hour of a time; its cost does not grow with the ledger.
-	Summary(ctx context.Context, since time.Time, livemode *bool) (purchase.Summary, error)
+	Summary(ctx context.Context, since time.Time, livemode *bool) (report.Summary, error)
 	// Coverage counts match keys by the day of UTC since the beginning of a day.
-	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]purchase.DayCoverage, error)
-	// Groups counts the purchases of all times.
-	Groups(ctx context.Context, livemode *bool) ([]purchase.Group, error)
-}
-
-// Book are the ledger's rows.
-type Book interface {
-	// Entries lists at most f.Limit rows from the newest to the oldest.
-	Entries(ctx context.Context, f purchase.Filter) ([]purchase.Entry, error)
-	// Entry returns one row and what happened to it; the error is purchase.ErrUnknown where there is none.
-	Entry(ctx context.Context, id string) (purchase.Entry, purchase.History, error)
+	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]report.DayCoverage, error)
+	// List returns at most f.Limit rows from the newest to the oldest.
+	List(ctx context.Context, f report.Filter) ([]report.Row, error)
+	// Get returns one row with everything about it; the error is report.ErrUnknown where there is none.
+	Get(ctx context.Context, id string) (report.Row, error)
 	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
-}
-
-// Replays make purchases pending again.
-type Replays interface {
-	CountReplayable(ctx context.Context, s purchase.Selection) ([]purchase.Replayable, error)
-	// Replay says how many it made pending; for one id its error is purchase.ErrUnknown or purchase.ErrNotReplayable.
-	Replay(ctx context.Context, s purchase.Selection, progress func(done int)) (int, error)
-}
-
-// Catching is what is known of webhooks that were missed.
-type Catching interface {
-	// CaughtUp counts the purchases paid since a time that no webhook had brought, and says when the last was found; livemode nil means
-	// both modes.
+	// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of
+	// them was found.
 	CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
 	// Reconciliation returns the latest of a mode; its Made is zero where there was none.
-	Reconciliation(ctx context.Context, livemode bool) (purchase.Reconciliation, error)
+	Reconciliation(ctx context.Context, livemode bool) (report.Reconciliation, error)
 }
 
-// Ledger is all of it. Implementations are safe for concurrent use and bounded in time by ctx.
-type Ledger interface {
-	Figures
-	Book
-	Replays
-	Catching
+// Groups counts the purchases of all times.
+type Groups interface {
+	Groups(ctx context.Context, livemode *bool) ([]report.Group, error)
+}
+
+// Replays makes purchases pending again.
+type Replays interface {
+	CountReplayable(ctx context.Context, s maintenance.Selection) ([]maintenance.Replayable, error)
+	// Replay returns how many it made pending; for one id its error is report.ErrUnknown or
+	// maintenance.ErrNotReplayable.
+	Replay(ctx context.Context, s maintenance.Selection, progress func(done int)) (int, error)
 }
 
 // Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately.
@@ -84,7 +77,8 @@ type Renderer func(envelope []byte, sent *purchase.Sent) ([]byte, error)
 
 // Config is what the dashboard is made of.
 type Config struct {
-	Ledger  Ledger
+	Reports Reports
+	Replays Replays
 	Health  func(ctx context.Context) Health
 	Wake    func() // called when something was made pending
 	Body    Renderer
@@ -105,29 +99,69 @@ func New(c Config) http.Handler {
 	assets := newAssets()
 	d := &Dashboard{Config: c, pages: newPages(assets), static: assets}
 	mux := http.NewServeMux()
-	for pattern, handle := range map[string]http.HandlerFunc{
-		"GET /{$}":                           d.overview,
-		"GET /purchases":                     d.purchases,
-		"GET /purchases.csv":                 d.csv,
-		"GET /purchases/{id}":                d.purchase,
-		"GET /dead":                          d.dead,
-		"GET /attention":                     d.attention,
-		"GET /reconciliation":                d.reconciliation,
-		"GET /reconciliation.csv":            d.reconciliationCSV,
-		"POST /search":                       d.search,
-		"POST /confirm":                      d.confirm,
-		"POST /replay":                       d.replayFromPage,
-		"GET /api/v1/summary":                d.apiSummary,
-		"GET /api/v1/purchases":              d.apiPurchases,
-		"GET /api/v1/purchases/{id}":         d.apiPurchase,
-		"POST /api/v1/purchases/{id}/replay": d.apiReplayOne,
-		"POST /api/v1/replay":                d.apiReplayMany,
-		"GET /api/v1/openapi.json":           d.apiDescription,
+	for pattern, handle := range map[string]handler{
+		"GET /{$}":                   d.overview,
+		"GET /purchases":             d.purchases,
+		"GET /purchases/{id}":        d.purchase,
+		"GET /dead":                  d.dead,
+		"GET /attention":             d.attention,
+		"GET /reconciliation":        d.reconciliation,
+		"GET /reconciliation.csv":    d.reconciliationCSV,
+		"POST /search":               d.search,
+		"POST /confirm":              d.confirm,
+		"GET /api/v1/summary":        d.apiSummary,
+		"GET /api/v1/purchases":      d.apiPurchases,
+		"GET /api/v1/purchases/{id}": d.apiPurchase,
 	} {
-		mux.HandleFunc(pattern, handle)
+		mux.HandleFunc(pattern, d.answer(bounded(handle)))
 	}
+	// These take their own time: a list as long as the ledger, and many purchases to replay.
+	mux.HandleFunc("GET /purchases.csv", d.answer(d.csv))
+	mux.HandleFunc("POST /replay", d.answer(d.replayFromPage))
+	mux.HandleFunc("POST /api/v1/purchases/{id}/replay", d.answer(d.apiReplayOne))
+	mux.HandleFunc("POST /api/v1/replay", d.answer(d.apiReplayMany))
+	mux.HandleFunc("GET /api/v1/openapi.json", d.apiDescription)
 	mux.Handle("GET /static/", d.static)
 	return d.guard(mux)
+}
+
+// handler answers a request. An error that is no refusal is the ledger's.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// refusal is an error that is answered with its status and sentence.
+type refusal struct {
+	status   int
+	sentence string
+}
+
+func (r *refusal) Error() string { return r.sentence }
+
+func badRequest(err error) error { return &refusal{http.StatusBadRequest, err.Error()} }
+
+// answer turns a handler's error into its answer: a page for people, JSON for the API.
+func (d *Dashboard) answer(handle handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := handle(w, r)
+		var refused *refusal
+		switch {
+		case err == nil:
+		case errors.As(err, &refused):
+			d.refuse(w, r, refused.status, refused.sentence)
+		default:
+			d.unavailable(w, r, err)
+		}
+	}
+}
+
+// queryTimeout bounds what one answer may ask of the ledger.
+const queryTimeout = 10 * time.Second
+
+func bounded(handle handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+		defer cancel()
+		return handle(w, r.WithContext(ctx))
+	}
 }
 
 // guard answers what the mux would answer in its own words, in ours, and survives a panic.
@@ -197,6 +231,3 @@ func reply(w http.ResponseWriter, status int, body any) {
 func fail(w http.ResponseWriter, status int, sentence string) {
 	reply(w, status, map[string]string{"error": sentence})
 }
-
-// queryTimeout bounds what one answer may ask of the ledger.
-const queryTimeout = 10 * time.Second

@@ -19,6 +19,8 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -29,36 +31,36 @@ type ledger struct {
 	since    time.Time
 	livemode *bool
 	err      error
-	summary  purchase.Summary
-	groups   []purchase.Group
-	entries  []purchase.Entry
-	days     []purchase.DayCoverage
-	history  purchase.History
-	filters  []purchase.Filter
-	selected []purchase.Selection
+	summary  report.Summary
+	groups   []report.Group
+	entries  []report.Row
+	days     []report.DayCoverage
+	details  report.Row // of every entry
+	filters  []report.Filter
+	selected []maintenance.Selection
 	woken    int
 	caughtUp int
-	books    map[bool]purchase.Reconciliation
+	books    map[bool]report.Reconciliation
 }
 
 func (l *ledger) CaughtUp(context.Context, time.Time, *bool) (int, time.Time, error) {
 	return l.caughtUp, now.Add(-time.Hour), l.err
 }
 
-func (l *ledger) Reconciliation(_ context.Context, livemode bool) (purchase.Reconciliation, error) {
+func (l *ledger) Reconciliation(_ context.Context, livemode bool) (report.Reconciliation, error) {
 	return l.books[livemode], l.err
 }
 
-func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (purchase.Summary, error) {
+func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (report.Summary, error) {
 	l.since, l.livemode = since, livemode
 	return l.summary, l.err
 }
 
-func (l *ledger) Groups(context.Context, *bool) ([]purchase.Group, error) { return l.groups, l.err }
+func (l *ledger) Groups(context.Context, *bool) ([]report.Group, error) { return l.groups, l.err }
 
-func (l *ledger) Entries(_ context.Context, f purchase.Filter) ([]purchase.Entry, error) {
+func (l *ledger) List(_ context.Context, f report.Filter) ([]report.Row, error) {
 	l.filters = append(l.filters, f)
-	var matching []purchase.Entry
+	var matching []report.Row
 	for _, e := range l.entries {
 		if !f.After.At.IsZero() && (e.At().After(f.After.At) || e.At().Equal(f.After.At) && e.ID >= f.After.ID) ||
 			f.Query != "" && e.ID != f.Query || f.Status != "" && e.Status != f.Status {
@@ -69,17 +71,19 @@ func (l *ledger) Entries(_ context.Context, f purchase.Filter) ([]purchase.Entry
 	return matching[:min(len(matching), f.Limit)], l.err
 }
 
-func (l *ledger) Coverage(context.Context, time.Time, *bool) ([]purchase.DayCoverage, error) {
+func (l *ledger) Coverage(context.Context, time.Time, *bool) ([]report.DayCoverage, error) {
 	return l.days, l.err
 }
 
-func (l *ledger) Entry(_ context.Context, id string) (purchase.Entry, purchase.History, error) {
+func (l *ledger) Get(_ context.Context, id string) (report.Row, error) {
 	for _, e := range l.entries {
 		if e.ID == id && l.err == nil {
-			return e, l.history, nil
+			e.Envelope, e.KeyMask, e.Events, e.Attempts = l.details.Envelope, l.details.KeyMask, l.details.Events, l.details.Attempts
+			e.FirstPayment, e.Converted = l.details.FirstPayment, l.details.Converted
+			return e, nil
 		}
 	}
-	return purchase.Entry{}, purchase.History{}, cmp.Or(l.err, fmt.Errorf("entry: %w", purchase.ErrUnknown))
+	return report.Row{}, cmp.Or(l.err, fmt.Errorf("entry: %w", report.ErrUnknown))
 }
 
 func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error) {
@@ -89,22 +93,22 @@ func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error)
 	return "", l.err
 }
 
-func (l *ledger) CountReplayable(_ context.Context, s purchase.Selection) ([]purchase.Replayable, error) {
+func (l *ledger) CountReplayable(_ context.Context, s maintenance.Selection) ([]maintenance.Replayable, error) {
 	if ids := s.Chosen(); ids != nil {
-		return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
+		return []maintenance.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
 	}
-	return []purchase.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}}, l.err
+	return []maintenance.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}}, l.err
 }
 
-func (l *ledger) Replay(_ context.Context, s purchase.Selection, progress func(int)) (int, error) {
+func (l *ledger) Replay(_ context.Context, s maintenance.Selection, progress func(int)) (int, error) {
 	l.selected = append(l.selected, s)
 	switch {
 	case l.err != nil:
 		return 1, l.err
 	case s.ID == "cs_unknown":
-		return 0, fmt.Errorf("replay: %w", purchase.ErrUnknown)
+		return 0, fmt.Errorf("replay: %w", report.ErrUnknown)
 	case s.ID == "cs_trial":
-		return 0, fmt.Errorf("replay: %w", purchase.ErrNotReplayable)
+		return 0, fmt.Errorf("replay: %w", maintenance.ErrNotReplayable)
 	}
 	progress(3)
 	return 3, nil
@@ -117,29 +121,34 @@ func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
 // newLedger holds a few purchases of each kind.
 func newLedger() *ledger {
 	l := &ledger{
-		summary: purchase.Summary{
+		summary: report.Summary{
 			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1},
 			Paid:   8, Accepted: 7, NoValue: 3, Attention: 1, Oldest: now.Add(-90 * time.Second),
-			LastEvent: now.Add(-3 * time.Second), Values: []purchase.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
-			Hours:    []purchase.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
-			Groups:   []purchase.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
-			Coverage: purchase.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}, Strong: 8, Late: 1}, Delays: purchase.Delays{16: 6, 30: 1},
+			LastEvent: now.Add(-3 * time.Second), Values: []report.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
+			Hours:    []report.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
+			Groups:   []report.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
+			Coverage: report.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}, Strong: 8, Late: 1}, Delays: report.Delays{16: 6, 30: 1},
 		},
-		groups: []purchase.Group{
+		groups: []report.Group{
 			{Status: purchase.StatusDelivered, Count: 7},
 			{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
 			{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Count: 1},
 			{Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Count: 1},
 		},
-		history: purchase.History{
-			Purchase: purchase.Purchase{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, At: now}, Generation: 1, Envelope: []byte("{}"),
-			Events:   []purchase.Reception{{EventID: "evt_1", Type: purchase.TypeCompleted, Created: now, Received: now, Disposition: purchase.Processed}},
-			Attempts: []purchase.Attempt{{ID: "a1", Generation: 1, At: now, Took: 20 * time.Millisecond, Class: purchase.ClassRefused, Code: new(40002), Message: "<b>=no</b>", RequestID: "r1"}},
+		details: report.Row{
+			Envelope: []byte("{}"),
+			Events: []report.Event{{
+				ID: "evt_1", Type: purchase.TypeCompleted, Created: &now, Received: now, Disposition: purchase.Processed,
+			}},
+			Attempts: []report.Attempt{{
+				ID: "a1", Generation: 1, At: now, TookMS: 20, Class: purchase.ClassRefused, Code: new(40002),
+				Message: "<b>=no</b>", RequestID: "r1",
+			}},
 		},
 	}
-	for i, e := range []purchase.Entry{
-		{ID: "cs_new", Status: purchase.StatusDelivered, Livemode: true, AmountMinor: new(int64(2999)), Currency: new("usd"), LastCode: new(0), Attempts: 2, Finished: &now},
-		{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002), LastError: new("=<b>no</b>"), Attempts: 1},
+	for i, e := range []report.Row{
+		{ID: "cs_new", Status: purchase.StatusDelivered, Livemode: true, AmountMinor: new(int64(2999)), Currency: new("usd"), LastCode: new(0), AttemptCount: 2, Finished: &now},
+		{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002), LastError: new("=<b>no</b>"), AttemptCount: 1},
 		{ID: "cs_old", Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Mode: "subscription"},
 	} {
 		e.Kind = cmp.Or(e.Kind, purchase.KindCheckout)
@@ -153,7 +162,7 @@ func newAPI(l *ledger) http.Handler { return dashboard.New(config(l)) }
 
 func config(l *ledger) dashboard.Config {
 	return dashboard.Config{
-		Ledger: l, Health: func(context.Context) dashboard.Health {
+		Reports: l, Replays: l, Health: func(context.Context) dashboard.Health {
 			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []message.WorkerState{
 				{Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token", Since: now, Seen: now},
 				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
@@ -230,20 +239,20 @@ func TestReplay(t *testing.T) {
 	code := 40002
 	for target, tc := range map[string]struct {
 		status int
-		want   purchase.Selection
+		want   maintenance.Selection
 	}{
-		"/api/v1/purchases/cs_1/replay":       {202, purchase.Selection{ID: "cs_1"}},
-		"/api/v1/purchases/cs_unknown/replay": {404, purchase.Selection{ID: "cs_unknown"}},
-		"/api/v1/purchases/cs_trial/replay":   {409, purchase.Selection{ID: "cs_trial"}},
-		"/api/v1/replay?status=dead":          {202, purchase.Selection{Status: purchase.StatusDead}},
-		"/api/v1/replay?status=dead&reason=refused&code=40002&since=24h": {202, purchase.Selection{
+		"/api/v1/purchases/cs_1/replay":       {202, maintenance.Selection{ID: "cs_1"}},
+		"/api/v1/purchases/cs_unknown/replay": {404, maintenance.Selection{ID: "cs_unknown"}},
+		"/api/v1/purchases/cs_trial/replay":   {409, maintenance.Selection{ID: "cs_trial"}},
+		"/api/v1/replay?status=dead":          {202, maintenance.Selection{Status: purchase.StatusDead}},
+		"/api/v1/replay?status=dead&reason=refused&code=40002&since=24h": {202, maintenance.Selection{
 			Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code, Within: 24 * time.Hour,
 		}},
-		"/api/v1/replay":                        {400, purchase.Selection{}},
-		"/api/v1/replay?status=delivered":       {400, purchase.Selection{}},
-		"/api/v1/replay?status=dead&code=x":     {400, purchase.Selection{}},
-		"/api/v1/replay?status=dead&since=soon": {400, purchase.Selection{}},
-		"/api/v1/purchases/cs.1/replay":         {400, purchase.Selection{}},
+		"/api/v1/replay":                        {400, maintenance.Selection{}},
+		"/api/v1/replay?status=delivered":       {400, maintenance.Selection{}},
+		"/api/v1/replay?status=dead&code=x":     {400, maintenance.Selection{}},
+		"/api/v1/replay?status=dead&since=soon": {400, maintenance.Selection{}},
+		"/api/v1/purchases/cs.1/replay":         {400, maintenance.Selection{}},
 	} {
 		l := newLedger()
 		w := get(t, newAPI(l), target, func(r *http.Request) { r.Method = http.MethodPost })
@@ -256,7 +265,7 @@ func TestReplay(t *testing.T) {
 			}
 			continue
 		}
-		if diff := diff.Diff([]purchase.Selection{tc.want}, l.selected); diff != "" {
+		if diff := diff.Diff([]maintenance.Selection{tc.want}, l.selected); diff != "" {
 			t.Errorf("%s: %s", target, diff)
 		}
 		if tc.status == http.StatusAccepted && (w.Body.String() != `{"replayed":3}`+"\n" || l.woken != 1) {

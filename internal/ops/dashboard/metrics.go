@@ -11,8 +11,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Outbox is what the metrics read of the ledger; pending counts the purchases that wait for the relay, oldest is
-// since when the first does (zero: none does).
+// Outbox is what the metrics read of the ledger; pending counts the purchases that wait for the relay, oldest
+// is since when the first does (zero: none does).
 type Outbox interface {
 	OutboxState(ctx context.Context) (pending int, oldest time.Time, err error)
 }
@@ -27,7 +27,8 @@ type outboxMetrics struct {
 	pending, oldest *prometheus.Desc
 }
 
-// NewOutboxMetrics returns the collector of the outbox's two gauges; while the ledger is away they are missing.
+// NewOutboxMetrics returns the collector of the outbox's two gauges; while the ledger is away they are
+// missing.
 func NewOutboxMetrics(o Outbox, now func() time.Time) prometheus.Collector {
 	return &outboxMetrics{
 		outbox: o, now: now,
@@ -58,15 +59,17 @@ func (m *outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
 }
 
-// purchasesMetrics asks the rollup at each scrape: the figure is the ledger's, and costs the same whatever the ledger's size.
+// purchasesMetrics asks the rollup at each scrape: the figure is the ledger's, and costs the same whatever
+// the ledger's size.
 type purchasesMetrics struct {
-	figures   Figures
+	groups    Groups
 	purchases *prometheus.Desc
 }
 
-// NewPurchasesMetrics returns the collector of the gauge of purchases by status; while the ledger is away it is missing.
-func NewPurchasesMetrics(f Figures) prometheus.Collector {
-	return &purchasesMetrics{figures: f, purchases: prometheus.NewDesc("purchase_relay_purchases", "Purchases on the ledger, by where they stand.", []string{"status"}, nil)}
+// NewPurchasesMetrics returns the collector of the gauge of purchases by status; while the ledger is away it
+// is missing.
+func NewPurchasesMetrics(g Groups) prometheus.Collector {
+	return &purchasesMetrics{groups: g, purchases: prometheus.NewDesc("purchase_relay_purchases", "Purchases on the ledger, by where they stand.", []string{"status"}, nil)}
 }
 
 // Describe implements prometheus.Collector.
@@ -76,7 +79,7 @@ func (m *purchasesMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- m.purcha
 func (m *purchasesMetrics) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	groups, err := m.figures.Groups(ctx, nil)
+	groups, err := m.groups.Groups(ctx, nil)
 	if err != nil {
 		return
 	}

@@ -20,14 +20,14 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ops/dashboard"
-	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/service"
 )
 
 // ctx keeps function literals on one line.
 type ctx = context.Context
 
-func equal(a, b purchase.Selection) bool { return diff.Equal(a, b) }
+func equal(a, b maintenance.Selection) bool { return diff.Equal(a, b) }
 
 // The description is true: every path and method that it names answers as it says, good and bad, and every path of the API is in it.
 func TestOpenAPI(t *testing.T) {

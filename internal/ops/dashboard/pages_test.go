@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -34,7 +36,7 @@ func TestTrialsPages(t *testing.T) {
 	l := newLedger()
 	l.entries[0].Kind, l.entries[0].Status = purchase.KindTrial, purchase.StatusSkipped
 	l.entries[1].Kind, l.entries[1].ID, l.entries[1].TrialSession = purchase.KindFirstPayment, "in_paid", new("cs_new")
-	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindTrial, At: now}, FirstPayment: "in_paid", Converted: now.Add(time.Hour)}
+	l.details = report.Row{FirstPayment: new("in_paid"), Converted: new(now.Add(time.Hour))}
 	h := newAPI(l)
 	has := func(target string, parts ...string) {
 		t.Helper()
@@ -47,11 +49,10 @@ func TestTrialsPages(t *testing.T) {
 	}
 	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`, "Checked out without a payment", "First payment after it: in_paid")
 	has("/api/v1/purchases/cs_new", `"kind":"trial"`, `"first_payment_id":"in_paid"`)
-	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindFirstPayment, At: now}, TrialSession: "cs_new"}
+	l.details = report.Row{}
 	has("/purchases/in_paid", "<dt>Paid</dt>", `<a href="/purchases/cs_new">cs_new</a>`, "First payment after the trial cs_new")
 	has("/api/v1/purchases/in_paid", `"kind":"first_payment","trial_session_id":"cs_new"`, `"first_payment_id":null`)
 	has("/purchases.csv", "kind,trial_session_id", "first_payment,cs_new")
-	l.history = purchase.History{Purchase: purchase.Purchase{Kind: purchase.KindTrial, At: now}}
 	has("/purchases/cs_new", `<dt>First payment</dt><dd class="id"><span class="quiet">none</span>`)
 }
 
@@ -60,12 +61,12 @@ func TestCoverage(t *testing.T) {
 	l := newLedger()
 	today := now.Truncate(24 * time.Hour)
 	for ago := range 12 {
-		c := purchase.Coverage{Of: 10, Strong: 10}
+		c := report.Coverage{Of: 10, Strong: 10}
 		c.With[0], c.With[2] = 10, 8
 		if ago < 7 {
 			c.With[2] = 5
 		}
-		l.days = append([]purchase.DayCoverage{{At: today.AddDate(0, 0, -ago), Coverage: c}}, l.days...)
+		l.days = append([]report.DayCoverage{{At: today.AddDate(0, 0, -ago), Coverage: c}}, l.days...)
 	}
 	body := get(t, newAPI(l), "/?range=7d", plain).Body.String()
 	for _, part := range []string{
@@ -138,7 +139,7 @@ func TestPages(t *testing.T) {
 		}
 	}
 	// A delivered purchase has no message any more two days later: its kinds of keys are listed.
-	l.history.Envelope, l.history.KeyMask = nil, new(int16(0b1_0001_0101))
+	l.details.Envelope, l.details.KeyMask = nil, new(int16(0b1_0001_0101))
 	for target, part := range map[string]string{
 		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Nothing is ever sent",
 		"/api/v1/purchases/cs_new": `"match_keys":["E-mail","ttclid","IP","Address"],"body":null`,
@@ -215,7 +216,7 @@ func TestReplayFromPages(t *testing.T) {
 	l := newLedger()
 	seen, logs := observer.New(zap.InfoLevel)
 	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
-		Ledger: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} }, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
+		Reports: l, Replays: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} }, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
 	}), (&tally{}).add, zap.NewNop())
 	send := func(target string, form url.Values) *httptest.ResponseRecorder {
 		t.Helper()
@@ -247,7 +248,7 @@ func TestReplayFromPages(t *testing.T) {
 	without := url.Values{"all": {"1"}, "status": {"dead"}, "reason": {"expired"}, "code": {"none"}}
 	send("/replay", without)
 	code := 40002
-	for i, want := range []purchase.Selection{
+	for i, want := range []maintenance.Selection{
 		{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code}, {IDs: []string{"cs_dead", "cs_old"}}, {Status: purchase.StatusDead, Reason: purchase.ReasonExpired, NoCode: true},
 	} {
 		if len(l.selected) <= i || !equal(l.selected[i], want) {
@@ -302,7 +303,7 @@ func TestHeaders(t *testing.T) {
 func TestCSV_HoldsEveryRow(t *testing.T) {
 	l := newLedger()
 	for i := range 2500 {
-		l.entries = append(l.entries, purchase.Entry{
+		l.entries = append(l.entries, report.Row{
 			ID: "cs_bulk" + string(rune('a'+i%26)), Created: now.Add(-time.Duration(i+4) * time.Hour), LastError: new("\x00\uff20SUM(1)\r\n=1+1"),
 		})
 	}
@@ -314,43 +315,6 @@ func TestCSV_HoldsEveryRow(t *testing.T) {
 	}
 	if !strings.Contains(w.Header().Get("Content-Disposition"), "purchases.csv") {
 		t.Error("it is not offered as a file")
-	}
-}
-
-func TestHarmless(t *testing.T) {
-	for cell, want := range map[string]string{
-		"":                       "",
-		"plain":                  "plain",
-		"-5":                     "-5",
-		"+1.5":                   "+1.5",
-		"a-b":                    "a-b",
-		"no event_id: 1=2":       "no event_id: 1=2",
-		"=1+1":                   "'=1+1",
-		"+1+1":                   "'+1+1",
-		"-1+1":                   "'-1+1",
-		"@SUM(A1)":               "'@SUM(A1)",
-		"\uff1d1+1":              "'\uff1d1+1",
-		"\uff0b1":                "'\uff0b1",
-		"\uff0d1":                "'\uff0d1",
-		"\uff20SUM(A1)":          "'\uff20SUM(A1)",
-		"\x00=1+1":               "'=1+1",
-		"\t=1+1":                 " '=1+1",
-		"\r=1+1":                 " '=1+1",
-		"\n=1+1":                 " '=1+1",
-		"\u200b=1+1":             "'=1+1",
-		"\ufeff=1+1":             "'=1+1",
-		"\u00a0=1+1":             " '=1+1",
-		"  =1+1":                 "  '=1+1",
-		"\"=1+1":                 "\"'=1+1",
-		"'=1+1":                  "''=1+1",
-		"first\nsecond\x00third": "first secondthird",
-		"x;=1+1":                 "x;'=1+1",
-		"x;\" =1+1":              "x;\" '=1+1",
-		"x\t@A1|\uff1dB1":        "x @A1|'\uff1dB1",
-	} {
-		if got := dashboard.Harmless(cell); got != want {
-			t.Errorf("harmless(%q) = %q, want %q", cell, got, want)
-		}
 	}
 }
 
@@ -380,16 +344,16 @@ func TestAssets(t *testing.T) {
 }
 
 // books have a reconciliation of live mode.
-func books() map[bool]purchase.Reconciliation {
+func books() map[bool]report.Reconciliation {
 	day := now.Truncate(24 * time.Hour)
 	var many []string
 	for i := range 120 {
 		many = append(many, fmt.Sprintf("cs_gone_%03d", i))
 	}
-	return map[bool]purchase.Reconciliation{true: {
-		Made: now, Since: now.AddDate(0, 0, -30), Until: now, Livemode: true, Days: []purchase.ReconciledDay{{
-			Day: day, Currency: "USD", Paid: purchase.Takings{Count: 1122, Minor: 123456}, Ledger: purchase.Takings{Count: 2, Minor: 5998}, Accepted: purchase.Takings{Count: 1, Minor: 2999},
-			Differ: map[purchase.Difference][]string{purchase.Missing: many, purchase.UnderWay: {"cs_new"}},
+	return map[bool]report.Reconciliation{true: {
+		Made: now, Since: now.AddDate(0, 0, -30), Until: now, Livemode: true, Days: []report.ReconciledDay{{
+			Day: day, Currency: "USD", Paid: report.Totals{Count: 1122, Minor: 123456}, Ledger: report.Totals{Count: 2, Minor: 5998}, Accepted: report.Totals{Count: 1, Minor: 2999},
+			Differ: map[report.Difference][]string{report.DiffMissing: many, report.DiffWaiting: {"cs_new"}},
 		}},
 	}}
 }

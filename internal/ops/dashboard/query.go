@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -33,6 +34,8 @@ func query(r *http.Request, names ...string) (url.Values, error) {
 	}
 	for name, given := range values {
 		switch {
+		case len(names) == 0:
+			return nil, errors.New("there are no parameters here")
 		case !slices.Contains(names, name):
 			return nil, fmt.Errorf("there is no parameter %.40q here: there are %s", name, strings.Join(names, ", "))
 		case len(given) > 1:
@@ -72,7 +75,7 @@ func parseMode(text string) (livemode *bool, err error) {
 }
 
 // parseFilter reads a list's filter, without its limit.
-func parseFilter(values url.Values) (f purchase.Filter, err error) {
+func parseFilter(values url.Values) (f report.Filter, err error) {
 	if f.Query = strings.TrimSpace(values.Get("q")); len(f.Query) > maxQuery {
 		return f, errors.New("q is too long to be an id or an e-mail address")
 	}
@@ -90,7 +93,7 @@ func parseFilter(values url.Values) (f purchase.Filter, err error) {
 			return f, errors.New("day is a day of UTC such as 2026-01-31")
 		}
 	}
-	f.After, err = purchase.ParseCursor(values.Get("cursor"))
+	f.After, err = report.ParseCursor(values.Get("cursor"))
 	return f, err
 }
 

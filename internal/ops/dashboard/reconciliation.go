@@ -1,25 +1,24 @@
 package dashboard
 
 import (
-	"context"
 	"encoding/csv"
 	"net/http"
 
-	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/ops/report"
 )
 
 // reconciliationPage is what the last reconciliation of each mode found.
 type reconciliationPage struct{ Books []bookView }
 
 type bookView struct {
-	purchase.Reconciliation
+	report.Reconciliation
 	Name, CSV string
 	Kinds     []differenceView
 	Open      int
 }
 
 type differenceView struct {
-	Kind    purchase.Difference
+	Kind    report.Difference
 	What    string
 	Count   int
 	IDs     []string // the first ones
@@ -30,40 +29,37 @@ type differenceView struct {
 // fewIDs is how many purchases of each difference are named on the page; the CSV names all.
 const fewIDs = 100
 
-func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
-		d.refuse(w, r, http.StatusBadRequest, "there are no parameters here")
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	var p reconciliationPage
 	for _, livemode := range []bool{true, false} {
-		report, err := d.Ledger.Reconciliation(ctx, livemode)
+		latest, err := d.Reports.Reconciliation(ctx, livemode)
 		if err != nil {
-			d.unavailable(w, r, err)
-			return
+			return err
 		}
-		if !report.Made.IsZero() {
-			p.Books = append(p.Books, bookViewOf(report))
+		if !latest.Made.IsZero() {
+			p.Books = append(p.Books, bookViewOf(latest))
 		}
 	}
-	d.show(w, r, "reconciliation", frame{Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p})
+	return d.show(w, r, "reconciliation", frame{Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p})
 }
 
-func bookViewOf(report purchase.Reconciliation) bookView {
-	v := bookView{Reconciliation: report, Name: "Test mode", CSV: "/reconciliation.csv?mode=test", Open: report.Open()}
-	if report.Livemode {
+func bookViewOf(latest report.Reconciliation) bookView {
+	v := bookView{Reconciliation: latest, Name: "Test mode", CSV: "/reconciliation.csv?mode=test", Open: latest.Open()}
+	if latest.Livemode {
 		v.Name, v.CSV = "Live mode", "/reconciliation.csv?mode=live"
 	}
-	counts := report.Counts()
-	for _, kind := range purchase.Differences() {
+	counts := latest.Counts()
+	for _, kind := range report.Differences() {
 		if counts[kind] == 0 {
 			continue
 		}
-		k := differenceView{Kind: kind, What: kind.Meaning(), Count: counts[kind], Linked: kind != purchase.Missing, Nothing: !kind.Needs()}
-		for i := range report.Days {
-			ids := report.Days[i].Differ[kind]
+		k := differenceView{Kind: kind, What: kind.Meaning(), Count: counts[kind], Linked: kind != report.DiffMissing, Nothing: !kind.Needs()}
+		for i := range latest.Days {
+			ids := latest.Days[i].Differ[kind]
 			k.IDs = append(k.IDs, ids[:min(len(ids), fewIDs-len(k.IDs))]...)
 		}
 		v.Kinds = append(v.Kinds, k)
@@ -72,36 +68,32 @@ func bookViewOf(report purchase.Reconciliation) bookView {
 }
 
 // reconciliationCSV is the table with every id.
-func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "mode")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	livemode, err := parseMode(values.Get("mode"))
 	if err != nil || livemode == nil {
-		d.refuse(w, r, http.StatusBadRequest, "mode is one of live, test")
-		return
+		return &refusal{http.StatusBadRequest, "mode is one of live, test"}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
-	report, err := d.Ledger.Reconciliation(ctx, *livemode)
+	ctx := r.Context()
+	latest, err := d.Reports.Reconciliation(ctx, *livemode)
 	switch {
 	case err != nil:
-		d.unavailable(w, r, err)
-		return
-	case report.Made.IsZero():
-		d.refuse(w, r, http.StatusNotFound, "nothing was reconciled in this mode yet: ingest reconcile")
-		return
+		return err
+	case latest.Made.IsZero():
+		return &refusal{http.StatusNotFound, "nothing was reconciled in this mode yet: ingest reconcile"}
 	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="reconciliation.csv"`)
-	rows := report.Rows()
+	rows := latest.Rows()
 	for _, row := range rows {
 		for i := range row {
-			row[i] = harmless(row[i])
+			row[i] = report.CSVField(row[i])
 		}
 	}
 	err = csv.NewWriter(w).WriteAll(rows) // an error: the reader is gone
 	d.exported(r, values, len(rows)-1, err == nil)
+	return nil
 }

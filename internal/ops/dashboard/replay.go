@@ -11,36 +11,35 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
 // replayTimeout bounds a replay of many; what was done until then stays done.
 const replayTimeout = 25 * time.Second
 
-func (d *Dashboard) apiReplayOne(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiReplayOne(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
-		fail(w, http.StatusBadRequest, "there are no parameters here")
-		return
+		return badRequest(err)
 	}
-	d.apiReplay(w, r, purchase.Selection{ID: r.PathValue("id")})
+	return d.apiReplay(w, r, maintenance.Selection{ID: r.PathValue("id")})
 }
 
-func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "status", "reason", "code", "since")
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	s, err := parseSelection(values)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	d.apiReplay(w, r, s)
+	return d.apiReplay(w, r, s)
 }
 
 // parseSelection reads which purchases of a status a replay is about.
-func parseSelection(values url.Values) (s purchase.Selection, err error) {
+func parseSelection(values url.Values) (s maintenance.Selection, err error) {
 	s.Status, s.Reason = purchase.Status(values.Get("status")), purchase.Reason(values.Get("reason"))
 	if len(s.Reason) > 40 {
 		return s, errors.New("there is no such reason")
@@ -54,25 +53,23 @@ func parseSelection(values url.Values) (s purchase.Selection, err error) {
 	return s, nil
 }
 
-func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s purchase.Selection) {
+func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s maintenance.Selection) error {
 	if err := s.Check(); err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	n, err := d.replay(r, s)
 	if err != nil {
-		status, sentence := replayFailure(n, err)
-		fail(w, status, sentence)
-		return
+		return err
 	}
 	reply(w, http.StatusAccepted, map[string]int{"replayed": n})
+	return nil
 }
 
-// replay makes purchases pending again and logs by whose token, which and how many.
-func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
+// replay makes purchases pending again and logs by whose token, which and how many. Its error is a refusal.
+func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
 	defer cancel()
-	n, err := d.Ledger.Replay(ctx, s, func(int) {})
+	n, err := d.Replays.Replay(ctx, s, func(int) {})
 	if n > 0 {
 		d.Wake()
 	}
@@ -87,17 +84,15 @@ func (d *Dashboard) replay(r *http.Request, s purchase.Selection) (int, error) {
 		fields = append(fields, zap.Duration("within", s.Within))
 	}
 	d.Log.Info("Replay", fields...)
-	return n, err
-}
-
-// replayFailure says what to answer when a replay has failed after n purchases.
-func replayFailure(n int, err error) (status int, sentence string) {
 	switch {
-	case errors.Is(err, purchase.ErrUnknown):
-		return http.StatusNotFound, purchase.ErrUnknown.Error()
-	case errors.Is(err, purchase.ErrNotReplayable):
-		return http.StatusConflict, purchase.ErrNotReplayable.Error()
+	case err == nil:
+		return n, nil
+	case errors.Is(err, report.ErrUnknown):
+		return n, &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
+	case errors.Is(err, maintenance.ErrNotReplayable):
+		return n, &refusal{http.StatusConflict, maintenance.ErrNotReplayable.Error()}
 	default:
-		return http.StatusServiceUnavailable, fmt.Sprintf("%d were replayed, then the ledger was not available", n)
+		sentence := fmt.Sprintf("%d were replayed, then the ledger was not available", n)
+		return n, &refusal{http.StatusServiceUnavailable, sentence}
 	}
 }

@@ -17,18 +17,17 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
-// show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is away the page is
-// one that says so.
-func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) {
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
-	groups, err := d.Ledger.Groups(ctx, nil)
+// show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is
+// away the page is one that says so.
+func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) error {
+	groups, err := d.Reports.Groups(r.Context(), nil)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	for _, g := range groups {
 		switch g.Status {
@@ -43,8 +42,9 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f 
 	f.Version, f.Now = d.Version, d.Now()
 	if err := d.pages.render(w, http.StatusOK, name, f); err != nil {
 		d.Log.Error("A page could not be made", zap.Error(err))
-		d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
+		return &refusal{http.StatusInternalServerError, "something is wrong on our side; the log says what"}
 	}
+	return nil
 }
 
 // choice is one of a row of links, or of a select's options.
@@ -56,7 +56,7 @@ type choice struct {
 type overviewPage struct {
 	View          view
 	Ranges, Modes []choice
-	S             purchase.Summary
+	S             report.Summary
 	Since         time.Time
 	Waiting       int
 	Median, P95   string
@@ -65,7 +65,7 @@ type overviewPage struct {
 	Coverage      []coverageLine
 	KeyNames      []string
 	KeyDays       []keyDay // newest first
-	Falls         []purchase.Fall
+	Falls         []report.Fall
 	Reasons       []reasonLine
 	Chart         chart
 	Empty         bool // the ledger has nothing in this range
@@ -90,7 +90,7 @@ type coverageLine struct {
 }
 
 type reasonLine struct {
-	purchase.Group
+	report.Group
 	What, Remedy, Link string
 }
 
@@ -106,25 +106,21 @@ type day struct {
 	Paid, Accepted int
 }
 
-func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "range", "mode")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	v, err := parseView(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	now := d.Now()
 	since := now.Add(-v.span).UTC().Truncate(time.Hour)
-	s, err := d.Ledger.Summary(ctx, since, v.livemode)
+	s, err := d.Reports.Summary(ctx, since, v.livemode)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p := overviewPage{View: v, S: s, Since: since, Waiting: s.Counts[purchase.StatusPending] + s.Counts[purchase.StatusPublished], Median: "–", P95: "–", Oldest: "–"}
 	for _, c := range []choice{{Value: "24h", Name: "24 hours"}, {Value: "7d", Name: "7 days"}, {Value: "30d", Name: "30 days"}} {
@@ -144,24 +140,22 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	if !s.Oldest.IsZero() {
 		p.Oldest = span(now.Sub(s.Oldest))
 	}
-	if p.CaughtUp, p.LastCaught, err = d.Ledger.CaughtUp(ctx, since, v.livemode); err != nil {
-		d.unavailable(w, r, err)
-		return
+	if p.CaughtUp, p.LastCaught, err = d.Reports.CaughtUp(ctx, since, v.livemode); err != nil {
+		return err
 	}
 	p.Empty = len(s.Groups) == 0
 	p.Health = d.healthView(ctx, s, now)
 	p.Coverage = coverageOf(s.Coverage)
-	days, err := d.Ledger.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
+	days, err := d.Reports.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
-	p.Falls = purchase.Falls(days, now)
+	p.Falls = report.Falls(days, now)
 	p.Reasons = reasonsOf(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
-	d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
+	return d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
 }
 
 func upMood(state string) string {
@@ -172,7 +166,7 @@ func upMood(state string) string {
 }
 
 // healthView puts the neighbours' states into lights, and what must be done first into alarms.
-func (d *Dashboard) healthView(ctx context.Context, s purchase.Summary, now time.Time) healthView {
+func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.Time) healthView {
 	h := healthView{Health: d.health(ctx)}
 	workers := light{"Workers", strconv.Itoa(len(h.Workers)) + " connected", "good"}
 	if len(h.Workers) == 0 {
@@ -241,7 +235,7 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // keyDaysOf lists the days of a range, the newest first.
-func keyDaysOf(days []purchase.DayCoverage, since time.Time) (list []keyDay) {
+func keyDaysOf(days []report.DayCoverage, since time.Time) (list []keyDay) {
 	for _, d := range slices.Backward(days) {
 		if d.At.Before(since.Truncate(24 * time.Hour)) {
 			break
@@ -257,13 +251,13 @@ func keyDaysOf(days []purchase.DayCoverage, since time.Time) (list []keyDay) {
 
 // keyNames are the names of coverageOf's lines.
 func keyNames() (names []string) {
-	for _, c := range coverageOf(purchase.Coverage{}) {
+	for _, c := range coverageOf(report.Coverage{}) {
 		names = append(names, c.Name)
 	}
 	return names
 }
 
-func coverageOf(c purchase.Coverage) []coverageLine {
+func coverageOf(c report.Coverage) []coverageLine {
 	remedies := guide.MatchKeys()
 	lines := []coverageLine{{"At least one strong key", c.Strong, c.Of, "A click id or an e-mail address: without either, a purchase is hardly ever matched."}}
 	for i, name := range purchase.MatchKeyNames() {
@@ -273,14 +267,14 @@ func coverageOf(c purchase.Coverage) []coverageLine {
 }
 
 // reasons explains what did not reach TikTok, or not yet.
-func reasonsOf(groups []purchase.Group, mode string) (lines []reasonLine) {
+func reasonsOf(groups []report.Group, mode string) (lines []reasonLine) {
 	for _, g := range groups {
 		switch g.Status {
 		case purchase.StatusDead, purchase.StatusRejected, purchase.StatusRetrying, purchase.StatusSkipped, purchase.StatusPaymentFailed:
 		default:
 			continue
 		}
-		advice := guide.Group(g)
+		advice := guide.Group(g.Status, g.Reason, g.Code)
 		line := reasonLine{Group: g, What: advice.Meaning, Remedy: advice.Remedy}
 		link := url.Values{"status": {string(g.Status)}}
 		if g.Code != nil {
@@ -295,7 +289,7 @@ func reasonsOf(groups []purchase.Group, mode string) (lines []reasonLine) {
 	return lines
 }
 
-func chartOf(hours []purchase.Hour, since, now time.Time, span string) chart {
+func chartOf(hours []report.Hour, since, now time.Time, span string) chart {
 	c := chart{Start: since.Unix(), Unit: map[string]string{"24h": "hour", "7d": "threehours", "30d": "day"}[span]}
 	n := int(now.Sub(since)/time.Hour) + 1
 	paid, accepted := make([]string, n), make([]string, n)
@@ -312,7 +306,7 @@ func chartOf(hours []purchase.Hour, since, now time.Time, span string) chart {
 }
 
 // daysOf is the chart as a table: whole days of UTC, the newest first.
-func daysOf(hours []purchase.Hour) (days []day) {
+func daysOf(hours []report.Hour) (days []day) {
 	for _, h := range slices.Backward(hours) {
 		at := h.At.Truncate(24 * time.Hour)
 		if n := len(days); n == 0 || !days[n-1].At.Equal(at) {
@@ -328,32 +322,28 @@ func daysOf(hours []purchase.Hour) (days []day) {
 type purchasesPage struct {
 	Query, Status, Mode, Code, Day string
 	Statuses, Modes                []choice
-	Entries                        []purchase.Entry
+	Entries                        []report.Row
 	Next, Newest, CSV              string
 	Filtered, Paged                bool
 	Label                          string // what the search was for
 }
 
-func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "q", "status", "mode", "code", "day", "cursor")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	if strings.Contains(f.Query, "@") { // an address does not stay in an address line
-		d.find(w, r, f.Query)
-		return
+		return d.find(w, r, f.Query)
 	}
 	f.Limit = usualLimit
 	entries, next, err := d.page(r.Context(), f)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	kept := url.Values{}
 	for _, name := range []string{"q", "status", "mode", "code", "day"} {
@@ -377,7 +367,7 @@ func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) {
 		c.Chosen = c.Value == p.Mode
 		p.Modes = append(p.Modes, c)
 	}
-	d.show(w, r, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
+	return d.show(w, r, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
 }
 
 func link(path string, values url.Values) string {
@@ -387,33 +377,29 @@ func link(path string, values url.Values) string {
 	return path + "?" + values.Encode()
 }
 
-// search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a history, nor a log.
-func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) {
+// search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a
+// history, nor a log.
+func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) error {
 	form, err := formOf(w, r)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	d.find(w, r, strings.TrimSpace(form.Get("q")))
+	return d.find(w, r, strings.TrimSpace(form.Get("q")))
 }
 
 // find leads to what was searched for: the one purchase, or the list of them.
-func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
+func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) error {
 	if len(term) > maxQuery {
-		d.refuse(w, r, http.StatusBadRequest, "this is too long to be an id or an e-mail address")
-		return
+		return &refusal{http.StatusBadRequest, "this is too long to be an id or an e-mail address"}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	if strings.Contains(term, "@") {
-		profile, err := d.Ledger.ProfileByEmail(ctx, term)
+		profile, err := d.Reports.ProfileByEmail(ctx, term)
 		switch {
 		case err != nil:
-			d.unavailable(w, r, err)
-			return
+			return err
 		case profile == "":
-			d.refuse(w, r, http.StatusNotFound, "no purchase was made under this e-mail address; if Stripe shows one, look at the endpoint's deliveries there")
-			return
+			return &refusal{http.StatusNotFound, "no purchase was made under this e-mail address; if Stripe shows one, look at the endpoint's deliveries there"}
 		}
 		term = profile
 	}
@@ -421,16 +407,16 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) {
 	if term == "" {
 		to = "/purchases"
 	} else {
-		found, err := d.Ledger.Entries(ctx, purchase.Filter{Query: term, Limit: 2})
+		found, err := d.Reports.List(ctx, report.Filter{Query: term, Limit: 2})
 		if err != nil {
-			d.unavailable(w, r, err)
-			return
+			return err
 		}
 		if len(found) == 1 {
 			to = "/purchases/" + found[0].ID
 		}
 	}
 	http.Redirect(w, r, to, http.StatusSeeOther)
+	return nil
 }
 
 // maxForm bounds a form's body: 200 ids of 255 letters and some more.
@@ -445,8 +431,8 @@ func formOf(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 }
 
 type purchasePage struct {
-	purchase.Entry
-	Steps        []purchase.Step
+	report.Row
+	Steps        []report.Step
 	Attempts     []attemptView
 	What, Remedy string
 	Body         string
@@ -456,51 +442,47 @@ type purchasePage struct {
 }
 
 type attemptView struct {
-	purchase.Attempt
+	report.Attempt
 	Meaning string
 }
 
-func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "replayed")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
-	entry, history, err := d.Ledger.Entry(ctx, r.PathValue("id"))
+	ctx := r.Context()
+	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, purchase.ErrUnknown):
-		d.refuse(w, r, http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here")
-		return
+	case errors.Is(err, report.ErrUnknown):
+		return &refusal{http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here"}
 	case err != nil:
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
-	p := purchasePage{Entry: entry, Steps: history.Timeline(), FirstPayment: history.FirstPayment}
-	for _, a := range history.Attempts {
+	p := purchasePage{Row: row, Steps: row.Timeline(), FirstPayment: deref(row.FirstPayment)}
+	for _, a := range row.Attempts {
 		v := attemptView{Attempt: a}
 		if a.Code != nil {
 			v.Meaning = guide.Code(*a.Code).Meaning
 		}
 		p.Attempts = append(p.Attempts, v)
 	}
-	group := purchase.Group{Status: entry.Status, Reason: entry.Reason}
-	if entry.Status == purchase.StatusDead || entry.Status == purchase.StatusRetrying {
-		group.Code = entry.LastCode
+	group := report.Group{Status: row.Status, Reason: row.Reason}
+	if row.Status == purchase.StatusDead || row.Status == purchase.StatusRetrying {
+		group.Code = row.LastCode
 	}
-	advice := guide.Group(group)
+	advice := guide.Group(group.Status, group.Reason, group.Code)
 	p.What, p.Remedy = advice.Meaning, advice.Remedy
-	p.Replayable = group.Replayable() || entry.Status == purchase.StatusSkipped && entry.Reason == purchase.ReasonTestPurchase
+	p.Replayable = group.Replayable() || row.Status == purchase.StatusSkipped && row.Reason == purchase.ReasonTestPurchase
 	var pretty bytes.Buffer
-	if body := d.body(&history); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
+	if body := d.body(&row); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
 		p.Body = pretty.String()
 	}
-	if history.KeyMask != nil {
-		p.Keys = strings.Join(purchase.KeyNames(*history.KeyMask), ", ")
+	if row.KeyMask != nil {
+		p.Keys = strings.Join(purchase.KeyNames(*row.KeyMask), ", ")
 	}
-	d.show(w, r, "purchase", frame{
-		Title: "Purchase " + short(entry.ID), Here: "purchases", Path: "/purchases/" + entry.ID, Notice: noticeOf(values), Page: p,
+	return d.show(w, r, "purchase", frame{
+		Title: "Purchase " + short(row.ID), Here: "purchases", Path: "/purchases/" + row.ID, Notice: noticeOf(values), Page: p,
 	})
 }
 
@@ -527,31 +509,30 @@ type groupsPage struct {
 }
 
 type groupView struct {
-	purchase.Group
+	report.Group
 	What, Remedy string
 	CodeText     string // as forms and links name it
-	Entries      []purchase.Entry
+	Entries      []report.Row
 	Link         string // the group alone
 }
 
 // fewEntries is how many purchases of each group are listed.
 const fewEntries = 8
 
-func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) {
-	d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that TikTok refused for their content, that expired, or that crashed the worker.",
-		func(g purchase.Group) bool { return g.Status == purchase.StatusDead })
+func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) error {
+	return d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that TikTok refused for their content, that expired, or that crashed the worker.",
+		func(g report.Group) bool { return g.Status == purchase.StatusDead })
 }
 
-func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) {
-	d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
-		func(g purchase.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
+func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) error {
+	return d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
+		func(g report.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
 }
 
-func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(purchase.Group) bool) {
+func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(report.Group) bool) error {
 	values, err := query(r, "status", "reason", "code", "cursor", "replayed")
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	asked := values.Get("code")
 	if asked == noCode {
@@ -559,15 +540,12 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	}
 	f, err := parseFilter(values)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
-	groups, err := d.Ledger.Groups(ctx, nil)
+	ctx := r.Context()
+	groups, err := d.Reports.Groups(ctx, nil)
 	if err != nil {
-		d.unavailable(w, r, err)
-		return
+		return err
 	}
 	p := groupsPage{Lead: lead, Only: f.Status != "", Back: path}
 	for _, g := range groups {
@@ -575,19 +553,18 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 		if !belongs(g) || !chosen {
 			continue
 		}
-		advice := guide.Group(g)
+		advice := guide.Group(g.Status, g.Reason, g.Code)
 		v := groupView{
 			Group: g, What: advice.Meaning, Remedy: advice.Remedy,
 			CodeText: groupCode(g), Link: path + "?" + groupValues(g).Encode(),
 		}
-		of := purchase.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
+		of := report.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
 		if p.Only {
 			of.Limit, of.After = usualLimit, f.After
 		}
 		var next string
 		if v.Entries, next, err = d.page(ctx, of); err != nil {
-			d.unavailable(w, r, err)
-			return
+			return err
 		}
 		if p.Only && next != "" {
 			more := groupValues(g)
@@ -600,7 +577,7 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	if asked != "" {
 		values.Set("code", asked)
 	}
-	d.show(w, r, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
+	return d.show(w, r, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
 }
 
 func codeText(code *int) string {
@@ -610,7 +587,7 @@ func codeText(code *int) string {
 	return strconv.Itoa(*code)
 }
 
-func groupValues(g purchase.Group) url.Values {
+func groupValues(g report.Group) url.Values {
 	values := url.Values{"status": {string(g.Status)}, "reason": {string(g.Reason)}}
 	if code := groupCode(g); code != "" {
 		values.Set("code", code)
@@ -622,7 +599,7 @@ func groupValues(g purchase.Group) url.Values {
 const noCode = "none"
 
 // groupCode is the code that belongs to a group's purchases; "" where the group does not look at codes.
-func groupCode(g purchase.Group) string {
+func groupCode(g report.Group) string {
 	if g.Code == nil && g.Status == purchase.StatusDead {
 		return noCode
 	}
@@ -631,7 +608,7 @@ func groupCode(g purchase.Group) string {
 
 // confirmPage asks before a replay.
 type confirmPage struct {
-	Counts      []purchase.Replayable
+	Counts      []maintenance.Replayable
 	Count, Late int
 	Old         int // of Count, paid more than 28 days ago
 	IDs         []string
@@ -643,13 +620,13 @@ type confirmPage struct {
 }
 
 // formSelection reads which purchases a form is about: those ticked, or all of a group.
-func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (purchase.Selection, url.Values, error) {
+func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (maintenance.Selection, url.Values, error) {
 	form, err := formOf(w, r)
 	if err != nil {
-		return purchase.Selection{}, nil, err
+		return maintenance.Selection{}, nil, err
 	}
 	if form.Get("all") == "" {
-		s := purchase.Selection{IDs: form["id"]}
+		s := maintenance.Selection{IDs: form["id"]}
 		if len(s.IDs) == 0 {
 			return s, form, errors.New("tick at least one purchase first")
 		}
@@ -667,28 +644,25 @@ func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (purch
 	return s, form, s.Check()
 }
 
-func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) error {
 	s, form, err := d.formSelection(w, r)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-	defer cancel()
+	ctx := r.Context()
 	p := confirmPage{IDs: s.IDs, Status: string(s.Status), Reason: string(s.Reason), Code: codeText(s.Code), Back: backOf(form)}
 	if s.NoCode {
 		p.Code = noCode
 	}
-	if p.Counts, err = d.Ledger.CountReplayable(ctx, s); err != nil {
-		d.unavailable(w, r, err)
-		return
+	if p.Counts, err = d.Replays.CountReplayable(ctx, s); err != nil {
+		return err
 	}
-	p.Count, p.Late = purchase.Sum(p.Counts)
-	p.Old = purchase.Old(p.Counts)
+	p.Count, p.Late = maintenance.Sum(p.Counts)
+	p.Old = maintenance.Old(p.Counts)
 	if len(s.IDs) > 0 {
 		p.Unfit = len(s.IDs) - p.Count
 	}
-	d.show(w, r, "confirm", frame{Title: "Replay", Page: p})
+	return d.show(w, r, "confirm", frame{Title: "Replay", Page: p})
 }
 
 // backOf is where a form came from: one of our own pages.
@@ -702,17 +676,16 @@ func backOf(form url.Values) string {
 	return "/dead"
 }
 
-func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) {
+func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) error {
 	s, form, err := d.formSelection(w, r)
 	if err != nil {
-		d.refuse(w, r, http.StatusBadRequest, err.Error())
-		return
+		return badRequest(err)
 	}
 	n, err := d.replay(r, s)
 	if err != nil {
-		status, sentence := replayFailure(n, err)
-		d.refuse(w, r, status, sentence)
-		return
+		return err
 	}
-	http.Redirect(w, r, backOf(form)+"?replayed="+strconv.Itoa(n), http.StatusSeeOther) //nolint:gosec // backOf returns our own paths alone
+	to := backOf(form) + "?replayed=" + strconv.Itoa(n)
+	http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // backOf returns our own paths alone
+	return nil
 }

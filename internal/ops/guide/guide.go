@@ -102,14 +102,15 @@ func Purchase(status purchase.Status, reason purchase.Reason) Advice {
 	return states[state{status: status}]
 }
 
-// Group explains a group of purchases: where TikTok's code says more than the reason, by the code.
-func Group(g purchase.Group) Advice {
-	a := Purchase(g.Status, g.Reason)
-	if g.Code == nil {
+// Group explains purchases with one status, reason and last code of TikTok's (nil: none): by the code where it
+// says more than the reason.
+func Group(status purchase.Status, reason purchase.Reason, last *int) Advice {
+	a := Purchase(status, reason)
+	if last == nil {
 		return a
 	}
-	code := Code(*g.Code)
-	if g.Status == purchase.StatusRetrying || g.Status == purchase.StatusDead && g.Reason == purchase.ReasonRefused {
+	code := Code(*last)
+	if status == purchase.StatusRetrying || status == purchase.StatusDead && reason == purchase.ReasonRefused {
 		a.Meaning = code.Meaning
 		if code.Remedy != "" {
 			a.Remedy = code.Remedy

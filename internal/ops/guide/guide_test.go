@@ -9,6 +9,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -28,7 +29,7 @@ func TestPurchase_ExplainsEveryState(t *testing.T) {
 			if a.Remedy == "" && status != purchase.StatusDelivered && status != purchase.StatusSkipped {
 				t.Errorf("%s (%s) has no remedy", status, reason)
 			}
-			replayable := purchase.Group{Status: status, Reason: reason}.Replayable() ||
+			replayable := (report.Group{Status: status, Reason: reason}).Replayable() ||
 				status == purchase.StatusSkipped && reason == purchase.ReasonTestPurchase
 			if (a.Replay != "") != replayable || replayable && a.Remedy == "" {
 				t.Errorf("%s (%s): %+v, want a replay: %t", status, reason, a, replayable)
@@ -39,24 +40,26 @@ func TestPurchase_ExplainsEveryState(t *testing.T) {
 
 func TestGroup_PrefersTheCodeOfWhatTikTokRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
-		group           purchase.Group
+		status          purchase.Status
+		reason          purchase.Reason
+		code            *int
 		meaning, remedy string
 	}{
 		"refused": {
-			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002)},
+			purchase.StatusDead, purchase.ReasonRefused, new(40002),
 			"A field of the event is not valid", "Compare the message",
 		},
 		"refused, no code": {
-			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonRefused}, "TikTok refuses the event", "Fix what TikTok",
+			purchase.StatusDead, purchase.ReasonRefused, nil, "TikTok refuses the event", "Fix what TikTok",
 		},
 		"expired": {
-			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Code: new(503)},
+			purchase.StatusDead, purchase.ReasonExpired, new(503),
 			"Not accepted until RETRY_MAX_AGE: a later send could count twice. Last: TikTok, or a gateway", "See why no worker",
 		},
-		"retrying": {purchase.Group{Status: purchase.StatusRetrying, Code: new(429)}, "Too many requests", "Workers slow down"},
-		"known":    {purchase.Group{Status: purchase.StatusRetrying, Code: new(40050)}, "TikTok had this", "The worker retries"},
+		"retrying": {purchase.StatusRetrying, "", new(429), "Too many requests", "Workers slow down"},
+		"known":    {purchase.StatusRetrying, "", new(40050), "TikTok had this", "The worker retries"},
 	} {
-		got := guide.Group(tc.group)
+		got := guide.Group(tc.status, tc.reason, tc.code)
 		if !strings.HasPrefix(got.Meaning, tc.meaning) || !strings.HasPrefix(got.Remedy, tc.remedy) {
 			t.Errorf("%s: %+v, want %q and %q", name, got, tc.meaning, tc.remedy)
 		}

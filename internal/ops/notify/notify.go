@@ -21,7 +21,7 @@ import (
 
 	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/message"
-	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/ops/report"
 )
 
 const (
@@ -37,7 +37,7 @@ const (
 
 // Ledger lists what died since a time and is still dead, one entry per reason.
 type Ledger interface {
-	Deaths(ctx context.Context, since time.Time) ([]purchase.Deaths, error)
+	Deaths(ctx context.Context, since time.Time) ([]report.Deaths, error)
 }
 
 // Lead elects the replica that sends. Hold returns true to at most one process of all that share a ledger, and

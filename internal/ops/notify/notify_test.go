@@ -19,6 +19,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -84,17 +85,17 @@ func (s *seat) Release() {
 }
 
 // Deaths implements notify.Ledger.
-func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, error) {
+func (w *world) Deaths(_ context.Context, since time.Time) ([]report.Deaths, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	by := map[purchase.Reason]*purchase.Deaths{}
+	by := map[purchase.Reason]*report.Deaths{}
 	for _, d := range w.deaths {
 		if d.at.Before(since) {
 			continue
 		}
 		g := by[d.reason]
 		if g == nil {
-			g = &purchase.Deaths{Reason: d.reason, First: d.at}
+			g = &report.Deaths{Reason: d.reason, First: d.at}
 			by[d.reason] = g
 		}
 		g.Count++
@@ -102,7 +103,7 @@ func (w *world) Deaths(_ context.Context, since time.Time) ([]purchase.Deaths, e
 		g.IDs = slices.Insert(g.IDs, 0, d.id)
 		g.IDs = g.IDs[:min(len(g.IDs), 5)]
 	}
-	var list []purchase.Deaths
+	var list []report.Deaths
 	for _, g := range by {
 		list = append(list, *g)
 	}

@@ -8,6 +8,7 @@ import (
 	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -32,7 +33,7 @@ const (
 
 // troubles lists the troubles among what was read. It is a pure function.
 func troubles(
-	deaths []purchase.Deaths, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration, now time.Time,
+	deaths []report.Deaths, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration, now time.Time,
 ) (list []Trouble) {
 	for _, d := range deaths {
 		advice := guide.Purchase(purchase.StatusDead, d.Reason)

@@ -10,6 +10,7 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/ledgergen"
@@ -38,7 +39,8 @@ func TestFill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	summary, err := db.Summary(t.Context(), time.Now().Add(-2*ledgergen.Span), nil)
+	reports := report.New(db)
+	summary, err := reports.Summary(t.Context(), time.Now().Add(-2*ledgergen.Span), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +53,7 @@ func TestFill(t *testing.T) {
 	if total != n || summary.Counts[purchase.StatusDelivered] < n*9/10 || len(summary.Values) < 5 {
 		t.Errorf("%d purchases: %+v", total, summary)
 	}
-	recent, err := db.Summary(t.Context(), time.Now().Add(-ledgergen.Span/12), nil)
+	recent, err := reports.Summary(t.Context(), time.Now().Add(-ledgergen.Span/12), nil)
 	if err != nil || recent.Counts[purchase.StatusDelivered] < n/15 || recent.Counts[purchase.StatusDelivered] > n/10 {
 		t.Errorf("the last month holds %d of %d: %v", recent.Counts[purchase.StatusDelivered], n, err)
 	}
@@ -83,7 +85,7 @@ func TestFill(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT checkout_session_id FROM public.purchases WHERE status = 'dead' LIMIT 1`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
-	found, err := db.Histories(t.Context(), id, 2)
+	found, err := reports.Search(t.Context(), id, 2)
 	if err != nil || len(found) != 1 || len(found[0].Attempts) != 2 || len(found[0].Events) == 0 {
 		t.Errorf("history of %s: %+v, %v", id, found, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/process"
@@ -221,7 +222,7 @@ func (y *year) program() string { return filepath.Join(y.b.dir, "prune") }
 // runs to its end. It returns how many purchases were removed, in how much of its time.
 func (y *year) prune(ctx context.Context) (beside pair, gone int, took time.Duration, err error) {
 	const old = `SELECT count(*) FROM public.purchases WHERE finished_at < $1`
-	since := time.Now().Add(-purchase.LeastPruneAge - time.Second)
+	since := time.Now().Add(-maintenance.LeastPruneAge - time.Second)
 	if gone, err = query[int](ctx, y.ledger, old, since); err != nil {
 		return beside, 0, 0, err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/ledger"
+	reports "purchase-relay/internal/ops/report"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/ledgergen"
 )
@@ -52,7 +53,7 @@ func fold(ctx context.Context, url string) error {
 		return err
 	}
 	defer db.Close()
-	_, err = db.Fold(ctx)
+	_, err = reports.New(db).Fold(ctx)
 	return err
 }
 

@@ -1,10 +1,11 @@
-package purchase_test
+package report_test
 
 import (
 	"os"
 	"strings"
 	"testing"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -32,7 +33,7 @@ func tableOf(t *testing.T, text, heading string) (rows [][]string) {
 
 // docs/states.md says what the code does.
 func TestStatesDocument(t *testing.T) {
-	data, err := os.ReadFile("../../docs/states.md")
+	data, err := os.ReadFile("../../../docs/states.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func TestStatesDocument(t *testing.T) {
 	}
 
 	for _, row := range tableOf(t, text, "reason |")[1:] {
-		g := purchase.Group{Status: purchase.Status(row[1]), Reason: purchase.Reason(row[0])}
+		g := report.Group{Status: purchase.Status(row[1]), Reason: purchase.Reason(row[0])}
 		if all := strings.HasPrefix(row[3], "one, some, all"); all != g.Replayable() {
 			t.Errorf("%s (%s): replayed by %q", g.Status, g.Reason, row[3])
 		}

@@ -1,7 +1,7 @@
-package ledger_test
+package maintenance_test
 
 import (
-	"encoding/hex"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,43 +9,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/ledgertest"
 )
 
-// everything is the ledger as text: each row of each table. Messages stand in it in hexadecimal.
-func (l *testLedger) everything() string {
-	l.t.Helper()
-	rows, err := l.conn.Query(l.t.Context(), `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1`)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil || len(tables) < 8 {
-		l.t.Fatalf("tables: %v, %v", tables, err)
-	}
-	var text strings.Builder
-	for _, table := range tables {
-		text.WriteString(ask[string](l, `SELECT COALESCE(string_agg(t::text, E'\n'), '') FROM public.`+table+` t`))
-	}
-	return text.String()
-}
-
-// holds says whether the ledger holds a text anywhere.
-func holds(everything, text string) bool {
-	return strings.Contains(everything, text) || strings.Contains(everything, hex.EncodeToString([]byte(text)))
-}
-
 // people are two customers, each with a purchase in every status.
-func people(l *testLedger) (traces map[string][]string) {
+func people(l *ledgertest.Ledger) (traces map[string][]string) {
 	traces = make(map[string][]string)
 	for _, name := range []string{"ada", "bob"} {
 		email := name + "@example.com"
 		for i, status := range purchase.Statuses() {
 			id := fmt.Sprintf("cs_%s_%s", name, status)
-			r := receipt("evt_"+id, id, purchase.StatusPending, "")
+			r := ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, "")
 			r.Purchase.Email, r.Purchase.Customer, r.Purchase.Subscription = email, "cus_"+name, "sub_"+name
 			r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail(email), TTCLID: "click-" + name, IP: "203.0.113.7", UserAgent: "browser of " + name}
 			switch status {
@@ -56,25 +34,25 @@ func people(l *testLedger) (traces map[string][]string) {
 				}
 			default:
 			}
-			l.record(r)
+			l.MustRecord(r)
 			switch status {
 			case purchase.StatusDelivered, purchase.StatusDead, purchase.StatusRetrying, purchase.StatusSkipped:
-				o := outcome(id, 1, status, fmt.Sprintf("a_%s_%d", name, i), base)
+				o := ledgertest.Outcome(id, 1, status, fmt.Sprintf("a_%s_%d", name, i), base)
 				o.Attempt.Message, o.Attempt.RequestID = "TikTok's words about "+name, "request-"+name
 				if status == purchase.StatusSkipped {
 					o.Reason = purchase.ReasonNotConfigured
 				}
-				if _, err := l.Settle(l.t.Context(), []message.Outcome{o}); err != nil {
-					l.t.Fatal(err)
+				if _, err := l.Settle(l.T.Context(), []message.Outcome{o}); err != nil {
+					l.T.Fatal(err)
 				}
 			case purchase.StatusPublished:
-				l.exec(`UPDATE purchases SET status = 'published', published_at = now() WHERE checkout_session_id = $1`, id)
+				l.Exec(`UPDATE purchases SET status = 'published', published_at = now() WHERE checkout_session_id = $1`, id)
 			default:
 			}
 		}
 		traces[name] = []string{
 			email, purchase.HashEmail(email), "cus_" + name, "sub_" + name, "click-" + name, "browser of " + name, "TikTok's words about " + name, "request-" + name,
-			ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email), purchase.HashExternalID(ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email)),
+			ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email), purchase.HashExternalID(ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email)),
 		}
 	}
 	return traces
@@ -82,17 +60,17 @@ func people(l *testLedger) (traces map[string][]string) {
 
 // One person leaves every table; another one, the figures and the memory of what was bought stay.
 func TestForget(t *testing.T) {
-	l := newLedger(t)
+	l := ledgertest.New(t)
 	traces := people(l)
-	before := l.everything()
+	before := l.Dump()
 	for name, list := range traces {
 		for _, trace := range list {
-			if !holds(before, trace) {
+			if !ledgertest.Holds(before, trace) {
 				t.Errorf("the search finds nothing of %s's %q", name, trace)
 			}
 		}
 	}
-	if _, err := l.Forget(t.Context(), "nobody@example.com"); !errors.Is(err, purchase.ErrUnknown) || strings.Contains(err.Error(), "nobody@") {
+	if _, err := l.Forget(t.Context(), "nobody@example.com"); !errors.Is(err, report.ErrUnknown) || strings.Contains(err.Error(), "nobody@") {
 		t.Errorf("nobody: %v", err)
 	}
 
@@ -104,7 +82,7 @@ func TestForget(t *testing.T) {
 	if err != nil || len(again.Held) != len(person.Held) {
 		t.Errorf("broken off and begun again: %+v, %v", again, err)
 	}
-	if done, err := l.Unlink(t.Context(), "ada@example.com", purchase.Person{
+	if done, err := l.Unlink(t.Context(), "ada@example.com", maintenance.Person{
 		Profiles: person.Profiles,
 		Held:     person.Held[1:],
 	}); err != nil || done {
@@ -113,19 +91,19 @@ func TestForget(t *testing.T) {
 	if done, err := l.Unlink(t.Context(), "ada@example.com", person); err != nil || !done {
 		t.Fatalf("unlink: %t, %v", done, err)
 	}
-	after := l.everything()
+	after := l.Dump()
 	for _, trace := range traces["ada"] {
-		if holds(after, trace) {
+		if ledgertest.Holds(after, trace) {
 			t.Errorf("%q is still there", trace)
 		}
 	}
 	for _, trace := range traces["bob"] {
-		if !holds(after, trace) {
+		if !ledgertest.Holds(after, trace) {
 			t.Errorf("of the other one %q is gone", trace)
 		}
 	}
-	l.rollupIsTheLedger(t, nil, time.Time{})
-	standing := ask[string](l, `SELECT string_agg(status || COALESCE(NULLIF(' ' || reason, ' '), ''), ', ' ORDER BY checkout_session_id) FROM purchases WHERE checkout_session_id LIKE 'cs_ada_%'`)
+	l.CheckRollup(t, nil, time.Time{})
+	standing := ledgertest.Ask[string](l, `SELECT string_agg(status || COALESCE(NULLIF(' ' || reason, ' '), ''), ', ' ORDER BY checkout_session_id) FROM purchases WHERE checkout_session_id LIKE 'cs_ada_%'`)
 	if want := "awaiting_payment, skipped forgotten, delivered, payment_failed, skipped forgotten, skipped forgotten, rejected invalid_email, skipped forgotten, skipped forgotten"; standing != want {
 		t.Errorf("they stand\n%s, want\n%s", standing, want)
 	}
@@ -133,38 +111,38 @@ func TestForget(t *testing.T) {
 	if claims, err := l.Claim(t.Context(), 100); err != nil || len(claims) != 1 || claims[0].ID != "cs_bob_pending" {
 		t.Errorf("claimed: %+v, %v", claims, err)
 	}
-	if n, err := l.Replay(t.Context(), purchase.Selection{IDs: []string{"cs_ada_dead", "cs_ada_skipped"}}, func(int) {}); err != nil || n != 0 {
+	if n, err := l.Replay(t.Context(), maintenance.Selection{IDs: []string{"cs_ada_dead", "cs_ada_skipped"}}, func(int) {}); err != nil || n != 0 {
 		t.Errorf("replayed: %d, %v", n, err)
 	}
 	for _, event := range []string{"evt_cs_ada_dead", "evt_new"} {
-		r := receipt(event, "cs_ada_dead", purchase.StatusPending, "")
+		r := ledgertest.Receipt(event, "cs_ada_dead", purchase.StatusPending, "")
 		r.Purchase.Email = "ada@example.com"
-		if got := l.record(r); got.Disposition != purchase.Duplicate {
+		if got := l.MustRecord(r); got.Disposition != purchase.Duplicate {
 			t.Errorf("%s: %s", event, got.Disposition)
 		}
 	}
 	// What was on its way to TikTok may have been accepted: then it is so.
-	if _, err := l.Settle(t.Context(), []message.Outcome{outcome("cs_ada_published", 1, purchase.StatusDelivered, "late", base)}); err != nil {
+	if _, err := l.Settle(t.Context(), []message.Outcome{ledgertest.Outcome("cs_ada_published", 1, purchase.StatusDelivered, "late", base)}); err != nil {
 		t.Fatal(err)
 	}
-	if status := ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_ada_published'`); status != "delivered" {
+	if status := ledgertest.Ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_ada_published'`); status != "delivered" {
 		t.Errorf("a late acceptance: %s", status)
 	}
-	if _, err := l.Forget(t.Context(), "ada@example.com"); !errors.Is(err, purchase.ErrUnknown) {
+	if _, err := l.Forget(t.Context(), "ada@example.com"); !errors.Is(err, report.ErrUnknown) {
 		t.Errorf("once more: %v", err)
 	}
 	// The same person may come back, as somebody new.
-	r := receipt("evt_back", "cs_back", purchase.StatusPending, "")
+	r := ledgertest.Receipt("evt_back", "cs_back", purchase.StatusPending, "")
 	r.Purchase.Email = "ada@example.com"
-	if got := l.record(r); !got.ProfileCreated || slices.Contains(person.Profiles, got.ProfileID) {
+	if got := l.MustRecord(r); !got.ProfileCreated || slices.Contains(person.Profiles, got.ProfileID) {
 		t.Errorf("back again: %+v", got)
 	}
 }
 
 // A column that a migration adds may hold something of a buyer. Decide whether forget.go has to know it, then name it here.
 func TestForgetKnowsEveryColumn(t *testing.T) {
-	l := newLedger(t)
-	got := ask[string](l, `SELECT string_agg(c.relname || '.' || a.attname, ' ' ORDER BY c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+	l := ledgertest.New(t)
+	got := ledgertest.Ask[string](l, `SELECT string_agg(c.relname || '.' || a.attname, ' ' ORDER BY c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
 		WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'uuid'::regtype, 'jsonb'::regtype)
 		AND c.relname NOT LIKE 'rollup\_%' AND c.relname <> 'goose_db_version'`)
 	const want = "attempts.attempt_id attempts.checkout_session_id attempts.class attempts.message attempts.request_id backfills.cursor backfills.origin " +
@@ -180,35 +158,24 @@ func TestForgetKnowsEveryColumn(t *testing.T) {
 }
 
 // traceless fails for each trace that the ledger still holds.
-func (l *testLedger) traceless(traces ...string) {
-	l.t.Helper()
-	after := l.everything()
+func traceless(l *ledgertest.Ledger, traces ...string) {
+	l.T.Helper()
+	after := l.Dump()
 	for _, trace := range traces {
-		if holds(after, trace) {
-			l.t.Errorf("the ledger still holds %q", trace)
+		if ledgertest.Holds(after, trace) {
+			l.T.Errorf("the ledger still holds %q", trace)
 		}
 	}
 }
 
 // forget runs what `ingest forget` runs on the ledger.
-func (l *testLedger) forget(email string) purchase.Person {
-	l.t.Helper()
-	person, err := l.Forget(l.t.Context(), email)
+func forget(l *ledgertest.Ledger, email string) maintenance.Person {
+	l.T.Helper()
+	person, err := l.ForgetCustomer(l.T.Context(), email, func(context.Context, []string) error { return nil })
 	if err != nil {
-		l.t.Fatal(err)
-	}
-	if done, err := l.Unlink(l.t.Context(), email, person); err != nil || !done {
-		l.t.Fatalf("unlink: %t, %v", done, err)
+		l.T.Fatal(err)
 	}
 	return person
-}
-
-// settle records an outcome of the first generation.
-func (l *testLedger) settle(id string, status purchase.Status) {
-	l.t.Helper()
-	if _, err := l.Settle(l.t.Context(), []message.Outcome{outcome(id, 1, status, "a_"+id, base)}); err != nil {
-		l.t.Fatal(err)
-	}
 }
 
 // A pruning takes the purchases, by which trials used to be found. Their keys, and invoices that are held,
@@ -216,75 +183,75 @@ func (l *testLedger) settle(id string, status purchase.Status) {
 func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 	t.Parallel()
 	const ada = "buyer1@example.com"
-	for name, held := range map[string]func(l *testLedger) (traces []string){
-		"trial": func(l *testLedger) []string {
-			r := trialOf(1)
+	for name, held := range map[string]func(l *ledgertest.Ledger) (traces []string){
+		"trial": func(l *ledgertest.Ledger) []string {
+			r := ledgertest.Trial(1)
 			r.Purchase.Customer = "cus_trial"
-			l.must(r, purchase.Processed)
+			l.Must(r, purchase.Processed)
 			return []string{"sub_1", "cus_trial"}
 		},
-		"trial whose first payment was made": func(l *testLedger) []string {
-			l.must(trialOf(1), purchase.Processed)
-			i := invoiceOf(1, 1)
+		"trial whose first payment was made": func(l *ledgertest.Ledger) []string {
+			l.Must(ledgertest.Trial(1), purchase.Processed)
+			i := ledgertest.Invoice(1, 1)
 			i.Purchase.Customer = "cus_invoice"
-			l.must(i, purchase.Processed)
-			l.settle("in_1_1", purchase.StatusDelivered)
-			l.exec(`UPDATE trials SET invoice_at = now()`) // else it is pruned with the purchase
+			l.Must(i, purchase.Processed)
+			l.End("in_1_1", purchase.StatusDelivered)
+			l.Exec(`UPDATE trials SET invoice_at = now()`) // else it is pruned with the purchase
 			return []string{"sub_1", "cus_invoice"}
 		},
-		"invoice without a trial, by customer": func(l *testLedger) []string {
-			i := invoiceOf(7, 1)
+		"invoice without a trial, by customer": func(l *ledgertest.Ledger) []string {
+			i := ledgertest.Invoice(7, 1)
 			i.Purchase.Customer = "cus_1" // that of the profile
-			l.must(i, purchase.Held)
+			l.Must(i, purchase.Held)
 			return []string{"sub_7"}
 		},
-		"invoice without a trial, by subscription": func(l *testLedger) []string {
-			i := invoiceOf(1, 2)
+		"invoice without a trial, by subscription": func(l *ledgertest.Ledger) []string {
+			i := ledgertest.Invoice(1, 2)
 			i.Purchase.Subscription, i.Purchase.Customer = "sub_1", "cus_other"
-			l.must(i, purchase.Held)
+			l.Must(i, purchase.Held)
 			return []string{"cus_other"}
 		},
-		"trial with a later invoice": func(l *testLedger) []string {
-			l.must(trialOf(1), purchase.Processed)
-			i := invoiceOf(1, 3)
+		"trial with a later invoice": func(l *ledgertest.Ledger) []string {
+			l.Must(ledgertest.Trial(1), purchase.Processed)
+			i := ledgertest.Invoice(1, 3)
 			i.Purchase.Customer = "cus_held"
-			l.must(i, purchase.Held)
+			l.Must(i, purchase.Held)
 			return []string{"cus_held", "sub_1"}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newLedger(t)
+			l := ledgertest.New(t)
 			traces := held(l)
 			// the profile's latest ids: cus_1 and sub_1
-			bought := receipt("evt_bought", "cs_bought", purchase.StatusPending, "")
+			bought := ledgertest.Receipt("evt_bought", "cs_bought", purchase.StatusPending, "")
 			bought.Purchase.Email, bought.Purchase.At = ada, base.Add(time.Hour)
-			l.must(bought, purchase.Processed)
-			l.settle("cs_bought", purchase.StatusDelivered)
-			other := trialOf(2)
+			l.Must(bought, purchase.Processed)
+			l.End("cs_bought", purchase.StatusDelivered)
+			other := ledgertest.Trial(2)
 			other.Purchase.Customer = "cus_2"
-			l.must(other, purchase.Processed)
-			l.exec(`UPDATE purchases SET finished_at = $1 WHERE finished_at IS NOT NULL`, base) // long ago
-			l.prune(purchase.Pruning{Before: time.Now().Add(-purchase.LeastPruneAge)})
-			if n := ask[int](l, `SELECT count(*) FROM purchases WHERE profile_id IN (SELECT id FROM profiles
+			l.Must(other, purchase.Processed)
+			l.Exec(`UPDATE purchases SET finished_at = $1 WHERE finished_at IS NOT NULL`, base) // long ago
+			prune(l, maintenance.Pruning{Before: time.Now().Add(-maintenance.LeastPruneAge)})
+			if n := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases WHERE profile_id IN (SELECT id FROM profiles
 				WHERE email = $1)`, ada); n != 0 {
 				t.Fatalf("%d purchases left after the pruning, want 0", n)
 			}
-			if n := ask[int](l, `SELECT count(*) FROM trials`); n == 0 {
+			if n := ledgertest.Ask[int](l, `SELECT count(*) FROM trials`); n == 0 {
 				t.Fatal("no trial is left to be found")
 			}
-			profile := ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, ada)
-			person := l.forget(ada)
-			l.traceless(append(traces, ada, purchase.HashEmail(ada), "cus_1", profile,
+			profile := ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, ada)
+			person := forget(l, ada)
+			traceless(l, append(traces, ada, purchase.HashEmail(ada), "cus_1", profile,
 				purchase.HashExternalID(profile))...)
-			if n := ask[int](l, `SELECT count(*) FROM trials WHERE subscription_id <> 'sub_2'`); n != 0 {
+			if n := ledgertest.Ask[int](l, `SELECT count(*) FROM trials WHERE subscription_id <> 'sub_2'`); n != 0 {
 				t.Errorf("%d trials left, want 0", n)
 			}
 			if ids := person.Queued(); name == "trial" && !slices.Contains(ids, "cs_1") {
 				t.Errorf("ids to erase from the queue: %v, want cs_1 among them", ids)
 			}
 			// The first invoice comes: nothing is sent to TikTok.
-			if _, err := l.Record(t.Context(), invoiceOf(1, 1)); err != nil {
+			if _, err := l.Record(t.Context(), ledgertest.Invoice(1, 1)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := l.ConvertHeld(t.Context(), 0); err != nil {
@@ -294,7 +261,7 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 				t.Errorf("claims = %+v, %v, want none", claims, err)
 			}
 			// The other buyer's trial converts.
-			l.must(invoiceOf(2, 1), purchase.Processed)
+			l.Must(ledgertest.Invoice(2, 1), purchase.Processed)
 			if claims, err := l.Claim(t.Context(), 10); err != nil || len(claims) != 1 || claims[0].ID != "in_2_1" {
 				t.Errorf("claims = %+v, %v, want in_2_1", claims, err)
 			}
@@ -306,47 +273,47 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 // asks for another round.
 func TestForget_InvoiceBetweenForgetAndUnlink(t *testing.T) {
 	t.Parallel()
-	l := newLedger(t)
+	l := ledgertest.New(t)
 	const ada = "buyer1@example.com"
-	l.must(trialOf(1), purchase.Processed)
+	l.Must(ledgertest.Trial(1), purchase.Processed)
 	person, err := l.Forget(t.Context(), ada)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.must(invoiceOf(1, 1), purchase.Processed)
-	if got := ask[string](l, `SELECT status || ' ' || reason FROM purchases
+	l.Must(ledgertest.Invoice(1, 1), purchase.Processed)
+	if got := ledgertest.Ask[string](l, `SELECT status || ' ' || reason FROM purchases
 		WHERE checkout_session_id = 'in_1_1'`); got != "skipped forgotten" {
 		t.Errorf("first payment is %s, want skipped forgotten", got)
 	}
 	if done, err := l.Unlink(t.Context(), ada, person); err != nil || done {
 		t.Errorf("unlink = %t, %v, want false", done, err)
 	}
-	l.forget(ada)
-	l.traceless(ada, purchase.HashEmail(ada), "sub_1", "E.C.P.abc")
+	forget(l, ada)
+	traceless(l, ada, purchase.HashEmail(ada), "sub_1", "E.C.P.abc")
 }
 
 // Both modes of an address are one person; the same customer's unpaid purchases are found by subscription,
 // too.
 func TestForget_RemovesBothModes(t *testing.T) {
 	t.Parallel()
-	l := newLedger(t)
+	l := ledgertest.New(t)
 	for _, mode := range []struct {
 		name string
 		live bool
 	}{{"live", true}, {"test", false}} {
-		r := receipt("evt_"+mode.name, "cs_"+mode.name, purchase.StatusPending, "")
+		r := ledgertest.Receipt("evt_"+mode.name, "cs_"+mode.name, purchase.StatusPending, "")
 		r.Event.Livemode, r.Purchase.Livemode = mode.live, mode.live
 		r.Purchase.Customer, r.Purchase.Subscription = "cus_"+mode.name, "sub_"+mode.name
-		l.must(r, purchase.Processed)
-		unpaid := receipt("evt_unpaid_"+mode.name, "cs_unpaid_"+mode.name, purchase.StatusAwaitingPayment, "")
+		l.Must(r, purchase.Processed)
+		unpaid := ledgertest.Receipt("evt_unpaid_"+mode.name, "cs_unpaid_"+mode.name, purchase.StatusAwaitingPayment, "")
 		unpaid.Event.Livemode, unpaid.Purchase.Livemode = mode.live, mode.live
 		unpaid.Purchase.Customer, unpaid.Purchase.Subscription = "", "sub_"+mode.name
-		l.must(unpaid, purchase.AwaitingPayment)
+		l.Must(unpaid, purchase.AwaitingPayment)
 	}
-	person := l.forget(" Buyer@Example.com ")
+	person := forget(l, " Buyer@Example.com ")
 	if len(person.Profiles) != 2 || len(person.Held) != 4 {
 		t.Errorf("person = %+v, want 2 profiles and 4 purchases", person)
 	}
-	l.traceless("buyer@example.com", "cus_live", "cus_test", "sub_live", "sub_test", person.Profiles[0],
+	traceless(l, "buyer@example.com", "cus_live", "cus_test", "sub_live", "sub_test", person.Profiles[0],
 		person.Profiles[1])
 }

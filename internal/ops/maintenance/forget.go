@@ -1,4 +1,4 @@
-package ledger
+package maintenance
 
 import (
 	"context"
@@ -7,15 +7,72 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
+
+// Person is what the ledger holds of one buyer, by the ids that it keeps.
+type Person struct {
+	Profiles      []string // of the live and of the test mode
+	Customers     []string // Stripe's ids of the customer
+	Subscriptions []string
+	Held          []Holding
+	Others        []string // sessions and invoices of trials that the ledger holds no purchase of
+}
+
+// Holding is one of a person's purchases.
+type Holding struct {
+	ID       string
+	Livemode bool
+	Sent     bool // TikTok has accepted it
+}
+
+// Sent lists the ids under which TikTok holds an event of this person.
+func (p *Person) Sent() (ids []string) {
+	for _, h := range p.Held {
+		if h.Sent {
+			ids = append(ids, h.ID)
+		}
+	}
+	return ids
+}
+
+// Queued lists the ids under which the queue may hold a message about this person.
+func (p *Person) Queued() []string {
+	ids := make([]string, 0, len(p.Held)+len(p.Others))
+	for _, h := range p.Held {
+		ids = append(ids, h.ID)
+	}
+	return append(ids, p.Others...)
+}
+
+// ForgetCustomer removes one buyer: first the content, then the queue's messages by erase, at last the
+// address and the links, by which the rest was found. It can be repeated after an error. A purchase that
+// comes meanwhile makes another round. The error is report.ErrUnknown where the ledger has no such buyer.
+func (j *Jobs) ForgetCustomer(
+	ctx context.Context, email string, erase func(ctx context.Context, ids []string) error,
+) (Person, error) {
+	for {
+		person, err := j.Forget(ctx, email)
+		if err != nil {
+			return person, err
+		}
+		if err := erase(ctx, person.Queued()); err != nil {
+			return person, err
+		}
+		if done, err := j.Unlink(ctx, email, person); err != nil || done {
+			return person, err
+		}
+	}
+}
 
 // Forget removes the content of everything that the ledger holds of a buyer: messages with match keys, those
 // of trials included, TikTok's messages and request ids. Purchases that were not delivered end skipped
 // (forgotten). The rows can still be found, because the queue has to be erased before Unlink. It may be
-// repeated. The error is purchase.ErrUnknown where the ledger has no such buyer.
-func (db *DB) Forget(ctx context.Context, email string) (p purchase.Person, err error) {
-	err = db.about(ctx, email, func(tx pgx.Tx, found purchase.Person) error {
+// repeated. The error is report.ErrUnknown where the ledger has no such buyer.
+func (j *Jobs) Forget(ctx context.Context, email string) (p Person, err error) {
+	err = j.about(ctx, email, func(tx pgx.Tx, found Person) error {
 		p = found
 		return content(ctx, tx, &p)
 	})
@@ -23,7 +80,8 @@ func (db *DB) Forget(ctx context.Context, email string) (p purchase.Person, err 
 }
 
 const sqlForgetLinks = `
-UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL WHERE checkout_session_id = ANY($1::text[])`
+UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL
+WHERE checkout_session_id = ANY($1::text[])`
 
 // A first payment that comes later finds no trial, and is none.
 const sqlForgetTrials = `
@@ -40,8 +98,8 @@ DELETE FROM public.profiles p USING mine m WHERE p.id = m.id`
 // Unlink removes the profiles with the address, the trials, and what links purchases to them or to a customer
 // at Stripe. The session and event ids stay, so that Stripe's repeats are known. false: there are purchases
 // that Forget has not seen, and nothing was done.
-func (db *DB) Unlink(ctx context.Context, email string, seen purchase.Person) (done bool, err error) {
-	err = db.about(ctx, email, func(tx pgx.Tx, found purchase.Person) error {
+func (j *Jobs) Unlink(ctx context.Context, email string, seen Person) (done bool, err error) {
+	err = j.about(ctx, email, func(tx pgx.Tx, found Person) error {
 		if done = slices.Equal(found.Profiles, seen.Profiles) && slices.Equal(ids(&found), ids(&seen)); !done {
 			return nil
 		}
@@ -58,12 +116,15 @@ func (db *DB) Unlink(ctx context.Context, email string, seen purchase.Person) (d
 }
 
 // What still could be sent.
-const sendable = `(status IN ('pending', 'published', 'retrying', 'dead') OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
+const sendable = `(status IN ('pending', 'published', 'retrying', 'dead')
+        OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
 
 const sqlForgetContent = `
 UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_id = NULL,
-    status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END, reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
-    finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END, updated_at = now()
+    status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END,
+    reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
+    finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END,
+    updated_at = now()
 WHERE checkout_session_id = ANY($1::text[])`
 
 const sqlForgetAttempts = `
@@ -85,7 +146,7 @@ UPDATE public.trials t SET envelope = NULL, click_expires_at = NULL FROM mine m
     WHERE t.subscription_id = m.subscription_id`
 
 // content removes what was sent, or would be, and what TikTok answered.
-func content(ctx context.Context, tx pgx.Tx, p *purchase.Person) error {
+func content(ctx context.Context, tx pgx.Tx, p *Person) error {
 	return remove(ctx, tx,
 		statement{sqlForgetContent, []any{ids(p)}},
 		statement{sqlForgetAttempts, []any{ids(p)}},
@@ -100,16 +161,16 @@ type statement struct {
 func remove(ctx context.Context, tx pgx.Tx, statements ...statement) error {
 	for _, s := range statements {
 		if _, err := tx.Exec(ctx, s.sql, s.args...); err != nil {
-			return fmt.Errorf("remove the buyer's data: %w", explain(err))
+			return fmt.Errorf("remove the buyer's data: %w", ledger.Explain(err))
 		}
 	}
 	return nil
 }
 
 // traces are the arguments by which trials are found.
-func traces(p *purchase.Person) []any { return []any{p.Profiles, p.Customers, p.Subscriptions, ids(p)} }
+func traces(p *Person) []any { return []any{p.Profiles, p.Customers, p.Subscriptions, ids(p)} }
 
-func ids(p *purchase.Person) []string {
+func ids(p *Person) []string {
 	list := make([]string, len(p.Held))
 	for i, h := range p.Held {
 		list[i] = h.ID
@@ -119,8 +180,8 @@ func ids(p *purchase.Person) []string {
 
 // about finds a buyer in both modes, locks the purchases, and keeps webhooks about the same address waiting
 // meanwhile. The address is in no error.
-func (db *DB) about(ctx context.Context, email string, do func(tx pgx.Tx, found purchase.Person) error) error {
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+func (j *Jobs) about(ctx context.Context, email string, do func(tx pgx.Tx, found Person) error) error {
+	err := pgx.BeginFunc(ctx, j.db.Pool(), func(tx pgx.Tx) error {
 		p, err := find(ctx, tx, purchase.NormaliseEmail(email))
 		if err != nil {
 			return err
@@ -171,9 +232,8 @@ SELECT COALESCE(array_agg(DISTINCT u.id), '{}')
 FROM public.trials t, unnest(ARRAY[t.checkout_session_id, t.invoice_id, t.purchase_id]) AS u (id)
 WHERE u.id IS NOT NULL AND u.id <> ALL($4) AND ` + forgetTrials + ``
 
-func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err error) {
-	locks := sorted([]string{profileKey{true, email}.lock(), profileKey{false, email}.lock()})
-	if _, err := tx.Exec(ctx, sqlLockEmails, locks); err != nil {
+func find(ctx context.Context, tx pgx.Tx, email string) (p Person, err error) {
+	if err := ledger.LockAddress(ctx, tx, email); err != nil {
 		return p, err
 	}
 	rows, err := tx.Query(ctx, sqlForgetProfiles, email)
@@ -184,7 +244,7 @@ func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err 
 		return p, err
 	}
 	if len(p.Profiles) == 0 {
-		return p, purchase.ErrUnknown
+		return p, report.ErrUnknown
 	}
 	if err := tx.QueryRow(ctx, sqlForgetIDs, p.Profiles).Scan(&p.Customers, &p.Subscriptions); err != nil {
 		return p, err
@@ -192,7 +252,7 @@ func find(ctx context.Context, tx pgx.Tx, email string) (p purchase.Person, err 
 	if rows, err = tx.Query(ctx, sqlForgetHeld, p.Profiles, p.Customers, p.Subscriptions); err != nil {
 		return p, err
 	}
-	var h purchase.Holding
+	var h Holding
 	// No row is left out here: it would stay.
 	if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent}, func() error {
 		p.Held = append(p.Held, h)

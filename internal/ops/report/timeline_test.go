@@ -1,26 +1,32 @@
-package purchase_test
+package report_test
 
 import (
 	"strings"
 	"testing"
 	"time"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
-func TestTimelineIsInOrder(t *testing.T) {
+func TestRow_TimelineIsInOrder(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	h := purchase.History{
-		Purchase:  purchase.Purchase{ID: "cs_1", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, At: at.Add(-time.Second)},
-		ProfileID: "p1", Generation: 2, FirstPublished: at.Add(2 * time.Second), Published: at.Add(3 * time.Second), Sequence: 7, Finished: at.Add(5 * time.Second),
-		Events: []purchase.Reception{
-			{EventID: "evt_2", Type: purchase.TypeCompleted, Received: at.Add(6 * time.Second), Disposition: purchase.Duplicate},
-			{EventID: "evt_1", Type: purchase.TypeCompleted, Received: at, Disposition: purchase.Processed},
+	after := func(seconds int) *time.Time { return new(at.Add(time.Duration(seconds) * time.Second)) }
+	r := report.Row{
+		ID: "cs_1", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, PurchasedAt: after(-1),
+		ProfileID: new("p1"), Generation: 2, FirstPublished: after(2), Published: after(3), Sequence: new(int64(7)),
+		Finished: after(5),
+		Events: []report.Event{
+			{ID: "evt_2", Type: purchase.TypeCompleted, Received: *after(6), Disposition: purchase.Duplicate},
+			{ID: "evt_1", Type: purchase.TypeCompleted, Received: at, Disposition: purchase.Processed},
 		},
-		Attempts: []purchase.Attempt{{ID: "a", At: at.Add(4 * time.Second), Took: 20 * time.Millisecond, Class: purchase.ClassRefused, Code: new(40002), Message: "Batch.0.event: no", RequestID: "r1"}},
+		Attempts: []report.Attempt{{
+			ID: "a", At: *after(4), TookMS: 20, Class: purchase.ClassRefused, Code: new(40002), Message: "Batch.0.event: no",
+			RequestID: "r1",
+		}},
 	}
 	var lines []string
-	for _, step := range h.Timeline() {
+	for _, step := range r.Timeline() {
 		lines = append(lines, step.At.Format("05 ")+step.What)
 	}
 	want := `04 paid, by Stripe's time
@@ -37,7 +43,7 @@ func TestTimelineIsInOrder(t *testing.T) {
 }
 
 // A checkout without money says so, whatever its kind: it was not paid.
-func TestHistory_TimelineWithoutMoney(t *testing.T) {
+func TestRow_TimelineWithoutMoney(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
@@ -51,8 +57,8 @@ func TestHistory_TimelineWithoutMoney(t *testing.T) {
 		"sale":          {purchase.KindCheckout, "", "paid"},
 		"staff's":       {purchase.KindCheckout, purchase.ReasonInternal, "paid"},
 	} {
-		h := purchase.History{Purchase: purchase.Purchase{ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, At: at}}
-		if got := h.Timeline()[0].What; got != tc.want+", by Stripe's time" {
+		r := report.Row{ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, PurchasedAt: &at}
+		if got := r.Timeline()[0].What; got != tc.want+", by Stripe's time" {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package maintenance
 
 import (
 	"context"
@@ -10,8 +10,6 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
-
-	"purchase-relay/internal/purchase"
 )
 
 // drops answers each call with the next count; a negative one is a failure. Each call takes a second.
@@ -22,7 +20,7 @@ type drops struct {
 }
 
 func (d *drops) DropEnvelopes(_ context.Context, age time.Duration, limit int) (int, error) {
-	if age != purchase.EnvelopeAge || limit != dropBatch {
+	if age != EnvelopeAge || limit != dropBatch {
 		return 0, errors.New("wrong arguments")
 	}
 	d.at = append(d.at, time.Since(d.began))
@@ -45,7 +43,7 @@ func TestKeepLean_RestsBetweenSteps(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
 		d := &drops{counts: []int{dropBatch, dropBatch, 3, -1, -1}, began: time.Now()}
-		if err := keepLean(d, zap.New(core))(ctx); err != nil {
+		if err := KeepLean(d.DropEnvelopes, zap.New(core))(ctx); err != nil {
 			t.Fatal(err)
 		}
 		// A full batch rests four times its second; a short one, or a failure, a minute.

@@ -1,0 +1,132 @@
+package maintenance_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/ledgertest"
+)
+
+func TestReplay(t *testing.T) {
+	l := ledgertest.New(t)
+	for _, p := range []struct {
+		id     string
+		result purchase.Status
+		reason purchase.Reason
+	}{
+		{"cs_dead", purchase.StatusDead, purchase.ReasonRefused},
+		{"cs_dead2", purchase.StatusDead, purchase.ReasonExpired},
+		{"cs_off", purchase.StatusSkipped, purchase.ReasonNotConfigured},
+		{"cs_test", purchase.StatusSkipped, purchase.ReasonTestPurchase},
+		{"cs_delivered", purchase.StatusDelivered, ""},
+	} {
+		l.MustRecord(ledgertest.Receipt("evt_"+p.id, p.id, purchase.StatusPending, ""))
+		o := ledgertest.Outcome(p.id, 1, p.result, "", time.Now())
+		o.Reason = p.reason
+		if _, err := l.Settle(t.Context(), []message.Outcome{o}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.MustRecord(ledgertest.Receipt("evt_trial", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment))
+	l.MustRecord(ledgertest.Receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
+	replay := func(s maintenance.Selection) (int, error) {
+		t.Helper()
+		groups, err := l.CountReplayable(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted, _ := maintenance.Sum(groups)
+		n, err := l.Replay(t.Context(), s, func(int) {})
+		if n != counted {
+			t.Errorf("%+v: counted %d, replayed %d", s, counted, n)
+		}
+		return n, err
+	}
+	for id, want := range map[string]error{
+		"cs_trial": maintenance.ErrNotReplayable, "cs_delivered": maintenance.ErrNotReplayable, "cs_unpaid": maintenance.ErrNotReplayable, "cs_nobody": report.ErrUnknown,
+	} {
+		if n, err := replay(maintenance.Selection{ID: id}); n != 0 || !errors.Is(err, want) {
+			t.Errorf("%s: %d, %v", id, n, err)
+		}
+	}
+	code := 1
+	for _, s := range []maintenance.Selection{
+		{Status: purchase.StatusDead, Reason: purchase.ReasonInvalidEmail},
+		{Status: purchase.StatusDead, Code: &code},
+		{Status: purchase.StatusDead, Since: time.Now().Add(time.Hour)},
+		{Status: purchase.StatusSkipped, Reason: purchase.ReasonTestPurchase},
+		{Status: purchase.StatusDelivered},
+	} {
+		if n, err := replay(s); n != 0 || err != nil {
+			t.Errorf("%+v: %d, %v", s, n, err)
+		}
+	}
+	for _, tc := range []struct {
+		s    maintenance.Selection
+		want int
+	}{
+		{maintenance.Selection{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Since: time.Now().Add(-time.Hour)}, 1},
+		{maintenance.Selection{Status: purchase.StatusDead}, 1},
+		{maintenance.Selection{Status: purchase.StatusSkipped}, 1},
+		{maintenance.Selection{IDs: []string{"cs_test", "cs_trial", "cs_nobody", "cs_delivered"}}, 1},
+	} {
+		if n, err := replay(tc.s); n != tc.want || err != nil {
+			t.Errorf("%+v: %d, %v", tc.s, n, err)
+		}
+	}
+	if got := ledgertest.Ask[string](l, `SELECT string_agg(checkout_session_id, ' ' ORDER BY checkout_session_id) FROM purchases
+		WHERE status = 'pending' AND generation = 2 AND reason = '' AND first_published_at IS NULL AND finished_at IS NULL`); got != "cs_dead cs_dead2 cs_off cs_test" {
+		t.Errorf("pending again: %s", got)
+	}
+	// The first generation's death, told late, is not this one's.
+	if _, err := l.Settle(t.Context(), []message.Outcome{ledgertest.Outcome("cs_dead", 1, purchase.StatusDead, "late", time.Now())}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ledgertest.Ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_dead'`); got != "pending" {
+		t.Errorf("after an old outcome: %s", got)
+	}
+}
+
+func TestSelectionOfSome(t *testing.T) {
+	many := make([]string, maintenance.MaxSome+1)
+	for i := range many {
+		many[i] = "cs_1"
+	}
+	for name, tc := range map[string]struct {
+		s    maintenance.Selection
+		good bool
+	}{
+		"some":                {maintenance.Selection{IDs: []string{"cs_1", "cs_2"}}, true},
+		"some and one":        {maintenance.Selection{IDs: []string{"cs_1"}, ID: "cs_2"}, false},
+		"some and a status":   {maintenance.Selection{IDs: []string{"cs_1"}, Status: purchase.StatusDead}, false},
+		"some, without codes": {maintenance.Selection{IDs: []string{"cs_1"}, NoCode: true}, false},
+		"junk among some":     {maintenance.Selection{IDs: []string{"cs_1", "cs.2"}}, false},
+		"too many":            {maintenance.Selection{IDs: many}, false},
+		"without codes":       {maintenance.Selection{Status: purchase.StatusDead, NoCode: true}, true},
+	} {
+		if err := tc.s.Check(); (err == nil) != tc.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestParseSince(t *testing.T) {
+	now := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"": {}, "30m": now.Add(-30 * time.Minute), "72h": now.Add(-72 * time.Hour), "7d": now.AddDate(0, 0, -7), "2026-01-02T00:00:00Z": now.AddDate(0, 0, -29),
+	} {
+		if got, err := maintenance.ParseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q = %s, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"soon", "-1h", "0d", "-3d", "1.5d", "d", "2026-01-02"} {
+		if got, err := maintenance.ParseSince(text, now); err == nil {
+			t.Errorf("%q = %s", text, got)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package report_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
+	"purchase-relay/internal/testkit/ledgertest"
+)
+
+// Whatever happens to purchases, by whatever statement, the rollup says what the ledger says: before and after it is folded.
+func TestRollupIsTheLedger(t *testing.T) {
+	l := ledgertest.New(t)
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		if round++; round > 25 { // each takes many statements
+			return
+		}
+		ids := make([]string, rapid.IntRange(1, 8).Draw(rt, "purchases"))
+		for i := range ids {
+			ids[i] = fmt.Sprintf("cs_%d_%d", round, i)
+		}
+		some := rapid.SliceOfNDistinct(rapid.SampledFrom(ids), 1, len(ids), rapid.ID[string])
+		event := 0
+		must := func(err error) {
+			if err != nil {
+				rt.Fatal(err)
+			}
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"": func(rt *rapid.T) {
+				l.CheckRollup(rt, rapid.SampledFrom([]*bool{nil, new(true), new(false)}).Draw(rt, "mode"), base.Add(time.Duration(rapid.IntRange(-40, 40).Draw(rt, "since"))*time.Hour))
+			},
+			"record": func(rt *rapid.T) {
+				event++
+				status := rapid.SampledFrom([]purchase.Status{purchase.StatusAwaitingPayment, purchase.StatusPaymentFailed, purchase.StatusRejected, purchase.StatusSkipped, purchase.StatusPending}).Draw(rt, "status")
+				reason := map[purchase.Status]purchase.Reason{purchase.StatusRejected: purchase.ReasonInvalidEmail, purchase.StatusSkipped: purchase.ReasonNoPayment}[status]
+				r := ledgertest.Receipt(fmt.Sprintf("evt_%d_%d", round, event), rapid.SampledFrom(ids).Draw(rt, "id"), status, reason)
+				if !r.Purchase.At.IsZero() {
+					r.Purchase.At = base.Add(time.Duration(rapid.IntRange(0, 3*60).Draw(rt, "minute")) * 20 * time.Minute)
+				}
+				r.Purchase.Livemode = rapid.Bool().Draw(rt, "live")
+				r.Purchase.Currency = rapid.SampledFrom([]string{"usd", "jpy", ""}).Draw(rt, "currency")
+				if rapid.Bool().Draw(rt, "no amount") {
+					r.Purchase.AmountMinor = nil
+				}
+				if r.Purchase.Kind = rapid.SampledFrom([]purchase.Kind{"", purchase.KindCheckout, purchase.KindTrial}).Draw(rt, "kind"); reason == purchase.ReasonNoPayment {
+					r.Purchase.Kind = purchase.KindTrial
+				}
+				r.Purchase.Keys.LastName, r.Purchase.Keys.City = "", rapid.SampledFrom([]string{"", "berlin"}).Draw(rt, "city")
+				r.Purchase.Keys.FirstName = rapid.SampledFrom([]string{"", purchase.HashExternalID("grace")}).Draw(rt, "name")
+				r.Purchase.Keys.TTCLID = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttclid")
+				if rapid.Bool().Draw(rt, "clicked long ago") {
+					r.Purchase.ClickExpires = base.AddDate(0, 0, -2)
+				}
+				r.Purchase.Keys.TTP = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttp")
+				r.Purchase.Keys.PageURL = rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "page")
+				_, err := l.Record(l.T.Context(), r)
+				must(err)
+			},
+			"publish": func(rt *rapid.T) {
+				claims, err := l.Claim(l.T.Context(), 3)
+				must(err)
+				var marks []relay.Mark
+				for _, c := range claims {
+					marks = append(marks, relay.Mark{ID: c.ID, Generation: c.Generation, Sequence: 1})
+				}
+				must(l.MarkPublished(l.T.Context(), marks))
+			},
+			"settle": func(rt *rapid.T) {
+				var outcomes []message.Outcome
+				for _, id := range some.Draw(rt, "settled") {
+					event++
+					result := rapid.SampledFrom([]purchase.Status{purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "result")
+					later := time.Duration(rapid.IntRange(0, 1<<30).Draw(rt, "later")) * time.Microsecond
+					generation := rapid.IntRange(1, 3).Draw(rt, "generation")
+					o := ledgertest.Outcome(id, generation, result, fmt.Sprintf("a%d", event), base.Add(later))
+					if rapid.Bool().Draw(rt, "reported") {
+						o.Sent = drawSent(rt)
+					}
+					outcomes = append(outcomes, o)
+				}
+				_, err := l.Settle(l.T.Context(), outcomes)
+				must(err)
+			},
+			"sweep": func(rt *rapid.T) {
+				must(l.RecordSweep(l.T.Context(), []relay.Mark{{ID: rapid.SampledFrom(ids).Draw(rt, "swept"), Generation: 4, Sequence: 9}}, nil, nil))
+			},
+			"expire": func(rt *rapid.T) {
+				var marks []relay.Mark
+				for _, id := range some.Draw(rt, "expired") {
+					marks = append(marks, relay.Mark{ID: id, Generation: rapid.IntRange(1, 4).Draw(rt, "of generation")})
+				}
+				_, err := l.Expire(l.T.Context(), marks, 0)
+				must(err)
+			},
+			"replay": func(rt *rapid.T) {
+				_, err := l.Replay(l.T.Context(), maintenance.Selection{IDs: some.Draw(rt, "replayed")}, func(int) {})
+				must(err)
+			},
+			"delete": func(rt *rapid.T) {
+				_, err := l.Conn.Exec(l.T.Context(), `DELETE FROM purchases WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "deleted"))
+				must(err)
+			},
+			"mend by hand": func(rt *rapid.T) {
+				value := rapid.SampledFrom([]*int64{nil, new(int64(7))}).Draw(rt, "value")
+				_, err := l.Conn.Exec(l.T.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial',
+					amount_minor = 7, currency = 'eur', sent_minor = $2 WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"), value)
+				must(err)
+			},
+			"fold": func(*rapid.T) { _, err := l.Fold(l.T.Context()); must(err) },
+		})
+		_, err := l.Conn.Exec(l.T.Context(), `DELETE FROM purchases`)
+		must(err)
+		_, err = l.Fold(l.T.Context())
+		must(err)
+		l.CheckRollup(rt, nil, time.Time{})
+		var left int
+		must(l.Conn.QueryRow(l.T.Context(), `SELECT (SELECT count(*) FROM rollup_totals) + (SELECT COALESCE(sum(abs(paid) + abs(accepted)), 0) FROM rollup_hours) + (SELECT count(*) FROM rollup_changes) + (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_delays)
+			+ (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_statuses)`).Scan(&left))
+		if left != 0 {
+			rt.Fatalf("of an empty ledger %d are left in the rollup", left)
+		}
+	})
+}
+
+func drawSent(rt *rapid.T) *purchase.Sent {
+	values := []*int64{nil, new(int64(0)), new(int64(2999)), new(int64(500))}
+	return &purchase.Sent{
+		Keys:  rapid.Int16Range(0, 1<<purchase.MatchKeyKinds-1).Draw(rt, "sent keys"),
+		Minor: rapid.SampledFrom(values).Draw(rt, "sent value"),
+		Page:  rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "sent page"),
+	}
+}
+
+// A flood of changes leaves nothing behind that slows readers down: they pass through all of the notes' pages.
+func TestFoldingLeavesNoHoles(t *testing.T) {
+	l := ledgertest.New(t)
+	size := func() int { return ledgertest.Ask[int](l, `SELECT pg_relation_size('rollup_changes')`) }
+	if _, err := l.Conn.Exec(t.Context(), `INSERT INTO purchases (checkout_session_id, status, mode, livemode, created_at)
+		SELECT 'cs_' || i, 'pending', 'payment', true, now() - make_interval(hours => i) FROM generate_series(1, 20000) i`); err != nil {
+		t.Fatal(err)
+	}
+	if before := size(); before < 1<<20 {
+		t.Fatalf("only %d bytes of changes", before)
+	}
+	// Somebody looks at the ledger meanwhile: what it may still see stays until it is done.
+	looking, err := l.Conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := looking.Exec(t.Context(), `SELECT count(*) FROM rollup_changes`); err != nil {
+		t.Fatal(err)
+	}
+	if hours, err := l.Fold(t.Context()); err != nil || hours < 20000 {
+		t.Fatalf("%d hours, %v", hours, err)
+	}
+	if err := looking.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if hours, err := l.Fold(t.Context()); err != nil || hours != 0 {
+		t.Fatalf("%d hours, %v", hours, err)
+	}
+	if after := size(); after > 1<<16 {
+		t.Errorf("%d bytes after folding", after)
+	}
+}

@@ -1,0 +1,404 @@
+package report
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/purchase"
+)
+
+// ErrUnknown reports that the ledger does not hold the purchase.
+var ErrUnknown = errors.New("the ledger does not know this purchase")
+
+// Row is one purchase. In JSON it is the row of a list, with the ledger's columns as field names; what is not
+// in JSON is filled by Get and Search alone. The buyer's address is not part of it.
+type Row struct {
+	ID             string          `json:"checkout_session_id"`
+	Status         purchase.Status `json:"status"`
+	Reason         purchase.Reason `json:"reason"`
+	ProfileID      *string         `json:"profile_id"`
+	Mode           string          `json:"mode"`
+	Livemode       bool            `json:"livemode"`
+	AmountMinor    *int64          `json:"amount_minor"`
+	Currency       *string         `json:"currency"`
+	PurchasedAt    *time.Time      `json:"purchased_at"`
+	Customer       *string         `json:"stripe_customer_id"`
+	Subscription   *string         `json:"stripe_subscription_id"`
+	Generation     int             `json:"generation"` // counts from 1; raised by a replay and by the sweeper
+	FirstPublished *time.Time      `json:"first_published_at"`
+	Published      *time.Time      `json:"published_at"`
+	Sequence       *int64          `json:"stream_sequence"`
+	Swept          *time.Time      `json:"swept_at"`
+	AttemptCount   int             `json:"attempts"`
+	LastAttempt    *time.Time      `json:"last_attempt_at"`
+	LastClass      *string         `json:"last_class"`
+	LastCode       *int            `json:"last_code"`
+	LastError      *string         `json:"last_error"`
+	RequestID      *string         `json:"tiktok_request_id"` // of the accepting attempt, else of the last one
+	Finished       *time.Time      `json:"finished_at"`
+	Created        time.Time       `json:"created_at"`
+	Updated        time.Time       `json:"updated_at"`
+	Kind           purchase.Kind   `json:"kind"`
+	TrialSession   *string         `json:"trial_session_id"`
+	SentMinor      *int64          `json:"sent_minor"` // the value that TikTok accepted
+
+	KeyMask  *int16  `json:"-"` // the match keys that the message holds or held, by Mask's bits; nil: none
+	SentPage *string `json:"-"` // the worker's default page, where it was sent
+
+	Envelope     []byte     `json:"-"` // the stored message; nil: nothing is sent, or it was dropped
+	FirstPayment *string    `json:"-"` // of a trial: the purchase that it became
+	Converted    *time.Time `json:"-"` // when that was
+	Events       []Event    `json:"-"` // by the time of receipt
+	Attempts     []Attempt  `json:"-"` // by time
+}
+
+// Event is one of Stripe's events about a purchase, and what became of it.
+type Event struct {
+	ID          string               `json:"event_id"`
+	Type        string               `json:"type"`
+	Created     *time.Time           `json:"created_at"` // Stripe's own time, whole seconds
+	Received    time.Time            `json:"received_at"`
+	Disposition purchase.Disposition `json:"disposition"`
+}
+
+// Attempt is one call to TikTok about a purchase.
+type Attempt struct {
+	ID         string         `json:"attempt_id"`
+	Generation int            `json:"generation"`
+	At         time.Time      `json:"at"`
+	TookMS     int64          `json:"took_ms"`
+	Class      purchase.Class `json:"class"`
+	Code       *int           `json:"code"`
+	Message    string         `json:"message"`
+	RequestID  string         `json:"request_id"`
+}
+
+// Took is how long the call lasted.
+func (a *Attempt) Took() time.Duration { return time.Duration(a.TookMS) * time.Millisecond }
+
+// At is the purchase's time: paid, or first received while it is unpaid.
+func (r *Row) At() time.Time {
+	if r.PurchasedAt != nil {
+		return *r.PurchasedAt
+	}
+	return r.Created
+}
+
+// Sent is what TikTok accepted; nil: it accepted nothing.
+func (r *Row) Sent() *purchase.Sent {
+	if r.Status != purchase.StatusDelivered {
+		return nil
+	}
+	return &purchase.Sent{
+		Keys: orZero(r.KeyMask) &^ purchase.LateClick, Minor: r.SentMinor, Page: orZero(r.SentPage),
+	}
+}
+
+// Position is this row's place in a list.
+func (r *Row) Position() Position { return Position{At: r.At(), ID: r.ID} }
+
+// Filter chooses rows; its zero value means all of them. Lists go from the newest to the oldest.
+type Filter struct {
+	Query    string // exactly a session's, event's, customer's or profile's id, or an e-mail address; "": any
+	Status   purchase.Status
+	Livemode *bool
+	Reason   purchase.Reason
+	Code     *int      // TikTok's last code
+	NoCode   bool      // only those without any code
+	Day      time.Time // a day of UTC
+	After    Position  // zero: from the newest on
+	Limit    int       // above 0
+}
+
+// Position is a place in a list from the newest to the oldest.
+type Position struct {
+	At time.Time
+	ID string
+}
+
+// Cursor writes a position as an opaque text.
+func (p Position) Cursor() string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(p.At.UnixMicro(), 10) + "." + p.ID))
+}
+
+var errCursor = errors.New("the cursor is none of ours: leave it out to start at the newest")
+
+// ParseCursor reads a position back. "" is the zero position.
+func ParseCursor(text string) (Position, error) {
+	if text == "" {
+		return Position{}, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(raw) > 300 {
+		return Position{}, errCursor
+	}
+	micros, id, ok := strings.Cut(string(raw), ".")
+	at, err := strconv.ParseInt(micros, 10, 64)
+	if !ok || err != nil || !purchase.ValidID(id) || at < 0 || at > maxMicros {
+		return Position{}, errCursor
+	}
+	return Position{At: time.UnixMicro(at).UTC(), ID: id}, nil
+}
+
+// maxMicros is the end of the year 9999.
+const maxMicros = 253402300799_999999
+
+const columns = `
+    checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at,
+    stripe_customer_id, stripe_subscription_id, generation, first_published_at, published_at, stream_sequence,
+    swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id, finished_at,
+    created_at, updated_at, kind, trial_session_id, sent_minor, match_keys, sent_page`
+
+func scanRow(row pgx.CollectableRow) (r Row, err error) {
+	err = row.Scan(&r.ID, &r.Status, &r.Reason, &r.ProfileID, &r.Mode, &r.Livemode, &r.AmountMinor, &r.Currency,
+		&r.PurchasedAt, &r.Customer, &r.Subscription, &r.Generation, &r.FirstPublished, &r.Published, &r.Sequence,
+		&r.Swept, &r.AttemptCount, &r.LastAttempt, &r.LastClass, &r.LastCode, &r.LastError, &r.RequestID,
+		&r.Finished, &r.Created, &r.Updated, &r.Kind, &r.TrialSession, &r.SentMinor, &r.KeyMask, &r.SentPage)
+	for _, at := range []*time.Time{
+		r.PurchasedAt, r.FirstPublished, r.Published, r.Swept, r.LastAttempt, r.Finished, &r.Created, &r.Updated,
+	} {
+		if at != nil {
+			*at = at.UTC()
+		}
+	}
+	return r, err
+}
+
+// A page of a list: $1 mode, $2 and $3 the time from and until, $4 and $5 the position after which it begins,
+// $6 reason, $7 code, $9 without any code, $8 limit.
+const page = `COALESCE(purchased_at, created_at) >= $2::timestamptz
+        AND COALESCE(purchased_at, created_at) < $3::timestamptz
+        AND COALESCE(purchased_at, created_at) <= $4::timestamptz
+        AND (COALESCE(purchased_at, created_at) < $4::timestamptz OR checkout_session_id < $5)
+        AND ($6 = '' OR reason = $6) AND ($7::int IS NULL OR last_code = $7)
+        AND (NOT $9::boolean OR last_code IS NULL)
+    ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
+
+// Each mode by its own part of the index, then merged.
+const livePage = `
+SELECT` + columns + `
+FROM (
+    (SELECT` + columns + ` FROM public.purchases WHERE livemode AND $1::boolean IS DISTINCT FROM false AND `
+
+const testPage = `)
+    UNION ALL
+    (SELECT` + columns + ` FROM public.purchases WHERE NOT livemode AND $1::boolean IS DISTINCT FROM true AND `
+
+const merged = `)
+) p ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
+
+const sqlList = livePage + page + testPage + page + merged
+
+const sqlListByStatus = livePage + `status = $10 AND ` + page + testPage + `status = $10 AND ` + page + merged
+
+const bothModes = `
+SELECT` + columns + `
+FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = '' OR status = $10) AND `
+
+const sqlListByCode = bothModes + `last_code <> 0 AND ` + page
+
+// Each way of finding has its own index. A profile is found with that of the other mode: they share the
+// address.
+const sqlListFound = bothModes + `checkout_session_id IN (
+    SELECT $11 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $11
+    UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
+    UNION SELECT q.checkout_session_id FROM public.profiles p
+        JOIN public.profiles o ON o.livemode IN (true, false) AND o.email = p.email
+        JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $13::uuid
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
+        WHERE p.livemode IN (true, false) AND p.email = $12) AND ` + page
+
+var profileForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// List returns purchases from the newest to the oldest, at most f.Limit of them. Every filter has its index;
+// statements are planned for the values at hand, because a plan for any value would read the wrong one.
+func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
+	from, until := time.Time{}, time.UnixMicro(maxMicros)
+	if !f.Day.IsZero() {
+		from = f.Day.UTC().Truncate(24 * time.Hour)
+		until = from.AddDate(0, 0, 1)
+	}
+	after := f.After
+	if after.At.IsZero() {
+		after.At = time.UnixMicro(maxMicros)
+	}
+	statement, more := sqlList, []any{}
+	switch query := strings.TrimSpace(f.Query); {
+	case query != "":
+		var profile *string
+		if profileForm.MatchString(query) {
+			profile = &query
+		}
+		statement, more = sqlListFound, []any{f.Status, searchable(query), purchase.NormaliseEmail(query), profile}
+	case f.Code != nil && *f.Code != 0:
+		statement, more = sqlListByCode, []any{f.Status}
+	case f.Status != "":
+		statement, more = sqlListByStatus, []any{f.Status}
+	}
+	for limit := f.Limit; ; {
+		args := append([]any{
+			pgx.QueryExecModeCacheDescribe, f.Livemode, from, until, after.At, after.ID, f.Reason, f.Code, limit,
+			f.NoCode,
+		}, more...)
+		found, err := r.db.Pool().Query(ctx, statement, args...)
+		if err != nil {
+			return nil, fmt.Errorf("list purchases: %w", err)
+		}
+		rows, err := ledger.Collect(r.db, "entries", found, scanRow)
+		if err != nil {
+			return nil, fmt.Errorf("list purchases: %w", err)
+		}
+		// A page that lacks an unreadable row is filled up: a short one is taken for the last.
+		read := int(found.CommandTag().RowsAffected())
+		if read < limit || len(rows) >= f.Limit {
+			return rows[:min(len(rows), f.Limit)], nil
+		}
+		limit += read - len(rows)
+	}
+}
+
+const sqlGet = `
+SELECT` + columns + `
+FROM public.purchases WHERE checkout_session_id = $1`
+
+// Get returns one purchase with everything about it. The error is ErrUnknown where the ledger does not hold
+// it.
+func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
+	rows, err := r.detailed(ctx, func(tx pgx.Tx) ([]Row, error) {
+		found, err := tx.Query(ctx, sqlGet, searchable(id))
+		if err != nil {
+			return nil, err
+		}
+		row, err := pgx.CollectExactlyOneRow(found, scanRow)
+		return []Row{row}, err
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Row{}, fmt.Errorf("purchase %s: %w", id, ErrUnknown)
+	case err != nil:
+		return Row{}, fmt.Errorf("read purchase %s: %w", id, err)
+	}
+	return rows[0], nil
+}
+
+// Each way of finding has its own index.
+const sqlSearch = `
+SELECT` + columns + `
+FROM public.purchases
+WHERE checkout_session_id IN (
+    SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1
+    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
+        WHERE p.livemode IN (true, false) AND p.email = $2)
+ORDER BY created_at DESC, checkout_session_id LIMIT $3`
+
+// Search finds purchases by a checkout session's id, an event's id, or the customer's e-mail address, newest
+// first, each with everything about it. None is no error.
+func (r *Reader) Search(ctx context.Context, term string, limit int) ([]Row, error) {
+	rows, err := r.detailed(ctx, func(tx pgx.Tx) ([]Row, error) {
+		found, err := tx.Query(ctx, sqlSearch, searchable(term), purchase.NormaliseEmail(term), limit)
+		if err != nil {
+			return nil, err
+		}
+		return ledger.Collect(r.db, "history", found, scanRow)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("search purchases: %w", err)
+	}
+	return rows, nil
+}
+
+// searchable makes any text one that can be compared with the ledger's: they are valid UTF-8 without NUL.
+func searchable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+const sqlMessages = `
+SELECT p.checkout_session_id, p.envelope, f.checkout_session_id, f.created_at
+FROM public.purchases p LEFT JOIN public.purchases f ON f.trial_session_id = p.checkout_session_id
+WHERE p.checkout_session_id = ANY($1)`
+
+const sqlEvents = `
+SELECT checkout_session_id, event_id, type, created_at, received_at, disposition FROM public.stripe_events
+WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
+
+const sqlAttempts = `
+SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id
+FROM public.attempts WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
+
+// detailed reads rows, and their messages, events and attempts, in one snapshot.
+func (r *Reader) detailed(ctx context.Context, read func(tx pgx.Tx) ([]Row, error)) (rows []Row, err error) {
+	err = pgx.BeginTxFunc(ctx, r.db.Pool(), snapshot(), func(tx pgx.Tx) (err error) {
+		if rows, err = read(tx); err != nil {
+			return err
+		}
+		byID := make(map[string]*Row, len(rows))
+		ids := make([]string, len(rows))
+		for i := range rows {
+			ids[i], byID[rows[i].ID] = rows[i].ID, &rows[i]
+		}
+		var id string
+		forEach := func(sql string, fields []any, use func(row *Row)) error {
+			found, err := tx.Query(ctx, sql, ids)
+			if err != nil {
+				return err
+			}
+			return r.db.ForEach("history", found, append([]any{&id}, fields...), func() error {
+				use(byID[id])
+				return nil
+			})
+		}
+		var m struct {
+			envelope     []byte
+			firstPayment *string
+			converted    *time.Time
+		}
+		err = forEach(sqlMessages, []any{&m.envelope, &m.firstPayment, &m.converted}, func(row *Row) {
+			row.Envelope, row.FirstPayment, row.Converted = m.envelope, m.firstPayment, m.converted
+		})
+		if err != nil {
+			return err
+		}
+		var e Event
+		err = forEach(sqlEvents, []any{&e.ID, &e.Type, &e.Created, &e.Received, &e.Disposition}, func(row *Row) {
+			e.Received = e.Received.UTC()
+			if e.Created != nil {
+				*e.Created = e.Created.UTC()
+			}
+			row.Events = append(row.Events, e)
+		})
+		if err != nil {
+			return err
+		}
+		var a Attempt
+		fields := []any{&a.ID, &a.Generation, &a.At, &a.TookMS, &a.Class, &a.Code, &a.Message, &a.RequestID}
+		return forEach(sqlAttempts, fields, func(row *Row) {
+			a.At = a.At.UTC()
+			row.Attempts = append(row.Attempts, a)
+		})
+	})
+	return rows, err
+}
+
+// The live profile comes first.
+const sqlProfileByEmail = `
+SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1
+ORDER BY livemode DESC LIMIT 1`
+
+// ProfileByEmail returns the id of the profile with this address; "" where there is none. Errors do not
+// repeat the address.
+func (r *Reader) ProfileByEmail(ctx context.Context, email string) (id string, err error) {
+	err = r.db.Pool().QueryRow(ctx, sqlProfileByEmail, purchase.NormaliseEmail(email)).Scan(&id)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", fmt.Errorf("look for a profile: %w", err)
+	}
+	return id, nil
+}
