@@ -291,7 +291,7 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 	telling, stop := context.WithCancel(t.Context())
 	told := make(chan error)
 	go func() {
-		told <- worker.TellState(telling, "w-1", time.Hour, func() message.WorkerState { return message.WorkerState{State: "running"} })
+		told <- worker.ReportState(telling, "w-1", time.Hour, func() message.WorkerState { return message.WorkerState{State: "running"} })
 	}()
 	await(t, "the worker to be heard", func() bool { return len(workers.List()) == 1 })
 	stop()

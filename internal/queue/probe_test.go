@@ -34,7 +34,8 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 	}
 
 	before := open("ingest", "hunter1", queue.RoleIngest)
-	if server, encrypted := before.Line(); before.Version() == "" || !strings.Contains(server, "127.0.0.1") || encrypted {
+	if server, encrypted := before.Line(); before.Version() == "" || !strings.Contains(server, "127.0.0.1") ||
+		encrypted {
 		t.Errorf("version = %q, line = %q, encrypted = %t", before.Version(), server, encrypted)
 	}
 	if required, optional := lacks(before); len(required)+len(optional) > 0 {
@@ -64,7 +65,8 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 		}
 		consumers := p.Consumers(t.Context())
 		for _, c := range consumers {
-			if c.Err != nil || c.Differs || c.Waiting > 0 || c.Taken > 0 || !c.ClockKnown || c.ClockAhead.Seconds() > 1 {
+			if c.Err != nil || c.Differs || c.Waiting > 0 || c.Taken > 0 || !c.ClockKnown ||
+				c.ClockAhead.Seconds() > 1 {
 				t.Errorf("%s: consumer = %+v", role, c)
 			}
 		}
@@ -85,13 +87,15 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 	if want := []string{"bytes (NATS_MAX_BYTES)"}; !slices.Equal(other[0].Differs, want) {
 		t.Errorf("another size differs in %q, want %q", other[0].Differs, want)
 	}
-	if published := ingest.Publish(t.Context(), []message.Publication{publication("cs_1", 1)}); published[0].Err != nil || published[0].Sequence != 1 {
+	if published := ingest.Publish(t.Context(), []message.Publication{publication("cs_1",
+		1)}); published[0].Err != nil || published[0].Sequence != 1 {
 		t.Errorf("something was in the stream before: %+v", published)
 	}
 
 	// Each other's user has none of the rights, and no request waits for an answer that never comes.
 	mixed := open("worker", "hunter2", queue.RoleIngest)
-	if required, optional := lacks(mixed); len(required) < 5 || !slices.Equal(optional, []string{"$JS.API.INFO"}) {
+	if required, optional := lacks(mixed); len(required) < 5 ||
+		!slices.Equal(optional, []string{"$JS.API.INFO"}) {
 		t.Errorf("the worker's user for ingest lacks %q and %q", required, optional)
 	}
 	if s := mixed.Streams(t.Context(), small)[2]; !errors.Is(s.Err, queue.ErrNotPermitted) {
@@ -101,11 +105,13 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 		t.Errorf("storage as the worker's user: error = %v, want ErrNotPermitted", err)
 	}
 	g.restart(strings.Replace(conf, `"outcomes", "purchases.dead.*"`, `"purchases.dead.*"`, 1))
-	if required, optional := lacks(open("worker", "hunter2", queue.RoleWorker)); !slices.Equal(required, []string{"outcomes"}) || len(optional) > 0 {
+	if required, optional := lacks(open("worker", "hunter2", queue.RoleWorker)); !slices.Equal(required,
+		[]string{"outcomes"}) || len(optional) > 0 {
 		t.Errorf("one right less: lacks %q and %q, want outcomes", required, optional)
 	}
 
-	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter9"))}, queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
+	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter9"))},
+		queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
 		t.Errorf("a wrong password: error = %v, want ErrCredentials", err)
 	}
 	g.server.Shutdown()

@@ -544,7 +544,7 @@ func TestWorkersAreHeard(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	told, worker := make(chan error), s.connect("worker")
 	go func() {
-		told <- worker.TellState(ctx, "w-1", 20*time.Millisecond, func() message.WorkerState {
+		told <- worker.ReportState(ctx, "w-1", 20*time.Millisecond, func() message.WorkerState {
 			return message.WorkerState{Version: "v1", State: message.WorkerPaused, Reason: "40105", Since: time.Unix(1, 0).UTC()}
 		})
 	}()

@@ -21,9 +21,11 @@ const (
 	maxWorkers = 1000
 )
 
-// TellState publishes a worker's state on workers.<instance> at once and every so often until ctx ends. What falls into a
-// time without connection is not told: the next one is. It is plain NATS: nobody has to be listening.
-func (c *Conn) TellState(ctx context.Context, instance string, every time.Duration, state func() message.WorkerState) error {
+// ReportState publishes a worker's state on workers.<instance> immediately and at each interval until ctx ends;
+// without a connection it is left out. It is plain NATS: no subscriber is needed.
+func (c *Conn) ReportState(
+	ctx context.Context, instance string, every time.Duration, state func() message.WorkerState,
+) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -33,7 +35,7 @@ func (c *Conn) TellState(ctx context.Context, instance string, every time.Durati
 		}
 		if c.Connected() {
 			if err := c.nc.Publish(message.SubjectWorkers+instance, data); err != nil && ctx.Err() == nil {
-				c.log.Debug("The worker's state was not told")
+				c.log.Debug("Worker state not published")
 			}
 		}
 		select {

@@ -47,14 +47,17 @@ func TestGroup_PrefersTheCodeOfWhatTikTokRefused(t *testing.T) {
 			"A field of the event is not valid", "Compare the message",
 		},
 		"refused, no code": {
-			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonRefused}, "TikTok refuses the event", "Fix what TikTok",
+			purchase.Group{Status: purchase.StatusDead,
+				Reason: purchase.ReasonRefused}, "TikTok refuses the event", "Fix what TikTok",
 		},
 		"expired": {
 			purchase.Group{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Code: new(503)},
 			"Not accepted until RETRY_MAX_AGE: a later send could count twice. Last: TikTok, or a gateway", "See why no worker",
 		},
-		"retrying": {purchase.Group{Status: purchase.StatusRetrying, Code: new(429)}, "Too many requests", "Workers slow down"},
-		"known":    {purchase.Group{Status: purchase.StatusRetrying, Code: new(40050)}, "TikTok had this", "The worker retries"},
+		"retrying": {purchase.Group{Status: purchase.StatusRetrying, Code: new(429)}, "Too many requests",
+			"Workers slow down"},
+		"known": {purchase.Group{Status: purchase.StatusRetrying, Code: new(40050)}, "TikTok had this",
+			"The worker retries"},
 	} {
 		got := guide.Group(tc.group)
 		if !strings.HasPrefix(got.Meaning, tc.meaning) || !strings.HasPrefix(got.Remedy, tc.remedy) {
@@ -86,12 +89,14 @@ func TestAnswer_QuotesTikTok(t *testing.T) {
 	} {
 		a := guide.Answer(purchase.Answer{Class: class, Code: new(7), Message: "m", RequestID: "r"})
 		words, quote, _ := strings.Cut(a.Meaning, " (")
-		if words == "" || seen[words] || quote != `code 7, "m", request_id r)` || (a.Remedy == "") != (class == purchase.ClassDelivered) {
+		if words == "" || seen[words] || quote != `code 7, "m", request_id r)` ||
+			(a.Remedy == "") != (class == purchase.ClassDelivered) {
 			t.Errorf("%s: %+v", class, a)
 		}
 		seen[words] = true
 	}
-	if a := guide.Answer(purchase.Answer{Class: purchase.ClassRetry}); !strings.HasSuffix(a.Meaning, "(no answer)") {
+	if a := guide.Answer(purchase.Answer{Class: purchase.ClassRetry}); !strings.HasSuffix(a.Meaning,
+		"(no answer)") {
 		t.Errorf("no answer: %+v", a)
 	}
 }
@@ -122,7 +127,8 @@ func TestStatesDocument_HasTheGuidesMeanings(t *testing.T) {
 func begins(t *testing.T, name, cell, meaning string) {
 	t.Helper()
 	first, size := utf8.DecodeRuneInString(meaning)
-	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell, string(unicode.ToLower(first))+meaning[size:]) {
+	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell,
+		string(unicode.ToLower(first))+meaning[size:]) {
 		t.Errorf("docs/states.md: %s means %q, want %q", name, cell, meaning)
 	}
 }
