@@ -83,11 +83,11 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 func testEvent(c *config, now time.Time) message.Envelope {
 	amount := int64(100)
 	return message.Envelope{
-		Version: message.Version, EventID: "send-test-" +
-			strings.ToLower(rand.Text()[:12]), PurchasedAt: now.Unix(),
-		AmountMinor: &amount, Currency: "usd",
-		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"),
-			PageURL: cmp.Or(c.PageURL, "https://example.com/")},
+		Version: message.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]),
+		PurchasedAt: now.Unix(), AmountMinor: &amount, Currency: "usd",
+		Keys: purchase.MatchKeys{
+			Email: purchase.HashEmail("test@example.com"), PageURL: cmp.Or(c.PageURL, "https://example.com/"),
+		},
 	}
 }
 

@@ -44,7 +44,8 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	pixels := newPixels(c)
 	live, test := pixels.destinations()
 	worker := delivery.New(delivery.Config{
-		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
+		Live: live, Test: test, EventName: c.EventName,
+		BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
 		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
 	}, purchases, js, log, registry)
@@ -54,12 +55,10 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		return s
 	}
 	life.Go("state", func(ctx context.Context) error {
-		return js.ReportState(ctx, instance, reportInterval,
-			state)
+		return js.ReportState(ctx, instance, reportInterval, state)
 	})
 	life.Go("tokens", func(ctx context.Context) error {
-		return pixels.followTokens(ctx, c, getenv,
-			worker.ProbeNow, log)
+		return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log)
 	})
 	life.Go("delivery", func(ctx context.Context) error {
 		// hard outlives ctx by the grace, so that what is in flight is finished.
