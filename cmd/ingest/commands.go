@@ -15,10 +15,12 @@ import (
 )
 
 // run is the program without the process: tests call it.
-func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer) error {
+func run(
+	ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer,
+) error {
 	var c config
-	command, err := service.Parse(&c, "ingest", "Takes Stripe's webhooks and relays paid purchases to the queue.",
-		args, getenv, stdout)
+	command, err := service.Parse(&c, "ingest",
+		"Takes Stripe's webhooks and relays paid purchases to the queue.", args, getenv, stdout)
 	usage := &service.UsageError{}
 	if err != nil && !errors.As(err, &usage) {
 		return err

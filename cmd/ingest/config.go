@@ -17,7 +17,7 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// config is everything that ingest can be told, by flag or by environment. The help texts are the manual.
+// config is ingest's configuration, by flag or by environment. The help texts are the manual.
 type config struct {
 	Serve     struct{}       `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
 	Migrate   struct{}       `cmd:"" help:"Bring the ledger's schema up to date and exit."`
@@ -28,7 +28,7 @@ type config struct {
 	Show      showFlags      `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
 	Prune     pruneFlags     `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
 	Forget    forgetFlags    `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
-	Doctor    doctorCommand  `cmd:"" help:"Look at configuration, Postgres, NATS and what Stripe sends; say what to mend."`
+	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and what Stripe sends."`
 	Health    struct{}       `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
 
 	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
@@ -40,8 +40,8 @@ type config struct {
 	AdminTokens         secret.Text   `help:"More of them, name:token,… (16 characters at least): the log names whose token replayed or exported. ADMIN_TOKEN is named admin."`
 	AdminHosts          []string      `help:"Host names that the admin listener answers to besides its own and loopback names, comma-separated, for instance ingest.internal."`
 	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
-	ConsentKey          string        `help:"The key of the checkout's metadata that holds the buyer's consent. Who says anything but yes there ends skipped (no_consent), without match keys. Default: nobody is asked."`
-	ConsentRequired     bool          `help:"With CONSENT_KEY: who says nothing there ends skipped, too."`
+	ConsentKey          string        `help:"The key of the checkout's metadata that holds the buyer's consent. Any value other than yes skips the purchase (no_consent), without match keys. Default: no purchase is checked."`
+	ConsentRequired     bool          `help:"With CONSENT_KEY: a missing value skips the purchase, too."`
 	SkipEmailDomains    []string      `help:"Domains of your own staff, comma-separated, those below them included: their purchases end skipped (internal)."`
 	TrialEventName      string        `help:"The event that a trial is sent as, for instance StartTrial. Default: trials are skipped (no_payment)."`
 	Value               string        `default:"total" enum:"total,net" help:"A purchase's value: total, what was paid; net, less tax and shipping as far as Stripe names them."`
@@ -53,8 +53,8 @@ type config struct {
 	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
 	SweepGrace          time.Duration `default:"10m" help:"Without a word for so long, the queue is asked for a purchase. Keep it well above 30s, after which the queue delivers again what a killed process held."`
 	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
-	NotifyURL           secret.Text   `name:"notify-url" help:"A Slack-shaped or generic JSON webhook that is told when purchases die or a worker pauses, and when it is over."`
-	NotifySilence       time.Duration `help:"It is also told when no webhook of Stripe came for so long, for instance 24h. Default: never."`
+	NotifyURL           secret.Text   `name:"notify-url" help:"A Slack-shaped or generic JSON webhook that gets a message when purchases die or a worker pauses, and one when it is over."`
+	NotifySilence       time.Duration `help:"A message as well when no webhook of Stripe came for so long, for instance 24h. Default: never."`
 	StripeAPIKey        secret.Text   `name:"stripe-api-key" help:"A restricted key (rk_live_…, rk_test_…) that may read events and checkout sessions, for thin events, backfill and reconcile; it sees the purchases of its mode."`
 	StripeAPIURL        string        `name:"stripe-api-url" help:"Base address of Stripe's API, for a stand-in. Default: Stripe's own."`
 	BackfillInterval    time.Duration `help:"With STRIPE_API_KEY: look this often for what webhooks missed and catch up with it, for instance 1h. Default: never."`
@@ -103,7 +103,7 @@ func (c *config) problems(command string) (list []string) {
 	list = append(list, c.ruleProblems()...)
 	list = append(list, c.streamProblems()...)
 	if c.ShutdownGrace <= 0 || c.SweepInterval <= 0 || c.SweepGrace <= 0 || c.RetryMaxAge <= 0 {
-		list = append(list, "SHUTDOWN_GRACE, SWEEP_INTERVAL, SWEEP_GRACE and RETRY_MAX_AGE must be longer than nothing")
+		list = append(list, "SHUTDOWN_GRACE, SWEEP_INTERVAL, SWEEP_GRACE and RETRY_MAX_AGE must be greater than 0")
 	}
 	if c.NotifyURL != "" {
 		if err := notify.CheckURL(c.NotifyURL); err != nil {
@@ -111,7 +111,7 @@ func (c *config) problems(command string) (list []string) {
 		}
 	}
 	if c.NotifySilence < 0 || c.NotifySilence > 0 && c.NotifyURL == "" {
-		list = append(list, "NOTIFY_SILENCE is a time such as 24h, and needs NOTIFY_URL to tell of it")
+		list = append(list, "NOTIFY_SILENCE is a time such as 24h, and needs NOTIFY_URL")
 	}
 	if c.RetryMaxAge >= 48*time.Hour {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")

@@ -60,8 +60,9 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	streams := queue.NewProvisioner(js, c.streams(), queue.ProvisionInterval, outbox.Retry, log)
 	setup := ledger.NewSetup(db, c.DatabaseURL, c.MigrateDatabaseURL, log)
 	outcomes := recorder.New(js.Consumer(message.StreamOutcomes, message.ConsumerRecorder), db, log)
-	sweeper := relay.NewSweeper(relay.SweeperConfig{Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge},
-		db, js, time.Now, log, registry)
+	sweeper := relay.NewSweeper(relay.SweeperConfig{
+		Interval: c.SweepInterval, Grace: c.SweepGrace, MaxAge: c.RetryMaxAge,
+	}, db, js, time.Now, log, registry)
 	life.Go("streams", streams.Run)
 	life.Go("recorder", after(outcomes.Run, setup.Ready(), streams.Ready()))
 	life.Go("relay", after(outbox.Run, setup.Ready(), streams.Ready()))
@@ -139,8 +140,8 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 	}
 }
 
-// lastWebhook returns when a webhook was last received: by this process or, as far as the ledger knows, before its
-// start and by the other replicas.
+// lastWebhook returns when a webhook was last received: by this process or, as far as the ledger knows,
+// before its start and by the other replicas.
 func lastWebhook(h *intake.Handler, reports *report.Reader) func(ctx context.Context) (time.Time, error) {
 	return func(ctx context.Context) (time.Time, error) {
 		at := h.LastWebhook()
@@ -187,8 +188,8 @@ type health struct {
 	backlog *queue.Consumer // the workers' own
 }
 
-// ready: only Postgres and its schema decide. NATS away must not take ingest out of a load balancer, or TikTok's
-// side would cost the customer's access.
+// ready: only Postgres and its schema decide. NATS away must not take ingest out of a load balancer, or
+// TikTok's side would cost the customer's access.
 func (h *health) ready(ctx context.Context) (bool, map[string]string) {
 	up, schema := h.db.Ping(ctx) == nil, "waiting"
 	select {

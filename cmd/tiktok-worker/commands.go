@@ -20,7 +20,8 @@ import (
 // run is the program without the process: tests call it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	var c config
-	command, err := service.Parse(&c, "tiktok-worker", "Delivers purchases from the queue to TikTok's Events API.", args, getenv, stdout)
+	command, err := service.Parse(&c, "tiktok-worker",
+		"Delivers purchases from the queue to TikTok's Events API.", args, getenv, stdout)
 	usage := &service.UsageError{}
 	if err != nil && !errors.As(err, &usage) {
 		return err
@@ -82,9 +83,11 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 func testEvent(c *config, now time.Time) message.Envelope {
 	amount := int64(100)
 	return message.Envelope{
-		Version: message.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]), PurchasedAt: now.Unix(),
-		AmountMinor: &amount, Currency: "usd",
-		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: cmp.Or(c.PageURL, "https://example.com/")},
+		Version: message.Version, EventID: "send-test-" + strings.ToLower(rand.Text()[:12]),
+		PurchasedAt: now.Unix(), AmountMinor: &amount, Currency: "usd",
+		Keys: purchase.MatchKeys{
+			Email: purchase.HashEmail("test@example.com"), PageURL: cmp.Or(c.PageURL, "https://example.com/"),
+		},
 	}
 }
 

@@ -13,11 +13,11 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// config is everything that tiktok-worker can be told, by flag or by environment. The help texts are the manual.
+// config is tiktok-worker's configuration, by flag or by environment. The help texts are the manual.
 type config struct {
 	Run      struct{}      `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
 	SendTest sendTestFlags `cmd:"" help:"Send one test event to the pixel and explain TikTok's answer."`
-	Doctor   doctorFlags   `cmd:"" help:"Look at configuration, NATS and TikTok; say what to mend."`
+	Doctor   doctorFlags   `cmd:"" help:"Check configuration, NATS and TikTok."`
 	Health   struct{}      `cmd:"" help:"Ask the running worker's admin listener whether it lives; for containers without curl."`
 
 	PixelID     string      `name:"tiktok-pixel-id" help:"The pixel. Required with a token."`
@@ -87,7 +87,7 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "BATCH_SIZE is a number from 1 to 1000, TikTok's limit for a request")
 	}
 	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMax < c.RetryInitial || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
-		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX, RETRY_MAX_AGE and SHUTDOWN_GRACE must be longer than nothing, and RETRY_MAX not shorter than RETRY_INITIAL")
+		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX, RETRY_MAX_AGE and SHUTDOWN_GRACE must be greater than 0, and RETRY_MAX not shorter than RETRY_INITIAL")
 	}
 	if c.RetryMaxAge >= 48*time.Hour {
 		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late retry may count twice")
@@ -109,7 +109,7 @@ func (c *config) testProblems() (list []string) {
 	list = append(list, c.unusable()...)
 	list = append(list, c.addressProblems()...)
 	if c.Timeout <= 0 {
-		list = append(list, "TIKTOK_TIMEOUT must be longer than nothing")
+		list = append(list, "TIKTOK_TIMEOUT must be greater than 0")
 	}
 	return list
 }

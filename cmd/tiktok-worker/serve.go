@@ -44,7 +44,8 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	pixels := newPixels(c)
 	live, test := pixels.destinations()
 	worker := delivery.New(delivery.Config{
-		Live: live, Test: test, EventName: c.EventName, BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
+		Live: live, Test: test, EventName: c.EventName,
+		BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
 		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
 	}, purchases, js, log, registry)
@@ -53,8 +54,12 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		s.Version = service.Version()
 		return s
 	}
-	life.Go("state", func(ctx context.Context) error { return js.PublishState(ctx, instance, reportInterval, state) })
-	life.Go("tokens", func(ctx context.Context) error { return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log) })
+	life.Go("state", func(ctx context.Context) error {
+		return js.PublishState(ctx, instance, reportInterval, state)
+	})
+	life.Go("tokens", func(ctx context.Context) error {
+		return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log)
+	})
 	life.Go("delivery", func(ctx context.Context) error {
 		// hard outlives ctx by the grace, so that what is in flight is finished.
 		hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -95,8 +100,8 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	return life.Wait(ctx)
 }
 
-// pixels are where live and test purchases go; nil: nowhere. Without the live token nothing is sent: the quick off
-// switch.
+// pixels are where live and test purchases go; nil: nowhere. Without the live token nothing is sent: the
+// quick off switch.
 type pixels struct{ live, test *tiktok.Pixel }
 
 func newPixels(c *config) (p pixels) {
@@ -121,8 +126,8 @@ func (p pixels) destinations() (live, test delivery.Destination) {
 	return live, test
 }
 
-// followTokens reads the tokens' files again when they change, so that a rotated token needs no restart. changed is
-// called after each change.
+// followTokens reads the tokens' files again when they change, so that a rotated token needs no restart.
+// changed is called after each change.
 func (p pixels) followTokens(
 	ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger,
 ) error {

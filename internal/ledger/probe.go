@@ -14,8 +14,8 @@ import (
 	"purchase-relay/migrations"
 )
 
-// Probe is one connection for a self-check. It reads facts about the server, the schema, the role and the latest
-// events, judges none of them and changes nothing.
+// Probe is one connection for a self-check. It reads facts about the server, the schema, the role and the
+// latest events, judges none of them and changes nothing.
 type Probe struct {
 	User, Database string
 	conn           *pgx.Conn
@@ -71,7 +71,8 @@ func TransportOf(url secret.Text) (Transport, error) {
 		return TransportClear, ErrURL
 	}
 	worst := TransportVerified
-	targets := append([]*pgconn.FallbackConfig{{Host: config.Host, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
+	targets := append([]*pgconn.FallbackConfig{{Host: config.Host, TLSConfig: config.TLSConfig}},
+		config.Fallbacks...)
 	for _, target := range targets {
 		switch tls := target.TLSConfig; {
 		case local(target.Host):
@@ -96,9 +97,10 @@ func local(host string) bool {
 const sqlClock = `SELECT clock_timestamp()`
 
 const sqlServer = `
-SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(), current_setting('fsync'),
-    current_setting('full_page_writes'), current_setting('synchronous_commit'),
-    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), current_setting('max_connections')::int`
+SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
+    current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+    current_setting('max_connections')::int`
 
 // Server is the state of a Postgres server.
 type Server struct {
@@ -161,7 +163,9 @@ func (p *Probe) MayCreate(ctx context.Context) (may bool, err error) {
 	return may, p.conn.QueryRow(ctx, sqlMayCreate).Scan(&may)
 }
 
-const sqlEventsByMode = `SELECT livemode, max(received_at) FROM public.stripe_events WHERE received_at > now() - interval '30 days' GROUP BY livemode`
+const sqlEventsByMode = `
+SELECT livemode, max(received_at) FROM public.stripe_events
+WHERE received_at > now() - interval '30 days' GROUP BY livemode`
 
 // LatestEvents returns when the last checkout of 30 days was received, by mode; zero: none.
 func (p *Probe) LatestEvents(ctx context.Context) (live, test time.Time, err error) {

@@ -38,7 +38,8 @@ func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 			t.Errorf("TransportOf(%s) = %v, %v, want %v", url.Reveal(), got, err, want)
 		}
 	}
-	if _, err := TransportOf("postgres://u:p@db.example/d?sslmode=hunter2"); !errors.Is(err, ErrURL) || strings.Contains(err.Error(), "hunter2") {
+	if _, err := TransportOf("postgres://u:p@db.example/d?sslmode=hunter2"); !errors.Is(err, ErrURL) ||
+		strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("an unknown sslmode: error = %v, want ErrURL", err)
 	}
 }
@@ -68,7 +69,8 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 	}
 	r.migrate()
 	server, err := runtime.Server(t.Context())
-	if err != nil || server.Version < 130000 || server.VersionText == "" || server.Replica || server.ClockAhead.Abs() > time.Second ||
+	if err != nil || server.Version < 130000 || server.VersionText == "" || server.Replica ||
+		server.ClockAhead.Abs() > time.Second ||
 		server.Used < 1 || server.Max <= server.Used {
 		t.Errorf("server = %+v, error = %v", server, err)
 	}
@@ -76,7 +78,8 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 		t.Errorf("off = %q, want fsync", server.LossyOff)
 	}
 	schema, err := runtime.Schema(t.Context())
-	if want := (Schema{Exists: true, Level: migrations.Level, Known: migrations.Level, Oldest: schema.Oldest}); err != nil || schema != want {
+	if want := (Schema{Exists: true, Level: migrations.Level, Known: migrations.Level,
+		Oldest: schema.Oldest}); err != nil || schema != want {
 		t.Errorf("schema = %+v, error = %v, want %+v", schema, err, want)
 	}
 	missing := func() []string {
@@ -109,7 +112,8 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 	if list := missing(); !slices.Equal(list, []string{"UPDATE on attempts"}) {
 		t.Errorf("missing rights = %q, want UPDATE on attempts", list)
 	}
-	if live, test, err := runtime.LatestEvents(t.Context()); err != nil || time.Since(live).Abs() > time.Minute || !test.IsZero() {
+	if live, test, err := runtime.LatestEvents(t.Context()); err != nil ||
+		time.Since(live).Abs() > time.Minute || !test.IsZero() {
 		t.Errorf("after a live event: %s, %s, error = %v", live, test, err)
 	}
 }

@@ -16,8 +16,8 @@ const (
 	setupTimeout = 30 * time.Second
 )
 
-// MigrateAndGrant brings the schema up to date as its owner and grants the runtime role what it needs. Without an
-// owner's URL, the runtime role owns the schema.
+// MigrateAndGrant brings the schema up to date as its owner and grants the runtime role what it needs.
+// Without an owner's URL, the runtime role owns the schema.
 func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.Text) (applied int, err error) {
 	if ownerURL == "" {
 		return Migrate(ctx, runtime)
@@ -44,8 +44,8 @@ func NewSetup(db *DB, runtime, ownerURL secret.Text, log *zap.Logger) *Setup {
 // Ready is closed when the ledger may be used.
 func (s *Setup) Ready() <-chan struct{} { return s.ready }
 
-// Run retries until the schema is usable or ctx ends. It returns an error only where the schema is too new for
-// this binary: ErrTooOld.
+// Run retries until the schema is usable or ctx ends. It returns an error only where the schema is too new
+// for this binary: ErrTooOld.
 func (s *Setup) Run(ctx context.Context) error {
 	var failures logsafe.Changes
 	for {
@@ -81,7 +81,8 @@ func (s *Setup) once(ctx context.Context) (int, error) {
 	return applied, s.db.CheckSchema(ctx)
 }
 
-// checkPrivilege warns where the owner has a role of its own and the runtime's may create tables all the same.
+// checkPrivilege warns where the owner has a role of its own and the runtime's may create tables all the
+// same.
 func (s *Setup) checkPrivilege(ctx context.Context) {
 	if s.owner == "" || s.owner == s.runtime {
 		return

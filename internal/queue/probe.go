@@ -47,7 +47,8 @@ type Probe struct {
 // OpenProbe connects as a role. The error wraps ErrCredentials, ErrTLS, or says that nobody answers.
 func OpenProbe(c Config, role string) (*Probe, error) {
 	options := []nats.Option{
-		nats.Name("purchase-relay doctor"), nats.CustomInboxPrefix("_INBOX_" + role), nats.Timeout(probeTimeout), nats.NoReconnect(),
+		nats.Name("purchase-relay doctor"), nats.CustomInboxPrefix("_INBOX_" + role),
+		nats.Timeout(probeTimeout), nats.NoReconnect(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // without one nats.go prints
 	}
 	nc, err := nats.Connect(c.NATSURL.Reveal(), append(options, c.credentials()...)...)
@@ -79,8 +80,9 @@ func (p *Probe) Line() (server string, encrypted bool) {
 	return server, p.nc.TLSRequired() || strings.HasPrefix(server, "tls:")
 }
 
-// Lacks tries every subject that the role uses and lists those that its user may not use. Without the optional
-// ones everything works, and less is known. Requests for what Lacks has listed end with ErrNotPermitted.
+// Lacks tries every subject that the role uses and lists those that its user may not use. Without the
+// optional ones everything works, and less is known. Requests for what Lacks has listed end with
+// ErrNotPermitted.
 func (p *Probe) Lacks() (required, optional []string, err error) {
 	// The server answers in order: a refusal has arrived when the answer to the ping behind it has.
 	try := func(subject string, do func() error) error {
@@ -90,7 +92,8 @@ func (p *Probe) Lacks() (required, optional []string, err error) {
 		if err := p.nc.FlushTimeout(probeTimeout); err != nil {
 			return err
 		}
-		if err := p.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), strconv.Quote(subject)) {
+		if err := p.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) &&
+			strings.Contains(err.Error(), strconv.Quote(subject)) {
 			p.lacks = append(p.lacks, subject)
 		}
 		return nil
@@ -124,14 +127,16 @@ func publishes(role string) []string {
 	if role == RoleWorker {
 		return []string{
 			message.SubjectOutcomes, message.SubjectDead + "doctor",
-			"$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.ACK.PURCHASES.worker.doctor",
+			"$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker",
+			"$JS.ACK.PURCHASES.worker.doctor",
 		}
 	}
 	list := []string{
 		message.SubjectLive + "doctor", message.SubjectTest + "doctor",
 		"$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.OUTCOMES.recorder.doctor", subjectInfo,
 	}
-	for _, stream := range []string{message.StreamPurchases, message.StreamPurchasesDead, message.StreamOutcomes} {
+	streams := []string{message.StreamPurchases, message.StreamPurchasesDead, message.StreamOutcomes}
+	for _, stream := range streams {
 		list = append(list, "$JS.API.STREAM.INFO."+stream)
 	}
 	return append(list, "$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.INFO.OUTCOMES.recorder")
@@ -236,8 +241,8 @@ func (p *Probe) ask(ctx context.Context, subject string, request func(ctx contex
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return ErrMissing
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
-		errors.Is(err, nats.ErrNoResponders):
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders),
+		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return ErrJetStreamOff
 	}
 	return err

@@ -34,7 +34,8 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 	}
 
 	before := open("ingest", "hunter1", queue.RoleIngest)
-	if server, encrypted := before.Line(); before.Version() == "" || !strings.Contains(server, "127.0.0.1") || encrypted {
+	if server, encrypted := before.Line(); before.Version() == "" || !strings.Contains(server, "127.0.0.1") ||
+		encrypted {
 		t.Errorf("version = %q, line = %q, encrypted = %t", before.Version(), server, encrypted)
 	}
 	if required, optional := lacks(before); len(required)+len(optional) > 0 {
@@ -64,7 +65,8 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 		}
 		consumers := p.Consumers(t.Context())
 		for _, c := range consumers {
-			if c.Err != nil || c.Differs || c.Waiting > 0 || c.Taken > 0 || !c.ClockKnown || c.ClockAhead.Seconds() > 1 {
+			if c.Err != nil || c.Differs || c.Waiting > 0 || c.Taken > 0 || !c.ClockKnown ||
+				c.ClockAhead.Seconds() > 1 {
 				t.Errorf("%s: consumer = %+v", role, c)
 			}
 		}
@@ -91,7 +93,8 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 
 	// Each other's user has none of the rights, and no request waits for an answer that never comes.
 	mixed := open("worker", "hunter2", queue.RoleIngest)
-	if required, optional := lacks(mixed); len(required) < 5 || !slices.Equal(optional, []string{"$JS.API.INFO"}) {
+	if required, optional := lacks(mixed); len(required) < 5 ||
+		!slices.Equal(optional, []string{"$JS.API.INFO"}) {
 		t.Errorf("the worker's user for ingest lacks %q and %q", required, optional)
 	}
 	if s := mixed.Streams(t.Context(), small)[2]; !errors.Is(s.Err, queue.ErrNotPermitted) {
@@ -101,11 +104,13 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 		t.Errorf("storage as the worker's user: error = %v, want ErrNotPermitted", err)
 	}
 	g.restart(strings.Replace(conf, `"outcomes", "purchases.dead.*"`, `"purchases.dead.*"`, 1))
-	if required, optional := lacks(open("worker", "hunter2", queue.RoleWorker)); !slices.Equal(required, []string{"outcomes"}) || len(optional) > 0 {
+	if required, optional := lacks(open("worker", "hunter2", queue.RoleWorker)); !slices.Equal(required,
+		[]string{"outcomes"}) || len(optional) > 0 {
 		t.Errorf("one right less: lacks %q and %q, want outcomes", required, optional)
 	}
 
-	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter9"))}, queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
+	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter9"))},
+		queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
 		t.Errorf("a wrong password: error = %v, want ErrCredentials", err)
 	}
 	g.server.Shutdown()

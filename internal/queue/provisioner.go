@@ -51,7 +51,8 @@ func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, done func(), l
 // Ready is closed after the first successful check.
 func (p *Provisioner) Ready() <-chan struct{} { return p.ready }
 
-// wake makes the next check immediate: the server of a new connection may be empty, or its users' rights changed.
+// wake makes the next check immediate: the server of a new connection may be empty, or its users' rights
+// changed.
 func (p *Provisioner) wake() {
 	select {
 	case p.woken <- struct{}{}:

@@ -1,6 +1,6 @@
-// Package doctor checks what each binary needs: configuration, Postgres, NATS, Stripe and TikTok. The clients read the
-// facts, doctor judges them: a check passes, warns or fails, and a remedy follows what does not pass. Nothing is changed,
-// but for a test event at TikTok where there is a code for it.
+// Package doctor checks what each binary needs: configuration, Postgres, NATS, Stripe and TikTok. The clients
+// read the facts, doctor judges them: a check passes, warns or fails, and a remedy follows what does not
+// pass. Nothing is changed, but for a test event at TikTok where there is a code for it.
 package doctor
 
 import (
@@ -18,7 +18,7 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// Ingest is what `ingest doctor` checks. What is empty or unusable is checked as the configuration alone.
+// Ingest is what `ingest doctor` checks; empty or unusable parts only as configuration.
 type Ingest struct {
 	Problems           []string // of the configuration
 	SigningSecrets     secret.Text
@@ -45,7 +45,8 @@ func (i Ingest) Checks(ctx context.Context) []Check {
 	if i.MigrateDatabaseURL != "" {
 		checks = append(checks, transport("ledger: owner's TLS", i.MigrateDatabaseURL))
 		if i.MigrateDatabaseURL == i.DatabaseURL {
-			checks = append(checks, Warned("ledger: owner", "MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use",
+			checks = append(checks, Warned("ledger: owner",
+				"MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use",
 				"give it a role of its own "+twoRoles))
 		}
 	}
@@ -55,7 +56,7 @@ func (i Ingest) Checks(ctx context.Context) []Check {
 	return append(checks, running(ctx, i.AdminAddr)...)
 }
 
-// Worker is what `tiktok-worker doctor` checks. What is empty or unusable is checked as the configuration alone.
+// Worker is what `tiktok-worker doctor` checks; empty or unusable parts only as configuration.
 type Worker struct {
 	Problems     []string // of the configuration
 	Queue        queue.Config
@@ -114,7 +115,7 @@ func Report(out io.Writer, checks []Check) error {
 // Verdict is how a check ended.
 type Verdict string
 
-// The verdicts. A warning works, but not as well as it could, or could not be checked; a failure must be fixed.
+// The verdicts. A warning works and could be better, or could not be checked; a failure must be fixed.
 const (
 	Pass Verdict = "pass"
 	Warn Verdict = "warn"
@@ -166,7 +167,8 @@ func Print(out io.Writer, checks []Check) {
 			_, _ = fmt.Fprintf(out, "%*s  → %s\n", 4+2+width, "", visible(c.Remedy))
 		}
 	}
-	_, _ = fmt.Fprintf(out, "%d passed, %d to look at, %d to mend.\n", Count(checks, Pass), Count(checks, Warn), Count(checks, Fail))
+	_, _ = fmt.Fprintf(out, "%d passed, %d to look at, %d to mend.\n",
+		Count(checks, Pass), Count(checks, Warn), Count(checks, Fail))
 }
 
 // visible keeps foreign texts on one line, and from driving the terminal.

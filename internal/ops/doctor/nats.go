@@ -17,7 +17,8 @@ const (
 	checkNATS    = "start it; check NATS_URL and the way there (DNS, firewall)"
 	notAllowed   = "this user may not ask"
 	provisionIt  = "run `ingest provision` with a user that may create it, or give ingest's own user that right"
-	compareUsers = "give the user that right: compare the server's configuration with deploy/nats/nats-server.conf"
+	compareUsers = "give the user that right: compare the server's configuration " +
+		"with deploy/nats/nats-server.conf"
 )
 
 // nats checks the server, the user's rights, and the streams and consumers that the role may look at.
@@ -28,7 +29,9 @@ func nats(ctx context.Context, c queue.Config, role string, s queue.StreamConfig
 	}
 	defer probe.Close()
 	required, optional, err := probe.Lacks()
-	checks := []Check{judgeNATSVersion(probe.Version()), judgeLine(probe.Line()), judgeRights(required, optional, err)}
+	checks := []Check{
+		judgeNATSVersion(probe.Version()), judgeLine(probe.Line()), judgeRights(required, optional, err),
+	}
 	if role == queue.RoleWorker {
 		for _, consumer := range probe.Consumers(ctx) {
 			checks = append(checks, judgeConsumer(consumer))
@@ -77,7 +80,8 @@ func judgeNATSVersion(version string) Check {
 	case a < 2 || a == 2 && b < 9:
 		return Failed(what, "is nats-server "+version+", which is too old", "update it to 2.10 or newer")
 	case a == 2 && b < 10:
-		return Warned(what, "is nats-server "+version+", older than what is tested", "update it to 2.10 or newer when convenient")
+		return Warned(what, "is nats-server "+version+", older than what is tested",
+			"update it to 2.10 or newer when convenient")
 	}
 	return Passed(what, "nats-server %s answers", version)
 }
@@ -183,7 +187,8 @@ func judgeStorage(s queue.Storage, missing int64, err error) Check {
 	const (
 		what   = "NATS: disk"
 		allow  = "let the user publish on $JS.API.INFO; keep NATS_MAX_BYTES and 2 GiB below the disk's size"
-		remedy = "lower NATS_MAX_BYTES (the two other streams take 1 GiB each), or raise the account's storage and max_file_store"
+		remedy = "lower NATS_MAX_BYTES (the two other streams take 1 GiB each), " +
+			"or raise the account's storage and max_file_store"
 	)
 	switch {
 	case errors.Is(err, queue.ErrNotPermitted):

@@ -74,7 +74,8 @@ func judgePostgres(err error) Check {
 	}
 	switch refused.SQLState {
 	case "28P01", "28000":
-		return Failed(what, "refuses the role: "+refused.Message, "fix user and password in DATABASE_URL, or pg_hba.conf")
+		return Failed(what, "refuses the role: "+refused.Message,
+			"fix user and password in DATABASE_URL, or pg_hba.conf")
 	case "3D000":
 		return Failed(what, refused.Message, "create it: createdb, then ingest migrate")
 	case "53300":
@@ -108,7 +109,8 @@ func judgeVersion(s ledger.Server) Check {
 	case s.Version < oldestPostgres:
 		return Failed(what, s.VersionText+" is too old", "update it to 13 or newer, better 15")
 	case s.Version < testedPostgres:
-		return Warned(what, s.VersionText+" is older than what is tested", "update it to 15 or newer when convenient")
+		return Warned(what, s.VersionText+" is older than what is tested",
+			"update it to 15 or newer when convenient")
 	}
 	return Passed(what, "%s", s.VersionText)
 }
@@ -173,8 +175,8 @@ func judgeSchema(s ledger.Schema, err error) Check {
 	case s.Level < s.Known:
 		return Failed(what, fmt.Sprintf("it is at level %d of %d", s.Level, s.Known), runMigrate)
 	case s.Level > s.Known:
-		return Warned(what, fmt.Sprintf("it is at level %d, this binary knows %d: it can be used", s.Level, s.Known),
-			"run the newer binary everywhere when convenient")
+		found := fmt.Sprintf("it is at level %d, this binary knows %d: it can be used", s.Level, s.Known)
+		return Warned(what, found, "run the newer binary everywhere when convenient")
 	}
 	return Passed(what, "at level %d", s.Level)
 }
@@ -202,7 +204,7 @@ func judgePrivilege(mayCreate bool, err error) Check {
 	return Passed(what, "this role cannot change the schema")
 }
 
-// judgeEvents looks at the latest checkouts: a signing secret does not show which mode's endpoint it belongs to.
+// judgeEvents looks at the latest checkouts: a signing secret does not show its endpoint's mode.
 func judgeEvents(live, test time.Time, err error) Check {
 	const what = "Stripe: webhooks"
 	switch {

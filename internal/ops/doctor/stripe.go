@@ -16,7 +16,7 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// signingSecretLength is what Stripe's signing secrets have behind whsec_, or more: a shorter one was cut off.
+// signingSecretLength is the least length of Stripe's signing secrets, behind whsec_: a shorter one was cut off.
 const signingSecretLength = 32
 
 // signingSecrets checks the secrets' form. Without any there is no check: the configuration's reports it.
@@ -44,7 +44,8 @@ func signingSecrets(list secret.Text) []Check {
 	case len(wrong) > 0:
 		return []Check{Failed(what, strings.Join(wrong, "; "), copyAgain)}
 	case short > 0:
-		return []Check{Warned(what, fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets)), copyAgain)}
+		found := fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets))
+		return []Check{Warned(what, found, copyAgain)}
 	case twice > 0:
 		return []Check{Warned(what, "one is there twice", "live and test endpoints have different ones; "+
 			"while one is rotated, the old and the new one differ, too")}
@@ -56,7 +57,8 @@ func signingSecrets(list secret.Text) []Check {
 func judgeAPIKey(key secret.Text, live bool) Check {
 	const (
 		what   = "Stripe: API key"
-		remedy = "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, and nothing else"
+		remedy = "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, " +
+			"and nothing else"
 	)
 	kind, mode := "", ""
 	if parts := strings.SplitN(key.Reveal(), "_", 3); len(parts) == 3 {
@@ -101,7 +103,8 @@ func listEvents(ctx context.Context, c stripe.APIConfig) Check {
 func running(ctx context.Context, adminAddr string) []Check {
 	status, body, err := service.Ask(ctx, adminAddr, "/metrics")
 	if err != nil || status != http.StatusOK {
-		return []Check{Warned("ingest", "none is running at "+adminAddr+": what Stripe sends it cannot be looked at",
+		return []Check{Warned("ingest",
+			"none is running at "+adminAddr+": what Stripe sends it cannot be looked at",
 			"start it, and ask again beside it (ADMIN_ADDR as its own)")}
 	}
 	counts := countWebhooks(body)
@@ -139,7 +142,8 @@ func countWebhooks(metrics []byte) (c webhookCounts) {
 
 func judgeSignatures(c webhookCounts) Check {
 	const what = "Stripe: signatures"
-	found := fmt.Sprintf("since its start %.0f webhooks had a good signature, %.0f a wrong one", c.signed, c.wronglySigned)
+	found := fmt.Sprintf("since its start %.0f webhooks had a good signature, %.0f a wrong one",
+		c.signed, c.wronglySigned)
 	if c.wronglySigned > 0 && c.signed == 0 {
 		return Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret "+
 			"(live and test endpoints differ), and this machine's clock")
@@ -151,7 +155,8 @@ func judgeThin(c webhookCounts) Check {
 	const what = "Stripe: snapshot events"
 	if c.thin > 0 {
 		return Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
-			"in Stripe, create the destination again with snapshot events (payload style: snapshot), or set STRIPE_API_KEY")
+			"in Stripe, create the destination again with snapshot events (payload style: snapshot), "+
+				"or set STRIPE_API_KEY")
 	}
 	return Passed(what, "no thin event was refused since its start")
 }

@@ -27,14 +27,18 @@ var (
 	tokenForm = regexp.MustCompile(`^[\x21-\x7e]{8,512}$`)
 )
 
+// stripeSecret matches the beginnings of Stripe's secrets and keys.
+var stripeSecret = regexp.MustCompile(`^(whsec|sk|rk|pk)_`)
+
 // tokenShape checks a token's form and repeats nothing of it.
 func tokenShape(what string, token secret.Text) Check {
-	const remedy = "copy it again from Events Manager (Settings, Events API, Generate access token), without quotes and blanks"
+	const remedy = "copy it again from Events Manager (Settings, Events API, Generate access token), " +
+		"without quotes and blanks"
 	text := token.Reveal()
 	switch {
 	case strings.HasPrefix(strings.ToLower(text), "bearer "):
 		return Failed(what, "begins with the word Bearer", "give the token alone")
-	case strings.HasPrefix(text, "whsec_"), strings.HasPrefix(text, "sk_"), strings.HasPrefix(text, "rk_"), strings.HasPrefix(text, "pk_"):
+	case stripeSecret.MatchString(text):
 		return Failed(what, "is one of Stripe's secrets", remedy+"; and give that secret to nobody else")
 	case !tokenForm.MatchString(text), strings.ContainsAny(text, `"'`):
 		return Failed(what, "does not have the form of a token", remedy)
@@ -54,7 +58,8 @@ func pixelShape(what, id string) Check {
 func (w *Worker) shapes() (checks []Check) {
 	if w.Live.Token == "" {
 		return []Check{Warned("TikTok: live token", "there is none: every purchase ends skipped (not_configured)",
-			"set TIKTOK_ACCESS_TOKEN, unless this is the off switch; then ingest replay --status skipped --reason not_configured")}
+			"set TIKTOK_ACCESS_TOKEN, unless this is the off switch; "+
+				"then ingest replay --status skipped --reason not_configured")}
 	}
 	checks = append(checks, tokenShape("TikTok: live token", w.Live.Token))
 	if w.Live.Pixel != "" {
@@ -78,10 +83,12 @@ func (w *Worker) testPurchases() Check {
 	case w.Test.TestCode != "":
 		return Passed(what, "are sent as test events")
 	case w.Test.Pixel == w.Live.Pixel && w.Test.Token == w.Live.Token:
-		return Failed(what, "go to the live pixel with the live token and without a test event code: each counts as a sale",
+		return Failed(what,
+			"go to the live pixel with the live token and without a test event code: each counts as a sale",
 			"set TIKTOK_TEST_EVENT_CODE, or TIKTOK_TEST_PIXEL_ID with a token of its own")
 	case w.Test.Pixel == w.Live.Pixel:
-		return Warned(what, "go to the live pixel with another token and without a test event code: each may count as a sale",
+		return Warned(what,
+			"go to the live pixel with another token and without a test event code: each may count as a sale",
 			"set TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_PIXEL_ID")
 	}
 	return Passed(what, "go to a pixel of their own")
@@ -106,17 +113,18 @@ func reach(ctx context.Context, c tiktok.Config) []Check {
 func judgeTikTokClock(ahead time.Duration) Check {
 	const what, remedy = "TikTok: clock", "let this machine follow a time server (timedatectl, chrony)"
 	apart := ahead.Abs().Round(time.Second)
+	found := fmt.Sprintf("differs from this machine's by %s", apart)
 	switch {
 	case apart > 10*time.Minute:
-		return Failed(what, fmt.Sprintf("differs from this machine's by %s: purchases would expire at the wrong time", apart), remedy)
+		return Failed(what, found+": purchases would expire at the wrong time", remedy)
 	case apart > 10*time.Second:
-		return Warned(what, fmt.Sprintf("differs from this machine's by %s", apart), remedy)
+		return Warned(what, found, remedy)
 	}
 	return Passed(what, "agrees with this machine's")
 }
 
-// access sends one event to a destination: it shows token, pixel and the right event:write. Without a test event
-// code the event would count as a sale, and nothing is sent.
+// access sends one event to a destination: it shows token, pixel and the right event:write. Without a test
+// event code the event would count as a sale, and nothing is sent.
 func access(ctx context.Context, what string, c tiktok.Config, d Destination, event message.Envelope) Check {
 	if d.TestCode == "" {
 		return Warned(what, "was not tried: without a test event code the event would count as a sale",

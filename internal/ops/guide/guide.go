@@ -1,6 +1,7 @@
-// Package guide explains what an operator meets: statuses and reasons, TikTok's answers and codes, the workers'
-// states and the match keys. Pages, commands and notifications read its tables, and a test compares the alerts
-// and the documents with them. Path packages do not import it: their log lines hold remedies of their own.
+// Package guide explains what an operator meets: statuses and reasons, TikTok's answers and codes, the
+// workers' states and the match keys. Pages, commands and notifications read its tables, and a test compares
+// the alerts and the documents with them. Path packages do not import it: their log lines hold remedies of
+// their own.
 package guide
 
 import (
@@ -227,7 +228,7 @@ func MatchKeys() [purchase.MatchKeyKinds]string {
 	return [purchase.MatchKeyKinds]string{
 		"Stripe Checkout asks for it automatically.",
 		"Set phone_number_collection on the checkout session.",
-		"Keep the landing page's ttclid until the checkout (docs/snippets) and put it into the checkout's metadata.",
+		"Keep the landing page's ttclid until the checkout (docs/snippets) and put it into the metadata.",
 		"Put the cookie _ttp into the checkout's metadata as ttp.",
 		"Put the buyer's address into the checkout's metadata as client_ip.",
 		"Put the browser's into the checkout's metadata as user_agent.",

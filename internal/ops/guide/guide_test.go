@@ -89,12 +89,14 @@ func TestAnswer_QuotesTikTok(t *testing.T) {
 	} {
 		a := guide.Answer(purchase.Answer{Class: class, Code: new(7), Message: "m", RequestID: "r"})
 		words, quote, _ := strings.Cut(a.Meaning, " (")
-		if words == "" || seen[words] || quote != `code 7, "m", request_id r)` || (a.Remedy == "") != (class == purchase.ClassDelivered) {
+		if words == "" || seen[words] || quote != `code 7, "m", request_id r)` ||
+			(a.Remedy == "") != (class == purchase.ClassDelivered) {
 			t.Errorf("%s: %+v", class, a)
 		}
 		seen[words] = true
 	}
-	if a := guide.Answer(purchase.Answer{Class: purchase.ClassRetry}); !strings.HasSuffix(a.Meaning, "(no answer)") {
+	if a := guide.Answer(purchase.Answer{Class: purchase.ClassRetry}); !strings.HasSuffix(a.Meaning,
+		"(no answer)") {
 		t.Errorf("no answer: %+v", a)
 	}
 }
@@ -125,7 +127,8 @@ func TestStatesDocument_HasTheGuidesMeanings(t *testing.T) {
 func begins(t *testing.T, name, cell, meaning string) {
 	t.Helper()
 	first, size := utf8.DecodeRuneInString(meaning)
-	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell, string(unicode.ToLower(first))+meaning[size:]) {
+	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell,
+		string(unicode.ToLower(first))+meaning[size:]) {
 		t.Errorf("docs/states.md: %s means %q, want %q", name, cell, meaning)
 	}
 }

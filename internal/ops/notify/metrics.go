@@ -16,7 +16,7 @@ type lastWebhook struct {
 	desc *prometheus.Desc
 }
 
-// NewLastWebhookMetric returns the collector of the last webhook's time; while it is unknown, the gauge is missing.
+// NewLastWebhookMetric returns the collector of the last webhook's time; unknown, the gauge is missing.
 func NewLastWebhookMetric(ask func(ctx context.Context) (time.Time, error)) prometheus.Collector {
 	return &lastWebhook{ask: ask, desc: prometheus.NewDesc("purchase_relay_last_webhook_timestamp_seconds",
 		"When Stripe's last webhook came, to any replica as far as the ledger tells (Unix time).", nil, nil)}

@@ -1,15 +1,15 @@
-// Package notify sends messages about what needs a person: purchases that died, paused workers, missing webhooks. It
-// is for shops without Alertmanager.
+// Package notify sends messages about what needs a person: purchases that died, paused workers, missing
+// webhooks. It is for shops without Alertmanager.
 //
-// Its promise: one message when a trouble begins and one when it ends; never two beginnings of one reason within ten
-// minutes, whichever replica sends; nothing that the receiver does disturbs anything else.
+// Its promise: one message when a trouble begins and one when it ends; never two beginnings of one reason
+// within ten minutes, whichever replica sends; nothing that the receiver does disturbs anything else.
 //
-//	quiet ──trouble──▶ due ──sent──▶ open ──worse, ten minutes later──▶ sent again
+//	quiet ──trouble──▶ due ──sent──▶ open ──worse, 10 minutes later──▶ sent again
 //	                    │              └──over──▶ sent ──▶ quiet
 //	                    └──over before the first message──▶ quiet
 //
-// Only the sending process knows what it sent. A replica that takes over, or a restarted one, holds back for ten
-// minutes what began before its time; its end is sent immediately.
+// Only the sending process knows what it sent. A replica that takes over, or a restarted one, holds back for
+// ten minutes what began before its time; its end is sent immediately.
 package notify
 
 import (
@@ -40,8 +40,8 @@ type Ledger interface {
 	Deaths(ctx context.Context, since time.Time) ([]report.Deaths, error)
 }
 
-// Lead elects the replica that sends. Hold returns true to at most one process of all that share a ledger, and
-// repeatedly to that one until Release or the loss of its connection.
+// Lead elects the replica that sends. Hold returns true to at most one process of all that share a ledger,
+// and repeatedly to that one until Release or the loss of its connection.
 type Lead interface {
 	Hold(ctx context.Context) (bool, error)
 	Release()

@@ -157,15 +157,17 @@ func (w *Webhook) Send(ctx context.Context, m Message) error {
 	case 2:
 		return nil
 	case 3:
-		return &Refusal{Cause: fmt.Errorf("the receiver answers %s, and redirects are not followed: name the address itself", resp.Status)}
+		return &Refusal{Cause: fmt.Errorf(
+			"the receiver answers %s, and redirects are not followed: name the address itself", resp.Status)}
 	}
 	return &Refusal{
 		Cause: fmt.Errorf("the receiver answers %s", resp.Status),
-		Again: resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout,
+		Again: resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests ||
+			resp.StatusCode == http.StatusRequestTimeout,
 	}
 }
 
-// unreached removes the address from an error. A connection that was never made has certainly carried nothing.
+// unreached removes the address from an error. A connection that was not made has certainly carried nothing.
 func unreached(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
@@ -175,5 +177,6 @@ func unreached(err error) error {
 		return &Refusal{Cause: errors.New("the receiver does not answer in time")}
 	}
 	var network *net.OpError
-	return &Refusal{Cause: fmt.Errorf("the receiver cannot be reached: %w", err), Again: errors.As(err, &network) && network.Op == "dial"}
+	return &Refusal{Cause: fmt.Errorf("the receiver cannot be reached: %w", err),
+		Again: errors.As(err, &network) && network.Op == "dial"}
 }

@@ -33,7 +33,8 @@ const (
 
 // troubles lists the troubles among what was read. It is a pure function.
 func troubles(
-	deaths []report.Deaths, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration, now time.Time,
+	deaths []report.Deaths, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration,
+	now time.Time,
 ) (list []Trouble) {
 	for _, d := range deaths {
 		advice := guide.Purchase(purchase.StatusDead, d.Reason)
@@ -48,7 +49,8 @@ func troubles(
 	if silence > 0 && !lastWebhook.IsZero() && now.Sub(lastWebhook) >= silence {
 		list = append(list, Trouble{
 			Reason: reasonSilence, Since: lastWebhook.Add(silence), Latest: lastWebhook, Count: 1,
-			What: fmt.Sprintf("No webhook since %s (NOTIFY_SILENCE is %s).", lastWebhook.UTC().Format(time.RFC3339), silence),
+			What: fmt.Sprintf("No webhook since %s (NOTIFY_SILENCE is %s).",
+				lastWebhook.UTC().Format(time.RFC3339), silence),
 			Remedy: "Check in Stripe whether the endpoint is enabled and its deliveries succeed; " +
 				"then DNS, certificate and load balancer.",
 			Over: "Webhooks arrive again.",
@@ -57,7 +59,7 @@ func troubles(
 	return list
 }
 
-// paused is the trouble of paused workers. Without any report it is unknown: workers restart, or NATS is away.
+// paused is the trouble of paused workers; unknown without any report: workers restart, or NATS is away.
 func paused(workers []message.WorkerState) Trouble {
 	advice := guide.Worker(message.WorkerPaused)
 	t := Trouble{
