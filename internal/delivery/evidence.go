@@ -11,7 +11,7 @@ import (
 
 // How much evidence tells one event's fault from the destination's.
 const (
-	refusalRow  = 10 // single events rejected with one wording, none delivered in between: a fault of the settings
+	refusalRow  = 10 // single events rejected with one wording and none delivered: a fault of the settings
 	doubtAfter  = 3  // rejections of such a row after which single events are tried instead of batches
 	pageRow     = 3  // pages for single events, nothing passed in between: a fault of the destination
 	pagesAlone  = 3  // pages for one event alone that condemn it while others pass

@@ -58,7 +58,9 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 			Name: "purchase_relay_junk_total", Help: "Malformed messages removed from the queue.",
 		}),
 	}
-	for _, reason := range []purchase.Reason{purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash} {
+	for _, reason := range []purchase.Reason{
+		purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash,
+	} {
 		m.dead.WithLabelValues(string(reason)) // increase() needs the series to start at 0
 	}
 	for _, reason := range []purchase.Reason{purchase.ReasonNotConfigured, purchase.ReasonTestPurchase} {

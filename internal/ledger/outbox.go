@@ -40,7 +40,8 @@ UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $3),
     first_published_at = COALESCE(first_published_at, published_at, updated_at)
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases
-    WHERE status IN ('published', 'retrying') AND GREATEST(updated_at, swept_at) < now() - make_interval(secs => $2)
+    WHERE status IN ('published', 'retrying')
+        AND GREATEST(updated_at, swept_at) < now() - make_interval(secs => $2)
         AND (claimed_until IS NULL OR claimed_until < now())
     ORDER BY published_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING checkout_session_id, livemode, generation, first_published_at, envelope`
@@ -98,9 +99,11 @@ WITH marks AS (
 UPDATE public.purchases p SET
     status = CASE WHEN p.status = 'pending' THEN 'published' ELSE p.status END, generation = m.generation,
     published_at = now() - make_interval(secs => m.age),
-    stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence), claimed_until = NULL, updated_at = now()
+    stream_sequence = COALESCE(NULLIF(m.sequence, 0), p.stream_sequence),
+    claimed_until = NULL, updated_at = now()
 FROM marks m JOIN open o ON o.checkout_session_id = m.id
-WHERE p.checkout_session_id = m.id AND p.generation <= m.generation AND (p.status = 'pending' OR p.published_at IS NULL)`
+WHERE p.checkout_session_id = m.id AND p.generation <= m.generation
+    AND (p.status = 'pending' OR p.published_at IS NULL)`
 
 // MarkPublished implements relay.Outbox. An earlier outcome and a newer generation are kept.
 func (db *DB) MarkPublished(ctx context.Context, marks []relay.Mark) error {

@@ -209,7 +209,7 @@ type DeadLetter struct {
 	Code           *int            `json:"code,omitempty"`
 	Message        string          `json:"message,omitempty"`
 	RequestID      string          `json:"request_id,omitempty"`
-	Attempts       int             `json:"attempts"` // deliveries by the queue: a hint, the ledger counts attempts
+	Attempts       int             `json:"attempts"` // deliveries: a hint, the ledger counts attempts
 	FirstPublished time.Time       `json:"first_published"`
 	DiedAt         time.Time       `json:"died_at"`
 	Envelope       json.RawMessage `json:"envelope"`

@@ -110,7 +110,8 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	bound, err := c.conn.js.Consumer(ctx, c.stream, c.durable)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		return nil, fmt.Errorf("consumer %s on %s is not there yet; ingest creates it: %w", c.durable, c.stream, err)
+		return nil, fmt.Errorf("consumer %s on %s is not there yet; ingest creates it: %w",
+			c.durable, c.stream, err)
 	case err != nil:
 		return nil, fmt.Errorf("bind to consumer %s on %s: %w", c.durable, c.stream, err)
 	}
@@ -208,7 +209,7 @@ func (c *Consumer) received(msg jetstream.Msg) message.Received {
 	}
 	var at delivery
 	if meta, err := msg.Metadata(); err == nil {
-		r.NumDelivered, r.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // counts deliveries
+		r.NumDelivered, r.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // a small count
 		r.Sequence, r.Taken = meta.Sequence.Stream, meta.Timestamp.UTC()
 		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
 		r.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})

@@ -15,7 +15,8 @@ import (
 // user has (read and delete messages of PURCHASES and PURCHASES_DEAD): those of an operator. Outcomes hold no
 // data of a buyer.
 func (c *Conn) Erase(ctx context.Context, ids []string) (waiting, dead int, err error) {
-	if waiting, err = c.erase(ctx, message.StreamPurchases, ids, message.SubjectLive, message.SubjectTest); err != nil {
+	waiting, err = c.erase(ctx, message.StreamPurchases, ids, message.SubjectLive, message.SubjectTest)
+	if err != nil {
 		return waiting, 0, err
 	}
 	dead, err = c.erase(ctx, message.StreamPurchasesDead, ids, message.SubjectDead)
@@ -57,8 +58,8 @@ func (c *Conn) erase(ctx context.Context, name string, ids []string, subjects ..
 }
 
 func eraseError(stream string, err error) error {
-	return fmt.Errorf("erase from %s: %w (the user of NATS_URL needs the right to read and delete its messages, "+
-		"which ingest's own has not: give an operator's for this command)", stream, err)
+	return fmt.Errorf("erase from %s: %w (the user of NATS_URL needs the right to read and delete its "+
+		"messages, which ingest's own has not: give an operator's for this command)", stream, err)
 }
 
 // request bounds one request: a server that denies it does not respond.

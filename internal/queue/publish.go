@@ -58,7 +58,8 @@ func storeError(err error) error {
 	switch {
 	case strings.Contains(api.Description, "per subject"):
 		return relay.ErrStillQueued
-	case strings.Contains(api.Description, "maximum bytes"), strings.Contains(api.Description, "maximum messages"):
+	case strings.Contains(api.Description, "maximum bytes"),
+		strings.Contains(api.Description, "maximum messages"):
 		return relay.ErrStreamFull
 	}
 	return err

@@ -214,8 +214,8 @@ func isRefusal(err error) bool {
 
 // isTLS matches texts as well: the server's alerts have no type.
 func isTLS(err error) bool {
-	return err != nil && (errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) ||
-		strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "))
+	return err != nil && (errors.Is(err, nats.ErrSecureConnRequired) ||
+		errors.Is(err, nats.ErrSecureConnWanted) || strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "))
 }
 
 // logRefusal logs once per loss of the connection, not at each try.

@@ -97,11 +97,20 @@ func (l *ledger) Settle(_ context.Context, outcomes []message.Outcome) ([]string
 
 func queued(t *testing.T, j *journal, id string) message.Received {
 	t.Helper()
-	data, err := message.EncodeOutcome(message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
+	return message.Received{Data: message.EncodeOutcomes([][]byte{encode(t, delivered(id))}), Acker: fakeMessage{j, id}}
+}
+
+func delivered(id string) message.Outcome {
+	return message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)}
+}
+
+func encode(t *testing.T, o message.Outcome) []byte {
+	t.Helper()
+	data, err := message.EncodeOutcome(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return message.Received{Data: message.EncodeOutcomes([][]byte{data}), Acker: fakeMessage{j, id}}
+	return data
 }
 
 func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.ObservedLogs {
@@ -119,7 +128,9 @@ func TestRecorder_AcknowledgesAfterCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		malformed := message.Received{Data: []byte(`{"version":1}`), Acker: fakeMessage{j, "malformed"}}
-		newer := message.Received{Data: fmt.Appendf(nil, `{"version":%d}`, message.Version+1), Acker: fakeMessage{j, "newer"}}
+		newer := message.Received{
+			Data: fmt.Appendf(nil, `{"version":%d}`, message.Version+1), Acker: fakeMessage{j, "newer"},
+		}
 		s := &source{batches: [][]message.Received{{queued(t, j, "a"), malformed, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
 		if got, want := j.String(), "term malformed, nak newer 1m0s, settle a+b, ack a, double-ack b"; got != want {
@@ -139,11 +150,7 @@ func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
 		var long []string
 		for i := range batchSize + 2 {
 			id := fmt.Sprintf("cs_%d", i)
-			data, err := message.EncodeOutcome(message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Unix(1, 0)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			encoded, long = append(encoded, data), append(long, id)
+			encoded, long = append(encoded, encode(t, delivered(id))), append(long, id)
 		}
 		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
 		many := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "many"}}
@@ -183,7 +190,8 @@ func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
 		for _, e := range log.All() {
 			lines = append(lines, e.Message)
 		}
-		if j.String() != "settle a, double-ack a" || !slices.Equal(lines, []string{"Outcomes wait in the queue", "Recording resumed"}) {
+		if j.String() != "settle a, double-ack a" ||
+			!slices.Equal(lines, []string{"Outcomes wait in the queue", "Recording resumed"}) {
 			t.Errorf("%s; log %v", j, lines)
 		}
 	})
@@ -195,15 +203,15 @@ func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
 		j := &journal{}
 		taken := time.Now().Add(-time.Minute).UTC()
 		far := time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
-		data, err := message.EncodeOutcome(message.Outcome{
-			EventID: "cs_1", Generation: 1, Result: purchase.StatusDead, Reason: purchase.ReasonRefused, At: far, Taken: far, Sequence: 7,
-			Attempt: &message.Attempt{ID: "a", At: far},
+		data := encode(t, message.Outcome{
+			EventID: "cs_1", Generation: 1, Result: purchase.StatusDead, Reason: purchase.ReasonRefused,
+			At: far, Taken: far, Sequence: 7, Attempt: &message.Attempt{ID: "a", At: far},
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 		l := &ledger{journal: j}
-		run(t, &source{batches: [][]message.Received{{{Data: message.EncodeOutcomes([][]byte{data}), Taken: taken, Acker: fakeMessage{j, "a"}}}}}, l, time.Second)
+		m := message.Received{
+			Data: message.EncodeOutcomes([][]byte{data}), Taken: taken, Acker: fakeMessage{j, "a"},
+		}
+		run(t, &source{batches: [][]message.Received{{m}}}, l, time.Second)
 		if len(l.settled) != 1 {
 			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
 		}

@@ -12,8 +12,8 @@ import (
 
 // listed are TikTok's currencies; it rejects an event with another one.
 const listed = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ" +
-	" HKD HNL HUF IDR ILS INR ISK JPY KES KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR PLN PYG" +
-	" QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR "
+	" HKD HNL HUF IDR ILS INR ISK JPY KES KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR" +
+	" PLN PYG QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR "
 
 // Listed reports whether TikTok accepts a currency (any case).
 func Listed(currency string) bool {
@@ -135,7 +135,8 @@ func bodyAndSent(
 		e := &events[0]
 		body, err = json.Marshal(pixelBody{
 			PixelCode: pixelID, Event: e.Event, EventID: e.EventID, Timestamp: e.EventTime,
-			TestEventCode: testEventCode, Properties: e.Properties, Context: pixelContext{User: e.User, Page: e.Page}, Limited: e.Limited,
+			TestEventCode: testEventCode, Properties: e.Properties,
+			Context: pixelContext{User: e.User, Page: e.Page}, Limited: e.Limited,
 		})
 		return body, sent, err
 	}
