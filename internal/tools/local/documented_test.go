@@ -104,7 +104,6 @@ var elsewhere = []otherwise{
 	{regexp.MustCompile(`^make profile`), "internal/tools/bench/run_test.go TestProfiles"},
 	{regexp.MustCompile(`^go tool pprof`), "internal/tools/bench/run_test.go TestProfiles"}, // opens a browser
 	{regexp.MustCompile(`^make chaos`), "internal/e2e/chaos_test.go TestChaos"},
-	{regexp.MustCompile(`^make licences`), ".ci/run make licences"},
 	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                            // minutes, and files of the repository
 	{regexp.MustCompile(`^make manifests`), "internal/testkit/manual/kubernetes_test.go kubernetes"},   // schemas from the network
 	{regexp.MustCompile(`kubectl|kustomize`), "internal/testkit/manual/kubernetes_test.go kubernetes"}, // a cluster
