@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/flood"
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/message"
 )
 
@@ -54,17 +55,15 @@ func New(s Source, l Ledger, log *zap.Logger) *Recorder {
 // Run records until ctx ends, then finishes the in-flight batch. It logs the first of consecutive failures,
 // and their end.
 func (r *Recorder) Run(ctx context.Context) error {
-	failing := false
+	var failures logsafe.Changes
 	for ctx.Err() == nil {
 		err := r.recordBatch(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && !failing:
-			failing = true
+		case err != nil && failures.Failed(err):
 			r.log.Warn("Outcomes wait in the queue", zap.Error(err))
-		case err == nil && failing:
-			failing = false
+		case err == nil && failures.Recovered():
 			r.log.Info("Recording resumed")
 		}
 		if err != nil {

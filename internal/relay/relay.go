@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
 
@@ -140,17 +141,16 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer poll.Stop()
 	marks := time.NewTicker(markDelay)
 	defer marks.Stop()
-	failing, claim := false, true
+	var failures logsafe.Changes
+	claim := true
 	for {
 		full, err := r.Pass(ctx, claim)
 		switch {
 		case ctx.Err() != nil:
 			return r.finish(context.WithoutCancel(ctx))
-		case err != nil && !failing:
-			failing = true
+		case err != nil && failures.Failed(err):
 			r.log.Warn("Publishing is delayed", zap.Error(err))
-		case err == nil && failing && claim:
-			failing = false
+		case err == nil && claim && failures.Recovered():
 			r.log.Info("Publishing resumed")
 		}
 		if err != nil && !r.pause(ctx) {

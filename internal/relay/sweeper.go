@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"purchase-relay/internal/logsafe"
 )
 
 // SweeperConfig is what an operator chooses.
@@ -57,7 +59,7 @@ func NewSweeper(
 func (s *Sweeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.config.Interval)
 	defer tick.Stop()
-	failing := false
+	var failures logsafe.Changes
 	for {
 		select {
 		case <-ctx.Done():
@@ -68,12 +70,11 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && !failing:
+		case err != nil && failures.Failed(err):
 			s.log.Warn("Sweep postponed", zap.Error(err))
-		case err == nil && failing:
+		case err == nil && failures.Recovered():
 			s.log.Info("Sweep resumed")
 		}
-		failing = err != nil
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/secret"
 )
 
@@ -21,7 +22,7 @@ func FollowSecret(ctx context.Context, path string, current secret.Text, interva
 ) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	failing := false
+	var failures logsafe.Changes
 	for {
 		select {
 		case <-ctx.Done():
@@ -30,11 +31,10 @@ func FollowSecret(ctx context.Context, path string, current secret.Text, interva
 		}
 		value, err := readSecret(path)
 		switch {
-		case err != nil && !failing:
-			failing = true
+		case err != nil && failures.Failed(err):
 			failed(err)
 		case err == nil:
-			failing = false
+			failures = logsafe.Changes{}
 			if value != current {
 				current = value
 				changed(value)

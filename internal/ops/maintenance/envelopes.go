@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/logsafe"
 )
 
 // EnvelopeAge is how long a delivered purchase keeps its message: TikTok de-duplicates for 48 hours, and
@@ -55,14 +56,16 @@ func KeepLean(
 	drop func(ctx context.Context, age time.Duration, limit int) (int, error), log *zap.Logger,
 ) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
-		failing := false
+		var failures logsafe.Changes
 		for {
 			began := time.Now()
 			n, err := drop(ctx, EnvelopeAge, dropBatch)
-			if err != nil && !failing && ctx.Err() == nil {
+			switch {
+			case err == nil:
+				failures = logsafe.Changes{}
+			case ctx.Err() == nil && failures.Failed(err):
 				log.Warn("Envelopes not dropped; retrying", zap.Error(err))
 			}
-			failing = err != nil
 			wait := dropEvery
 			if n == dropBatch {
 				wait = dropRest * time.Since(began)

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/logsafe"
 )
 
 const sqlFold = `
@@ -128,15 +129,17 @@ func (r *Reader) KeepFolded(log *zap.Logger) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		tick := time.NewTicker(foldEvery)
 		defer tick.Stop()
-		failing := false
+		var failures logsafe.Changes
 		for {
 			bounded, cancel := context.WithTimeout(ctx, foldTimeout)
 			_, err := r.Fold(bounded)
 			cancel()
-			if err != nil && !failing && ctx.Err() == nil {
+			switch {
+			case err == nil:
+				failures = logsafe.Changes{}
+			case ctx.Err() == nil && failures.Failed(err):
 				log.Warn("The dashboard's figures are not folded; they stay exact and become slower", zap.Error(err))
 			}
-			failing = err != nil
 			select {
 			case <-ctx.Done():
 				return nil
