@@ -66,7 +66,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 			return errRunning
 		}
 		defer lead.Release() //nolint:contextcheck // it is released also when ctx has ended
-		run.Journal = db
+		run.Journal = backfill.NewJournal(db)
 	}
 	counts, err := run.Do(ctx, backfill.OriginCommand, since, now)
 	bar.end()
@@ -119,7 +119,7 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchas
 }
 
 // printCounts prints the closing table.
-func printCounts(out io.Writer, c purchase.BackfillCounts, dryRun bool) {
+func printCounts(out io.Writer, c backfill.Counts, dryRun bool) {
 	fresh := "new"
 	if dryRun {
 		fresh = "to catch up with"

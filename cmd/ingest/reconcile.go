@@ -165,7 +165,7 @@ func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchas
 		Interval: c.BackfillInterval,
 		List:     stripe.NewAPI(c.api()),
 		Intake:   events,
-		Journal:  db,
+		Journal:  backfill.NewJournal(db),
 		Lead:     db.LeadCheck(),
 		Books:    books{db, report.New(db)},
 		Rules:    rules,

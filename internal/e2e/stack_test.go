@@ -348,8 +348,8 @@ func (p *program) stop() int {
 	return p.ExitCode()
 }
 
-// patience bounds every wait. It is no expectation of speed: machines are shared.
-const patience = 60 * time.Second
+// patience bounds every wait. It is no expectation of speed: machines are shared, and tests run in parallel.
+const patience = 3 * time.Minute
 
 // await waits for the thing itself.
 func (s *stack) await(what string, done func() bool) {

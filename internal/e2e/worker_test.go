@@ -150,8 +150,8 @@ func TestBacklogWithBadEvents(t *testing.T) {
 	s.worker.kill()
 	s.ingest.kill()
 	bad := 0
-	const n = 10_000
-	// Straight onto the ledger, as intake would write them: ten thousand webhooks are another test's matter.
+	const n = 2500 // several batches of the relay and of TikTok
+	// Straight onto the ledger, as intake would write them.
 	s.seed(n, func(i int) bool {
 		if i%100 == 41 {
 			bad++
@@ -177,7 +177,7 @@ func TestBacklogWithBadEvents(t *testing.T) {
 		t.Errorf("TikTok has %d of %d good ones", good, n-bad)
 	}
 	t.Logf("%d purchases, %d of them bad, in %d requests", n, bad, s.sim.Stats().Requests)
-	if requests := s.sim.Stats().Requests; requests > 400 {
+	if requests := s.sim.Stats().Requests; requests > 130 {
 		t.Errorf("%d requests", requests)
 	}
 }

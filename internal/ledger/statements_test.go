@@ -37,13 +37,13 @@ func TestStatements(t *testing.T) {
 func statements(t *testing.T) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
-	for _, dir := range []string{".", "../ops/report", "../ops/maintenance"} {
+	for _, dir := range []string{".", "../ops/report", "../ops/maintenance", "../ops/backfill"} {
 		list, err := sqlconst.Statements(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(list) < 10 {
-			t.Fatalf("only %d statements were found in %s", len(list), dir)
+		if len(list) == 0 {
+			t.Fatalf("no statements found in %s", dir)
 		}
 		for name, sql := range list {
 			all[filepath.Base(dir)+" "+name] = sql

@@ -51,16 +51,16 @@ type Intake interface {
 
 // Journal stores the progress of each origin. Until is zero where there is none yet.
 type Journal interface {
-	Backfill(ctx context.Context, origin string) (purchase.Backfill, error)
-	PutBackfill(ctx context.Context, b purchase.Backfill) error
+	Backfill(ctx context.Context, origin string) (State, error)
+	PutBackfill(ctx context.Context, b State) error
 }
 
 // Progress is reported after every page, and before every wait.
 type Progress struct {
-	purchase.Backfill
-	Now    purchase.BackfillCounts // of this run
-	Waits  time.Duration           // before a retry; 0: none
-	Reason error                   // of the wait
+	State
+	Now    Counts        // of this run
+	Waits  time.Duration // before a retry; 0: none
+	Reason error         // of the wait
 }
 
 // Run is one backfill.
@@ -78,17 +78,17 @@ type Run struct {
 // are of this run. After an error events are left.
 func (r *Run) Do(
 	ctx context.Context, origin string, since, until time.Time,
-) (purchase.BackfillCounts, error) {
-	var saved purchase.Backfill
+) (Counts, error) {
+	var saved State
 	if r.Journal != nil {
 		var err error
 		if saved, err = r.Journal.Backfill(ctx, origin); err != nil {
-			return purchase.BackfillCounts{}, err
+			return Counts{}, err
 		}
 	}
 	resumable := !saved.Until.IsZero() && saved.Finished.IsZero() && saved.Cursor != "" &&
 		!saved.Reached.Before(since) && until.Sub(saved.Until) <= MaxAge
-	w := &walk{run: r, at: purchase.Backfill{Origin: origin, Since: since, Until: until}}
+	w := &walk{run: r, at: State{Origin: origin, Since: since, Until: until}}
 	if !resumable {
 		return w.counts, w.toEnd(ctx)
 	}
@@ -97,15 +97,15 @@ func (r *Run) Do(
 	if err := w.toEnd(ctx); err != nil {
 		return w.counts, err
 	}
-	w.at = purchase.Backfill{Origin: origin, Since: saved.Until, Until: until, Counts: w.at.Counts}
+	w.at = State{Origin: origin, Since: saved.Until, Until: until, Counts: w.at.Counts}
 	return w.counts, w.toEnd(ctx)
 }
 
 // walk is the state of a Run.
 type walk struct {
 	run    *Run
-	at     purchase.Backfill
-	counts purchase.BackfillCounts
+	at     State
+	counts Counts
 }
 
 // toEnd walks from the cursor to the end of the list.
@@ -187,5 +187,5 @@ func (w *walk) store(ctx context.Context) error {
 }
 
 func (w *walk) report(wait time.Duration, cause error) {
-	w.run.Progress(Progress{Backfill: w.at, Now: w.counts, Waits: wait, Reason: cause})
+	w.run.Progress(Progress{State: w.at, Now: w.counts, Waits: wait, Reason: cause})
 }

@@ -44,8 +44,8 @@ type shop struct {
 	mu        sync.Mutex
 	taken     map[string]int
 	ledgerErr map[string]int // by event: how often the ledger is away
-	saved     map[string]purchase.Backfill
-	saves     []purchase.Backfill
+	saved     map[string]backfill.State
+	saves     []backfill.State
 	left      []string
 	standings []report.LedgerPayment
 	scope     report.Scope
@@ -59,7 +59,7 @@ type shop struct {
 
 func newShop(n int) *shop {
 	s := &shop{
-		fail: map[int]error{}, becomes: map[string]purchase.Disposition{}, taken: map[string]int{}, ledgerErr: map[string]int{}, saved: map[string]purchase.Backfill{}, leads: true,
+		fail: map[int]error{}, becomes: map[string]purchase.Disposition{}, taken: map[string]int{}, ledgerErr: map[string]int{}, saved: map[string]backfill.State{}, leads: true,
 	}
 	for i := range n {
 		s.add(i, time.Now().Add(time.Duration(i-n)*time.Minute))
@@ -127,11 +127,11 @@ func (s *shop) Take(_ context.Context, e purchase.Event, source purchase.Source)
 	return purchase.Processed, nil
 }
 
-func (s *shop) Backfill(_ context.Context, origin string) (purchase.Backfill, error) {
+func (s *shop) Backfill(_ context.Context, origin string) (backfill.State, error) {
 	return s.saved[origin], nil
 }
 
-func (s *shop) PutBackfill(_ context.Context, b purchase.Backfill) error {
+func (s *shop) PutBackfill(_ context.Context, b backfill.State) error {
 	s.saved[b.Origin] = b
 	s.saves = append(s.saves, b)
 	return nil
@@ -161,7 +161,7 @@ func (s *shop) PutReconciliation(_ context.Context, r report.Reconciliation) err
 func (s *shop) Hold(context.Context) (bool, error) { return s.leads, nil }
 func (s *shop) Release()                           { s.released = true }
 
-func (s *shop) run(ctx context.Context, since time.Duration) (purchase.BackfillCounts, error) {
+func (s *shop) run(ctx context.Context, since time.Duration) (backfill.Counts, error) {
 	r := backfill.Run{
 		List: s, Intake: s, Journal: s, Now: time.Now,
 		Progress: func(p backfill.Progress) {
@@ -182,7 +182,7 @@ func TestRun_TakesEachEventOnce(t *testing.T) {
 		s.becomes[id(297)], s.becomes[id(296)] = purchase.Malformed, purchase.Duplicate
 		s.becomes[id(295)] = purchase.AwaitingPayment
 		counts, err := s.run(t.Context(), 250*time.Minute)
-		if err != nil || counts != (purchase.BackfillCounts{Known: 1, New: 246, Ignored: 1, Rejected: 1, Malformed: 1}) || len(s.taken) != 250 {
+		if err != nil || counts != (backfill.Counts{Known: 1, New: 246, Ignored: 1, Rejected: 1, Malformed: 1}) || len(s.taken) != 250 {
 			t.Errorf("%+v, %v; %d were taken", counts, err, len(s.taken))
 		}
 		if diff := cmp.Diff([]string{id(298) + " rejected", id(297) + " malformed"}, s.left); diff != "" {
@@ -199,7 +199,7 @@ func TestRun_TakesEachEventOnce(t *testing.T) {
 func TestRun_DryRunStoresNoProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
-		old := purchase.Backfill{
+		old := backfill.State{
 			Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(),
 			Cursor: id(100), Reached: s.events[100].Created,
 		}
@@ -269,7 +269,7 @@ func TestRun_Resumes(t *testing.T) {
 		<-time.After(5 * time.Minute)
 		s.add(300, time.Now().Add(-time.Minute))
 		counts, err := s.run(t.Context(), 10*time.Hour)
-		if err != nil || counts != (purchase.BackfillCounts{New: 101}) || len(s.taken) != 301 {
+		if err != nil || counts != (backfill.Counts{New: 101}) || len(s.taken) != 301 {
 			t.Errorf("%+v, %v", counts, err)
 		}
 		if b := s.saved[backfill.OriginCommand]; b.Finished.IsZero() || b.Counts.New != 301 {
@@ -285,7 +285,7 @@ func TestRun_Resumes(t *testing.T) {
 func TestRun_RestartsWithUnusableProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
-		old := purchase.Backfill{Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(), Cursor: id(100), Reached: s.events[100].Created}
+		old := backfill.State{Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(), Cursor: id(100), Reached: s.events[100].Created}
 		s.saved[backfill.OriginCommand] = old
 		if counts, err := s.run(t.Context(), time.Hour); err != nil || counts.Sum() != 60 {
 			t.Errorf("less is asked for: %+v, %v", counts, err)

@@ -70,7 +70,7 @@ func NewCheck(c CheckConfig, log *zap.Logger, reg prometheus.Registerer) *Check 
 		}, []string{"result"}),
 	}
 	// Each series starts at 0: Prometheus sees no increase from a missing one.
-	k.count(purchase.BackfillCounts{}, purchase.BackfillCounts{})
+	k.count(Counts{}, Counts{})
 	for _, result := range []string{"done", "failed"} {
 		k.runs.WithLabelValues(result)
 	}
@@ -129,7 +129,7 @@ func (k *Check) backfill(ctx context.Context) error {
 	if !until.After(since) {
 		return nil
 	}
-	before := purchase.BackfillCounts{}
+	before := Counts{}
 	run := Run{
 		List: k.List, Intake: k.Intake, Journal: k.Journal, Now: k.Now,
 		Left: func(purchase.Event, purchase.Disposition) {}, // the intake has logged it
@@ -149,7 +149,7 @@ func (k *Check) backfill(ctx context.Context) error {
 
 // sinceOf returns how far back to look: to the end of the last check, or to the beginning of one that did
 // not finish.
-func sinceOf(saved purchase.Backfill, now time.Time) time.Time {
+func sinceOf(saved State, now time.Time) time.Time {
 	since := now.Add(-firstSince)
 	switch {
 	case saved.Until.IsZero():
@@ -164,7 +164,7 @@ func sinceOf(saved purchase.Backfill, now time.Time) time.Time {
 	return since
 }
 
-func (k *Check) count(before, after purchase.BackfillCounts) {
+func (k *Check) count(before, after Counts) {
 	for result, n := range map[string]int{
 		"known": after.Known - before.Known, "new": after.New - before.New,
 		"ignored": after.Ignored - before.Ignored, "rejected": after.Rejected - before.Rejected,

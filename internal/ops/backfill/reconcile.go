@@ -73,11 +73,11 @@ type listed struct {
 
 // paid lists what was paid according to Stripe.
 func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]report.Payment, error) {
-	at := purchase.Backfill{Since: since, Until: until}
+	at := State{Since: since, Until: until}
 	var found listed
 	count := 0
 	tell := func(wait time.Duration, why error) {
-		r.Progress(Progress{Backfill: at, Now: purchase.BackfillCounts{Known: count}, Waits: wait, Reason: why})
+		r.Progress(Progress{State: at, Now: Counts{Known: count}, Waits: wait, Reason: why})
 	}
 	retry := retrier{
 		now: r.Now, waits: tell,

@@ -2,9 +2,6 @@ package ledger_test
 
 import (
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"purchase-relay/internal/purchase"
 )
@@ -34,32 +31,5 @@ func TestRecord_DryRun(t *testing.T) {
 		if d := l.record(tc.r).Disposition; d != tc.want {
 			t.Errorf("%s: %s happened", tc.r.Event.ID, d)
 		}
-	}
-}
-
-func TestBackfillIsRemembered(t *testing.T) {
-	l := newLedger(t)
-	if b, err := l.Backfill(t.Context(), "command"); err != nil || !b.Until.IsZero() {
-		t.Errorf("before any: %+v, %v", b, err)
-	}
-	b := purchase.Backfill{Origin: "command", Since: base, Until: base.Add(time.Hour)}
-	for _, change := range []func(){
-		func() {},
-		func() {
-			b.Cursor, b.Reached, b.Counts = "evt_1", base, purchase.BackfillCounts{Known: 1, New: 2, Ignored: 3, Rejected: 4, Malformed: 5}
-		},
-		func() { b.Finished = base.Add(2 * time.Hour) },
-	} {
-		change()
-		if err := l.PutBackfill(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-		got, err := l.Backfill(t.Context(), "command")
-		if diff := cmp.Diff(b, got, cmp.Comparer(time.Time.Equal)); err != nil || diff != "" {
-			t.Errorf("%v %s", err, diff)
-		}
-	}
-	if other, err := l.Backfill(t.Context(), "check"); err != nil || !other.Until.IsZero() {
-		t.Errorf("another's: %+v, %v", other, err)
 	}
 }

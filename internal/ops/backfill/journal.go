@@ -1,0 +1,111 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/purchase"
+)
+
+// State is the progress of a backfill. Stripe's list is walked from the newest event to the oldest: what
+// is left lies between Since and Cursor.
+type State struct {
+	Origin       string    // the command or the check, each with its own progress
+	Since, Until time.Time // by Stripe's clock
+	Cursor       string    // the last event that is done; "": none yet
+	Reached      time.Time // the time of that event
+	Counts       Counts
+	Finished     time.Time // zero: not yet
+}
+
+// Counts count the events of a backfill by disposition.
+type Counts struct {
+	Known     int // duplicates of what a webhook brought
+	New       int
+	Ignored   int // of a mode or an account that does not count
+	Rejected  int // new, paid, and without a usable e-mail address
+	Malformed int // without a usable checkout
+}
+
+// Add counts one event.
+func (c *Counts) Add(d purchase.Disposition) {
+	switch d {
+	case purchase.Duplicate:
+		c.Known++
+	case purchase.Ignored, purchase.Foreign:
+		c.Ignored++
+	case purchase.Rejected:
+		c.Rejected++
+	case purchase.Malformed:
+		c.Malformed++
+	case purchase.Processed, purchase.AwaitingPayment, purchase.Held:
+		c.New++
+	}
+}
+
+// Sum returns the number of all events.
+func (c Counts) Sum() int { return c.Known + c.New + c.Ignored + c.Rejected + c.Malformed }
+
+// LedgerJournal stores the states of backfills on the ledger. It implements Journal.
+type LedgerJournal struct{ db *ledger.DB }
+
+// NewJournal returns the journal of a ledger.
+func NewJournal(db *ledger.DB) *LedgerJournal { return &LedgerJournal{db} }
+
+const sqlBackfill = `
+SELECT since, until, cursor, reached, known, fresh, ignored, rejected, malformed, finished_at
+FROM public.backfills WHERE origin = $1`
+
+// Backfill returns the state of an origin's last backfill; its Until is zero if there was none.
+func (j *LedgerJournal) Backfill(ctx context.Context, origin string) (State, error) {
+	b := State{Origin: origin}
+	var reached, finished *time.Time
+	err := j.db.Pool().QueryRow(ctx, sqlBackfill, origin).Scan(&b.Since, &b.Until, &b.Cursor, &reached,
+		&b.Counts.Known, &b.Counts.New, &b.Counts.Ignored, &b.Counts.Rejected, &b.Counts.Malformed, &finished)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return b, nil
+	case err != nil:
+		return b, fmt.Errorf("read the state of the backfill: %w", err)
+	}
+	b.Reached, b.Finished = zeroIfNull(reached), zeroIfNull(finished)
+	return b, nil
+}
+
+const sqlPutBackfill = `
+INSERT INTO public.backfills AS b (origin, since, until, cursor, reached, known, fresh, ignored, rejected,
+    malformed, finished_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (origin) DO UPDATE SET since = excluded.since, until = excluded.until, cursor = excluded.cursor,
+    reached = excluded.reached, known = excluded.known, fresh = excluded.fresh, ignored = excluded.ignored,
+    rejected = excluded.rejected, malformed = excluded.malformed, finished_at = excluded.finished_at,
+    updated_at = now()`
+
+// PutBackfill stores the state of a backfill.
+func (j *LedgerJournal) PutBackfill(ctx context.Context, b State) error {
+	_, err := j.db.Pool().Exec(ctx, sqlPutBackfill, b.Origin, b.Since, b.Until, b.Cursor, nullIfZero(b.Reached),
+		b.Counts.Known, b.Counts.New, b.Counts.Ignored, b.Counts.Rejected, b.Counts.Malformed, nullIfZero(b.Finished))
+	if err != nil {
+		return fmt.Errorf("store the state of the backfill: %w", err)
+	}
+	return nil
+}
+
+func nullIfZero(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func zeroIfNull(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
