@@ -10,6 +10,7 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/ops/doctor/ingestdoctor"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/service"
 )
@@ -139,7 +140,7 @@ Exit status 0: nothing has to be fixed; 3: something has to be.`
 
 // diagnose checks everything that ingest needs, as far as the configuration's problems allow.
 func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) error {
-	return doctor.Report(out, doctor.Ingest{
+	return doctor.Report(out, ingestdoctor.Ingest{
 		Problems: problems, SigningSecrets: c.StripeWebhookSecret, API: c.api(),
 		DatabaseURL: c.DatabaseURL, MigrateDatabaseURL: c.MigrateDatabaseURL,
 		Queue: c.Config, Streams: c.streams(), AdminAddr: c.AdminAddr,

@@ -1,6 +1,7 @@
-// Package doctor checks what each binary needs: configuration, Postgres, NATS, Stripe and TikTok. The clients
-// read the facts, doctor judges them: a check passes, warns or fails, and a remedy follows what does not
-// pass. Nothing is changed, but for a test event at TikTok where there is a code for it.
+// Package doctor checks what the worker needs: configuration, NATS and TikTok. Package ingestdoctor adds Postgres
+// and Stripe, which are not linked into the worker. The clients read the facts, doctor judges them: a check
+// passes, warns or fails, and a remedy follows what does not pass. Nothing is changed, but for a test event at
+// TikTok where there is a code for it.
 package doctor
 
 import (
@@ -12,49 +13,9 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/queue"
-	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
-	"purchase-relay/internal/stripe"
 	"purchase-relay/internal/tiktok"
 )
-
-// Ingest is what `ingest doctor` checks; empty or unusable parts only as configuration.
-type Ingest struct {
-	Problems           []string // of the configuration
-	SigningSecrets     secret.Text
-	API                stripe.APIConfig // without a key it is not checked
-	DatabaseURL        secret.Text
-	MigrateDatabaseURL secret.Text
-	Queue              queue.Config
-	Streams            queue.StreamConfig
-	AdminAddr          string
-}
-
-// Checks runs every check.
-func (i Ingest) Checks(ctx context.Context) []Check {
-	checks := append(configuration(i.Problems), signingSecrets(i.SigningSecrets)...)
-	var ledger []Check
-	live := false
-	if i.DatabaseURL != "" {
-		ledger, live = postgres(ctx, i.DatabaseURL)
-	}
-	if i.API.Key != "" {
-		checks = append(checks, judgeAPIKey(i.API.Key, live), listEvents(ctx, i.API))
-	}
-	checks = append(checks, ledger...)
-	if i.MigrateDatabaseURL != "" {
-		checks = append(checks, transport("ledger: owner's TLS", i.MigrateDatabaseURL))
-		if i.MigrateDatabaseURL == i.DatabaseURL {
-			checks = append(checks, Warned("ledger: owner",
-				"MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use",
-				"give it a role of its own "+twoRoles))
-		}
-	}
-	if len(i.Queue.Problems()) == 0 {
-		checks = append(checks, nats(ctx, i.Queue, queue.RoleIngest, i.Streams)...)
-	}
-	return append(checks, running(ctx, i.AdminAddr)...)
-}
 
 // Worker is what `tiktok-worker doctor` checks; empty or unusable parts only as configuration.
 type Worker struct {
@@ -72,9 +33,9 @@ type Worker struct {
 
 // Checks runs every check.
 func (w Worker) Checks(ctx context.Context) []Check {
-	checks := append(configuration(w.Problems), w.shapes()...)
+	checks := append(Configuration(w.Problems), w.shapes()...)
 	if len(w.Queue.Problems()) == 0 {
-		checks = append(checks, nats(ctx, w.Queue, queue.RoleWorker, queue.StreamConfig{})...)
+		checks = append(checks, NATS(ctx, w.Queue, queue.RoleWorker, queue.StreamConfig{})...)
 	}
 	if !w.Reachable {
 		return checks
@@ -92,8 +53,11 @@ func (w Worker) Checks(ctx context.Context) []Check {
 	return checks
 }
 
-// configuration has one check for each problem.
-func configuration(problems []string) (checks []Check) {
+// FollowTime is the remedy for clocks that differ.
+const FollowTime = "let both machines follow a time server (timedatectl, chrony)"
+
+// Configuration has one check for each problem.
+func Configuration(problems []string) (checks []Check) {
 	for _, p := range problems {
 		checks = append(checks, Failed("configuration", p, "fix it; --help says what each setting means"))
 	}

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
@@ -35,59 +34,6 @@ func verify(t *testing.T, cases map[string]judged) {
 			}
 		})
 	}
-}
-
-func TestPostgres_Judgements(t *testing.T) {
-	good := ledger.Server{Version: 150018, VersionText: "15.18", Max: 100}
-	with := func(change func(s *ledger.Server)) ledger.Server { s := good; change(&s); return s }
-	schema := func(level, oldest int) ledger.Schema {
-		return ledger.Schema{Exists: true, Level: level, Known: 20, Oldest: oldest}
-	}
-	now := time.Now()
-	verify(t, map[string]judged{
-		"no URL":             {judgePostgres(ledger.ErrURL), Fail},
-		"no server":          {judgePostgres(errors.New("connection refused")), Fail},
-		"wrong password":     {judgePostgres(&ledger.ServerError{SQLState: "28P01", Message: "no"}), Fail},
-		"no database":        {judgePostgres(&ledger.ServerError{SQLState: "3D000", Message: "no"}), Fail},
-		"no connection left": {judgePostgres(&ledger.ServerError{SQLState: "53300", Message: "no"}), Fail},
-		"starting up":        {judgePostgres(&ledger.ServerError{SQLState: "57P03", Message: "no"}), Fail},
-		"in the clear":       {transport("TLS", "postgres://u:hunter2@db.example/d"), Warn},
-		"unverified":         {transport("TLS", "postgres://u:hunter2@db.example/d?sslmode=require"), Warn},
-		"verified": {transport("TLS", "postgres://u:hunter2@db.example/d?sslmode=verify-full"),
-			Pass},
-		"an unknown sslmode": {transport("TLS", "postgres://u:p@db.example/d?sslmode=hunter2"), Fail},
-		"a tested version":   {judgeVersion(good), Pass},
-		"an older version":   {judgeVersion(with(func(s *ledger.Server) { s.Version = 140000 })), Warn},
-		"a version too old":  {judgeVersion(with(func(s *ledger.Server) { s.Version = 120022 })), Fail},
-		"a primary":          {judgePrimary(good), Pass},
-		"a replica":          {judgePrimary(with(func(s *ledger.Server) { s.Replica = true })), Fail},
-		"durable":            {judgeDurability(good), Pass},
-		"fsync off":          {judgeDurability(with(func(s *ledger.Server) { s.LossyOff = []string{"fsync"} })), Fail},
-		"clocks agree":       {judgeClock(with(func(s *ledger.Server) { s.ClockAhead = -time.Second })), Pass},
-		"clock behind": {judgeClock(with(func(s *ledger.Server) { s.ClockAhead = -5 * time.Second })),
-			Warn},
-		"clock far ahead": {judgeClock(with(func(s *ledger.Server) { s.ClockAhead = 2 * time.Minute })),
-			Fail},
-		"free connections":        {judgeConnections(good), Pass},
-		"few free connections":    {judgeConnections(with(func(s *ledger.Server) { s.Used = 90 })), Warn},
-		"no schema":               {judgeSchema(ledger.Schema{}, nil), Fail},
-		"an unreadable schema":    {judgeSchema(ledger.Schema{}, errors.New("timeout")), Fail},
-		"a schema without rights": {judgeSchema(ledger.Schema{}, ledger.ErrNoRights), Fail},
-		"this level":              {judgeSchema(schema(20, 1), nil), Pass},
-		"a level behind":          {judgeSchema(schema(19, 1), nil), Fail},
-		"a level ahead":           {judgeSchema(schema(21, 1), nil), Warn},
-		"too new a schema":        {judgeSchema(schema(21, 21), nil), Fail},
-		"all rights":              {judgeRole(nil, nil), Pass},
-		"a missing right":         {judgeRole([]string{"UPDATE on attempts"}, nil), Fail},
-		"unreadable rights":       {judgeRole(nil, errors.New("timeout")), Fail},
-		"least privilege":         {judgePrivilege(false, nil), Pass},
-		"may create tables":       {judgePrivilege(true, nil), Warn},
-		"unreadable privilege":    {judgePrivilege(false, errors.New("timeout")), Fail},
-		"live checkouts":          {judgeEvents(now, now, nil), Pass},
-		"test checkouts alone":    {judgeEvents(time.Time{}, now, nil), Warn},
-		"no checkout":             {judgeEvents(time.Time{}, time.Time{}, nil), Warn},
-		"unreadable checkouts":    {judgeEvents(time.Time{}, time.Time{}, errors.New("timeout")), Fail},
-	})
 }
 
 func TestNATS_Judgements(t *testing.T) {
@@ -135,49 +81,6 @@ func TestNATS_Judgements(t *testing.T) {
 		"a disk not permitted":     {judgeStorage(queue.Storage{}, 0, queue.ErrNotPermitted), Warn},
 		"a disk without an answer": {judgeStorage(queue.Storage{}, 0, errors.New("timeout")), Warn},
 	})
-}
-
-func TestStripe_Judgements(t *testing.T) {
-	const good = "whsec_0123456789abcdef0123456789abcdef"
-	secrets := func(list secret.Text) Check { return append(signingSecrets(list), Check{})[0] }
-	verify(t, map[string]judged{
-		"a secret":                 {secrets(good), Pass},
-		"two secrets":              {secrets(good + ", " + good + "0"), Pass},
-		"one secret twice":         {secrets(good + "," + good), Warn},
-		"a secret cut off":         {secrets("whsec_hunter2"), Warn},
-		"an API key for a secret":  {secrets("sk_live_hunter2"), Fail},
-		"a restricted key":         {judgeAPIKey("rk_live_hunter2", true), Pass},
-		"a key of test mode":       {judgeAPIKey("rk_test_hunter2", false), Pass},
-		"a test key for live ones": {judgeAPIKey("rk_test_hunter2", true), Fail},
-		"a secret test key, live":  {judgeAPIKey("sk_test_hunter2", true), Fail},
-		"a secret key":             {judgeAPIKey("sk_live_hunter2", true), Warn},
-		"another kind of key":      {judgeAPIKey("hunter2", true), Fail},
-		"a publishable key":        {judgeAPIKey("pk_live_hunter2", true), Fail},
-		"good signatures":          {judgeSignatures(webhookCounts{signed: 5, wronglySigned: 1}), Pass},
-		"wrong signatures alone":   {judgeSignatures(webhookCounts{wronglySigned: 1}), Fail},
-		"snapshot events":          {judgeThin(webhookCounts{signed: 5}), Pass},
-		"thin events":              {judgeThin(webhookCounts{signed: 5, thin: 2}), Fail},
-		"a good configuration":     {configuration(nil)[0], Pass},
-		"a bad configuration":      {configuration([]string{"X is wrong"})[0], Fail},
-	})
-	if none := signingSecrets(""); len(none) != 0 {
-		t.Errorf("a missing secret: %+v, want no check: the configuration reports it", none)
-	}
-}
-
-func TestCountWebhooks_ByResult(t *testing.T) {
-	got := countWebhooks([]byte(`# HELP purchase_relay_webhooks_total x
-purchase_relay_webhooks_total{result="processed",type="checkout.session.completed"} 3
-purchase_relay_webhooks_total{result="no_api_key",type="thin"} 2
-purchase_relay_webhooks_total{result="processed",type="thin"} 1
-purchase_relay_webhooks_total{result="ignored",type="other"} 1
-purchase_relay_webhooks_total{result="invalid_signature",type="none"} 4
-purchase_relay_webhooks_total{result="not_an_event",type="none"} 9
-purchase_relay_webhook_duration_seconds_count{result="processed"} 3
-`))
-	if want := (webhookCounts{signed: 7, wronglySigned: 4, thin: 2}); got != want {
-		t.Errorf("counts = %+v, want %+v", got, want)
-	}
 }
 
 func TestTikTok_Judgements(t *testing.T) {

@@ -21,8 +21,8 @@ const (
 		"with deploy/nats/nats-server.conf"
 )
 
-// nats checks the server, the user's rights, and the streams and consumers that the role may look at.
-func nats(ctx context.Context, c queue.Config, role string, s queue.StreamConfig) []Check {
+// NATS checks the server, the user's rights, and the streams and consumers that the role may look at.
+func NATS(ctx context.Context, c queue.Config, role string, s queue.StreamConfig) []Check {
 	probe, err := queue.OpenProbe(c, role)
 	if err != nil {
 		return []Check{judgeNATS(err)}
@@ -175,9 +175,9 @@ func judgeNATSClock(ahead time.Duration) Check {
 	found := fmt.Sprintf("differs from this machine's by %s", ahead.Abs().Round(time.Second))
 	switch {
 	case ahead.Abs() > 10*time.Minute:
-		return Failed(what, found, followTime)
+		return Failed(what, found, FollowTime)
 	case ahead.Abs() > 10*time.Second:
-		return Warned(what, found+"; ages are counted by the server's", followTime)
+		return Warned(what, found+"; ages are counted by the server's", FollowTime)
 	}
 	return Passed(what, "agrees with this machine's")
 }

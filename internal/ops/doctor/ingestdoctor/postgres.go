@@ -1,4 +1,4 @@
-package doctor
+package ingestdoctor
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/ledger"
+	"purchase-relay/internal/ops/doctor"
 	"purchase-relay/internal/secret"
 )
 
@@ -28,15 +29,15 @@ const (
 
 // postgres checks the server behind DATABASE_URL, the schema, the role's rights and what Stripe sent lately.
 // live reports whether a live checkout was received in 30 days, as far as the ledger could be read.
-func postgres(ctx context.Context, url secret.Text) (checks []Check, live bool) {
+func postgres(ctx context.Context, url secret.Text) (checks []doctor.Check, live bool) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	probe, err := ledger.OpenProbe(ctx, url)
 	if err != nil {
-		return []Check{judgePostgres(err)}, false
+		return []doctor.Check{judgePostgres(err)}, false
 	}
 	defer probe.Close(ctx)
-	checks = append(checks, Passed("Postgres", "answers as %s on %s", probe.User, probe.Database))
+	checks = append(checks, doctor.Passed("Postgres", "answers as %s on %s", probe.User, probe.Database))
 	checks = append(checks, transport("Postgres: TLS", url))
 	server, err := probe.Server(ctx)
 	if err != nil {
@@ -57,166 +58,163 @@ func postgres(ctx context.Context, url secret.Text) (checks []Check, live bool) 
 	return checks, !latestLive.IsZero()
 }
 
-func unreadable(what, pronoun string, err error) Check {
-	return Failed(what, pronoun+" cannot be read: "+err.Error(), seeLog)
+func unreadable(what, pronoun string, err error) doctor.Check {
+	return doctor.Failed(what, pronoun+" cannot be read: "+err.Error(), seeLog)
 }
 
 // judgePostgres explains why there is no connection.
-func judgePostgres(err error) Check {
+func judgePostgres(err error) doctor.Check {
 	const what = "Postgres"
 	if errors.Is(err, ledger.ErrURL) {
-		return Failed(what, "DATABASE_URL is not a connection string", urlForm)
+		return doctor.Failed(what, "DATABASE_URL is not a connection string", urlForm)
 	}
 	refused, ok := errors.AsType[*ledger.ServerError](err)
 	if !ok {
-		return Failed(what, "does not answer: "+err.Error(),
+		return doctor.Failed(what, "does not answer: "+err.Error(),
 			"start it; check host, port and TLS in DATABASE_URL, and the way there (DNS, firewall)")
 	}
 	switch refused.SQLState {
 	case "28P01", "28000":
-		return Failed(what, "refuses the role: "+refused.Message,
+		return doctor.Failed(what, "refuses the role: "+refused.Message,
 			"fix user and password in DATABASE_URL, or pg_hba.conf")
 	case "3D000":
-		return Failed(what, refused.Message, "create it: createdb, then ingest migrate")
+		return doctor.Failed(what, refused.Message, "create it: createdb, then ingest migrate")
 	case "53300":
-		return Failed(what, refused.Message, "raise max_connections, or find out who holds them")
+		return doctor.Failed(what, refused.Message, "raise max_connections, or find out who holds them")
 	}
-	return Failed(what, refused.Message, seeLog)
+	return doctor.Failed(what, refused.Message, seeLog)
 }
 
 // transport checks how a URL reaches its server, without a connection.
-func transport(what string, url secret.Text) Check {
+func transport(what string, url secret.Text) doctor.Check {
 	const remedy = "add sslmode=verify-full to the URL, and sslrootcert where the authority is your own"
 	protection, err := ledger.TransportOf(url)
 	switch {
 	case err != nil:
-		return Failed(what, "it is not a connection string", urlForm)
+		return doctor.Failed(what, "it is not a connection string", urlForm)
 	case protection == ledger.TransportClear:
-		return Warned(what, "sslmode lets passwords and purchases travel in the clear", remedy)
+		return doctor.Warned(what, "sslmode lets passwords and purchases travel in the clear", remedy)
 	case protection == ledger.TransportUnverified:
-		return Warned(what, "the connection is encrypted, and the server's name is not verified", remedy)
+		return doctor.Warned(what, "the connection is encrypted, and the server's name is not verified", remedy)
 	}
-	return Passed(what, "the server is on this machine, or its certificate and name are verified")
+	return doctor.Passed(what, "the server is on this machine, or its certificate and name are verified")
 }
 
-func judgeServer(s ledger.Server) []Check {
-	return []Check{judgeVersion(s), judgePrimary(s), judgeDurability(s), judgeClock(s), judgeConnections(s)}
+func judgeServer(s ledger.Server) []doctor.Check {
+	return []doctor.Check{judgeVersion(s), judgePrimary(s), judgeDurability(s), judgeClock(s), judgeConnections(s)}
 }
 
-func judgeVersion(s ledger.Server) Check {
+func judgeVersion(s ledger.Server) doctor.Check {
 	const what = "Postgres: version"
 	switch {
 	case s.Version < oldestPostgres:
-		return Failed(what, s.VersionText+" is too old", "update it to 13 or newer, better 15")
+		return doctor.Failed(what, s.VersionText+" is too old", "update it to 13 or newer, better 15")
 	case s.Version < testedPostgres:
-		return Warned(what, s.VersionText+" is older than what is tested",
+		return doctor.Warned(what, s.VersionText+" is older than what is tested",
 			"update it to 15 or newer when convenient")
 	}
-	return Passed(what, "%s", s.VersionText)
+	return doctor.Passed(what, "%s", s.VersionText)
 }
 
-func judgePrimary(s ledger.Server) Check {
+func judgePrimary(s ledger.Server) doctor.Check {
 	const what = "Postgres: primary"
 	if s.Replica {
-		return Failed(what, "this is a replica: nothing can be written",
+		return doctor.Failed(what, "this is a replica: nothing can be written",
 			"name the primary in DATABASE_URL, for instance with target_session_attrs=read-write")
 	}
-	return Passed(what, "takes writes")
+	return doctor.Passed(what, "takes writes")
 }
 
-func judgeDurability(s ledger.Server) Check {
+func judgeDurability(s ledger.Server) doctor.Check {
 	const what = "Postgres: durability"
 	if len(s.LossyOff) > 0 {
 		found := strings.Join(s.LossyOff, ", ") + " is off: a crash may lose purchases that were answered 200"
-		return Failed(what, found, "switch it on")
+		return doctor.Failed(what, found, "switch it on")
 	}
-	return Passed(what, "a commit outlives a crash")
+	return doctor.Passed(what, "a commit outlives a crash")
 }
 
 // judgeClock: Stripe's tolerance is five minutes, and a clock that is off by more refuses every webhook.
-func judgeClock(s ledger.Server) Check {
+func judgeClock(s ledger.Server) doctor.Check {
 	const what = "Postgres: clock"
 	apart := s.ClockAhead.Abs().Round(time.Millisecond)
 	found := fmt.Sprintf("differs from this machine's by %s", apart)
 	switch {
 	case apart > time.Minute:
 		found += "; past 5 minutes on this one every webhook's signature is refused as stale"
-		return Failed(what, found, followTime)
+		return doctor.Failed(what, found, doctor.FollowTime)
 	case apart > 2*time.Second:
-		return Warned(what, found, followTime)
+		return doctor.Warned(what, found, doctor.FollowTime)
 	}
-	return Passed(what, "%s", found)
+	return doctor.Passed(what, "%s", found)
 }
 
-// followTime is the remedy for clocks that differ.
-const followTime = "let both machines follow a time server (timedatectl, chrony)"
-
-func judgeConnections(s ledger.Server) Check {
+func judgeConnections(s ledger.Server) doctor.Check {
 	const what = "Postgres: connections"
 	found := fmt.Sprintf("%d of %d are taken", s.Used, s.Max)
 	if s.Max-s.Used < poolSize {
-		return Warned(what, fmt.Sprintf("%s; one ingest may take %d", found, poolSize),
+		return doctor.Warned(what, fmt.Sprintf("%s; one ingest may take %d", found, poolSize),
 			"raise max_connections, or lower the pools of others (pool_max_conns in DATABASE_URL for ingest's)")
 	}
-	return Passed(what, "%s", found)
+	return doctor.Passed(what, "%s", found)
 }
 
-func judgeSchema(s ledger.Schema, err error) Check {
+func judgeSchema(s ledger.Schema, err error) doctor.Check {
 	const what = "ledger: schema"
 	switch {
 	case errors.Is(err, ledger.ErrNoRights):
-		return Failed(what, err.Error(), ledger.ErrNoRights.Error())
+		return doctor.Failed(what, err.Error(), ledger.ErrNoRights.Error())
 	case err != nil:
 		return unreadable(what, "it", err)
 	case !s.Exists:
-		return Failed(what, "the database is empty", runMigrate)
+		return doctor.Failed(what, "the database is empty", runMigrate)
 	case s.Oldest > s.Known:
-		return Failed(what, ledger.ErrTooOld.Error(), "start the newer binary")
+		return doctor.Failed(what, ledger.ErrTooOld.Error(), "start the newer binary")
 	case s.Level < s.Known:
-		return Failed(what, fmt.Sprintf("it is at level %d of %d", s.Level, s.Known), runMigrate)
+		return doctor.Failed(what, fmt.Sprintf("it is at level %d of %d", s.Level, s.Known), runMigrate)
 	case s.Level > s.Known:
 		found := fmt.Sprintf("it is at level %d, this binary knows %d: it can be used", s.Level, s.Known)
-		return Warned(what, found, "run the newer binary everywhere when convenient")
+		return doctor.Warned(what, found, "run the newer binary everywhere when convenient")
 	}
-	return Passed(what, "at level %d", s.Level)
+	return doctor.Passed(what, "at level %d", s.Level)
 }
 
-func judgeRole(missing []string, err error) Check {
+func judgeRole(missing []string, err error) doctor.Check {
 	const what = "ledger: rights"
 	switch {
 	case err != nil:
 		return unreadable(what, "they", err)
 	case len(missing) > 0:
-		return Failed(what, "this role lacks "+strings.Join(missing, ", "), ledger.ErrNoRights.Error())
+		return doctor.Failed(what, "this role lacks "+strings.Join(missing, ", "), ledger.ErrNoRights.Error())
 	}
-	return Passed(what, "this role has what it needs")
+	return doctor.Passed(what, "this role has what it needs")
 }
 
-func judgePrivilege(mayCreate bool, err error) Check {
+func judgePrivilege(mayCreate bool, err error) doctor.Check {
 	const what = "ledger: least privilege"
 	switch {
 	case err != nil:
 		return unreadable(what, "it", err)
 	case mayCreate:
-		return Warned(what, "this role may create tables",
+		return doctor.Warned(what, "this role may create tables",
 			"give ingest a role of its own, and the owner's URL to ingest migrate alone "+twoRoles)
 	}
-	return Passed(what, "this role cannot change the schema")
+	return doctor.Passed(what, "this role cannot change the schema")
 }
 
 // judgeEvents looks at the latest checkouts: a signing secret does not show its endpoint's mode.
-func judgeEvents(live, test time.Time, err error) Check {
+func judgeEvents(live, test time.Time, err error) doctor.Check {
 	const what = "Stripe: webhooks"
 	switch {
 	case err != nil:
-		return Failed(what, "they cannot be counted: "+err.Error(), seeLog)
+		return doctor.Failed(what, "they cannot be counted: "+err.Error(), seeLog)
 	case live.IsZero() && test.IsZero():
-		return Warned(what, "no checkout came in 30 days", "send one: in Stripe's test mode, "+
+		return doctor.Warned(what, "no checkout came in 30 days", "send one: in Stripe's test mode, "+
 			"or stripe trigger checkout.session.completed; then see the endpoint's deliveries in Stripe")
 	case live.IsZero():
-		return Warned(what, "only test checkouts came in 30 days, the last at "+test.Format(time.RFC3339),
+		return doctor.Warned(what, "only test checkouts came in 30 days, the last at "+test.Format(time.RFC3339),
 			"if the shop sells already: add the live endpoint's signing secret to STRIPE_WEBHOOK_SECRET "+
 				"(comma-separated); live and test endpoints have different ones")
 	}
-	return Passed(what, "the last live checkout came at %s", live.Format(time.RFC3339))
+	return doctor.Passed(what, "the last live checkout came at %s", live.Format(time.RFC3339))
 }

@@ -1,4 +1,4 @@
-package doctor
+package ingestdoctor
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ops/doctor"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
@@ -20,7 +21,7 @@ import (
 const signingSecretLength = 32
 
 // signingSecrets checks the secrets' form. Without any there is no check: the configuration's reports it.
-func signingSecrets(list secret.Text) []Check {
+func signingSecrets(list secret.Text) []doctor.Check {
 	const (
 		what      = "Stripe: signing secrets"
 		copyAgain = "copy it again from the endpoint's page in Stripe (Reveal signing secret)"
@@ -42,19 +43,19 @@ func signingSecrets(list secret.Text) []Check {
 	}
 	switch {
 	case len(wrong) > 0:
-		return []Check{Failed(what, strings.Join(wrong, "; "), copyAgain)}
+		return []doctor.Check{doctor.Failed(what, strings.Join(wrong, "; "), copyAgain)}
 	case short > 0:
 		found := fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets))
-		return []Check{Warned(what, found, copyAgain)}
+		return []doctor.Check{doctor.Warned(what, found, copyAgain)}
 	case twice > 0:
-		return []Check{Warned(what, "one is there twice", "live and test endpoints have different ones; "+
+		return []doctor.Check{doctor.Warned(what, "one is there twice", "live and test endpoints have different ones; "+
 			"while one is rotated, the old and the new one differ, too")}
 	}
-	return []Check{Passed(what, "%d of the form that Stripe gives", len(secrets))}
+	return []doctor.Check{doctor.Passed(what, "%d of the form that Stripe gives", len(secrets))}
 }
 
 // judgeAPIKey checks the key's kind; live: live checkouts are received.
-func judgeAPIKey(key secret.Text, live bool) Check {
+func judgeAPIKey(key secret.Text, live bool) doctor.Check {
 	const (
 		what   = "Stripe: API key"
 		remedy = "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, " +
@@ -67,20 +68,20 @@ func judgeAPIKey(key secret.Text, live bool) Check {
 	known := (kind == "rk" || kind == "sk") && (mode == "live" || mode == "test")
 	switch {
 	case !known:
-		return Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
+		return doctor.Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
 	case mode == "test" && live:
-		return Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
+		return doctor.Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
 	case kind == "sk":
-		return Warned(what, "is a secret key, which may do everything", remedy)
+		return doctor.Warned(what, "is a secret key, which may do everything", remedy)
 	}
-	return Passed(what, "is a restricted one of %s mode", mode)
+	return doctor.Passed(what, "is a restricted one of %s mode", mode)
 }
 
 // listEvents requests the first of Stripe's events, as a backfill would.
-func listEvents(ctx context.Context, c stripe.APIConfig) Check {
+func listEvents(ctx context.Context, c stripe.APIConfig) doctor.Check {
 	const what = "Stripe: list of events"
 	if len(c.Problems()) > 0 {
-		return Warned(what, "cannot be asked for with this configuration", "fix it first")
+		return doctor.Warned(what, "cannot be asked for with this configuration", "fix it first")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -91,24 +92,24 @@ func listEvents(ctx context.Context, c stripe.APIConfig) Check {
 		}
 		if refused, ok := errors.AsType[*stripe.Refusal](err); ok {
 			if _, passing := refused.Passing(); !passing {
-				return Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
+				return doctor.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
 			}
 		}
-		return Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
+		return doctor.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
 	}
-	return Passed(what, "may be read")
+	return doctor.Passed(what, "may be read")
 }
 
 // running asks the ingest at an admin address what Stripe sends it.
-func running(ctx context.Context, adminAddr string) []Check {
+func running(ctx context.Context, adminAddr string) []doctor.Check {
 	status, body, err := service.Ask(ctx, adminAddr, "/metrics")
 	if err != nil || status != http.StatusOK {
-		return []Check{Warned("ingest",
+		return []doctor.Check{doctor.Warned("ingest",
 			"none is running at "+adminAddr+": what Stripe sends it cannot be looked at",
 			"start it, and ask again beside it (ADMIN_ADDR as its own)")}
 	}
 	counts := countWebhooks(body)
-	return []Check{Passed("ingest", "runs at %s", adminAddr), judgeSignatures(counts), judgeThin(counts)}
+	return []doctor.Check{doctor.Passed("ingest", "runs at %s", adminAddr), judgeSignatures(counts), judgeThin(counts)}
 }
 
 // webhookCounts are an ingest's purchase_relay_webhooks_total since its start.
@@ -140,23 +141,23 @@ func countWebhooks(metrics []byte) (c webhookCounts) {
 	return c
 }
 
-func judgeSignatures(c webhookCounts) Check {
+func judgeSignatures(c webhookCounts) doctor.Check {
 	const what = "Stripe: signatures"
 	found := fmt.Sprintf("since its start %.0f webhooks had a good signature, %.0f a wrong one",
 		c.signed, c.wronglySigned)
 	if c.wronglySigned > 0 && c.signed == 0 {
-		return Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret "+
+		return doctor.Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret "+
 			"(live and test endpoints differ), and this machine's clock")
 	}
-	return Passed(what, "%s", found)
+	return doctor.Passed(what, "%s", found)
 }
 
-func judgeThin(c webhookCounts) Check {
+func judgeThin(c webhookCounts) doctor.Check {
 	const what = "Stripe: snapshot events"
 	if c.thin > 0 {
-		return Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
+		return doctor.Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
 			"in Stripe, create the destination again with snapshot events (payload style: snapshot), "+
 				"or set STRIPE_API_KEY")
 	}
-	return Passed(what, "no thin event was refused since its start")
+	return doctor.Passed(what, "no thin event was refused since its start")
 }
