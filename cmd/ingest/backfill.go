@@ -128,8 +128,12 @@ func printCounts(out io.Writer, c backfill.Counts, dryRun bool) {
 		n    int
 		name string
 	}{
-		{c.Sum(), "events:"}, {c.Known, "known"}, {c.New, fresh}, {c.Ignored, "ignored"},
-		{c.Rejected, "rejected"}, {c.Malformed, "malformed"},
+		{c.Sum(), "events:"},
+		{c.Known, "known"},
+		{c.New, fresh},
+		{c.Ignored, "ignored"},
+		{c.Rejected, "rejected"},
+		{c.Malformed, "malformed"},
 	} {
 		_, _ = fmt.Fprintf(out, "%9d  %s\n", row.n, row.name)
 	}

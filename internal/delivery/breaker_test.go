@@ -69,10 +69,16 @@ func TestBreaker_AnswersToProbes(t *testing.T) {
 		"access: a page proves nothing":    {[]finding{denied}, unclear, stillOpen, causeAccess, "before"},
 		"outage: TikTok judged the event":  {[]finding{failing, failing, failing}, healthy, resumed, "", ""},
 		"outage: it answers":               {[]finding{failing, failing, failing}, unclear, resumed, "", ""},
-		"outage: still no answer": {[]finding{failing, failing, failing}, failing, stillOpen, causeOutage,
-			"probe"},
-		"outage: it denies access": {[]finding{failing, failing, failing}, denied, opened, causeAccess,
-			"probe"},
+		"outage: still no answer": {
+			[]finding{failing, failing, failing},
+			failing, stillOpen, causeOutage,
+			"probe",
+		},
+		"outage: it denies access": {
+			[]finding{failing, failing, failing},
+			denied, opened, causeAccess,
+			"probe",
+		},
 	} {
 		b := newBreaker()
 		for _, f := range tc.before {

@@ -86,8 +86,10 @@ func (q *queue) add(id string, livemode bool, age time.Duration) {
 	q.mu.Lock()
 	q.added++
 	q.mu.Unlock()
-	q.put(&fakeMessage{q: q, id: id, subject: message.Subject(id, livemode), data: data,
-		first: time.Now().Add(-age)})
+	q.put(&fakeMessage{
+		q: q, id: id, subject: message.Subject(id, livemode), data: data,
+		first: time.Now().Add(-age),
+	})
 }
 
 // Fetch implements Source.
@@ -1028,8 +1030,10 @@ func TestWorker_State(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if revoked {
-				return purchase.Answer{Class: purchase.ClassAccess, Code: new(40105), Known: true,
-					Message: "Access token is incorrect"}
+				return purchase.Answer{
+					Class: purchase.ClassAccess, Code: new(40105), Known: true,
+					Message: "Access token is incorrect",
+				}
 			}
 			return answer(purchase.ClassDelivered, 0)
 		}

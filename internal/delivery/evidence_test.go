@@ -227,8 +227,10 @@ func TestEvidence_KeepsLittle(t *testing.T) {
 
 func TestWordingOf(t *testing.T) {
 	for name, same := range map[string][]string{
-		"an index": {"Batch.0.properties.value: Not a valid number",
-			"Batch.17.properties.value: Not a valid number"},
+		"an index": {
+			"Batch.0.properties.value: Not a valid number",
+			"Batch.17.properties.value: Not a valid number",
+		},
 		"the event's id":   {"Event ev was rejected", "Event ev was  rejected"},
 		"a value":          {`Invalid currency "xyz"`, `Invalid currency "a b c"`},
 		"another value":    {"Invalid currency 'xyz'", "Invalid currency 'abc'", "invalid currency `q`"},
@@ -245,8 +247,10 @@ func TestWordingOf(t *testing.T) {
 		}
 	}
 	different := map[string]bool{}
-	for _, message := range []string{"Invalid parameter", "Batch.0.properties.value: Not a valid number",
-		"Batch.0.properties.currency: Not a valid number", "Batch.0.event_id: Not a valid string"} {
+	for _, message := range []string{
+		"Invalid parameter", "Batch.0.properties.value: Not a valid number",
+		"Batch.0.properties.currency: Not a valid number", "Batch.0.event_id: Not a valid string",
+	} {
 		different[wordingOf(spoken(message), "ev")] = true
 	}
 	if len(different) != 4 {

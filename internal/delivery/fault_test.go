@@ -339,8 +339,10 @@ func TestWorker_DuplicatesInABatch(t *testing.T) {
 
 // A revoked test token or a firewall before the test destination never stops live purchases.
 func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
-	for name, say := range map[string]func([]string) purchase.Answer{"pages": firewall(everything, 403),
-		"refusals": refuse} {
+	for name, say := range map[string]func([]string) purchase.Answer{
+		"pages":    firewall(everything, 403),
+		"refusals": refuse,
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(b *bench, c *Config) {
 				c.BatchSize = 50

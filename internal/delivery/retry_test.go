@@ -73,28 +73,61 @@ func TestRetryIn(t *testing.T) {
 		c          circumstances
 		want       time.Duration
 	}{
-		"retry: the backoff": {purchase.ClassRetry, 0,
-			circumstances{backoff: 8 * time.Second, remaining: age}, 8 * time.Second},
-		"retry: the server's wish": {purchase.ClassRetry, 30 * time.Second,
-			circumstances{backoff: 8 * time.Second, remaining: age}, 30 * time.Second},
-		"retry: the backoff is longer": {purchase.ClassRetry, time.Second,
-			circumstances{backoff: 8 * time.Second, remaining: age}, 8 * time.Second},
-		"retry: near the age limit": {purchase.ClassRetry, time.Hour,
-			circumstances{backoff: 8 * time.Second, remaining: time.Minute}, time.Minute},
-		"rate: as long as all wait": {purchase.ClassRate, 0,
-			circumstances{backoff: time.Second, slowed: 4 * time.Minute, remaining: age}, 4 * time.Minute},
-		"access: after the next probe": {purchase.ClassAccess, 0,
-			circumstances{backoff: 15 * time.Minute, paused: 8 * time.Second, remaining: age}, 9 * time.Second},
-		"access: it resumed meanwhile": {purchase.ClassAccess, 0,
-			circumstances{backoff: 4 * time.Second, remaining: age}, 4 * time.Second},
-		"blocked: not told apart yet": {purchase.ClassBlocked, 0,
-			circumstances{backoff: 4 * time.Second, remaining: age}, 4 * time.Second},
-		"blocked: after the next probe": {purchase.ClassBlocked, 0,
-			circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age}, 9 * time.Second},
-		"refused in a full row": {purchase.ClassRefused, 0,
-			circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age}, 9 * time.Second},
-		"an unknown class": {"novel", 0, circumstances{backoff: time.Second, remaining: age},
-			time.Second},
+		"retry: the backoff": {
+			purchase.ClassRetry, 0,
+			circumstances{backoff: 8 * time.Second, remaining: age},
+			8 * time.Second,
+		},
+		"retry: the server's wish": {
+			purchase.ClassRetry, 30 * time.Second,
+			circumstances{backoff: 8 * time.Second, remaining: age},
+			30 * time.Second,
+		},
+		"retry: the backoff is longer": {
+			purchase.ClassRetry, time.Second,
+			circumstances{backoff: 8 * time.Second, remaining: age},
+			8 * time.Second,
+		},
+		"retry: near the age limit": {
+			purchase.ClassRetry, time.Hour,
+			circumstances{backoff: 8 * time.Second, remaining: time.Minute},
+			time.Minute,
+		},
+		"rate: as long as all wait": {
+			purchase.ClassRate, 0,
+			circumstances{backoff: time.Second, slowed: 4 * time.Minute, remaining: age},
+			4 * time.Minute,
+		},
+		"access: after the next probe": {
+			purchase.ClassAccess, 0,
+			circumstances{backoff: 15 * time.Minute, paused: 8 * time.Second, remaining: age},
+			9 * time.Second,
+		},
+		"access: it resumed meanwhile": {
+			purchase.ClassAccess, 0,
+			circumstances{backoff: 4 * time.Second, remaining: age},
+			4 * time.Second,
+		},
+		"blocked: not told apart yet": {
+			purchase.ClassBlocked, 0,
+			circumstances{backoff: 4 * time.Second, remaining: age},
+			4 * time.Second,
+		},
+		"blocked: after the next probe": {
+			purchase.ClassBlocked, 0,
+			circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age},
+			9 * time.Second,
+		},
+		"refused in a full row": {
+			purchase.ClassRefused, 0,
+			circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age},
+			9 * time.Second,
+		},
+		"an unknown class": {
+			"novel", 0,
+			circumstances{backoff: time.Second, remaining: age},
+			time.Second,
+		},
 	} {
 		if got := retryIn(purchase.Answer{Class: tc.class, RetryAfter: tc.retryAfter}, tc.c); got != tc.want {
 			t.Errorf("%s: %s, want %s", name, got, tc.want)

@@ -121,15 +121,18 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 		},
 		"other mode": {
 			func(e *purchase.Event) { e.Checkout.Mode = "setup" },
-			purchase.Recorded{}, nil, purchase.Ignored, 0, 0, "",
+			purchase.Recorded{},
+			nil, purchase.Ignored, 0, 0, "",
 		},
 		"no checkout": {
 			func(e *purchase.Event) { e.Checkout = nil },
-			purchase.Recorded{}, nil, purchase.Malformed, 0, 0, "Malformed event",
+			purchase.Recorded{},
+			nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
 		"undecodable": {
 			func(e *purchase.Event) { *e = purchase.Event{ID: "evt_1"} },
-			purchase.Recorded{}, nil, purchase.Malformed, 0, 0, "Malformed event",
+			purchase.Recorded{},
+			nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
 		"ledger unavailable": {asIs, purchase.Recorded{}, away, "", 1, 0, ""},
 	} {

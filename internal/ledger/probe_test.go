@@ -78,8 +78,10 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 		t.Errorf("off = %q, want fsync", server.LossyOff)
 	}
 	schema, err := runtime.Schema(t.Context())
-	if want := (Schema{Exists: true, Level: migrations.Level, Known: migrations.Level,
-		Oldest: schema.Oldest}); err != nil || schema != want {
+	if want := (Schema{
+		Exists: true, Level: migrations.Level, Known: migrations.Level,
+		Oldest: schema.Oldest,
+	}); err != nil || schema != want {
 		t.Errorf("schema = %+v, error = %v, want %+v", schema, err, want)
 	}
 	missing := func() []string {

@@ -266,10 +266,3 @@ func delivered[T any](value func(*purchase.Sent) *T) func(*purchaseState) *T {
 		return value(s.sent)
 	}
 }
-
-func code32(code *int) *int32 {
-	if code == nil {
-		return nil
-	}
-	return new(int32(*code)) //nolint:gosec // message.DecodeOutcomes has checked the range
-}

@@ -27,7 +27,7 @@ func TestChanges_ReportsEachTextOnce(t *testing.T) {
 		{"code 40105", true},
 		{"", true},
 	} {
-		got := false
+		var got bool
 		if step.text == "" {
 			got = c.Recovered()
 		} else {

@@ -58,55 +58,68 @@ func TestSubscription_FirstPayment(t *testing.T) {
 	}{
 		"trial alone": {
 			[]*purchase.Purchase{checkout()},
-			[]string{"trial"}, "", "",
+			[]string{"trial"},
+			"", "",
 		},
 		"trial, invoice": {
 			[]*purchase.Purchase{checkout(), invoice(1)},
-			[]string{"trial", "processed"}, "in_1", "in_1",
+			[]string{"trial", "processed"},
+			"in_1", "in_1",
 		},
 		"invoice, trial": {
 			[]*purchase.Purchase{invoice(1), checkout()},
-			[]string{"held", "converts"}, "in_1", "in_1",
+			[]string{"held", "converts"},
+			"in_1", "in_1",
 		},
 		"clocks an hour apart": {
 			[]*purchase.Purchase{checkout(), skewed},
-			[]string{"trial", "processed"}, "in_1", "in_1",
+			[]string{"trial", "processed"},
+			"in_1", "in_1",
 		},
 		"a day later": {
 			[]*purchase.Purchase{checkout(), nextDay},
-			[]string{"trial", "held"}, "", "in_1",
+			[]string{"trial", "held"},
+			"", "in_1",
 		},
 		"Stripe's clock ahead of ours": {
 			[]*purchase.Purchase{ahead(checkout()), ahead(invoice(1))},
-			[]string{"trial", "processed"}, "in_1", "in_1",
+			[]string{"trial", "processed"},
+			"in_1", "in_1",
 		},
 		"renewal": {
 			[]*purchase.Purchase{checkout(), invoice(1), invoice(2)},
-			[]string{"trial", "processed", "ignored"}, "in_1", "in_1",
+			[]string{"trial", "processed", "ignored"},
+			"in_1", "in_1",
 		},
 		"renewal before the first invoice": {
 			[]*purchase.Purchase{checkout(), invoice(2), invoice(1)},
-			[]string{"trial", "held", "processed"}, "in_1", "in_1",
+			[]string{"trial", "held", "processed"},
+			"in_1", "in_1",
 		},
 		"renewals out of order": {
 			[]*purchase.Purchase{invoice(3), checkout(), invoice(2), invoice(4)},
-			[]string{"held", "trial", "held", "ignored"}, "", "in_2",
+			[]string{"held", "trial", "held", "ignored"},
+			"", "in_2",
 		},
 		"repeated": {
 			[]*purchase.Purchase{invoice(2), invoice(2), checkout(), checkout(), invoice(1), invoice(1), checkout()},
-			[]string{"held", "duplicate", "trial", "trial", "processed", "duplicate", "trial"}, "in_1", "in_1",
+			[]string{"held", "duplicate", "trial", "trial", "processed", "duplicate", "trial"},
+			"in_1", "in_1",
 		},
 		"ended early": {
 			[]*purchase.Purchase{checkout(), endedEarly(), invoice(2)},
-			[]string{"trial", "processed", "ignored"}, "in_early", "in_early",
+			[]string{"trial", "processed", "ignored"},
+			"in_early", "in_early",
 		},
 		"ended early, out of order": {
 			[]*purchase.Purchase{invoice(2), endedEarly(), checkout()},
-			[]string{"held", "held", "converts"}, "in_early", "in_early",
+			[]string{"held", "held", "converts"},
+			"in_early", "in_early",
 		},
 		"without a trial": {
 			[]*purchase.Purchase{invoice(2), invoice(1)},
-			[]string{"held", "held"}, "", "",
+			[]string{"held", "held"},
+			"", "",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

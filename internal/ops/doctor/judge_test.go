@@ -56,8 +56,10 @@ func TestNATS_Judgements(t *testing.T) {
 		"an open line":           {judgeLine("nats://nats.example:4222", false), Warn},
 		"all rights":             {judgeRights(nil, nil, nil), Pass},
 		"no figures":             {judgeRights(nil, []string{"$JS.API.INFO"}, nil), Warn},
-		"no purchases": {judgeRights([]string{"purchases.live.doctor"}, []string{"$JS.API.INFO"}, nil),
-			Fail},
+		"no purchases": {
+			judgeRights([]string{"purchases.live.doctor"}, []string{"$JS.API.INFO"}, nil),
+			Fail,
+		},
 		"untried rights":           {judgeRights(nil, nil, errors.New("timeout")), Fail},
 		"a stream with room":       {judgeStream(stream(79)), Pass},
 		"a stream fairly full":     {judgeStream(stream(85)), Warn},

@@ -177,6 +177,8 @@ func unreached(err error) error {
 		return &Refusal{Cause: errors.New("the receiver does not answer in time")}
 	}
 	var network *net.OpError
-	return &Refusal{Cause: fmt.Errorf("the receiver cannot be reached: %w", err),
-		Again: errors.As(err, &network) && network.Op == "dial"}
+	return &Refusal{
+		Cause: fmt.Errorf("the receiver cannot be reached: %w", err),
+		Again: errors.As(err, &network) && network.Op == "dial",
+	}
 }

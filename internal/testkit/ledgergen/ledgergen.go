@@ -89,7 +89,7 @@ func template(keys purchase.MatchKeys) (data string, mask int16, err error) {
 			return "", 0, fmt.Errorf("ledgergen: %d times %q in a message, want 1", strings.Count(data, place), place)
 		}
 	}
-	return data, int16(keys.Mask()), nil
+	return data, keys.Mask(), nil
 }
 
 const (

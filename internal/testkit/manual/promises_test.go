@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -60,10 +61,8 @@ func TestPromises_NameTheirTests(t *testing.T) {
 			if pkg != "" && !folder.MatchString(dir) {
 				continue
 			}
-			for _, declared := range names {
-				if pattern.MatchString(declared) {
-					return true
-				}
+			if slices.ContainsFunc(names, pattern.MatchString) {
+				return true
 			}
 		}
 		return false
