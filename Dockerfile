@@ -17,8 +17,7 @@ COPY internal internal
 COPY migrations migrations
 # What does not change with the version comes first: it stays in the builder's cache.
 RUN mkdir /workshop && go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o /workshop/ ./internal/tools/tiktoksim ./internal/tools/stripegen
-COPY Makefile ./
-RUN make dist-extra/LICENCES && mkdir /out && cp dist-extra/LICENCES "$(go env GOROOT)/lib/time/zoneinfo.zip" /out/
+RUN sh internal/tools/licences.sh texts /out/LICENCES && cp "$(go env GOROOT)/lib/time/zoneinfo.zip" /out/
 ARG VERSION
 ARG REVISION
 RUN go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X purchase-relay/internal/service.version=${VERSION} -X purchase-relay/internal/service.commit=${REVISION}" -o /out/ ./cmd/ingest ./cmd/tiktok-worker

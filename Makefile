@@ -4,7 +4,6 @@
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
 GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-LICENSES := github.com/google/go-licenses@v1.6.0
 # For the Kubernetes manifests. kubectl-validate holds the API's own schemas, KEDA's module its custom resource's.
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 VALIDATE  := sigs.k8s.io/kubectl-validate@v0.0.4
@@ -22,7 +21,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up compose-test manifests test check licences dist-extra/LICENCES vuln fuzz bench profile screenshots chaos build release
+.PHONY: help run up compose-test manifests test check licences vuln fuzz bench profile screenshots chaos build release
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,13 +54,7 @@ check: ## Format, vet, lint, import rules.
 	go test ./internal/archtest
 
 licences: ## Refuse a module in the two binaries whose licence asks for more than its own text.
-	CGO_ENABLED=0 go run $(LICENSES) check --ignore purchase-relay --allowed_licenses=MIT,BSD-2-Clause,BSD-3-Clause,Apache-2.0,ISC ./cmd/...
-
-# The texts that images and archives carry, NOTICE files included.
-dist-extra/LICENCES:
-	rm -rf dist-extra/licences && mkdir -p dist-extra
-	CGO_ENABLED=0 go run $(LICENSES) save --ignore purchase-relay --save_path dist-extra/licences ./cmd/...
-	@cd dist-extra/licences && find * -type f | LC_ALL=C sort | while read -r f; do printf '%s\n\n' "$$f"; cat "$$f"; printf '\n\n'; done >../LICENCES
+	sh internal/tools/licences.sh check
 
 vuln: ## Known vulnerabilities in what we use (needs the vulnerability database).
 	go run $(GOVULN) ./...
