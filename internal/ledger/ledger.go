@@ -107,8 +107,8 @@ func nullable(s string) *string {
 	return &s
 }
 
-// nullableTime returns nil, Postgres' null, for the zero time.
-func nullableTime(t time.Time) *time.Time {
+// NullTime returns nil, Postgres' null, for the zero time.
+func NullTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}

@@ -112,7 +112,7 @@ func (db *DB) MarkPublished(ctx context.Context, marks []relay.Mark) error {
 	}
 	ages, firsts := make([]float64, len(marks)), make([]*time.Time, len(marks))
 	for i, m := range marks {
-		ages[i], firsts[i] = m.Age.Seconds(), nullableTime(m.FirstPublished)
+		ages[i], firsts[i] = m.Age.Seconds(), NullTime(m.FirstPublished)
 	}
 	ids, generations, sequences := columnsOf(marks)
 	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ages, firsts); err != nil {

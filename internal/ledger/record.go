@@ -397,7 +397,7 @@ func (tx *transaction) putEvents(batch *pgx.Batch) {
 		column(rows, func(e newEvent) string { return e.Event.Type }),
 		column(rows, func(e newEvent) string { return e.Purchase.ID }),
 		column(rows, func(e newEvent) bool { return e.Event.Livemode }),
-		column(rows, func(e newEvent) *time.Time { return nullableTime(e.Event.Created) }),
+		column(rows, func(e newEvent) *time.Time { return NullTime(e.Event.Created) }),
 		column(rows, func(e newEvent) time.Time { return e.Received }),
 		column(rows, func(e newEvent) string { return string(e.disposition) }),
 		column(rows, func(e newEvent) bool { return e.Source == purchase.SourceBackfill }))
@@ -477,7 +477,7 @@ func (tx *transaction) putPurchases(batch *pgx.Batch) {
 		column(rows, func(p *purchaseRow) bool { return p.Livemode }),
 		column(rows, func(p *purchaseRow) *int64 { return p.AmountMinor }),
 		column(rows, func(p *purchaseRow) *string { return nullable(p.Currency) }),
-		column(rows, func(p *purchaseRow) *time.Time { return nullableTime(p.At) }),
+		column(rows, func(p *purchaseRow) *time.Time { return NullTime(p.At) }),
 		column(rows, func(p *purchaseRow) *string { return nullable(p.Customer) }),
 		column(rows, func(p *purchaseRow) *string { return nullable(p.Subscription) }),
 		column(rows, func(p *purchaseRow) []byte { return p.envelope }),

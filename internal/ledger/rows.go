@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"time"
-
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -78,10 +76,10 @@ func (db *DB) each(where string, rows pgx.Rows, use func(r row) error) error {
 	return rows.Err()
 }
 
-// orZero reads null as the zero time.
-func orZero(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
+// OrZero returns the value of a column; null is the zero value.
+func OrZero[T any](p *T) (value T) {
+	if p != nil {
+		value = *p
 	}
-	return *t
+	return value
 }

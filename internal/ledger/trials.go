@@ -299,8 +299,8 @@ func queueSubscriptions(batch *pgx.Batch, into map[string]*subscription, ids []s
 	var s subscription
 	var started, expires, paid, period *time.Time
 	queue(batch, func() {
-		s.Trial.Started, s.Trial.ClickExpires = orZero(started).UTC(), orZero(expires).UTC()
-		s.Invoice.At, s.Invoice.PeriodStart = orZero(paid).UTC(), orZero(period).UTC()
+		s.Trial.Started, s.Trial.ClickExpires = OrZero(started).UTC(), OrZero(expires).UTC()
+		s.Invoice.At, s.Invoice.PeriodStart = OrZero(paid).UTC(), OrZero(period).UTC()
 		s.Invoice.Subscription, s.Invoice.Livemode, s.Invoice.Mode = id, s.Livemode, "subscription"
 		into[id] = new(s)
 	}, []any{
@@ -344,16 +344,16 @@ func (tx *transaction) putSubscriptions(batch *pgx.Batch) {
 		ids,
 		column(rows, func(s *subscription) bool { return s.Livemode }),
 		column(rows, func(s *subscription) *string { return nullable(s.Trial.Session) }),
-		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Trial.Started) }),
+		column(rows, func(s *subscription) *time.Time { return NullTime(s.Trial.Started) }),
 		column(rows, func(s *subscription) string { return string(s.Trial.Withheld) }),
 		column(rows, func(s *subscription) *string { return nullable(s.profile) }),
 		column(rows, func(s *subscription) []byte { return s.envelope }),
-		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Trial.ClickExpires) }),
+		column(rows, func(s *subscription) *time.Time { return NullTime(s.Trial.ClickExpires) }),
 		column(rows, func(s *subscription) *string { return nullable(s.Invoice.ID) }),
-		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Invoice.At) }),
+		column(rows, func(s *subscription) *time.Time { return NullTime(s.Invoice.At) }),
 		column(rows, func(s *subscription) *int64 { return s.Invoice.AmountMinor }),
 		column(rows, func(s *subscription) *string { return nullable(s.Invoice.Currency) }),
-		column(rows, func(s *subscription) *time.Time { return nullableTime(s.Invoice.PeriodStart) }),
+		column(rows, func(s *subscription) *time.Time { return NullTime(s.Invoice.PeriodStart) }),
 		column(rows, func(s *subscription) *string { return nullable(s.Invoice.Customer) }),
 		column(rows, func(s *subscription) *string { return nullable(s.FirstPayment) }))
 }

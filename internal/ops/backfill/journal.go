@@ -73,7 +73,7 @@ func (j *LedgerJournal) Backfill(ctx context.Context, origin string) (State, err
 	case err != nil:
 		return b, fmt.Errorf("read the state of the backfill: %w", err)
 	}
-	b.Reached, b.Finished = zeroIfNull(reached), zeroIfNull(finished)
+	b.Reached, b.Finished = ledger.OrZero(reached), ledger.OrZero(finished)
 	return b, nil
 }
 
@@ -88,24 +88,10 @@ ON CONFLICT (origin) DO UPDATE SET since = excluded.since, until = excluded.unti
 
 // PutBackfill stores the state of a backfill.
 func (j *LedgerJournal) PutBackfill(ctx context.Context, b State) error {
-	_, err := j.db.Pool().Exec(ctx, sqlPutBackfill, b.Origin, b.Since, b.Until, b.Cursor, nullIfZero(b.Reached),
-		b.Counts.Known, b.Counts.New, b.Counts.Ignored, b.Counts.Rejected, b.Counts.Malformed, nullIfZero(b.Finished))
+	_, err := j.db.Pool().Exec(ctx, sqlPutBackfill, b.Origin, b.Since, b.Until, b.Cursor, ledger.NullTime(b.Reached),
+		b.Counts.Known, b.Counts.New, b.Counts.Ignored, b.Counts.Rejected, b.Counts.Malformed, ledger.NullTime(b.Finished))
 	if err != nil {
 		return fmt.Errorf("store the state of the backfill: %w", err)
 	}
 	return nil
-}
-
-func nullIfZero(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
-func zeroIfNull(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return *t
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
@@ -27,10 +28,10 @@ func (r *Row) CSV() []string {
 	}
 	fields := []string{
 		r.ID, string(r.Status), string(r.Reason), r.Mode, strconv.FormatBool(r.Livemode), isoTime(r.PurchasedAt),
-		amount, strings.ToUpper(orZero(r.Currency)), integer(r.AmountMinor), orZero(r.Customer),
-		orZero(r.Subscription), orZero(r.ProfileID), strconv.Itoa(r.AttemptCount), integer(r.LastCode),
-		orZero(r.LastError), orZero(r.RequestID), isoTime(r.FirstPublished), isoTime(r.Published),
-		isoTime(r.Finished), isoTime(&r.Created), string(r.Kind), orZero(r.TrialSession), integer(r.SentMinor),
+		amount, strings.ToUpper(ledger.OrZero(r.Currency)), integer(r.AmountMinor), ledger.OrZero(r.Customer),
+		ledger.OrZero(r.Subscription), ledger.OrZero(r.ProfileID), strconv.Itoa(r.AttemptCount), integer(r.LastCode),
+		ledger.OrZero(r.LastError), ledger.OrZero(r.RequestID), isoTime(r.FirstPublished), isoTime(r.Published),
+		isoTime(r.Finished), isoTime(&r.Created), string(r.Kind), ledger.OrZero(r.TrialSession), integer(r.SentMinor),
 	}
 	for i := range fields {
 		fields[i] = CSVField(fields[i])

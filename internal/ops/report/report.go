@@ -40,7 +40,7 @@ func (r *Reader) OutboxState(ctx context.Context) (pending int, oldest time.Time
 	if err := r.db.Pool().QueryRow(ctx, sqlOutboxState).Scan(&pending, &at); err != nil {
 		return 0, time.Time{}, fmt.Errorf("read the outbox: %w", err)
 	}
-	return pending, orZero(at), nil
+	return pending, ledger.OrZero(at), nil
 }
 
 // What a backfill brought says nothing of the endpoint. The index by time is read from its end.
@@ -72,7 +72,7 @@ func (r *Reader) CaughtUp(
 	if err := r.db.Pool().QueryRow(ctx, sqlCaughtUp, since, livemode).Scan(&n, &at); err != nil {
 		return 0, time.Time{}, fmt.Errorf("count backfilled purchases: %w", err)
 	}
-	return n, orZero(at), nil
+	return n, ledger.OrZero(at), nil
 }
 
 // Deaths are the purchases that died lately of one reason and are dead still.
@@ -105,17 +105,9 @@ func (r *Reader) Deaths(ctx context.Context, since time.Time) ([]Deaths, error) 
 	return deaths, nil
 }
 
-// orZero reads null as the zero value.
-func orZero[T any](p *T) (value T) {
-	if p != nil {
-		value = *p
-	}
-	return value
-}
-
 func scanTime(row pgx.Row, into *time.Time) error {
 	var at *time.Time
 	err := row.Scan(&at)
-	*into = orZero(at)
+	*into = ledger.OrZero(at)
 	return err
 }

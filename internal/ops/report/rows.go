@@ -99,7 +99,7 @@ func (r *Row) Sent() *purchase.Sent {
 		return nil
 	}
 	return &purchase.Sent{
-		Keys: orZero(r.KeyMask) &^ purchase.LateClick, Minor: r.SentMinor, Page: orZero(r.SentPage),
+		Keys: ledger.OrZero(r.KeyMask) &^ purchase.LateClick, Minor: r.SentMinor, Page: ledger.OrZero(r.SentPage),
 	}
 }
 

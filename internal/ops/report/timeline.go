@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/purchase"
 )
 
@@ -63,11 +64,11 @@ func (r *Row) Timeline() []Step {
 	case r.Kind == purchase.KindTrial, r.Reason == purchase.ReasonNoPayment:
 		add(r.PurchasedAt, Neutral, "checked out without a payment, by Stripe's time")
 	case r.Kind == purchase.KindFirstPayment:
-		add(r.PurchasedAt, Neutral, "first payment after the trial %s, by Stripe's time", orZero(r.TrialSession))
+		add(r.PurchasedAt, Neutral, "first payment after the trial %s, by Stripe's time", ledger.OrZero(r.TrialSession))
 	default:
 		add(r.PurchasedAt, Neutral, "paid, by Stripe's time")
 	}
-	add(r.Converted, Good, "first payment after it: %s", orZero(r.FirstPayment))
+	add(r.Converted, Good, "first payment after it: %s", ledger.OrZero(r.FirstPayment))
 	for i := range r.Events {
 		e := &r.Events[i]
 		add(&e.Received, Neutral, "Stripe's %s (%s): %s",
@@ -80,7 +81,7 @@ func (r *Row) Timeline() []Step {
 	if r.FirstPublished != nil && r.Published != nil && r.FirstPublished.Before(*r.Published) {
 		add(r.FirstPublished, Neutral, "handed to the queue")
 	}
-	if sequence := orZero(r.Sequence); sequence > 0 {
+	if sequence := ledger.OrZero(r.Sequence); sequence > 0 {
 		add(r.Published, Neutral, "taken by the queue as generation %d, sequence %d", r.Generation, sequence)
 	} else {
 		add(r.Published, Neutral, "taken by the queue as generation %d", r.Generation)
