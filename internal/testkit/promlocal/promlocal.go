@@ -123,6 +123,28 @@ func (s *Server) Alerts(ctx context.Context) ([]Alert, error) {
 	return data.Alerts, err
 }
 
+// FailedRules returns the rules whose last evaluation failed, as "name: error".
+func (s *Server) FailedRules(ctx context.Context) (failed []string, err error) {
+	var data struct {
+		Groups []struct {
+			Rules []struct {
+				Name      string `json:"name"`
+				Health    string `json:"health"` // ok, err or unknown
+				LastError string `json:"lastError"`
+			} `json:"rules"`
+		} `json:"groups"`
+	}
+	err = s.ask(ctx, "/api/v1/rules", &data)
+	for _, g := range data.Groups {
+		for _, r := range g.Rules {
+			if r.Health == "err" {
+				failed = append(failed, r.Name+": "+r.LastError)
+			}
+		}
+	}
+	return failed, err
+}
+
 // Count says how many series an expression has now.
 func (s *Server) Count(ctx context.Context, expr string) (int, error) {
 	var data struct {
