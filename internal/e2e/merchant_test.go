@@ -149,7 +149,9 @@ func newShopFront(t *testing.T, checkout string) *httptest.Server {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /snippets/", http.StripPrefix("/snippets/", http.FileServer(http.Dir("../../docs/snippets"))))
-	mux.Handle("POST /checkout", httputil.NewSingleHostReverseProxy(target))
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = &http.Transport{DisableKeepAlives: true} // Node closes an idle connection after five seconds
+	mux.Handle("POST /checkout", proxy)
 	page := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = io.WriteString(w, `<!doctype html><title>shop</title><link rel="icon" href="data:,"><script src="/snippets/keep-click.js"></script><script src="/snippets/payment-links.js"></script>
