@@ -128,12 +128,12 @@ func posting(body []byte, sign func() string) func(ctx context.Context, s *stack
 	}
 }
 
-// attackTime is how long each attack goes on: ATTACK=30s for a long run.
+// attackTime is how long each attack lasts. ATTACK overrides it.
 func attackTime() time.Duration {
 	if d, err := time.ParseDuration(os.Getenv("ATTACK")); err == nil {
 		return d
 	}
-	return 1500 * time.Millisecond
+	return time.Duration(dose(600, 5000)) * time.Millisecond
 }
 
 // Good webhooks are taken while strangers do their worst, and how many compared with before is printed. Each is sent as Stripe

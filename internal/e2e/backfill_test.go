@@ -145,7 +145,7 @@ func (s *shop) settled(n int) {
 func TestBackfill(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
-	const n = 5000
+	n := dose(600, 5000)
 	s.deliver(s.fill(n))
 	s.settled(len(s.brought))
 	if diff := cmp.Diff(map[string][]string{"missing": s.lost}, s.differences(3)); diff != "" {

@@ -148,6 +148,9 @@ SELECT COALESCE(extract(epoch FROM max(gap)), 0)::float8 FROM (
 // long run (a third of them here).
 func TestClusterLosesItsLeader(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("part of make test-long")
+	}
 	nodes := newCluster(t)
 	s := &stack{t: t, database: pgtest.Database(t), sim: tiktoksim.New(tiktoksim.Config{})}
 	s.simURL = listen(t, s.sim)
@@ -184,7 +187,7 @@ func TestClusterLosesItsLeader(t *testing.T) {
 		leader string
 	}
 	var deaths []death
-	for range max(2, crashes(t)/3) {
+	for range max(2, crashes()/3) {
 		leader := c.leader()
 		someTime(random, time.Second)
 		deaths = append(deaths, death{time.Now(), leader.name})

@@ -11,14 +11,20 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// crashes is how often a binary is killed: CRASHES=100 for a long run.
-func crashes(t *testing.T) int {
-	t.Helper()
-	n, err := strconv.Atoi(os.Getenv("CRASHES"))
-	if err != nil {
-		return 6
+// dose is the size of a test: small in `make test` (-short), large in `make test-long`.
+func dose(small, large int) int {
+	if testing.Short() {
+		return small
 	}
-	return n
+	return large
+}
+
+// crashes is how often a test kills a process. CRASHES overrides it.
+func crashes() int {
+	if n, err := strconv.Atoi(os.Getenv("CRASHES")); err == nil {
+		return n
+	}
+	return dose(4, 100)
 }
 
 // load is purchases as Stripe sends them: four at a time, each again until it is taken.
@@ -133,7 +139,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
 	l := s.load()
-	for range crashes(t) {
+	for range crashes() {
 		someTime(random, 400*time.Millisecond)
 		if random.IntN(2) == 0 {
 			s.ingest.kill()
@@ -160,7 +166,7 @@ func TestWorkersKilledInTurn(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 2))
 	l := s.load()
-	for i := range crashes(t) {
+	for i := range crashes() {
 		someTime(random, 2*time.Second)
 		workers[i%3].kill()
 		s.startWorker()

@@ -38,7 +38,7 @@ func (s *stack) once(c stripegen.Checkout) {
 func TestKilledBeforeTheCommitIsHeard(t *testing.T) {
 	t.Parallel() // a killed relay's claim stands for half a minute
 	s := newStack(t)
-	for range max(1, crashes(t)/6) {
+	for range max(1, crashes()/6) {
 		proxy, database := s.postgresThrough()
 		s.ingest.kill()
 		s.startIngest("DATABASE_URL=" + database)
@@ -69,7 +69,7 @@ func TestKilledBeforeTheCommitIsHeard(t *testing.T) {
 func TestKilledBeforeThePublishIsHeard(t *testing.T) {
 	t.Parallel() // a killed relay's claim stands for half a minute
 	s := newStack(t)
-	for range max(1, crashes(t)/6) {
+	for range max(1, crashes()/6) {
 		proxy := faultproxy.ForTest(t, s.natsAddr)
 		s.ingest.kill()
 		s.startIngest("NATS_URL=" + natsURL("ingest", proxy.Addr()))
