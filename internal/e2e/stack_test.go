@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -24,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
@@ -34,8 +34,8 @@ import (
 )
 
 const (
-	signingSecret = "whsec_e2e-0123456789abcdef"
-	eventPath     = "/open_api/v1.3/event/track/" // as TikTok answers it
+	signingSecret = launch.SigningSecret
+	eventPath     = launch.EventPath
 )
 
 // binaries holds the two production binaries, and what breaks them, built once.
@@ -53,14 +53,15 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binaries = dir
-	for _, args := range [][]string{
-		{"build", "-race", "-o", dir + "/", "../../cmd/ingest", "../../cmd/tiktok-worker", "../../internal/tools/chaos"},
-		{"build", "-o", dir + "/", "github.com/nats-io/nats-server/v2"},
-	} {
-		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-			_, _ = fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			return 1
-		}
+	ctx := context.Background()
+	err = errors.Join(
+		launch.Build(ctx, dir, "-race", "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker",
+			"purchase-relay/internal/tools/chaos"),
+		launch.Build(ctx, dir, "github.com/nats-io/nats-server/v2"),
+	)
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return pgtest.Run(m)
 }
@@ -228,26 +229,26 @@ func (s *stack) provision(size string) {
 
 func (s *stack) startIngest(env ...string) {
 	s.t.Helper()
-	public, admin := freeAddr(s.t), freeAddr(s.t)
-	s.webhook, s.admin = "http://"+public+"/webhooks/stripe", "http://"+admin
-	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
 	s.makeRole()
-	s.ingest = start(s.t, s.build+"ingest", append([]string{
-		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + s.database,
-		"NATS_URL=" + natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB",
-		"INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin,
-	}, env...)...)
+	ingest, err := launch.NewIngest(s.runtime(), natsURL("ingest", s.natsAddr))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.webhook, s.admin = ingest.Webhook(), "http://"+ingest.Admin
+	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
+	s.ingest = start(s.t, s.build+"ingest", append(ingest.Env("MIGRATE_DATABASE_URL="+s.database), env...)...)
 	s.await("ingest to be ready", func() bool { return status(s.admin+"/readyz") == http.StatusOK })
 }
 
 func (s *stack) startWorker(env ...string) {
 	s.t.Helper()
-	admin := freeAddr(s.t)
-	s.worker = start(s.t, s.build+"tiktok-worker", append([]string{
-		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + eventPath,
-		"NATS_URL=" + natsURL("worker", s.natsAddr), "ADMIN_ADDR=" + admin, "TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
-	}, env...)...)
-	s.worker.admin = "http://" + admin
+	worker, err := launch.NewWorker(s.simURL, natsURL("worker", s.natsAddr))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	fast := worker.Env("TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s")
+	s.worker = start(s.t, s.build+"tiktok-worker", append(fast, env...)...)
+	s.worker.admin = "http://" + worker.Admin
 }
 
 // command runs one of ingest's commands against the stack's ledger, and answers no to what it asks.
@@ -480,16 +481,4 @@ func status(url string) int {
 	return code
 }
 
-func get(url string) (int, string) {
-	client := http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Get(url)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<22))
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(body)
-}
+func get(url string) (int, string) { return launch.Get(context.Background(), url) }
