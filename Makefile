@@ -11,6 +11,7 @@ KEDA      := github.com/kedacore/keda/v2@v2.21.0
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 PORT     ?= 8080
+RUN      ?= .
 FUZZTIME ?= 60s
 DURATION ?= 60s
 SEED     ?= 0
@@ -21,7 +22,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up compose-test manifests test check licences vuln fuzz bench profile screenshots chaos build release
+.PHONY: help run up compose-test manifests test test-long check licences vuln fuzz bench profile screenshots chaos build release
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,9 +43,16 @@ manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubern
 	  cp "$$(go mod download -json $(KEDA) | sed -n 's/^.*"Dir": "\(.*\)",$$/\1/p')/config/crd/bases/keda.sh_scaledobjects.yaml" "$$d/crds/"; \
 	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
-test: ## Every test, real Postgres and NATS included.
+# More tests in parallel than processors: the end-to-end tests mostly wait. A race-enabled binary waits a second at its end.
+GOTEST = GORACE=atexit_sleep_ms=0 go test -race -parallel 6
+
+test: ## Every test, real Postgres and NATS included; unchanged packages come from Go's test cache.
 	@go run ./internal/tools/testdeps
-	go test -race -shuffle=on -timeout 45m ./...
+	$(GOTEST) -short -timeout 30m $(TESTFLAGS) ./...
+
+test-long: ## The same in large doses, with cluster and chaos; RUN selects tests, CRASHES and CHAOS_DURATION set the doses.
+	@go run ./internal/tools/testdeps
+	$(GOTEST) -shuffle=on -timeout 120m -run '$(RUN)' $(TESTFLAGS) ./...
 
 check: ## Format, vet, lint, import rules.
 	@test -z "$$(gofmt -l cmd internal migrations)" || { gofmt -l cmd internal migrations; echo "run gofmt on these"; exit 1; }

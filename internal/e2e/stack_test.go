@@ -38,6 +38,9 @@ const (
 	eventPath     = launch.EventPath
 )
 
+// raceOptions ends a binary at its first data race. Otherwise each would also wait a second when it exits.
+const raceOptions = "GORACE=halt_on_error=1 atexit_sleep_ms=0"
+
 // binaries holds the two production binaries, and what breaks them, built once.
 var binaries string
 
@@ -262,7 +265,7 @@ func (s *stack) command(args ...string) (code int, out string) {
 func command(t *testing.T, name string, env []string, args ...string) (code int, out string) {
 	t.Helper()
 	p := exec.Command(filepath.Join(binaries, name), args...)
-	p.Env = env
+	p.Env = append([]string{raceOptions}, env...)
 	p.Stdin = strings.NewReader("n\n")
 	text, err := p.CombinedOutput()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
@@ -304,7 +307,7 @@ func start(t *testing.T, name string, env ...string) *program {
 	var err error
 	p.Process, err = process.Start(process.Command{
 		Path: filepath.Join(binaries, words[0]), Args: words[1:], Output: p.log,
-		Env: append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=halt_on_error=1"}, env...),
+		Env: append([]string{"PATH=" + os.Getenv("PATH"), raceOptions}, env...),
 	})
 	if err != nil {
 		t.Fatal(err)

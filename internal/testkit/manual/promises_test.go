@@ -49,7 +49,7 @@ func rowsBelow(t *testing.T, file, header string) []string {
 	return rows
 }
 
-// Each promise of docs/security.md and of the README names tests that exist, the README's with their package.
+// Each promise of docs/security.md and docs/promises.md names tests that exist, the latter with their package.
 // An ellipsis stands for any part of a name.
 func TestPromises_NameTheirTests(t *testing.T) {
 	t.Parallel()
@@ -70,7 +70,7 @@ func TestPromises_NameTheirTests(t *testing.T) {
 	named := regexp.MustCompile("`((?:internal|cmd)/[^`]+|(?:Test|Fuzz)[^`]+|make [^`]+)`")
 	for file, header := range map[string]string{
 		"docs/security.md": "| who | might | what protects | shown by |\n|---|---|---|---|\n",
-		"README.md":        "| promise | test |\n|---|---|\n",
+		"docs/promises.md": "| promise | test |\n|---|---|\n",
 	} {
 		for _, row := range rowsBelow(t, file, header) {
 			cells := strings.Split(strings.Trim(row, "| "), "|")
