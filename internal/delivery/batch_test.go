@@ -58,6 +58,7 @@ func (b *bench) count(prefix string) (n int) {
 }
 
 func TestWorker_BatchesWaitingPurchases(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		for i := range 3 {
@@ -79,6 +80,7 @@ func TestWorker_BatchesWaitingPurchases(t *testing.T) {
 
 // A batch is at most BATCH_SIZE, and a backlog costs as few requests as can be.
 func TestWorker_SendsBacklogInFullBatches(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 100, 1
 		for i := range 950 {
@@ -95,6 +97,7 @@ func TestWorker_SendsBacklogInFullBatches(t *testing.T) {
 // Each bad event is dead with its own answer, each good one is accepted once, for any index in TikTok's
 // message.
 func TestWorker_SplitsRejectedBatch(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		hint func(int) string
 		most int // requests for one bad event in 512
@@ -135,6 +138,7 @@ func TestWorker_SplitsRejectedBatch(t *testing.T) {
 
 // For any bad events and any index in TikTok's message, each event has its one correct outcome.
 func TestWorker_SplitsAnyBatch(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 40).Draw(rt, "n")
 		bad := rapid.SliceOfN(rapid.Bool(), n, n).Draw(rt, "bad")
@@ -168,6 +172,7 @@ func TestWorker_SplitsAnyBatch(t *testing.T) {
 // A partial rejection is split until each event has its own answer. Accepted events are sent again under
 // their event_id.
 func TestWorker_SplitsPartialRejection(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		b.live.sayAll = func(ids []string) purchase.Answer {
@@ -196,6 +201,7 @@ func TestWorker_SplitsPartialRejection(t *testing.T) {
 
 // An outage during a split returns the unsent purchases without an outcome; all are delivered afterwards.
 func TestWorker_OutageDuringSplit(t *testing.T) {
+	t.Parallel()
 	requests := 0
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
@@ -221,6 +227,7 @@ func TestWorker_OutageDuringSplit(t *testing.T) {
 
 // A message that was redelivered without being returned is sent alone: it may have crashed its worker.
 func TestWorker_SendsSuspectsAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		for i := range 3 {
@@ -247,6 +254,7 @@ func TestWorker_SendsSuspectsAlone(t *testing.T) {
 // After a panic, each purchase of the batch is redelivered and sent alone; after a second one, the cause is
 // dead.
 func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 2
 		b.live.sayAll = func(ids []string) purchase.Answer {
@@ -277,6 +285,7 @@ func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 
 // Shutdown finishes the in-flight request and returns the rest of a split immediately.
 func TestWorker_ShutdownDuringSplit(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, func(b *bench, c *Config) {
 			c.BatchSize, c.Concurrency = 500, 1
@@ -301,6 +310,7 @@ func TestWorker_ShutdownDuringSplit(t *testing.T) {
 
 // While the circuit is open, nothing but a small probe is fetched: no deliveries are spent.
 func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
+	t.Parallel()
 	var down atomic.Bool
 	down.Store(true)
 	bubble(t, func(b *bench, c *Config) {
@@ -354,6 +364,7 @@ func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 
 // A test destination without answers delays no live purchase.
 func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
 		b.test.say = always(answer(purchase.ClassRetry, 500))
@@ -374,6 +385,7 @@ func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
 // With test purchases alone, nothing shows that live ones would be answered: State is open and little is
 // fetched.
 func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		b.test.say = always(answer(purchase.ClassRetry, 503))
@@ -410,6 +422,7 @@ func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 
 // A new token is tried immediately, not when the next probe is due.
 func TestWorker_ProbeNow(t *testing.T) {
+	t.Parallel()
 	var revoked atomic.Bool
 	revoked.Store(true)
 	bubble(t, func(b *bench, c *Config) {
@@ -437,6 +450,7 @@ func TestWorker_ProbeNow(t *testing.T) {
 // A probe is small, also while the other destination keeps the fetches large: one event while paused, ten in
 // an outage.
 func TestWorker_ProbesAreSmall(t *testing.T) {
+	t.Parallel()
 	for class, most := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: outageProbe} {
 		bubble(t, func(b *bench, c *Config) {
 			c.BatchSize, c.Concurrency = 500, 1
@@ -460,6 +474,7 @@ func TestWorker_ProbesAreSmall(t *testing.T) {
 
 // A message whose subject does not match its event is removed.
 func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(_ *bench, c *Config) { c.Concurrency = 1 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		b.q.mu.Lock()
@@ -479,6 +494,7 @@ func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
 
 // Thousands of purchases, one in a hundred bad, cost a few hundred requests.
 func TestWorker_TenThousandWithOnePercentBad(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
 		b.live.sayAll = strict(isBad, truthful)
@@ -499,6 +515,7 @@ func TestWorker_TenThousandWithOnePercentBad(t *testing.T) {
 }
 
 func TestHalves_KeepEveryItem(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(2, 1000).Draw(t, "n")
 		var p piece

@@ -26,6 +26,7 @@ func (b *breaker) send(t *testing.T, f finding, reason string, now time.Time) ch
 }
 
 func TestBreaker_ProbesOneAtATimeAtGrowingIntervals(t *testing.T) {
+	t.Parallel()
 	b, now := newBreaker(), start
 	if got := b.send(t, denied, "40105 revoked", now); got != opened {
 		t.Fatalf("change = %v, want opened", got)
@@ -56,6 +57,7 @@ func TestBreaker_ProbesOneAtATimeAtGrowingIntervals(t *testing.T) {
 }
 
 func TestBreaker_AnswersToProbes(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		before  []finding
 		probe   finding
@@ -105,6 +107,7 @@ func TestBreaker_AnswersToProbes(t *testing.T) {
 }
 
 func TestBreaker_OpensForThreeFailuresInARow(t *testing.T) {
+	t.Parallel()
 	b := newBreaker()
 	for _, f := range []finding{failing, failing, healthy, failing, failing, unclear, failing, failing} {
 		if got := b.send(t, f, "503", start); got != unchanged {
@@ -119,6 +122,7 @@ func TestBreaker_OpensForThreeFailuresInARow(t *testing.T) {
 
 // The next pause begins with the short intervals again.
 func TestBreaker_IntervalsStartAnew(t *testing.T) {
+	t.Parallel()
 	b, now := newBreaker(), start
 	for range 5 {
 		b.send(t, denied, "r", now)
@@ -133,6 +137,7 @@ func TestBreaker_IntervalsStartAnew(t *testing.T) {
 
 // Requests that were in flight when the breaker opened or closed prove nothing about it.
 func TestBreaker_IgnoresStragglers(t *testing.T) {
+	t.Parallel()
 	b := newBreaker()
 	var early [4]admission
 	for i := range early {
@@ -152,6 +157,7 @@ func TestBreaker_IgnoresStragglers(t *testing.T) {
 }
 
 func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
+	t.Parallel()
 	b := newBreaker()
 	b.send(t, denied, "r", start)
 	now := start.Add(time.Second)
@@ -164,6 +170,7 @@ func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
 
 // A lone purchase probes at least every five minutes.
 func TestReturnLater_WithinFiveMinutes(t *testing.T) {
+	t.Parallel()
 	for _, wait := range []time.Duration{time.Millisecond, time.Second, maxProbeWait} {
 		if got := afterProbe(wait); got <= wait || got > 5*time.Minute {
 			t.Errorf("afterProbe(%s) = %s", wait, got)
@@ -172,6 +179,7 @@ func TestReturnLater_WithinFiveMinutes(t *testing.T) {
 }
 
 func TestLimiter_StopsForRateLimits(t *testing.T) {
+	t.Parallel()
 	limited := func(after time.Duration) purchase.Answer {
 		return purchase.Answer{Class: purchase.ClassRate, RetryAfter: after}
 	}

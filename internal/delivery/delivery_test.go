@@ -386,6 +386,7 @@ func want(t *testing.T, b *bench, journal ...string) {
 }
 
 func TestWorker_PublishesOutcomeBeforeAck(t *testing.T) {
+	t.Parallel()
 	bubble(t, nothing, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, time.Minute)
 		wait(time.Second)
@@ -408,6 +409,7 @@ func TestWorker_PublishesOutcomeBeforeAck(t *testing.T) {
 
 // The purchase is not acknowledged before its outcome is published.
 func TestWorker_RetriesFailedOutcome(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.r.failing = 5 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(20 * time.Second)
@@ -417,6 +419,7 @@ func TestWorker_RetriesFailedOutcome(t *testing.T) {
 
 // Without its outcome, a purchase is redelivered, and the same event is sent again.
 func TestWorker_LeavesMessageWithoutOutcome(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.r.failing = 20 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(5 * time.Minute)
@@ -430,6 +433,7 @@ func TestWorker_LeavesMessageWithoutOutcome(t *testing.T) {
 // A lost acknowledgement is repeated. It was sent once before: a server that crashed with it redelivered the
 // whole batch.
 func TestWorker_RetriesFailedAck(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.q.lostAcks = 3 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * time.Minute)
@@ -439,6 +443,7 @@ func TestWorker_RetriesFailedAck(t *testing.T) {
 
 // Acknowledgements are lost until the redelivery: two outcomes, each attempt once.
 func TestWorker_SendsAgainAfterLostAck(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.q.lostAcks = 1 << 20 }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(2 * b.q.ackWait)
@@ -459,6 +464,7 @@ func TestWorker_SendsAgainAfterLostAck(t *testing.T) {
 }
 
 func TestWorker_DeliversAfterHourOfOutage(t *testing.T) {
+	t.Parallel()
 	down := true
 	var mu sync.Mutex
 	bubble(t, func(b *bench, _ *Config) {
@@ -498,6 +504,7 @@ func TestWorker_DeliversAfterHourOfOutage(t *testing.T) {
 }
 
 func TestWorker_DeadLettersRejected(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRefused, 40002)) },
 		func(t *testing.T, b *bench) {
 			b.q.add("cs_1", true, time.Minute)
@@ -512,6 +519,7 @@ func TestWorker_DeadLettersRejected(t *testing.T) {
 }
 
 func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
+	t.Parallel()
 	bubble(t, nothing, func(t *testing.T, b *bench) {
 		b.q.add("cs_old", true, 47*time.Hour)
 		b.q.add("cs_young", true, 47*time.Hour-time.Minute)
@@ -526,6 +534,7 @@ func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
 
 // A purchase is tried up to its age limit and is then dead.
 func TestWorker_RetriesUntilExpired(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(answer(purchase.ClassRetry, 503)) },
 		func(t *testing.T, b *bench) {
 			b.q.add("cs_1", true, 0)
@@ -541,6 +550,7 @@ func TestWorker_RetriesUntilExpired(t *testing.T) {
 }
 
 func TestWorker_PausesOnAccess(t *testing.T) {
+	t.Parallel()
 	revoked := true
 	var mu sync.Mutex
 	bubble(t, func(b *bench, _ *Config) {
@@ -601,6 +611,7 @@ func TestWorker_PausesOnAccess(t *testing.T) {
 
 // A revoked test token never stops live purchases, nor readiness.
 func TestWorker_RevokedTestTokenLeavesLiveAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) },
 		func(t *testing.T, b *bench) {
 			for i := range 50 {
@@ -620,6 +631,7 @@ func TestWorker_RevokedTestTokenLeavesLiveAlone(t *testing.T) {
 
 // With nothing else to send, a paused worker fetches nothing: no deliveries are spent.
 func TestWorker_PausedFetchesNothing(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.Test = nil
 		b.live.say = always(answer(purchase.ClassAccess, 40001))
@@ -638,6 +650,7 @@ func TestWorker_PausedFetchesNothing(t *testing.T) {
 }
 
 func TestWorker_RateLimitStopsAllRequests(t *testing.T) {
+	t.Parallel()
 	limited := answer(purchase.ClassRate, 40100)
 	limited.RetryAfter = 2 * time.Minute
 	first := true
@@ -672,6 +685,7 @@ func TestWorker_RateLimitStopsAllRequests(t *testing.T) {
 }
 
 func TestWorker_OffSkips(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(_ *bench, c *Config) { c.Live = nil }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 100*time.Hour)
 		wait(time.Second)
@@ -684,6 +698,7 @@ func TestWorker_OffSkips(t *testing.T) {
 }
 
 func TestWorker_SkipsTestPurchasesWithoutDestination(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(_ *bench, c *Config) { c.Test = nil }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", false, 0)
 		wait(time.Second)
@@ -692,6 +707,7 @@ func TestWorker_SkipsTestPurchasesWithoutDestination(t *testing.T) {
 }
 
 func TestWorker_RemovesMalformedLeavesNewer(t *testing.T) {
+	t.Parallel()
 	bubble(t, nothing, func(t *testing.T, b *bench) {
 		b.q.put(&fakeMessage{q: b.q, id: "junk", subject: "s", data: []byte(`{"version":1,"event_id":"a b"}`)})
 		wait(time.Second)
@@ -703,6 +719,7 @@ func TestWorker_RemovesMalformedLeavesNewer(t *testing.T) {
 
 // Shutdown finishes in-flight requests and fetches nothing new.
 func TestWorker_ShutdownFinishesInFlight(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, func(b *bench, c *Config) {
 			c.Concurrency = 1
@@ -723,6 +740,7 @@ func TestWorker_ShutdownFinishesInFlight(t *testing.T) {
 
 // A long request does not exceed AckWait.
 func TestWorker_ExtendsAckWait(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) {
 		b.live.say = func(string) purchase.Answer {
 			wait := time.NewTimer(100 * time.Second)
@@ -740,6 +758,7 @@ func TestWorker_ExtendsAckWait(t *testing.T) {
 
 // A sender that was fetching when the rate limit began sends nothing: its messages are returned.
 func TestWorker_RateLimitReturnsFetched(t *testing.T) {
+	t.Parallel()
 	limited := answer(purchase.ClassRate, 40100)
 	limited.RetryAfter = 2 * time.Minute
 	first := true
@@ -776,6 +795,7 @@ func TestWorker_RateLimitReturnsFetched(t *testing.T) {
 
 // A backlog of skipped purchases once used up the rate tokens: live ones waited 100 s behind it.
 func TestWorker_KeepsUnusedRateToken(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(_ *bench, c *Config) { c.Test, c.MaxRPS, c.Concurrency = nil, 1, 1 },
 		func(t *testing.T, b *bench) {
 			for i := range 100 {
@@ -790,6 +810,7 @@ func TestWorker_KeepsUnusedRateToken(t *testing.T) {
 }
 
 func TestWorker_KeepsMaxRPS(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(_ *bench, c *Config) { c.MaxRPS = 10 }, func(t *testing.T, b *bench) {
 		for i := range 100 {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
@@ -803,6 +824,7 @@ func TestWorker_KeepsMaxRPS(t *testing.T) {
 
 // When a probe was due, every sender once fetched a message, and all but one returned it: wasted deliveries.
 func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
+	t.Parallel()
 	for _, both := range []bool{false, true} {
 		bubble(t, func(b *bench, c *Config) {
 			b.q.latency = 2 * time.Millisecond
@@ -857,6 +879,7 @@ func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
 
 // While one of two destinations is paused, its purchases are returned without an outcome.
 func TestWorker_ReturnsPausedWithoutOutcome(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.test.say = always(answer(purchase.ClassAccess, 40105)) },
 		func(t *testing.T, b *bench) {
 			for i := range 50 {
@@ -884,6 +907,7 @@ func TestWorker_ReturnsPausedWithoutOutcome(t *testing.T) {
 
 // Messages beside an error are delivered, not left until AckWait.
 func TestWorker_DeliversMessagesBesideFetchError(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) { b.q.erring = true }, func(t *testing.T, b *bench) {
 		b.q.add("cs_1", true, 0)
 		wait(time.Second)
@@ -895,6 +919,7 @@ func TestWorker_DeliversMessagesBesideFetchError(t *testing.T) {
 }
 
 func TestWorker_RespectsRetryAfter(t *testing.T) {
+	t.Parallel()
 	busy := answer(purchase.ClassRetry, 503)
 	busy.RetryAfter = 10 * time.Minute
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(busy) }, func(t *testing.T, b *bench) {
@@ -909,6 +934,7 @@ func TestWorker_RespectsRetryAfter(t *testing.T) {
 
 // A Retry-After past the age limit does not prevent the last try.
 func TestWorker_TriesShortlyBeforeAgeLimit(t *testing.T) {
+	t.Parallel()
 	busy := answer(purchase.ClassRetry, 503)
 	busy.RetryAfter = time.Hour
 	bubble(t, func(b *bench, _ *Config) { b.live.say = always(busy) }, func(t *testing.T, b *bench) {
@@ -923,6 +949,7 @@ func TestWorker_TriesShortlyBeforeAgeLimit(t *testing.T) {
 
 // A failed dead letter is repeated before its outcome; both count once.
 func TestWorker_DeadLettersOnceWhenNATSReturns(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, _ *Config) {
 		b.r.failing = 30
 		b.live.say = always(answer(purchase.ClassRefused, 40002))
@@ -942,6 +969,7 @@ func TestWorker_DeadLettersOnceWhenNATSReturns(t *testing.T) {
 
 // Five hundred expired purchases cost one call for their letters and one for their outcomes.
 func TestWorker_PublishesDeadLettersTogether(t *testing.T) {
+	t.Parallel()
 	const n = 500
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = n, 1
@@ -961,6 +989,7 @@ func TestWorker_PublishesDeadLettersTogether(t *testing.T) {
 
 // A dead letter that is never stored keeps its own purchase in the queue; the rest of the batch is settled.
 func TestWorker_FailedDeadLetterKeepsItsPurchaseAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) { b.r.refused, c.BatchSize, c.Concurrency = "cs_1", 3, 1 },
 		func(t *testing.T, b *bench) {
 			for i := range 3 {
@@ -986,6 +1015,7 @@ func TestWorker_FailedDeadLetterKeepsItsPurchaseAlone(t *testing.T) {
 
 // Abort cuts off in-flight requests: their purchases are returned immediately, without an outcome.
 func TestWorker_AbortReturnsInFlight(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
 		r := &reporter{q: q}
@@ -1023,6 +1053,7 @@ func (hung) Send(ctx context.Context, _ []message.Envelope) purchase.Answer {
 }
 
 func TestWorker_State(t *testing.T) {
+	t.Parallel()
 	revoked := true
 	var mu sync.Mutex
 	bubble(t, func(b *bench, _ *Config) {
@@ -1064,6 +1095,7 @@ func TestWorker_State(t *testing.T) {
 
 // The code label is bounded for any answers.
 func TestMetrics_CodeLabelIsBounded(t *testing.T) {
+	t.Parallel()
 	m := metrics{codes: map[int]bool{}}
 	labels := map[string]bool{}
 	for c := range 4000 {
@@ -1076,6 +1108,7 @@ func TestMetrics_CodeLabelIsBounded(t *testing.T) {
 }
 
 func TestWorker_AttemptIDs(t *testing.T) {
+	t.Parallel()
 	for _, instance := range []string{"w-1", "", "host.example.com", "größe", strings.Repeat("x", 400)} {
 		a, b := attemptPrefix(instance)+"1", attemptPrefix(instance)+"1"
 		if !purchase.ValidID(a) || a == b {

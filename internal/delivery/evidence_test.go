@@ -68,6 +68,7 @@ func join(parts ...[]string) (all []string) {
 }
 
 func TestEvidence_Answers(t *testing.T) {
+	t.Parallel()
 	history(t,
 		"A: ok -> healthy delivered",
 		"A B: ok -> healthy delivered",
@@ -87,6 +88,7 @@ func TestEvidence_Answers(t *testing.T) {
 
 // A single event is sent twice before a partial rejection counts.
 func TestEvidence_FirstPartialRefusal(t *testing.T) {
+	t.Parallel()
 	e := newEvidence()
 	if found, what := e.weigh(spoken("partial"), requested{seq: 1, ids: []string{"A"}, first: true},
 		1); found != healthy ||
@@ -96,6 +98,7 @@ func TestEvidence_FirstPartialRefusal(t *testing.T) {
 }
 
 func TestEvidence_RowOfRefusals(t *testing.T) {
+	t.Parallel()
 	nine := repeat(9, "E%[1]d: Event E%[1]d is not valid -> healthy dead")
 	for name, steps := range map[string][]string{
 		"the tenth is the last": join(nine, []string{
@@ -124,6 +127,7 @@ func TestEvidence_RowOfRefusals(t *testing.T) {
 
 // A delivery that was sent before the row began proves nothing against it.
 func TestEvidence_EarlierDeliveryDoesNotEndTheRow(t *testing.T) {
+	t.Parallel()
 	e := newEvidence()
 	for i := range refusalRow - 1 {
 		e.weigh(spoken("Invalid parameter"), requested{seq: uint64(10 + i), ids: []string{fmt.Sprint(i)}}, 10)
@@ -143,6 +147,7 @@ func TestEvidence_EarlierDeliveryDoesNotEndTheRow(t *testing.T) {
 
 // Rejections with many wordings and no delivery are the settings' fault.
 func TestEvidence_EndlessWordings(t *testing.T) {
+	t.Parallel()
 	e := newEvidence()
 	dead := 0
 	for i := range 2 * maxWordings {
@@ -158,6 +163,7 @@ func TestEvidence_EndlessWordings(t *testing.T) {
 }
 
 func TestEvidence_Pages(t *testing.T) {
+	t.Parallel()
 	for name, steps := range map[string][]string{
 		"an event that meets them while others pass is dead": {
 			"A: page -> unclear retry", "B: ok -> healthy delivered", "A: page -> unclear retry", "A: page -> unclear dead",
@@ -205,6 +211,7 @@ func TestEvidence_Pages(t *testing.T) {
 
 // Many bad events at one time are told apart where enough others pass.
 func TestEvidence_ManyPages(t *testing.T) {
+	t.Parallel()
 	e := history(
 		t,
 		join(repeat(2, "bad%d: page -> unclear retry"), repeat(40, "good%d: ok -> healthy delivered"),
@@ -216,6 +223,7 @@ func TestEvidence_ManyPages(t *testing.T) {
 
 // A long block with changing probes keeps little in memory.
 func TestEvidence_KeepsLittle(t *testing.T) {
+	t.Parallel()
 	e := newEvidence()
 	for i := range 2 * maxSuspects {
 		e.weigh(spoken("page"), requested{seq: uint64(i), ids: []string{fmt.Sprint(i)}}, uint64(i))
@@ -226,6 +234,7 @@ func TestEvidence_KeepsLittle(t *testing.T) {
 }
 
 func TestWordingOf(t *testing.T) {
+	t.Parallel()
 	for name, same := range map[string][]string{
 		"an index": {
 			"Batch.0.properties.value: Not a valid number",

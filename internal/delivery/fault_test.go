@@ -60,6 +60,7 @@ func (b *bench) probes(n int) (ids []string) {
 
 // Two thousand purchases wait, and TikTok rejects every event with the same wording.
 func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
+	t.Parallel()
 	for concurrency, batches := range map[int][]int{1: {500}, 4: {1, 500}, 16: {500}} {
 		for _, batch := range batches {
 			t.Run(fmt.Sprintf("%d senders, batches of %d", concurrency, batch), func(t *testing.T) {
@@ -114,6 +115,7 @@ func TestWorker_SettingsFaultKillsAtMostTen(t *testing.T) {
 // One event among a thousand meets a firewall's page: it is dead with the page's status, the others are
 // delivered without a pause.
 func TestWorker_OneEventsPage(t *testing.T) {
+	t.Parallel()
 	for i, status := range []int{401, 403, 405, 406, 410, 413} {
 		for _, batch := range []int{1, 500} {
 			for _, at := range []int{[]int{0, 499, 731}[i%3], 999} {
@@ -168,6 +170,7 @@ func TestWorker_OneEventsPage(t *testing.T) {
 // Every event meets a page: the worker pauses after few requests, nothing is dead, the probes rotate, and all
 // are delivered afterwards.
 func TestWorker_BlockedDestination(t *testing.T) {
+	t.Parallel()
 	for _, batch := range []int{1, 500} {
 		t.Run(fmt.Sprintf("batches of %d", batch), func(t *testing.T) {
 			var block atomic.Bool
@@ -220,6 +223,7 @@ func TestWorker_BlockedDestination(t *testing.T) {
 // A firewall begins to block everything while a batch is divided for one event's page. Another event meets
 // pages alone, but earlier passes do not count against it.
 func TestWorker_BlockThatBeginsWhileSplitting(t *testing.T) {
+	t.Parallel()
 	var block atomic.Bool
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency, c.Test = 500, 1, nil
@@ -243,6 +247,7 @@ func TestWorker_BlockThatBeginsWhileSplitting(t *testing.T) {
 // A shop with one purchase, and that one meets a page: it waits until another passes, and is dead then. A
 // restart loses nothing.
 func TestWorker_LonelyEventWaitsForAnother(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.Test = nil
 		b.live.sayAll = firewall(isBad, 403)
@@ -267,6 +272,7 @@ func TestWorker_LonelyEventWaitsForAnother(t *testing.T) {
 
 // A gateway that rejects large bodies: each batch is divided as far as necessary, and nothing pauses.
 func TestWorker_LargeBodyIsSplit(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize = 500
 		b.live.sayAll = func(ids []string) purchase.Answer {
@@ -286,6 +292,7 @@ func TestWorker_LargeBodyIsSplit(t *testing.T) {
 
 // After an outage a probe of ten meets a 413 for one of them: it is divided below the probe's size.
 func TestWorker_ProbeIsSplit(t *testing.T) {
+	t.Parallel()
 	var down atomic.Bool
 	down.Store(true)
 	bubble(t, func(b *bench, c *Config) {
@@ -313,6 +320,7 @@ func TestWorker_ProbeIsSplit(t *testing.T) {
 
 // A batch that TikTok answers with 40050 holds a known event: each event gets an answer of its own.
 func TestWorker_DuplicatesInABatch(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		b.live.sayAll = func(ids []string) purchase.Answer {
@@ -339,6 +347,7 @@ func TestWorker_DuplicatesInABatch(t *testing.T) {
 
 // A revoked test token or a firewall before the test destination never stops live purchases.
 func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
+	t.Parallel()
 	for name, say := range map[string]func([]string) purchase.Answer{
 		"pages":    firewall(everything, 403),
 		"refusals": refuse,
@@ -373,6 +382,7 @@ func TestWorker_TestDestinationsFaultsStopNoLivePurchase(t *testing.T) {
 // A purchase's age is counted by the queue's clock: a worker's wrong clock neither expires it early nor sends
 // it too late.
 func TestWorker_WrongClock(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		ahead time.Duration // this machine's clock
 		age   time.Duration
@@ -419,6 +429,7 @@ func TestWorker_WrongClock(t *testing.T) {
 
 // A retry does not reach past the age limit by the queue's clock, either.
 func TestWorker_WrongClockRetriesInTime(t *testing.T) {
+	t.Parallel()
 	const behind = 30 * time.Minute
 	bubble(t, func(b *bench, c *Config) {
 		c.Now = func() time.Time { return time.Now().Add(-behind) }
@@ -450,6 +461,7 @@ func (b *bench) waiting() int {
 // For any mixture of bad events, firewalls and outages, each bad event is dead and each good one is
 // delivered.
 func TestWorker_AnyMixture(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(20, 60).Draw(rt, "events")
 		batch := rapid.SampledFrom([]int{1, 7, 500}).Draw(rt, "batch")

@@ -8,6 +8,7 @@ import (
 )
 
 func TestDelay_GrowsWithinBounds(t *testing.T) {
+	t.Parallel()
 	const initial, most = time.Second, 15 * time.Minute
 	for attempt := 1; attempt < 200; attempt++ {
 		ideal := most
@@ -32,6 +33,7 @@ func TestDelay_GrowsWithinBounds(t *testing.T) {
 }
 
 func TestWithin(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ wait, remaining, want time.Duration }{
 		{30 * time.Second, time.Hour, 30 * time.Second},
 		{time.Hour, 10 * time.Minute, 9 * time.Minute}, // one more try before the end
@@ -49,6 +51,7 @@ func TestWithin(t *testing.T) {
 }
 
 func TestRemaining_Expires(t *testing.T) {
+	t.Parallel()
 	const limit = 47 * time.Hour
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for first, want := range map[time.Time]bool{
@@ -66,6 +69,7 @@ func TestRemaining_Expires(t *testing.T) {
 }
 
 func TestRetryIn(t *testing.T) {
+	t.Parallel()
 	const age = 40 * time.Hour
 	for name, tc := range map[string]struct {
 		class      purchase.Class
@@ -136,6 +140,7 @@ func TestRetryIn(t *testing.T) {
 }
 
 func TestSpread(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		wait   time.Duration
 		random float64

@@ -11,6 +11,7 @@ import (
 // Each delivered purchase's outcome says what its own event carried, also after a batch was split; other
 // outcomes say nothing.
 func TestWorker_OutcomeCarriesWhatWasSent(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(b *bench, c *Config) {
 		c.BatchSize, c.Concurrency = 10, 1
 		b.live.sayAll = func(ids []string) purchase.Answer {

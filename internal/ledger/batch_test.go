@@ -70,6 +70,7 @@ func numbered(n int) purchase.Receipt {
 
 // Receipts that arrive during a write share the next one; a lone receipt does not wait for others.
 func TestRecordBatcher_WritesTogether(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &slowWriter{}
 		b := w.batcher()
@@ -109,6 +110,7 @@ func TestRecordBatcher_WritesTogether(t *testing.T) {
 
 // A batch that is refused for its content is written receipt by receipt: a bad one fails alone.
 func TestRecordBatcher_IsolatesBadReceipt(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]func(batch []string) error{
 		"refused by the server": func(batch []string) error {
 			if slices.Contains(batch, "7") {
@@ -149,6 +151,7 @@ func TestRecordBatcher_IsolatesBadReceipt(t *testing.T) {
 
 // The receipts of a batch are not retried one by one if the server is down, full or shutting down.
 func TestRecordBatcher_TriesAbsentServerOnce(t *testing.T) {
+	t.Parallel()
 	for _, away := range []error{
 		errors.New("connection refused"), &pgconn.PgError{Code: "53100"}, &pgconn.PgError{Code: "57P01"},
 		context.DeadlineExceeded,
@@ -174,6 +177,7 @@ func TestRecordBatcher_TriesAbsentServerOnce(t *testing.T) {
 
 // A hung write delays neither queued receipts nor later ones.
 func TestRecordBatcher_SlowWriteDelaysNoOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &slowWriter{}
 		b := w.batcher()
@@ -205,6 +209,7 @@ func TestRecordBatcher_SlowWriteDelaysNoOther(t *testing.T) {
 // The queue is bounded, and so is each write. A cancelled receipt harms no other, and is not written if it
 // was queued.
 func TestRecordBatcher_IsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
 		w := &slowWriter{}
@@ -273,6 +278,7 @@ func TestRecordBatcher_IsBounded(t *testing.T) {
 
 // A profile's id is a UUID of version 7: later ones are greater, and those of one moment differ.
 func TestNewUUID_IsOrderedByTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 		seen, last := make(map[string]bool), ""

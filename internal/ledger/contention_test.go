@@ -126,11 +126,15 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 		"pruned":  prune,
 		"pruned2": prune,
 	}
+	rounds := 25
+	if testing.Short() {
+		rounds = 8
+	}
 	var running sync.WaitGroup
 	for name, write := range writers {
 		running.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[0])))
-			for round := range 25 {
+			for round := range rounds {
 				err := write(r, round)
 				if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == "40P01" {
 					t.Errorf("%s met a deadlock: %v", name, err)

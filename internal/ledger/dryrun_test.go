@@ -8,6 +8,7 @@ import (
 
 // A dry run returns what Record then does, and writes nothing.
 func TestRecord_DryRun(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	for _, tc := range []struct {

@@ -34,6 +34,7 @@ func (l *testLedger) published(id string) {
 // A replica is frozen between its look at a purchase that is too old and its word about it. Meanwhile another one gave the purchase
 // up, and an operator replayed it: that one must not be buried with the old one.
 func TestExpireIsOfOneGeneration(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.published("cs_1")
 	old := []relay.Mark{{ID: "cs_1", Generation: 1}}
@@ -60,6 +61,7 @@ func TestExpireIsOfOneGeneration(t *testing.T) {
 // A worker whose clock is a day ahead tells of an attempt, and dies with the queue: the purchase is asked for after the grace, not
 // after a day. The same for an outcome that brought no attempt's time at all, before the mark of the publish.
 func TestOverdueByTheLedgersOwnClock(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.published("cs_ahead")
 	l.record(receipt("evt_unmarked", "cs_unmarked", purchase.StatusPending, ""))
@@ -101,13 +103,14 @@ func (l *testLedger) through() (*faultproxy.Proxy, *ledger.DB) {
 // The route to Postgres swallowed everything for a while and told nobody (a firewall that forgot its connections): a webhook that
 // comes afterwards is taken within its time, and not told to come again until each dead connection has been paid for.
 func TestDeadConnectionsAreFoundOut(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	proxy, db := l.through()
 	if err := db.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	open := func() int {
-		return ask[int](l, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'purchase-relay' AND state = 'idle'`)
+		return ask[int](l, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'purchase-relay' AND state = 'idle'`)
 	}
 	for open() < 4 { // two of the other pool, two of this one
 		if t.Context().Err() != nil {
@@ -128,6 +131,7 @@ func TestDeadConnectionsAreFoundOut(t *testing.T) {
 // An ingest vanishes (its machine loses its power) in the middle of a transaction, and Postgres is not told: what it had locked is
 // free again soon, and not when the system's keepalive ends two hours later.
 func TestVanishedClientHoldsNothing(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.published("cs_1")
 	proxy, db := l.through()
@@ -140,7 +144,7 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 		gone <- err
 	}()
 	<-held
-	for ask[int](l, `SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'`) == 0 {
+	for ask[int](l, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'`) == 0 {
 		if t.Context().Err() != nil {
 			t.Fatal("nothing is locked")
 		}
@@ -160,6 +164,7 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 // A connection that takes no leave (pgx waits fifteen seconds for one that is dead) kept a program from stopping in its time: exit
 // status 1 with nothing lost. Here it takes none at all.
 func TestCloseLeavesAStuckConnection(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	db, err := ledger.Open(t.Context(), secret.Text(l.url))
 	if err != nil {

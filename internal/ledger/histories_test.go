@@ -3,7 +3,6 @@ package ledger_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -835,20 +834,9 @@ func (h *history) settleDown(rt *rapid.T) {
 	}
 }
 
-// few is how many histories are tried where no flag says so: rapid's own 100 take too long with the race
-// detector.
-const few = "40"
-
 func TestHistories_KeepThePromises(t *testing.T) {
+	t.Parallel()
 	l := newTimedLedger(t)
-	chosen := false
-	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "rapid.checks" })
-	if checks := flag.Lookup("rapid.checks"); !chosen {
-		defer func(before string) { _ = checks.Value.Set(before) }(checks.Value.String())
-		if err := checks.Value.Set(few); err != nil {
-			t.Fatal(err)
-		}
-	}
 	rapid.Check(t, func(rt *rapid.T) {
 		h := newHistory(l, rt)
 		rt.Repeat(map[string]func(*rapid.T){

@@ -83,6 +83,7 @@ func (l *testLedger) settle(id string, status purchase.Status) {
 }
 
 func TestRecordProvisionsOnce(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	first := l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	if first.Disposition != purchase.Processed || !first.ProfileCreated || first.ProfileID == "" {
@@ -108,6 +109,7 @@ func TestRecordProvisionsOnce(t *testing.T) {
 }
 
 func TestRecordConcurrentlyMakesOneOfEach(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	var group sync.WaitGroup
 	var mu sync.Mutex
@@ -135,6 +137,7 @@ func TestRecordConcurrentlyMakesOneOfEach(t *testing.T) {
 // Many customers and sessions at once, written together in any grouping: each session is provisioned once, and each profile
 // holds the ids of its latest purchase, and one of an earlier where the latest had none.
 func TestRecordTogether(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	random := rand.New(rand.NewPCG(7, 7))
 	var group sync.WaitGroup
@@ -174,6 +177,7 @@ func TestRecordTogether(t *testing.T) {
 // A purchase that is claimed where it is recorded is nobody else's for a while, and its age begins there; an event that moves nothing,
 // and what is never sent, is not claimed.
 func TestRecordClaims(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	claimed := func(r purchase.Receipt) purchase.Recorded {
 		t.Helper()
@@ -208,6 +212,7 @@ func TestRecordClaims(t *testing.T) {
 
 // An outcome tells when the stream took the purchase: a mark that comes later writes nothing.
 func TestOutcomeMakesTheMarkNeedless(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	o := outcome("cs_1", 1, purchase.StatusDelivered, "a1", base)
@@ -232,6 +237,7 @@ func TestOutcomeMakesTheMarkNeedless(t *testing.T) {
 
 // A mark that was late is of another life's row, where the ledger was emptied meanwhile and heard of the purchase again.
 func TestMarkOfAnotherLife(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	r := receipt("evt_1", "cs_1", purchase.StatusPending, "")
 	r.Claim = true
@@ -255,6 +261,7 @@ func TestMarkOfAnotherLife(t *testing.T) {
 
 // What the ledger refuses harms only itself, whatever it was written together with.
 func TestRecordIsolatesTheBadOne(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	var group sync.WaitGroup
 	for i := range 60 {
@@ -280,6 +287,7 @@ func TestRecordIsolatesTheBadOne(t *testing.T) {
 // A profile that somebody without our locks wrote between our reading and our writing (an older ingest during an upgrade) is not
 // overwritten: the whole is done again.
 func TestRecordBesideAStranger(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for _, sql := range []string{ // a trigger stands in for the stranger, once; a sequence remembers over a rollback
 		`CREATE SEQUENCE visits`,
@@ -304,6 +312,7 @@ func TestRecordBesideAStranger(t *testing.T) {
 
 // Every order of a session's events ends in the highest state that was among them, and only paid ones make a profile.
 func TestRecordInEveryOrder(t *testing.T) {
+	t.Parallel()
 	states := []struct {
 		status purchase.Status
 		reason purchase.Reason
@@ -348,6 +357,7 @@ func TestRecordInEveryOrder(t *testing.T) {
 }
 
 func TestProfileKeepsItsLatestPurchase(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	newer, older, bare := receipt("evt_1", "cs_1", purchase.StatusPending, ""), receipt("evt_2", "cs_2", purchase.StatusPending, ""), receipt("evt_3", "cs_3", purchase.StatusPending, "")
 	newer.Purchase.Subscription = "sub_new"
@@ -362,6 +372,7 @@ func TestProfileKeepsItsLatestPurchase(t *testing.T) {
 }
 
 func TestHostileTextsAreData(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for i, evil := range []string{"evt_\x00", "evt_'; DROP TABLE purchases; --", "\xff\xfe", strings.Repeat("e", 100_000)} {
 		r := receipt(evil, fmt.Sprintf("cs_%d", i), purchase.StatusPending, "")
@@ -375,6 +386,7 @@ func TestHostileTextsAreData(t *testing.T) {
 }
 
 func TestRecordErrsAndLeavesNothingWhenPostgresIsSlow(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	tx, err := l.conn.Begin(t.Context())
 	if err != nil {
@@ -390,7 +402,8 @@ func TestRecordErrsAndLeavesNothingWhenPostgresIsSlow(t *testing.T) {
 	} else if strings.Contains(err.Error(), "buyer@") {
 		t.Errorf("an address in an error: %v", err)
 	}
-	for ask[int](l, `SELECT count(*) FROM pg_locks WHERE NOT granted`) > 0 { // the server was told to give up
+	for ask[int](l, `SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE NOT granted AND datname = current_database()`) > 0 { // the server was told to give up
 		if t.Context().Err() != nil {
 			t.Fatal(t.Context().Err())
 		}
@@ -407,6 +420,7 @@ func TestRecordErrsAndLeavesNothingWhenPostgresIsSlow(t *testing.T) {
 }
 
 func TestClaimsAreExclusive(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for i := range 30 {
 		l.record(receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%02d", i), purchase.StatusPending, ""))
@@ -458,6 +472,7 @@ func TestClaimsAreExclusive(t *testing.T) {
 
 // An outcome may overtake the relay's mark.
 func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	if _, err := l.Settle(t.Context(), []message.Outcome{outcome("cs_1", 1, purchase.StatusDelivered, "a1", base)}); err != nil {
@@ -473,6 +488,7 @@ func TestPublishedNeverTakesAnOutcomeBack(t *testing.T) {
 
 // A mark may bring a higher generation: the stream knew the first one's message id, and took the second. A lower one is over.
 func TestPublishedUnderAHigherGeneration(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	for _, m := range []relay.Mark{{ID: "cs_1", Generation: 2, Sequence: 7}, {ID: "cs_1", Generation: 1, Sequence: 6}} {
@@ -487,6 +503,7 @@ func TestPublishedUnderAHigherGeneration(t *testing.T) {
 
 // Outcomes in any order, in batches of any size, any number of times, lead to the same row.
 func TestSettleInAnyOrder(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	session := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -522,6 +539,7 @@ func TestSettleInAnyOrder(t *testing.T) {
 // A generation that was made up uses up no numbers that replays need: "2147483647" in one outcome stopped
 // every bulk replay.
 func TestSettle_BoundsTheGeneration(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for _, tc := range []struct {
 		generation, want int
@@ -552,6 +570,7 @@ func TestSettle_BoundsTheGeneration(t *testing.T) {
 }
 
 func TestSettleTellsOfStrangers(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.record(receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	unknown, err := l.Settle(t.Context(), []message.Outcome{
@@ -567,6 +586,7 @@ func TestSettleTellsOfStrangers(t *testing.T) {
 
 // One leads; the next does when it gives the role back, or when its connection is gone.
 func TestLead(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	other, err := ledger.Open(t.Context(), secret.Text(l.url))
 	if err != nil {
@@ -588,7 +608,8 @@ func TestLead(t *testing.T) {
 	first.Release()
 	check(second, true)
 	check(first, false)
-	if n := ask[int](l, `SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7103 AND granted`); n != 1 {
+	if n := ask[int](l, `SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE datname = current_database() AND locktype = 'advisory' AND objid = 7103 AND granted`); n != 1 {
 		t.Fatalf("%d hold the lock", n)
 	}
 	if got, err := second.Hold(t.Context()); err == nil || got {
@@ -599,6 +620,7 @@ func TestLead(t *testing.T) {
 }
 
 func TestMigrateTogether(t *testing.T) {
+	t.Parallel()
 	url := secret.Text(pgtest.Database(t))
 	var group sync.WaitGroup
 	for range 4 {
@@ -616,6 +638,7 @@ func TestMigrateTogether(t *testing.T) {
 
 // A newer binary may have moved the schema on: an older one goes on with it, unless the schema says that it must not.
 func TestOlderBinaries(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	if err := l.CheckSchema(t.Context()); err != nil {
 		t.Fatal(err)
@@ -638,6 +661,7 @@ func TestOlderBinaries(t *testing.T) {
 }
 
 func TestCheckSchemaBeforeAnyMigration(t *testing.T) {
+	t.Parallel()
 	db, err := ledger.Open(t.Context(), secret.Text(pgtest.Database(t)))
 	if err != nil {
 		t.Fatal(err)
@@ -649,6 +673,7 @@ func TestCheckSchemaBeforeAnyMigration(t *testing.T) {
 }
 
 func TestOpenNeverPrintsThePassword(t *testing.T) {
+	t.Parallel()
 	_, err := ledger.Open(t.Context(), "postgres://user:hunter2@host:notaport/db")
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("error: %v", err)
@@ -672,6 +697,7 @@ func (l *testLedger) overdueIDs(grace time.Duration) (ids []string) {
 }
 
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for _, id := range []string{"cs_done", "cs_lost", "cs_queued", "cs_silent", "cs_young"} {
 		l.record(receipt("evt_"+id, id, purchase.StatusPending, ""))

@@ -17,6 +17,7 @@ import (
 
 // The driver falls back to whatever sslmode allows where the other end asks for it.
 func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
+	t.Parallel()
 	for url, want := range map[secret.Text]Transport{
 		"postgres://u:p@db.example/d":                                  TransportClear,
 		"postgres://u:p@db.example/d?sslmode=disable":                  TransportClear,
@@ -45,6 +46,7 @@ func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 }
 
 func TestProbe_ReadsARealLedger(t *testing.T) {
+	t.Parallel()
 	r := newRoles(t)
 	probe := func(url secret.Text) *Probe {
 		p, err := OpenProbe(t.Context(), url)
@@ -122,6 +124,7 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 
 // A failed connection is told apart, and no error holds the password.
 func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Database(t)
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {

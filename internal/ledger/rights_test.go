@@ -72,6 +72,7 @@ func (r *roles) migrate() {
 
 // The runtime role can run every statement there is. (EXPLAIN checks the rights and does not run it.)
 func TestRuntimeRoleCanRunEveryStatement(t *testing.T) {
+	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
 	conn := r.connect(r.runtime)
@@ -93,6 +94,7 @@ func TestRuntimeRoleCanRunEveryStatement(t *testing.T) {
 
 // A table that a migration adds needs a word in rights.go.
 func TestEveryTableHasItsRights(t *testing.T) {
+	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
 	rows, err := r.admin.Query(t.Context(), `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`)
@@ -112,6 +114,7 @@ func TestEveryTableHasItsRights(t *testing.T) {
 
 // It owns nothing and changes no schema.
 func TestRuntimeRoleCannotRunDDL(t *testing.T) {
+	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
 	conn := r.connect(r.runtime)
@@ -157,6 +160,7 @@ func (r *roles) open() *DB {
 
 // The one that tells people holds its lock as long as it lives. A replica that starts meanwhile gets its rights, and the rollup goes on.
 func TestALeaderStopsNobody(t *testing.T) {
+	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
 	db := r.open()
@@ -184,6 +188,7 @@ func TestALeaderStopsNobody(t *testing.T) {
 
 // A runtime role without rights is told of with its remedy, whatever it lacks.
 func TestRuntimeRoleWithoutRights(t *testing.T) {
+	t.Parallel()
 	r := newRoles(t)
 	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, ErrNoRights) {
 		t.Errorf("an empty database: %v", err)

@@ -14,6 +14,7 @@ import (
 
 // The migrated schema takes each statement, and each names its columns.
 func TestStatements(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Database(t)
 	if _, err := Migrate(t.Context(), secret.Text(url)); err != nil {
 		t.Fatal(err)

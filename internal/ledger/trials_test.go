@@ -22,6 +22,7 @@ const oneDay = 24 * time.Hour
 // A trial, its first invoice and two renewals are recorded in every order, one by one or concurrently, and
 // each once more: the first invoice becomes the purchase, with the trial's match keys, and nothing else does.
 func TestRecord_TrialInEveryOrder(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	trial := 0
 	for order := range orders(4) {
@@ -162,6 +163,7 @@ func orders(n int) func(yield func([]int) bool) {
 // The invoice that looks back on the trial was never paid. The first paid one becomes the first payment when
 // the hold expires.
 func TestConvertHeld_FirstInvoiceNeverPaid(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.must(invoiceOf(1, 3), purchase.Held)
 	l.must(trialOf(1), purchase.Processed)
@@ -181,6 +183,7 @@ func TestConvertHeld_FirstInvoiceNeverPaid(t *testing.T) {
 // The first payment of a buyer who did not consent, is staff or was forgotten is recorded and never sent; no
 // match key is kept.
 func TestRecord_WithheldFirstPayment(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for n, reason := range map[int]purchase.Reason{
 		1: purchase.ReasonNoConsent, 2: purchase.ReasonInternal,
@@ -216,6 +219,7 @@ func TestRecord_WithheldFirstPayment(t *testing.T) {
 
 // A trial that is sent as an event of its own is not counted as paid, and its first payment is no trial.
 func TestRecord_SentTrial(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	r := trialOf(1)
 	r.Purchase.Status, r.Purchase.Reason = purchase.StatusPending, purchase.ReasonNone
@@ -251,6 +255,7 @@ func TestRecord_SentTrial(t *testing.T) {
 // A converted trial is pruned with its purchases. A trial that may still become a sale is kept as long as the
 // longest trial lasts.
 func TestPrune_Trials(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	l.must(trialOf(1), purchase.Processed)
 	l.must(invoiceOf(1, 1), purchase.Processed)
@@ -285,6 +290,7 @@ func TestPrune_Trials(t *testing.T) {
 
 // No trial of a forgotten person is left, and later events of the subscription make no purchase.
 func TestForget_Trials(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	for n := 1; n <= 3; n++ {
 		l.must(trialOf(n), purchase.Processed)

@@ -128,6 +128,7 @@ func logged(logs *observer.ObservedLogs, what string) (times int) {
 // nats.go closes a connection for good at the second refusal of its credentials: a password that was mistyped, or rotated on
 // the server first, left a process that never came back, and said nothing where it had not been connected before.
 func TestConnect_RetriesRefusedCredentials(t *testing.T) {
+	t.Parallel()
 	const refused = "NATS refuses the credentials"
 	only := func(password string) string { return "authorization { user: ingest, password: " + password + " }" }
 	g := newGuarded(t, only("other"))
@@ -168,6 +169,7 @@ func (g *guarded) provisioned(size int64) *prometheus.Registry {
 // Under the shipped configuration each user can do all of its work. The whole of it: a permission that is missing shows as a
 // time limit that was reached, or here as a violation.
 func TestPermissions_AllowEachUsersWork(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t, ours(t))
 	ingest, _, ingestMetrics := g.as("ingest", "hunter1")
 	worker, workerLog, workerMetrics := g.as("worker", "hunter2")
@@ -194,6 +196,7 @@ func TestPermissions_AllowEachUsersWork(t *testing.T) {
 // A user that may not create streams learns so immediately, although the server answers nothing, and checks
 // instead.
 func TestProvision_RefusedUserChecks(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t, ours(t))
 	for user, password := range map[string]string{"ingest": "hunter1", "worker": "hunter2"} {
 		c, logs, metrics := g.as(user, password)
@@ -304,6 +307,7 @@ func work(t *testing.T, ingest, worker, other *queue.Conn) {
 // What each user must not do, tried with its password and a client of its own. The server answers none of it: what it refuses
 // comes to the connection's error handler.
 func TestPermissions_DenyTheRest(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t, ours(t))
 	g.provisioned(small.MaxBytes)
 	// What ingest needs once to have the streams is also what could empty or copy them.
@@ -388,6 +392,7 @@ func TestPermissions_DenyTheRest(t *testing.T) {
 
 // A refusal shows as a time limit to the caller, so it is counted and logged; a flood of them does not fill the log.
 func TestConnect_CountsPermissionViolations(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t, ours(t))
 	ingest, _, _ := g.as("ingest", "hunter1")
 	worker, logs, metrics := g.as("worker", "hunter2")
@@ -415,6 +420,7 @@ func TestConnect_CountsPermissionViolations(t *testing.T) {
 
 // A server without the worker's advisory, as an older configuration had it: it does without, and it is no alarm.
 func TestWatchReturns_LogsMissingPermission(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t, strings.Replace(ours(t), `, "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.PURCHASES.worker"`, "", 1))
 	worker, logs, metrics := g.as("worker", "hunter2")
 	await(t, "the connection", worker.Connected)

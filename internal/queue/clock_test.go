@@ -15,6 +15,7 @@ import (
 )
 
 func TestOffsetBetween(t *testing.T) {
+	t.Parallel()
 	asked := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
 		took   time.Duration
@@ -38,6 +39,7 @@ func TestOffsetBetween(t *testing.T) {
 // A consumer learns the offset with its binding, before it has fetched a message, and notices when a clock is
 // set.
 func TestConsumer_ClockOffset(t *testing.T) {
+	t.Parallel()
 	server, err := natslocal.Start(natslocal.Options{StoreDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)

@@ -35,6 +35,7 @@ func occurrences(t *testing.T, dir, text string) (n int) {
 
 // What is erased is gone from the streams and from the server's files; what is another's stays.
 func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	envelope := func(id, click string) []byte {
 		data, err := message.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: true, At: time.Now(), Keys: purchase.MatchKeys{Email: purchase.HashEmail("a@b.example"), TTCLID: click}})
@@ -77,6 +78,7 @@ func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 
 // Ingest's own user may not read or delete messages: it is told so, and who may.
 func TestErase_NeedsOperator(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t, ours(t))
 	ingest, _, _ := g.as("ingest", "hunter1")
 	await(t, "the connection", ingest.Connected)

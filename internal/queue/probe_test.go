@@ -13,6 +13,7 @@ import (
 
 // On the server as it is configured for production: every fact is read as each user, and nothing is changed.
 func TestProbe_ReadsTheShippedServer(t *testing.T) {
+	t.Parallel()
 	conf := ours(t)
 	g := newGuarded(t, conf)
 	open := func(user, password, role string) *queue.Probe {

@@ -132,6 +132,7 @@ func (s *site) fetch(c *queue.Consumer, most int) []message.Received {
 }
 
 func TestProvision_CreatesAndRepairs(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	check := func() {
 		t.Helper()
@@ -198,6 +199,7 @@ func TestProvision_CreatesAndRepairs(t *testing.T) {
 // A server that lost a consumer's folder refuses to write that consumer. The consumer still delivers, and
 // what else is missing is created.
 func TestProvision_ConsumerWithoutFolder(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	folder := filepath.Join(s.dir, "jetstream", "$G", "streams", message.StreamPurchases, "obs", message.ConsumerWorker)
 	if _, err := os.Stat(folder); err != nil {
@@ -223,6 +225,7 @@ func TestProvision_ConsumerWithoutFolder(t *testing.T) {
 
 // A stream for which there is no room does not keep the others from being created.
 func TestProvision_OneFails(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	for _, stream := range []string{message.StreamPurchases, message.StreamOutcomes} {
 		if err := s.raw.DeleteStream(t.Context(), stream); err != nil {
@@ -238,6 +241,7 @@ func TestProvision_OneFails(t *testing.T) {
 }
 
 func TestProvision_ReportsAvailableStorage(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
 	if err == nil || !strings.Contains(err.Error(), "NATS_MAX_BYTES") || !strings.Contains(err.Error(), fmt.Sprint(1<<50)) {
@@ -247,6 +251,7 @@ func TestProvision_ReportsAvailableStorage(t *testing.T) {
 
 // The stream itself says what is still queued.
 func TestPublish_ReportsDuplicateAndStillQueued(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	first := s.publish(claim("cs_1", 1), claim("cs_2", 1))
 	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 || first[0].Sequence == first[1].Sequence {
@@ -276,6 +281,7 @@ func TestPublish_ReportsDuplicateAndStillQueued(t *testing.T) {
 }
 
 func TestPublish_ReportsFullStream(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	if err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 2000}); err != nil {
 		t.Fatal(err)
@@ -296,6 +302,7 @@ func TestPublish_ReportsFullStream(t *testing.T) {
 
 // While the server is away a publish fails at once, and nothing of it is stored later.
 func TestPublish_FailsWhileDisconnected(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.stop()
 	s.await("the loss to be noticed", func() bool { return !s.Connected() })
@@ -320,6 +327,7 @@ func TestPublish_FailsWhileDisconnected(t *testing.T) {
 
 // A restart keeps what is queued and the delays; consuming goes on by itself.
 func TestConsumer_SurvivesServerRestart(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.publish(claim("cs_1", 1), claim("cs_2", 1))
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
@@ -354,6 +362,7 @@ func TestConsumer_SurvivesServerRestart(t *testing.T) {
 }
 
 func TestConsumer_BindsAgainAfterWipe(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	s.publish(claim("cs_1", 1))
@@ -378,6 +387,7 @@ func TestConsumer_BindsAgainAfterWipe(t *testing.T) {
 
 // A pull request to a deleted consumer is answered by nobody; only its name is the same when it is back.
 func TestConsumer_BindsAgainAfterDeletion(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	s.publish(claim("cs_1", 1))
@@ -401,6 +411,7 @@ func TestConsumer_BindsAgainAfterDeletion(t *testing.T) {
 }
 
 func TestConsumer_PendingCounts(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.publish(claim("cs_1", 1), claim("cs_2", 1), claim("cs_3", 1))
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
@@ -438,6 +449,7 @@ func TestConsumer_PendingCounts(t *testing.T) {
 
 // More than the window of publishes without answer: each has its error, and the next ones are not blocked by them.
 func TestPublish_RecoversFromMissingStream(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchases); err != nil {
 		t.Fatal(err)
@@ -465,6 +477,7 @@ func TestPublish_RecoversFromMissingStream(t *testing.T) {
 }
 
 func TestFetch_WaitsForFirstMessageOnly(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	got := make(chan []message.Received)
@@ -494,6 +507,7 @@ func TestFetch_WaitsForFirstMessageOnly(t *testing.T) {
 }
 
 func TestConn_PublishesOutcomesAndDeadLetters(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	var list []message.Outcome
 	for i := range 1000 { // more than one message has room for
@@ -534,6 +548,7 @@ func TestConn_PublishesOutcomesAndDeadLetters(t *testing.T) {
 }
 
 func TestWorkers_ListsReports(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -567,6 +582,7 @@ func TestWorkers_ListsReports(t *testing.T) {
 // What a worker says that was taken over is shown to people: nothing in it turns the text around, hides or
 // pretends.
 func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -586,6 +602,7 @@ func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
 
 // Whoever may publish on the subject could otherwise fill the memory with names.
 func TestWorkers_IsBounded(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
@@ -612,6 +629,7 @@ func TestWorkers_IsBounded(t *testing.T) {
 }
 
 func TestInstance_IsSubjectToken(t *testing.T) {
+	t.Parallel()
 	a, b := queue.Instance(), queue.Instance()
 	if !purchase.ValidID(a) || a == b {
 		t.Errorf("%q, %q", a, b)
@@ -619,6 +637,7 @@ func TestInstance_IsSubjectToken(t *testing.T) {
 }
 
 func TestConfig_Problems(t *testing.T) {
+	t.Parallel()
 	bad := queue.Config{NATSURL: "nats://u:hunter2@host:4222,http://x", NATSCredsFile: "/nowhere", NATSCertFile: "/nowhere.pem"}
 	list := strings.Join(bad.Problems(), "\n")
 	for _, want := range []string{"NATS_URL", "NATS_CREDS_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE"} {
@@ -636,6 +655,7 @@ func TestConfig_Problems(t *testing.T) {
 
 // A hundred thousand delayed purchases stop no new ones.
 func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	const delayed, batch = 100_000, 1000
 	publish := func(name string, n int) {
@@ -690,6 +710,7 @@ func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 
 // What one worker hands back, every worker knows as handed back; what a dead one held, none does.
 func TestReceived_Returned(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	bound, err := s.raw.Consumer(t.Context(), message.StreamPurchases, message.ConsumerWorker)
 	if err != nil {
@@ -757,6 +778,7 @@ func TestReceived_Returned(t *testing.T) {
 
 // The age of the oldest unrecorded outcome: delivered ones count until they are acknowledged.
 func TestOutcomeLag_EndsWithTheAcknowledgement(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	lag := func() time.Duration {
 		t.Helper()
@@ -813,6 +835,7 @@ func TestOutcomeLag_EndsWithTheAcknowledgement(t *testing.T) {
 // A killed server may find a message again although its consumer remembers the acknowledgement. This orphan
 // is never delivered: its age counts neither alone nor beside an outcome that waits.
 func TestOutcomeLag_IgnoresOrphan(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	report := func(id string) {
 		t.Helper()

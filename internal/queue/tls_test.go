@@ -99,6 +99,7 @@ func (g *guarded) over(user, password string, ca, client *authority) (*queue.Con
 // The line for mutual TLS that the shipped configuration holds as a comment: with a certificate each user does all of its work;
 // without one, or with a stranger's, a good password opens nothing, and the log says that it is TLS.
 func TestConnect_MutualTLS(t *testing.T) {
+	t.Parallel()
 	ca, stranger := newAuthority(t), newAuthority(t)
 	ca.sign("server", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	conf := regexp.MustCompile(`(?m)^# (tls \{.*\})$`).ReplaceAllString(ours(t), "$1")

@@ -125,6 +125,7 @@ func run(t *testing.T, s *source, l *ledger, d time.Duration) *observer.Observed
 }
 
 func TestRecorder_AcknowledgesAfterCommit(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		malformed := message.Received{Data: []byte(`{"version":1}`), Acker: fakeMessage{j, "malformed"}}
@@ -144,6 +145,7 @@ func TestRecorder_AcknowledgesAfterCommit(t *testing.T) {
 
 // A message is acknowledged when all its outcomes are recorded. A malformed one does not affect the others.
 func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		var encoded [][]byte
@@ -163,6 +165,7 @@ func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
 }
 
 func TestRecorder_NaksWhileLedgerIsDown(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		s := &source{batches: [][]message.Received{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
@@ -177,6 +180,7 @@ func TestRecorder_NaksWhileLedgerIsDown(t *testing.T) {
 }
 
 func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		s := &source{err: errors.New("no responders")}
@@ -199,6 +203,7 @@ func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
 
 // A worker's clock in the year 9999 does not reach the ledger.
 func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		taken := time.Now().Add(-time.Minute).UTC()

@@ -232,6 +232,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream
 }
 
 func TestRelay_PublishesOnWake(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.add(1201)
 		r.Wake()
@@ -247,6 +248,7 @@ func TestRelay_PublishesOnWake(t *testing.T) {
 }
 
 func TestRelay_PollsTheLedger(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
 		wait(pollInterval + 2*markDelay)
@@ -257,6 +259,7 @@ func TestRelay_PollsTheLedger(t *testing.T) {
 }
 
 func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.set(func() { s.away = true })
 		claims := o.claims
@@ -277,6 +280,7 @@ func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 
 // Enqueued purchases are published without a query and marked after markDelay, or on shutdown.
 func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		claims := o.claims
 		enqueueRange := func(from, to int) {
@@ -301,6 +305,7 @@ func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 }
 
 func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
+	t.Parallel()
 	var o *outbox
 	var s *stream
 	bubble(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
@@ -316,6 +321,7 @@ func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
 
 // A failed publish releases its claim. Ready is false while nothing can be published or memory is full.
 func TestRelay_ReleasesFailedPublishes(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.fail = func(Claim) error { return errors.New("timeout") }
 		o.taken["cs_0"] = Claim{ID: "cs_0", Generation: 1}
@@ -349,6 +355,7 @@ func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 
 // Marks are kept while the ledger rejects them.
 func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
 		enqueue(r, "cs_0")
@@ -362,6 +369,7 @@ func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
 // A failed publish is retried under the same message ID, stored or not. One that is still queued counts as
 // published.
 func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
 		s.fail = func(p Claim) error {
@@ -394,6 +402,7 @@ func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 // holds the purchase (lost acknowledgement), and stores it where the row was recreated (emptied or restored
 // database).
 func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.ids["cs_0:1"] = 90 // still queued
 		s.hold("purchases.live.cs_0")
@@ -420,6 +429,7 @@ func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
 // While older outcomes wait to be recorded, a purchase's own may be among them: no higher generation is
 // published, even when the claim runs out. An outcome that can never be recorded blocks for postponeMax.
 func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		began := time.Now()
 		oldest := func(at time.Time) { s.set(func() { s.outcome = at }) }
@@ -457,6 +467,7 @@ func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 
 // While the outcome lag is unknown, ambiguous publishes wait and others are published.
 func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.outcomeErr = errors.New("timeout")
 		s.ids["cs_0:1"] = 90 // settled
@@ -478,6 +489,7 @@ func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
 
 // A lost mark is replaced: the claim runs out, and the stream reports a duplicate.
 func TestRelay_RepeatsLostMark(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 2
 		o.add(3)
@@ -490,6 +502,7 @@ func TestRelay_RepeatsLostMark(t *testing.T) {
 }
 
 func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.set(func() { o.claimErr = errors.New("connection refused") })
 		r.Wake()
@@ -505,6 +518,7 @@ func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 
 // A half-open connection to the ledger does not block the relay.
 func TestRelay_BoundsLedgerQueries(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.set(func() { o.silent = true })
 		o.add(3)
@@ -518,6 +532,7 @@ func TestRelay_BoundsLedgerQueries(t *testing.T) {
 
 // A full stream stored nothing, and the purchase has no age. A timeout may have been stored.
 func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
+	t.Parallel()
 	for _, refused := range []bool{true, false} {
 		bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 			s.set(func() { s.fail, s.refuse = func(Claim) error { return ErrStreamFull }, refused })
@@ -534,6 +549,7 @@ func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
 
 // A full stream costs few claims, Ready is false, and publishing resumes within retryMax.
 func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		full := func(is bool) {
 			s.mu.Lock()
@@ -571,6 +587,7 @@ func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 
 // One purchase that the stream always rejects does not delay the others.
 func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.mu.Lock()
 		s.fail, s.refuse = func(p Claim) error {
@@ -590,6 +607,7 @@ func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
 }
 
 func TestRelay_RetryEndsPause(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.set(func() { s.fail = func(Claim) error { return errors.New("no response from stream") } })
 		o.add(1)
@@ -607,6 +625,7 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 // An enqueued purchase that waited too long is not published by its claim: another replica's publish, or the
 // customer's removal, may have come in between.
 func TestRelay_ReleasesExpiredEnqueued(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.hang = enqueuedTimeout + time.Second
 		enqueue(r, "cs_first")

@@ -108,6 +108,7 @@ func sweep(t *testing.T, l *sweepLedger, s *stream, test func(log *observer.Obse
 }
 
 func TestSweeper_RecordsEachResult(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{
 			{ID: "cs_lost", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
@@ -145,6 +146,7 @@ func TestSweeper_RecordsEachResult(t *testing.T) {
 }
 
 func TestSweeper_SweepsAllBatches(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
 		for i := range 1201 {
@@ -162,6 +164,7 @@ func TestSweeper_SweepsAllBatches(t *testing.T) {
 }
 
 func TestSweeper_WaitsForTheQueue(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, away: true}
@@ -199,6 +202,7 @@ func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64
 
 // A half-open connection to the ledger does not block later sweeps.
 func TestSweeper_BoundsLedgerQueries(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{silent: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
@@ -213,6 +217,7 @@ func TestSweeper_BoundsLedgerQueries(t *testing.T) {
 
 // An unrecorded outcome extends the grace by its age; an old one postpones the sweep.
 func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		waits, lag time.Duration // at the first sweep
 		swept      bool
@@ -247,6 +252,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 // An outcome that is never recorded puts each sweep off for postponeMax and no longer: the guard neither
 // blocks for ever nor is switched off. A sweep that is allowed goes through everything.
 func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
 		s := &stream{ids: map[string]uint64{}, outcome: time.Now().Add(-20 * time.Hour)}
@@ -284,6 +290,7 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 // Postgres is down for hours. When it is back the outcomes are recorded first: the guard has not run out
 // meanwhile.
 func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{err: errors.New("connection refused")}
 		s := &stream{ids: map[string]uint64{}, outcome: time.Now()}
@@ -309,6 +316,7 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 }
 
 func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}

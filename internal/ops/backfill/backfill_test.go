@@ -176,6 +176,7 @@ func (s *shop) run(ctx context.Context, since time.Duration) (backfill.Counts, e
 
 // Everything of a time is taken once, the newest first, and counted by what became of it.
 func TestRun_TakesEachEventOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.becomes[id(299)], s.becomes[id(298)] = purchase.Ignored, purchase.Rejected
@@ -197,6 +198,7 @@ func TestRun_TakesEachEventOnce(t *testing.T) {
 
 // A dry run walks over the same events, from the newest one, and stores no progress.
 func TestRun_DryRunStoresNoProgress(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		old := backfill.State{
@@ -220,6 +222,7 @@ func TestRun_DryRunStoresNoProgress(t *testing.T) {
 
 // Stripe asks to wait, fails, breaks off; the ledger goes away: what was done is not asked for again, and waits are as long as asked.
 func TestRun_RetriesAfterFailures(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[120] = &refusal{wait: 7 * time.Second, passing: true}
@@ -240,6 +243,7 @@ func TestRun_RetriesAfterFailures(t *testing.T) {
 
 // A neighbour that stays away ends the run, after three minutes without progress; one that says no for good, at once.
 func TestRun_EndsWithoutProgress(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		for i := range 200 {
@@ -260,6 +264,7 @@ func TestRun_EndsWithoutProgress(t *testing.T) {
 
 // A run that died goes on where it was, and then takes what came since: nothing is walked over twice.
 func TestRun_Resumes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[201] = &refusal{}
@@ -283,6 +288,7 @@ func TestRun_Resumes(t *testing.T) {
 
 // Where the one before came is of no use: it is past what is asked for now, or Stripe does not know the event any more.
 func TestRun_RestartsWithUnusableProgress(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		old := backfill.State{Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(), Cursor: id(100), Reached: s.events[100].Created}
@@ -299,6 +305,7 @@ func TestRun_RestartsWithUnusableProgress(t *testing.T) {
 }
 
 func TestRun_EndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		s.fail[101] = &refusal{wait: time.Minute, passing: true}
@@ -330,6 +337,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 
 // The check looks at what is old enough to have had its webhook, each event once or, where two looks overlap, twice, and tells what came by it.
 func TestCheck_BackfillsAndReconciles(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		registry, log := s.check(t, time.Hour, 150*time.Minute) // at 0, 60 and 120 minutes
@@ -350,6 +358,7 @@ func TestCheck_BackfillsAndReconciles(t *testing.T) {
 }
 
 func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(10)
 		s.leads = false
@@ -362,6 +371,7 @@ func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
 
 // A check that fails says so once, and goes on with the same.
 func TestCheck_LogsAnErrorOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(300)
 		for i := 1; i <= 3; i++ {
@@ -380,6 +390,7 @@ func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
 
 // Stripe's side of a reconciliation is what was paid in the key's mode and the checkout modes that count.
 func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(10)
 		at := time.Now()
@@ -422,6 +433,7 @@ func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 // Trials stay out of the comparison, sent or not; of the invoices those count that the ledger's rules make
 // first payments.
 func TestReconciler_ComparesFirstPayments(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(0)
 		began := time.Now()
@@ -493,6 +505,7 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 // A checkout of nothing was not paid, whatever Stripe calls it, and the value is the one that the ledger has:
 // else both would differ for ever.
 func TestReconciler_CountsMoneyAsTheLedgerDoes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for basis, want := range map[purchase.ValueBasis]int64{purchase.ValueTotal: 200, purchase.ValueNet: 100 + 70} {
 			s := newShop(0)

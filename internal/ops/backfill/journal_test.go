@@ -15,6 +15,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 func TestLedgerJournal_KeepsTheState(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	j, base := backfill.NewJournal(l.DB), ledgertest.Base()
 	if b, err := j.Backfill(t.Context(), "command"); err != nil || !b.Until.IsZero() {

@@ -187,6 +187,7 @@ func get(t *testing.T, h http.Handler, target string, change func(r *http.Reques
 func plain(*http.Request) {}
 
 func TestSummary(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	w := get(t, newAPI(l), "/api/v1/summary", plain)
 	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
@@ -226,6 +227,7 @@ func basic(user, password string) string {
 }
 
 func TestChangesFromElsewhereAreRefused(t *testing.T) {
+	t.Parallel()
 	w := get(t, dashboard.NewAccess(nil, newAPI(newLedger()), (&tally{}).add, zap.NewNop()), "/api/v1/summary", func(r *http.Request) {
 		r.Method = http.MethodPost
 		r.Header.Set("Sec-Fetch-Site", "cross-site")
@@ -236,6 +238,7 @@ func TestChangesFromElsewhereAreRefused(t *testing.T) {
 }
 
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	code := 40002
 	for target, tc := range map[string]struct {
 		status int
@@ -282,6 +285,7 @@ func TestReplay(t *testing.T) {
 }
 
 func TestOutboxMetrics(t *testing.T) {
+	t.Parallel()
 	l := &ledger{}
 	want := `
 # HELP purchase_relay_outbox_oldest_age_seconds Age of the oldest purchase that waits for the relay.
@@ -302,6 +306,7 @@ purchase_relay_outbox_pending 3
 }
 
 func TestPurchasesMetrics(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	m := dashboard.NewPurchasesMetrics(l)
 	want := "# HELP purchase_relay_purchases Purchases on the ledger, by where they stand.\n# TYPE purchase_relay_purchases gauge\n"

@@ -31,6 +31,7 @@ func equal(a, b maintenance.Selection) bool { return diff.Equal(a, b) }
 
 // The description is true: every path and method that it names answers as it says, good and bad, and every path of the API is in it.
 func TestOpenAPI(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("openapi.json")
 	if err != nil {
 		t.Fatal(err)

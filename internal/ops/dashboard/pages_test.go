@@ -33,6 +33,7 @@ func post(t *testing.T, h http.Handler, target string, form url.Values) *httptes
 
 // Both ends of a trial that became a paying customer lead to each other.
 func TestTrialsPages(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	l.entries[0].Kind, l.entries[0].Status = purchase.KindTrial, purchase.StatusSkipped
 	l.entries[1].Kind, l.entries[1].ID, l.entries[1].TrialSession = purchase.KindFirstPayment, "in_paid", new("cs_new")
@@ -58,6 +59,7 @@ func TestTrialsPages(t *testing.T) {
 
 // Coverage is told by the day, and a fall by a quarter against the week before is a warning.
 func TestCoverage(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	today := now.Truncate(24 * time.Hour)
 	for ago := range 12 {
@@ -94,6 +96,7 @@ func TestCoverage(t *testing.T) {
 
 // Every page says what it is for, escapes foreign texts, carries no inline script or style, and calls nothing attributed.
 func TestPages(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	h := newAPI(l)
 	for target, wanted := range map[string][]string{
@@ -158,6 +161,7 @@ func TestPages(t *testing.T) {
 
 // Bad input is told with the right status and without innards: on pages as a page, in the API as JSON.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	h := newAPI(l)
 	for target, want := range map[string]int{
@@ -190,6 +194,7 @@ func TestBadInput(t *testing.T) {
 
 // An address is looked up from a form's body and leaves no trace in an address line.
 func TestSearch(t *testing.T) {
+	t.Parallel()
 	h := newAPI(newLedger())
 	profile := "/purchases?q=5f1d7a4e-0000-4000-8000-000000000001"
 	for term, want := range map[string]string{
@@ -213,6 +218,7 @@ func TestSearch(t *testing.T) {
 
 // One, some or all are replayed after a question that says how many; who did it stands in the log.
 func TestReplayFromPages(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	seen, logs := observer.New(zap.InfoLevel)
 	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
@@ -273,6 +279,7 @@ func TestReplayFromPages(t *testing.T) {
 
 // What everybody gets, refused or not: headers that keep pages from being framed, sniffed, cached and scripted.
 func TestHeaders(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := dashboard.NewAccess(tokens(t, "token", ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
 		for name, change := range map[string]func(r *http.Request){
@@ -301,6 +308,7 @@ func TestHeaders(t *testing.T) {
 
 // The list of purchases has every row, whatever their number, and no text that is a formula.
 func TestCSV_HoldsEveryRow(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	for i := range 2500 {
 		l.entries = append(l.entries, report.Row{
@@ -319,6 +327,7 @@ func TestCSV_HoldsEveryRow(t *testing.T) {
 }
 
 func TestAssets(t *testing.T) {
+	t.Parallel()
 	h := newAPI(newLedger())
 	page := get(t, h, "/", plain).Body.String()
 	for _, name := range []string{"app.css", "app.js", "htmx-4.0.1.min.js", "uplot-1.6.32.min.js", "uplot-1.6.32.min.css", "icon.svg"} {
@@ -361,6 +370,7 @@ func books() map[bool]report.Reconciliation {
 // What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as
 // CSV.
 func TestReconciliation(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	l.books = books()
 	body := get(t, newAPI(l), "/reconciliation", plain).Body.String()
@@ -389,6 +399,7 @@ func TestReconciliation(t *testing.T) {
 
 // What came by catch-up is told where people look first, and only where there is something to tell.
 func TestCaughtUpIsTold(t *testing.T) {
+	t.Parallel()
 	l := newLedger()
 	for n, part := range map[int]string{0: "", 1: "<strong>1</strong> purchase came by catch-up", 1234: "<strong>1,234</strong> purchases came by catch-up"} {
 		l.caughtUp = n

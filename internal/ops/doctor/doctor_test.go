@@ -8,6 +8,7 @@ import (
 )
 
 func TestPrint(t *testing.T) {
+	t.Parallel()
 	checks := []doctor.Check{
 		doctor.Passed("Postgres: version", "%d", 15), doctor.Warned("clock", "off\nby\x1b[31m 7 s", "set it"), doctor.Failed("NATS", "away", "start it"),
 	}

@@ -37,6 +37,7 @@ func verify(t *testing.T, cases map[string]judged) {
 }
 
 func TestNATS_Judgements(t *testing.T) {
+	t.Parallel()
 	stream := func(bytes uint64, differs ...string) queue.StreamState {
 		return queue.StreamState{Name: "s", Messages: 3, Bytes: bytes << 20, MaxBytes: 100 << 20, Differs: differs}
 	}
@@ -86,6 +87,7 @@ func TestNATS_Judgements(t *testing.T) {
 }
 
 func TestTikTok_Judgements(t *testing.T) {
+	t.Parallel()
 	sim := httptest.NewServer(tiktoksim.New(tiktoksim.Config{}))
 	defer sim.Close()
 	config := tiktok.Config{

@@ -60,6 +60,7 @@ func people(l *ledgertest.Ledger) (traces map[string][]string) {
 
 // One person leaves every table; another one, the figures and the memory of what was bought stay.
 func TestForget(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	traces := people(l)
 	before := l.Dump()
@@ -141,6 +142,7 @@ func TestForget(t *testing.T) {
 
 // A column that a migration adds may hold something of a buyer. Decide whether forget.go has to know it, then name it here.
 func TestForgetKnowsEveryColumn(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	got := ledgertest.Ask[string](l, `SELECT string_agg(c.relname || '.' || a.attname, ' ' ORDER BY c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
 		WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'uuid'::regtype, 'jsonb'::regtype)

@@ -52,6 +52,7 @@ func orphans(l *ledgertest.Ledger) int {
 
 // What ended before the age leaves with its attempts and events, and nothing else does; what the figures' ranges show is the same as before.
 func TestPrune(t *testing.T) {
+	t.Parallel()
 	l := newYear(t, 6000)
 	p := maintenance.Pruning{Before: daysAgo(90)}
 	// Two that ended long ago, and that Stripe spoke of yesterday: it may do so again.
@@ -105,6 +106,7 @@ func TestPrune(t *testing.T) {
 
 // Dead, rejected and unpaid ones leave by name alone.
 func TestPruneByName(t *testing.T) {
+	t.Parallel()
 	l := newYear(t, 3000)
 	l.Exec(`UPDATE purchases SET status = 'awaiting_payment', finished_at = NULL WHERE checkout_session_id IN (SELECT checkout_session_id FROM purchases WHERE status = 'payment_failed' ORDER BY created_at LIMIT 5)`)
 	p := maintenance.Pruning{Before: daysAgo(90)}
@@ -128,6 +130,7 @@ func TestPruneByName(t *testing.T) {
 
 // Attempts may have an age of their own: those of finished purchases alone.
 func TestPruneAttempts(t *testing.T) {
+	t.Parallel()
 	l := newYear(t, 3000)
 	p := maintenance.Pruning{Before: daysAgo(300), Attempts: daysAgo(10)}
 	counted, err := l.CountPrunable(t.Context(), p)
@@ -149,6 +152,7 @@ func TestPruneAttempts(t *testing.T) {
 
 // A row that somebody works on is passed by, and not waited for; so is nobody else kept from his.
 func TestPruneWaitsForNobody(t *testing.T) {
+	t.Parallel()
 	l := newYear(t, 1000)
 	p := maintenance.Pruning{Before: daysAgo(90)}
 	counted, err := l.CountPrunable(t.Context(), p)
@@ -178,6 +182,7 @@ func TestPruneWaitsForNobody(t *testing.T) {
 
 // Broken off, it says what it did; what is left is whole, and goes the next time.
 func TestPruneBrokenOff(t *testing.T) {
+	t.Parallel()
 	l := newYear(t, 3000)
 	p := maintenance.Pruning{Before: daysAgo(60)}
 	counted, err := l.CountPrunable(t.Context(), p)
@@ -203,6 +208,7 @@ func TestPruneBrokenOff(t *testing.T) {
 
 // An event of what was not yet pruned is known for good.
 func TestPruneKeepsDeduplication(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	for id, days := range map[string]int{"a": 36, "b": 200} {
 		r := ledgertest.Receipt("evt_"+id, "cs_"+id, purchase.StatusPending, "")
@@ -221,6 +227,7 @@ func TestPruneKeepsDeduplication(t *testing.T) {
 }
 
 func TestPruningKeepsDeduplication(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	days := func(n int) time.Time { return now.AddDate(0, 0, -n) }
 	for name, tc := range map[string]struct {
@@ -244,6 +251,7 @@ func TestPruningKeepsDeduplication(t *testing.T) {
 
 // Every status either leaves, or leaves by name, or is on its way and never does.
 func TestWhatIsOnItsWayIsNeverPruned(t *testing.T) {
+	t.Parallel()
 	all := maintenance.Pruning{Also: maintenance.PrunableByName()}
 	if left := all.Staying(); len(left) > 0 {
 		t.Errorf("all are named, and yet stay: %v", left)
@@ -265,6 +273,7 @@ func TestWhatIsOnItsWayIsNeverPruned(t *testing.T) {
 }
 
 func TestPrunedAddsUp(t *testing.T) {
+	t.Parallel()
 	var p maintenance.Pruned
 	p.Add(purchase.StatusSkipped, "test_purchase", 1)
 	p.Add(purchase.StatusSkipped, "no_payment", 2)

@@ -13,6 +13,7 @@ import (
 )
 
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	for _, p := range []struct {
 		id     string
@@ -93,6 +94,7 @@ func TestReplay(t *testing.T) {
 }
 
 func TestSelectionOfSome(t *testing.T) {
+	t.Parallel()
 	many := make([]string, maintenance.MaxSome+1)
 	for i := range many {
 		many[i] = "cs_1"
@@ -116,6 +118,7 @@ func TestSelectionOfSome(t *testing.T) {
 }
 
 func TestParseSince(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{
 		"": {}, "30m": now.Add(-30 * time.Minute), "72h": now.Add(-72 * time.Hour), "7d": now.AddDate(0, 0, -7), "2026-01-02T00:00:00Z": now.AddDate(0, 0, -29),

@@ -9,6 +9,7 @@ import (
 
 // Slack and Google Chat get the text alone; in Slack's a foreign text mentions nobody.
 func TestBodies(t *testing.T) {
+	t.Parallel()
 	m := Message{Reason: "paused", State: StateFiring, Count: 1, What: "(<!channel> & co)", Remedy: "Mend it."}
 	for url, want := range map[secret.Text]string{
 		"https://hooks.slack.com/services/T/B/x":  `{"text":"purchase-relay: (\u0026lt;!channel\u0026gt; \u0026amp; co)\nMend it."}`,

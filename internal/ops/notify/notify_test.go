@@ -209,6 +209,7 @@ func (w *world) expect(want ...string) {
 }
 
 func TestDeathsAreGroupedAndTheirEndIsTold(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
@@ -240,6 +241,7 @@ func TestDeathsAreGroupedAndTheirEndIsTold(t *testing.T) {
 
 // Dead purchases that nobody replays are told of once, and an hour later that no more died.
 func TestDeathsThatStay(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Second)
@@ -254,6 +256,7 @@ func TestDeathsThatStay(t *testing.T) {
 }
 
 func TestPausedWorkers(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
@@ -299,6 +302,7 @@ func (w *world) saw() (list []string) {
 
 // A trouble that is over before it was told is told by nobody.
 func TestBlip(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
@@ -313,6 +317,7 @@ func TestBlip(t *testing.T) {
 }
 
 func TestSilence(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(24 * time.Hour)()
 		w.pass(48 * time.Hour)
@@ -332,6 +337,7 @@ func TestSilence(t *testing.T) {
 
 // After a restart, or in the replica that takes over, what stood before is held back for ten minutes; that it is over is told.
 func TestTakingOver(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		stop := w.run(0)
 		w.pass(time.Minute)
@@ -356,6 +362,7 @@ func TestTakingOver(t *testing.T) {
 
 // Who loses the lead and gets it back does not know what was told meanwhile.
 func TestLosingTheLead(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Minute)
@@ -373,6 +380,7 @@ func TestLosingTheLead(t *testing.T) {
 }
 
 func TestReceiverAway(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		away := &notify.Refusal{Cause: errors.New("the receiver answers 503"), Again: true}
 		w.answer = func(notify.Message) error { return away }
@@ -398,6 +406,7 @@ func TestReceiverAway(t *testing.T) {
 
 // A receiver that hangs may have taken the message: it is not offered again within ten minutes.
 func TestReceiverHangs(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		w.answer = func(notify.Message) error {
 			<-time.After(10 * time.Second)
@@ -423,6 +432,7 @@ func TestReceiverHangs(t *testing.T) {
 
 // While the ledger is away nothing is known, and nothing is told; what stood stands.
 func TestLedgerAway(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(w *world) {
 		defer w.run(0)()
 		w.pass(time.Second)
@@ -445,6 +455,7 @@ func TestLedgerAway(t *testing.T) {
 
 // Whatever happens, no beginning is told twice within ten minutes.
 func TestNeverTwiceInTenMinutes(t *testing.T) {
+	t.Parallel()
 	for seed := range 8 {
 		bubble(t, func(w *world) {
 			defer w.run(time.Hour)()

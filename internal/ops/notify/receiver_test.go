@@ -21,6 +21,7 @@ var deadMessage = notify.Message{ //nolint:gochecknoglobals // never written
 }
 
 func TestWebhookPosts(t *testing.T) {
+	t.Parallel()
 	var got map[string]any
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		data, err := io.ReadAll(r.Body)
@@ -51,6 +52,7 @@ func TestWebhookPosts(t *testing.T) {
 
 // What goes wrong is told without the address, which holds a secret, and says whether the message may be sent again.
 func TestWebhookRefused(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	elsewhere := 0
 	mux := http.NewServeMux()
@@ -94,6 +96,7 @@ func TestWebhookRefused(t *testing.T) {
 }
 
 func TestCheckURL(t *testing.T) {
+	t.Parallel()
 	for url, good := range map[secret.Text]bool{
 		"https://hooks.slack.com/services/T/B/x": true, "http://127.0.0.1:9/x": true, "hooks.slack.com/x": false, "ftp://h/x": false, "https:///x": false, "::": false,
 		"http://localhost:9/x": true, "http://mattermost.internal/hooks/x": false, "http://10.0.0.1/x": false, "HTTP://hooks.example/x": false,

@@ -14,6 +14,7 @@ import (
 
 // A quantile of the histogram is as near to the true one as a step is wide.
 func TestQuantile(t *testing.T) {
+	t.Parallel()
 	if _, ok := (report.Delays{3: 0}).Quantile(0.5); ok {
 		t.Error("a median of nothing")
 	}
@@ -35,6 +36,7 @@ func TestQuantile(t *testing.T) {
 }
 
 func TestFalls(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 5, 20, 15, 0, 0, 0, time.UTC)
 	day := func(ago, of, clicks int) report.DayCoverage {
 		c := report.Coverage{Of: of, Strong: of}

@@ -7,6 +7,7 @@ import (
 )
 
 func TestCSVField(t *testing.T) {
+	t.Parallel()
 	for cell, want := range map[string]string{
 		"":                       "",
 		"plain":                  "plain",

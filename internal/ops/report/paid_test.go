@@ -12,6 +12,7 @@ import (
 
 // What counts as paid is defined in Go and in SQL: they agree on every status, reason and kind.
 func TestPaid_AgreesWithSQL(t *testing.T) {
+	t.Parallel()
 	conn, err := pgx.Connect(t.Context(), pgtest.Database(t))
 	if err != nil {
 		t.Fatal(err)

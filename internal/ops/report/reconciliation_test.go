@@ -13,6 +13,7 @@ import (
 
 // Each way in which the three books can differ is found, with the id, on its day and in its currency.
 func TestReconcile(t *testing.T) {
+	t.Parallel()
 	day := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
 	payment := func(id string, at time.Duration, minor int64, currency string) report.Payment {
 		return report.Payment{ID: id, At: day.Add(at), AmountMinor: &minor, Currency: currency}
@@ -80,6 +81,7 @@ func TestReconcile(t *testing.T) {
 
 // The ledger's side of a reconciliation: checkouts of a mode and time, and those that are asked for by their ids.
 func TestStandings(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	for i, id := range []string{"cs_in", "cs_before", "cs_payment", "cs_test", "in_invoice", "cs_unpaid", "cs_sent_trial"} {
 		r := ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, "")
@@ -132,6 +134,7 @@ func TestStandings(t *testing.T) {
 }
 
 func TestReconciliationIsKept(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	if r, err := l.Reconciliation(t.Context(), true); err != nil || !r.Made.IsZero() {
 		t.Errorf("before any: %+v, %v", r, err)

@@ -21,6 +21,7 @@ var base = ledgertest.Base()
 
 // What came by catch-up is no sign of life of the endpoint's: the ledger would hide that it is disabled.
 func TestLastWebhook(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	if at, err := l.LastWebhook(t.Context()); err != nil || !at.IsZero() {
 		t.Errorf("an empty ledger's last webhook: %s, %v", at, err)
@@ -43,6 +44,7 @@ func TestLastWebhook(t *testing.T) {
 }
 
 func TestDeaths(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	before := time.Now().Add(-time.Minute)
 	for i := range 7 {
@@ -71,6 +73,7 @@ func TestDeaths(t *testing.T) {
 
 // Only what was paid counts, once a purchase, in its mode and time; what a webhook brought does not.
 func TestCaughtUp(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	for _, r := range []purchase.Receipt{
 		ledgertest.Receipt("evt_1", "cs_webhook", purchase.StatusPending, ""), ledgertest.Receipt("evt_2", "cs_caught", purchase.StatusPending, ""), ledgertest.Receipt("evt_3", "cs_caught", purchase.StatusPending, ""),

@@ -17,6 +17,7 @@ import (
 
 // Whatever happens to purchases, by whatever statement, the rollup says what the ledger says: before and after it is folded.
 func TestRollupIsTheLedger(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -142,6 +143,7 @@ func drawSent(rt *rapid.T) *purchase.Sent {
 
 // A flood of changes leaves nothing behind that slows readers down: they pass through all of the notes' pages.
 func TestFoldingLeavesNoHoles(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	size := func() int { return ledgertest.Ask[int](l, `SELECT pg_relation_size('rollup_changes')`) }
 	if _, err := l.Conn.Exec(t.Context(), `INSERT INTO purchases (checkout_session_id, status, mode, livemode, created_at)

@@ -18,6 +18,7 @@ import (
 
 // Every filter, alone and with others, pages through exactly the rows that match, newest first, whatever the page's size.
 func TestReader_ListPagesThroughEverything(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	for i := range 60 {
 		r := ledgertest.Receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%02d", i), purchase.StatusPending, "")
@@ -89,6 +90,7 @@ func TestReader_ListPagesThroughEverything(t *testing.T) {
 }
 
 func TestReader_Search(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	l.MustRecord(ledgertest.Receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	l.MustRecord(ledgertest.Receipt("evt_2", "cs_1", purchase.StatusPending, "")) // a second event of the same sale
@@ -239,6 +241,7 @@ func TestReader_SkipsUnreadableRow(t *testing.T) {
 
 // A cursor leads back to where it was made; whatever else is given is refused and never a place.
 func TestCursor(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p := report.Position{
 			At: time.UnixMicro(rapid.Int64Range(0, 4e15).Draw(t, "at")).UTC(), ID: rapid.StringMatching(`[A-Za-z0-9_-]{1,80}`).Draw(t, "id"),

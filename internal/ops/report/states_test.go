@@ -33,6 +33,7 @@ func tableOf(t *testing.T, text, heading string) (rows [][]string) {
 
 // docs/states.md says what the code does.
 func TestStatesDocument(t *testing.T) {
+	t.Parallel()
 	data, err := os.ReadFile("../../../docs/states.md")
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 )
 
 func TestSummary(t *testing.T) {
+	t.Parallel()
 	l := ledgertest.New(t)
 	l.MustRecord(ledgertest.Receipt("evt_1", "cs_1", purchase.StatusPending, ""))
 	l.MustRecord(ledgertest.Receipt("evt_2", "cs_2", purchase.StatusPending, ""))

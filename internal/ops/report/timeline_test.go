@@ -10,6 +10,7 @@ import (
 )
 
 func TestRow_TimelineIsInOrder(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	after := func(seconds int) *time.Time { return new(at.Add(time.Duration(seconds) * time.Second)) }
 	r := report.Row{
