@@ -27,19 +27,22 @@ func crashes() int {
 	return dose(4, 100)
 }
 
-// load is purchases as Stripe sends them: four at a time, each again until it is taken.
+// load is purchases as Stripe sends them: four concurrently, 125 a second, each again until it is taken.
 type load struct {
 	s     *stack
 	group sync.WaitGroup
 	stop  chan struct{}
 	ids   chan string
 
+	pace   *time.Ticker
 	mu     sync.Mutex
 	sender *stripegen.Sender // moves with each start of ingest
 }
 
 func (s *stack) load() *load {
 	l := &load{s: s, stop: make(chan struct{}), ids: make(chan string, 1_000_000), sender: s.sender}
+	l.pace = time.NewTicker(8 * time.Millisecond)
+	s.t.Cleanup(l.pace.Stop)
 	for range 4 {
 		l.group.Go(l.buy)
 	}
@@ -51,7 +54,7 @@ func (l *load) buy() {
 		select {
 		case <-l.stop:
 			return
-		default:
+		case <-l.pace.C:
 		}
 		c := stripegen.NewCheckout().Live()
 		for body := c.Event(); ; {
@@ -167,7 +170,7 @@ func TestWorkersKilledInTurn(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 2))
 	l := s.load()
 	for i := range crashes() {
-		someTime(random, 2*time.Second)
+		someTime(random, 500*time.Millisecond)
 		workers[i%3].kill()
 		s.startWorker()
 		workers[i%3] = s.worker

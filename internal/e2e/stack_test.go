@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/launch"
@@ -94,6 +95,10 @@ type stack struct {
 	natsConf string // "": the shipped configuration
 	database string
 	postgres *pglocal.Server // where it is a private one
+
+	poolMutex sync.Mutex
+	pool      *pgxpool.Pool // of the test's own, to database
+
 	nats     *natslocal.Server
 	natsDir  string
 	natsAddr string
@@ -358,7 +363,7 @@ const patience = 3 * time.Minute
 // await waits for the thing itself.
 func (s *stack) await(what string, done func() bool) {
 	s.t.Helper()
-	if !wait.Until(context.WithoutCancel(s.t.Context()), patience, 10*time.Millisecond, done) {
+	if !wait.Until(context.WithoutCancel(s.t.Context()), patience, 25*time.Millisecond, done) {
 		s.t.Fatalf("waited in vain for %s", what)
 	}
 }
@@ -378,19 +383,37 @@ type row struct {
 	Attempts                  int
 }
 
-// ledger opens a connection of its own to the ledger.
+// ledger runs a function on a connection of the test's own, as the ledger's owner.
 func (s *stack) ledger(use func(ctx context.Context, conn *pgx.Conn) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, s.database)
+	err := s.connect().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return use(ctx, conn.Conn()) })
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(ctx) }()
-	if err := use(ctx, conn); err != nil {
+}
+
+// connect opens the test's own pool at its first use. Each connection is checked before it is used again: tests
+// restart Postgres.
+func (s *stack) connect() *pgxpool.Pool {
+	s.t.Helper()
+	s.poolMutex.Lock()
+	defer s.poolMutex.Unlock()
+	if s.pool != nil && s.pool.Config().ConnString() == s.database {
+		return s.pool
+	}
+	config, err := pgxpool.ParseConfig(s.database)
+	if err != nil {
 		s.t.Fatal(err)
 	}
+	config.MaxConns = 4
+	config.BeforeAcquire = func(ctx context.Context, conn *pgx.Conn) bool { return conn.Ping(ctx) == nil }
+	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(s.pool.Close)
+	return s.pool
 }
 
 // query asks the ledger for one value.

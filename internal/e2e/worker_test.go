@@ -150,7 +150,7 @@ func TestBacklogWithBadEvents(t *testing.T) {
 	s.worker.kill()
 	s.ingest.kill()
 	bad := 0
-	const n = 2500 // several batches of the relay and of TikTok
+	n := dose(1200, 2500) // several batches of the relay and of TikTok
 	// Straight onto the ledger, as intake would write them.
 	s.seed(n, func(i int) bool {
 		if i%100 == 41 {
