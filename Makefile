@@ -12,6 +12,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 PORT     ?= 8080
 RUN      ?= .
+PACKAGES ?= ./...
 FUZZTIME ?= 60s
 DURATION ?= 60s
 SEED     ?= 0
@@ -48,18 +49,16 @@ GOTEST = GORACE=atexit_sleep_ms=0 go test -race -parallel 6
 
 test: ## Every test, real Postgres and NATS included; unchanged packages come from Go's test cache.
 	@go run ./internal/tools/testdeps
-	$(GOTEST) -short -timeout 30m $(TESTFLAGS) ./...
+	$(GOTEST) -short -timeout 30m $(TESTFLAGS) $(PACKAGES)
 
 test-long: ## The same in large doses, with cluster and chaos; RUN selects tests, CRASHES and CHAOS_DURATION set the doses.
 	@go run ./internal/tools/testdeps
-	$(GOTEST) -shuffle=on -timeout 120m -run '$(RUN)' $(TESTFLAGS) ./...
+	$(GOTEST) -shuffle=on -timeout 120m -run '$(RUN)' $(TESTFLAGS) $(PACKAGES)
 
-check: ## Format, vet, lint, import rules.
+check: ## Format, vet and lint. The import rules are a test, internal/archtest.
 	@test -z "$$(gofmt -l cmd internal migrations)" || { gofmt -l cmd internal migrations; echo "run gofmt on these"; exit 1; }
-	go vet ./...
 	go mod tidy -diff
 	go run $(GOLANGCI) run ./...
-	go test ./internal/archtest
 
 licences: ## Refuse a module in the two binaries whose licence asks for more than its own text.
 	sh internal/tools/licences.sh check

@@ -42,7 +42,7 @@ const (
 // raceOptions ends a binary at its first data race. Otherwise each would also wait a second when it exits.
 const raceOptions = "GORACE=halt_on_error=1 atexit_sleep_ms=0"
 
-// binaries holds the two production binaries, and what breaks them, built once.
+// binaries is the folder of the programs that the tests run. It is kept: Go links again only what has changed.
 var binaries string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -51,17 +51,15 @@ func testMain(m *testing.M) int {
 	if what := os.Getenv(nodeVariable); what != "" {
 		return runNode(what)
 	}
-	dir, err := os.MkdirTemp("", "e2e")
-	if err != nil {
+	var err error
+	if binaries, err = filepath.Abs("../../.local/e2e"); err != nil {
 		panic(err)
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binaries = dir
 	ctx := context.Background()
 	err = errors.Join(
-		launch.Build(ctx, dir, "-race", "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker",
+		launch.Build(ctx, binaries, "-race", "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker",
 			"purchase-relay/internal/tools/chaos"),
-		launch.Build(ctx, dir, "github.com/nats-io/nats-server/v2"),
+		launch.Build(ctx, binaries, "github.com/nats-io/nats-server/v2"),
 	)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
