@@ -9,24 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
-
 	"purchase-relay/internal/testkit/manual"
 )
-
-// service is a container of docker-compose.yml.
-type service struct {
-	Command     any               `yaml:"command"` // a string or a list
-	EnvFile     string            `yaml:"env_file"`
-	Environment map[string]string `yaml:"environment"`
-	Profiles    []string          `yaml:"profiles"`
-	Healthcheck struct {
-		Test []string `yaml:"test"`
-	} `yaml:"healthcheck"`
-	DependsOn map[string]struct {
-		Condition string `yaml:"condition"`
-	} `yaml:"depends_on"`
-}
 
 // assigned is a line NAME=value of an environment file, or #NAME=value of .env.example.
 var assigned = regexp.MustCompile(`(?m)^#?([A-Z_]+)=(.*)$`)
@@ -39,25 +23,27 @@ func assignments(text string) map[string]string {
 	return values
 }
 
-// services reads docker-compose.yml, with the environment of each service's file for the local stack.
-func services(t *testing.T) map[string]service {
-	t.Helper()
-	var file struct {
-		Services map[string]service `yaml:"services"`
-	}
-	if err := yaml.Unmarshal([]byte(read(t, "docker-compose.yml")), &file); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range file.Services {
-		if s.EnvFile != "" {
-			maps.Copy(s.Environment, assignments(read(t, strings.Replace(s.EnvFile, withToken, "", 1))))
-		}
-	}
-	return file.Services
-}
-
 // withToken is the part of an included file's name that a TIKTOK_ACCESS_TOKEN changes to -real.
 const withToken = "${TIKTOK_ACCESS_TOKEN:+-real}"
+
+// environments returns the environment of each service of docker-compose.yml, with that of its file for the
+// local stack.
+func environments(t *testing.T) map[string]map[string]string {
+	t.Helper()
+	all := map[string]map[string]string{}
+	for name, service := range at(decode(t, "docker-compose.yml")[0], "services").(map[string]any) {
+		file := strings.Replace(text(service, "env_file"), withToken, "", 1)
+		all[name] = map[string]string{}
+		if file != "" {
+			all[name] = assignments(read(t, file))
+		}
+		set, _ := at(service, "environment").(map[string]any)
+		for variable, value := range set {
+			all[name][variable] = fmt.Sprint(value)
+		}
+	}
+	return all
+}
 
 // composeFiles returns the text of docker-compose.yml, the cluster's file and the files that they include.
 func composeFiles(t *testing.T) string {
@@ -90,7 +76,7 @@ func variables(t *testing.T, binary string) map[string]manual.Variable {
 // A container gets only variables that its binary takes, and each variable reaches a container.
 func TestCompose_PassesVariables(t *testing.T) {
 	t.Parallel()
-	all := services(t)
+	all := environments(t)
 	for binary, containers := range map[string][]string{
 		"ingest":        {"ingest", "migrate", "provision", "prune"},
 		"tiktok-worker": {"tiktok-worker"},
@@ -98,7 +84,7 @@ func TestCompose_PassesVariables(t *testing.T) {
 		known := variables(t, binary)
 		passed := map[string]bool{"GOMEMLIMIT": true}
 		for _, container := range containers {
-			for name := range all[container].Environment {
+			for name := range all[container] {
 				if _, ok := known[name]; !ok && name != "GOMEMLIMIT" {
 					t.Errorf("%s gets %s, which %s does not take", container, name, binary)
 				}
@@ -111,12 +97,11 @@ func TestCompose_PassesVariables(t *testing.T) {
 			}
 		}
 	}
-	for _, container := range []string{"ingest", "tiktok-worker"} {
-		file := all[container].EnvFile
-		local := assignments(read(t, strings.Replace(file, withToken, "", 1)))
-		token := assignments(read(t, strings.Replace(file, withToken, "-real", 1)))
-		if got, want := slices.Sorted(maps.Keys(token)), slices.Sorted(maps.Keys(local)); !slices.Equal(got, want) {
-			t.Errorf("%s gets %v with a token, want the variables without one: %v", container, got, want)
+	for _, name := range []string{"ingest", "tiktok"} {
+		local := assignments(read(t, "deploy/compose/"+name+".env"))
+		real := assignments(read(t, "deploy/compose/"+name+"-real.env"))
+		if got, want := slices.Sorted(maps.Keys(real)), slices.Sorted(maps.Keys(local)); !slices.Equal(got, want) {
+			t.Errorf("%s-real.env sets %v, want the variables of %s.env: %v", name, got, name, want)
 		}
 	}
 }
@@ -167,31 +152,41 @@ func TestCompose_RepeatsDefaults(t *testing.T) {
 // secrets.
 func TestCompose_RealTokenRequiresRealSecrets(t *testing.T) {
 	t.Parallel()
-	main, cluster := read(t, "docker-compose.yml"), read(t, "deploy/compose.cluster.yml")
 	required := read(t, "deploy/compose/secrets-real.yml") + read(t, "deploy/compose/cluster-real.yml")
-	published := map[string]bool{}
 	defaulted := regexp.MustCompile(`\$\{([A-Z_]+):-(?:local-only|whsec_local)[a-z-]*\}`)
-	for _, m := range defaulted.FindAllStringSubmatch(main+cluster, -1) {
-		published[m[1]] = true
-	}
+	published := defaulted.FindAllStringSubmatch(composeFiles(t), -1)
 	if len(published) < 8 {
 		t.Fatalf("published = %v, want all of them", published)
 	}
-	for name := range published {
-		if !strings.Contains(required, "- ${"+name+":?") {
-			t.Errorf("%s has a published default and is not required with a real token", name)
+	for _, m := range published {
+		if !strings.Contains(required, "- ${"+m[1]+":?") {
+			t.Errorf("%s has a published default and is not required with a real token", m[1])
 		}
 	}
-	for _, tc := range []struct{ name, text, line string }{
-		{"docker-compose.yml", main, "  - deploy/compose/secrets" + withToken + ".yml"},
-		{"compose.cluster.yml", cluster, "  - deploy/compose/cluster" + withToken + ".yml"},
-		{"ingest.env", read(t, "deploy/compose/ingest.env"), "LOCAL_STACK=true"},
-		{"ingest-real.env", read(t, "deploy/compose/ingest-real.env"), "LOCAL_STACK="},
-		{"tiktok.env", read(t, "deploy/compose/tiktok.env"), "LOCAL_STACK=true"},
-		{"tiktok-real.env", read(t, "deploy/compose/tiktok-real.env"), "LOCAL_STACK="},
+	for file, want := range map[string]string{
+		"ingest.env": "true", "tiktok.env": "true", "ingest-real.env": "", "tiktok-real.env": "",
 	} {
-		if !slices.Contains(strings.Split(tc.text, "\n"), tc.line) {
-			t.Errorf("%s has no line %q", tc.name, tc.line)
+		if got, ok := assignments(read(t, "deploy/compose/"+file))["LOCAL_STACK"]; !ok || got != want {
+			t.Errorf("%s: LOCAL_STACK = %q, %t, want %q", file, got, ok, want)
+		}
+	}
+}
+
+func TestCompose_Settings(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ file, path, want string }{
+		{"docker-compose.yml", "include", "[deploy/compose/secrets" + withToken + ".yml]"},
+		{"deploy/compose.cluster.yml", "include", "[deploy/compose/cluster" + withToken + ".yml]"},
+		{"docker-compose.yml", "services ingest env_file", "deploy/compose/ingest" + withToken + ".env"},
+		{"docker-compose.yml", "services tiktok-worker env_file", "deploy/compose/tiktok" + withToken + ".env"},
+		{"docker-compose.yml", "services ingest depends_on migrate condition", "service_completed_successfully"},
+		// The image has no cron: the command repeats itself.
+		{"docker-compose.yml", "services prune command", "[prune --yes --every 24h --older-than " +
+			"${PRUNE_OLDER_THAN:-90d} --also dead,rejected,awaiting_payment]"},
+		{"docker-compose.yml", "services prune profiles", "[prune]"},
+	} {
+		if got := text(decode(t, tc.file)[0], tc.path); got != tc.want {
+			t.Errorf("%s: %s = %s, want %s", tc.file, tc.path, got, tc.want)
 		}
 	}
 }
@@ -210,31 +205,13 @@ func TestCompose_EachSecretInOnePlace(t *testing.T) {
 		"${NATS_WORKER_PASSWORD":     {"nats", "tiktok-worker"},
 	} {
 		var got []string
-		for name, s := range services(t) {
-			if strings.Contains(fmt.Sprint(s.Environment), secret) {
+		for name, set := range environments(t) {
+			if strings.Contains(fmt.Sprint(set), secret) {
 				got = append(got, name)
 			}
 		}
 		if slices.Sort(got); !slices.Equal(got, want) {
 			t.Errorf("%s is in the environment of %v, want %v", secret, got, want)
 		}
-	}
-}
-
-func TestCompose_MigratesBeforeIngest(t *testing.T) {
-	t.Parallel()
-	if got := services(t)["ingest"].DependsOn["migrate"].Condition; got != "service_completed_successfully" {
-		t.Errorf("ingest's condition for migrate = %q, want service_completed_successfully", got)
-	}
-}
-
-// The image has no cron: the profile repeats the command itself.
-func TestCompose_Prunes(t *testing.T) {
-	t.Parallel()
-	s := services(t)["prune"]
-	const want = "[prune --yes --every 24h --older-than ${PRUNE_OLDER_THAN:-90d} " +
-		"--also dead,rejected,awaiting_payment]"
-	if got := fmt.Sprint(s.Command); got != want || !slices.Equal(s.Profiles, []string{"prune"}) {
-		t.Errorf("command = %s, profiles = %v, want %s", got, s.Profiles, want)
 	}
 }

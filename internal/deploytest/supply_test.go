@@ -60,12 +60,11 @@ func TestShipped_NoSecretInArguments(t *testing.T) {
 			t.Errorf("%s: arguments hold a secret: %s", where, args)
 		}
 	}
-	for name, s := range services(t) {
-		check("docker-compose.yml: "+name, fmt.Sprint(s.Command, s.Healthcheck.Test))
-	}
-	for line := range strings.Lines(read(t, "deploy/compose.cluster.yml")) {
-		if strings.Contains(line, "command:") {
-			check("deploy/compose.cluster.yml", line)
+	for _, file := range []string{"docker-compose.yml", "deploy/compose.cluster.yml"} {
+		for name, service := range at(decode(t, file)[0], "services").(map[string]any) {
+			for _, key := range []string{"command", "entrypoint", "healthcheck test"} {
+				check(file+": "+name, text(service, key))
+			}
 		}
 	}
 	for name, template := range podTemplates(t) {

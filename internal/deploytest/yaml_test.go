@@ -2,7 +2,6 @@
 package deploytest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +79,22 @@ func leaves(key string, value any) (all string) {
 	return all
 }
 
+// decode returns the documents of a YAML file.
+func decode(t *testing.T, name string) (documents []map[string]any) {
+	t.Helper()
+	decoder := yaml.NewDecoder(strings.NewReader(read(t, name)))
+	for {
+		var document map[string]any
+		err := decoder.Decode(&document)
+		if errors.Is(err, io.EOF) {
+			return documents
+		} else if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		documents = append(documents, document)
+	}
+}
+
 // manifests returns the objects of deploy/kubernetes as "Kind name".
 func manifests(t *testing.T) map[string]any {
 	t.Helper()
@@ -89,15 +104,7 @@ func manifests(t *testing.T) map[string]any {
 	}
 	objects := map[string]any{}
 	for _, file := range files {
-		source := read(t, strings.TrimPrefix(file, root))
-		for decoder := yaml.NewDecoder(bytes.NewBufferString(source)); ; {
-			var object map[string]any
-			err := decoder.Decode(&object)
-			if errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				t.Fatalf("%s: %v", file, err)
-			}
+		for _, object := range decode(t, strings.TrimPrefix(file, root)) {
 			objects[text(object, "kind")+" "+text(object, "metadata name")] = object
 		}
 	}
