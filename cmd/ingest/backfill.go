@@ -25,6 +25,13 @@ type backfillFlags struct {
 	DryRun bool   `noenv:"" help:"Say what would be done, and do nothing."`
 }
 
+// Help is the command's own page.
+func (*backfillFlags) Help() string {
+	return `Stripe is asked for its events of the time. A run that was interrupted resumes where it stopped.
+
+Exit status 3: something is left.`
+}
+
 var (
 	// errMissed is the result of a dry run that found something.
 	errMissed = errors.New("webhooks missed events: run it without --dry-run")

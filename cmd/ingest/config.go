@@ -17,49 +17,112 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// config is ingest's configuration, by flag or by environment. The help texts are the manual.
+// config is ingest's configuration, by flag or by environment. A field's help and comment are its manual:
+// `go generate ./...` writes both into docs/configuration.md and .env.example.
 type config struct {
-	Serve     struct{}       `cmd:"" default:"1" help:"Take webhooks, relay purchases, record outcomes (the default)."`
+	Serve     struct{}       `cmd:"" default:"1" help:"Record webhooks, publish purchases (the default)."`
 	Migrate   struct{}       `cmd:"" help:"Bring the ledger's schema up to date and exit."`
-	Provision provisionFlags `cmd:"" help:"Create and repair the streams and consumers in NATS, as a user that may. Ingest itself needs no such right then."`
+	Provision provisionFlags `cmd:"" help:"Create and repair the streams and consumers in NATS."`
 	Replay    replayFlags    `cmd:"" help:"Send dead or skipped purchases again."`
-	Backfill  backfillFlags  `cmd:"" help:"Catch up with what webhooks missed: ask Stripe for its events and take them in. Goes on where a run was broken off. Exit status 3: something is left."`
-	Reconcile reconcileFlags `cmd:"" help:"Hold Stripe's paid checkouts against the ledger against TikTok's acceptances, by day and currency. Exit status 3: they differ."`
-	Show      showFlags      `cmd:"" help:"Print one purchase's way: by its checkout session, a Stripe event, or the customer's e-mail address."`
-	Prune     pruneFlags     `cmd:"" help:"Remove what has ended long ago from the ledger, in small steps."`
-	Forget    forgetFlags    `cmd:"" help:"Remove one customer, by the e-mail address, from the ledger and the queue; NATS_URL needs an operator's user."`
-	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and what Stripe sends."`
-	Health    struct{}       `cmd:"" help:"Ask the running ingest's admin listener whether it lives; for containers without curl."`
+	Backfill  backfillFlags  `cmd:"" help:"Fetch and record the events whose webhooks were missed."`
+	Reconcile reconcileFlags `cmd:"" help:"Compare Stripe, ledger and TikTok by day and currency."`
+	Show      showFlags      `cmd:"" help:"Print the history of one purchase."`
+	Prune     pruneFlags     `cmd:"" help:"Remove old, finished rows from the ledger, in small steps."`
+	Forget    forgetFlags    `cmd:"" help:"Remove one customer from the ledger and the queue."`
+	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and Stripe."`
+	Health    struct{}       `cmd:"" help:"Check the running ingest at ADMIN_ADDR, for containers without curl."`
 
-	StripeWebhookSecret secret.Text   `help:"One or more signing secrets (whsec_…), comma-separated; any may match. Required."`
-	DatabaseURL         secret.Text   `name:"database-url" help:"Postgres, for instance postgres://user:password@host:5432/database. Required."`
-	MigrateDatabaseURL  secret.Text   `name:"migrate-database-url" help:"The schema owner's URL, when the runtime role may not run DDL. Default: DATABASE_URL."`
-	IngestAddr          string        `default:":8080" help:"Public listener: POST /webhooks/stripe and GET /healthz, nothing else."`
-	AdminAddr           string        `default:"127.0.0.1:8081" help:"Private listener: the dashboard, /api/v1, /metrics, /healthz, /readyz."`
-	AdminToken          secret.Text   `help:"Needed for dashboard and API (Bearer, or the password of Basic). May be empty on a loopback ADMIN_ADDR only."`
-	AdminTokens         secret.Text   `help:"More of them, name:token,… (16 characters at least): the log names whose token replayed or exported. ADMIN_TOKEN is named admin."`
-	AdminHosts          []string      `help:"Host names that the admin listener answers to besides its own and loopback names, comma-separated, for instance ingest.internal."`
-	CheckoutModes       []string      `default:"subscription" help:"Which checkout modes count: subscription, payment or both, comma-separated."`
-	ConsentKey          string        `help:"The key of the checkout's metadata that holds the buyer's consent. Any value other than yes skips the purchase (no_consent), without match keys. Default: no purchase is checked."`
-	ConsentRequired     bool          `help:"With CONSENT_KEY: a missing value skips the purchase, too."`
-	SkipEmailDomains    []string      `help:"Domains of your own staff, comma-separated, those below them included: their purchases end skipped (internal)."`
-	TrialEventName      string        `help:"The event that a trial is sent as, for instance StartTrial. Default: trials are skipped (no_payment)."`
-	Value               string        `default:"total" enum:"total,net" help:"A purchase's value: total, what was paid; net, less tax and shipping as far as Stripe names them."`
-	ConnectAccounts     []string      `help:"Connected accounts whose sales count, acct_… comma-separated, or all. Default: events of other accounts are ignored."`
-	FirstPayment        bool          `help:"The first invoice.paid with money after a trial is a purchase. Stripe must send invoice.paid to this endpoint."`
-	ClickWindow         days          `default:"7d" help:"Age after which a click id counts as late: the click-through window of TikTok's Attribution Manager, 1d to 28d."`
-	NATSReplicas        int           `name:"nats-replicas" default:"1" help:"Replicas of the streams that ingest creates: 1, 3 or 5."`
-	NATSMaxBytes        byteSize      `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES; JetStream reserves it. The others take 1 GiB each."`
-	SweepInterval       time.Duration `default:"1m" help:"How often to look for purchases that the queue has lost."`
-	SweepGrace          time.Duration `default:"10m" help:"Without a word for so long, the queue is asked for a purchase. Keep it well above 30s, after which the queue delivers again what a killed process held."`
-	RetryMaxAge         time.Duration `default:"47h" help:"Counted from the first publish; a lost purchase past it becomes dead (expired). As the workers' own."`
-	NotifyURL           secret.Text   `name:"notify-url" help:"A Slack-shaped or generic JSON webhook that gets a message when purchases die or a worker pauses, and one when it is over."`
-	NotifySilence       time.Duration `help:"A message as well when no webhook of Stripe came for so long, for instance 24h. Default: never."`
-	StripeAPIKey        secret.Text   `name:"stripe-api-key" help:"A restricted key (rk_live_…, rk_test_…) that may read events and checkout sessions, for thin events, backfill and reconcile; it sees the purchases of its mode."`
-	StripeAPIURL        string        `name:"stripe-api-url" help:"Base address of Stripe's API, for a stand-in. Default: Stripe's own."`
-	BackfillInterval    time.Duration `help:"With STRIPE_API_KEY: look this often for what webhooks missed and catch up with it, for instance 1h. Default: never."`
-	ShutdownGrace       time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
-	LocalStack          bool          `help:"Set by make run and the containers' defaults: short and published secrets are accepted. Never with a live STRIPE_API_KEY."`
+	// Stripe: Developers > Webhooks > the endpoint > Signing secret. Test and live mode have one each; any of
+	// several may match, as a rotation needs. At least 16 characters follow whsec_.
+	StripeWebhookSecret secret.Text `example:"whsec_…" help:"Signing secrets, comma-separated. Required."`
+
+	// The role that ingest runs as (deploy/postgres/roles.sh), with ?sslmode=verify-full over a network.
+	DatabaseURL secret.Text `name:"database-url" example:"postgres://…" help:"Postgres. Required."`
+
+	// For `ingest migrate`, where the runtime role may not run DDL. Empty: DATABASE_URL.
+	MigrateDatabaseURL secret.Text `name:"migrate-database-url" example:"postgres://…" help:"The owner's URL."`
+
+	// Comma-separated: subscription, payment or both.
+	CheckoutModes []string `default:"subscription" help:"Checkout modes that count as purchases."`
+
+	// Any value other than yes skips the purchase (no_consent), without match keys. Empty: consent is not
+	// checked. Decide before live checkouts: under the GDPR the buyer's prior consent is needed.
+	ConsentKey string `example:"consent" help:"Metadata key of the buyer's consent."`
+
+	ConsentRequired bool `example:"true" help:"With CONSENT_KEY: a missing value skips the purchase, too."`
+
+	// Comma-separated; subdomains are included. Their purchases end skipped (internal).
+	SkipEmailDomains []string `example:"example.com" help:"E-mail domains of your staff."`
+
+	// Empty: trials are skipped (no_payment).
+	TrialEventName string `example:"StartTrial" help:"Event name for trials."`
+
+	// The endpoint must receive invoice.paid.
+	FirstPayment bool `example:"true" help:"The first invoice with money after a trial is a purchase."`
+
+	// total is the amount paid; net leaves out tax and shipping as far as Stripe names them.
+	Value string `default:"total" enum:"total,net" help:"A purchase's value: total or net."`
+
+	// The click-through window, 1d to 28d: TikTok Ads Manager > Tools > Attribution Manager. Older click ids are
+	// sent, too, and counted as late.
+	ClickWindow days `default:"7d" help:"Age after which a click id counts as late."`
+
+	// Comma-separated, or all: Stripe > Connect > Accounts. Empty: other accounts' events are ignored.
+	ConnectAccounts []string `example:"acct_…" help:"Connected accounts whose sales count."`
+
+	// A restricted key that may read events and checkout sessions (with FIRST_PAYMENT invoices, too), for thin
+	// events, backfill and reconcile. Stripe: Developers > API keys > Create restricted key. The key sees the
+	// purchases of its mode.
+	StripeAPIKey secret.Text `name:"stripe-api-key" example:"rk_live_…" help:"Key for Stripe's API."`
+
+	// For a simulator. Empty: Stripe's own.
+	StripeAPIURL string `name:"stripe-api-url" example:"https://…" help:"Base URL of Stripe's API."`
+
+	// Fetches the events whose webhooks were missed. Needs STRIPE_API_KEY. Empty: never.
+	BackfillInterval time.Duration `example:"1h" help:"Interval of automatic backfills."`
+
+	// At least 16 characters; `openssl rand -hex 16` makes one. Sent as Bearer, or as the password of Basic with
+	// any user name. Required unless ADMIN_ADDR is a loopback address.
+	AdminToken secret.Text `example:"…" help:"Token for dashboard and API."`
+
+	// At least 16 characters each. The log names the holder whose token replayed or exported; ADMIN_TOKEN's is
+	// named admin.
+	AdminTokens secret.Text `example:"anna:…,bob:…" help:"More tokens, name:token, comma-separated."`
+
+	// Comma-separated, besides loopback names and IP addresses.
+	AdminHosts []string `example:"relay.internal" help:"Host names that the admin listener accepts."`
+
+	// A Slack (Incoming webhooks), Mattermost, Discord (…/slack) or generic JSON webhook. It gets one message
+	// when a problem starts and one when it ends.
+	NotifyURL secret.Text `name:"notify-url" example:"https://hooks.slack.com/…" help:"Alert webhook."`
+
+	// Longer than your quietest time. Needs NOTIFY_URL. Empty: never.
+	NotifySilence time.Duration `example:"24h" help:"Time without webhooks after which to notify."`
+
+	SweepInterval time.Duration `default:"1m" help:"Interval of the search for lost purchases."`
+
+	// A purchase without an outcome for so long is looked up in the queue, and published again if it is missing.
+	// Keep it well above 30s, after which the queue redelivers the messages of a killed process.
+	SweepGrace time.Duration `default:"10m" help:"Age at which a purchase may be lost."`
+
+	// 1, 3 or 5; 3 with three servers.
+	NATSReplicas int `name:"nats-replicas" default:"1" help:"Replicas of the streams."`
+
+	// JetStream reserves it. The two other streams take 1 GiB each; all must fit under max_file_store.
+	NATSMaxBytes byteSize `name:"nats-max-bytes" default:"4GiB" help:"Size of the stream PURCHASES."`
+
+	IngestAddr string `default:":8080" help:"Public listener: POST /webhooks/stripe, GET /healthz."`
+	AdminAddr  string `default:"127.0.0.1:8081" help:"Private listener: dashboard, API, metrics, health."`
+
+	// Under TikTok's 48 hours of de-duplication, counted from the first publish that may have been stored. An
+	// older purchase ends dead (expired). The same in both binaries.
+	RetryMaxAge time.Duration `default:"47h" help:"Age limit for sending a purchase."`
+
+	ShutdownGrace time.Duration `default:"8s" help:"Time limit for in-flight work after SIGTERM."`
+
+	// Set by `make run` and the containers' defaults: ingest accepts short and published secrets, but not beside
+	// a live STRIPE_API_KEY. Leave it alone elsewhere.
+	LocalStack bool `help:"Run as a part of the local stack."`
 
 	queue.Config
 	service.LogConfig
@@ -114,7 +177,8 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "NOTIFY_SILENCE is a time such as 24h, and needs NOTIFY_URL")
 	}
 	if c.RetryMaxAge >= 48*time.Hour {
-		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late resend may count twice")
+		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, "+
+			"or a late copy may count twice")
 	}
 	return append(list, c.Problems()...)
 }
@@ -137,12 +201,12 @@ func (c *config) secretProblems() (list []string) {
 	}
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // what is malformed was listed before
 	if slices.ContainsFunc(secrets, func(s secret.Text) bool { return weak(s, "whsec_") }) {
-		list = append(list, fmt.Sprintf("STRIPE_WEBHOOK_SECRET: a secret is published in this project or has fewer than "+
-			"%d characters after whsec_: copy the endpoint's own from Stripe's dashboard", minSecret))
+		list = append(list, fmt.Sprintf("STRIPE_WEBHOOK_SECRET: a secret is published in this project or has "+
+			"fewer than %d characters after whsec_: copy the endpoint's own from Stripe's dashboard", minSecret))
 	}
 	if c.AdminToken != "" && weak(c.AdminToken, "") {
-		list = append(list, fmt.Sprintf("ADMIN_TOKEN is published in this project or has fewer than %d characters: "+
-			"`openssl rand -hex 16` makes one", minSecret))
+		list = append(list, fmt.Sprintf("ADMIN_TOKEN is published in this project or has fewer than %d "+
+			"characters: `openssl rand -hex 16` makes one", minSecret))
 	}
 	if len(list) > 0 && c.LocalStack {
 		list = append(list, "LOCAL_STACK does not go with a live STRIPE_API_KEY")
@@ -168,7 +232,7 @@ func (c *config) adminProblems() (list []string) {
 	case err != nil:
 		list = append(list, "ADMIN_TOKENS: "+err.Error())
 	case len(tokens) == 0 && !service.Loopback(c.AdminAddr):
-		list = append(list, fmt.Sprintf("ADMIN_TOKEN is required because ADMIN_ADDR %s can be reached from other machines", c.AdminAddr))
+		list = append(list, "ADMIN_TOKEN is required unless ADMIN_ADDR is a loopback address, not "+c.AdminAddr)
 	}
 	if _, err := service.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
 		list = append(list, "ADMIN_HOSTS: "+err.Error())
@@ -212,7 +276,7 @@ func (c *config) apiProblems(command string) (list []string) {
 	if c.StripeAPIKey != "" {
 		list = c.api().Problems()
 	} else if command == "backfill" || command == "reconcile" {
-		list = append(list, "STRIPE_API_KEY is required: a restricted key that may read events and checkout sessions, rk_live_… or rk_test_…")
+		list = append(list, "STRIPE_API_KEY is required: a restricted key, rk_live_… or rk_test_…")
 	}
 	if c.BackfillInterval < 0 {
 		list = append(list, "BACKFILL_INTERVAL is a time such as 1h, or empty")
@@ -280,7 +344,8 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is no size such as 4GiB or 500MB", text)
 	}
 	factor, ok := map[string]int64{
-		"B": 1, "BB": 1, "KBB": 1e3, "MBB": 1e6, "GBB": 1e9, "KiBB": 1 << 10, "MiBB": 1 << 20, "GiBB": 1 << 30, "TiBB": 1 << 40,
+		"B": 1, "BB": 1, "KBB": 1e3, "MBB": 1e6, "GBB": 1e9,
+		"KiBB": 1 << 10, "MiBB": 1 << 20, "GiBB": 1 << 30, "TiBB": 1 << 40,
 	}[unit]
 	if !ok || n > (1<<62)/factor {
 		return fmt.Errorf("%q is no size such as 4GiB or 500MB", text)

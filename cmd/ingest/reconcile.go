@@ -20,10 +20,17 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// reconcileFlags are flags alone.
+// reconcileFlags are the flags of `ingest reconcile`.
 type reconcileFlags struct {
 	Since string `noenv:"" default:"30d" help:"How far back: 24h, 7d, 30d, or a time in RFC 3339. Stripe lists the last 30 days."`
 	CSV   string `noenv:"" name:"csv" placeholder:"FILE" help:"Also write the table, with the ids of each difference, to a file; - is the standard output, instead of the table."`
+}
+
+// Help is the command's own page.
+func (*reconcileFlags) Help() string {
+	return `Stripe's paid checkouts are compared with the ledger, and the ledger with TikTok's acceptances.
+
+Exit status 3: they differ.`
 }
 
 // errDiffer is what a reconciliation finds.

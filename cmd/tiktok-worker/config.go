@@ -13,37 +13,70 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// config is tiktok-worker's configuration, by flag or by environment. The help texts are the manual.
+// config is tiktok-worker's configuration, by flag or by environment. A field's help and comment are its
+// manual: `go generate ./...` writes both into docs/configuration.md and .env.example.
 type config struct {
 	Run      struct{}      `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
 	SendTest sendTestFlags `cmd:"" help:"Send one test event to the pixel and explain TikTok's answer."`
 	Doctor   doctorFlags   `cmd:"" help:"Check configuration, NATS and TikTok."`
-	Health   struct{}      `cmd:"" help:"Ask the running worker's admin listener whether it lives; for containers without curl."`
+	Health   struct{}      `cmd:"" help:"Check the running worker at ADMIN_ADDR, for containers without curl."`
 
-	PixelID     string      `name:"tiktok-pixel-id" help:"The pixel. Required with a token."`
-	AccessToken secret.Text `name:"tiktok-access-token" help:"The Events API access token. Empty switches delivery off: every purchase ends skipped (not_configured)."`
-	APIURL      string      `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"Where events are sent."`
-	Payload     string      `name:"tiktok-payload" default:"events" enum:"events,pixel" help:"events: Events API 2.0; pixel: the older one-event body."`
-	EventName   string      `name:"tiktok-event-name" default:"CompletePayment" help:"The event's name; use the one that the browser pixel uses."`
-	PageURL     string      `name:"tiktok-page-url" help:"page.url where the checkout's metadata has none."`
+	// TikTok Ads Manager > Tools > Events > Web events > the pixel > Settings > Events API > Generate access
+	// token. Empty: delivery is off, and every purchase ends skipped (not_configured).
+	AccessToken secret.Text `name:"tiktok-access-token" example:"…" help:"Events API access token."`
 
-	TestMode        string      `name:"tiktok-test-mode" default:"skip" enum:"skip,send" help:"Purchases with livemode=false: skip them, or send them."`
-	TestPixelID     string      `name:"tiktok-test-pixel-id" help:"Where test purchases go. Default: the live pixel."`
-	TestAccessToken secret.Text `name:"tiktok-test-access-token" help:"The token for test purchases. Default: the live token."`
-	TestEventCode   string      `name:"tiktok-test-event-code" help:"The test event code; send needs this or a test token, so that a test never counts as a sale."`
+	// Below its name on the same page. Required with a token. Surrounding blanks and line ends are removed from
+	// tokens, pixels and test event code.
+	PixelID string `name:"tiktok-pixel-id" example:"C…" help:"Pixel."`
 
-	MaxRPS            float64       `name:"tiktok-max-rps" default:"10" help:"Requests per second to TikTok, for this process."`
-	BatchSize         int           `default:"500" help:"Events per request, at most 1000; the pixel payload always takes one."`
-	WorkerConcurrency int           `default:"4" help:"Requests in flight."`
-	Timeout           time.Duration `name:"tiktok-timeout" default:"10s" help:"For one whole request."`
-	RetryInitial      time.Duration `default:"1s" help:"The first wait before a retry."`
-	RetryMax          time.Duration `default:"15m" help:"The longest wait before a retry."`
-	RetryMaxAge       time.Duration `default:"47h" help:"Counted from the first publish; past it a purchase becomes a dead letter (expired). TikTok de-duplicates for 48 h."`
+	// The name that the browser pixel uses: TikTok merges the two only under one name.
+	EventName string `name:"tiktok-event-name" default:"CompletePayment" help:"Event name of a purchase."`
 
-	AdminAddr     string        `default:"127.0.0.1:8082" help:"Private listener: /metrics, /healthz, /readyz."`
-	AdminHosts    []string      `help:"Host names that it answers to besides its own and loopback names, comma-separated, for instance worker.internal."`
-	ShutdownGrace time.Duration `default:"8s" help:"How long what is in flight may take after SIGTERM."`
-	LocalStack    bool          `help:"Set by make run and the containers' defaults: nothing is sent to TikTok itself."`
+	// For checkouts without page_url in their metadata: your shop's address.
+	PageURL string `name:"tiktok-page-url" example:"https://shop.example/" help:"Default of page.url."`
+
+	// They have livemode=false. send needs TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_ACCESS_TOKEN, so that a test
+	// never counts as a sale.
+	TestMode string `name:"tiktok-test-mode" default:"skip" enum:"skip,send" help:"Test purchases: skip, send."`
+
+	// Events Manager > the pixel > Test events.
+	TestEventCode string `name:"tiktok-test-event-code" example:"TEST…" help:"Test event code."`
+
+	// Empty: the live one.
+	TestPixelID string `name:"tiktok-test-pixel-id" example:"C…" help:"Pixel for test purchases."`
+
+	// Empty: the live one.
+	TestAccessToken secret.Text `name:"tiktok-test-access-token" example:"…" help:"Token for test purchases."`
+
+	// For a proxy or a simulator.
+	APIURL string `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"URL of TikTok's Events API."`
+
+	// events is Events API 2.0, in batches; pixel is the older body, one event per request.
+	Payload string `name:"tiktok-payload" default:"events" enum:"events,pixel" help:"Request body's form."`
+
+	// TikTok's limit of 1,000 is the account's.
+	MaxRPS float64 `name:"tiktok-max-rps" default:"10" help:"Requests per second of this process to TikTok."`
+
+	BatchSize         int           `default:"500" help:"Events per request, at most 1,000."`
+	WorkerConcurrency int           `default:"4" help:"Concurrent requests to TikTok."`
+	Timeout           time.Duration `name:"tiktok-timeout" default:"10s" help:"Time limit of one request."`
+	RetryInitial      time.Duration `default:"1s" help:"First delay before a retry, and first pause."`
+	RetryMax          time.Duration `default:"15m" help:"Longest delay before a retry."`
+
+	AdminAddr string `default:"127.0.0.1:8082" help:"Private listener: metrics and health."`
+
+	// Comma-separated, besides loopback names and IP addresses.
+	AdminHosts []string `example:"relay.internal" help:"Host names that the admin listener accepts."`
+
+	// Under TikTok's 48 hours of de-duplication, counted from the first publish that may have been stored. An
+	// older purchase ends dead (expired). The same in both binaries.
+	RetryMaxAge time.Duration `default:"47h" help:"Age limit for sending a purchase."`
+
+	ShutdownGrace time.Duration `default:"8s" help:"Time limit for in-flight work after SIGTERM."`
+
+	// Set by `make run` and the containers' defaults: the worker sends nothing to TikTok itself. Leave it alone
+	// elsewhere.
+	LocalStack bool `help:"Run as a part of the local stack."`
 
 	queue.Config
 	service.LogConfig
@@ -62,11 +95,13 @@ func (c *config) problems(command string) (list []string) {
 	}
 	list = append(list, c.unusable()...)
 	if c.TestMode == "send" && c.TestAccessToken == "" && c.TestEventCode == "" {
-		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, or a test would count as a sale")
+		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, "+
+			"or a test would count as a sale")
 	}
 	list = append(list, c.addressProblems()...)
 	if c.LocalStack && c.AccessToken != "" && isTikTok(c.APIURL) {
-		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL: ingest beside it may accept published secrets")
+		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL: "+
+			"ingest beside it may accept published secrets")
 	}
 	if c.PageURL != "" && !message.ValidPage(c.PageURL) {
 		list = append(list, "TIKTOK_PAGE_URL is not an http(s) URL without a user, of at most 2048 bytes")
@@ -86,11 +121,15 @@ func (c *config) problems(command string) (list []string) {
 	if c.BatchSize < 1 || c.BatchSize > 1000 {
 		list = append(list, "BATCH_SIZE is a number from 1 to 1000, TikTok's limit for a request")
 	}
-	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMax < c.RetryInitial || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
-		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX, RETRY_MAX_AGE and SHUTDOWN_GRACE must be greater than 0, and RETRY_MAX not shorter than RETRY_INITIAL")
+	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
+		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX_AGE and SHUTDOWN_GRACE must be above 0")
+	}
+	if c.RetryMax < c.RetryInitial {
+		list = append(list, "RETRY_MAX must not be shorter than RETRY_INITIAL")
 	}
 	if c.RetryMaxAge >= 48*time.Hour {
-		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, or a late retry may count twice")
+		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, "+
+			"or a late copy may count twice")
 	}
 	return append(list, c.Problems()...)
 }
@@ -104,7 +143,8 @@ func (c *config) testProblems() (list []string) {
 		list = append(list, "TIKTOK_PIXEL_ID or TIKTOK_TEST_PIXEL_ID is required")
 	}
 	if c.SendTest.Code == "" && c.TestEventCode == "" {
-		list = append(list, "a test event code is required (--code or TIKTOK_TEST_EVENT_CODE), or the test would count as a sale: Events Manager shows it under Test events")
+		list = append(list, "a test event code is required (--code or TIKTOK_TEST_EVENT_CODE), or the test would "+
+			"count as a sale: Events Manager shows it under Test events")
 	}
 	list = append(list, c.unusable()...)
 	list = append(list, c.addressProblems()...)
@@ -114,8 +154,8 @@ func (c *config) testProblems() (list []string) {
 	return list
 }
 
-// trim removes what copying adds around the settings of a destination. A setting of blanks alone stays: it is a mistake, and
-// must not count as left out.
+// trim removes the blanks that copying adds around the settings of a destination. A setting of blanks alone
+// stays: it is a mistake, and must not count as unset.
 func (c *config) trim() {
 	for _, s := range []*string{
 		&c.PixelID, &c.TestPixelID, &c.TestEventCode, &c.SendTest.Code, &c.Doctor.Code,
@@ -171,7 +211,7 @@ func (c *config) addressProblems() (list []string) {
 	case !absolute(c.APIURL):
 		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
 	case c.inClear(c.AccessToken) || c.inClear(c.TestAccessToken):
-		list = append(list, "TIKTOK_API_URL is plain http to another machine: a token is not sent there in the clear; use https")
+		list = append(list, "TIKTOK_API_URL is plain http to another machine, and would carry the token: use https")
 	}
 	return list
 }
@@ -214,6 +254,7 @@ func (c *config) pixelFor(t target) *tiktok.Pixel {
 // tiktok is what both targets share.
 func (c *config) tiktok() tiktok.Config {
 	return tiktok.Config{
-		URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL, Timeout: c.Timeout, Now: time.Now,
+		URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL,
+		Timeout: c.Timeout, Now: time.Now,
 	}
 }

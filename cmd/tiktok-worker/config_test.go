@@ -9,6 +9,7 @@ import (
 
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
+	"purchase-relay/internal/testkit/manual"
 )
 
 func env(pairs ...string) func(string) string {
@@ -77,6 +78,15 @@ func TestConfig_ListsEveryUnusableSetting(t *testing.T) {
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a token is in: %v", err)
 	}
+}
+
+// The manual is read from the source, the help from the parser's model: they list the same variables.
+func TestHelp_ListsVariablesOfManual(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--help"}, env(), &out); !errors.Is(err, service.ErrHelp) {
+		t.Fatal(err)
+	}
+	manual.CheckHelp(t, "../..", "tiktok-worker", out.String())
 }
 
 // What copying adds around a setting is removed.

@@ -30,11 +30,18 @@ import (
 
 // Config is the connection to NATS, a part of both binaries' configurations.
 type Config struct {
-	NATSURL       secret.Text `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers, comma-separated; tls:// for TLS."`
-	NATSCredsFile string      `name:"nats-creds-file" help:"Credentials file (JWT and nkey)."`
-	NATSCAFile    string      `name:"nats-ca-file" help:"Certificate authority of the servers."`
-	NATSCertFile  string      `name:"nats-cert-file" help:"Client certificate."`
-	NATSKeyFile   string      `name:"nats-key-file" help:"Client certificate's key."`
+	// Comma-separated, with user and password; tls:// for TLS.
+	NATSURL secret.Text `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers."`
+
+	// JWT and nkey, instead of user and password.
+	NATSCredsFile string `name:"nats-creds-file" example:"nats.creds" help:"Credentials file."`
+
+	NATSCAFile string `name:"nats-ca-file" example:"ca.crt" help:"Certificate authority of NATS."`
+
+	// Where the servers ask for one, with NATS_KEY_FILE.
+	NATSCertFile string `name:"nats-cert-file" example:"client.crt" help:"Client certificate for NATS."`
+
+	NATSKeyFile string `name:"nats-key-file" example:"client.key" help:"Key of the client certificate."`
 }
 
 // Problems lists the errors of the configuration, without its secrets.

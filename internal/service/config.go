@@ -81,8 +81,9 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 	version := fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", name, Version(), revision(), runtime.Version(),
 		runtime.GOOS, runtime.GOARCH)
 	parser, err := kong.New(
-		cli, kong.Name(name), kong.Description(description+exitStatuses), kong.Writers(out, out), kong.Embed(&own),
-		kong.Vars{"version": version}, kong.AutoGroup(grouped), kong.Resolvers(env), kong.ValueFormatter(formatValue),
+		cli, kong.Name(name), kong.Description(description+exitStatuses), kong.Writers(out, out),
+		kong.Embed(&own), kong.Vars{"version": version}, kong.AutoGroup(grouped), kong.Resolvers(env),
+		kong.ValueFormatter(formatValue),
 		kong.Exit(func(int) { helped = true; panic(ErrHelp) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
 	)
@@ -118,12 +119,12 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 // exitStatuses end the description of every program.
 const exitStatuses = `
 
-Settings are flags or variables: --some-name is $SOME_NAME, a secret may also be a file named by $SOME_NAME_FILE. "NAME COMMAND --help" says more of a
-command.
+Settings are flags or variables: --some-name is $SOME_NAME. $SOME_NAME_FILE may name a file with a secret.
+"NAME COMMAND --help" describes a command.
 
-Exit status: 0 done; 1 failed; 2 the call or the configuration is wrong, every problem is told; 3 done, but something is left to do.`
+Exit status: 0 done; 1 failed; 2 wrong call or configuration, with every problem; 3 done, but work is left.`
 
-// grouped puts the settings, which every command shares, behind a command's own flags.
+// grouped lists the settings, which all commands share, after a command's own flags.
 func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
 	if _, root := parent.(*kong.Application); root && !flag.Tag.Has("noenv") && flag.Name != "help" {
 		return &kong.Group{Key: "settings", Title: "Settings:"}
@@ -135,7 +136,7 @@ func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
 func withoutArgument(err error) string {
 	message, _, repeats := strings.Cut(err.Error(), "unexpected argument ")
 	if repeats {
-		return message + "an argument too many, or a command that is not known"
+		return message + "unexpected argument or unknown command"
 	}
 	message, _, _ = strings.Cut(message, " but got ")
 	return message

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,139 +42,193 @@ func parse(t *testing.T, env map[string]string, args ...string) (cli, string, st
 	t.Helper()
 	var c cli
 	var out bytes.Buffer
-	command, err := service.Parse(&c, "prog", "Does things.", args, func(name string) string { return env[name] }, &out)
+	getenv := func(name string) string { return env[name] }
+	command, err := service.Parse(&c, "prog", "Does things.", args, getenv, &out)
 	return c, command, out.String(), err
 }
 
 func TestParse_ReadsFlagsAndVariables(t *testing.T) {
-	t.Setenv("WAIT", "99s") // the real environment is not looked at
-	c, command, _, err := parse(t, map[string]string{"API_TOKEN": "tok", "MAX_RPS": "2.5", "MODES": "x,y", "ADDR_NAME": "", "LOG_FORMAT": "console"})
-	if err != nil || command != "serve" {
-		t.Fatalf("%q, %v", command, err)
-	}
-	if c.Token.Reveal() != "tok" || c.MaxRPS != 2.5 || !slices.Equal(c.Modes, []string{"x", "y"}) || c.Wait != 8*time.Second || c.AddrName != ":1" ||
-		c.LogFormat != "console" || c.LogLevel != "info" {
-		t.Errorf("%+v", c)
-	}
-	c, command, _, err = parse(t, map[string]string{"WAIT": "1s"}, "migrate", "--wait=2s")
-	if err != nil || command != "migrate" || c.Wait != 2*time.Second {
-		t.Errorf("a flag wins: %q %+v, %v", command, c, err)
-	}
-	if c, command, _, err := parse(t, nil, "--max-rps", "3", "--depth=4"); err != nil || command != "serve" || c.MaxRPS != 3 || c.Serve.Depth != 4 {
-		t.Errorf("flags of the default command: %q %+v, %v", command, c, err)
-	}
-	if c, _, _, err := parse(t, map[string]string{"DEPTH": "5"}); err != nil || c.Serve.Depth != 5 {
-		t.Errorf("the default command's own variable: %+v, %v", c, err)
-	}
-	if c, _, _, err := parse(t, map[string]string{"WAIT": "soon"}, "--wait=2s"); err != nil || c.Wait != 2*time.Second {
-		t.Errorf("a bad variable that a flag overrules: %+v, %v", c, err)
+	t.Setenv("WAIT", "99s") // Parse must not read the process' environment
+	type env = map[string]string
+	for name, tc := range map[string]struct {
+		env     env
+		args    []string
+		command string
+		change  func(c *cli) // of the defaults
+	}{
+		"nothing":        {nil, nil, "serve", func(*cli) {}},
+		"empty variable": {env{"ADDR_NAME": ""}, nil, "serve", func(*cli) {}},
+		"secret":         {env{"API_TOKEN": "t"}, nil, "serve", func(c *cli) { c.Token = "t" }},
+		"number":         {env{"MAX_RPS": "2.5"}, nil, "serve", func(c *cli) { c.MaxRPS = 2.5 }},
+		"list": {
+			env{"MODES": "x,y"}, nil, "serve", func(c *cli) { c.Modes = []string{"x", "y"} },
+		},
+		"embedded":               {env{"LOG_LEVEL": "warn"}, nil, "serve", func(c *cli) { c.LogLevel = "warn" }},
+		"command's own variable": {env{"DEPTH": "5"}, nil, "serve", func(c *cli) { c.Serve.Depth = 5 }},
+		"command's own flag":     {nil, []string{"--depth=4"}, "serve", func(c *cli) { c.Serve.Depth = 4 }},
+		"flag before variable": {
+			env{"WAIT": "1s"}, []string{"migrate", "--wait=2s"}, "migrate", func(c *cli) { c.Wait = 2 * time.Second },
+		},
+		"flag before bad variable": {
+			env{"WAIT": "soon"}, []string{"--wait=2s"}, "serve", func(c *cli) { c.Wait = 2 * time.Second },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := cli{Wait: 8 * time.Second, MaxRPS: 10, Modes: []string{"a"}, AddrName: ":1"}
+			want.Serve.Depth = 3
+			want.LogConfig = service.LogConfig{LogLevel: "info", LogFormat: "json"}
+			tc.change(&want)
+			got, command, _, err := parse(t, tc.env, tc.args...)
+			if err != nil || command != tc.command || !reflect.DeepEqual(got, want) {
+				t.Errorf("Parse = %+v, %q, %v, want %+v, %q", got, command, err, want, tc.command)
+			}
+		})
 	}
 }
 
 func TestParse_CollectsProblems(t *testing.T) {
-	_, _, _, err := parse(t, map[string]string{"WAIT": "soon", "MAX_RPS": "fast", "LOG_LEVEL": "loud", "API_TOKEN_FILE": "/nowhere/token"})
-	var usage *service.UsageError
-	if !errors.As(err, &usage) || len(usage.Problems) != 4 {
-		t.Fatalf("%v", err)
-	}
-	for i, want := range []string{"API_TOKEN_FILE", "LOG_LEVEL", "MAX_RPS", "WAIT"} {
-		slices.Sort(usage.Problems)
-		if !strings.HasPrefix(usage.Problems[i], want) {
-			t.Errorf("%q does not tell of %s", usage.Problems[i], want)
-		}
-	}
-	if code := service.ExitCode(err, io.Discard); code != 2 {
-		t.Errorf("exit code %d", code)
-	}
-	_, _, _, err = parse(t, map[string]string{"WAIT": "soon"}, "--nonsense")
-	if service.ExitCode(err, io.Discard) != 2 || !strings.Contains(err.Error(), "--nonsense") || !strings.Contains(err.Error(), "WAIT") {
-		t.Errorf("an unknown flag and a bad variable: %v", err)
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		args []string
+		want []string // beginnings, sorted
+	}{
+		"variables": {
+			map[string]string{"WAIT": "soon", "MAX_RPS": "fast", "LOG_LEVEL": "loud", "API_TOKEN_FILE": "/nowhere"},
+			nil,
+			[]string{"API_TOKEN_FILE", "LOG_LEVEL", "MAX_RPS", "WAIT"},
+		},
+		"a variable and a flag": {
+			map[string]string{"WAIT": "soon"}, []string{"--nonsense"}, []string{"WAIT", "unknown flag --nonsense"},
+		},
+		"a secret and its file": {
+			map[string]string{"API_TOKEN_FILE": "x", "API_TOKEN": "y"}, nil, []string{"API_TOKEN and API_TOKEN_FILE"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, _, err := parse(t, tc.env, tc.args...)
+			var usage *service.UsageError
+			if !errors.As(err, &usage) || len(usage.Problems) != len(tc.want) {
+				t.Fatalf("error = %v, want a usage error with %d problems", err, len(tc.want))
+			}
+			slices.Sort(usage.Problems)
+			for i, want := range tc.want {
+				if !strings.HasPrefix(usage.Problems[i], want) {
+					t.Errorf("problem = %q, want %q", usage.Problems[i], want)
+				}
+			}
+		})
 	}
 }
 
 func TestParse_ReadsSecretFromFile(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("tok\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, _, _, err := parse(t, map[string]string{"API_TOKEN_FILE": file}); err != nil || c.Token.Reveal() != "tok" {
-		t.Errorf("%q, %v", c.Token.Reveal(), err)
-	}
-	if _, _, _, err := parse(t, map[string]string{"API_TOKEN_FILE": file, "API_TOKEN": "x"}); err == nil {
-		t.Error("both were taken")
+	c, _, _, err := parse(t, map[string]string{"API_TOKEN_FILE": file})
+	if got := c.Token.Reveal(); err != nil || got != "tok" {
+		t.Errorf("token = %q, %v, want tok", got, err)
 	}
 }
 
 func TestParse_HelpListsFlagsAndVariables(t *testing.T) {
+	t.Parallel()
 	_, _, help, err := parse(t, nil, "--help")
 	if !errors.Is(err, service.ErrHelp) || service.ExitCode(err, io.Discard) != 0 {
-		t.Fatalf("%v", err)
+		t.Fatalf("error = %v, want ErrHelp", err)
 	}
-	for _, want := range []string{"serve", "migrate", "--api-token", "$API_TOKEN", "$API_TOKEN_FILE", "--wait", "$WAIT", "8s", "$LOG_LEVEL"} {
+	for _, want := range []string{
+		"serve", "migrate", "--api-token", "$API_TOKEN", "$API_TOKEN_FILE", "--wait", "$WAIT", "8s", "$LOG_LEVEL",
+	} {
 		if !strings.Contains(help, want) {
 			t.Errorf("the help lacks %q:\n%s", want, help)
 		}
 	}
 }
 
-// Every command tells its version, whatever else is wrong with its configuration, and that is no failure.
+// Every command prints the version, whatever is wrong with the configuration, and succeeds.
 func TestParse_Version(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"--version"}, {"migrate", "--version"}} {
 		_, _, out, err := parse(t, map[string]string{"WAIT": "soon", "VERSION": "false"}, args...)
-		if want := "prog " + service.Version() + " ("; !errors.Is(err, service.ErrHelp) || !strings.HasPrefix(out, want) || !strings.Contains(out, runtime.Version()) {
-			t.Errorf("%v: %q, %v", args, out, err)
+		want := "prog " + service.Version() + " ("
+		if !errors.Is(err, service.ErrHelp) || !strings.HasPrefix(out, want) {
+			t.Errorf("%v prints %q, %v, want %q", args, out, err, want)
+		}
+		if !strings.Contains(out, runtime.Version()) {
+			t.Errorf("%v prints %q, want Go's version in it", args, out)
 		}
 	}
 }
 
 func TestExitCode(t *testing.T) {
+	t.Parallel()
 	broken := errors.New("broken")
+	left := fmt.Errorf("x: %w", service.ErrLeft)
+	canceled := fmt.Errorf("list: %w", context.Canceled)
+	usage := &service.UsageError{Problems: []string{"a", "b"}}
 	for name, tc := range map[string]struct {
-		err  error
-		code int
-		says string
+		err    error
+		code   int
+		stderr string
 	}{
-		"nothing":                     {nil, 0, ""},
-		"a failure":                   {broken, 1, "broken\n"},
-		"something is left":           {fmt.Errorf("x: %w", service.ErrLeft), 3, "x: done, but something is left\n"},
-		"a signal":                    {fmt.Errorf("list: %w", context.Canceled), 0, ""},
-		"a signal, told twice":        {errors.Join(context.Canceled, fmt.Errorf("list: %w", context.Canceled)), 0, ""},
-		"a failure beside a signal":   {errors.Join(context.Canceled, broken), 1, "context canceled\nbroken\n"},
-		"a failure wrapping a signal": {fmt.Errorf("%w after %w", broken, context.Canceled), 1, "broken after context canceled\n"},
-		"a timeout":                   {context.DeadlineExceeded, 1, "context deadline exceeded\n"},
+		"no error":               {nil, 0, ""},
+		"a failure":              {broken, 1, "broken\n"},
+		"work is left":           {left, 3, "x: done, but something is left\n"},
+		"a signal":               {canceled, 0, ""},
+		"a signal, twice":        {errors.Join(context.Canceled, canceled), 0, ""},
+		"a failure joined":       {errors.Join(context.Canceled, broken), 1, "context canceled\nbroken\n"},
+		"a failure and a signal": {fmt.Errorf("%w: %w", broken, canceled), 1, "broken: list: context canceled\n"},
+		"a usage error":          {usage, 2, usage.Error() + "\n"},
+		"a timeout":              {context.DeadlineExceeded, 1, "context deadline exceeded\n"},
 	} {
-		var said bytes.Buffer
-		if code := service.ExitCode(tc.err, &said); code != tc.code || said.String() != tc.says {
-			t.Errorf("%s: %d, %q", name, code, said.String())
-		}
+		t.Run(name, func(t *testing.T) {
+			var stderr bytes.Buffer
+			if code := service.ExitCode(tc.err, &stderr); code != tc.code || stderr.String() != tc.stderr {
+				t.Errorf("ExitCode = %d, %q, want %d, %q", code, stderr.String(), tc.code, tc.stderr)
+			}
+		})
 	}
 }
 
 func TestLoopback(t *testing.T) {
+	t.Parallel()
 	for addr, want := range map[string]bool{
-		"127.0.0.1:1": true, "localhost:1": true, "[::1]:1": true, "127.9.9.9:1": true, ":1": false, "0.0.0.0:1": false, "[::]:1": false, "10.0.0.1:1": false, "x": false,
+		"127.0.0.1:1": true, "localhost:1": true, "[::1]:1": true, "127.9.9.9:1": true,
+		":1": false, "0.0.0.0:1": false, "[::]:1": false, "10.0.0.1:1": false, "x": false,
 	} {
-		if service.Loopback(addr) != want {
-			t.Errorf("%s: %v", addr, !want)
+		if got := service.Loopback(addr); got != want {
+			t.Errorf("Loopback(%q) = %t, want %t", addr, got, want)
 		}
 	}
 }
 
 func TestLogConfig_JSON(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
+	token := secret.Text("hunter2")
 	log := service.LogConfig{LogLevel: "info", LogFormat: "json"}.Logger(&out)
 	log.Debug("hidden")
-	log.Info("shown", zap.String("id", "cs_1"), zap.Any("token", secret.Text("hunter2")), zap.Stringer("again", secret.Text("hunter2")))
+	log.Info("shown", zap.String("id", "cs_1"), zap.Any("token", token), zap.Stringer("again", token))
 	var line map[string]any
-	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "shown" || line["level"] != "info" || line["id"] != "cs_1" {
-		t.Errorf("%s: %v", out.String(), err)
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+		t.Fatalf("log = %s: %v", &out, err)
 	}
-	if _, err := time.Parse(time.RFC3339, fmt.Sprint(line["ts"])); err != nil || strings.Contains(out.String(), "hunter2") {
-		t.Errorf("%s: %v", out.String(), err)
+	ts := fmt.Sprint(line["ts"])
+	if _, err := time.Parse(time.RFC3339, ts); err != nil {
+		t.Errorf("ts = %s: %v", ts, err)
+	}
+	want := map[string]any{
+		"ts": ts, "level": "info", "msg": "shown", "id": "cs_1", "token": "[redacted]", "again": "[redacted]",
+	}
+	if !reflect.DeepEqual(line, want) {
+		t.Errorf("log = %v, want %v", line, want)
 	}
 }
 
-// A stranger's text cannot act on a terminal.
+// Foreign text cannot control a terminal.
 func TestLogConfig_ConsoleEscapesControlCharacters(t *testing.T) {
 	var out bytes.Buffer
 	console := service.LogConfig{LogLevel: "warn", LogFormat: "console"}.Logger(&out)

@@ -104,10 +104,10 @@ var elsewhere = []otherwise{
 	{regexp.MustCompile(`^make profile`), "internal/tools/bench/run_test.go TestProfiles"},
 	{regexp.MustCompile(`^go tool pprof`), "internal/tools/bench/run_test.go TestProfiles"}, // opens a browser
 	{regexp.MustCompile(`^make chaos`), "internal/e2e/chaos_test.go TestChaos"},
-	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                            // minutes, and files of the repository
-	{regexp.MustCompile(`^make manifests`), "internal/testkit/manual/kubernetes_test.go kubernetes"},   // schemas from the network
-	{regexp.MustCompile(`kubectl|kustomize`), "internal/testkit/manual/kubernetes_test.go kubernetes"}, // a cluster
-	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/manual_test.go TestManual"},
+	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                  // minutes, and files of the repository
+	{regexp.MustCompile(`^make manifests`), "internal/deploytest/yaml_test.go kubernetes"},   // schemas from the network
+	{regexp.MustCompile(`kubectl|kustomize`), "internal/deploytest/yaml_test.go kubernetes"}, // a cluster
+	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/config_test.go --help"},
 }
 
 // way is how a command is run against the stack.
