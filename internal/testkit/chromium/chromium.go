@@ -18,8 +18,8 @@ import (
 // ErrMissing means that Chromium is neither installed nor can be.
 var ErrMissing = errors.New("no Chromium on this machine")
 
-// Ensure returns the path of the browser. Where it is missing and root may use apt-get, it announces that on out
-// and installs it.
+// Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that and
+// installs it.
 func Ensure(ctx context.Context, out io.Writer) (string, error) {
 	if path := find(); path != "" {
 		return path, nil
