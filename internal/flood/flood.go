@@ -1,6 +1,6 @@
-// Package flood limits log lines that a client can multiply, such as those about forged signatures, wrong tokens
-// or repeated events: they must neither fill the disk nor go unseen. Lines about the outcome of a single purchase
-// are never limited.
+// Package flood limits log lines that a client can multiply, such as those about forged signatures, wrong
+// tokens or repeated events: they must neither fill the disk nor go unseen. Lines about the outcome of a
+// single purchase are never limited.
 package flood
 
 import (
@@ -17,9 +17,10 @@ const (
 	period = 10 * time.Second
 )
 
-// Limit returns an option for log and for loggers derived from it, which share the limit: of the lines with the
-// same level and message, ten in ten seconds are written. Ten seconds after the first line that was dropped, log
-// gets one line with their number, left_out. Messages must come from a small closed set: zap counts by their hash.
+// Limit returns an option for log and for loggers derived from it, which share the limit: of the lines with
+// the same level and message, ten in ten seconds are written. Ten seconds after the first line that was
+// dropped, log gets one line with their number, left_out. Messages must come from a small closed set: zap
+// counts by their hash.
 func Limit(log *zap.Logger) zap.Option {
 	var dropped atomic.Int64
 	report := func() {

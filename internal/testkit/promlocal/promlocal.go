@@ -120,7 +120,7 @@ func (s *Server) Count(ctx context.Context, expr string) (int, error) {
 }
 
 func (s *Server) get(ctx context.Context, path string, data any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
 	if err != nil {
 		return err
 	}

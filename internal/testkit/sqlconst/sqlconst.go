@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// Statements returns the constants of the package in dir whose names begin with "sql", by name. The other ones
-// are parts of statements.
+// Statements returns the constants of the package in dir whose names begin with "sql", by name. The other
+// ones are parts of statements.
 func Statements(dir string) (map[string]string, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {

@@ -88,7 +88,7 @@ func serve(ctx context.Context, addr string, s *tiktoksim.Simulator, misbehave f
 }
 
 func check(ctx context.Context, addr string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
 	if err != nil {
 		return err
 	}
