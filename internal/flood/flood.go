@@ -1,6 +1,6 @@
-// Package flood limits log lines that a client can multiply: forged signatures, wrong tokens, events sent
-// again and again. A flood of them neither fills the disk nor stays unseen. Lines about what becomes of one
-// purchase are never limited.
+// Package flood limits log lines that a client can multiply, such as those about forged signatures, wrong
+// tokens or repeated events: they must neither fill the disk nor go unseen. Lines about the outcome of a
+// single purchase are never limited.
 package flood
 
 import (
@@ -18,23 +18,24 @@ const (
 )
 
 // Limit returns an option for log and for loggers derived from it, which share the limit: of the lines with
-// one level and message, ten in ten seconds are written. Ten seconds after the first line that was left out,
-// log gets one line with their number, left_out. Messages must come from a small closed set: zap counts by
-// their hash.
+// the same level and message, ten in ten seconds are written. Ten seconds after the first line that was
+// dropped, log gets one line with their number, left_out. Messages must come from a small closed set: zap
+// counts by their hash.
 func Limit(log *zap.Logger) zap.Option {
-	var leftOut atomic.Int64
+	var dropped atomic.Int64
 	report := func() {
-		log.Warn("Log lines left out", zap.Int64("left_out", leftOut.Swap(0)), zap.Duration("within", period))
+		log.Warn("Log lines left out", zap.Int64("left_out", dropped.Swap(0)), zap.Duration("within", period))
 	}
 	count := func(_ zapcore.Entry, decision zapcore.SamplingDecision) {
-		if decision&zapcore.LogDropped != 0 && leftOut.Add(1) == 1 {
+		if decision&zapcore.LogDropped != 0 && dropped.Add(1) == 1 {
 			time.AfterFunc(period, report)
 		}
 	}
-	// The sampler decides alone: on a core that writes, it could not be shared by loggers with other fields.
-	encoder := zapcore.NewJSONEncoder(zapcore.EncoderConfig{})
-	nowhere := zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zapcore.DebugLevel)
-	sampler := zapcore.NewSamplerWithOptions(nowhere, period, burst, 0, zapcore.SamplerHook(count))
+	// The sampler only decides: if it wrapped the core that writes, each derived logger would have its own.
+	discard := zapcore.NewCore(
+		zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zapcore.DebugLevel,
+	)
+	sampler := zapcore.NewSamplerWithOptions(discard, period, burst, 0, zapcore.SamplerHook(count))
 	return zap.WrapCore(func(c zapcore.Core) zapcore.Core { return &core{c, sampler} })
 }
 

@@ -1,5 +1,5 @@
-// Package chromium finds a Chromium on this machine, installs it where the package manager allows, and starts it without a
-// window: for tests in a real browser and for the README's pictures.
+// Package chromium finds or installs a Chromium and starts it headless, for tests in a real browser and for
+// screenshots.
 package chromium
 
 import (
@@ -15,18 +15,20 @@ import (
 	"purchase-relay/internal/testkit/aptget"
 )
 
-// ErrMissing says that there is no Chromium, and how to get one.
-var ErrMissing = errors.New("no Chromium on this machine, so the pages are not tested in a browser")
+// ErrMissing means that Chromium is neither installed nor can be.
+var ErrMissing = errors.New("no Chromium on this machine")
 
-// Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that on
-// out and installs it.
+// Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that and
+// installs it.
 func Ensure(ctx context.Context, out io.Writer) (string, error) {
 	if path := find(); path != "" {
 		return path, nil
 	}
-	install := aptget.Request{What: "Chromium", Commands: aptget.Packages("chromium"), Done: func() bool { return find() != "" }}
-	if err := install.Run(ctx, out); err != nil {
-		return "", fmt.Errorf("%w (%w)", ErrMissing, err)
+	err := aptget.Request{
+		What: "Chromium", Commands: aptget.Packages("chromium"), Done: func() bool { return find() != "" },
+	}.Run(ctx, out)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrMissing, err)
 	}
 	if path := find(); path != "" {
 		return path, nil
@@ -35,7 +37,10 @@ func Ensure(ctx context.Context, out io.Writer) (string, error) {
 }
 
 func find() string {
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"} {
+	for _, name := range []string{
+		"chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
+		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+	} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
 		}
@@ -43,17 +48,21 @@ func find() string {
 	return ""
 }
 
-// Start starts a browser with its profile in dir, talking to nobody but the pages it is led to. Its end is cancel's or the
-// context's.
+// Start starts a browser with its profile in dir. It requests only the pages that it is directed to and ends
+// with ctx or cancel.
 func Start(ctx context.Context, path, dir string) (browser context.Context, cancel context.CancelFunc) {
 	options := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(dir), chromedp.Headless, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.DisableGPU,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("no-proxy-server", true),
-		chromedp.Flag("hide-scrollbars", true),
+		chromedp.ExecPath(path), chromedp.UserDataDir(dir), chromedp.Headless, chromedp.NoFirstRun,
+		chromedp.NoDefaultBrowserCheck, chromedp.DisableGPU,
+	}
+	for _, flag := range []string{
+		"disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage",
+		"no-proxy-server", "hide-scrollbars",
+	} {
+		options = append(options, chromedp.Flag(flag, true))
 	}
 	if os.Getuid() == 0 {
-		options = append(options, chromedp.NoSandbox) // Chromium's own sandbox does not run under root
+		options = append(options, chromedp.NoSandbox) // Chromium's sandbox does not run as root
 	}
 	allocator, end := chromedp.NewExecAllocator(ctx, options...)
 	browser, closeTab := chromedp.NewContext(allocator)

@@ -1,5 +1,4 @@
-// Package promlocal finds Prometheus on this machine, or fetches Debian's package of it, and runs it on loopback: for the tests
-// of the alert rules.
+// Package promlocal runs a Prometheus on loopback for the tests of the alert rules.
 package promlocal
 
 import (
@@ -19,53 +18,43 @@ import (
 	"purchase-relay/internal/testkit/process"
 )
 
-// ErrMissing says that Prometheus is not here and cannot be fetched.
+// ErrMissing means that Prometheus is neither installed nor can be downloaded.
 var ErrMissing = errors.New("no prometheus and promtool on this machine")
 
-// Tools are the two programs' paths.
+// Tools holds the paths of the two programs.
 type Tools struct{ Prometheus, Promtool string }
 
-// Ensure finds the programs in the path. Where they are missing and root may use apt-get, Ensure announces
-// that on out and unpacks Debian's package into the user's cache: installed as usual, it would start a server
-// of its own.
+// Ensure finds the programs. Where they are missing and root may use apt-get, it announces that on out and
+// unpacks Debian's package into the user's cache: an installed one would start a server of its own.
 func Ensure(ctx context.Context, out io.Writer) (Tools, error) {
-	if t, err := inPath(); err == nil {
+	if t, err := find(""); err == nil {
 		return t, nil
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return Tools{}, ErrMissing
+		return Tools{}, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
 	dir := filepath.Join(cache, "purchase-relay", "prometheus")
-	if t, err := in(filepath.Join(dir, "usr", "bin")); err == nil {
+	bin := filepath.Join(dir, "usr", "bin")
+	if t, err := find(bin); err == nil {
 		return t, nil
 	}
-	if err := fetch(ctx, dir, out); err != nil {
-		return Tools{}, fmt.Errorf("%w (%w)", ErrMissing, err)
+	if err := download(ctx, dir, bin, out); err != nil {
+		return Tools{}, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
-	return in(filepath.Join(dir, "usr", "bin"))
+	return find(bin)
 }
 
-func inPath() (t Tools, err error) {
-	if t.Prometheus, err = exec.LookPath("prometheus"); err != nil {
+// find looks for the programs in a directory, or in the PATH for "".
+func find(dir string) (t Tools, err error) {
+	if t.Prometheus, err = exec.LookPath(filepath.Join(dir, "prometheus")); err != nil {
 		return t, err
 	}
-	t.Promtool, err = exec.LookPath("promtool")
+	t.Promtool, err = exec.LookPath(filepath.Join(dir, "promtool"))
 	return t, err
 }
 
-func in(dir string) (Tools, error) {
-	t := Tools{Prometheus: filepath.Join(dir, "prometheus"), Promtool: filepath.Join(dir, "promtool")}
-	for _, file := range []string{t.Prometheus, t.Promtool} {
-		if _, err := os.Stat(file); err != nil {
-			return Tools{}, err
-		}
-	}
-	return t, nil
-}
-
-// fetch downloads the package and unpacks it into dir; nothing of it is installed or started.
-func fetch(ctx context.Context, dir string, out io.Writer) (err error) {
+func download(ctx context.Context, dir, bin string, out io.Writer) (err error) {
 	work, err := os.MkdirTemp("", "promlocal")
 	if err != nil {
 		return err
@@ -81,7 +70,7 @@ func fetch(ctx context.Context, dir string, out io.Writer) (err error) {
 			{"apt-get", "download", "-qq", "prometheus"},
 			{"sh", "-c", `exec dpkg-deb -x prometheus_*.deb "$0"`, dir},
 		},
-		Done: func() bool { _, err := in(filepath.Join(dir, "usr", "bin")); return err == nil },
+		Done: func() bool { _, err := find(bin); return err == nil },
 	}.Run(ctx, out)
 }
 
@@ -91,7 +80,7 @@ type Server struct {
 	process *process.Process
 }
 
-// Start runs Prometheus on a loopback address with a configuration file; its data and its log go to dir.
+// Start runs Prometheus at a loopback address with a configuration file. Its data and its log are in dir.
 func (t Tools) Start(config, addr, dir string) (*Server, error) {
 	p, err := process.Start(process.Command{
 		Path: t.Prometheus, Env: os.Environ(), Log: filepath.Join(dir, "prometheus.log"),
@@ -103,23 +92,21 @@ func (t Tools) Start(config, addr, dir string) (*Server, error) {
 	return &Server{url: "http://" + addr, process: p}, err
 }
 
-// Stop ends it and waits.
+// Stop ends the process and waits for it.
 func (s *Server) Stop() error { return s.process.Stop(20 * time.Second) }
 
 // Alert is one of Prometheus' active alerts.
 type Alert struct {
-	Labels      map[string]string `json:"labels"`
-	Annotations map[string]string `json:"annotations"`
-	State       string            `json:"state"` // pending or firing
-	Value       string            `json:"value"`
+	Labels map[string]string `json:"labels"`
+	State  string            `json:"state"` // pending or firing
 }
 
-// Alerts asks for the active alerts.
+// Alerts returns the active alerts.
 func (s *Server) Alerts(ctx context.Context) ([]Alert, error) {
 	var data struct {
 		Alerts []Alert `json:"alerts"`
 	}
-	err := s.ask(ctx, "/api/v1/alerts", &data)
+	err := s.get(ctx, "/api/v1/alerts", &data)
 	return data.Alerts, err
 }
 
@@ -134,7 +121,7 @@ func (s *Server) FailedRules(ctx context.Context) (failed []string, err error) {
 			} `json:"rules"`
 		} `json:"groups"`
 	}
-	err = s.ask(ctx, "/api/v1/rules", &data)
+	err = s.get(ctx, "/api/v1/rules", &data)
 	for _, g := range data.Groups {
 		for _, r := range g.Rules {
 			if r.Health == "err" {
@@ -145,33 +132,31 @@ func (s *Server) FailedRules(ctx context.Context) (failed []string, err error) {
 	return failed, err
 }
 
-// Count says how many series an expression has now.
+// Count returns the number of series in an expression's current result.
 func (s *Server) Count(ctx context.Context, expr string) (int, error) {
 	var data struct {
 		Result []json.RawMessage `json:"result"`
 	}
-	err := s.ask(ctx, "/api/v1/query?query="+url.QueryEscape(expr), &data)
+	err := s.get(ctx, "/api/v1/query?query="+url.QueryEscape(expr), &data)
 	return len(data.Result), err
 }
 
-func (s *Server) ask(ctx context.Context, path string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, http.NoBody)
+func (s *Server) get(ctx context.Context, path string, data any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := (&http.Client{}).Do(req)
+	response, err := (&http.Client{Timeout: 5 * time.Second}).Do(request)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }()
+	defer func() { _ = response.Body.Close() }()
 	answer := struct {
 		Status string `json:"status"`
 		Data   any    `json:"data"`
-	}{Data: into}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<22)).Decode(&answer); err != nil || answer.Status != "success" {
-		return fmt.Errorf("prometheus answers %s %q (%w)", resp.Status, answer.Status, err)
+	}{Data: data}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Status != "success" {
+		return fmt.Errorf("query prometheus: HTTP %s, status %q: %w", response.Status, answer.Status, err)
 	}
 	return nil
 }

@@ -4,66 +4,46 @@ package sqlconst
 import (
 	"fmt"
 	"go/ast"
+	"go/constant"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
-// Statements returns the constants of a folder's package whose names begin with "sql", by name. A value is
-// a literal, a name or a sum of both. Constants with other names are parts of statements.
+// Statements returns the constants of the package in dir whose names begin with "sql", by name. The other
+// ones are parts of statements.
 func Statements(dir string) (map[string]string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]ast.Expr{}
-	for _, path := range files {
+	fset := token.NewFileSet()
+	var files []*ast.File
+	for _, path := range paths {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return nil, err
 		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Values) == len(spec.Names) {
-				for i, name := range spec.Names {
-					values[name.Name] = spec.Values[i]
-				}
-			}
-			return true
-		})
+		files = append(files, file)
 	}
+	// Nothing is imported: errors about that are ignored, and a statement must do without.
+	config := types.Config{IgnoreFuncBodies: true, Error: func(error) {}}
+	pkg, _ := config.Check(dir, fset, files, nil)
 	statements := map[string]string{}
-	for name := range values {
-		if !strings.HasPrefix(name, "sql") {
+	for _, name := range pkg.Scope().Names() {
+		c, isConst := pkg.Scope().Lookup(name).(*types.Const)
+		if !isConst || !strings.HasPrefix(name, "sql") {
 			continue
 		}
-		if statements[name], err = text(values, values[name]); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+		if c.Val().Kind() != constant.String {
+			return nil, fmt.Errorf("evaluate %s: not a string made of the package's own constants", name)
 		}
+		statements[name] = constant.StringVal(c.Val())
 	}
 	return statements, nil
-}
-
-func text(values map[string]ast.Expr, e ast.Expr) (string, error) {
-	switch e := e.(type) {
-	case *ast.BasicLit:
-		return strconv.Unquote(e.Value)
-	case *ast.BinaryExpr:
-		left, err := text(values, e.X)
-		if err != nil {
-			return "", err
-		}
-		right, err := text(values, e.Y)
-		return left + right, err
-	case *ast.Ident:
-		if value, ok := values[e.Name]; ok {
-			return text(values, value)
-		}
-		return "", fmt.Errorf("constant %s not found", e.Name)
-	}
-	return "", fmt.Errorf("%T is no text", e)
 }

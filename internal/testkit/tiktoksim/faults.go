@@ -11,48 +11,52 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
-// Fault is a way to fail. Several may stand at once: the first that applies to a request wins, and Config.Misbehave has a
-// say only where none does. A request that a fault answers is not stored, with the exception of CutAfter. A fault of
-// Latency or DuplicateCode alone answers nothing itself: the request is judged and stored as always.
+// Fault is a failure to simulate. Of several active ones the first that matches a request applies. A fault of
+// Latency or DuplicateCode alone leaves the rules and the store in place.
 type Fault struct {
-	// The answer. Without Code and Body it is plain text, as a gateway's; a code of 0 can be written as Body.
-	Status     int    `json:"status,omitempty"`      // HTTP status; 0: what is usual for the rest
-	Code       int    `json:"code,omitempty"`        // TikTok's code, in TikTok's JSON
-	Message    string `json:"message,omitempty"`     // beside Code
-	Body       string `json:"body,omitempty"`        // the body, as it stands here
-	RetryAfter string `json:"retry_after,omitempty"` // the Retry-After header: seconds or an HTTP date
+	// The answer. Without Code and Body it is plain text, as a gateway's.
+	Status     int    `json:"status,omitempty"` // HTTP status; 0 is the usual one of the fields below
+	Code       int    `json:"code,omitempty"`   // TikTok's code; write 0 as Body
+	Message    string `json:"message,omitempty"`
+	Body       string `json:"body,omitempty"`
+	RetryAfter string `json:"retry_after,omitempty"` // header: seconds or an HTTP date
 
-	// Instead of an answer: one of these at most.
-	Hang        bool   `json:"hang,omitempty"`         // none comes until the client goes or the faults are cleared
+	// In place of that answer, at most one of:
+	Hang        bool   `json:"hang,omitempty"`         // no answer until the client leaves or DELETE /faults
 	Cut         bool   `json:"cut,omitempty"`          // the connection is dropped
-	CutAfter    bool   `json:"cut_after,omitempty"`    // what is good is stored, then the connection is dropped: the ambiguous failure
-	LyingLength bool   `json:"lying_length,omitempty"` // the answer breaks off before its Content-Length
-	Endless     bool   `json:"endless,omitempty"`      // the body does not end until the client goes (or after 64 MiB)
-	Drip        bool   `json:"drip,omitempty"`         // the body comes a byte at a time and stays incomplete until the client goes or the faults are cleared
-	HTML        bool   `json:"html,omitempty"`         // a gateway's page, with Status 502 unless there is another
-	Redirect    string `json:"redirect,omitempty"`     // to this address, with Status 307 unless there is another
+	CutAfter    bool   `json:"cut_after,omitempty"`    // the same after the events were stored
+	LyingLength bool   `json:"lying_length,omitempty"` // the answer ends before its Content-Length
+	Endless     bool   `json:"endless,omitempty"`      // the answer does not end before 64 MiB
+	Drip        bool   `json:"drip,omitempty"`         // the answer comes byte by byte and does not end
+	HTML        bool   `json:"html,omitempty"`         // a gateway's page; status 502
+	Redirect    string `json:"redirect,omitempty"`     // to this URL; status 307
 
-	Latency       time.Duration `json:"latency,omitempty"`        // before the answer, added to Config.Latency; in JSON "200ms"
-	DuplicateCode int           `json:"duplicate_code,omitempty"` // the code for a request that holds nothing new, for example 40050
+	Latency       time.Duration `json:"-"`                        // before the answer; in JSON latency: "200ms"
+	DuplicateCode int           `json:"duplicate_code,omitempty"` // if no event is new, such as 40050
 
-	// Whom it hits, and how long it stands.
-	Rate       float64       `json:"rate,omitempty"`        // share of the requests that it could hit; 0: all
-	For        time.Duration `json:"for,omitempty"`         // from now on; 0: until cleared; in JSON "10s"
-	Count      int           `json:"count,omitempty"`       // requests, then it is gone; 0: any number
-	OnlyPixel  string        `json:"only_pixel,omitempty"`  // requests for this pixel
-	MatchEvent string        `json:"match_event,omitempty"` // requests that hold an event_id with this in it
-	MatchText  string        `json:"match_text,omitempty"`  // requests that hold an event with this in one of its texts, as a firewall reads them
-	MinEvents  int           `json:"min_events,omitempty"`  // requests of at least so many events: 2 hits batches alone
+	// The requests that it applies to.
+	Rate       float64       `json:"rate,omitempty"`        // share of the matching requests; 0 is all
+	For        time.Duration `json:"-"`                     // 0 is until cleared; in JSON for: "10s"
+	Count      int           `json:"count,omitempty"`       // number of requests; 0 is no limit
+	OnlyPixel  string        `json:"only_pixel,omitempty"`  // requests of this pixel
+	MatchEvent string        `json:"match_event,omitempty"` // requests with this in an event_id
+	MatchText  string        `json:"match_text,omitempty"`  // requests with this in any string of an event
+	MinEvents  int           `json:"min_events,omitempty"`  // requests of this many events or more
+
+	until time.Time // set from For by Inject
 }
 
-// maxEndless bounds an endless body, in bytes.
-const maxEndless = 64 << 20
+// wireFault is a Fault in JSON.
+type wireFault struct {
+	Fault
+	Latency duration `json:"latency,omitzero"`
+	For     duration `json:"for,omitzero"`
+}
 
-// duration is a time.Duration that reads and writes itself as "200ms".
+// duration is a time.Duration that is "200ms" in JSON.
 type duration time.Duration
 
 // MarshalText implements encoding.TextMarshaler.
@@ -65,311 +69,164 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-type plainFault Fault
-
-// wireFault is a Fault in JSON: its two durations hide the plain ones.
-type wireFault struct {
-	plainFault
-	Latency duration `json:"latency,omitzero"`
-	For     duration `json:"for,omitzero"`
+// kind is a way to answer in place of the rules.
+type kind struct {
+	name   string // in JSON and in Stats.ByCode
+	is     func(f Fault) bool
+	status int // HTTP status, unless Fault.Status is set
+	write  writer
 }
 
-// MarshalJSON implements json.Marshaler.
-func (f Fault) MarshalJSON() ([]byte, error) {
-	return json.Marshal(wireFault{plainFault(f), duration(f.Latency), duration(f.For)})
+// writer answers a request. The channel is closed when the faults are cleared.
+type writer func(f Fault, w http.ResponseWriter, r *http.Request, cleared <-chan struct{})
+
+// kinds exclude each other.
+var kinds = []kind{
+	{"hang", func(f Fault) bool { return f.Hang }, 200, hang},
+	{"cut", func(f Fault) bool { return f.Cut }, 200, cut},
+	{"cut_after", func(f Fault) bool { return f.CutAfter }, 200, cut},
+	{"lying_length", func(f Fault) bool { return f.LyingLength }, 200, respond},
+	{"endless", func(f Fault) bool { return f.Endless }, 200, stream(32<<10, 0)},
+	{"drip", func(f Fault) bool { return f.Drip }, 200, stream(1, 50*time.Millisecond)},
+	{"html", func(f Fault) bool { return f.HTML }, 502, respond},
+	{"redirect", func(f Fault) bool { return f.Redirect != "" }, 307, respond},
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It refuses a field that it does not know: a misspelt fault would test nothing.
-func (f *Fault) UnmarshalJSON(data []byte) error {
-	var w wireFault
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&w); err != nil {
-		return err
+// kind returns how the fault answers, nil if the rules give the answer.
+func (f Fault) kind() *kind {
+	if i := slices.IndexFunc(kinds, func(k kind) bool { return k.is(f) }); i >= 0 {
+		return &kinds[i]
 	}
-	*f = Fault(w.plainFault)
-	f.Latency, f.For = time.Duration(w.Latency), time.Duration(w.For)
+	switch {
+	case f.Code != 0 && f.Body == "":
+		return &kind{name: strconv.Itoa(f.Code), status: 200, write: respond}
+	case f.Status != 0 || f.Body != "":
+		return &kind{name: "http_" + strconv.Itoa(cmp.Or(f.Status, 200)), status: 200, write: respond}
+	}
 	return nil
 }
 
-// check says what is wrong with a fault.
-func (f Fault) check() error {
-	instead := 0
-	for _, is := range []bool{f.Hang, f.Cut, f.CutAfter, f.LyingLength, f.Endless, f.Drip, f.HTML, f.Redirect != ""} {
-		if is {
-			instead++
+// validate rejects a fault without an effect, with two kinds or with a number out of range.
+func (f Fault) validate() error {
+	var set []string
+	for _, k := range kinds {
+		if k.is(f) {
+			set = append(set, k.name)
 		}
 	}
 	switch {
-	case instead > 1:
-		return errors.New("hang, cut, cut_after, lying_length, endless, drip, html and redirect exclude each other")
-	case f.CutAfter && f.replaces():
-		return errors.New("cut_after drops the connection in place of an answer: leave out status, code and body")
-	case !f.replaces() && !f.CutAfter && f.Latency == 0 && f.DuplicateCode == 0:
-		return errors.New("it says nothing of the answer: give a status, a code, a body, a latency, a duplicate_code, or one of hang, cut, cut_after, lying_length, endless, drip, html, redirect")
+	case len(set) > 1:
+		return fmt.Errorf("%s exclude each other", strings.Join(set, " and "))
+	case f.kind() == nil && f.Latency == 0 && f.DuplicateCode == 0:
+		return errors.New("neither an answer nor latency or duplicate_code")
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
-		return errors.New("status is a number from 200 to 599")
+		return errors.New("status must be between 200 and 599")
 	case f.Rate < 0 || f.Rate > 1:
-		return errors.New("rate is a share from 0 to 1")
-	case f.Count < 0 || f.For < 0 || f.Latency < 0 || f.MinEvents < 0:
-		return errors.New("count, for, latency and min_events are not negative")
-	case strings.ContainsAny(f.RetryAfter+f.Redirect, "\r\n"):
-		return errors.New("retry_after and redirect are each one line")
+		return errors.New("rate must be between 0 and 1")
 	}
 	return nil
 }
 
-// replaces says whether the fault answers in place of the rules.
-func (f Fault) replaces() bool {
-	return f.Status != 0 || f.Code != 0 || f.Body != "" || f.Hang || f.Cut || f.LyingLength || f.Endless || f.Drip || f.HTML || f.Redirect != ""
-}
+const gatewayPage = "<html>\r\n<head><title>%d %s</title></head>\r\n" +
+	"<body><center><h1>%[1]d %[2]s</h1></center><hr><center>nginx</center></body>\r\n</html>\r\n"
 
-// status is the HTTP status, with the usual one where the fault has none of its own.
-func (f Fault) status() int {
-	usual := http.StatusOK
+// respond writes an answer. LyingLength promises more than it holds: net/http then closes the connection.
+func respond(f Fault, w http.ResponseWriter, _ *http.Request, _ <-chan struct{}) {
+	contentType, body := "text/plain; charset=utf-8", http.StatusText(f.Status)+"\n"
 	switch {
 	case f.HTML:
-		usual = http.StatusBadGateway
-	case f.Redirect != "":
-		usual = http.StatusTemporaryRedirect
-	}
-	return cmp.Or(f.Status, usual)
-}
-
-// label names what the client gets in Stats.ByCode; "" when the rules decide.
-func (f Fault) label() string {
-	switch {
-	case f.Hang:
-		return "hang"
-	case f.Cut, f.CutAfter:
-		return "cut"
-	case f.LyingLength:
-		return "lying_length"
-	case f.Endless:
-		return "endless"
-	case f.Drip:
-		return "drip"
-	case f.Code != 0 && !f.HTML && f.Redirect == "" && f.Body == "":
-		return strconv.Itoa(f.Code)
-	case f.replaces():
-		return "http_" + strconv.Itoa(f.status())
-	}
-	return ""
-}
-
-const gatewayPage = "<html>\r\n<head><title>%d %s</title></head>\r\n<body>\r\n<center><h1>%[1]d %[2]s</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-
-// answer gives the client what the fault has for it. released ends a hang.
-func (f Fault) answer(w http.ResponseWriter, r *http.Request, released <-chan struct{}, now time.Time) {
-	if f.RetryAfter != "" {
-		w.Header().Set("Retry-After", f.RetryAfter)
-	}
-	said := verdict{f.Code, cmp.Or(f.Message, "OK")}
-	if f.Code != codeOK && f.Message == "" {
-		said.message = "A fault that the simulator was asked for"
-	}
-	switch {
-	case f.Cut:
-		panic(http.ErrAbortHandler)
-	case f.Hang:
-		select {
-		case <-r.Context().Done():
-		case <-released:
-		}
-		panic(http.ErrAbortHandler)
-	case f.Endless:
-		f.writeEndless(w)
-	case f.Drip:
-		f.writeDrip(w, r, released)
-	case f.LyingLength:
-		body := f.Body
-		if body == "" {
-			body = mustJSON(newAnswer(said, now))
-		}
-		// net/http closes the connection when a handler returns before it wrote what it promised.
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)+100))
-		f.write(w, "application/json", body)
-	case f.Redirect != "":
-		w.Header().Set("Location", f.Redirect)
-		f.write(w, "text/plain; charset=utf-8", http.StatusText(f.status())+"\n")
-	case f.HTML:
-		f.write(w, "text/html", fmt.Sprintf(gatewayPage, f.status(), http.StatusText(f.status())))
+		contentType, body = "text/html", fmt.Sprintf(gatewayPage, f.Status, http.StatusText(f.Status))
 	case f.Body != "":
-		kind := "text/plain; charset=utf-8"
-		if json.Valid([]byte(f.Body)) {
-			kind = "application/json"
+		body = f.Body
+		if json.Valid([]byte(body)) {
+			contentType = "application/json"
 		}
-		f.write(w, kind, f.Body)
-	case f.Code != 0:
-		writeAnswer(w, f.status(), said, now)
-	default:
-		f.write(w, "text/plain; charset=utf-8", http.StatusText(f.status())+"\n")
+	case f.Code != 0 || f.LyingLength:
+		text, _ := json.Marshal(newAnswer(f.Code, cmp.Or(f.Message, "Simulated fault")))
+		contentType, body = "application/json", string(text)
 	}
-}
-
-func (f Fault) write(w http.ResponseWriter, kind, body string) {
-	w.Header().Set("Content-Type", kind)
-	w.WriteHeader(f.status())
+	header := w.Header()
+	header.Set("Content-Type", contentType)
+	for name, value := range map[string]string{"Retry-After": f.RetryAfter, "Location": f.Redirect} {
+		if value != "" {
+			header.Set(name, value)
+		}
+	}
+	if f.LyingLength {
+		header.Set("Content-Length", strconv.Itoa(len(body)+100))
+	}
+	w.WriteHeader(f.Status)
 	_, _ = io.WriteString(w, body)
 }
 
-// dripEvery is the time from one byte to the next.
-const dripEvery = 50 * time.Millisecond
-
-// writeDrip begins like an answer that says OK, a byte at a time, and never gets to its last one.
-func (f Fault) writeDrip(w http.ResponseWriter, r *http.Request, released <-chan struct{}) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(f.status())
-	tick := time.NewTicker(dripEvery)
-	defer tick.Stop()
-	for next := `{"code":0,"message":"OK",`; ; next += " " {
-		if _, err := io.WriteString(w, next[:1]); err != nil || http.NewResponseController(w).Flush() != nil {
-			return
-		}
-		next = next[1:]
-		select {
-		case <-r.Context().Done():
-			return
-		case <-released:
-			return
-		case <-tick.C:
-		}
+// hang waits for the client to disconnect or for the faults to be cleared.
+func hang(_ Fault, _ http.ResponseWriter, r *http.Request, cleared <-chan struct{}) {
+	select {
+	case <-r.Context().Done():
+	case <-cleared:
 	}
+	panic(http.ErrAbortHandler)
 }
 
-// writeEndless begins like an answer that says OK, and goes on.
-func (f Fault) writeEndless(w http.ResponseWriter) {
-	f.write(w, "application/json", `{"code":0,"message":"`)
-	chunk := bytes.Repeat([]byte("x"), 32<<10)
-	for n := 0; n < maxEndless; n += len(chunk) {
-		if _, err := w.Write(chunk); err != nil {
-			break
-		}
-	}
-	panic(http.ErrAbortHandler) // it shall not end well, either
-}
+func cut(Fault, http.ResponseWriter, *http.Request, <-chan struct{}) { panic(http.ErrAbortHandler) }
 
-func mustJSON(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
-
-// faults are those that stand.
-type faults struct {
-	now       func() time.Time
-	dice      *dice
-	misbehave float64
-
-	mu       sync.Mutex
-	list     []*standingFault
-	released chan struct{} // closed by clear: it ends what hangs
-}
-
-type standingFault struct {
-	Fault
-	until time.Time // zero: until cleared
-}
-
-func newFaults(now func() time.Time, d *dice, misbehave float64) *faults {
-	return &faults{now: now, dice: d, misbehave: misbehave, released: make(chan struct{})}
-}
-
-func (s *faults) add(f Fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	stands := &standingFault{Fault: f}
-	if f.For > 0 {
-		stands.until = s.now().Add(f.For)
-	}
-	s.list = append(s.list, stands)
-}
-
-func (s *faults) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = nil
-	close(s.released)
-	s.released = make(chan struct{})
-}
-
-// standing returns the faults with what is left of their count and their time.
-func (s *faults) standing() []Fault {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	s.expire(now)
-	left := make([]Fault, len(s.list))
-	for i, f := range s.list {
-		left[i] = f.Fault
-		if !f.until.IsZero() {
-			left[i].For = f.until.Sub(now)
-		}
-	}
-	return left
-}
-
-func (s *faults) expire(now time.Time) {
-	s.list = slices.DeleteFunc(s.list, func(f *standingFault) bool { return !f.until.IsZero() && !now.Before(f.until) })
-}
-
-// choose returns the fault for a request, the zero Fault when there is none, and the channel that ends a hang.
-func (s *faults) choose(sub submission) (Fault, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expire(s.now())
-	for i, f := range s.list {
-		if !f.hits(sub) || f.Rate > 0 && s.dice.roll() >= f.Rate {
-			continue
-		}
-		chosen := f.Fault
-		if f.Count == 1 {
-			s.list = slices.Delete(s.list, i, i+1)
-		} else if f.Count > 1 {
-			f.Count--
-		}
-		return chosen, s.released
-	}
-	if s.misbehave > 0 && s.dice.roll() < s.misbehave {
-		return s.whim(), s.released
-	}
-	return Fault{}, s.released
-}
-
-// hits says whether a request is one of those that the fault is for.
-func (f Fault) hits(sub submission) bool {
-	return (f.OnlyPixel == "" || f.OnlyPixel == sub.pixel) && len(sub.events) >= f.MinEvents &&
-		(f.MatchEvent == "" || slices.ContainsFunc(sub.events, func(e offered) bool {
-			return strings.Contains(e.text("event_id"), f.MatchEvent)
-		})) &&
-		(f.MatchText == "" || slices.ContainsFunc(sub.events, func(e offered) bool { return holds(e.fields, f.MatchText) }))
-}
-
-// holds reports whether one of the strings in a decoded JSON value has a text in it.
-func holds(v any, text string) bool {
-	switch v := v.(type) {
-	case string:
-		return strings.Contains(v, text)
-	case []any:
-		return slices.ContainsFunc(v, func(e any) bool { return holds(e, text) })
-	case map[string]any:
-		for _, e := range v {
-			if holds(e, text) {
-				return true
+// stream begins a good answer and adds chunks until the client disconnects or the faults are cleared.
+func stream(chunk int, interval time.Duration) writer {
+	return func(f Fault, w http.ResponseWriter, r *http.Request, cleared <-chan struct{}) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(f.Status)
+		flush := http.NewResponseController(w).Flush
+		_, err := io.WriteString(w, `{"code":0,"message":"`)
+		for err == nil && flush() == nil {
+			select {
+			case <-r.Context().Done():
+				return
+			case <-cleared:
+				return
+			case <-time.After(interval):
+				_, err = w.Write(bytes.Repeat([]byte("x"), chunk))
 			}
 		}
 	}
-	return false
 }
 
-// whim is one of the faults that a sender must survive every day without losing or doubling anything.
-func (s *faults) whim() Fault {
-	whims := []Fault{
-		{Code: codeInternal, Message: "Internal service error, please try again later"},
-		{Status: http.StatusServiceUnavailable, HTML: true},
-		{CutAfter: true},
+// faults are the active ones, in the order of their injection. Simulator.mu guards them.
+type faults struct {
+	list    []Fault
+	cleared chan struct{} // closed by Simulator.Clear
+}
+
+func (s *faults) expire() {
+	now := time.Now()
+	s.list = slices.DeleteFunc(s.list, func(f Fault) bool { return f.For > 0 && !now.Before(f.until) })
+}
+
+// next returns the fault that applies to a request.
+func (s *faults) next(req request, random func() float64) (f Fault, found bool) {
+	s.expire()
+	i := slices.IndexFunc(s.list, func(f Fault) bool {
+		return f.matches(req) && (f.Rate == 0 || random() < f.Rate)
+	})
+	if i < 0 {
+		return Fault{}, false
 	}
-	return whims[int(s.dice.roll()*float64(len(whims)))]
+	f = s.list[i]
+	switch f.Count {
+	case 0: // no limit
+	case 1:
+		s.list = slices.Delete(s.list, i, i+1)
+	default:
+		s.list[i].Count--
+	}
+	return f, true
+}
+
+func (f Fault) matches(req request) bool {
+	inID := func(e parsedEvent) bool { return strings.Contains(e.EventID, f.MatchEvent) }
+	inText := func(e parsedEvent) bool {
+		return anyString(e.fields, func(s string) bool { return strings.Contains(s, f.MatchText) })
+	}
+	return (f.OnlyPixel == "" || f.OnlyPixel == req.pixel) && len(req.events) >= f.MinEvents &&
+		(f.MatchEvent == "" || slices.ContainsFunc(req.events, inID)) &&
+		(f.MatchText == "" || slices.ContainsFunc(req.events, inText))
 }

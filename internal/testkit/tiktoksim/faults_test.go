@@ -2,387 +2,227 @@ package tiktoksim_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"purchase-relay/internal/testkit/tiktoksim"
+	"purchase-relay/internal/testkit/wait"
 )
 
-// seen is what a real client sees of one request.
-type seen struct {
-	status int
-	header http.Header
-	body   string
-	err    error // of the request, or of reading its answer
+// do sends a request over a socket and reads up to 1 MiB of the answer. status is 0 without one.
+func do(
+	ctx context.Context, server *httptest.Server, method, path, body string,
+) (status int, header http.Header, answer string, err error) {
+	r, err := http.NewRequestWithContext(ctx, method, server.URL+path, strings.NewReader(body))
+	if err != nil {
+		return 0, nil, "", err
+	}
+	r.Header = http.Header{"Content-Type": {"application/json"}, "Access-Token": {"local-token"}}
+	response, err := server.Client().Transport.RoundTrip(r)
+	if err != nil {
+		return 0, nil, "", err
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	return response.StatusCode, response.Header, string(data), errors.Join(err, response.Body.Close())
 }
 
-// served is a simulator behind a socket.
-type served struct {
-	*tiktoksim.Simulator
-	server *httptest.Server
+// Every fault as a client receives it.
+func TestFault_Answers(t *testing.T) {
+	t.Parallel()
+	for label, tc := range map[string]struct {
+		fault  tiktoksim.Fault
+		status int
+		body   string // part of it
+		err    error
+		stored int
+	}{
+		"http_503":     {tiktoksim.Fault{Status: 503, RetryAfter: "5"}, 503, "Service Unavailable", nil, 0},
+		"40100":        {tiktoksim.Fault{Code: 40100, Message: "slow"}, 200, `40100,"message":"slow"`, nil, 0},
+		"40105":        {tiktoksim.Fault{Code: 40105, Status: 401}, 401, `"code":40105`, nil, 0},
+		"http_200":     {tiktoksim.Fault{Body: `{"message":"no code"}`}, 200, `{"message":"no code"}`, nil, 0},
+		"html":         {tiktoksim.Fault{HTML: true, Status: 504}, 504, "504 Gateway Timeout", nil, 0},
+		"redirect":     {tiktoksim.Fault{Redirect: "http://127.0.0.1:1/"}, 307, "", nil, 0},
+		"cut":          {tiktoksim.Fault{Cut: true}, 0, "", io.EOF, 0},
+		"cut_after":    {tiktoksim.Fault{CutAfter: true}, 0, "", io.EOF, 1},
+		"lying_length": {tiktoksim.Fault{LyingLength: true}, 200, `"code":0`, io.ErrUnexpectedEOF, 0},
+		"endless":      {tiktoksim.Fault{Endless: true}, 200, strings.Repeat("x", 1000), nil, 0},
+		"drip":         {tiktoksim.Fault{Drip: true}, 200, `{"code":0,"message":"`, nil, 0},
+		"hang":         {tiktoksim.Fault{Hang: true}, 0, "", io.EOF, 0},
+		"0":            {tiktoksim.Fault{Latency: 1}, 200, `"code":0`, nil, 1},
+	} {
+		t.Run(label, func(t *testing.T) {
+			t.Parallel()
+			s := tiktoksim.New(tiktoksim.Config{})
+			server := httptest.NewServer(s)
+			defer server.Close()
+			s.Inject(tc.fault)
+			if tc.fault.Hang || tc.fault.Drip {
+				go afterArrival(t, s, s.Clear)
+			}
+			status, header, body, err := do(t.Context(), server, http.MethodPost, batchPath, batch)
+			if status != tc.status || !strings.Contains(body, tc.body) || !errors.Is(err, tc.err) {
+				t.Errorf("answer = HTTP %d, %.200q, %v, want HTTP %d, %q, %v",
+					status, body, err, tc.status, tc.body, tc.err)
+			}
+			if header.Get("Location") != tc.fault.Redirect || header.Get("Retry-After") != tc.fault.RetryAfter {
+				t.Errorf("header = %v, want that of %+v", header, tc.fault)
+			}
+			stats := s.Stats()
+			if stats.ByCode[label] != 1 || stats.Unreached != 1-tc.stored || len(s.Received()) != tc.stored {
+				t.Errorf("%d events, stats = %+v, want %d and one %s", len(s.Received()), stats, tc.stored, label)
+			}
+		})
+	}
 }
 
-func serve(t *testing.T, c tiktoksim.Config) served {
+func afterArrival(t *testing.T, s *tiktoksim.Simulator, run func()) {
 	t.Helper()
-	s := tiktoksim.New(c)
-	server := httptest.NewServer(s)
-	t.Cleanup(func() {
-		s.Clear()
+	if !wait.Until(t.Context(), time.Minute, time.Millisecond, func() bool { return s.Stats().Requests > 0 }) {
+		t.Error("no request arrived")
+	}
+	run()
+}
+
+// A disconnect ends the request: server.Close waits for that. The events of a delayed answer are stored.
+func TestFault_ClientDisconnects(t *testing.T) {
+	t.Parallel()
+	for stored, fault := range []tiktoksim.Fault{{Hang: true}, {Latency: time.Hour}} {
+		s := tiktoksim.New(tiktoksim.Config{})
+		server := httptest.NewServer(s)
+		s.Inject(fault)
+		ctx, cancel := context.WithCancel(t.Context())
+		go afterArrival(t, s, cancel)
+		_, _, _, err := do(ctx, server, http.MethodPost, batchPath, batch)
+		if got := len(s.Received()); got != stored || !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v: %d events, error = %v, want %d, %v", fault, got, err, stored, context.Canceled)
+		}
 		server.Close()
+	}
+}
+
+// Which requests a fault applies to. Every one of them is answered 503.
+func TestFault_Matches(t *testing.T) {
+	t.Parallel()
+	attack := strings.Replace(batchOf("cs_2", "cs_3"), "?x=1", `?x=\u003cscript>/../`, 1)
+	test := strings.Replace(batch, "LOCALPIXEL", "TESTPIXEL", 1)
+	for name, tc := range map[string]struct {
+		fault       tiktoksim.Fault
+		hit, spared string
+	}{
+		"pixel":        {tiktoksim.Fault{OnlyPixel: "TESTPIXEL"}, test, batch},
+		"event":        {tiktoksim.Fault{MatchEvent: "poison"}, batchOf("cs_1", "cs_poison"), batch},
+		"text":         {tiktoksim.Fault{MatchText: "/../"}, attack, batch},
+		"escaped text": {tiktoksim.Fault{MatchText: "<script>"}, attack, batch},
+		"batch":        {tiktoksim.Fault{MinEvents: 2}, batchOf("cs_1", "cs_2"), batch},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := tiktoksim.New(tiktoksim.Config{TestPixel: "TESTPIXEL"})
+			tc.fault.Status = http.StatusServiceUnavailable
+			s.Inject(tc.fault)
+			if got, _ := post(t, s, batchPath, tc.hit, nil); got != http.StatusServiceUnavailable {
+				t.Errorf("HTTP %d to what matches, want 503", got)
+			}
+			if got, _ := post(t, s, batchPath, tc.spared, nil); got != http.StatusOK {
+				t.Errorf("HTTP %d to what does not match, want 200", got)
+			}
+		})
+	}
+}
+
+// The first fault applies until its count or its time is over.
+func TestFault_Ends(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := tiktoksim.New(tiktoksim.Config{})
+		s.Inject(tiktoksim.Fault{Status: 500, Count: 2})
+		s.Inject(tiktoksim.Fault{Status: 501, For: 10 * time.Second})
+		s.Inject(tiktoksim.Fault{DuplicateCode: 40050})
+		for i, tc := range []struct {
+			after  time.Duration
+			body   string
+			status int
+			answer string
+		}{
+			{0, batch, 500, ""}, {0, batch, 500, ""}, {0, batch, 501, ""}, {10*time.Second - 1, batch, 501, ""},
+			{1, batch, 200, "0 OK"}, {0, batch, 200, "40050 Duplicated request"},
+			{0, batchOf("cs_1", "cs_2"), 200, "0 OK"}, {0, batchOf("cs_1", "cs_2"), 200, "40050 Duplicated request"},
+		} {
+			<-time.After(tc.after)
+			if status, answer := post(t, s, batchPath, tc.body, nil); status != tc.status || answer != tc.answer {
+				t.Errorf("answer %d = HTTP %d, %q, want HTTP %d, %q", i, status, answer, tc.status, tc.answer)
+			}
+		}
 	})
-	// A redirect is shown, not followed.
-	server.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return served{s, server}
 }
 
-func (s served) do(ctx context.Context, t *testing.T, method, path, body string) (got seen) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(ctx, method, s.server.URL+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Access-Token", "local-token")
-	resp, err := s.server.Client().Do(r)
-	if err != nil {
-		return seen{err: err}
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	return seen{resp.StatusCode, resp.Header, string(data), err}
-}
-
-func (s served) track(t *testing.T) seen {
-	t.Helper()
-	return s.do(t.Context(), t, http.MethodPost, "/open_api/v1.3/event/track/", request(good))
-}
-
-func (s seen) code() int {
-	var a answer
-	_ = json.Unmarshal([]byte(s.body), &a) // -1 stands for what is no answer of TikTok's
-	return a.said()
-}
-
-// TestEachFaultAsAClientSeesIt injects one fault after the other, and looks at the count that each leaves.
-func TestEachFaultAsAClientSeesIt(t *testing.T) {
-	for name, tc := range map[string]struct {
-		fault tiktoksim.Fault
-		label string
-		kept  int
-		ok    func(seen) bool
-	}{
-		"status":       {tiktoksim.Fault{Status: 429, RetryAfter: "5"}, "http_429", 0, func(s seen) bool { return s.status == 429 && s.header.Get("Retry-After") == "5" && s.code() == -1 }},
-		"code":         {tiktoksim.Fault{Code: 40100}, "40100", 0, func(s seen) bool { return s.status == 200 && s.code() == 40100 }},
-		"both":         {tiktoksim.Fault{Status: 401, Code: 40105, Message: "expired"}, "40105", 0, func(s seen) bool { return s.status == 401 && s.code() == 40105 && strings.Contains(s.body, "expired") }},
-		"body":         {tiktoksim.Fault{Body: `{"message":"no code"}`}, "http_200", 0, func(s seen) bool { return s.status == 200 && s.body == `{"message":"no code"}` }},
-		"html":         {tiktoksim.Fault{HTML: true, Status: 504}, "http_504", 0, func(s seen) bool { return s.status == 504 && strings.Contains(s.body, "504 Gateway Timeout") }},
-		"redirect":     {tiktoksim.Fault{Redirect: "http://127.0.0.1:1/"}, "http_307", 0, func(s seen) bool { return s.status == 307 && s.header.Get("Location") == "http://127.0.0.1:1/" }},
-		"cut":          {tiktoksim.Fault{Cut: true}, "cut", 0, func(s seen) bool { return s.status == 0 && errors.Is(s.err, io.EOF) }},
-		"cut after":    {tiktoksim.Fault{CutAfter: true}, "cut", 1, func(s seen) bool { return s.status == 0 && errors.Is(s.err, io.EOF) }},
-		"lying length": {tiktoksim.Fault{LyingLength: true}, "lying_length", 0, func(s seen) bool { return s.code() == 0 && errors.Is(s.err, io.ErrUnexpectedEOF) }},
-		"endless":      {tiktoksim.Fault{Endless: true}, "endless", 0, func(s seen) bool { return s.status == 200 && len(s.body) == 1<<20 && s.err == nil }},
-		"latency":      {tiktoksim.Fault{Latency: time.Millisecond}, "0", 1, func(s seen) bool { return s.code() == 0 }},
-		"late 503":     {tiktoksim.Fault{Status: 503, Latency: time.Millisecond}, "http_503", 0, func(s seen) bool { return s.status == 503 }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := serve(t, tiktoksim.Config{})
-			s.Inject(tc.fault)
-			if got := s.track(t); !tc.ok(got) {
-				t.Errorf("%d %v %.200q %v", got.status, got.header, got.body, got.err)
-			}
-			st := s.Stats()
-			if st.Requests != 1 || st.ByCode[tc.label] != 1 || st.Unreached != 1-tc.kept || len(s.Received()) != tc.kept {
-				t.Errorf("%+v", st)
-			}
-			s.Clear()
-			if got := s.track(t); got.code() != 0 {
-				t.Errorf("after Clear: %d %q %v", got.status, got.body, got.err)
-			}
-		})
-	}
-}
-
-// TestDrip: the answer begins, and does not end before the client or the fault does.
-func TestDrip(t *testing.T) {
-	s := serve(t, tiktoksim.Config{})
-	s.Inject(tiktoksim.Fault{Drip: true})
-	got := make(chan seen, 1)
-	go func() { got <- s.track(t) }()
-	for s.Stats().ByCode["drip"] == 0 {
-		if !pauseBriefly(t) {
-			t.Fatal("nothing dripped")
-		}
-	}
-	s.Clear()
-	if a := <-got; a.status != 200 || json.Valid([]byte(a.body)) || len(s.Received()) != 0 {
-		t.Errorf("%d %q, %v", a.status, a.body, a.err)
-	}
-}
-
-// TestHangEndsWithItsClient: the server closes only when the request's goroutine is gone.
-func TestHangEndsWithItsClient(t *testing.T) {
-	s := serve(t, tiktoksim.Config{})
-	s.Inject(tiktoksim.Fault{Hang: true})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if got := s.do(ctx, t, http.MethodPost, "/open_api/v1.3/event/track/", request(good)); !errors.Is(got.err, context.DeadlineExceeded) {
-		t.Errorf("%+v", got)
-	}
-	s.server.Close()
-}
-
-// TestClearEndsAHang: the client has no timeout, so only Clear can end its request.
-func TestClearEndsAHang(t *testing.T) {
-	var arrived atomic.Bool
-	hanging := make(chan struct{})
-	s := serve(t, tiktoksim.Config{Now: func() time.Time { // the clock is asked once the request is there
-		if arrived.CompareAndSwap(false, true) {
-			close(hanging)
-		}
-		return time.Now()
-	}})
-	s.Inject(tiktoksim.Fault{Hang: true})
-	done := make(chan seen)
-	go func() { done <- s.track(t) }()
-	<-hanging
-	for len(s.Stats().ByCode) == 0 { // counted after it chose the fault that Clear has to end
-		if !pauseBriefly(t) {
-			t.Fatal("the request never hung")
-		}
-	}
-	s.Clear()
-	if got := <-done; got.err == nil {
-		t.Errorf("%+v", got)
-	}
-}
-
-func pauseBriefly(t *testing.T) bool {
-	t.Helper()
-	select {
-	case <-t.Context().Done():
-		return false
-	case <-time.After(time.Millisecond):
-		return true
-	}
-}
-
-func TestFaultsForSome(t *testing.T) {
-	var now atomic.Int64
-	now.Store(1767323045)
-	s := tiktoksim.New(tiktoksim.Config{Seed: 7, TestToken: "local-token", TestPixel: "SECOND", Now: func() time.Time { return time.Unix(now.Load(), 0) }})
-	status := func(body string) int {
-		t.Helper()
-		status, _ := post(t, s, body, plain)
-		return status
-	}
-	s.Inject(tiktoksim.Fault{Status: 503, For: 10 * time.Second})
-	now.Add(9)
-	if got := status(request(good)); got != 503 {
-		t.Errorf("within its time: %d", got)
-	}
-	now.Add(1)
-	if got := status(request(good)); got != 200 {
-		t.Errorf("after its time: %d", got)
-	}
-
-	s.Inject(tiktoksim.Fault{Status: 500, Count: 2})
-	s.Inject(tiktoksim.Fault{Status: 501, Count: 1})
-	if got := []int{status(request(good)), status(request(good)), status(request(good)), status(request(good))}; got[0] != 500 || got[1] != 500 || got[2] != 501 || got[3] != 200 {
-		t.Errorf("the first that stands wins, until its count is over: %v", got)
-	}
-
-	s.Inject(tiktoksim.Fault{Status: 503, OnlyPixel: "SECOND"})
-	if live, test := status(request(good)), status(strings.Replace(request(good), "LOCALPIXEL", "SECOND", 1)); live != 200 || test != 503 {
-		t.Errorf("one pixel: %d, %d", live, test)
-	}
-	s.Clear()
-
-	s.Inject(tiktoksim.Fault{Status: 503, MatchEvent: "poison"})
-	if one, many := status(request(good)), status(request(good+","+strings.Replace(good, "cs_1", "cs_poison_2", 1))); one != 200 || many != 503 {
-		t.Errorf("one event: %d, %d", one, many)
-	}
-	s.Clear()
-
-	s.Inject(tiktoksim.Fault{Status: 503, Rate: 0.25})
-	hits := 0
-	for range 1000 {
-		if status(request(good)) == 503 {
-			hits++
-		}
-	}
-	if hits < 190 || hits > 310 {
-		t.Errorf("a quarter of 1000: %d", hits)
-	}
-}
-
-// TestFaults_ByWhatARequestHolds: a firewall's page for one event, 40050 for batches, a body that is too large, settings refused.
-func TestFaults_ByWhatARequestHolds(t *testing.T) {
-	plain := strings.Replace(good, "cs_1", "cs_2", 1)
-	dots := strings.Replace(good, "cs_1", "cs_3", 1)
-	dots = strings.Replace(dots, `"event":`, `"page":{"url":"https://shop.example/\u003cscript>/../x"},"event":`, 1)
-	for name, tc := range map[string]struct {
-		fault      tiktoksim.Fault
-		hit, spare string
-		want       func(seen) bool
-	}{
-		"a page for one event": {
-			tiktoksim.Fault{Status: 403, HTML: true, MatchText: "../"},
-			request(plain + "," + dots), request(plain),
-			func(s seen) bool {
-				return s.status == 403 && strings.Contains(s.body, "403 Forbidden") && s.code() == -1
-			},
-		},
-		"escaped or not": {
-			tiktoksim.Fault{Status: 406, HTML: true, MatchText: "<script>"},
-			request(dots), request(plain),
-			func(s seen) bool { return s.status == 406 && s.code() == -1 },
-		},
-		"duplicates in a batch": {
-			tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2},
-			request(plain + "," + good), request(plain),
-			func(s seen) bool { return s.status == 200 && s.code() == 40050 },
-		},
-		"a large body": {
-			tiktoksim.Fault{Status: 413, HTML: true, MinEvents: 3},
-			request(plain + "," + good + "," + dots), request(plain + "," + good),
-			func(s seen) bool { return s.status == 413 && s.code() == -1 },
-		},
-		"settings under 40002": {
-			tiktoksim.Fault{Code: 40002, Message: "No permission to operate pixel code", MatchEvent: "cs_2"},
-			request(plain), request(good),
-			func(s seen) bool { return s.code() == 40002 && strings.Contains(s.body, "operate pixel code") },
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := serve(t, tiktoksim.Config{})
-			s.Inject(tc.fault)
-			if got := s.do(t.Context(), t, http.MethodPost, "/open_api/v1.3/event/track/", tc.hit); !tc.want(got) || len(s.Received()) != 0 {
-				t.Errorf("hit: %d %.200q, %d stored", got.status, got.body, len(s.Received()))
-			}
-			if got := s.do(t.Context(), t, http.MethodPost, "/open_api/v1.3/event/track/", tc.spare); got.code() != 0 {
-				t.Errorf("spared: %d %.200q", got.status, got.body)
-			}
-		})
-	}
-}
-
-// TestMisbehaves: each whim comes, a sender that repeats loses and doubles nothing, and a seed repeats the choices.
-func TestMisbehaves(t *testing.T) {
-	counts := func() tiktoksim.Stats {
-		s := serve(t, tiktoksim.Config{Misbehave: 0.3, Seed: 42})
-		if s.Seed() != 42 {
-			t.Errorf("seed %d", s.Seed())
-		}
+// A seed repeats the choices. A sender that repeats its request loses and doubles nothing.
+func TestSimulator_Misbehaves(t *testing.T) {
+	t.Parallel()
+	run := func() tiktoksim.Stats {
+		s := tiktoksim.New(tiktoksim.Config{Misbehave: 0.3, Seed: 42})
+		server := httptest.NewServer(s)
+		defer server.Close()
+		s.Inject(tiktoksim.Fault{Code: 40100, Rate: 0.2})
 		for range 200 {
-			s.track(t)
+			_, _, _, _ = do(t.Context(), server, http.MethodPost, batchPath, batch)
 		}
 		return s.Stats()
 	}
-	first, second := counts(), counts()
-	for _, what := range []string{"0", "50000", "http_503", "cut"} {
-		if first.ByCode[what] == 0 || first.ByCode[what] != second.ByCode[what] {
-			t.Errorf("%s: %d and %d", what, first.ByCode[what], second.ByCode[what])
+	stats := run()
+	if diff := cmp.Diff(stats, run()); diff != "" {
+		t.Errorf("stats of two runs differ:\n%s", diff)
+	}
+	for _, label := range []string{"0", "40100", "50000", "html", "cut_after"} {
+		if stats.ByCode[label] == 0 || stats.Accepted != 1 {
+			t.Errorf("stats = %+v, want some %s and one event", stats, label)
 		}
 	}
-	if first.Accepted != 1 {
-		t.Errorf("%+v", first)
-	}
-	if tiktoksim.New(tiktoksim.Config{}).Seed() == 0 {
-		t.Error("a random seed is told")
-	}
 }
 
-func TestLatencyEndsWithItsClient(t *testing.T) {
-	s := serve(t, tiktoksim.Config{Latency: time.Hour})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if got := s.do(ctx, t, http.MethodPost, "/open_api/v1.3/event/track/", request(good)); got.err == nil {
-		t.Errorf("%+v", got)
-	}
-	if len(s.Received()) != 1 {
-		t.Error("a slow answer is the answer to something stored")
-	}
-	s.server.Close()
-}
-
-func TestFaultsOverHTTP(t *testing.T) {
-	s := serve(t, tiktoksim.Config{})
-	for _, body := range []string{
-		`{"sttus":503}`, `{}`, `null`, `[]`, `{"status":503}{}`, `{"status":99}`, `{"status":600}`, `{"cut":true,"hang":true}`,
-		`{"status":503,"rate":2}`, `{"status":503,"count":-1}`, `{"status":503,"for":"soon"}`, `{"status":503,"for":10}`,
-		`{"redirect":"http://a\r\nb"}`, `{"cut_after":true,"status":503}`, `{"message":"x"}`, `{"rate":0.5}`,
+// The paths for people and for make run.
+func TestSimulator_ControlPaths(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(tiktoksim.New(tiktoksim.Config{}))
+	defer server.Close()
+	for _, tc := range []struct {
+		method, path, body string
+		status             int
+		want               string // part of the answer
+	}{
+		{"POST", "/faults", `{"sttus":503}`, 400, `unknown field "sttus"`},
+		{"POST", "/faults", `{}`, 400, "neither an answer nor latency"},
+		{"POST", "/faults", `{"status":99}`, 400, "status must be between 200 and 599"},
+		{"POST", "/faults", `{"cut":true,"hang":true}`, 400, "hang and cut exclude each other"},
+		{"POST", "/faults", `{"code":1,"rate":2}`, 400, "rate must be between 0 and 1"},
+		{"POST", "/faults", `{"code":1,"for":"soon"}`, 400, "invalid duration"},
+		{"POST", "/faults", `{"status":503,"count":3,"latency":"2ms","for":"10h"}`, 200, `"count":3`},
+		{"POST", batchPath, batch, 503, "Service Unavailable"},
+		{"GET", "/faults", "", 200, `[{"status":503,"count":2,"latency":"2ms","for":"9h59m`},
+		{"DELETE", "/faults", "", 204, ""},
+		{"GET", "/faults", "", 200, "[]"},
+		{"POST", batchPath, batch, 200, `"code":0`},
+		{"GET", "/events", "", 200, `[{"event_id":"cs_1",`},
+		{"GET", "/events?event_id=cs_1", "", 200, `"copies":1,"variants":1}]`},
+		{"GET", "/events?event_id=cs_2", "", 200, "[]"},
+		{"GET", "/stats", "", 200, `"by_code":{"0":1,"http_503":1}`},
+		{"DELETE", "/events", "", 204, ""},
+		{"GET", "/events", "", 200, "[]"},
+		{"GET", "/stats", "", 200, `"requests":0`},
+		{"GET", "/healthz", "", 200, "ok"},
 	} {
-		if got := s.do(t.Context(), t, http.MethodPost, "/faults", body); got.status != http.StatusBadRequest || !strings.HasPrefix(got.body, "This is no fault: ") {
-			t.Errorf("%s: %d %s", body, got.status, got.body)
+		status, _, got, err := do(t.Context(), server, tc.method, tc.path, tc.body)
+		if err != nil || status != tc.status || !strings.Contains(got, tc.want) {
+			t.Errorf("%s %s %s = HTTP %d, %q, %v, want HTTP %d, %q",
+				tc.method, tc.path, tc.body, status, got, err, tc.status, tc.want)
 		}
 	}
-	for range 2 {
-		s.do(t.Context(), t, http.MethodPost, "/faults", `{"status":503,"latency":"2ms","for":"1h","count":3,"rate":1,"only_pixel":"LOCALPIXEL","match_event":"cs_","match_text":"cs_","min_events":1}`)
-	}
-	s.track(t)
-	var standing []tiktoksim.Fault
-	got := s.do(t.Context(), t, http.MethodGet, "/faults", "")
-	if err := json.Unmarshal([]byte(got.body), &standing); err != nil {
-		t.Fatalf("what GET says, POST takes: %v in %s", err, got.body)
-	}
-	if len(standing) != 2 || standing[0].Count != 2 || standing[1].Count != 3 || standing[0].Latency != 2*time.Millisecond ||
-		standing[0].For <= 0 || standing[0].For > time.Hour || standing[0].MatchEvent != "cs_" || standing[0].MatchText != "cs_" || standing[0].MinEvents != 1 {
-		t.Errorf("%s", got.body)
-	}
-	if got := s.do(t.Context(), t, http.MethodDelete, "/faults", ""); got.status != http.StatusNoContent {
-		t.Errorf("DELETE: %d", got.status)
-	}
-	if got := s.do(t.Context(), t, http.MethodGet, "/faults", ""); got.body != "[]\n" {
-		t.Errorf("after DELETE: %s", got.body)
-	}
-}
-
-func TestLookingAt(t *testing.T) {
-	s := serve(t, tiktoksim.Config{})
-	s.track(t)
-	var events []tiktoksim.Event
-	got := s.do(t.Context(), t, http.MethodGet, "/events", "")
-	if err := json.Unmarshal([]byte(got.body), &events); err != nil || len(events) != 1 || string(events[0].Body) != good {
-		t.Errorf("%v: %s", err, got.body)
-	}
-	for path, want := range map[string]string{"/events?event_id=cs_2": "[]\n", "/healthz": "ok\n"} {
-		if got := s.do(t.Context(), t, http.MethodGet, path, ""); got.status != 200 || got.body != want {
-			t.Errorf("%s: %d %s", path, got.status, got.body)
-		}
-	}
-	if got := s.do(t.Context(), t, http.MethodGet, "/stats", ""); !strings.Contains(got.body, `"largest_batch":1`) || !strings.Contains(got.body, `"by_code":{"0":1}`) {
-		t.Errorf("%s", got.body)
-	}
-	s.do(t.Context(), t, http.MethodDelete, "/events", "")
-	if st := s.Stats(); st.Requests != 0 || len(s.Received()) != 0 {
-		t.Errorf("after DELETE: %+v", st)
-	}
-}
-
-func TestInjectRefusesWhatPostRefuses(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a fault without an effect was taken")
-		}
-	}()
-	tiktoksim.New(tiktoksim.Config{}).Inject(tiktoksim.Fault{Rate: 0.5})
-}
-
-// FuzzOlderTrack: the older shape has its own opener. Whatever comes, the answer is JSON with a code.
-func FuzzOlderTrack(f *testing.F) {
-	f.Add([]byte(`{"pixel_code":"LOCALPIXEL","event":"Purchase","event_id":"a","timestamp":1704067200,"context":{}}`))
-	f.Add([]byte(`[{"pixel_code":null}]`))
-	s := tiktoksim.New(tiktoksim.Config{})
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if _, a := post(t, s, string(body), toPixel); a.Code == nil || a.RequestID == "" {
-			t.Errorf("%q: %+v", body, a)
-		}
-	})
 }

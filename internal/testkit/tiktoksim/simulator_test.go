@@ -1,216 +1,280 @@
 package tiktoksim_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"io"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
 const (
-	hash = "6a6c26195c3682faa816966af789717c3bfa834eee6c599d667d2b3429c27cfd"
-	good = `{"event":"CompletePayment","event_time":1704067200,"event_id":"cs_1","user":{"email":"` + hash + `"},"properties":{"value":29.99,"currency":"USD"}}`
+	batchPath = "/open_api/v1.3/event/track/"
+	pixelPath = "/open_api/v1.3/pixel/track/"
+
+	hash  = "6a6c26195c3682faa816966af789717c3bfa834eee6c599d667d2b3429c27cfd"
+	empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+	// The event_time is before the start of a synctest bubble's clock.
+	event = `{"event":"CompletePayment","event_time":946598400,"event_id":"cs_1","limited_data_use":true,` +
+		`"user":{"email":"` + hash + `","city":"saopaulo","ip":"2001:db8::1","ttclid":"E.C.P"},` +
+		`"page":{"url":"https://a.example/?x=1","referrer":""},"properties":{"value":29.99,"currency":"USD",` +
+		`"contents":[{"content_id":"a","quantity":2,"price":9.99}],"content_ids":["a"],"num_items":2}}`
+	batch = `{"event_source":"web","event_source_id":"LOCALPIXEL","data":[` + event + `]}`
+	older = `{"pixel_code":"LOCALPIXEL","event":"CompletePayment","event_id":"cs_older","timestamp":946598400,` +
+		`"test_event_code":"TEST1","properties":{"value":0,"currency":"JPY"},` +
+		`"context":{"user":{"ttclid":"E.C.P"},"page":{"url":"https://a.example/"}}}`
 )
 
-func request(data string) string {
-	return `{"event_source":"web","event_source_id":"LOCALPIXEL","data":[` + data + `]}`
+// batchOf returns a batch of good events with these ids.
+func batchOf(ids ...string) string {
+	var events []string
+	for _, id := range ids {
+		events = append(events, strings.Replace(event, "cs_1", id, 1))
+	}
+	return strings.Replace(batch, event, strings.Join(events, ","), 1)
 }
 
-type answer struct {
-	Code      *int   `json:"code"`
-	Message   string `json:"message"`
-	RequestID string `json:"request_id"`
-}
-
-func post(t *testing.T, s *tiktoksim.Simulator, body string, change func(r *http.Request)) (int, answer) {
+// post returns the HTTP status and TikTok's code with its message.
+func post(t *testing.T, s *tiktoksim.Simulator, path, body string, header http.Header) (int, string) {
 	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/open_api/v1.3/event/track/", strings.NewReader(body))
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Access-Token", "local-token")
-	change(r)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(body))
+	r.Header = http.Header{"Content-Type": {"application/json"}, "Access-Token": {"local-token"}}
+	for name, values := range header {
+		r.Header[name] = values
+	}
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
-	var a answer
-	_ = json.Unmarshal(w.Body.Bytes(), &a) // a gateway's page is none
-	return w.Code, a
+	return w.Code, codeOf(w.Body.String())
 }
 
-func plain(*http.Request) {}
-
-func TestRefusesWhatTikTokRefuses(t *testing.T) {
-	with := func(old, replacement string) string {
-		if !strings.Contains(good, old) {
-			t.Fatalf("%q is not in the good event", old)
-		}
-		return request(strings.Replace(good, old, replacement, 1))
+// codeOf returns the code and the message in one of TikTok's answers, "" for any other.
+func codeOf(body string) string {
+	var a struct {
+		Code      *int   `json:"code"`
+		Message   string `json:"message"`
+		RequestID string `json:"request_id"`
 	}
-	user := func(fields string) string { return with(`"email":"`+hash+`"`, fields) }
-	for name, tc := range map[string]struct {
-		body    string
-		code    int
-		message string
+	if err := json.Unmarshal([]byte(body), &a); err != nil || a.Code == nil || a.RequestID == "" {
+		return ""
+	}
+	return fmt.Sprint(*a.Code, " ", a.Message)
+}
+
+// Each rule refuses a body. A rule that is lost would let a fault of the worker's bodies pass.
+func TestSimulator_Bodies(t *testing.T) {
+	t.Parallel()
+	future := time.Now().Add(time.Hour + time.Minute).Unix()
+	type edit struct{ name, old, replacement, want string } // want is what the answer begins with
+	for _, group := range []struct {
+		name, path, base, prefix string
+		edits                    []edit
 	}{
-		"good":                      {request(good), 0, ""},
-		"good, lists":               {user(`"email":["` + hash + `"],"phone":["` + hash + `"]`), 0, ""},
-		"good, 0":                   {with("29.99", "0"), 0, ""},
-		"good, nothing known":       {with(`"email":"`+hash+`"`, ``), 0, ""},
-		"not JSON":                  {`<xml>`, -1, ""},
-		"another source":            {strings.Replace(request(good), `"web"`, `"fax"`, 1), -1, "event_source"},
-		"another pixel":             {strings.Replace(request(good), "LOCALPIXEL", "ELSEWHERE", 1), 40001, ""},
-		"no event":                  {request(``), 40002, "data"},
-		"too many":                  {request(good + strings.Repeat(","+good, 1000)), 40002, "data"},
-		"the second is bad":         {request(good + "," + strings.Replace(good, `"cs_1"`, `273196`, 1)), 40002, "Batch.1.event_id"},
-		"event_id is a number":      {with(`"cs_1"`, `273196`), 40002, "Batch.0.event_id"},
-		"event in lower case":       {with("CompletePayment", "completepayment"), 40002, "Batch.0.event"},
-		"milliseconds":              {with("1704067200", "1704067200000"), 40002, "event_time"},
-		"time as a text":            {with("1704067200", `"1704067200"`), 40002, "event_time"},
-		"half a second":             {with("1704067200", "1704067200.5"), 40002, "event_time"},
-		"a plain address":           {user(`"email":"a@b.example"`), 40002, "Batch.0.user.email"},
-		"an upper-case hash":        {user(`"email":"` + strings.ToUpper(hash) + `"`), 40002, "user.email"},
-		"the hash of nothing":       {user(`"phone":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"`), 40002, "user.phone"},
-		"an empty text":             {user(`"user_agent":""`), 40002, "user.user_agent"},
-		"a country as ip":           {user(`"ip":"US"`), 40002, "user.ip"},
-		"a click id without a page": {user(`"ttclid":"E.C.P"`), 0, ""},
-		"value as a text":           {with("29.99", `"29.99"`), 40002, "properties.value"},
-		"currency in lower case":    {with("USD", "usd"), 40002, "properties.currency"},
-		"a currency not listed":     {with("USD", "XAF"), 40002, "properties.currency"},
-		"value without currency":    {with(`,"currency":"USD"`, ``), 40002, "properties.currency"},
-		"content_id is a number":    {with(`"value"`, `"contents":[{"content_id":1}],"value"`), 40002, "Batch.0.properties.contents.0.content_id"},
-		"order_id is a number":      {with(`"value"`, `"order_id":1,"value"`), 40002, "properties.order_id"},
+		{"Batch", batchPath, batch, "", []edit{
+			{"good", "", "", "0 OK"},
+			{"not JSON", batch, "<xml>", "40000"},
+			{"null", batch, "null", "40000"},
+			{"not UTF-8", "cs_1", "cs_\xff", "40000"},
+			{"body too large", `"cs_1"`, `"cs_1"` + strings.Repeat(" ", 10<<20), "40000"},
+
+			{"unknown source", `"web"`, `"fax"`, "40002 event_source: Must be one of: web app offline crm"},
+			{"source is not the pixel's", `"web"`, `"crm"`, "40001 No permission"},
+			{"unknown pixel", "LOCALPIXEL", "OTHER", `40001 No permission to operate web event source "OTHER"`},
+			{"empty pixel", "LOCALPIXEL", "", "40002 event_source_id: Field may not be empty"},
+			{"test code is a number", `"data"`, `"test_event_code":1,"data"`, "40002 test_event_code: Not a valid"},
+			{"data in another case", `"data"`, `"Data"`, "40002 data: Missing data for required field"},
+			{"no event", event, "", "40002 data: Length must be between 1 and 1000"},
+			{"1000 events", event, event + strings.Repeat(","+event, 999), "0"},
+			{"1001 events", event, event + strings.Repeat(","+event, 1000), "40002 data: Length must be"},
+			{"event is null", event, "null", "40002 Batch.0: Field may not be null"},
+			{"second event is bad", event, event + ",{}", "40002 Batch.1.event: Missing data for required field"},
+		}},
+		{"Event", batchPath, batch, "40002 Batch.0.", []edit{
+			{"lower-case event", "CompletePayment", "completepayment", "event: Not a valid choice"},
+			{"event_id is a number", `"cs_1"`, "273196", "event_id: Not a valid string"},
+			{"long event_id", "cs_1", strings.Repeat("é", 257), "event_id: Longer than maximum length 256"},
+			{"time is a string", "946598400", `"946598400"`, "event_time: Not a valid integer"},
+			{"time is in milliseconds", "946598400", "946598400000", "event_time: Not a valid Unix"},
+			{"time is in the future", "946598400", fmt.Sprint(future), "event_time: Not a valid Unix"},
+			{"time is 0", "946598400", "0", "event_time: Must be greater than or equal to 1"},
+			{"flag is a string", "true", `"true"`, "limited_data_use: Not a valid boolean"},
+
+			{"user is a list", `"user":{`, `"user":[],"other":{`, "user: Not a valid object"},
+			{"several hashes", `"` + hash + `"`, `["` + hash + `","` + hash + `"]`, ""},
+			{"no hashes", `"` + hash + `"`, "[]", "user.email: Not a valid SHA256 hash"},
+			{"plain email", hash, "a@b.example", "user.email: Not a valid SHA256 hash"},
+			{"upper-case hash", hash, strings.ToUpper(hash), "user.email: Not a valid SHA256 hash"},
+			{"hash of nothing", hash, empty, "user.email: Hash of an empty value"},
+			{"email is null", `"` + hash + `"`, "null", "user.email: Field may not be null"},
+			{"city with a space", "saopaulo", "são paulo", "user.city: Must be lower-case letters only"},
+			{"country as ip", "2001:db8::1", "US", "user.ip: Not a valid IPv4 or IPv6 address"},
+			{"empty ttclid", "E.C.P", "", "user.ttclid: Field may not be empty"},
+			{"ttclid is a number", `"E.C.P"`, "7", "user.ttclid: Not a valid string"},
+			{"empty unknown field", `"email"`, `"more":{"deep":[""]},"email"`, "user: Contains an empty field"},
+			{"url without a host", "https://a.example/?x=1", "/checkout", "page.url: Not a valid URL"},
+
+			{"value 0", "29.99", "0", ""},
+			{"value is a string", "29.99", `"29.99"`, "properties.value: Not a valid number"},
+			{"value is negative", "29.99", "-1", "properties.value: Must be greater than or equal to 0"},
+			{"value out of range", "29.99", "1e999", "properties.value: Not a valid number"},
+			{"lower-case currency", "USD", "usd", "properties.currency: Not a valid choice"},
+			{"unlisted currency", "USD", "XAF", "properties.currency: Not a valid choice"},
+			{"no currency", `"currency":"USD",`, "", "properties: Missing currency of the value"},
+			{"num_items is a string", `"num_items":2`, `"num_items":"2"`, "properties.num_items: Not a valid"},
+			{"order_id is a number", `"num_items"`, `"order_id":1,"num_items"`, "properties.order_id: Not a valid"},
+			{"contents is an object", `[{"content_id"`, `{},"x":[{"id"`, "properties.contents: Not a valid list"},
+			{"content_id is a number", `"content_id":"a"`, `"content_id":1`, "properties.contents.0.content_id: Not"},
+			{"quantity 0", `"quantity":2`, `"quantity":0`, "properties.contents.0.quantity: Must be greater"},
+			{"price is a string", "9.99}", `"9.99"}`, "properties.contents.0.price: Not a valid number"},
+			{"content_ids is a string", `["a"]`, `"a"`, "properties.content_ids: Not a valid list"},
+			{"content_ids holds a number", `["a"]`, `["a",7]`, "properties.content_ids.1: Not a valid string"},
+		}},
+		{"Older", pixelPath, older, "", []edit{
+			{"good", "", "", "0 OK"},
+			{"unknown pixel", "LOCALPIXEL", "OTHER", "40001 No permission"},
+			{"no pixel", "pixel_code", "pixel", "40002 pixel_code: Missing data for required field"},
+			{"ISO time", "946598400", `"2024-01-01T00:00:00Z"`, "40002 timestamp: Not a valid integer"},
+			{"test code is a number", `"TEST1"`, "1", "40002 test_event_code: Not a valid string"},
+			{"url", "https://a.example/", "/checkout", "40002 context.page.url: Not a valid URL"},
+			{"email", `"ttclid":"E.C.P"`, `"email":"a@b"`, "40002 context.user.email: Not a valid SHA256 hash"},
+			{"currency", "JPY", "jpy", "40002 properties.currency: Not a valid choice"},
+		}},
+	} {
+		for _, tc := range group.edits {
+			t.Run(group.name+"/"+tc.name, func(t *testing.T) {
+				t.Parallel()
+				want := group.prefix + tc.want
+				if tc.want == "" {
+					want = "0 OK"
+				}
+				if !strings.Contains(group.base, tc.old) {
+					t.Fatalf("the good body does not contain %q", tc.old)
+				}
+				s := tiktoksim.New(tiktoksim.Config{})
+				body := strings.Replace(group.base, tc.old, tc.replacement, 1)
+				status, got := post(t, s, group.path, body, nil)
+				if status != http.StatusOK || !strings.HasPrefix(got, want) {
+					t.Errorf("answer = HTTP %d, %q, want HTTP 200, %q", status, got, want)
+				}
+				if got, want := len(s.Received()) > 0, want[0] == '0'; got != want {
+					t.Errorf("stored = %t, want %t", got, want)
+				}
+			})
+		}
+	}
+}
+
+func TestSimulator_Access(t *testing.T) {
+	t.Parallel()
+	one := tiktoksim.Config{Token: "first", Pixel: "FIRST"}
+	two := tiktoksim.Config{Token: "first", Pixel: "FIRST", TestToken: "second", TestPixel: "SECOND"}
+	for name, tc := range map[string]struct {
+		config       tiktoksim.Config
+		token, pixel string
+		want         string
+	}{
+		"no token":        {one, "", "FIRST", "40104"},
+		"unknown token":   {one, "other", "FIRST", "40105"},
+		"unknown pixel":   {one, "first", "SECOND", "40001"},
+		"first":           {two, "first", "FIRST", "0"},
+		"second":          {two, "second", "SECOND", "0"},
+		"first to second": {two, "first", "SECOND", "40001"},
+		"second to first": {two, "second", "FIRST", "40001"},
+		"same token":      {tiktoksim.Config{Token: "first", TestPixel: "SECOND"}, "first", "SECOND", "0"},
+		"same pixel":      {tiktoksim.Config{Pixel: "FIRST", TestToken: "second"}, "second", "FIRST", "0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			body := strings.Replace(batch, "LOCALPIXEL", tc.pixel, 1)
+			header := http.Header{"Access-Token": {tc.token}}
+			_, got := post(t, tiktoksim.New(tc.config), batchPath, body, header)
+			if !strings.HasPrefix(got, tc.want+" ") {
+				t.Errorf("answer = %q, want %s", got, tc.want)
+			}
+		})
+	}
+	s := tiktoksim.New(one)
+	s.SetToken("rotated")
+	if _, got := post(t, s, batchPath, batch, http.Header{"Access-Token": {"first"}}); got[:5] != "40105" {
+		t.Errorf("answer to a rotated token = %q, want 40105", got)
+	}
+}
+
+func TestSimulator_Headers(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, value, want string }{
+		{"Content-Type", "application/json; charset=utf-8", "0 OK"},
+		{"Content-Type", "text/plain", "40000 Content-Type must be application/json"},
+		{"Content-Type", "", "40000 Content-Type must be application/json"},
+		{"Content-Encoding", "gzip", "40000 Content-Encoding is not supported"},
 	} {
 		s := tiktoksim.New(tiktoksim.Config{})
-		status, a := post(t, s, tc.body, plain)
-		switch {
-		case a.Code == nil || a.RequestID == "" || status != http.StatusOK:
-			t.Errorf("%s: HTTP %d, %+v", name, status, a)
-		case tc.code >= 0 && *a.Code != tc.code, tc.code < 0 && *a.Code/1000 != 40, !strings.Contains(a.Message, tc.message):
-			t.Errorf("%s: %d %s", name, *a.Code, a.Message)
-		case len(s.Received()) > 0 != (tc.code == 0):
-			t.Errorf("%s: %d events were kept", name, len(s.Received()))
+		if _, got := post(t, s, batchPath, batch, http.Header{tc.name: {tc.value}}); got != tc.want {
+			t.Errorf("answer to %s %q = %q, want %q", tc.name, tc.value, got, tc.want)
 		}
 	}
 }
 
-func TestRefusesStrangers(t *testing.T) {
+// TikTok does not redirect from a wrong path to the right one, and answers without JSON.
+func TestSimulator_UnknownPath(t *testing.T) {
+	t.Parallel()
 	s := tiktoksim.New(tiktoksim.Config{})
-	for name, change := range map[string]func(r *http.Request){
-		"no token":     func(r *http.Request) { r.Header.Del("Access-Token") },
-		"a wrong one":  func(r *http.Request) { r.Header.Set("Access-Token", "x") },
-		"content type": func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") },
-	} {
-		if _, a := post(t, s, request(good), change); a.Code == nil || *a.Code/1000 != 40 {
-			t.Errorf("%s: %+v", name, a)
+	for _, path := range []string{strings.TrimSuffix(batchPath, "/"), batchPath + "x", "/" + batchPath, "/"} {
+		if status, got := post(t, s, path, batch, nil); status != http.StatusNotFound || got != "" {
+			t.Errorf("answer at %s = HTTP %d, %q, want HTTP 404 without JSON", path, status, got)
 		}
-	}
-	if status, a := post(t, s, request(good), func(r *http.Request) { r.URL.Path = "/open_api/v1.3/event/track" }); status != http.StatusNotFound || a.Code != nil {
-		t.Errorf("without the last slash: %d %+v", status, a)
-	}
-	s.SetToken("new")
-	if _, a := post(t, s, request(good), func(r *http.Request) { r.Header.Set("Access-Token", "new") }); a.Code == nil || *a.Code != 0 {
-		t.Errorf("the rotated token: %+v", a)
-	}
-	if n := len(s.Received()); n != 1 {
-		t.Errorf("%d events were kept", n)
 	}
 }
 
-func TestKnowsRepeatsFor48Hours(t *testing.T) {
-	var mu sync.Mutex
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s := tiktoksim.New(tiktoksim.Config{Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return now }})
-	pass := func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) }
-	post(t, s, request(good), plain)
-	pass(47 * time.Hour)
-	post(t, s, request(good), plain)
-	if st := s.Stats(); st.Accepted != 1 || st.Duplicates != 1 || st.Requests != 2 {
-		t.Errorf("within 48 h: %+v", st)
-	}
-	post(t, s, request(strings.Replace(good, "29.99", "30", 1)), plain)
-	if e := s.Received(); len(e) != 1 || e[0].Copies != 3 || e[0].Variants != 2 || e[0].EventID != "cs_1" || e[0].EventTime != 1704067200 {
-		t.Errorf("received: %+v", e)
-	}
-	pass(2 * time.Hour)
-	post(t, s, request(good), plain)
-	if st := s.Stats(); st.Duplicates != 2 {
-		t.Errorf("a repeat after 48 h counts as one: %+v", st)
-	}
-}
+// A repeat is recognised for exactly 48 hours from the first arrival. The counts and what is stored show it.
+func TestSimulator_Store(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := tiktoksim.New(tiktoksim.Config{})
+		send := func(after time.Duration, body string) {
+			t.Helper()
+			<-time.After(after)
+			if _, got := post(t, s, batchPath, body, nil); got != "0 OK" {
+				t.Errorf("answer = %q", got)
+			}
+		}
+		start := time.Now()
+		send(0, batchOf("cs_1", "cs_2", "cs_1"))
+		send(47*time.Hour, strings.Replace(batchOf("cs_1"), "29.99", "30", 1))
+		send(time.Hour-1, batchOf("cs_1"))
+		send(1, batchOf("cs_1"))
+		post(t, s, batchPath, strings.Replace(batchOf("cs_3", "cs_4"), "USD", "usd", 1), nil)
+		post(t, s, pixelPath, older, nil)
 
-func TestFaults(t *testing.T) {
-	s := tiktoksim.New(tiktoksim.Config{})
-	server := httptest.NewServer(s)
-	defer server.Close()
-	send := func(method, path, body string) (int, string) {
-		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, bytes.NewReader([]byte(body)))
-		if err != nil {
-			t.Fatal(err)
+		got := s.Received()
+		if len(got) != 4 {
+			t.Fatalf("%d events, want 4: cs_1, cs_2, cs_1 again and cs_older", len(got))
 		}
-		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Access-Token", "local-token")
-		resp, err := server.Client().Do(r)
-		if err != nil {
-			return 0, err.Error()
+		if e := got[0]; e.EventID != "cs_1" || e.Event != "CompletePayment" || e.Pixel != "LOCALPIXEL" ||
+			e.EventTime != 946598400 || string(e.Body) != event || e.Copies != 4 || e.Variants != 2 ||
+			!e.FirstAt.Equal(start) || !e.LastAt.Equal(start.Add(48*time.Hour-1)) {
+			t.Errorf("first event = %+v", e)
 		}
-		defer func() { _ = resp.Body.Close() }()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			return resp.StatusCode, err.Error()
+		if e := got[2]; e.EventID != "cs_1" || e.Copies != 1 {
+			t.Errorf("event after 48 hours = %+v, want a new one", e)
 		}
-		return resp.StatusCode, string(text)
-	}
-	track := func() (int, string) { return send(http.MethodPost, "/open_api/v1.3/event/track/", request(good)) }
-	for fault, check := range map[string]func(status int, text string) bool{
-		`{"status":503}`:                           func(status int, _ string) bool { return status == 503 },
-		`{"code":40105,"message":"revoked"}`:       func(status int, text string) bool { return status == 200 && strings.Contains(text, "40105") },
-		`{"html":true}`:                            func(status int, text string) bool { return status == 502 && strings.Contains(text, "<html") },
-		`{"cut":true}`:                             func(status int, _ string) bool { return status == 0 },
-		`{"lying_length":true}`:                    func(_ int, text string) bool { return strings.Contains(text, "EOF") },
-		`{"status":200,"body":"{\"code\":50000}"}`: func(_ int, text string) bool { return text == `{"code":50000}` },
-	} {
-		if status, text := send(http.MethodPost, "/faults", fault); status/100 != 2 {
-			t.Fatalf("%s: %d %s", fault, status, text)
+		if e := got[3]; e.EventID != "cs_older" || e.EventTime != 946598400 || e.TestEventCode != "TEST1" ||
+			e.Pixel != "LOCALPIXEL" || string(e.Body) != older {
+			t.Errorf("event of the older shape = %+v", e)
 		}
-		if status, text := track(); !check(status, text) {
-			t.Errorf("%s: %d %s", fault, status, text)
+		stats, want := s.Stats(), tiktoksim.Stats{
+			Requests: 6, Events: 9, Accepted: 4, Duplicates: 3, Refused: 1, LargestBatch: 3,
+			ByCode: map[string]int{"0": 5, "40002": 1},
 		}
-		if status, _ := send(http.MethodDelete, "/faults", ""); status/100 != 2 {
-			t.Errorf("DELETE: %d", status)
-		}
-	}
-	if len(s.Received()) > 0 {
-		t.Error("a faulted request left something")
-	}
-	s.Inject(tiktoksim.Fault{CutAfter: true, Count: 1})
-	if status, _ := track(); status != 0 || len(s.Received()) != 1 {
-		t.Errorf("cut after: %d, %d kept", status, len(s.Received()))
-	}
-	if status, _ := track(); status != 200 {
-		t.Errorf("after its count a fault still stands: %d", status)
-	}
-	if status, text := send(http.MethodPost, "/faults", `{"sttus":503}`); status != http.StatusBadRequest || !strings.Contains(text, "sttus") {
-		t.Errorf("a misspelt fault: %d %s", status, text)
-	}
-	if status, text := send(http.MethodGet, "/events?event_id=cs_1", ""); status != 200 || !strings.Contains(text, `"copies":2`) {
-		t.Errorf("events: %d %s", status, text)
-	}
-}
-
-func FuzzTrack(f *testing.F) {
-	f.Add([]byte(request(good)))
-	f.Add([]byte(`{"event_source":"web","event_source_id":1,"data":{}}`))
-	f.Add([]byte(`{"event_source":"web","event_source_id":"LOCALPIXEL","data":[null,{"user":[]}]}`))
-	s := tiktoksim.New(tiktoksim.Config{})
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if _, a := post(t, s, string(body), plain); a.Code == nil || a.RequestID == "" {
-			t.Errorf("%q: %+v", body, a)
+		if diff := cmp.Diff(want, stats); diff != "" {
+			t.Errorf("stats (-want +got):\n%s", diff)
 		}
 	})
 }
