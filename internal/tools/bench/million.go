@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,89 +16,72 @@ import (
 	"purchase-relay/internal/testkit/ledgergen"
 )
 
-// years is the name of the database that holds the large ledger; largeLedger makes it.
-const years = "years"
-
-// largeLedger returns a ledger with b.million purchases; it is filled once a run, whichever section asks first.
-func (b *bench) largeLedger(ctx context.Context) (url string, err error) {
-	if b.large != "" {
-		return b.large, nil
-	}
-	if url, err = b.database(ctx, years); err != nil {
-		return "", err
-	}
-	b.tell("filling a ledger with %d purchases", b.million)
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	began := time.Now()
-	if err := ledgergen.Fill(ctx, conn, b.million); err != nil {
-		return "", err
-	}
-	if err := fold(ctx, url); err != nil {
-		return "", err
-	}
-	var size string
-	if err := conn.QueryRow(ctx, "SELECT pg_size_pretty(pg_database_size(current_database()))").Scan(&size); err != nil {
-		return "", err
-	}
-	b.report.Settings = append(b.report.Settings, fact{"large ledger", fmt.Sprintf("%d purchases, %s, filled in %.0f s", b.million, size, time.Since(began).Seconds())})
-	b.large = url
-	return url, nil
-}
-
-// fold brings the dashboard's figures to where years of use leave them: folded every two seconds, not a million changes at once.
-func fold(ctx context.Context, url string) error {
-	db, err := ledger.Open(ctx, secret.Text(url))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	_, err = reports.New(db).Fold(ctx)
-	return err
-}
-
 // million measures webhooks on a ledger of years and on an empty one.
-func million(ctx context.Context, b *bench) error {
-	large, err := b.largeLedger(ctx)
-	if err != nil {
-		return err
+func million(ctx context.Context, b *bench) {
+	young, old := b.startIngestAlone(ctx, "empty"), b.startOnLargeLedger(ctx)
+	var small, large loadSeries
+	for _, in := range []*ingest{young, old} { // the first load reads pages and fills pools
+		b.announce("warming up")
+		new(loadSeries).run(ctx, b.fullSpeed(in.addr, 64))
 	}
-	empty, err := b.database(ctx, "empty")
-	if err != nil {
-		return err
+	b.turns(ctx,
+		small.measurement(b, "an empty ledger", young.addr, 64),
+		large.measurement(b, "a ledger of years", old.addr, 64))
+	small.report(b, "webhooks, a young ledger")
+	large.report(b, fmt.Sprintf("webhooks, %d purchases on the ledger", b.million)).
+		against("a young ledger", small.rate).atLeast(0.9)
+}
+
+// startOnLargeLedger runs ingest on a ledger with b.million purchases, which is filled once a run.
+func (b *bench) startOnLargeLedger(ctx context.Context) *ingest {
+	if b.large != "" {
+		return b.startIngest(ctx, b.large, "")
 	}
-	onEmpty, err := b.startIngest(ctx, empty, "")
-	if err != nil {
-		return err
-	}
-	defer onEmpty.stop()
-	onLarge, err := b.startIngest(ctx, large, "")
-	if err != nil {
-		return err
-	}
-	defer onLarge.stop()
-	// The first run on either reads pages and grows pools: it is not measured.
-	var warm, small, big shot
-	take := func(s *shot, in *ingest) func(ctx context.Context) error {
-		return func(ctx context.Context) error {
-			_, err := s.take(ctx, b.fresh().plan(in.public, 64, b.duration))
-			return err
+	url := b.database(ctx, "years")
+	b.announce("filling a ledger with %d purchases", b.million)
+	began := time.Now()
+	conn := must(pgx.Connect(ctx, url))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	check(ledgergen.Fill(ctx, conn, b.million))
+	// In production the dashboard's figures are folded every two seconds, not after a million changes.
+	db := must(ledger.Open(ctx, secret.Text(url)))
+	defer db.Close()
+	must(reports.New(db).Fold(ctx))
+	size := query[string](ctx, url, "SELECT pg_size_pretty(pg_database_size(current_database()))")
+	b.report.Settings = append(b.report.Settings, fact{"large ledger",
+		fmt.Sprintf("%d purchases, %s, filled in %.0f s", b.million, size, time.Since(began).Seconds())})
+	b.large = url
+	return b.startIngest(ctx, b.large, "")
+}
+
+// dashboard measures complete responses of each page, and of each filter's first page, on the large ledger.
+func dashboard(ctx context.Context, b *bench) {
+	in := b.startOnLargeLedger(ctx)
+	day := time.Now().UTC().AddDate(0, 0, -9).Format(time.DateOnly)
+	for _, path := range []string{
+		"/", "/?range=7d&mode=live", "/?range=24h&mode=test", "/api/v1/summary",
+		"/purchases", "/purchases?mode=live", "/purchases?mode=test", "/purchases?status=delivered",
+		"/purchases?status=dead", "/purchases?status=pending", "/purchases?status=skipped&mode=test",
+		"/purchases?code=40002", "/purchases?code=0", "/purchases?code=12345",
+		"/purchases?status=delivered&code=50002", "/purchases?day=" + day, "/purchases?status=dead&day=" + day,
+		"/dead", "/attention",
+	} {
+		b.announce("GET %s", path)
+		const warmUp, requests = 3, 20
+		var took series
+		for range warmUp + requests {
+			began := time.Now()
+			must(fetch(ctx, http.MethodGet, "http://"+in.admin+path, ""))
+			took = append(took, time.Since(began).Seconds()*1000)
 		}
+		b.report.add("GET "+path, "ms", took[warmUp:]).atMost(100)
 	}
-	for _, in := range []*ingest{onEmpty, onLarge} {
-		b.tell("warming")
-		if err := take(&warm, in)(ctx); err != nil {
-			return err
-		}
+}
+
+// size measures the binaries as they are shipped: an image is one of them and the certificate authorities.
+func size(_ context.Context, b *bench) {
+	for _, name := range []string{"ingest", "tiktok-worker"} {
+		info := must(os.Stat(filepath.Join(b.dir, name)))
+		b.report.add(name+", static and stripped", "MB", series{float64(info.Size()) / 1e6}).atMost(25)
 	}
-	if err := b.turns(ctx, contender{"an empty ledger", take(&small, onEmpty)}, contender{"a ledger of years", take(&big, onLarge)}); err != nil {
-		return err
-	}
-	b.report.add("webhooks, a young ledger", "/s", small.rate, small.latencies())
-	b.report.add(fmt.Sprintf("webhooks, %d purchases on the ledger", b.million), "/s", big.rate,
-		against("a young ledger", big.rate, small.rate), atLeast(0.9), big.latencies())
-	return nil
 }

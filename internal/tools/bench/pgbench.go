@@ -16,153 +16,136 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// pgbenchRows are the rows that a webhook about a new customer leaves: the event, the profile (an upsert, as ever), the
-// purchase with its message. Keys are as long and as random as ours, and so is the rest.
+// The scripts write the rows that a webhook about a new customer leaves: the event, the profile (an upsert) and the
+// purchase with its message. Keys and values are as long and as random as ingest's.
 const (
 	pgbenchKeys  = "\\set r random(100000000000, 999999999999)\n"
 	pgbenchEvent = `
-INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
-VALUES ('evt_' || (:r)::text || '000000000000', 'checkout.session.completed', 'cs_live_a1' || (:r)::text || '%[1]s', true, now(), now(), 'processed')
+INSERT INTO public.stripe_events
+    (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
+VALUES ('evt_' || (:r)::text || '000000000000', 'checkout.session.completed',
+    'cs_live_a1' || (:r)::text || '%[1]s', true, now(), now(), 'processed')
 ON CONFLICT (event_id) DO NOTHING`
 	pgbenchProfile = `
-INSERT INTO public.profiles AS p (livemode, email, stripe_customer_id, stripe_subscription_id,
-    last_purchase_at)
+INSERT INTO public.profiles AS p (livemode, email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
 VALUES (true, 'buyer.' || (:r)::text || '@example.com', 'cus_' || (:r)::text || '00',
     'sub_' || (:r)::text || '000000000000', now())
 ON CONFLICT (livemode, email) DO UPDATE SET stripe_customer_id = excluded.stripe_customer_id,
-    stripe_subscription_id = excluded.stripe_subscription_id, last_purchase_at = excluded.last_purchase_at, updated_at = now()
+    stripe_subscription_id = excluded.stripe_subscription_id, last_purchase_at = excluded.last_purchase_at,
+    updated_at = now()
 RETURNING id`
 	pgbenchPurchase = `
-INSERT INTO public.purchases (checkout_session_id, status, profile_id, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, envelope, match_keys)
-SELECT 'cs_live_a1' || (:r)::text || '%[1]s', 'pending', %[3]s, 'subscription', true, 2999, 'usd', now(), 'cus_' || (:r)::text || '00',
-    'sub_' || (:r)::text || '000000000000', '\x%[2]x'::bytea, 127`
+INSERT INTO public.purchases (checkout_session_id, status, profile_id, mode, livemode, amount_minor, currency,
+    purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys)
+SELECT 'cs_live_a1' || (:r)::text || '%[1]s', 'pending', %[3]s, 'subscription', true, 2999, 'usd',
+    now(), 'cus_' || (:r)::text || '00', 'sub_' || (:r)::text || '000000000000', '\x%[2]x'::bytea, 127`
+	pgbenchOnce = ` ON CONFLICT (checkout_session_id) DO NOTHING;`
 
-	// pgbenchTransaction is how one writes it: each statement is a round trip.
-	pgbenchTransaction = pgbenchKeys + "BEGIN;" + pgbenchEvent + ";" + pgbenchProfile + " \\gset" + pgbenchPurchase +
-		" ON CONFLICT (checkout_session_id) DO NOTHING;\nCOMMIT;\n"
-	// pgbenchStatement is the quickest way to do it one by one: one statement, one round trip.
-	pgbenchStatement = pgbenchKeys + "WITH e AS (" + pgbenchEvent + "), p AS (" + pgbenchProfile + ")" + pgbenchPurchase +
-		" FROM p ON CONFLICT (checkout_session_id) DO NOTHING;\n"
+	// pgbenchTransaction is the usual way: each statement is a round trip.
+	pgbenchTransaction = pgbenchKeys + "BEGIN;" + pgbenchEvent + ";" + pgbenchProfile + " \\gset" +
+		pgbenchPurchase + pgbenchOnce + "\nCOMMIT;\n"
+	// pgbenchStatement is the fastest way to write them one by one: one statement, one round trip.
+	pgbenchStatement = pgbenchKeys + "WITH e AS (" + pgbenchEvent + "), p AS (" + pgbenchProfile + ")" +
+		pgbenchPurchase + " FROM p" + pgbenchOnce + "\n"
 )
 
-// sampleEnvelope is a message as long as those of order.
-func sampleEnvelope(id string) ([]byte, error) {
+// samplePurchase has every match key that order has.
+func samplePurchase(id string, at time.Time) purchase.Purchase {
 	amount, c := int64(2999), order()
-	return message.EncodeEnvelope(&purchase.Purchase{
-		ID: id, Livemode: true, At: time.Now(), AmountMinor: &amount, Currency: "usd",
+	return purchase.Purchase{
+		ID: id, Livemode: true, At: at, AmountMinor: &amount, Currency: "usd",
 		Keys: purchase.MatchKeys{
-			Email: purchase.HashEmail(*c.Email), Phone: purchase.HashPhone(*c.Phone), ExternalID: purchase.HashExternalID(id),
-			TTCLID: c.Metadata["ttclid"], TTP: c.Metadata["ttp"], IP: c.Metadata["client_ip"], UserAgent: c.Metadata["user_agent"],
+			Email: purchase.HashEmail(*c.Email), Phone: purchase.HashPhone(*c.Phone),
+			ExternalID: purchase.HashExternalID(id), TTCLID: c.Metadata["ttclid"], TTP: c.Metadata["ttp"],
+			IP: c.Metadata["client_ip"], UserAgent: c.Metadata["user_agent"],
 			PageURL: c.Metadata["page_url"], Referrer: c.Metadata["referrer"],
 		},
-	})
+	}
 }
 
-// pgbench is the baseline: Postgres by itself, taking the same rows in one transaction each.
+// sampleEnvelope is a message as long as that of order.
+func sampleEnvelope(id string) []byte {
+	p := samplePurchase(id, time.Now())
+	return must(message.EncodeEnvelope(&p))
+}
+
+// pgbench is the baseline: Postgres alone, writing the same rows.
 type pgbench struct {
-	path, host, database   string
-	transaction, statement string // the scripts' files
+	program, log, host, database string
+	transaction, statement       string // files of the scripts
 }
 
-func (b *bench) newPgbench(ctx context.Context, database string) (*pgbench, error) {
-	url, err := b.database(ctx, database)
-	if err != nil {
-		return nil, err
+func (b *bench) newPgbench(ctx context.Context, database string) *pgbench {
+	// The triggers keep the dashboard's figures: a cost of ours, not of the baseline.
+	execute(ctx, b.database(ctx, database), "ALTER TABLE public.purchases DISABLE TRIGGER USER")
+	script := func(name, format, profile string) (file string) {
+		file = filepath.Join(b.dir, database+"-"+name+".sql")
+		envelope := sampleEnvelope(padded("cs_live_a1", 44))
+		text := fmt.Sprintf(format, strings.Repeat("0", 44), envelope, profile)
+		check(os.WriteFile(file, []byte(text), 0o600))
+		return file
 	}
-	// The dashboard's figures, which triggers keep, are ours to pay for.
-	if err := exec1(ctx, url, "ALTER TABLE public.purchases DISABLE TRIGGER USER"); err != nil {
-		return nil, err
+	return &pgbench{
+		program: filepath.Join(b.pg.Programs(), "pgbench"), log: filepath.Join(b.dir, database+"-log"),
+		host: b.pg.Dir(), database: database,
+		transaction: script("transaction", pgbenchTransaction, ":id"),
+		statement:   script("statement", pgbenchStatement, "p.id"),
 	}
-	rest := strings.Repeat("0", 44)
-	data, err := sampleEnvelope("cs_live_a1" + mark + rest)
-	if err != nil {
-		return nil, err
-	}
-	p := &pgbench{
-		path: filepath.Join(b.pg.Programs(), "pgbench"), host: b.pg.Dir(), database: database,
-		transaction: filepath.Join(b.dir, database+"-transaction.sql"), statement: filepath.Join(b.dir, database+"-statement.sql"),
-	}
-	return p, errors.Join(os.WriteFile(p.transaction, fmt.Appendf(nil, pgbenchTransaction, rest, data, ":id"), 0o600),
-		os.WriteFile(p.statement, fmt.Appendf(nil, pgbenchStatement, rest, data, "p.id"), 0o600))
 }
 
-var (
-	pgbenchRate   = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
-	pgbenchNumber = regexp.MustCompile(`(?m)^number of transactions actually processed: (\d+)`)
-	pgbenchFailed = regexp.MustCompile(`(?m)^number of failed transactions: 0 `)
-)
-
-// committed is what pgbench says: transactions, their rate, and their median in milliseconds.
-type committed struct{ transactions, perSecond, median float64 }
-
-// errNothing: the machine stood still for as long as was measured.
-var errNothing = errors.New("pgbench committed nothing")
-
-// run measures for a time; where nothing was committed in it, once more, twice as long, up to a minute.
-func (p *pgbench) run(ctx context.Context, script string, clients int, duration time.Duration) (c committed, err error) {
-	for d := max(duration, time.Second); ; d *= 2 {
-		if c, err = p.once(ctx, script, clients, d); !errors.Is(err, errNothing) || d > time.Minute/2 {
-			return c, err
+// measurement runs a script for the time of one measurement. usages are measured for each transaction.
+func (p *pgbench) measurement(
+	b *bench, name, script string, clients int, s *loadSeries, usages ...*usage,
+) measurement {
+	return measurement{name, func(ctx context.Context) {
+		var rate float64
+		var latencies series
+		// A busy disk can delay the first commit beyond a short measurement.
+		for seconds := max(1, int(b.duration.Round(time.Second).Seconds())); len(latencies) == 0; seconds *= 2 {
+			if seconds > 60 {
+				check(errors.New("pgbench committed nothing"))
+			}
+			for _, u := range usages {
+				u.begin()
+			}
+			rate, latencies = p.run(ctx, script, clients, seconds)
 		}
-	}
+		for _, u := range usages {
+			u.end(len(latencies))
+		}
+		s.rate, s.median = append(s.rate, rate), append(s.median, latencies.median())
+	}}
 }
 
-func (p *pgbench) once(ctx context.Context, script string, clients int, duration time.Duration) (c committed, err error) {
-	log := filepath.Join(filepath.Dir(script), "pgbench-log")
-	cmd := exec.CommandContext(ctx, p.path, "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2)), //nolint:gosec // our own arguments
-		"-T", strconv.Itoa(int(duration.Round(time.Second).Seconds())), "-l", "--log-prefix="+log, "-f", script, "-h", p.host, "-U", "postgres", p.database)
+var pgbenchRate = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
+
+// run returns the transactions a second and the latency of each transaction in milliseconds.
+func (p *pgbench) run(ctx context.Context, script string, clients, seconds int) (rate float64, latencies series) {
+	cmd := exec.CommandContext(ctx, p.program, "-n", "-M", "prepared", //nolint:gosec // our own arguments
+		"-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2)), "-T", strconv.Itoa(seconds),
+		"-l", "--log-prefix="+p.log, "-f", script, "-h", p.host, "-U", "postgres", p.database)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return c, fmt.Errorf("pgbench: %w\n%.600s", err, out)
+		check(fmt.Errorf("pgbench: %w\n%.600s", err, out))
 	}
-	rate, number := pgbenchRate.FindSubmatch(out), pgbenchNumber.FindSubmatch(out)
-	if number != nil && string(number[1]) == "0" {
-		_, err := logMedian(log) // removes the logs
-		return c, errors.Join(errNothing, err)
+	if match := pgbenchRate.FindSubmatch(out); match != nil { // missing without a commit
+		rate = must(strconv.ParseFloat(string(match[1]), 64))
 	}
-	if rate == nil || number == nil || !pgbenchFailed.Match(out) {
-		return c, fmt.Errorf("pgbench says:\n%s", out)
-	}
-	if c.perSecond, err = strconv.ParseFloat(string(rate[1]), 64); err != nil {
-		return c, err
-	}
-	if c.transactions, err = strconv.ParseFloat(string(number[1]), 64); err != nil {
-		return c, err
-	}
-	c.median, err = logMedian(log)
-	return c, err
+	return rate, readLatencies(p.log)
 }
 
-// logMedian reads and removes pgbench's logs, one a thread; the third field of a line is the transaction's time in microseconds.
-func logMedian(prefix string) (milliseconds float64, err error) {
-	logs, err := filepath.Glob(prefix + ".*")
-	if err != nil {
-		return 0, err
-	}
-	var took series
-	for _, log := range logs {
-		data, err := os.ReadFile(log) //nolint:gosec // below our own folder
-		if err != nil {
-			return 0, err
-		}
-		for line := range strings.Lines(string(data)) {
-			fields := strings.Fields(line)
-			if len(fields) < 3 {
-				return 0, fmt.Errorf("pgbench's log has a line %q", line)
+// readLatencies reads and removes pgbench's logs, one a thread. The third field of a line is the latency in µs.
+func readLatencies(prefix string) (latencies series) {
+	for _, log := range must(filepath.Glob(prefix + ".*")) {
+		for line := range strings.Lines(string(must(os.ReadFile(log)))) { //nolint:gosec // in our own folder
+			var client, transaction int
+			var µs float64
+			if _, err := fmt.Sscan(line, &client, &transaction, &µs); err != nil { // a failed transaction, too
+				check(fmt.Errorf("read pgbench's log: %q: %w", line, err))
 			}
-			µs, err := strconv.ParseFloat(fields[2], 64)
-			if err != nil {
-				return 0, fmt.Errorf("pgbench's log has a line %q", line)
-			}
-			took = append(took, µs/1000)
+			latencies = append(latencies, µs/1000)
 		}
-		if err := os.Remove(log); err != nil {
-			return 0, err
-		}
+		check(os.Remove(log))
 	}
-	if len(took) == 0 {
-		return 0, errors.New("pgbench kept no log")
-	}
-	return took.median(), nil
+	return latencies
 }

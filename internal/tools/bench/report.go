@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// series are one figure's values, round by round.
+// series are the values of one quantity, round by round.
 type series []float64
 
 func (s series) median() float64 {
@@ -18,16 +18,17 @@ func (s series) median() float64 {
 		return 0
 	}
 	sorted := slices.Sorted(slices.Values(s))
-	if half := len(sorted) / 2; len(sorted)%2 == 1 {
+	half := len(sorted) / 2
+	if len(sorted)%2 == 1 {
 		return sorted[half]
-	} else {
-		return (sorted[half-1] + sorted[half]) / 2
 	}
+	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// over divides round by round: what disturbs the machine in a round disturbs both.
+// over divides round by round: a disturbance of the machine in a round affects both values. It leaves out rounds in
+// which base is 0.
 func (s series) over(base series) series {
-	ratios := make(series, 0, len(s))
+	ratios := series{}
 	for i := range min(len(s), len(base)) {
 		if base[i] != 0 {
 			ratios = append(ratios, s[i]/base[i])
@@ -38,37 +39,37 @@ func (s series) over(base series) series {
 
 // minus subtracts round by round.
 func (s series) minus(base series) series {
-	rest := make(series, 0, len(s))
+	difference := series{}
 	for i := range min(len(s), len(base)) {
-		rest = append(rest, s[i]-base[i])
+		difference = append(difference, s[i]-base[i])
 	}
-	return rest
+	return difference
 }
 
-func (s series) times(factor float64) series {
-	scaled := make(series, len(s))
-	for i, v := range s {
-		scaled[i] = v * factor
-	}
-	return scaled
-}
-
-// figure is one thing's spread over the rounds.
+// figure summarises a series.
 type figure struct {
-	Median float64   `json:"median"`
-	Low    float64   `json:"low"`
-	High   float64   `json:"high"`
-	Rounds []float64 `json:"rounds"`
+	Median float64 `json:"median"`
+	Low    float64 `json:"low"`
+	High   float64 `json:"high"`
+	Rounds series  `json:"rounds"`
 }
 
 func newFigure(s series) figure {
 	if len(s) == 0 {
-		return figure{Rounds: []float64{}}
+		return figure{Rounds: series{}}
 	}
 	return figure{Median: s.median(), Low: slices.Min(s), High: slices.Max(s), Rounds: s}
 }
 
-// row is a line of the table. Where there is a target, Figure or, with Against, Ratio is what it is about.
+// spread is empty after a single round.
+func (f *figure) spread() string {
+	if len(f.Rounds) < 2 {
+		return ""
+	}
+	return number(f.Low) + " … " + number(f.High)
+}
+
+// row is a line of the table. A target is about Ratio where there is one, else about Figure.
 type row struct {
 	Section string  `json:"section"`
 	Name    string  `json:"name"`
@@ -82,107 +83,68 @@ type row struct {
 	Note    string  `json:"note,omitempty"`
 }
 
-// report is the run's outcome: what is printed, and what -json keeps.
-type report struct {
-	When     time.Time `json:"when"`
-	Version  string    `json:"version"`
-	Machine  []fact    `json:"machine"`
-	Settings []fact    `json:"settings"`
-	Rows     []row     `json:"rows"`
-	Skipped  []string  `json:"skipped,omitempty"`
-
-	out     io.Writer
-	section string
+// against adds the ratio to a baseline of the same rounds.
+func (r *row) against(name string, base series) *row {
+	ratio := newFigure(r.Figure.Rounds.over(base))
+	r.Against, r.Ratio = name, &ratio
+	return r
 }
 
-// fact is something that a reader of the figures has to know.
-type fact struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
+// atLeast sets the target. It comes after against.
+func (r *row) atLeast(target float64) *row {
+	met := r.subject() >= target
+	r.Target, r.Met = target, &met
+	return r
 }
 
-// begin prints a section's heading.
-func (r *report) begin(s section) {
-	r.section = s.name
-	_, _ = fmt.Fprintf(r.out, "\n%s: %s\n", s.name, s.about)
+// atMost sets the target. It comes after against.
+func (r *row) atMost(target float64) *row {
+	met := r.subject() <= target
+	r.Target, r.AtMost, r.Met = target, true, &met
+	return r
 }
 
-// add prints a figure.
-func (r *report) add(name, unit string, s series, options ...func(*row)) {
-	line := row{Section: r.section, Name: name, Unit: unit, Figure: newFigure(s)}
-	for _, option := range options {
-		option(&line)
-	}
-	if line.Target != 0 {
-		subject := line.Figure.Median
-		if line.Ratio != nil {
-			subject = line.Ratio.Median
-		}
-		met := subject >= line.Target
-		if line.AtMost {
-			met = subject <= line.Target
-		}
-		line.Met = &met
-	}
-	r.Rows = append(r.Rows, line)
-	_, _ = fmt.Fprintln(r.out, line.text())
-}
-
-// skip says why a section, or a part of one, was left out.
-func (r *report) skip(sentence string) {
-	r.Skipped = append(r.Skipped, r.section+": "+sentence)
-	_, _ = fmt.Fprintf(r.out, "  skipped: %s\n", sentence)
-}
-
-// against compares with a baseline of the same rounds.
-func against(name string, s, base series) func(*row) {
-	return func(r *row) {
-		ratio := newFigure(s.over(base))
-		r.Against, r.Ratio = name, &ratio
-	}
-}
-
-func atLeast(target float64) func(*row) { return func(r *row) { r.Target = target } }
-
-func atMost(target float64) func(*row) { return func(r *row) { r.Target, r.AtMost = target, true } }
-
-func note(text string) func(*row) { return func(r *row) { r.Note = text } }
-
-func (r *row) text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "  %-50s %9s %-6s", r.Name, number(r.Figure.Median), r.Unit)
-	if len(r.Figure.Rounds) > 1 {
-		fmt.Fprintf(&b, " %-19s", number(r.Figure.Low)+" … "+number(r.Figure.High))
-	} else {
-		fmt.Fprintf(&b, " %-19s", "")
-	}
+func (r *row) subject() float64 {
 	if r.Ratio != nil {
-		fmt.Fprintf(&b, "  %s × %s", number(r.Ratio.Median), r.Against)
-		if len(r.Ratio.Rounds) > 1 {
-			fmt.Fprintf(&b, " (%s … %s)", number(r.Ratio.Low), number(r.Ratio.High))
+		return r.Ratio.Median
+	}
+	return r.Figure.Median
+}
+
+func (r *row) note(format string, args ...any) *row {
+	r.Note = fmt.Sprintf(format, args...)
+	return r
+}
+
+func (r *row) String() string {
+	text := fmt.Sprintf("  %-50s %9s %-6s %-19s", r.Name, number(r.Figure.Median), r.Unit, r.Figure.spread())
+	if r.Ratio != nil {
+		text += fmt.Sprintf("  %s × %s", number(r.Ratio.Median), r.Against)
+		if spread := r.Ratio.spread(); spread != "" {
+			text += " (" + spread + ")"
 		}
 	}
 	if r.Met != nil {
-		fmt.Fprintf(&b, "  %s", r.verdict())
+		text += "  " + r.verdict()
 	}
 	if r.Note != "" {
-		fmt.Fprintf(&b, "  %s", r.Note)
+		text += "  " + r.Note
 	}
-	return strings.TrimRight(b.String(), " ")
+	return strings.TrimRight(text, " ")
 }
 
 func (r *row) verdict() string {
-	limit, word := "≥", "met"
+	limit, verdict := "≥", "met"
 	if r.AtMost {
 		limit = "≤"
 	}
 	if !*r.Met {
-		word = "NOT MET"
+		verdict = "NOT MET"
 	}
-	return fmt.Sprintf("[%s %s: %s]", limit, number(r.Target), word)
+	return fmt.Sprintf("[%s %s: %s]", limit, number(r.Target), verdict)
 }
 
-// number prints three or more digits, as many as a noisy figure deserves.
+// number prints three digits, or the integer part: more would be noise.
 func number(v float64) string {
 	switch {
 	case v >= 100:
@@ -195,37 +157,89 @@ func number(v float64) string {
 	return fmt.Sprintf("%.4f", v)
 }
 
-// end prints the targets by themselves.
-func (r *report) end() {
-	met, all := 0, 0
-	for _, line := range r.Rows {
-		if line.Met != nil {
-			if all++; *line.Met {
-				met++
-			}
+// report is the result of a run, as -json keeps it.
+type report struct {
+	When     time.Time `json:"when"`
+	Version  string    `json:"version"`
+	Machine  []fact    `json:"machine"`
+	Settings []fact    `json:"settings"`
+	Rows     []*row    `json:"rows"`
+	Skipped  []string  `json:"skipped,omitempty"`
+
+	out     io.Writer
+	section string
+	printed int // rows so far
+}
+
+// fact is a condition under which the figures were taken.
+type fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+func (r *report) printHead() {
+	_, _ = fmt.Fprintf(r.out, "purchase-relay %s, %s\n", r.Version, r.When.Format(time.RFC3339))
+	for _, facts := range [][]fact{r.Machine, r.Settings} {
+		var list []string
+		for _, f := range facts {
+			list = append(list, f.Name+" "+f.Value)
 		}
+		_, _ = fmt.Fprintf(r.out, "  %s\n", strings.Join(list, " · "))
 	}
-	if all == 0 {
-		return
+	_, _ = fmt.Fprintln(r.out, "Medians, lowest … highest of the rounds; ratios are taken round by round; [target: met or not].")
+}
+
+// begin prints the heading of a section.
+func (r *report) begin(s section) {
+	r.section = s.name
+	_, _ = fmt.Fprintf(r.out, "\n%s: %s\n", s.name, s.about)
+}
+
+// add adds a row, which is printed at the end of the section.
+func (r *report) add(name, unit string, s series) *row {
+	line := &row{Section: r.section, Name: name, Unit: unit, Figure: newFigure(s)}
+	r.Rows = append(r.Rows, line)
+	return line
+}
+
+// skip reports why a section was left out.
+func (r *report) skip(reason string) {
+	r.Skipped = append(r.Skipped, r.section+": "+reason)
+	_, _ = fmt.Fprintf(r.out, "  skipped: %s\n", reason)
+}
+
+func (r *report) endSection() {
+	for _, line := range r.Rows[r.printed:] {
+		_, _ = fmt.Fprintln(r.out, line)
 	}
-	_, _ = fmt.Fprintf(r.out, "\nTargets: %d of %d met\n", met, all)
+	r.printed = len(r.Rows)
+}
+
+// printTargets prints the rows with a target once more, as a summary.
+func (r *report) printTargets() {
+	met, all := 0, 0
+	var lines strings.Builder
 	for _, line := range r.Rows {
 		if line.Met == nil {
 			continue
 		}
-		value := number(line.Figure.Median) + " " + line.Unit
-		if line.Ratio != nil {
-			value = number(line.Ratio.Median) + " × " + line.Against
+		all++
+		if *line.Met {
+			met++
 		}
-		_, _ = fmt.Fprintf(r.out, "  %-50s %-46s %s\n", line.Name, value, line.verdict())
+		value := number(line.subject()) + " " + line.Unit
+		if line.Ratio != nil {
+			value = number(line.subject()) + " × " + line.Against
+		}
+		fmt.Fprintf(&lines, "  %-50s %-46s %s\n", line.Name, value, line.verdict())
+	}
+	if all > 0 {
+		_, _ = fmt.Fprintf(r.out, "\nTargets: %d of %d met\n%s", met, all, &lines)
 	}
 }
 
 // save writes the report as JSON.
-func (r *report) save(file string) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, append(data, '\n'), 0o644) //nolint:gosec // figures, no secrets
+func (r *report) save(file string) {
+	data := must(json.MarshalIndent(r, "", "  "))
+	check(os.WriteFile(file, append(data, '\n'), 0o644)) //nolint:gosec // figures, no secrets
 }
