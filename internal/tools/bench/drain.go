@@ -13,6 +13,7 @@ import (
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/try"
 )
 
 const (
@@ -46,9 +47,9 @@ func (l *backlog) costs() string {
 func (l *backlog) drain(ctx context.Context, b *bench) {
 	nats, tiktok := b.startNATS(ctx), b.startSimulator(ctx, drainLatency)
 	config := queue.Config{NATSURL: secret.Text("nats://" + nats.addr)}
-	js := must(queue.Connect(config, "ingest", zap.NewNop(), prometheus.NewRegistry()))
-	b.onEnd(func() error { return js.Close(context.WithoutCancel(ctx)) })
-	check(js.Provision(ctx, queue.StreamConfig{Replicas: 1, MaxBytes: 2 << 30}))
+	js := try.Must(queue.Connect(config, "ingest", zap.NewNop(), prometheus.NewRegistry()))
+	b.OnEnd(func() error { return js.Close(context.WithoutCancel(ctx)) })
+	try.Check(js.Provision(ctx, queue.StreamConfig{Replicas: 1, MaxBytes: 2 << 30}))
 	publish(ctx, js, l.size)
 
 	began := time.Now()
@@ -62,7 +63,7 @@ func (l *backlog) drain(ctx context.Context, b *bench) {
 	took := time.Since(began)
 	stats := tiktok.stats(ctx)
 	if stats.Accepted != l.size {
-		check(fmt.Errorf("of %d purchases TikTok accepted %d", l.size, stats.Accepted))
+		try.Check(fmt.Errorf("of %d purchases TikTok accepted %d", l.size, stats.Accepted))
 	}
 	_, peak := memory(worker.PID())
 	l.rate = append(l.rate, float64(l.size)/took.Seconds())
@@ -82,7 +83,7 @@ func publish(ctx context.Context, js *queue.Conn, n int) {
 			continue
 		}
 		for _, p := range js.Publish(ctx, claims) {
-			check(p.Err)
+			try.Check(p.Err)
 		}
 		claims = nil
 	}

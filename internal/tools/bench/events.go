@@ -9,6 +9,7 @@ import (
 
 	"purchase-relay/internal/testkit/load"
 	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/try"
 )
 
 // mark is the placeholder for a token in a template: in every id and in the e-mail address.
@@ -54,8 +55,8 @@ func (r *request) append(buffer []byte, token string) []byte {
 	return buffer
 }
 
-// events are webhooks, signed before the clock starts. Each is about another customer, at a random place of every
-// index.
+// events are webhooks, signed before the clock starts. Each is about another customer, at a random place of
+// every index.
 type events struct {
 	request
 	signature int // where the signature is
@@ -63,7 +64,8 @@ type events struct {
 	signed    []string
 }
 
-// newEvents signs n copies of an order, each with a token of its own. Ingest accepts the signatures for five minutes.
+// newEvents signs n copies of an order, each with a token of its own. Ingest accepts the signatures for five
+// minutes.
 func newEvents(c stripegen.Checkout, n int) *events {
 	at := time.Now()
 	body := newRequest(string(c.Event()))
@@ -138,15 +140,16 @@ type loadSeries struct {
 	answered    int    // in all rounds
 }
 
-// run sends a load. Every response must have the wanted status, otherwise the figure would mean nothing. usages are
-// measured for each answer.
+// run sends a load. Every response must have the wanted status, otherwise the figure would mean nothing.
+// usages are measured for each answer.
 func (s *loadSeries) run(ctx context.Context, plan load.Plan, usages ...*usage) {
 	for _, u := range usages {
 		u.begin()
 	}
-	result := must(load.Run(ctx, plan))
+	result := try.Must(load.Run(ctx, plan))
 	if result.Odd > 0 || result.Answered == 0 {
-		check(fmt.Errorf("%d responses without status %d, the first: %s", result.Odd, plan.Want, result.FirstOdd))
+		try.Check(fmt.Errorf("%d of %d responses are not %d, the first: %s",
+			result.Odd, result.Odd+result.Answered, plan.Want, result.FirstOdd))
 	}
 	for _, u := range usages {
 		u.end(result.Answered)

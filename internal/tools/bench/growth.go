@@ -14,21 +14,22 @@ import (
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/process"
+	"purchase-relay/internal/testkit/try"
 	"purchase-relay/internal/testkit/wait"
 )
 
-// growth writes and settles a year's purchases with the product's own code, prunes those older than 35 days, and
-// writes as many again: tables must stop growing, and webhooks must not become slower.
+// growth writes and settles a year's purchases with the product's own code, prunes those older than 35 days,
+// and writes as many again: tables must stop growing, and webhooks must not become slower.
 func growth(ctx context.Context, b *bench) {
 	configure := func(action string) {
 		execute(ctx, b.pg.URL("postgres"), "ALTER SYSTEM "+action)
 		execute(ctx, b.pg.URL("postgres"), "SELECT pg_reload_conf()")
 	}
 	configure("SET autovacuum_naptime = '2s'") // a year passes within minutes
-	b.onEnd(func() error { return b.scoped(func() { configure("RESET autovacuum_naptime") }) })
+	b.OnEnd(func() error { return b.Scoped(func() { configure("RESET autovacuum_naptime") }) })
 	y := &year{b: b, rowSizes: make(map[string]series)}
 	y.young, y.old = b.startIngestAlone(ctx, "growth_young"), b.startIngestAlone(ctx, "growth")
-	y.db = must(ledger.Open(ctx, secret.Text(y.old.ledger)))
+	y.db = try.Must(ledger.Open(ctx, secret.Text(y.old.ledger)))
 	defer y.db.Close()
 
 	y.pass(ctx, "a", b.million)
@@ -82,9 +83,9 @@ func (y *year) pass(ctx context.Context, name string, n int) {
 				},
 			})
 		}
-		check(group.Wait())
-		if unknown := must(y.db.Settle(ctx, outcomes)); len(unknown) > 0 {
-			check(fmt.Errorf("settle: %d unknown purchases", len(unknown)))
+		try.Check(group.Wait())
+		if unknown := try.Must(y.db.Settle(ctx, outcomes)); len(unknown) > 0 {
+			try.Check(fmt.Errorf("settle: %d unknown purchases", len(unknown)))
 		}
 		// Settle dates the end by the ledger's clock.
 		const sqlAge = "UPDATE public.purchases SET finished_at = purchased_at WHERE checkout_session_id = ANY($1)"
@@ -105,8 +106,8 @@ func receiptOf(session, event string, i int, at time.Time) purchase.Receipt {
 	}
 }
 
-// inspect measures webhooks on both ledgers, with autovacuum at rest (a year's vacuums do not happen in a minute), and
-// the tables of the old one. when describes its state.
+// inspect measures webhooks on both ledgers, with autovacuum at rest (a year's vacuums do not happen in a
+// minute), and the tables of the old one. when describes its state.
 func (y *year) inspect(ctx context.Context, when string) {
 	var old, young loadSeries
 	atRest := func(name string, s *loadSeries, in *ingest) measurement {
@@ -145,12 +146,13 @@ func (y *year) awaitAutovacuum(ctx context.Context) {
 			+ (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker')`) == 0
 	})
 	if !done {
-		check(fmt.Errorf("autovacuum did not finish within %s", waitLimit))
+		try.Check(fmt.Errorf("autovacuum did not finish within %s", waitLimit))
 	}
 }
 
-// prune interrupts `ingest prune` after each round, and starts it again, so that webhooks are measured in turns with and
-// without it. At last the command runs to its end. prune returns how many purchases were removed.
+// prune interrupts `ingest prune` after each round, and starts it again, so that webhooks are measured in
+// turns with and without it. At last the command runs to its end. prune returns how many purchases were
+// removed.
 func (y *year) prune(ctx context.Context) (removed int) {
 	before := time.Now().Add(-maintenance.LeastPruneAge - time.Second)
 	countOld := func() int {
@@ -168,7 +170,7 @@ func (y *year) prune(ctx context.Context) (removed int) {
 		without.measurement(y.b, "no prune", y.old.addr, 64),
 		measurement{"during a prune", func(ctx context.Context) {
 			plan, began := y.b.fullSpeed(y.old.addr, 64), time.Now()
-			prune := must(process.Start(command))
+			prune := try.Must(process.Start(command))
 			defer prune.Kill()
 			during.run(ctx, plan)
 			_ = prune.Stop(stopGrace) // interrupted
@@ -176,20 +178,20 @@ func (y *year) prune(ctx context.Context) (removed int) {
 		}})
 	y.b.announce("pruning to the end")
 	began := time.Now()
-	prune := must(process.Start(command))
+	prune := try.Must(process.Start(command))
 	defer prune.Kill()
 	select {
 	case <-prune.Ended():
 	case <-ctx.Done():
-		check(ctx.Err())
+		try.Check(ctx.Err())
 	}
 	took += time.Since(began)
 	if left := countOld(); left > 0 || removed == 0 {
-		check(fmt.Errorf("of %d old purchases %d are left; the log ends with:\n%s",
+		try.Check(fmt.Errorf("of %d old purchases %d are left; the log ends with:\n%s",
 			removed, left, process.Tail(command.Log)))
 	}
 	during.report(y.b, "webhooks, during a prune").against("no prune", without.rate)
 	y.b.report.add("pruned", "/s", series{float64(removed) / took.Seconds()}).
-		note("%d purchases of %d in %.0f s, in part beside webhooks at full speed", removed, y.b.million, took.Seconds())
+		note("%d purchases in %.0f s, in part beside webhooks at full speed", removed, took.Seconds())
 	return removed
 }

@@ -8,17 +8,20 @@ import (
 	"time"
 
 	"github.com/prometheus/procfs"
+
+	"purchase-relay/internal/testkit/try"
 )
 
-// syncTime returns the median time of writing one page durably, as Postgres does at a commit, on the disk of a folder.
+// syncTime returns the median time of writing one page durably, as Postgres does at a commit, on the disk of
+// a folder.
 func syncTime(dir string) time.Duration {
-	file := must(os.OpenFile(filepath.Join(dir, "sync"), os.O_RDWR|os.O_CREATE|syscall.O_DSYNC, 0o600))
+	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), os.O_RDWR|os.O_CREATE|syscall.O_DSYNC, 0o600))
 	defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
-	must(file.Write(make([]byte, 1<<20))) // Postgres syncs existing pages, too
+	try.Must(file.Write(make([]byte, 1<<20))) // Postgres syncs existing pages, too
 	var times series
 	for i := range 50 {
 		began := time.Now()
-		must(file.WriteAt(make([]byte, 8<<10), int64(i)*8<<10))
+		try.Must(file.WriteAt(make([]byte, 8<<10), int64(i)*8<<10))
 		times = append(times, float64(time.Since(began)))
 	}
 	return time.Duration(times.median())
@@ -49,8 +52,8 @@ func memory(pid int) (resident, peak float64) {
 	return float64(status.VmRSS) / mib, float64(status.VmHWM) / mib
 }
 
-// processorTime returns the seconds that a process and its children have used, children that ended included. It
-// leaves out the children of this process: they are what is measured.
+// processorTime returns the seconds that a process and its children have used, children that ended included.
+// It leaves out the children of this process: they are what is measured.
 func processorTime(pid int) float64 {
 	processes, err := procfs.AllProcs()
 	if err != nil {

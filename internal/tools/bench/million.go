@@ -14,6 +14,7 @@ import (
 	reports "purchase-relay/internal/ops/report"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/ledgergen"
+	"purchase-relay/internal/testkit/try"
 )
 
 // million measures webhooks on a ledger of years and on an empty one.
@@ -40,13 +41,13 @@ func (b *bench) startOnLargeLedger(ctx context.Context) *ingest {
 	url := b.database(ctx, "years")
 	b.announce("filling a ledger with %d purchases", b.million)
 	began := time.Now()
-	conn := must(pgx.Connect(ctx, url))
+	conn := try.Must(pgx.Connect(ctx, url))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	check(ledgergen.Fill(ctx, conn, b.million))
+	try.Check(ledgergen.Fill(ctx, conn, b.million))
 	// In production the dashboard's figures are folded every two seconds, not after a million changes.
-	db := must(ledger.Open(ctx, secret.Text(url)))
+	db := try.Must(ledger.Open(ctx, secret.Text(url)))
 	defer db.Close()
-	must(reports.New(db).Fold(ctx))
+	try.Must(reports.New(db).Fold(ctx))
 	size := query[string](ctx, url, "SELECT pg_size_pretty(pg_database_size(current_database()))")
 	b.report.Settings = append(b.report.Settings, fact{"large ledger",
 		fmt.Sprintf("%d purchases, %s, filled in %.0f s", b.million, size, time.Since(began).Seconds())})
@@ -71,7 +72,7 @@ func dashboard(ctx context.Context, b *bench) {
 		var took series
 		for range warmUp + requests {
 			began := time.Now()
-			must(fetch(ctx, http.MethodGet, "http://"+in.admin+path, ""))
+			try.Must(fetch(ctx, http.MethodGet, "http://"+in.admin+path, ""))
 			took = append(took, time.Since(began).Seconds()*1000)
 		}
 		b.report.add("GET "+path, "ms", took[warmUp:]).atMost(100)
@@ -81,7 +82,7 @@ func dashboard(ctx context.Context, b *bench) {
 // size measures the binaries as they are shipped: an image is one of them and the certificate authorities.
 func size(_ context.Context, b *bench) {
 	for _, name := range []string{"ingest", "tiktok-worker"} {
-		info := must(os.Stat(filepath.Join(b.dir, name)))
+		info := try.Must(os.Stat(filepath.Join(b.dir, name)))
 		b.report.add(name+", static and stripped", "MB", series{float64(info.Size()) / 1e6}).atMost(25)
 	}
 }

@@ -12,9 +12,11 @@ import (
 	"strings"
 
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/try"
 )
 
-// handlerSources is a usual webhook handler: Node with express, stripe and pg; TikTok is awaited inside the request.
+// handlerSources is a usual webhook handler: Node with express, stripe and pg; TikTok is awaited inside the
+// request.
 //
 //go:embed nodehandler
 var handlerSources embed.FS
@@ -23,14 +25,14 @@ var handlerSources embed.FS
 func node(ctx context.Context, b *bench) {
 	b.announce("installing the Node handler's packages")
 	program, version, err := installHandler(ctx, filepath.Join(b.dir, "node"))
-	check(ctx.Err())
+	try.Check(ctx.Err())
 	if err != nil {
 		b.report.skip("no Node handler here: " + err.Error())
 		return
 	}
-	check(b.pg.CreateDatabase(ctx, "node", ""))
+	try.Check(b.pg.CreateDatabase(ctx, "node", ""))
 	tiktok := b.startSimulator(ctx, b.latency)
-	addr := must(freeport.Addr())
+	addr := try.Must(freeport.Addr())
 	_, port, _ := net.SplitHostPort(addr)
 	handler := b.serve(ctx, addr, []string{
 		"NODE_ENV=production", "PORT=" + port, "DATABASE_URL=" + b.pg.URL("node"),
@@ -54,14 +56,14 @@ func node(ctx context.Context, b *bench) {
 	}
 }
 
-// installHandler copies the handler into a folder and installs its locked packages. It returns the path of node and
-// its version, or an error where node, npm or a package is missing.
+// installHandler copies the handler into a folder and installs its locked packages. It returns the path of
+// node and its version, or an error where node, npm or a package is missing.
 func installHandler(ctx context.Context, dir string) (program, version string, err error) {
 	program, err = exec.LookPath("node")
 	if err != nil {
 		return "", "", err
 	}
-	if err := os.CopyFS(dir, must(fs.Sub(handlerSources, "nodehandler"))); err != nil {
+	if err := os.CopyFS(dir, try.Must(fs.Sub(handlerSources, "nodehandler"))); err != nil {
 		return "", "", err
 	}
 	install := exec.CommandContext(ctx, "npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund",

@@ -8,21 +8,21 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// sqlStages are the stages of the purchases received since a time, as medians in milliseconds. All times are of this
-// machine's clock.
+// sqlStages are the stages of the purchases received since a time, as medians in milliseconds. All times are
+// of this machine's clock.
 const sqlStages = `
 SELECT ARRAY[
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM p.first_published_at - e.received_at)),
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM a.at - p.first_published_at)),
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY a.took_ms::float8),
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM p.updated_at - a.at) - a.took_ms)]
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM first_published_at - received_at)),
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM at - first_published_at)),
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY took_ms::float8),
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM p.updated_at - at) - took_ms)]
 FROM public.purchases p
-    JOIN public.stripe_events e USING (checkout_session_id)
-    JOIN public.attempts a USING (checkout_session_id)
-WHERE p.status = 'delivered' AND e.received_at >= $1`
+    JOIN public.stripe_events USING (checkout_session_id)
+    JOIN public.attempts USING (checkout_session_id)
+WHERE p.status = 'delivered' AND received_at >= $1`
 
-// one measures the stages of a single purchase. Each kind of webhook ends one step later than the one before: the
-// difference is the step.
+// one measures the stages of a single purchase. Each kind of webhook ends one step later than the one
+// before: the difference is the step.
 func one(ctx context.Context, b *bench) {
 	p := b.startPipeline(ctx, "one", nil, []string{unlimited})
 	ignored := order()

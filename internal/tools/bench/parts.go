@@ -21,6 +21,7 @@ import (
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/tiktoksim"
+	"purchase-relay/internal/testkit/try"
 )
 
 const (
@@ -33,17 +34,17 @@ const (
 
 // startPostgres starts the private server, checks that it is durable, and migrates the template.
 func (b *bench) startPostgres(ctx context.Context) {
-	b.pg = must(pglocal.Start(ctx, pglocal.Options{Durable: true}))
-	b.onEnd(b.pg.Stop)
-	check(b.pg.CreateDatabase(ctx, template, ""))
-	must(ledger.Migrate(ctx, secret.Text(b.pg.URL(template))))
+	b.pg = try.Must(pglocal.Start(ctx, pglocal.Options{Durable: true}))
+	b.OnEnd(b.pg.Stop)
+	try.Check(b.pg.CreateDatabase(ctx, template, ""))
+	try.Must(ledger.Migrate(ctx, secret.Text(b.pg.URL(template))))
 	for _, setting := range []string{"server_version", "fsync", "synchronous_commit", "full_page_writes"} {
 		value := query[string](ctx, b.pg.URL(template), "SELECT current_setting($1)", setting)
 		if setting == "server_version" {
 			value, _, _ = strings.Cut(value, " ")
 			setting = "Postgres"
 		} else if value != "on" {
-			check(fmt.Errorf("postgres runs with %s=%s: commits are not durable", setting, value))
+			try.Check(fmt.Errorf("postgres runs with %s=%s: commits are not durable", setting, value))
 		}
 		b.report.Machine = append(b.report.Machine, fact{setting, value})
 	}
@@ -53,25 +54,25 @@ func (b *bench) startPostgres(ctx context.Context) {
 
 // database creates an empty, migrated ledger and returns its URL.
 func (b *bench) database(ctx context.Context, name string) string {
-	check(b.pg.CreateDatabase(ctx, name, template))
+	try.Check(b.pg.CreateDatabase(ctx, name, template))
 	return b.pg.URL(name)
 }
 
 // query returns one value, read over a connection of its own.
 func query[T any](ctx context.Context, url, sql string, args ...any) (value T) {
-	conn := must(pgx.Connect(ctx, url))
+	conn := try.Must(pgx.Connect(ctx, url))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	if err := conn.QueryRow(ctx, sql, args...).Scan(&value); err != nil {
-		check(fmt.Errorf("%s: %w", sql, err))
+		try.Check(fmt.Errorf("%s: %w", sql, err))
 	}
 	return value
 }
 
 func execute(ctx context.Context, url, sql string, args ...any) {
-	conn := must(pgx.Connect(ctx, url))
+	conn := try.Must(pgx.Connect(ctx, url))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	if _, err := conn.Exec(ctx, sql, args...); err != nil {
-		check(fmt.Errorf("%s: %w", sql, err))
+		try.Check(fmt.Errorf("%s: %w", sql, err))
 	}
 }
 
@@ -82,15 +83,15 @@ type server struct {
 	command process.Command
 }
 
-// serve runs a program until the end of the current scope, with env as its whole environment and its output in a
-// file, as in production. It returns when the program listens on addr.
+// serve runs a program until the end of the current scope, with env as its whole environment and its output
+// in a file, as in production. It returns when the program listens on addr.
 func (b *bench) serve(ctx context.Context, addr string, env []string, path string, args ...string) *server {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(b.dir, path)
 	}
 	log := filepath.Join(b.dir, filepath.Base(path)+".log")
 	s := &server{addr: addr, command: process.Command{Path: path, Args: args, Env: env, Dir: b.dir, Log: log}}
-	b.onEnd(func() error {
+	b.OnEnd(func() error {
 		s.stop()
 		return nil
 	})
@@ -100,7 +101,7 @@ func (b *bench) serve(ctx context.Context, addr string, env []string, path strin
 
 // start starts the program, again after a stop, and waits until it listens.
 func (s *server) start(ctx context.Context) {
-	s.Process = must(process.Start(s.command))
+	s.Process = try.Must(process.Start(s.command))
 	s.await(ctx, "wait for "+s.addr, func() bool {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.addr)
 		return err == nil && conn.Close() == nil
@@ -109,7 +110,7 @@ func (s *server) start(ctx context.Context) {
 
 // await waits until done returns true. It fails where the program ends before.
 func (s *server) await(ctx context.Context, operation string, done func() bool) {
-	check(s.Await(ctx, operation, waitLimit, done))
+	try.Check(s.Await(ctx, operation, waitLimit, done))
 }
 
 // stop ignores the exit status: nats-server's is 1 after a signal.
@@ -129,7 +130,7 @@ type ingest struct {
 // startIngest runs ingest on a ledger. Without nats, the address of a nats-server, nothing is published.
 func (b *bench) startIngest(ctx context.Context, ledger, nats string, env ...string) *ingest {
 	const closedPort = "127.0.0.1:1"
-	public, admin := must(freeport.Addr()), must(freeport.Addr())
+	public, admin := try.Must(freeport.Addr()), try.Must(freeport.Addr())
 	s := b.serve(ctx, public, append([]string{
 		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + ledger,
 		"NATS_URL=nats://" + cmp.Or(nats, closedPort), "NATS_MAX_BYTES=2GiB",
@@ -147,11 +148,12 @@ func (b *bench) startIngestAlone(ctx context.Context, name string) *ingest {
 	return b.startIngest(ctx, b.database(ctx, name), "")
 }
 
-// startNATS runs a nats-server with JetStream. Its streams survive a stop, until the end of the current scope.
+// startNATS runs a nats-server with JetStream. Its streams survive a stop, until the end of the current
+// scope.
 func (b *bench) startNATS(ctx context.Context) *server {
-	store := must(os.MkdirTemp(b.dir, "jetstream"))
-	b.onEnd(func() error { return os.RemoveAll(store) })
-	addr := must(freeport.Addr())
+	store := try.Must(os.MkdirTemp(b.dir, "jetstream"))
+	b.OnEnd(func() error { return os.RemoveAll(store) })
+	addr := try.Must(freeport.Addr())
 	host, port, _ := net.SplitHostPort(addr)
 	return b.serve(ctx, addr, nil, "nats-server", "-a", host, "-p", port, "-js", "-sd", store)
 }
@@ -162,15 +164,16 @@ type simulator struct{ *server }
 const eventPath = "/open_api/v1.3/event/track/"
 
 func (b *bench) startSimulator(ctx context.Context, latency time.Duration) simulator {
-	addr := must(freeport.Addr())
-	return simulator{b.serve(ctx, addr, nil, "tiktoksim", "-addr", addr, "-misbehave", "0", "-latency", latency.String())}
+	addr := try.Must(freeport.Addr())
+	args := []string{"-addr", addr, "-misbehave", "0", "-latency", latency.String()}
+	return simulator{b.serve(ctx, addr, nil, "tiktoksim", args...)}
 }
 
 func (s simulator) url() string { return "http://" + s.addr + eventPath }
 
 func (s simulator) stats(ctx context.Context) (stats tiktoksim.Stats) {
-	body := must(fetch(ctx, http.MethodGet, "http://"+s.addr+"/stats", ""))
-	check(json.Unmarshal(body, &stats))
+	body := try.Must(fetch(ctx, http.MethodGet, "http://"+s.addr+"/stats", ""))
+	try.Check(json.Unmarshal(body, &stats))
 	return stats
 }
 
@@ -179,7 +182,7 @@ const unlimited = "TIKTOK_MAX_RPS=1000"
 
 // startWorker runs the worker as it is shipped, with further environment.
 func (b *bench) startWorker(ctx context.Context, nats *server, tiktok simulator, env ...string) *server {
-	admin := must(freeport.Addr())
+	admin := try.Must(freeport.Addr())
 	return b.serve(ctx, admin, append([]string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + tiktok.url(),
 		"NATS_URL=nats://" + nats.addr, "ADMIN_ADDR=" + admin,
@@ -220,7 +223,7 @@ func (p *pipeline) verify(ctx context.Context) {
 	delivered := query[int](ctx, p.ingest.ledger, sqlCount+" WHERE status = 'delivered'")
 	accepted := p.tiktok.stats(ctx).Accepted
 	if all != delivered || all != accepted {
-		check(fmt.Errorf("of %d purchases %d are delivered, and TikTok accepted %d", all, delivered, accepted))
+		try.Check(fmt.Errorf("of %d purchases %d are delivered, and TikTok accepted %d", all, delivered, accepted))
 	}
 }
 

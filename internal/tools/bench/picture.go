@@ -5,6 +5,8 @@ import (
 	"html"
 	"os"
 	"strings"
+
+	"purchase-relay/internal/testkit/try"
 )
 
 // bar is a quantity and its parts.
@@ -50,9 +52,10 @@ func draw(file string, bars []bar) {
 		}
 		y = legend + 12
 	}
-	head := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 %[1]d" width="860" height="%[1]d" `+
-		`role="img" font-family="sans-serif" font-size="14">`, y+10)
-	const style = "<style>text { fill: #222 } @media (prefers-color-scheme: dark) { text { fill: #ddd } }</style>"
-	text := head + "\n" + style + "\n" + svg.String() + "</svg>\n"
-	check(os.WriteFile(file, []byte(text), 0o644)) //nolint:gosec // a picture
+	const head = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 %[1]d" width="860" height="%[1]d"
+ role="img" font-family="sans-serif" font-size="14">
+<style>text { fill: #222 } @media (prefers-color-scheme: dark) { text { fill: #ddd } }</style>
+`
+	text := fmt.Sprintf(head, y+10) + svg.String() + "</svg>\n"
+	try.Check(os.WriteFile(file, []byte(text), 0o644)) //nolint:gosec // a picture
 }

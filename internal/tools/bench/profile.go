@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/try"
 )
 
 // profilerSource is added to a binary by the compiler's -overlay: the product's sources contain no profiler.
@@ -31,23 +32,25 @@ func init() {
 }
 `
 
-// profilerOverlay returns the flags that compile the profiler into the two binaries.
-func (b *bench) profilerOverlay() []string {
+// profilerOverlay writes the overlay that adds the profiler to the two binaries.
+func (b *bench) profilerOverlay() (file string) {
 	source, overlay := filepath.Join(b.dir, "profile.go"), filepath.Join(b.dir, "overlay.json")
-	list := must(json.Marshal(map[string]map[string]string{"Replace": {
+	list := try.Must(json.Marshal(map[string]map[string]string{"Replace": {
 		filepath.Join(b.root, "cmd/ingest/zz_profile.go"):        source,
 		filepath.Join(b.root, "cmd/tiktok-worker/zz_profile.go"): source,
 	}}))
-	check(os.WriteFile(source, []byte(profilerSource), 0o600))
-	check(os.WriteFile(overlay, list, 0o600))
-	return []string{"-overlay", overlay}
+	try.Check(os.WriteFile(source, []byte(profilerSource), 0o600))
+	try.Check(os.WriteFile(overlay, list, 0o600))
+	return overlay
 }
 
-// writeProfiles writes profiles of ingest and the worker into b.profiles, under as many webhooks as the machine takes.
+// writeProfiles writes profiles of ingest and the worker into b.profiles, under as many webhooks as the
+// machine takes.
 func (b *bench) writeProfiles(ctx context.Context) {
-	check(os.MkdirAll(b.profiles, 0o750))
-	programs, addrs := []string{"ingest", "tiktok-worker"}, must(freeport.Addrs(2))
-	p := b.startPipeline(ctx, "profiles", []string{"PROFILE_ADDR=" + addrs[0]}, []string{"PROFILE_ADDR=" + addrs[1]})
+	try.Check(os.MkdirAll(b.profiles, 0o750))
+	programs, addrs := []string{"ingest", "tiktok-worker"}, try.Must(freeport.Addrs(2))
+	ingestEnv, workerEnv := "PROFILE_ADDR="+addrs[0], "PROFILE_ADDR="+addrs[1]
+	p := b.startPipeline(ctx, "profiles", []string{ingestEnv}, []string{workerEnv})
 	file := func(program, kind string) string { return filepath.Join(b.profiles, program+"-"+kind+".pprof") }
 	save := func(program, addr, kind, query string) error {
 		body, err := fetch(ctx, http.MethodGet, "http://"+addr+"/debug/pprof/"+query, "")
@@ -66,19 +69,19 @@ func (b *bench) writeProfiles(ctx context.Context) {
 	b.announce("webhooks over 64 connections for %s", b.duration)
 	var s loadSeries
 	s.run(ctx, plan)
-	check(group.Wait())
+	try.Check(group.Wait())
 	for i, program := range programs {
 		for _, kind := range []string{"heap", "allocs", "block", "mutex", "goroutine"} {
-			check(save(program, addrs[i], kind, kind))
+			try.Check(save(program, addrs[i], kind, kind))
 		}
 	}
 	out := b.report.out
-	_, _ = fmt.Fprintf(out, "Profiles under %s webhooks a second are in %s:\n", number(s.rate.median()), b.profiles)
+	_, _ = fmt.Fprintf(out, "Profiles under %.0f webhooks a second are in %s:\n", s.rate.median(), b.profiles)
 	for _, program := range programs {
-		cmd := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-cum", "-nodecount=25", file(program, "cpu")) //nolint:gosec // our own file
-		top, err := cmd.CombinedOutput()
+		args := []string{"tool", "pprof", "-top", "-cum", "-nodecount=25", file(program, "cpu")}
+		top, err := exec.CommandContext(ctx, "go", args...).CombinedOutput() //nolint:gosec // our own file
 		if err != nil {
-			check(fmt.Errorf("go tool pprof: %w\n%s", err, top))
+			try.Check(fmt.Errorf("go tool pprof: %w\n%s", err, top))
 		}
 		_, _ = fmt.Fprintf(out, "\n%s\n%s", program, top)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"purchase-relay/internal/testkit/try"
 )
 
 // series are the values of one quantity, round by round.
@@ -25,8 +27,8 @@ func (s series) median() float64 {
 	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// over divides round by round: a disturbance of the machine in a round affects both values. It leaves out rounds in
-// which base is 0.
+// over divides round by round: a disturbance of the machine in a round affects both values. It leaves out
+// rounds in which base is 0.
 func (s series) over(base series) series {
 	ratios := series{}
 	for i := range min(len(s), len(base)) {
@@ -186,7 +188,8 @@ func (r *report) printHead() {
 		}
 		_, _ = fmt.Fprintf(r.out, "  %s\n", strings.Join(list, " · "))
 	}
-	_, _ = fmt.Fprintln(r.out, "Medians, lowest … highest of the rounds; ratios are taken round by round; [target: met or not].")
+	_, _ = fmt.Fprint(r.out, "Medians, lowest … highest of the rounds; ratios are taken round by round; "+
+		"[target: met or not].\n")
 }
 
 // begin prints the heading of a section.
@@ -240,6 +243,6 @@ func (r *report) printTargets() {
 
 // save writes the report as JSON.
 func (r *report) save(file string) {
-	data := must(json.MarshalIndent(r, "", "  "))
-	check(os.WriteFile(file, append(data, '\n'), 0o644)) //nolint:gosec // figures, no secrets
+	data := try.Must(json.MarshalIndent(r, "", "  "))
+	try.Check(os.WriteFile(file, append(data, '\n'), 0o644)) //nolint:gosec // figures, no secrets
 }

@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/try"
 )
 
-// section is one part of the table. Its run starts what it measures, calls bench.turns, and adds rows to bench.report.
+// section is one part of the table. Its run starts what it measures, calls bench.turns, and adds rows to
+// bench.report.
 type section struct {
 	name, about string
 	run         func(ctx context.Context, b *bench)
@@ -28,7 +30,7 @@ func sections() []section {
 	return []section{
 		{"webhooks", "answered by ingest alone: each 200 follows its commit, fsync on", webhooks},
 		{"one", "the time of a single purchase, step by step; one connection, everything running", one},
-		{"whole", "the whole pipeline on this machine: Postgres, ingest, nats-server, worker, TikTok, sender", whole},
+		{"whole", "everything on this machine: Postgres, ingest, nats-server, worker, TikTok, sender", whole},
 		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
 		{"drain", "a backlog to TikTok, answering after 5 ms, 4 slots, no rate limit", drain},
 		{"million", "64 connections, on a ledger of years", million},
@@ -42,6 +44,8 @@ func sections() []section {
 
 // bench is one run.
 type bench struct {
+	try.Scope // of the run, of a section, or of a measurement
+
 	root     string // of the checkout
 	dir      string // of everything that the run writes; removed at the end
 	rounds   int
@@ -61,7 +65,6 @@ type bench struct {
 	pg       *pglocal.Server
 	large    string // URL of the large ledger, once it is filled
 	pictures []bar
-	stops    []func() error
 }
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
@@ -73,7 +76,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	b.progress = progress
-	return b.scoped(func() {
+	return b.Scoped(func() {
 		b.prepare(ctx)
 		if b.profiles != "" {
 			b.writeProfiles(ctx)
@@ -96,7 +99,7 @@ func parse(args []string, out io.Writer) (*bench, error) {
 		"unless other flags say otherwise; the figures mean little")
 	flags.StringVar(&b.json, "json", "", "also write the figures to this file")
 	flags.StringVar(&b.svg, "svg", "", "draw where the time goes (sections one and whole) into this file")
-	flags.StringVar(&b.profiles, "profiles", "", "only write profiles of ingest and worker under load into this folder")
+	flags.StringVar(&b.profiles, "profiles", "", "only write profiles of both binaries under load into this folder")
 	flags.IntVar(&b.rounds, "rounds", 5, "how often each measurement is made, in turns with its baseline")
 	flags.DurationVar(&b.duration, "for", 3*time.Second, "duration of one measurement")
 	flags.DurationVar(&b.latency, "latency", 20*time.Millisecond, "latency of the simulated TikTok, ± 50 %")
@@ -127,70 +130,28 @@ func parse(args []string, out io.Writer) (*bench, error) {
 	return b, nil
 }
 
-// failure is the panic of a failed step. As in a test, a failed step ends its measurement and everything around it.
-type failure struct{ error }
-
-func check(err error) {
-	if err != nil {
-		panic(failure{err})
-	}
-}
-
-func must[T any](value T, err error) T {
-	check(err)
-	return value
-}
-
-// scoped calls f, stops everything that f started, the last first, and returns f's failure.
-func (b *bench) scoped(f func()) (err error) {
-	outer := b.stops
-	b.stops = nil
-	defer func() {
-		cause := recover()
-		failed, isFailure := cause.(failure)
-		if isFailure {
-			err = failed.error
-		}
-		for _, stop := range slices.Backward(b.stops) {
-			err = errors.Join(err, stop())
-		}
-		b.stops = outer
-		if cause != nil && !isFailure {
-			panic(cause)
-		}
-	}()
-	f()
-	return nil
-}
-
-// onEnd registers a stop for the end of the current scope: a measurement's, a section's or the run's.
-func (b *bench) onEnd(stop func() error) { b.stops = append(b.stops, stop) }
-
 // prepare finds the checkout, builds what is measured, and starts Postgres.
 func (b *bench) prepare(ctx context.Context) {
-	mod := must(exec.CommandContext(ctx, "go", "env", "GOMOD").Output())
+	mod := try.Must(exec.CommandContext(ctx, "go", "env", "GOMOD").Output())
 	b.root = filepath.Dir(strings.TrimSpace(string(mod)))
-	b.dir = must(os.MkdirTemp("", "bench"))
-	b.onEnd(func() error { return os.RemoveAll(b.dir) })
-	var profiler []string
-	if b.profiles != "" {
-		profiler = b.profilerOverlay()
-	}
-	b.build(ctx, append(profiler, "./cmd/ingest", "./cmd/tiktok-worker")...)
-	b.build(ctx, "./internal/tools/tiktoksim", "github.com/nats-io/nats-server/v2")
-	check(pglocal.Ensure(ctx, b.progress))
-	b.startPostgres(ctx)
-}
-
-// build compiles static binaries without the race detector, as `make build` does. args are flags and packages.
-func (b *bench) build(ctx context.Context, args ...string) {
+	b.dir = try.Must(os.MkdirTemp("", "bench"))
+	b.OnEnd(func() error { return os.RemoveAll(b.dir) })
 	b.announce("building")
-	args = append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", b.dir + "/"}, args...)
-	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own sources
-	cmd.Dir, cmd.Env = b.root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		check(fmt.Errorf("go build: %w\n%s", err, out))
+	// Static and without the race detector, as `make build` does.
+	args := []string{
+		"build", "-trimpath", "-ldflags", "-s -w", "-o", b.dir + "/",
+		"./cmd/ingest", "./cmd/tiktok-worker", "./internal/tools/tiktoksim", "github.com/nats-io/nats-server/v2",
 	}
+	if b.profiles != "" {
+		args = slices.Insert(args, 1, "-overlay", b.profilerOverlay())
+	}
+	build := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own sources
+	build.Dir, build.Env = b.root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		try.Check(fmt.Errorf("go build: %w\n%s", err, out))
+	}
+	try.Check(pglocal.Ensure(ctx, b.progress))
+	b.startPostgres(ctx)
 }
 
 // measure runs the sections and writes the report.
@@ -213,8 +174,8 @@ func (b *bench) measure(ctx context.Context) {
 	b.report.printHead()
 	for _, s := range b.sections {
 		b.report.begin(s)
-		if err := b.scoped(func() { s.run(ctx, b) }); err != nil {
-			check(fmt.Errorf("%s: %w", s.name, err))
+		if err := b.Scoped(func() { s.run(ctx, b) }); err != nil {
+			try.Check(fmt.Errorf("%s: %w", s.name, err))
 		}
 		b.report.endSection()
 	}
@@ -240,8 +201,8 @@ func (b *bench) turns(ctx context.Context, measurements ...measurement) {
 			b.announce("round %d of %d: %s", round+1, b.rounds, m.name)
 			// Each measurement begins without dirty pages of the one before.
 			execute(ctx, b.pg.URL("postgres"), "CHECKPOINT")
-			if err := b.scoped(func() { m.run(ctx) }); err != nil {
-				check(fmt.Errorf("%s: %w", m.name, err))
+			if err := b.Scoped(func() { m.run(ctx) }); err != nil {
+				try.Check(fmt.Errorf("%s: %w", m.name, err))
 			}
 		}
 	}

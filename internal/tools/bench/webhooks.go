@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+
+	"purchase-relay/internal/testkit/try"
 )
 
 // webhooks measures ingest alone, without NATS: nothing is delivered.
@@ -52,7 +54,7 @@ func webhooks(ctx context.Context, b *bench) {
 		answered += s.answered
 	}
 	if recorded := query[int](ctx, in.ledger, sqlCount); recorded != answered {
-		check(fmt.Errorf("%d webhooks were answered 200, %d purchases are on the ledger", answered, recorded))
+		try.Check(fmt.Errorf("%d webhooks were answered 200, %d purchases are on the ledger", answered, recorded))
 	}
 
 	r := b.report
@@ -69,7 +71,8 @@ func webhooks(ctx context.Context, b *bench) {
 	r.add("processor of ingest, each webhook", "µs", ofIngest.each).note("64 connections")
 	r.add("processor of Postgres, each webhook", "µs", ofPostgres.each).against("for pgbench", ofBaseline.each)
 	r.add("pgbench's median, one client", "ms", single.median)
-	r.add("a webhook's median, one connection", "ms", webhooks[0].median).against("pgbench's", single.median).atMost(3)
+	r.add("a webhook's median, one connection", "ms", webhooks[0].median).
+		against("pgbench's", single.median).atMost(3)
 	duplicates.report(b, "duplicates, 64 connections")
 	forged.report(b, "forged signatures, 64 connections")
 	ceiling.report(b, "the load generator's ceiling: net/http without work")
@@ -81,7 +84,7 @@ func (b *bench) startNull() (addr string) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		_, _ = io.WriteString(w, `{"status":"processed"}`)
 	}))
-	b.onEnd(func() error {
+	b.OnEnd(func() error {
 		server.Close()
 		return nil
 	})

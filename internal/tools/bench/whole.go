@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"purchase-relay/internal/testkit/try"
 )
 
 // whole measures webhooks with and without the rest of the pipeline on the same cores.
@@ -49,7 +51,7 @@ func whole(ctx context.Context, b *bench) {
 	without.report(b, "webhooks alone, 64 connections")
 	with.report(b, "webhooks, the whole way running").against("pgbench", transaction.rate).atLeast(1)
 	r.add("the whole way, sustained", "/s", sustained).against("webhooks alone", without.rate).atLeast(0.6).
-		note("first webhook to last outcome on the ledger; %.0f %% delivered at the last webhook", delivered.median())
+		note("first webhook to last outcome; %.0f %% delivered at the last webhook", delivered.median())
 	picture := bar{title: "The processor's time for one purchase, all parts on one machine", unit: "µs"}
 	for _, u := range usages {
 		if u.each.median() > 0 { // else there is no /proc
@@ -77,16 +79,17 @@ func outage(ctx context.Context, b *bench) {
 	p := b.startPipeline(ctx, "outage", nil, []string{"RETRY_INITIAL=100ms", "RETRY_MAX=1s"})
 	faults := "http://" + p.tiktok.addr + "/faults"
 	var up, tiktok, nats loadSeries
-	send := func(ctx context.Context, s *loadSeries) { s.run(ctx, b.paced(p.ingest.addr, 8, 5*time.Millisecond)) }
+	const pause = 5 * time.Millisecond
+	send := func(ctx context.Context, s *loadSeries) { s.run(ctx, b.paced(p.ingest.addr, 8, pause)) }
 	b.turns(ctx,
 		measurement{"both up", func(ctx context.Context) {
 			send(ctx, &up)
 			p.awaitDelivery(ctx)
 		}},
 		measurement{"TikTok down", func(ctx context.Context) {
-			must(fetch(ctx, http.MethodPost, faults, `{"status":503}`))
+			try.Must(fetch(ctx, http.MethodPost, faults, `{"status":503}`))
 			send(ctx, &tiktok)
-			must(fetch(ctx, http.MethodDelete, faults, ""))
+			try.Must(fetch(ctx, http.MethodDelete, faults, ""))
 			p.awaitDelivery(ctx)
 		}},
 		measurement{"NATS down", func(ctx context.Context) {
