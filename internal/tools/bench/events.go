@@ -109,10 +109,10 @@ func (e *events) plan(addr string, conns int) load.Plan {
 	return load.Plan{Addr: addr, Conns: conns, Requests: len(e.tokens), Append: e.append, Want: 200}
 }
 
-// repeated sends the same events again and again for a time.
-func (e *events) repeated(addr string, conns int, duration time.Duration) load.Plan {
-	p := e.plan(addr, conns)
-	p.For, p.Requests = duration, 1<<40
+// repeated sends the same events again and again for the time of one measurement.
+func (b *bench) repeated(e *events, addr string) load.Plan {
+	p := e.plan(addr, 64)
+	p.For, p.Requests = b.duration, 1<<40
 	return p
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 // syncTime returns the median time of writing one page durably, as Postgres does at a commit, on the disk of
 // a folder.
 func syncTime(dir string) time.Duration {
-	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), os.O_RDWR|os.O_CREATE|syscall.O_DSYNC, 0o600))
+	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), os.O_RDWR|os.O_CREATE|syscall.O_DSYNC, 0o600)) //nolint:gosec // ours
 	defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
 	try.Must(file.Write(make([]byte, 1<<20))) // Postgres syncs existing pages, too
 	var times series
@@ -93,4 +94,12 @@ func (u *usage) begin() { u.before = processorTime(u.pid) }
 
 func (u *usage) end(purchases int) {
 	u.each = append(u.each, (processorTime(u.pid)-u.before)*1e6/float64(purchases))
+}
+
+// size measures the binaries as they are shipped: an image is one of them and the certificate authorities.
+func size(_ context.Context, b *bench) {
+	for _, name := range []string{"ingest", "tiktok-worker"} {
+		info := try.Must(os.Stat(filepath.Join(b.dir, name)))
+		b.report.add(name+", static and stripped", "MB", series{float64(info.Size()) / 1e6}).atMost(25)
+	}
 }

@@ -6,7 +6,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"time"
 
+	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/try"
 )
 
@@ -38,16 +41,16 @@ func webhooks(ctx context.Context, b *bench) {
 		measurement{"duplicates", func(ctx context.Context) {
 			events := newEvents(order(), 1000)
 			known.run(ctx, events.plan(in.addr, 64))
-			duplicates.run(ctx, events.repeated(in.addr, 64, b.duration))
+			duplicates.run(ctx, b.repeated(events, in.addr))
 		}},
 		measurement{"forged", func(ctx context.Context) {
 			events := newEvents(order(), 1000)
-			plan := events.repeated(in.addr, 64, b.duration)
+			plan := b.repeated(events, in.addr)
 			plan.Append, plan.Want = events.forged, http.StatusBadRequest
 			forged.run(ctx, plan)
 		}},
 		measurement{"the load generator's ceiling", func(ctx context.Context) {
-			ceiling.run(ctx, newEvents(order(), 1000).repeated(null, 64, b.duration))
+			ceiling.run(ctx, b.repeated(newEvents(order(), 1000), null))
 		}})...)
 	answered := known.answered
 	for _, s := range webhooks {
@@ -89,4 +92,184 @@ func (b *bench) startNull() (addr string) {
 		return nil
 	})
 	return server.Listener.Addr().String()
+}
+
+// sqlStages are the stages of the purchases received since a time, as medians in milliseconds. All times are
+// of this machine's clock.
+const sqlStages = `
+SELECT ARRAY[
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM first_published_at - received_at)),
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM at - first_published_at)),
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY took_ms::float8),
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM p.updated_at - at) - took_ms)]
+FROM public.purchases p
+    JOIN public.stripe_events USING (checkout_session_id)
+    JOIN public.attempts USING (checkout_session_id)
+WHERE p.status = 'delivered' AND received_at >= $1`
+
+// one measures the stages of a single purchase. Each kind of webhook ends one step later than the one
+// before: the difference is the step.
+func one(ctx context.Context, b *bench) {
+	p := b.startPipeline(ctx, "one", nil, []string{unlimited})
+	ignored := order()
+	ignored.Type = "invoice.paid"
+	steps := []struct {
+		name          string
+		addr          string
+		checkout      stripegen.Checkout
+		forged, known bool
+	}{
+		{name: "HTTP, both sides of it", addr: b.startNull(), checkout: order()},
+		{name: "the body, its signature, a log line", addr: p.ingest.addr, checkout: order(), forged: true},
+		{name: "decoding", addr: p.ingest.addr, checkout: ignored},
+		{name: "look-up of a known event", addr: p.ingest.addr, checkout: order(), known: true},
+		{name: "event, profile, purchase, commit", addr: p.ingest.addr, checkout: order()},
+	}
+	webhooks := make([]loadSeries, len(steps))
+	var measurements []measurement
+	for i, step := range steps {
+		measurements = append(measurements, measurement{step.name, func(ctx context.Context) {
+			const pause = 10 * time.Millisecond
+			events := newEvents(step.checkout, int(b.duration/pause)+1)
+			plan := events.plan(step.addr, 1)
+			if step.known {
+				new(loadSeries).run(ctx, plan)
+				p.awaitDelivery(ctx)
+			}
+			if step.forged {
+				plan.Append, plan.Want = events.forged, http.StatusBadRequest
+			}
+			plan.Every = pause
+			webhooks[i].run(ctx, plan)
+			p.awaitDelivery(ctx)
+		}})
+	}
+	stages := make([]series, 4)
+	b.turns(ctx, append(measurements, measurement{"deliveries", func(ctx context.Context) {
+		since := query[time.Time](ctx, p.ingest.ledger, "SELECT now()")
+		const pause = 50 * time.Millisecond // until the one before has been delivered
+		new(loadSeries).run(ctx, b.paced(p.ingest.addr, 1, pause))
+		p.awaitDelivery(ctx)
+		for i, median := range query[[]float64](ctx, p.ingest.ledger, sqlStages, since) {
+			stages[i] = append(stages[i], median)
+		}
+	}})...)
+
+	webhook, delivery := bar{title: "One webhook", unit: "ms"}, bar{title: "One delivery", unit: "ms"}
+	before := make(series, b.rounds)
+	for i, step := range steps {
+		end := webhooks[i].median
+		b.report.add(step.name, "ms", end.minus(before)).
+			note("a webhook that ends here: %s ms", number(end.median()))
+		webhook.add(step.name, end.minus(before))
+		before = end
+	}
+	for i, name := range []string{
+		"received, committed, claimed by the relay",
+		"published, fetched, on its way to TikTok",
+		"TikTok's answer",
+		"its outcome queued, fetched, on the ledger",
+	} {
+		b.report.add(name, "ms", stages[i])
+		delivery.add(name, stages[i])
+	}
+	b.pictures = append(b.pictures, webhook, delivery)
+}
+
+// whole measures webhooks with and without the rest of the pipeline on the same cores.
+func whole(ctx context.Context, b *bench) {
+	pg := b.newPgbench(ctx, "whole_baseline")
+	alone := b.startIngestAlone(ctx, "alone")
+	p := b.startPipeline(ctx, "whole", nil, nil)
+	usages := []*usage{
+		newUsage("ingest", p.ingest.PID()), newUsage("tiktok-worker", p.worker.PID()),
+		newUsage("Postgres", b.pg.Pid()), newUsage("nats-server", p.nats.PID()),
+		newUsage("TikTok simulator", p.tiktok.PID()), newUsage("load generator", os.Getpid()),
+	}
+	var transaction, without, with loadSeries
+	var sustained, delivered series
+	b.turns(ctx,
+		pg.measurement(b, "pgbench, 64 clients", pg.transaction, 64, &transaction),
+		without.measurement(b, "webhooks alone", alone.addr, 64),
+		measurement{"the whole way", func(ctx context.Context) {
+			plan, before := b.fullSpeed(p.ingest.addr, 64), with.answered
+			for _, u := range usages {
+				u.begin()
+			}
+			began := time.Now()
+			with.run(ctx, plan)
+			answered := with.answered - before
+			undelivered := query[int](ctx, p.ingest.ledger, sqlUndelivered)
+			for _, u := range usages {
+				resident, _ := memory(u.pid)
+				u.resident = append(u.resident, resident)
+			}
+			p.awaitDelivery(ctx)
+			sustained = append(sustained, float64(answered)/time.Since(began).Seconds())
+			delivered = append(delivered, 100*float64(answered-undelivered)/float64(answered))
+			for _, u := range usages {
+				u.end(answered)
+			}
+		}})
+	p.verify(ctx)
+
+	r := b.report
+	r.add("pgbench, the same rows, 64 clients", "/s", transaction.rate)
+	without.report(b, "webhooks alone, 64 connections")
+	with.report(b, "webhooks, the whole way running").against("pgbench", transaction.rate).atLeast(1)
+	r.add("the whole way, sustained", "/s", sustained).against("webhooks alone", without.rate).atLeast(0.6).
+		note("first webhook to last outcome; %.0f %% delivered at the last webhook", delivered.median())
+	picture := bar{title: "The processor's time for one purchase, all parts on one machine", unit: "µs"}
+	for _, u := range usages {
+		if u.each.median() > 0 { // else there is no /proc
+			r.add("processor of "+u.name+", each purchase", "µs", u.each)
+			picture.add(u.name, u.each)
+		}
+	}
+	b.pictures = append(b.pictures, picture)
+	for _, u := range usages {
+		_, peak := memory(u.pid)
+		if u.name == "Postgres" || u.name == "load generator" || peak == 0 {
+			continue // the memory that Postgres' processes share would count several times
+		}
+		row := r.add("resident memory of "+u.name+", peak", "MiB", series{peak}).
+			note("%.0f MiB at rest, %.0f MiB at the end of a round", u.atRest, u.resident.median())
+		if u.name == "ingest" || u.name == "tiktok-worker" {
+			row.atMost(64)
+		}
+	}
+}
+
+// outage measures the webhook's latency at an even pace, while TikTok or NATS is down and while both are up.
+func outage(ctx context.Context, b *bench) {
+	// Short retries, so that a round begins without undelivered purchases of the one before.
+	p := b.startPipeline(ctx, "outage", nil, []string{"RETRY_INITIAL=100ms", "RETRY_MAX=1s"})
+	faults := "http://" + p.tiktok.addr + "/faults"
+	var up, tiktok, nats loadSeries
+	const pause = 5 * time.Millisecond
+	send := func(ctx context.Context, s *loadSeries) { s.run(ctx, b.paced(p.ingest.addr, 8, pause)) }
+	b.turns(ctx,
+		measurement{"both up", func(ctx context.Context) {
+			send(ctx, &up)
+			p.awaitDelivery(ctx)
+		}},
+		measurement{"TikTok down", func(ctx context.Context) {
+			try.Must(fetch(ctx, http.MethodPost, faults, `{"status":503}`))
+			send(ctx, &tiktok)
+			try.Must(fetch(ctx, http.MethodDelete, faults, ""))
+			p.awaitDelivery(ctx)
+		}},
+		measurement{"NATS down", func(ctx context.Context) {
+			p.nats.stop()
+			send(ctx, &nats)
+			p.nats.start(ctx)
+			p.awaitDelivery(ctx)
+		}})
+	p.verify(ctx)
+	add := func(name string, s *loadSeries) *row {
+		return b.report.add("a webhook's median, "+name, "ms", s.median).note("p99 %s ms", number(s.p99.median()))
+	}
+	add("both up", &up)
+	add("TikTok down", &tiktok).against("up", up.median).atMost(1.1)
+	add("NATS down", &nats).against("up", up.median).atMost(1.1)
 }

@@ -124,7 +124,10 @@ func (s *stack) startPrograms(ctx context.Context) {
 	nats := try.Must(natslocal.Start(natslocal.Options{}))
 	s.OnEnd(nats.Stop)
 	sim := httptest.NewServer(tiktoksim.New(tiktoksim.Config{}))
-	s.OnEnd(func() error { sim.Close(); return nil })
+	s.OnEnd(func() error {
+		sim.Close()
+		return nil
+	})
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", //nolint:gosec // our own sources
 		"-ldflags", "-X purchase-relay/internal/service.version=v1.0.0", "-o", s.dir+"/",
 		"./cmd/ingest", "./cmd/tiktok-worker")
