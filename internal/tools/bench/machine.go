@@ -1,117 +1,105 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
+
+	"purchase-relay/internal/testkit/try"
 )
 
-// syncTime is the median time that the disk below a folder takes to keep 8 KiB.
-func syncTime(dir string) (time.Duration, error) {
-	file, err := os.CreateTemp(dir, "sync")
-	if err != nil {
-		return 0, err
-	}
+// syncTime returns the median time of writing one page durably, as Postgres does at a commit, on the disk of
+// a folder.
+func syncTime(dir string) time.Duration {
+	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), os.O_RDWR|os.O_CREATE|syscall.O_DSYNC, 0o600)) //nolint:gosec // ours
 	defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
-	page := make([]byte, 8<<10)
-	if _, err := file.Write(make([]byte, 1<<20)); err != nil { // what Postgres syncs is there already, too
-		return 0, err
-	}
-	times := make([]time.Duration, 50)
-	for i := range times {
-		if _, err := file.WriteAt(page, int64(i)*int64(len(page))); err != nil {
-			return 0, err
-		}
+	try.Must(file.Write(make([]byte, 1<<20))) // Postgres syncs existing pages, too
+	var times series
+	for i := range 50 {
 		began := time.Now()
-		if err := datasync(file); err != nil {
-			return 0, err
-		}
-		times[i] = time.Since(began)
+		try.Must(file.WriteAt(make([]byte, 8<<10), int64(i)*8<<10))
+		times = append(times, float64(time.Since(began)))
 	}
-	slices.Sort(times)
-	return times[len(times)/2], nil
+	return time.Duration(times.median())
 }
 
+// loadAverage, memory and processorTime return zeros on systems without /proc.
 func loadAverage() string {
-	data, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
+	var load procfs.LoadAvg
+	if fs, err := procfs.NewDefaultFS(); err == nil {
+		if now, err := fs.LoadAvg(); err == nil {
+			load = *now
+		}
 	}
-	first, _, _ := strings.Cut(string(data), " ")
-	return first
+	return fmt.Sprintf("%.2f", load.Load1)
 }
 
-// memory reads a process' resident memory and its peak in MiB; 0 where the system does not say.
+// memory returns a process' resident memory and its peak in MiB.
 func memory(pid int) (resident, peak float64) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	process, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, 0
 	}
-	field := func(name string) float64 {
-		_, after, _ := strings.Cut(string(data), "\n"+name+":")
-		fields := strings.Fields(after)
-		if len(fields) == 0 {
-			return 0
-		}
-		kib, err := strconv.ParseFloat(fields[0], 64)
-		if err != nil {
-			return 0
-		}
-		return kib / 1024
-	}
-	return field("VmRSS"), field("VmHWM")
-}
-
-// ticks is how many of the kernel's clock ticks a second has, as /proc tells times: 100 on every Linux that Go runs on.
-const ticks = 100
-
-// stat reads a process' parent and its processor time in seconds, with that of its ended children.
-func stat(pid string) (parent string, seconds float64) {
-	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat")) //nolint:gosec // the kernel's
+	status, err := process.NewStatus()
 	if err != nil {
-		return "", 0
+		return 0, 0
 	}
-	_, after, _ := strings.Cut(string(data), ") ")
-	fields := strings.Fields(after)
-	if len(fields) < 15 {
-		return "", 0
-	}
-	for _, f := range fields[11:15] { // utime, stime, cutime, cstime
-		n, err := strconv.ParseFloat(f, 64)
-		if err != nil {
-			return "", 0
-		}
-		seconds += n / ticks
-	}
-	return fields[1], seconds
+	const mib = 1 << 20
+	return float64(status.VmRSS) / mib, float64(status.VmHWM) / mib
 }
 
-// processor is what a process and its children have used, in seconds; 0 where the system does not say.
-func processor(pid int) float64 {
-	want := strconv.Itoa(pid)
-	_, total := stat(want)
-	all, err := filepath.Glob("/proc/[0-9]*")
+// processorTime returns the seconds that a process and its children have used, children that ended included.
+// It leaves out the children of this process: they are what is measured.
+func processorTime(pid int) float64 {
+	processes, err := procfs.AllProcs()
 	if err != nil {
 		return 0
 	}
-	for _, dir := range all {
-		if parent, seconds := stat(filepath.Base(dir)); parent == want {
-			total += seconds
+	const ticks = 100 // clock ticks a second in /proc, on every Linux that Go supports
+	total := 0.0
+	for _, process := range processes {
+		stat, err := process.Stat()
+		switch {
+		case err != nil: // ended meanwhile
+		case pid == os.Getpid() && stat.PID == pid:
+			return stat.CPUTime()
+		case stat.PID == pid || stat.PPID == pid:
+			total += stat.CPUTime() + float64(stat.CUTime+stat.CSTime)/ticks
 		}
 	}
 	return total
 }
 
-// ownProcessor is what this process has used, in seconds: the load generator's share.
-func ownProcessor() float64 {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0
+// usage is a process' processor time and memory, round by round.
+type usage struct {
+	name     string
+	pid      int
+	atRest   float64 // MiB resident before any load
+	before   float64
+	each     series // µs of processor time for one purchase
+	resident series // MiB at the end of the load
+}
+
+func newUsage(name string, pid int) *usage {
+	resident, _ := memory(pid)
+	return &usage{name: name, pid: pid, atRest: resident}
+}
+
+func (u *usage) begin() { u.before = processorTime(u.pid) }
+
+func (u *usage) end(purchases int) {
+	u.each = append(u.each, (processorTime(u.pid)-u.before)*1e6/float64(purchases))
+}
+
+// size measures the binaries as they are shipped: an image is one of them and the certificate authorities.
+func size(_ context.Context, b *bench) {
+	for _, name := range []string{"ingest", "tiktok-worker"} {
+		info := try.Must(os.Stat(filepath.Join(b.dir, name)))
+		b.report.add(name+", static and stripped", "MB", series{float64(info.Size()) / 1e6}).atMost(25)
 	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
 }

@@ -1,6 +1,6 @@
-// Command bench measures the product on this machine, each figure beside its baseline in the same run and in turns with it:
-// machines differ, ratios less so. It builds the binaries that it measures and runs them as processes of their own, with a
-// private Postgres that syncs to disk, a real nats-server and the simulator of TikTok.
+// Command bench measures the product on this machine. Each figure is measured in turns with its baseline, in
+// the same run: machines differ, ratios less so. The binaries run as processes of their own, with a private
+// Postgres that syncs to disk, a real nats-server and the simulator of TikTok.
 package main
 
 import (

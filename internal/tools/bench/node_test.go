@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"strings"
+	"os/exec"
 	"testing"
 )
 
@@ -44,7 +44,7 @@ func TestNodeHandler_LockNamesContents(t *testing.T) {
 
 func TestInstallHandler_WithoutNode(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, _, err := installHandler(t.Context(), t.TempDir()); !errors.Is(err, errNoNode) || !strings.Contains(err.Error(), "there is no node") {
-		t.Error(err)
+	if _, _, err := installHandler(t.Context(), t.TempDir()); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("err = %v, want %v", err, exec.ErrNotFound)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,11 +10,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/try"
 )
 
-// overlay is the file that a binary is compiled with for profiles, beside its own: nothing of it is in the product's sources.
-const overlay = `package main
+// profilerSource is added to a binary by the compiler's -overlay: the product's sources contain no profiler.
+const profilerSource = `package main
 
 import (
 	"os"
@@ -30,98 +32,59 @@ func init() {
 }
 `
 
-// profiles measures nothing: it writes the profiles of ingest and the worker, under as many webhooks as this machine takes,
-// into a folder.
-func (b *bench) profiles(ctx context.Context, folder string) (err error) {
-	if err := b.buildProfiled(ctx); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(folder, 0o750); err != nil {
-		return err
-	}
-	addrs, err := freeport.Addrs(2)
-	if err != nil {
-		return err
-	}
-	programs := map[string]string{"ingest": addrs[0], "tiktok-worker": addrs[1]}
-	l, err := b.startLine(ctx, "profiles", []string{"PROFILE_ADDR=" + addrs[0]}, []string{"PROFILE_ADDR=" + addrs[1]})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.stop()) }()
-	for _, addr := range programs {
-		if err := l.worker.await(ctx, "the profiler to listen", func() bool { return listens(ctx, addr) }); err != nil {
+// profilerOverlay writes the overlay that adds the profiler to the two binaries.
+func (b *bench) profilerOverlay() (file string) {
+	source, overlay := filepath.Join(b.dir, "profile.go"), filepath.Join(b.dir, "overlay.json")
+	list := try.Must(json.Marshal(map[string]map[string]string{"Replace": {
+		filepath.Join(b.root, "cmd/ingest/zz_profile.go"):        source,
+		filepath.Join(b.root, "cmd/tiktok-worker/zz_profile.go"): source,
+	}}))
+	try.Check(os.WriteFile(source, []byte(profilerSource), 0o600))
+	try.Check(os.WriteFile(overlay, list, 0o600))
+	return overlay
+}
+
+// writeProfiles writes profiles of ingest and the worker into b.profiles, under as many webhooks as the
+// machine takes.
+func (b *bench) writeProfiles(ctx context.Context) {
+	try.Check(os.MkdirAll(b.profiles, 0o750))
+	programs, addrs := []string{"ingest", "tiktok-worker"}, try.Must(freeport.Addrs(2))
+	ingestEnv, workerEnv := "PROFILE_ADDR="+addrs[0], "PROFILE_ADDR="+addrs[1]
+	p := b.startPipeline(ctx, "profiles", []string{ingestEnv}, []string{workerEnv})
+	file := func(program, kind string) string { return filepath.Join(b.profiles, program+"-"+kind+".pprof") }
+	save := func(program, addr, kind, query string) error {
+		body, err := fetch(ctx, http.MethodGet, "http://"+addr+"/debug/pprof/"+query, "")
+		if err != nil {
 			return err
 		}
+		return os.WriteFile(file(program, kind), body, 0o600)
 	}
-	seconds := max(1, int(b.duration.Seconds()))
-	var written []chan error
-	for name, addr := range programs {
-		done := make(chan error, 1)
-		written = append(written, done)
-		go func() {
-			done <- keep(ctx, filepath.Join(folder, name+"-cpu.pprof"), fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", addr, seconds))
-		}()
+	b.duration = max(b.duration.Truncate(time.Second), time.Second) // pprof takes whole seconds
+	plan := b.fullSpeed(p.ingest.addr, 64)
+	var group errgroup.Group
+	for i, program := range programs {
+		query := fmt.Sprintf("profile?seconds=%.0f", b.duration.Seconds())
+		group.Go(func() error { return save(program, addrs[i], "cpu", query) })
 	}
-	b.tell("webhooks over 64 connections, for %d s", seconds)
-	var s shot
-	_, err = s.take(ctx, b.fresh().plan(l.in.public, 64, time.Duration(seconds)*time.Second))
-	for _, done := range written {
-		err = errors.Join(err, <-done)
-	}
-	if err != nil {
-		return err
-	}
-	for name, addr := range programs {
+	b.announce("webhooks over 64 connections for %s", b.duration)
+	var s loadSeries
+	s.run(ctx, plan)
+	try.Check(group.Wait())
+	for i, program := range programs {
 		for _, kind := range []string{"heap", "allocs", "block", "mutex", "goroutine"} {
-			if err := keep(ctx, filepath.Join(folder, name+"-"+kind+".pprof"), "http://"+addr+"/debug/pprof/"+kind); err != nil {
-				return err
-			}
+			try.Check(save(program, addrs[i], kind, kind))
 		}
 	}
-	if err := l.arrived(ctx); err != nil {
-		return err
-	}
-	_, _ = fmt.Fprintf(b.report.out, "Profiles under %s webhooks a second are in %s:\n", number(s.rate.median()), folder)
-	for _, name := range []string{"ingest", "tiktok-worker"} {
-		file := filepath.Join(folder, name+"-cpu.pprof")
-		out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-cum", "-nodecount=25", file).CombinedOutput() //nolint:gosec // our own file
+	out := b.report.out
+	_, _ = fmt.Fprintf(out, "Profiles under %.0f webhooks a second are in %s:\n", s.rate.median(), b.profiles)
+	for _, program := range programs {
+		args := []string{"tool", "pprof", "-top", "-cum", "-nodecount=25", file(program, "cpu")}
+		top, err := exec.CommandContext(ctx, "go", args...).CombinedOutput() //nolint:gosec // our own file
 		if err != nil {
-			return fmt.Errorf("go tool pprof: %w\n%s", err, out)
+			try.Check(fmt.Errorf("go tool pprof: %w\n%s", err, top))
 		}
-		_, _ = fmt.Fprintf(b.report.out, "\n%s\n%s", name, out)
+		_, _ = fmt.Fprintf(out, "\n%s\n%s", program, top)
 	}
-	_, _ = fmt.Fprintf(b.report.out, "\nOpen one:  go tool pprof -http=127.0.0.1:0 %s\n(cpu, heap, allocs, block, mutex, goroutine; of ingest and tiktok-worker)\n",
-		filepath.Join(folder, "ingest-cpu.pprof"))
-	return nil
-}
-
-// buildProfiled compiles the two binaries with the overlay.
-func (b *bench) buildProfiled(ctx context.Context) error {
-	file := filepath.Join(b.dir, "profile.go")
-	replace := make(map[string]string)
-	for _, name := range []string{"ingest", "tiktok-worker"} {
-		replace[filepath.Join(b.root, "cmd", name, "zz_profile.go")] = file
-	}
-	list, err := json.Marshal(map[string]any{"Replace": replace})
-	if err != nil {
-		return err
-	}
-	overlays := filepath.Join(b.dir, "overlay.json")
-	if err := errors.Join(os.WriteFile(file, []byte(overlay), 0o600), os.WriteFile(overlays, list, 0o600)); err != nil {
-		return err
-	}
-	return b.build(ctx, "-overlay", overlays, "./cmd/ingest", "./cmd/tiktok-worker")
-}
-
-// keep writes an answer into a file.
-func keep(ctx context.Context, file, url string) error {
-	status, body, err := ask(ctx, http.MethodGet, url, "")
-	if err != nil {
-		return err
-	}
-	if status != http.StatusOK {
-		return fmt.Errorf("%s: %d %.200s", url, status, body)
-	}
-	return os.WriteFile(file, body, 0o600)
+	_, _ = fmt.Fprintf(out, "\nOpen one:  go tool pprof -http=127.0.0.1:0 %s\n"+
+		"(cpu, heap, allocs, block, mutex, goroutine; of ingest and tiktok-worker)\n", file("ingest", "cpu"))
 }

@@ -5,232 +5,258 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
-	"time"
+
+	"purchase-relay/internal/testkit/try"
 )
 
-// readSources opens what is measured: the test cache sees the files that a test opens, not those that a child process compiles,
-// and would repeat an old "ok" after the product changed.
-func readSources(t *testing.T) {
-	t.Helper()
-	for _, pattern := range []string{"../../../cmd/*/*.go", "../../*/*.go", "../../ops/*/*.go", "../../../migrations/*"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
-		}
-		for _, file := range files {
-			if _, err := os.ReadFile(file); err != nil {
-				t.Fatal(err)
-			}
-		}
+// tiny is one run with the smallest doses. Its binaries have the profiler, which is off outside of
+// TestProfiles.
+var (
+	tiny     *bench
+	out      bytes.Buffer
+	prepared sync.Once
+)
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "benchtest")
+	try.Check(err)
+	tiny = try.Must(parse([]string{
+		"-rounds", "1", "-for", "50ms", "-latency", "1ms", "-million", "500", "-backlog", "100", "-single", "10",
+		"-json", filepath.Join(dir, "bench.json"), "-svg", filepath.Join(dir, "time.svg"), "-profiles", dir,
+	}, &out))
+	tiny.progress = io.Discard
+	var code int
+	if err := tiny.Scoped(func() { code = m.Run() }); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
+	try.Check(os.RemoveAll(dir))
+	os.Exit(code)
 }
 
-// The harness itself: every section runs to its end on this machine and leaves its figures. What the figures are is not
-// asked: machines are shared.
+// prepare builds and starts what both tests need.
+func prepare(t *testing.T) {
+	t.Helper()
+	// A cached "ok" depends on the files that a test opens, not on those that a child process compiles.
+	const sources = "../../../cmd/*/*.go ../../*/*.go ../../ops/*/*.go ../../../migrations/*"
+	for _, pattern := range strings.Fields(sources) {
+		for _, file := range try.Must(filepath.Glob(pattern)) {
+			try.Must(os.ReadFile(file))
+		}
+	}
+	prepared.Do(func() { tiny.prepare(t.Context()) })
+}
+
+// The figures are not checked: machines are shared.
 func TestEverySection(t *testing.T) {
-	readSources(t)
-	file := filepath.Join(t.TempDir(), "bench.json")
-	t.Setenv("TMPDIR", t.TempDir())
-	var out, told bytes.Buffer
-	if err := run(t.Context(), []string{"-short", "-json", file}, &out, &told); err != nil {
-		t.Fatalf("%v\n%s\n%s", err, &out, &told)
+	prepare(t)
+	if err := tiny.Scoped(func() { tiny.measure(t.Context()) }); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
 	}
 	t.Logf("\n%s", &out)
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var r report
-	if err := json.Unmarshal(data, &r); err != nil {
+	if err := json.Unmarshal(try.Must(os.ReadFile(tiny.json)), &r); err != nil {
 		t.Fatal(err)
 	}
-	left := make(map[string]int)
-	for _, line := range r.Rows {
-		left[line.Section]++
-		if f := line.Figure; math.IsNaN(f.Median) || f.Median <= 0 && line.Section != "one" || f.Low > f.Median || f.High < f.Median || len(f.Rounds) == 0 {
-			t.Errorf("%s: %+v", line.Name, f)
+	rows := make(map[string]int)
+	for _, row := range r.Rows {
+		rows[row.Section]++
+		mayBeZero := row.Section == "one" || strings.HasPrefix(row.Name, "processor of ") || row.Unit == "%"
+		if f := row.Figure; math.IsNaN(f.Median) || f.Median <= 0 && !mayBeZero {
+			t.Errorf("%s: median = %v, want more than 0", row.Name, f.Median)
 		}
-		if (line.Target != 0) != (line.Met != nil) || (line.Ratio != nil) != (line.Against != "") {
-			t.Errorf("%s: %+v", line.Name, line)
-		}
-		if !strings.Contains(out.String(), line.text()) {
-			t.Errorf("%s is not in the table", line.Name)
+		if !strings.Contains(out.String(), row.String()) {
+			t.Errorf("%s is not in the table", row.Name)
 		}
 	}
-	for _, name := range names() {
-		if left[name] == 0 && !slices.ContainsFunc(r.Skipped, func(s string) bool { return strings.HasPrefix(s, name+": "+errNoNode.Error()) }) {
-			t.Errorf("%s left no figure", name)
+	for _, s := range sections() {
+		skipped := s.name == "node" && len(r.Skipped) > 0
+		if rows[s.name] == 0 && !skipped {
+			t.Errorf("section %s has no rows", s.name)
 		}
 	}
-	if facts := append(r.Machine, r.Settings...); !slices.Contains(facts, fact{"fsync", "on"}) || !slices.Contains(facts, fact{"synchronous_commit", "on"}) {
-		t.Errorf("facts: %v", facts)
+	for _, setting := range []string{"fsync", "synchronous_commit", "full_page_writes"} {
+		if !slices.Contains(r.Machine, fact{setting, "on"}) {
+			t.Errorf("machine = %v, want %s on", r.Machine, setting)
+		}
 	}
-	if leftovers, err := filepath.Glob(filepath.Join(os.TempDir(), "bench*")); err != nil || len(leftovers) > 0 {
-		t.Errorf("left behind: %v, %v", leftovers, err)
+	if err := xml.Unmarshal(try.Must(os.ReadFile(tiny.svg)), new(struct{})); err != nil {
+		t.Errorf("picture: %v", err)
 	}
 }
 
 func TestProfiles(t *testing.T) {
-	readSources(t)
-	dir := t.TempDir()
-	var out, told bytes.Buffer
-	if err := run(t.Context(), []string{"-short", "-profiles", dir}, &out, &told); err != nil {
-		t.Fatalf("%v\n%s\n%s", err, &out, &told)
+	prepare(t)
+	out.Reset()
+	if err := tiny.Scoped(func() { tiny.writeProfiles(t.Context()) }); err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range []string{"ingest", "tiktok-worker"} {
+	for _, program := range []string{"ingest", "tiktok-worker"} {
 		for _, kind := range []string{"cpu", "heap", "allocs", "block", "mutex", "goroutine"} {
-			file, err := os.Open(filepath.Join(dir, name+"-"+kind+".pprof"))
+			file := filepath.Join(tiny.profiles, program+"-"+kind+".pprof")
+			unpacked, err := gzip.NewReader(bytes.NewReader(try.Must(os.ReadFile(file))))
 			if err != nil {
-				t.Error(err)
+				t.Errorf("%s: %v", file, err)
 				continue
 			}
-			unpacked, err := gzip.NewReader(file)
-			if err != nil {
-				t.Fatalf("%s: %v", file.Name(), err)
-			}
 			text, err := io.ReadAll(unpacked)
-			if err != nil || len(text) == 0 {
-				t.Errorf("%s: %d bytes, %v", file.Name(), len(text), err)
+			if err != nil || kind == "goroutine" && !bytes.Contains(text, []byte("purchase-relay/")) {
+				t.Errorf("%s: %d bytes without a function of the product: %v", file, len(text), err)
 			}
-			if kind == "goroutine" && !bytes.Contains(text, []byte("purchase-relay/")) {
-				t.Errorf("%s knows nothing of ours", file.Name())
-			}
-			_ = file.Close()
 		}
 	}
 	if !strings.Contains(out.String(), "go tool pprof -http") {
-		t.Errorf("it does not say how to open them: %s", &out)
+		t.Errorf("output = %s, want the command that opens a profile", &out)
 	}
 }
 
-func TestFlags(t *testing.T) {
-	var out bytes.Buffer
-	for _, args := range [][]string{{"-only", "webhooks,nothing"}, {"-rounds", "0"}, {"-for", "-1s"}, {"-million", "0"}, {"x"}, {"-nonsense"}} {
-		if err := run(t.Context(), args, &out, &out); err == nil {
-			t.Errorf("%v was taken", args)
+func TestRun_RejectsFlags(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"-only one,nothing", "-rounds 0", "-for -1s", "-million 0", "x", "-nonsense"} {
+		if err := run(t.Context(), strings.Fields(args), io.Discard, io.Discard); err == nil {
+			t.Errorf("run(%s) succeeds", args)
 		}
 	}
-	if err := run(t.Context(), []string{"-h"}, &out, &out); err != nil || !strings.Contains(out.String(), strings.Join(names(), ", ")) {
-		t.Errorf("%v: %s", err, &out)
+}
+
+func TestRun_Help(t *testing.T) {
+	t.Parallel()
+	var help bytes.Buffer
+	if err := run(t.Context(), []string{"-h"}, &help, io.Discard); err != nil {
+		t.Fatal(err)
 	}
-	chosen, err := choose("drain,webhooks")
-	if err != nil || len(chosen) != 2 || chosen[0].name != "webhooks" {
-		t.Errorf("%v, %v", chosen, err)
+	for _, s := range sections() {
+		if !strings.Contains(help.String(), s.name) {
+			t.Errorf("help = %s, want section %s", &help, s.name)
+		}
+	}
+}
+
+func TestParse_Short(t *testing.T) {
+	t.Parallel()
+	b, err := parse([]string{"-short", "-rounds", "2", "-only", "drain,webhooks"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.rounds != 2 || b.million != 5000 {
+		t.Errorf("rounds = %d, million = %d, want 2 and 5000", b.rounds, b.million)
+	}
+	if len(b.sections) != 2 || b.sections[0].name != "webhooks" || b.sections[1].name != "drain" {
+		t.Errorf("sections = %v, want webhooks and drain", b.sections)
 	}
 }
 
 func TestSeries(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		s    series
 		want float64
 	}{{nil, 0}, {series{3}, 3}, {series{9, 1, 5}, 5}, {series{4, 1, 2, 9}, 3}} {
 		if got := c.s.median(); got != c.want {
-			t.Errorf("median of %v: %f", c.s, got)
+			t.Errorf("median of %v = %v, want %v", c.s, got, c.want)
 		}
 	}
 	s := series{10, 30, 20}
-	if got := s.over(series{5, 10, 0}); !slices.Equal(got, series{2, 3}) {
-		t.Errorf("round by round: %v", got)
+	if got, want := s.over(series{5, 10, 0}), (series{2, 3}); !slices.Equal(got, want) {
+		t.Errorf("over = %v, want %v", got, want)
 	}
-	if got := s.minus(series{1, 40}); !slices.Equal(got, series{9, -10}) {
-		t.Errorf("minus: %v", got)
-	}
-	if got := s.times(2); !slices.Equal(got, series{20, 60, 40}) || s[0] != 10 {
-		t.Errorf("times: %v", got)
+	if got, want := s.minus(series{1, 40}), (series{9, -10}); !slices.Equal(got, want) {
+		t.Errorf("minus = %v, want %v", got, want)
 	}
 }
 
-func TestVerdicts(t *testing.T) {
-	var out bytes.Buffer
-	r := report{out: &out, section: "s"}
-	r.add("slow", "/s", series{10}, atLeast(11))
-	r.add("quick", "/s", series{11}, atLeast(11))
-	r.add("small", "MiB", series{64, 64}, atMost(64))
-	r.add("large", "MiB", series{65}, atMost(64), note("alas"))
-	// The ratio decides where there is one: the median of the rounds' own ratios.
-	r.add("twice", "/s", series{20, 30, 1}, against("base", nil, nil))
-	r.add("ratio", "/s", series{20, 30, 1000}, against("base", series{20, 30, 1000}, series{10, 10, 250}), atLeast(3))
-	r.add("no target", "/s", series{math.Pi})
-	var met []string
-	for _, line := range r.Rows {
-		if line.Met != nil && *line.Met {
-			met = append(met, line.Name)
+func TestReport_Targets(t *testing.T) {
+	t.Parallel()
+	var table bytes.Buffer
+	r := report{out: &table, section: "s"}
+	for _, c := range []struct {
+		row  *row
+		want string
+	}{
+		{r.add("slow", "/s", series{10}).atLeast(11), "10.0 /s                            [≥ 11.0: NOT MET]"},
+		{r.add("fast", "/s", series{11}).atLeast(11), "[≥ 11.0: met]"},
+		{r.add("small", "MiB", series{64, 64}).atMost(64), "64.0 … 64.0          [≤ 64.0: met]"},
+		{r.add("large", "MiB", series{65}).atMost(64).note("note %d", 1), "[≤ 64.0: NOT MET]  note 1"},
+		{
+			// The target is about the ratio: the median of the rounds' own ratios.
+			r.add("ratio", "/s", series{20, 30, 1000}).against("base", series{10, 10, 250}).atLeast(3),
+			"3.00 × base (2.00 … 4.00)  [≥ 3.00: met]",
+		},
+		{r.add("without target", "/s", series{math.Pi}), "3.14 /s"},
+	} {
+		if got := c.row.String(); !strings.Contains(got, c.want) {
+			t.Errorf("row = %q, want %q in it", got, c.want)
 		}
 	}
-	if want := []string{"quick", "small", "ratio"}; !slices.Equal(met, want) {
-		t.Errorf("met: %v, want %v", met, want)
-	}
-	r.end()
-	for _, want := range []string{"[≥ 11.0: NOT MET]", "[≤ 64.0: met]", "alas", "3.00 × base (2.00 … 4.00)  [≥ 3.00: met]", "Targets: 3 of 5 met", "3.14 /s"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the table lacks %q:\n%s", want, &out)
-		}
+	r.printTargets()
+	if got, want := table.String(), "Targets: 3 of 5 met"; !strings.Contains(got, want) {
+		t.Errorf("summary = %s, want %s", got, want)
 	}
 }
 
 func TestDraw(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "x.svg")
-	err := draw(file, []bar{{title: "a < b", unit: "ms", parts: []part{{"one", 1}, partOf("three", series{2, 3, 9}), partOf("none", series{-1})}}, {title: "nothing"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := xml.Unmarshal(data, new(struct{})); err != nil {
-		t.Errorf("no XML: %v", err)
-	}
-	for _, want := range []string{"a &lt; b: 4.00 ms", "one: 1.00 ms, 25 %", "three: 3.00 ms, 75 %", `width="615.0"`, "none: 0.00 ms, 0 %"} {
-		if !strings.Contains(string(data), want) {
-			t.Errorf("the picture lacks %q: %s", want, data)
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "time.svg")
+	b := bar{title: "a < b", unit: "ms"}
+	b.add("one", series{1})
+	b.add("three", series{2, 3, 9})
+	b.add("none", series{-1})
+	draw(file, []bar{b, {title: "nothing"}})
+	got := string(try.Must(os.ReadFile(file)))
+	for _, want := range []string{
+		"a &lt; b: 4.00 ms", "one: 1.00 ms, 25 %", "three: 3.00 ms, 75 %", `width="615.0"`, "none: 0.00 ms, 0 %",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("picture = %s, want %s", got, want)
 		}
 	}
-	if strings.Contains(string(data), "nothing") {
-		t.Error("a whole without parts is drawn")
+	if strings.Contains(got, "nothing") {
+		t.Error("the picture has a bar without parts")
 	}
 }
 
-func TestEvents(t *testing.T) {
+func TestEvents_AreDistinct(t *testing.T) {
+	t.Parallel()
 	const n = 100
-	e := newEvents(n)
+	e := newEvents(order(), n)
 	seen := make(map[string]bool)
 	for i := range n {
 		text := string(e.append(nil, i))
-		if strings.Contains(text, mark) || seen[text] || strings.Contains(string(e.forged(nil, i)), string(e.filled[i].v1[:])) {
-			t.Fatalf("request %d: %s", i, text)
+		if strings.Contains(text, mark) || seen[text] {
+			t.Errorf("request %d has a mark or is a duplicate: %s", i, text)
+		}
+		if strings.Contains(string(e.forged(nil, i)), e.signed[i]) {
+			t.Errorf("request %d has a valid signature", i)
 		}
 		seen[text] = true
 	}
-	if string(e.append(nil, n+3)) != string(e.append([]byte{}, 3)) {
-		t.Error("past the last event there are no duplicates")
-	}
-	if plan := e.plan("x", 4, time.Second); plan.Requests != n || plan.Conns != 4 {
-		t.Errorf("%+v", plan)
+	if got, want := string(e.append(nil, n+3)), string(e.append(nil, 3)); got != want {
+		t.Errorf("request %d = %s, want the duplicate %s", n+3, got, want)
 	}
 }
 
-// A figure that promised what nobody keeps would be worse than none.
-func TestUnkeptAnswersAreNoFigure(t *testing.T) {
-	null, stop, err := startNull()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
-	var s shot
-	plan := newEvents(10).plan(null, 2, time.Minute)
-	if _, err := s.take(t.Context(), plan); err != nil || len(s.rate) != 1 {
-		t.Errorf("%v, %+v", err, s)
-	}
-	plan.Want = 503
-	if _, err := s.take(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "200") || len(s.rate) != 1 {
-		t.Errorf("%v, %+v", err, s)
+// A rate of errors would be worse than no figure.
+func TestLoadSeries_RejectsOtherStatus(t *testing.T) {
+	t.Parallel()
+	var b bench
+	var s loadSeries
+	err := b.Scoped(func() {
+		plan := newEvents(order(), 10).plan(b.startNull(), 2)
+		s.run(t.Context(), plan)
+		plan.Want = http.StatusServiceUnavailable
+		s.run(t.Context(), plan)
+	})
+	if err == nil || !strings.Contains(err.Error(), "200") || len(s.rate) != 1 {
+		t.Errorf("err = %v, figures = %d, want the other status and 1", err, len(s.rate))
 	}
 }

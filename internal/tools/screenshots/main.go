@@ -1,4 +1,5 @@
-// Command screenshots makes the README's pictures: the dashboard on a made-up ledger, in light, in dark, and on a phone.
+// Command screenshots takes the README's pictures: the dashboard with a generated ledger, in light, dark and
+// on a phone.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Package profiler serves a binary's profiles. The production binaries do not import it: `make profile` adds a file
-// that calls Serve by the compiler's -overlay.
+// Package profiler serves a binary's profiles. The production binaries do not import it: `make profile` adds
+// a file that calls Serve by the compiler's -overlay.
 package profiler
 
 import (
@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// Serve serves the profiles of the running program on an address of loopback, until it ends, and turns on those that cost
-// something: of blocking from 10 µs, of one in five contended locks. With no address it does nothing.
+// Serve serves the profiles of the running program on an address of loopback, until it ends, and turns on
+// those that cost something: of blocking from 10 µs, of one in five contended locks. With no address it does
+// nothing.
 func Serve(addr string) error {
 	if addr == "" {
 		return nil

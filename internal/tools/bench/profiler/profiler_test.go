@@ -36,7 +36,8 @@ func TestServe_LoopbackOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "TestServe_LoopbackOnly") {
-		t.Errorf("%v: %s", err, body)
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), "TestServe_LoopbackOnly") {
+		t.Errorf("profile = %s, %v, want this test in it", body, err)
 	}
 }
