@@ -326,7 +326,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 		return server
 	}
 	postgres := startPostgres()
-	missed := new(stripegen.EventList)
+	missed := stripegen.NewAPI()
 	who := &receiver{t: t, seen: map[string]int{}, how: "500"}
 	w := &watched{
 		stack: &stack{
