@@ -77,8 +77,8 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	f.Float64Var(&o.disorder.Duplicates, "duplicates", 0, "share of events, 0 to 1, sent a second time")
 	f.Float64Var(&o.disorder.Withhold, "withhold", 0, "share of events, 0 to 1, that are not sent")
 	f.Uint64Var(&o.disorder.Seed, "seed", 0, "seed from an earlier run's output, to repeat it; 0: a new one")
-	f.StringVar(&o.serve, "serve-events", "", "loopback `address`, such as :12111, at which to serve the events "+
-		"as Stripe's API does, until interrupted")
+	f.StringVar(&o.serve, "serve-events", "", "loopback `address`, such as :12111, for a stand-in for Stripe's "+
+		"API with all events, until interrupted")
 	f.StringVar(&o.list, "list", "", "`URL` of make run's stand-in for Stripe's API, such as "+
 		"http://127.0.0.1:8086, to add all events to")
 	if err := f.Parse(args); err != nil {
