@@ -36,7 +36,7 @@ func TestReplay_WarnsOfOldPurchases(t *testing.T) {
 func TestBackfill_WarnsOfOldPurchases(t *testing.T) {
 	t.Parallel()
 	o := newOperator(t)
-	server := httptest.NewServer(new(stripegen.EventList))
+	server := httptest.NewServer(stripegen.NewAPI())
 	t.Cleanup(server.Close)
 	for since, warned := range map[string]bool{"30d": true, "29d": true, "28d": false, "72h": false} {
 		status, out := o.run("", "backfill", "--since", since,

@@ -23,7 +23,7 @@ import (
 // shop is a stand-in for Stripe's API with events in its list, of which webhooks brought some.
 type shop struct {
 	*stack
-	list    *stripegen.EventList
+	list    *stripegen.API
 	env     []string
 	brought []string // sessions of paid checkouts, whose webhooks came
 	lost    []string // and did not come
@@ -34,7 +34,7 @@ const testCode = "TEST12345"
 // newShop starts everything, with test purchases on their way to TikTok.
 func newShop(t *testing.T, env ...string) *shop {
 	t.Helper()
-	s := &shop{list: new(stripegen.EventList)}
+	s := &shop{list: stripegen.NewAPI()}
 	url := listen(t, s.list)
 	s.env = []string{"STRIPE_API_KEY=rk_test_hunter2", "STRIPE_API_URL=" + url}
 	all := append([]string{"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=" + testCode}, s.env...)

@@ -73,8 +73,9 @@ func TestCheckoutExamples(t *testing.T) {
 	t.Parallel()
 	for language := range examples() {
 		t.Run(language, func(t *testing.T) {
-			sessions := &stripegen.Sessions{Pay: "https://pay.example/"}
-			shop := startExample(t, language, listen(t, sessions), "https://shop.example")
+			api := stripegen.NewAPI()
+			api.PayURL = "https://pay.example/"
+			shop := startExample(t, language, listen(t, api), "https://shop.example")
 			forwarded := "198.51.100.9, 203.0.113.7" // without proxies of the shop's own, a visitor's invention
 			buy := func(cookies map[string]string, page string) map[string]string {
 				t.Helper()
@@ -88,13 +89,13 @@ func TestCheckoutExamples(t *testing.T) {
 				r.Header.Set("User-Agent", "Mozilla/5.0 (Test)")
 				r.Header.Set("Referer", page)
 				r.Header["X-Forwarded-For"] = strings.Split(forwarded, "; ")
-				before := len(sessions.Created())
+				before := len(api.Sessions())
 				resp, err := http.DefaultTransport.RoundTrip(r)
 				if err != nil {
 					t.Fatal(err)
 				}
 				_ = resp.Body.Close()
-				created := sessions.Created()
+				created := api.Sessions()
 				if resp.StatusCode != http.StatusSeeOther || len(created) != before+1 || !strings.HasPrefix(resp.Header.Get("Location"), "https://pay.example/cs_test_") {
 					t.Fatalf("answered %d %v, %d sessions", resp.StatusCode, resp.Header, len(created)-before)
 				}
@@ -126,7 +127,7 @@ func TestCheckoutExamples(t *testing.T) {
 			}
 
 			// Behind two proxies: the second address from the right, however many a visitor writes in front and in how many headers.
-			shop = startExample(t, language, listen(t, sessions), "https://shop.example", "PROXIES=2")
+			shop = startExample(t, language, listen(t, api), "https://shop.example", "PROXIES=2")
 			for header, want := range map[string]string{
 				"203.0.113.7, 10.0.0.1": "203.0.113.7", "127.0.0.1, 198.51.100.9,203.0.113.7 , 10.0.0.1": "203.0.113.7",
 				"198.51.100.9; 203.0.113.7, 10.0.0.1": "203.0.113.7", "10.0.0.1": "",
@@ -175,27 +176,26 @@ function answer(yes) { document.cookie = 'consent=' + (yes ? 'yes' : 'no') + ';p
 func TestClickComesToTikTok(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, "CONSENT_KEY=consent", "CONSENT_REQUIRED=true", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST1")
-	sessions := &stripegen.Sessions{}
-	api := listen(t, sessions)
+	api := stripegen.NewAPI()
 	paid := make(chan string, 10)
 	pay := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a buyer who pays at once
-		for _, session := range sessions.Created() {
-			if r.URL.Path == "/"+session.ID {
-				if answer := s.send(session.Checkout()); answer.Status != http.StatusOK {
+		for _, session := range api.Sessions() {
+			if r.URL.Path == "/"+session.SessionID {
+				if answer := s.send(session); answer.Status != http.StatusOK {
 					t.Errorf("the webhook answered %+v", answer)
 				}
-				paid <- session.ID
+				paid <- session.SessionID
 				http.Redirect(w, r, session.SuccessURL, http.StatusSeeOther)
 				return
 			}
 		}
 		http.NotFound(w, r)
 	}))
-	sessions.Pay = pay + "/"
+	api.PayURL = pay + "/"
 	var shop *httptest.Server
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { shop.Config.Handler.ServeHTTP(w, r) }))
 	t.Cleanup(front.Close)
-	shop = newShopFront(t, startExample(t, "node", api, front.URL))
+	shop = newShopFront(t, startExample(t, "node", listen(t, api), front.URL))
 
 	p := s.openTab()
 	const click = "E.C.P.CrABcGVyc29u_-.7~x"
@@ -227,7 +227,7 @@ func TestClickComesToTikTok(t *testing.T) {
 	if r := s.awaitStatus(refused, "skipped"); r.Reason != "no_consent" {
 		t.Errorf("after a no: %+v", r)
 	}
-	if metadata := sessions.Created()[0].Metadata; fmt.Sprint(metadata) != "map[consent:no]" {
+	if metadata := api.Sessions()[0].Metadata; fmt.Sprint(metadata) != "map[consent:no]" {
 		t.Errorf("after a no Stripe got %v", metadata)
 	}
 

@@ -36,7 +36,7 @@ func (s *stack) onceAtTikTok(ids ...string) {
 // metric.
 func TestThinEvents_AreSalesWithAKey(t *testing.T) {
 	t.Parallel()
-	list := new(stripegen.EventList)
+	list := stripegen.NewAPI()
 	api := "STRIPE_API_URL=" + listen(t, list)
 	s := newStack(t, "STRIPE_API_KEY=rk_test_hunter2", api, "FIRST_PAYMENT=true")
 	alone, before := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()

@@ -258,7 +258,7 @@ func (f fetcher) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, e
 // listed is Stripe's API with the objects of some events.
 func listed(t *testing.T, bodies ...[]byte) *stripe.API {
 	t.Helper()
-	list := new(stripegen.EventList)
+	list := stripegen.NewAPI()
 	for _, body := range bodies {
 		if err := list.Add(body); err != nil {
 			t.Fatal(err)
@@ -329,7 +329,7 @@ func TestHandler_ThinEventWithoutKeyIsRefused(t *testing.T) {
 	e.logged("Thin event without STRIPE_API_KEY", zapcore.ErrorLevel, 2)
 	// Other types, and invoices while they do not count, are none of ours.
 	other := strings.Replace(string(c.Thin()), "checkout.session.completed", "customer.updated", 1)
-	invoice := string(stripegen.Invoice{InvoiceID: "in_1"}.Thin())
+	invoice := string(c.Invoices(time.Hour, time.Hour, 1)[0].Thin())
 	for _, body := range []string{other, invoice, strings.Replace(other, "v1.customer", "v2.core", 1)} {
 		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
 	}

@@ -33,7 +33,7 @@ func serve(t *testing.T, h http.Handler) *stripe.API {
 
 // Pages are turned, the time's ends belong to it, other types are left out, and an event is read as from a webhook, an old account's too.
 func TestAPI_Events(t *testing.T) {
-	list := new(stripegen.EventList)
+	list := stripegen.NewAPI()
 	began := time.Unix(1_750_000_000, 0)
 	var wanted []string
 	for i := range 250 {

@@ -42,7 +42,7 @@ func TestAPI_FetchReadsAsASnapshot(t *testing.T) {
 		i.APIVersion, i.Tax, i.Shipping = version, 300, 400
 		bodies["invoice "+version] = [2][]byte{i.Event(), i.Thin()}
 	}
-	list := new(stripegen.EventList)
+	list := stripegen.NewAPI()
 	api := serve(t, list)
 	for name, b := range bodies {
 		if err := list.Add(b[0]); err != nil {

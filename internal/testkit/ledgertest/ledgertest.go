@@ -1,5 +1,5 @@
-// Package ledgertest gives tests a migrated, empty ledger, what is read and maintained on it, and the receipts and
-// outcomes to fill it. A package that uses it needs pgtest's TestMain.
+// Package ledgertest provides a migrated, empty ledger for tests, with its reports and maintenance jobs, and
+// receipts and outcomes to fill it. A package that uses it needs pgtest's TestMain.
 package ledgertest
 
 import (
@@ -23,7 +23,7 @@ import (
 	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
-// Ledger is a ledger, and a plain connection to look into it.
+// Ledger is a ledger with a plain connection to its database. Its methods fail the test on an error.
 type Ledger struct {
 	*ledger.DB
 	*report.Reader
@@ -38,8 +38,8 @@ type Ledger struct {
 func New(t *testing.T) *Ledger {
 	t.Helper()
 	url := pgtest.Database(t)
-	if n, err := ledger.Migrate(t.Context(), secret.Text(url)); err != nil || n == 0 {
-		t.Fatalf("migrate: %d, %v", n, err)
+	if _, err := ledger.Migrate(t.Context(), secret.Text(url)); err != nil {
+		t.Fatal(err)
 	}
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -51,7 +51,7 @@ func New(t *testing.T) *Ledger {
 	return l
 }
 
-// Open makes a database's URL, with other settings, the one of the ledger.
+// Open opens the ledger again at a URL with other settings.
 func (l *Ledger) Open(url string) {
 	l.T.Helper()
 	db, err := ledger.Open(l.T.Context(), secret.Text(url))
@@ -71,7 +71,7 @@ func Ask[T any](l *Ledger, sql string, args ...any) (value T) {
 	return value
 }
 
-// Exec runs a statement by hand.
+// Exec runs a statement.
 func (l *Ledger) Exec(sql string, args ...any) {
 	l.T.Helper()
 	if _, err := l.Conn.Exec(l.T.Context(), sql, args...); err != nil {
@@ -79,10 +79,10 @@ func (l *Ledger) Exec(sql string, args ...any) {
 	}
 }
 
-// Base is the time of Receipt's purchases.
+// Base returns the time of Receipt's purchases.
 func Base() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
-// Receipt is a checkout's event as intake would make it.
+// Receipt returns what intake records of a checkout's event.
 func Receipt(event, session string, status purchase.Status, reason purchase.Reason) purchase.Receipt {
 	amount := int64(2999)
 	r := purchase.Receipt{
@@ -102,7 +102,7 @@ func Receipt(event, session string, status purchase.Status, reason purchase.Reas
 
 const oneDay = 24 * time.Hour
 
-// Trial is the receipt of a trial's checkout.
+// Trial returns the receipt of the checkout of the trial sub_n.
 func Trial(n int) purchase.Receipt {
 	session := fmt.Sprintf("cs_%d", n)
 	r := Receipt(fmt.Sprintf("evt_trial_%d", n), session, purchase.StatusSkipped, purchase.ReasonNoPayment)
@@ -114,7 +114,7 @@ func Trial(n int) purchase.Receipt {
 	return r
 }
 
-// Invoice is the receipt of a trial's n-th invoice with money, from 1 on, a month each.
+// Invoice returns the receipt of the n-th paid invoice of a trial, from 1 on, one a month.
 func Invoice(trial, n int) purchase.Receipt {
 	start := Base()
 	if n > 1 {
@@ -143,7 +143,7 @@ func (l *Ledger) MustRecord(r purchase.Receipt) purchase.Recorded {
 	return recorded
 }
 
-// Must records a receipt, whose disposition is known.
+// Must records a receipt and checks its disposition.
 func (l *Ledger) Must(r purchase.Receipt, want purchase.Disposition) purchase.Recorded {
 	l.T.Helper()
 	recorded := l.MustRecord(r)
@@ -159,8 +159,10 @@ func (l *Ledger) Buy(id string) {
 	l.Must(Receipt("evt_"+id, id, purchase.StatusPending, ""), purchase.Processed)
 }
 
-// Outcome is what a worker reports of a purchase.
-func Outcome(id string, generation int, result purchase.Status, attempt string, at time.Time) message.Outcome {
+// Outcome returns what a worker reports about a purchase; attempt is "" without a request to TikTok.
+func Outcome(
+	id string, generation int, result purchase.Status, attempt string, at time.Time,
+) message.Outcome {
 	o := message.Outcome{EventID: id, Generation: generation, Result: result, At: at}
 	if attempt != "" {
 		code := map[purchase.Status]int{
@@ -188,7 +190,7 @@ func (l *Ledger) MustSettle(outcomes ...message.Outcome) {
 	}
 }
 
-// End records an outcome of the first generation.
+// End records the outcome of a purchase's first generation.
 func (l *Ledger) End(id string, status purchase.Status) {
 	l.T.Helper()
 	l.MustSettle(Outcome(id, 1, status, "a_"+id, Base()))
@@ -206,18 +208,18 @@ func (l *Ledger) Dump() string {
 	return text.String()
 }
 
-// Holds reports whether a dump holds a text anywhere; messages are hexadecimal there.
+// Holds reports whether a dump contains a text, in plain or, as in messages, in hexadecimal.
 func Holds(dump, text string) bool {
 	return strings.Contains(dump, text) || strings.Contains(dump, hex.EncodeToString([]byte(text)))
 }
 
-// Skips collects the rows that a ledger leaves out as unreadable.
+// Skips collects the rows that a ledger skips as unreadable.
 type Skips struct {
 	mu   sync.Mutex
 	rows []string
 }
 
-// Skips returns the rows that are left out from now on.
+// Skips returns the rows that are skipped from now on.
 func (l *Ledger) Skips() *Skips {
 	s := &Skips{}
 	l.OnSkip(func(r ledger.Skipped) {
@@ -228,7 +230,7 @@ func (l *Ledger) Skips() *Skips {
 	return s
 }
 
-// Take returns the rows that were left out since the last time, as "operation id", each once, in order.
+// Take returns the rows that were skipped since the last call, as "operation id", sorted, each once.
 func (s *Skips) Take() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

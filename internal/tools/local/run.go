@@ -141,7 +141,7 @@ type stack struct {
 	nats   *natslocal.Server
 	sim    *server
 	stripe *server
-	shelf  *stripegen.Shelf
+	shelf  *stripegen.API
 	procs  []*process.Process
 	died   chan string
 }
@@ -277,7 +277,7 @@ const missed = 3
 // startStripe starts the stand-in for Stripe's list of events. Its list outlives the process, as the ledger does.
 func (s *stack) startStripe(ctx context.Context) (err error) {
 	var fresh bool
-	if s.shelf, fresh, err = stripegen.OpenShelf(filepath.Join(s.root, "stripe-events.jsonl"), time.Now()); err != nil {
+	if s.shelf, fresh, err = stripegen.Open(filepath.Join(s.root, "stripe-events.jsonl"), time.Now()); err != nil {
 		return err
 	}
 	for i := range missed {
