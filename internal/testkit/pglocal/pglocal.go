@@ -358,15 +358,9 @@ func Binaries() (string, error) {
 // Ensure installs a server where none is. Where root may use apt-get, it announces and runs the commands;
 // elsewhere the error names the command to run.
 func Ensure(ctx context.Context, out io.Writer) error {
-	remedy := "brew install postgresql@17"
-	for manager, command := range map[string]string{
-		"apt-get": "sudo apt-get install --no-install-recommends postgresql",
-		"dnf":     "sudo dnf install postgresql-server",
-		"apk":     "sudo apk add postgresql",
-	} {
-		if _, err := exec.LookPath(manager); err == nil {
-			remedy = command
-		}
+	remedy := "sudo apt-get install --no-install-recommends postgresql"
+	if _, err := exec.LookPath("brew"); err == nil {
+		remedy = "brew install postgresql@17"
 	}
 	// Debian's package would make and start a server of its own.
 	const file = "/etc/postgresql-common/createcluster.conf"

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,20 +30,26 @@ var (
 	comment   = regexp.MustCompile(`  +#.*`)
 
 	// elsewhere matches the commands that need containers, a cluster or an account, or that other tests run.
-	elsewhere = regexp.MustCompile(`needs your|docker|kubectl|kustomize|^go tool|ingest (serve|provision)|COMMAND`)
+	elsewhere = regexp.MustCompile(`needs your|docker|kubectl|kustomize|pprof|ingest (serve|provision)|COMMAND`)
 
 	port    = regexp.MustCompile(`127\.0\.0\.1:808(\d)`)
 	id      = regexp.MustCompile(`cs_(live_|test_)?…|<id>`)
 	session = regexp.MustCompile(`cs_test_\w+`)
 )
 
-// special are the commands that do not simply end with exit status 0, by their beginnings.
-var special = []struct {
-	begins, before, input, purchase string
-	codes                           []int
-}{
+// expectation describes the run of a command.
+type expectation struct {
+	begins   string // the command's beginning
+	before   string // a script that prepares it
+	input    string
+	purchase string // the status of the purchase that it needs; "": delivered
+	codes    []int  // exit statuses
+}
+
+// special are the commands that need or return something special. All others end with exit status 0.
+var special = []expectation{
 	{begins: "curl http://127.0.0.1:8082/readyz", codes: []int{22}}, // 503: delivery is paused
-	{begins: ".local/bin/ingest replay --status dead --yes", purchase: "dead"},
+	{begins: ".local/bin/ingest replay --status dead --yes", purchase: "dead", codes: []int{0}},
 	{begins: "ingest replay --session", before: refuse, input: "no\n", purchase: "dead", codes: []int{3}},
 	{begins: "ingest replay", input: "no\n", codes: []int{0, 3}},
 	{begins: "ingest doctor", codes: []int{3}},             // live purchases with a test key
@@ -90,19 +95,11 @@ func TestDocumentedCommands(t *testing.T) {
 // startStack starts what make run starts, and builds stripegen beside it.
 func startStack(t *testing.T) *stack {
 	t.Helper()
-	first := ""
-	for free := 0; free < len(listeners); {
-		addr, err := freeport.Addr()
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, first, _ = net.SplitHostPort(addr)
-		n, _ := strconv.Atoi(first)
-		for free = 1; free < len(listeners) && freeport.Check("127.0.0.1:"+strconv.Itoa(n+free)) == nil; free++ {
-		}
+	addrs, err := freeport.Addrs(len(listeners))
+	if err != nil {
+		t.Fatal(err)
 	}
-	n, _ := strconv.Atoi(first)
-	s := newStack(n, filepath.Join(t.TempDir(), "local"), t.Output())
+	s := newStack(addrs, filepath.Join(t.TempDir(), "local"), t.Output())
 	t.Cleanup(func() {
 		if err := s.stop(); err != nil {
 			t.Error(err)
@@ -158,31 +155,25 @@ func (r *reader) run(file, line string) {
 		r.exports += line + "\n"
 		return
 	}
-	before, input, status, codes := "", "", "delivered", []int{0}
-	for _, s := range special {
+	how := expectation{codes: []int{0}}
+	for _, s := range slices.Backward(special) { // the first match wins
 		if strings.HasPrefix(line, s.begins) {
-			before, input, status = s.before, s.input, cmp.Or(s.purchase, status)
-			if s.codes != nil {
-				codes = s.codes
-			}
-			break
+			how = s
 		}
 	}
-	if before != "" {
-		if out, code := r.shell(before, ""); code != 0 {
-			r.t.Fatalf("%s: exit status %d\n%s", before, code, out)
-		}
+	if out, code := r.shell(how.before, ""); code != 0 {
+		r.t.Fatalf("%s: exit status %d\n%s", how.before, code, out)
 	}
-	purchase := ""
+	status, purchase := cmp.Or(how.purchase, "delivered"), ""
 	r.await("a purchase that is "+status, func() bool { purchase = r.purchase(status); return purchase != "" })
 	var out string
 	var code int
 	// Some commands show a state that the one before them leads to, a moment later.
 	if !wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, func() bool {
-		out, code = r.shell(id.ReplaceAllString(line, purchase), input)
-		return slices.Contains(codes, code)
+		out, code = r.shell(id.ReplaceAllString(line, purchase), how.input)
+		return slices.Contains(how.codes, code)
 	}) {
-		r.t.Errorf("%s: `%s`: exit status %d, want one of %v:\n%s", file, line, code, codes, out)
+		r.t.Errorf("%s: `%s`: exit status %d, want one of %v:\n%s", file, line, code, how.codes, out)
 	}
 	r.t.Logf("%s: `%s`: %d", file, line, code)
 }

@@ -28,9 +28,8 @@ func main() {
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("local", flag.ContinueOnError)
-	port := flags.Int("port", 8080, "the first of seven ports: "+strings.Join(listeners[:], ", "))
+	port := flags.Int("port", 8080, "the first of seven ports: "+strings.Join(listeners, ", "))
 	dir := flags.String("dir", ".local", "the folder of the data, the binaries and the logs")
-	once := flags.Bool("once", false, "stop after the sample purchase instead of staying")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -40,12 +39,16 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if *dir, err = filepath.Abs(*dir); err != nil {
 		return err
 	}
-	s := newStack(*port, *dir, out)
+	var addrs []string
+	for i := range listeners {
+		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", *port+i))
+	}
+	s := newStack(addrs, *dir, out)
 	defer func() { err = errors.Join(err, s.stop()) }()
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	if err := s.sample(ctx); err != nil || *once {
+	if err := s.sample(ctx); err != nil {
 		return err
 	}
 	s.printAddresses()

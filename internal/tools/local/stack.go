@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -48,7 +47,7 @@ const (
 	stopGrace    = 15 * time.Second
 )
 
-// The stack's listeners, counted up from the first port.
+// The stack's listeners, in the order of their ports.
 const (
 	ingest = iota
 	ingestAdmin
@@ -59,11 +58,11 @@ const (
 	stripe
 )
 
-var listeners = [...]string{"ingest", "ingest admin", "worker admin", "TikTok", "NATS", "Postgres", "Stripe"}
+var listeners = []string{"ingest", "ingest admin", "worker admin", "TikTok", "NATS", "Postgres", "Stripe"}
 
 // stack is everything that runs.
 type stack struct {
-	at           [len(listeners)]string // loopback addresses
+	at           []string // the listeners' addresses
 	dir          string
 	out          io.Writer
 	pg           *pglocal.Server
@@ -74,12 +73,8 @@ type stack struct {
 	ended        chan string // names of binaries that ended
 }
 
-func newStack(port int, dir string, out io.Writer) *stack {
-	s := &stack{dir: dir, out: out, rolePassword: rand.Text(), ended: make(chan string, 2)}
-	for i := range s.at {
-		s.at[i] = net.JoinHostPort("127.0.0.1", strconv.Itoa(port+i))
-	}
-	return s
+func newStack(addrs []string, dir string, out io.Writer) *stack {
+	return &stack{at: addrs, dir: dir, out: out, rolePassword: rand.Text(), ended: make(chan string, 2)}
 }
 
 func (s *stack) say(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format, args...) }
