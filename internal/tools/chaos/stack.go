@@ -198,7 +198,7 @@ func (s *stack) startIngest(ctx context.Context, c config, i int, grace string) 
 	}
 	s.webhooks = append(s.webhooks, s.links["stripe→"+name])
 	p := &program{name: name, path: filepath.Join(c.binaries, "ingest"), log: filepath.Join(c.dir, name+".log"), findings: s.findings, env: []string{
-		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.database.now.Load().URLAt(database, "postgres", "chaos"), "NATS_URL=nats://" + queue,
+		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + s.database.now.Load().URLAt(database, "chaos"), "NATS_URL=nats://" + queue,
 		"NATS_MAX_BYTES=1GiB", "INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin, "SWEEP_INTERVAL=1s", "SWEEP_GRACE=" + grace,
 	}}
 	s.ingests, s.admins[p] = append(s.ingests, p), admin
