@@ -16,8 +16,8 @@ import (
 	"purchase-relay/internal/testkit/wait"
 )
 
-// Everything is broken for a while: once with every kind of fault, once with those that keep the queue's data, without a
-// sweeper. CHAOS_DURATION=60s breaks longer; with -short it is 10 s.
+// Everything is broken for a while: once with every kind of fault, once with those that keep the queue's
+// data, without a sweeper. CHAOS_DURATION=60s breaks longer; with -short it is 10 s.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	duration := "15s"

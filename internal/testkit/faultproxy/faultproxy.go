@@ -1,6 +1,6 @@
-// Package faultproxy is a TCP proxy for tests. It does to connections what networks and crashing peers do: it cuts,
-// delays, pauses and silently drops. It also holds the responses after a certain request, so that a process can be killed
-// at the moment when its peer has done the work and the confirmation is still missing.
+// Package faultproxy is a TCP proxy for tests. It does to connections what networks and crashing peers do: it
+// cuts, delays, pauses and silently drops. It also holds the responses after a certain request, so that a
+// process can be killed at the moment when its peer has done the work and the confirmation is still missing.
 package faultproxy
 
 import (
@@ -83,8 +83,8 @@ func ForTest(t *testing.T, target string) *Proxy {
 // Addr is the listener's host:port.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// HoldAnswersAfter waits, once, for a connection on which the client sends match. The request passes, but from that
-// moment the connection's responses are held. The channel is then closed.
+// HoldAnswersAfter waits, once, for a connection on which the client sends match. The request passes, but
+// from that moment the connection's responses are held. The channel is then closed.
 func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,8 +110,9 @@ func (p *Proxy) Pause() { p.change(func() { p.paused = true }) }
 // Resume ends a Pause.
 func (p *Proxy) Resume() { p.change(func() { p.paused = false }) }
 
-// Drop makes connections half-open: requests, responses or both are read and dropped, on the present connections for
-// good, on new ones until the next Drop. No side gets an error, and the target is not notified when the client closes.
+// Drop makes connections half-open: requests, responses or both are read and dropped, on the present
+// connections for good, on new ones until the next Drop. No side gets an error, and the target is not
+// notified when the client closes.
 func (p *Proxy) Drop(requests, responses bool) {
 	p.change(func() {
 		p.drop = directions{requests, responses}
@@ -251,8 +252,8 @@ func (p *Proxy) passes(c *conn, responses bool) bool {
 	}
 }
 
-// look searches the requests of a connection for the match, which may be split between two reads. It returns the end of
-// data that can be the beginning of a match.
+// look searches the requests of a connection for the match, which may be split between two reads. It returns
+// the end of data that can be the beginning of a match.
 func (p *Proxy) look(c *conn, data []byte) (rest []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/procfs"
 
 	"purchase-relay/internal/testkit/faultproxy"
@@ -28,9 +27,11 @@ type kind struct {
 	weight  int // its share among all kinds
 	targets []string
 	longest time.Duration
-	// inject begins a fault, lets it last, and ends it.
-	inject func(ctx context.Context, f fault) error
+	inject  injection
 }
+
+// injection begins a fault, lets it last, and ends it.
+type injection func(ctx context.Context, f fault) error
 
 // fault is one planned fault.
 type fault struct {
@@ -80,12 +81,12 @@ func (x *experiment) injectAll(ctx context.Context, kinds []*kind) {
 			note := fmt.Sprintf("%6.1fs  %s %s", f.at.Seconds(), f.kind.name, f.target)
 			switch err := f.kind.inject(ctx, f); {
 			case errors.Is(err, errSkipped):
-				x.skipped.Add(1)
+				x.skipped.add(f.kind.name)
 				x.say("%s: %v", note, err)
 			case err != nil && ctx.Err() == nil:
 				x.findings.add("inject %s into %s: %v", f.kind.name, f.target, err)
 			default:
-				x.injected.add(f.kind.name, f.target)
+				x.injected.add(f.kind.name)
 				x.say("%s, until %.1fs", note, time.Since(began).Seconds())
 			}
 		})
@@ -109,7 +110,8 @@ func catalogue(s *stack, mode string) []*kind {
 	}
 	all, links := slices.Sorted(maps.Keys(parts)), slices.Sorted(maps.Keys(s.links))
 	streams := []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}
-	onPart := func(inject func(context.Context, *part, fault) error) func(context.Context, fault) error {
+	consumers := []string{"PURCHASES worker", "OUTCOMES recorder"}
+	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
 			p := parts[f.target]
 			if !p.TryLock() {
@@ -119,36 +121,46 @@ func catalogue(s *stack, mode string) []*kind {
 			return inject(ctx, p, f)
 		}
 	}
-	onLink := func(begin func(*faultproxy.Proxy, fault), end func(*faultproxy.Proxy)) func(context.Context, fault) error {
+	onLink := func(begin, end func(*faultproxy.Proxy, fault)) injection {
 		return func(ctx context.Context, f fault) error {
 			begin(s.links[f.target], f)
 			sleep(ctx, f.lasts)
-			end(s.links[f.target])
+			end(s.links[f.target], f)
 			return nil
 		}
 	}
-	drop := func(requests, responses bool) func(context.Context, fault) error {
-		return onLink(func(p *faultproxy.Proxy, _ fault) { p.Drop(requests, responses) },
-			func(p *faultproxy.Proxy) { p.Drop(false, false) })
+	onQueue := func(change func(ctx context.Context, target string) error) injection {
+		return func(ctx context.Context, f fault) error {
+			if !s.conn.IsConnected() || change(ctx, f.target) != nil {
+				return errSkipped // the server is down
+			}
+			return nil
+		}
+	}
+	drop := func(requests, responses bool) injection {
+		return onLink(
+			func(p *faultproxy.Proxy, _ fault) { p.Drop(requests, responses) },
+			func(p *faultproxy.Proxy, _ fault) { p.Drop(false, false) },
+		)
 	}
 	kinds := []*kind{
 		{"kill", 14, all, 3 * time.Second, onPart(kill)},
 		{"terminate", 8, all, 3 * time.Second, onPart(terminate)},
 		{"freeze", 10, all, 12 * time.Second, onPart(freeze)},
 		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(killBackend)},
-		{"delete-consumer", 3, []string{"PURCHASES worker", "OUTCOMES recorder"}, time.Second, s.deleteConsumer},
-		{"close-stream", 5, streams, time.Second, s.closeStream},
+		{"delete-consumer", 3, consumers, time.Second, onQueue(s.deleteConsumer)},
+		{"close-stream", 5, streams, time.Second, onQueue(s.closeStream)},
 		{"cut", 10, links, time.Second, onLink(
 			func(p *faultproxy.Proxy, _ fault) { p.Cut() },
-			func(*faultproxy.Proxy) {},
+			func(*faultproxy.Proxy, fault) {},
 		)},
 		{"delay", 6, links, 8 * time.Second, onLink(
 			func(p *faultproxy.Proxy, f fault) { p.Delay(time.Duration(20+f.pick*300) * time.Millisecond) },
-			func(p *faultproxy.Proxy) { p.Delay(0) },
+			func(p *faultproxy.Proxy, _ fault) { p.Delay(0) },
 		)},
 		{"pause", 6, links, 12 * time.Second, onLink(
 			func(p *faultproxy.Proxy, _ fault) { p.Pause() },
-			(*faultproxy.Proxy).Resume,
+			func(p *faultproxy.Proxy, _ fault) { p.Resume() },
 		)},
 		{"half-open", 6, links, 12 * time.Second, drop(true, true)},
 		{"unheard", 6, links, 6 * time.Second, drop(false, true)},
@@ -161,7 +173,7 @@ func catalogue(s *stack, mode string) []*kind {
 	kinds = append(kinds,
 		&kind{"wipe", 4, []string{"nats"}, 2 * time.Second, onPart(s.wipe)},
 		&kind{"remove-store", 2, []string{"nats"}, 4 * time.Second, onPart(s.removeStore)},
-		&kind{"delete-stream", 3, streams, time.Second, s.deleteStream},
+		&kind{"delete-stream", 3, streams, time.Second, onQueue(s.js.DeleteStream)},
 	)
 	if s.noDisks == nil {
 		disks := []string{"nats", "postgres"}
@@ -237,43 +249,26 @@ func (s *stack) removeStore(ctx context.Context, p *part, f fault) error {
 	return p.start(ctx)
 }
 
-func (s *stack) deleteConsumer(ctx context.Context, f fault) error {
-	stream, durable, _ := strings.Cut(f.target, " ")
-	if !s.conn.IsConnected() || s.js.DeleteConsumer(ctx, stream, durable) != nil {
-		return errSkipped
-	}
-	return nil
+func (s *stack) deleteConsumer(ctx context.Context, target string) error {
+	stream, durable, _ := strings.Cut(target, " ")
+	return s.js.DeleteConsumer(ctx, stream, durable)
 }
 
-func (s *stack) deleteStream(ctx context.Context, f fault) error {
-	if !s.conn.IsConnected() {
-		return errSkipped
-	}
-	if err := s.js.DeleteStream(ctx, f.target); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return errSkipped
-	}
-	return nil
-}
-
-// closeStream makes a stream reject every message. Those that it holds stay. Ingest restores its configuration.
-func (s *stack) closeStream(ctx context.Context, f fault) error {
-	if !s.conn.IsConnected() {
-		return errSkipped
-	}
-	stream, err := s.js.Stream(ctx, f.target)
+// closeStream makes a stream reject every message. Those that it holds stay. Ingest restores its
+// configuration.
+func (s *stack) closeStream(ctx context.Context, name string) error {
+	stream, err := s.js.Stream(ctx, name)
 	if err != nil {
-		return errSkipped
+		return err
 	}
 	config := stream.CachedInfo().Config
 	config.MaxMsgSize = 1
-	if _, err := s.js.UpdateStream(ctx, config); err != nil {
-		return errSkipped
-	}
-	return nil
+	_, err = s.js.UpdateStream(ctx, config)
+	return err
 }
 
-// fillDisk leaves a store no byte for a while. Postgres may exit because of that. JetStream stays disabled until an
-// operator restarts the server.
+// fillDisk leaves a store no byte for a while. Postgres may exit because of that. JetStream stays disabled
+// until an operator restarts the server.
 func (s *stack) fillDisk(ctx context.Context, p *part, f fault) error {
 	ballast := filepath.Join(s.dir, p.name, "ballast")
 	if err := fill(ballast); err != nil {
@@ -348,6 +343,9 @@ func (s *stack) injectTikTok(ctx context.Context, f fault) error {
 	failure.For = f.lasts
 	if f.pick < 0.5 && failure.Count == 0 {
 		failure.Rate = 0.5
+	}
+	if f.target == refusedOnce {
+		s.refusals.Add(1)
 	}
 	s.tiktok.Inject(failure)
 	sleep(ctx, f.lasts)

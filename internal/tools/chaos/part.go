@@ -22,7 +22,8 @@ import (
 // stopTimeout bounds the shutdown after a signal: far more than the binaries' grace period of 8 s.
 const stopTimeout = 40 * time.Second
 
-// part is a process that is killed, stopped, frozen and started again. The fault that acts on it holds its lock.
+// part is a process that is killed, stopped, frozen and started again. The fault that acts on it holds its
+// lock.
 type part struct {
 	sync.Mutex
 	name       string
@@ -139,7 +140,8 @@ func children(parent int) (pids []int) {
 	return pids
 }
 
-// freeze stops a part's processes for a time. A process of its own continues them, even if this one is killed.
+// freeze stops a part's processes for a time. A process of its own continues them, even if this one is
+// killed.
 func freeze(ctx context.Context, p *part, f fault) error {
 	seconds := strconv.FormatFloat(f.lasts.Seconds(), 'f', 2, 64)
 	args := []string{"-c", `kill -STOP "$@"; sleep "$0"; kill -CONT "$@"`, seconds}

@@ -9,39 +9,29 @@ import (
 	"sync"
 )
 
-// tally counts by group and name.
+// tally counts by name. It is safe for concurrent use.
 type tally struct {
 	mu     sync.Mutex
-	counts map[string]map[string]int
+	counts map[string]int
 }
 
-func (t *tally) add(group, name string) {
+func (t *tally) add(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.counts == nil {
-		t.counts = make(map[string]map[string]int)
+		t.counts = make(map[string]int)
 	}
-	if t.counts[group] == nil {
-		t.counts[group] = make(map[string]int)
-	}
-	t.counts[group][name]++
+	t.counts[name]++
 }
 
-// report returns a line for each group, and the sum.
-func (t *tally) report() (lines []string, total int) {
+func (t *tally) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, group := range slices.Sorted(maps.Keys(t.counts)) {
-		var names []string
-		sum := 0
-		for _, name := range slices.Sorted(maps.Keys(t.counts[group])) {
-			names = append(names, fmt.Sprintf("%s %d", name, t.counts[group][name]))
-			sum += t.counts[group][name]
-		}
-		lines = append(lines, fmt.Sprintf("%5d  %-16s %s", sum, group, strings.Join(names, " · ")))
-		total += sum
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(t.counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, t.counts[name]))
 	}
-	return lines, total
+	return strings.Join(parts, " · ")
 }
 
 // findings are broken promises, one sentence each, by the sentence's format.
@@ -79,11 +69,9 @@ var errBroken = errors.New("a promise was broken")
 
 // report prints the faults, the answers and the findings.
 func (x *experiment) report() error {
-	lines, total := x.injected.report()
-	x.say("\nFaults injected: %d; skipped, as their target was down or busy: %d", total, x.skipped.Load())
-	x.say("%s", strings.Join(lines, "\n"))
-	lines, _ = x.load.answers.report()
-	x.say("\nWebhooks, by status (0: no answer)\n%s", strings.Join(lines, "\n"))
+	x.say("\nFaults injected:      %s", &x.injected)
+	x.say("Skipped, target busy: %s", &x.skipped)
+	x.say("Webhooks by status:   %s", &x.load.answers)
 	found := x.findings.lines()
 	if len(found) == 0 {
 		x.say("\nNothing was lost, nothing doubled, nothing is left. Repeat it: %s", x.repeat())

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,7 +38,7 @@ type config struct {
 
 const (
 	modeAll   = "all"   // every kind of fault
-	modeKept  = "kept"  // only faults that keep the queue's data; no sweeper, so that a purchase lost on its way stays lost
+	modeKept  = "kept"  // only faults that keep the queue's data; without a sweeper a lost message stays lost
 	modeWiped = "wiped" // no random faults: the queue's store is wiped once, with many purchases waiting
 )
 
@@ -50,15 +49,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	c := config{out: out}
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(out)
-	flags.Uint64Var(&c.seed, "seed", 0, "repeats the faults and purchases of the run that printed it; 0: new ones")
+	flags.Uint64Var(&c.seed, "seed", 0, "repeats the run that printed it; 0: a new one")
 	flags.DurationVar(&c.duration, "duration", time.Minute, "of the faults; settling takes up to a minute more")
 	flags.StringVar(&c.mode, "mode", modeAll,
 		"all, kept or wiped: every fault; those that keep the queue's data, without a sweeper; one wiped store")
 	flags.Float64Var(&c.rate, "rate", 30, "purchases per second")
 	flags.DurationVar(&c.gap, "gap", 700*time.Millisecond, "between two faults, on average")
-	flags.StringVar(&c.only, "only", "", "kinds of faults, comma-separated, as in the report; empty: all of the mode")
-	flags.IntVar(&c.waiting, "waiting", 10_000, "purchases in the queue when its store is wiped, in the mode wiped")
-	flags.StringVar(&c.binaries, "binaries", "", "folder of ingest, tiktok-worker and nats-server; empty: build them")
+	flags.StringVar(&c.only, "only", "", "kinds of faults, comma-separated; empty: all of the mode")
+	flags.IntVar(&c.waiting, "waiting", 10_000, "purchases in the queue when the mode wiped wipes it")
+	flags.StringVar(&c.binaries, "binaries", "", "folder of the programs; empty: build them")
 	keep := flags.Bool("keep", false, "keep the logs of a good run")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -68,8 +67,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	switch {
 	case c.mode != modeAll && c.mode != modeKept && c.mode != modeWiped:
 		return fmt.Errorf("-mode = %s, want %s, %s or %s", c.mode, modeAll, modeKept, modeWiped)
-	case c.duration < time.Second || !(c.rate >= 1 && c.rate <= 1000) || c.gap < 10*time.Millisecond || c.waiting < 1:
-		return errors.New("-duration is at least 1s, -rate from 1 to 1000, -gap at least 10ms, -waiting at least 1")
+	case c.duration < time.Second || c.gap < 10*time.Millisecond:
+		return errors.New("-duration is at least 1s, -gap at least 10ms")
+	case !(c.rate >= 1 && c.rate <= 1000) || c.waiting < 1:
+		return errors.New("-rate is from 1 to 1000, -waiting at least 1")
 	}
 	if c.isolated = getenv(isolatedVariable) != ""; !c.isolated {
 		if done, err := runIsolated(ctx, args, out); done || err != nil {
@@ -102,11 +103,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	return os.RemoveAll(c.dir)
 }
 
-// runIsolated runs this program again in its own process and mount namespaces. When it ends, the kernel ends everything
-// that it started and unmounts its disks. False means that this machine does not permit namespaces.
+// runIsolated runs this program again in its own process and mount namespaces. When it ends, the kernel ends
+// everything that it started and unmounts its disks. False means that this machine does not permit
+// namespaces.
 func runIsolated(ctx context.Context, args []string, out io.Writer) (done bool, err error) {
 	isolate := []string{"--fork", "--pid", "--mount-proc", "--kill-child"}
-	if exec.CommandContext(ctx, "unshare", append(isolate, "true")...).Run() != nil { //nolint:gosec // fixed arguments
+	probe := exec.CommandContext(ctx, "unshare", append(isolate, "true")...) //nolint:gosec // fixed arguments
+	if probe.Run() != nil {
 		return false, ctx.Err()
 	}
 	self, err := os.Executable()
@@ -134,15 +137,15 @@ type experiment struct {
 	stack    *stack
 	load     *load
 	findings findings
-	injected tally // faults by kind and target
-	skipped  atomic.Int64
+	injected tally // faults, by kind
+	skipped  tally
 	began    time.Time
 }
 
 func (x *experiment) say(format string, args ...any) { _, _ = fmt.Fprintf(x.out, format+"\n", args...) }
 
-// runExperiment prints a report. The error is errBroken after a broken promise, another one after a failure of the
-// experiment itself.
+// runExperiment prints a report. The error is errBroken after a broken promise, another one after a failure
+// of the experiment itself.
 func runExperiment(ctx context.Context, c config) (err error) {
 	x := &experiment{config: c}
 	x.say("%s", c.repeat())
@@ -183,7 +186,8 @@ func (c config) repeat() string {
 	return command
 }
 
-// breakRandomly sends purchases and injects the planned faults meanwhile. It returns when all webhooks are answered.
+// breakRandomly sends purchases and injects the planned faults meanwhile. It returns when all webhooks are
+// answered.
 func (x *experiment) breakRandomly(ctx context.Context) error {
 	s := x.stack
 	kinds := catalogue(s, x.mode)
@@ -209,7 +213,8 @@ func (x *experiment) breakRandomly(ctx context.Context) error {
 	return err
 }
 
-// wipeOnce queues many purchases while the workers are stopped, wipes the queue's store, and waits for all deliveries.
+// wipeOnce queues many purchases while the workers are stopped, wipes the queue's store, and waits for all
+// deliveries.
 func (x *experiment) wipeOnce(ctx context.Context) error {
 	s := x.stack
 	for _, p := range s.workers {

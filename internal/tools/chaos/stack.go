@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -49,6 +50,7 @@ type stack struct {
 	workers  []*part
 	tiktok   *tiktoksim.Simulator
 	server   *httptest.Server             // TikTok's
+	refusals atomic.Int64                 // injected faults refusedOnce
 	links    map[string]*faultproxy.Proxy // "from→to"; from stripe to each ingest, too
 	natsAddr string
 	database *pglocal.Server
@@ -135,7 +137,8 @@ func (s *stack) startNATS(ctx context.Context) (err error) {
 	if s.natsAddr, err = freeport.Addr(); err != nil {
 		return err
 	}
-	config := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 8GB }\n", s.natsAddr, s.store())
+	const format = "listen: %q\njetstream { store_dir: %q, max_file_store: 8GB }\n"
+	config := fmt.Sprintf(format, s.natsAddr, s.store())
 	file := filepath.Join(s.dir, "nats.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
@@ -158,12 +161,13 @@ func (s *stack) store() string { return filepath.Join(s.dir, "nats", "store") }
 
 // mount gives a store a small disk.
 func (s *stack) mount(ctx context.Context, dir, size string) error {
-	if err := os.Mkdir(dir, 0o711); err != nil || s.noDisks != nil { //nolint:gosec // Postgres' user goes through it
+	err := os.Mkdir(dir, 0o711) //nolint:gosec // Postgres' user goes through it
+	if err != nil || s.noDisks != nil {
 		return err
 	}
-	options := "mode=0711,size=" + size
-	mount := exec.CommandContext(ctx, "mount", "-t", "tmpfs", "-o", options, "chaos", dir) //nolint:gosec // own folder
-	if out, err := mount.CombinedOutput(); err != nil {
+	args := []string{"-t", "tmpfs", "-o", "mode=0711,size=" + size, "chaos", dir}
+	out, err := exec.CommandContext(ctx, "mount", args...).CombinedOutput() //nolint:gosec // own folder
+	if err != nil {
 		s.noDisks = fmt.Errorf("mount a small file system: %w: %s", err, out)
 		return nil
 	}
@@ -217,7 +221,8 @@ func (s *stack) startWorker(ctx context.Context, name string) error {
 // replicas are the ingests and the workers.
 func (s *stack) replicas() []*part { return slices.Concat(s.ingests, s.workers) }
 
-// heal ends the faults that are still active. Half-open connections stay half-open: the product must detect them.
+// heal ends the faults that are still active. Half-open connections stay half-open: the product must detect
+// them.
 func (s *stack) heal() {
 	for _, link := range s.links {
 		link.Delay(0)
@@ -265,11 +270,11 @@ func (s *stack) keepLog() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.dir, "postgres.log"), data, 0o600) //nolint:gosec // in the experiment's folder
+	return os.WriteFile(filepath.Join(s.dir, "postgres.log"), data, 0o600) //nolint:gosec // own folder
 }
 
-// patience bounds every wait. It is no expectation of speed: machines are shared, and messages of a killed process are
-// redelivered after 30 s.
+// patience bounds every wait. It is no expectation of speed: machines are shared, and messages of a killed
+// process are redelivered after 30 s.
 const patience = 3 * time.Minute
 
 func await(ctx context.Context, done func() bool) bool {

@@ -85,7 +85,7 @@ func (x *experiment) verify(ctx context.Context) error {
 	ledger, statuses, republished := make(map[string]row), tally{}, 0
 	for _, r := range list {
 		ledger[r.ID] = r
-		statuses.add(r.Status, "")
+		statuses.add(r.Status)
 		if r.Generation > 1 {
 			republished++
 		}
@@ -111,11 +111,9 @@ func (x *experiment) verify(ctx context.Context) error {
 			x.findings.add("%s is delivered on the ledger, but not at TikTok", id)
 		}
 	}
-	x.say("\nLoad: %d checkout sessions in %d events, and their copies. On the ledger:",
-		len(x.load.sales), len(x.load.bodies))
-	lines, _ := statuses.report()
-	x.say("%s", strings.Join(lines, "\n"))
-	x.say("At TikTok: %d events, repeated %d times. %d purchases were published again.", len(held), repeats, republished)
+	x.say("\nSent:      %d checkout sessions in %d events, and copies", len(x.load.sales), len(x.load.bodies))
+	x.say("Ledger:    %s; published again %d", &statuses, republished)
+	x.say("At TikTok: %d events, repeated %d times", len(held), repeats)
 	x.verifyReplicas(ctx)
 	return x.verifyLogs()
 }
@@ -140,14 +138,13 @@ func (x *experiment) verifySale(id string, s *sale, got row, found bool) {
 		}
 		return
 	}
-	refusals := x.injected.counts["tiktok"][refusedOnce]
 	switch {
 	case !found:
 		x.findings.add("%s (%s) is not on the ledger", id, s.end)
 		return
 	case s.end != paid && got.Status != string(s.end):
 		x.findings.add("%s is %s on the ledger, not %s", id, got.Status, s.end)
-	case s.end == paid && got.Status == "dead" && (got.Reason != "refused" || refusals == 0):
+	case s.end == paid && got.Status == "dead" && (got.Reason != "refused" || x.stack.refusals.Load() == 0):
 		x.findings.add("%s is dead (%s), although it is valid", id, got.Reason)
 	case s.end == paid && got.Status != "dead" && got.Status != "delivered":
 		x.findings.add("%s is paid, but %s (%s)", id, got.Status, got.Reason)
@@ -163,7 +160,8 @@ func (x *experiment) verifySale(id string, s *sale, got row, found bool) {
 		x.findings.add("%s counts %d attempts with %d rows at %d times: an outcome was applied twice",
 			id, got.Attempts, got.Recorded, got.Calls)
 	}
-	// The relay also publishes again after a lost acknowledgement without an outcome. Each generation was then tried.
+	// The relay also publishes again after a lost acknowledgement without an outcome. Each generation was then
+	// tried.
 	if x.mode == modeKept && got.Generation > max(1, got.Recorded) {
 		x.findings.add("%s has the generation %d after %d attempts without a sweeper: the queue lost a message",
 			id, got.Generation, got.Recorded)
@@ -200,8 +198,8 @@ func (x *experiment) verifyDelivery(e tiktoksim.Event, onLedger row) {
 	}
 }
 
-// verifyReplicas sends one purchase through each ingest and each worker while all others are stopped: these would hide
-// a connection or a loop that one of them lost.
+// verifyReplicas sends one purchase through each ingest and each worker while all others are stopped: these
+// would hide a connection or a loop that one of them lost.
 func (x *experiment) verifyReplicas(ctx context.Context) {
 	s := x.stack
 	for i := range max(ingests, workers) {
