@@ -17,7 +17,7 @@ import (
 	"purchase-relay/internal/testkit/wait"
 )
 
-// Command says what to run. Env is the whole environment: nothing of the parent's is passed on.
+// Command is a program with its arguments. Env is the whole environment: the parent's is not passed on.
 type Command struct {
 	Path       string
 	Args, Env  []string

@@ -94,7 +94,7 @@ func draw(chance float64, c stripegen.Checkout) *sale {
 		one[0].PaymentStatus, one[0].AmountTotal = "no_payment_required", new(int64)
 		return &sale{end: trial, events: one}
 	case chance < 0.95:
-		unusable := "nobody at all"
+		unusable := "no address"
 		one[0].Email = &unusable
 		return &sale{end: rejected, events: one}
 	case chance < 0.98:

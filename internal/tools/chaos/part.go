@@ -110,17 +110,17 @@ func (s *stack) newProgram(name, binary string, env []string, args ...string) *p
 func (s *stack) newPostgres(options pglocal.Options) *part {
 	p := &part{name: "postgres", addr: options.Addr, findings: s.findings, stopSignal: syscall.SIGINT}
 	p.launch = func(ctx context.Context) (*instance, error) {
+		var server *pglocal.Server
 		var err error
 		// The children of a killed server hold its memory and its port for a moment.
 		if !wait.Until(ctx, stopTimeout, 200*time.Millisecond, func() bool {
-			s.database, err = pglocal.Start(ctx, options)
+			server, err = pglocal.Start(ctx, options)
 			return err == nil
 		}) {
 			return nil, fmt.Errorf("start Postgres: %w", err)
 		}
-		return &instance{
-			pid: s.database.Pid(), ended: s.database.Ended(), exitCode: func() int { return 0 },
-		}, nil
+		s.database = server
+		return &instance{pid: server.Pid(), ended: server.Ended(), exitCode: func() int { return 0 }}, nil
 	}
 	s.parts = append(s.parts, p)
 	return p

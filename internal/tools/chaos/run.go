@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"purchase-relay/internal/testkit/faultproxy"
 	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
@@ -149,11 +150,13 @@ func (x *experiment) say(format string, args ...any) { _, _ = fmt.Fprintf(x.out,
 func runExperiment(ctx context.Context, c config) (err error) {
 	x := &experiment{config: c}
 	x.say("%s", c.repeat())
-	x.stack, err = startStack(ctx, c, &x.findings)
-	if err != nil {
-		return err
+	x.stack = &stack{
+		dir: c.dir, binaries: c.binaries, findings: &x.findings, links: make(map[string]*faultproxy.Proxy),
 	}
 	defer func() { err = errors.Join(err, x.stack.stop()) }()
+	if err := x.stack.start(ctx, c); err != nil {
+		return err
+	}
 	x.began = time.Now()
 	if c.mode == modeWiped {
 		err = x.wipeOnce(ctx)

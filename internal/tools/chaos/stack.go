@@ -61,25 +61,19 @@ type stack struct {
 	js   jetstream.JetStream
 }
 
-// startStack returns when everything is ready.
-func startStack(ctx context.Context, c config, f *findings) (s *stack, err error) {
-	s = &stack{dir: c.dir, binaries: c.binaries, findings: f, links: make(map[string]*faultproxy.Proxy)}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.stop())
-		}
-	}()
+// start returns when everything is ready. After an error, too, stop must be called.
+func (s *stack) start(ctx context.Context, c config) error {
 	if !c.isolated {
 		s.noDisks = errors.New("a small file system would outlive this process: namespaces are not permitted")
 	}
 	if err := pglocal.Ensure(ctx, c.out); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.startPostgres(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.startNATS(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	s.tiktok = tiktoksim.New(tiktoksim.Config{Seed: c.seed, Latency: 5 * time.Millisecond, Misbehave: 0.01})
 	s.server = httptest.NewServer(s.tiktok)
@@ -89,20 +83,20 @@ func startStack(ctx context.Context, c config, f *findings) (s *stack, err error
 	}
 	for i := range ingests {
 		if err := s.startIngest(ctx, fmt.Sprintf("ingest-%d", i+1), grace); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for i := range workers {
 		if err := s.startWorker(ctx, fmt.Sprintf("worker-%d", i+1)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, p := range s.replicas() {
 		if err := awaitReady(ctx, p); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s, nil
+	return nil
 }
 
 func (s *stack) startPostgres(ctx context.Context) error {
