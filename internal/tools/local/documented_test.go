@@ -94,12 +94,12 @@ type otherwise struct {
 // elsewhere are the commands that something else runs, or nothing but a reader.
 var elsewhere = []otherwise{
 	{regexp.MustCompile(`^make test$`), ".ci/run make test"},
-	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/tools/local"},       // this very test runs it
-	{regexp.MustCompile(`^make (up|compose-test)`), "internal/tools/composetest/run.go up"}, // a container engine
-	{regexp.MustCompile(`^docker compose`), "internal/tools/composetest/run.go up"},         // a container engine; make compose-test rehearses it
-	{regexp.MustCompile(`^docker buildx`), ""},                                              // a registry
-	{regexp.MustCompile(`^ingest provision`), "internal/e2e/roles_test.go provision"},       // the queue's user for that
-	{regexp.MustCompile(`^docker build`), "internal/tools/composetest/run.go --build"},      // a container engine
+	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/tools/local"},   // this very test runs it
+	{regexp.MustCompile(`^make (up|compose-test)`), "internal/tools/composetest.sh up"}, // a container engine
+	{regexp.MustCompile(`^docker compose`), "internal/tools/composetest.sh up"},         // a container engine; make compose-test rehearses it
+	{regexp.MustCompile(`^docker buildx`), ""},                                          // a registry
+	{regexp.MustCompile(`^ingest provision`), "internal/e2e/roles_test.go provision"},   // the queue's user for that
+	{regexp.MustCompile(`^docker build`), "internal/tools/composetest.sh --build"},      // a container engine
 	{regexp.MustCompile(`^make bench`), "internal/tools/bench/run_test.go TestEverySection"},
 	{regexp.MustCompile(`^make profile`), "internal/tools/bench/run_test.go TestProfiles"},
 	{regexp.MustCompile(`^go tool pprof`), "internal/tools/bench/run_test.go TestProfiles"}, // opens a browser
