@@ -153,7 +153,7 @@ func natsConfig(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const people = "# For people, when they need it: { user: operator, password: $NATS_OPERATOR_PASSWORD }"
+	const people = "# { user: operator, password: $NATS_OPERATOR_PASSWORD }"
 	if !strings.Contains(string(text), people) {
 		t.Fatal("the configuration has no line for people any more")
 	}
