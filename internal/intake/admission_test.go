@@ -55,7 +55,7 @@ func newSite(t *testing.T, l intake.Ledger) *site {
 func newHandler(l intake.Ledger, log *zap.Logger) *intake.Handler {
 	rules := purchase.Rules{Modes: map[string]bool{"subscription": true}}
 	s := intake.NewService(intake.Config{Ledger: l, Rules: rules, Now: time.Now}, log, nil)
-	return intake.NewHandler(stripe.NewWebhook([]secret.Text{key, "whsec_old"}, time.Now), s, log, nil)
+	return intake.NewHandler(stripe.NewWebhook([]secret.String{key, "whsec_old"}, time.Now), s, log, nil)
 }
 
 // drip opens a request that announces a body, sends the beginning of it and then nothing. The server's answer

@@ -54,7 +54,7 @@ func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *en
 	service := intake.NewService(intake.Config{
 		Ledger: e.ledger, Rules: rules, Objects: objects, Publisher: e.publisher, Now: time.Now,
 	}, zap.New(core), e.metrics)
-	webhook := stripe.NewWebhook([]secret.Text{key}, time.Now)
+	webhook := stripe.NewWebhook([]secret.String{key}, time.Now)
 	e.handler = intake.NewHandler(webhook, service, zap.New(core), e.metrics)
 	e.public = e.handler.Public(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "alive")

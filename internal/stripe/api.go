@@ -34,7 +34,7 @@ const (
 type APIConfig struct {
 	// Key is rk_live_… or rk_test_…, with the right to read events and checkout sessions. An sk_… works,
 	// but may do far too much.
-	Key secret.Text
+	Key secret.String
 	URL string // "": Stripe's own
 
 	Types []string // of the events that are listed, 20 at most
@@ -65,7 +65,7 @@ func (c APIConfig) Livemode() bool { return hasForm(c.Key, "rk_live_", "sk_live_
 // Unrestricted reports whether the key may do far more than reading.
 func (c APIConfig) Unrestricted() bool { return hasForm(c.Key, "sk_") }
 
-func hasForm(key secret.Text, prefixes ...string) bool {
+func hasForm(key secret.String, prefixes ...string) bool {
 	for _, p := range prefixes {
 		if rest, ok := strings.CutPrefix(key.Reveal(), p); ok && rest != "" {
 			return true

@@ -198,7 +198,7 @@ func TestAPIConfig(t *testing.T) {
 		{"whsec_hunter2", "", false, false, "does not look like"},
 		{"rk_", "", false, false, "does not look like"},
 	} {
-		c := stripe.APIConfig{Key: secret.Text(tc.key), URL: tc.url}
+		c := stripe.APIConfig{Key: secret.String(tc.key), URL: tc.url}
 		got := strings.Join(c.Problems(), "\n")
 		if c.Livemode() != tc.live || c.Unrestricted() != tc.unrestricted || (got == "") != (tc.wrong == "") || !strings.Contains(got, tc.wrong) || strings.Contains(got, "hunter2") {
 			t.Errorf("%s %s: %s", tc.key, tc.url, got)

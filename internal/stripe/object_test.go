@@ -238,7 +238,7 @@ func TestNewAPI_DefaultAddress(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // nothing leaves this machine
-	api := stripe.NewAPI(stripe.APIConfig{Key: secret.Text("rk_test_hunter2")})
+	api := stripe.NewAPI(stripe.APIConfig{Key: secret.String("rk_test_hunter2")})
 	_, err := api.Fetch(ctx, decode(t, stripegen.NewCheckout().Thin()))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context canceled", err)

@@ -29,7 +29,7 @@ type Webhook struct {
 
 // ParseSecrets splits a comma-separated list of signing secrets. problems lists empty secrets, which would
 // accept a body signed with the empty key, and those of another form, without the values.
-func ParseSecrets(list secret.Text) (secrets []secret.Text, problems []string) {
+func ParseSecrets(list secret.String) (secrets []secret.String, problems []string) {
 	for part := range strings.SplitSeq(list.Reveal(), ",") {
 		part = strings.TrimSpace(part)
 		switch {
@@ -39,7 +39,7 @@ func ParseSecrets(list secret.Text) (secrets []secret.Text, problems []string) {
 			problems = append(problems, "a signing secret does not look like whsec_…: "+
 				"copy it from the endpoint's page in Stripe's dashboard")
 		default:
-			secrets = append(secrets, secret.Text(part))
+			secrets = append(secrets, secret.String(part))
 		}
 	}
 	return secrets, problems
@@ -47,7 +47,7 @@ func ParseSecrets(list secret.Text) (secrets []secret.Text, problems []string) {
 
 // NewWebhook returns a Webhook that accepts a body signed with any of the secrets: the old and the new one
 // during a rotation, or those of a live and a test endpoint.
-func NewWebhook(secrets []secret.Text, now func() time.Time) *Webhook {
+func NewWebhook(secrets []secret.String, now func() time.Time) *Webhook {
 	w := &Webhook{now: now}
 	for _, s := range secrets {
 		if s != "" {

@@ -15,7 +15,7 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-func webhook(secrets ...secret.Text) *stripe.Webhook { return stripe.NewWebhook(secrets, time.Now) }
+func webhook(secrets ...secret.String) *stripe.Webhook { return stripe.NewWebhook(secrets, time.Now) }
 
 func TestWebhook_Verify(t *testing.T) {
 	now := time.Now()
@@ -58,7 +58,7 @@ func TestParseSecrets(t *testing.T) {
 	if len(got) != 2 || got[0].Reveal() != "whsec_a" || got[1].Reveal() != "whsec_b" || len(problems) > 0 {
 		t.Errorf("%d secrets, %v", len(got), problems)
 	}
-	for _, bad := range []secret.Text{"", "whsec_a,", "whsec_", "hunter2"} {
+	for _, bad := range []secret.String{"", "whsec_a,", "whsec_", "hunter2"} {
 		_, problems := stripe.ParseSecrets(bad)
 		if len(problems) == 0 || strings.Contains(strings.Join(problems, ""), "hunter2") {
 			t.Errorf("%q: %v", bad.Reveal(), problems)
