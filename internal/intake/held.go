@@ -29,7 +29,7 @@ func ConvertHeldInvoices(held HeldInvoices, wake func(), log *zap.Logger) func(c
 		defer tick.Stop()
 		for {
 			bounded, cancel := context.WithTimeout(ctx, convertTimeout)
-			n, err := held.ConvertHeld(bounded, purchase.HeldFor)
+			n, err := held.ConvertHeld(bounded, purchase.InvoiceHoldTime)
 			cancel()
 			switch {
 			case err != nil && ctx.Err() == nil:

@@ -39,7 +39,7 @@ func TestConvertHeldInvoices(t *testing.T) {
 		if err := intake.ConvertHeldInvoices(h, func() { woken++ }, zap.NewNop())(ctx); err != nil {
 			t.Error(err)
 		}
-		if len(h.asked) < 4 || h.asked[0] != purchase.HeldFor || woken != 1 {
+		if len(h.asked) < 4 || h.asked[0] != purchase.InvoiceHoldTime || woken != 1 {
 			t.Errorf("asked %v, woke %d", h.asked, woken)
 		}
 	})

@@ -259,10 +259,10 @@ func (s *Service) reportPurchase(log *zap.Logger, p purchase.Purchase, r purchas
 			message = "Profile created"
 		}
 		log.Info(message, profile)
-		if r.CustomerBefore != "" {
+		if r.PreviousCustomer != "" {
 			s.customers.Inc()
 			log.Info("Customer id changed", profile,
-				zap.String("before", r.CustomerBefore), zap.String("customer", p.Customer))
+				zap.String("before", r.PreviousCustomer), zap.String("customer", p.Customer))
 		}
 		log.Info("PROVISIONING COMPLETE", profile)
 	}

@@ -67,7 +67,7 @@ func TestDroppedWithReason(t *testing.T) {
 		"a click id of 501":        {func(c *purchase.Checkout) { c.Metadata["ttclid"] = strings.Repeat("a", 501) }, purchase.Dropped{Key: "ttclid", Reason: purchase.DropTooLong}},
 		"a click id that is a list": {func(c *purchase.Checkout) {
 			delete(c.Metadata, "ttclid")
-			c.NotText = map[string]bool{"ttclid": true}
+			c.NonStrings = map[string]bool{"ttclid": true}
 		}, purchase.Dropped{Key: "ttclid", Reason: purchase.DropWrongType}},
 		"the buyer in the page": {func(c *purchase.Checkout) { c.Metadata["page_url"] = "https://shop.example/gracehopper" }, purchase.Dropped{Key: "page_url", Reason: purchase.DropPersonal}},
 		"the buyer as ttp":      {func(c *purchase.Checkout) { c.Metadata["ttp"] = "grace.hopper" }, purchase.Dropped{Key: "ttp", Reason: purchase.DropPersonal}},
@@ -112,7 +112,7 @@ func TestClickIDOfReference(t *testing.T) {
 		"ttclid-" + strings.Repeat("a", 193): strings.Repeat("a", 193),
 		"ttclid-" + strings.Repeat("a", 194): "",
 	} {
-		if got := purchase.ClickIDOfReference(reference); got != want {
+		if got := purchase.ClickIDFromReference(reference); got != want {
 			t.Errorf("%s: %q, want %q", reference, got, want)
 		}
 	}
@@ -159,7 +159,7 @@ func TestConsent(t *testing.T) {
 			}
 		}
 	}
-	odd := &purchase.Checkout{NotText: map[string]bool{"consent": true}}
+	odd := &purchase.Checkout{NonStrings: map[string]bool{"consent": true}}
 	if (purchase.Consent{Key: "consent"}).Given(odd) {
 		t.Error("a value that is no text is taken for consent")
 	}
@@ -167,11 +167,11 @@ func TestConsent(t *testing.T) {
 
 func TestLimited(t *testing.T) {
 	for value, want := range map[string]bool{"true": true, "1": true, "yes": true, "of course": true, "": false, "false": false, "No": false, "0": false} {
-		if got := purchase.Limited(&purchase.Checkout{Metadata: map[string]string{"limited_data_use": value}}); got != want {
+		if got := purchase.LimitsDataUse(&purchase.Checkout{Metadata: map[string]string{"limited_data_use": value}}); got != want {
 			t.Errorf("%q: %v", value, got)
 		}
 	}
-	if !purchase.Limited(&purchase.Checkout{NotText: map[string]bool{"limited_data_use": true}}) {
+	if !purchase.LimitsDataUse(&purchase.Checkout{NonStrings: map[string]bool{"limited_data_use": true}}) {
 		t.Error("a value that is no text does not limit")
 	}
 }
@@ -185,7 +185,7 @@ func TestDomains(t *testing.T) {
 		"a@example.com": true, "a@mail.example.com": true, "a@staff.example": true,
 		"a@notexample.com": false, "a@example.com.evil.example": false, "example.com@b.example": false,
 	} {
-		if got := domains.Contain(email); got != want {
+		if got := domains.Contains(email); got != want {
 			t.Errorf("%s: %v", email, got)
 		}
 	}
@@ -315,7 +315,7 @@ func TestLateClick(t *testing.T) {
 		c := &purchase.Checkout{Created: began, Metadata: tc.metadata}
 		p := purchase.Purchase{At: began.Add(tc.paid), Keys: keysFor("", c), ClickExpires: purchase.ClickExpiry(c,
 			week)}
-		if got := p.LateClick(); got != tc.want || (p.Mask()&purchase.LateClick != 0) != tc.want {
+		if got := p.LateClick(); got != tc.want || (p.Mask()&purchase.LateClickMask != 0) != tc.want {
 			t.Errorf("%s: %v, mask %b", name, got, p.Mask())
 		}
 	}

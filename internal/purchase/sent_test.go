@@ -19,11 +19,11 @@ func TestMatchKeys_OnlyKeepsWhatTheMaskNames(t *testing.T) {
 			FirstName: text("first"), LastName: text("last"), Zip: text("zip"), City: text("city"),
 			State: text("state"), Country: text("country"),
 		}
-		if got := keys.Only(keys.Mask()); got != keys {
+		if got := keys.Masked(keys.Mask()); got != keys {
 			rt.Fatalf("Only(own mask) = %+v, want %+v", got, keys)
 		}
 		mask := int16(rapid.IntRange(0, 1<<purchase.MatchKeyKinds-1).Draw(rt, "mask"))
-		got := keys.Only(mask)
+		got := keys.Masked(mask)
 		if want := keys.Mask() & mask; got.Mask() != want {
 			rt.Fatalf("mask after Only(%b) = %b, want %b", mask, got.Mask(), want)
 		}

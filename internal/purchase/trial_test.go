@@ -54,7 +54,7 @@ func TestSubscription_FirstPayment(t *testing.T) {
 		arrived []*purchase.Purchase
 		want    []string // what becomes of each
 		first   string   // the first payment
-		expired string   // the first payment after HeldFor
+		expired string   // the first payment after InvoiceHoldTime
 	}{
 		"trial alone": {
 			[]*purchase.Purchase{checkout()},
@@ -140,7 +140,7 @@ func TestSubscription_FirstPayment(t *testing.T) {
 				s, _ = s.Convert(nil)
 			}
 			if s.FirstPayment != tc.expired {
-				t.Errorf("first payment after HeldFor = %q, want %q", s.FirstPayment, tc.expired)
+				t.Errorf("first payment after InvoiceHoldTime = %q, want %q", s.FirstPayment, tc.expired)
 			}
 		})
 	}

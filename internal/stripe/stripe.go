@@ -229,7 +229,7 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 		case "created":
 			c.Created = unixTime(v)
 		case "metadata":
-			c.Metadata, c.NotText = metadata(v)
+			c.Metadata, c.NonStrings = metadata(v)
 		}
 		return true
 	})

@@ -142,7 +142,7 @@ func TestWebhook_DecodeUnexpectedTypes(t *testing.T) {
 		"a metadata value is a number": {
 			`{"id":"evt_1","type":"t","data":{"object":{` + session + `,"metadata":{"a":1,"ttclid":"x"}}}}`,
 			func(e purchase.Event) bool {
-				return len(e.Checkout.Metadata) == 1 && e.Checkout.Metadata["ttclid"] == "x" && e.Checkout.NotText["a"] && len(e.Checkout.NotText) == 1
+				return len(e.Checkout.Metadata) == 1 && e.Checkout.Metadata["ttclid"] == "x" && e.Checkout.NonStrings["a"] && len(e.Checkout.NonStrings) == 1
 			},
 		},
 		"customer_details is null": {
