@@ -90,8 +90,8 @@ func listEvents(ctx context.Context, c stripe.APIConfig) doctor.Check {
 		if err == nil {
 			break // one is enough
 		}
-		if refused, ok := errors.AsType[*stripe.Refusal](err); ok {
-			if _, passing := refused.Passing(); !passing {
+		if refused, ok := errors.AsType[*stripe.APIError](err); ok {
+			if _, passing := refused.Retryable(); !passing {
 				return doctor.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
 			}
 		}
