@@ -60,7 +60,7 @@ func TestThinEvents_AreSalesWithAKey(t *testing.T) {
 	s.says(paid.Thin(), http.StatusOK, `"held"`)
 	s.says(trial.Thin(), http.StatusOK, `"processed"`)
 	s.says(paid.Event(), http.StatusOK, `"duplicate"`)
-	s.says(unlisted.Thin(), http.StatusServiceUnavailable, "Stripe's API is not available")
+	s.says(unlisted.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	list.Fail(2, http.StatusInternalServerError)
 	s.says(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	s.says(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
