@@ -157,7 +157,7 @@ func (b *buyer) shortNameIn(text string) bool {
 	return bytes.Contains(append(words, ' '), b.shortName)
 }
 
-// nameInValues reports whether several values of a query are words of the name: "?a=Grace&b=Hopper".
+// nameInValues reports whether several values of a query are parts of the name: "?a=Grace&b=Hopper".
 func (b *buyer) nameInValues(query string) bool {
 	if b.nameWords == nil || strings.IndexByte(query, '&') < 0 {
 		return false
@@ -171,7 +171,7 @@ func (b *buyer) nameInValues(query string) bool {
 	return found >= 2
 }
 
-// isNameWord reports whether a value is a word of the name.
+// isNameWord reports whether a value is part of the name.
 func (b *buyer) isNameWord(value string) bool {
 	if b.nameWords == nil || len(value) > maxName {
 		return false

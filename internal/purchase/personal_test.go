@@ -19,7 +19,7 @@ func TestNewMatchKeys_RemovesPersonalData(t *testing.T) {
 	const origin = "https://shop.example/"
 	for raw, want := range map[string]string{
 		origin + "thanks?ttclid=E.C.P.1&utm_source=tiktok": origin + "thanks?ttclid=E.C.P.1&utm_source=tiktok",
-		// another number, and one word of the name
+		// another number, and a part of the name
 		origin + "grace?n=2135550100":                            origin + "grace?n=2135550100",
 		origin + "a/grace.hopper@navy-mail.example/b":            origin + "a/b",
 		origin + "grace.hopper%40navy-mail.example/b":            origin + "b",

@@ -8,7 +8,7 @@ type Sent struct {
 	Page  string `json:"page,omitempty"`  // the worker's default page; "": not used
 }
 
-// Masked returns the keys without those that a bit of Mask stands for and that are not in mask.
+// Masked returns the keys without the kinds that mask lacks. Keys that Mask does not count remain.
 func (k MatchKeys) Masked(mask int16) MatchKeys {
 	for bit, fields := range [MatchKeyKinds][]*string{
 		{&k.Email}, {&k.Phone}, {&k.TTCLID}, {&k.TTP}, {&k.IP}, {&k.UserAgent}, {&k.PageURL}, {&k.FirstName},

@@ -14,7 +14,7 @@ type Subscription struct {
 // Trial is the checkout of a subscription that began free.
 type Trial struct {
 	Session      string    // the checkout's id
-	Started      time.Time // by Stripe's clock, even if that is ahead of ours
+	Started      time.Time // by Stripe's clock, which may be ahead
 	Withheld     Reason    // see Purchase.Withheld
 	ClickExpires time.Time // see Purchase.ClickExpires
 }
@@ -101,8 +101,8 @@ const (
 	billingItems  = "automatic_pending_invoice_item_invoice" // items between two cycles
 )
 
-// MayBeFirstPayment reports whether an invoice may be the first payment after a trial: paid, and for a
-// plan. A manual invoice during a trial is not.
+// MayBeFirstPayment reports whether an invoice may be the first payment after a trial: paid, and for a plan
+// rather than a single item.
 func (i *Invoice) MayBeFirstPayment() bool {
 	switch i.Reason {
 	case billingCreate, billingManual, billingItems:
