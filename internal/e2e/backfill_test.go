@@ -283,7 +283,7 @@ func TestBackfillRefused(t *testing.T) {
 		http.Error(w, `{"error":{"type":"invalid_request_error","message":"hunter2"}}`, http.StatusForbidden)
 	}))
 	code, out := command(t, "ingest", append([]string{"DATABASE_URL=" + s.runtime()}, s.env[0], "STRIPE_API_URL="+refusing), "backfill")
-	if code != 1 || !strings.Contains(out, "the right to read events") || strings.Contains(out, "hunter2") {
+	if code != 1 || !strings.Contains(out, "lacks read permission") || strings.Contains(out, "hunter2") {
 		t.Errorf("a key without the right: exit code %d\n%s", code, out)
 	}
 }

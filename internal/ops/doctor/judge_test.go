@@ -109,7 +109,7 @@ func TestTikTok_Judgements(t *testing.T) {
 		Version: message.Version, EventID: "doctor-1", PurchasedAt: time.Now().Unix(), AmountMinor: new(int64(100)), Currency: "usd",
 		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: "https://example.com/"},
 	}
-	try := func(c tiktok.Config, pixel string, token secret.Text, code string) Check {
+	try := func(c tiktok.Config, pixel string, token secret.String, code string) Check {
 		return access(t.Context(), "access", c, Destination{pixel, token, code}, event)
 	}
 	verify(t, map[string]judged{
