@@ -71,8 +71,8 @@ func TestWorker_BatchesWaitingPurchases(t *testing.T) {
 			"outcome cs_2 delivered", "ack cs_0", "ack cs_1", "ack cs_2",
 			"send test cs_test_0 cs_test_1 cs_test_2", "outcome cs_test_0 delivered", "outcome cs_test_1 delivered", "outcome cs_test_2 delivered",
 			"ack cs_test_0", "ack cs_test_1", "ack cs_test_2")
-		if told := b.r.published(); told[0].Attempt.ID != told[2].Attempt.ID ||
-			told[0].Attempt.ID == told[3].Attempt.ID {
+		if outcomes := b.r.published(); outcomes[0].Attempt.ID != outcomes[2].Attempt.ID ||
+			outcomes[0].Attempt.ID == outcomes[3].Attempt.ID {
 			t.Error("one attempt is one request")
 		}
 	})
@@ -155,15 +155,15 @@ func TestWorker_SplitsAnyBatch(t *testing.T) {
 			wait(10 * time.Minute)
 			b.stop()
 			<-b.ended
-			told := map[string]int{}
+			results := map[string]int{}
 			for _, o := range b.r.published() {
-				told[o.EventID]++
+				results[o.EventID]++
 				if (o.Result == purchase.StatusDead) != isBad(o.EventID) {
 					rt.Fatalf("%s ended %s", o.EventID, o.Result)
 				}
 			}
-			if len(told) != n || len(b.r.published()) != n {
-				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.published()), len(told), n)
+			if len(results) != n || len(b.r.published()) != n {
+				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.published()), len(results), n)
 			}
 		})
 	})
@@ -347,8 +347,8 @@ func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 			fresh < 2000-probes*outageProbe {
 			t.Errorf("%d probes of %v, %d of 2000 untouched", probes, sizes, fresh)
 		}
-		if n := b.log.FilterMessageSnippet("circuit opened").Len(); n != 1 {
-			t.Errorf("told %d times", n)
+		if n := b.log.FilterMessage("Circuit opened").Len(); n != 1 {
+			t.Errorf("logged %d times, want once", n)
 		}
 		down.Store(false)
 		wait(6 * time.Minute)
@@ -514,16 +514,16 @@ func TestWorker_TenThousandWithOnePercentBad(t *testing.T) {
 	})
 }
 
-func TestHalves_KeepEveryItem(t *testing.T) {
+func TestSplit_KeepsEveryItem(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(2, 1000).Draw(t, "n")
-		var p piece
+		var b batch
 		for i := range n {
-			p.items = append(p.items, item{generation: i})
+			b.items = append(b.items, item{generation: i})
 		}
 		var got []int
-		for _, part := range split(p, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t,
+		for _, part := range split(b, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t,
 			"index")), "Batch.x.", "Batch.-1."}).Draw(t, "message"), true) {
 			if len(part.items) == 0 || len(part.items) == n {
 				t.Fatalf("a part of %d of %d", len(part.items), n)

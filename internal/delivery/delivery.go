@@ -1,15 +1,15 @@
 // Package delivery is step 3: it sends the queue's purchases to TikTok in batches and settles each one on its
 // own: delivered, retried later, skipped, or dead with a dead letter.
 //
-// The order is the promise: TikTok's answer, then the outcome published and acknowledged, then the purchase
-// acknowledged. After a crash in between, the purchase is redelivered and sent again under the same event_id,
-// which TikTok de-duplicates.
+// The order guarantees delivery: TikTok's answer, then the outcome published and acknowledged, then the
+// purchase acknowledged. After a crash in between, the purchase is redelivered and sent again under the same
+// event_id, which TikTok de-duplicates.
 //
 //	fetch.go   stream ──▶ messages    while something may be sent
-//	batch.go   messages ──▶ pieces    live and test, together or alone; skipped and expired ones end here
-//	send.go    piece ──▶ answer       one request each
-//	lane.go    answer ──▶ fate        evidence.go judges, breaker.go stops, split.go divides
-//	settle.go  fate ──▶ outcome       then the acknowledgement
+//	batch.go   messages ──▶ batches   live and test, together or alone; skipped and expired ones end here
+//	send.go    batch ──▶ answer       one request each
+//	lane.go    answer ──▶ action      faults.go finds the fault, breaker.go stops, split.go divides
+//	settle.go  action ──▶ outcome     then the acknowledgement
 package delivery
 
 import (
@@ -60,11 +60,11 @@ type Config struct {
 	BatchSize    int              // purchases per request, above 0
 	Concurrency  int              // concurrent requests, above 0
 	MaxRPS       float64          // requests per second, above 0
-	RetryInitial time.Duration    // the first wait before a retry, a probe, or after a rate limit; above 0
-	RetryMax     time.Duration    // the longest such wait; probes come at least every five minutes
+	RetryInitial time.Duration    // first delay before a retry, a probe, or after a rate limit; above 0
+	RetryMax     time.Duration    // longest such delay; probes come at least every five minutes
 	RetryMaxAge  time.Duration    // counted from the first publish
-	AckWait      time.Duration    // of the queue: an unacknowledged delivery is repeated after it
-	Instance     string           // names this process in the attempts' IDs
+	AckWait      time.Duration    // of the queue: an unacknowledged message is redelivered after it
+	Instance     string           // prefix of the attempts' IDs
 	Now          func() time.Time // this machine's clock
 
 	// ClockOffset returns how far the queue's clock is ahead of this machine's; nil: unknown.
@@ -112,8 +112,7 @@ func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registe
 	return w
 }
 
-// Run delivers until stop ends: then nothing new is fetched, and in-flight requests are finished until abort
-// ends.
+// Run delivers until stop ends: then nothing new is fetched. In-flight requests are cut off when abort ends.
 func (w *Worker) Run(stop, abort context.Context) error {
 	var senders sync.WaitGroup
 	for range w.config.Concurrency {
@@ -130,9 +129,9 @@ func (w *Worker) ProbeNow() {
 	w.test.probeNow(now)
 }
 
-// State returns what the worker reports about itself: paused (the live destination rejects everything), open
-// (it gives no usable answers), running, or off, since when, and why. A stop of test purchases alone is a
-// reason beside running. The version is left to the caller.
+// State returns the worker's state: paused (the live destination rejects everything), open (no usable
+// answers), running, or off. If test purchases alone are stopped, the state is running, with a reason. The
+// caller sets the version.
 func (w *Worker) State() message.WorkerState {
 	if w.config.Live == nil {
 		return message.WorkerState{
@@ -150,7 +149,7 @@ func (w *Worker) State() message.WorkerState {
 			State: message.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC(),
 		}
 	}
-	if test, is := w.outageOfTestAlone(); is {
+	if test, ok := w.testOnlyOutage(); ok {
 		return message.WorkerState{
 			State: message.WorkerOpen, Reason: "test: " + test.reason, Since: test.since.UTC(),
 		}
@@ -165,8 +164,8 @@ func (w *Worker) State() message.WorkerState {
 	return s
 }
 
-// Ready returns nil unless delivery is paused, else why. An outage of TikTok needs no repair here: an open
-// circuit stays ready, and State reports it.
+// Ready returns an error if delivery is paused. An open circuit stays ready: an outage of TikTok needs no
+// repair here.
 func (w *Worker) Ready() error {
 	if live := w.live.state(); live.cause == causeAccess {
 		return fmt.Errorf("paused since %s: live: %s", live.since.UTC().Format(time.RFC3339), live.reason)
@@ -174,7 +173,7 @@ func (w *Worker) Ready() error {
 	return nil
 }
 
-// clockTolerance is the difference of two clocks that is not logged.
+// clockTolerance is the largest clock offset that is not logged.
 const clockTolerance = 10 * time.Second
 
 // clockOffset returns how far the queue's clock is ahead of this machine's; 0: unknown.
@@ -185,7 +184,7 @@ func (w *Worker) clockOffset() time.Duration {
 	return w.config.ClockOffset()
 }
 
-// compareClocks logs a wrong clock once, and when it changes.
+// compareClocks logs each change of the clock offset beyond the tolerance once.
 func (w *Worker) compareClocks() {
 	offset, logged := w.clockOffset(), time.Duration(w.loggedOffset.Load())
 	if offset.Abs() <= clockTolerance {
@@ -195,12 +194,12 @@ func (w *Worker) compareClocks() {
 		return
 	}
 	if offset == 0 {
-		w.log.Info("Clock agrees with the NATS server's again")
+		w.log.Info("Clock offset is within tolerance")
 		return
 	}
-	w.log.Warn("Clock differs from the NATS server's", zap.Duration("offset", offset.Round(time.Second)),
-		zap.String("remedy", "let this machine follow a time server (timedatectl, chrony); "+
-			"ages are counted by the server's clock meanwhile"))
+	w.log.Warn("Clock offset exceeds tolerance", zap.Duration("offset", offset.Round(time.Second)),
+		zap.String("remedy", "synchronize this machine's clock (timedatectl, chrony); "+
+			"ages are counted by the NATS server's clock"))
 }
 
 // attemptID returns an ID that is unique over all workers and restarts.
@@ -208,8 +207,8 @@ func (w *Worker) attemptID() string {
 	return w.attemptPrefix + strconv.FormatUint(w.attempts.Add(1), 36)
 }
 
-// attemptPrefix returns the prefix of this process's attempt IDs. Characters that are invalid in an ID are
-// replaced: an outcome with an invalid ID would never be recorded.
+// attemptPrefix returns the prefix of this process's attempt IDs. Invalid characters are replaced: an outcome
+// with an invalid ID would never be recorded.
 func attemptPrefix(instance string) string {
 	name := strings.Map(func(r rune) rune {
 		if purchase.ValidID(string(r)) {
@@ -220,7 +219,7 @@ func attemptPrefix(instance string) string {
 	return name[:min(len(name), 100)] + "-" + strings.ToLower(rand.Text()[:8]) + "-"
 }
 
-// sleep waits; it returns false when ctx ended first.
+// sleep reports whether d passed before ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

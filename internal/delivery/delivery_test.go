@@ -451,9 +451,9 @@ func TestWorker_SendsAgainAfterLostAck(t *testing.T) {
 		b.q.lostAcks = 0
 		b.q.mu.Unlock()
 		wait(4 * b.q.ackWait)
-		if told := b.r.published(); len(told) < 2 || told[0].Attempt.ID == told[1].Attempt.ID ||
-			b.live.count() != len(told) {
-			t.Errorf("%d requests, told %+v", b.live.count(), told)
+		if outcomes := b.r.published(); len(outcomes) < 2 || outcomes[0].Attempt.ID == outcomes[1].Attempt.ID ||
+			b.live.count() != len(outcomes) {
+			t.Errorf("%d requests, outcomes %+v", b.live.count(), outcomes)
 		}
 		b.q.mu.Lock()
 		defer b.q.mu.Unlock()
@@ -535,7 +535,10 @@ func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
 // A purchase is tried up to its age limit and is then dead.
 func TestWorker_RetriesUntilExpired(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) { c.RetryMaxAge = 5 * time.Hour; b.live.say = always(answer(purchase.ClassRetry, 503)) },
+	bubble(t, func(b *bench, c *Config) {
+		c.RetryMaxAge = 5 * time.Hour
+		b.live.say = always(answer(purchase.ClassRetry, 503))
+	},
 		func(t *testing.T, b *bench) {
 			b.q.add("cs_1", true, 0)
 			wait(5*time.Hour - time.Second)
@@ -587,8 +590,9 @@ func TestWorker_PausesOnAccess(t *testing.T) {
 		if b.test.count() != 100 {
 			t.Errorf("%d of 100 test purchases were sent meanwhile", b.test.count())
 		}
-		if n := b.log.FilterMessage("TikTok refuses access; delivery paused").Len(); n != 1 {
-			t.Errorf("the pause was told %d times", n)
+		if n := b.log.FilterMessage("Delivery paused").
+			FilterField(zap.String("cause", "TikTok denies access")).Len(); n != 1 {
+			t.Errorf("the pause was logged %d times, want once", n)
 		}
 		mu.Lock()
 		revoked = false
@@ -864,7 +868,7 @@ func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
 				}
 			}
 			// All of the fifty have probed before: each time a few more are looked through for another one.
-			if !both && naks > probes*(1+replaceSize) {
+			if !both && naks > probes*(1+replaceLimit) {
 				t.Errorf("%d deliveries spent for %d probes", naks, probes)
 			}
 			times := b.live.times()[before:]
@@ -894,8 +898,8 @@ func TestWorker_ReturnsPausedWithoutOutcome(t *testing.T) {
 			if len(back) < 40 {
 				t.Errorf("%d different delays for 50 purchases", len(back))
 			}
-			if told, sent := len(b.r.published()), b.test.count(); told != sent || sent > 30 {
-				t.Errorf("%d outcomes for %d attempts", told, sent)
+			if published, sent := len(b.r.published()), b.test.count(); published != sent || sent > 30 {
+				t.Errorf("%d outcomes for %d attempts", published, sent)
 			}
 			for _, o := range b.r.published() {
 				if o.Result != purchase.StatusRetrying || o.Attempt.Class != purchase.ClassAccess {
@@ -912,7 +916,7 @@ func TestWorker_DeliversMessagesBesideFetchError(t *testing.T) {
 		b.q.add("cs_1", true, 0)
 		wait(time.Second)
 		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1")
-		if b.log.FilterMessage("Waiting for the queue").Len() != 1 {
+		if b.log.FilterMessage("Fetch failed; retrying").Len() != 1 {
 			t.Error("nothing was said")
 		}
 	})

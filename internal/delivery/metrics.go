@@ -24,7 +24,7 @@ type metrics struct {
 }
 
 // maxCodes bounds the values of the code label. Known codes include whole ranges (50000 to 53999) and every
-// HTTP status: an operator sees a few dozen, a broken gateway could make thousands.
+// HTTP status: a broken gateway could make thousands.
 const maxCodes = 64
 
 func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
@@ -71,12 +71,12 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	} {
 		m.retries.WithLabelValues(string(class))
 	}
-	paused := func(reason string, is func() bool) prometheus.Collector {
+	paused := func(reason string, stopped func() bool) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 {
-			if is() {
+			if stopped() {
 				return 1
 			}
 			return 0
@@ -109,7 +109,7 @@ func (m *metrics) request(a *purchase.Attempt, known bool, events int) {
 	m.duration.Observe(a.Took.Seconds())
 }
 
-// code returns a code's label, from a small bounded set.
+// code returns a code's label, from a bounded set.
 func (m *metrics) code(code *int, known bool) string {
 	if code == nil {
 		return "none"

@@ -44,7 +44,7 @@ func TestWithin(t *testing.T) {
 		{time.Hour, -time.Second, 0},
 		{-time.Second, time.Hour, 0},
 	} {
-		if got := within(tc.wait, tc.remaining); got != tc.want {
+		if got := withinAge(tc.wait, tc.remaining); got != tc.want {
 			t.Errorf("%s with %s left: %s, want %s", tc.wait, tc.remaining, got, tc.want)
 		}
 	}
@@ -74,66 +74,66 @@ func TestRetryIn(t *testing.T) {
 	for name, tc := range map[string]struct {
 		class      purchase.Class
 		retryAfter time.Duration
-		c          circumstances
+		c          retryInputs
 		want       time.Duration
 	}{
 		"retry: the backoff": {
 			purchase.ClassRetry, 0,
-			circumstances{backoff: 8 * time.Second, remaining: age},
+			retryInputs{backoff: 8 * time.Second, remaining: age},
 			8 * time.Second,
 		},
 		"retry: the server's wish": {
 			purchase.ClassRetry, 30 * time.Second,
-			circumstances{backoff: 8 * time.Second, remaining: age},
+			retryInputs{backoff: 8 * time.Second, remaining: age},
 			30 * time.Second,
 		},
 		"retry: the backoff is longer": {
 			purchase.ClassRetry, time.Second,
-			circumstances{backoff: 8 * time.Second, remaining: age},
+			retryInputs{backoff: 8 * time.Second, remaining: age},
 			8 * time.Second,
 		},
 		"retry: near the age limit": {
 			purchase.ClassRetry, time.Hour,
-			circumstances{backoff: 8 * time.Second, remaining: time.Minute},
+			retryInputs{backoff: 8 * time.Second, remaining: time.Minute},
 			time.Minute,
 		},
 		"rate: as long as all wait": {
 			purchase.ClassRate, 0,
-			circumstances{backoff: time.Second, slowed: 4 * time.Minute, remaining: age},
+			retryInputs{backoff: time.Second, slowed: 4 * time.Minute, remaining: age},
 			4 * time.Minute,
 		},
 		"access: after the next probe": {
 			purchase.ClassAccess, 0,
-			circumstances{backoff: 15 * time.Minute, paused: 8 * time.Second, remaining: age},
+			retryInputs{backoff: 15 * time.Minute, paused: 8 * time.Second, remaining: age},
 			9 * time.Second,
 		},
 		"access: it resumed meanwhile": {
 			purchase.ClassAccess, 0,
-			circumstances{backoff: 4 * time.Second, remaining: age},
+			retryInputs{backoff: 4 * time.Second, remaining: age},
 			4 * time.Second,
 		},
 		"blocked: not told apart yet": {
 			purchase.ClassBlocked, 0,
-			circumstances{backoff: 4 * time.Second, remaining: age},
+			retryInputs{backoff: 4 * time.Second, remaining: age},
 			4 * time.Second,
 		},
 		"blocked: after the next probe": {
 			purchase.ClassBlocked, 0,
-			circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age},
+			retryInputs{backoff: time.Second, paused: 8 * time.Second, remaining: age},
 			9 * time.Second,
 		},
 		"refused in a full row": {
 			purchase.ClassRefused, 0,
-			circumstances{backoff: time.Second, paused: 8 * time.Second, remaining: age},
+			retryInputs{backoff: time.Second, paused: 8 * time.Second, remaining: age},
 			9 * time.Second,
 		},
 		"an unknown class": {
 			"novel", 0,
-			circumstances{backoff: time.Second, remaining: age},
+			retryInputs{backoff: time.Second, remaining: age},
 			time.Second,
 		},
 	} {
-		if got := retryIn(purchase.Answer{Class: tc.class, RetryAfter: tc.retryAfter}, tc.c); got != tc.want {
+		if got := retryDelay(purchase.Answer{Class: tc.class, RetryAfter: tc.retryAfter}, tc.c); got != tc.want {
 			t.Errorf("%s: %s, want %s", name, got, tc.want)
 		}
 	}

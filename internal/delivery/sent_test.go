@@ -29,11 +29,11 @@ func TestWorker_OutcomeCarriesWhatWasSent(t *testing.T) {
 			b.q.add(id, true, time.Minute)
 		}
 		wait(time.Minute)
-		told := b.r.published()
-		if len(told) != 5 {
-			t.Fatalf("%d outcomes, want 5", len(told))
+		outcomes := b.r.published()
+		if len(outcomes) != 5 {
+			t.Fatalf("%d outcomes, want 5", len(outcomes))
 		}
-		for _, o := range told {
+		for _, o := range outcomes {
 			switch {
 			case o.EventID == "bad":
 				if o.Result != purchase.StatusDead || o.Sent != nil {
