@@ -1026,7 +1026,7 @@ func TestWorker_State(t *testing.T) {
 			paused.Since.Sub(started) != time.Minute {
 			t.Errorf("state: %+v", paused)
 		}
-		const gauge = `# HELP purchase_relay_paused 1 while the worker stops and waits.
+		const gauge = `# HELP purchase_relay_paused 1 while delivery is paused, by reason.
 # TYPE purchase_relay_paused gauge
 purchase_relay_paused{reason="access"} 1
 purchase_relay_paused{reason="rate"} 0

@@ -55,8 +55,8 @@ type sentRequest struct {
 	passed int  // events that passed since a larger request with this event got a block page
 }
 
-// faults tells one event's fault from the destination's by comparing the answers to different events. It is
-// a pure state machine of the answers in their order.
+// faults distinguishes one event's fault from the destination's by comparing the answers to different events.
+// It is a pure state machine of the answers in their order.
 //
 // A rejection by TikTok is the event's fault, until a streak of single events was rejected with the same
 // wording and none delivered: then the settings are at fault. A block page (a firewall's, in place of

@@ -83,7 +83,7 @@ func TestRetryDelay(t *testing.T) {
 		"retry: longer backoff":     {"retry", sec, in{backoff: 8 * sec, remaining: age}, 8 * sec},
 		"retry: near the age limit": {"retry", 3600 * sec, in{backoff: 8 * sec, remaining: 60 * sec}, 60 * sec},
 		"rate: limiter":             {"rate", 0, in{backoff: sec, slowed: 240 * sec, remaining: age}, 240 * sec},
-		"access: next probe":        {"access", 0, in{backoff: 900 * sec, paused: 8 * sec, remaining: age}, 9 * sec},
+		"access: next probe":        {"access", 0, in{backoff: age, paused: 8 * sec, remaining: age}, 9 * sec},
 		"access: resumed since":     {"access", 0, in{backoff: 4 * sec, remaining: age}, 4 * sec},
 		"blocked: fault unknown":    {"blocked", 0, in{backoff: 4 * sec, remaining: age}, 4 * sec},
 		"blocked: next probe":       {"blocked", 0, in{backoff: sec, paused: 8 * sec, remaining: age}, 9 * sec},
