@@ -148,7 +148,7 @@ func (b *breaker) open(c cause, reason string, now time.Time) {
 
 func (b *breaker) probeAgain(now time.Time) {
 	b.probes++
-	b.nextProbe = now.Add(Delay(b.probes, b.initial, min(b.max, maxProbeWait), b.random()))
+	b.nextProbe = now.Add(backoffDelay(b.probes, b.initial, min(b.max, maxProbeWait), b.random()))
 }
 
 // probeNow makes the next probe of a pause due immediately and resets the interval: a new token does not end

@@ -34,7 +34,7 @@ func (l *limiter) report(a purchase.Answer, now time.Time) {
 	switch {
 	case a.Class == purchase.ClassRate && !stopped:
 		l.hits++
-		wait = max(wait, Delay(l.hits, l.initial, l.max, l.random()))
+		wait = max(wait, backoffDelay(l.hits, l.initial, l.max, l.random()))
 	case a.Class == purchase.ClassRate:
 	case stopped:
 		return

@@ -7,7 +7,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-func TestDelay_GrowsWithinBounds(t *testing.T) {
+func TestBackoffDelay_GrowsWithinBounds(t *testing.T) {
 	t.Parallel()
 	const initial, limit = time.Second, 15 * time.Minute
 	for attempt := 1; attempt < 200; attempt++ {
@@ -15,18 +15,18 @@ func TestDelay_GrowsWithinBounds(t *testing.T) {
 		if attempt < 11 {
 			ideal = min(limit, initial<<(attempt-1))
 		}
-		if d := Delay(attempt, initial, limit, 0.5); d != ideal {
+		if d := backoffDelay(attempt, initial, limit, 0.5); d != ideal {
 			t.Errorf("median delay of attempt %d = %s, want %s", attempt, d, ideal)
 		}
-		if d := Delay(attempt, initial, limit, 0); d != ideal*3/4 {
+		if d := backoffDelay(attempt, initial, limit, 0); d != ideal*3/4 {
 			t.Errorf("shortest delay of attempt %d = %s, want %s", attempt, d, ideal*3/4)
 		}
-		if d := Delay(attempt, initial, limit, 0.9999); d < ideal || d > limit || d > ideal*5/4 {
+		if d := backoffDelay(attempt, initial, limit, 0.9999); d < ideal || d > limit || d > ideal*5/4 {
 			t.Errorf("longest delay of attempt %d = %s, want %s to %s", attempt, d, ideal, min(limit, ideal*5/4))
 		}
 	}
 	for _, attempt := range []int{0, -1} { // delivery counts are a hint
-		if d := Delay(attempt, initial, limit, 0); d != initial*3/4 {
+		if d := backoffDelay(attempt, initial, limit, 0); d != initial*3/4 {
 			t.Errorf("delay of attempt %d = %s, want %s", attempt, d, initial*3/4)
 		}
 	}

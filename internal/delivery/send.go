@@ -222,14 +222,14 @@ func (w *Worker) delayAfter(l *lane, it item, r result) time.Duration {
 	}
 	if blocks := l.blocks(it.envelope.EventID); r.Class == purchase.ClassBlocked && blocks > 0 {
 		// Deliveries in a batch with others do not count.
-		in.backoff = Delay(blocks, w.config.RetryInitial, w.config.RetryMax, w.random())
+		in.backoff = backoffDelay(blocks, w.config.RetryInitial, w.config.RetryMax, w.random())
 	}
 	return retryDelay(r.Answer, in)
 }
 
 // backoff returns a purchase's own next delay.
 func (w *Worker) backoff(it item) time.Duration {
-	return Delay(it.NumDelivered, w.config.RetryInitial, w.config.RetryMax, w.random())
+	return backoffDelay(it.NumDelivered, w.config.RetryInitial, w.config.RetryMax, w.random())
 }
 
 func immediately(item) time.Duration { return 0 }

@@ -103,7 +103,7 @@ func (w *Worker) settle(ctx context.Context, list []settlement) {
 			return
 		}
 		list = failed
-		if !sleep(ctx, Delay(try, publishInitial, publishMax, w.random())) {
+		if !sleep(ctx, backoffDelay(try, publishInitial, publishMax, w.random())) {
 			w.log.Warn("Publish outcomes failed; messages will be redelivered",
 				zap.Int("purchases", len(list)), zap.Error(err))
 			break
@@ -191,7 +191,7 @@ func (w *Worker) acknowledge(ctx context.Context, finished []settlement) {
 		if err == nil {
 			return
 		}
-		if !sleep(ctx, Delay(try, publishInitial, publishMax, w.random())) {
+		if !sleep(ctx, backoffDelay(try, publishInitial, publishMax, w.random())) {
 			logAckError(finished[len(finished)-1].log, err)
 			return
 		}
