@@ -32,8 +32,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Source is the queue. Fetch blocks for a bounded time for a first message and returns at most limit, or
-// none. Its errors are temporary; messages beside an error are delivered. It is safe for concurrent use.
+// Source is the queue. Fetch blocks for a bounded time for a first message and returns at most limit. Its
+// errors are temporary; it may return messages and an error. It is safe for concurrent use.
 type Source interface {
 	Fetch(ctx context.Context, limit int) ([]message.Received, error)
 }
@@ -45,13 +45,13 @@ type Destination interface {
 }
 
 // Reporter publishes outcomes. Both methods publish concurrently and return, after the server's
-// acknowledgements, one error per element: nil where the stream holds it. Both are idempotent.
+// acknowledgements, one error per element: nil if the stream stored it. Both are idempotent.
 type Reporter interface {
 	Outcomes(ctx context.Context, list []message.Outcome) []error
 	DeadLetters(ctx context.Context, list []message.DeadLetter) []error
 }
 
-// Config is what an operator chooses.
+// Config holds the settings of a Worker.
 type Config struct {
 	Live Destination // nil: off, every purchase is skipped (not_configured)
 	Test Destination // for livemode=false; nil: those are skipped (test_purchase)
@@ -77,7 +77,7 @@ type Worker struct {
 	source   Source
 	reporter Reporter
 	log      *zap.Logger
-	limited  *zap.Logger // for malformed messages: anyone with the right to publish can send any number
+	limited  *zap.Logger // for malformed messages, which any client may publish in any number
 	metrics  *metrics
 	random   func() float64
 	started  time.Time
@@ -89,7 +89,7 @@ type Worker struct {
 	probing       chan struct{} // holds the one sender that fetches a probe while the others are stopped
 	lastFetch     atomic.Int64  // when a fetch last ended, Unix nanoseconds
 	sourceFailing atomic.Bool   // the failure was logged
-	loggedOffset  atomic.Int64  // of the clocks, nanoseconds
+	loggedOffset  atomic.Int64  // last logged clock offset, nanoseconds
 
 	attemptPrefix string
 	attempts      atomic.Uint64
@@ -97,7 +97,7 @@ type Worker struct {
 
 // New returns a Worker that delivers while Run runs.
 func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registerer) *Worker {
-	random := mathrand.Float64 // jitter alone
+	random := mathrand.Float64 // for jitter
 	b := breaker{initial: c.RetryInitial, max: c.RetryMax, random: random}
 	w := &Worker{
 		config: c, source: s, reporter: r, log: log, limited: log.WithOptions(flood.Limit(log)),
@@ -122,7 +122,7 @@ func (w *Worker) Run(stop, abort context.Context) error {
 	return nil
 }
 
-// ProbeNow makes the next probe of paused destinations due immediately: a token was changed.
+// ProbeNow makes the next probe of paused destinations due immediately, after a token was changed.
 func (w *Worker) ProbeNow() {
 	now := w.config.Now()
 	w.live.probeNow(now)
@@ -133,35 +133,30 @@ func (w *Worker) ProbeNow() {
 // answers), running, or off. If test purchases alone are stopped, the state is running, with a reason. The
 // caller sets the version.
 func (w *Worker) State() message.WorkerState {
+	newState := func(state, reason string, since time.Time) message.WorkerState {
+		return message.WorkerState{State: state, Reason: reason, Since: since.UTC()}
+	}
 	if w.config.Live == nil {
-		return message.WorkerState{
-			State: message.WorkerOff, Reason: "TIKTOK_ACCESS_TOKEN not configured", Since: w.started,
-		}
+		return newState(message.WorkerOff, "TIKTOK_ACCESS_TOKEN not configured", w.started)
 	}
 	live := w.live.state()
 	switch live.cause {
 	case causeAccess:
-		return message.WorkerState{
-			State: message.WorkerPaused, Reason: "live: " + live.reason, Since: live.since.UTC(),
-		}
+		return newState(message.WorkerPaused, "live: "+live.reason, live.since)
 	case causeOutage:
-		return message.WorkerState{
-			State: message.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC(),
-		}
+		return newState(message.WorkerOpen, "live: "+live.reason, live.since)
 	}
 	if test, ok := w.testOnlyOutage(); ok {
-		return message.WorkerState{
-			State: message.WorkerOpen, Reason: "test: " + test.reason, Since: test.since.UTC(),
-		}
+		return newState(message.WorkerOpen, "test: "+test.reason, test.since)
 	}
-	s := message.WorkerState{State: message.WorkerRunning, Since: w.started}
-	if live.closed.After(s.Since) {
-		s.Since = live.closed.UTC()
+	since, reason := w.started, ""
+	if live.closed.After(since) {
+		since = live.closed
 	}
 	if test := w.test.state(); test.cause != "" {
-		s.Reason = "test purchases wait: " + test.reason
+		reason = "test purchases wait: " + test.reason
 	}
-	return s
+	return newState(message.WorkerRunning, reason, since)
 }
 
 // Ready returns an error if delivery is paused. An open circuit stays ready: an outage of TikTok needs no

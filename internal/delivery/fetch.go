@@ -133,8 +133,8 @@ func (w *Worker) nextFetch() (wait time.Duration, probe int) {
 	case live.cause == causeAccess && test.cause == causeAccess:
 		return max(wait, min(live.wait(now), test.wait(now))), 1
 	}
-	// An outage of the test destination stops no live purchases. But while no live answer proves that TikTok is
-	// up, little is fetched.
+	// An outage of the test destination does not stop live purchases. But until a live answer proves that TikTok
+	// is up, the fetches stay small.
 	if test, ok := w.testOnlyOutage(); ok {
 		last := time.Unix(0, w.lastFetch.Load())
 		return max(wait, min(test.wait(now), last.Add(testOutageWait).Sub(now))), outageProbe
@@ -152,7 +152,7 @@ func (w *Worker) testOnlyOutage() (test breaker, ok bool) {
 // replaceProbe replaces a probe that failed before by a purchase that did not, if the queue has one.
 // Otherwise the same few purchases would probe forever while others wait behind them.
 func (w *Worker) replaceProbe(ctx context.Context, probe message.Received) message.Received {
-	if !w.failed(probe) {
+	if !w.unfitAsProbe(probe) {
 		return probe
 	}
 	ctx, cancel := context.WithTimeout(ctx, replaceTimeout)
@@ -162,21 +162,21 @@ func (w *Worker) replaceProbe(ctx context.Context, probe message.Received) messa
 		return probe
 	}
 	for _, other := range others {
-		back, delay := other, min(w.config.RetryMax, replaceRetry)
+		returned, delay := other, min(w.config.RetryMax, replaceRetry)
 		switch {
-		case w.failed(other):
-		case w.failed(probe):
-			probe, back = other, probe
+		case w.unfitAsProbe(other):
+		case w.unfitAsProbe(probe):
+			probe, returned = other, probe
 		default:
 			delay = 0
 		}
-		logAckError(w.log, back.NakWithDelay(delay))
+		logAckError(w.log, returned.NakWithDelay(delay))
 	}
 	return probe
 }
 
-// failed reports whether a purchase is unfit as a probe.
-func (w *Worker) failed(m message.Received) bool {
+// unfitAsProbe reports whether a purchase is unfit as a probe.
+func (w *Worker) unfitAsProbe(m message.Received) bool {
 	id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
-	return w.live.failed(id) || w.test.failed(id)
+	return w.live.unfitAsProbe(id) || w.test.unfitAsProbe(id)
 }

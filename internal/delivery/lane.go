@@ -84,8 +84,8 @@ func (l *lane) abandon(p permit) {
 	l.breaker.abandon(p.admission)
 }
 
-// failed reports whether an event is unfit as a probe: it failed as one, or got a block page alone.
-func (l *lane) failed(id string) bool {
+// unfitAsProbe reports whether an event is unfit as a probe: it failed as one, or got a block page alone.
+func (l *lane) unfitAsProbe(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.failedProbes[id] || l.faults.blocks(id) > 0

@@ -14,8 +14,8 @@ const maxSteps = 40
 // jitter is the maximal deviation of a delay, as a share of it.
 const jitter = 0.25
 
-// backoffDelay returns the delay after an attempt (counted from 1): it doubles from initial up to limit, with jitter
-// taken from random (0 ≤ random < 1). Both durations are above 0.
+// backoffDelay returns the delay after an attempt (counted from 1): it doubles from initial up to limit,
+// with jitter taken from random (0 ≤ random < 1). Both durations are above 0.
 //
 // No backoff instance is kept: it would return Stop (-1 ns) after its MaxElapsedTime and 0 s without a Reset,
 // both hot loops. The jitter is computed here because the library applies it after the cap and from a global
