@@ -121,8 +121,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return bound, nil
 }
 
-// check reports, after a time without messages, whether the consumer still exists: a pull request to a
-// deleted one gets no response.
+// checkExists returns an error if the consumer was deleted: a pull request to a deleted one gets no response.
 func (c *Consumer) checkExists(ctx context.Context, bound jetstream.Consumer) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -132,7 +131,7 @@ func (c *Consumer) checkExists(ctx context.Context, bound jetstream.Consumer) er
 	return nil
 }
 
-// lost drops the binding, so that the next call binds again.
+// unbind drops the binding, so that the next call binds again, and wraps err.
 func (c *Consumer) unbind(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,8 +200,8 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	return max(0, info.TimeStamp.Sub(since)), nil
 }
 
-// received converts a message. A missing or malformed header gets a harmless default: anyone with the right
-// to publish can forge one.
+// received converts a message. A missing or malformed header gets a harmless default: any permitted client
+// can forge one.
 func (c *Consumer) received(msg jetstream.Msg) message.Received {
 	r := message.Received{
 		Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1,

@@ -27,7 +27,7 @@ type Provisioner struct {
 	conn   *Conn
 	config StreamConfig
 	every  time.Duration // between two checks
-	done   func()        // called after each successful check
+	onPass func()        // called after each successful check
 	log    *zap.Logger
 	wakeup chan struct{}
 
@@ -39,9 +39,9 @@ type Provisioner struct {
 }
 
 // NewProvisioner returns a Provisioner for Run.
-func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, done func(), log *zap.Logger) *Provisioner {
+func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, onPass func(), log *zap.Logger) *Provisioner {
 	p := &Provisioner{
-		conn: c, config: s, every: every, done: done, log: log,
+		conn: c, config: s, every: every, onPass: onPass, log: log,
 		wakeup: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	c.OnConnect(p.wake)
@@ -82,7 +82,7 @@ func (p *Provisioner) Run(ctx context.Context) error {
 				if recovered {
 					p.log.Info("Streams ready")
 				}
-				p.done()
+				p.onPass()
 			}
 		}
 		select {

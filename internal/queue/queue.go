@@ -1,8 +1,8 @@
 // Package queue is the client of NATS JetStream: the streams, the consumers and the messages on them.
 //
-// A publish acknowledgement means that the message is in the server's page cache. A killed server keeps it, a
-// power cut may lose seconds of messages. The ledger and its sweeper guarantee that nothing is lost, not the
-// queue.
+// A publish acknowledgement means that the message is in the server's page cache: it survives a killed
+// server, but a power cut may lose seconds of messages. The ledger and its sweeper guarantee that nothing is
+// lost.
 package queue
 
 import (
@@ -75,7 +75,7 @@ func (c Config) Problems() (list []string) {
 // Timeouts of the connection.
 const (
 	reconnectWait  = 500 * time.Millisecond
-	publishTimeout = 5 * time.Second // without an acknowledgement; the message may have been stored
+	publishTimeout = 5 * time.Second // for the acknowledgement; afterwards the message may still be stored
 	requestTimeout = 5 * time.Second
 )
 

@@ -20,7 +20,7 @@ func SupportsCurrency(currency string) bool {
 	return purchase.ValidCurrency(currency) && strings.Contains(currencies, " "+strings.ToUpper(currency)+" ")
 }
 
-// The Events API 2.0 body.
+// eventsBody is the Events API 2.0 body.
 type eventsBody struct {
 	EventSource   string  `json:"event_source"`
 	EventSourceID string  `json:"event_source_id"`
@@ -80,7 +80,7 @@ type page struct {
 	Referrer string `json:"referrer,omitempty"`
 }
 
-// The older body, with one event per request.
+// pixelBody is the older body, with one event per request.
 type pixelBody struct {
 	PixelCode     string       `json:"pixel_code"`
 	Event         string       `json:"event"`

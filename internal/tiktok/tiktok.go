@@ -75,7 +75,7 @@ func (p *Pixel) SetToken(token secret.Text) { p.token.Store(&token) }
 // idleInterval is how often idle connections are closed, so that DNS changes take effect.
 const idleInterval = 5 * time.Minute
 
-// renew closes idle connections, after a failure or when due.
+// closeIdle closes idle connections after a failure or when due.
 func (p *Pixel) closeIdle(failed bool) {
 	now, last := p.config.Now().UnixNano(), p.idleClosed.Load()
 	if (failed || time.Duration(now-last) > idleInterval) && p.idleClosed.CompareAndSwap(last, now) {
@@ -93,21 +93,22 @@ const (
 // Send sends events in one request and classifies the answer. A request without an answer is retried: TikTok
 // may have accepted it.
 func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.Answer {
+	failed := func(class purchase.Class, message string) purchase.Answer {
+		return purchase.Answer{Class: class, Known: true, Message: p.sanitize(message, maxMessage)}
+	}
 	body, sent, err := encode(p.config, p.id, p.testCode, events)
 	if err != nil {
-		message := p.sanitize(err.Error(), maxMessage)
-		return purchase.Answer{Class: purchase.ClassRefused, Known: true, Message: message}
+		return failed(purchase.ClassRefused, err.Error())
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.config.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.config.URL, bytes.NewReader(body))
 	if err != nil {
-		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: "invalid TIKTOK_API_URL"}
+		return failed(purchase.ClassAccess, "invalid TIKTOK_API_URL")
 	}
 	token := p.token.Load().Reveal()
 	if !headerValue.MatchString(token) {
-		const message = "access token contains invalid characters"
-		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: message}
+		return failed(purchase.ClassAccess, "access token contains invalid characters")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Access-Token", token)
@@ -115,8 +116,7 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 	resp, err := p.client.Do(req)
 	p.closeIdle(err != nil)
 	if err != nil {
-		message := p.sanitize("no answer: "+errorText(err), maxMessage)
-		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: message}
+		return failed(purchase.ClassRetry, "no answer: "+errorText(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := p.read(resp)
