@@ -75,6 +75,9 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	admin.Handle("GET /readyz", service.Readyz(func(context.Context) (bool, map[string]string) {
 		s := worker.State()
 		body := map[string]string{"nats": "up", "delivery": s.State}
+		if s.State == message.WorkerOpen {
+			body["delivery"] = "circuit_open"
+		}
 		if s.Reason != "" {
 			body["reason"] = s.Reason
 		}

@@ -270,7 +270,7 @@ func TestTikTokRefusingDelaysNobody(t *testing.T) {
 	}
 	s.await("the circuit to open", func() bool {
 		code, body := get(s.worker.admin + "/readyz")
-		return code == http.StatusOK && strings.Contains(body, `"delivery":"open"`)
+		return code == http.StatusOK && strings.Contains(body, `"delivery":"circuit_open"`)
 	})
 	s.sim.Clear()
 	for _, id := range ids {

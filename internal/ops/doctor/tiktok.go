@@ -97,7 +97,7 @@ func (w *Worker) testPurchases() Check {
 // reach checks the way to TikTok's address, and the clocks.
 func reach(ctx context.Context, c tiktok.Config) []Check {
 	const what = "TikTok: way"
-	reached, err := tiktok.Reach(ctx, c)
+	reached, err := tiktok.Ping(ctx, c)
 	if err != nil {
 		return []Check{Failed(what, "no answer: "+err.Error(),
 			"check TIKTOK_API_URL and the way out of this host: DNS, proxy (HTTPS_PROXY), firewall, TLS interception")}
