@@ -593,10 +593,10 @@ func TestLead(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(other.Close)
-	first, second := l.LeadAlarm(), other.LeadAlarm()
+	first, second := l.NotifierLeadership(), other.NotifierLeadership()
 	t.Cleanup(first.Release)
 	t.Cleanup(second.Release)
-	check := func(lead *ledger.Lead, want bool) {
+	check := func(lead *ledger.Leadership, want bool) {
 		t.Helper()
 		if got, err := lead.Hold(t.Context()); err != nil || got != want {
 			t.Errorf("%t, %v; want %t", got, err, want)

@@ -132,7 +132,7 @@ func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
 	for name, tc := range map[string]struct{ url, state, want string }{
-		"no URL":           {"postgres://[hunter2", "", "not a connection string"},
+		"no URL":           {"postgres://[hunter2", "", "not a Postgres connection string"},
 		"nobody there":     {"postgres://u:hunter2@127.0.0.1:1/d", "", "refused"},
 		"no such database": {strings.Replace(url, "/test_", "/nothing_", 1), "3D000", "does not exist"},
 		"no such role":     {url + "&user=nobody_of_ours", "28000", "nobody_of_ours"},

@@ -164,7 +164,7 @@ func TestALeaderStopsNobody(t *testing.T) {
 	r := newRoles(t)
 	r.migrate()
 	db := r.open()
-	lead := db.LeadAlarm()
+	lead := db.NotifierLeadership()
 	defer lead.Release()
 	if taken, err := lead.Hold(t.Context()); err != nil || !taken {
 		t.Fatalf("the lead: %t, %v", taken, err)
