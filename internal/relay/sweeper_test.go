@@ -263,7 +263,7 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 	}
 }
 
-// An outcome that is never recorded postpones each sweep by postponeMax, neither for ever nor only once. A
+// An outcome that is never recorded postpones each sweep by postponeMax, neither forever nor only once. A
 // sweep that is due covers all batches.
 func TestSweeper_SweepsOncePerHourBesideStuckOutcome(t *testing.T) {
 	t.Parallel()
