@@ -192,7 +192,7 @@ func (b *recordBatcher) writeOnce(batch []*queuedReceipt) (recorded []purchase.R
 // close waits until every queued receipt is written or has failed.
 func (b *recordBatcher) close() { b.running.Wait() }
 
-// errContent marks an error that a single receipt of a batch caused before it reached Postgres.
+// errContent marks an error that a single receipt of a batch caused in this process.
 var errContent = errors.New("unusable content")
 
 // transient reports whether a retry may succeed immediately: class 40 is a serialisation failure or deadlock,

@@ -64,7 +64,7 @@ func TestClose_AbandonsConnectionInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := db.Acquire(t.Context())
+	conn, err := db.Pool().Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

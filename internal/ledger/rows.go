@@ -34,7 +34,7 @@ func (r row) Scan(fields ...any) error {
 	return pgx.ScanRow(r.Conn().TypeMap(), r.FieldDescriptions(), r.RawValues(), fields...)
 }
 
-// id returns the row's first column, whose type must be text.
+// id returns the row's first column, which is readable if its type is text.
 func (r row) id() string {
 	if values := r.RawValues(); len(values) > 0 {
 		return storable(string(values[0]))

@@ -30,9 +30,9 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 				unknown = append(unknown, o.EventID)
 				continue
 			}
-			// A replay raises the row's generation before it publishes, a sweep by one after. An outcome
-			// further ahead is forged or precedes a restored backup. It must not use up the numbers that
-			// replays need.
+			// A replay raises the row's generation before the publish, a sweep by one after the publish. An
+			// outcome further ahead is forged, or the ledger was restored from a backup. The outcome must not
+			// use up the numbers that replays need.
 			if o.Generation > state.generation+1 {
 				o.Generation = state.generation
 			}

@@ -317,9 +317,10 @@ func (r *Relay) countFailure(failed bool) {
 	r.blocked = failed
 }
 
-// writeMarks writes the marks that were acknowledged before a time; zero: all. Most purchases have an outcome
-// by then, which saves one update of the row. A mark that cannot be written is kept. If the process crashes
-// with the mark, the claim expires, the purchase is published again and the stream reports a duplicate.
+// writeMarks writes the marks of messages that were acknowledged before a time; zero: all. Most purchases
+// have an outcome by then, which saves one update of the row. A mark that cannot be written is kept. If the
+// process crashes first, the claim expires, the purchase is published again and the stream reports a
+// duplicate.
 func (r *Relay) writeMarks(ctx context.Context, before time.Time) error {
 	n := len(r.unmarked)
 	if !before.IsZero() {
