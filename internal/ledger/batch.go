@@ -15,9 +15,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// The limits of a DB's batcher. One batch of 64 webhooks costs Postgres a fifth less time per webhook than
-// two of 32. A commit takes a few milliseconds; after slowAfter it waits for a lock or has lost its
-// connection.
+// A commit takes a few milliseconds; after slowAfter it waits for a lock or has lost its connection.
 const (
 	maxWriters   = 4
 	maxBatch     = 128
@@ -26,13 +24,12 @@ const (
 	writeTimeout = 5 * time.Second
 )
 
-// errQueueFull is returned while maxQueued receipts wait: Postgres is slower than the webhooks arrive.
 var errQueueFull = errors.New("write queue is full")
 
 // recordBatcher writes concurrent receipts together (group commit). Receipts that arrive during a write form
 // the next batch; a lone receipt is written immediately. A single writer makes the largest and cheapest
-// batches. Another writer starts only while a full batch waits or every running write is slow, so that a hung
-// write delays no other batch. A writer ends when the queue is empty.
+// batches: one of 64 costs a fifth less per webhook than two of 32. Another writer starts only while a full
+// batch waits or every running write is slow, so that a hung write delays no other batch.
 type recordBatcher struct {
 	maxWriters, maxBatch, maxQueued int
 
@@ -91,7 +88,6 @@ func (b *recordBatcher) startWriter() {
 	}
 }
 
-// writeQueue writes batches until the queue is empty.
 func (b *recordBatcher) writeQueue() {
 	for batch := b.nextBatch(); batch != nil; batch = b.nextBatch() {
 		stop := b.trackSlow()
@@ -189,7 +185,6 @@ func (b *recordBatcher) writeOnce(batch []*queuedReceipt) (recorded []purchase.R
 	return b.write(ctx, receipts)
 }
 
-// close waits until every queued receipt is written or has failed.
 func (b *recordBatcher) close() { b.running.Wait() }
 
 // errContent marks an error that a single receipt of a batch caused in this process.

@@ -99,7 +99,6 @@ func column[R, T any](rows []R, value func(R) T) pgtype.FlatArray[T] {
 	return values
 }
 
-// nullable returns nil (SQL null) for "".
 func nullable(s string) *string {
 	if s == "" {
 		return nil

@@ -60,7 +60,6 @@ const sqlHasVersions = `SELECT to_regclass('public.goose_db_version') IS NOT NUL
 
 const sqlSchemaLevel = `SELECT COALESCE(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`
 
-// schemaReady reports whether every migration of this binary has been applied.
 func schemaReady(ctx context.Context, conn *sql.DB) (bool, error) {
 	var exists bool
 	if err := conn.QueryRowContext(ctx, sqlHasVersions).Scan(&exists); err != nil || !exists {

@@ -51,7 +51,6 @@ func (db *DB) Overdue(ctx context.Context, grace time.Duration, limit int) ([]re
 		relay.ClaimTimeout.Seconds())
 }
 
-// errNoEnvelope is returned for a row without a message to publish.
 var errNoEnvelope = errors.New("row has no envelope")
 
 // claimRows runs a statement that claims rows. Unreadable rows are skipped; if a batch has no others, the

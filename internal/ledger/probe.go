@@ -82,7 +82,6 @@ func TransportOf(url secret.Text) (Transport, error) {
 	return worst, nil
 }
 
-// isLocal reports whether a host is a socket directory or this machine.
 func isLocal(host string) bool {
 	if strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" {
 		return true

@@ -19,9 +19,9 @@ import (
 )
 
 // Record writes one event and, if the event advances its session, the profile and the purchase with its
-// encoded message. It returns after the commit, which concurrent receipts share. After an error either
-// nothing was written or, if the response to the commit was lost, everything: the repeated event is then a
-// duplicate. A dry run makes the same decision under the same locks and is rolled back.
+// encoded message. It returns after the commit, which concurrent receipts share. If the response to the
+// commit is lost, everything is written despite the error, and the repeated event is a duplicate. A dry run
+// makes the same decision under the same locks and is rolled back.
 func (db *DB) Record(ctx context.Context, r purchase.Receipt) (recorded purchase.Recorded, err error) {
 	if r.DryRun {
 		recorded, err = db.dryRun(ctx, r)
@@ -46,8 +46,7 @@ func (db *DB) dryRun(ctx context.Context, r purchase.Receipt) (purchase.Recorded
 	return recorded[0], nil
 }
 
-// transact decides receipts in one transaction of two round trips: lock and read, then end, which commits or
-// rolls back.
+// transact needs two round trips: begin locks and reads, end writes and commits or rolls back.
 func (db *DB) transact(
 	ctx context.Context, receipts []purchase.Receipt, end func(*transaction, context.Context) error,
 ) ([]purchase.Recorded, error) {
@@ -83,13 +82,11 @@ type transaction struct {
 	purchases map[string]purchaseRow // to write, by id
 }
 
-// sessionState is the recorded status of a checkout session.
 type sessionState struct {
 	status purchase.Status
 	reason purchase.Reason
 }
 
-// newEvent is a stripe_events row to write.
 type newEvent struct {
 	*purchase.Receipt
 
@@ -124,7 +121,6 @@ func compareKeys(a, b profileKey) int {
 	return strings.Compare(a.email, b.email)
 }
 
-// profile is a customer's row with the changes of this transaction.
 type profile struct {
 	id, customer, subscription string
 	customerBefore             string // the recorded customer id
@@ -132,7 +128,6 @@ type profile struct {
 	changed                    bool
 }
 
-// purchaseRow is a purchases row to write.
 type purchaseRow struct {
 	purchase.Purchase
 
@@ -142,7 +137,6 @@ type purchaseRow struct {
 	claimed      bool
 }
 
-// lateClick reports whether the message has a late click id.
 func (row *purchaseRow) lateClick() bool { return row.envelope != nil && row.LateClick() }
 
 const sqlBegin = `BEGIN`
@@ -326,7 +320,6 @@ func (p *profile) update(q *purchase.Purchase) {
 	p.changed = true
 }
 
-// newPurchaseRow returns a purchase's row, with the encoded message if the purchase is pending.
 func newPurchaseRow(p purchase.Purchase, profileID string) (row purchaseRow, err error) {
 	row.profile = profileID
 	if p.Status == purchase.StatusPending {
@@ -486,7 +479,6 @@ func (tx *transaction) upsertPurchases(batch *pgx.Batch) {
 		relay.ClaimTimeout.Seconds())
 }
 
-// sentKeys returns the mask of the message's match keys; nil without a message.
 func (row *purchaseRow) sentKeys() *int16 {
 	if row.envelope == nil {
 		return nil

@@ -26,7 +26,6 @@ func rights() map[string][]string {
 	}
 }
 
-// rightColumns returns the rights as two array parameters for unnest.
 func rightColumns() (tables, privileges []string) {
 	for table, list := range rights() {
 		for _, privilege := range list {
@@ -55,7 +54,6 @@ const sqlMissingRights = `
 SELECT r.privilege || ' on ' || r.tab FROM unnest($1::text[], $2::text[]) AS r (tab, privilege)
 WHERE NOT has_table_privilege(to_regclass('public.' || r.tab), r.privilege) ORDER BY r.tab, r.privilege`
 
-// missingRights lists the privileges that the current role lacks.
 func missingRights(ctx context.Context, conn interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 },
@@ -68,7 +66,6 @@ func missingRights(ctx context.Context, conn interface {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// checkRights returns an error that names the missing rights.
 func (db *DB) checkRights(ctx context.Context) error {
 	missing, err := missingRights(ctx, db.pool)
 	switch {

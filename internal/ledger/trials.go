@@ -14,7 +14,6 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// subscription is a trials row.
 type subscription struct {
 	purchase.Subscription
 
@@ -34,7 +33,6 @@ func subscriptionsOf(receipts []purchase.Receipt) (ids []string) {
 	return sorted(ids)
 }
 
-// subscription returns the row of a subscription, or a new one.
 func (tx *transaction) subscription(id string) *subscription {
 	s := tx.subscriptions[id]
 	if s == nil {
@@ -97,7 +95,6 @@ func (tx *transaction) decideInvoice(r *purchase.Receipt) (recorded purchase.Rec
 // version.
 var errTrialEnvelope = errors.New("unreadable envelope")
 
-// convert makes the subscription's invoice the first payment and adds its row.
 func (tx *transaction) convert(s *subscription) (first purchaseRow, err error) {
 	var trial *purchase.Purchase
 	if s.envelope != nil {
@@ -117,7 +114,6 @@ func (tx *transaction) convert(s *subscription) (first purchaseRow, err error) {
 	return first, nil
 }
 
-// heldBatchSize is the number of held invoices per query.
 const heldBatchSize = 100
 
 // Invoices that are held although their trial has arrived, after a cursor, and whether for at least $1
@@ -161,7 +157,6 @@ func (db *DB) ConvertHeld(ctx context.Context, holdFor time.Duration) (n int, er
 	}
 }
 
-// heldCursor is the sort key of held invoices.
 type heldCursor struct {
 	at time.Time // held since
 	id string    // the subscription's
@@ -196,7 +191,6 @@ func (db *DB) convertHeld(ctx context.Context, h heldInvoice) (bool, error) {
 	return true, tx.commit(ctx)
 }
 
-// firstPaymentsBatch is the number of subscriptions per query.
 const firstPaymentsBatch = 500
 
 // FirstPayments returns the ids of the invoices that are first payments: those recorded, and those that
@@ -250,7 +244,6 @@ func (db *DB) FirstPayments(
 	return ids, nil
 }
 
-// candidates are the listed trials and invoices of one subscription, oldest first.
 type candidates struct {
 	trials, invoices []*purchase.Purchase
 }

@@ -32,7 +32,7 @@ type ambiguousPublish struct {
 	released   time.Time // release of the claim; zero: still held
 }
 
-// add records a duplicate. If the claim expired and was published once more, its due time is kept.
+// add keeps the due time of a claim that expired and was published again.
 func (a ambiguousPublishes) add(id string, generation int, now time.Time) {
 	if a[id].generation != generation {
 		a[id] = ambiguousPublish{generation: generation, due: now.Add(outcomeWait)}

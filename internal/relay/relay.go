@@ -24,7 +24,6 @@ import (
 )
 
 const (
-	// batchSize is the number of purchases per claim and publish.
 	batchSize = 500
 	// pollInterval bounds the wait for purchases of other or crashed processes. Own commits wake the relay.
 	pollInterval = 2 * time.Second
@@ -68,14 +67,12 @@ type Relay struct {
 	publishes *prometheus.CounterVec
 }
 
-// queuedClaim is an enqueued claim.
 type queuedClaim struct {
 	Claim
 
 	at time.Time
 }
 
-// pendingMark is a mark that is not yet written.
 type pendingMark struct {
 	Mark
 
@@ -305,7 +302,6 @@ func (r *Relay) publish(ctx context.Context, claims []Claim) error {
 	return failed
 }
 
-// countFailure counts consecutive batches from which the stream stored nothing. Meanwhile Ready is false.
 func (r *Relay) countFailure(failed bool) {
 	if failed {
 		r.failures++
@@ -377,7 +373,6 @@ func (r *Relay) pause(ctx context.Context) bool {
 	}
 }
 
-// finish publishes the remaining enqueued purchases and writes all marks.
 func (r *Relay) finish(ctx context.Context) error {
 	r.setRunning(false)
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
