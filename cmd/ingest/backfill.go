@@ -65,7 +65,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 		List: stripe.NewAPI(c.api()), Intake: events, Progress: bar.show, Left: left.add, Now: time.Now,
 	}
 	if !dryRun {
-		lead := db.LeadBackfill()
+		lead := db.BackfillLeadership()
 		switch leads, err := lead.Hold(ctx); {
 		case err != nil:
 			return err

@@ -173,7 +173,7 @@ func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchas
 		List:     stripe.NewAPI(c.api()),
 		Intake:   events,
 		Journal:  backfill.NewJournal(db),
-		Lead:     db.LeadCheck(),
+		Lead:     db.CheckLeadership(),
 		Books:    books{db, report.New(db)},
 		Rules:    rules,
 		Livemode: c.api().Livemode(),
