@@ -86,7 +86,7 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		return nil
 	})
 	switch {
-	case errors.Is(err, report.ErrUnknown):
+	case errors.Is(err, report.ErrNotFound):
 		return errNobody
 	case err != nil:
 		return err

@@ -118,7 +118,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			if err == nil {
 				_, err = l.Unlink(ctx, email, person)
 			}
-			if errors.Is(err, report.ErrUnknown) {
+			if errors.Is(err, report.ErrNotFound) {
 				return nil
 			}
 			return err
@@ -138,7 +138,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 				err := write(r, round)
 				if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == "40P01" {
 					t.Errorf("%s met a deadlock: %v", name, err)
-				} else if err != nil && !errors.Is(err, report.ErrUnknown) {
+				} else if err != nil && !errors.Is(err, report.ErrNotFound) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}

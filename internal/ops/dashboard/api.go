@@ -144,8 +144,8 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, report.ErrUnknown):
-		return &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
+	case errors.Is(err, report.ErrNotFound):
+		return &refusal{http.StatusNotFound, report.ErrNotFound.Error()}
 	case err != nil:
 		return err
 	}

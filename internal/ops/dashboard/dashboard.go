@@ -33,7 +33,7 @@ type Reports interface {
 	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]report.DayCoverage, error)
 	// List returns at most f.Limit rows from the newest to the oldest.
 	List(ctx context.Context, f report.Filter) ([]report.Row, error)
-	// Get returns one row with everything about it; the error is report.ErrUnknown where there is none.
+	// Get returns one row with everything about it; the error is report.ErrNotFound where there is none.
 	Get(ctx context.Context, id string) (report.Row, error)
 	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
@@ -52,7 +52,7 @@ type Groups interface {
 // Replays makes purchases pending again.
 type Replays interface {
 	CountReplayable(ctx context.Context, s maintenance.Selection) ([]maintenance.Replayable, error)
-	// Replay returns how many it made pending; for one id its error is report.ErrUnknown or
+	// Replay returns how many it made pending; for one id its error is report.ErrNotFound or
 	// maintenance.ErrNotReplayable.
 	Replay(ctx context.Context, s maintenance.Selection, progress func(done int)) (int, error)
 }

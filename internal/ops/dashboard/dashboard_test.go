@@ -83,7 +83,7 @@ func (l *ledger) Get(_ context.Context, id string) (report.Row, error) {
 			return e, nil
 		}
 	}
-	return report.Row{}, cmp.Or(l.err, fmt.Errorf("entry: %w", report.ErrUnknown))
+	return report.Row{}, cmp.Or(l.err, fmt.Errorf("entry: %w", report.ErrNotFound))
 }
 
 func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error) {
@@ -106,7 +106,7 @@ func (l *ledger) Replay(_ context.Context, s maintenance.Selection, progress fun
 	case l.err != nil:
 		return 1, l.err
 	case s.ID == "cs_unknown":
-		return 0, fmt.Errorf("replay: %w", report.ErrUnknown)
+		return 0, fmt.Errorf("replay: %w", report.ErrNotFound)
 	case s.ID == "cs_trial":
 		return 0, fmt.Errorf("replay: %w", maintenance.ErrNotReplayable)
 	}

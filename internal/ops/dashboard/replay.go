@@ -87,8 +87,8 @@ func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error
 	switch {
 	case err == nil:
 		return n, nil
-	case errors.Is(err, report.ErrUnknown):
-		return n, &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
+	case errors.Is(err, report.ErrNotFound):
+		return n, &refusal{http.StatusNotFound, report.ErrNotFound.Error()}
 	case errors.Is(err, maintenance.ErrNotReplayable):
 		return n, &refusal{http.StatusConflict, maintenance.ErrNotReplayable.Error()}
 	default:

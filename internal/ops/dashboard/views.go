@@ -454,7 +454,7 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, report.ErrUnknown):
+	case errors.Is(err, report.ErrNotFound):
 		return &refusal{http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here"}
 	case err != nil:
 		return err

@@ -49,7 +49,7 @@ func (p *Person) Queued() []string {
 
 // ForgetCustomer removes one buyer: first the content, then the queue's messages by erase, at last the
 // address and the links, by which the rest was found. It can be repeated after an error. A purchase that
-// comes meanwhile makes another round. The error is report.ErrUnknown where the ledger has no such buyer.
+// comes meanwhile makes another round. The error is report.ErrNotFound where the ledger has no such buyer.
 func (j *Jobs) ForgetCustomer(
 	ctx context.Context, email string, erase func(ctx context.Context, ids []string) error,
 ) (Person, error) {
@@ -70,7 +70,7 @@ func (j *Jobs) ForgetCustomer(
 // Forget removes the content of everything that the ledger holds of a buyer: messages with match keys, those
 // of trials included, TikTok's messages and request ids. Purchases that were not delivered end skipped
 // (forgotten). The rows can still be found, because the queue has to be erased before Unlink. It may be
-// repeated. The error is report.ErrUnknown where the ledger has no such buyer.
+// repeated. The error is report.ErrNotFound where the ledger has no such buyer.
 func (j *Jobs) Forget(ctx context.Context, email string) (p Person, err error) {
 	err = j.about(ctx, email, func(tx pgx.Tx, found Person) error {
 		p = found
@@ -244,7 +244,7 @@ func find(ctx context.Context, tx pgx.Tx, email string) (p Person, err error) {
 		return p, err
 	}
 	if len(p.Profiles) == 0 {
-		return p, report.ErrUnknown
+		return p, report.ErrNotFound
 	}
 	if err := tx.QueryRow(ctx, sqlForgetIDs, p.Profiles).Scan(&p.Customers, &p.Subscriptions); err != nil {
 		return p, err

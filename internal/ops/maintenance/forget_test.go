@@ -71,7 +71,7 @@ func TestForget(t *testing.T) {
 			}
 		}
 	}
-	if _, err := l.Forget(t.Context(), "nobody@example.com"); !errors.Is(err, report.ErrUnknown) || strings.Contains(err.Error(), "nobody@") {
+	if _, err := l.Forget(t.Context(), "nobody@example.com"); !errors.Is(err, report.ErrNotFound) || strings.Contains(err.Error(), "nobody@") {
 		t.Errorf("nobody: %v", err)
 	}
 
@@ -129,7 +129,7 @@ func TestForget(t *testing.T) {
 	if status := ledgertest.Ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_ada_published'`); status != "delivered" {
 		t.Errorf("a late acceptance: %s", status)
 	}
-	if _, err := l.Forget(t.Context(), "ada@example.com"); !errors.Is(err, report.ErrUnknown) {
+	if _, err := l.Forget(t.Context(), "ada@example.com"); !errors.Is(err, report.ErrNotFound) {
 		t.Errorf("once more: %v", err)
 	}
 	// The same person may come back, as somebody new.

@@ -187,7 +187,7 @@ const sqlReplayChosen = makePending + chosenReplayable + ` ORDER BY checkout_ses
 const sqlReplayMany = makePending + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
 
 // Replay makes purchases pending again and returns how many; progress is called with the count so far. For
-// one id the error is report.ErrUnknown or ErrNotReplayable where nothing was done; of some ids those that
+// one id the error is report.ErrNotFound or ErrNotReplayable where nothing was done; of some ids those that
 // can be replayed are.
 func (j *Jobs) Replay(ctx context.Context, s Selection, progress func(done int)) (n int, err error) {
 	now, since, err := j.endedSince(ctx, &s)
@@ -217,7 +217,7 @@ func (j *Jobs) Replay(ctx context.Context, s Selection, progress func(done int))
 	err = j.db.Pool().QueryRow(ctx, sqlSessionState, s.ID).Scan(&status, &reason)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return 0, fmt.Errorf("replay %s: %w", s.ID, report.ErrUnknown)
+		return 0, fmt.Errorf("replay %s: %w", s.ID, report.ErrNotFound)
 	case err != nil:
 		return 0, fmt.Errorf("replay %s: %w", s.ID, err)
 	case reason != "":

@@ -49,7 +49,7 @@ func TestReplay(t *testing.T) {
 		return n, err
 	}
 	for id, want := range map[string]error{
-		"cs_trial": maintenance.ErrNotReplayable, "cs_delivered": maintenance.ErrNotReplayable, "cs_unpaid": maintenance.ErrNotReplayable, "cs_nobody": report.ErrUnknown,
+		"cs_trial": maintenance.ErrNotReplayable, "cs_delivered": maintenance.ErrNotReplayable, "cs_unpaid": maintenance.ErrNotReplayable, "cs_nobody": report.ErrNotFound,
 	} {
 		if n, err := replay(maintenance.Selection{ID: id}); n != 0 || !errors.Is(err, want) {
 			t.Errorf("%s: %d, %v", id, n, err)

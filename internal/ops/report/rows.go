@@ -16,8 +16,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// ErrUnknown reports that the ledger does not hold the purchase.
-var ErrUnknown = errors.New("the ledger does not know this purchase")
+// ErrNotFound reports that the ledger has no such purchase or customer.
+var ErrNotFound = errors.New("not found in the ledger")
 
 // Row is one purchase. In JSON it is the row of a list, with the ledger's columns as field names; what is not
 // in JSON is filled by Get and Search alone. The buyer's address is not part of it.
@@ -270,7 +270,7 @@ const sqlGet = `
 SELECT` + columns + `
 FROM public.purchases WHERE checkout_session_id = $1`
 
-// Get returns one purchase with everything about it. The error is ErrUnknown where the ledger does not hold
+// Get returns one purchase with everything about it. The error is ErrNotFound where the ledger does not hold
 // it.
 func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
 	rows, err := r.detailed(ctx, func(tx pgx.Tx) ([]Row, error) {
@@ -283,7 +283,7 @@ func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return Row{}, fmt.Errorf("purchase %s: %w", id, ErrUnknown)
+		return Row{}, fmt.Errorf("purchase %s: %w", id, ErrNotFound)
 	case err != nil:
 		return Row{}, fmt.Errorf("read purchase %s: %w", id, err)
 	}
