@@ -70,7 +70,7 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	if err := writeCSV(out, c.Reconcile.CSV, &found); err != nil {
 		return err
 	}
-	if found.Open() > 0 {
+	if found.ToReview() > 0 {
 		return fmt.Errorf("%w: %w", errDiffer, service.ErrLeft)
 	}
 	return nil

@@ -471,8 +471,8 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 			missing = append(missing, d.Differ[report.DiffMissing]...)
 		}
 		slices.Sort(missing)
-		if diff := cmp.Diff([]string{"cs_0002", "in_0005"}, missing); diff != "" || found.Open() != 2 {
-			t.Errorf("%d open, missing (-want +got):\n%s", found.Open(), diff)
+		if diff := cmp.Diff([]string{"cs_0002", "in_0005"}, missing); diff != "" || found.ToReview() != 2 {
+			t.Errorf("%d open, missing (-want +got):\n%s", found.ToReview(), diff)
 		}
 		ids := func(list []purchase.Purchase) (ids []string) {
 			for _, p := range list {
@@ -493,8 +493,8 @@ func TestReconciler_ComparesFirstPayments(t *testing.T) {
 		// Without FIRST_PAYMENT none is compared, on either side.
 		r.Rules, s.invoices = subscriptions(purchase.Rules{TrialEvent: "StartTrial"}), nil
 		s.standings = nil
-		if found, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || found.Open() != 1 {
-			t.Errorf("switched off: %d open, %v, want the one sale", found.Open(), err)
+		if found, err = r.Do(t.Context(), began.Add(-24*time.Hour)); err != nil || found.ToReview() != 1 {
+			t.Errorf("switched off: %d open, %v, want the one sale", found.ToReview(), err)
 		}
 		if s.invoices != nil || s.scope.FirstPayments {
 			t.Errorf("switched off: %d invoices were looked at, scope %+v", len(s.invoices), s.scope)

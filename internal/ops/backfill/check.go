@@ -193,7 +193,7 @@ func (k *Check) reconcile(ctx context.Context) error {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	k.reconciled = now
-	if n := report.Open(); n > 0 {
+	if n := report.ToReview(); n > 0 {
 		k.log.Warn("Stripe, the ledger and TikTok differ", zap.Int("purchases", n), zap.Any("by", report.Counts()),
 			zap.String("remedy", "see the dashboard's page Reconciliation"))
 	}

@@ -48,7 +48,7 @@ func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) error
 }
 
 func bookViewOf(latest report.Reconciliation) bookView {
-	v := bookView{Reconciliation: latest, Name: "Test mode", CSV: "/reconciliation.csv?mode=test", Open: latest.Open()}
+	v := bookView{Reconciliation: latest, Name: "Test mode", CSV: "/reconciliation.csv?mode=test", Open: latest.ToReview()}
 	if latest.Livemode {
 		v.Name, v.CSV = "Live mode", "/reconciliation.csv?mode=live"
 	}
@@ -57,7 +57,7 @@ func bookViewOf(latest report.Reconciliation) bookView {
 		if counts[kind] == 0 {
 			continue
 		}
-		k := differenceView{Kind: kind, What: kind.Meaning(), Count: counts[kind], Linked: kind != report.DiffMissing, Nothing: !kind.Needs()}
+		k := differenceView{Kind: kind, What: kind.Meaning(), Count: counts[kind], Linked: kind != report.DiffMissing, Nothing: !kind.NeedsReview()}
 		for i := range latest.Days {
 			ids := latest.Days[i].Differ[kind]
 			k.IDs = append(k.IDs, ids[:min(len(ids), fewIDs-len(k.IDs))]...)

@@ -86,8 +86,8 @@ func (d Difference) Meaning() string {
 	return ""
 }
 
-// Needs reports whether an operator must look into a difference.
-func (d Difference) Needs() bool { return d != DiffSkipped && d != DiffWaiting }
+// NeedsReview reports whether an operator must look into a difference.
+func (d Difference) NeedsReview() bool { return d != DiffSkipped && d != DiffWaiting }
 
 // Reconciliation compares what Stripe lists with the ledger and with what TikTok accepted.
 type Reconciliation struct {
@@ -132,10 +132,10 @@ func (r *Reconciliation) Counts() map[Difference]int {
 	return counts
 }
 
-// Open counts the differences that an operator must look into.
-func (r *Reconciliation) Open() (n int) {
+// ToReview counts the differences that an operator must look into.
+func (r *Reconciliation) ToReview() (n int) {
 	for d, count := range r.Counts() {
-		if d.Needs() {
+		if d.NeedsReview() {
 			n += count
 		}
 	}

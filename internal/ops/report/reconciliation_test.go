@@ -65,7 +65,7 @@ func TestReconcile(t *testing.T) {
 	if diff := cmp.Diff(want, r.Days); diff != "" {
 		t.Error(diff)
 	}
-	if n := r.Open(); n != 8 {
+	if n := r.ToReview(); n != 8 {
 		t.Errorf("%d need somebody", n)
 	}
 	rows := r.Rows()

@@ -75,8 +75,8 @@ func (r *Reader) CaughtUp(
 	return n, ledger.OrZero(at), nil
 }
 
-// Deaths are the purchases that died lately of one reason and are dead still.
-type Deaths struct {
+// DeadLetters are the purchases that died lately of one reason and are dead still.
+type DeadLetters struct {
 	Reason        purchase.Reason
 	Count         int
 	First, Latest time.Time // when the first and the last of them was recorded as dead
@@ -89,20 +89,20 @@ SELECT reason, count(*), min(updated_at), max(updated_at),
 FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
 GROUP BY reason ORDER BY reason`
 
-// Deaths returns the purchases that were recorded as dead since a time and are dead still, by reason.
-func (r *Reader) Deaths(ctx context.Context, since time.Time) ([]Deaths, error) {
+// DeadLetters returns the purchases that were recorded as dead since a time and are dead still, by reason.
+func (r *Reader) DeadLetters(ctx context.Context, since time.Time) ([]DeadLetters, error) {
 	rows, err := r.db.Pool().Query(ctx, sqlDeaths, since)
 	if err != nil {
 		return nil, fmt.Errorf("read dead purchases: %w", err)
 	}
-	deaths, err := ledger.Collect(r.db, "alarm", rows, func(row pgx.CollectableRow) (d Deaths, err error) {
+	letters, err := ledger.Collect(r.db, "alarm", rows, func(row pgx.CollectableRow) (d DeadLetters, err error) {
 		err = row.Scan(&d.Reason, &d.Count, &d.First, &d.Latest, &d.IDs)
 		return d, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read dead purchases: %w", err)
 	}
-	return deaths, nil
+	return letters, nil
 }
 
 func scanTime(row pgx.Row, into *time.Time) error {

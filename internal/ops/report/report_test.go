@@ -58,7 +58,7 @@ func TestDeaths(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deaths, err := l.Deaths(t.Context(), before)
+	deaths, err := l.DeadLetters(t.Context(), before)
 	if err != nil || len(deaths) != 2 || deaths[0].Reason != purchase.ReasonCrash || deaths[0].Count != 1 || deaths[1].Count != 6 ||
 		!slices.Equal(deaths[1].IDs, []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}) || !deaths[1].First.Before(deaths[1].Latest) || deaths[1].First.Before(before) {
 		t.Fatalf("%+v, %v", deaths, err)
@@ -66,7 +66,7 @@ func TestDeaths(t *testing.T) {
 	if _, err := l.Replay(t.Context(), maintenance.Selection{Status: purchase.StatusDead}, func(int) {}); err != nil {
 		t.Fatal(err)
 	}
-	if deaths, err := l.Deaths(t.Context(), before); err != nil || len(deaths) != 0 {
+	if deaths, err := l.DeadLetters(t.Context(), before); err != nil || len(deaths) != 0 {
 		t.Errorf("after the replay: %+v, %v", deaths, err)
 	}
 }

@@ -233,7 +233,7 @@ func TestReader_SkipsUnreadableRow(t *testing.T) {
 		WHERE checkout_session_id = 'cs_4'`)
 	l.Exec(`UPDATE purchases SET status = 'dead', reason = 'expired', updated_at = now()
 		WHERE checkout_session_id = 'cs_5'`)
-	if deaths, err := l.Deaths(t.Context(), base); err != nil || len(deaths) != 1 ||
+	if deaths, err := l.DeadLetters(t.Context(), base); err != nil || len(deaths) != 1 ||
 		deaths[0].Reason != purchase.ReasonExpired {
 		t.Errorf("deaths = %+v, %v, want the expired one", deaths, err)
 	}
