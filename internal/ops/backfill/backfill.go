@@ -58,9 +58,9 @@ type Journal interface {
 // Progress is reported after every page, and before every wait.
 type Progress struct {
 	State
-	Now    Counts        // of this run
-	Waits  time.Duration // before a retry; 0: none
-	Reason error         // of the wait
+	Now   Counts        // of this run
+	Wait  time.Duration // before a retry; 0: none
+	Cause error         // of the wait
 }
 
 // Run is one backfill.
@@ -187,5 +187,5 @@ func (w *walk) store(ctx context.Context) error {
 }
 
 func (w *walk) report(wait time.Duration, cause error) {
-	w.run.Progress(Progress{State: w.at, Now: w.counts, Waits: wait, Reason: cause})
+	w.run.Progress(Progress{State: w.at, Now: w.counts, Wait: wait, Cause: cause})
 }

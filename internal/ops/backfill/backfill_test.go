@@ -165,8 +165,8 @@ func (s *shop) run(ctx context.Context, since time.Duration) (backfill.Counts, e
 	r := backfill.Run{
 		List: s, Intake: s, Journal: s, Now: time.Now,
 		Progress: func(p backfill.Progress) {
-			if p.Waits > 0 {
-				s.waited = append(s.waited, p.Waits)
+			if p.Wait > 0 {
+				s.waited = append(s.waited, p.Wait)
 			}
 		},
 		Left: func(e purchase.Event, d purchase.Disposition) { s.left = append(s.left, e.ID+" "+string(d)) },
@@ -324,7 +324,7 @@ func (s *shop) check(t *testing.T, interval, length time.Duration) (*prometheus.
 	core, log := observer.New(zap.InfoLevel)
 	registry := prometheus.NewRegistry()
 	k := backfill.NewCheck(backfill.CheckConfig{
-		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Books: s, Rules: subscriptions(purchase.Rules{}),
+		Interval: interval, List: s, Intake: s, Journal: s, Lead: s, Ledger: s, Rules: subscriptions(purchase.Rules{}),
 		Now: time.Now,
 	}, zap.New(core), registry)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
@@ -385,7 +385,7 @@ func TestCheck_LogsAnErrorOnce(t *testing.T) {
 }
 
 func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
-	return backfill.Reconciler{Rules: subscriptions(r), List: s, Books: s, Progress: func(backfill.Progress) {}, Now: time.Now}
+	return backfill.Reconciler{Rules: subscriptions(r), List: s, Ledger: s, Progress: func(backfill.Progress) {}, Now: time.Now}
 }
 
 // Stripe's side of a reconciliation is what was paid in the key's mode and the checkout modes that count.

@@ -38,7 +38,7 @@ type CheckConfig struct {
 	Intake   Intake
 	Journal  Journal
 	Lead     Lead
-	Books    Books
+	Ledger   Ledger
 	Rules    purchase.Rules
 	Livemode bool
 	Now      func() time.Time
@@ -183,7 +183,7 @@ func (k *Check) reconcile(ctx context.Context) error {
 	r := Reconciler{
 		Rules:    k.Rules,
 		List:     k.List,
-		Books:    k.Books,
+		Ledger:   k.Ledger,
 		Livemode: k.Livemode,
 		Progress: func(Progress) {},
 		Now:      k.Now,

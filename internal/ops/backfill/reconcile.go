@@ -11,8 +11,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Books are the ledger's side of a reconciliation.
-type Books interface {
+// Ledger are the ledger's side of a reconciliation.
+type Ledger interface {
 	// Payments returns what a scope holds, by the time of payment or, while unpaid, of the first event, and
 	// those of the ids whatever their time, each once.
 	Payments(ctx context.Context, s report.Scope, ids []string) ([]report.LedgerPayment, error)
@@ -30,7 +30,7 @@ const edge = time.Hour
 type Reconciler struct {
 	Rules    purchase.Rules
 	List     List
-	Books    Books
+	Ledger   Ledger
 	Livemode bool // the mode that the key sees
 	Progress func(Progress)
 	Now      func() time.Time
@@ -57,12 +57,12 @@ func (r *Reconciler) Do(ctx context.Context, since time.Time) (report.Reconcilia
 		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Rules.Modes)),
 		FirstPayments: r.Rules.FirstPayment,
 	}
-	recorded, err := r.Books.Payments(ctx, scope, ids)
+	recorded, err := r.Ledger.Payments(ctx, scope, ids)
 	if err != nil {
 		return found, err
 	}
 	found.Days = report.Reconcile(paid, recorded)
-	return found, r.Books.PutReconciliation(ctx, found)
+	return found, r.Ledger.PutReconciliation(ctx, found)
 }
 
 // listed is what a walk through Stripe's list found, newest first.
@@ -77,7 +77,7 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]report
 	var found listed
 	count := 0
 	tell := func(wait time.Duration, why error) {
-		r.Progress(Progress{State: at, Now: Counts{Known: count}, Waits: wait, Reason: why})
+		r.Progress(Progress{State: at, Now: Counts{Known: count}, Wait: wait, Cause: why})
 	}
 	retry := retrier{
 		now: r.Now, waits: tell,
@@ -107,7 +107,7 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]report
 func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]report.Payment, error) {
 	slices.Reverse(found.trials)
 	slices.Reverse(found.invoices)
-	ids, err := r.Books.FirstPayments(ctx, found.trials, found.invoices)
+	ids, err := r.Ledger.FirstPayments(ctx, found.trials, found.invoices)
 	if err != nil {
 		return nil, err
 	}
