@@ -419,10 +419,10 @@ func (h *history) forget(rt *rapid.T) {
 	}
 	for again := false; ; again = true {
 		found := false
-		for _, held := range person.Held {
-			found = found || h.stream[held.ID] != nil || h.letters[held.ID].data != nil
-			delete(h.stream, held.ID)
-			delete(h.letters, held.ID)
+		for _, bought := range person.Purchases {
+			found = found || h.stream[bought.ID] != nil || h.letters[bought.ID].data != nil
+			delete(h.stream, bought.ID)
+			delete(h.letters, bought.ID)
 		}
 		if again && !found {
 			break

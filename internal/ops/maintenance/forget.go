@@ -17,12 +17,12 @@ type Person struct {
 	Profiles      []string // of the live and of the test mode
 	Customers     []string // Stripe's ids of the customer
 	Subscriptions []string
-	Held          []Holding
+	Purchases     []Purchase
 	Others        []string // sessions and invoices of trials that the ledger holds no purchase of
 }
 
-// Holding is one of a person's purchases.
-type Holding struct {
+// Purchase is one of a person's purchases.
+type Purchase struct {
 	ID       string
 	Livemode bool
 	Sent     bool // TikTok has accepted it
@@ -30,7 +30,7 @@ type Holding struct {
 
 // Sent lists the ids under which TikTok holds an event of this person.
 func (p *Person) Sent() (ids []string) {
-	for _, h := range p.Held {
+	for _, h := range p.Purchases {
 		if h.Sent {
 			ids = append(ids, h.ID)
 		}
@@ -40,8 +40,8 @@ func (p *Person) Sent() (ids []string) {
 
 // Queued lists the ids under which the queue may hold a message about this person.
 func (p *Person) Queued() []string {
-	ids := make([]string, 0, len(p.Held)+len(p.Others))
-	for _, h := range p.Held {
+	ids := make([]string, 0, len(p.Purchases)+len(p.Others))
+	for _, h := range p.Purchases {
 		ids = append(ids, h.ID)
 	}
 	return append(ids, p.Others...)
@@ -171,8 +171,8 @@ func remove(ctx context.Context, tx pgx.Tx, statements ...statement) error {
 func traces(p *Person) []any { return []any{p.Profiles, p.Customers, p.Subscriptions, ids(p)} }
 
 func ids(p *Person) []string {
-	list := make([]string, len(p.Held))
-	for i, h := range p.Held {
+	list := make([]string, len(p.Purchases))
+	for i, h := range p.Purchases {
 		list[i] = h.ID
 	}
 	return list
@@ -213,7 +213,7 @@ SELECT COALESCE(array_agg(DISTINCT customer) FILTER (WHERE customer IS NOT NULL)
 
 // The profiles' purchases, and those of the same customer or subscription that have no profile: unpaid
 // ones, and ones without a usable address.
-const sqlForgetHeld = `
+const sqlForgetPurchases = `
 SELECT checkout_session_id, livemode, status = 'delivered' FROM public.purchases
 WHERE profile_id = ANY($1::uuid[])
     OR profile_id IS NULL AND (stripe_customer_id = ANY($2::text[]) OR stripe_subscription_id = ANY($3::text[]))
@@ -249,13 +249,13 @@ func find(ctx context.Context, tx pgx.Tx, email string) (p Person, err error) {
 	if err := tx.QueryRow(ctx, sqlForgetIDs, p.Profiles).Scan(&p.Customers, &p.Subscriptions); err != nil {
 		return p, err
 	}
-	if rows, err = tx.Query(ctx, sqlForgetHeld, p.Profiles, p.Customers, p.Subscriptions); err != nil {
+	if rows, err = tx.Query(ctx, sqlForgetPurchases, p.Profiles, p.Customers, p.Subscriptions); err != nil {
 		return p, err
 	}
-	var h Holding
+	var h Purchase
 	// No row is left out here: it would stay.
 	if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent}, func() error {
-		p.Held = append(p.Held, h)
+		p.Purchases = append(p.Purchases, h)
 		return nil
 	}); err != nil {
 		return p, err

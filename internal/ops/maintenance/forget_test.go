@@ -76,16 +76,16 @@ func TestForget(t *testing.T) {
 	}
 
 	person, err := l.Forget(t.Context(), " Ada@Example.com")
-	if err != nil || len(person.Held) != len(purchase.Statuses()) || len(person.Sent()) != 1 || person.Sent()[0] != "cs_ada_delivered" {
+	if err != nil || len(person.Purchases) != len(purchase.Statuses()) || len(person.Sent()) != 1 || person.Sent()[0] != "cs_ada_delivered" {
 		t.Errorf("%+v, %v", person, err)
 	}
 	again, err := l.Forget(t.Context(), "ada@example.com")
-	if err != nil || len(again.Held) != len(person.Held) {
+	if err != nil || len(again.Purchases) != len(person.Purchases) {
 		t.Errorf("broken off and begun again: %+v, %v", again, err)
 	}
 	if done, err := l.Unlink(t.Context(), "ada@example.com", maintenance.Person{
-		Profiles: person.Profiles,
-		Held:     person.Held[1:],
+		Profiles:  person.Profiles,
+		Purchases: person.Purchases[1:],
 	}); err != nil || done {
 		t.Errorf("with a purchase that was not seen: %t, %v", done, err)
 	}
@@ -313,7 +313,7 @@ func TestForget_RemovesBothModes(t *testing.T) {
 		l.Must(unpaid, purchase.AwaitingPayment)
 	}
 	person := forget(l, " Buyer@Example.com ")
-	if len(person.Profiles) != 2 || len(person.Held) != 4 {
+	if len(person.Profiles) != 2 || len(person.Purchases) != 4 {
 		t.Errorf("person = %+v, want 2 profiles and 4 purchases", person)
 	}
 	traceless(l, "buyer@example.com", "cus_live", "cus_test", "sub_live", "sub_test", person.Profiles[0],
