@@ -37,9 +37,9 @@ type Reports interface {
 	Get(ctx context.Context, id string) (report.Row, error)
 	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
-	// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of
-	// them was found.
-	CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
+	// Backfilled counts the purchases paid since a time whose webhook was missed, and returns when the last
+	// one was recorded.
+	Backfilled(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
 	// Reconciliation returns the latest of a mode; its Made is zero where there was none.
 	Reconciliation(ctx context.Context, livemode bool) (report.Reconciliation, error)
 }

@@ -43,7 +43,7 @@ type ledger struct {
 	books    map[bool]report.Reconciliation
 }
 
-func (l *ledger) CaughtUp(context.Context, time.Time, *bool) (int, time.Time, error) {
+func (l *ledger) Backfilled(context.Context, time.Time, *bool) (int, time.Time, error) {
 	return l.caughtUp, now.Add(-time.Hour), l.err
 }
 

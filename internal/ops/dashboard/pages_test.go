@@ -48,7 +48,7 @@ func TestTrialsPages(t *testing.T) {
 			}
 		}
 	}
-	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`, "Checked out without a payment", "First payment after it: in_paid")
+	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`, "Checked out without a payment", "First payment recorded: in_paid")
 	has("/api/v1/purchases/cs_new", `"kind":"trial"`, `"first_payment_id":"in_paid"`)
 	l.details = report.Row{}
 	has("/purchases/in_paid", "<dt>Paid</dt>", `<a href="/purchases/cs_new">cs_new</a>`, "First payment after the trial cs_new")
@@ -110,7 +110,7 @@ func TestPages(t *testing.T) {
 		"/purchases":                                       {"cs_new", "cs_dead", "cs_old", "29.99 USD", "800 JPY", "invalid_email", "That is all", "unknown"},
 		"/purchases?status=dead":                           {"cs_dead", "/purchases.csv?status=dead", "Clear"},
 		"/purchases?status=skipped":                        {"No purchase matches"},
-		"/purchases/cs_dead":                               {"Timeline", "Attempt 1 at TikTok", "r1", "Replay …", "event_source", "&lt;b&gt;=no&lt;/b&gt;", "customer", "Paid, by Stripe"},
+		"/purchases/cs_dead":                               {"Timeline", "Attempt 1 at TikTok", "r1", "Replay …", "event_source", "&lt;b&gt;=no&lt;/b&gt;", "customer", "Paid (Stripe"},
 		"/purchases/cs_dead?replayed=1":                    {"1 purchase is pending again"},
 		"/dead":                                            {"code 40002", "Replay all 1 …", "Replay the chosen", "=&lt;b&gt;no", "expired"},
 		"/dead?replayed=3":                                 {"3 purchases are pending again", `hx-get="/dead"`},

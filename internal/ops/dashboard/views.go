@@ -65,7 +65,7 @@ type overviewPage struct {
 	Coverage      []coverageLine
 	KeyNames      []string
 	KeyDays       []keyDay // newest first
-	Falls         []report.Fall
+	Falls         []report.CoverageDrop
 	Reasons       []reasonLine
 	Chart         chart
 	Empty         bool // the ledger has nothing in this range
@@ -140,7 +140,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 	if !s.Oldest.IsZero() {
 		p.Oldest = span(now.Sub(s.Oldest))
 	}
-	if p.CaughtUp, p.LastCaught, err = d.Reports.CaughtUp(ctx, since, v.livemode); err != nil {
+	if p.CaughtUp, p.LastCaught, err = d.Reports.Backfilled(ctx, since, v.livemode); err != nil {
 		return err
 	}
 	p.Empty = len(s.Groups) == 0
@@ -151,7 +151,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
-	p.Falls = report.Falls(days, now)
+	p.Falls = report.CoverageDrops(days, now)
 	p.Reasons = reasonsOf(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)

@@ -45,18 +45,18 @@ func TestFalls(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		days []report.DayCoverage
-		want []report.Fall
+		want []report.CoverageDrop
 	}{
-		"a quarter":             {[]report.DayCoverage{day(13, 60, 40), day(7, 40, 40), day(6, 50, 20), day(0, 50, 40)}, []report.Fall{{Name: "ttclid", Before: 0.8, Now: 0.6}}},
+		"a quarter":             {[]report.DayCoverage{day(13, 60, 40), day(7, 40, 40), day(6, 50, 20), day(0, 50, 40)}, []report.CoverageDrop{{Name: "ttclid", Before: 0.8, Now: 0.6}}},
 		"less than a quarter":   {[]report.DayCoverage{day(8, 100, 80), day(0, 100, 61)}, nil},
 		"it rises":              {[]report.DayCoverage{day(8, 100, 10), day(0, 100, 61)}, nil},
-		"all gone":              {[]report.DayCoverage{day(8, 100, 80), day(0, 30, 0)}, []report.Fall{{Name: "ttclid", Before: 0.8}}},
+		"all gone":              {[]report.DayCoverage{day(8, 100, 80), day(0, 30, 0)}, []report.CoverageDrop{{Name: "ttclid", Before: 0.8}}},
 		"too few to say":        {[]report.DayCoverage{day(8, 19, 19), day(0, 100, 0)}, nil},
 		"too few now":           {[]report.DayCoverage{day(8, 100, 80), day(0, 19, 0)}, nil},
 		"a week without":        {[]report.DayCoverage{day(20, 100, 80), day(0, 100, 0)}, nil},
 		"long ago is forgotten": {[]report.DayCoverage{day(14, 1000, 1000), day(8, 100, 10), day(0, 100, 10)}, nil},
 	} {
-		if diff := cmp.Diff(tc.want, report.Falls(tc.days, now)); diff != "" {
+		if diff := cmp.Diff(tc.want, report.CoverageDrops(tc.days, now)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}

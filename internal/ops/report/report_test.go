@@ -98,7 +98,7 @@ func TestCaughtUp(t *testing.T) {
 		livemode *bool
 		want     int
 	}{{base, nil, 2}, {base, new(true), 1}, {base, new(false), 1}, {base.Add(time.Minute), nil, 0}, {base.AddDate(-1, 0, 0), nil, 3}} {
-		n, last, err := l.CaughtUp(t.Context(), tc.since, tc.livemode)
+		n, last, err := l.Backfilled(t.Context(), tc.since, tc.livemode)
 		if err != nil || n != tc.want || (n > 0) != last.Equal(base.Add(time.Second)) {
 			t.Errorf("since %s: %d, last %s, %v", tc.since, n, last, err)
 		}
@@ -116,7 +116,7 @@ func TestCaughtUp_CountsHeldFirstPayments(t *testing.T) {
 		}
 	}
 	l.MustRecord(ledgertest.Trial(1))
-	if n, _, err := l.CaughtUp(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || n != 1 {
+	if n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || n != 1 {
 		t.Errorf("caught up = %d, %v, want 1", n, err)
 	}
 }

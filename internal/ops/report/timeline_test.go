@@ -30,11 +30,11 @@ func TestRow_TimelineIsInOrder(t *testing.T) {
 	for _, step := range r.Timeline() {
 		lines = append(lines, step.At.Format("05 ")+step.What)
 	}
-	want := `04 paid, by Stripe's time
+	want := `04 paid (Stripe's time)
 05 Stripe's checkout.session.completed (evt_1): processed
 05 customer provisioned: profile p1
-07 handed to the queue
-08 taken by the queue as generation 2, sequence 7
+07 first published
+08 published: send round 2, stream sequence 7
 09 attempt 1 at TikTok: refused after 20ms, code 40002, "Batch.0.event: no", request_id r1
 10 dead (refused)
 11 Stripe's checkout.session.completed (evt_2): duplicate`
@@ -59,7 +59,7 @@ func TestRow_TimelineWithoutMoney(t *testing.T) {
 		"staff's":       {purchase.KindCheckout, purchase.ReasonInternal, "paid"},
 	} {
 		r := report.Row{ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, PurchasedAt: &at}
-		if got := r.Timeline()[0].What; got != tc.want+", by Stripe's time" {
+		if got := r.Timeline()[0].What; got != tc.want+" (Stripe's time)" {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}
