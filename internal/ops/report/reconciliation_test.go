@@ -110,13 +110,13 @@ func TestReader_PaymentsOfScopeAndIDs(t *testing.T) {
 		"cs_payment":    func(p *purchase.Purchase) { p.Mode = "payment" },
 		"cs_test":       func(p *purchase.Purchase) { p.Livemode = false },
 		"in_invoice":    func(p *purchase.Purchase) { p.Kind, p.Mode = "", "setup" },
-		"cs_unpaid":     func(p *purchase.Purchase) { p.Status, p.At = purchase.StatusAwaitingPayment, time.Time{} },
 		"cs_sent_trial": func(p *purchase.Purchase) { p.Kind = purchase.KindTrial },
 	} {
 		r := ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, "")
 		change(&r.Purchase)
 		l.MustRecord(r)
 	}
+	l.MustRecord(ledgertest.Receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
 	scope := report.Scope{
 		Since: base, Until: base.Add(time.Minute), Livemode: true, Modes: []string{"subscription"},
 	}

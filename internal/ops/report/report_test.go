@@ -66,7 +66,8 @@ func TestReader_DeadLettersGroupsByReason(t *testing.T) {
 	if crash.Reason != purchase.ReasonCrash || crash.Count != 1 {
 		t.Errorf("first group = %+v, want one crash", crash)
 	}
-	if want := []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}; refused.Count != 6 || !slices.Equal(refused.IDs, want) {
+	want := []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}
+	if refused.Count != 6 || !slices.Equal(refused.IDs, want) {
 		t.Errorf("second group = %+v, want 6 with the ids %v", refused, want)
 	}
 	if !refused.First.Before(refused.Latest) || refused.First.Before(before) {
