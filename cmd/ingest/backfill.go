@@ -51,7 +51,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	defer db.Close()
-	if now.Sub(since) > maintenance.TikTokShows {
+	if now.Sub(since) > maintenance.MaxMatchAge {
 		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; "+
 			"they are recorded and sent all the same.")
 	}

@@ -56,8 +56,8 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 	}
 	ctx := t.Context()
 	old := maintenance.Pruning{
-		Before:   time.Now().Add(-maintenance.LeastPruneAge),
-		Attempts: time.Now().Add(-maintenance.LeastAttemptAge),
+		Before:   time.Now().Add(-maintenance.MinPruneAge),
+		Attempts: time.Now().Add(-maintenance.MinAttemptAge),
 	}
 	prune := func(*rand.Rand, int) error {
 		_, err := l.Prune(ctx, old, func(maintenance.Pruned) {})

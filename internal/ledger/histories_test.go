@@ -393,7 +393,7 @@ func (h *history) season(rt *rapid.T) {
 
 func (h *history) pruneAll(rt *rapid.T) {
 	h.tick(rt)
-	p := maintenance.Pruning{Before: h.now.Add(h.database - maintenance.LeastPruneAge)}
+	p := maintenance.Pruning{Before: h.now.Add(h.database - maintenance.MinPruneAge)}
 	if rapid.Bool().Draw(rt, "dead ones, too") {
 		p.Also = []purchase.Status{purchase.StatusDead}
 	}

@@ -94,7 +94,7 @@ func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error)
 }
 
 func (l *ledger) CountReplayable(_ context.Context, s maintenance.Selection) ([]maintenance.Replayable, error) {
-	if ids := s.Chosen(); ids != nil {
+	if ids := s.SelectedIDs(); ids != nil {
 		return []maintenance.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
 	}
 	return []maintenance.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}}, l.err

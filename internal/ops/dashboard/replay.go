@@ -74,7 +74,7 @@ func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error
 		d.Wake()
 	}
 	fields := []zap.Field{
-		zap.String("by", heldBy(r)), zap.String("remote", r.RemoteAddr), zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Strings("checkout_session_ids", s.Chosen()),
+		zap.String("by", heldBy(r)), zap.String("remote", r.RemoteAddr), zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Strings("checkout_session_ids", s.SelectedIDs()),
 		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)), zap.Intp("code", s.Code), zap.Int("replayed", n), zap.Error(err),
 	}
 	if !s.Since.IsZero() {

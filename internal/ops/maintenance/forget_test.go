@@ -234,7 +234,7 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 			other.Purchase.Customer = "cus_2"
 			l.Must(other, purchase.Processed)
 			l.Exec(`UPDATE purchases SET finished_at = $1 WHERE finished_at IS NOT NULL`, base) // long ago
-			prune(l, maintenance.Pruning{Before: time.Now().Add(-maintenance.LeastPruneAge)})
+			prune(l, maintenance.Pruning{Before: time.Now().Add(-maintenance.MinPruneAge)})
 			if n := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases WHERE profile_id IN (SELECT id FROM profiles
 				WHERE email = $1)`, ada); n != 0 {
 				t.Fatalf("%d purchases left after the pruning, want 0", n)

@@ -253,7 +253,7 @@ func TestPruningKeepsDeduplication(t *testing.T) {
 func TestWhatIsOnItsWayIsNeverPruned(t *testing.T) {
 	t.Parallel()
 	all := maintenance.Pruning{Also: maintenance.PrunableByName()}
-	if left := all.Staying(); len(left) > 0 {
+	if left := all.Unnamed(); len(left) > 0 {
 		t.Errorf("all are named, and yet stay: %v", left)
 	}
 	prunable := make(map[purchase.Status]bool)
@@ -267,7 +267,7 @@ func TestWhatIsOnItsWayIsNeverPruned(t *testing.T) {
 		}
 	}
 	some := maintenance.Pruning{Also: []purchase.Status{purchase.StatusDead}}
-	if diff := cmp.Diff([]purchase.Status{purchase.StatusRejected, purchase.StatusAwaitingPayment}, some.Staying()); diff != "" {
+	if diff := cmp.Diff([]purchase.Status{purchase.StatusRejected, purchase.StatusAwaitingPayment}, some.Unnamed()); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -95,7 +95,7 @@ func TestReplay(t *testing.T) {
 
 func TestSelectionOfSome(t *testing.T) {
 	t.Parallel()
-	many := make([]string, maintenance.MaxSome+1)
+	many := make([]string, maintenance.MaxIDs+1)
 	for i := range many {
 		many[i] = "cs_1"
 	}
