@@ -207,7 +207,7 @@ func TestBackfill(t *testing.T) {
 			t.Errorf("%s: %d", page, status)
 		}
 	}
-	told := fmt.Sprintf("<strong>%d,%03d</strong> purchases came by catch-up", len(s.lost)/1000, len(s.lost)%1000)
+	told := fmt.Sprintf("<strong>%d,%03d</strong> purchases backfilled", len(s.lost)/1000, len(s.lost)%1000)
 	if _, text := get(s.admin + "/"); !strings.Contains(text, told) {
 		t.Errorf("the overview does not say: %s", told)
 	}

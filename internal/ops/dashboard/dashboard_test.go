@@ -309,7 +309,7 @@ func TestPurchasesMetrics(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	m := dashboard.NewPurchasesMetrics(l)
-	want := "# HELP purchase_relay_purchases Purchases on the ledger, by where they stand.\n# TYPE purchase_relay_purchases gauge\n"
+	want := "# HELP purchase_relay_purchases Purchases by status.\n# TYPE purchase_relay_purchases gauge\n"
 	for _, status := range []string{"awaiting_payment 0", "dead 2", "delivered 7", "payment_failed 0", "pending 0", "published 0", "rejected 1", "retrying 0", "skipped 0"} {
 		name, n, _ := strings.Cut(status, " ")
 		want += fmt.Sprintf("purchase_relay_purchases{status=%q} %s\n", name, n)

@@ -72,8 +72,8 @@ func TestCoverage(t *testing.T) {
 	}
 	body := get(t, newAPI(l), "/?range=7d", plain).Body.String()
 	for _, part := range []string{
-		`data-fall="ttclid">ttclid: 50 % of the last seven days' purchases, 80 % the week before.`,
-		"At least one strong key", "Click ids older than CLICK_WINDOW at the purchase: 1.",
+		`data-fall="ttclid">ttclid: on 50 % of purchases in the last 7 days, 80 % in the 7 days before.`,
+		"At least one strong key", "Click ids older than CLICK_WINDOW: 1.",
 		`<th scope="row">2026-01-02</th><td class="n">10</td><td class="n">100 %</td><td class="n">100 %</td><td class="n">0 %</td><td class="n">50 %</td>`,
 	} {
 		if !strings.Contains(body, part) {
@@ -101,18 +101,18 @@ func TestPages(t *testing.T) {
 	h := newAPI(l)
 	for target, wanted := range map[string][]string{
 		"/": {
-			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 is paused: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "A field of the event is not valid",
+			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 paused just now: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2: test purchases wait: 40001 no right (just now).", "NATS is down", "A field of the event is not valid",
 			"phone_number_collection", "Last webhook", "3.0 s ago", `data-figure="attention">1<`,
 			`data-figure="no-value">3<`, "median; p95", `hx-get="/"`,
 		},
 		"/?range=24h&mode=live":                            {`hx-get="/?range=24h&amp;mode=live"`, `/purchases?status=delivered&amp;mode=live`},
-		"/purchases/cs_new":                                {"What TikTok got", "Sent without a value"},
-		"/purchases":                                       {"cs_new", "cs_dead", "cs_old", "29.99 USD", "800 JPY", "invalid_email", "That is all", "unknown"},
+		"/purchases/cs_new":                                {"Request sent", "Sent without a value"},
+		"/purchases":                                       {"cs_new", "cs_dead", "cs_old", "29.99 USD", "800 JPY", "invalid_email", "End of list", "unknown"},
 		"/purchases?status=dead":                           {"cs_dead", "/purchases.csv?status=dead", "Clear"},
-		"/purchases?status=skipped":                        {"No purchase matches"},
+		"/purchases?status=skipped":                        {"No matching purchases"},
 		"/purchases/cs_dead":                               {"Timeline", "Attempt 1 at TikTok", "r1", "Replay …", "event_source", "&lt;b&gt;=no&lt;/b&gt;", "customer", "Paid (Stripe"},
 		"/purchases/cs_dead?replayed=1":                    {"1 purchase is pending again"},
-		"/dead":                                            {"code 40002", "Replay all 1 …", "Replay the chosen", "=&lt;b&gt;no", "expired"},
+		"/dead":                                            {"code 40002", "Replay all 1 …", "Replay selected", "=&lt;b&gt;no", "expired"},
 		"/dead?replayed=3":                                 {"3 purchases are pending again", `hx-get="/dead"`},
 		"/dead?status=dead&reason=refused&code=40002":      {"All groups", "cs_dead"},
 		"/dead?status=dead&reason=expired&code=none":       {"Replay all 1", `hx-get="/dead?code=none&amp;`},
@@ -144,7 +144,7 @@ func TestPages(t *testing.T) {
 	// A delivered purchase has no message any more two days later: its kinds of keys are listed.
 	l.details.Envelope, l.details.KeyMask = nil, new(int16(0b1_0001_0101))
 	for target, part := range map[string]string{
-		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Nothing is ever sent",
+		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Never sent",
 		"/api/v1/purchases/cs_new": `"match_keys":["E-mail","ttclid","IP","Address"],"body":null`,
 	} {
 		if w := get(t, h, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
@@ -152,7 +152,7 @@ func TestPages(t *testing.T) {
 		}
 	}
 	empty := newAPI(&ledger{})
-	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchase yet", "/dead": "Nothing here", "/attention": "nobody has to do anything", "/reconciliation": "Not compared yet"} {
+	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchases yet", "/dead": "No purchases", "/attention": "No purchases", "/reconciliation": "No reconciliation yet"} {
 		if w := get(t, empty, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
 			t.Errorf("an empty ledger, %s: %d %s", target, w.Code, w.Body)
 		}
@@ -375,7 +375,7 @@ func TestReconciliation(t *testing.T) {
 	l.books = books()
 	body := get(t, newAPI(l), "/reconciliation", plain).Body.String()
 	for _, part := range []string{
-		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "These are the first 100", `<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",
+		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "First 100", `<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",
 	} {
 		if !strings.Contains(body, part) {
 			t.Errorf("the page lacks %s", part)
@@ -401,10 +401,10 @@ func TestReconciliation(t *testing.T) {
 func TestCaughtUpIsTold(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
-	for n, part := range map[int]string{0: "", 1: "<strong>1</strong> purchase came by catch-up", 1234: "<strong>1,234</strong> purchases came by catch-up"} {
+	for n, part := range map[int]string{0: "", 1: "<strong>1</strong> purchase backfilled", 1234: "<strong>1,234</strong> purchases backfilled"} {
 		l.caughtUp = n
 		body := get(t, newAPI(l), "/", plain).Body.String()
-		if strings.Contains(body, "catch-up") != (n > 0) || !strings.Contains(body, part) {
+		if strings.Contains(body, "backfilled after") != (n > 0) || !strings.Contains(body, part) {
 			t.Errorf("%d are told wrongly", n)
 		}
 	}

@@ -23,7 +23,7 @@ func TestThrottle_MemoryIsBounded(t *testing.T) {
 	before := len(th.peers)
 	from := peerOf("192.0.2.1:1")
 	th.admit(from)
-	if th.right(from); len(th.peers) != before-1 {
+	if th.refund(from); len(th.peers) != before-1 {
 		t.Errorf("%d peers are remembered, want %d: one made room for a peer that is not remembered", len(th.peers), before-1)
 	}
 }
