@@ -9,7 +9,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-func TestRow_TimelineIsInOrder(t *testing.T) {
+func TestRow_TimelineIsChronological(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	after := func(seconds int) *time.Time { return new(at.Add(time.Duration(seconds) * time.Second)) }
@@ -22,8 +22,8 @@ func TestRow_TimelineIsInOrder(t *testing.T) {
 			{ID: "evt_1", Type: purchase.TypeCompleted, Received: at, Disposition: purchase.Processed},
 		},
 		Attempts: []report.Attempt{{
-			ID: "a", At: *after(4), TookMS: 20, Class: purchase.ClassRefused, Code: new(40002), Message: "Batch.0.event: no",
-			RequestID: "r1",
+			ID: "a", At: *after(4), TookMS: 20, Class: purchase.ClassRefused, Code: new(40002),
+			Message: "Batch.0.event: no", RequestID: "r1",
 		}},
 	}
 	var lines []string
@@ -43,8 +43,7 @@ func TestRow_TimelineIsInOrder(t *testing.T) {
 	}
 }
 
-// A checkout without money says so, whatever its kind: it was not paid.
-func TestRow_TimelineWithoutMoney(t *testing.T) {
+func TestRow_TimelineOfUnpaidCheckoutIsNotPaid(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
@@ -58,7 +57,9 @@ func TestRow_TimelineWithoutMoney(t *testing.T) {
 		"sale":          {purchase.KindCheckout, "", "paid"},
 		"staff's":       {purchase.KindCheckout, purchase.ReasonInternal, "paid"},
 	} {
-		r := report.Row{ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, PurchasedAt: &at}
+		r := report.Row{
+			ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, PurchasedAt: &at,
+		}
 		if got := r.Timeline()[0].What; got != tc.want+" (Stripe's time)" {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
