@@ -148,7 +148,8 @@ func TestReader_SearchByIDAndAddress(t *testing.T) {
 	}
 	r := found[0]
 	if r.Status != purchase.StatusDelivered || *r.AmountMinor != 2999 || *r.Currency != "usd" ||
-		!r.At().Equal(base) || r.ProfileID == nil || *r.Customer != "cus_1" || r.Generation != 1 || *r.Sequence != 7 ||
+		!r.At().Equal(base) || r.ProfileID == nil || *r.Customer != "cus_1" || r.Generation != 1 ||
+		*r.Sequence != 7 ||
 		r.FirstPublished == nil || r.Published.Before(*r.FirstPublished) || r.Finished.Before(*r.Published) ||
 		*r.RequestID != "req-a2" || r.AttemptCount != 2 || len(r.Envelope) == 0 {
 		t.Errorf("row = %+v", r)
@@ -163,7 +164,8 @@ func TestReader_SearchByIDAndAddress(t *testing.T) {
 	}
 }
 
-// An unreadable row is reported and left out of lists, pages, details and outcomes; the others are returned.
+// An unreadable row is reported and left out of lists, pages, details and outcomes; the others are
+// returned.
 func TestReader_SkipsUnreadableRow(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)

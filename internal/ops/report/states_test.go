@@ -10,7 +10,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// readTable returns the cells of the Markdown table whose header row starts with heading, without code marks.
+// readTable returns the cells of the Markdown table whose header row starts with heading, without code
+// marks.
 func readTable(t *testing.T, text, heading string) (rows [][]string) {
 	t.Helper()
 	_, after, ok := strings.Cut(text, "\n| "+heading)

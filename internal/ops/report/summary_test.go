@@ -87,7 +87,8 @@ func TestSummary_CountsFoldedAndUnfolded(t *testing.T) {
 	}
 }
 
-// The accepted value is what was sent: nothing for a trial or an unlisted currency, the net amount if configured.
+// The accepted value is what was sent: nothing for a trial or an unlisted currency, the net amount if
+// configured.
 func TestSummary_CountsSentValues(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
