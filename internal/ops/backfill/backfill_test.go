@@ -32,18 +32,18 @@ func (r *refusal) Error() string                  { return "no" }
 func (r *refusal) Passing() (time.Duration, bool) { return r.wait, r.passing }
 func (r *refusal) Gone() bool                     { return r.gone }
 
-// shop is Stripe's list, oldest first, the ledger and its journal, in memory.
-type shop struct {
+// fake implements List, Intake, Journal, Ledger and Lead in memory. Its events are oldest first.
+type fake struct {
 	events  []purchase.Event
-	fail    map[int]error // by the number of the event that is not listed, counted over all walks
+	fail    map[int]error // by the number of the event, counted over all calls of Events
 	listed  int
-	asked   []string // the cursors
+	cursors []string // of the calls to Events
 	waited  []time.Duration
 	becomes map[string]purchase.Disposition
 
 	mu        sync.Mutex
 	taken     map[string]int
-	ledgerErr map[string]int // by event: how often the ledger is away
+	ledgerErr map[string]int // by event: how often Take fails
 	saved     map[string]backfill.State
 	saves     []backfill.State
 	left      []string
@@ -57,8 +57,8 @@ type shop struct {
 	released  bool
 }
 
-func newShop(n int) *shop {
-	s := &shop{
+func newFake(n int) *fake {
+	s := &fake{
 		fail: map[int]error{}, becomes: map[string]purchase.Disposition{}, taken: map[string]int{},
 		ledgerErr: map[string]int{}, saved: map[string]backfill.State{}, leads: true,
 	}
@@ -70,7 +70,7 @@ func newShop(n int) *shop {
 
 func id(i int) string { return fmt.Sprintf("evt_%04d", i) }
 
-func (s *shop) add(i int, at time.Time) {
+func (s *fake) add(i int, at time.Time) {
 	s.events = append(s.events, purchase.Event{
 		ID: id(i), Type: purchase.TypeCompleted, Created: at.UTC().Truncate(time.Second),
 		Checkout: &purchase.Checkout{
@@ -80,10 +80,10 @@ func (s *shop) add(i int, at time.Time) {
 	})
 }
 
-func (s *shop) Events(
+func (s *fake) Events(
 	_ context.Context, since, until time.Time, after string,
 ) iter.Seq2[purchase.Event, error] {
-	s.asked = append(s.asked, after)
+	s.cursors = append(s.cursors, after)
 	return func(yield func(purchase.Event, error) bool) {
 		passed := after == ""
 		for _, e := range slices.Backward(s.events) {
@@ -109,7 +109,7 @@ func (s *shop) Events(
 	}
 }
 
-func (s *shop) Take(
+func (s *fake) Take(
 	_ context.Context, e purchase.Event, source purchase.Source,
 ) (purchase.Disposition, error) {
 	s.mu.Lock()
@@ -135,22 +135,22 @@ func (s *shop) Take(
 	return purchase.Processed, nil
 }
 
-func (s *shop) Backfill(_ context.Context, origin string) (backfill.State, error) {
+func (s *fake) Backfill(_ context.Context, origin string) (backfill.State, error) {
 	return s.saved[origin], nil
 }
 
-func (s *shop) PutBackfill(_ context.Context, b backfill.State) error {
+func (s *fake) PutBackfill(_ context.Context, b backfill.State) error {
 	s.saved[b.Origin] = b
 	s.saves = append(s.saves, b)
 	return nil
 }
 
-func (s *shop) Payments(_ context.Context, scope report.Scope, _ []string) ([]report.LedgerPayment, error) {
+func (s *fake) Payments(_ context.Context, scope report.Scope, _ []string) ([]report.LedgerPayment, error) {
 	s.scope = scope
 	return s.recorded, nil
 }
 
-func (s *shop) FirstPayments(_ context.Context, trials, invoices []purchase.Purchase) ([]string, error) {
+func (s *fake) FirstPayments(_ context.Context, trials, invoices []purchase.Purchase) ([]string, error) {
 	s.trials, s.invoices = trials, invoices
 	return s.first, nil
 }
@@ -161,15 +161,15 @@ func subscriptions(r purchase.Rules) purchase.Rules {
 	return r
 }
 
-func (s *shop) PutReconciliation(_ context.Context, r report.Reconciliation) error {
+func (s *fake) PutReconciliation(_ context.Context, r report.Reconciliation) error {
 	s.kept = append(s.kept, r)
 	return nil
 }
 
-func (s *shop) Hold(context.Context) (bool, error) { return s.leads, nil }
-func (s *shop) Release()                           { s.released = true }
+func (s *fake) Hold(context.Context) (bool, error) { return s.leads, nil }
+func (s *fake) Release()                           { s.released = true }
 
-func (s *shop) run(ctx context.Context, since time.Duration) (backfill.Counts, error) {
+func (s *fake) run(ctx context.Context, since time.Duration) (backfill.Counts, error) {
 	r := backfill.Run{
 		List: s, Intake: s, Journal: s, Now: time.Now,
 		Progress: func(p backfill.Progress) {
@@ -185,7 +185,7 @@ func (s *shop) run(ctx context.Context, since time.Duration) (backfill.Counts, e
 func TestRun_TakesEachEventOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		s.becomes[id(299)], s.becomes[id(298)] = purchase.Ignored, purchase.Rejected
 		s.becomes[id(297)], s.becomes[id(296)] = purchase.Malformed, purchase.Duplicate
 		s.becomes[id(295)] = purchase.AwaitingPayment
@@ -207,7 +207,7 @@ func TestRun_TakesEachEventOnce(t *testing.T) {
 func TestRun_DryRunStoresNoProgress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		old := backfill.State{
 			Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(),
 			Cursor: id(100), Reached: s.events[100].Created,
@@ -231,7 +231,7 @@ func TestRun_DryRunStoresNoProgress(t *testing.T) {
 func TestRun_RetriesAfterFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		s.fail[120] = &refusal{wait: 7 * time.Second, passing: true}
 		s.fail[121] = &refusal{passing: true}
 		s.ledgerErr[id(30)] = 1
@@ -239,7 +239,7 @@ func TestRun_RetriesAfterFailures(t *testing.T) {
 		if err != nil || counts.Sum() != 300 || len(s.taken) != 300 {
 			t.Fatalf("counts = %+v, %v", counts, err)
 		}
-		if diff := cmp.Diff([]string{"", id(181), id(181), id(81)}, s.asked); diff != "" {
+		if diff := cmp.Diff([]string{"", id(181), id(181), id(81)}, s.cursors); diff != "" {
 			t.Errorf("cursors (-want +got):\n%s", diff)
 		}
 		if len(s.waited) != 3 || s.waited[0] != 7*time.Second || s.waited[1] > time.Minute {
@@ -252,7 +252,7 @@ func TestRun_RetriesAfterFailures(t *testing.T) {
 func TestRun_EndsWithoutProgress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		for i := range 200 {
 			s.fail[151+i] = &refusal{passing: true}
 		}
@@ -274,7 +274,7 @@ func TestRun_EndsWithoutProgress(t *testing.T) {
 func TestRun_Resumes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		s.fail[201] = &refusal{}
 		if counts, err := s.run(t.Context(), 10*time.Hour); err == nil || counts.Sum() != 200 {
 			t.Fatalf("counts = %+v, %v", counts, err)
@@ -288,7 +288,7 @@ func TestRun_Resumes(t *testing.T) {
 		if b := s.saved[backfill.OriginCommand]; b.Finished.IsZero() || b.Counts.New != 301 {
 			t.Errorf("state = %+v", b)
 		}
-		if diff := cmp.Diff([]string{"", id(100), ""}, s.asked); diff != "" {
+		if diff := cmp.Diff([]string{"", id(100), ""}, s.cursors); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -298,7 +298,7 @@ func TestRun_Resumes(t *testing.T) {
 func TestRun_RestartsWithUnusableProgress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		old := backfill.State{
 			Origin: backfill.OriginCommand, Since: time.Now().Add(-10 * time.Hour), Until: time.Now(),
 			Cursor: id(100), Reached: s.events[100].Created,
@@ -318,7 +318,7 @@ func TestRun_RestartsWithUnusableProgress(t *testing.T) {
 func TestRun_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		s.fail[101] = &refusal{wait: time.Minute, passing: true}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -331,7 +331,7 @@ func TestRun_EndsWithItsContext(t *testing.T) {
 }
 
 // check runs the periodic check for some time.
-func (s *shop) check(
+func (s *fake) check(
 	t *testing.T, interval, length time.Duration,
 ) (*prometheus.Registry, *observer.ObservedLogs) {
 	t.Helper()
@@ -354,7 +354,7 @@ func (s *shop) check(
 func TestCheck_BackfillsAndReconciles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		registry, log := s.check(t, time.Hour, 150*time.Minute) // at 0, 60 and 120 minutes
 		if len(s.taken) != 300 || s.taken[id(0)] != 1 || s.taken[id(220)] != 1 || s.taken[id(299)] != 2 {
 			t.Errorf("taken %d events, the oldest %d times, the newest %d", len(s.taken), s.taken[id(0)],
@@ -378,7 +378,7 @@ func TestCheck_BackfillsAndReconciles(t *testing.T) {
 func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(10)
+		s := newFake(10)
 		s.leads = false
 		s.check(t, time.Minute, time.Hour)
 		if len(s.taken) > 0 || len(s.kept) > 0 {
@@ -390,7 +390,7 @@ func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
 func TestCheck_LogsRepeatedErrorOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(300)
+		s := newFake(300)
 		for i := 1; i <= 3; i++ {
 			s.fail[i] = &refusal{}
 		}
@@ -401,7 +401,7 @@ func TestCheck_LogsRepeatedErrorOnce(t *testing.T) {
 	})
 }
 
-func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
+func reconciler(s *fake, r purchase.Rules) backfill.Reconciler {
 	return backfill.Reconciler{
 		Rules: subscriptions(r), List: s, Ledger: s, Progress: func(backfill.Progress) {}, Now: time.Now,
 	}
@@ -410,7 +410,7 @@ func reconciler(s *shop, r purchase.Rules) backfill.Reconciler {
 func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(10)
+		s := newFake(10)
 		at := time.Now()
 		for i, change := range []func(e *purchase.Event){
 			func(e *purchase.Event) { e.Livemode = true },
@@ -453,7 +453,7 @@ func TestReconciler_ComparesPaidCheckouts(t *testing.T) {
 func TestReconciler_ComparesFirstPayments(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShop(0)
+		s := newFake(0)
 		began := time.Now()
 		trial := func(n int, subscription string) {
 			s.add(n, began.Add(time.Duration(n-100)*time.Minute))
@@ -527,7 +527,7 @@ func TestReconciler_CountsMoneyAsTheLedgerDoes(t *testing.T) {
 		for basis, want := range map[purchase.ValueBasis]int64{
 			purchase.ValueTotal: 200, purchase.ValueNet: 100 + 70,
 		} {
-			s := newShop(0)
+			s := newFake(0)
 			for i, change := range []func(c *purchase.Checkout){
 				func(*purchase.Checkout) {},
 				func(c *purchase.Checkout) { c.Tax, c.Shipping = new(int64(20)), new(int64(10)) },

@@ -151,7 +151,7 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 		}
 	}
 	if described != len(answered) {
-		t.Errorf("%d operations are described, %d were asked: %v", described, len(answered),
+		t.Errorf("%d operations described, %d tested: %v", described, len(answered),
 			slices.Sorted(maps.Keys(answered)))
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"purchase-relay/internal/testkit/ledgertest"
 )
 
-// figures returns the summary as text.
-func figures(l *ledgertest.Ledger) string {
+// summaryText returns the summary as text.
+func summaryText(l *ledgertest.Ledger) string {
 	l.T.Helper()
 	s, err := l.Summary(l.T.Context(), base.Add(-time.Hour), nil)
 	if err != nil {
@@ -52,7 +52,7 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 	if _, err := l.Fold(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	before := figures(l)
+	before := summaryText(l)
 	var steps []int
 	for n := -1; n != 0; {
 		var err error
@@ -77,10 +77,10 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 		}
 	}
 	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM rollup_changes`); n != 0 {
-		t.Errorf("%d changes of the figures, want 0", n)
+		t.Errorf("rollup changes = %d, want 0", n)
 	}
-	if after := figures(l); after != before {
-		t.Errorf("figures = %s, want %s", after, before)
+	if after := summaryText(l); after != before {
+		t.Errorf("summary = %s, want %s", after, before)
 	}
 	l.CheckRollup(t, nil, time.Time{})
 	history, err := l.Get(t.Context(), "cs_delivered")

@@ -263,7 +263,7 @@ func TestPruning_CheckEnforcesMinimumAges(t *testing.T) {
 		"attempts of a week": {maintenance.Pruning{Before: days(90), Attempts: days(7)}, true},
 		"attempts of 6 days": {maintenance.Pruning{Before: days(90), Attempts: days(6)}, false},
 		"dead ones by name":  {maintenance.Pruning{Before: days(90), Also: maintenance.PrunableByName()}, true},
-		"what is on its way": {
+		"in-flight status": {
 			maintenance.Pruning{Before: days(90), Also: []purchase.Status{purchase.StatusRetrying}}, false,
 		},
 		"unknown status":       {maintenance.Pruning{Before: days(90), Also: []purchase.Status{"old"}}, false},

@@ -153,9 +153,10 @@ const maxMicros = 253402300799_999999
 
 const columns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency,
-    purchased_at, stripe_customer_id, stripe_subscription_id, generation, first_published_at, published_at, stream_sequence,
-    swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id, finished_at,
-    created_at, updated_at, kind, trial_session_id, sent_minor, match_keys, sent_page`
+    purchased_at, stripe_customer_id, stripe_subscription_id, generation, first_published_at, published_at,
+    stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error,
+    tiktok_request_id, finished_at, created_at, updated_at, kind, trial_session_id, sent_minor, match_keys,
+    sent_page`
 
 func scanRow(row pgx.CollectableRow) (r Row, err error) {
 	err = row.Scan(&r.ID, &r.Status, &r.Reason, &r.ProfileID, &r.Mode, &r.Livemode, &r.AmountMinor, &r.Currency,
