@@ -210,7 +210,7 @@ func TestBackfill(t *testing.T) {
 			t.Errorf("%s: %d", page, status)
 		}
 	}
-	told := message.NewPrinter(language.English).Sprintf("<strong>%d</strong> purchases came by catch-up", len(s.lost))
+	told := message.NewPrinter(language.English).Sprintf("<strong>%d</strong> purchases backfilled", len(s.lost))
 	if _, text := get(s.admin + "/"); !strings.Contains(text, told) {
 		t.Errorf("the overview does not say: %s", told)
 	}

@@ -165,7 +165,7 @@ func TestDashboardInABrowser(t *testing.T) {
 		t.Errorf("the search leads to %s", at)
 	}
 	timeline := p.text(".timeline")
-	for _, step := range []string{"Paid, by Stripe", retried.EventID, "Customer provisioned", "Taken by the queue", "Attempt 1 at TikTok: retry", "Attempt 2 at TikTok: retry", `"busy"`, "Attempt 3 at TikTok: delivered", "accepted by TikTok"} {
+	for _, step := range []string{"Paid (Stripe's time)", retried.EventID, "Customer provisioned", "Published: send round", "Attempt 1 at TikTok: retry", "Attempt 2 at TikTok: retry", `"busy"`, "Attempt 3 at TikTok: delivered", "accepted by TikTok"} {
 		if !strings.Contains(timeline, step) {
 			t.Errorf("the timeline lacks %q:\n%s", step, timeline)
 		}

@@ -367,7 +367,7 @@ func TestTrialBecomesAPurchase(t *testing.T) {
 	}
 	// Both ends, on the pages and in the API; a trial is no sale.
 	for path, parts := range map[string][]string{
-		"/purchases/" + c.SessionID: {"/purchases/" + first, "First payment after it"}, "/purchases/" + first: {"/purchases/" + c.SessionID, "First payment after the trial"},
+		"/purchases/" + c.SessionID: {"/purchases/" + first, "First payment recorded"}, "/purchases/" + first: {"/purchases/" + c.SessionID, "First payment after the trial"},
 		"/api/v1/purchases/" + first:      {`"kind":"first_payment","trial_session_id":"` + c.SessionID + `"`},
 		"/api/v1/summary?range=30d":       {`"value":[{"currency":"USD","paid_minor":2999,"accepted_minor":2999}]`},
 		"/purchases.csv?q=" + c.SessionID: {"trial,"},

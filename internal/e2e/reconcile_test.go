@@ -81,7 +81,7 @@ func TestReconcile_ComparesTrialsAndFirstPayments(t *testing.T) {
 			t.Errorf("TikTok has the renewal %s", renewal)
 		}
 	}
-	told := fmt.Sprintf("<strong>%d</strong> purchases came by catch-up", 2)
+	told := fmt.Sprintf("<strong>%d</strong> purchases backfilled", 2)
 	if _, text := get(s.admin + "/?range=30d"); !strings.Contains(text, told) {
 		t.Errorf("the overview lacks %q", told)
 	}

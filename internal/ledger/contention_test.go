@@ -56,8 +56,8 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 	}
 	ctx := t.Context()
 	old := maintenance.Pruning{
-		Before:   time.Now().Add(-maintenance.LeastPruneAge),
-		Attempts: time.Now().Add(-maintenance.LeastAttemptAge),
+		Before:   time.Now().Add(-maintenance.MinPruneAge),
+		Attempts: time.Now().Add(-maintenance.MinAttemptAge),
 	}
 	prune := func(*rand.Rand, int) error {
 		_, err := l.Prune(ctx, old, func(maintenance.Pruned) {})
@@ -118,7 +118,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			if err == nil {
 				_, err = l.Unlink(ctx, email, person)
 			}
-			if errors.Is(err, report.ErrUnknown) {
+			if errors.Is(err, report.ErrNotFound) {
 				return nil
 			}
 			return err
@@ -138,7 +138,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 				err := write(r, round)
 				if pgErr := new(pgconn.PgError); errors.As(err, &pgErr) && pgErr.Code == "40P01" {
 					t.Errorf("%s: deadlock: %v", name, err)
-				} else if err != nil && !errors.Is(err, report.ErrUnknown) {
+				} else if err != nil && !errors.Is(err, report.ErrNotFound) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}

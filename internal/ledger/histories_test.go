@@ -367,7 +367,7 @@ func (h *history) season(rt *rapid.T) {
 
 func (h *history) pruneAll(rt *rapid.T) {
 	h.start(rt)
-	p := maintenance.Pruning{Before: h.now.Add(h.postgres - maintenance.LeastPruneAge)}
+	p := maintenance.Pruning{Before: h.now.Add(h.postgres - maintenance.MinPruneAge)}
 	if rapid.Bool().Draw(rt, "dead") {
 		p.Also = []purchase.Status{purchase.StatusDead}
 	}
@@ -384,7 +384,7 @@ func (h *history) forget(rt *rapid.T) {
 	b := h.buyers[rapid.IntRange(0, len(h.buyers)-1).Draw(rt, "forgotten buyer")]
 	steps := rapid.SampledFrom([]int{3, 3, 3, 1, 2}).Draw(rt, "steps")
 	person, err := h.Forget(h.T.Context(), b.email)
-	if errors.Is(err, report.ErrUnknown) {
+	if errors.Is(err, report.ErrNotFound) {
 		rt.Skip("the ledger has no data of the buyer")
 	}
 	h.must(err)
@@ -393,10 +393,10 @@ func (h *history) forget(rt *rapid.T) {
 	}
 	for again := false; ; again = true {
 		found := false
-		for _, held := range person.Held {
-			found = found || h.stream[held.ID] != nil || h.deadLetters[held.ID].data != nil
-			delete(h.stream, held.ID)
-			delete(h.deadLetters, held.ID)
+		for _, bought := range person.Purchases {
+			found = found || h.stream[bought.ID] != nil || h.deadLetters[bought.ID].data != nil
+			delete(h.stream, bought.ID)
+			delete(h.deadLetters, bought.ID)
 		}
 		if again && !found {
 			break
