@@ -48,7 +48,7 @@ type expectation struct {
 
 // special are the commands that need or return something special. All others end with exit status 0.
 var special = []expectation{
-	{begins: "curl http://127.0.0.1:8082/readyz", codes: []int{22}}, // 503: delivery is paused
+	{begins: "curl $WORKER/readyz", codes: []int{22}}, // 503: delivery is paused
 	{begins: ".local/bin/ingest replay --status dead --yes", purchase: "dead", codes: []int{0}},
 	{begins: "ingest replay --session", before: refuse, input: "no\n", purchase: "dead", codes: []int{3}},
 	{begins: "ingest replay", input: "no\n", codes: []int{0, 3}},
