@@ -57,8 +57,8 @@ func TestStatesDocument(t *testing.T) {
 		}
 	}
 
-	t.Run("events", func(t *testing.T) { testEventsTable(t, tableOf(t, text, "stands at \\ proposed")) })
-	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, tableOf(t, text, "stands at \\ outcome")) })
+	t.Run("events", func(t *testing.T) { testEventsTable(t, tableOf(t, text, "recorded \\ proposed")) })
+	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, tableOf(t, text, "recorded \\ outcome")) })
 }
 
 // state reads a state's name; "paid" is each of those behind it.
