@@ -21,7 +21,7 @@ import (
 const quickstart = "docs/quickstart.md"
 
 var (
-	// A command is a line of an indented block, or stands in a sentence with an argument or a flag.
+	// A command is a line of an indented block, or a code span with an argument or a flag.
 	command = regexp.MustCompile("(?m)^    ((?:[$A-Z_]+=\\S+ )*(?:\\.local/bin/)?" +
 		"(?:ingest|tiktok-worker|curl|go|pg_dump|pg_restore|psql|export|echo) .*)$" +
 		"|`((?:ingest|tiktok-worker|go) [^` ]+ [^`]+|(?:ingest|tiktok-worker) --[^`]+)`")
