@@ -316,7 +316,7 @@ func TestRecord_ReportsAnotherCustomer(t *testing.T) {
 		r := paid(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%d", i))
 		r.Purchase.Customer, r.Purchase.At = tc.customer, base.Add(tc.at)
 		if got := l.Must(r, purchase.Processed); got.PreviousCustomer != tc.before {
-			t.Errorf("purchase %d: customer before = %q, want %q", i, got.PreviousCustomer, tc.before)
+			t.Errorf("purchase %d: previous customer = %q, want %q", i, got.PreviousCustomer, tc.before)
 		}
 		if got := ask[string](l, `SELECT stripe_customer_id FROM profiles`); got != tc.want {
 			t.Errorf("purchase %d: customer of the profile = %s, want %s", i, got, tc.want)

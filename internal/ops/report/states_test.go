@@ -58,8 +58,8 @@ func TestStatesDocument(t *testing.T) {
 			}
 		}
 	})
-	t.Run("events", func(t *testing.T) { testEventsTable(t, readTable(t, text, `stands at \ proposed`)) })
-	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, readTable(t, text, `stands at \ outcome`)) })
+	t.Run("events", func(t *testing.T) { testEventsTable(t, readTable(t, text, `recorded \ proposed`)) })
+	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, readTable(t, text, `recorded \ outcome`)) })
 }
 
 type state struct {
