@@ -119,8 +119,8 @@ func TestDeadConnectionsAreFoundOut(t *testing.T) {
 	}
 	idle := time.NewTimer(1100 * time.Millisecond) // a connection that was used a moment ago is not asked whether it lives
 	<-idle.C
-	proxy.Deafen()
-	proxy.Hear()
+	proxy.Drop(true, true)
+	proxy.Drop(false, false)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a webhook's time
 	defer cancel()
 	if _, err := db.Record(ctx, receipt("evt_1", "cs_1", purchase.StatusPending, "")); err != nil {
@@ -149,7 +149,7 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 			t.Fatal("nothing is locked")
 		}
 	}
-	proxy.Deafen()
+	proxy.Drop(true, true)
 	vanish()
 	if err := <-gone; err == nil {
 		t.Fatal("it was heard")

@@ -37,10 +37,10 @@ type Ledger struct {
 // New returns a migrated, empty ledger.
 func New(t *testing.T) *Ledger {
 	t.Helper()
-	url := pgtest.Database(t)
-	if _, err := ledger.Migrate(t.Context(), secret.Text(url)); err != nil {
-		t.Fatal(err)
-	}
+	url := pgtest.Migrated(t, func(url string) error {
+		_, err := ledger.Migrate(t.Context(), secret.Text(url))
+		return err
+	})
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
