@@ -21,66 +21,73 @@ func env(pairs ...string) func(string) string {
 	return func(name string) string { return m[name] }
 }
 
-func TestConfiguration(t *testing.T) {
-	for name, tc := range map[string]struct {
-		pairs []string
-		want  string
-	}{
-		"a token without a pixel":             {[]string{"TIKTOK_ACCESS_TOKEN=hunter2"}, "TIKTOK_PIXEL_ID"},
-		"send without a safeguard":            {[]string{"TIKTOK_TEST_MODE=send"}, "TIKTOK_TEST_EVENT_CODE"},
-		"a mode unheard of":                   {[]string{"TIKTOK_TEST_MODE=maybe"}, "TIKTOK_TEST_MODE"},
-		"a body unheard of":                   {[]string{"TIKTOK_PAYLOAD=xml"}, "TIKTOK_PAYLOAD"},
-		"no address":                          {[]string{"TIKTOK_API_URL=business-api"}, "TIKTOK_API_URL"},
-		"the local stack, TikTok's address":   {[]string{"LOCAL_STACK=true", "TIKTOK_ACCESS_TOKEN=hunter2", "TIKTOK_PIXEL_ID=p"}, "LOCAL_STACK"},
-		"the local stack, TikTok in capitals": {[]string{"LOCAL_STACK=true", "TIKTOK_ACCESS_TOKEN=hunter2", "TIKTOK_PIXEL_ID=p", "TIKTOK_API_URL=https://Business-API.TikTok.com./x"}, "LOCAL_STACK"},
-		"no page":                             {[]string{"TIKTOK_PAGE_URL=/shop"}, "TIKTOK_PAGE_URL"},
-		"a page with a password":              {[]string{"TIKTOK_PAGE_URL=https://shop:hunter2@shop.example/"}, "TIKTOK_PAGE_URL"},
-		"a page without an end":               {[]string{"TIKTOK_PAGE_URL=https://shop.example/" + strings.Repeat("x", 2048)}, "TIKTOK_PAGE_URL"},
-		"no rate":                             {[]string{"TIKTOK_MAX_RPS=0"}, "TIKTOK_MAX_RPS"},
-		"no concurrency":                      {[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY"},
-		"an age past the window":              {[]string{"RETRY_MAX_AGE=49h"}, "48h"},
-		"the window itself":                   {[]string{"RETRY_MAX_AGE=48h"}, "48h"},
-		"a falling retry":                     {[]string{"RETRY_MAX=1ms"}, "RETRY_MAX"},
-		"a token of two words":                {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN=hunter2 hunter2"}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
-		"a token in quotes":                   {[]string{"TIKTOK_PIXEL_ID=p", `TIKTOK_ACCESS_TOKEN="hunter2"`}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
-		"a token of blanks":                   {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN= \r\n"}, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
-		"a header for a token":                {[]string{"TIKTOK_PIXEL_ID=p", "TIKTOK_ACCESS_TOKEN=t", "TIKTOK_TEST_ACCESS_TOKEN=Bearer hunter2"}, "TIKTOK_TEST_ACCESS_TOKEN must be"},
-		"a pixel's address":                   {[]string{"TIKTOK_PIXEL_ID=https://ads.example/p", "TIKTOK_ACCESS_TOKEN=t"}, "TIKTOK_PIXEL_ID must be letters and digits"},
-		"a test pixel in two":                 {[]string{"TIKTOK_TEST_PIXEL_ID=P 1"}, "TIKTOK_TEST_PIXEL_ID must be letters and digits"},
-		"a test code in quotes":               {[]string{"TIKTOK_TEST_EVENT_CODE='T1'"}, "TIKTOK_TEST_EVENT_CODE must be letters"},
-		"several at once":                     {[]string{"TIKTOK_TIMEOUT=soon", "TIKTOK_ACCESS_TOKEN=hunter2"}, "TIKTOK_TIMEOUT"},
-		"a live token in the clear":           {[]string{"TIKTOK_ACCESS_TOKEN=hunter2", "TIKTOK_PIXEL_ID=C1", "TIKTOK_API_URL=http://proxy.internal/track/"}, "TIKTOK_API_URL is plain http"},
-		"a test token in the clear": {[]string{
-			"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=C1", "TIKTOK_TEST_ACCESS_TOKEN=hunter2", "TIKTOK_API_URL=http://10.0.0.1/track/",
-		}, "TIKTOK_API_URL is plain http"},
-		"a host with a scheme": {[]string{"ADMIN_HOSTS=http://worker"}, "ADMIN_HOSTS"},
-	} {
-		var usage *service.UsageError
-		err := run(t.Context(), nil, env(tc.pairs...), &bytes.Buffer{})
-		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// All unusable settings are listed at once, and no secret with them.
-func TestConfig_ListsEveryUnusableSetting(t *testing.T) {
+// usageError runs the program with an invalid configuration and returns its error.
+func usageError(t *testing.T, pairs ...string) string {
+	t.Helper()
 	var usage *service.UsageError
-	err := run(t.Context(), nil, env("TIKTOK_PIXEL_ID=p-1", "TIKTOK_ACCESS_TOKEN=hunter2 x", "TIKTOK_TEST_PIXEL_ID=p 2", "TIKTOK_TEST_EVENT_CODE=a b"), &bytes.Buffer{})
-	if !errors.As(err, &usage) || service.ExitCode(err, &bytes.Buffer{}) != 2 {
-		t.Fatalf("error = %v, want a usage error", err)
+	err := run(t.Context(), nil, env(pairs...), &bytes.Buffer{})
+	if !errors.As(err, &usage) {
+		t.Fatalf("%v: run = %v, want a usage error", pairs, err)
 	}
-	for _, name := range []string{"TIKTOK_PIXEL_ID", "TIKTOK_ACCESS_TOKEN", "TIKTOK_TEST_PIXEL_ID", "TIKTOK_TEST_EVENT_CODE"} {
-		if !strings.Contains(err.Error(), name+" must be") {
-			t.Errorf("%s is missing in: %v", name, err)
+	return err.Error()
+}
+
+func TestConfig_ReportsInvalidSettings(t *testing.T) {
+	const (
+		pixel, token = "TIKTOK_PIXEL_ID=C1", "TIKTOK_ACCESS_TOKEN=hunter2"
+		testToken    = "TIKTOK_TEST_ACCESS_TOKEN="
+		page         = "TIKTOK_PAGE_URL="
+		local        = "LOCAL_STACK=true"
+		capitals     = "TIKTOK_API_URL=https://Business-API.TikTok.com./x"
+	)
+	long := "https://shop.example/" + strings.Repeat("x", 2048)
+	for want, lists := range map[string][][]string{
+		"TIKTOK_PIXEL_ID is required":                 {{token}},
+		"TIKTOK_TEST_EVENT_CODE":                      {{"TIKTOK_TEST_MODE=send"}},
+		"TIKTOK_TEST_MODE":                            {{"TIKTOK_TEST_MODE=maybe"}},
+		"TIKTOK_PAYLOAD":                              {{"TIKTOK_PAYLOAD=xml"}},
+		"TIKTOK_API_URL must be":                      {{"TIKTOK_API_URL=business-api"}},
+		"LOCAL_STACK":                                 {{local, token, pixel}, {local, token, pixel, capitals}},
+		"TIKTOK_PAGE_URL":                             {{page + "/shop"}, {page + "https://a:b@c.d/"}, {page + long}},
+		"TIKTOK_MAX_RPS":                              {{"TIKTOK_MAX_RPS=0"}},
+		"WORKER_CONCURRENCY":                          {{"WORKER_CONCURRENCY=0"}},
+		"RETRY_MAX_AGE must be under 48h":             {{"RETRY_MAX_AGE=49h"}, {"RETRY_MAX_AGE=48h"}},
+		"RETRY_MAX must be":                           {{"RETRY_MAX=1ms"}},
+		"TIKTOK_ACCESS_TOKEN must be printable ASCII": {{pixel, token + " x"}, {pixel, token + `"`}},
+		"TIKTOK_ACCESS_TOKEN must be printable":       {{pixel, "TIKTOK_ACCESS_TOKEN= \r\n"}},
+		"TIKTOK_TEST_ACCESS_TOKEN must be":            {{pixel, token, testToken + "Bearer hunter2"}},
+		"TIKTOK_PIXEL_ID must be letters and digits":  {{token, "TIKTOK_PIXEL_ID=https://ads.example/p"}},
+		"TIKTOK_TEST_PIXEL_ID must be":                {{"TIKTOK_TEST_PIXEL_ID=P 1"}},
+		"TIKTOK_TEST_EVENT_CODE must be letters":      {{"TIKTOK_TEST_EVENT_CODE='T1'"}},
+		"TIKTOK_TIMEOUT":                              {{"TIKTOK_TIMEOUT=soon", token}},
+		"ADMIN_HOSTS":                                 {{"ADMIN_HOSTS=http://worker"}},
+		"TIKTOK_API_URL is plain http": {
+			{token, pixel, "TIKTOK_API_URL=http://proxy.internal/track/"},
+			{"TIKTOK_ACCESS_TOKEN=local-token", pixel, testToken + "hunter2", "TIKTOK_API_URL=http://10.0.0.1/"},
+		},
+	} {
+		for _, pairs := range lists {
+			if got := usageError(t, pairs...); !strings.Contains(got, want) || strings.Contains(got, "hunter2") {
+				t.Errorf("%v: error = %q, want %q and no secret", pairs, got, want)
+			}
 		}
-	}
-	if strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("a token is in: %v", err)
 	}
 }
 
-// The manual is read from the source, the help from the parser's model: they list the same variables.
+func TestConfig_ReportsEveryInvalidSetting(t *testing.T) {
+	got := usageError(t, "TIKTOK_PIXEL_ID=p-1", "TIKTOK_ACCESS_TOKEN=hunter2 x", "TIKTOK_TEST_PIXEL_ID=p 2",
+		"TIKTOK_TEST_EVENT_CODE=a b")
+	for _, want := range []string{
+		"TIKTOK_PIXEL_ID must be", "TIKTOK_ACCESS_TOKEN must be", "TIKTOK_TEST_PIXEL_ID must be",
+		"TIKTOK_TEST_EVENT_CODE must be",
+	} {
+		if !strings.Contains(got, want) || strings.Contains(got, "hunter2") {
+			t.Errorf("error = %q, want %q and no secret", got, want)
+		}
+	}
+}
+
+// The manual is generated from the source, the help from kong's model.
 func TestHelp_ListsVariablesOfManual(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"--help"}, env(), &out); !errors.Is(err, service.ErrHelp) {
@@ -89,32 +96,37 @@ func TestHelp_ListsVariablesOfManual(t *testing.T) {
 	manual.CheckHelp(t, "../..", "tiktok-worker", out.String())
 }
 
-// What copying adds around a setting is removed.
-func TestConfig_IsTrimmed(t *testing.T) {
-	c := config{PixelID: "\ufeffC1\r\n", AccessToken: " token\n", TestPixelID: "\tC2", TestAccessToken: "\u200bother ", TestEventCode: "TEST1\u00a0"}
-	c.trim()
-	if want := (config{PixelID: "C1", AccessToken: "token", TestPixelID: "C2", TestAccessToken: "other", TestEventCode: "TEST1"}); !reflect.DeepEqual(c, want) {
-		t.Errorf("%+v, want %+v", c, want)
+func TestConfig_TrimsWhiteSpace(t *testing.T) {
+	got := config{
+		PixelID: "\ufeffC1\r\n", AccessToken: " token\n", TestPixelID: "\tC2", TestAccessToken: "\u200bother ",
+		TestEventCode: "TEST1\u00a0",
+	}
+	got.trim()
+	want := config{
+		PixelID: "C1", AccessToken: "token", TestPixelID: "C2", TestAccessToken: "other", TestEventCode: "TEST1",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("trimmed = %+v, want %+v", got, want)
 	}
 }
 
-// The rule lets the simulator's token go everywhere, in Compose to the container of that name, and any token
-// over loopback.
-func TestConfig_InClear(t *testing.T) {
+// The simulator's token may be sent to any host, such as Compose's, and every token over loopback.
+func TestConfig_Unencrypted(t *testing.T) {
 	t.Parallel()
+	const simulator = "http://tiktok-simulator:8083/open_api/v1.3/event/track/"
 	for _, tc := range []struct {
 		url   string
 		token secret.Text
 		want  bool
 	}{
-		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "local-token", false},
-		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "", false},
-		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "0123456789abcdef", true},
+		{simulator, "local-token", false},
+		{simulator, "", false},
+		{simulator, "0123456789abcdef", true},
 		{"http://127.0.0.1:8083/x", "0123456789abcdef", false},
 		{"https://business-api.tiktok.com/x", "0123456789abcdef", false},
 	} {
-		if got := (&config{APIURL: tc.url}).inClear(tc.token); got != tc.want {
-			t.Errorf("inClear to %s = %t, want %t", tc.url, got, tc.want)
+		if got := (&config{APIURL: tc.url}).unencrypted(tc.token); got != tc.want {
+			t.Errorf("unencrypted(%s) to %s = %t, want %t", tc.token.Reveal(), tc.url, got, tc.want)
 		}
 	}
 }

@@ -91,7 +91,7 @@ func Metrics(version string) (*prometheus.Registry, http.Handler) {
 
 // Health requests /healthz of a running program's admin listener: images have no curl.
 func Health(ctx context.Context, adminAddr string) error {
-	status, _, err := Ask(ctx, adminAddr, "/healthz")
+	status, _, err := GetAdmin(ctx, adminAddr, "/healthz")
 	switch {
 	case err != nil:
 		return err
@@ -103,8 +103,8 @@ func Health(ctx context.Context, adminAddr string) error {
 
 const maxAnswer = 4 << 20 // bytes
 
-// Ask reads a page of a running program's admin listener, on loopback where it listens on every address.
-func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
+// GetAdmin reads a page of a running program's admin listener, on loopback where it listens on every address.
+func GetAdmin(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
 	host, port, err := net.SplitHostPort(adminAddr)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ADMIN_ADDR %q is not host:port", adminAddr)

@@ -14,9 +14,9 @@ const memoryLimit = 40 << 20
 // tenth of the processor time.
 const collectAt = 400
 
-// BoundMemory keeps the program under 64 MiB under load and under attack. GOMEMLIMIT and GOGC of the
+// LimitMemory keeps the program under 64 MiB under load and under attack. GOMEMLIMIT and GOGC of the
 // environment win.
-func BoundMemory() {
+func LimitMemory() {
 	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
 		debug.SetMemoryLimit(memoryLimit)
 	}
