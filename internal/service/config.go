@@ -264,7 +264,7 @@ func Loopback(addr string) bool {
 
 // LogConfig is the part of a configuration about logging.
 type LogConfig struct {
-	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Lowest level to log: debug, info, warn, error."`
+	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Log level: debug, info, warn, error."`
 	LogFormat string `default:"json" enum:"json,console" help:"Log format: json or console."`
 }
 

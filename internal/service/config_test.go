@@ -65,7 +65,9 @@ func TestParse_ReadsFlagsAndVariables(t *testing.T) {
 		},
 		"embedded":               {env{"LOG_LEVEL": "warn"}, nil, "serve", func(c *cli) { c.LogLevel = "warn" }},
 		"command's own variable": {env{"DEPTH": "5"}, nil, "serve", func(c *cli) { c.Serve.Depth = 5 }},
-		"command's own flag":     {nil, []string{"serve", "--depth=4"}, "serve", func(c *cli) { c.Serve.Depth = 4 }},
+		"command's own flag": {
+			nil, []string{"serve", "--depth=4"}, "serve", func(c *cli) { c.Serve.Depth = 4 },
+		},
 		"flag before variable": {
 			env{"WAIT": "1s"}, []string{"migrate", "--wait=2s"}, "migrate", func(c *cli) { c.Wait = 2 * time.Second },
 		},
@@ -101,8 +103,12 @@ func TestParse_CollectsProblems(t *testing.T) {
 		"a variable and a flag": {
 			map[string]string{"WAIT": "soon"}, []string{"--nonsense"}, []string{"WAIT", "unknown flag --nonsense"},
 		},
-		"a mistyped command":       {nil, []string{"migrat"}, []string{`unknown command "migrat"; did you mean "migrate"?`}},
-		"a mistyped default":       {nil, []string{"srve"}, []string{`unknown command "srve"; did you mean "serve"?`}},
+		"a mistyped command": {
+			nil, []string{"migrat"}, []string{`unknown command "migrat"; did you mean "migrate"?`},
+		},
+		"a mistyped default": {
+			nil, []string{"srve"}, []string{`unknown command "srve"; did you mean "serve"?`},
+		},
 		"an unknown command":       {nil, []string{"dance"}, []string{`unknown command "dance"`}},
 		"an address for a command": {nil, []string{"ada@example.com"}, []string{"unknown command"}},
 		"an unexpected argument":   {nil, []string{"migrate", "ada@example.com"}, []string{"unexpected argument"}},
