@@ -1,4 +1,4 @@
-// Package archtest keeps the import picture of docs/architecture.md true.
+// Package archtest tests the import rules of docs/architecture.md.
 package archtest
 
 import (
@@ -16,13 +16,15 @@ import (
 
 const module = "purchase-relay/"
 
-// domain is what every package may talk about.
-var domain = []string{"internal/purchase", "internal/message", "internal/secret", "internal/logsafe", "internal/flood"}
+// domain is allowed everywhere.
+var domain = []string{
+	"internal/purchase", "internal/message", "internal/secret", "internal/logsafe", "internal/flood",
+}
 
-// steps are the way of a purchase, step by step. A step imports no other step and no client.
+// steps are the steps of a purchase's path. A step imports no other step and no client.
 var steps = []string{"internal/intake", "internal/relay", "internal/delivery", "internal/recorder"}
 
-// clients talk to the outside. A client may import the step whose port it implements, and no other client.
+// clients talk to other systems. A client may import the step whose interface it implements, but no other client.
 var clients = map[string][]string{
 	"internal/stripe": {},
 	"internal/ledger": {"internal/relay", "migrations"},
@@ -30,7 +32,7 @@ var clients = map[string][]string{
 	"internal/tiktok": {},
 }
 
-// ops is what people do with the product. Nothing but cmd and ops imports it.
+// ops is for operators. Only cmd and ops import it.
 var ops = map[string][]string{
 	"internal/ops/report":      {"internal/ledger"},
 	"internal/ops/maintenance": {"internal/ledger", "internal/ops/report"},
@@ -39,12 +41,13 @@ var ops = map[string][]string{
 	"internal/ops/notify":      {"internal/ops/report", "internal/ops/guide"},
 	"internal/ops/doctor":      {"internal/queue", "internal/tiktok", "internal/service", "internal/ops/guide"},
 	"internal/ops/doctor/ingestdoctor": {
-		"internal/ledger", "internal/queue", "internal/stripe", "internal/service", "internal/ops/doctor", "internal/ops/guide",
+		"internal/ledger", "internal/queue", "internal/stripe", "internal/service", "internal/ops/doctor",
+		"internal/ops/guide",
 	},
 	"internal/ops/dashboard": {"internal/ops/report", "internal/ops/maintenance", "internal/ops/guide"},
 }
 
-// allowed returns what each product package may import of the module: the picture in docs/architecture.md.
+// allowed returns the module's packages that each product package may import.
 func allowed() map[string][]string {
 	all := map[string][]string{
 		"internal/purchase": {}, "internal/secret": {}, "internal/logsafe": {}, "internal/flood": {}, "migrations": {},
