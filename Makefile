@@ -35,8 +35,8 @@ up: ## The same in containers.
 	VERSION=$(VERSION) REVISION=$(REVISION) docker compose up --build --wait
 	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *echo\|Figures\)/\1/p' docker-compose.yml
 
-compose-test: ## Rehearse the containers: break, restart, scale, count (needs a container engine; ARGS=-cluster for three NATS servers).
-	@go run ./internal/tools/composetest $(ARGS)
+compose-test: ## Rehearse the containers: break, restart, scale, count (container engine, curl, jq; ARGS=-cluster for three NATS servers).
+	@bash internal/tools/composetest.sh $(ARGS)
 
 manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubernetes 1.30 and of KEDA (downloads them the first time).
 	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; mkdir "$$d/crds"; \

@@ -23,66 +23,65 @@ func env(pairs ...string) func(string) string {
 	return func(name string) string { return m[name] }
 }
 
-// problems runs the program with an invalid configuration and returns the problems.
+// problems runs the program with a configuration and returns the problems of its usage error.
 func problems(t *testing.T, args []string, pairs ...string) string {
 	t.Helper()
 	var usage *service.UsageError
 	err := run(t.Context(), args, env(pairs...), strings.NewReader(""), &bytes.Buffer{})
 	if !errors.As(err, &usage) {
-		t.Fatalf("run(%v) = %v, want a usage error", args, err)
+		t.Fatalf("error = %v, want a usage error", err)
 	}
 	return strings.Join(usage.Problems, "\n")
 }
 
-func TestConfig_ReportsInvalidSettings(t *testing.T) {
-	const (
-		database = "DATABASE_URL=postgres://h/d"
-		signing  = "STRIPE_WEBHOOK_SECRET=" + goodSecret
-		long     = "hunter2-hunter2-hunter2"
-	)
-	for want, lists := range map[string][][]string{
-		"DATABASE_URL is required":                  {nil},
-		"STRIPE_WEBHOOK_SECRET is required":         {{database}},
-		"is empty":                                  {{database, signing + ","}},
-		"does not look like whsec_":                 {{database, "STRIPE_WEBHOOK_SECRET=hunter2"}},
-		"ADMIN_TOKEN is required":                   {{"ADMIN_ADDR=0.0.0.0:8081"}},
-		"ADMIN_TOKENS: the token of anna has fewer": {{"ADMIN_TOKENS=anna:hunter2"}},
-		"ADMIN_TOKENS: entry 1 is not name:token":   {{"ADMIN_TOKENS=" + long}},
-		"that of ADMIN_TOKEN":                       {{"ADMIN_TOKEN=hunter2", "ADMIN_TOKENS=admin:" + long}},
-		"ADMIN_HOSTS":                               {{"ADMIN_HOSTS=ingest.internal,http://x"}},
-		"CHECKOUT_MODES":                            {{"CHECKOUT_MODES=subscription,setup"}},
-		"CONSENT_REQUIRED needs CONSENT_KEY":        {{"CONSENT_REQUIRED=true"}},
-		"SKIP_EMAIL_DOMAINS":                        {{"SKIP_EMAIL_DOMAINS=example.com,staff"}},
-		"would count as a sale":                     {{"TRIAL_EVENT_NAME=CompletePayment"}},
-		"TRIAL_EVENT_NAME":                          {{"TRIAL_EVENT_NAME=Start Trial"}},
-		"FIRST_PAYMENT needs subscription":          {{"CHECKOUT_MODES=payment", "FIRST_PAYMENT=true"}},
-		"CLICK_WINDOW must be": {
-			{"CLICK_WINDOW=0d"}, {"CLICK_WINDOW=1h"}, {"CLICK_WINDOW=29d"},
+func TestConfig_Problems(t *testing.T) {
+	for _, tc := range []struct{ settings, want string }{
+		{"ADMIN_ADDR=0.0.0.0:8081", "ADMIN_TOKEN is required"},
+		{"ADMIN_HOSTS=ingest.internal,http://x", "ADMIN_HOSTS"},
+		{"ADMIN_TOKEN=hunter2; ADMIN_TOKENS=admin:hunter2-hunter2-hunter2", "that of ADMIN_TOKEN"},
+		{"ADMIN_TOKENS=anna:hunter2", "ADMIN_TOKENS: the token of anna has fewer than 16 characters"},
+		{"ADMIN_TOKENS=hunter2-hunter2-hunter2", "ADMIN_TOKENS: entry 1 is not name:token"},
+		{"BACKFILL_INTERVAL=-1h", "BACKFILL_INTERVAL"},
+		{"CHECKOUT_MODES=payment; FIRST_PAYMENT=true", "FIRST_PAYMENT needs subscription"},
+		{"CHECKOUT_MODES=subscription,setup", "CHECKOUT_MODES"},
+		{"CLICK_WINDOW=0d", "CLICK_WINDOW must be 1d to 28d"},
+		{"CLICK_WINDOW=1.5d", "CLICK_WINDOW"},
+		{"CLICK_WINDOW=1h", "CLICK_WINDOW must be 1d to 28d"},
+		{"CLICK_WINDOW=29d", "CLICK_WINDOW must be 1d to 28d"},
+		{"CLICK_WINDOW=week", "CLICK_WINDOW"},
+		{"CONNECT_ACCOUNTS=acct_1,all", "CONNECT_ACCOUNTS"},
+		{"CONNECT_ACCOUNTS=acct_1,cus_2", "CONNECT_ACCOUNTS"},
+		{"CONSENT_REQUIRED=true", "CONSENT_REQUIRED needs CONSENT_KEY"},
+		{"DATABASE_URL=", "DATABASE_URL is required"},
+		{"NATS_MAX_BYTES=lots", "NATS_MAX_BYTES"},
+		{"NATS_REPLICAS=2", "NATS_REPLICAS"},
+		{"NATS_URL=http://x", "NATS_URL"},
+		{"NOTIFY_SILENCE=24h", "NOTIFY_SILENCE"},
+		{"NOTIFY_URL=/hook/hunter2", "NOTIFY_URL is not"},
+		{"NOTIFY_URL=http://hooks.example/hunter2", "NOTIFY_URL is plain http"},
+		{"RETRY_MAX_AGE=48h", "RETRY_MAX_AGE must be under 48h"},
+		{"RETRY_MAX_AGE=72h", "RETRY_MAX_AGE must be under 48h"},
+		{"SHUTDOWN_GRACE=-1s", "SHUTDOWN_GRACE"},
+		{"SKIP_EMAIL_DOMAINS=example.com,staff", "SKIP_EMAIL_DOMAINS"},
+		{"STRIPE_API_KEY=pk_live_hunter2", "STRIPE_API_KEY does not look like"},
+		{
+			"STRIPE_API_KEY=rk_live_hunter2; STRIPE_API_URL=http://stripe.example",
+			"STRIPE_API_URL is not https",
 		},
-		"CLICK_WINDOW: ":                       {{"CLICK_WINDOW=1.5d"}, {"CLICK_WINDOW=week"}},
-		"CONNECT_ACCOUNTS: ":                   {{"CONNECT_ACCOUNTS=acct_1,cus_2"}},
-		"CONNECT_ACCOUNTS":                     {{"CONNECT_ACCOUNTS=acct_1,all"}},
-		"VALUE":                                {{"VALUE=gross"}},
-		"RETRY_MAX_AGE must be under 48h":      {{"RETRY_MAX_AGE=48h"}, {"RETRY_MAX_AGE=72h"}},
-		"NATS_REPLICAS":                        {{"NATS_REPLICAS=2"}},
-		"NATS_MAX_BYTES":                       {{"NATS_MAX_BYTES=lots"}},
-		"NATS_URL":                             {{"NATS_URL=http://x"}},
-		"SHUTDOWN_GRACE":                       {{"SHUTDOWN_GRACE=-1s"}},
-		"NOTIFY_URL is not":                    {{"NOTIFY_URL=/hook/hunter2"}},
-		"NOTIFY_URL is plain http":             {{"NOTIFY_URL=http://hooks.example/hunter2"}},
-		"NOTIFY_SILENCE must be a duration":    {{"NOTIFY_SILENCE=24h"}},
-		"STRIPE_API_KEY does not look like":    {{"STRIPE_API_KEY=pk_live_hunter2"}},
-		"STRIPE_API_URL is not":                {{"STRIPE_API_KEY=rk_live_x", "STRIPE_API_URL=http://x.test"}},
-		"BACKFILL_INTERVAL must be a duration": {{"BACKFILL_INTERVAL=-1h"}},
+		{"STRIPE_WEBHOOK_SECRET=", "STRIPE_WEBHOOK_SECRET is required"},
+		{"STRIPE_WEBHOOK_SECRET=" + goodSecret + ",", "is empty"},
+		{"STRIPE_WEBHOOK_SECRET=hunter2", "does not look like whsec_"},
+		{"TRIAL_EVENT_NAME=CompletePayment", "would count as a sale"},
+		{"TRIAL_EVENT_NAME=Start Trial", "TRIAL_EVENT_NAME"},
+		{"VALUE=gross", "VALUE"},
 	} {
-		for _, pairs := range lists {
-			if len(pairs) > 0 && pairs[0] != database {
-				pairs = append(pairs, database, signing)
+		t.Run(tc.settings, func(t *testing.T) {
+			good := []string{"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=postgres://h/d"}
+			got := problems(t, nil, append(good, strings.Split(tc.settings, "; ")...)...)
+			if !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
+				t.Errorf("problems = %q, want %q and no secret", got, tc.want)
 			}
-			if got := problems(t, nil, pairs...); !strings.Contains(got, want) || strings.Contains(got, "hunter2") {
-				t.Errorf("%v: problems = %q, want %q and no secret", pairs, got, want)
-			}
-		}
+		})
 	}
 }
 
@@ -159,26 +158,26 @@ func TestConfig_ProvisionNeedsNATSAlone(t *testing.T) {
 	}
 }
 
-func TestConfig_BackfillAndReconcile(t *testing.T) {
-	good := []string{"DATABASE_URL=postgres://h/d", "STRIPE_API_KEY=rk_test_x"}
-	for name, tc := range map[string]struct {
-		args  []string
-		pairs []string
-		want  string
+func TestConfig_BackfillProblems(t *testing.T) {
+	key, ledger := "STRIPE_API_KEY=rk_test_x", "DATABASE_URL=postgres://h/d"
+	for args, tc := range map[string]struct {
+		settings []string
+		want     string
 	}{
-		"backfill without a key":  {[]string{"backfill"}, good[:1], "STRIPE_API_KEY is required"},
-		"reconcile without a key": {[]string{"reconcile"}, good[:1], "STRIPE_API_KEY is required"},
-		"no database":             {[]string{"backfill"}, good[1:], "DATABASE_URL is required"},
-		"unknown mode":            {[]string{"reconcile"}, append(good, "CHECKOUT_MODES=setup"), "CHECKOUT_MODES"},
-		"malformed time":          {[]string{"backfill", "--since", "lately"}, good, "--since"},
-		"future time":             {[]string{"reconcile", "--since", "2999-01-01T00:00:00Z"}, good, "--since"},
-		"unknown flag":            {[]string{"backfill", "--until", "now"}, good, "--until"},
-		"an address":              {[]string{"backfill", "buyer@example.com"}, good, "unexpected argument"},
+		"backfill":                   {[]string{key}, "DATABASE_URL is required"},
+		"reconcile":                  {[]string{ledger}, "STRIPE_API_KEY is required"},
+		"backfill --since lately":    {[]string{key, ledger}, "--since"},
+		"backfill --until now":       {[]string{key, ledger}, "--until"},
+		"backfill buyer@example.com": {[]string{key, ledger}, "unexpected argument"},
+		"backfill --dry-run":         {[]string{ledger}, "STRIPE_API_KEY is required"},
+		"reconcile --since 30d":      {[]string{key, ledger, "CHECKOUT_MODES=setup"}, "CHECKOUT_MODES"},
+
+		"reconcile --since 2999-01-01T00:00:00Z": {[]string{key, ledger}, "--since"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			got := problems(t, tc.args, tc.pairs...)
+		t.Run(args, func(t *testing.T) {
+			got := problems(t, strings.Fields(args), tc.settings...)
 			if !strings.Contains(got, tc.want) || strings.Contains(got, "@") {
-				t.Errorf("problems = %q, want %q and no address", got, tc.want)
+				t.Errorf("problems = %q, want %q", got, tc.want)
 			}
 		})
 	}

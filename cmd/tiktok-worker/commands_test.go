@@ -23,7 +23,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() })
-	nats := queue.Config{NATSURL: secret.Text(server.URL())}
+	nats := queue.Config{NATSURL: secret.String(server.URL())}
 	js, err := queue.Connect(nats, queue.RoleIngest, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)

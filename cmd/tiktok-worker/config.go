@@ -23,7 +23,7 @@ type config struct {
 
 	// TikTok Ads Manager > Tools > Events > Web events > the pixel > Settings > Events API > Generate access
 	// token. Empty: delivery is off, and every purchase ends skipped (not_configured).
-	AccessToken secret.Text `name:"tiktok-access-token" example:"…" help:"Events API access token."`
+	AccessToken secret.String `name:"tiktok-access-token" example:"…" help:"Events API access token."`
 
 	// Below its name on the same page. Required with a token. Surrounding white space is removed from tokens,
 	// pixels and the test event code.
@@ -43,10 +43,10 @@ type config struct {
 	TestEventCode string `name:"tiktok-test-event-code" example:"TEST…" help:"Test event code."`
 
 	// Empty: the live one.
-	TestPixelID string `name:"tiktok-test-pixel-id" example:"C…" help:"Pixel for test purchases."`
+	TestPixelID string `name:"tiktok-test-pixel-id" example:"C…" help:"Pixel for tests."`
 
 	// Empty: the live one.
-	TestAccessToken secret.Text `name:"tiktok-test-access-token" example:"…" help:"Token for test purchases."`
+	TestAccessToken secret.String `name:"tiktok-test-access-token" example:"…" help:"Token for tests."`
 
 	// For a proxy or a simulator.
 	APIURL string `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"URL of the Events API."`
@@ -175,7 +175,7 @@ func (c *config) destinationProblems() (list []string) {
 			list = append(list, name+" "+err.Error()+": copy it again from Events Manager")
 		}
 	}
-	token := func(value string) error { return tiktok.CheckToken(secret.Text(value)) }
+	token := func(value string) error { return tiktok.CheckToken(secret.String(value)) }
 	check("TIKTOK_ACCESS_TOKEN", c.AccessToken.Reveal(), token)
 	check("TIKTOK_PIXEL_ID", c.PixelID, tiktok.CheckPixel)
 	check("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken.Reveal(), token)
@@ -199,7 +199,7 @@ func isTikTok(raw string) bool {
 const simulatorToken = "local-token"
 
 // unencrypted reports whether a token would be sent unencrypted to another machine.
-func (c *config) unencrypted(token secret.Text) bool {
+func (c *config) unencrypted(token secret.String) bool {
 	return token != "" && token != simulatorToken && secret.InClear(c.APIURL)
 }
 
@@ -229,7 +229,7 @@ func (c *config) batchSize() int {
 // target is a pixel and its credentials.
 type target struct {
 	pixel    string
-	token    secret.Text
+	token    secret.String
 	testCode string
 }
 

@@ -32,45 +32,61 @@ func usageError(t *testing.T, pairs ...string) string {
 	return err.Error()
 }
 
-func TestConfig_ReportsInvalidSettings(t *testing.T) {
-	const (
-		pixel, token = "TIKTOK_PIXEL_ID=C1", "TIKTOK_ACCESS_TOKEN=hunter2"
-		testToken    = "TIKTOK_TEST_ACCESS_TOKEN="
-		page         = "TIKTOK_PAGE_URL="
-		local        = "LOCAL_STACK=true"
-		capitals     = "TIKTOK_API_URL=https://Business-API.TikTok.com./x"
-	)
-	long := "https://shop.example/" + strings.Repeat("x", 2048)
-	for want, lists := range map[string][][]string{
-		"TIKTOK_PIXEL_ID is required":                 {{token}},
-		"TIKTOK_TEST_EVENT_CODE":                      {{"TIKTOK_TEST_MODE=send"}},
-		"TIKTOK_TEST_MODE":                            {{"TIKTOK_TEST_MODE=maybe"}},
-		"TIKTOK_PAYLOAD":                              {{"TIKTOK_PAYLOAD=xml"}},
-		"TIKTOK_API_URL must be":                      {{"TIKTOK_API_URL=business-api"}},
-		"LOCAL_STACK":                                 {{local, token, pixel}, {local, token, pixel, capitals}},
-		"TIKTOK_PAGE_URL":                             {{page + "/shop"}, {page + "https://a:b@c.d/"}, {page + long}},
-		"TIKTOK_MAX_RPS":                              {{"TIKTOK_MAX_RPS=0"}},
-		"WORKER_CONCURRENCY":                          {{"WORKER_CONCURRENCY=0"}},
-		"RETRY_MAX_AGE must be under 48h":             {{"RETRY_MAX_AGE=49h"}, {"RETRY_MAX_AGE=48h"}},
-		"RETRY_MAX must be":                           {{"RETRY_MAX=1ms"}},
-		"TIKTOK_ACCESS_TOKEN must be printable ASCII": {{pixel, token + " x"}, {pixel, token + `"`}},
-		"TIKTOK_ACCESS_TOKEN must be printable":       {{pixel, "TIKTOK_ACCESS_TOKEN= \r\n"}},
-		"TIKTOK_TEST_ACCESS_TOKEN must be":            {{pixel, token, testToken + "Bearer hunter2"}},
-		"TIKTOK_PIXEL_ID must be letters and digits":  {{token, "TIKTOK_PIXEL_ID=https://ads.example/p"}},
-		"TIKTOK_TEST_PIXEL_ID must be":                {{"TIKTOK_TEST_PIXEL_ID=P 1"}},
-		"TIKTOK_TEST_EVENT_CODE must be letters":      {{"TIKTOK_TEST_EVENT_CODE='T1'"}},
-		"TIKTOK_TIMEOUT":                              {{"TIKTOK_TIMEOUT=soon", token}},
-		"ADMIN_HOSTS":                                 {{"ADMIN_HOSTS=http://worker"}},
-		"TIKTOK_API_URL is plain http": {
-			{token, pixel, "TIKTOK_API_URL=http://proxy.internal/track/"},
-			{"TIKTOK_ACCESS_TOKEN=local-token", pixel, testToken + "hunter2", "TIKTOK_API_URL=http://10.0.0.1/"},
+func TestConfig_Problems(t *testing.T) {
+	for _, tc := range []struct{ settings, want string }{
+		{"ADMIN_HOSTS=http://worker", "ADMIN_HOSTS"},
+		{"LOCAL_STACK=true; TIKTOK_ACCESS_TOKEN=hunter2; TIKTOK_PIXEL_ID=p", "LOCAL_STACK"},
+		{
+			"LOCAL_STACK=true; TIKTOK_ACCESS_TOKEN=hunter2; TIKTOK_PIXEL_ID=p; " +
+				"TIKTOK_API_URL=https://Business-API.TikTok.com./x",
+			"LOCAL_STACK",
 		},
+		{"RETRY_MAX=1ms", "RETRY_MAX"},
+		{"RETRY_MAX_AGE=48h", "48h"},
+		{"RETRY_MAX_AGE=49h", "48h"},
+		{"TIKTOK_ACCESS_TOKEN=hunter2", "TIKTOK_PIXEL_ID"},
+		{
+			"TIKTOK_ACCESS_TOKEN=hunter2; TIKTOK_PIXEL_ID=C1; TIKTOK_API_URL=http://proxy.internal/track/",
+			"TIKTOK_API_URL is plain http",
+		},
+		{
+			"TIKTOK_ACCESS_TOKEN=local-token; TIKTOK_PIXEL_ID=C1; TIKTOK_TEST_ACCESS_TOKEN=hunter2; " +
+				"TIKTOK_API_URL=http://10.0.0.1/track/",
+			"TIKTOK_API_URL is plain http",
+		},
+		{"TIKTOK_API_URL=business-api", "TIKTOK_API_URL"},
+		{"TIKTOK_MAX_RPS=0", "TIKTOK_MAX_RPS"},
+		{"TIKTOK_PAGE_URL=/shop", "TIKTOK_PAGE_URL"},
+		{"TIKTOK_PAGE_URL=https://shop.example/" + strings.Repeat("x", 2048), "TIKTOK_PAGE_URL"},
+		{"TIKTOK_PAGE_URL=https://shop:hunter2@shop.example/", "TIKTOK_PAGE_URL"},
+		{"TIKTOK_PAYLOAD=xml", "TIKTOK_PAYLOAD"},
+		{
+			"TIKTOK_PIXEL_ID=https://ads.example/p; TIKTOK_ACCESS_TOKEN=t",
+			"TIKTOK_PIXEL_ID must be letters and digits",
+		},
+		{"TIKTOK_PIXEL_ID=p; TIKTOK_ACCESS_TOKEN= \r\n", "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
+		{
+			"TIKTOK_PIXEL_ID=p; TIKTOK_ACCESS_TOKEN=hunter2 hunter2",
+			"TIKTOK_ACCESS_TOKEN must be printable ASCII",
+		},
+		{
+			"TIKTOK_PIXEL_ID=p; TIKTOK_ACCESS_TOKEN=t; TIKTOK_TEST_ACCESS_TOKEN=Bearer hunter2",
+			"TIKTOK_TEST_ACCESS_TOKEN must be",
+		},
+		{"TIKTOK_TEST_EVENT_CODE='T1'", "TIKTOK_TEST_EVENT_CODE must be letters"},
+		{"TIKTOK_TEST_MODE=maybe", "TIKTOK_TEST_MODE"},
+		{"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE"},
+		{"TIKTOK_TEST_PIXEL_ID=P 1", "TIKTOK_TEST_PIXEL_ID must be letters and digits"},
+		{"TIKTOK_TIMEOUT=soon; TIKTOK_ACCESS_TOKEN=hunter2", "TIKTOK_TIMEOUT"},
+		{"WORKER_CONCURRENCY=0", "WORKER_CONCURRENCY"},
+		{`TIKTOK_PIXEL_ID=p; TIKTOK_ACCESS_TOKEN="hunter2"`, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
 	} {
-		for _, pairs := range lists {
-			if got := usageError(t, pairs...); !strings.Contains(got, want) || strings.Contains(got, "hunter2") {
-				t.Errorf("%v: error = %q, want %q and no secret", pairs, got, want)
+		t.Run(tc.settings, func(t *testing.T) {
+			got := usageError(t, strings.Split(tc.settings, "; ")...)
+			if !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
+				t.Errorf("error = %q, want %q and no secret", got, tc.want)
 			}
-		}
+		})
 	}
 }
 
@@ -116,7 +132,7 @@ func TestConfig_Unencrypted(t *testing.T) {
 	const simulator = "http://tiktok-simulator:8083/open_api/v1.3/event/track/"
 	for _, tc := range []struct {
 		url   string
-		token secret.Text
+		token secret.String
 		want  bool
 	}{
 		{simulator, "local-token", false},

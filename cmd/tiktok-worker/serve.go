@@ -134,15 +134,15 @@ func (p pixels) followTokens(
 		return nil
 	}
 	var files sync.WaitGroup
-	follow := func(variable string, first secret.Text, set func(secret.Text)) {
+	follow := func(variable string, first secret.String, set func(secret.String)) {
 		path := getenv(variable)
 		if path == "" {
 			return
 		}
 		log := log.With(zap.String("file", variable))
 		current := first
-		replace := func(token secret.Text) {
-			token = secret.Text(tiktok.Trim(token.Reveal()))
+		replace := func(token secret.String) {
+			token = secret.String(tiktok.Trim(token.Reveal()))
 			if err := tiktok.CheckToken(token); err != nil {
 				log.Error("Unusable access token; keeping the old one", zap.Error(err),
 					zap.String("remedy", "copy the token from Events Manager into the file"))
@@ -166,7 +166,7 @@ func (p pixels) followTokens(
 			})
 		})
 	}
-	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.Text) {
+	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.String) {
 		p.live.SetToken(token)
 		if p.test != nil && c.TestAccessToken == "" {
 			p.test.SetToken(token)

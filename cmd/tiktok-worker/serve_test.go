@@ -83,7 +83,7 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 func TestPixels_Destinations(t *testing.T) {
 	for name, tc := range map[string]struct {
 		mode       string
-		token      secret.Text
+		token      secret.String
 		live, test bool
 	}{
 		"no token":   {"send", "", false, false},

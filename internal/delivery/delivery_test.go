@@ -535,7 +535,10 @@ func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
 // A purchase is tried up to its age limit and is then dead.
 func TestWorker_RetriesUntilExpired(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) { c.RetryMaxAge = 5 * time.Hour; b.live.say = always(answer(purchase.ClassRetry, 503)) },
+	bubble(t, func(b *bench, c *Config) {
+		c.RetryMaxAge = 5 * time.Hour
+		b.live.say = always(answer(purchase.ClassRetry, 503))
+	},
 		func(t *testing.T, b *bench) {
 			b.q.add("cs_1", true, 0)
 			wait(5*time.Hour - time.Second)

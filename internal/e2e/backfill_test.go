@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
 
 	"purchase-relay/internal/testkit/stripegen"
 )
@@ -145,7 +147,7 @@ func (s *shop) settled(n int) {
 func TestBackfill(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
-	n := dose(600, 5000)
+	n := dose(1000, 5000)
 	s.deliver(s.fill(n))
 	s.settled(len(s.brought))
 	if diff := cmp.Diff(map[string][]string{"missing": s.lost}, s.differences(3)); diff != "" {
@@ -158,11 +160,12 @@ func TestBackfill(t *testing.T) {
 		t.Errorf("a dry run left %d purchases, of %d", got, len(s.brought))
 	}
 
-	s.list.Limit(1) // far under the client's own pace, and under that of a machine that is busy
-	s.list.FailLater(2, 2, http.StatusInternalServerError)
+	s.list.Limit(0.3) // slower than the client, even on a busy machine
+	s.list.FailLater(1, 2, http.StatusInternalServerError)
 	killed := start(t, "ingest backfill", append([]string{"DATABASE_URL=" + s.runtime()}, s.env...)...)
-	s.await("a tenth of the list to be done", func() bool {
-		return query[int](s.stack, `SELECT COALESCE(max(known + fresh + ignored), 0) FROM backfills WHERE origin = 'command'`) >= n/10
+	s.await("a tenth of the list, after a limit and two failures", func() bool {
+		stats := s.list.Stats()
+		return stats.Limited > 0 && stats.Failed == 2 && query[int](s.stack, `SELECT COALESCE(max(known + fresh + ignored), 0) FROM backfills WHERE origin = 'command'`) >= n/10
 	})
 	killed.kill()
 	before := query[int](s.stack, `SELECT known + fresh + ignored FROM backfills WHERE origin = 'command' AND finished_at IS NULL`)
@@ -207,7 +210,7 @@ func TestBackfill(t *testing.T) {
 			t.Errorf("%s: %d", page, status)
 		}
 	}
-	told := fmt.Sprintf("<strong>%d,%03d</strong> purchases came by catch-up", len(s.lost)/1000, len(s.lost)%1000)
+	told := message.NewPrinter(language.English).Sprintf("<strong>%d</strong> purchases came by catch-up", len(s.lost))
 	if _, text := get(s.admin + "/"); !strings.Contains(text, told) {
 		t.Errorf("the overview does not say: %s", told)
 	}
@@ -280,7 +283,7 @@ func TestBackfillRefused(t *testing.T) {
 		http.Error(w, `{"error":{"type":"invalid_request_error","message":"hunter2"}}`, http.StatusForbidden)
 	}))
 	code, out := command(t, "ingest", append([]string{"DATABASE_URL=" + s.runtime()}, s.env[0], "STRIPE_API_URL="+refusing), "backfill")
-	if code != 1 || !strings.Contains(out, "the right to read events") || strings.Contains(out, "hunter2") {
+	if code != 1 || !strings.Contains(out, "lacks read permission") || strings.Contains(out, "hunter2") {
 		t.Errorf("a key without the right: exit code %d\n%s", code, out)
 	}
 }

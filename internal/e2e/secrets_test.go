@@ -143,7 +143,7 @@ func TestNothingPersonalAndNoSecretIsSaid(t *testing.T) {
 	sim := tiktoksim.New(tiktoksim.Config{Token: hiddenToken, TestToken: hiddenTest})
 	s := &stack{t: t, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: sim, database: postgres.URL("postgres"), postgres: postgres}
 	s.exec(`ALTER ROLE postgres PASSWORD '` + hiddenOwner + `'`)
-	s.database = strings.Replace(s.database, postgres.Password("postgres"), hiddenOwner, 1)
+	s.database = strings.Replace(s.database, postgres.Password(), hiddenOwner, 1)
 	s.startNATS()
 	s.simURL = listen(t, sim)
 	common := []string{"LOG_LEVEL=debug"}

@@ -118,13 +118,26 @@ func newStack(t *testing.T, env ...string) *stack {
 // newStackOf starts binaries whose names begin with build.
 func newStackOf(t *testing.T, build string, env ...string) *stack {
 	t.Helper()
-	s := &stack{t: t, build: build, database: pgtest.Database(t), natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
+	s := &stack{t: t, build: build, natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
+	s.database = pgtest.Migrated(t, func(url string) error { return migrate(t, url) })
 	s.natsAddr = freeAddr(t)
 	s.startNATS()
 	s.simURL = listen(t, s.sim)
 	s.startIngest(env...)
 	s.startWorker(env...)
 	return s
+}
+
+// migrate prepares an empty database as a deployment does: the runtime role, then the schema and the role's rights.
+func migrate(t *testing.T, database string) error {
+	t.Helper()
+	s := &stack{t: t, database: database}
+	s.makeRole()
+	s.connect().Close() // a template must have no connections
+	if code, out := command(t, "ingest", []string{"DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + database}, "migrate"); code != 0 {
+		return fmt.Errorf("migrate: exit status %d: %s", code, out)
+	}
+	return nil
 }
 
 // The passwords of the queue's users, and of the role that ingest runs as.
@@ -153,7 +166,7 @@ func natsConfig(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const people = "# For people, when they need it: { user: operator, password: $NATS_OPERATOR_PASSWORD }"
+	const people = "# { user: operator, password: $NATS_OPERATOR_PASSWORD }"
 	if !strings.Contains(string(text), people) {
 		t.Fatal("the configuration has no line for people any more")
 	}

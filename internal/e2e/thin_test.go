@@ -60,10 +60,10 @@ func TestThinEvents_AreSalesWithAKey(t *testing.T) {
 	s.says(paid.Thin(), http.StatusOK, `"held"`)
 	s.says(trial.Thin(), http.StatusOK, `"processed"`)
 	s.says(paid.Event(), http.StatusOK, `"duplicate"`)
-	s.says(unlisted.Thin(), http.StatusServiceUnavailable, "Stripe's API is not available")
+	s.says(unlisted.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	list.Fail(2, http.StatusInternalServerError)
-	s.says(later.Thin(), http.StatusServiceUnavailable, "send the event again")
-	s.says(later.Thin(), http.StatusServiceUnavailable, "send the event again")
+	s.says(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
+	s.says(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	s.says(later.Thin(), http.StatusOK, `"processed"`)
 	s.onceAtTikTok(alone.SessionID, before.SessionID, after.SessionID, later.SessionID, paid.InvoiceID)
 	if n := s.ingestFigure(`purchase_relay_webhooks_total{result="stripe_unavailable",type="thin"}`); n != 3 {

@@ -92,7 +92,7 @@ func (l *testLedger) through() (*faultproxy.Proxy, *ledger.DB) {
 		l.t.Fatal(err)
 	}
 	proxy := faultproxy.ForTest(l.t, fmt.Sprintf("%s/.s.PGSQL.%d", config.Host, config.Port))
-	db, err := ledger.Open(l.t.Context(), secret.Text(fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", config.User, proxy.Addr(), config.Database)))
+	db, err := ledger.Open(l.t.Context(), secret.String(fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", config.User, proxy.Addr(), config.Database)))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -119,8 +119,8 @@ func TestDeadConnectionsAreFoundOut(t *testing.T) {
 	}
 	idle := time.NewTimer(1100 * time.Millisecond) // a connection that was used a moment ago is not asked whether it lives
 	<-idle.C
-	proxy.Deafen()
-	proxy.Hear()
+	proxy.Drop(true, true)
+	proxy.Drop(false, false)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a webhook's time
 	defer cancel()
 	if _, err := db.Record(ctx, receipt("evt_1", "cs_1", purchase.StatusPending, "")); err != nil {
@@ -149,7 +149,7 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 			t.Fatal("nothing is locked")
 		}
 	}
-	proxy.Deafen()
+	proxy.Drop(true, true)
 	vanish()
 	if err := <-gone; err == nil {
 		t.Fatal("it was heard")
@@ -166,7 +166,7 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 func TestCloseLeavesAStuckConnection(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	db, err := ledger.Open(t.Context(), secret.Text(l.url))
+	db, err := ledger.Open(t.Context(), secret.String(l.url))
 	if err != nil {
 		t.Fatal(err)
 	}

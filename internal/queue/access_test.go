@@ -99,7 +99,7 @@ func (g *guarded) as(user, password string) (*queue.Conn, *observer.ObservedLogs
 	g.t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	registry := prometheus.NewRegistry()
-	c, err := queue.Connect(queue.Config{NATSURL: secret.Text(g.url(user, password))}, user, zap.New(core), registry)
+	c, err := queue.Connect(queue.Config{NATSURL: secret.String(g.url(user, password))}, user, zap.New(core), registry)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func TestConsumer_ClockOffset(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = server.Stop() })
 	conn, err := Connect(
-		Config{NATSURL: secret.Text(server.URL())},
+		Config{NATSURL: secret.String(server.URL())},
 		"ingest",
 		zap.NewNop(),
 		prometheus.NewRegistry(),

@@ -24,7 +24,7 @@ import (
 func (s *site) through(p *faultproxy.Proxy) *queue.Conn {
 	s.t.Helper()
 	c, err := queue.Connect(
-		queue.Config{NATSURL: secret.Text("nats://" + p.Addr())},
+		queue.Config{NATSURL: secret.String("nats://" + p.Addr())},
 		"worker",
 		zap.NewNop(),
 		prometheus.NewRegistry(),

@@ -18,7 +18,7 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 	g := newGuarded(t, conf)
 	open := func(user, password, role string) *queue.Probe {
 		t.Helper()
-		p, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url(user, password))}, role)
+		p, err := queue.OpenProbe(queue.Config{NATSURL: secret.String(g.url(user, password))}, role)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,13 +110,13 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 		t.Errorf("one right less: lacks %q and %q, want outcomes", required, optional)
 	}
 
-	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter9"))},
+	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.String(g.url("worker", "hunter9"))},
 		queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
 		t.Errorf("a wrong password: error = %v, want ErrCredentials", err)
 	}
 	g.server.Shutdown()
 	g.server.WaitForShutdown()
-	_, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter2"))}, queue.RoleWorker)
+	_, err := queue.OpenProbe(queue.Config{NATSURL: secret.String(g.url("worker", "hunter2"))}, queue.RoleWorker)
 	if err == nil || errors.Is(err, queue.ErrCredentials) || errors.Is(err, queue.ErrTLS) {
 		t.Errorf("away: error = %v, want another one", err)
 	}

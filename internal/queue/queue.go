@@ -31,7 +31,7 @@ import (
 // Config is the connection to NATS, a part of both binaries' configurations.
 type Config struct {
 	// Comma-separated, with user and password; tls:// for TLS.
-	NATSURL secret.Text `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers."`
+	NATSURL secret.String `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers."`
 
 	// JWT and nkey, instead of user and password.
 	NATSCredsFile string `name:"nats-creds-file" example:"nats.creds" help:"Credentials file."`

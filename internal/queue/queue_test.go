@@ -80,7 +80,7 @@ func (s *site) stop() {
 
 func (s *site) connect(name string) *queue.Conn {
 	s.t.Helper()
-	c, err := queue.Connect(queue.Config{NATSURL: secret.Text(s.server.URL())}, name, zap.NewNop(), prometheus.NewRegistry())
+	c, err := queue.Connect(queue.Config{NATSURL: secret.String(s.server.URL())}, name, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func (a *authority) file(name string) string { return filepath.Join(a.dir, name)
 func (g *guarded) over(user, password string, ca, client *authority) (*queue.Conn, *observer.ObservedLogs) {
 	g.t.Helper()
 	config := queue.Config{
-		NATSURL:    secret.Text("tls://" + user + ":" + password + "@127.0.0.1:" + strconv.Itoa(g.port)),
+		NATSURL:    secret.String("tls://" + user + ":" + password + "@127.0.0.1:" + strconv.Itoa(g.port)),
 		NATSCAFile: ca.file("authority.crt"),
 	}
 	if client != nil {

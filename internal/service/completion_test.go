@@ -20,8 +20,8 @@ type program struct {
 		Status string `noenv:"" enum:",dead,skipped" default:"" help:"It's dead: or skipped."`
 		Yes    bool   `noenv:"" short:"y" help:"Do not ask."`
 	} `cmd:"" help:"Repair what's broken."`
-	Token    secret.Text `help:"A secret."`
-	LogLevel string      `default:"info" enum:"debug,info" help:"Log level."`
+	Token    secret.String `help:"A secret."`
+	LogLevel string        `default:"info" enum:"debug,info" help:"Log level."`
 }
 
 // output returns what a command prints before it ends with ErrHelp. The environment must not matter.

@@ -18,8 +18,8 @@ var errEmptySecret = errors.New("the file is empty")
 // Kubernetes replaces a mounted secret by switching a symbolic link, which file watchers miss. It calls
 // failed once for an unreadable or empty file, and keeps the secret: a write may be in progress.
 func FollowSecret(
-	ctx context.Context, path string, current secret.Text, interval time.Duration,
-	changed func(secret.Text), failed func(error),
+	ctx context.Context, path string, current secret.String, interval time.Duration,
+	changed func(secret.String), failed func(error),
 ) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -44,7 +44,7 @@ func FollowSecret(
 	}
 }
 
-func readSecret(path string) (secret.Text, error) {
+func readSecret(path string) (secret.String, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
 	if err != nil {
 		return "", fmt.Errorf("read the file: %w", errors.Unwrap(err))
@@ -53,5 +53,5 @@ func readSecret(path string) (secret.Text, error) {
 	if value == "" {
 		return "", errEmptySecret
 	}
-	return secret.Text(value), nil
+	return secret.String(value), nil
 }

@@ -24,7 +24,7 @@ func TestFollowSecret_ReportsEachChangeOnce(t *testing.T) {
 	write("one\n")
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
-		changed := func(s secret.Text) { got = append(got, s.Reveal()) }
+		changed := func(s secret.String) { got = append(got, s.Reveal()) }
 		failed := func(err error) { got = append(got, err.Error()) }
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})

@@ -20,7 +20,7 @@ func Preview(data []byte, sent *purchase.Sent) ([]byte, error) {
 	}
 	page := "‹TIKTOK_PAGE_URL, where it is set›"
 	if sent != nil {
-		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Only(sent.Keys), sent.Minor
+		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Masked(sent.Keys), sent.Minor
 	}
 	c := Config{Payload: PayloadEvents, EventName: "CompletePayment", PageURL: page}
 	return Body(c, pixel, testCode, []message.Envelope{envelope})

@@ -27,7 +27,7 @@ func Trim(s string) string {
 }
 
 // CheckToken returns an error, without the token, if no request can carry it.
-func CheckToken(token secret.Text) error {
+func CheckToken(token secret.String) error {
 	if !usableToken.MatchString(token.Reveal()) {
 		return errors.New("must be printable ASCII without blanks and quotes")
 	}

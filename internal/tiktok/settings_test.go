@@ -23,7 +23,7 @@ func TestTrim(t *testing.T) {
 }
 
 func TestCheck_Forms(t *testing.T) {
-	token := func(s string) error { return tiktok.CheckToken(secret.Text(s)) }
+	token := func(s string) error { return tiktok.CheckToken(secret.String(s)) }
 	for name, tc := range map[string]struct {
 		check     func(string) error
 		good, bad []string
@@ -59,7 +59,7 @@ func TestPixel_UnusableTokenIsNoOutage(t *testing.T) {
 	defer sim.Close()
 	c := config()
 	c.URL = sim.URL + eventPath
-	for _, token := range []secret.Text{"two\nlines", "caf\u00e9", "with blank", ""} {
+	for _, token := range []secret.String{"two\nlines", "caf\u00e9", "with blank", ""} {
 		a := tiktok.NewPixel(c, "PIXEL1", token, "").
 			Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 		if a.Class != purchase.ClassAccess || !a.Known || strings.Contains(a.Message, "no answer") ||

@@ -40,14 +40,14 @@ type Config struct {
 type Pixel struct {
 	config   Config
 	id       string
-	token    atomic.Pointer[secret.Text]
+	token    atomic.Pointer[secret.String]
 	testCode string
 	client   *http.Client
 	renewed  atomic.Int64 // when idle connections were last closed, Unix nanoseconds
 }
 
 // NewPixel returns a destination. testEventCode "" sends real events.
-func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string) *Pixel {
+func NewPixel(c Config, pixelID string, token secret.String, testEventCode string) *Pixel {
 	client := http.Client{Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 5 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
@@ -70,7 +70,7 @@ func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string)
 }
 
 // SetToken replaces the token of later requests.
-func (p *Pixel) SetToken(token secret.Text) { p.token.Store(&token) }
+func (p *Pixel) SetToken(token secret.String) { p.token.Store(&token) }
 
 // renewAfter is how often idle connections are closed, so that a change of DNS takes effect.
 const renewAfter = 5 * time.Minute

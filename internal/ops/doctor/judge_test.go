@@ -106,7 +106,7 @@ func TestTikTok_Verdicts(t *testing.T) {
 		AmountMinor: new(int64(100)), Currency: "usd",
 		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: "https://example.com/"},
 	}
-	send := func(c tiktok.Config, pixel string, token secret.Text, code string) Check {
+	send := func(c tiktok.Config, pixel string, token secret.String, code string) Check {
 		return access(t.Context(), "access", c, Destination{pixel, token, code}, event)
 	}
 	verify(t, map[string]judged{

@@ -17,7 +17,7 @@ import (
 // Destination is a pixel and its credentials.
 type Destination struct {
 	Pixel    string
-	Token    secret.Text
+	Token    secret.String
 	TestCode string // test event code; "": events count as sales
 }
 
@@ -29,7 +29,7 @@ var (
 )
 
 // checkTokenForm prints nothing of the token.
-func checkTokenForm(what string, token secret.Text) Check {
+func checkTokenForm(what string, token secret.String) Check {
 	const remedy = "copy it again from Events Manager (Settings, Events API, Generate access token), " +
 		"without quotes and spaces"
 	text := token.Reveal()

@@ -10,10 +10,10 @@ import (
 // Slack and Google Chat get text alone. In Slack's, foreign text cannot mention channels.
 func TestWebhook_Body(t *testing.T) {
 	t.Parallel()
-	m := Message{Reason: "paused", State: StateFiring, Count: 1, What: "<!channel> & co", Remedy: "Fix it."}
-	for url, want := range map[secret.Text]string{
-		"https://hooks.slack.com/x":     `{"text":"purchase-relay: \u0026lt;!channel\u0026gt; \u0026amp; co\nFix it."}`,
-		"https://chat.googleapis.com/x": `{"text":"purchase-relay: \u003c!channel\u003e \u0026 co\nFix it."}`,
+	m := Message{Reason: "paused", State: StateFiring, Count: 1, What: "<!all> & co", Remedy: "Fix it."}
+	for url, want := range map[secret.String]string{
+		"https://hooks.slack.com/x":     `{"text":"purchase-relay: \u0026lt;!all\u0026gt; \u0026amp; co\nFix it."}`,
+		"https://chat.googleapis.com/x": `{"text":"purchase-relay: \u003c!all\u003e \u0026 co\nFix it."}`,
 		"https://mattermost.test/x":     `"ids":[],`,
 	} {
 		if got, err := NewWebhook(url).body(m); err != nil || !strings.Contains(string(got), want) {

@@ -40,14 +40,14 @@ func retryable(err error) bool {
 
 // Webhook posts JSON with a text, which Slack and compatible products display, and the same as fields.
 type Webhook struct {
-	url      secret.Text
+	url      secret.String
 	textOnly bool // the receiver rejects unknown fields
 	slack    bool
 	client   *http.Client
 }
 
 // CheckURL returns the problem with a receiver's URL, without the URL.
-func CheckURL(address secret.Text) error {
+func CheckURL(address secret.String) error {
 	u, err := url.Parse(address.Reveal())
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return errors.New("is not an absolute http(s) URL")
@@ -59,7 +59,7 @@ func CheckURL(address secret.Text) error {
 }
 
 // NewReceiver returns the receiver at a URL that CheckURL accepts, nil for "".
-func NewReceiver(address secret.Text) Receiver {
+func NewReceiver(address secret.String) Receiver {
 	if address == "" {
 		return nil
 	}
@@ -67,7 +67,7 @@ func NewReceiver(address secret.Text) Receiver {
 }
 
 // NewWebhook returns the receiver at a URL that CheckURL accepts.
-func NewWebhook(address secret.Text) *Webhook {
+func NewWebhook(address secret.String) *Webhook {
 	host := ""
 	if u, err := url.Parse(address.Reveal()); err == nil {
 		host = u.Hostname()

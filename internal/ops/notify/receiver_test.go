@@ -35,7 +35,7 @@ func TestWebhook_PostsTextAndFields(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	webhook := notify.NewWebhook(secret.Text(server.URL + "/hook/t0ken"))
+	webhook := notify.NewWebhook(secret.String(server.URL + "/hook/t0ken"))
 	if err := webhook.Send(t.Context(), deadMessage); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestWebhook_ErrorsSayWhetherToRetry(t *testing.T) {
 		closed.URL + "/t0ken":      {true, "request to receiver"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		err := notify.NewWebhook(secret.Text(url)).Send(ctx, deadMessage)
+		err := notify.NewWebhook(secret.String(url)).Send(ctx, deadMessage)
 		cancel()
 		failure, ok := errors.AsType[*notify.SendError](err)
 		if !ok || failure.Retryable != tc.retryable || !strings.Contains(err.Error(), tc.want) ||
@@ -108,7 +108,7 @@ func TestWebhook_ErrorsSayWhetherToRetry(t *testing.T) {
 
 func TestCheckURL(t *testing.T) {
 	t.Parallel()
-	for url, valid := range map[secret.Text]bool{
+	for url, valid := range map[secret.String]bool{
 		"https://hooks.slack.com/services/T/B/x": true,
 		"http://127.0.0.1:9/x":                   true,
 		"http://localhost:9/x":                   true,

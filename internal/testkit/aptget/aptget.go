@@ -1,5 +1,5 @@
-// Package aptget installs Debian packages that tests and development commands need. It announces each command
-// before running it as root, and runs nothing when NO_INSTALL is set.
+// Package aptget installs Debian packages that tests and development commands need. It announces the commands
+// before running them as root, and runs nothing when NO_INSTALL is set.
 package aptget
 
 import (
@@ -9,61 +9,60 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 )
 
-// ErrRefused says that nothing may be installed: NO_INSTALL is set, the user is not root, or apt-get is
-// missing.
-var ErrRefused = errors.New("not installed automatically")
-
-// Variable refuses every installation when it is set to anything but 0 or false.
-const Variable = "NO_INSTALL"
-
-// lockFile is in a folder in which only root can create files: a lock in /tmp could be another user's
-// symbolic link.
+// lockFile is in a folder of root's: in /tmp another user could prepare it as a symbolic link.
 const lockFile = "/run/purchase-relay-install.lock"
 
 // Request describes one installation.
 type Request struct {
-	What     string              // for the announcement, for instance Postgres
-	Commands [][]string          // apt-get and dpkg-deb commands, run in this order
-	Remedy   string              // the command that a refusal names; "" is Commands
-	Dir      string              // working directory; "" is the current one
-	Done     func() bool         // reports whether the installation has become unnecessary while waiting for the lock
-	Before   func() error        // optional preparation, run after the announcement
-	Getenv   func(string) string // nil is os.Getenv
-	UID      func() int          // nil is os.Getuid
+	What     string      // for the announcement, for instance Postgres
+	Commands [][]string  // run in this order
+	Remedy   string      // the command that a refusal names; "" is Commands
+	Dir      string      // working directory; "" is the current one
+	Done     func() bool // reports whether nothing is missing
 }
 
 // Packages returns the commands that install packages from the configured repositories.
 func Packages(names ...string) [][]string {
-	install := []string{"apt-get", "install", "-y", "-qq", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"}
-	return [][]string{{"apt-get", "update", "-qq"}, append(install, names...)}
+	const quiet = "apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold"
+	return [][]string{{"apt-get", "update", "-qq"}, append(strings.Fields(quiet), names...)}
 }
 
-// Run announces the commands on out and runs them, one process at a time on this machine. An error that is
-// ErrRefused holds the commands for the operator to run.
+// Run announces the commands on out and runs them, unless Done. A refusal names the commands.
+// One process installs per machine: dpkg accepts one, and `go test` runs packages concurrently.
 func (r Request) Run(ctx context.Context, out io.Writer) error {
-	if err := r.refusal(); err != nil {
-		return err
-	}
-	unlock, err := lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	if r.Done() {
 		return nil
 	}
-	announce(out, fmt.Sprintf("%s is missing. Running as root (%s=1 refuses):\n  %s\n", r.What, Variable, strings.Join(r.lines(), "\n  ")))
-	if r.Before != nil {
-		if err := r.Before(); err != nil {
-			return err
+	noInstall := os.Getenv("NO_INSTALL") //nolint:forbidigo // tests have no main to pass it
+	if why := refusal(noInstall, os.Getuid()); why != "" {
+		remedy := r.Remedy
+		if remedy == "" {
+			remedy = strings.Join(r.lines(), " && ")
 		}
+		return fmt.Errorf("not installed automatically (%s): run `%s`", why, remedy)
 	}
+	lock, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the installation lock: %w", err)
+	}
+	defer func() { _ = lock.Close() }() // unlocks
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock the installation: %w", err)
+	}
+	if r.Done() {
+		return nil
+	}
+	if tty, err := os.OpenFile("/dev/tty", os.O_WRONLY, 0); err == nil && testing.Testing() {
+		defer func() { _ = tty.Close() }()
+		out = io.MultiWriter(out, tty) // `go test` hides what a passing test prints
+	}
+	lines := strings.Join(r.lines(), "\n  ")
+	_, _ = fmt.Fprintf(out, "%s is missing. Running as root (NO_INSTALL=1 refuses):\n  %s\n", r.What, lines)
 	for _, args := range r.Commands {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the caller's fixed commands
 		cmd.Dir, cmd.Env = r.Dir, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
@@ -71,71 +70,36 @@ func (r Request) Run(ctx context.Context, out io.Writer) error {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, output)
 		}
 	}
+	if !r.Done() {
+		return errors.New("still missing after the installation")
+	}
 	return nil
 }
 
-func (r Request) refusal() error {
-	getenv, uid := os.Getenv, os.Getuid //nolint:forbidigo // tests have no main that could pass it
-	if r.Getenv != nil {
-		getenv = r.Getenv
+// refusal returns why nothing may be installed; "": it may.
+func refusal(noInstall string, uid int) string {
+	switch _, err := exec.LookPath("apt-get"); {
+	case noInstall != "" && noInstall != "0" && noInstall != "false":
+		return "NO_INSTALL is set"
+	case uid != 0:
+		return "needs root"
+	case err != nil:
+		return "no apt-get"
 	}
-	if r.UID != nil {
-		uid = r.UID
-	}
-	why := ""
-	switch value := getenv(Variable); {
-	case value != "" && value != "0" && value != "false":
-		why = Variable + " is set"
-	case uid() != 0:
-		why = "needs root"
-	default:
-		if _, err := exec.LookPath("apt-get"); err != nil {
-			why = "no apt-get"
-		}
-	}
-	if why == "" {
-		return nil
-	}
-	remedy := r.Remedy
-	if remedy == "" {
-		remedy = strings.Join(r.lines(), " && ")
-	}
-	return fmt.Errorf("%w (%s): run `%s`", ErrRefused, why, remedy)
+	return ""
 }
 
+// lines returns the commands as a shell would take them.
 func (r Request) lines() (list []string) {
 	for _, args := range r.Commands {
-		words := make([]string, len(args))
-		for i, arg := range args {
-			if words[i] = arg; strings.ContainsAny(arg, " $*") {
-				words[i] = "'" + arg + "'"
+		line := args[0]
+		for _, arg := range args[1:] {
+			if strings.ContainsAny(arg, " $*") {
+				arg = "'" + arg + "'"
 			}
+			line += " " + arg
 		}
-		list = append(list, strings.Join(words, " "))
+		list = append(list, line)
 	}
 	return list
-}
-
-// announce also writes to the terminal in tests: `go test` shows a passing test's output only with -v.
-func announce(out io.Writer, text string) {
-	_, _ = fmt.Fprint(out, text)
-	if !testing.Testing() {
-		return
-	}
-	if terminal, err := os.OpenFile("/dev/tty", os.O_WRONLY, 0); err == nil {
-		_, _ = fmt.Fprint(terminal, text)
-		_ = terminal.Close()
-	}
-}
-
-// lock waits for other processes: `go test` runs packages concurrently, and dpkg accepts one at a time.
-func lock() (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Clean(lockFile), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the installation lock: %w", err)
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the installation: %w", err), file.Close())
-	}
-	return func() { _ = file.Close() }, nil
 }

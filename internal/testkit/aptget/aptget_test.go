@@ -1,18 +1,14 @@
-package aptget_test
+package aptget
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"purchase-relay/internal/testkit/aptget"
 )
 
-// A refused installation runs nothing and names the exact commands.
-func TestRequest_RefusedNamesTheCommands(t *testing.T) {
+func TestRefusal(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		variable string
@@ -22,76 +18,59 @@ func TestRequest_RefusedNamesTheCommands(t *testing.T) {
 		"NO_INSTALL=1":            {"1", 0, "NO_INSTALL is set"},
 		"NO_INSTALL=yes":          {"yes", 0, "NO_INSTALL is set"},
 		"NO_INSTALL without root": {"1", 1000, "NO_INSTALL is set"},
+		"NO_INSTALL=0":            {"0", 1000, "needs root"},
 		"without root":            {"", 1000, "needs root"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			mark := filepath.Join(t.TempDir(), "ran")
-			r := aptget.Request{
-				What: "Thing", Commands: append(aptget.Packages("thing"), []string{"touch", mark}), Done: func() bool { return false },
-				Getenv: func(string) string { return tc.variable }, UID: func() int { return tc.uid },
-			}
-			err := r.Run(t.Context(), io.Discard)
-			if !errors.Is(err, aptget.ErrRefused) || !strings.Contains(err.Error(), tc.want) ||
-				!strings.Contains(err.Error(), "apt-get update -qq && apt-get install -y -qq --no-install-recommends") || !strings.Contains(err.Error(), " thing && touch ") {
-				t.Errorf("error = %v, want %q and the commands", err, tc.want)
-			}
-			if _, err := os.Stat(mark); !os.IsNotExist(err) {
-				t.Errorf("a refused command ran: %v", err)
-			}
-		})
+		if got := refusal(tc.variable, tc.uid); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
 	}
 }
 
-// Every command is announced before the first one runs.
-func TestRequest_AnnouncesBeforeRunning(t *testing.T) {
-	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("the lock is root's")
-	}
+// A refused installation runs nothing and names the exact commands.
+func TestRequest_RefusedNamesTheCommands(t *testing.T) {
+	t.Setenv("NO_INSTALL", "1")
 	mark := filepath.Join(t.TempDir(), "ran")
-	out := &first{mark: mark}
-	r := aptget.Request{
-		What: "Thing", Commands: [][]string{{"touch", mark}}, Done: func() bool { return false }, Getenv: func(string) string { return "0" },
+	commands := append(Packages("thing"), []string{"touch", mark})
+	missing := func() bool { return false }
+	err := Request{What: "Thing", Commands: commands, Done: missing}.Run(t.Context(), t.Output())
+	want := "apt-get update -qq && apt-get install -y -qq --no-install-recommends" +
+		" -o Dpkg::Options::=--force-confold thing && touch " + mark
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error = %v, want %q", err, want)
 	}
-	if err := r.Run(t.Context(), out); err != nil && !errors.Is(err, aptget.ErrRefused) { // no apt-get here
+	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a refused command ran: %v", err)
+	}
+}
+
+// The announcement holds every command and precedes the first one.
+func TestRequest_AnnouncesBeforeRunning(t *testing.T) {
+	t.Setenv("NO_INSTALL", "0")
+	if why := refusal("0", os.Getuid()); why != "" {
+		t.Skip(why)
+	}
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
 		t.Fatal(err)
-	} else if err != nil {
-		t.Skip(err)
 	}
-	if !strings.Contains(out.text, "touch "+mark) || out.late {
-		t.Errorf("announcement = %q, after the command: %t", out.text, out.late)
+	defer func() { _ = log.Close() }()
+	text := func() string {
+		data, err := os.ReadFile(log.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
 	}
-	if _, err := os.Stat(mark); err != nil {
-		t.Errorf("the command did not run: %v", err)
+	r := Request{
+		What: "Thing", Commands: [][]string{{"sh", "-c", `echo "the command" >>"$0"`, log.Name()}},
+		Done: func() bool { return strings.HasSuffix(text(), "the command\n") },
 	}
-}
-
-// first records a text and whether mark existed when it was written.
-type first struct {
-	mark, text string
-	late       bool
-}
-
-func (f *first) Write(p []byte) (int, error) {
-	_, err := os.Stat(f.mark)
-	f.late = f.late || err == nil
-	f.text += string(p)
-	return len(p), nil
-}
-
-// A process that waited for another one's installation runs nothing.
-func TestRequest_DoneMeanwhileRunsNothing(t *testing.T) {
-	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("the lock is root's")
+	if err := r.Run(t.Context(), log); err != nil {
+		t.Fatal(err)
 	}
-	var out strings.Builder
-	r := aptget.Request{What: "Thing", Commands: [][]string{{"false"}}, Done: func() bool { return true }, Getenv: func(string) string { return "" }}
-	if err := r.Run(t.Context(), &out); err != nil && !errors.Is(err, aptget.ErrRefused) {
-		t.Error(err)
-	}
-	if out.Len() > 0 {
-		t.Errorf("announced %q", out.String())
+	if got := text(); !strings.HasPrefix(got, "Thing is missing. Running as root") ||
+		!strings.HasSuffix(got, "\nthe command\n") {
+		t.Errorf("log = %q, want the announcement, then the command's output", got)
 	}
 }

@@ -1,6 +1,6 @@
-// Package faultproxy is a TCP proxy for tests: it stands between two parts and does to their connections what networks and dying
-// neighbours do. It holds back the answers of one part, so that a process can be killed at the very moment when its neighbour
-// has done what it was asked and nobody told it so; it cuts, delays, stops for a while, or goes silent for good.
+// Package faultproxy is a TCP proxy for tests. It does to connections what networks and crashing peers do: it
+// cuts, delays, pauses and silently drops. It also holds the responses after a certain request, so that a
+// process can be killed at the moment when its peer has done the work and the confirmation is still missing.
 package faultproxy
 
 import (
@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// dialTimeout bounds the wait for a target whose queue of connections is full.
+// dialTimeout bounds the connection to a target whose backlog is full.
 const dialTimeout = 30 * time.Second
 
 // Proxy forwards connections to a target. It is safe for concurrent use.
@@ -23,36 +23,45 @@ type Proxy struct {
 	running  sync.WaitGroup
 
 	mu      sync.Mutex
-	changed chan struct{} // closed, and made anew, at each change of what follows
+	changed *sync.Cond // signals a change of any field below or of a connection
 	conns   map[*conn]struct{}
-	match   []byte // armed: what a client says before its answers are held
+	match   []byte // a request after which responses are held; nil: none
 	held    chan struct{}
-	late    time.Duration
+	delay   time.Duration
 	paused  bool
-	deaf    ways // new connections are
+	drop    directions // of new connections
+	closed  bool
 }
 
-// ways are the two of a connection: what the client says, and what it is answered.
-type ways struct{ requests, answers bool }
+// directions are the two of a connection.
+type directions struct{ requests, responses bool }
 
-// conn is one client's connection and its other half. What is not its own is guarded by the proxy's mutex.
+// conn is a client's connection with the one to the target. The proxy's mutex guards holding and drop.
 type conn struct {
-	proxy          *Proxy
-	client, server net.Conn // server is nil for one that came to a deaf proxy
+	client, server net.Conn
 	ended          chan struct{}
-	end            func()
-	holding        bool // its answers
-	deaf           ways
+	close          func()
+	holding        bool // responses
+	drop           directions
 }
 
-// Start listens on a free port of loopback and forwards what comes to target: host:port, or the path of a Unix socket.
+// Start listens on a free port of loopback. target is host:port or the path of a Unix socket.
 func Start(target string) (*Proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // ends with Close
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{listener: l, target: target, conns: make(map[*conn]struct{}), changed: make(chan struct{})}
-	p.running.Go(p.accept)
+	p := &Proxy{listener: l, target: target, conns: make(map[*conn]struct{})}
+	p.changed = sync.NewCond(&p.mu)
+	p.running.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.running.Go(func() { p.serve(client) })
+		}
+	})
 	return p, nil
 }
 
@@ -71,11 +80,11 @@ func ForTest(t *testing.T, target string) *Proxy {
 	return p
 }
 
-// Addr is where it listens, host:port.
+// Addr is the listener's host:port.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// HoldAnswersAfter arms the proxy once: the answers of the first connection on which a client says match from now on are
-// held back from that moment, while what was said goes through. The channel is closed when that has happened.
+// HoldAnswersAfter waits, once, for a connection on which the client sends match. The request passes, but
+// from that moment the connection's responses are held. The channel is then closed.
 func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,7 +92,7 @@ func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	return p.held
 }
 
-// Release lets held answers flow again, in their order.
+// Release forwards held responses.
 func (p *Proxy) Release() {
 	p.change(func() {
 		for c := range p.conns {
@@ -92,49 +101,40 @@ func (p *Proxy) Release() {
 	})
 }
 
-// Delay lets everything arrive so much later from now on, each way; 0: at once again.
-func (p *Proxy) Delay(late time.Duration) { p.change(func() { p.late = late }) }
+// Delay delays all data by a duration, each way; 0 ends it.
+func (p *Proxy) Delay(delay time.Duration) { p.change(func() { p.delay = delay }) }
 
-// Pause stops everything, each way, on connections old and new, until Resume: a route that is gone for a while. Nothing is lost.
+// Pause holds all data, each way, on present and new connections, until Resume. Nothing is lost.
 func (p *Proxy) Pause() { p.change(func() { p.paused = true }) }
 
 // Resume ends a Pause.
 func (p *Proxy) Resume() { p.change(func() { p.paused = false }) }
 
-// Deafen makes the connections half-open: what is said on the present ones and on those that come is taken and reaches nobody,
-// each way, and nobody is told. The target's side of the present ones stays, like that of a machine that lost its power.
-func (p *Proxy) Deafen() { p.deafen(ways{requests: true, answers: true}) }
-
-// DeafenServer is the half of Deafen: what clients say reaches nobody, what they are told comes through.
-func (p *Proxy) DeafenServer() { p.deafen(ways{requests: true}) }
-
-// DeafenClient is the other half: what clients say is done, and they do not hear of it.
-func (p *Proxy) DeafenClient() { p.deafen(ways{answers: true}) }
-
-func (p *Proxy) deafen(w ways) {
+// Drop makes connections half-open: requests, responses or both are read and dropped, on the present
+// connections for good, on new ones until the next Drop. No side gets an error, and the target is not
+// notified when the client closes.
+func (p *Proxy) Drop(requests, responses bool) {
 	p.change(func() {
-		p.deaf = w
+		p.drop = directions{requests, responses}
 		for c := range p.conns {
-			c.deaf = ways{c.deaf.requests || w.requests, c.deaf.answers || w.answers}
+			c.drop = directions{c.drop.requests || requests, c.drop.responses || responses}
 		}
 	})
 }
 
-// Hear lets the connections that come from now on work. Those that were deafened stay so: whoever holds one must find out.
-func (p *Proxy) Hear() { p.change(func() { p.deaf = ways{} }) }
-
-// Cut drops every present connection.
+// Cut closes every present connection.
 func (p *Proxy) Cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		c.end()
-	}
+	p.change(func() {
+		for c := range p.conns {
+			c.close()
+		}
+	})
 }
 
-// Close ends the listener and every connection, and waits until all is over.
+// Close ends the listener and every connection, and waits for that.
 func (p *Proxy) Close() error {
 	err := p.listener.Close()
+	p.change(func() { p.closed = true })
 	p.Cut()
 	p.running.Wait()
 	if errors.Is(err, net.ErrClosed) {
@@ -143,82 +143,76 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// change changes what decides over the flow, and lets everybody look at it again.
-func (p *Proxy) change(what func()) {
+// change applies a change and wakes what waits for one.
+func (p *Proxy) change(apply func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	what()
-	close(p.changed)
-	p.changed = make(chan struct{})
+	apply()
+	p.changed.Broadcast()
 }
 
-func (p *Proxy) accept() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			p.Cut() // one may have come in beside Close
-			return
-		}
-		ended := make(chan struct{})
-		c := &conn{proxy: p, client: client, ended: ended}
-		c.end = sync.OnceFunc(func() { close(ended); _ = client.Close() })
-		p.mu.Lock()
-		p.conns[c], c.deaf = struct{}{}, p.deaf
-		p.mu.Unlock()
-		p.running.Go(c.run)
+// serve forwards a connection until it has ended.
+func (p *Proxy) serve(client net.Conn) {
+	server, err := p.dial()
+	if err != nil {
+		_ = client.Close() // as if nothing listened
+		return
 	}
+	c := &conn{client: client, server: server, ended: make(chan struct{})}
+	c.close = sync.OnceFunc(func() {
+		close(c.ended)
+		_ = client.Close()
+		_ = server.Close()
+	})
+	p.change(func() {
+		p.conns[c], c.drop = struct{}{}, p.drop
+		if p.closed {
+			c.close()
+		}
+	})
+	var both sync.WaitGroup
+	both.Go(func() {
+		p.forward(c, client, server, false)
+		p.change(func() {
+			if !c.drop.requests { // else the target is not notified
+				c.close()
+			}
+		})
+	})
+	both.Go(func() {
+		p.forward(c, server, client, true)
+		p.change(c.close)
+	})
+	both.Wait()
+	p.change(func() { delete(p.conns, c) })
 }
 
-// run carries one connection until it has ended.
-func (c *conn) run() {
-	defer func() {
-		c.end()
-		c.proxy.mu.Lock()
-		defer c.proxy.mu.Unlock()
-		delete(c.proxy.conns, c)
-	}()
-	if deaf := c.isDeaf(); !deaf.requests || !deaf.answers {
-		network := "tcp"
-		if strings.HasPrefix(c.proxy.target, "/") {
-			network = "unix"
-		}
-		server, err := net.DialTimeout(network, c.proxy.target, dialTimeout) //nolint:noctx // bounded
-		if err != nil {
-			return // as if nobody listened
-		}
-		c.server = server
+// dial connects to the target. A connection that drops everything gets a silent peer instead.
+func (p *Proxy) dial() (net.Conn, error) {
+	p.mu.Lock()
+	drop := p.drop
+	p.mu.Unlock()
+	if drop.requests && drop.responses {
+		silent, _ := net.Pipe()
+		return silent, nil
 	}
-	var ways sync.WaitGroup
-	ways.Go(func() { c.carry(c.client, c.server, false) })
-	if c.server != nil {
-		ways.Go(func() { c.carry(c.server, c.client, true) })
-		<-c.ended
-		_ = c.server.Close()
+	network := "tcp"
+	if strings.HasPrefix(p.target, "/") {
+		network = "unix"
 	}
-	ways.Wait()
+	return net.DialTimeout(network, p.target, dialTimeout) //nolint:noctx // bounded
 }
 
-func (c *conn) isDeaf() ways {
-	c.proxy.mu.Lock()
-	defer c.proxy.mu.Unlock()
-	return c.deaf
-}
-
-// carry takes what one side says to the other one, or to nobody.
-func (c *conn) carry(from, to net.Conn, answers bool) {
-	defer func() {
-		if answers || c.server == nil || !c.isDeaf().requests {
-			c.end() // a client that gives a deaf connection up tells the target nothing
-		}
-	}()
+// forward copies one direction of a connection.
+func (p *Proxy) forward(c *conn, from, to net.Conn, responses bool) {
 	buffer := make([]byte, 64<<10)
 	var tail []byte
 	for {
 		n, err := from.Read(buffer)
-		if n > 0 && !answers {
-			tail = c.proxy.look(c, append(tail, buffer[:n]...))
+		if n > 0 && !responses {
+			tail = p.look(c, append(tail, buffer[:n]...))
 		}
-		if n > 0 && c.passes(answers) {
+		if n > 0 && p.passes(c, responses) {
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return
 			}
@@ -229,53 +223,47 @@ func (c *conn) carry(from, to net.Conn, answers bool) {
 	}
 }
 
-// passes waits until what was read may go on; false: it reaches nobody.
-func (c *conn) passes(answer bool) bool {
-	waited := false
+// passes waits until data may be forwarded. False drops it.
+func (p *Proxy) passes(c *conn, responses bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.delay > 0 {
+		delay := time.After(p.delay)
+		p.mu.Unlock()
+		select {
+		case <-delay:
+		case <-c.ended:
+		}
+		p.mu.Lock()
+	}
 	for {
-		c.proxy.mu.Lock()
-		deaf, stopped, late, changed := c.deaf.requests, c.proxy.paused || answer && c.holding, c.proxy.late, c.proxy.changed
-		if answer {
-			deaf = c.deaf.answers
-		}
-		c.proxy.mu.Unlock()
-		switch {
-		case deaf:
+		select {
+		case <-c.ended:
 			return false
-		case stopped:
-			select {
-			case <-changed:
-			case <-c.ended:
-				return false
-			}
-		case waited || late == 0:
-			return true
 		default:
-			waited = true
-			timer := time.NewTimer(late)
-			select {
-			case <-timer.C:
-			case <-c.ended:
-				timer.Stop()
-				return false
-			}
 		}
+		switch {
+		case responses && c.drop.responses, !responses && c.drop.requests:
+			return false
+		case !p.paused && !(responses && c.holding):
+			return true
+		}
+		p.changed.Wait()
 	}
 }
 
-// look holds the connection's answers where text, what a client said, holds the match, also over the border of two reads; it
-// returns the end of text that may be a match's beginning.
-func (p *Proxy) look(c *conn, text []byte) (rest []byte) {
+// look searches the requests of a connection for the match, which may be split between two reads. It returns
+// the end of data that can be the beginning of a match.
+func (p *Proxy) look(c *conn, data []byte) (rest []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.match == nil {
 		return nil
 	}
-	if bytes.Contains(text, p.match) {
-		c.holding = true
+	if bytes.Contains(data, p.match) {
+		c.holding, p.match = true, nil
 		close(p.held)
-		p.match = nil
 		return nil
 	}
-	return bytes.Clone(text[max(0, len(text)-len(p.match)+1):])
+	return bytes.Clone(data[max(0, len(data)-len(p.match)+1):])
 }

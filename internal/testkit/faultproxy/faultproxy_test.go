@@ -2,24 +2,25 @@ package faultproxy_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
-	"slices"
+	"os"
 	"testing"
 	"time"
 
 	"purchase-relay/internal/testkit/faultproxy"
 )
 
-// echo answers each line with itself in upper case brackets, and tells what it heard.
-func echo(t *testing.T) (addr string, heard chan string) {
+// echo answers each line x with <x>, and sends it on received.
+func echo(t *testing.T) (addr string, received chan string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	heard = make(chan string, 100)
+	received = make(chan string, 100)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -29,21 +30,19 @@ func echo(t *testing.T) (addr string, heard chan string) {
 			go func() {
 				defer func() { _ = c.Close() }()
 				for lines := bufio.NewScanner(c); lines.Scan(); {
-					heard <- lines.Text()
-					if _, err := fmt.Fprintf(c, "<%s>\n", lines.Text()); err != nil {
-						return
-					}
+					received <- lines.Text()
+					_, _ = fmt.Fprintf(c, "<%s>\n", lines.Text())
 				}
 			}()
 		}
 	}()
-	return l.Addr().String(), heard
+	return l.Addr().String(), received
 }
 
 type client struct {
-	t *testing.T
-	net.Conn
-	lines *bufio.Reader
+	t    *testing.T
+	conn net.Conn
+	in   *bufio.Reader
 }
 
 func dial(t *testing.T, p *faultproxy.Proxy) client {
@@ -56,204 +55,165 @@ func dial(t *testing.T, p *faultproxy.Proxy) client {
 	return client{t, c, bufio.NewReader(c)}
 }
 
-func (c client) say(text string) {
+func (c client) send(text string) {
 	c.t.Helper()
-	if _, err := c.Write([]byte(text)); err != nil {
+	if _, err := c.conn.Write([]byte(text)); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
-func (c client) expect(line string) {
+func (c client) read(limit time.Duration) (string, error) {
 	c.t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		c.t.Fatal(err)
 	}
-	if got, err := c.lines.ReadString('\n'); err != nil || got != line+"\n" {
-		c.t.Errorf("got %q, %v; want %q", got, err, line)
+	return c.in.ReadString('\n')
+}
+
+func (c client) expect(want string) {
+	c.t.Helper()
+	if got, err := c.read(time.Minute); err != nil || got != want+"\n" {
+		c.t.Errorf("received %q, %v, want %q", got, err, want)
 	}
 }
 
-// The request goes through, its answer does not until it is released; other connections flow.
-func TestHoldAnswersAfter(t *testing.T) {
-	addr, heard := echo(t)
-	p := faultproxy.ForTest(t, addr)
-	a, b := dial(t, p), dial(t, p)
-	a.say("one\n")
-	a.expect("<one>")
-	held := p.HoldAnswersAfter([]byte("commit"))
-	b.say("two\n")
-	b.expect("<two>")
-	a.say("please com") // over two writes
-	a.say("mit now\n")
-	<-held
-	for _, want := range []string{"one", "two", "please commit now"} {
-		if got := <-heard; got != want {
-			t.Errorf("the target heard %q, want %q", got, want)
+// expectSilence looks for a moment: a response that is dropped or held would otherwise come immediately.
+func (c client) expectSilence() {
+	c.t.Helper()
+	if got, err := c.read(30 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Errorf("received %q, %v, want nothing", got, err)
+	}
+}
+
+func (c client) expectEnd() {
+	c.t.Helper()
+	if got, err := c.read(time.Minute); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Errorf("received %q, %v, want a closed connection", got, err)
+	}
+}
+
+func expectReceived(t *testing.T, received chan string, want ...string) {
+	t.Helper()
+	for _, want := range want {
+		if got := <-received; got != want {
+			t.Errorf("target received %q, want %q", got, want)
 		}
 	}
-	b.say("three\n")
-	b.expect("<three>")
-	a.say("four\n")
-	if got := []string{<-heard, <-heard}; got[0] != "three" || got[1] != "four" {
-		t.Errorf("the target heard %q", got)
+	if n := len(received); n > 0 {
+		t.Errorf("target received %d more lines", n)
 	}
-	if err := a.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := a.lines.Peek(1); err == nil {
-		t.Errorf("a held answer came through: %q", n)
-	}
+}
+
+func TestProxy_HoldAnswersAfter(t *testing.T) {
+	t.Parallel()
+	addr, received := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	a, b := dial(t, p), dial(t, p)
+	held := p.HoldAnswersAfter([]byte("commit"))
+	a.send("please com") // split between two writes
+	b.send("other\n")
+	b.expect("<other>")
+	a.send("mit\n")
+	<-held
+	a.send("later\n")
+	expectReceived(t, received, "other", "please commit", "later")
+	a.expectSilence()
 	p.Release()
-	a.expect("<please commit now>")
-	a.expect("<four>")
-	b.say("commit\n") // it was armed once
+	a.expect("<please commit>")
+	a.expect("<later>")
+	b.send("commit\n") // only the first match counts
 	b.expect("<commit>")
 }
 
-func TestCutWakesTheHeld(t *testing.T) {
-	addr, heard := echo(t)
-	p := faultproxy.ForTest(t, addr)
-	c := dial(t, p)
-	held := p.HoldAnswersAfter([]byte("x"))
-	c.say("x\n")
-	<-held
-	<-heard
-	p.Cut()
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := c.lines.ReadString('\n'); err == nil {
-		t.Errorf("a cut connection said %q", line)
-	} else if timeout, ok := err.(net.Error); ok && timeout.Timeout() { //nolint:errorlint // as it comes from the socket
-		t.Error("it was not cut")
-	}
-	d := dial(t, p) // the next one is whole
-	d.say("y\n")
-	d.expect("<y>")
-}
-
-func TestTargetAway(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
-	c := dial(t, faultproxy.ForTest(t, addr))
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.lines.ReadByte(); err == nil {
-		t.Error("nobody answered")
-	}
-}
-
-func (c client) silent(sentence string) {
-	c.t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
-		c.t.Fatal(err)
-	}
-	if n, err := c.lines.Peek(1); err == nil {
-		c.t.Errorf("%s: %q came through", sentence, n)
-	} else if timeout, ok := err.(net.Error); !ok || !timeout.Timeout() { //nolint:errorlint // as it comes from the socket
-		c.t.Errorf("%s: it ended: %v", sentence, err)
-	}
-}
-
-func TestPauseLosesNothing(t *testing.T) {
-	addr, heard := echo(t)
-	p := faultproxy.ForTest(t, addr)
-	a := dial(t, p)
-	a.say("one\n")
-	a.expect("<one>")
-	p.Pause()
-	b := dial(t, p)
-	a.say("two\n")
-	b.say("three\n")
-	a.silent("an old connection")
-	b.silent("a new connection")
-	if len(heard) != 1 {
-		t.Errorf("the target heard %d lines", len(heard))
-	}
-	p.Resume()
-	a.expect("<two>")
-	b.expect("<three>")
-}
-
-func TestDelay(t *testing.T) {
+func TestProxy_Cut(t *testing.T) {
+	t.Parallel()
 	addr, _ := echo(t)
 	p := faultproxy.ForTest(t, addr)
-	a := dial(t, p)
+	held, paused, half := dial(t, p), dial(t, p), dial(t, p)
+	done := p.HoldAnswersAfter([]byte("x"))
+	held.send("x\n")
+	<-done
+	p.Pause()
+	paused.send("y\n")
+	p.Drop(true, true)
+	half.send("z\n")
+	half.expectSilence()
+	p.Cut()
+	for _, c := range []client{held, paused, half} {
+		c.expectEnd()
+	}
+}
+
+func TestProxy_TargetAway(t *testing.T) {
+	t.Parallel()
+	dial(t, faultproxy.ForTest(t, "127.0.0.1:1")).expectEnd()
+}
+
+func TestProxy_PauseLosesNothing(t *testing.T) {
+	t.Parallel()
+	addr, received := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	present := dial(t, p)
+	present.send("one\n")
+	present.expect("<one>")
+	p.Pause()
+	fresh := dial(t, p)
+	present.send("two\n")
+	fresh.send("three\n")
+	present.expectSilence()
+	fresh.expectSilence()
+	expectReceived(t, received, "one")
+	p.Resume()
+	present.expect("<two>")
+	fresh.expect("<three>")
+}
+
+func TestProxy_Delay(t *testing.T) {
+	t.Parallel()
+	addr, _ := echo(t)
+	p := faultproxy.ForTest(t, addr)
+	c := dial(t, p)
 	p.Delay(30 * time.Millisecond)
 	began := time.Now()
-	a.say("one\n")
-	a.expect("<one>")
+	c.send("one\n")
+	c.expect("<one>")
 	if took := time.Since(began); took < 60*time.Millisecond {
-		t.Errorf("there and back in %s", took)
-	}
-	p.Delay(0)
-	a.say("two\n")
-	a.expect("<two>")
-}
-
-// What is deaf stays deaf, and the target is not told; what comes later works.
-func TestDeafenIsHalfOpen(t *testing.T) {
-	addr, heard := echo(t)
-	p := faultproxy.ForTest(t, addr)
-	a := dial(t, p)
-	a.say("one\n")
-	a.expect("<one>")
-	p.Deafen()
-	b := dial(t, p)
-	a.say("two\n")
-	b.say("three\n")
-	a.silent("an old connection")
-	b.silent("a new connection")
-	p.Hear()
-	a.say("four\n")
-	b.say("five\n")
-	a.silent("an old connection, later")
-	b.silent("a new connection, later")
-	c := dial(t, p)
-	c.say("six\n")
-	c.expect("<six>")
-	if got := []string{<-heard, <-heard}; got[0] != "one" || got[1] != "six" || len(heard) > 0 {
-		t.Errorf("the target heard %q and %d more", got, len(heard))
-	}
-	p.Cut()
-	if err := a.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := a.lines.ReadByte(); err == nil {
-		t.Error("a deaf connection spoke")
-	} else if timeout, ok := err.(net.Error); ok && timeout.Timeout() { //nolint:errorlint // as it comes from the socket
-		t.Error("a deaf connection cannot be cut")
+		t.Errorf("there and back in %s, want at least 60ms", took)
 	}
 }
 
-// Half of it: what is said is done and not answered; or what is said is lost, and what comes by itself is heard.
-func TestDeafenOneWay(t *testing.T) {
-	addr, heard := echo(t)
-	p := faultproxy.ForTest(t, addr)
-	a := dial(t, p)
-	p.DeafenClient()
-	b := dial(t, p)
-	a.say("one\n")
-	b.say("two\n")
-	got := []string{<-heard, <-heard}
-	if slices.Sort(got); got[0] != "one" || got[1] != "two" {
-		t.Errorf("the target heard %q", got)
-	}
-	a.silent("an old connection")
-	b.silent("a new connection")
-	p.Hear()
-	p.DeafenServer()
-	c := dial(t, p)
-	c.say("three\n")
-	a.say("four\n") // deaf both ways by now
-	c.silent("a connection to a deaf server")
-	a.silent("one that is deaf both ways")
-	if len(heard) > 0 {
-		t.Errorf("a deaf target heard %q", <-heard)
+// Dropping lasts as long as a connection; new ones work after the next Drop.
+func TestProxy_Drop(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ requests, responses bool }{
+		"both":      {true, true},
+		"requests":  {true, false},
+		"responses": {false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, received := echo(t)
+			p := faultproxy.ForTest(t, addr)
+			present := dial(t, p)
+			present.send("before\n")
+			present.expect("<before>")
+			p.Drop(tc.requests, tc.responses)
+			fresh := dial(t, p)
+			for _, c := range []client{present, fresh} {
+				c.send("dropped\n")
+				c.expectSilence()
+			}
+			p.Drop(false, false)
+			present.send("still dropped\n")
+			present.expectSilence()
+			after := dial(t, p)
+			after.send("after\n")
+			after.expect("<after>")
+			if tc.requests {
+				expectReceived(t, received, "before", "after")
+			} else {
+				expectReceived(t, received, "before", "dropped", "dropped", "still dropped", "after")
+			}
+		})
 	}
 }

@@ -1,17 +1,18 @@
-// Package freeport finds ports of loopback for a listener whose address must be known before it listens, or that
-// listens there again after a restart.
+// Package freeport finds loopback addresses for listeners whose address must be known before they listen, or
+// that restart on the same one.
 package freeport
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
 )
 
-// The ports are below those that systems give to outgoing connections and to listeners on port 0 (Linux: from
-// 32768). Such a port could be taken between this package's look and its use.
+// The ports are below those of outgoing connections and of listeners on port 0 (Linux: from 32768), which
+// could take a port between its check and its use.
 const (
 	lowest = 10_000
 	count  = 20_000
@@ -27,14 +28,11 @@ func Addr() (string, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	for range 1000 {
-		port := lowest + rand.IntN(count) //nolint:gosec // any will do
-		if given[port] {
-			continue
-		}
+		port := lowest + rand.IntN(count) //nolint:gosec // any port will do
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		if l, err := net.Listen("tcp", addr); err == nil { //nolint:noctx // closed immediately
+		if !given[port] && Check(addr) == nil {
 			given[port] = true
-			return addr, l.Close()
+			return addr, nil
 		}
 	}
 	return "", errors.New("no free port found")
@@ -50,4 +48,13 @@ func Addrs(n int) ([]string, error) {
 		}
 	}
 	return addrs, nil
+}
+
+// Check reports why an address cannot be listened on.
+func Check(addr string) error {
+	l, err := net.Listen("tcp", addr) //nolint:noctx // closed immediately
+	if err != nil {
+		return fmt.Errorf("check the address: %w", err)
+	}
+	return l.Close()
 }

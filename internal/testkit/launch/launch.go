@@ -1,4 +1,5 @@
-// Package launch builds the production binaries and gives each its environment, for tests and tools that run them.
+// Package launch builds the production binaries and gives each its environment, for tests and tools that run
+// them.
 package launch
 
 import (
@@ -23,7 +24,8 @@ const (
 // Build compiles into a folder. args are flags such as -race, then import paths.
 func Build(ctx context.Context, dir string, args ...string) error {
 	args = append([]string{"build", "-o", dir + "/"}, args...)
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil { //nolint:gosec // the caller's packages
+	build := exec.CommandContext(ctx, "go", args...) //nolint:gosec // the caller's packages
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return nil
@@ -44,7 +46,8 @@ func NewIngest(database, nats string) (Ingest, error) {
 	return Ingest{Public: addrs[0], Admin: addrs[1], Database: database, NATS: nats}, nil
 }
 
-// Env returns the whole environment. Of a variable that occurs twice, the last value counts, thus that in more.
+// Env returns the whole environment. Of a variable that occurs twice, the last value counts, thus that in
+// more.
 func (i Ingest) Env(more ...string) []string {
 	return append([]string{
 		"STRIPE_WEBHOOK_SECRET=" + SigningSecret, "DATABASE_URL=" + i.Database, "NATS_URL=" + i.NATS,

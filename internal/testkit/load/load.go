@@ -1,5 +1,6 @@
-// Package load sends prepared HTTP requests over kept connections, as fast as they are answered or at a pace, and takes the
-// time of each answer. It knows as much of HTTP as that needs, so that the machine is left to what is measured.
+// Package load sends prepared HTTP requests over kept connections, as fast as they are answered or at a pace,
+// and measures the time of each response. It parses only as much of HTTP as it needs, which leaves the
+// processor to the measured program.
 package load
 
 import (
@@ -20,27 +21,27 @@ import (
 // Plan is one run. It ends when all requests are answered or its time is over, whichever comes first.
 type Plan struct {
 	Addr     string                            // host:port
-	Conns    int                               // each sends its next request after the answer to the one before
-	Requests int                               // how many there are
-	Append   func(buffer []byte, i int) []byte // appends the i-th request; called by many at once
+	Conns    int                               // each sends a request after the response to the last
+	Requests int                               // number of requests
+	Append   func(buffer []byte, i int) []byte // appends the i-th request; called concurrently
 	For      time.Duration                     // 0: until all are answered
-	Every    time.Duration                     // one request so often, all connections together; 0: as fast as they are answered
-	Want     int                               // the status that every answer has
+	Every    time.Duration                     // interval of requests over all connections; 0: no pace
+	Want     int                               // the status of every response
 }
 
-// Result is what came back.
+// Result is the responses of a run.
 type Result struct {
-	Answered  int             // with the status that was wanted
-	Took      time.Duration   // from the first request to the last answer
-	Latencies []time.Duration // of those answers, sorted
-	Odd       int             // answers with another status
+	Answered  int             // responses with the status Want
+	Took      time.Duration   // from the first request to the last response
+	Latencies []time.Duration // of those responses, sorted
+	Odd       int             // responses with another status
 	FirstOdd  string          // the first of them on its connection
 }
 
-// PerSecond is the rate of the wanted answers.
+// PerSecond is the rate of the responses with the status Want.
 func (r *Result) PerSecond() float64 { return float64(r.Answered) / r.Took.Seconds() }
 
-// Quantile is the latency that this share of the answers did not pass, in milliseconds; 0 without answers.
+// Quantile returns a quantile of the latencies in milliseconds; 0 without responses.
 func (r *Result) Quantile(q float64) float64 {
 	if len(r.Latencies) == 0 {
 		return 0
@@ -48,10 +49,10 @@ func (r *Result) Quantile(q float64) float64 {
 	return r.Latencies[min(len(r.Latencies)-1, int(q*float64(len(r.Latencies))))].Seconds() * 1000
 }
 
-// patience bounds the wait for one answer.
+// patience bounds the wait for one response.
 const patience = time.Minute
 
-// Run opens the connections, then starts the clock. An error is a connection's: an answer of another status is none.
+// Run opens the connections, then starts the clock. The error is a connection's. Another status is none.
 func Run(ctx context.Context, p Plan) (Result, error) {
 	senders := make([]*sender, p.Conns)
 	for i := range senders {
@@ -60,7 +61,7 @@ func Run(ctx context.Context, p Plan) (Result, error) {
 			return Result{}, err
 		}
 		defer func() { _ = conn.Close() }()
-		senders[i] = &sender{conn: conn, answers: bufio.NewReaderSize(conn, 8<<10)}
+		senders[i] = &sender{conn: conn, responses: bufio.NewReaderSize(conn, 8<<10)}
 	}
 	stop := context.AfterFunc(ctx, func() {
 		for _, s := range senders {
@@ -92,7 +93,7 @@ func Run(ctx context.Context, p Plan) (Result, error) {
 // sender is one connection.
 type sender struct {
 	conn      net.Conn
-	answers   *bufio.Reader
+	responses *bufio.Reader
 	latencies []time.Duration
 	odd       int
 	firstOdd  string
@@ -120,9 +121,9 @@ func (s *sender) run(p *Plan, next *atomic.Int64, began time.Time) error {
 		if _, err := s.conn.Write(buffer); err != nil {
 			return fmt.Errorf("send request %d: %w", i, err)
 		}
-		status, body, err := s.answer()
+		status, body, err := s.response()
 		if err != nil {
-			return fmt.Errorf("answer to request %d: %w", i, err)
+			return fmt.Errorf("response to request %d: %w", i, err)
 		}
 		if status == p.Want {
 			s.latencies = append(s.latencies, time.Since(sent))
@@ -134,11 +135,11 @@ func (s *sender) run(p *Plan, next *atomic.Int64, began time.Time) error {
 	}
 }
 
-var errForm = errors.New("no HTTP/1.1 answer with a Content-Length")
+var errForm = errors.New("no HTTP/1.1 response with a Content-Length")
 
-// answer reads one answer; the body is valid until the next call.
-func (s *sender) answer() (status int, body []byte, err error) {
-	line, err := s.answers.ReadSlice('\n')
+// response reads one response. The body, its first 1,024 bytes, is valid until the next call.
+func (s *sender) response() (status int, body []byte, err error) {
+	line, err := s.responses.ReadSlice('\n')
 	if err != nil {
 		return 0, nil, err
 	}
@@ -150,7 +151,7 @@ func (s *sender) answer() (status int, body []byte, err error) {
 	}
 	length := -1
 	for {
-		line, err := s.answers.ReadSlice('\n')
+		line, err := s.responses.ReadSlice('\n')
 		if err != nil {
 			return 0, nil, err
 		}
@@ -167,10 +168,10 @@ func (s *sender) answer() (status int, body []byte, err error) {
 	if length < 0 {
 		return 0, nil, errForm
 	}
-	if body, err = s.answers.Peek(min(length, 1024)); err != nil {
+	if body, err = s.responses.Peek(min(length, 1024)); err != nil {
 		return 0, nil, err
 	}
-	if _, err := io.CopyN(io.Discard, s.answers, int64(length)); err != nil {
+	if _, err := io.CopyN(io.Discard, s.responses, int64(length)); err != nil {
 		return 0, nil, err
 	}
 	return status, body, nil

@@ -48,7 +48,7 @@ func promises(t *testing.T, file string) (cells []string) {
 	return cells
 }
 
-// Each promise names tests that exist, or a command of make. An ellipsis stands for any part of a name. A test
+// Each promise names existing tests or a command of make. An ellipsis stands for any part of a name. A test
 // without a package before it may be in any package.
 func TestPromises_NameTheirTests(t *testing.T) {
 	t.Parallel()

@@ -10,18 +10,18 @@ import (
 	"purchase-relay/internal/testkit/natslocal"
 )
 
-// A restart on the same address and folder has the same streams.
-func TestRestartKeepsStreams(t *testing.T) {
-	dir := t.TempDir()
-	s, err := natslocal.Start(natslocal.Options{StoreDir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := s.Addr()
-	if _, err := natslocal.Start(natslocal.Options{Addr: addr}); err == nil || !strings.Contains(err.Error(), addr) {
-		t.Errorf("a busy address: %v", err)
-	}
-	for start := range 2 {
+func TestStart_RestartKeepsStreams(t *testing.T) {
+	t.Parallel()
+	options := natslocal.Options{StoreDir: t.TempDir()}
+	for _, want := range []uint64{1, 2} {
+		s, err := natslocal.Start(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options.Addr = s.Addr()
+		if _, err := natslocal.Start(options); err == nil || !strings.Contains(err.Error(), options.Addr) {
+			t.Errorf("busy address: error = %v, want one with %s", err, options.Addr)
+		}
 		nc, err := nats.Connect(s.URL())
 		if err != nil {
 			t.Fatal(err)
@@ -30,28 +30,16 @@ func TestRestartKeepsStreams(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if start == 0 {
-			if _, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
-				t.Fatal(err)
-			}
-			_, err = js.Publish(t.Context(), "s", []byte("kept"))
-		} else {
-			var stream jetstream.Stream
-			if stream, err = js.Stream(t.Context(), "S"); err == nil && stream.CachedInfo().State.Msgs != 1 {
-				t.Errorf("%d messages", stream.CachedInfo().State.Msgs)
-			}
-		}
-		if err != nil {
+		config := jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}
+		if _, err := js.CreateOrUpdateStream(t.Context(), config); err != nil {
 			t.Fatal(err)
+		}
+		if ack, err := js.Publish(t.Context(), "s", nil); err != nil || ack.Sequence != want {
+			t.Errorf("publish = %+v, %v, want sequence %d", ack, err, want)
 		}
 		nc.Close()
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
-		}
-		if start == 0 {
-			if s, err = natslocal.Start(natslocal.Options{Addr: addr, StoreDir: dir}); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 }

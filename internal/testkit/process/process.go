@@ -17,7 +17,7 @@ import (
 	"purchase-relay/internal/testkit/wait"
 )
 
-// Command says what to run. Env is the whole environment: nothing of the parent's is passed on.
+// Command is a program with its arguments. Env is the whole environment: the parent's is not passed on.
 type Command struct {
 	Path       string
 	Args, Env  []string
@@ -41,7 +41,7 @@ type Process struct {
 // Start runs a command in a process group of its own, so that Ctrl-C reaches it through its parent alone.
 func Start(c Command) (*Process, error) {
 	p := &Process{name: filepath.Base(c.Path), log: c.Log, ended: make(chan struct{})}
-	p.cmd = exec.Command(c.Path, c.Args...) //nolint:gosec,noctx // the caller's own program; ended by Stop or Kill
+	p.cmd = exec.Command(c.Path, c.Args...) //nolint:gosec,noctx // ended by Stop or Kill
 	p.cmd.Env, p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = c.Env, c.Dir, c.Output, c.Output
 	if c.Env == nil {
 		p.cmd.Env = []string{} // nil would pass on the parent's

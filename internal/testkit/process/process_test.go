@@ -73,7 +73,8 @@ func TestStart_ChildEndsWithParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Kill()
-	if !wait.Until(t.Context(), time.Minute, 10*time.Millisecond, func() bool { s := state(); return s == "" || s[0] == 'Z' }) {
+	ended := func() bool { s := state(); return s == "" || s[0] == 'Z' }
+	if !wait.Until(t.Context(), time.Minute, 10*time.Millisecond, ended) {
 		t.Errorf("the child is left: %s", state())
 	}
 }
@@ -81,7 +82,8 @@ func TestStart_ChildEndsWithParent(t *testing.T) {
 func TestStart_PassesOnlyItsEnvironment(t *testing.T) {
 	t.Setenv("STRANGE", "1")
 	var out bytes.Buffer
-	p, err := process.Start(process.Command{Path: "/bin/sh", Args: []string{"-c", `echo "[$STRANGE]" >&2`}, Output: &out})
+	args := []string{"-c", `echo "[$STRANGE]" >&2`}
+	p, err := process.Start(process.Command{Path: "/bin/sh", Args: args, Output: &out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +155,8 @@ func TestProcess_AwaitReportsEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	stays := start(t, "kill -STOP $$")
-	if err := stays.Await(ctx, "readiness", time.Minute, func() bool { return false }); !errors.Is(err, context.Canceled) {
+	err = stays.Await(ctx, "readiness", time.Minute, func() bool { return false })
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v, want %v", err, context.Canceled)
 	}
 }

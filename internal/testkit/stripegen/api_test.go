@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -144,28 +143,6 @@ func TestAPI_RejectsRequests(t *testing.T) {
 	}
 }
 
-func TestAPI_ServesObjects(t *testing.T) {
-	t.Parallel()
-	api := stripegen.NewAPI()
-	c := stripegen.NewCheckout().Delayed("konbini")
-	paid, invoice := c.AsyncSucceeded(time.Hour), c.Invoices(time.Hour, time.Hour, 1)[0]
-	for _, body := range [][]byte{paid.Event(), c.Event(), invoice.Event()} {
-		if err := api.Add(body); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for path, want := range map[string]string{
-		"/v1/events/" + c.EventID:              `"payment_status": "unpaid"`,
-		"/v1/checkout/sessions/" + c.SessionID: `"payment_status": "paid"`,
-		"/v1/invoices/" + invoice.InvoiceID:    `"object": "invoice"`,
-		"/v1/invoices/" + c.SessionID:          "No such invoice",
-	} {
-		if w := do(t, api, "GET "+path, ""); !strings.Contains(w.Body.String(), want) {
-			t.Errorf("GET %s: %d %s, want %s", path, w.Code, w.Body, want)
-		}
-	}
-}
-
 // Each fault affects the second request of three.
 func TestAPI_Faults(t *testing.T) {
 	t.Parallel()
@@ -233,32 +210,6 @@ func TestAPI_LimitsRate(t *testing.T) {
 			t.Errorf("stats = %+v", got)
 		}
 	})
-}
-
-// The file keeps events until Stripe would no longer list them.
-func TestOpen_KeepsEvents(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "events")
-	old, recent := stripegen.NewCheckout(), stripegen.NewCheckout()
-	old.Created = time.Now().AddDate(0, 0, -20)
-	for start, want := range [][]string{
-		{recent.EventID, old.EventID}, {recent.EventID, old.EventID}, {recent.EventID},
-	} {
-		api, fresh, err := stripegen.Open(file, time.Now().AddDate(0, 0, 8*start))
-		if err != nil || fresh != (start == 0) {
-			t.Fatalf("start %d: fresh %v, %v", start, fresh, err)
-		}
-		if fresh {
-			do(t, api, "POST /events", string(old.Event()))
-			do(t, api, "POST /events", string(recent.Event()))
-		}
-		if got := list(t, api, nil); !slices.Equal(got, want) {
-			t.Errorf("start %d: %v, want %v", start, got, want)
-		}
-		if err := api.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 func TestAPI_CreatesSessions(t *testing.T) {

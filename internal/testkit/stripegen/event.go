@@ -10,6 +10,7 @@ import (
 	"embed"
 	"encoding/json"
 	"maps"
+	"strings"
 	"text/template"
 	"time"
 )
@@ -38,19 +39,19 @@ type event struct {
 }
 
 // snapshot returns the body of the event with the whole object.
-func (e event) snapshot(object []byte) []byte {
-	return render("event.json", struct {
+func (e event) snapshot(object string) []byte {
+	return indent(execute("event.json", struct {
 		event
 		Object string
-	}{e, string(object)})
+	}{e, object}))
 }
 
 // thin returns the body of the thin event about the same change. It has an id of its own.
 func (e event) thin(objectType, path, id string) []byte {
-	return render("thin.json", struct {
+	return indent(execute("thin.json", struct {
 		event
 		ObjectType, ObjectID, URL string
-	}{e, objectType, id, path + id})
+	}{e, objectType, id, path + id}))
 }
 
 // Checkout is one event about a checkout session. A nil pointer becomes null, as does "" where possible.
@@ -152,7 +153,7 @@ func (c Checkout) sessionCreated() time.Time {
 // Event returns the body of the webhook.
 func (c Checkout) Event() []byte {
 	c.SessionCreated, c.PaymentMethod = c.sessionCreated(), cmp.Or(c.PaymentMethod, "card")
-	return c.snapshot(render("session.json", c))
+	return c.snapshot(execute("session.json", c))
 }
 
 // Thin returns the body of the webhook to a destination with thin payloads.
@@ -205,7 +206,7 @@ func (i Invoice) Manual(at time.Time, amountPaid int64) Invoice {
 }
 
 // Event returns the body of the webhook.
-func (i Invoice) Event() []byte { return i.snapshot(render("invoice.json", i)) }
+func (i Invoice) Event() []byte { return i.snapshot(execute("invoice.json", i)) }
 
 // Thin returns the body of the webhook to a destination with thin payloads.
 func (i Invoice) Thin() []byte { return i.thin("invoice", "/v1/invoices/", i.InvoiceID) }
@@ -217,17 +218,20 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"id": ID, "json": toJSON, "orNull": orNull, "merge": merge,
 }).ParseFS(templateFiles, "templates/*"))
 
-// render returns the indented JSON of a template.
-func render(name string, data any) []byte {
-	var text, indented bytes.Buffer
-	err := templates.ExecuteTemplate(&text, name, data)
-	if err == nil {
-		err = json.Indent(&indented, bytes.TrimSpace(text.Bytes()), "", "  ")
-	}
-	if err != nil {
+func execute(name string, data any) string {
+	var text strings.Builder
+	if err := templates.ExecuteTemplate(&text, name, data); err != nil {
 		panic(err) // a mistake in the template
 	}
-	return indented.Bytes()
+	return text.String()
+}
+
+func indent(text string) []byte {
+	var body bytes.Buffer
+	if err := json.Indent(&body, []byte(strings.TrimSpace(text)), "", "  "); err != nil {
+		panic(err) // a mistake in the template
+	}
+	return body.Bytes()
 }
 
 func toJSON(value any) (string, error) {

@@ -118,23 +118,3 @@ func TestInvoice_ParsesAsStripeTypes(t *testing.T) {
 		}
 	}
 }
-
-func TestCheckout_Thin(t *testing.T) {
-	t.Parallel()
-	c := stripegen.NewCheckout()
-	c.Account = "acct_1"
-	var got struct {
-		ID, Type, Object, Context string
-		Created                   time.Time
-		Related                   struct{ ID, Type, URL string } `json:"related_object"`
-	}
-	if err := json.Unmarshal(c.Thin(), &got); err != nil {
-		t.Fatal(err)
-	}
-	if got.ID == c.EventID || got.Object != "v2.core.event" || got.Type != "v1."+c.Type ||
-		got.Context != "acct_1" || !got.Created.Equal(c.Created) ||
-		got.Related.ID != c.SessionID || got.Related.Type != "checkout.session" ||
-		got.Related.URL != "/v1/checkout/sessions/"+c.SessionID {
-		t.Errorf("thin event = %+v", got)
-	}
-}

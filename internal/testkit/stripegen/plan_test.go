@@ -80,42 +80,27 @@ func TestDisorder_PlanIsReproducible(t *testing.T) {
 	}
 }
 
-// Each kind of disorder affects its share of 1000 events and no more.
+// Each kind of disorder affects its share of 1000 events.
 func TestDisorder_PlanShares(t *testing.T) {
 	t.Parallel()
-	type effect struct{ overtaken, repeated, withheld int }
-	for name, tc := range map[string]struct {
-		disorder stripegen.Disorder
-		min, max effect
-	}{
-		"none":       {stripegen.Disorder{Every: time.Second}, effect{}, effect{}},
-		"reorder":    {stripegen.Disorder{Reorder: 0.2}, effect{overtaken: 150}, effect{overtaken: 250}},
-		"delay":      {stripegen.Disorder{Every: 1, Delay: 3}, effect{overtaken: 200}, effect{overtaken: 800}},
-		"duplicates": {stripegen.Disorder{Duplicates: 0.3}, effect{repeated: 250}, effect{repeated: 350}},
-		"withhold":   {stripegen.Disorder{Withhold: 0.25}, effect{withheld: 200}, effect{withheld: 300}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tc.disorder.Seed = 3
-			plan, withheld := tc.disorder.Plan(numbered(1000))
-			got, latest, seen := effect{withheld: len(withheld)}, 0, map[int]bool{}
-			for _, a := range plan {
-				i := number(t, a.Body)
-				switch {
-				case seen[i]:
-					got.repeated++
-				case i < latest:
-					got.overtaken++
-				}
-				seen[i], latest = true, max(latest, i)
-			}
-			if got.overtaken < tc.min.overtaken || got.overtaken > tc.max.overtaken ||
-				got.repeated < tc.min.repeated || got.repeated > tc.max.repeated ||
-				got.withheld < tc.min.withheld || got.withheld > tc.max.withheld {
-				t.Errorf("effect = %+v, want %+v to %+v", got, tc.min, tc.max)
-			}
-		})
+	plan, withheld := stripegen.Disorder{Reorder: 0.2, Duplicates: 0.2, Withhold: 0.2}.Plan(numbered(1000))
+	overtaken, repeated, latest, seen := 0, 0, 0, map[int]bool{}
+	for _, a := range plan {
+		i := number(t, a.Body)
+		switch {
+		case seen[i]:
+			repeated++
+		case i < latest:
+			overtaken++
+		}
+		seen[i], latest = true, max(latest, i)
 	}
-	plan, _ := stripegen.Disorder{Reorder: 1}.Plan(numbered(2))
+	for name, n := range map[string]int{"withheld": len(withheld), "overtaken": overtaken, "repeated": repeated} {
+		if n < 100 || n > 250 {
+			t.Errorf("%d events are %s, want about 200", n, name)
+		}
+	}
+	plan, _ = stripegen.Disorder{Reorder: 1}.Plan(numbered(2))
 	if first := number(t, plan[0].Body); first != 1 {
 		t.Errorf("of two reordered events, %d is first, want 1", first)
 	}

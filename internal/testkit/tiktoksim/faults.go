@@ -29,7 +29,7 @@ type Fault struct {
 	Cut         bool   `json:"cut,omitempty"`          // the connection is dropped
 	CutAfter    bool   `json:"cut_after,omitempty"`    // the same after the events were stored
 	LyingLength bool   `json:"lying_length,omitempty"` // the answer ends before its Content-Length
-	Endless     bool   `json:"endless,omitempty"`      // the answer does not end before 64 MiB
+	Endless     bool   `json:"endless,omitempty"`      // the answer comes fast and does not end
 	Drip        bool   `json:"drip,omitempty"`         // the answer comes byte by byte and does not end
 	HTML        bool   `json:"html,omitempty"`         // a gateway's page; status 502
 	Redirect    string `json:"redirect,omitempty"`     // to this URL; status 307

@@ -172,7 +172,7 @@ func TestSimulator_Misbehaves(t *testing.T) {
 		server := httptest.NewServer(s)
 		defer server.Close()
 		s.Inject(tiktoksim.Fault{Code: 40100, Rate: 0.2})
-		for range 200 {
+		for range 100 {
 			_, _, _, _ = do(t.Context(), server, http.MethodPost, batchPath, batch)
 		}
 		return s.Stats()

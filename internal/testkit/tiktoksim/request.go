@@ -10,9 +10,9 @@ import (
 
 // shape is one of the two forms of a request.
 type shape struct {
-	pixel    string // field that holds the pixel
+	pixel    string // name of the pixel's field
 	batch    bool   // the events are a list in data; otherwise the request is the event
-	time     string // field of an event
+	time     string // name of an event's time field
 	envelope []rule // of the fields around the events
 	event    []rule // of each event
 }

@@ -30,7 +30,7 @@ type Stats struct {
 	Events       int            `json:"events"`        // in requests that reached the rules
 	Accepted     int            `json:"accepted"`      // distinct events
 	Duplicates   int            `json:"duplicates"`    // repeats within 48 hours
-	Refused      int            `json:"refused"`       // requests that violate a rule
+	Refused      int            `json:"refused"`       // requests that the rules refused
 	Unreached    int            `json:"unreached"`     // requests that a fault answered in place of the rules
 	LargestBatch int            `json:"largest_batch"` // events in one request that reached the rules
 	ByCode       map[string]int `json:"by_code"`       // answers by TikTok's code, "http_503" or fault: "cut"

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Until calls done at every interval until it returns true. It returns false after limit, or at the end of ctx. limit
-// is no expectation of speed: machines are shared.
+// Until calls done at every interval until it returns true. It returns false after limit, or at the end of
+// ctx. limit is no expectation of speed: machines are shared.
 func Until(ctx context.Context, limit, interval time.Duration, done func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -143,17 +143,13 @@ type loadSeries struct {
 // run sends a load. Every response must have the wanted status, otherwise the figure would mean nothing.
 // usages are measured for each answer.
 func (s *loadSeries) run(ctx context.Context, plan load.Plan, usages ...*usage) {
-	for _, u := range usages {
-		u.begin()
-	}
+	end := meter(usages...)
 	result := try.Must(load.Run(ctx, plan))
 	if result.Odd > 0 || result.Answered == 0 {
 		try.Check(fmt.Errorf("%d of %d responses are not %d, the first: %s",
 			result.Odd, result.Odd+result.Answered, plan.Want, result.FirstOdd))
 	}
-	for _, u := range usages {
-		u.end(result.Answered)
-	}
+	end(result.Answered)
 	s.rate = append(s.rate, result.PerSecond())
 	s.median, s.p99 = append(s.median, result.Quantile(0.5)), append(s.p99, result.Quantile(0.99))
 	s.answered += result.Answered

@@ -80,9 +80,8 @@ type usage struct {
 	name     string
 	pid      int
 	atRest   float64 // MiB resident before any load
-	before   float64
-	each     series // µs of processor time for one purchase
-	resident series // MiB at the end of the load
+	each     series  // µs of processor time for one purchase
+	resident series  // MiB at the end of the load
 }
 
 func newUsage(name string, pid int) *usage {
@@ -90,10 +89,17 @@ func newUsage(name string, pid int) *usage {
 	return &usage{name: name, pid: pid, atRest: resident}
 }
 
-func (u *usage) begin() { u.before = processorTime(u.pid) }
-
-func (u *usage) end(purchases int) {
-	u.each = append(u.each, (processorTime(u.pid)-u.before)*1e6/float64(purchases))
+// meter begins to measure processor time; end is called after a number of purchases.
+func meter(usages ...*usage) (end func(purchases int)) {
+	var before series
+	for _, u := range usages {
+		before = append(before, processorTime(u.pid))
+	}
+	return func(purchases int) {
+		for i, u := range usages {
+			u.each = append(u.each, (processorTime(u.pid)-before[i])*1e6/float64(purchases))
+		}
+	}
 }
 
 // size measures the binaries as they are shipped: an image is one of them and the certificate authorities.

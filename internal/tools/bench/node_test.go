@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The lock names no registry, so that npm uses the configured one, but the content of every package.
+// npm uses the configured registry; the lock has the hash of every package.
 func TestNodeHandler_LockNamesContents(t *testing.T) {
 	data, err := os.ReadFile("nodehandler/package-lock.json")
 	if err != nil {
@@ -25,7 +25,7 @@ func TestNodeHandler_LockNamesContents(t *testing.T) {
 	}
 	for name, p := range lock.Packages {
 		if p.Resolved != "" || name != "" && (p.Integrity == "" || p.Version == "") {
-			t.Errorf("%s: %+v", name, p)
+			t.Errorf("lock of %q = %+v, want a version and a hash, no registry", name, p)
 		}
 	}
 	var own struct{ Dependencies map[string]string }
@@ -37,7 +37,7 @@ func TestNodeHandler_LockNamesContents(t *testing.T) {
 	}
 	for name, want := range own.Dependencies {
 		if lock.Packages[""].Dependencies[name] != want || lock.Packages["node_modules/"+name].Version == "" {
-			t.Errorf("%s %s is not what is locked", name, want)
+			t.Errorf("lock of %s lacks %s", name, want)
 		}
 	}
 }

@@ -59,14 +59,15 @@ func (b *bench) writeProfiles(ctx context.Context) {
 		}
 		return os.WriteFile(file(program, kind), body, 0o600)
 	}
-	b.duration = max(b.duration.Truncate(time.Second), time.Second) // pprof takes whole seconds
+	seconds := max(1, int(b.duration.Seconds())) // pprof takes whole ones
 	plan := b.fullSpeed(p.ingest.addr, 64)
+	plan.For = time.Duration(seconds) * time.Second
 	var group errgroup.Group
 	for i, program := range programs {
-		query := fmt.Sprintf("profile?seconds=%.0f", b.duration.Seconds())
+		query := fmt.Sprintf("profile?seconds=%d", seconds)
 		group.Go(func() error { return save(program, addrs[i], "cpu", query) })
 	}
-	b.announce("webhooks over 64 connections for %s", b.duration)
+	b.announce("webhooks over 64 connections for %s", plan.For)
 	var s loadSeries
 	s.run(ctx, plan)
 	try.Check(group.Wait())

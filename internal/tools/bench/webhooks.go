@@ -193,10 +193,7 @@ func whole(ctx context.Context, b *bench) {
 		without.measurement(b, "webhooks alone", alone.addr, 64),
 		measurement{"the whole way", func(ctx context.Context) {
 			plan, before := b.fullSpeed(p.ingest.addr, 64), with.answered
-			for _, u := range usages {
-				u.begin()
-			}
-			began := time.Now()
+			end, began := meter(usages...), time.Now()
 			with.run(ctx, plan)
 			answered := with.answered - before
 			undelivered := query[int](ctx, p.ingest.ledger, sqlUndelivered)
@@ -207,9 +204,7 @@ func whole(ctx context.Context, b *bench) {
 			p.awaitDelivery(ctx)
 			sustained = append(sustained, float64(answered)/time.Since(began).Seconds())
 			delivered = append(delivered, 100*float64(answered-undelivered)/float64(answered))
-			for _, u := range usages {
-				u.end(answered)
-			}
+			end(answered)
 		}})
 	p.verify(ctx)
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -12,24 +11,27 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/procfs"
 
 	"purchase-relay/internal/testkit/faultproxy"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
-// kind is a way to break something.
+// kind is a kind of fault.
 type kind struct {
 	name    string
-	weight  int // how often it is drawn, against the others
+	weight  int // its share among all kinds
 	targets []string
 	longest time.Duration
-	// act makes the fault, lets it last, and ends it.
-	act func(ctx context.Context, f fault) error
+	inject  injection
 }
+
+// injection begins a fault, lets it last, and ends it.
+type injection func(ctx context.Context, f fault) error
 
 // fault is one planned fault.
 type fault struct {
@@ -37,13 +39,13 @@ type fault struct {
 	target string
 	at     time.Duration
 	lasts  time.Duration
-	pick   float64 // from 0 up to 1: what else there is to choose
+	pick   float64 // from 0 up to 1: any further choice
 }
 
-// errAway says that there is nothing to break: another fault was quicker.
-var errAway = errors.New("its target was away, or is being broken already")
+// errSkipped reports that another fault keeps the target down or busy.
+var errSkipped = errors.New("skipped: the target is down, or another fault acts on it")
 
-// plan draws faults for a time. It is a pure function: the same source of chance draws the same ones.
+// plan draws the faults of an experiment. It is a pure function.
 func plan(random *rand.Rand, kinds []*kind, duration, gap time.Duration) (faults []fault) {
 	sum := 0
 	for _, k := range kinds {
@@ -52,255 +54,262 @@ func plan(random *rand.Rand, kinds []*kind, duration, gap time.Duration) (faults
 	const shortest = 100 * time.Millisecond
 	for at := time.Duration(0); ; {
 		at += time.Duration(random.ExpFloat64() * float64(gap))
-		n := random.IntN(sum)
-		i := slices.IndexFunc(kinds, func(k *kind) bool { n -= k.weight; return n < 0 })
-		k := kinds[i]
-		f := fault{
-			kind: k, target: k.targets[random.IntN(len(k.targets))], at: at, pick: random.Float64(),
-			lasts: shortest + time.Duration(random.Int64N(int64(k.longest-shortest))),
-		}
 		if at >= duration {
 			return faults
 		}
-		faults = append(faults, f)
+		n := random.IntN(sum)
+		k := kinds[slices.IndexFunc(kinds, func(k *kind) bool { n -= k.weight; return n < 0 })]
+		faults = append(faults, fault{
+			kind: k, target: k.targets[random.IntN(len(k.targets))], at: at, pick: random.Float64(),
+			lasts: shortest + time.Duration(random.Int64N(int64(k.longest-shortest))),
+		})
 	}
 }
 
-// catalogue lists what can be broken in a mode, here.
+// injectAll injects the planned faults, each when it is due, and returns after the last one.
+func (x *experiment) injectAll(ctx context.Context, kinds []*kind) {
+	began := time.Now()
+	var active sync.WaitGroup
+	defer active.Wait()
+	random := rand.New(rand.NewPCG(x.seed, 2)) //nolint:gosec // repeatable, no secret
+	for _, f := range plan(random, kinds, x.duration, x.gap) {
+		sleep(ctx, time.Until(began.Add(f.at)))
+		if ctx.Err() != nil {
+			return
+		}
+		active.Go(func() {
+			note := fmt.Sprintf("%6.1fs  %s %s", f.at.Seconds(), f.kind.name, f.target)
+			switch err := f.kind.inject(ctx, f); {
+			case errors.Is(err, errSkipped):
+				x.skipped.add(f.kind.name)
+				x.say("%s: %v", note, err)
+			case err != nil && ctx.Err() == nil:
+				x.findings.add("inject %s into %s: %v", f.kind.name, f.target, err)
+			default:
+				x.injected.add(f.kind.name)
+				x.say("%s, until %.1fs", note, time.Since(began).Seconds())
+			}
+		})
+	}
+	sleep(ctx, time.Until(began.Add(x.duration)))
+}
+
+// sleep returns early when ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// catalogue lists the kinds of faults of a mode that are possible on this machine.
 func catalogue(s *stack, mode string) []*kind {
-	parts := map[string]part{"nats": s.queue, "postgres": s.database}
-	for p := range s.admins {
+	parts := make(map[string]*part)
+	for _, p := range s.parts {
 		parts[p.name] = p
 	}
-	all := slices.Sorted(maps.Keys(parts))
-	links := slices.Sorted(maps.Keys(s.links))
-	onPart := func(act func(context.Context, part, fault) error) func(context.Context, fault) error {
+	all, links := slices.Sorted(maps.Keys(parts)), slices.Sorted(maps.Keys(s.links))
+	streams := []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}
+	consumers := []string{"PURCHASES worker", "OUTCOMES recorder"}
+	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
 			p := parts[f.target]
 			if !p.TryLock() {
-				return errAway
+				return errSkipped
 			}
 			defer p.Unlock()
-			return act(ctx, p, f)
+			return inject(ctx, p, f)
 		}
 	}
-	onLink := func(begin, end func(*faultproxy.Proxy)) func(context.Context, fault) error {
+	onLink := func(begin, end func(*faultproxy.Proxy, fault)) injection {
 		return func(ctx context.Context, f fault) error {
-			begin(s.links[f.target])
-			lasting(ctx, f.lasts)
-			end(s.links[f.target])
+			begin(s.links[f.target], f)
+			sleep(ctx, f.lasts)
+			end(s.links[f.target], f)
 			return nil
 		}
 	}
-	nothing := func(*faultproxy.Proxy) {}
-	kinds := []*kind{
-		{"kill", 14, all, 3 * time.Second, onPart(func(ctx context.Context, p part, f fault) error {
-			p.kill()
-			lasting(ctx, f.lasts)
-			return p.start(ctx)
-		})},
-		{"terminate", 8, all, 3 * time.Second, onPart(func(ctx context.Context, p part, f fault) error {
-			p.terminate()
-			lasting(ctx, f.lasts)
-			return p.start(ctx)
-		})},
-		{"freeze", 10, all, 12 * time.Second, onPart(func(ctx context.Context, p part, f fault) error {
-			return freeze(ctx, p.pids(), f.lasts)
-		})},
-		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(s.killBackend)},
-		{"delete-consumer", 3, []string{"PURCHASES worker", "OUTCOMES recorder"}, time.Second, s.deleteConsumer},
-		{"close-stream", 5, []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}, time.Second, s.closeStream},
-		{"cut", 10, links, time.Second, onLink((*faultproxy.Proxy).Cut, nothing)},
-		{"delay", 6, links, 8 * time.Second, func(ctx context.Context, f fault) error {
-			s.links[f.target].Delay(time.Duration(20+f.pick*300) * time.Millisecond)
-			lasting(ctx, f.lasts)
-			s.links[f.target].Delay(0)
+	onQueue := func(change func(ctx context.Context, target string) error) injection {
+		return func(ctx context.Context, f fault) error {
+			if !s.conn.IsConnected() || change(ctx, f.target) != nil {
+				return errSkipped // the server is down
+			}
 			return nil
-		}},
-		{"pause", 6, links, 12 * time.Second, onLink((*faultproxy.Proxy).Pause, (*faultproxy.Proxy).Resume)},
-		{"half-open", 6, links, 12 * time.Second, onLink((*faultproxy.Proxy).Deafen, (*faultproxy.Proxy).Hear)},
-		{"unheard", 6, links, 6 * time.Second, onLink((*faultproxy.Proxy).DeafenClient, (*faultproxy.Proxy).Hear)},
-		{"unsaid", 4, links, 6 * time.Second, onLink((*faultproxy.Proxy).DeafenServer, (*faultproxy.Proxy).Hear)},
-		{"tiktok", 14, slices.Sorted(maps.Keys(badDays())), 5 * time.Second, s.badDay},
+		}
+	}
+	drop := func(requests, responses bool) injection {
+		return onLink(
+			func(p *faultproxy.Proxy, _ fault) { p.Drop(requests, responses) },
+			func(p *faultproxy.Proxy, _ fault) { p.Drop(false, false) },
+		)
+	}
+	kinds := []*kind{
+		{"kill", 14, all, 3 * time.Second, onPart(kill)},
+		{"terminate", 8, all, 3 * time.Second, onPart(terminate)},
+		{"freeze", 10, all, 12 * time.Second, onPart(freeze)},
+		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(killBackend)},
+		{"delete-consumer", 3, consumers, time.Second, onQueue(s.deleteConsumer)},
+		{"close-stream", 5, streams, time.Second, onQueue(s.closeStream)},
+		{"cut", 10, links, time.Second, onLink(
+			func(p *faultproxy.Proxy, _ fault) { p.Cut() },
+			func(*faultproxy.Proxy, fault) {},
+		)},
+		{"delay", 6, links, 8 * time.Second, onLink(
+			func(p *faultproxy.Proxy, f fault) { p.Delay(time.Duration(20+f.pick*300) * time.Millisecond) },
+			func(p *faultproxy.Proxy, _ fault) { p.Delay(0) },
+		)},
+		{"pause", 6, links, 12 * time.Second, onLink(
+			func(p *faultproxy.Proxy, _ fault) { p.Pause() },
+			func(p *faultproxy.Proxy, _ fault) { p.Resume() },
+		)},
+		{"half-open", 6, links, 12 * time.Second, drop(true, true)},
+		{"unheard", 6, links, 6 * time.Second, drop(false, true)},
+		{"unsaid", 4, links, 6 * time.Second, drop(true, false)},
+		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, s.injectTikTok},
 	}
 	if mode == modeKept {
 		return kinds
 	}
-	kinds = append(
-		kinds,
+	kinds = append(kinds,
 		&kind{"wipe", 4, []string{"nats"}, 2 * time.Second, onPart(s.wipe)},
 		&kind{"remove-store", 2, []string{"nats"}, 4 * time.Second, onPart(s.removeStore)},
-		&kind{"delete-stream", 3, []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}, time.Second, s.deleteStream},
+		&kind{"delete-stream", 3, streams, time.Second, onQueue(s.js.DeleteStream)},
 	)
-	if s.small("nats") {
-		kinds = append(kinds, &kind{"disk-full", 2, []string{"nats"}, 5 * time.Second, onPart(s.fillQueue)})
-	}
-	if s.small("postgres") {
-		kinds = append(kinds, &kind{"disk-full", 2, []string{"postgres"}, 5 * time.Second, onPart(s.fillLedger)})
+	if s.noDisks == nil {
+		disks := []string{"nats", "postgres"}
+		kinds = append(kinds, &kind{"disk-full", 4, disks, 5 * time.Second, onPart(s.fillDisk)})
 	}
 	return kinds
 }
 
-// lasting waits; a run that is broken off waits no longer.
-func lasting(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
+func kill(ctx context.Context, p *part, f fault) error {
+	p.kill()
+	sleep(ctx, f.lasts)
+	return p.start(ctx)
+}
+
+func terminate(ctx context.Context, p *part, f fault) error {
+	p.terminate()
+	sleep(ctx, f.lasts)
+	return p.start(ctx)
+}
+
+// killOrTerminate leaves the way to stop a part to the fault.
+func killOrTerminate(p *part, f fault) {
+	if f.pick < 0.5 {
+		p.kill()
+	} else {
+		p.terminate()
 	}
 }
 
-// killBackend kills one of Postgres' processes behind a connection: Postgres ends all others and recovers.
-func (s *stack) killBackend(_ context.Context, p part, f fault) error {
-	var backends []int
-	for _, pid := range p.pids()[1:] {
-		title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err == nil && strings.Contains(string(title), " chaos ") {
-			backends = append(backends, pid)
+// killBackend kills the process of one connection: Postgres then ends all others and recovers.
+func killBackend(_ context.Context, p *part, f fault) error {
+	pids := slices.DeleteFunc(children(p.running.pid), func(pid int) bool {
+		process, err := procfs.NewProc(pid)
+		if err != nil {
+			return true
 		}
-	}
-	if len(backends) == 0 {
-		return errAway
-	}
-	if err := syscall.Kill(backends[int(f.pick*float64(len(backends)))], syscall.SIGKILL); err != nil {
-		return errAway
+		words, err := process.CmdLine()
+		return err != nil || !strings.Contains(strings.Join(words, " "), " chaos ")
+	})
+	if len(pids) == 0 || syscall.Kill(pids[int(f.pick*float64(len(pids)))], syscall.SIGKILL) != nil {
+		return errSkipped
 	}
 	return nil
 }
 
 // wipe empties the queue's store while the server is down.
-func (s *stack) wipe(ctx context.Context, p part, f fault) error {
-	if f.pick < 0.5 {
-		p.kill()
-	} else {
-		p.terminate()
-	}
+func (s *stack) wipe(ctx context.Context, p *part, f fault) error {
+	killOrTerminate(p, f)
 	if err := os.RemoveAll(s.store()); err != nil {
 		return err
 	}
-	lasting(ctx, f.lasts)
+	sleep(ctx, f.lasts)
 	return p.start(ctx)
 }
 
-// removeStore takes the store from under the running server, which does not notice until it is started anew.
-func (s *stack) removeStore(ctx context.Context, p part, f fault) error {
-	if err := removeAll(s.store()); err != nil {
-		return err
-	}
-	lasting(ctx, f.lasts)
-	p.kill()
-	if err := removeAll(s.store()); err != nil {
-		return err
-	}
-	return p.start(ctx)
-}
-
-// removeAll removes a folder that somebody writes into.
-func removeAll(dir string) error {
+// removeStore removes the store of the running server, which does not notice before its restart.
+func (s *stack) removeStore(ctx context.Context, p *part, f fault) error {
+	// The server writes into the folder meanwhile.
 	for {
-		if err := os.RemoveAll(dir); !errors.Is(err, syscall.ENOTEMPTY) {
+		err := os.RemoveAll(s.store())
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.ENOTEMPTY) {
 			return err
 		}
 	}
+	sleep(ctx, f.lasts)
+	p.kill()
+	if err := os.RemoveAll(s.store()); err != nil {
+		return err
+	}
+	return p.start(ctx)
 }
 
-func (s *stack) deleteConsumer(ctx context.Context, f fault) error {
-	stream, durable, _ := strings.Cut(f.target, " ")
-	if !s.nats.IsConnected() || s.js.DeleteConsumer(ctx, stream, durable) != nil {
-		return errAway
-	}
-	return nil
+func (s *stack) deleteConsumer(ctx context.Context, target string) error {
+	stream, durable, _ := strings.Cut(target, " ")
+	return s.js.DeleteConsumer(ctx, stream, durable)
 }
 
-func (s *stack) deleteStream(ctx context.Context, f fault) error {
-	if !s.nats.IsConnected() {
-		return errAway
-	}
-	if err := s.js.DeleteStream(ctx, f.target); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return errAway
-	}
-	return nil
-}
-
-// closeStream changes a stream so that it takes nothing more; what it holds stays. Ingest mends it.
-func (s *stack) closeStream(ctx context.Context, f fault) error {
-	if !s.nats.IsConnected() {
-		return errAway
-	}
-	stream, err := s.js.Stream(ctx, f.target)
+// closeStream makes a stream reject every message. Those that it holds stay. Ingest restores its
+// configuration.
+func (s *stack) closeStream(ctx context.Context, name string) error {
+	stream, err := s.js.Stream(ctx, name)
 	if err != nil {
-		return errAway
+		return err
 	}
 	config := stream.CachedInfo().Config
 	config.MaxMsgSize = 1
-	if _, err := s.js.UpdateStream(ctx, config); err != nil {
-		return errAway
-	}
-	return nil
+	_, err = s.js.UpdateStream(ctx, config)
+	return err
 }
 
-// fillQueue leaves JetStream no byte. Nobody but an operator helps a server whose disk was full: it is started anew.
-func (s *stack) fillQueue(ctx context.Context, p part, f fault) error {
-	empty, err := fill(filepath.Join(s.dir, "nats"))
-	if err != nil {
+// fillDisk leaves a store no byte for a while. Postgres may exit because of that. JetStream stays disabled
+// until an operator restarts the server.
+func (s *stack) fillDisk(ctx context.Context, p *part, f fault) error {
+	ballast := filepath.Join(s.dir, p.name, "ballast")
+	if err := fill(ballast); err != nil {
+		return errors.Join(err, os.Remove(ballast))
+	}
+	sleep(ctx, f.lasts)
+	if err := os.Remove(ballast); err != nil {
 		return err
 	}
-	lasting(ctx, f.lasts)
-	if err := empty(); err != nil {
-		return err
+	if p == s.nats {
+		killOrTerminate(p, f)
 	}
-	if f.pick < 0.5 {
-		p.kill()
-	} else {
-		p.terminate()
-	}
-	return p.start(ctx)
-}
-
-// fillLedger leaves Postgres no byte. It may have ended over it: then it is started anew.
-func (s *stack) fillLedger(ctx context.Context, p part, f fault) error {
-	empty, err := fill(filepath.Join(s.dir, "postgres"))
-	if err != nil {
-		return err
-	}
-	lasting(ctx, f.lasts)
-	if err := empty(); err != nil {
-		return err
-	}
-	server := s.database.now.Load()
 	select {
-	case <-server.Ended():
-		if err := server.Stop(); err != nil {
-			return err
-		}
+	case <-p.running.ended:
 		return p.start(ctx)
 	default:
 		return nil
 	}
 }
 
-// fill writes a file until the disk is full; empty removes it.
-func fill(dir string) (empty func() error, err error) {
-	name := filepath.Join(dir, "ballast")
-	file, err := os.Create(name) //nolint:gosec // below our own folder
+// fill writes a file until the disk is full.
+func fill(name string) error {
+	file, err := os.Create(name) //nolint:gosec // in the experiment's folder
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for err == nil {
 		_, err = file.Write(make([]byte, 1<<20))
 	}
-	if err := file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
-		return nil, err
-	}
+	_ = file.Close() // every byte that counts is written
 	if !errors.Is(err, syscall.ENOSPC) {
-		return nil, errors.Join(err, os.Remove(name))
+		return err
 	}
-	return func() error { return os.Remove(name) }, nil
+	return nil
 }
 
-// badDays are what TikTok does on one, by name.
-func badDays() map[string]tiktoksim.Fault {
+// refusedOnce lets a valid event end as dead.
+const refusedOnce = "refused once"
+
+// tiktokFaults are TikTok's, by name.
+func tiktokFaults() map[string]tiktoksim.Fault {
 	return map[string]tiktoksim.Fault{
 		"a gateway's page":         {HTML: true},
 		"503":                      {Status: http.StatusServiceUnavailable},
@@ -328,17 +337,17 @@ func badDays() map[string]tiktoksim.Fault {
 	}
 }
 
-// refusedOnce lets a good event die.
-const refusedOnce = "refused once"
-
-// badDay lets TikTok fail, every time or every other time.
-func (s *stack) badDay(ctx context.Context, f fault) error {
-	day := badDays()[f.target]
-	day.For = f.lasts
-	if f.pick < 0.5 && day.Count == 0 {
-		day.Rate = 0.5
+// injectTikTok makes all requests to TikTok fail, or half of them.
+func (s *stack) injectTikTok(ctx context.Context, f fault) error {
+	failure := tiktokFaults()[f.target]
+	failure.For = f.lasts
+	if f.pick < 0.5 && failure.Count == 0 {
+		failure.Rate = 0.5
 	}
-	s.tiktok.Inject(day)
-	lasting(ctx, f.lasts)
+	if f.target == refusedOnce {
+		s.refusals.Add(1)
+	}
+	s.tiktok.Inject(failure)
+	sleep(ctx, f.lasts)
 	return nil
 }

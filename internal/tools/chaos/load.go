@@ -2,64 +2,62 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
-	"purchase-relay/internal/testkit/faultproxy"
+	"github.com/tidwall/gjson"
+
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// end is how a checkout session must stand in the end.
+// sale is a checkout session with all its events.
+type sale struct {
+	events []stripegen.Checkout // in the order of their creation
+	end    end
+	future bool // the event is ahead of the clock, so that its time becomes that of receipt
+}
+
+// end is how a checkout session must end: a status of the ledger, or one of the two that are none.
 type end string
 
 const (
-	paid     end = "paid"           // delivered, unless TikTok refuses it
-	failed   end = "payment_failed" // a delayed method, and no money came
+	paid     end = "paid"           // delivered, unless TikTok refuses the event
+	failed   end = "payment_failed" // a delayed method without success
 	trial    end = "skipped"        // no_payment
 	rejected end = "rejected"       // no usable address
-	ignored  end = "ignored"        // not ours: not on the ledger at all
+	ignored  end = "ignored"        // foreign: not on the ledger
 )
 
-// sale is a checkout session and all that Stripe says of it.
-type sale struct {
-	checkout stripegen.Checkout // its first event
-	events   []stripegen.Checkout
-	end      end
-	future   bool // its event is ahead of the clock: its time is that of receipt
-}
-
-// load is the purchases of a run.
+// load is the purchases of an experiment and the answers to their webhooks.
 type load struct {
-	sales  map[string]*sale // by session
-	events map[string]*sale // by event
-	bodies [][]byte
-	seed   uint64
-	every  time.Duration
-	late   time.Duration
+	sales    map[string]*sale // by session
+	events   map[string]*sale // by event
+	bodies   [][]byte
+	disorder stripegen.Disorder
+	answers  tally // by status
 
-	answers tally // by status
-
-	mu    sync.Mutex
-	taken map[string]string // what was answered 2xx, by event
+	accepted map[string]string // body of the answer 2xx, by event
 }
 
-// newLoad draws purchases at a rate for a time: cards, delayed methods, trials, customers who come again, unusable addresses, live
-// and test.
+// newLoad draws the purchases of a duration: cards, delayed methods, trials, returning customers, unusable
+// addresses, live and test.
 func newLoad(seed uint64, rate float64, duration time.Duration) *load {
+	delay := min(2*time.Second, duration/5)
 	l := &load{
-		sales: make(map[string]*sale), events: make(map[string]*sale), seed: seed,
-		every: time.Duration(float64(time.Second) / rate), late: min(2*time.Second, duration/5), taken: make(map[string]string),
+		sales: make(map[string]*sale), events: make(map[string]*sale), accepted: make(map[string]string),
+		disorder: stripegen.Disorder{Seed: seed, Delay: delay, Reorder: 0.1, Duplicates: 0.2},
 	}
-	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // to be repeated, no secret
+	if duration > 0 {
+		l.disorder.Every = time.Duration(float64(time.Second) / rate)
+	}
+	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable, no secret
 	var customers []*string
-	for range int(rate * (duration - l.late).Seconds()) {
+	for range int(rate * (duration - delay).Seconds()) {
 		c := stripegen.NewCheckout()
 		if random.Float64() < 0.75 {
 			c = c.Live()
@@ -74,96 +72,86 @@ func newLoad(seed uint64, rate float64, duration time.Duration) *load {
 	return l
 }
 
-// draw makes a sale of a checkout; chance, from 0 up to 1, says of what kind.
+// draw makes a sale of a checkout. chance, from 0 up to 1, selects its kind.
 func draw(chance float64, c stripegen.Checkout) *sale {
-	s := &sale{end: paid}
+	one := []stripegen.Checkout{c}
+	earlier := c
+	earlier.Created = c.Created.Add(-time.Hour)
 	switch {
 	case chance < 0.60: // a card
-		s.events = []stripegen.Checkout{c}
-	case chance < 0.70: // two events for one thing, made one after the other
-		twin := c
-		twin.EventID, twin.Created = stripegen.ID("evt_", 24), c.Created.Add(time.Second)
-		s.events = []stripegen.Checkout{c, twin}
-	case chance < 0.82: // money that comes later
-		c.Created = c.Created.Add(-time.Hour)
-		c = c.Delayed("us_bank_account")
-		s.events = []stripegen.Checkout{c, c.AsyncSucceeded(time.Hour)}
-	case chance < 0.87: // and does not
-		c.Created = c.Created.Add(-time.Hour)
-		c = c.Delayed("sepa_debit")
-		s.end, s.events = failed, []stripegen.Checkout{c, c.AsyncFailed(time.Hour)}
+		return &sale{end: paid, events: one}
+	case chance < 0.70: // two events for one purchase
+		second := c
+		second.EventID, second.Created = stripegen.ID("evt_", 24), c.Created.Add(time.Second)
+		return &sale{end: paid, events: append(one, second)}
+	case chance < 0.82: // a delayed payment that succeeds
+		c = earlier.Delayed("us_bank_account")
+		return &sale{end: paid, events: []stripegen.Checkout{c, c.AsyncSucceeded(time.Hour)}}
+	case chance < 0.87: // and one that fails
+		c = earlier.Delayed("sepa_debit")
+		return &sale{end: failed, events: []stripegen.Checkout{c, c.AsyncFailed(time.Hour)}}
 	case chance < 0.92:
-		zero := int64(0)
-		c.PaymentStatus, c.AmountTotal = "no_payment_required", &zero
-		s.end, s.events = trial, []stripegen.Checkout{c}
+		one[0].PaymentStatus, one[0].AmountTotal = "no_payment_required", new(int64)
+		return &sale{end: trial, events: one}
 	case chance < 0.95:
-		nobody := "nobody at all"
-		c.Email = &nobody
-		s.end, s.events = rejected, []stripegen.Checkout{c}
+		unusable := "no address"
+		one[0].Email = &unusable
+		return &sale{end: rejected, events: one}
 	case chance < 0.98:
-		c.Mode = "setup"
-		s.end, s.events = ignored, []stripegen.Checkout{c}
+		one[0].Mode = "setup"
+		return &sale{end: ignored, events: one}
 	default:
-		c.Created = c.Created.Add(6 * time.Hour)
-		s.future, s.events = true, []stripegen.Checkout{c}
+		one[0].Created = c.Created.Add(6 * time.Hour)
+		return &sale{end: paid, events: one, future: true}
 	}
-	s.checkout = c
-	return s
 }
 
 func (l *load) add(s *sale) {
-	l.sales[s.checkout.SessionID] = s
 	for _, e := range s.events {
-		l.events[e.EventID] = s
+		l.sales[e.SessionID], l.events[e.EventID] = s, s
 		l.bodies = append(l.bodies, e.Event())
 	}
 }
 
-// play sends all events as Stripe does, late, twice, out of order, each to one of the ingests and again until it is taken.
+// play sends all events as Stripe does, delayed, twice, out of order, each to one of the ingests and again
+// until it is accepted.
 func (l *load) play(ctx context.Context, s *stack) error {
-	disorder := stripegen.Disorder{Seed: l.seed, Every: l.every, Delay: l.late, Reorder: 0.1, Duplicates: 0.2}
-	arrivals, _ := disorder.Plan(l.bodies)
-	balancer := &balancer{to: s.webhooks, answers: &l.answers, findings: s.findings, next: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second}}
+	arrivals, _ := l.disorder.Plan(l.bodies)
+	balancer := &balancer{stack: s, answers: &l.answers, next: &http.Transport{MaxIdleConnsPerHost: 64}}
 	defer balancer.next.CloseIdleConnections()
 	sender := &stripegen.Sender{
-		URL: "http://ingest/webhooks/stripe", Secret: signingSecret, Client: &http.Client{Timeout: 10 * time.Second, Transport: balancer},
+		URL: "http://ingest/webhooks/stripe", Secret: launch.SigningSecret,
+		Client: &http.Client{Timeout: 10 * time.Second, Transport: balancer},
 	}
 	pace := stripegen.Pace{Concurrency: 256, Attempts: 1_000_000, Wait: 50 * time.Millisecond}
-	err := sender.Play(ctx, slices.Values(arrivals), pace, func(a stripegen.Arrival, answer stripegen.Answer) {
-		var event struct{ ID string }
-		if json.Unmarshal(a.Body, &event) != nil {
-			panic("an event of ours is no JSON")
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.taken[event.ID] = answer.Body
-	})
-	if err != nil {
-		return fmt.Errorf("the load: %w", err)
+	record := func(a stripegen.Arrival, answer stripegen.Answer) {
+		l.accepted[gjson.GetBytes(a.Body, "id").String()] = answer.Body
+	}
+	if err := sender.Play(ctx, slices.Values(arrivals), pace, record); err != nil {
+		return fmt.Errorf("send webhooks: %w", err)
 	}
 	return nil
 }
 
-// balancer sends each request to any of the ingests, and counts the answers.
+// balancer sends each request to a random ingest and counts the answers.
 type balancer struct {
-	to       []*faultproxy.Proxy
-	next     *http.Transport
-	answers  *tally
-	findings *findings
+	stack   *stack
+	answers *tally
+	next    *http.Transport
 }
 
 // RoundTrip implements http.RoundTripper.
 func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	r.URL.Host = b.to[rand.IntN(len(b.to))].Addr() //nolint:gosec // any will do
+	r.URL.Host = b.stack.webhooks(b.stack.ingests[rand.IntN(ingests)]) //nolint:gosec // no secret
 	resp, err := b.next.RoundTrip(r)
 	if err != nil {
-		b.answers.add("0", "no answer")
+		b.answers.add("none")
 		return nil, err
 	}
-	b.answers.add(strconv.Itoa(resp.StatusCode), strings.ToLower(http.StatusText(resp.StatusCode)))
+	b.answers.add(strconv.Itoa(resp.StatusCode))
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
-		b.findings.add("a good webhook was answered %d", resp.StatusCode)
+		b.stack.findings.add("a valid webhook was answered %d", resp.StatusCode)
 	}
 	return resp, nil
 }

@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
-	"context"
-	"fmt"
-	"math/rand/v2"
-	"net/http"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,370 +10,212 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/wait"
 )
 
-// documents hold commands, in the order in which somebody would read them.
-func documents(t *testing.T) []string {
-	t.Helper()
-	list := []string{"docs/quickstart.md", "README.md", "docs/dashboard.md", "docs/operations.md"}
-	for _, pattern := range []string{"docs/*.md", "deploy/*/*.md"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			if !slices.Contains(list, file) {
-				list = append(list, file)
-			}
-		}
-	}
-	return list
+const quickstart = "docs/quickstart.md"
+
+var (
+	// A command is a line of an indented block, or a code span with an argument or a flag.
+	command = regexp.MustCompile("(?m)^    ((?:[$A-Z_]+=\\S+ )*(?:\\.local/bin/)?" +
+		"(?:ingest|tiktok-worker|curl|go|pg_dump|pg_restore|psql|export|echo) .*)$" +
+		"|`((?:ingest|tiktok-worker|go) [^` ]+ [^`]+|(?:ingest|tiktok-worker) --[^`]+)`")
+	fenced    = regexp.MustCompile("(?s)\n```.*?\n```")
+	continued = regexp.MustCompile(`\\\n\s*`)
+	comment   = regexp.MustCompile(`  +#.*`)
+
+	// elsewhere matches the commands that need containers, a cluster or an account, or that other tests run.
+	elsewhere = regexp.MustCompile(`needs your|docker|kubectl|kustomize|pprof|ingest (serve|provision)|COMMAND`)
+
+	port    = regexp.MustCompile(`127\.0\.0\.1:808(\d)`)
+	id      = regexp.MustCompile(`cs_(live_|test_)?…|<id>`)
+	session = regexp.MustCompile(`cs_test_\w+`)
+)
+
+// expectation describes the run of a command.
+type expectation struct {
+	begins   string // the command's beginning
+	before   string // a script that prepares it
+	input    string
+	purchase string // the status of the purchase that it needs; "": delivered
+	codes    []int  // exit statuses
 }
 
-// programs are the first words of what is a command.
-var programs = regexp.MustCompile(`^(\$?[A-Z_]+=\S+ )*(\.local/bin/)?(ingest|tiktok-worker|make|docker|curl|go|kubectl|stripe|pg_dump|pg_restore|psql|export|echo|cd) `)
-
-// inline is a command in a sentence: one with an argument of its own, or a flag. Less is a name.
-var inline = regexp.MustCompile("`((?:ingest|tiktok-worker|make|docker|kubectl|stripe|go) [^`]+)`")
-
-// written is a command as it stands in a document.
-type written struct {
-	file, text, comment string
+// special are the commands that need or return something special. All others end with exit status 0.
+var special = []expectation{
+	{begins: "curl http://127.0.0.1:8082/readyz", codes: []int{22}}, // 503: delivery is paused
+	{begins: ".local/bin/ingest replay --status dead --yes", purchase: "dead", codes: []int{0}},
+	{begins: "ingest replay --session", before: refuse, input: "no\n", purchase: "dead", codes: []int{3}},
+	{begins: "ingest replay", input: "no\n", codes: []int{0, 3}},
+	{begins: "ingest doctor", codes: []int{3}},             // live purchases with a test key
+	{begins: "ingest backfill --dry-run", codes: []int{3}}, // missed events
+	{begins: "ingest reconcile", codes: []int{3}},          // purchases unknown to the list of events
+	{begins: "ingest prune --older-than", input: "no\n", codes: []int{0, 3}},
+	{begins: "ingest forget -", before: adaBuys, input: "ada@example.com\n", codes: []int{3}},
 }
 
-// commandsOf reads the commands of a document: lines of indented blocks, and those in sentences.
-func commandsOf(file, text string) (list []written) {
-	lines := strings.Split(text, "\n")
-	fenced := false
-	for i := 0; i < len(lines); i++ {
-		line := lines[i]
-		if strings.HasPrefix(line, "```") {
-			fenced = !fenced
-		}
-		if block := strings.HasPrefix(line, "    "); block && !fenced {
-			for strings.HasSuffix(line, "\\") && i+1 < len(lines) {
-				i++
-				line = strings.TrimSuffix(line, "\\") + strings.TrimSpace(lines[i])
-			}
-			command, comment, _ := strings.Cut(strings.TrimSpace(line), "  #")
-			if command = strings.TrimSpace(command); programs.MatchString(command + " ") {
-				if strings.HasPrefix(command, "make ") { // aligned with what it does
-					command, _, _ = strings.Cut(command, "   ")
-				}
-				list = append(list, written{file, command, strings.TrimSpace(comment)})
-			}
-			continue
-		}
-		for _, m := range inline.FindAllStringSubmatch(line, -1) {
-			command := m[1]
-			if words := strings.Fields(command); len(words) > 2 || strings.Contains(command, " --") || words[0] == "make" {
-				list = append(list, written{file, command, ""})
-			}
-		}
-	}
-	return list
-}
+// Purchases that commands need.
+const (
+	refuse  = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40002,"count":1}' && stripegen`
+	adaBuys = `stripegen -email ada@example.com`
+)
 
-// otherwise is how commands are dealt with that are not for the stack of make run.
-type otherwise struct {
-	command *regexp.Regexp
-	by      string // what runs it: a file, and a word that stands in it; "": nothing but a reader
-}
-
-// elsewhere are the commands that something else runs, or nothing but a reader.
-var elsewhere = []otherwise{
-	{regexp.MustCompile(`^make test$`), ".ci/run make test"},
-	{regexp.MustCompile(`^make run( PORT=\d+)?$`), "Makefile ./internal/tools/local"},       // this very test runs it
-	{regexp.MustCompile(`^make (up|compose-test)`), "internal/tools/composetest/run.go up"}, // a container engine
-	{regexp.MustCompile(`^docker compose`), "internal/tools/composetest/run.go up"},         // a container engine; make compose-test rehearses it
-	{regexp.MustCompile(`^docker buildx`), ""},                                              // a registry
-	{regexp.MustCompile(`^ingest provision`), "internal/e2e/roles_test.go provision"},       // the queue's user for that
-	{regexp.MustCompile(`^docker build`), "internal/tools/composetest/run.go --build"},      // a container engine
-	{regexp.MustCompile(`^make bench`), "internal/tools/bench/run_test.go TestEverySection"},
-	{regexp.MustCompile(`^make profile`), "internal/tools/bench/run_test.go TestProfiles"},
-	{regexp.MustCompile(`^go tool pprof`), "internal/tools/bench/run_test.go TestProfiles"}, // opens a browser
-	{regexp.MustCompile(`^make chaos`), "internal/e2e/chaos_test.go TestChaos"},
-	{regexp.MustCompile(`^make (screenshots|release)`), ""},                                  // minutes, and files of the repository
-	{regexp.MustCompile(`^make manifests`), "internal/deploytest/yaml_test.go kubernetes"},   // schemas from the network
-	{regexp.MustCompile(`kubectl|kustomize`), "internal/deploytest/yaml_test.go kubernetes"}, // a cluster
-	{regexp.MustCompile(`COMMAND --help|^ingest serve`), "cmd/ingest/config_test.go --help"},
-}
-
-// way is how a command is run against the stack.
-type way struct {
-	input         string
-	codes         []int  // exit statuses that are right; nil: 0
-	of            string // the status of the purchase that stands for an id in it; "": delivered
-	before, after func(s *reading)
-}
-
-// wayOf is that of a command: most are run as they stand.
-func wayOf(command string) way {
-	no, left := "no\n", []int{0, 3}
-	for _, w := range []struct {
-		begins string
-		way
-	}{
-		{"curl http://127.0.0.1:8082/readyz", way{codes: []int{22}, before: (*reading).accessRefused, after: (*reading).accessComesBack}}, // 503, which is the lesson
-		{".local/bin/ingest replay --status dead --yes", way{before: (*reading).oneDies, after: (*reading).everythingDelivered}},
-		{"ingest replay --session", way{input: no, codes: []int{3}, of: "dead", before: (*reading).refuse}},
-		{"ingest replay", way{input: no, codes: left}},
-		{"ingest doctor", way{codes: []int{3}}},             // the key is of test mode, and the quickstart's live checkouts came
-		{"ingest backfill --dry-run", way{codes: []int{3}}}, // something was missed
-		{"ingest reconcile", way{codes: []int{3}}},          // purchases that the stand-in has never heard of
-		{"ingest prune --older-than", way{input: no, codes: left}},
-		{"ingest forget -", way{input: "ada@example.com\n", codes: []int{3}, before: (*reading).adaBuys}}, // the queue is an operator's to read
-	} {
-		if strings.HasPrefix(command, w.begins) {
-			return w.way
-		}
-	}
-	return way{}
-}
-
-// TestDocumentedCommands runs what the documentation tells its reader to type, against the stack that make run starts. What is not run
-// here is run by another test, or needs what its comment says.
+// TestDocumentedCommands runs the documents' commands, in reading order, against the stack of make run.
 func TestDocumentedCommands(t *testing.T) {
 	t.Chdir("../../..")
-	s := startReading(t)
-	used := make(map[int]bool)
-	ran := make(map[string]bool)
-	for _, file := range documents(t) {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range commandsOf(file, string(data)) {
-			if strings.HasPrefix(c.comment, "needs your ") || ran[c.text] && file != "docs/quickstart.md" {
-				continue
-			}
-			if i := slices.IndexFunc(elsewhere, func(e otherwise) bool { return e.command.MatchString(c.text) }); i >= 0 {
-				used[i] = true
-				continue
-			}
-			ran[c.text] = true
-			s.run(c)
+	r := &reader{t: t, stack: startStack(t), ran: make(map[string]bool)}
+	documents, err1 := filepath.Glob("docs/*.md")
+	more, err2 := filepath.Glob("deploy/*/*.md")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	r.read(quickstart)
+	r.await("the quickstart's purchases to be delivered", func() bool {
+		return r.purchase("pending")+r.purchase("published")+r.purchase("retrying")+r.purchase("dead") == ""
+	})
+	log, err := os.ReadFile(r.stack.path("tiktok-worker.log"))
+	if err != nil || !strings.Contains(string(log), "TikTok refuses access; delivery paused") {
+		t.Errorf("the worker's log has no line about the refused access (%v)", err)
+	}
+	for _, file := range slices.Concat([]string{"README.md"}, documents, more) {
+		if file != quickstart {
+			r.read(file)
 		}
 	}
-	if len(ran) < 25 {
-		t.Errorf("only %d commands were found", len(ran))
-	}
-	for i, e := range elsewhere {
-		if !used[i] {
-			t.Errorf("no document has a command like %s any more", e.command)
-		}
-		if file, word, ok := strings.Cut(e.by, " "); ok {
-			if data, err := os.ReadFile(filepath.Clean(file)); err != nil || !strings.Contains(string(data), word) {
-				t.Errorf("%s should be run by %s: %v", e.command, e.by, err)
-			}
-		}
+	if len(r.ran) < 25 {
+		t.Errorf("%d commands found, want at least 25", len(r.ran))
 	}
 }
 
-// reading is somebody who types what a document says.
-type reading struct {
-	t    *testing.T
-	at   addresses
-	port int
-	dir  string
-	out  *lockedBuffer
-	env  map[string][]string // of each program
-	own  []string            // what was exported
-
-	postgres string // where pg_dump is
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// startReading starts the stack as make run does.
-func startReading(t *testing.T) *reading {
+// startStack starts what make run starts, and builds stripegen beside it.
+func startStack(t *testing.T) *stack {
 	t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "documented") //nolint:usetesting // where the user that Postgres runs as can reach it
+	addrs, err := freeport.Addrs(len(listeners))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	s := &reading{t: t, dir: dir, out: new(lockedBuffer)}
-	for try := 0; ; try++ {
-		s.port = 20000 + rand.IntN(10000)
-		if s.at = newAddresses(s.port); s.at.free(t.Context(), s.port) == nil {
-			break
-		}
-		if try == 100 {
-			t.Fatal("no seven ports in a row are free")
-		}
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, []string{"-port", strconv.Itoa(s.port), "-dir", dir}, os.Getenv, s.out) }()
+	s := newStack(addrs, filepath.Join(t.TempDir(), "local"), t.Output())
 	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("the stack: %v", err)
+		if err := s.stop(); err != nil {
+			t.Error(err)
 		}
-		if t.Failed() {
-			for _, name := range []string{"ingest", "tiktok-worker"} {
-				t.Logf("%s's log ends with:\n%s", name, process.Tail(filepath.Join(dir, name+".log")))
-			}
+		if s.pg != nil {
+			_ = os.RemoveAll(s.pg.Dir()) // under root outside of the test's folder
 		}
 	})
-	s.await("the stack to be up", func() bool {
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("the stack ended: %v\n%s", err, s.out)
-		default:
-		}
-		return strings.Contains(s.out.String(), "Everything is up")
-	})
-	ingest := append(s.at.ingestEnv(s.at.withoutPassword(runtimeRole)),
-		"MIGRATE_DATABASE_URL="+s.at.withoutPassword("postgres"), "PGPASSFILE="+filepath.Join(dir, "pgpass"))
-	s.env = map[string][]string{"ingest": ingest, "pg_dump": ingest, "pg_restore": ingest, "tiktok-worker": s.at.workerEnv()}
-	if s.postgres, err = pglocal.Binaries(); err != nil {
+	if err := s.start(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.sample(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.printAddresses()
+	build := exec.Command("go", "build", "-o", s.path("bin")+"/", "./internal/tools/stripegen")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build stripegen: %v\n%s", err, out)
 	}
 	return s
 }
 
-func (s *reading) await(what string, done func() bool) {
-	s.t.Helper()
-	if !wait.Until(s.t.Context(), 3*time.Minute, 50*time.Millisecond, done) {
-		s.t.Fatalf("waited in vain for %s", what)
+// reader types what the documents say.
+type reader struct {
+	t       *testing.T
+	stack   *stack
+	ran     map[string]bool
+	exports string
+}
+
+func (r *reader) read(file string) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		r.t.Fatal(err)
 	}
-}
-
-// purchases asks ingest's API for a page of them.
-func (s *reading) purchases(query string) string {
-	_, body := get(s.t.Context(), "http://"+s.at.ingestAdmin+"/api/v1/purchases?"+query)
-	return string(body)
-}
-
-func (s *reading) accessRefused() {
-	s.await("the worker to be paused", func() bool {
-		status, _ := get(s.t.Context(), "http://"+s.at.workerAdmin+"/readyz")
-		return status == http.StatusServiceUnavailable
-	})
-}
-
-func (s *reading) accessComesBack() {
-	if log, err := os.ReadFile(filepath.Join(s.dir, "tiktok-worker.log")); err != nil || !strings.Contains(string(log), "TikTok refuses access; delivery paused") {
-		s.t.Errorf("the worker's log does not say that TikTok refuses access (%v)", err)
-	}
-	s.await("the worker to deliver again", func() bool {
-		status, _ := get(s.t.Context(), "http://"+s.at.workerAdmin+"/readyz")
-		return status == http.StatusOK
-	})
-	s.everythingDelivered()
-}
-
-func (s *reading) everythingDelivered() {
-	s.t.Helper()
-	s.await("everything to be delivered", func() bool {
-		for _, status := range []string{"pending", "published", "retrying", "dead"} {
-			if strings.Contains(s.purchases("status="+status), `"cs_`) {
-				return false
-			}
+	text := continued.ReplaceAllString(fenced.ReplaceAllString(string(data), ""), "")
+	for _, match := range command.FindAllStringSubmatch(text, -1) {
+		line := cmp.Or(match[1], match[2])
+		if elsewhere.MatchString(line) {
+			continue
 		}
-		return true
-	})
+		if line = comment.ReplaceAllString(line, ""); !r.ran[line] || file == quickstart {
+			r.run(file, line)
+		}
+		r.ran[line] = true
+	}
 }
 
-func (s *reading) oneDies() {
-	s.await("a purchase to be refused", func() bool { return strings.Contains(s.purchases("status=dead"), `"cs_`) })
-}
-
-// refuse lets TikTok refuse a purchase for its content.
-func (s *reading) refuse() {
-	s.run(written{"", `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40002,"count":1}'`, ""})
-	s.run(written{"", "go run ./internal/tools/stripegen", ""})
-	s.oneDies()
-}
-
-func (s *reading) adaBuys() {
-	s.run(written{"", "go run ./internal/tools/stripegen -email ada@example.com", ""})
-}
-
-// session is the id of a purchase with this status.
-func (s *reading) session(status string) string {
-	id := regexp.MustCompile(`cs_test_\w+`).FindString(s.purchases("status=" + status))
-	if id == "" {
-		s.t.Fatalf("no purchase is %s", status)
-	}
-	return id
-}
-
-// run types a command, with what stands for something put in.
-func (s *reading) run(c written) {
-	s.t.Helper()
-	how := wayOf(c.text)
-	if how.codes == nil {
-		how.codes = []int{0}
-	}
-	if how.before != nil {
-		how.before(s)
-	}
-	text := regexp.MustCompile(`127\.0\.0\.1:80(8\d)`).ReplaceAllStringFunc(c.text, func(a string) string {
-		n, _ := strconv.Atoi(a[len(a)-1:])
-		return fmt.Sprintf("127.0.0.1:%d", s.port+n)
-	})
-	if id := regexp.MustCompile(`cs_(live_|test_)?…|<id>`); id.MatchString(text) {
-		text = id.ReplaceAllString(text, s.session(cmp.Or(how.of, "delivered")))
-	}
-	for from, to := range map[string]string{
-		"postgres://ingest:…@host/db": "$DATABASE_URL", "postgres://owner:…@host/db": "$MIGRATE_DATABASE_URL",
-		"postgres://owner@host/db": "'" + s.at.withoutPassword("postgres") + "'", "$PWD/.local/": s.dir + "/",
-		".local/bin/": filepath.Join(s.dir, "bin") + "/", "ledger.dump": filepath.Join(s.dir, "ledger.dump"),
-	} {
-		text = strings.ReplaceAll(text, from, to)
-	}
-	if assignment, ok := strings.CutPrefix(text, "export "); ok {
-		s.own = append(s.own, strings.Fields(strings.ReplaceAll(assignment, "'", ""))...)
+// run types a command, with values for its placeholders.
+func (r *reader) run(file, line string) {
+	r.t.Helper()
+	if strings.HasPrefix(line, "export ") {
+		r.exports += line + "\n"
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", `curl() { command curl -sS --fail-with-body "$@"; }; `+text)
-	cmd.Stdin = strings.NewReader(how.input)
-	cmd.Env = append(environment(os.Getenv), "PATH="+filepath.Join(s.dir, "bin")+":"+os.Getenv("PATH")+":"+s.postgres,
-		"WEBHOOK_URL=http://"+s.at.ingest+"/webhooks/stripe")
-	for program, env := range s.env {
-		if regexp.MustCompile(`(^| |/)` + program + ` `).MatchString(text + " ") {
-			cmd.Env = append(cmd.Env, env...)
+	how := expectation{codes: []int{0}}
+	for _, s := range slices.Backward(special) { // the first match wins
+		if strings.HasPrefix(line, s.begins) {
+			how = s
 		}
 	}
-	cmd.Env = append(cmd.Env, s.own...)
-	out, err := cmd.CombinedOutput()
-	if code := cmd.ProcessState.ExitCode(); !slices.Contains(how.codes, code) {
-		s.t.Errorf("%s: `%s` ends with exit status %d (%v), not %v:\n%s", c.file, text, code, err, how.codes, out)
-	} else {
-		s.t.Logf("%s: `%s`: %d", c.file, c.text, code)
+	if out, code := r.shell(how.before, ""); code != 0 {
+		r.t.Fatalf("%s: exit status %d\n%s", how.before, code, out)
 	}
-	if how.after != nil {
-		how.after(s)
+	status, purchase := cmp.Or(how.purchase, "delivered"), ""
+	r.await("a purchase that is "+status, func() bool { purchase = r.purchase(status); return purchase != "" })
+	var out string
+	var code int
+	// Some commands show a state that the one before them leads to, a moment later.
+	if !wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, func() bool {
+		out, code = r.shell(id.ReplaceAllString(line, purchase), how.input)
+		return slices.Contains(how.codes, code)
+	}) {
+		r.t.Errorf("%s: `%s`: exit status %d, want one of %v:\n%s", file, line, code, how.codes, out)
+	}
+	r.t.Logf("%s: `%s`: %d", file, line, code)
+}
+
+// shell runs a script as a reader of the documents would, and returns its output and exit status.
+func (r *reader) shell(script, input string) (out string, code int) {
+	const curl = `curl() { command curl -sS --fail-with-body "$@"; }` + "\n"
+	cmd := exec.CommandContext(r.t.Context(), "sh", "-c", curl+r.local(r.exports+script))
+	cmd.Stdin = strings.NewReader(input)
+	env := append(r.stack.ingestEnv(), "MIGRATE_DATABASE_URL="+r.stack.ledger("postgres"))
+	if strings.Contains(script, "tiktok-worker") {
+		env = r.stack.workerEnv()
+	}
+	path := strings.Join([]string{r.stack.path("bin"), r.stack.pg.Programs(), os.Getenv("PATH")}, ":")
+	cmd.Env = append(env, "PATH="+path, "WEBHOOK_URL=http://"+r.stack.at[ingest]+"/webhooks/stripe")
+	text, _ := cmd.CombinedOutput() // the exit status holds the error
+	return string(text), cmd.ProcessState.ExitCode()
+}
+
+// local replaces addresses and paths of the documents by those of the stack.
+func (r *reader) local(script string) string {
+	script = port.ReplaceAllStringFunc(script, func(addr string) string {
+		n, _ := strconv.Atoi(addr[len(addr)-1:])
+		return r.stack.at[n]
+	})
+	return strings.NewReplacer(
+		"postgres://ingest:…@host/db", "$DATABASE_URL", "postgres://owner:…@host/db", "$MIGRATE_DATABASE_URL",
+		"postgres://owner@host/db", "'"+r.stack.ledger("postgres")+"'", "ledger.dump", r.stack.path("ledger.dump"),
+		"$PWD/.local/", r.stack.dir+"/", ".local/bin/", "", "go run ./internal/tools/stripegen", "stripegen",
+	).Replace(script)
+}
+
+// purchase returns the id of a purchase with a status; "": there is none.
+func (r *reader) purchase(status string) string {
+	_, body := get(r.t.Context(), "http://"+r.stack.at[ingestAdmin]+"/api/v1/purchases?status="+status)
+	return session.FindString(string(body))
+}
+
+func (r *reader) await(what string, done func() bool) {
+	r.t.Helper()
+	if !wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, done) {
+		log := process.Tail(r.stack.path("tiktok-worker.log"))
+		r.t.Fatalf("waited a minute for %s; the worker's log ends with:\n%s", what, log)
 	}
 }

@@ -122,26 +122,24 @@ func (o *options) problems(given map[string]bool) (list []error) {
 	return list
 }
 
-// local reports whether a URL is on this machine: a loopback address, or a name without a dot, which only a
-// container network resolves.
+// local reports whether a URL is on this machine: loopback, or a name without a dot, which only a container
+// network resolves.
 func local(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" {
 		return false
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
-		return ip.IsLoopback()
-	}
-	return !strings.Contains(u.Hostname(), ".")
+	return loopback(u.Hostname()) || !strings.ContainsAny(u.Hostname(), ".:")
 }
 
 // localListener reports whether an address to listen on is loopback, or only a port, which a container
 // publishes or not.
 func localListener(address string) bool {
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
+	return err == nil && (host == "" || loopback(host))
+}
+
+func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
-	return host == "" || host == "localhost" || err == nil && ip.IsLoopback()
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }

@@ -8,13 +8,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/stripe/stripe-go/v76/webhook"
 	"github.com/tidwall/gjson"
 
@@ -116,46 +113,6 @@ func TestRun_SendsCopies(t *testing.T) {
 	e.sends(t, "-stale")
 	if e.unsigned != 2 {
 		t.Errorf("%d requests with a wrong signature, want 2", e.unsigned)
-	}
-}
-
-// -rate counts purchases, of one event or two, with and without disorder.
-func TestOptions_Rate(t *testing.T) {
-	t.Parallel()
-	const ms = time.Millisecond
-	for args, want := range map[string][]time.Duration{
-		"-n 3":                       {0, 0, 0},
-		"-n 3 -rate 2":               {0, 500 * ms, 1000 * ms},
-		"-n 2 -rate 2 -async failed": {0, 250 * ms, 500 * ms, 750 * ms},
-		"-n 3 -rate 2 -delay 1ns":    {0, 500 * ms, 1000 * ms},
-	} {
-		o, err := parse(strings.Fields(args), noenv)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var failed error
-		var got []time.Duration
-		for a := range o.arrivals(io.Discard, &failed) {
-			got = append(got, a.After.Round(ms))
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", args, diff)
-		}
-	}
-}
-
-func TestRun_SeedRepeats(t *testing.T) {
-	t.Parallel()
-	summary := regexp.MustCompile(`^-seed (\d+) repeats this; \d+ of 200 events are withheld\n`)
-	const args = "-n 200 -withhold 0.5 -duplicates 0.5"
-	first, again := newEndpoint(t), newEndpoint(t)
-	printed := summary.FindStringSubmatch(first.sends(t, args))
-	if printed == nil {
-		t.Fatal("no seed was printed")
-	}
-	repeated := summary.FindString(again.sends(t, args+" -seed "+printed[1]))
-	if repeated != printed[0] || len(again.received) != len(first.received) {
-		t.Errorf("%q and %d events, want %q and %d", repeated, len(again.received), printed[0], len(first.received))
 	}
 }
 

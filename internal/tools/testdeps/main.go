@@ -1,5 +1,5 @@
-// Command testdeps installs what the tests use besides Go, as far as root may: Postgres, and optionally Prometheus and
-// Chromium. `make test` runs it first, since `go test` does not show what a passing test printed.
+// Command testdeps installs what the tests use besides Go, as far as root may: Postgres, and optionally
+// Prometheus and Chromium. `make test` runs it first: `go test` does not show what a passing test printed.
 package main
 
 import (

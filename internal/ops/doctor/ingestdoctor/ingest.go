@@ -13,10 +13,10 @@ import (
 // Ingest is what `ingest doctor` checks. Invalid parts are only reported as configuration.
 type Ingest struct {
 	Problems           []string // of the configuration
-	SigningSecrets     secret.Text
+	SigningSecrets     secret.String
 	API                stripe.APIConfig // not checked without a key
-	DatabaseURL        secret.Text
-	MigrateDatabaseURL secret.Text
+	DatabaseURL        secret.String
+	MigrateDatabaseURL secret.String
 	Queue              queue.Config
 	Streams            queue.StreamConfig
 	AdminAddr          string

@@ -39,7 +39,7 @@ func TestPostgres_Verdicts(t *testing.T) {
 		return judgePostgres(&ledger.ServerError{SQLState: code, Message: "no"})
 	}
 	tls := func(query string) doctor.Check {
-		return transport("TLS", secret.Text("postgres://u:hunter2@db.example/d"+query))
+		return transport("TLS", secret.String("postgres://u:hunter2@db.example/d"+query))
 	}
 	good := server{Version: 150018, VersionText: "15.18", Max: 100}
 	with := func(change func(s *server)) server { s := good; change(&s); return s }
@@ -92,7 +92,7 @@ func TestPostgres_Verdicts(t *testing.T) {
 
 func TestStripe_Verdicts(t *testing.T) {
 	const good = "whsec_0123456789abcdef0123456789abcdef"
-	secrets := func(list secret.Text) doctor.Check { return append(signingSecrets(list), doctor.Check{})[0] }
+	secrets := func(list secret.String) doctor.Check { return append(signingSecrets(list), doctor.Check{})[0] }
 	verify(t, map[string]judged{
 		"a secret":                 {secrets(good), pass},
 		"two secrets":              {secrets(good + ", " + good + "0"), pass},

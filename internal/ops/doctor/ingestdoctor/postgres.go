@@ -28,7 +28,7 @@ const (
 
 // postgres checks the server at DATABASE_URL, the schema, the role's privileges and the latest checkouts.
 // live reports whether a live checkout was received in 30 days.
-func postgres(ctx context.Context, url secret.Text) (checks []doctor.Check, live bool) {
+func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, live bool) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	probe, err := ledger.OpenProbe(ctx, url)
@@ -84,7 +84,7 @@ func judgePostgres(err error) doctor.Check {
 }
 
 // transport checks the TLS settings of a URL, without a connection.
-func transport(what string, url secret.Text) doctor.Check {
+func transport(what string, url secret.String) doctor.Check {
 	const remedy = "add sslmode=verify-full to the URL, and sslrootcert for a private CA"
 	protection, err := ledger.TransportOf(url)
 	switch {

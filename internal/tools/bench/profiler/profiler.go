@@ -11,16 +11,15 @@ import (
 	"time"
 )
 
-// Serve serves the profiles of the running program on an address of loopback, until it ends, and turns on
-// those that cost something: of blocking from 10 µs, of one in five contended locks. With no address it does
-// nothing.
+// Serve serves the program's profiles on a loopback address until the program ends. It turns on the profiles of
+// blocking from 10 µs and of one in five contended locks. Without an address it does nothing.
 func Serve(addr string) error {
 	if addr == "" {
 		return nil
 	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil || !net.ParseIP(host).IsLoopback() {
-		return fmt.Errorf("profiles are served on loopback alone, not on %q", addr)
+		return fmt.Errorf("serve profiles: %q is not a loopback address", addr)
 	}
 	l, err := net.Listen("tcp", addr) //nolint:noctx // as long as the program
 	if err != nil {
@@ -31,7 +30,6 @@ func Serve(addr string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }() // ends with the program
 	return nil

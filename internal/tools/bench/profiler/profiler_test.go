@@ -13,7 +13,7 @@ import (
 func TestServe_LoopbackOnly(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:1", "nonsense"} {
 		if err := profiler.Serve(addr); err == nil {
-			t.Errorf("%s was taken", addr)
+			t.Errorf("Serve(%q) succeeds, want an error", addr)
 		}
 	}
 	if err := profiler.Serve(""); err != nil {
@@ -25,7 +25,7 @@ func TestServe_LoopbackOnly(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	if err := profiler.Serve(addr); err == nil {
-		t.Error("an address that is taken was taken")
+		t.Error("Serve succeeds on an address in use, want an error")
 	}
 	_ = l.Close()
 	if err := profiler.Serve(addr); err != nil {
