@@ -177,7 +177,7 @@ func TestBackfill(t *testing.T) {
 	s.list.FailLater(3, 1, stripegen.Cut)
 	asked := s.list.Stats().Requests
 	code, out := s.run("backfill")
-	if code != 0 || !strings.Contains(out, "trying again in") {
+	if code != 0 || !strings.Contains(out, "retrying in") {
 		t.Errorf("the second run: exit code %d\n%s", code, out)
 	}
 	if got, most := s.list.Stats().Requests-asked, (n-before)/100+5; got > most {
