@@ -72,7 +72,10 @@ func TestPrune(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"--older-than", "34d"}, {"--older-than", "soon"}, {"--attempts-older-than", "6d"}, {"--also", "pending"},
+		{"--older-than", "34d"},
+		{"--older-than", "soon"},
+		{"--attempts-older-than", "6d"},
+		{"--also", "pending"},
 		{"--also", "dead,delivered"},
 	} {
 		expect("", 2, append(args, "--yes"))

@@ -34,7 +34,7 @@ func (*reconcileFlags) Help() string {
 Exit status 3: they differ.`
 }
 
-var errDiffer = errors.New("Stripe, the ledger and TikTok differ")
+var errDiffer = errors.New("payments differ between Stripe, the ledger and TikTok")
 
 func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	now := time.Now()

@@ -24,9 +24,8 @@ func env(pairs ...string) func(string) string {
 // usageError runs the program with an invalid configuration and returns its error.
 func usageError(t *testing.T, pairs ...string) string {
 	t.Helper()
-	var usage *service.UsageError
 	err := run(t.Context(), nil, env(pairs...), &bytes.Buffer{})
-	if !errors.As(err, &usage) {
+	if _, ok := errors.AsType[*service.UsageError](err); !ok {
 		t.Fatalf("%v: run = %v, want a usage error", pairs, err)
 	}
 	return err.Error()

@@ -197,12 +197,18 @@ func (f *fixture) expectLogged(message string, least, most int) {
 	}
 }
 
+// messages returns the messages that were sent.
+func (f *fixture) messages() (list []sentMessage) {
+	f.set(func() { list = slices.Clone(f.sent) })
+	return list
+}
+
 // expect compares the messages that were sent: "reason state count".
 func (f *fixture) expect(want ...string) {
 	f.t.Helper()
 	f.expectInterval()
 	var got []string
-	for _, m := range f.sent {
+	for _, m := range f.messages() {
 		got = append(got, fmt.Sprintf("%s %s %d", m.Reason, m.State, m.Count))
 	}
 	if !slices.Equal(got, want) {
@@ -214,7 +220,7 @@ func (f *fixture) expect(want ...string) {
 func (f *fixture) expectInterval() {
 	f.t.Helper()
 	last := map[string]time.Duration{}
-	for _, m := range f.sent {
+	for _, m := range f.messages() {
 		if m.State != notify.StateFiring {
 			continue
 		}
@@ -238,7 +244,7 @@ func TestNotifier_GroupsDeaths(t *testing.T) {
 		f.wait(20 * time.Second)
 		want := []string{"dead:crash firing 1", "dead:refused firing 3"}
 		f.expect(want...)
-		m, ids := f.sent[1], []string{"cs_3", "cs_2", "cs_1"}
+		m, ids := f.messages()[1], []string{"cs_3", "cs_2", "cs_1"}
 		if !slices.Equal(m.IDs, ids) || !strings.Contains(m.What, "3 purchases dead-lettered") ||
 			!strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
 			t.Errorf("message = %+v, want 3 purchases with ids and a replay", m)
@@ -290,7 +296,7 @@ func TestNotifier_ReportsPausedWorkers(t *testing.T) {
 		f.expect("paused firing 1")
 		const what = "1 of 2 workers paused since 2000-01-01T00:01:00Z: " +
 			"TikTok accepts nothing (live: 40105 Access token is incorrect)"
-		if m := f.sent[0]; !strings.HasPrefix(m.What, what) || m.IDs[0] != "w1" {
+		if m := f.messages()[0]; !strings.HasPrefix(m.What, what) || m.IDs[0] != "w1" {
 			t.Errorf("message = %+v, want %q", m, what)
 		}
 		f.set(func() { f.workers = nil }) // restarted, or NATS is down: unknown
@@ -299,7 +305,7 @@ func TestNotifier_ReportsPausedWorkers(t *testing.T) {
 		f.setWorker(message.WorkerRunning)
 		f.wait(5 * time.Second)
 		f.expect("paused firing 1", "paused resolved 1")
-		if got, want := f.sent[1].What, "No worker is paused; 1 running."; got != want {
+		if got, want := f.messages()[1].What, "No worker is paused; 1 running."; got != want {
 			t.Errorf("resolved = %q, want %q", got, want)
 		}
 		for i := range 30 { // alternating every minute
@@ -310,7 +316,7 @@ func TestNotifier_ReportsPausedWorkers(t *testing.T) {
 			f.setWorker(state)
 			f.wait(time.Minute)
 		}
-		if n := len(f.sent); n < 4 || n > 10 {
+		if n := len(f.messages()); n < 4 || n > 10 {
 			t.Errorf("messages = %d, want 4 to 10", n)
 		}
 		f.expectInterval()
@@ -483,8 +489,8 @@ func TestNotifier_LimitsFiringMessages(t *testing.T) {
 				}
 				f.wait(time.Duration((state>>8)%600) * time.Second)
 			}
-			if len(f.sent) < 5 {
-				t.Errorf("messages = %d, want at least 5", len(f.sent))
+			if len(f.messages()) < 5 {
+				t.Errorf("messages = %d, want at least 5", len(f.messages()))
 			}
 			f.expectInterval()
 		})

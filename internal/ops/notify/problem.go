@@ -113,6 +113,7 @@ type Message struct {
 	latest time.Time
 }
 
+// The states of a message.
 const (
 	StateFiring   = "firing"
 	StateResolved = "resolved"

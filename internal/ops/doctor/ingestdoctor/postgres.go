@@ -20,7 +20,7 @@ const (
 )
 
 const (
-	urlForm    = "use postgres://user:password@host:5432/database"
+	urlForm    = "use postgres://user:password@host:5432/database" //nolint:gosec // an example
 	seeLog     = "see the log of Postgres"
 	runMigrate = "run `ingest migrate`; ingest does so at its start if its role may"
 	twoRoles   = "(docs/operations.md, Two roles in Postgres)"
