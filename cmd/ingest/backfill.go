@@ -19,50 +19,47 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// backfillFlags are flags alone: a variable named SINCE may mean anything.
+// backfillFlags have no variables: SINCE is too general a name.
 type backfillFlags struct {
-	Since  string `noenv:"" default:"72h" help:"How far back: 30m, 72h, 30d, or a time in RFC 3339. Stripe lists the last 30 days."`
-	DryRun bool   `noenv:"" help:"Say what would be done, and do nothing."`
+	Since  string `noenv:"" default:"72h" help:"How far back: 30m, 72h or an RFC 3339 time; at most 30d."`
+	DryRun bool   `noenv:"" help:"Only show what would be done."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (*backfillFlags) Help() string {
-	return `Stripe is asked for its events of the time. A run that was interrupted resumes where it stopped.
+	return `Lists Stripe's events and records the missing ones. An interrupted run resumes where it stopped.
 
-Exit status 3: something is left.`
+Exit status 3: incomplete, or an event needs you.`
 }
 
 var (
-	// errMissed is the result of a dry run that found something.
-	errMissed = errors.New("webhooks missed events: run it without --dry-run")
-	// errRunning refuses a second backfill on one ledger.
+	errMissed  = errors.New("events are missing") // of a dry run
 	errRunning = errors.New("another backfill is running on this ledger")
 )
 
-// runBackfill takes in the events whose webhooks were missed. The relay of a running ingest publishes them.
+// runBackfill records the events whose webhooks were missed. The relay of a running ingest publishes them.
 func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 	now := time.Now()
-	since, err := sinceOf(c.Backfill.Since, now)
+	since, err := parseSince(c.Backfill.Since, now)
 	if err != nil {
 		return err
 	}
-	db, rules, err := openFor(ctx, c, out)
+	db, rules, err := openLedger(ctx, c, out)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	if now.Sub(since) > maintenance.MaxMatchAge {
-		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; "+
-			"they are recorded and sent all the same.")
+		_, _ = fmt.Fprintln(out, "TikTok may not match or show purchases older than 28 days.")
 	}
 	dryRun := c.Backfill.DryRun
 	events := intake.NewService(intake.Config{
 		Ledger: db, Rules: rules, DryRun: dryRun, Now: time.Now,
 	}, zap.NewNop(), nil)
-	bar := newWalkBar(out, since, now)
-	var left leftEvents
+	progress := newListProgress(out, since, now)
+	var unresolved unresolvedEvents
 	run := backfill.Run{
-		List: stripe.NewAPI(c.api()), Intake: events, Progress: bar.show, Left: left.add, Now: time.Now,
+		List: stripe.NewAPI(c.api()), Intake: events, Progress: progress.show, Left: unresolved.add, Now: time.Now,
 	}
 	if !dryRun {
 		lead := db.BackfillLeadership()
@@ -72,28 +69,28 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 		case !leads:
 			return errRunning
 		}
-		defer lead.Release() //nolint:contextcheck // it is released also when ctx has ended
+		defer lead.Release() //nolint:contextcheck // also after ctx has ended
 		run.Journal = backfill.NewJournal(db)
 	}
 	counts, err := run.Do(ctx, backfill.OriginCommand, since, now)
-	bar.end()
+	progress.finish()
 	printCounts(out, counts, dryRun)
-	left.print(out)
+	unresolved.print(out)
 	switch {
 	case err != nil && counts.Sum() > 0:
-		return fmt.Errorf("%w: run it again to resume: %w", err, service.ErrLeft)
+		return fmt.Errorf("backfill stopped: %w: %w", err, service.ErrActionRequired)
 	case err != nil:
 		return err
 	case dryRun && counts.New+counts.Rejected > 0:
-		return fmt.Errorf("%w: %w", errMissed, service.ErrLeft)
+		return fmt.Errorf("%w: %w", errMissed, service.ErrActionRequired)
 	case counts.Rejected+counts.Malformed > 0:
-		return service.ErrLeft
+		return service.ErrActionRequired
 	}
 	return nil
 }
 
-// sinceOf reads --since.
-func sinceOf(text string, now time.Time) (time.Time, error) {
+// parseSince reads --since.
+func parseSince(text string, now time.Time) (time.Time, error) {
 	since, err := maintenance.ParseSince(text, now)
 	if err == nil && !since.Before(now) {
 		err = errors.New("must be in the past")
@@ -104,8 +101,8 @@ func sinceOf(text string, now time.Time) (time.Time, error) {
 	return since, nil
 }
 
-// openFor opens the ledger for a command that reads Stripe's list.
-func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchase.Rules, error) {
+// openLedger opens the ledger for a command that lists Stripe's events. It warns of an unrestricted key.
+func openLedger(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchase.Rules, error) {
 	rules, err := c.rules()
 	if err != nil {
 		return nil, rules, err
@@ -119,17 +116,16 @@ func openFor(ctx context.Context, c *config, out io.Writer) (*ledger.DB, purchas
 		return nil, rules, err
 	}
 	if c.api().Unrestricted() {
-		_, _ = fmt.Fprintln(out, "STRIPE_API_KEY is a secret key and may do far more than reading: a restricted one "+
-			"(rk_…) that may read events and checkout sessions is enough.")
+		_, _ = fmt.Fprintln(out, "STRIPE_API_KEY is an unrestricted key: a restricted one (rk_…) that may read "+
+			"events and checkout sessions is enough.")
 	}
 	return db, rules, nil
 }
 
-// printCounts prints the closing table.
 func printCounts(out io.Writer, c backfill.Counts, dryRun bool) {
-	fresh := "new"
+	recorded := "new"
 	if dryRun {
-		fresh = "to catch up with"
+		recorded = "missing"
 	}
 	for _, row := range []struct {
 		n    int
@@ -137,7 +133,7 @@ func printCounts(out io.Writer, c backfill.Counts, dryRun bool) {
 	}{
 		{c.Sum(), "events:"},
 		{c.Known, "known"},
-		{c.New, fresh},
+		{c.New, recorded},
 		{c.Ignored, "ignored"},
 		{c.Rejected, "rejected"},
 		{c.Malformed, "malformed"},
@@ -146,85 +142,85 @@ func printCounts(out io.Writer, c backfill.Counts, dryRun bool) {
 	}
 }
 
-// mostNamed bounds how many ids are printed.
-const mostNamed = 20
+// maxListed bounds how many ids are printed.
+const maxListed = 20
 
-// leftEvents are the rejected and malformed events, which an operator must look after.
-type leftEvents struct {
-	lines []string
-	more  int
+// unresolvedEvents lists the rejected and malformed events, which need the operator.
+type unresolvedEvents struct {
+	lines   []string
+	omitted int
 }
 
-func (l *leftEvents) add(e purchase.Event, d purchase.Disposition) {
-	if len(l.lines) == mostNamed {
-		l.more++
+func (u *unresolvedEvents) add(e purchase.Event, d purchase.Disposition) {
+	if len(u.lines) == maxListed {
+		u.omitted++
 		return
 	}
 	id := e.ID
 	if e.Checkout != nil && purchase.ValidID(e.Checkout.ID) {
 		id = e.Checkout.ID
 	}
-	cause := "no usable checkout in it; look at it in Stripe"
+	cause := "no usable checkout: see the event in Stripe"
 	if d == purchase.Rejected {
-		cause = "paid, without a usable e-mail address: give access by hand"
+		cause = "paid without a usable e-mail address: give access by hand"
 	}
-	l.lines = append(l.lines, purchase.LogSafe(id)+": "+cause)
+	u.lines = append(u.lines, purchase.LogSafe(id)+": "+cause)
 }
 
-func (l *leftEvents) print(out io.Writer) {
-	for _, line := range l.lines {
+func (u *unresolvedEvents) print(out io.Writer) {
+	for _, line := range u.lines {
 		_, _ = fmt.Fprintln(out, line)
 	}
-	if l.more > 0 {
-		_, _ = fmt.Fprintf(out, "and %d more; see the dashboard's page Needs attention\n", l.more)
+	if u.omitted > 0 {
+		_, _ = fmt.Fprintf(out, "and %d more; see the dashboard's page Needs attention\n", u.omitted)
 	}
 }
 
-// progressInterval is how often progress is printed where the output is no terminal.
+// progressInterval is the interval of progress lines where the output is not a terminal.
 const progressInterval = 10 * time.Second
 
-// walkBar shows the progress of a walk through Stripe's list. The list has no total: the bar measures the
-// time that was walked back.
-type walkBar struct {
-	out            io.Writer
-	since, until   time.Time
-	began, printed time.Time
-	bar            *progressbar.ProgressBar // nil: the output is no terminal
+// listProgress shows the progress through Stripe's list of events, newest first. The list has no total: the
+// bar measures the time range that was read.
+type listProgress struct {
+	out              io.Writer
+	since, until     time.Time
+	started, printed time.Time
+	bar              *progressbar.ProgressBar // nil: the output is not a terminal
 }
 
-func newWalkBar(out io.Writer, since, until time.Time) *walkBar {
-	b := &walkBar{out: out, since: since, until: until, began: time.Now(), printed: time.Now()}
-	if service.Terminal(out) {
-		b.bar = progressbar.NewOptions64(int64(until.Sub(since).Seconds()),
+func newListProgress(out io.Writer, since, until time.Time) *listProgress {
+	l := &listProgress{out: out, since: since, until: until, started: time.Now(), printed: time.Now()}
+	if service.IsTerminal(out) {
+		l.bar = progressbar.NewOptions64(int64(until.Sub(since).Seconds()),
 			progressbar.OptionSetWriter(out), progressbar.OptionSetElapsedTime(false),
-			progressbar.OptionSetPredictTime(false), progressbar.OptionSetDescription("Asking Stripe"),
+			progressbar.OptionSetPredictTime(false), progressbar.OptionSetDescription("Listing events"),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
-	return b
+	return l
 }
 
-func (b *walkBar) show(p backfill.Progress) {
+func (l *listProgress) show(p backfill.Progress) {
 	switch {
 	case p.Wait > 0:
-		b.print(fmt.Sprintf("%v; trying again in %s", p.Cause, p.Wait.Round(time.Second/10)))
-	case b.bar != nil:
-		b.bar.Describe(b.line(p))
-		_ = b.bar.Set64(int64(b.walked(p).Seconds())) // a bar that cannot be drawn stops nothing
-	case time.Since(b.printed) >= progressInterval:
-		b.printed = time.Now()
-		b.print(b.line(p))
+		l.print(fmt.Sprintf("%v; retrying in %s", p.Cause, p.Wait.Round(time.Second/10)))
+	case l.bar != nil:
+		l.bar.Describe(l.line(p))
+		_ = l.bar.Set64(int64(l.done(p).Seconds())) // display only
+	case time.Since(l.printed) >= progressInterval:
+		l.printed = time.Now()
+		l.print(l.line(p))
 	}
 }
 
-// walked returns how much of the time is done.
-func (b *walkBar) walked(p backfill.Progress) time.Duration {
+// done returns how much of the time range was read.
+func (l *listProgress) done(p backfill.Progress) time.Duration {
 	if p.Reached.IsZero() {
 		return 0
 	}
-	return max(0, min(b.until.Sub(p.Reached), b.until.Sub(b.since)))
+	return max(0, min(l.until.Sub(p.Reached), l.until.Sub(l.since)))
 }
 
-func (b *walkBar) line(p backfill.Progress) string {
+func (l *listProgress) line(p backfill.Progress) string {
 	line := fmt.Sprintf("%d events", p.Now.Sum())
 	if n := p.Now.New + p.Now.Rejected; n > 0 {
 		line += fmt.Sprintf(", %d new", n)
@@ -232,32 +228,31 @@ func (b *walkBar) line(p backfill.Progress) string {
 	if !p.Reached.IsZero() {
 		line += ", back to " + p.Reached.UTC().Format("2006-01-02 15:04")
 	}
-	if left, known := timeLeft(b.walked(p), b.until.Sub(b.since), time.Since(b.began)); known {
+	if left, ok := timeLeft(l.done(p), l.until.Sub(l.since), time.Since(l.started)); ok {
 		line += fmt.Sprintf(", about %s left", left.Round(time.Second))
 	}
 	return line
 }
 
-// timeLeft estimates the rest of a walk from the share of the time that is walked. It is unknown at the
-// beginning: the list has no total, and events come in bunches.
-func timeLeft(walked, all, took time.Duration) (left time.Duration, known bool) {
-	const enough = 0.02
-	share := float64(walked) / float64(all)
-	if share < enough {
+// timeLeft extrapolates from the share that is done. ok is false for the first 2 %, where bursts of events
+// would distort the estimate.
+func timeLeft(done, total, elapsed time.Duration) (left time.Duration, ok bool) {
+	share := float64(done) / float64(total)
+	if share < 0.02 {
 		return 0, false
 	}
-	return time.Duration(float64(took) * (1 - share) / share), true
+	return time.Duration(float64(elapsed) * (1 - share) / share), true
 }
 
-func (b *walkBar) print(line string) {
-	if b.bar != nil {
-		_ = b.bar.Clear()
+func (l *listProgress) print(line string) {
+	if l.bar != nil {
+		_ = l.bar.Clear()
 	}
-	_, _ = fmt.Fprintln(b.out, line)
+	_, _ = fmt.Fprintln(l.out, line)
 }
 
-func (b *walkBar) end() {
-	if b.bar != nil {
-		_ = b.bar.Finish()
+func (l *listProgress) finish() {
+	if l.bar != nil {
+		_ = l.bar.Finish()
 	}
 }

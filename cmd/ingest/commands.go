@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -15,19 +16,21 @@ import (
 	"purchase-relay/internal/service"
 )
 
-// run is the program without the process: tests call it.
+// run is main without the process, for tests.
 func run(
 	ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer,
 ) error {
 	var c config
 	command, err := service.Parse(&c, "ingest",
-		"Takes Stripe's webhooks and relays paid purchases to the queue.", args, getenv, stdout)
+		"Receives Stripe's webhooks and publishes paid purchases to the queue.", args, getenv, stdout)
 	usage := &service.UsageError{}
 	if err != nil && !errors.As(err, &usage) {
 		return err
 	}
-	usage.Problems = append(usage.Problems, c.problems(command)...)
-	if command == "doctor" { // it reports the problems beside everything else
+	if command != "" { // after a wrong command line the defaults are not set
+		usage.Problems = append(usage.Problems, c.problems(command)...)
+	}
+	if command == "doctor" { // it reports the problems among its checks
 		return diagnose(ctx, &c, usage.Problems, stdout)
 	}
 	if len(usage.Problems) > 0 {
@@ -60,32 +63,32 @@ func run(
 	}
 }
 
-// migrate brings the schema up to date once.
 func migrate(ctx context.Context, c *config, log *zap.Logger) error {
 	applied, err := ledger.MigrateAndGrant(ctx, c.DatabaseURL, c.MigrateDatabaseURL)
 	if err != nil {
 		return err
 	}
-	log.Info("The ledger's schema is up to date", zap.Int("applied", applied))
+	log.Info("Schema is up to date", zap.Int("applied", applied))
 	return nil
 }
 
 // provisionFlags are the flags of `ingest provision`.
 type provisionFlags struct {
-	Every time.Duration `noenv:"" help:"Stay, and check again this often, for instance 15s: a queue that was wiped is filled again without an operator. Default: once."`
+	Every time.Duration `noenv:"" help:"Keep running and check at this interval, such as 15s. Default: once."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (*provisionFlags) Help() string {
-	return `Streams PURCHASES, PURCHASES_DEAD and OUTCOMES, consumers worker and recorder. NATS_URL names the user
-provision of deploy/nats/nats-server.conf, or any user with its rights; NATS_REPLICAS and NATS_MAX_BYTES are those
-of the streams. It needs no database.
+	return `Creates and repairs the streams PURCHASES, PURCHASES_DEAD and OUTCOMES and the consumers worker and
+recorder. NATS_URL needs the rights of the user provision in deploy/nats/nats-server.conf. NATS_REPLICAS and
+NATS_MAX_BYTES apply to the streams. No database is needed.
+
+With --every, the streams of a wiped NATS server are created again.
 
   ingest provision
   ingest provision --every 15s`
 }
 
-// provision creates and repairs the streams and consumers, once or continuously.
 func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	registry, _ := service.Metrics(service.Version())
 	js, err := queue.Connect(c.Config, queue.RoleProvision, log, registry)
@@ -104,11 +107,13 @@ func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if err := js.Provision(ctx, c.streams()); err != nil {
 		return err
 	}
-	log.Info("Streams ready")
+	log.Info("Streams are ready")
 	return nil
 }
 
-// awaitConnection waits for the connection for connectPatience.
+// connectTimeout bounds the wait of a command for NATS.
+const connectTimeout = 10 * time.Second
+
 func awaitConnection(ctx context.Context, js *queue.Conn) error {
 	connected := make(chan struct{}, 1)
 	js.OnConnect(func() {
@@ -120,8 +125,8 @@ func awaitConnection(ctx context.Context, js *queue.Conn) error {
 	select {
 	case <-connected:
 		return nil
-	case <-time.After(connectPatience):
-		return errors.New("NATS does not answer: start it, or check NATS_URL")
+	case <-time.After(connectTimeout):
+		return fmt.Errorf("connect to NATS: no connection within %s", connectTimeout)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -130,15 +135,15 @@ func awaitConnection(ctx context.Context, js *queue.Conn) error {
 // doctorCommand is `ingest doctor`, which has no flags.
 type doctorCommand struct{}
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (doctorCommand) Help() string {
-	return `Each check passes, warns or fails; what does not pass says what to do. Nothing is changed. Run it with ingest's own environment, best beside a running one, which is asked at ADMIN_ADDR
-what Stripe sends it.
+	return `Each check passes, warns or fails; a warning or failure shows its remedy. Nothing is changed. Use the
+environment of ingest. If ingest is running at ADMIN_ADDR, its webhook metrics are checked, too.
 
-Exit status 0: nothing has to be fixed; 3: something has to be.`
+Exit status 0: no check failed; 3: a check failed.`
 }
 
-// diagnose checks everything that ingest needs, as far as the configuration's problems allow.
+// diagnose runs the checks that the configuration's problems allow.
 func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) error {
 	return doctor.Report(out, ingestdoctor.Ingest{
 		Problems: problems, SigningSecrets: c.StripeWebhookSecret, API: c.api(),
@@ -147,13 +152,13 @@ func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) 
 	}.Checks(ctx))
 }
 
-// pruneRepeatedly prunes now and then again at each interval, until ctx ends: for a container without cron.
-// What stays for a person to decide (exit status 3 of a single run) is no failure of the schedule.
+// pruneRepeatedly prunes at each interval until ctx ends, for a container without cron. Rows kept for the
+// operator (exit status 3 of a single run) are no failure here.
 func pruneRepeatedly(ctx context.Context, c *config, out io.Writer) error {
 	log := c.Logger(out)
 	return repeat(ctx, c.Prune.Every, func(ctx context.Context) error {
 		err := prune(ctx, c, nil, out)
-		if errors.Is(err, service.ErrLeft) {
+		if errors.Is(err, service.ErrActionRequired) {
 			return nil
 		}
 		return err
@@ -162,13 +167,12 @@ func pruneRepeatedly(ctx context.Context, c *config, out io.Writer) error {
 	})
 }
 
-// repeat runs a job immediately and then at each interval, until ctx ends. A failure is reported and the job
-// repeated, unless it is the configuration's.
+// repeat runs a job immediately and then at each interval until ctx ends. Only a usage error ends it earlier.
 func repeat(
-	ctx context.Context, every time.Duration, job func(context.Context) error, report func(error),
+	ctx context.Context, interval time.Duration, job func(context.Context) error, report func(error),
 ) error {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
 	for {
 		err := job(ctx)
 		var usage *service.UsageError
@@ -183,7 +187,7 @@ func repeat(
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-ticker.C:
 		}
 	}
 }

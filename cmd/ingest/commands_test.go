@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,36 +17,35 @@ import (
 	"purchase-relay/internal/testkit/natslocal"
 )
 
-// A schedule survives failures, keeps its interval, and ends with its context.
-func TestRepeat_SurvivesFailures(t *testing.T) {
+func TestRepeat_ContinuesAfterFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 73*time.Hour)
 		defer cancel()
-		began, runs, reported := time.Now(), []time.Duration(nil), 0
+		start, runs, reported := time.Now(), []time.Duration(nil), 0
 		err := repeat(ctx, 24*time.Hour, func(context.Context) error {
-			if runs = append(runs, time.Since(began)); len(runs) == 2 {
-				return errors.New("the ledger is away")
+			if runs = append(runs, time.Since(start)); len(runs) == 2 {
+				return errors.New("connection refused")
 			}
 			return nil
 		}, func(error) { reported++ })
 		if err != nil || len(runs) != 4 || runs[3] != 72*time.Hour || reported != 1 {
-			t.Errorf("runs at %v, %d failures reported, error = %v; want 4 runs a day apart, 1 and nil", runs, reported, err)
+			t.Errorf("runs = %v, reported = %d, error = %v, want 4 a day apart, 1, nil", runs, reported, err)
 		}
 	})
 }
 
-// A wrong configuration ends the schedule: it would fail every time.
 func TestRepeat_EndsOnUsageError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		want := &service.UsageError{Problems: []string{"--older-than"}}
-		err := repeat(t.Context(), time.Hour, func(context.Context) error { return want }, func(err error) { t.Errorf("reported %v", err) })
+		job := func(context.Context) error { return want }
+		err := repeat(t.Context(), time.Hour, job, func(err error) { t.Errorf("reported = %v, want nothing", err) })
 		if !errors.Is(err, want) {
 			t.Errorf("error = %v, want %v", err, want)
 		}
 	})
 }
 
-// A schedule has no terminal to answer a question.
+// A schedule has no terminal to confirm on.
 func TestConfig_ScheduledPruneNeedsYes(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"prune", "--every=24h"}, {"prune", "--yes", "--every=-1h"}} {
@@ -54,12 +55,26 @@ func TestConfig_ScheduledPruneNeedsYes(t *testing.T) {
 	}
 }
 
-// doctored runs doctor with these variables.
-func doctored(t *testing.T, pairs ...string) (status int, out string) {
+// runDoctor runs doctor with these variables.
+func runDoctor(t *testing.T, pairs ...string) (status int, out string) {
 	t.Helper()
 	var printed bytes.Buffer
 	err := run(t.Context(), []string{"doctor"}, env(pairs...), strings.NewReader(""), &printed)
 	return service.ExitCode(err, &bytes.Buffer{}), printed.String()
+}
+
+// expectDoctor checks the exit status of a doctor and that it printed each of want and no secret.
+func expectDoctor(t *testing.T, name string, pairs []string, status int, want ...string) {
+	t.Helper()
+	got, out := runDoctor(t, pairs...)
+	if got != status || strings.Contains(out, "hunter2") {
+		t.Errorf("%s: status = %d, want %d and no secret:\n%s", name, got, status, out)
+	}
+	for _, line := range want {
+		if !strings.Contains(out, line) {
+			t.Errorf("%s: %q is missing:\n%s", name, line, out)
+		}
+	}
 }
 
 func TestDoctor(t *testing.T) {
@@ -70,59 +85,53 @@ func TestDoctor(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = server.Stop() })
 	metrics := `purchase_relay_webhooks_total{result="processed",type="checkout.session.completed"} 3`
-	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(metrics + "\n")) }))
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(metrics + "\n"))
+	}))
 	defer admin.Close()
-	good := []string{"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=" + o.url, "NATS_URL=" + server.URL(), "ADMIN_ADDR=" + strings.TrimPrefix(admin.URL, "http://")}
-
-	// The tests' Postgres is a throw-away one, without fsync: the one thing to mend.
-	status, out := doctored(t, good...)
-	if status != 3 || !strings.Contains(out, "fail  Postgres: durability") || !strings.Contains(out, ", 1 to mend.") || !strings.Contains(out, "warn  NATS: stream PURCHASES") ||
-		!strings.Contains(out, "pass  Stripe: snapshot events") {
-		t.Errorf("%d\n%s", status, out)
+	good := []string{
+		"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=" + o.url, "NATS_URL=" + server.URL(),
+		"ADMIN_ADDR=" + strings.TrimPrefix(admin.URL, "http://"),
 	}
-	o.count(`SELECT count(set_config('x.y', '1', false))`) // the connection stands
+
+	// The tests' Postgres runs without fsync: the only failure.
+	expectDoctor(t, "good", good, 3, "fail  Postgres: durability", ", 1 failed.",
+		"warn  NATS: stream PURCHASES", "pass  Stripe: snapshot events")
 	if n := o.count(`SELECT count(*) FROM purchases`); n != 0 {
-		t.Error("doctor wrote something")
+		t.Errorf("purchases = %d, want 0: doctor must not write", n)
 	}
 	metrics = `purchase_relay_webhooks_total{result="no_api_key",type="thin"} 3`
-	if status, out := doctored(t, good...); status != 3 || !strings.Contains(out, "fail  Stripe: snapshot events") || !strings.Contains(out, "payload style") {
-		t.Errorf("thin events: %d\n%s", status, out)
-	}
-	// All at once: configuration, Postgres, NATS, and no ingest that runs.
-	status, out = doctored(t, "DATABASE_URL=postgres://u:hunter2@127.0.0.1:1/d", "NATS_URL=nats://127.0.0.1:1", "NATS_REPLICAS=2", "ADMIN_ADDR=127.0.0.1:1", "SWEEP_GRACE=soon")
-	answer := http.StatusOK
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if w.WriteHeader(answer); answer != http.StatusOK {
-			_, _ = w.Write([]byte(`{"error":{"type":"invalid_request_error","message":"no, hunter2"}}`))
-			return
+	expectDoctor(t, "thin events", good, 3, "fail  Stripe: snapshot events", "payload style")
+
+	status := http.StatusOK
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		body := `{"object":"list","data":[],"has_more":false,"url":"/v1/events"}`
+		if w.WriteHeader(status); status != http.StatusOK {
+			body = `{"error":{"type":"invalid_request_error","message":"no, hunter2"}}`
 		}
-		_, _ = w.Write([]byte(`{"object":"list","data":[],"has_more":false,"url":"/v1/events"}`))
+		_, _ = w.Write([]byte(body))
 	}))
 	defer api.Close()
 	for _, tc := range []struct {
-		key, want string
-		answer    int
+		key    string
+		status int
+		want   string
 	}{
-		{"sk_live_hunter2", "warn  Stripe: API key", http.StatusOK},
-		{"rk_test_hunter2", "pass  Stripe: list of events", http.StatusOK},
-		{"rk_test_hunter2", "fail  Stripe: list of events", http.StatusUnauthorized},
-		{"rk_test_hunter2", "fail  Stripe: list of events", http.StatusForbidden},
-		{"rk_test_hunter2", "warn  Stripe: list of events", http.StatusServiceUnavailable},
+		{"sk_live_hunter2", http.StatusOK, "warn  Stripe: API key"},
+		{"rk_test_hunter2", http.StatusOK, "pass  Stripe: list of events"},
+		{"rk_test_hunter2", http.StatusUnauthorized, "fail  Stripe: list of events"},
+		{"rk_test_hunter2", http.StatusForbidden, "fail  Stripe: list of events"},
+		{"rk_test_hunter2", http.StatusServiceUnavailable, "warn  Stripe: list of events"},
 	} {
-		answer = tc.answer
-		if _, out := doctored(t, append(good, "STRIPE_API_KEY="+tc.key, "STRIPE_API_URL="+api.URL)...); !strings.Contains(out, tc.want) || strings.Contains(out, "hunter2") {
-			t.Errorf("an API key, Stripe answers %d: %s", tc.answer, out)
-		}
+		status = tc.status
+		pairs := append(slices.Clone(good), "STRIPE_API_KEY="+tc.key, "STRIPE_API_URL="+api.URL)
+		expectDoctor(t, fmt.Sprint("Stripe answers ", tc.status), pairs, 3, tc.want)
 	}
-	for _, want := range []string{"STRIPE_WEBHOOK_SECRET is required", "NATS_REPLICAS is", "SWEEP_GRACE", "fail  Postgres ", "fail  NATS ", "warn  ingest "} {
-		if !strings.Contains(out, want) {
-			t.Errorf("it lacks %q", want)
-		}
-	}
-	if status != 3 || strings.Contains(out, "hunter2") {
-		t.Errorf("%d\n%s", status, out)
-	}
-	if status, out := doctored(t, "NATS_URL=http://x"); status != 3 || !strings.Contains(out, "NATS_URL") {
-		t.Errorf("no form of an address: %d\n%s", status, out)
-	}
+
+	expectDoctor(t, "everything is wrong", []string{
+		"DATABASE_URL=postgres://u:hunter2@127.0.0.1:1/d", "NATS_URL=nats://127.0.0.1:1", "NATS_REPLICAS=2",
+		"ADMIN_ADDR=127.0.0.1:1", "SWEEP_GRACE=soon",
+	}, 3, "STRIPE_WEBHOOK_SECRET is required", "NATS_REPLICAS must be", "SWEEP_GRACE", "fail  Postgres ",
+		"fail  NATS ", "warn  ingest ")
+	expectDoctor(t, "a malformed address", []string{"NATS_URL=http://x"}, 3, "NATS_URL")
 }

@@ -27,10 +27,10 @@ type config struct {
 	Backfill  backfillFlags  `cmd:"" help:"Fetch and record the events whose webhooks were missed."`
 	Reconcile reconcileFlags `cmd:"" help:"Compare Stripe, ledger and TikTok by day and currency."`
 	Show      showFlags      `cmd:"" help:"Print the history of one purchase."`
-	Prune     pruneFlags     `cmd:"" help:"Remove old, finished rows from the ledger, in small steps."`
-	Forget    forgetFlags    `cmd:"" help:"Remove one customer from the ledger and the queue."`
+	Prune     pruneFlags     `cmd:"" help:"Delete old, finished rows from the ledger, in small steps."`
+	Forget    forgetFlags    `cmd:"" help:"Erase one customer from the ledger and the queue."`
 	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and Stripe."`
-	Health    struct{}       `cmd:"" help:"Check the running ingest at ADMIN_ADDR, for containers without curl."`
+	Health    struct{}       `cmd:"" help:"Check a running ingest at ADMIN_ADDR, for containers without curl."`
 
 	// Stripe: Developers > Webhooks > the endpoint > Signing secret. Test and live mode have one each; any of
 	// several may match, as a rotation needs. At least 16 characters follow whsec_.
@@ -40,7 +40,7 @@ type config struct {
 	DatabaseURL secret.String `name:"database-url" example:"postgres://…" help:"Postgres. Required."`
 
 	// For `ingest migrate`, where the runtime role may not run DDL. Empty: DATABASE_URL.
-	MigrateDatabaseURL secret.String `name:"migrate-database-url" example:"postgres://…" help:"The owner's URL."`
+	MigrateDatabaseURL secret.String `name:"migrate-database-url" example:"postgres://…" help:"Owner's URL."`
 
 	// Comma-separated: subscription, payment or both.
 	CheckoutModes []string `default:"subscription" help:"Checkout modes that count as purchases."`
@@ -96,7 +96,7 @@ type config struct {
 	// when a problem starts and one when it ends.
 	NotifyURL secret.String `name:"notify-url" example:"https://hooks.slack.com/…" help:"Alert webhook."`
 
-	// Longer than your quietest time. Needs NOTIFY_URL. Empty: never.
+	// Longer than your longest time without sales. Needs NOTIFY_URL. Empty: never.
 	NotifySilence time.Duration `example:"24h" help:"Time without webhooks after which to notify."`
 
 	SweepInterval time.Duration `default:"1m" help:"Interval of the search for lost purchases."`
@@ -128,7 +128,7 @@ type config struct {
 	service.LogConfig
 }
 
-// problems lists what is wrong for a command, all at once.
+// problems lists everything that is wrong for a command.
 func (c *config) problems(command string) (list []string) {
 	switch command {
 	case "health":
@@ -145,7 +145,7 @@ func (c *config) problems(command string) (list []string) {
 		return list
 	case "prune":
 		if c.Prune.Every < 0 || c.Prune.Every > 0 && !c.Prune.Yes {
-			list = append(list, "--every must be greater than 0, and needs --yes")
+			list = append(list, "--every must be greater than 0 and needs --yes")
 		}
 		return list
 	case "backfill", "reconcile":
@@ -174,50 +174,47 @@ func (c *config) problems(command string) (list []string) {
 		}
 	}
 	if c.NotifySilence < 0 || c.NotifySilence > 0 && c.NotifyURL == "" {
-		list = append(list, "NOTIFY_SILENCE is a time such as 24h, and needs NOTIFY_URL")
+		list = append(list, "NOTIFY_SILENCE must be a duration such as 24h and needs NOTIFY_URL")
 	}
 	if c.RetryMaxAge >= 48*time.Hour {
-		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, "+
-			"or a late copy may count twice")
+		list = append(list, "RETRY_MAX_AGE must be under 48h, TikTok's de-duplication window")
 	}
 	return append(list, c.Problems()...)
 }
 
-// minSecret is the least length of a secret, in characters; of a signing secret, behind whsec_.
-const minSecret = 16
+// minSecretLength is in characters; a signing secret's prefix whsec_ does not count.
+const minSecretLength = 16
 
-// weak reports whether a secret, without its prefix, is short or begins as those do that this project's own
-// files hold.
-func weak(s secret.String, prefix string) bool {
+// isWeak reports whether a secret, without its prefix, is short or one of those in this project's own files.
+func isWeak(s secret.String, prefix string) bool {
 	text := strings.TrimPrefix(s.Reveal(), prefix)
-	return len(text) < minSecret || strings.HasPrefix(text, "local")
+	return len(text) < minSecretLength || strings.HasPrefix(text, "local")
 }
 
-// secretProblems lists secrets that are short or published. With such a signing secret anybody forges
-// webhooks. The local stack, which sells nothing, may use them.
+// secretProblems lists short and published secrets: with such a signing secret anybody can forge webhooks.
+// The local stack may use them.
 func (c *config) secretProblems() (list []string) {
 	if c.LocalStack && !c.api().Livemode() {
 		return nil
 	}
-	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // what is malformed was listed before
-	if slices.ContainsFunc(secrets, func(s secret.String) bool { return weak(s, "whsec_") }) {
+	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // malformed ones are listed by problems
+	if slices.ContainsFunc(secrets, func(s secret.String) bool { return isWeak(s, "whsec_") }) {
 		list = append(list, fmt.Sprintf("STRIPE_WEBHOOK_SECRET: a secret is published in this project or has "+
-			"fewer than %d characters after whsec_: copy the endpoint's own from Stripe's dashboard", minSecret))
+			"fewer than %d characters after whsec_", minSecretLength))
 	}
-	if c.AdminToken != "" && weak(c.AdminToken, "") {
+	if c.AdminToken != "" && isWeak(c.AdminToken, "") {
 		list = append(list, fmt.Sprintf("ADMIN_TOKEN is published in this project or has fewer than %d "+
-			"characters: `openssl rand -hex 16` makes one", minSecret))
+			"characters: `openssl rand -hex 16` makes one", minSecretLength))
 	}
 	if len(list) > 0 && c.LocalStack {
-		list = append(list, "LOCAL_STACK does not go with a live STRIPE_API_KEY")
+		list = append(list, "LOCAL_STACK cannot be combined with a live STRIPE_API_KEY")
 	}
 	return list
 }
 
-// streamProblems lists what is wrong with the streams' settings.
 func (c *config) streamProblems() (list []string) {
 	if c.NATSReplicas != 1 && c.NATSReplicas != 3 && c.NATSReplicas != 5 {
-		list = append(list, "NATS_REPLICAS is 1, 3 or 5")
+		list = append(list, "NATS_REPLICAS must be 1, 3 or 5")
 	}
 	if c.Provision.Every < 0 {
 		list = append(list, "--every must be greater than 0")
@@ -225,14 +222,13 @@ func (c *config) streamProblems() (list []string) {
 	return list
 }
 
-// adminProblems lists what is wrong with the access to the admin listener.
 func (c *config) adminProblems() (list []string) {
 	tokens, err := dashboard.ParseTokens(c.AdminToken, c.AdminTokens)
 	switch {
 	case err != nil:
 		list = append(list, "ADMIN_TOKENS: "+err.Error())
 	case len(tokens) == 0 && !service.Loopback(c.AdminAddr):
-		list = append(list, "ADMIN_TOKEN is required unless ADMIN_ADDR is a loopback address, not "+c.AdminAddr)
+		list = append(list, "ADMIN_TOKEN is required: ADMIN_ADDR "+c.AdminAddr+" is not a loopback address")
 	}
 	if _, err := service.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
 		list = append(list, "ADMIN_HOSTS: "+err.Error())
@@ -240,38 +236,36 @@ func (c *config) adminProblems() (list []string) {
 	return list
 }
 
-// ruleProblems lists what is wrong with the rules about checkouts.
 func (c *config) ruleProblems() (list []string) {
 	modes, err := purchase.ParseModes(c.CheckoutModes)
 	switch {
 	case err != nil:
 		list = append(list, "CHECKOUT_MODES: "+err.Error())
 	case c.FirstPayment && !modes["subscription"]:
-		list = append(list, "FIRST_PAYMENT needs subscription among the CHECKOUT_MODES: a payment has no trial")
+		list = append(list, "FIRST_PAYMENT needs subscription in CHECKOUT_MODES: only subscriptions have trials")
 	}
 	if _, err := purchase.ParseAccounts(c.ConnectAccounts); err != nil {
 		list = append(list, "CONNECT_ACCOUNTS: "+err.Error())
 	}
 	if c.ConsentRequired && c.ConsentKey == "" {
-		list = append(list, "CONSENT_REQUIRED needs CONSENT_KEY, the key of the checkout's metadata to look at")
+		list = append(list, "CONSENT_REQUIRED needs CONSENT_KEY, a key of the checkout's metadata")
 	}
 	if _, err := purchase.ParseDomains(c.SkipEmailDomains); err != nil {
 		list = append(list, "SKIP_EMAIL_DOMAINS: "+err.Error())
 	}
 	if c.ClickWindow < 1*day || c.ClickWindow > 28*day {
-		list = append(list, "CLICK_WINDOW is 1d to 28d, as set in TikTok's Attribution Manager")
+		list = append(list, "CLICK_WINDOW must be 1d to 28d, as in TikTok's Attribution Manager")
 	}
 	switch name := c.TrialEventName; {
 	case name == "":
 	case !message.ValidEventName(name):
-		list = append(list, "TRIAL_EVENT_NAME is one of TikTok's names, such as StartTrial")
+		list = append(list, "TRIAL_EVENT_NAME must be a TikTok event name such as StartTrial")
 	case strings.EqualFold(name, "CompletePayment") || strings.EqualFold(name, "Purchase"):
-		list = append(list, "TRIAL_EVENT_NAME is a purchase's name: a trial would count as a sale")
+		list = append(list, "TRIAL_EVENT_NAME must not be a purchase event: a trial would count as a sale")
 	}
 	return list
 }
 
-// apiProblems lists what is wrong with the access to Stripe's API.
 func (c *config) apiProblems(command string) (list []string) {
 	if c.StripeAPIKey != "" {
 		list = c.api().Problems()
@@ -279,12 +273,11 @@ func (c *config) apiProblems(command string) (list []string) {
 		list = append(list, "STRIPE_API_KEY is required: a restricted key, rk_live_… or rk_test_…")
 	}
 	if c.BackfillInterval < 0 {
-		list = append(list, "BACKFILL_INTERVAL is a time such as 1h, or empty")
+		list = append(list, "BACKFILL_INTERVAL must be a duration such as 1h, or empty")
 	}
 	return list
 }
 
-// rules returns the rules for events. problems has checked them.
 func (c *config) rules() (purchase.Rules, error) {
 	modes, err := purchase.ParseModes(c.CheckoutModes)
 	if err != nil {
@@ -303,7 +296,6 @@ func (c *config) rules() (purchase.Rules, error) {
 	}, err
 }
 
-// streams are the settings of the streams that ingest creates.
 func (c *config) streams() queue.StreamConfig {
 	return queue.StreamConfig{Replicas: c.NATSReplicas, MaxBytes: int64(c.NATSMaxBytes)}
 }
@@ -313,7 +305,7 @@ func (c *config) api() stripe.APIConfig {
 	return stripe.APIConfig{Key: c.StripeAPIKey, URL: c.StripeAPIURL, Types: types}
 }
 
-// days is a duration in days or in Go's form: 7d, 168h.
+// days is a duration, in days (7d) or in Go's form (168h).
 type days time.Duration
 
 const day = days(24 * time.Hour)
@@ -333,22 +325,19 @@ func (d *days) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is not a duration such as 7d or 168h", text)
 }
 
-// byteSize is a number of bytes, written with a binary or decimal unit: 4GiB, 500MB, 1073741824.
+// byteSize is a number of bytes with a binary, a decimal or no unit: 4GiB, 500MB, 1073741824.
 type byteSize int64
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (b *byteSize) UnmarshalText(text []byte) error {
-	var n int64
-	var unit string
-	if _, err := fmt.Sscanf(string(text)+"B", "%d%s", &n, &unit); err != nil || n <= 0 {
-		return fmt.Errorf("%q is no size such as 4GiB or 500MB", text)
-	}
-	factor, ok := map[string]int64{
-		"B": 1, "BB": 1, "KBB": 1e3, "MBB": 1e6, "GBB": 1e9,
-		"KiBB": 1 << 10, "MiBB": 1 << 20, "GiBB": 1 << 30, "TiBB": 1 << 40,
-	}[unit]
-	if !ok || n > (1<<62)/factor {
-		return fmt.Errorf("%q is no size such as 4GiB or 500MB", text)
+	unit := strings.TrimLeft(string(text), "0123456789")
+	n, err := strconv.ParseInt(strings.TrimSuffix(string(text), unit), 10, 64)
+	factor, known := map[string]int64{
+		"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9,
+		"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+	}[strings.TrimSpace(unit)]
+	if err != nil || !known || n <= 0 || n > (1<<62)/factor {
+		return fmt.Errorf("%q is not a size such as 4GiB or 500MB", text)
 	}
 	*b = byteSize(n * factor)
 	return nil

@@ -34,7 +34,6 @@ func problems(t *testing.T, args []string, pairs ...string) string {
 	return strings.Join(usage.Problems, "\n")
 }
 
-// Each of these settings ends the start with its problem, which repeats no secret.
 func TestConfig_Problems(t *testing.T) {
 	for _, tc := range []struct{ settings, want string }{
 		{"ADMIN_ADDR=0.0.0.0:8081", "ADMIN_TOKEN is required"},
@@ -45,10 +44,10 @@ func TestConfig_Problems(t *testing.T) {
 		{"BACKFILL_INTERVAL=-1h", "BACKFILL_INTERVAL"},
 		{"CHECKOUT_MODES=payment; FIRST_PAYMENT=true", "FIRST_PAYMENT needs subscription"},
 		{"CHECKOUT_MODES=subscription,setup", "CHECKOUT_MODES"},
-		{"CLICK_WINDOW=0d", "CLICK_WINDOW is 1d to 28d"},
+		{"CLICK_WINDOW=0d", "CLICK_WINDOW must be 1d to 28d"},
 		{"CLICK_WINDOW=1.5d", "CLICK_WINDOW"},
-		{"CLICK_WINDOW=1h", "CLICK_WINDOW is 1d to 28d"},
-		{"CLICK_WINDOW=29d", "CLICK_WINDOW is 1d to 28d"},
+		{"CLICK_WINDOW=1h", "CLICK_WINDOW must be 1d to 28d"},
+		{"CLICK_WINDOW=29d", "CLICK_WINDOW must be 1d to 28d"},
 		{"CLICK_WINDOW=week", "CLICK_WINDOW"},
 		{"CONNECT_ACCOUNTS=acct_1,all", "CONNECT_ACCOUNTS"},
 		{"CONNECT_ACCOUNTS=acct_1,cus_2", "CONNECT_ACCOUNTS"},
@@ -60,8 +59,8 @@ func TestConfig_Problems(t *testing.T) {
 		{"NOTIFY_SILENCE=24h", "NOTIFY_SILENCE"},
 		{"NOTIFY_URL=/hook/hunter2", "NOTIFY_URL is not"},
 		{"NOTIFY_URL=http://hooks.example/hunter2", "NOTIFY_URL is plain http"},
-		{"RETRY_MAX_AGE=48h", "RETRY_MAX_AGE must stay under 48h"},
-		{"RETRY_MAX_AGE=72h", "RETRY_MAX_AGE must stay under 48h"},
+		{"RETRY_MAX_AGE=48h", "RETRY_MAX_AGE must be under 48h"},
+		{"RETRY_MAX_AGE=72h", "RETRY_MAX_AGE must be under 48h"},
 		{"SHUTDOWN_GRACE=-1s", "SHUTDOWN_GRACE"},
 		{"SKIP_EMAIL_DOMAINS=example.com,staff", "SKIP_EMAIL_DOMAINS"},
 		{"STRIPE_API_KEY=pk_live_hunter2", "STRIPE_API_KEY does not look like"},
@@ -80,58 +79,66 @@ func TestConfig_Problems(t *testing.T) {
 			good := []string{"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=postgres://h/d"}
 			got := problems(t, nil, append(good, strings.Split(tc.settings, "; ")...)...)
 			if !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
-				t.Errorf("problems = %q, want %q", got, tc.want)
+				t.Errorf("problems = %q, want %q and no secret", got, tc.want)
 			}
 		})
 	}
 }
 
-func TestConfig_MigrateNeedsPostgresAlone(t *testing.T) {
-	got := problems(t, []string{"migrate"})
-	if !strings.Contains(got, "DATABASE_URL") || strings.Contains(got, "STRIPE") {
-		t.Errorf("problems = %q, want those of Postgres", got)
+func TestConfig_ReportsOnlyWhatTheCommandNeeds(t *testing.T) {
+	for _, tc := range []struct {
+		args         []string
+		want, reject string
+	}{
+		{[]string{"migrate"}, "DATABASE_URL is required", "STRIPE"},
+		{[]string{"replay", "--session"}, "--session", "DATABASE_URL"},
+		{[]string{"srve"}, `unknown command "srve"; did you mean "serve"?`, "DATABASE_URL"},
+	} {
+		got := problems(t, tc.args)
+		if !strings.Contains(got, tc.want) || strings.Contains(got, tc.reject) {
+			t.Errorf("%v: problems = %q, want %q and nothing of %s", tc.args, got, tc.want, tc.reject)
+		}
 	}
 }
 
-// Short and published secrets end the start, unless everything is the local stack.
+// Short and published secrets prevent the start, except in the local stack.
 func TestConfig_RefusesWeakSecrets(t *testing.T) {
-	const strong, bound = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
-	off := []string{"LOCAL_STACK=false"}
-	live := []string{"LOCAL_STACK=true", "STRIPE_API_KEY=rk_live_0123456789"}
+	const strong, shortest = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
+	loopback := []string{"INGEST_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0"}
+	local, off, liveKey := "LOCAL_STACK=true", "LOCAL_STACK=false", "STRIPE_API_KEY=rk_live_0123456789"
 	for name, tc := range map[string]struct {
 		signing, token string
 		more           []string
-		want           string // "": nothing is wrong
+		want           string // "": no problem
 	}{
-		"strong ones":                   {"whsec_" + strong, strong, nil, ""},
-		"just long enough":              {"whsec_" + bound, bound, nil, ""},
-		"the published signing secret":  {"whsec_local", strong, nil, "STRIPE_WEBHOOK_SECRET"},
-		"a published one, made longer":  {"whsec_local-only-0123456789", strong, nil, "STRIPE_WEBHOOK_SECRET"},
-		"a short signing secret":        {"whsec_" + bound[1:], strong, nil, "STRIPE_WEBHOOK_SECRET"},
-		"a short second signing secret": {"whsec_" + strong + ",whsec_test", strong, nil, "STRIPE_WEBHOOK_SECRET"},
-		"the published token":           {"whsec_" + strong, "local-only", nil, "ADMIN_TOKEN"},
-		"another published password":    {"whsec_" + strong, "local-only-ingest", nil, "ADMIN_TOKEN"},
-		"a short token":                 {"whsec_" + strong, bound[1:], nil, "ADMIN_TOKEN"},
-		"a short token on loopback": {
-			"whsec_" + strong, "hunter2", []string{"INGEST_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0"}, "ADMIN_TOKEN",
-		},
-		"the local stack":            {"whsec_local", "local-only", []string{"LOCAL_STACK=true"}, ""},
-		"the local stack, off":       {"whsec_local", strong, off, "STRIPE_WEBHOOK_SECRET"},
-		"a live key beside it":       {"whsec_local", strong, live, "LOCAL_STACK does not go with"},
-		"a live key, strong secrets": {"whsec_" + strong, strong, live, ""},
+		"strong":                   {"whsec_" + strong, strong, nil, ""},
+		"shortest":                 {"whsec_" + shortest, shortest, nil, ""},
+		"published signing secret": {"whsec_local", strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"published, with a suffix": {"whsec_local-only-0123456789", strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"short signing secret":     {"whsec_" + shortest[1:], strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"short second secret":      {"whsec_" + strong + ",whsec_test", strong, nil, "STRIPE_WEBHOOK_SECRET"},
+		"published token":          {"whsec_" + strong, "local-only", nil, "ADMIN_TOKEN"},
+		"published password":       {"whsec_" + strong, "local-only-ingest", nil, "ADMIN_TOKEN"},
+		"short token":              {"whsec_" + strong, shortest[1:], nil, "ADMIN_TOKEN"},
+		"short token on loopback":  {"whsec_" + strong, "hunter2", loopback, "ADMIN_TOKEN"},
+		"local stack":              {"whsec_local", "local-only", []string{local}, ""},
+		"local stack off":          {"whsec_local", strong, []string{off}, "STRIPE_WEBHOOK_SECRET"},
+		"local stack, live key":    {"whsec_local", strong, []string{local, liveKey}, "LOCAL_STACK cannot"},
+		"strong, live key":         {"whsec_" + strong, strong, []string{local, liveKey}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := problems(t, nil, append([]string{
+			pairs := append([]string{
 				"STRIPE_WEBHOOK_SECRET=" + tc.signing, "ADMIN_TOKEN=" + tc.token, "DATABASE_URL=postgres://h/d",
-				"NATS_REPLICAS=2", // always a problem, so that nothing starts
-			}, tc.more...)...)
-			weak := regexp.MustCompile("STRIPE_WEBHOOK_SECRET|ADMIN_TOKEN|LOCAL_STACK").MatchString(got)
-			if weak != (tc.want != "") || !strings.Contains(got, tc.want) {
+				"NATS_REPLICAS=2", // invalid, so that nothing is started
+			}, tc.more...)
+			got := problems(t, nil, pairs...)
+			reported := regexp.MustCompile("STRIPE_WEBHOOK_SECRET|ADMIN_TOKEN|LOCAL_STACK").MatchString(got)
+			if reported != (tc.want != "") || !strings.Contains(got, tc.want) {
 				t.Errorf("problems = %q, want %q", got, tc.want)
 			}
 			for _, value := range append(strings.Split(tc.signing, ","), tc.token) {
 				if strings.Contains(got, value) {
-					t.Errorf("problems show a secret: %q", got)
+					t.Errorf("problems = %q, want no secret", got)
 				}
 			}
 		})
@@ -142,7 +149,7 @@ func TestConfig_RefusesWeakSecrets(t *testing.T) {
 func TestConfig_ProvisionNeedsNATSAlone(t *testing.T) {
 	got := problems(t, []string{"provision", "--every=-1s"}, "NATS_REPLICAS=2", "NATS_URL=http://x")
 	if strings.Contains(got, "DATABASE_URL") || strings.Contains(got, "STRIPE") {
-		t.Errorf("problems = %q, want none of the database's", got)
+		t.Errorf("problems = %q, want nothing of Postgres and Stripe", got)
 	}
 	for _, want := range []string{"NATS_REPLICAS", "NATS_URL", "--every"} {
 		if !strings.Contains(got, want) {
@@ -178,59 +185,64 @@ func TestConfig_BackfillProblems(t *testing.T) {
 
 func TestTimeLeft(t *testing.T) {
 	for _, tc := range []struct {
-		walked, took, left time.Duration
-		known              bool
+		done, elapsed, left time.Duration
+		ok                  bool
 	}{
 		{0, time.Minute, 0, false},
 		{time.Hour, time.Second, 0, false},
 		{18 * time.Hour, time.Minute, 3 * time.Minute, true},
 		{72 * time.Hour, time.Minute, 0, true},
 	} {
-		if left, known := timeLeft(tc.walked, 72*time.Hour, tc.took); left != tc.left || known != tc.known {
-			t.Errorf("%s walked in %s: %s, %v", tc.walked, tc.took, left, known)
+		if left, ok := timeLeft(tc.done, 72*time.Hour, tc.elapsed); left != tc.left || ok != tc.ok {
+			t.Errorf("timeLeft(%s, 72h, %s) = %s, %t, want %s, %t", tc.done, tc.elapsed, left, ok, tc.left, tc.ok)
 		}
 	}
 }
 
-func TestByteSize(t *testing.T) {
+func TestByteSize_UnmarshalText(t *testing.T) {
 	for text, want := range map[string]int64{
 		"4GiB": 4 << 30, "500MB": 500e6, "1048576": 1 << 20, "1048576B": 1 << 20, "2KiB": 2048, "1TiB": 1 << 40,
+		"4 GiB": 4 << 30,
 	} {
 		var b byteSize
 		if err := b.UnmarshalText([]byte(text)); err != nil || int64(b) != want {
-			t.Errorf("%s = %d, %v", text, b, err)
+			t.Errorf("%q = %d, %v, want %d", text, b, err, want)
 		}
 	}
 	for _, text := range []string{"", "GiB", "0", "-1GiB", "1.5GiB", "4 potatoes", "9999999TiB"} {
 		var b byteSize
 		if err := b.UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%s = %d", text, b)
+			t.Errorf("%q = %d, want an error", text, b)
 		}
 	}
 }
 
-// The manual is read from the source, the help from the parser's model: they list the same variables.
-func TestHelp_ListsVariablesOfManual(t *testing.T) {
+// help returns what a command prints with --help.
+func help(t *testing.T, command ...string) string {
+	t.Helper()
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"--help"}, env(), strings.NewReader(""), &out)
+	err := run(t.Context(), append(command, "--help"), env(), strings.NewReader(""), &out)
 	if !errors.Is(err, service.ErrHelp) {
-		t.Fatal(err)
+		t.Fatalf("%v --help = %v, want ErrHelp", command, err)
 	}
-	manual.CheckHelp(t, "../..", "ingest", out.String())
+	return out.String()
 }
 
-// Each command's help begins with its own text, before the settings that all commands share.
-func TestHelp_OfEachCommand(t *testing.T) {
+// The manual is generated from the source, the help from kong's model.
+func TestHelp_ListsVariablesOfManual(t *testing.T) {
+	manual.CheckHelp(t, "../..", "ingest", help(t))
+}
+
+func TestHelp_ExplainsEachCommandBeforeItsSettings(t *testing.T) {
 	for command, want := range map[string]string{
-		"serve": "", "migrate": "", "replay": "48 hours", "show": "cs_live_", "prune": "--dry-run",
-		"backfill": "Exit status 3", "reconcile": "Exit status 3", "forget": "operator", "doctor": "Exit status 0",
-		"health": "", "completion": "bash_completion.d",
+		"serve": "Settings:", "migrate": "Settings:", "replay": "48 hours", "show": "cs_live_",
+		"prune": "--dry-run", "forget": "operator", "doctor": "Exit status 0", "health": "Settings:",
+		"completion": "bash_completion.d",
 	} {
-		var out bytes.Buffer
-		err := run(t.Context(), []string{command, "--help"}, env(), strings.NewReader(""), &out)
-		own, _, settings := strings.Cut(out.String(), "Settings:")
-		if !errors.Is(err, service.ErrHelp) || !settings || !strings.Contains(own, want) {
-			t.Errorf("%s --help = %v\n%s\nwant %q before the settings", command, err, &out, want)
+		text := help(t, command)
+		at, settings := strings.Index(text, want), strings.Index(text, "Settings:")
+		if at < 0 || at > settings {
+			t.Errorf("%s: %q at %d, settings at %d, want it before them:\n%s", command, want, at, settings, text)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
-// operator is somebody who runs commands on a ledger.
+// operator runs commands on a ledger of its own.
 type operator struct {
 	t    *testing.T
 	url  string
@@ -59,32 +59,50 @@ func TestPrune(t *testing.T) {
 	if err := ledgergen.Fill(t.Context(), o.conn, 3000); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"--older-than", "34d"}, {"--older-than", "soon"}, {"--attempts-older-than", "6d"}, {"--also", "pending"}, {"--also", "dead,delivered"}} {
-		if status, out := o.run("", append([]string{"prune", "--yes"}, args...)...); status != 2 {
-			t.Errorf("%v: %d %s", args, status, out)
+	expect := func(stdin string, status int, args []string, want ...string) {
+		t.Helper()
+		got, out := o.run(stdin, append([]string{"prune"}, args...)...)
+		if got != status {
+			t.Errorf("prune %v = %d, want %d:\n%s", args, got, status, out)
+		}
+		for _, line := range want {
+			if !strings.Contains(out, line) {
+				t.Errorf("prune %v prints no %q:\n%s", args, line, out)
+			}
 		}
 	}
-	status, out := o.run("", "prune", "--dry-run")
-	if status != 3 || !strings.Contains(out, "would go") || !strings.Contains(out, "skipped (no_payment)") || !strings.Contains(out, "--also dead,rejected") {
-		t.Errorf("a dry run: %d %s", status, out)
+	for _, args := range [][]string{
+		{"--older-than", "34d"},
+		{"--older-than", "soon"},
+		{"--attempts-older-than", "6d"},
+		{"--also", "pending"},
+		{"--also", "dead,delivered"},
+	} {
+		expect("", 2, append(args, "--yes"))
 	}
-	if status, out := o.run("n\n", "prune"); status != 3 || !strings.Contains(out, "Nothing was done") {
-		t.Errorf("not confirmed: %d %s", status, out)
-	}
-	const all = `SELECT count(*) FROM purchases`
+	const (
+		all         = `SELECT count(*) FROM purchases`
+		dead        = `SELECT count(*) FROM purchases WHERE status = 'dead'`
+		oldAttempts = `SELECT count(*) FROM attempts a JOIN purchases p USING (checkout_session_id)
+			WHERE p.status = 'delivered' AND a.at < now() - interval '7 days'`
+	)
+	expect("", 3, []string{"--dry-run"}, "to delete", "skipped (no_payment)", "--also dead,rejected")
+	expect("n\n", 3, nil, "Nothing was done")
 	if n := o.count(all); n != 3000 {
-		t.Fatalf("%d purchases are left before anything was pruned", n)
+		t.Fatalf("purchases = %d before anything was confirmed, want 3000", n)
 	}
-	const dead = `SELECT count(*) FROM purchases WHERE status = 'dead'`
 	before := o.count(dead)
-	if status, out := o.run("y\n", "prune"); status != 3 || !strings.Contains(out, "events") || o.count(dead) != before || o.count(all) > 1000 {
-		t.Errorf("pruned: %d %s; %d are left, %d of %d dead", status, out, o.count(all), o.count(dead), before)
+	expect("y\n", 3, nil, "events")
+	if n := o.count(all); n > 1000 || o.count(dead) != before {
+		t.Errorf("purchases = %d, dead = %d, want at most 1000, %d", n, o.count(dead), before)
 	}
-	if status, out := o.run("", "prune", "--yes", "--also", "dead,rejected", "--older-than", "35d"); status != 0 || o.count(dead) >= before {
-		t.Errorf("by name: %d %s; %d of %d dead are left", status, out, o.count(dead), before)
+	also := []string{"--yes", "--also", "dead,rejected", "--older-than", "35d"}
+	expect("", 0, also)
+	if n := o.count(dead); n >= before {
+		t.Errorf("dead = %d after --also dead, want less than %d", n, before)
 	}
-	if status, out := o.run("", "prune", "--yes", "--also", "dead,rejected", "--older-than", "35d", "--attempts-older-than", "7d"); status != 0 ||
-		o.count(`SELECT count(*) FROM attempts a JOIN purchases p USING (checkout_session_id) WHERE p.status = 'delivered' AND a.at < now() - interval '7 days'`) != 0 {
-		t.Errorf("attempts: %d %s", status, out)
+	expect("", 0, append(also, "--attempts-older-than", "7d"))
+	if n := o.count(oldAttempts); n != 0 {
+		t.Errorf("old attempts = %d, want 0", n)
 	}
 }

@@ -1,5 +1,5 @@
-// Command ingest takes Stripe's webhooks: it verifies and de-duplicates them, provisions the customer, records the
-// purchase in Postgres, relays it to NATS JetStream and records how it ended.
+// Command ingest receives Stripe's webhooks: it verifies and de-duplicates them, provisions the customer,
+// records the purchase in Postgres, publishes it to NATS JetStream and records the outcome.
 package main
 
 import (

@@ -19,28 +19,31 @@ import (
 
 // pruneFlags are the flags of `ingest prune`.
 type pruneFlags struct {
-	OlderThan         string   `noenv:"" default:"90d" help:"What ended before goes: an age such as 90d, or a time in RFC 3339; at least 35d, so that Stripe's repeats are known."`
-	AttemptsOlderThan string   `noenv:"" help:"Attempts of finished purchases that stay go before: at least 7d. Default: with their purchase."`
-	Also              []string `noenv:"" help:"What goes by name alone, comma-separated: dead, rejected, awaiting_payment."`
-	DryRun            bool     `noenv:"" help:"Only say what would go."`
+	OlderThan         string   `noenv:"" default:"90d" help:"Minimum age or an RFC 3339 time; at least 35d."`
+	AttemptsOlderThan string   `noenv:"" help:"Minimum age of attempts; at least 7d. Default: their purchase's."`
+	Also              []string `noenv:"" help:"More statuses to delete: dead, rejected, awaiting_payment."`
+	DryRun            bool     `noenv:"" help:"Only show what would be deleted."`
 	Yes               bool     `noenv:"" short:"y" help:"Do not ask."`
 
-	Every time.Duration `noenv:"" help:"Stay, and prune again this often, for instance 24h: a schedule where there is no cron. Needs --yes."`
+	Every time.Duration `noenv:"" help:"Keep running and prune at this interval, such as 24h. Needs --yes."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (*pruneFlags) Help() string {
-	return `Delivered, skipped and unpaid purchases that ended before the age go, with their attempts and Stripe's events. What is on its way stays, and what Stripe spoke of since then; what waits
-for a person (dead, rejected) goes by name alone. It works in small steps beside webhooks, and can be broken off and begun again.
+	return `Deletes delivered, skipped and unpaid purchases that ended before --older-than, with their attempts
+and events. It keeps purchases that are not finished or had an event since then, and, unless --also names
+them, those that wait for you (dead, rejected) or for Stripe (awaiting_payment). It works in small steps
+beside webhooks; an interrupted run can be repeated.
 
   ingest prune --dry-run
   ingest prune --yes --older-than 90d            every night
-  ingest prune --yes --every 24h                 the same, for a container
+  ingest prune --yes --every 24h                 the same, in a container
   ingest prune --also dead,rejected
 
-Exit status 3: something that waits for a person stays, or it was broken off or not confirmed.`
+Exit status 3: purchases that wait for you were kept, or it was interrupted or not confirmed.`
 }
 
+// pruning returns what to delete.
 func (f *pruneFlags) pruning(now time.Time) (p maintenance.Pruning, err error) {
 	if p.Before, err = maintenance.ParseSince(f.OlderThan, now); err != nil {
 		return p, fmt.Errorf("--older-than: %w", err)
@@ -56,7 +59,8 @@ func (f *pruneFlags) pruning(now time.Time) (p maintenance.Pruning, err error) {
 	return p, p.Check(now)
 }
 
-// prune removes what has ended long ago. It is left (exit status 3) where something waits for a person since then, or it was broken off.
+// prune deletes old, finished purchases. Its error is ErrActionRequired where it kept some that wait for the
+// operator, or was interrupted.
 func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
 	p, err := c.Prune.pruning(time.Now().UTC())
 	if err != nil {
@@ -68,66 +72,65 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 	}
 	defer db.Close()
 	jobs := maintenance.New(db)
-	goes, err := jobs.CountPrunable(ctx, p)
+	prunable, err := jobs.CountPrunable(ctx, p)
 	if err != nil {
 		return err
 	}
-	stays, err := jobs.CountEnded(ctx, p.Unnamed(), p.Before)
+	kept, err := jobs.CountEnded(ctx, p.Unnamed(), p.Before)
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(out, "%d purchases ended before %s, and Stripe has not spoken of them since.\n", goes.Purchases(), p.Before.UTC().Format(time.DateTime+"Z"))
+	n := prunable.Purchases()
+	_, _ = fmt.Fprintf(out, "%d purchases ended before %s.\n", n, p.Before.UTC().Format(time.DateTime+"Z"))
 	if c.Prune.DryRun {
-		return closing(out, "would go", goes, stays)
+		return printPruned(out, "to delete", prunable, kept)
 	}
 	if !c.Prune.Yes {
 		if err := confirm(stdin, out); err != nil {
 			return err
 		}
 	}
-	n := goes.Purchases()
 	bar := newBar(out, "Pruning", n)
-	gone, err := jobs.Prune(ctx, p, func(done maintenance.Pruned) { _ = bar.Set(min(done.Purchases(), n)) }) // a bar that cannot be drawn stops nothing
+	deleted, err := jobs.Prune(ctx, p, func(done maintenance.Pruned) { _ = bar.Set(min(done.Purchases(), n)) })
 	_ = bar.Clear()
 	if err != nil {
-		_ = closing(out, "gone so far", gone, stays)
+		_ = printPruned(out, "deleted", deleted, kept)
 		if errors.Is(err, context.Canceled) {
-			return fmt.Errorf("%w: it was broken off; run it again for the rest", service.ErrLeft)
+			return fmt.Errorf("interrupted: %w", service.ErrActionRequired)
 		}
 		return err
 	}
-	return closing(out, "gone", gone, stays)
+	return printPruned(out, "deleted", deleted, kept)
 }
 
-// closing prints what went and what stays for a person to decide.
-func closing(out io.Writer, went string, gone, stays maintenance.Pruned) error {
+// printPruned prints what was deleted, or would be, and what was kept for the operator to decide.
+func printPruned(out io.Writer, heading string, deleted, kept maintenance.Pruned) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(table, "%s\tstay\t\t\n", went)
-	for _, g := range gone.Groups {
-		_, _ = fmt.Fprintf(table, "%d\t\t%s\t\n", g.Count, standing(g))
+	_, _ = fmt.Fprintf(table, "%s\tkept\t\t\n", heading)
+	for _, g := range deleted.Groups {
+		_, _ = fmt.Fprintf(table, "%d\t\t%s\t\n", g.Count, groupName(g))
 	}
-	if gone.Attempts+gone.Events > 0 {
-		_, _ = fmt.Fprintf(table, "%d\t\tattempts\t\n%d\t\tevents\t\n", gone.Attempts, gone.Events)
+	if deleted.Attempts+deleted.Events > 0 {
+		_, _ = fmt.Fprintf(table, "%d\t\tattempts\t\n%d\t\tevents\t\n", deleted.Attempts, deleted.Events)
 	}
-	if gone.Trials > 0 {
-		_, _ = fmt.Fprintf(table, "%d\t\tsubscriptions\t\n", gone.Trials)
+	if deleted.Trials > 0 {
+		_, _ = fmt.Fprintf(table, "%d\t\tsubscriptions\t\n", deleted.Trials)
 	}
-	for _, g := range stays.Groups {
-		_, _ = fmt.Fprintf(table, "\t%d\t%s\t\n", g.Count, standing(g))
+	var statuses []string
+	for _, g := range kept.Groups {
+		_, _ = fmt.Fprintf(table, "\t%d\t%s\t\n", g.Count, groupName(g))
+		statuses = append(statuses, string(g.Status))
 	}
-	_ = table.Flush() // a table that cannot be printed undoes nothing
-	if stays.Purchases() == 0 {
+	_ = table.Flush() // display only
+	if kept.Purchases() == 0 {
 		return nil
 	}
-	var names []string
-	for _, g := range stays.Groups {
-		names = append(names, string(g.Status))
-	}
-	_, _ = fmt.Fprintf(out, "What stays waits for a person (the dashboard's dead letters and needs attention; ingest replay). To let it go: --also %s\n", strings.Join(slices.Compact(names), ","))
-	return service.ErrLeft
+	_, _ = fmt.Fprintf(out, "Kept for review: see the dashboard's pages Dead letters and Needs attention. "+
+		"To delete them, add --also %s\n", strings.Join(slices.Compact(statuses), ","))
+	return service.ErrActionRequired
 }
 
-func standing(g report.Group) string {
+func groupName(g report.Group) string {
 	if g.Reason == "" {
 		return string(g.Status)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -22,56 +23,54 @@ import (
 
 // reconcileFlags are the flags of `ingest reconcile`.
 type reconcileFlags struct {
-	Since string `noenv:"" default:"30d" help:"How far back: 24h, 7d, 30d, or a time in RFC 3339. Stripe lists the last 30 days."`
-	CSV   string `noenv:"" name:"csv" placeholder:"FILE" help:"Also write the table, with the ids of each difference, to a file; - is the standard output, instead of the table."`
+	Since string `noenv:"" default:"30d" help:"How far back: 24h, 7d, 30d or an RFC 3339 time; at most 30 days."`
+	CSV   string `noenv:"" name:"csv" placeholder:"FILE" help:"Also write days and ids as CSV; -: print it."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (*reconcileFlags) Help() string {
-	return `Stripe's paid checkouts are compared with the ledger, and the ledger with TikTok's acceptances.
+	return `Compares Stripe's paid checkouts with the ledger, and the ledger with TikTok's acceptances.
 
 Exit status 3: they differ.`
 }
 
-// errDiffer is what a reconciliation finds.
-var errDiffer = errors.New("the books differ; what is missing comes with: ingest backfill")
+var errDiffer = errors.New("payments differ between Stripe, the ledger and TikTok")
 
-// reconcile holds Stripe's book against the ledger's against TikTok's.
 func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	now := time.Now()
-	since, err := sinceOf(c.Reconcile.Since, now)
+	since, err := parseSince(c.Reconcile.Since, now)
 	if err != nil {
 		return err
 	}
-	told := out
+	text := out
 	if c.Reconcile.CSV == "-" {
-		told = io.Discard
+		text = io.Discard
 	}
-	db, rules, err := openFor(ctx, c, told)
+	db, rules, err := openLedger(ctx, c, text)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	bar := newWalkBar(told, since, now)
+	progress := newListProgress(text, since, now)
 	r := backfill.Reconciler{
 		List:     stripe.NewAPI(c.api()),
 		Ledger:   reconcileLedger{db, report.New(db)},
 		Rules:    rules,
 		Livemode: c.api().Livemode(),
-		Progress: bar.show,
+		Progress: progress.show,
 		Now:      time.Now,
 	}
 	found, err := r.Do(ctx, since)
-	bar.end()
+	progress.finish()
 	if err != nil {
 		return err
 	}
-	printReconciliation(told, &found)
+	printReconciliation(text, &found)
 	if err := writeCSV(out, c.Reconcile.CSV, &found); err != nil {
 		return err
 	}
 	if found.ToReview() > 0 {
-		return fmt.Errorf("%w: %w", errDiffer, service.ErrLeft)
+		return fmt.Errorf("%w: %w", errDiffer, service.ErrActionRequired)
 	}
 	return nil
 }
@@ -81,73 +80,73 @@ func printReconciliation(out io.Writer, r *report.Reconciliation) {
 	if r.Livemode {
 		mode = "live"
 	}
-	_, _ = fmt.Fprintf(out, "Paid from %s to %s UTC, %s mode\n\n", r.Since.UTC().Format("2006-01-02 15:04"), r.Until.UTC().Format("2006-01-02 15:04"), mode)
+	const minute = "2006-01-02 15:04"
+	_, _ = fmt.Fprintf(out, "Paid from %s to %s UTC, %s mode\n\n",
+		r.Since.UTC().Format(minute), r.Until.UTC().Format(minute), mode)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(table, "day\tcurrency\tStripe\t\tledger\t\tTikTok\t\tdiffer\t")
 	for i := range r.Days {
 		d := &r.Days[i]
-		differ := 0
+		differences := 0
 		for _, ids := range d.Differ {
-			differ += len(ids)
+			differences += len(ids)
 		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\t%d\t%s\t%d\t\n", d.Day.Format(time.DateOnly), currencyOf(d), d.Paid.Count, money(d.Paid, d),
-			d.Ledger.Count, money(d.Ledger, d), d.Accepted.Count, money(d.Accepted, d), differ)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t", d.Day.Format(time.DateOnly), cmp.Or(d.Currency, "none"))
+		for _, t := range []report.Totals{d.Paid, d.Ledger, d.Accepted} {
+			_, _ = fmt.Fprintf(table, "%d\t%s\t", t.Count, amount(t, d.Currency))
+		}
+		_, _ = fmt.Fprintf(table, "%d\t\n", differences)
 	}
-	_ = table.Flush() // a table that cannot be printed undoes nothing
+	_ = table.Flush() // display only
 	if len(r.Days) == 0 {
-		_, _ = fmt.Fprintln(out, "Nothing was paid.")
+		_, _ = fmt.Fprintln(out, "No payments.")
 	}
 	printDifferences(out, r)
 }
 
-// printDifferences names what differs, the first ones of each kind.
+// printDifferences lists the first differences of each kind.
 func printDifferences(out io.Writer, r *report.Reconciliation) {
 	counts := r.Counts()
 	if len(counts) == 0 {
-		_, _ = fmt.Fprintln(out, "\nNo difference: Stripe, the ledger and TikTok agree.")
+		_, _ = fmt.Fprintln(out, "\nNo differences.")
 		return
 	}
 	for _, kind := range report.Differences() {
 		if counts[kind] == 0 {
 			continue
 		}
-		_, _ = fmt.Fprintf(out, "\n%d %s: %s\n", counts[kind], strings.ReplaceAll(string(kind), "_", " "), kind.Meaning())
-		named := 0
+		name := strings.ReplaceAll(string(kind), "_", " ")
+		_, _ = fmt.Fprintf(out, "\n%d %s: %s\n", counts[kind], name, kind.Meaning())
+		listed := 0
 		for i := range r.Days {
 			for _, id := range r.Days[i].Differ[kind] {
-				if named++; named <= mostNamed {
+				if listed++; listed <= maxListed {
 					_, _ = fmt.Fprintf(out, "  %s  %s\n", r.Days[i].Day.Format(time.DateOnly), id)
 				}
 			}
 		}
-		if named > mostNamed {
-			_, _ = fmt.Fprintf(out, "  and %d more: --csv FILE names them all\n", named-mostNamed)
+		if listed > maxListed {
+			_, _ = fmt.Fprintf(out, "  and %d more: --csv FILE lists them all\n", listed-maxListed)
 		}
 	}
 }
 
-func currencyOf(d *report.ReconciledDay) string {
-	if d.Currency == "" {
-		return "none"
-	}
-	return d.Currency
-}
-
-func money(t report.Totals, d *report.ReconciledDay) string {
-	if d.Currency == "" {
+func amount(t report.Totals, currency string) string {
+	if currency == "" {
 		return "-"
 	}
-	return purchase.Major(t.Minor, d.Currency)
+	return purchase.Major(t.Minor, currency)
 }
 
-// writeCSV writes one row a day and currency, the ids of each difference in a column of its own, apart by blanks.
+// writeCSV writes one row per day and currency, with a column of ids for each kind of difference.
 func writeCSV(out io.Writer, file string, r *report.Reconciliation) (err error) {
 	switch file {
 	case "":
 		return nil
 	case "-":
 	default:
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // the caller's own choice
+		const flags = os.O_CREATE | os.O_TRUNC | os.O_WRONLY
+		f, err := os.OpenFile(file, flags, 0o600) //nolint:gosec // the operator names the file
 		if err != nil {
 			return fmt.Errorf("--csv: %w", err)
 		}
@@ -166,8 +165,10 @@ type reconcileLedger struct {
 	*report.Reader
 }
 
-// checkConfig wires ingest's own check.
-func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchase.Rules) backfill.CheckConfig {
+// checkConfig configures the automatic backfill of a running ingest.
+func checkConfig(
+	c *config, db *ledger.DB, events *intake.Service, rules purchase.Rules,
+) backfill.CheckConfig {
 	return backfill.CheckConfig{
 		Interval: c.BackfillInterval,
 		List:     stripe.NewAPI(c.api()),

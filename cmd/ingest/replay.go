@@ -19,19 +19,20 @@ import (
 	"purchase-relay/internal/service"
 )
 
-// replayFlags choose what to replay. They are flags alone: a variable named STATUS may mean anything.
+// replayFlags select purchases. They have no variables: STATUS is too general a name.
 type replayFlags struct {
 	Session string `noenv:"" help:"One purchase, by its checkout session id."`
-	Status  string `noenv:"" enum:",dead,skipped" default:"" help:"Many: dead or skipped."`
-	Reason  string `noenv:"" help:"Of those, only with this reason: refused, expired, not_configured."`
-	Code    *int   `noenv:"" help:"Of those, only with this last code of TikTok."`
-	Since   string `noenv:"" help:"Of those, only what ended since: 30m, 72h, 7d or a time in RFC 3339."`
+	Status  string `noenv:"" enum:",dead,skipped" default:"" help:"All with this status: dead, skipped."`
+	Reason  string `noenv:"" help:"Only those with this reason: refused, expired, not_configured."`
+	Code    *int   `noenv:"" help:"Only those whose last TikTok code is this."`
+	Since   string `noenv:"" help:"Only those that ended since: 30m, 72h, 7d or an RFC 3339 time."`
 	Yes     bool   `noenv:"" short:"y" help:"Do not ask."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (*replayFlags) Help() string {
-	return `They are made pending, and the relay of a running ingest sends them again, under the same event_id. What was first sent more than 48 hours ago may count twice: it is told before.
+	return `Makes purchases pending again; a running ingest sends them under the same event_id. Those first sent
+more than 48 hours ago may count twice: their number is printed first.
 
   ingest replay --status dead --reason refused --since 72h
   ingest replay --session cs_live_…
@@ -47,12 +48,12 @@ func (f *replayFlags) selection() (maintenance.Selection, error) {
 		return s, fmt.Errorf("--since: %w", err)
 	}
 	if f.Session == "" && f.Status == "" {
-		return s, errors.New("say what to replay: --session ID, or --status dead or skipped")
+		return s, errors.New("--session or --status is required")
 	}
 	return s, s.Check()
 }
 
-// replay makes purchases pending again: the relay of a running ingest sends them.
+// replay makes purchases pending again. The relay of a running ingest sends them.
 func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error {
 	selection, err := c.Replay.selection()
 	if err != nil {
@@ -73,10 +74,12 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		_, _ = fmt.Fprintf(out, "%d to replay.\n", n)
 	}
 	if late > 0 {
-		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: if TikTok took one then, it counts twice.\n", late)
+		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: "+
+			"if TikTok accepted one then, it counts twice.\n", late)
 	}
 	if old := maintenance.Old(counted); old > 0 {
-		_, _ = fmt.Fprintf(out, "%d of them were paid more than 28 days ago: TikTok may neither match nor show them.\n", old)
+		_, _ = fmt.Fprintf(out, "%d of them were paid more than 28 days ago: "+
+			"TikTok may not match or show them.\n", old)
 	}
 	if n > 0 && !c.Replay.Yes {
 		if err := confirm(stdin, out); err != nil {
@@ -84,7 +87,7 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		}
 	}
 	bar := newBar(out, "Replaying", n)
-	done, err := jobs.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) }) // a bar that cannot be drawn stops nothing
+	done, err := jobs.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) })
 	if err != nil {
 		return err
 	}
@@ -95,10 +98,9 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	return nil
 }
 
-// printReplayed says what it was that is sent again.
 func printReplayed(out io.Writer, counted []maintenance.Replayable) {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(table, "purchases\tgiven up on as\tTikTok's code\t")
+	_, _ = fmt.Fprintln(table, "purchases\tended as\tTikTok's code\t")
 	for _, c := range counted {
 		code := "none"
 		if c.Code != nil {
@@ -106,22 +108,24 @@ func printReplayed(out io.Writer, counted []maintenance.Replayable) {
 		}
 		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t\n", c.Count, c.Reason, code)
 	}
-	_ = table.Flush() // a table that cannot be printed undoes nothing
+	_ = table.Flush() // display only
 }
 
-// newBar is a progress bar for n of something: where somebody watches, and it takes long enough.
-func newBar(out io.Writer, what string, n int) *progressbar.ProgressBar {
-	return progressbar.NewOptions(n, progressbar.OptionSetWriter(out), progressbar.OptionSetVisibility(n > 500 && service.Terminal(out)), progressbar.OptionShowCount(),
-		progressbar.OptionSetDescription(what), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+// newBar returns a progress bar, which is visible on a terminal if the work takes more than a moment.
+func newBar(out io.Writer, description string, total int) *progressbar.ProgressBar {
+	return progressbar.NewOptions(total, progressbar.OptionSetWriter(out),
+		progressbar.OptionSetVisibility(total > 500 && service.IsTerminal(out)), progressbar.OptionShowCount(),
+		progressbar.OptionSetDescription(description), progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish())
 }
 
-// confirm asks whether to go on. The error is process.ErrLeft: nothing was done.
+// confirm asks whether to continue. If not, the error is service.ErrActionRequired.
 func confirm(stdin io.Reader, out io.Writer) error {
-	_, _ = fmt.Fprint(out, "Go on? [y/N] ")
+	_, _ = fmt.Fprint(out, "Continue? [y/N] ")
 	answer, _ := bufio.NewReader(stdin).ReadString('\n') // no answer is no
 	if answer = strings.TrimSpace(answer); strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
 		return nil
 	}
 	_, _ = fmt.Fprintln(out, "Nothing was done.")
-	return service.ErrLeft
+	return service.ErrActionRequired
 }

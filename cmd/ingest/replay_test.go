@@ -8,13 +8,12 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// A replay of what was paid more than 28 days ago says before that TikTok may not show it.
 func TestReplay_WarnsOfOldPurchases(t *testing.T) {
 	t.Parallel()
 	o := newOperator(t)
 	o.count(`WITH p AS (
-		INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, purchased_at, first_published_at,
-			finished_at, envelope)
+		INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, purchased_at,
+			first_published_at, finished_at, envelope)
 		SELECT 'cs_' || n, 'dead', 'refused', 'subscription', true, now() - n * interval '10 days', now(), now(), ''
 		FROM generate_series(1, 4) n RETURNING 1)
 		SELECT count(*) FROM p`)
@@ -28,7 +27,7 @@ func TestReplay_WarnsOfOldPurchases(t *testing.T) {
 	} {
 		status, out := o.run("n\n", append([]string{"replay"}, tc.args...)...)
 		if status != 3 || !strings.Contains(out, tc.want) || tc.want == "" && strings.Contains(out, "28 days") {
-			t.Errorf("%v: status %d, want %q:\n%s", tc.args, status, tc.want, out)
+			t.Errorf("replay %v = %d, want 3 and %q:\n%s", tc.args, status, tc.want, out)
 		}
 	}
 }
@@ -42,7 +41,7 @@ func TestBackfill_WarnsOfOldPurchases(t *testing.T) {
 		status, out := o.run("", "backfill", "--since", since,
 			"--stripe-api-key", "rk_test_x", "--stripe-api-url", server.URL)
 		if status != 0 || strings.Contains(out, "older than 28 days") != warned {
-			t.Errorf("--since %s: status %d, want a warning: %v\n%s", since, status, warned, out)
+			t.Errorf("backfill --since %s = %d, want 0 and a warning: %t\n%s", since, status, warned, out)
 		}
 	}
 }

@@ -24,16 +24,16 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// serve wires the steps to the neighbours and runs until ctx ends. What is started last is stopped first: the
-// listeners, then the steps, then the neighbours.
+// serve wires the steps to Postgres, NATS and Stripe and runs until ctx ends. It stops them in reverse order:
+// the listeners, the steps, the connections.
 func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life := service.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
-	service.BoundMemory()
+	service.LimitMemory()
 	registry, metrics := service.Metrics(service.Version())
 	registry.MustRegister(life.Collector())
 
-	// The neighbours: Postgres and NATS.
+	// Postgres and NATS.
 	db, err := ledger.Open(context.WithoutCancel(ctx), c.DatabaseURL)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	backlog := js.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	registry.MustRegister(queue.NewBacklogMetrics(backlog))
 
-	// The steps: outbox to stream, outcomes to ledger. Each starts once what it needs is there.
+	// Outbox to stream, outcomes to ledger. Each step starts once the schema and the streams are ready.
 	outbox := relay.New(db, js, time.Now, log, registry)
 	streams := queue.NewProvisioner(js, c.streams(), queue.ProvisionInterval, outbox.Retry, log)
 	setup := ledger.NewSetup(db, c.DatabaseURL, c.MigrateDatabaseURL, log)
@@ -71,7 +71,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	life.Go("retention", after(maintenance.KeepLean(jobs.DropEnvelopes, log), setup.Ready()))
 	life.Go("schema", setup.Run)
 
-	// The intake, by webhook and by backfill.
+	// Intake, by webhook and by backfill.
 	rules, err := c.rules()
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	case c.BackfillInterval > 0 && c.StripeAPIKey != "":
 		life.Go("backfill", after(check.Run, setup.Ready()))
 	case c.BackfillInterval > 0:
-		log.Warn("BACKFILL_INTERVAL does nothing without STRIPE_API_KEY: what webhooks miss is not looked for")
+		log.Warn("Automatic backfill is off without STRIPE_API_KEY")
 	}
 
 	// Notifications.
@@ -111,7 +111,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	}
 	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
 	pages := dashboard.New(dashboard.Config{
-		Reports: reports, Replays: jobs, Health: health.neighbours, Wake: outbox.Wake, Body: tiktok.Preview,
+		Reports: reports, Replays: jobs, Health: health.dashboard, Wake: outbox.Wake, Body: tiktok.Preview,
 		Version: service.Version(), Now: time.Now, Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
@@ -126,7 +126,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	return life.Wait(ctx)
 }
 
-// after runs a step once what it needs is there: before that it could only fail.
+// after returns run, delayed until all of ready are closed.
 func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		for _, r := range ready {
@@ -140,8 +140,7 @@ func after(run func(ctx context.Context) error, ready ...<-chan struct{}) func(c
 	}
 }
 
-// lastWebhook returns when a webhook was last received: by this process or, as far as the ledger knows,
-// before its start and by the other replicas.
+// lastWebhook returns the time of the last webhook: this process' or, from the ledger, any replica's.
 func lastWebhook(h *intake.Handler, reports *report.Reader) func(ctx context.Context) (time.Time, error) {
 	return func(ctx context.Context) (time.Time, error) {
 		at := h.LastWebhook()
@@ -158,8 +157,7 @@ func lastWebhook(h *intake.Handler, reports *report.Reader) func(ctx context.Con
 
 type readiness = func(context.Context) (ready bool, body map[string]string)
 
-// adminHandler is the admin listener's: what is open to everybody who reaches it under one of its names, and
-// the dashboard behind the tokens.
+// adminHandler serves health and metrics without a token and the dashboard with one.
 func adminHandler(
 	c *config, refused func(reason string), pages, metrics http.Handler, ready readiness, log *zap.Logger,
 ) (http.Handler, error) {
@@ -179,17 +177,17 @@ func adminHandler(
 	return hosts.Guard(mux, refused, log), nil
 }
 
-// health reads the neighbours' states.
+// health reads the state of Postgres, NATS and the workers.
 type health struct {
 	db      *ledger.DB
 	setup   *ledger.Setup
 	queue   *queue.Conn
 	workers *queue.Workers
-	backlog *queue.Consumer // the workers' own
+	backlog *queue.Consumer // of the workers
 }
 
-// ready: only Postgres and its schema decide. NATS away must not take ingest out of a load balancer, or
-// TikTok's side would cost the customer's access.
+// ready reports whether webhooks can be recorded. NATS does not count: without it ingest still provisions
+// customers, and must stay in the load balancer.
 func (h *health) ready(ctx context.Context) (bool, map[string]string) {
 	up, schema := h.db.Ping(ctx) == nil, "waiting"
 	select {
@@ -201,11 +199,11 @@ func (h *health) ready(ctx context.Context) (bool, map[string]string) {
 	return up && schema == "ready", body
 }
 
-// backlogTimeout bounds the question to the queue: a page must not hang while NATS does.
+// backlogTimeout bounds the query: a page must not hang with NATS.
 const backlogTimeout = 500 * time.Millisecond
 
-// neighbours is the dashboard's view.
-func (h *health) neighbours(ctx context.Context) dashboard.Health {
+// dashboard returns the health that the dashboard shows.
+func (h *health) dashboard(ctx context.Context) dashboard.Health {
 	view := dashboard.Health{
 		Postgres: upDown(h.db.Ping(ctx) == nil), NATS: upDown(h.queue.Connected()), Workers: h.workers.List(),
 	}

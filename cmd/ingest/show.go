@@ -17,30 +17,31 @@ import (
 
 // showFlags are the arguments of `ingest show`.
 type showFlags struct {
-	What string `arg:"" name:"session|event|e-mail" help:"cs_…, evt_… or the customer's address."`
+	Term string `arg:"" name:"session|event|e-mail" help:"cs_…, evt_… or the customer's address."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (showFlags) Help() string {
-	return `Stripe's events, the hand-over to the queue, each attempt with TikTok's answer, how it ended, and what to do. The buyer's address is not printed.
+	return `Shows Stripe's events, publishing, each attempt with TikTok's answer, the outcome and the remedy. The
+buyer's address is not printed.
 
   ingest show cs_live_…
 
-Exit status 1: the ledger knows nothing under this name.`
+Exit status 1: not found. If Stripe shows the checkout as paid, check the endpoint's deliveries in Stripe and
+CHECKOUT_MODES.`
 }
 
-// mostShown bounds what one address prints.
-const mostShown = 20
+// maxShown bounds how many purchases are printed.
+const maxShown = 20
 
-// errNotFound does not repeat what was asked for: it may be somebody's address.
-var errNotFound = errors.New("the ledger knows no purchase under this session, event or e-mail address; " +
-	"if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here")
+// errNotFound does not repeat the term, which may be an e-mail address.
+var errNotFound = errors.New("no purchase with this session, event or e-mail address")
 
-// show prints every purchase that was found, newest first. The buyer's address is not printed.
+// show prints the purchases that match a term, newest first, without the buyers' addresses.
 func show(ctx context.Context, c *config, out io.Writer) error {
-	term := strings.TrimSpace(c.Show.What)
+	term := strings.TrimSpace(c.Show.Term)
 	if term == "" {
-		return &service.UsageError{Problems: []string{"say what to show: a session, an event or an e-mail address"}}
+		return &service.UsageError{Problems: []string{"a session, an event or an e-mail address is required"}}
 	}
 	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {
@@ -49,7 +50,7 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 	defer db.Close()
 	var skipped []ledger.Skipped
 	db.OnSkip(func(s ledger.Skipped) { skipped = append(skipped, s) })
-	found, err := report.New(db).Search(ctx, term, mostShown+1)
+	found, err := report.New(db).Search(ctx, term, maxShown+1)
 	switch {
 	case err != nil:
 		return err
@@ -59,24 +60,23 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 		return errNotFound
 	}
 	var text strings.Builder
-	for i := range found[:min(len(found), mostShown)] {
+	for i := range found[:min(len(found), maxShown)] {
 		if i > 0 {
 			text.WriteByte('\n')
 		}
 		describe(&text, &found[i])
 	}
-	if len(found) > mostShown {
-		_, _ = fmt.Fprintf(&text, "\nThese are the newest %d; there are more.\n", mostShown)
+	if len(found) > maxShown {
+		_, _ = fmt.Fprintf(&text, "\nOnly the newest %d are shown.\n", maxShown)
 	}
 	for _, s := range skipped {
-		id := purchase.LogSafe(s.ID)
-		_, _ = fmt.Fprintf(&text, "\nA row of %s is unreadable and was left out: %v\n", id, s.Err)
+		_, _ = fmt.Fprintf(&text, "\nSkipped an unreadable row of %s: %v\n", purchase.LogSafe(s.ID), s.Err)
 	}
-	_, err = io.WriteString(out, strings.Map(visible, text.String()))
+	_, err = io.WriteString(out, strings.Map(maskControl, text.String()))
 	return err
 }
 
-// describe writes one purchase: what it is, its timeline, what to do.
+// describe writes a purchase's state, timeline and remedy.
 func describe(text *strings.Builder, r *report.Row) {
 	mode := "live"
 	if !r.Livemode {
@@ -95,8 +95,7 @@ func describe(text *strings.Builder, r *report.Row) {
 			_, _ = fmt.Fprintf(text, ", %s %s", part.name, *part.value)
 		}
 	}
-	text.WriteByte('\n')
-	text.WriteByte('\n')
+	text.WriteString("\n\n")
 	for _, step := range r.Timeline() {
 		_, _ = fmt.Fprintf(text, "  %s  %s\n", step.At.Format("2006-01-02 15:04:05.000Z"), step.What)
 	}
@@ -109,8 +108,8 @@ func describe(text *strings.Builder, r *report.Row) {
 	}
 }
 
-// visible keeps a foreign text from driving the terminal.
-func visible(r rune) rune {
+// maskControl keeps control characters in foreign text from the terminal.
+func maskControl(r rune) rune {
 	if r != '\n' && unicode.IsControl(r) {
 		return '\uFFFD'
 	}

@@ -17,7 +17,7 @@ import (
 	"purchase-relay/internal/service"
 )
 
-// run is the program without the process: tests call it.
+// run is main without the process, for tests.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	var c config
 	command, err := service.Parse(&c, "tiktok-worker",
@@ -27,8 +27,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		return err
 	}
 	c.trim()
-	usage.Problems = append(usage.Problems, c.problems(command)...)
-	if command == "doctor" { // it reports the problems beside everything else
+	if command != "" { // after a wrong command line the defaults are not set
+		usage.Problems = append(usage.Problems, c.problems(command)...)
+	}
+	if command == "doctor" { // it reports the problems among its checks
 		return diagnose(ctx, &c, usage.Problems, stdout)
 	}
 	if len(usage.Problems) > 0 {
@@ -46,22 +48,21 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 
 // sendTestFlags are the flags of `tiktok-worker send-test`.
 type sendTestFlags struct {
-	Code string `noenv:"" help:"The test event code from Events Manager. Default: TIKTOK_TEST_EVENT_CODE. Required, so that the test never counts as a sale."`
+	Code string `noenv:"" help:"Test event code. Default: TIKTOK_TEST_EVENT_CODE. Required."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (sendTestFlags) Help() string {
-	return `One made-up purchase goes where test purchases go, as a test event, and TikTok's answer is explained.
+	return `Sends a made-up purchase as a test event, where test purchases go, and explains TikTok's answer.
+The test event code keeps it from counting as a sale.
 
   tiktok-worker send-test --code TEST12345       the code from Events Manager, Test events
 
-Exit status 1: it was not accepted.`
+Exit status 1: not accepted.`
 }
 
-// errNotAccepted ends send-test after the answer was printed.
 var errNotAccepted = errors.New("the test event was not accepted")
 
-// sendTest sends one made-up purchase where test purchases go, and explains TikTok's answer.
 func sendTest(ctx context.Context, c *config, out io.Writer) error {
 	to := c.testTarget()
 	event := testEvent(c, time.Now())
@@ -70,7 +71,7 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 	answer := c.pixelFor(to).SendTest(ctx, event)
 	advice := guide.Answer(answer)
 	if answer.Class == purchase.ClassDelivered {
-		advice.Remedy = "Accepted is not attributed: see it in Events Manager, under Test events."
+		advice.Remedy = "See the event in Events Manager, Test events: accepted does not mean attributed."
 	}
 	_, _ = fmt.Fprintf(out, "%s. %s\n", advice.Meaning, advice.Remedy)
 	if answer.Class != purchase.ClassDelivered {
@@ -79,7 +80,7 @@ func sendTest(ctx context.Context, c *config, out io.Writer) error {
 	return nil
 }
 
-// testEvent is a made-up purchase of nobody.
+// testEvent returns a made-up purchase.
 func testEvent(c *config, now time.Time) message.Envelope {
 	amount := int64(100)
 	return message.Envelope{
@@ -93,25 +94,26 @@ func testEvent(c *config, now time.Time) message.Envelope {
 
 // doctorFlags are the flags of `tiktok-worker doctor`.
 type doctorFlags struct {
-	Code string `noenv:"" help:"The test event code from Events Manager: with it, one test event is sent to each destination. Default: TIKTOK_TEST_EVENT_CODE."`
+	Code string `noenv:"" help:"Test event code. Default: TIKTOK_TEST_EVENT_CODE. Empty: nothing is sent."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (doctorFlags) Help() string {
-	return `Each check passes, warns or fails; what does not pass says what to do. With a test event code one test event goes to each destination, which shows token, pixel and the right event:write;
-nothing else is changed, and nothing counts as a sale.
+	return `Each check passes, warns or fails; a warning or failure shows its remedy. With a test event code, a
+test event to each destination verifies token, pixel and the permission event:write. It does not count as a
+sale. Nothing else is changed.
 
   tiktok-worker doctor --code TEST12345          the code from Events Manager, Test events
 
-Exit status 0: nothing has to be fixed; 3: something has to be.`
+Exit status 0: no check failed; 3: a check failed.`
 }
 
-// diagnose checks everything that the worker needs, as far as the configuration's problems allow.
+// diagnose runs the checks that the configuration's problems allow.
 func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) error {
 	live, test := c.liveTarget(), c.testTarget()
 	return doctor.Report(out, doctor.Worker{
 		Problems: problems, Queue: c.Config,
-		TikTok: c.tiktok(), Reachable: absolute(c.APIURL) && c.Timeout > 0,
+		TikTok: c.tiktok(), Reachable: isAbsolute(c.APIURL) && c.Timeout > 0,
 		Live:         doctor.Destination{Pixel: live.pixel, Token: live.token},
 		Test:         doctor.Destination{Pixel: test.pixel, Token: test.token, TestCode: test.testCode},
 		OwnTestPixel: c.TestPixelID != "", OwnTestToken: c.TestAccessToken != "", SendTests: c.TestMode == "send",

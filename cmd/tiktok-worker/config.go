@@ -19,37 +19,37 @@ type config struct {
 	Run      struct{}      `cmd:"" default:"1" help:"Deliver purchases to TikTok (the default)."`
 	SendTest sendTestFlags `cmd:"" help:"Send one test event to the pixel and explain TikTok's answer."`
 	Doctor   doctorFlags   `cmd:"" help:"Check configuration, NATS and TikTok."`
-	Health   struct{}      `cmd:"" help:"Check the running worker at ADMIN_ADDR, for containers without curl."`
+	Health   struct{}      `cmd:"" help:"Check a running worker at ADMIN_ADDR, for containers without curl."`
 
 	// TikTok Ads Manager > Tools > Events > Web events > the pixel > Settings > Events API > Generate access
 	// token. Empty: delivery is off, and every purchase ends skipped (not_configured).
 	AccessToken secret.String `name:"tiktok-access-token" example:"…" help:"Events API access token."`
 
-	// Below its name on the same page. Required with a token. Surrounding blanks and line ends are removed from
-	// tokens, pixels and test event code.
+	// Below its name on the same page. Required with a token. Surrounding white space is removed from tokens,
+	// pixels and the test event code.
 	PixelID string `name:"tiktok-pixel-id" example:"C…" help:"Pixel."`
 
-	// The name that the browser pixel uses: TikTok merges the two only under one name.
+	// The browser pixel must use the same name, or TikTok does not de-duplicate its events with these.
 	EventName string `name:"tiktok-event-name" default:"CompletePayment" help:"Event name of a purchase."`
 
 	// For checkouts without page_url in their metadata: your shop's address.
 	PageURL string `name:"tiktok-page-url" example:"https://shop.example/" help:"Default of page.url."`
 
-	// They have livemode=false. send needs TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_ACCESS_TOKEN, so that a test
-	// never counts as a sale.
+	// Test purchases have livemode=false. send needs TIKTOK_TEST_EVENT_CODE or TIKTOK_TEST_ACCESS_TOKEN, so that
+	// a test never counts as a sale.
 	TestMode string `name:"tiktok-test-mode" default:"skip" enum:"skip,send" help:"Test purchases: skip, send."`
 
 	// Events Manager > the pixel > Test events.
 	TestEventCode string `name:"tiktok-test-event-code" example:"TEST…" help:"Test event code."`
 
 	// Empty: the live one.
-	TestPixelID string `name:"tiktok-test-pixel-id" example:"C…" help:"Pixel for test purchases."`
+	TestPixelID string `name:"tiktok-test-pixel-id" example:"C…" help:"Pixel for tests."`
 
 	// Empty: the live one.
-	TestAccessToken secret.String `name:"tiktok-test-access-token" example:"…" help:"Token for test purchases."`
+	TestAccessToken secret.String `name:"tiktok-test-access-token" example:"…" help:"Token for tests."`
 
 	// For a proxy or a simulator.
-	APIURL string `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"URL of TikTok's Events API."`
+	APIURL string `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"URL of the Events API."`
 
 	// events is Events API 2.0, in batches; pixel is the older body, one event per request.
 	Payload string `name:"tiktok-payload" default:"events" enum:"events,pixel" help:"Request body's form."`
@@ -82,29 +82,28 @@ type config struct {
 	service.LogConfig
 }
 
-// problems lists what is wrong for a command, all at once.
+// problems lists everything that is wrong for a command.
 func (c *config) problems(command string) (list []string) {
 	if command == "health" {
 		return nil
 	}
 	if command == "send-test" {
-		return c.testProblems()
+		return c.sendTestProblems()
 	}
 	if c.AccessToken != "" && c.PixelID == "" {
 		list = append(list, "TIKTOK_PIXEL_ID is required with TIKTOK_ACCESS_TOKEN")
 	}
-	list = append(list, c.unusable()...)
+	list = append(list, c.destinationProblems()...)
 	if c.TestMode == "send" && c.TestAccessToken == "" && c.TestEventCode == "" {
 		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, "+
 			"or a test would count as a sale")
 	}
 	list = append(list, c.addressProblems()...)
 	if c.LocalStack && c.AccessToken != "" && isTikTok(c.APIURL) {
-		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL: "+
-			"ingest beside it may accept published secrets")
+		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL")
 	}
 	if c.PageURL != "" && !message.ValidPage(c.PageURL) {
-		list = append(list, "TIKTOK_PAGE_URL is not an http(s) URL without a user, of at most 2048 bytes")
+		list = append(list, "TIKTOK_PAGE_URL must be an http(s) URL without a user, of at most 2048 bytes")
 	}
 	if _, err := service.ParseHosts(c.AdminHosts, c.AdminAddr); err != nil {
 		list = append(list, "ADMIN_HOSTS: "+err.Error())
@@ -113,29 +112,28 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "TIKTOK_EVENT_NAME is empty")
 	}
 	if c.MaxRPS <= 0 || c.MaxRPS > 1000 {
-		list = append(list, "TIKTOK_MAX_RPS must be above 0 and at most 1000, TikTok's limit for the account")
+		list = append(list, "TIKTOK_MAX_RPS must be greater than 0 and at most 1000, TikTok's limit")
 	}
 	if c.WorkerConcurrency < 1 || c.WorkerConcurrency > 256 {
-		list = append(list, "WORKER_CONCURRENCY is a number from 1 to 256")
+		list = append(list, "WORKER_CONCURRENCY must be 1 to 256")
 	}
 	if c.BatchSize < 1 || c.BatchSize > 1000 {
-		list = append(list, "BATCH_SIZE is a number from 1 to 1000, TikTok's limit for a request")
+		list = append(list, "BATCH_SIZE must be 1 to 1000, TikTok's limit")
 	}
 	if c.Timeout <= 0 || c.RetryInitial <= 0 || c.RetryMaxAge <= 0 || c.ShutdownGrace <= 0 {
-		list = append(list, "TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX_AGE and SHUTDOWN_GRACE must be above 0")
+		list = append(list,
+			"TIKTOK_TIMEOUT, RETRY_INITIAL, RETRY_MAX_AGE and SHUTDOWN_GRACE must be greater than 0")
 	}
 	if c.RetryMax < c.RetryInitial {
-		list = append(list, "RETRY_MAX must not be shorter than RETRY_INITIAL")
+		list = append(list, "RETRY_MAX must be at least RETRY_INITIAL")
 	}
 	if c.RetryMaxAge >= 48*time.Hour {
-		list = append(list, "RETRY_MAX_AGE must stay under 48h, TikTok's de-duplication window, "+
-			"or a late copy may count twice")
+		list = append(list, "RETRY_MAX_AGE must be under 48h, TikTok's de-duplication window")
 	}
 	return append(list, c.Problems()...)
 }
 
-// testProblems lists what is wrong for send-test.
-func (c *config) testProblems() (list []string) {
+func (c *config) sendTestProblems() (list []string) {
 	if c.AccessToken == "" && c.TestAccessToken == "" {
 		list = append(list, "TIKTOK_ACCESS_TOKEN or TIKTOK_TEST_ACCESS_TOKEN is required")
 	}
@@ -143,10 +141,10 @@ func (c *config) testProblems() (list []string) {
 		list = append(list, "TIKTOK_PIXEL_ID or TIKTOK_TEST_PIXEL_ID is required")
 	}
 	if c.SendTest.Code == "" && c.TestEventCode == "" {
-		list = append(list, "a test event code is required (--code or TIKTOK_TEST_EVENT_CODE), or the test would "+
-			"count as a sale: Events Manager shows it under Test events")
+		list = append(list, "--code or TIKTOK_TEST_EVENT_CODE is required: "+
+			"Events Manager shows the code under Test events")
 	}
-	list = append(list, c.unusable()...)
+	list = append(list, c.destinationProblems()...)
 	list = append(list, c.addressProblems()...)
 	if c.Timeout <= 0 {
 		list = append(list, "TIKTOK_TIMEOUT must be greater than 0")
@@ -154,8 +152,8 @@ func (c *config) testProblems() (list []string) {
 	return list
 }
 
-// trim removes the blanks that copying adds around the settings of a destination. A setting of blanks alone
-// stays: it is a mistake, and must not count as unset.
+// trim removes copied white space around the settings of a destination. A setting of nothing but white space
+// is kept, because it is a mistake and must not count as unset.
 func (c *config) trim() {
 	for _, s := range []*string{
 		&c.PixelID, &c.TestPixelID, &c.TestEventCode, &c.SendTest.Code, &c.Doctor.Code,
@@ -167,8 +165,8 @@ func (c *config) trim() {
 	}
 }
 
-// unusable lists the settings of a destination that no request could carry.
-func (c *config) unusable() (list []string) {
+// destinationProblems lists the tokens, pixels and codes that cannot be sent in a request.
+func (c *config) destinationProblems() (list []string) {
 	check := func(name, value string, check func(string) error) {
 		if value == "" {
 			return
@@ -187,7 +185,7 @@ func (c *config) unusable() (list []string) {
 	return list
 }
 
-// isTikTok reports whether an address is one of TikTok's own.
+// isTikTok reports whether a URL has a host of TikTok.
 func isTikTok(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -197,39 +195,38 @@ func isTikTok(raw string) bool {
 	return host == "tiktok.com" || strings.HasSuffix(host, ".tiktok.com")
 }
 
-// simulatorToken is the one that the TikTok simulator takes. It opens nothing else.
+// simulatorToken is accepted by the TikTok simulator only.
 const simulatorToken = "local-token"
 
-// inClear reports whether a token would be sent where it can be read on the way.
-func (c *config) inClear(token secret.String) bool {
+// unencrypted reports whether a token would be sent unencrypted to another machine.
+func (c *config) unencrypted(token secret.String) bool {
 	return token != "" && token != simulatorToken && secret.InClear(c.APIURL)
 }
 
-// addressProblems lists what is wrong with TIKTOK_API_URL.
 func (c *config) addressProblems() (list []string) {
 	switch {
-	case !absolute(c.APIURL):
-		list = append(list, "TIKTOK_API_URL is not an absolute http(s) URL")
-	case c.inClear(c.AccessToken) || c.inClear(c.TestAccessToken):
-		list = append(list, "TIKTOK_API_URL is plain http to another machine, and would carry the token: use https")
+	case !isAbsolute(c.APIURL):
+		list = append(list, "TIKTOK_API_URL must be an absolute http(s) URL")
+	case c.unencrypted(c.AccessToken) || c.unencrypted(c.TestAccessToken):
+		list = append(list, "TIKTOK_API_URL is plain http: the token would be sent unencrypted")
 	}
 	return list
 }
 
-func absolute(raw string) bool {
+func isAbsolute(raw string) bool {
 	u, err := url.Parse(raw)
 	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
 }
 
-// batch is how many purchases go into one request.
-func (c *config) batch() int {
+// batchSize returns the number of purchases per request.
+func (c *config) batchSize() int {
 	if c.Payload == tiktok.PayloadPixel {
 		return 1
 	}
 	return c.BatchSize
 }
 
-// target is a pixel and what opens it.
+// target is a pixel and its credentials.
 type target struct {
 	pixel    string
 	token    secret.String
@@ -238,7 +235,7 @@ type target struct {
 
 func (c *config) liveTarget() target { return target{pixel: c.PixelID, token: c.AccessToken} }
 
-// testTarget is where test purchases go; what is not given for them is the live one's.
+// testTarget falls back to the live settings.
 func (c *config) testTarget() target {
 	return target{
 		pixel:    cmp.Or(c.TestPixelID, c.PixelID),
@@ -251,7 +248,7 @@ func (c *config) pixelFor(t target) *tiktok.Pixel {
 	return tiktok.NewPixel(c.tiktok(), t.pixel, t.token, t.testCode)
 }
 
-// tiktok is what both targets share.
+// tiktok returns the settings that both targets share.
 func (c *config) tiktok() tiktok.Config {
 	return tiktok.Config{
 		URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, PageURL: c.PageURL,

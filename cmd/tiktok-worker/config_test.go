@@ -21,7 +21,16 @@ func env(pairs ...string) func(string) string {
 	return func(name string) string { return m[name] }
 }
 
-// Each of these settings ends the start with its problem, which repeats no secret.
+// usageError runs the program with an invalid configuration and returns its error.
+func usageError(t *testing.T, pairs ...string) string {
+	t.Helper()
+	err := run(t.Context(), nil, env(pairs...), &bytes.Buffer{})
+	if _, ok := errors.AsType[*service.UsageError](err); !ok {
+		t.Fatalf("%v: run = %v, want a usage error", pairs, err)
+	}
+	return err.Error()
+}
+
 func TestConfig_Problems(t *testing.T) {
 	for _, tc := range []struct{ settings, want string }{
 		{"ADMIN_HOSTS=http://worker", "ADMIN_HOSTS"},
@@ -72,39 +81,28 @@ func TestConfig_Problems(t *testing.T) {
 		{`TIKTOK_PIXEL_ID=p; TIKTOK_ACCESS_TOKEN="hunter2"`, "TIKTOK_ACCESS_TOKEN must be printable ASCII"},
 	} {
 		t.Run(tc.settings, func(t *testing.T) {
-			var usage *service.UsageError
-			err := run(t.Context(), nil, env(strings.Split(tc.settings, "; ")...), &bytes.Buffer{})
-			if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("error = %v, want %q", err, tc.want)
-			}
-			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("error shows a secret: %v", err)
+			got := usageError(t, strings.Split(tc.settings, "; ")...)
+			if !strings.Contains(got, tc.want) || strings.Contains(got, "hunter2") {
+				t.Errorf("error = %q, want %q and no secret", got, tc.want)
 			}
 		})
 	}
 }
 
-// All unusable settings are listed at once, and no secret with them.
-func TestConfig_ListsEveryUnusableSetting(t *testing.T) {
-	var usage *service.UsageError
-	err := run(t.Context(), nil, env("TIKTOK_PIXEL_ID=p-1", "TIKTOK_ACCESS_TOKEN=hunter2 x",
-		"TIKTOK_TEST_PIXEL_ID=p 2", "TIKTOK_TEST_EVENT_CODE=a b"), &bytes.Buffer{})
-	if !errors.As(err, &usage) || service.ExitCode(err, &bytes.Buffer{}) != 2 {
-		t.Fatalf("error = %v, want a usage error", err)
-	}
-	for _, name := range []string{
-		"TIKTOK_PIXEL_ID", "TIKTOK_ACCESS_TOKEN", "TIKTOK_TEST_PIXEL_ID", "TIKTOK_TEST_EVENT_CODE",
+func TestConfig_ReportsEveryInvalidSetting(t *testing.T) {
+	got := usageError(t, "TIKTOK_PIXEL_ID=p-1", "TIKTOK_ACCESS_TOKEN=hunter2 x", "TIKTOK_TEST_PIXEL_ID=p 2",
+		"TIKTOK_TEST_EVENT_CODE=a b")
+	for _, want := range []string{
+		"TIKTOK_PIXEL_ID must be", "TIKTOK_ACCESS_TOKEN must be", "TIKTOK_TEST_PIXEL_ID must be",
+		"TIKTOK_TEST_EVENT_CODE must be",
 	} {
-		if !strings.Contains(err.Error(), name+" must be") {
-			t.Errorf("%s is missing in: %v", name, err)
+		if !strings.Contains(got, want) || strings.Contains(got, "hunter2") {
+			t.Errorf("error = %q, want %q and no secret", got, want)
 		}
-	}
-	if strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("a token is in: %v", err)
 	}
 }
 
-// The manual is read from the source, the help from the parser's model: they list the same variables.
+// The manual is generated from the source, the help from kong's model.
 func TestHelp_ListsVariablesOfManual(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"--help"}, env(), &out); !errors.Is(err, service.ErrHelp) {
@@ -113,37 +111,37 @@ func TestHelp_ListsVariablesOfManual(t *testing.T) {
 	manual.CheckHelp(t, "../..", "tiktok-worker", out.String())
 }
 
-// What copying adds around a setting is removed.
-func TestConfig_IsTrimmed(t *testing.T) {
+func TestConfig_TrimsWhiteSpace(t *testing.T) {
 	got := config{
-		PixelID: "\ufeffC1\r\n", AccessToken: " token\n",
-		TestPixelID: "\tC2", TestAccessToken: "\u200bother ", TestEventCode: "TEST1\u00a0",
+		PixelID: "\ufeffC1\r\n", AccessToken: " token\n", TestPixelID: "\tC2", TestAccessToken: "\u200bother ",
+		TestEventCode: "TEST1\u00a0",
 	}
+	got.trim()
 	want := config{
 		PixelID: "C1", AccessToken: "token", TestPixelID: "C2", TestAccessToken: "other", TestEventCode: "TEST1",
 	}
-	if got.trim(); !reflect.DeepEqual(got, want) {
-		t.Errorf("config = %+v, want %+v", got, want)
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("trimmed = %+v, want %+v", got, want)
 	}
 }
 
-// The rule lets the simulator's token go everywhere, in Compose to the container of that name, and any token
-// over loopback.
-func TestConfig_InClear(t *testing.T) {
+// The simulator's token may be sent to any host, such as Compose's, and every token over loopback.
+func TestConfig_Unencrypted(t *testing.T) {
 	t.Parallel()
+	const simulator = "http://tiktok-simulator:8083/open_api/v1.3/event/track/"
 	for _, tc := range []struct {
 		url   string
 		token secret.String
 		want  bool
 	}{
-		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "local-token", false},
-		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "", false},
-		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "0123456789abcdef", true},
+		{simulator, "local-token", false},
+		{simulator, "", false},
+		{simulator, "0123456789abcdef", true},
 		{"http://127.0.0.1:8083/x", "0123456789abcdef", false},
 		{"https://business-api.tiktok.com/x", "0123456789abcdef", false},
 	} {
-		if got := (&config{APIURL: tc.url}).inClear(tc.token); got != tc.want {
-			t.Errorf("inClear to %s = %t, want %t", tc.url, got, tc.want)
+		if got := (&config{APIURL: tc.url}).unencrypted(tc.token); got != tc.want {
+			t.Errorf("unencrypted(%s) to %s = %t, want %t", tc.token.Reveal(), tc.url, got, tc.want)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Command tiktok-worker takes purchases from NATS JetStream and delivers them to TikTok's Events API. It holds no
-// database credentials and sees no plain e-mail address.
+// Command tiktok-worker delivers purchases from NATS JetStream to TikTok's Events API. It has no database
+// credentials and receives only hashed e-mail addresses.
 package main
 
 import (

@@ -18,15 +18,15 @@ import (
 )
 
 const (
-	reportInterval = 5 * time.Second // between two reports of the state on workers.<instance>
-	tokenPoll      = 2 * time.Second // between two reads of a token's file
+	stateInterval     = 5 * time.Second // of the state on workers.<instance>
+	tokenPollInterval = 2 * time.Second
 )
 
-// serve wires the delivery to the queue and to TikTok and runs until ctx ends.
+// serve wires delivery to the queue and to TikTok and runs until ctx ends.
 func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
 	life := service.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
-	service.BoundMemory()
+	service.LimitMemory()
 	registry, metrics := service.Metrics(service.Version())
 	registry.MustRegister(life.Collector())
 
@@ -45,7 +45,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	live, test := pixels.destinations()
 	worker := delivery.New(delivery.Config{
 		Live: live, Test: test, EventName: c.EventName,
-		BatchSize: c.batch(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
+		BatchSize: c.batchSize(), Concurrency: c.WorkerConcurrency, MaxRPS: c.MaxRPS,
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
 		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
 	}, purchases, js, log, registry)
@@ -55,13 +55,13 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		return s
 	}
 	life.Go("state", func(ctx context.Context) error {
-		return js.PublishState(ctx, instance, reportInterval, state)
+		return js.PublishState(ctx, instance, stateInterval, state)
 	})
 	life.Go("tokens", func(ctx context.Context) error {
 		return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log)
 	})
 	life.Go("delivery", func(ctx context.Context) error {
-		// hard outlives ctx by the grace, so that what is in flight is finished.
+		// Requests in flight get most of the grace period to finish after ctx ends.
 		hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		stop := context.AfterFunc(ctx, func() { time.AfterFunc(c.ShutdownGrace*9/10, cancel) })
@@ -103,8 +103,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	return life.Wait(ctx)
 }
 
-// pixels are where live and test purchases go; nil: nowhere. Without the live token nothing is sent: the
-// quick off switch.
+// pixels are the destinations of live and test purchases; nil: skipped. Without the live token both are nil.
 type pixels struct{ live, test *tiktok.Pixel }
 
 func newPixels(c *config) (p pixels) {
@@ -118,7 +117,7 @@ func newPixels(c *config) (p pixels) {
 	return p
 }
 
-// destinations leaves out what is not there: a nil pixel in an interface would not be nil.
+// destinations converts the pixels to interfaces that are nil where a pixel is nil.
 func (p pixels) destinations() (live, test delivery.Destination) {
 	if p.live != nil {
 		live = p.live
@@ -129,8 +128,8 @@ func (p pixels) destinations() (live, test delivery.Destination) {
 	return live, test
 }
 
-// followTokens reads the tokens' files again when they change, so that a rotated token needs no restart.
-// changed is called after each change.
+// followTokens polls the token files until ctx ends, so that a rotated token needs no restart. It calls
+// changed after each change.
 func (p pixels) followTokens(
 	ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger,
 ) error {
@@ -149,24 +148,24 @@ func (p pixels) followTokens(
 			token = secret.String(tiktok.Trim(token.Reveal()))
 			if err := tiktok.CheckToken(token); err != nil {
 				log.Error("Unusable access token; keeping the old one", zap.Error(err),
-					zap.String("remedy", "copy the token again from Events Manager into the file"))
+					zap.String("remedy", "copy the token from Events Manager into the file"))
 				return
 			}
-			if token == current { // it was trimmed at the start, or the file was touched
+			if token == current { // only white space changed
 				return
 			}
 			current = token
-			if c.inClear(token) {
+			if c.unencrypted(token) {
 				log.Error("Access token not changed, TIKTOK_API_URL is plain http", zap.String("remedy", "use https"))
 				return
 			}
-			log.Info("The access token was changed")
+			log.Info("Access token changed")
 			set(token)
 			changed()
 		}
 		files.Go(func() {
-			service.FollowSecret(ctx, path, first, tokenPoll, replace, func(err error) {
-				log.Warn("The access token's file is unusable; keeping the old token", zap.Error(err))
+			service.FollowSecret(ctx, path, first, tokenPollInterval, replace, func(err error) {
+				log.Warn("Token file unreadable; keeping the old token", zap.Error(err))
 			})
 		})
 	}

@@ -15,81 +15,90 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/secret"
 	"purchase-relay/internal/tiktok"
 )
 
-// A token file is read again at run time: an unusable token changes nothing and is logged with what to do, a good one is taken.
-func TestPixels_FollowTokenFile(t *testing.T) {
+// An unusable token in the file changes nothing and is logged with a remedy.
+func TestPixels_FollowTokens(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("\ufefffirst\r\n"), 0o600); err != nil {
-		t.Fatal(err)
+	write := func(content string) {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		tokens := make(chan string, 1)
-		var changes int
-		c := &config{AccessToken: "first", PixelID: "P", APIURL: "https://tiktok.test/", Payload: "events", EventName: "Purchase", Timeout: time.Second}
-		p := newPixels(c)
-		p.live = tiktok.NewPixel(tiktok.Config{
-			URL: c.APIURL, Payload: c.Payload, EventName: c.EventName, Timeout: time.Second, Now: time.Now,
-			Client: &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
-				tokens <- r.Header.Get("Access-Token")
-				return nil, errors.New("no network")
-			})},
-		}, "P", "first", "")
+		sent := make(chan string, 1)
+		client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			sent <- r.Header.Get("Access-Token")
+			return nil, errors.New("no network")
+		})}
+		c := &config{
+			AccessToken: "first", PixelID: "P", APIURL: "https://tiktok.test/", Payload: "events",
+			EventName: "Purchase", Timeout: time.Second,
+		}
+		target := c.tiktok()
+		target.Client = client
+		p := pixels{live: tiktok.NewPixel(target, "P", "first", "")}
 		core, log := observer.New(zapcore.InfoLevel)
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan struct{})
+		changes, ended := 0, make(chan struct{})
 		go func() {
 			defer close(ended)
-			_ = p.followTokens(ctx, c, env("TIKTOK_ACCESS_TOKEN_FILE="+file), func() { changes++ }, zap.New(core))
+			getenv := env("TIKTOK_ACCESS_TOKEN_FILE=" + file)
+			_ = p.followTokens(ctx, c, getenv, func() { changes++ }, zap.New(core))
 		}()
-		look := func(content, want string, changed, problems int) {
-			t.Helper()
-			if content != "" {
-				if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			<-time.After(3 * tokenPoll)
+		for _, step := range []struct {
+			content, token    string
+			changes, problems int
+		}{
+			{"\ufefffirst\r\n", "first", 0, 0},
+			{"two words", "first", 0, 1},
+			{"  second\n", "second", 1, 1},
+			{"\"third\"", "second", 1, 2},
+			{"second", "second", 1, 2},
+		} {
+			write(step.content)
+			<-time.After(3 * tokenPollInterval)
 			synctest.Wait()
 			p.live.Send(t.Context(), []message.Envelope{testEvent(c, time.Now())})
-			if got := <-tokens; got != want || changes != changed {
-				t.Errorf("after %q: token %q, want %q; %d changes, want %d", content, got, want, changes, changed)
+			if got := <-sent; got != step.token || changes != step.changes {
+				t.Errorf("after %q: token = %q, changes = %d, want %+v", step.content, got, changes, step)
 			}
-			if n := log.FilterMessage("Unusable access token; keeping the old one").FilterFieldKey("remedy").Len(); n != problems {
-				t.Errorf("after %q: logged %d times, want %d", content, n, problems)
+			logged := log.FilterMessage("Unusable access token; keeping the old one").FilterFieldKey("remedy")
+			if n := logged.Len(); n != step.problems {
+				t.Errorf("after %q: logged %d times, want %d", step.content, n, step.problems)
 			}
 		}
-		look("", "first", 0, 0)
-		look("two words", "first", 0, 1)
-		look("  second\n", "second", 1, 1)
-		look("\"third\"", "second", 1, 2)
-		look("second", "second", 1, 2)
 		cancel()
 		<-ended
 	})
 }
 
-// transport answers in place of the network.
+// transport replaces the network.
 type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-func TestDestinations(t *testing.T) {
-	if live, test := newPixels(&config{TestMode: "send", TestEventCode: "T", PixelID: "p"}).destinations(); live != nil || test != nil {
-		t.Error("without the live token something could be sent")
-	}
-	if live, test := newPixels(&config{TestMode: "skip", AccessToken: "t", PixelID: "p"}).destinations(); live == nil || test != nil {
-		t.Error("test purchases have somewhere to go")
-	}
-	if live, test := newPixels(&config{TestMode: "send", AccessToken: "t", PixelID: "p", TestEventCode: "T"}).destinations(); live == nil || test == nil {
-		t.Error("a destination is missing")
+func TestPixels_Destinations(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mode       string
+		token      secret.String
+		live, test bool
+	}{
+		"no token":   {"send", "", false, false},
+		"skip tests": {"skip", "t", true, false},
+		"send tests": {"send", "t", true, true},
+	} {
+		c := &config{TestMode: tc.mode, AccessToken: tc.token, PixelID: "p", TestEventCode: "T"}
+		if live, test := newPixels(c).destinations(); (live != nil) != tc.live || (test != nil) != tc.test {
+			t.Errorf("%s: destinations = %v, %v, want live %t, test %t", name, live, test, tc.live, tc.test)
+		}
 	}
 }
 
-// A token's file that changes from the simulator's to a live one is not taken where it would be sent in the
-// clear.
-func TestFollowTokens_KeepsALiveTokenFromPlainHTTP(t *testing.T) {
+// A live token that replaces the simulator's is not used over plain http.
+func TestPixels_FollowTokensRejectsLiveTokenOverHTTP(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "token")
@@ -99,17 +108,19 @@ func TestFollowTokens_KeepsALiveTokenFromPlainHTTP(t *testing.T) {
 		c := &config{APIURL: "http://tiktok-simulator:8083/", AccessToken: "local-token", PixelID: "p"}
 		core, lines := observer.New(zap.InfoLevel)
 		ctx, cancel := context.WithCancel(t.Context())
-		changed, ended := 0, make(chan error)
+		changes, ended := 0, make(chan error)
 		go func() {
-			ended <- newPixels(c).followTokens(ctx, c, env("TIKTOK_ACCESS_TOKEN_FILE="+file), func() { changed++ }, zap.New(core))
+			getenv := env("TIKTOK_ACCESS_TOKEN_FILE=" + file)
+			ended <- newPixels(c).followTokens(ctx, c, getenv, func() { changes++ }, zap.New(core))
 		}()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		cancel()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		if n := lines.FilterMessage("Access token not changed, TIKTOK_API_URL is plain http").Len(); n != 1 || changed != 0 {
-			t.Errorf("the refusal was logged %d times, the token was changed %d times; want 1 and 0", n, changed)
+		refused := lines.FilterMessage("Access token not changed, TIKTOK_API_URL is plain http")
+		if n := refused.Len(); n != 1 || changes != 0 {
+			t.Errorf("logged = %d, changes = %d, want 1, 0", n, changes)
 		}
 	})
 }

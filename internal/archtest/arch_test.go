@@ -1,4 +1,4 @@
-// Package archtest keeps the import picture of docs/architecture.md true.
+// Package archtest tests the import rules of docs/architecture.md.
 package archtest
 
 import (
@@ -16,13 +16,16 @@ import (
 
 const module = "purchase-relay/"
 
-// domain is what every package may talk about.
-var domain = []string{"internal/purchase", "internal/message", "internal/secret", "internal/logsafe", "internal/flood"}
+// domain is allowed everywhere.
+var domain = []string{
+	"internal/purchase", "internal/message", "internal/secret", "internal/logsafe", "internal/flood",
+}
 
-// steps are the way of a purchase, step by step. A step imports no other step and no client.
+// steps are the steps of a purchase's path. A step imports no other step and no client.
 var steps = []string{"internal/intake", "internal/relay", "internal/delivery", "internal/recorder"}
 
-// clients talk to the outside. A client may import the step whose port it implements, and no other client.
+// clients talk to other systems. A client may import the step whose interface it implements, but no other
+// client.
 var clients = map[string][]string{
 	"internal/stripe": {},
 	"internal/ledger": {"internal/relay", "migrations"},
@@ -30,7 +33,7 @@ var clients = map[string][]string{
 	"internal/tiktok": {},
 }
 
-// ops is what people do with the product. Nothing but cmd and ops imports it.
+// ops is for operators. Only cmd and ops import it.
 var ops = map[string][]string{
 	"internal/ops/report":      {"internal/ledger"},
 	"internal/ops/maintenance": {"internal/ledger", "internal/ops/report"},
@@ -39,15 +42,17 @@ var ops = map[string][]string{
 	"internal/ops/notify":      {"internal/ops/report", "internal/ops/guide"},
 	"internal/ops/doctor":      {"internal/queue", "internal/tiktok", "internal/service", "internal/ops/guide"},
 	"internal/ops/doctor/ingestdoctor": {
-		"internal/ledger", "internal/queue", "internal/stripe", "internal/service", "internal/ops/doctor", "internal/ops/guide",
+		"internal/ledger", "internal/queue", "internal/stripe", "internal/service", "internal/ops/doctor",
+		"internal/ops/guide",
 	},
 	"internal/ops/dashboard": {"internal/ops/report", "internal/ops/maintenance", "internal/ops/guide"},
 }
 
-// allowed returns what each product package may import of the module: the picture in docs/architecture.md.
+// allowed returns the module's packages that each product package may import.
 func allowed() map[string][]string {
 	all := map[string][]string{
-		"internal/purchase": {}, "internal/secret": {}, "internal/logsafe": {}, "internal/flood": {}, "migrations": {},
+		"internal/purchase": {}, "internal/secret": {}, "internal/logsafe": {}, "internal/flood": {},
+		"migrations":       {},
 		"internal/message": {"internal/purchase", "internal/logsafe"},
 		"internal/service": {"internal/secret", "internal/logsafe", "internal/flood"},
 	}
@@ -64,39 +69,42 @@ func allowed() map[string][]string {
 	return all
 }
 
-// owners says who alone may import a third-party module (a prefix) or a package of the standard library. No owner: only
-// tests and the workshop.
+// owners lists, by prefix, who may import third-party modules and some of the standard library. Without
+// owners, only tests and development tools may.
 var owners = map[string][]string{
-	"golang.org/x/text/unicode/norm":      {"internal/purchase"},
-	"golang.org/x/net/idna":               {"internal/purchase"},
-	"github.com/jackc/pgx/":               {"internal/ledger", "internal/ops/report", "internal/ops/maintenance", "internal/ops/backfill"},
-	"github.com/pressly/goose/":           {"internal/ledger"},
-	"database/sql":                        {"internal/ledger"},
-	"github.com/nats-io/nats.go":          {"internal/queue"},
-	"github.com/tidwall/gjson":            {"internal/stripe"},
-	"github.com/stripe/stripe-go/":        {"internal/stripe"},
-	"github.com/alecthomas/kong":          {"internal/service"},
-	"github.com/cenkalti/backoff/":        {"internal/ops/backfill", "internal/delivery"},
-	"github.com/nats-io/nats-server/":     {},
-	"testing":                             {},
-	"net/http/httptest":                   {},
-	"internal/testkit":                    {},
-	"internal/tools":                      {},
-	"github.com/google/go-cmp/":           {},
-	"pgregory.net/rapid":                  {},
-	"github.com/jackc/pgx/v5/pgxpool/":    {"internal/ledger"},
-	"github.com/schollz/progressbar/":     {"cmd/ingest"},
-	"github.com/prometheus/client_golang": {"internal/ops/backfill", "internal/intake", "internal/relay", "internal/recorder", "internal/delivery", "internal/ops/dashboard", "internal/ops/notify", "internal/queue", "internal/service"},
+	"golang.org/x/text/unicode/norm": {"internal/purchase"},
+	"golang.org/x/net/idna":          {"internal/purchase"},
+	"github.com/jackc/pgx/": {
+		"internal/ledger", "internal/ops/backfill", "internal/ops/maintenance", "internal/ops/report",
+	},
+	"github.com/pressly/goose/":        {"internal/ledger"},
+	"database/sql":                     {"internal/ledger"},
+	"github.com/nats-io/nats.go":       {"internal/queue"},
+	"github.com/tidwall/gjson":         {"internal/stripe"},
+	"github.com/stripe/stripe-go/":     {"internal/stripe"},
+	"github.com/alecthomas/kong":       {"internal/service"},
+	"github.com/cenkalti/backoff/":     {"internal/ops/backfill", "internal/delivery"},
+	"github.com/nats-io/nats-server/":  {},
+	"testing":                          {},
+	"net/http/httptest":                {},
+	"github.com/google/go-cmp/":        {},
+	"pgregory.net/rapid":               {},
+	"github.com/jackc/pgx/v5/pgxpool/": {"internal/ledger"},
+	"github.com/schollz/progressbar/":  {"cmd/ingest"},
+	"github.com/prometheus/client_golang": {
+		"internal/delivery", "internal/intake", "internal/ops/backfill", "internal/ops/dashboard",
+		"internal/ops/notify", "internal/queue", "internal/recorder", "internal/relay", "internal/service",
+	},
 }
 
-// stdlibOnly are the packages that import nothing but the standard library and their own words.
+// stdlibOnly import no third-party module, except unicodeTables.
 var stdlibOnly = []string{"internal/purchase", "internal/message", "internal/secret", "internal/logsafe"}
 
-// tables are exempt from stdlibOnly: Unicode's, maintained by the Go project, without I/O.
-var tables = []string{"golang.org/x/text/unicode/norm", "golang.org/x/net/idna"}
+// unicodeTables are maintained by the Go project and do no I/O.
+var unicodeTables = []string{"golang.org/x/text/unicode/norm", "golang.org/x/net/idna"}
 
-// imports calls visit for each non-test file below a folder, with dep "", and for each of its imports. It reads the files itself: asking `go list`
-// in a child process would be invisible to the test cache, which would repeat an old "ok".
+// imports calls visit for each non-test file below top, with dep "", and for each of its imports. It reads
+// the files itself, so that the test cache notices changes, unlike those that a child process reads.
 func imports(t *testing.T, top string, visit func(pkg, file, dep string)) {
 	t.Helper()
 	root := os.DirFS("../..")
@@ -133,21 +141,22 @@ func parse(t *testing.T, root fs.FS, p string, mode parser.Mode) *ast.File {
 	return f
 }
 
-func workshop(pkg string) bool {
+// forDevelopment reports whether a package is only for tests and developers.
+func forDevelopment(pkg string) bool {
 	return strings.HasPrefix(pkg, "internal/testkit") || strings.HasPrefix(pkg, "internal/tools")
 }
 
-func TestImports(t *testing.T) {
+func TestImports_FollowRules(t *testing.T) {
 	seen, allowed := map[string]bool{}, allowed()
 	for _, top := range []string{"cmd", "internal", "migrations"} {
 		imports(t, top, func(pkg, file, dep string) {
-			if workshop(pkg) {
+			if forDevelopment(pkg) {
 				return
 			}
 			seen[pkg] = true
 			want, known := allowed[pkg]
 			if !known {
-				t.Errorf("%s is not in the picture: add it here and to docs/architecture.md", pkg)
+				t.Errorf("%s has no import rule: add one here and to docs/architecture.md", pkg)
 				return
 			}
 			if own, ours := strings.CutPrefix(dep, module); ours {
@@ -157,23 +166,25 @@ func TestImports(t *testing.T) {
 				return
 			}
 			for prefix, by := range owners {
-				if (dep == prefix || strings.HasPrefix(dep, strings.TrimSuffix(prefix, "/")+"/")) && !slices.Contains(by, pkg) {
-					t.Errorf("%s must not import %s: that belongs to %v", file, dep, by)
+				owned := dep == prefix || strings.HasPrefix(dep, strings.TrimSuffix(prefix, "/")+"/")
+				if owned && !slices.Contains(by, pkg) {
+					t.Errorf("%s must not import %s: only %v may", file, dep, by)
 				}
 			}
-			if strings.Contains(dep, ".") && slices.Contains(stdlibOnly, pkg) && !slices.Contains(tables, dep) {
-				t.Errorf("%s must not import %s: words know the standard library alone", file, dep)
+			external := strings.Contains(dep, ".") && !slices.Contains(unicodeTables, dep)
+			if external && slices.Contains(stdlibOnly, pkg) {
+				t.Errorf("%s must not import %s: only the standard library", file, dep)
 			}
 		})
 	}
 	for pkg := range allowed {
 		if !seen[pkg] {
-			t.Errorf("%s is in the picture but not in the tree", pkg)
+			t.Errorf("%s has an import rule but does not exist", pkg)
 		}
 	}
 }
 
-// The worker has no database and no key of Stripe's: their clients are not even linked into it.
+// The worker needs neither the database nor Stripe.
 func TestWorker_LinksNoDatabase(t *testing.T) {
 	deps := map[string][]string{}
 	for _, top := range []string{"cmd", "internal"} {
@@ -200,50 +211,49 @@ func TestWorker_LinksNoDatabase(t *testing.T) {
 		}
 	}
 	if !linked["internal/delivery"] {
-		t.Error("cmd/tiktok-worker does not link internal/delivery: this test sees too little")
+		t.Error("cmd/tiktok-worker does not link internal/delivery: this test is broken")
 	}
 }
 
-// TestSimulatorsAreIndependent: a simulator that shared code with the client it answers would share its
-// misunderstandings, and agree with it about anything.
-func TestSimulatorsAreIndependent(t *testing.T) {
+// A simulator that shared code with its client would share the client's mistakes.
+func TestImports_SimulatorsAreIndependent(t *testing.T) {
 	count := 0
 	for _, top := range []string{"internal/testkit/tiktoksim", "internal/testkit/stripegen"} {
 		imports(t, top, func(_, file, dep string) {
 			count++
-			if own, ours := strings.CutPrefix(dep, module); ours && !workshop(own) {
+			if own, ours := strings.CutPrefix(dep, module); ours && !forDevelopment(own) {
 				t.Errorf("%s must not import %s", file, own)
 			}
 		})
 	}
 	if count == 0 {
-		t.Error("no simulator was found: has it moved?")
+		t.Error("no simulator found")
 	}
 }
 
-// TestMainsAreThin: main only calls run, so that tests start the program without a process.
-func TestMainsAreThin(t *testing.T) {
+// main only calls run, so that tests can run the program without a process.
+func TestMain_OnlyCallsRun(t *testing.T) {
 	for _, p := range []string{"cmd/ingest/main.go", "cmd/tiktok-worker/main.go"} {
 		src, err := os.ReadFile("../../" + p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if lines := strings.Count(string(src), "\n"); lines > 60 {
-			t.Errorf("%s has %d lines, more than 60", p, lines)
+			t.Errorf("%s: lines = %d, want at most 60", p, lines)
 		}
 		for _, d := range parse(t, os.DirFS("../.."), p, 0).Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Name.Name != "main" {
-				t.Errorf("%s holds %s: it belongs into another file", p, f.Name.Name)
+				t.Errorf("%s declares %s, want main alone", p, f.Name.Name)
 			}
 		}
 	}
 }
 
-// TestNoCatchAllPackages: a package is a word, a step or a neighbour.
-func TestNoCatchAllPackages(t *testing.T) {
+func TestPackages_NoCatchAll(t *testing.T) {
 	imports(t, "internal", func(pkg, _, _ string) {
-		if slices.Contains([]string{"util", "utils", "common", "helpers", "models", "types", "services"}, path.Base(pkg)) {
-			t.Errorf("%s: name it after what it is about", pkg)
+		catchAlls := []string{"util", "utils", "common", "helpers", "models", "types", "services"}
+		if slices.Contains(catchAlls, path.Base(pkg)) {
+			t.Errorf("%s: want a package named after its subject", pkg)
 		}
 	})
 }

@@ -32,7 +32,7 @@ func TestRotatedTokenFile(t *testing.T) {
 	s.send(second)
 	s.await("the worker to pause", func() bool { return status(s.worker.admin+"/readyz") == http.StatusServiceUnavailable })
 	write("rotated")
-	s.await("the worker to take the token", func() bool { return s.worker.said("The access token was changed") == 1 })
+	s.await("the worker to take the token", func() bool { return s.worker.said("Access token changed") == 1 })
 	// What met the old token waits for the probe of then, five minutes away; what comes now probes at once.
 	third := stripegen.NewCheckout().Live()
 	s.send(third)

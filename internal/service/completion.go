@@ -9,7 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// common holds the flag and the command that both programs have.
+// common is the part of the command line that both programs share.
 type common struct {
 	Version    kong.VersionFlag `noenv:"" help:"Print the version, the commit and the platform, and exit."`
 	Completion completionFlags  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
@@ -19,26 +19,26 @@ type completionFlags struct {
 	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
-// Help is the command's own page.
+// Help implements kong.HelpProvider.
 func (completionFlags) Help() string {
-	return `It is written once, and says nothing of your settings:
+	return `The script contains no settings:
 
   bash   NAME completion bash > /etc/bash_completion.d/NAME
   zsh    NAME completion zsh  > "${fpath[1]}/_NAME"
   fish   NAME completion fish > ~/.config/fish/completions/NAME.fish`
 }
 
-// completed is what a shell completes: the root and its commands, each with its flags.
-type completed struct {
+// completion writes scripts for a program's flags and commands.
+type completion struct {
 	name  string
 	flags []*kong.Flag
 	nodes []*kong.Node
 }
 
-// writeCompletion writes a shell's script. The libraries for kong (kongplete, kong-completion) run the
-// program at each key press, with the secrets in its environment, and link code under the MPL.
+// writeCompletion writes a shell's script. The libraries for kong (kongplete, kong-completion) would run the
+// program, with the secrets in its environment, at each key press, and link code under the MPL.
 func writeCompletion(out io.Writer, app *kong.Application, shell string) error {
-	c := completed{name: app.Name, flags: shown(app.Flags)}
+	c := completion{name: app.Name, flags: visible(app.Flags)}
 	for _, node := range app.Children {
 		if !node.Hidden {
 			c.nodes = append(c.nodes, node)
@@ -57,11 +57,11 @@ func writeCompletion(out io.Writer, app *kong.Application, shell string) error {
 	return err
 }
 
-func shown(flags []*kong.Flag) []*kong.Flag {
+func visible(flags []*kong.Flag) []*kong.Flag {
 	return slices.DeleteFunc(slices.Clone(flags), func(f *kong.Flag) bool { return f.Hidden })
 }
 
-func (c *completed) commands() (names []string) {
+func (c *completion) commands() (names []string) {
 	for _, n := range c.nodes {
 		names = append(names, n.Name)
 	}
@@ -75,17 +75,16 @@ func flagNames(flags []*kong.Flag) (names []string) {
 	return names
 }
 
-// choices are the values of a flag or an argument with an enum.
+// choices returns the values of an enum.
 func choices(v *kong.Value) []string {
 	return slices.DeleteFunc(v.EnumSlice(), func(s string) bool { return s == "" })
 }
 
-// function is the name of the shell function.
-func (c *completed) function() string { return "_" + strings.ReplaceAll(c.name, "-", "_") }
+// function returns the name of the shell function.
+func (c *completion) function() string { return "_" + strings.ReplaceAll(c.name, "-", "_") }
 
-// values formats a line for each flag with choices, of the root and of the commands: its name and its
-// choices.
-func (c *completed) values(format string) string {
+// values formats one line per flag with choices: its name and its choices.
+func (c *completion) values(format string) string {
 	flags := slices.Clone(c.flags)
 	for _, n := range c.nodes {
 		flags = append(flags, n.Flags...)
@@ -99,10 +98,10 @@ func (c *completed) values(format string) string {
 	return lines.String()
 }
 
-func (c *completed) bash() string {
+func (c *completion) bash() string {
 	var own strings.Builder
 	for _, n := range c.nodes {
-		words := flagNames(shown(n.Flags))
+		words := flagNames(visible(n.Flags))
 		for _, p := range n.Positional {
 			words = append(words, choices(p)...)
 		}
@@ -127,12 +126,12 @@ complete -o default -F %[2]s %[1]s
 		strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
 }
 
-// shellWord quotes a string as one word of a shell, on one line.
+// shellWord quotes a string as one shell word on one line.
 func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "'", `'\''`) + "'"
 }
 
-// described is a word with its help, in the form of zsh's _describe.
+// described returns a word with its help for zsh's _describe.
 func described(word, help string) string {
 	return shellWord(word + ":" + strings.ReplaceAll(help, ":", `\:`))
 }
@@ -145,11 +144,11 @@ func describedFlags(flags []*kong.Flag) string {
 	return strings.Join(list, " ")
 }
 
-func (c *completed) zsh() string {
+func (c *completion) zsh() string {
 	var commands, own strings.Builder
 	for _, n := range c.nodes {
 		_, _ = fmt.Fprintf(&commands, " %s", described(n.Name, n.Help))
-		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, describedFlags(shown(n.Flags)))
+		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, describedFlags(visible(n.Flags)))
 		for _, p := range n.Positional {
 			if list := choices(p); len(list) > 0 {
 				_, _ = fmt.Fprintf(&own, "; compadd -- %s", strings.Join(list, " "))
@@ -179,7 +178,7 @@ if [[ $funcstack[1] == %[2]s ]]; then %[2]s "$@"; else compdef %[2]s %[1]s; fi
 		c.values("    --%s) compadd -- %s; return ;;\n"), own.String())
 }
 
-func (c *completed) fish() string {
+func (c *completion) fish() string {
 	var script strings.Builder
 	_, _ = fmt.Fprintf(&script, "# fish completion for %s\n", c.name)
 	flags := func(list []*kong.Flag, condition string) {
@@ -198,7 +197,7 @@ func (c *completed) fish() string {
 		_, _ = fmt.Fprintf(&script, "complete -c %s -n __fish_use_subcommand -f -a %s -d %s\n",
 			c.name, n.Name, shellWord(n.Help))
 		condition := " -n '__fish_seen_subcommand_from " + n.Name + "'"
-		flags(shown(n.Flags), condition)
+		flags(visible(n.Flags), condition)
 		for _, p := range n.Positional {
 			if few := choices(p); len(few) > 0 {
 				_, _ = fmt.Fprintf(&script, "complete -c %s%s -f -a %s\n",

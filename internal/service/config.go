@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,24 +22,23 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// UsageError lists every problem of a call or a configuration. Exit status 2.
+// UsageError lists every problem of a command line or a configuration. Exit status 2.
 type UsageError struct{ Problems []string }
 
-// Error lists the problems, one a line.
+// Error implements error with one problem per line.
 func (e *UsageError) Error() string {
-	return "the configuration cannot be used:\n  - " + strings.Join(e.Problems, "\n  - ")
+	return "invalid command line or configuration:\n  - " + strings.Join(e.Problems, "\n  - ")
 }
 
 var (
-	// ErrHelp follows the printed help.
+	// ErrHelp is returned after the help was printed.
 	ErrHelp = errors.New("help was printed")
-	// ErrLeft follows work that is done but leaves something to the operator. Exit status 3.
-	ErrLeft = errors.New("done, but something is left")
+	// ErrActionRequired is returned by a command that ended but leaves work to the operator. Exit status 3.
+	ErrActionRequired = errors.New("action required")
 )
 
-// ExitCode prints an error to stderr and returns the exit status: 0 done, 1 failed, 2 usage or configuration,
-// 3 done but something is left. Cancellation is no failure: an error that is context.Canceled and nothing
-// else is 0.
+// ExitCode prints an error to stderr and returns the exit status: 0 done, 1 failed, 2 invalid command line or
+// configuration, 3 action required. An error that is nothing but context.Canceled is 0.
 func ExitCode(err error, stderr io.Writer) int {
 	var usage *UsageError
 	switch {
@@ -49,16 +49,16 @@ func ExitCode(err error, stderr io.Writer) int {
 		return 2
 	}
 	_, _ = fmt.Fprintln(stderr, err)
-	if errors.Is(err, ErrLeft) {
+	if errors.Is(err, ErrActionRequired) {
 		return 3
 	}
 	return 1
 }
 
-// onlyCanceled reports whether each part of a joined error is context.Canceled. errors.Is would accept one,
-// and hide a failure beside it.
+// onlyCanceled reports whether every part of a joined error is context.Canceled. errors.Is would accept one
+// and hide a failure next to it.
 func onlyCanceled(err error) bool {
-	switch wrapped := err.(type) { //nolint:errorlint // this walks the tree itself, link by link
+	switch wrapped := err.(type) { //nolint:errorlint // walks the tree itself
 	case interface{ Unwrap() []error }:
 		return !slices.ContainsFunc(wrapped.Unwrap(), func(part error) bool { return !onlyCanceled(part) })
 	case interface{ Unwrap() error }:
@@ -67,11 +67,12 @@ func onlyCanceled(err error) bool {
 	return err == context.Canceled //nolint:errorlint // the end of the chain
 }
 
-// Parse reads a command line and the environment into cli, a pointer to a struct in kong's form. A flag
-// --some-name is also the variable SOME_NAME (unless it is tagged noenv), and a secret is also a file named
-// by SOME_NAME_FILE. An empty variable is an unset one. command is the chosen command's name. The error is
-// ErrHelp, after the help or the version was printed to out, or a *UsageError with all problems of the
-// environment; then cli and command are filled as far as they are known.
+// Parse reads a command line and the environment into cli, a pointer to a struct for kong. A flag --some-name
+// is also the variable SOME_NAME (unless it is tagged noenv), and a secret may be in a file named by
+// SOME_NAME_FILE. An empty variable counts as unset. command is the selected command's name.
+//
+// The error is ErrHelp after the help or the version was printed to out, or a *UsageError. With a *UsageError
+// and a command, cli holds the valid settings; without a command, cli must not be used.
 func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (
 	command string, err error,
 ) {
@@ -92,18 +93,20 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 	}
 	defer func() {
 		if helped {
-			_ = recover() // kong's way to end after the help, instead of os.Exit
+			_ = recover() // from kong.Exit above
 			err = ErrHelp
 		}
 	}()
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		if wrong := new(kong.ParseError); errors.As(err, &wrong) && wrong.Context != nil {
-			_ = wrong.Context.Resolve() // a bad flag ends kong before it looks at the environment
+		problem := err.Error()
+		if failed, ok := errors.AsType[*kong.ParseError](err); ok && failed.Context != nil {
+			_ = failed.Context.Resolve() // kong did not get to the environment
+			problem = usageProblem(problem, failed.Context.Selected() == nil)
 		}
-		return "", &UsageError{Problems: append(env.problems, withoutArgument(err))}
+		return "", &UsageError{Problems: append(env.problems, problem)}
 	}
-	command, _, _ = strings.Cut(parsed.Command(), " ") // without its arguments' names
+	command, _, _ = strings.Cut(parsed.Command(), " ") // without arguments
 	if command == "completion" {
 		if err := writeCompletion(out, parser.Model, own.Completion.Shell); err != nil {
 			return "", fmt.Errorf("write the completion: %w", err)
@@ -122,7 +125,7 @@ const exitStatuses = `
 Settings are flags or variables: --some-name is $SOME_NAME. $SOME_NAME_FILE may name a file with a secret.
 "NAME COMMAND --help" describes a command.
 
-Exit status: 0 done; 1 failed; 2 wrong call or configuration, with every problem; 3 done, but work is left.`
+Exit status: 0 done; 1 failed; 2 invalid command line or configuration; 3 action required.`
 
 // grouped lists the settings, which all commands share, after a command's own flags.
 func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
@@ -132,14 +135,25 @@ func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
 	return nil
 }
 
-// withoutArgument returns kong's message without the argument at its end, which may be a customer's address.
-func withoutArgument(err error) string {
-	message, _, repeats := strings.Cut(err.Error(), "unexpected argument ")
-	if repeats {
-		return message + "unexpected argument or unknown command"
-	}
+var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
+
+// usageProblem rewrites kong's message about an unexpected argument. The argument may be a customer's e-mail
+// address: only the form of a command is repeated. root reports whether a command was expected.
+func usageProblem(message string, root bool) string {
 	message, _, _ = strings.Cut(message, " but got ")
-	return message
+	_, rest, unexpected := strings.Cut(message, "unexpected argument ")
+	switch word, hint, suggested := strings.Cut(rest, ", did you mean "); {
+	case !unexpected:
+		return message
+	case !root:
+		return "unexpected argument"
+	case !commandForm.MatchString(word):
+		return "unknown command"
+	case suggested:
+		return fmt.Sprintf("unknown command %q; did you mean %s", word, hint)
+	default:
+		return fmt.Sprintf("unknown command %q", word)
+	}
 }
 
 func variable(flag *kong.Flag) string {
@@ -161,8 +175,8 @@ func formatValue(value *kong.Value) string {
 	}
 }
 
-// environment is kong's resolver of flags that were not given. kong's own reads the process' environment and
-// stops at the first bad value; this one reads getenv and collects.
+// environment resolves flags that are not on the command line. Unlike kong's own resolver it reads getenv and
+// collects every invalid value.
 type environment struct {
 	getenv   func(string) string
 	problems []string
@@ -180,13 +194,13 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	name := variable(flag)
 	value, problem := e.lookup(name, isSecret(flag))
 	if problem == "" && value != "" {
-		// Into a scratch value first: a bad one is collected instead of ending kong.
+		// Parsed into a scratch value first: kong would stop at an invalid one.
 		scratch := reflect.New(flag.Target.Type()).Elem()
 		token := kong.Token{Type: kong.FlagValueToken, Value: value}
 		if err := flag.Parse(kong.ScanFromTokens(token), scratch); err != nil {
 			problem = fmt.Sprintf("%s: %s", name, strings.TrimPrefix(err.Error(), "--"+flag.Name+": "))
 		} else if flag.Enum != "" && !flag.EnumMap()[value] {
-			problem = fmt.Sprintf("%s: %q is none of %s", name, value, flag.Enum)
+			problem = fmt.Sprintf("%s: %q is not one of %s", name, value, flag.Enum)
 		}
 	}
 	if problem != "" {
@@ -199,13 +213,13 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return value, nil
 }
 
-// Secret reads one secret as Parse does: a variable, or a file named by another.
+// Secret reads one secret as Parse does, from a variable or a file.
 func Secret(getenv func(string) string, name string) (value secret.String, problem string) {
 	text, problem := (&environment{getenv: getenv}).lookup(name, true)
 	return secret.String(text), problem
 }
 
-// add keeps a problem once: kong resolves several times.
+// add keeps a problem once: kong resolves a flag several times.
 func (e *environment) add(name, problem string) {
 	if e.seen == nil {
 		e.seen = make(map[string]bool)
@@ -226,7 +240,7 @@ func (e *environment) lookup(name string, isSecret bool) (value, problem string)
 	case file == "":
 		return value, ""
 	case value != "":
-		return "", fmt.Sprintf("%s and %s_FILE are both set: choose one", name, name)
+		return "", fmt.Sprintf("%s and %s_FILE are both set", name, name)
 	}
 	text, err := readSecret(file)
 	if err != nil {
@@ -235,8 +249,7 @@ func (e *environment) lookup(name string, isSecret bool) (value, problem string)
 	return text.Reveal(), ""
 }
 
-// Loopback reports whether a listener's address can be reached from this machine alone. An empty host is
-// every address.
+// Loopback reports whether only this machine can reach a listener's address. An empty host is every address.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -249,10 +262,10 @@ func Loopback(addr string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// LogConfig is how to log; both binaries' configurations hold it.
+// LogConfig is the part of a configuration about logging.
 type LogConfig struct {
-	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
-	LogFormat string `default:"json" enum:"json,console" help:"json for machines, console for people."`
+	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Log level: debug, info, warn, error."`
+	LogFormat string `default:"json" enum:"json,console" help:"Log format: json or console."`
 }
 
 // Logger returns a logger that writes to out.
@@ -273,8 +286,8 @@ func (c LogConfig) Logger(out io.Writer) *zap.Logger {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
 }
 
-// Terminal reports whether out is a terminal: a progress bar in a file is noise.
-func Terminal(out io.Writer) bool {
+// IsTerminal reports whether out is a terminal.
+func IsTerminal(out io.Writer) bool {
 	f, ok := out.(*os.File)
 	if !ok {
 		return false

@@ -26,7 +26,7 @@ import (
 type cli struct {
 	Serve struct {
 		Depth int `default:"3" help:"How deep."`
-	} `cmd:"" default:"withargs" help:"Serve."`
+	} `cmd:"" default:"1" help:"Serve."`
 	Migrate struct{} `cmd:"" help:"Migrate."`
 
 	Token    secret.String `name:"api-token" help:"The token."`
@@ -65,7 +65,9 @@ func TestParse_ReadsFlagsAndVariables(t *testing.T) {
 		},
 		"embedded":               {env{"LOG_LEVEL": "warn"}, nil, "serve", func(c *cli) { c.LogLevel = "warn" }},
 		"command's own variable": {env{"DEPTH": "5"}, nil, "serve", func(c *cli) { c.Serve.Depth = 5 }},
-		"command's own flag":     {nil, []string{"--depth=4"}, "serve", func(c *cli) { c.Serve.Depth = 4 }},
+		"command's own flag": {
+			nil, []string{"serve", "--depth=4"}, "serve", func(c *cli) { c.Serve.Depth = 4 },
+		},
 		"flag before variable": {
 			env{"WAIT": "1s"}, []string{"migrate", "--wait=2s"}, "migrate", func(c *cli) { c.Wait = 2 * time.Second },
 		},
@@ -101,6 +103,15 @@ func TestParse_CollectsProblems(t *testing.T) {
 		"a variable and a flag": {
 			map[string]string{"WAIT": "soon"}, []string{"--nonsense"}, []string{"WAIT", "unknown flag --nonsense"},
 		},
+		"a mistyped command": {
+			nil, []string{"migrat"}, []string{`unknown command "migrat"; did you mean "migrate"?`},
+		},
+		"a mistyped default": {
+			nil, []string{"srve"}, []string{`unknown command "srve"; did you mean "serve"?`},
+		},
+		"an unknown command":       {nil, []string{"dance"}, []string{`unknown command "dance"`}},
+		"an address for a command": {nil, []string{"ada@example.com"}, []string{"unknown command"}},
+		"an unexpected argument":   {nil, []string{"migrate", "ada@example.com"}, []string{"unexpected argument"}},
 		"a secret and its file": {
 			map[string]string{"API_TOKEN_FILE": "x", "API_TOKEN": "y"}, nil, []string{"API_TOKEN and API_TOKEN_FILE"},
 		},
@@ -113,8 +124,8 @@ func TestParse_CollectsProblems(t *testing.T) {
 			}
 			slices.Sort(usage.Problems)
 			for i, want := range tc.want {
-				if !strings.HasPrefix(usage.Problems[i], want) {
-					t.Errorf("problem = %q, want %q", usage.Problems[i], want)
+				if got := usage.Problems[i]; !strings.HasPrefix(got, want) || strings.Contains(got, "@") {
+					t.Errorf("problem = %q, want %q", got, want)
 				}
 			}
 		})
@@ -166,7 +177,7 @@ func TestParse_Version(t *testing.T) {
 func TestExitCode(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	left := fmt.Errorf("x: %w", service.ErrLeft)
+	action := fmt.Errorf("x: %w", service.ErrActionRequired)
 	canceled := fmt.Errorf("list: %w", context.Canceled)
 	usage := &service.UsageError{Problems: []string{"a", "b"}}
 	for name, tc := range map[string]struct {
@@ -176,7 +187,7 @@ func TestExitCode(t *testing.T) {
 	}{
 		"no error":               {nil, 0, ""},
 		"a failure":              {broken, 1, "broken\n"},
-		"work is left":           {left, 3, "x: done, but something is left\n"},
+		"action required":        {action, 3, "x: action required\n"},
 		"a signal":               {canceled, 0, ""},
 		"a signal, twice":        {errors.Join(context.Canceled, canceled), 0, ""},
 		"a failure joined":       {errors.Join(context.Canceled, broken), 1, "context canceled\nbroken\n"},

@@ -14,170 +14,163 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// The connections that a listener keeps. Each takes a file descriptor and, with the largest head that is
-// read, some 25 KB.
+// Connection limits of the listeners. A connection takes a file descriptor and up to 25 KB.
 const (
 	PublicConnections = 512
 	AdminConnections  = 64
 )
 
-// Why a connection was closed, as a label of purchase_relay_connections_dropped_total.
+// Reasons for closing a connection, a label of purchase_relay_connections_dropped_total.
 const (
-	droppedNewer = "newer" // the longest without a request; a newer one took its place
-	droppedFull  = "full"  // new, while a request was being answered on every other one
-	droppedHead  = "head"  // its request's head was too large
+	droppedNewer = "newer" // the longest idle one, in favour of a new one
+	droppedFull  = "full"  // a new one, while all others were serving requests
+	droppedHead  = "head"  // its request header was too large
 )
 
-// dropCounter counts the connections that the listeners closed.
-func dropCounter() *prometheus.CounterVec {
+func newDroppedCounter() *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "purchase_relay_connections_dropped_total",
 		Help: "Connections that a listener closed to bound its memory, by listener and reason.",
 	}, []string{"listener", "reason"})
 }
 
-// connections keeps a listener's connections under max. One too many closes the connection that has been
-// without a request for longest, of those that never sent a byte or of all others, whichever are more: a
-// flood of idle connections, or of heads that never end, drives out itself and never locks out a new client.
-// A connection whose request is being answered is never closed for another.
+// connections limits a listener's connections to max. A new one beyond that closes the longest idle one,
+// either of those that have sent a byte or of those that have not, whichever are more. So a flood of idle
+// connections or of headers that never end only displaces itself. A connection that serves a request is never
+// closed.
 type connections struct {
 	max     int
 	log     *zap.Logger
 	dropped func(reason string)
 
 	mu      sync.Mutex
-	all     map[net.Conn]*place
-	silent  list.List // of net.Conn that sent nothing yet, the oldest first
-	waiting list.List // of net.Conn that did, the longest without a request first
+	entries map[net.Conn]*entry // nil: serving a request
+	unused  list.List           // connections that have sent nothing, the oldest first
+	idle    list.List           // connections between or before complete requests, the longest idle first
 }
 
-// place is a connection's entry in one of the two lists; nil: its request is being answered.
-type place struct {
-	line *list.List
-	at   *list.Element
+// entry is a connection's place in one of the two lists.
+type entry struct {
+	list    *list.List
+	element *list.Element
 }
 
-// bound limits a server's connections and the heads of its requests. variable is the configuration's name of
-// its address.
-func bound(server *http.Server, listener net.Listener, variable string, max int, dropped *prometheus.CounterVec,
+// limitConnections limits a server's connections and the headers of its requests. variable is the setting
+// that holds the listener's address.
+func limitConnections(
+	server *http.Server, listener net.Listener, variable string, max int, dropped *prometheus.CounterVec,
 	log *zap.Logger,
 ) net.Listener {
 	name := strings.ToLower(strings.TrimSuffix(variable, "_ADDR"))
 	for _, reason := range []string{droppedNewer, droppedFull, droppedHead} {
-		dropped.WithLabelValues(name, reason) // from 0: an increase from nothing at all would not be seen
+		dropped.WithLabelValues(name, reason) // from 0, or the first increase would be invisible
 	}
-	b := &connections{
-		max: max, all: make(map[net.Conn]*place),
+	c := &connections{
+		max: max, entries: make(map[net.Conn]*entry),
 		log: log.With(zap.String("listener", name)).WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 			return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0)
 		})),
 		dropped: func(reason string) { dropped.WithLabelValues(name, reason).Inc() },
 	}
-	server.ConnState = b.changed
-	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(ctx, connection{}, c)
+	server.ConnState = c.stateChanged
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, conn)
 	}
-	server.Handler = b.answer(server.Handler)
-	server.DisableGeneralOptionsHandler = true // it would answer without that handler
-	return &headListener{Listener: listener, connections: b}
+	server.Handler = c.track(server.Handler)
+	server.DisableGeneralOptionsHandler = true // it would bypass track
+	return &headerListener{Listener: listener, connections: c}
 }
 
-// connection is the key of a request's connection in its context.
-type connection struct{}
+// connKey is the context key of a request's connection.
+type connKey struct{}
 
-func (b *connections) changed(c net.Conn, state http.ConnState) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		if len(b.all) >= b.max && !b.dropLongest() {
-			_ = c.Close() // its own goroutine finds out
-			b.dropped(droppedFull)
-			b.log.Warn("Connection refused, all others are busy", zap.Int("max", b.max))
+		if len(c.entries) >= c.max && !c.dropLongestIdle() {
+			_ = conn.Close() // its goroutine ends
+			c.dropped(droppedFull)
+			c.log.Warn("Connection refused, all others are busy", zap.Int("max", c.max))
 			return
 		}
-		b.all[c] = &place{&b.silent, b.silent.PushBack(c)}
-	case http.StateActive: // a head was read, or half of one
+		c.entries[conn] = &entry{&c.unused, c.unused.PushBack(conn)}
+	case http.StateActive: // also after a part of a header
 	case http.StateIdle:
-		b.wait(c)
+		c.markIdle(conn)
 	case http.StateClosed, http.StateHijacked:
-		b.forget(c)
+		c.remove(conn)
 	}
 }
 
-// dropLongest reports whether there was a connection without a request to close.
-func (b *connections) dropLongest() bool {
-	line := &b.waiting
-	if b.silent.Len() > b.waiting.Len() {
-		line = &b.silent
+// dropLongestIdle reports whether there was an idle connection to close.
+func (c *connections) dropLongestIdle() bool {
+	candidates := &c.idle
+	if c.unused.Len() > c.idle.Len() {
+		candidates = &c.unused
 	}
-	longest := line.Front()
+	longest := candidates.Front()
 	if longest == nil {
 		return false
 	}
-	c, _ := longest.Value.(net.Conn)
-	b.forget(c)
-	_ = c.Close() // its own goroutine finds out
-	b.dropped(droppedNewer)
-	b.log.Warn("Too many connections; closing the longest idle", zap.Int("max", b.max))
+	conn, _ := longest.Value.(net.Conn)
+	c.remove(conn)
+	_ = conn.Close() // its goroutine ends
+	c.dropped(droppedNewer)
+	c.log.Warn("Too many connections; closing the longest idle", zap.Int("max", c.max))
 	return true
 }
 
-// leave takes a connection out of its line.
-func (b *connections) leave(c net.Conn) {
-	if p := b.all[c]; p != nil {
-		p.line.Remove(p.at)
+func (c *connections) unlist(conn net.Conn) {
+	if e := c.entries[conn]; e != nil {
+		e.list.Remove(e.element)
 	}
 }
 
-func (b *connections) forget(c net.Conn) {
-	b.leave(c)
-	delete(b.all, c)
+func (c *connections) remove(conn net.Conn) {
+	c.unlist(conn)
+	delete(c.entries, conn)
 }
 
-// wait puts a connection behind all others that wait, unless it was dropped.
-func (b *connections) wait(c net.Conn) {
-	if _, known := b.all[c]; known {
-		b.leave(c)
-		b.all[c] = &place{&b.waiting, b.waiting.PushBack(c)}
+// markIdle ignores connections that were dropped.
+func (c *connections) markIdle(conn net.Conn) {
+	if _, open := c.entries[conn]; open {
+		c.unlist(conn)
+		c.entries[conn] = &entry{&c.idle, c.idle.PushBack(conn)}
 	}
 }
 
-// spoke moves a connection that sent its first byte to the others that did.
-func (b *connections) spoke(c net.Conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if p := b.all[c]; p != nil && p.line == &b.silent {
-		b.wait(c)
+// received moves a connection from the unused to the idle ones after its first byte.
+func (c *connections) received(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[conn]; e != nil && e.list == &c.unused {
+		c.markIdle(conn)
 	}
 }
 
-// answer keeps a connection while its request is being answered, and sets the length of the request's
-// body.
-func (b *connections) answer(h http.Handler) http.Handler {
+// track keeps a request's connection open while h runs and sets the length of the request's body.
+func (c *connections) track(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(connection{}).(*headConn); ok {
-			c.expectBody(r.ContentLength)
-			b.answering(c)
-			defer b.answered(c)
+		if conn, ok := r.Context().Value(connKey{}).(*headerConn); ok {
+			conn.expectBody(r.ContentLength)
+			c.markBusy(conn)
+			defer func() { // before the end of the response is written
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.markIdle(conn)
+			}()
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-func (b *connections) answering(c net.Conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, known := b.all[c]; known {
-		b.leave(c)
-		b.all[c] = nil
+func (c *connections) markBusy(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, open := c.entries[conn]; open {
+		c.unlist(conn)
+		c.entries[conn] = nil
 	}
-}
-
-// answered comes before the answer's last bytes are written: for a moment the connection is the youngest of
-// those that wait.
-func (b *connections) answered(c net.Conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.wait(c)
 }

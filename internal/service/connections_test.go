@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// idle opens connections that ask for nothing, but for the last: its answer says that all were accepted, in their order.
-func idle(t *testing.T, addr net.Addr, n int) []net.Conn {
+// dialIdle opens n connections. Only the last one sends a request: its response shows that all were accepted.
+func dialIdle(t *testing.T, addr net.Addr, n int) []net.Conn {
 	t.Helper()
 	list := make([]net.Conn, n)
 	for i := range list {
@@ -26,37 +26,39 @@ func idle(t *testing.T, addr net.Addr, n int) []net.Conn {
 		t.Cleanup(func() { _ = c.Close() })
 		list[i] = c
 	}
-	if status := ask(t, list[n-1]); status != http.StatusOK {
-		t.Errorf("a new client: %d", status)
-	}
+	expectOK(t, "a new connection", list[n-1])
 	return list
 }
 
-// ask sends a request over an open connection and returns the answer's status.
-func ask(t *testing.T, c net.Conn) int {
+// expectOK sends a request over an open connection.
+func expectOK(t *testing.T, name string, c net.Conn) {
 	t.Helper()
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-		return 0
+		t.Errorf("%s: %v", name, err)
+		return
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
-		return 0
+		t.Errorf("%s: %v", name, err)
+		return
 	}
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
-	return resp.StatusCode
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("%s: status = %d, want 200", name, resp.StatusCode)
+	}
 }
 
-// Idle connections drive out each other, the oldest first, and neither a new client nor one that is being answered.
-func TestBoundedConnections(t *testing.T) {
-	const most = 20
+// The longest idle connections are closed, not new ones and not those that serve a request.
+func TestServe_ClosesLongestIdleConnections(t *testing.T) {
+	const limit = 20
 	life := NewLifecycle(zap.NewNop())
-	begun, release := make(chan struct{}), make(chan struct{})
+	started, release := make(chan struct{}), make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("/held", func(http.ResponseWriter, *http.Request) { close(begun); <-release })
-	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", most, mux)
+	mux.HandleFunc("/slow", func(http.ResponseWriter, *http.Request) { close(started); <-release })
+	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", limit, mux)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,44 +67,38 @@ func TestBoundedConnections(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	held := make(chan int)
+	slow := make(chan error)
 	go func() {
-		resp, err := http.Get("http://" + addr.String() + "/held")
-		if err != nil {
-			held <- 0
-			return
+		resp, err := http.Get("http://" + addr.String() + "/slow")
+		if err == nil {
+			_ = resp.Body.Close()
 		}
-		_ = resp.Body.Close()
-		held <- resp.StatusCode
+		slow <- err
 	}()
-	<-begun
-	kept := idle(t, addr, 1)[0]
-	list := idle(t, addr, most-2)
-	if status := ask(t, kept); status != http.StatusOK { // the bound is reached, not passed; now it is the youngest
-		t.Errorf("at the bound: %d", status)
-	}
-	list = append(list, idle(t, addr, most-3)...)
-	for _, c := range list[:most-3] {
+	<-started
+	active := dialIdle(t, addr, 1)[0]
+	list := dialIdle(t, addr, limit-2)
+	expectOK(t, "at the limit", active) // from now on it is the least idle
+	list = append(list, dialIdle(t, addr, limit-3)...)
+	for i, c := range list[:limit-3] {
 		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-			t.Errorf("an idle connection that was too many: %v", err)
+			t.Errorf("idle connection %d: error = %v, want EOF", i, err)
 		}
 	}
-	if status := ask(t, kept); status != http.StatusOK {
-		t.Errorf("a client that had asked after them: %d", status)
-	}
-	for range 3 * most { // headers that never end are the larger crowd now, and drive out themselves
-		c := idle(t, addr, 1)[0]
+	expectOK(t, "an active connection", active)
+	for range 3 * limit { // unfinished headers are the majority now and displace each other
+		c := dialIdle(t, addr, 1)[0]
 		if _, err := c.Write([]byte("GET / HT")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	idle(t, addr, 1)
+	dialIdle(t, addr, 1)
 	close(release)
-	if status := <-held; status != http.StatusOK {
-		t.Errorf("the one that was being answered: %d", status)
+	if err := <-slow; err != nil {
+		t.Errorf("a request in flight: %v", err)
 	}
-	if got := testutil.ToFloat64(life.dropped.WithLabelValues("some", droppedNewer)); got != 4*most-2 {
-		t.Errorf("dropped = %v, want %d", got, 4*most-2)
+	if got := testutil.ToFloat64(life.dropped.WithLabelValues("some", droppedNewer)); got != 4*limit-2 {
+		t.Errorf("dropped = %v, want %d", got, 4*limit-2)
 	}
 }

@@ -14,20 +14,21 @@ import (
 
 var errEmptySecret = errors.New("the file is empty")
 
-// FollowSecret polls a secret's file until ctx ends and passes each new content to changed. File watchers
-// miss a mounted secret, which is replaced by switching a link. An unreadable or empty file is passed to
-// failed once and changes nothing: a write may be in progress.
-func FollowSecret(ctx context.Context, path string, current secret.String, interval time.Duration,
+// FollowSecret polls a secret's file until ctx ends and calls changed for each new content. It polls because
+// Kubernetes replaces a mounted secret by switching a symbolic link, which file watchers miss. It calls
+// failed once for an unreadable or empty file, and keeps the secret: a write may be in progress.
+func FollowSecret(
+	ctx context.Context, path string, current secret.String, interval time.Duration,
 	changed func(secret.String), failed func(error),
 ) {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
 	var failures logsafe.Changes
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-ticker.C:
 		}
 		value, err := readSecret(path)
 		switch {
@@ -46,7 +47,7 @@ func FollowSecret(ctx context.Context, path string, current secret.String, inter
 func readSecret(path string) (secret.String, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
 	if err != nil {
-		return "", fmt.Errorf("cannot be read: %w", errors.Unwrap(err))
+		return "", fmt.Errorf("read the file: %w", errors.Unwrap(err))
 	}
 	value := strings.TrimRight(string(data), "\r\n")
 	if value == "" {

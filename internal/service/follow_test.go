@@ -13,8 +13,7 @@ import (
 	"purchase-relay/internal/service"
 )
 
-// Each new content is told once; an empty or missing file is told once and changes nothing.
-func TestFollowSecret(t *testing.T) {
+func TestFollowSecret_ReportsEachChangeOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	write := func(text string) {
 		t.Helper()
@@ -24,25 +23,31 @@ func TestFollowSecret(t *testing.T) {
 	}
 	write("one\n")
 	synctest.Test(t, func(t *testing.T) {
-		var log []string
+		var got []string
+		changed := func(s secret.String) { got = append(got, s.Reveal()) }
+		failed := func(err error) { got = append(got, err.Error()) }
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			service.FollowSecret(ctx, path, "one", time.Second, func(s secret.String) { log = append(log, s.Reveal()) }, func(err error) { log = append(log, err.Error()) })
+			service.FollowSecret(ctx, path, "one", time.Second, changed, failed)
 		}()
-		for _, step := range []func(){
-			func() {}, func() { write("two\n") }, func() { write("") }, func() {}, func() { write("two") }, func() { write("") }, func() { write("three\r\n") },
-			func() { _ = os.Remove(path) }, func() {},
-		} {
-			step()
-			<-time.After(time.Second)
-			synctest.Wait()
+		poll := func() { <-time.After(time.Second); synctest.Wait() }
+		poll()
+		for _, text := range []string{"two\n", "", "", "two", "", "three\r\n"} {
+			write(text)
+			poll()
 		}
+		_ = os.Remove(path)
+		poll()
+		poll()
 		stop()
 		<-ended
-		if want := []string{"two", "the file is empty", "the file is empty", "three", "cannot be read: no such file or directory"}; !slices.Equal(log, want) {
-			t.Errorf("told %q, want %q", log, want)
+		want := []string{
+			"two", "the file is empty", "the file is empty", "three", "read the file: no such file or directory",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("reported = %q, want %q", got, want)
 		}
 	})
 }

@@ -20,10 +20,10 @@ import (
 // readyTimeout bounds a readiness check: a probe must not hang with a dependency.
 const readyTimeout = 2 * time.Second
 
-// Stamped by the linker: -X purchase-relay/internal/service.version=…, and commit likewise.
+// Set by the linker: -X purchase-relay/internal/service.version=…, and commit likewise.
 var version, commit string //nolint:gochecknoglobals // the linker needs variables
 
-// Version returns the stamped version, else the go command's, else "dev".
+// Version returns the linked version, else the go command's, else "dev".
 func Version() string {
 	if version != "" {
 		return version
@@ -34,7 +34,7 @@ func Version() string {
 	return "dev"
 }
 
-// revision returns the commit that the linker or the go command stamped, else "unknown".
+// revision returns the commit from the linker or the go command, else "unknown".
 func revision() string {
 	if commit != "" {
 		return commit
@@ -49,14 +49,14 @@ func revision() string {
 	return "unknown"
 }
 
-// Healthz answers 200 as long as the process lives.
+// Healthz responds with 200.
 func Healthz() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 }
 
-// Readyz answers 200 or 503 with the body that check returns, as JSON.
+// Readyz responds with 200 or 503 and the JSON of check's body.
 func Readyz(check func(ctx context.Context) (ready bool, body map[string]string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
@@ -73,14 +73,14 @@ func Readyz(check func(ctx context.Context) (ready bool, body map[string]string)
 func answer(w http.ResponseWriter, status int, body map[string]string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // an error: the client is gone
+	_ = json.NewEncoder(w).Encode(body) // fails only if the client is gone
 }
 
 // Metrics returns the program's own registry and its handler.
 func Metrics(version string) (*prometheus.Registry, http.Handler) {
 	registry := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "purchase_relay_build_info", Help: "Always 1; the labels tell the build.",
+		Name: "purchase_relay_build_info", Help: "Always 1; the labels describe the build.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version(), "revision": revision()},
 	})
 	info.Set(1)
@@ -89,9 +89,9 @@ func Metrics(version string) (*prometheus.Registry, http.Handler) {
 	return registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// Health requests /healthz of a running program's admin listener: images have no curl.
+// Health requests /healthz from a running program's admin listener, for images without curl.
 func Health(ctx context.Context, adminAddr string) error {
-	status, _, err := Ask(ctx, adminAddr, "/healthz")
+	status, _, err := GetAdmin(ctx, adminAddr, "/healthz")
 	switch {
 	case err != nil:
 		return err
@@ -101,10 +101,11 @@ func Health(ctx context.Context, adminAddr string) error {
 	return nil
 }
 
-const maxAnswer = 4 << 20 // bytes
+const maxPageBytes = 4 << 20
 
-// Ask reads a page of a running program's admin listener, on loopback where it listens on every address.
-func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
+// GetAdmin requests a page from a running program's admin listener, over loopback if it listens on every
+// address.
+func GetAdmin(ctx context.Context, adminAddr, path string) (status int, body []byte, err error) {
 	host, port, err := net.SplitHostPort(adminAddr)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ADMIN_ADDR %q is not host:port", adminAddr)
@@ -124,7 +125,7 @@ func Ask(ctx context.Context, adminAddr, path string) (status int, body []byte, 
 		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, maxPageBytes)); err != nil {
 		return 0, nil, fmt.Errorf("read %s: %w", url, err)
 	}
 	return resp.StatusCode, body, nil

@@ -57,7 +57,7 @@ func TestHosts_Allow(t *testing.T) {
 		{everywhere, nil, "localhost:8081", true},
 		{everywhere, nil, "ingest:8081", false},
 		{everywhere, []string{"ingest"}, "ingest:8081", true},
-		{everywhere, []string{"ingest-admin.purchase-relay.svc", " ingest "}, "ingest-admin.purchase-relay.svc:8081", true},
+		{everywhere, []string{"ingest.relay.svc", " ingest "}, "ingest.relay.svc:8081", true},
 		{"0.0.0.0:8081", nil, "192.0.2.1", true},
 		{"[::]:8081", nil, "rebound.example:8081", false},
 	} {
@@ -72,14 +72,16 @@ func TestHosts_Allow(t *testing.T) {
 			}
 		})
 	}
-	for _, wrong := range []string{"", "http://ingest", "*.example", "a b", "ingest:port:8081", "ingest/", "a..b", "ex\u202eample"} {
-		if _, err := service.ParseHosts([]string{wrong}, everywhere); err == nil {
-			t.Errorf("ParseHosts(%q) is taken", wrong)
+	for _, name := range []string{
+		"", "http://ingest", "*.example", "a b", "ingest:port:8081", "ingest/", "a..b", "ex\u202eample",
+	} {
+		if _, err := service.ParseHosts([]string{name}, everywhere); err == nil {
+			t.Errorf("ParseHosts(%q) = nil, want an error", name)
 		}
 	}
 }
 
-// Every path but /healthz is refused under a foreign name, over a real connection.
+// Over a real connection, every path but /healthz is refused under a foreign name.
 func TestHosts_GuardsEveryPath(t *testing.T) {
 	t.Parallel()
 	core, logged := observer.New(zapcore.InfoLevel)
@@ -128,7 +130,8 @@ func TestHosts_GuardsEveryPath(t *testing.T) {
 			t.Errorf("GET %s with Host %s: status = %d, want %d", tc.path, tc.host, resp.StatusCode, tc.want)
 		}
 	}
-	want := "# HELP purchase_relay_admin_refused_total Requests to the admin listener that were refused, by reason.\n" +
+	want := "# HELP purchase_relay_admin_refused_total " +
+		"Requests to the admin listener that were refused, by reason.\n" +
 		"# TYPE purchase_relay_admin_refused_total counter\n"
 	for _, line := range []string{`"host"} 7`, `"origin"} 0`, `"throttled"} 0`, `"token"} 0`} {
 		want += "purchase_relay_admin_refused_total{reason=" + line + "\n"

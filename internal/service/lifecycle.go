@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Lifecycle owns what a program has started and stops it in reverse order. Its methods are for the goroutine
-// that wires the program.
+// Lifecycle stops a program's parts in the reverse order of their start. Its methods are not for concurrent
+// use.
 type Lifecycle struct {
 	log     *zap.Logger
 	fatal   chan error
@@ -33,21 +33,21 @@ type stop struct {
 
 // NewLifecycle returns an empty Lifecycle.
 func NewLifecycle(log *zap.Logger) *Lifecycle {
-	return &Lifecycle{log: log, fatal: make(chan error, 1), dropped: dropCounter()}
+	return &Lifecycle{log: log, fatal: make(chan error, 1), dropped: newDroppedCounter()}
 }
 
 // Collector returns the listeners' metrics.
 func (l *Lifecycle) Collector() prometheus.Collector { return l.dropped }
 
-// OnStop registers a named stop. Stops run in reverse order of their registration.
+// OnStop registers a named stop. Stops run in reverse order.
 func (l *Lifecycle) OnStop(name string, run func(ctx context.Context) error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stops = append(l.stops, stop{name, run})
 }
 
-// Go starts a goroutine that the Lifecycle owns. Its context is canceled at its place in the stop order, and
-// the stop waits for it. An error before that, or a panic, is fatal: Wait returns it.
+// Go runs a part in a goroutine. At its turn in the stop order its context is canceled and the stop waits for
+// it. An earlier error or a panic is fatal: Wait returns it.
 func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -62,12 +62,12 @@ func (l *Lifecycle) Go(name string, run func(ctx context.Context) error) {
 		}
 		ended <- err
 	}()
-	l.OnStop(name, func(grace context.Context) error {
+	l.OnStop(name, func(stopCtx context.Context) error {
 		cancel()
 		select {
 		case err := <-ended:
 			return err
-		case <-grace.Done():
+		case <-stopCtx.Done():
 			return errGrace
 		}
 	})
@@ -103,9 +103,8 @@ func (l *Lifecycle) Wait(ctx context.Context) error {
 
 var errGrace = errors.New("did not stop within the grace period")
 
-// Stop runs every stop within grace, also after one has failed, panicked or got stuck. The errors are joined,
-// each with its stop's name. A tenth of grace is divided among the stops in advance, so that a stuck one
-// leaves the others some; the rest belongs to whichever needs it.
+// Stop runs all stops within grace, also after one has failed, panicked or blocked, and joins their errors. A
+// tenth of grace is reserved in equal shares, so that a blocked stop leaves time for the others.
 func (l *Lifecycle) Stop(grace time.Duration) error {
 	deadline := time.Now().Add(grace)
 	l.mu.Lock()
@@ -115,7 +114,7 @@ func (l *Lifecycle) Stop(grace time.Duration) error {
 	share := grace / time.Duration(20*max(len(stops), 1))
 	var errs []error
 	for left, stop := range slices.Backward(stops) {
-		// Its context ends one share before it is abandoned: time to return an error.
+		// The context ends one share earlier, which leaves time to return an error.
 		abandon := deadline.Add(-time.Duration(2*left) * share)
 		if err := l.stop(stop, abandon.Add(-share), abandon); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", stop.name, err))
@@ -124,8 +123,7 @@ func (l *Lifecycle) Stop(grace time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// stop runs one stop. Some ignore their context (a pool waits for its last connection); those are left
-// running at abandon, since the process is about to end.
+// stop runs one stop until abandon. Some ignore their context: a pool's Close waits for its last connection.
 func (l *Lifecycle) stop(s stop, deadline, abandon time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
@@ -141,11 +139,12 @@ func (l *Lifecycle) stop(s stop, deadline, abandon time.Time) error {
 	}
 }
 
-// Serve listens on addr and serves h until its place in the stop order: then new connections are refused and
-// in-flight requests are finished. variable is the configuration's name of addr. At most max connections are
-// kept, and no request with a head over 8 KiB or 64 headers is read. The options change the server before it
-// starts, for instance a longer WriteTimeout.
-func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, options ...func(*http.Server)) (net.Addr, error) {
+// Serve serves h on addr, the value of the setting variable, until its turn in the stop order, when it drains
+// in-flight requests. max limits the connections; a request header is limited to 8 KiB and 64 lines. The
+// options change the server before it starts.
+func (l *Lifecycle) Serve(
+	variable, addr string, max int, h http.Handler, options ...func(*http.Server),
+) (net.Addr, error) {
 	errorLog, err := zap.NewStdLogAt(l.log, zap.DebugLevel) // mostly malformed requests of port scanners
 	if err != nil {
 		return nil, err
@@ -155,18 +154,18 @@ func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, option
 		return nil, fmt.Errorf("listen on %s (%s): %w", addr, variable, errors.Unwrap(err))
 	}
 	server := &http.Server{
-		Handler: closeAfterChunks(h), MaxHeaderBytes: maxHeadBytes, ErrorLog: errorLog,
+		Handler: closeAfterChunks(h), MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 75 * time.Second,
 	}
 	for _, change := range options {
 		change(server)
 	}
-	bounded := bound(server, listener, variable, max, l.dropped, l.log)
+	limited := limitConnections(server, listener, variable, max, l.dropped, l.log)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := server.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(limited); !errors.Is(err, http.ErrServerClosed) {
 			l.fail(fmt.Errorf("listener %s: %w", variable, err))
 		}
 	}()
@@ -181,10 +180,9 @@ func (l *Lifecycle) Serve(variable, addr string, max int, h http.Handler, option
 	return listener.Addr(), nil
 }
 
-// closeAfterChunks closes a connection after a request with a chunked body. Beside Transfer-Encoding net/http
-// ignores Content-Length. A proxy in front may have used it: the rest of that body would then be read here as
-// another request (request smuggling), and later answers would reach other clients. Stripe sends
-// Content-Length.
+// closeAfterChunks closes a connection after a chunked request, against request smuggling: if a proxy used
+// its Content-Length, which net/http ignores next to Transfer-Encoding, the rest of the body would be read
+// here as another request. Stripe sends no chunks.
 func closeAfterChunks(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {

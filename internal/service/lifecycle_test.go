@@ -18,7 +18,17 @@ import (
 	"purchase-relay/internal/service"
 )
 
-func TestLifecycle_StopsRunInReverseAndAll(t *testing.T) {
+// expectErrors expects the parts in err's message.
+func expectErrors(t *testing.T, err error, want ...string) {
+	t.Helper()
+	for _, part := range want {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error = %v, want %q in it", err, part)
+		}
+	}
+}
+
+func TestLifecycle_StopsAllInReverseOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := service.NewLifecycle(zap.NewNop())
 		var order []string
@@ -26,67 +36,69 @@ func TestLifecycle_StopsRunInReverseAndAll(t *testing.T) {
 			l.OnStop(name, func(context.Context) error { order = append(order, name); return err })
 		}
 		add("first", nil)
-		l.Go("loop", func(ctx context.Context) error { <-ctx.Done(); order = append(order, "loop"); return ctx.Err() })
-		add("broken", errors.New("it is stuck"))
-		l.Go("stuck", func(context.Context) error { time.Sleep(time.Hour); return nil }) //nolint:forbidigo // virtual time
+		l.Go("loop", func(ctx context.Context) error {
+			<-ctx.Done()
+			order = append(order, "loop")
+			return ctx.Err()
+		})
+		add("broken", errors.New("failed"))
+		l.Go("stuck", func(context.Context) error { <-time.After(time.Hour); return nil })
 		add("last", nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := l.Wait(ctx); err != nil {
-			t.Error(err)
+			t.Errorf("Wait = %v, want nil", err)
 		}
-		began := time.Now()
-		err := l.Stop(8 * time.Second)
+		start := time.Now()
+		expectErrors(t, l.Stop(8*time.Second), "stop broken: failed", "stop stuck: did not stop")
 		if got := strings.Join(order, " "); got != "last broken loop first" {
-			t.Errorf("order: %s", got)
+			t.Errorf("order = %q, want the reverse", got)
 		}
-		if err == nil || !strings.Contains(err.Error(), "stop broken: it is stuck") || !strings.Contains(err.Error(), "stop stuck: did not stop") {
-			t.Errorf("errors: %v", err)
+		if took := time.Since(start); took > 8*time.Second || took < 7200*time.Millisecond {
+			t.Errorf("Stop took %s, want 7.2s to 8s", took)
 		}
-		if took := time.Since(began); took > 8*time.Second || took < 7200*time.Millisecond {
-			t.Errorf("stopping took %s", took)
-		}
-		time.Sleep(time.Hour) //nolint:forbidigo // virtual time: the stuck one ends too
+		<-time.After(time.Hour) // the stuck one ends, too
 	})
 }
 
-// A connection pool's Close waits for its last connection and knows no context: the program never ended, until it was
-// killed. And several stuck parts took the grace and then more, each.
-func TestLifecycle_StopIsBounded(t *testing.T) {
+// A pool's Close waits for its last connection without a context, and the program never ended. Several
+// blocked stops took the whole grace period each.
+func TestLifecycle_StopEndsWithinGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := service.NewLifecycle(zap.NewNop())
 		var order []string
-		free := make(chan struct{})
+		release := make(chan struct{})
 		l.OnStop("first", func(ctx context.Context) error { order = append(order, "first"); return ctx.Err() })
-		l.OnStop("deaf", func(context.Context) error { <-free; return nil })
+		l.OnStop("blocked", func(context.Context) error { <-release; return nil })
 		for _, name := range []string{"slow", "slower"} {
-			l.OnStop(name, func(ctx context.Context) error { <-ctx.Done(); order = append(order, name); return ctx.Err() })
+			l.OnStop(name, func(ctx context.Context) error {
+				<-ctx.Done()
+				order = append(order, name)
+				return ctx.Err()
+			})
 		}
-		l.OnStop("panicking", func(context.Context) error { panic("it broke") })
-		began := time.Now()
+		l.OnStop("panicking", func(context.Context) error { panic("failed") })
+		start := time.Now()
 		err := l.Stop(time.Second)
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("stopping took %s", took)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("Stop took %s, want at most 1s", took)
 		}
 		if got := strings.Join(order, " "); got != "slower slow first" {
-			t.Errorf("order: %s", got)
+			t.Errorf("order = %q, want slower slow first", got)
 		}
-		for _, want := range []string{"stop panicking: panic: it broke", "stop slower: context deadline", "stop slow: context deadline", "stop deaf: did not stop"} {
-			if !strings.Contains(err.Error(), want) {
-				t.Errorf("%q is not told: %v", want, err)
-			}
-		}
+		expectErrors(t, err, "stop panicking: panic: failed", "stop slower: context deadline",
+			"stop slow: context deadline", "stop blocked: did not stop")
 		if strings.Contains(err.Error(), "first") {
-			t.Errorf("the stuck ones cost the first its stop: %v", err)
+			t.Errorf("error = %v, want none of first", err)
 		}
 		if err := l.Stop(time.Second); err != nil {
-			t.Errorf("stopping again: %v", err)
+			t.Errorf("second Stop = %v, want nil", err)
 		}
-		close(free)
+		close(release)
 	})
 }
 
-func TestLifecycle_NothingIsFatalOnceStopping(t *testing.T) {
+func TestLifecycle_StopReturnsLateErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := service.NewLifecycle(zap.NewNop())
 		l.Go("ends", func(context.Context) error { return nil })
@@ -95,44 +107,44 @@ func TestLifecycle_NothingIsFatalOnceStopping(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := l.Wait(ctx); err != nil {
-			t.Errorf("a good end is fatal: %v", err)
+			t.Errorf("Wait = %v, want nil", err)
 		}
 		if err := l.Stop(time.Second); err == nil || err.Error() != "stop late: half was written" {
-			t.Errorf("the stop tells: %v", err)
+			t.Errorf("Stop = %v, want stop late: half was written", err)
 		}
 	})
 }
 
-func TestLifecycle_FailureAndPanicAreFatal(t *testing.T) {
+func TestLifecycle_ErrorAndPanicAreFatal(t *testing.T) {
 	for name, run := range map[string]func(context.Context) error{
-		"error": func(context.Context) error { return errors.New("it broke") },
-		"panic": func(context.Context) error { panic("it broke") },
+		"error": func(context.Context) error { return errors.New("failed") },
+		"panic": func(context.Context) error { panic("failed") },
 	} {
-		l := service.NewLifecycle(zap.NewNop())
-		l.Go("part", run)
-		if err := l.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "part") || !strings.Contains(err.Error(), "it broke") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err := l.Stop(time.Minute); err != nil {
-			t.Errorf("%s: told twice: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			l := service.NewLifecycle(zap.NewNop())
+			l.Go("part", run)
+			expectErrors(t, l.Wait(t.Context()), "part", "failed")
+			if err := l.Stop(time.Minute); err != nil {
+				t.Errorf("Stop = %v, want nil: Wait returned it", err)
+			}
+		})
 	}
 }
 
-func TestServe_FinishesInFlightRequests(t *testing.T) {
+func TestServe_DrainsRequests(t *testing.T) {
 	l := service.NewLifecycle(zap.NewNop())
 	entered, release := make(chan struct{}), make(chan struct{})
-	addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", 20, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		close(entered)
 		<-release
 		_, _ = io.WriteString(w, "done")
-	}))
+	})
+	addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", 20, slow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Serve("OTHER_ADDR", addr.String(), 20, http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "OTHER_ADDR") || !strings.Contains(err.Error(), addr.String()) {
-		t.Errorf("a busy port: %v", err)
-	}
+	_, err = l.Serve("OTHER_ADDR", addr.String(), 20, http.NotFoundHandler())
+	expectErrors(t, err, "OTHER_ADDR", addr.String())
 	answer, req := make(chan string), request(t, "http://"+addr.String())
 	go func() {
 		resp, err := http.DefaultTransport.RoundTrip(req)
@@ -147,51 +159,51 @@ func TestServe_FinishesInFlightRequests(t *testing.T) {
 	<-entered
 	stopped := make(chan error)
 	go func() { stopped <- l.Stop(time.Minute) }()
-	for { // nothing new is taken …
+	for { // until new connections are refused
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr.String())
 		if err != nil {
 			break
 		}
 		_ = conn.Close()
 	}
-	close(release) // … and what is in flight is finished
+	close(release)
 	if got := <-answer; got != "done<nil>" {
-		t.Errorf("the request in flight: %s", got)
+		t.Errorf("request in flight = %q, want done", got)
 	}
 	if err := <-stopped; err != nil {
-		t.Error(err)
+		t.Errorf("Stop = %v, want nil", err)
 	}
 }
 
-// The server's own errors, a handler's panic among them, went nowhere: their level was below the one they were let
-// through at.
+// The server's own errors, such as a handler's panic, were never logged: their level was below the logger's.
 func TestServe_LogsServerErrors(t *testing.T) {
+	panics := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("failed") })
 	for level, want := range map[string]bool{"debug": true, "info": false} {
 		var out bytes.Buffer
 		l := service.NewLifecycle(service.LogConfig{LogLevel: level}.Logger(&out))
 		var timeout time.Duration
-		addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", 20, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("it broke") }),
-			func(s *http.Server) { timeout, s.WriteTimeout = s.WriteTimeout, time.Minute })
+		option := func(s *http.Server) { timeout, s.WriteTimeout = s.WriteTimeout, time.Minute }
+		addr, err := l.Serve("SOME_ADDR", "127.0.0.1:0", 20, panics, option)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if timeout != 30*time.Second {
-			t.Errorf("an option saw %s", timeout)
+			t.Errorf("write timeout = %s, want 30s", timeout)
 		}
 		if resp, err := http.DefaultTransport.RoundTrip(request(t, "http://"+addr.String())); err == nil {
 			_ = resp.Body.Close()
-			t.Error("a panic was answered")
+			t.Errorf("status after a panic = %d, want no response", resp.StatusCode)
 		}
 		if err := l.Stop(time.Minute); err != nil {
-			t.Error(err)
+			t.Errorf("Stop = %v, want nil", err)
 		}
-		if got := strings.Contains(out.String(), "it broke"); got != want {
-			t.Errorf("at %s: %s", level, out.String())
+		if got := strings.Contains(out.String(), "failed"); got != want {
+			t.Errorf("at level %s logged = %t, want %t: %s", level, got, want, out.String())
 		}
 	}
 }
 
-func TestServe_AddressErrorsNameTheVariable(t *testing.T) {
+func TestServe_AddressErrorsNameTheSetting(t *testing.T) {
 	l := service.NewLifecycle(zap.NewNop())
 	for _, addr := range []string{"nohost", "127.0.0.1:99999", "203.0.113.9:80"} {
 		_, err := l.Serve("SOME_ADDR", addr, 20, http.NotFoundHandler())
@@ -201,7 +213,7 @@ func TestServe_AddressErrorsNameTheVariable(t *testing.T) {
 	}
 }
 
-// request is a GET that outlives the test's context, as one from outside would.
+// request returns a GET that outlives the test's context.
 func request(t *testing.T, url string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodGet, url, http.NoBody)

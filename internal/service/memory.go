@@ -5,22 +5,19 @@ import (
 	"runtime/debug"
 )
 
-// memoryLimit is what Go's heap and stacks may take before the collector works harder. The program itself
-// takes some 12 MB more.
+// memoryLimit limits Go's memory in bytes. The process takes some 12 MB more.
 const memoryLimit = 40 << 20
 
-// collectAt is how much the heap may grow before it is collected, in percent of what is in use. These
-// programs hold a few megabytes: at Go's usual 100 the collector runs dozens of times a second under load, a
-// tenth of the processor time.
-const collectAt = 400
+// gcPercent replaces Go's 100. With a heap of a few megabytes, 100 would collect dozens of times a second and
+// take a tenth of the processor time.
+const gcPercent = 400
 
-// BoundMemory keeps the program under 64 MiB under load and under attack. GOMEMLIMIT and GOGC of the
-// environment win.
-func BoundMemory() {
+// LimitMemory keeps the process under 64 MiB, unless GOMEMLIMIT and GOGC are set.
+func LimitMemory() {
 	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
 		debug.SetMemoryLimit(memoryLimit)
 	}
-	if old := debug.SetGCPercent(collectAt); old != 100 {
+	if old := debug.SetGCPercent(gcPercent); old != 100 {
 		debug.SetGCPercent(old)
 	}
 }

@@ -14,14 +14,13 @@ import (
 )
 
 const (
-	checkNATS    = "start it; check NATS_URL and the way there (DNS, firewall)"
-	notAllowed   = "this user may not ask"
-	provisionIt  = "run `ingest provision` with a user that may create it, or give ingest's own user that right"
-	compareUsers = "give the user that right: compare the server's configuration " +
-		"with deploy/nats/nats-server.conf"
+	checkNATS    = "start NATS; check NATS_URL, DNS and firewall"
+	notPermitted = "this user has no permission to read it"
+	provision    = "run `ingest provision` as a user that may create it, or permit ingest's user to"
+	compareUsers = "compare the user's permissions with deploy/nats/nats-server.conf"
 )
 
-// NATS checks the server, the user's rights, and the streams and consumers that the role may look at.
+// NATS checks the server, the user's permissions, and the streams and consumers that the role may read.
 func NATS(ctx context.Context, c queue.Config, role string, s queue.StreamConfig) []Check {
 	probe, err := queue.OpenProbe(c, role)
 	if err != nil {
@@ -30,7 +29,7 @@ func NATS(ctx context.Context, c queue.Config, role string, s queue.StreamConfig
 	defer probe.Close()
 	required, optional, err := probe.MissingPermissions()
 	checks := []Check{
-		judgeNATSVersion(probe.Version()), judgeLine(probe.Server()), judgeRights(required, optional, err),
+		judgeNATSVersion(probe.Version()), judgeTransport(probe.Server()), judgePermissions(required, optional, err),
 	}
 	if role == queue.RoleWorker {
 		for _, consumer := range probe.Consumers(ctx) {
@@ -59,15 +58,15 @@ func judgeNATS(err error) Check {
 	const what = "NATS"
 	switch {
 	case errors.Is(err, queue.ErrCredentials):
-		return Failed(what, err.Error(), "fix user and password in NATS_URL, or NATS_CREDS_FILE")
+		return Failed(what, err.Error(), "correct user and password in NATS_URL, or NATS_CREDS_FILE")
 	case errors.Is(err, queue.ErrTLS):
-		return Failed(what, err.Error(), "check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE, NATS_KEY_FILE, "+
-			"and that no certificate has expired")
+		return Failed(what, err.Error(), "check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE, NATS_KEY_FILE "+
+			"and the certificates' expiry")
 	}
-	return Failed(what, "does not answer: "+err.Error(), checkNATS)
+	return Failed(what, "no response: "+err.Error(), checkNATS)
 }
 
-// judgeNATSVersion: a stream refuses a second message of a subject since 2.9.
+// judgeNATSVersion: since 2.9 a stream can reject a second message per subject.
 func judgeNATSVersion(version string) Check {
 	const what = "NATS"
 	major, rest, _ := strings.Cut(version, ".")
@@ -76,18 +75,17 @@ func judgeNATSVersion(version string) Check {
 	b, errB := strconv.Atoi(minor)
 	switch {
 	case errA != nil || errB != nil:
-		return Warned(what, "answers, and does not say its version", "use nats-server 2.10 or newer")
+		return Warned(what, "unknown version", "use nats-server 2.10 or newer")
 	case a < 2 || a == 2 && b < 9:
-		return Failed(what, "is nats-server "+version+", which is too old", "update it to 2.10 or newer")
+		return Failed(what, "nats-server "+version+" is too old", "upgrade to 2.10 or newer")
 	case a == 2 && b < 10:
-		return Warned(what, "is nats-server "+version+", older than what is tested",
-			"update it to 2.10 or newer when convenient")
+		return Warned(what, "nats-server "+version+" is not tested", "upgrade to 2.10 or newer")
 	}
-	return Passed(what, "nats-server %s answers", version)
+	return Passed(what, "nats-server %s responds", version)
 }
 
-func judgeLine(server string, encrypted bool) Check {
-	const what = "NATS: line"
+func judgeTransport(server string, encrypted bool) Check {
+	const what = "NATS: TLS"
 	host := ""
 	if u, err := url.Parse(server); err == nil {
 		host = u.Hostname()
@@ -95,45 +93,44 @@ func judgeLine(server string, encrypted bool) Check {
 	ip := net.ParseIP(host)
 	switch {
 	case encrypted:
-		return Passed(what, "encrypted")
+		return Passed(what, "the connection is encrypted")
 	case host == "localhost" || ip != nil && ip.IsLoopback():
-		return Passed(what, "on this machine")
+		return Passed(what, "the server is on this machine")
 	}
-	return Warned(what, "password and hashed addresses go over the network as they are",
-		"use TLS (deploy/nats/nats-server.conf), unless the network itself is private and encrypted")
+	return Warned(what, "the password and hashed addresses are sent unencrypted",
+		"use TLS (deploy/nats/nats-server.conf), unless the network itself is encrypted")
 }
 
-func judgeRights(required, optional []string, err error) Check {
-	const what = "NATS: rights"
+func judgePermissions(required, optional []string, err error) Check {
+	const what = "NATS: permissions"
 	switch {
 	case err != nil:
-		return Failed(what, "they cannot be tried: "+err.Error(), checkNATS)
+		return Failed(what, "not checked: "+err.Error(), checkNATS)
 	case len(required) > 0:
 		return Failed(what, "the user lacks "+strings.Join(required, ", "), compareUsers)
 	case len(optional) > 0:
-		return Warned(what, "the user has what it must have, and lacks "+strings.Join(optional, ", "), compareUsers)
+		return Warned(what, "the user lacks the optional "+strings.Join(optional, ", "), compareUsers)
 	}
-	return Passed(what, "the user has what it needs")
+	return Passed(what, "complete")
 }
 
-// judgeRequest explains why a stream or a consumer could not be read.
 func judgeRequest(what string, err error) Check {
 	switch {
 	case errors.Is(err, queue.ErrMissing):
-		return Warned(what, err.Error(), provisionIt)
+		return Warned(what, err.Error(), provision)
 	case errors.Is(err, queue.ErrNotPermitted):
-		return Failed(what, notAllowed, compareUsers)
+		return Failed(what, notPermitted, compareUsers)
 	case errors.Is(err, queue.ErrJetStreamOff):
 		return Failed(what, err.Error(),
-			"start nats-server with -js, or jetstream {} in its configuration, and enable it for the account")
+			"start nats-server with -js or jetstream {} and enable JetStream for the account")
 	}
-	return Failed(what, "cannot be asked: "+err.Error(), compareUsers)
+	return Failed(what, "unreadable: "+err.Error(), compareUsers)
 }
 
-// Fullness from which a stream, or the disk, is reported.
+// Shares of a limit.
 const (
-	fairlyFull = 0.8
-	nearlyFull = 0.95
+	warnFull = 0.8
+	failFull = 0.95
 )
 
 func judgeStream(s queue.StreamState) Check {
@@ -141,19 +138,19 @@ func judgeStream(s queue.StreamState) Check {
 	if s.Err != nil {
 		return judgeRequest(what, s.Err)
 	}
-	const drain = "see why workers do not drain it, or raise NATS_MAX_BYTES"
+	const drain = "check the workers, or raise NATS_MAX_BYTES"
 	found := fmt.Sprintf("%d messages, %d of %d MiB", s.Messages, s.Bytes>>20, s.MaxBytes>>20)
 	full := 0.0
 	if s.MaxBytes > 0 {
 		full = float64(s.Bytes) / float64(s.MaxBytes)
 	}
 	switch {
-	case full >= nearlyFull:
-		return Failed(what, found+": nearly full, then purchases wait on the ledger", drain)
+	case full >= failFull:
+		return Failed(what, found+": when it is full, purchases wait in the ledger", drain)
 	case len(s.Differs) > 0:
-		return Warned(what, found+"; not as it should be: "+strings.Join(s.Differs, ", "), provisionIt)
-	case full >= fairlyFull:
-		return Warned(what, found+": fairly full", drain)
+		return Warned(what, found+"; settings differ: "+strings.Join(s.Differs, ", "), provision)
+	case full >= warnFull:
+		return Warned(what, found, drain)
 	}
 	return Passed(what, "%s", found)
 }
@@ -164,49 +161,49 @@ func judgeConsumer(c queue.ConsumerState) Check {
 	case c.Err != nil:
 		return judgeRequest(what, c.Err)
 	case c.Differs:
-		return Warned(what, "has other settings than it should", provisionIt)
+		return Warned(what, "settings differ", provision)
 	}
-	return Passed(what, "%d messages wait, %d are being worked on or delayed", c.Waiting, c.Unacknowledged)
+	return Passed(what, "%d messages pending, %d in flight or delayed", c.Waiting, c.Unacknowledged)
 }
 
-// judgeNATSClock: the worker counts ages by the server's clock, so that only a large difference matters.
+// judgeNATSClock: the worker measures ages by the server's clock, so that only a large offset matters.
 func judgeNATSClock(ahead time.Duration) Check {
 	const what = "NATS: clock"
 	found := fmt.Sprintf("differs from this machine's by %s", ahead.Abs().Round(time.Second))
 	switch {
 	case ahead.Abs() > 10*time.Minute:
-		return Failed(what, found, FollowTime)
+		return Failed(what, found, SyncClocks)
 	case ahead.Abs() > 10*time.Second:
-		return Warned(what, found+"; ages are counted by the server's", FollowTime)
+		return Warned(what, found+"; ages are measured by the server's", SyncClocks)
 	}
 	return Passed(what, "agrees with this machine's")
 }
 
-// judgeStorage compares what the account may store with the bytes of streams that are missing.
+// judgeStorage compares the account's free storage with the size of the missing streams.
 func judgeStorage(s queue.Storage, missing int64, err error) Check {
 	const (
 		what   = "NATS: disk"
-		allow  = "let the user publish on $JS.API.INFO; keep NATS_MAX_BYTES and 2 GiB below the disk's size"
+		allow  = "let the user publish on $JS.API.INFO; keep NATS_MAX_BYTES plus 2 GiB below the disk's size"
 		remedy = "lower NATS_MAX_BYTES (the two other streams take 1 GiB each), " +
 			"or raise the account's storage and max_file_store"
 	)
 	switch {
 	case errors.Is(err, queue.ErrNotPermitted):
-		return Warned(what, notAllowed, allow)
+		return Warned(what, notPermitted, allow)
 	case err != nil:
-		return Warned(what, "the server does not say how much room there is", allow)
+		return Warned(what, "unreadable: "+err.Error(), allow)
 	}
 	found := fmt.Sprintf("%d MiB used, %d MiB reserved", s.Used>>20, s.Reserved>>20)
 	if s.Limit <= 0 {
-		return Passed(what, "%s, the account has no limit of its own", found)
+		return Passed(what, "%s, no limit for the account", found)
 	}
 	left := s.Limit - int64(max(s.Used, s.Reserved)) //nolint:gosec // bytes on a disk
 	found += fmt.Sprintf(" of %d MiB", s.Limit>>20)
 	switch {
 	case missing > left:
-		return Failed(what, found+fmt.Sprintf("; streams of %d MiB are still to be made", missing>>20), remedy)
-	case float64(s.Used) > nearlyFull*float64(s.Limit):
-		return Failed(what, found+": nearly full", remedy)
+		return Failed(what, found+fmt.Sprintf("; missing streams need %d MiB", missing>>20), remedy)
+	case float64(s.Used) > failFull*float64(s.Limit):
+		return Failed(what, found, remedy)
 	}
 	return Passed(what, "%s", found)
 }

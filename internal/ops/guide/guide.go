@@ -1,7 +1,6 @@
-// Package guide explains what an operator meets: statuses and reasons, TikTok's answers and codes, the
-// workers' states and the match keys. Pages, commands and notifications read its tables, and a test compares
-// the alerts and the documents with them. Path packages do not import it: their log lines hold remedies of
-// their own.
+// Package guide explains statuses and reasons, TikTok's answers and codes, workers' states and match keys.
+// Pages, commands and notifications use its tables; a test compares alerts and documents with them. The
+// packages of the purchase's path do not import it: their log lines have remedies of their own.
 package guide
 
 import (
@@ -12,11 +11,11 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// Advice is what something means and what to do about it.
+// Advice is a meaning and its remedy.
 type Advice struct {
-	Meaning string // a sentence without its full stop
-	Remedy  string // sentences; "" where there is nothing to do
-	Replay  string // the command that replays such purchases, "" where none may; <id> stands for one's id
+	Meaning string // a sentence without full stop
+	Remedy  string // sentences, or ""
+	Replay  string // the command that replays such purchases, or ""; <id> is a purchase's id
 }
 
 type state struct {
@@ -24,31 +23,31 @@ type state struct {
 	reason purchase.Reason
 }
 
-// states lists each status without a reason as well: for a reason of a newer version.
+// states has an entry without reason for each status, for reasons of a newer version.
 var states = map[state]Advice{ //nolint:gochecknoglobals // a table, never written
 	{purchase.StatusAwaitingPayment, ""}: {
 		Meaning: "Checked out with a delayed method, not paid yet",
-		Remedy:  "Stripe reports success or failure; that may take days.",
+		Remedy:  "Wait for Stripe to report success or failure, which may take days.",
 	},
 	{purchase.StatusPaymentFailed, ""}: {
 		Meaning: "The delayed payment failed",
-		Remedy:  "Nothing is sent. A later success would still be delivered.",
+		Remedy:  "Nothing to do. If the payment succeeds later, the purchase is delivered.",
 	},
 	{purchase.StatusRejected, ""}: {
-		Meaning: "Paid, without a usable e-mail address: nobody to give access to",
+		Meaning: "Paid, without a usable e-mail address",
 		Remedy:  "Find the customer in Stripe and give access by hand.",
 	},
 	{purchase.StatusPending, ""}: {
 		Meaning: "Committed, waiting for the queue",
-		Remedy:  "If it stays so, check whether NATS is up (GET /readyz of ingest).",
+		Remedy:  "If it persists, check NATS (GET /readyz of ingest).",
 	},
 	{purchase.StatusPublished, ""}: {
 		Meaning: "In the queue, waiting for a worker",
-		Remedy:  "If it stays so, check whether a worker runs and is not paused (GET /readyz of tiktok-worker).",
+		Remedy:  "If it persists, check the workers (GET /readyz of tiktok-worker).",
 	},
 	{purchase.StatusRetrying, ""}: {
 		Meaning: "Not accepted by TikTok yet",
-		Remedy:  "The worker retries automatically; the last attempt says why.",
+		Remedy:  "The worker retries automatically. See the last attempt for the cause.",
 	},
 	{purchase.StatusDelivered, ""}: {Meaning: "Accepted by TikTok"},
 
@@ -67,7 +66,7 @@ var states = map[state]Advice{ //nolint:gochecknoglobals // a table, never writt
 	},
 	{purchase.StatusDead, purchase.ReasonCrash}: {
 		Meaning: "It crashed the worker twice",
-		Remedy:  "Report it with the worker's log (stack), then replay with a fixed version.",
+		Remedy:  "Report it with the stack from the worker's log, then replay with a fixed version.",
 		Replay:  "ingest replay --session <id>",
 	},
 
@@ -78,14 +77,14 @@ var states = map[state]Advice{ //nolint:gochecknoglobals // a table, never writt
 	},
 	{purchase.StatusSkipped, purchase.ReasonTestPurchase}: {
 		Meaning: "A test purchase: it must not count as a sale",
-		Remedy:  "Nothing, unless you test: TIKTOK_TEST_MODE=send sends them with a test code.",
+		Remedy:  "To send test purchases, set TIKTOK_TEST_MODE=send and a test event code.",
 		Replay:  "ingest replay --session <id>",
 	},
 	{purchase.StatusSkipped, purchase.ReasonNoPayment}: {
-		Meaning: "A trial, a full discount or a free order: no money, no sale",
+		Meaning: "A trial, a full discount or a free order",
 	},
 	{purchase.StatusSkipped, purchase.ReasonNoConsent}: {
-		Meaning: "The buyer did not consent: no match key is stored, and nothing is ever sent",
+		Meaning: "The buyer did not consent: no match key is stored",
 	},
 	{purchase.StatusSkipped, purchase.ReasonInternal}: {
 		Meaning: "Bought by the merchant's own staff (SKIP_EMAIL_DOMAINS)",
@@ -103,8 +102,8 @@ func Purchase(status purchase.Status, reason purchase.Reason) Advice {
 	return states[state{status: status}]
 }
 
-// Group explains purchases with one status, reason and last code of TikTok's (nil: none): by the code where it
-// says more than the reason.
+// Group explains purchases with the same status, reason and last TikTok code (nil: none). For rejected events
+// the code replaces the reason.
 func Group(status purchase.Status, reason purchase.Reason, last *int) Advice {
 	a := Purchase(status, reason)
 	if last == nil {
@@ -154,55 +153,55 @@ var classes = map[purchase.Class]Advice{ //nolint:gochecknoglobals // a table, n
 // Class explains a class of TikTok's answers.
 func Class(c purchase.Class) Advice { return classes[c] }
 
-// codes are those that mean more than their class.
+// codes lists codes with a more precise meaning than their class.
 var codes = map[int]Advice{ //nolint:gochecknoglobals // a table, never written
 	20001: {
-		Meaning: "Partly accepted: TikTok did not say which event it refused",
-		Remedy:  "Replay it; a second acceptance under the same event_id counts once.",
+		Meaning: "Partly accepted: TikTok did not report which event it refused",
+		Remedy:  "Replay it: TikTok counts an event_id once.",
 	},
 	40002: {
-		Meaning: "A field of the event is not valid; the message names it",
+		Meaning: "A field of the event is not valid; TikTok's message names it",
 		Remedy:  classes[purchase.ClassRefused].Remedy,
 	},
-	40050: {Meaning: "TikTok had this event already"},
+	40050: {Meaning: "TikTok already had this event"},
 }
 
-// Code explains a code of the ledger: TikTok's own, else an HTTP status.
+// Code explains a TikTok code or an HTTP status.
 func Code(code int) Advice {
 	if a, known := codes[code]; known {
 		return a
 	}
 	class, known := tiktok.Classify(200, &code, "")
-	if code >= 100 && code < 600 { // an HTTP status: TikTok's own codes are 0 or greater
+	if code >= 100 && code < 600 { // an HTTP status: TikTok's codes are 0 or above these
 		class, known = tiktok.Classify(code, nil, "")
 	}
 	if !known {
 		return Advice{
 			Meaning: "A code that TikTok's documentation does not list",
-			Remedy:  "It is retried. If it lasts, ask TikTok's support with the request_id.",
+			Remedy:  "Workers retry automatically. If it lasts, contact TikTok's support with the request_id.",
 		}
 	}
 	return Class(class)
 }
 
-// Answer explains an answer of TikTok's; its meaning ends with the answer's own words in brackets.
+// Answer explains an answer of TikTok and quotes its code, message and request_id.
 func Answer(a purchase.Answer) Advice {
 	advice := Class(a.Class)
-	said := "no answer"
+	details := "no answer"
 	if a.Code != nil {
-		said = fmt.Sprintf("code %d", *a.Code)
+		details = fmt.Sprintf("code %d", *a.Code)
 	}
 	if a.Message != "" {
-		said += fmt.Sprintf(", %q", a.Message)
+		details += fmt.Sprintf(", %q", a.Message)
 	}
 	if a.RequestID != "" {
-		said += ", request_id " + a.RequestID
+		details += ", request_id " + a.RequestID
 	}
-	advice.Meaning += " (" + said + ")"
+	advice.Meaning += " (" + details + ")"
 	return advice
 }
 
-// workers does not list "running": there is nothing to explain.
+// workers has no entry for running, which needs no explanation.
 var workers = map[string]Advice{ //nolint:gochecknoglobals // a table, never written
 	message.WorkerPaused: {
 		Meaning: "TikTok accepts nothing",
@@ -210,11 +209,11 @@ var workers = map[string]Advice{ //nolint:gochecknoglobals // a table, never wri
 			"TIKTOK_API_URL, or the firewall on the way. Delivery resumes within 5 minutes.",
 	},
 	message.WorkerOpen: {
-		Meaning: "TikTok gives no usable answers, purchases wait in the queue",
+		Meaning: "TikTok gives no usable answers; purchases wait in the queue",
 		Remedy:  classes[purchase.ClassRetry].Remedy,
 	},
 	message.WorkerOff: {
-		Meaning: "TikTok gets nothing, every purchase ends skipped",
+		Meaning: "Delivery is off; every purchase ends skipped",
 		Remedy:  "If that is not on purpose, set the token and restart the worker, then replay.",
 		Replay:  "ingest replay --status skipped --reason not_configured",
 	},
@@ -230,9 +229,9 @@ func MatchKeys() [purchase.MatchKeyKinds]string {
 		"Set phone_number_collection on the checkout session.",
 		"Keep the landing page's ttclid until the checkout (docs/snippets) and put it into the metadata.",
 		"Put the cookie _ttp into the checkout's metadata as ttp.",
-		"Put the buyer's address into the checkout's metadata as client_ip.",
-		"Put the browser's into the checkout's metadata as user_agent.",
-		"Put the page's address into the metadata as page_url, or set TIKTOK_PAGE_URL.",
+		"Put the buyer's IP address into the checkout's metadata as client_ip.",
+		"Put the browser's user agent into the checkout's metadata as user_agent.",
+		"Put the page's URL into the metadata as page_url, or set TIKTOK_PAGE_URL.",
 		"Stripe Checkout asks for it with a card; other payment methods may not.",
 		"Set billing_address_collection on the checkout session to required.",
 	}

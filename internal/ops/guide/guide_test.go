@@ -13,32 +13,32 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Where a person can act, the remedy says how; no replay is offered for what no replay takes.
+// A status that needs the operator has a remedy, and only replayable purchases have a replay command.
 func TestPurchase_ExplainsEveryState(t *testing.T) {
 	reasons := []purchase.Reason{
-		"", purchase.ReasonNoPayment, purchase.ReasonNotConfigured, purchase.ReasonTestPurchase, purchase.ReasonNoConsent,
-		purchase.ReasonInternal, purchase.ReasonForgotten, purchase.ReasonInvalidEmail, purchase.ReasonRefused,
-		purchase.ReasonExpired, purchase.ReasonCrash, "some_day",
+		"", purchase.ReasonNoPayment, purchase.ReasonNotConfigured, purchase.ReasonTestPurchase,
+		purchase.ReasonNoConsent, purchase.ReasonInternal, purchase.ReasonForgotten, purchase.ReasonInvalidEmail,
+		purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash, "newer",
 	}
 	for _, status := range purchase.Statuses() {
 		for _, reason := range reasons {
 			a := guide.Purchase(status, reason)
 			if a.Meaning == "" || strings.HasSuffix(a.Meaning, ".") {
-				t.Errorf("%s (%s): meaning = %q, want a sentence without its full stop", status, reason, a.Meaning)
+				t.Errorf("%s (%s): meaning = %q, want a sentence without full stop", status, reason, a.Meaning)
 			}
 			if a.Remedy == "" && status != purchase.StatusDelivered && status != purchase.StatusSkipped {
-				t.Errorf("%s (%s) has no remedy", status, reason)
+				t.Errorf("%s (%s): remedy is empty", status, reason)
 			}
 			replayable := (report.Group{Status: status, Reason: reason}).Replayable() ||
 				status == purchase.StatusSkipped && reason == purchase.ReasonTestPurchase
 			if (a.Replay != "") != replayable || replayable && a.Remedy == "" {
-				t.Errorf("%s (%s): %+v, want a replay: %t", status, reason, a, replayable)
+				t.Errorf("%s (%s): advice = %+v, want a replay: %t", status, reason, a, replayable)
 			}
 		}
 	}
 }
 
-func TestGroup_PrefersTheCodeOfWhatTikTokRefused(t *testing.T) {
+func TestGroup_ExplainsTheCodeOfRefusedEvents(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status          purchase.Status
 		reason          purchase.Reason
@@ -54,30 +54,31 @@ func TestGroup_PrefersTheCodeOfWhatTikTokRefused(t *testing.T) {
 		},
 		"expired": {
 			purchase.StatusDead, purchase.ReasonExpired, new(503),
-			"Not accepted until RETRY_MAX_AGE: a later send could count twice. Last: TikTok, or a gateway", "See why no worker",
+			"Not accepted until RETRY_MAX_AGE: a later send could count twice. Last: TikTok, or a gateway",
+			"See why no worker",
 		},
 		"retrying": {purchase.StatusRetrying, "", new(429), "Too many requests", "Workers slow down"},
-		"known":    {purchase.StatusRetrying, "", new(40050), "TikTok had this", "The worker retries"},
+		"known":    {purchase.StatusRetrying, "", new(40050), "TikTok already had", "The worker retries"},
 	} {
 		got := guide.Group(tc.status, tc.reason, tc.code)
 		if !strings.HasPrefix(got.Meaning, tc.meaning) || !strings.HasPrefix(got.Remedy, tc.remedy) {
-			t.Errorf("%s: %+v, want %q and %q", name, got, tc.meaning, tc.remedy)
+			t.Errorf("%s: advice = %+v, want %q and %q", name, got, tc.meaning, tc.remedy)
 		}
 	}
 }
 
-func TestCode_ExplainsTikToksAndHTTPs(t *testing.T) {
+func TestCode_ExplainsTikTokAndHTTP(t *testing.T) {
 	for code, want := range map[int]string{
-		0: "accepted", 40050: "already", 40002: "not valid", 40007: "content", 40105: "access", 401: "firewall", 403: "firewall",
-		413: "firewall", 404: "access", 429: "Too many", 40100: "Too many", 503: "no usable answer", 51234: "no usable answer",
-		12345: "does not list", 20001: "Partly",
+		0: "accepted", 40050: "already", 40002: "not valid", 40007: "content", 40105: "access", 401: "firewall",
+		403: "firewall", 413: "firewall", 404: "access", 429: "Too many", 40100: "Too many",
+		503: "no usable answer", 51234: "no usable answer", 12345: "does not list", 20001: "Partly",
 	} {
 		a := guide.Code(code)
 		if !strings.Contains(a.Meaning, want) {
 			t.Errorf("%d: meaning = %q, want %q", code, a.Meaning, want)
 		}
 		if accepted := code == 0 || code == 40050; accepted != (a.Remedy == "") {
-			t.Errorf("%d: remedy = %q", code, a.Remedy)
+			t.Errorf("%d: remedy = %q, want one: %t", code, a.Remedy, !accepted)
 		}
 	}
 }
@@ -85,56 +86,59 @@ func TestCode_ExplainsTikToksAndHTTPs(t *testing.T) {
 func TestAnswer_QuotesTikTok(t *testing.T) {
 	seen := map[string]bool{}
 	for _, class := range []purchase.Class{
-		purchase.ClassDelivered, purchase.ClassRetry, purchase.ClassRate, purchase.ClassRefused, purchase.ClassAccess, purchase.ClassBlocked,
+		purchase.ClassDelivered, purchase.ClassRetry, purchase.ClassRate, purchase.ClassRefused,
+		purchase.ClassAccess, purchase.ClassBlocked,
 	} {
 		a := guide.Answer(purchase.Answer{Class: class, Code: new(7), Message: "m", RequestID: "r"})
-		words, quote, _ := strings.Cut(a.Meaning, " (")
-		if words == "" || seen[words] || quote != `code 7, "m", request_id r)` ||
-			(a.Remedy == "") != (class == purchase.ClassDelivered) {
-			t.Errorf("%s: %+v", class, a)
+		meaning, quote, _ := strings.Cut(a.Meaning, " (")
+		if meaning == "" || seen[meaning] || quote != `code 7, "m", request_id r)` {
+			t.Errorf("%s: meaning = %q, want its own with a quotation", class, a.Meaning)
 		}
-		seen[words] = true
+		if (a.Remedy == "") != (class == purchase.ClassDelivered) {
+			t.Errorf("%s: remedy = %q", class, a.Remedy)
+		}
+		seen[meaning] = true
 	}
-	if a := guide.Answer(purchase.Answer{Class: purchase.ClassRetry}); !strings.HasSuffix(a.Meaning,
-		"(no answer)") {
-		t.Errorf("no answer: %+v", a)
+	none := guide.Answer(purchase.Answer{Class: purchase.ClassRetry})
+	if !strings.HasSuffix(none.Meaning, "(no answer)") {
+		t.Errorf("meaning = %q, want (no answer) at its end", none.Meaning)
 	}
 }
 
-func TestWorker_ExplainsEveryStop(t *testing.T) {
+func TestWorker_ExplainsEveryStateButRunning(t *testing.T) {
 	for _, state := range []string{message.WorkerPaused, message.WorkerOpen, message.WorkerOff} {
 		if a := guide.Worker(state); a.Meaning == "" || a.Remedy == "" {
-			t.Errorf("%s: %+v", state, a)
+			t.Errorf("%s: advice = %+v, want meaning and remedy", state, a)
 		}
 	}
 	if a := guide.Worker(message.WorkerRunning); a != (guide.Advice{}) {
-		t.Errorf("running: %+v, want nothing", a)
+		t.Errorf("running: advice = %+v, want none", a)
 	}
 }
 
-// docs/states.md begins its meanings as the pages do.
-func TestStatesDocument_HasTheGuidesMeanings(t *testing.T) {
+// Meanings in docs/states.md start with those of the pages.
+func TestStatesDocument_HasMeanings(t *testing.T) {
 	text := read(t, "../../../docs/states.md")
 	for _, row := range tableOf(t, text, "| status |") {
-		begins(t, row[0], row[1], guide.Purchase(purchase.Status(row[0]), "").Meaning)
+		expectMeaning(t, row[0], row[1], guide.Purchase(purchase.Status(row[0]), "").Meaning)
 	}
 	for _, row := range tableOf(t, text, "| reason |") {
 		status, reason := purchase.Status(row[1]), purchase.Reason(row[0])
-		begins(t, row[0], row[2], guide.Purchase(status, reason).Meaning)
+		expectMeaning(t, row[0], row[2], guide.Purchase(status, reason).Meaning)
 	}
 }
 
-func begins(t *testing.T, name, cell, meaning string) {
+func expectMeaning(t *testing.T, name, cell, meaning string) {
 	t.Helper()
 	first, size := utf8.DecodeRuneInString(meaning)
-	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell,
-		string(unicode.ToLower(first))+meaning[size:]) {
-		t.Errorf("docs/states.md: %s means %q, want %q", name, cell, meaning)
+	lower := string(unicode.ToLower(first)) + meaning[size:]
+	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell, lower) {
+		t.Errorf("docs/states.md: meaning of %s = %q, want %q", name, cell, meaning)
 	}
 }
 
-// An alert and its runbook entry give the remedy that pages and notifications give.
-func TestAlerts_HaveTheGuidesRemedies(t *testing.T) {
+// Alerts and their runbook entries have the remedies of pages and notifications.
+func TestAlerts_HaveRemedies(t *testing.T) {
 	alerts, runbook := read(t, "../../../deploy/prometheus/alerts.yml"), read(t, "../../../docs/operations.md")
 	for name, advice := range map[string]guide.Advice{
 		"PurchaseRelayWorkerPaused":      guide.Worker(message.WorkerPaused),
@@ -151,7 +155,7 @@ func TestAlerts_HaveTheGuidesRemedies(t *testing.T) {
 		} {
 			entry = strings.Join(strings.Fields(strings.ReplaceAll(entry, "`", "")), " ")
 			if !strings.Contains(entry, advice.Remedy) || !strings.Contains(entry, advice.Replay) {
-				t.Errorf("%s: %s lacks %q or %q", file, name, advice.Remedy, advice.Replay)
+				t.Errorf("%s: %s = %q, want %q and %q in it", file, name, entry, advice.Remedy, advice.Replay)
 			}
 		}
 	}
@@ -166,7 +170,7 @@ func read(t *testing.T, file string) string {
 	return string(data)
 }
 
-// between returns the text behind start, up to end.
+// between returns the text from start to end.
 func between(t *testing.T, text, start, end string) string {
 	t.Helper()
 	_, after, found := strings.Cut(text, start)
@@ -177,7 +181,7 @@ func between(t *testing.T, text, start, end string) string {
 	return entry
 }
 
-// tableOf returns the rows of the Markdown table with this heading, without code marks.
+// tableOf returns the rows of the Markdown table with this heading, without backticks.
 func tableOf(t *testing.T, text, heading string) (rows [][]string) {
 	t.Helper()
 	_, body, _ := strings.Cut(between(t, text, "\n"+heading, "\n\n"), "\n")

@@ -7,19 +7,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// scrapeTimeout bounds the query at each scrape.
 const scrapeTimeout = 2 * time.Second
 
-// lastWebhook is read at each scrape.
+// lastWebhook is queried at each scrape.
 type lastWebhook struct {
-	ask  func(ctx context.Context) (time.Time, error)
-	desc *prometheus.Desc
+	query func(ctx context.Context) (time.Time, error)
+	desc  *prometheus.Desc
 }
 
-// NewLastWebhookMetric returns the collector of the last webhook's time; unknown, the gauge is missing.
-func NewLastWebhookMetric(ask func(ctx context.Context) (time.Time, error)) prometheus.Collector {
-	return &lastWebhook{ask: ask, desc: prometheus.NewDesc("purchase_relay_last_webhook_timestamp_seconds",
-		"When Stripe's last webhook came, to any replica as far as the ledger tells (Unix time).", nil, nil)}
+// NewLastWebhookMetric returns a gauge of the last webhook's time. While the time is unknown there is no
+// sample.
+func NewLastWebhookMetric(query func(ctx context.Context) (time.Time, error)) prometheus.Collector {
+	return &lastWebhook{query: query, desc: prometheus.NewDesc("purchase_relay_last_webhook_timestamp_seconds",
+		"Time of Stripe's last webhook to any replica (Unix time).", nil, nil)}
 }
 
 // Describe implements prometheus.Collector.
@@ -29,7 +29,7 @@ func (l *lastWebhook) Describe(ch chan<- *prometheus.Desc) { ch <- l.desc }
 func (l *lastWebhook) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	at, err := l.ask(ctx)
+	at, err := l.query(ctx)
 	if err != nil || at.IsZero() {
 		return
 	}

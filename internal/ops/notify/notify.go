@@ -1,15 +1,15 @@
-// Package notify sends messages about what needs a person: purchases that died, paused workers, missing
-// webhooks. It is for shops without Alertmanager.
+// Package notify sends messages about dead purchases, paused workers and missing webhooks, for shops without
+// Alertmanager.
 //
-// Its promise: one message when a trouble begins and one when it ends; never two beginnings of one reason
-// within ten minutes, whichever replica sends; nothing that the receiver does disturbs anything else.
+// It sends one message when a problem starts and one when it is resolved, and at most one firing message per
+// reason in ten minutes, across all replicas. A failing receiver affects nothing else.
 //
-//	quiet ──trouble──▶ due ──sent──▶ open ──worse, 10 minutes later──▶ sent again
-//	                    │              └──over──▶ sent ──▶ quiet
-//	                    └──over before the first message──▶ quiet
+//	none ──problem──▶ due ──sent──▶ firing ──worse──▶ due
+//	                   │              └──resolved──▶ sent ──▶ none
+//	                   └──resolved──▶ none
 //
-// Only the sending process knows what it sent. A replica that takes over, or a restarted one, holds back for
-// ten minutes what began before its time; its end is sent immediately.
+// Messages are not recorded. A restarted replica, or one that takes over, delays messages about older
+// problems by ten minutes; it sends resolved messages immediately.
 package notify
 
 import (
@@ -25,60 +25,60 @@ import (
 )
 
 const (
-	lookEvery   = 5 * time.Second
-	lookTimeout = 10 * time.Second
-	// gather delays the first message, so that it names more than the first purchase.
-	gather = 10 * time.Second
-	// quiet lies between two messages that one reason began, or got worse.
-	quiet = 10 * time.Minute
-	// deathsAge is how long a dead purchase is a trouble, replayed or not.
-	deathsAge = time.Hour
+	pollInterval = 5 * time.Second
+	pollTimeout  = 10 * time.Second
+	// groupWait delays a firing message, so that it lists more than the first purchase.
+	groupWait = 10 * time.Second
+	// repeatInterval is the minimum time between two firing messages of one reason.
+	repeatInterval = 10 * time.Minute
+	// deathWindow is how long a dead purchase counts as a problem.
+	deathWindow = time.Hour
 )
 
-// Ledger lists what died since a time and is still dead, one entry per reason.
+// Ledger lists the purchases that died since a time and are still dead, one entry per reason.
 type Ledger interface {
 	DeadLetters(ctx context.Context, since time.Time) ([]report.DeadLetters, error)
 }
 
-// Lead elects the replica that sends. Hold returns true to at most one process of all that share a ledger,
-// and repeatedly to that one until Release or the loss of its connection.
+// Lead elects the replica that sends. Hold reports whether this process leads; it does for at most one
+// process per ledger, which keeps the lead until Release or the loss of its connection.
 type Lead interface {
 	Hold(ctx context.Context) (bool, error)
 	Release()
 }
 
-// Receiver delivers a message. Its error is a *Refusal.
+// Receiver delivers a message. Its error is a *SendError.
 type Receiver interface {
 	Send(ctx context.Context, m Message) error
 }
 
-// Sources are what a Notifier reads.
+// Sources are the inputs of a Notifier.
 type Sources struct {
 	Ledger      Ledger
 	Lead        Lead
-	Workers     func() []message.WorkerState // those that reported lately
+	Workers     func() []message.WorkerState // that reported lately
 	LastWebhook func(ctx context.Context) (time.Time, error)
 }
 
-// Config is what an operator chooses.
+// Config configures a Notifier.
 type Config struct {
-	Silence time.Duration // without a webhook for so long, a message is due; 0: never
+	Silence time.Duration // time without webhooks that is a problem; 0: never
 	Now     func() time.Time
 }
 
-// Notifier reads the troubles and sends the messages.
+// Notifier polls for problems and sends messages.
 type Notifier struct {
 	Config
-	from     Sources
-	to       Receiver
+	sources  Sources
+	receiver Receiver
 	log      *zap.Logger
 	messages *prometheus.CounterVec
 }
 
-// New returns a Notifier; Run makes it work. to is nil without NOTIFY_URL.
-func New(c Config, from Sources, to Receiver, log *zap.Logger, reg prometheus.Registerer) *Notifier {
+// New returns a Notifier. receiver is nil without NOTIFY_URL.
+func New(c Config, s Sources, receiver Receiver, log *zap.Logger, reg prometheus.Registerer) *Notifier {
 	n := &Notifier{
-		Config: c, from: from, to: to, log: log,
+		Config: c, sources: s, receiver: receiver, log: log,
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_notifications_total", Help: "Messages to the receiver at NOTIFY_URL, by result.",
 		}, []string{"result"}),
@@ -90,22 +90,22 @@ func New(c Config, from Sources, to Receiver, log *zap.Logger, reg prometheus.Re
 	return n
 }
 
-// Run reads the troubles every five seconds until ctx ends.
+// Run polls until ctx ends.
 func (n *Notifier) Run(ctx context.Context) error {
-	if n.to == nil {
+	if n.receiver == nil {
 		return nil
 	}
-	defer n.from.Lead.Release()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
+	defer n.sources.Lead.Release()
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
 	var s *schedule // nil: another process sends
 	var failures logsafe.Changes
 	for {
-		present, lead, err := n.read(ctx)
+		problems, lead, err := n.read(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil: // the troubles are as before
+		case err != nil: // s stays as it is
 			if failures.Failed(err) {
 				n.log.Warn("Notifications paused, ledger unreadable", zap.Error(err))
 			}
@@ -115,7 +115,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 			if s == nil {
 				s = newSchedule(n.Now())
 			}
-			n.notify(ctx, s, present)
+			n.notify(ctx, s, problems)
 		}
 		if err == nil && failures.Recovered() {
 			n.log.Info("Notifications resumed")
@@ -123,33 +123,33 @@ func (n *Notifier) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-ticker.C:
 		}
 	}
 }
 
-// read returns the present troubles, where this process sends.
-func (n *Notifier) read(ctx context.Context) (present []Trouble, lead bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+// read returns the current problems if this process leads.
+func (n *Notifier) read(ctx context.Context) (list []Problem, lead bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	if lead, err = n.from.Lead.Hold(ctx); err != nil || !lead {
+	if lead, err = n.sources.Lead.Hold(ctx); err != nil || !lead {
 		return nil, false, err
 	}
 	now := n.Now()
-	deaths, err := n.from.Ledger.DeadLetters(ctx, now.Add(-deathsAge))
+	deaths, err := n.sources.Ledger.DeadLetters(ctx, now.Add(-deathWindow))
 	if err != nil {
 		return nil, false, err
 	}
-	last, err := n.from.LastWebhook(ctx)
+	last, err := n.sources.LastWebhook(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	return troubles(deaths, n.from.Workers(), last, n.Silence, now), true, nil
+	return problems(deaths, n.sources.Workers(), last, n.Silence, now), true, nil
 }
 
-// notify sends the messages that are due, one after the other.
-func (n *Notifier) notify(ctx context.Context, s *schedule, present []Trouble) {
-	for _, m := range s.due(present, n.Now()) {
+// notify sends the messages that are due.
+func (n *Notifier) notify(ctx context.Context, s *schedule, problems []Problem) {
+	for _, m := range s.due(problems, n.Now()) {
 		err := n.send(ctx, m)
 		if ctx.Err() != nil {
 			return
@@ -159,7 +159,7 @@ func (n *Notifier) notify(ctx context.Context, s *schedule, present []Trouble) {
 		if err != nil {
 			n.messages.WithLabelValues("failed").Inc()
 			log.Error("Notification failed; retrying", zap.Error(err),
-				zap.String("remedy", "see what NOTIFY_URL's receiver answers"))
+				zap.String("remedy", "check the receiver at NOTIFY_URL"))
 			continue
 		}
 		n.messages.WithLabelValues("sent").Inc()
@@ -167,10 +167,10 @@ func (n *Notifier) notify(ctx context.Context, s *schedule, present []Trouble) {
 	}
 }
 
-// send retries where the receiver certainly did not take the message.
+// send retries while the receiver certainly did not accept the message.
 func (n *Notifier) send(ctx context.Context, m Message) (err error) {
 	for try, wait := 1, time.Second; ; try, wait = try+1, 2*wait {
-		if err = n.to.Send(ctx, m); !again(err) || try == sendTries {
+		if err = n.receiver.Send(ctx, m); !retryable(err) || try == sendTries {
 			return err
 		}
 		select {

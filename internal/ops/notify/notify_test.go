@@ -23,8 +23,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// world is everything around a Notifier, in virtual time.
-type world struct {
+// fixture is a Notifier's sources and receiver, in virtual time.
+type fixture struct {
 	t  *testing.T
 	mu sync.Mutex
 
@@ -32,13 +32,13 @@ type world struct {
 	workers   []message.WorkerState
 	webhook   time.Time
 	ledgerErr error
-	leader    any // who leads
-	answer    func(m notify.Message) error
-	asked     int
+	leader    any
+	send      func(m notify.Message) error
 
-	told []told
-	reg  *prometheus.Registry
-	log  *observer.ObservedLogs
+	attempts int
+	sent     []sentMessage
+	reg      *prometheus.Registry
+	log      *observer.ObservedLogs
 }
 
 type death struct {
@@ -47,49 +47,47 @@ type death struct {
 	at     time.Time
 }
 
-type told struct {
+type sentMessage struct {
 	notify.Message
 	at time.Duration // since the start
 }
 
-// bubble runs a test in virtual time, with one Notifier running.
-func bubble(t *testing.T, test func(w *world)) {
+func runTest(t *testing.T, test func(f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, answer: func(notify.Message) error { return nil }, reg: prometheus.NewRegistry()}
-		test(w)
+		test(&fixture{t: t, send: func(notify.Message) error { return nil }, reg: prometheus.NewRegistry()})
 	})
 }
 
-// seat is one process' view of the lead.
-type seat struct{ w *world }
+// lead implements notify.Lead for one process.
+type lead struct{ f *fixture }
 
-func (s *seat) Hold(context.Context) (bool, error) {
-	s.w.mu.Lock()
-	defer s.w.mu.Unlock()
-	if s.w.ledgerErr != nil {
-		return false, s.w.ledgerErr
+func (l *lead) Hold(context.Context) (bool, error) {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	if l.f.ledgerErr != nil {
+		return false, l.f.ledgerErr
 	}
-	if s.w.leader == nil {
-		s.w.leader = s
+	if l.f.leader == nil {
+		l.f.leader = l
 	}
-	return s.w.leader == s, nil
+	return l.f.leader == l, nil
 }
 
-func (s *seat) Release() {
-	s.w.mu.Lock()
-	defer s.w.mu.Unlock()
-	if s.w.leader == s {
-		s.w.leader = nil
+func (l *lead) Release() {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	if l.f.leader == l {
+		l.f.leader = nil
 	}
 }
 
 // DeadLetters implements notify.Ledger.
-func (w *world) DeadLetters(_ context.Context, since time.Time) ([]report.DeadLetters, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (f *fixture) DeadLetters(_ context.Context, since time.Time) ([]report.DeadLetters, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	by := map[purchase.Reason]*report.DeadLetters{}
-	for _, d := range w.deaths {
+	for _, d := range f.deaths {
 		if d.at.Before(since) {
 			continue
 		}
@@ -111,381 +109,390 @@ func (w *world) DeadLetters(_ context.Context, since time.Time) ([]report.DeadLe
 }
 
 // Send implements notify.Receiver.
-func (w *world) Send(_ context.Context, m notify.Message) error {
-	w.mu.Lock()
-	w.asked++
-	answer := w.answer
-	w.mu.Unlock()
-	err := answer(m)
+func (f *fixture) Send(_ context.Context, m notify.Message) error {
+	f.mu.Lock()
+	f.attempts++
+	send := f.send
+	f.mu.Unlock()
+	err := send(m)
 	if err == nil {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.told = append(w.told, told{m, time.Since(start)})
+		f.set(func() { f.sent = append(f.sent, sentMessage{m, time.Since(start)}) })
 	}
 	return err
 }
 
-// start is when each bubble begins.
-var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // synctest's own beginning
+// start is the start of synctest's clock.
+var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // never written
 
-// run starts a Notifier; stop ends it and waits.
-func (w *world) run(silence time.Duration) (stop func()) {
+// run starts a Notifier. stop waits until it has ended.
+func (f *fixture) run(silence time.Duration) (stop func()) {
 	core, log := observer.New(zapcore.DebugLevel)
-	if w.log == nil {
-		w.log = log
+	if f.log == nil {
+		f.log = log
 	}
-	ctx, cancel := context.WithCancel(w.t.Context())
-	a := notify.New(notify.Config{Silence: silence, Now: time.Now}, notify.Sources{
-		Ledger: w, Lead: &seat{w},
-		Workers:     func() []message.WorkerState { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.workers) },
-		LastWebhook: func(context.Context) (time.Time, error) { w.mu.Lock(); defer w.mu.Unlock(); return w.webhook, nil },
-	}, w, zap.New(core), w.reg)
-	w.reg = prometheus.NewRegistry()
+	ctx, cancel := context.WithCancel(f.t.Context())
+	n := notify.New(notify.Config{Silence: silence, Now: time.Now}, notify.Sources{
+		Ledger: f, Lead: &lead{f},
+		Workers: func() (list []message.WorkerState) {
+			f.set(func() { list = slices.Clone(f.workers) })
+			return list
+		},
+		LastWebhook: func(context.Context) (at time.Time, err error) {
+			f.set(func() { at = f.webhook })
+			return at, nil
+		},
+	}, f, zap.New(core), f.reg)
+	f.reg = prometheus.NewRegistry()
 	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
+	go func() { ended <- n.Run(ctx) }()
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			w.t.Error(err)
+			f.t.Error(err)
 		}
 	})
 }
 
-// pass lets time go by.
-func (w *world) pass(d time.Duration) {
+// wait lets time pass.
+func (f *fixture) wait(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
 
-func (w *world) die(reason purchase.Reason, ids ...string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, id := range ids {
-		w.deaths = append(w.deaths, death{id, reason, time.Now()})
-	}
-}
-
-func (w *world) replay() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.deaths = nil
-}
-
-func (w *world) set(change func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// set changes or reads the fixture under its lock.
+func (f *fixture) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	change()
 }
 
-// count is how often the receiver was asked.
-func (w *world) count() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.asked
+func (f *fixture) die(reason purchase.Reason, ids ...string) {
+	f.set(func() {
+		for _, id := range ids {
+			f.deaths = append(f.deaths, death{id, reason, time.Now()})
+		}
+	})
 }
 
-// expect compares what was told until now: "reason state count".
-func (w *world) expect(want ...string) {
-	w.t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (f *fixture) replayAll() { f.set(func() { f.deaths = nil }) }
+
+// setWorker replaces all workers by one in a state.
+func (f *fixture) setWorker(state string) {
+	f.set(func() { f.workers = []message.WorkerState{{Instance: "w1", State: state, Since: time.Now()}} })
+}
+
+func (f *fixture) expectAttempts(least, most int) {
+	f.t.Helper()
+	f.set(func() {
+		if f.attempts < least || f.attempts > most {
+			f.t.Errorf("after %s: attempts = %d, want %d to %d", time.Since(start), f.attempts, least, most)
+		}
+	})
+}
+
+func (f *fixture) expectLogged(message string, least, most int) {
+	f.t.Helper()
+	if n := f.log.FilterMessage(message).Len(); n < least || n > most {
+		f.t.Errorf("logged %q %d times, want %d to %d", message, n, least, most)
+	}
+}
+
+// messages returns the messages that were sent.
+func (f *fixture) messages() (list []sentMessage) {
+	f.set(func() { list = slices.Clone(f.sent) })
+	return list
+}
+
+// expect compares the messages that were sent: "reason state count".
+func (f *fixture) expect(want ...string) {
+	f.t.Helper()
+	f.expectInterval()
 	var got []string
-	for _, m := range w.told {
+	for _, m := range f.messages() {
 		got = append(got, fmt.Sprintf("%s %s %d", m.Reason, m.State, m.Count))
 	}
 	if !slices.Equal(got, want) {
-		w.t.Errorf("after %s: told %q, want %q", time.Since(start), got, want)
+		f.t.Errorf("after %s: sent = %q, want %q", time.Since(start), got, want)
 	}
+}
+
+// expectInterval expects at most one firing message per reason in ten minutes.
+func (f *fixture) expectInterval() {
+	f.t.Helper()
 	last := map[string]time.Duration{}
-	for _, m := range w.told {
+	for _, m := range f.messages() {
 		if m.State != notify.StateFiring {
 			continue
 		}
 		if before, ok := last[m.Reason]; ok && m.at-before < 10*time.Minute {
-			w.t.Errorf("%s was told twice within %s", m.Reason, m.at-before)
+			f.t.Errorf("%s: firing messages %s apart, want at least 10m", m.Reason, m.at-before)
 		}
 		last[m.Reason] = m.at
 	}
 }
 
-func TestDeathsAreGroupedAndTheirEndIsTold(t *testing.T) {
+func TestNotifier_GroupsDeaths(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(0)()
-		w.pass(time.Minute)
-		w.expect()
-		w.die(purchase.ReasonRefused, "cs_1", "cs_2")
-		w.pass(time.Second)
-		w.die(purchase.ReasonRefused, "cs_3")
-		w.die(purchase.ReasonCrash, "cs_4")
-		w.pass(20 * time.Second)
-		w.expect("dead:crash firing 1", "dead:refused firing 3")
-		m := w.told[1]
-		if !slices.Equal(m.IDs, []string{"cs_3", "cs_2", "cs_1"}) || !strings.Contains(m.What, "3 purchases died") || !strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
-			t.Errorf("%+v", m)
+	runTest(t, func(f *fixture) {
+		defer f.run(0)()
+		f.wait(time.Minute)
+		f.expect()
+		f.die(purchase.ReasonRefused, "cs_1", "cs_2")
+		f.wait(time.Second)
+		f.die(purchase.ReasonRefused, "cs_3")
+		f.die(purchase.ReasonCrash, "cs_4")
+		f.wait(20 * time.Second)
+		want := []string{"dead:crash firing 1", "dead:refused firing 3"}
+		f.expect(want...)
+		m, ids := f.messages()[1], []string{"cs_3", "cs_2", "cs_1"}
+		if !slices.Equal(m.IDs, ids) || !strings.Contains(m.What, "3 purchases dead-lettered") ||
+			!strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
+			t.Errorf("message = %+v, want 3 purchases with ids and a replay", m)
 		}
 		for i := range 50 { // one every ten seconds
-			w.die(purchase.ReasonRefused, fmt.Sprintf("cs_1%d", i))
-			w.pass(10 * time.Second)
+			f.die(purchase.ReasonRefused, fmt.Sprintf("cs_1%d", i))
+			f.wait(10 * time.Second)
 		}
-		w.expect("dead:crash firing 1", "dead:refused firing 3")
-		w.pass(2 * time.Minute)
-		w.expect("dead:crash firing 1", "dead:refused firing 3", "dead:refused firing 53")
-		w.replay()
-		w.pass(5 * time.Second)
-		w.expect("dead:crash firing 1", "dead:refused firing 3", "dead:refused firing 53", "dead:crash resolved 1", "dead:refused resolved 53")
-		w.pass(24 * time.Hour)
-		w.expect("dead:crash firing 1", "dead:refused firing 3", "dead:refused firing 53", "dead:crash resolved 1", "dead:refused resolved 53")
+		f.expect(want...)
+		f.wait(2 * time.Minute)
+		want = append(want, "dead:refused firing 53")
+		f.expect(want...)
+		f.replayAll()
+		f.wait(5 * time.Second)
+		want = append(want, "dead:crash resolved 1", "dead:refused resolved 53")
+		f.expect(want...)
+		f.wait(24 * time.Hour)
+		f.expect(want...)
 	})
 }
 
-// Dead purchases that nobody replays are told of once, and an hour later that no more died.
-func TestDeathsThatStay(t *testing.T) {
+// Dead purchases that are not replayed count as a problem for an hour.
+func TestNotifier_ResolvesDeathsAfterAnHour(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(0)()
-		w.pass(time.Second)
-		w.die(purchase.ReasonExpired, "cs_1")
-		w.pass(59 * time.Minute)
-		w.expect("dead:expired firing 1")
-		w.pass(2 * time.Minute)
-		w.expect("dead:expired firing 1", "dead:expired resolved 1")
-		w.pass(24 * time.Hour)
-		w.expect("dead:expired firing 1", "dead:expired resolved 1")
+	runTest(t, func(f *fixture) {
+		defer f.run(0)()
+		f.wait(time.Second)
+		f.die(purchase.ReasonExpired, "cs_1")
+		f.wait(59 * time.Minute)
+		f.expect("dead:expired firing 1")
+		f.wait(2 * time.Minute)
+		f.expect("dead:expired firing 1", "dead:expired resolved 1")
+		f.wait(24 * time.Hour)
+		f.expect("dead:expired firing 1", "dead:expired resolved 1")
 	})
 }
 
-func TestPausedWorkers(t *testing.T) {
+func TestNotifier_ReportsPausedWorkers(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(0)()
-		w.pass(time.Minute)
-		paused := message.WorkerState{Instance: "w1", State: message.WorkerPaused, Reason: "live: 40105 Access token\nis incorrect", Since: time.Now()}
-		w.set(func() { w.workers = []message.WorkerState{paused, {Instance: "w2"}} })
-		w.pass(time.Minute)
-		w.expect("paused firing 1")
-		if m := w.told[0]; !strings.HasPrefix(m.What, "1 of 2 workers paused since 2000-01-01T00:01:00Z: TikTok accepts nothing (live: 40105 Access token is incorrect)") || m.IDs[0] != "w1" {
-			t.Errorf("%+v", m)
+	runTest(t, func(f *fixture) {
+		defer f.run(0)()
+		f.wait(time.Minute)
+		paused := message.WorkerState{
+			Instance: "w1", State: message.WorkerPaused, Since: time.Now(),
+			Reason: "live: 40105 Access token\nis incorrect",
 		}
-		w.set(func() { w.workers = nil }) // restarted, or NATS is away: nobody knows
-		w.pass(time.Minute)
-		w.expect("paused firing 1")
-		w.set(func() { w.workers = []message.WorkerState{{Instance: "w3"}} })
-		w.pass(5 * time.Second)
-		w.expect("paused firing 1", "paused resolved 1")
-		if m := w.told[1]; m.What != "No worker is paused any more; 1 running." {
-			t.Errorf("%+v", m)
+		f.set(func() { f.workers = []message.WorkerState{paused, {Instance: "w2"}} })
+		f.wait(time.Minute)
+		f.expect("paused firing 1")
+		const what = "1 of 2 workers paused since 2000-01-01T00:01:00Z: " +
+			"TikTok accepts nothing (live: 40105 Access token is incorrect)"
+		if m := f.messages()[0]; !strings.HasPrefix(m.What, what) || m.IDs[0] != "w1" {
+			t.Errorf("message = %+v, want %q", m, what)
 		}
-		// Up and down every minute: one beginning in ten minutes, and the end of what was told.
-		for i := range 30 {
+		f.set(func() { f.workers = nil }) // restarted, or NATS is down: unknown
+		f.wait(time.Minute)
+		f.expect("paused firing 1")
+		f.setWorker(message.WorkerRunning)
+		f.wait(5 * time.Second)
+		f.expect("paused firing 1", "paused resolved 1")
+		if got, want := f.messages()[1].What, "No worker is paused; 1 running."; got != want {
+			t.Errorf("resolved = %q, want %q", got, want)
+		}
+		for i := range 30 { // alternating every minute
 			state := message.WorkerRunning
 			if i%2 == 0 {
 				state = message.WorkerPaused
 			}
-			w.set(func() { w.workers = []message.WorkerState{{Instance: "w3", State: state, Since: time.Now()}} })
-			w.pass(time.Minute)
+			f.setWorker(state)
+			f.wait(time.Minute)
 		}
-		if n := len(w.told); n < 4 || n > 10 {
-			t.Errorf("%d messages", n)
+		if n := len(f.messages()); n < 4 || n > 10 {
+			t.Errorf("messages = %d, want 4 to 10", n)
 		}
-		w.expect(w.saw()...)
+		f.expectInterval()
 	})
 }
 
-// saw is what was told, for an expect that checks the distances alone.
-func (w *world) saw() (list []string) {
-	for _, m := range w.told {
-		list = append(list, fmt.Sprintf("%s %s %d", m.Reason, m.State, m.Count))
-	}
-	return list
-}
-
-// A trouble that is over before it was told is told by nobody.
-func TestBlip(t *testing.T) {
+func TestNotifier_IgnoresShortProblems(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(0)()
-		w.pass(time.Minute)
-		w.set(func() {
-			w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}}
-		})
-		w.pass(6 * time.Second)
-		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
-		w.pass(time.Hour)
-		w.expect()
+	runTest(t, func(f *fixture) {
+		defer f.run(0)()
+		f.wait(time.Minute)
+		f.setWorker(message.WorkerPaused)
+		f.wait(6 * time.Second)
+		f.setWorker(message.WorkerRunning)
+		f.wait(time.Hour)
+		f.expect()
 	})
 }
 
-func TestSilence(t *testing.T) {
+func TestNotifier_ReportsSilence(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(2 * time.Hour)()
-		w.pass(4 * time.Hour)
-		w.expect() // nothing was ever heard of: it is being set up
-		w.set(func() { w.webhook = time.Now() })
-		w.pass(2*time.Hour - time.Second)
-		w.expect()
-		w.pass(time.Minute)
-		w.expect("silence firing 1")
-		w.pass(4 * time.Hour)
-		w.expect("silence firing 1")
-		w.set(func() { w.webhook = time.Now() })
-		w.pass(time.Minute)
-		w.expect("silence firing 1", "silence resolved 1")
+	runTest(t, func(f *fixture) {
+		defer f.run(2 * time.Hour)()
+		f.wait(4 * time.Hour)
+		f.expect() // no webhook ever: the endpoint is being set up
+		f.set(func() { f.webhook = time.Now() })
+		f.wait(2*time.Hour - time.Second)
+		f.expect()
+		f.wait(time.Minute)
+		f.expect("silence firing 1")
+		f.wait(4 * time.Hour)
+		f.expect("silence firing 1")
+		f.set(func() { f.webhook = time.Now() })
+		f.wait(time.Minute)
+		f.expect("silence firing 1", "silence resolved 1")
 	})
 }
 
-// After a restart, or in the replica that takes over, what stood before is held back for ten minutes; that it is over is told.
-func TestTakingOver(t *testing.T) {
+// A new leader delays messages about older problems by ten minutes, but not that they are resolved.
+func TestNotifier_NewLeaderDelaysOlderProblems(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		stop := w.run(0)
-		w.pass(time.Minute)
-		w.die(purchase.ReasonRefused, "cs_1")
-		w.set(func() {
-			w.workers = []message.WorkerState{{Instance: "w1", State: message.WorkerPaused, Since: time.Now()}}
-		})
-		w.pass(time.Minute)
-		w.expect("dead:refused firing 1", "paused firing 1")
-		defer w.run(0)() // the second replica sees the same and says nothing
-		w.pass(time.Minute)
+	runTest(t, func(f *fixture) {
+		stop := f.run(0)
+		f.wait(time.Minute)
+		f.die(purchase.ReasonRefused, "cs_1")
+		f.setWorker(message.WorkerPaused)
+		f.wait(time.Minute)
+		want := []string{"dead:refused firing 1", "paused firing 1"}
+		f.expect(want...)
+		defer f.run(0)() // a second replica
+		f.wait(time.Minute)
 		stop()
-		w.pass(9 * time.Minute)
-		w.expect("dead:refused firing 1", "paused firing 1")
-		w.set(func() { w.workers = []message.WorkerState{{Instance: "w1"}} })
-		w.pass(5 * time.Second)
-		w.expect("dead:refused firing 1", "paused firing 1", "paused resolved 1")
-		w.pass(2 * time.Minute)
-		w.expect("dead:refused firing 1", "paused firing 1", "paused resolved 1", "dead:refused firing 1")
+		f.wait(9 * time.Minute)
+		f.expect(want...)
+		f.setWorker(message.WorkerRunning)
+		f.wait(5 * time.Second)
+		want = append(want, "paused resolved 1")
+		f.expect(want...)
+		f.wait(2 * time.Minute)
+		f.expect(append(want, "dead:refused firing 1")...)
 	})
 }
 
-// Who loses the lead and gets it back does not know what was told meanwhile.
-func TestLosingTheLead(t *testing.T) {
+// A process that regains the lead does not know what was sent meanwhile.
+func TestNotifier_RegainedLeadDelaysOlderProblems(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(0)()
-		w.pass(time.Minute)
-		mine := w.leader
-		w.set(func() { w.leader = "another" })
-		w.pass(time.Minute)
-		w.die(purchase.ReasonRefused, "cs_1") // the other one tells
-		w.pass(time.Minute)
-		w.set(func() { w.leader = mine })
-		w.pass(9 * time.Minute)
-		w.expect()
-		w.pass(2 * time.Minute)
-		w.expect("dead:refused firing 1")
+	runTest(t, func(f *fixture) {
+		defer f.run(0)()
+		f.wait(time.Minute)
+		own := f.leader
+		f.set(func() { f.leader = "another" })
+		f.wait(time.Minute)
+		f.die(purchase.ReasonRefused, "cs_1") // reported by the other process
+		f.wait(time.Minute)
+		f.set(func() { f.leader = own })
+		f.wait(9 * time.Minute)
+		f.expect()
+		f.wait(2 * time.Minute)
+		f.expect("dead:refused firing 1")
 	})
 }
 
-func TestReceiverAway(t *testing.T) {
+func TestNotifier_RetriesWhileReceiverFails(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		away := &notify.Refusal{Cause: errors.New("the receiver answers 503"), Again: true}
-		w.answer = func(notify.Message) error { return away }
-		reg := w.reg
-		defer w.run(0)()
-		w.pass(time.Second)
-		w.die(purchase.ReasonRefused, "cs_1")
-		w.pass(30 * time.Minute)
-		if n := w.count(); n < 30 || n > 120 {
-			t.Errorf("a receiver that is away was asked %d times in half an hour", n)
-		}
-		if n := w.log.FilterMessage("Notification failed; retrying").Len(); n == 0 || n > 31 {
-			t.Errorf("it was logged %d times", n)
-		}
-		w.set(func() { w.answer = func(notify.Message) error { return nil } })
-		w.pass(2 * time.Minute)
-		w.expect("dead:refused firing 1")
+	runTest(t, func(f *fixture) {
+		failure := &notify.SendError{Cause: errors.New("receiver returned 503"), Retryable: true}
+		f.send = func(notify.Message) error { return failure }
+		reg := f.reg
+		defer f.run(0)()
+		f.wait(time.Second)
+		f.die(purchase.ReasonRefused, "cs_1")
+		f.wait(30 * time.Minute)
+		f.expectAttempts(30, 120)
+		f.expectLogged("Notification failed; retrying", 1, 31)
+		f.set(func() { f.send = func(notify.Message) error { return nil } })
+		f.wait(2 * time.Minute)
+		f.expect("dead:refused firing 1")
 		if n := testutil.CollectAndCount(reg, "purchase_relay_notifications_total"); n != 2 {
-			t.Errorf("%d series", n)
+			t.Errorf("series = %d, want 2", n)
 		}
 	})
 }
 
-// A receiver that hangs may have taken the message: it is not offered again within ten minutes.
-func TestReceiverHangs(t *testing.T) {
+// A receiver that times out may have accepted the message: the next one follows after ten minutes.
+func TestNotifier_DelaysRetryAfterTimeout(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		w.answer = func(notify.Message) error {
+	runTest(t, func(f *fixture) {
+		f.send = func(notify.Message) error {
 			<-time.After(10 * time.Second)
-			return &notify.Refusal{Cause: errors.New("the receiver does not answer in time")}
+			return &notify.SendError{Cause: errors.New("receiver timed out")}
 		}
-		defer w.run(0)()
-		w.pass(time.Second)
-		w.die(purchase.ReasonRefused, "cs_1")
-		w.pass(9 * time.Minute)
-		if n := w.count(); n != 1 {
-			t.Errorf("asked %d times", n)
-		}
-		w.pass(2 * time.Minute)
-		if n := w.count(); n != 2 {
-			t.Errorf("asked %d times after ten minutes", n)
-		}
-		w.set(func() { w.answer = func(notify.Message) error { return nil } })
-		w.replay()
-		w.pass(time.Minute)
-		w.expect("dead:refused resolved 1")
+		defer f.run(0)()
+		f.wait(time.Second)
+		f.die(purchase.ReasonRefused, "cs_1")
+		f.wait(9 * time.Minute)
+		f.expectAttempts(1, 1)
+		f.wait(2 * time.Minute)
+		f.expectAttempts(2, 2)
+		f.set(func() { f.send = func(notify.Message) error { return nil } })
+		f.replayAll()
+		f.wait(time.Minute)
+		f.expect("dead:refused resolved 1")
 	})
 }
 
-// While the ledger is away nothing is known, and nothing is told; what stood stands.
-func TestLedgerAway(t *testing.T) {
+func TestNotifier_SendsNothingWhileLedgerIsDown(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(w *world) {
-		defer w.run(0)()
-		w.pass(time.Second)
-		w.die(purchase.ReasonRefused, "cs_1")
-		w.pass(time.Minute)
-		w.expect("dead:refused firing 1")
-		w.set(func() { w.ledgerErr = errors.New("connection refused") })
-		w.pass(5 * time.Minute)
-		w.set(func() { w.ledgerErr = nil })
-		w.pass(5 * time.Minute)
-		w.expect("dead:refused firing 1")
-		w.replay()
-		w.pass(time.Minute)
-		w.expect("dead:refused firing 1", "dead:refused resolved 1")
-		if n := w.log.FilterMessage("Notifications paused, ledger unreadable").Len(); n != 1 {
-			t.Errorf("it was logged %d times", n)
-		}
+	runTest(t, func(f *fixture) {
+		defer f.run(0)()
+		f.wait(time.Second)
+		f.die(purchase.ReasonRefused, "cs_1")
+		f.wait(time.Minute)
+		f.expect("dead:refused firing 1")
+		f.set(func() { f.ledgerErr = errors.New("connection refused") })
+		f.wait(5 * time.Minute)
+		f.set(func() { f.ledgerErr = nil })
+		f.wait(5 * time.Minute)
+		f.expect("dead:refused firing 1")
+		f.replayAll()
+		f.wait(time.Minute)
+		f.expect("dead:refused firing 1", "dead:refused resolved 1")
+		f.expectLogged("Notifications paused, ledger unreadable", 1, 1)
 	})
 }
 
-// Whatever happens, no beginning is told twice within ten minutes.
-func TestNeverTwiceInTenMinutes(t *testing.T) {
+// Random events never cause two firing messages of one reason within ten minutes.
+func TestNotifier_LimitsFiringMessages(t *testing.T) {
 	t.Parallel()
 	seeds := 8
 	if testing.Short() {
 		seeds = 2
 	}
 	for seed := range seeds {
-		bubble(t, func(w *world) {
-			defer w.run(time.Hour)()
+		runTest(t, func(f *fixture) {
+			defer f.run(time.Hour)()
 			state := uint32(seed)*2654435761 + 1
 			for range 150 {
 				state = state*1664525 + 1013904223
 				switch (state >> 16) % 6 {
 				case 0:
-					w.die(purchase.ReasonRefused, "cs_1")
+					f.die(purchase.ReasonRefused, "cs_1")
 				case 1:
-					w.replay()
+					f.replayAll()
 				case 2:
-					w.set(func() {
-						w.workers = []message.WorkerState{{Instance: "w", State: message.WorkerPaused, Since: time.Now()}}
-					})
+					f.setWorker(message.WorkerPaused)
 				case 3:
-					w.set(func() { w.workers = []message.WorkerState{{Instance: "w"}} })
+					f.setWorker(message.WorkerRunning)
 				case 4:
-					w.set(func() { w.webhook = time.Now() })
+					f.set(func() { f.webhook = time.Now() })
 				}
-				w.pass(time.Duration((state>>8)%600) * time.Second)
+				f.wait(time.Duration((state>>8)%600) * time.Second)
 			}
-			if len(w.told) < 5 {
-				t.Errorf("only %d messages", len(w.told))
+			if len(f.messages()) < 5 {
+				t.Errorf("messages = %d, want at least 5", len(f.messages()))
 			}
-			w.expect(w.saw()...)
+			f.expectInterval()
 		})
 	}
 }

@@ -17,49 +17,48 @@ import (
 )
 
 const (
-	sendTimeout = 10 * time.Second // of one try
-	sendTries   = 3                // in a row
+	sendTimeout = 10 * time.Second // per try
+	sendTries   = 3
 )
 
-// Refusal is a message that was not delivered.
-type Refusal struct {
-	Cause error // without the receiver's address: it holds a secret
-	Again bool  // it was certainly not taken, and a retry may succeed
+// SendError reports a message that was not delivered.
+type SendError struct {
+	Cause     error // without the receiver's URL, which is a secret
+	Retryable bool  // the message was certainly not accepted, and a retry may succeed
 }
 
 // Error implements error.
-func (r *Refusal) Error() string { return r.Cause.Error() }
+func (e *SendError) Error() string { return e.Cause.Error() }
 
-// Unwrap gives the cause.
-func (r *Refusal) Unwrap() error { return r.Cause }
+// Unwrap returns the cause.
+func (e *SendError) Unwrap() error { return e.Cause }
 
-func again(err error) bool {
-	var r *Refusal
-	return errors.As(err, &r) && r.Again
+func retryable(err error) bool {
+	e, ok := errors.AsType[*SendError](err)
+	return ok && e.Retryable
 }
 
-// Webhook posts JSON: "text" for people, as Slack and its like read it, and the same in fields for programs.
-// Receivers that reject unknown fields get the text alone.
+// Webhook posts JSON with a text, which Slack and compatible products display, and the same as fields.
 type Webhook struct {
-	url    secret.String
-	simple bool
-	slack  bool
-	client *http.Client
+	url      secret.String
+	textOnly bool // the receiver rejects unknown fields
+	slack    bool
+	client   *http.Client
 }
 
-// CheckURL returns what is wrong with a receiver's address, without the address.
+// CheckURL returns the problem with a receiver's URL, without the URL.
 func CheckURL(address secret.String) error {
 	u, err := url.Parse(address.Reveal())
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return errors.New("is not an absolute http(s) URL")
 	}
 	if secret.InClear(address.Reveal()) {
-		return errors.New("is plain http to another machine: it is a secret itself, and its messages hold ids; use https")
+		return errors.New("is plain http to another machine: use https")
 	}
 	return nil
 }
 
-// NewReceiver returns the receiver at an address that CheckURL finds good; nil for no address.
+// NewReceiver returns the receiver at a URL that CheckURL accepts, nil for "".
 func NewReceiver(address secret.String) Receiver {
 	if address == "" {
 		return nil
@@ -67,7 +66,7 @@ func NewReceiver(address secret.String) Receiver {
 	return NewWebhook(address)
 }
 
-// NewWebhook returns the receiver at an address that CheckURL finds good.
+// NewWebhook returns the receiver at a URL that CheckURL accepts.
 func NewWebhook(address secret.String) *Webhook {
 	host := ""
 	if u, err := url.Parse(address.Reveal()); err == nil {
@@ -75,19 +74,18 @@ func NewWebhook(address secret.String) *Webhook {
 	}
 	slack := host == "hooks.slack.com" || host == "hooks.slack-gov.com"
 	return &Webhook{
-		url: address, slack: slack, simple: slack || host == "chat.googleapis.com",
+		url: address, slack: slack, textOnly: slack || host == "chat.googleapis.com",
 		client: &http.Client{
 			Timeout: sendTimeout,
 			Transport: &http.Transport{
 				Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: sendTimeout / 2,
 			},
-			// A redirect would carry the message elsewhere.
+			// A redirect would send the message elsewhere.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
 }
 
-// body is what is posted.
 type body struct {
 	Text string `json:"text"`
 	*fields
@@ -107,10 +105,10 @@ type fields struct {
 func (w *Webhook) body(m Message) ([]byte, error) {
 	b := body{Text: text(m)}
 	if w.slack {
-		// A foreign text must not mention everybody.
+		// Foreign text must not mention channels.
 		b.Text = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(b.Text)
 	}
-	if !w.simple {
+	if !w.textOnly {
 		b.fields = &fields{
 			Source: "purchase-relay", Reason: m.Reason, State: m.State, Since: m.Since.UTC().Truncate(time.Second),
 			Count: m.Count, IDs: append([]string{}, m.IDs...), What: m.What, Remedy: m.Remedy,
@@ -119,10 +117,9 @@ func (w *Webhook) body(m Message) ([]byte, error) {
 	return json.Marshal(b)
 }
 
-// text is a message for people.
 func text(m Message) string {
 	if m.State == StateResolved {
-		return "purchase-relay: over. " + m.What
+		return "purchase-relay: resolved. " + m.What
 	}
 	lines := []string{"purchase-relay: " + m.What}
 	if len(m.IDs) > 0 {
@@ -139,46 +136,45 @@ func text(m Message) string {
 func (w *Webhook) Send(ctx context.Context, m Message) error {
 	data, err := w.body(m)
 	if err != nil {
-		return &Refusal{Cause: err}
+		return &SendError{Cause: err}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url.Reveal(), bytes.NewReader(data))
 	if err != nil {
-		return &Refusal{Cause: errors.New("NOTIFY_URL cannot be used")}
+		return &SendError{Cause: errors.New("NOTIFY_URL is invalid")}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "purchase-relay")
 	resp, err := w.client.Do(req)
 	if err != nil {
-		return unreached(err)
+		return requestError(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // the status is the answer
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16))
 	switch resp.StatusCode / 100 {
 	case 2:
 		return nil
 	case 3:
-		return &Refusal{Cause: fmt.Errorf(
-			"the receiver answers %s, and redirects are not followed: name the address itself", resp.Status)}
+		return &SendError{Cause: fmt.Errorf("receiver returned %s: redirects are not followed", resp.Status)}
 	}
-	return &Refusal{
-		Cause: fmt.Errorf("the receiver answers %s", resp.Status),
-		Again: resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests ||
+	return &SendError{
+		Cause: fmt.Errorf("receiver returned %s", resp.Status),
+		Retryable: resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests ||
 			resp.StatusCode == http.StatusRequestTimeout,
 	}
 }
 
-// unreached removes the address from an error. A connection that was not made has certainly carried nothing.
-func unreached(err error) error {
+// requestError removes the URL from an error. A failure to connect is retryable: nothing was sent.
+func requestError(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	var dial interface{ Timeout() bool }
-	if errors.As(err, &dial) && dial.Timeout() || errors.Is(err, context.DeadlineExceeded) {
-		return &Refusal{Cause: errors.New("the receiver does not answer in time")}
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		return &SendError{Cause: errors.New("receiver timed out")}
 	}
 	var network *net.OpError
-	return &Refusal{
-		Cause: fmt.Errorf("the receiver cannot be reached: %w", err),
-		Again: errors.As(err, &network) && network.Op == "dial",
+	return &SendError{
+		Cause:     fmt.Errorf("request to receiver: %w", err),
+		Retryable: errors.As(err, &network) && network.Op == "dial",
 	}
 }

@@ -4,63 +4,72 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"purchase-relay/internal/ops/notify"
 	"purchase-relay/internal/secret"
 )
 
 var deadMessage = notify.Message{ //nolint:gochecknoglobals // never written
-	Reason: "dead:refused", State: notify.StateFiring, Since: time.Unix(1767225600, 0), Count: 7, IDs: []string{"cs_1", "cs_2"},
-	What: "7 purchases were given up on <!channel> & more", Remedy: "Replay them.",
+	Reason: "dead:refused", State: notify.StateFiring, Since: time.Unix(1767225600, 0), Count: 7,
+	IDs: []string{"cs_1", "cs_2"}, What: "7 purchases died <!channel> & more", Remedy: "Replay them.",
 }
 
-func TestWebhookPosts(t *testing.T) {
+func TestWebhook_PostsTextAndFields(t *testing.T) {
 	t.Parallel()
 	var got map[string]any
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		data, err := io.ReadAll(r.Body)
-		if err != nil || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
-			t.Errorf("%s %v %v", r.Method, r.Header, err)
+		if got := r.Method + " " + r.Header.Get("Content-Type"); got != "POST application/json" {
+			t.Errorf("request = %q, want POST application/json", got)
 		}
-		if err := json.Unmarshal(data, &got); err != nil {
+		got = nil
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
 			t.Error(err)
 		}
 	}))
 	t.Cleanup(server.Close)
-	if err := notify.NewWebhook(secret.String(server.URL+"/hook/t0ken")).Send(t.Context(), deadMessage); err != nil {
+	webhook := notify.NewWebhook(secret.String(server.URL + "/hook/t0ken"))
+	if err := webhook.Send(t.Context(), deadMessage); err != nil {
 		t.Fatal(err)
 	}
-	if got["text"] != "purchase-relay: 7 purchases were given up on <!channel> & more\ncs_1, cs_2 and 5 more\nReplay them." || got["reason"] != "dead:refused" ||
-		got["state"] != "firing" || got["count"] != 7.0 || got["since"] != "2026-01-01T00:00:00Z" || got["source"] != "purchase-relay" || len(got) != 9 {
-		t.Errorf("%v", got)
+	want := map[string]any{
+		"text":   "purchase-relay: 7 purchases died <!channel> & more\ncs_1, cs_2 and 5 more\nReplay them.",
+		"source": "purchase-relay", "reason": "dead:refused", "state": "firing", "since": "2026-01-01T00:00:00Z",
+		"count": 7.0, "ids": []any{"cs_1", "cs_2"}, "what": deadMessage.What, "remedy": deadMessage.Remedy,
 	}
-	over := deadMessage
-	over.State, over.What, over.Remedy, over.IDs = notify.StateResolved, "All is well.", "", nil
-	if err := notify.NewWebhook(secret.String(server.URL)).Send(t.Context(), over); err != nil {
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("body (-want +got):\n%s", diff)
+	}
+	resolved := deadMessage
+	resolved.State, resolved.What, resolved.Remedy, resolved.IDs = notify.StateResolved, "All is well.", "", nil
+	if err := webhook.Send(t.Context(), resolved); err != nil {
 		t.Fatal(err)
 	}
-	if got["text"] != "purchase-relay: over. All is well." || got["state"] != "resolved" {
-		t.Errorf("%v", got)
+	if text := got["text"]; text != "purchase-relay: resolved. All is well." || got["state"] != "resolved" {
+		t.Errorf("text = %q, state = %q, want resolved", text, got["state"])
 	}
 }
 
-// What goes wrong is told without the address, which holds a secret, and says whether the message may be sent again.
-func TestWebhookRefused(t *testing.T) {
+// An error does not contain the URL, which is a secret.
+func TestWebhook_ErrorsSayWhetherToRetry(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	elsewhere := 0
 	mux := http.NewServeMux()
-	mux.HandleFunc("/500/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
-	mux.HandleFunc("/404/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) })
-	mux.HandleFunc("/302/", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) })
-	mux.HandleFunc("/elsewhere", func(http.ResponseWriter, *http.Request) { elsewhere++ })
-	mux.HandleFunc("/hang/", func(_ http.ResponseWriter, r *http.Request) {
+	for _, status := range []int{http.StatusInternalServerError, http.StatusNotFound} {
+		mux.HandleFunc(fmt.Sprintf("/%d/", status), func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+		})
+	}
+	mux.Handle("/302/", http.RedirectHandler("/target", http.StatusFound))
+	mux.HandleFunc("/target", func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") })
+	mux.HandleFunc("/slow/", func(_ http.ResponseWriter, r *http.Request) {
 		select {
 		case <-release:
 		case <-r.Context().Done():
@@ -76,33 +85,43 @@ func TestWebhookRefused(t *testing.T) {
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
 	for url, tc := range map[string]struct {
-		again bool
-		says  string
+		retryable bool
+		want      string
 	}{
-		server.URL + "/500/t0ken": {true, "500"}, server.URL + "/404/t0ken": {false, "404"}, server.URL + "/302/t0ken": {false, "redirects are not followed"},
-		server.URL + "/hang/t0ken": {false, "does not answer in time"}, server.URL + "/cut/t0ken": {false, "cannot be reached"}, closed.URL + "/t0ken": {true, "cannot be reached"},
+		server.URL + "/500/t0ken":  {true, "500"},
+		server.URL + "/404/t0ken":  {false, "404"},
+		server.URL + "/302/t0ken":  {false, "redirects are not followed"},
+		server.URL + "/slow/t0ken": {false, "timed out"},
+		server.URL + "/cut/t0ken":  {false, "request to receiver"},
+		closed.URL + "/t0ken":      {true, "request to receiver"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		err := notify.NewWebhook(secret.String(url)).Send(ctx, deadMessage)
 		cancel()
-		var refusal *notify.Refusal
-		if !errors.As(err, &refusal) || refusal.Again != tc.again || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "t0ken") {
-			t.Errorf("%s: %v (%+v)", url, err, refusal)
+		failure, ok := errors.AsType[*notify.SendError](err)
+		if !ok || failure.Retryable != tc.retryable || !strings.Contains(err.Error(), tc.want) ||
+			strings.Contains(err.Error(), "t0ken") {
+			t.Errorf("%s: error = %+v, want %+v without the token", url, failure, tc)
 		}
-	}
-	if elsewhere > 0 {
-		t.Error("a redirect was followed")
 	}
 }
 
 func TestCheckURL(t *testing.T) {
 	t.Parallel()
-	for url, good := range map[secret.String]bool{
-		"https://hooks.slack.com/services/T/B/x": true, "http://127.0.0.1:9/x": true, "hooks.slack.com/x": false, "ftp://h/x": false, "https:///x": false, "::": false,
-		"http://localhost:9/x": true, "http://mattermost.internal/hooks/x": false, "http://10.0.0.1/x": false, "HTTP://hooks.example/x": false,
+	for url, valid := range map[secret.String]bool{
+		"https://hooks.slack.com/services/T/B/x": true,
+		"http://127.0.0.1:9/x":                   true,
+		"http://localhost:9/x":                   true,
+		"hooks.slack.com/x":                      false,
+		"ftp://h/x":                              false,
+		"https:///x":                             false,
+		"::":                                     false,
+		"http://mattermost.internal/hooks/x":     false,
+		"http://10.0.0.1/x":                      false,
+		"HTTP://hooks.example/x":                 false,
 	} {
-		if err := notify.CheckURL(url); (err == nil) != good {
-			t.Errorf("%s: %v", url.Reveal(), err)
+		if err := notify.CheckURL(url); (err == nil) != valid {
+			t.Errorf("CheckURL(%s) = %v, want valid %t", url.Reveal(), err, valid)
 		}
 	}
 }

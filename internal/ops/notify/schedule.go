@@ -6,100 +6,100 @@ import (
 	"time"
 )
 
-// retryInterval lies between two tries to send what the receiver certainly did not take.
+// retryInterval is the time between two attempts to send a message that was certainly not accepted.
 const retryInterval = time.Minute
 
 // entry is the state of one reason.
 type entry struct {
-	trouble Trouble
-	due     time.Time // of the next message; zero: none
-	open    bool      // a message about its beginning was sent, or may have been, and none about its end
-	sent    time.Time // time of that message; zero: not lately
-	latest  time.Time // the trouble's Latest in that message
-	hold    time.Time // after a failure: no message before
+	problem   Problem
+	due       time.Time // of the next firing message; zero: none
+	firing    bool      // a firing message was, or may have been, sent, and no resolved one since
+	sent      time.Time // when that was; zero: never
+	latest    time.Time // the problem's Latest in that message
+	notBefore time.Time // of any message, after a failure
 }
 
-// schedule decides which messages are due. Its methods are functions of their arguments.
+// schedule decides which messages are due.
 type schedule struct {
-	began   time.Time // another process may have sent messages about what began before
+	started time.Time // another process may have sent messages about older problems
 	entries map[string]*entry
 }
 
 func newSchedule(now time.Time) *schedule {
-	return &schedule{began: now, entries: map[string]*entry{}}
+	return &schedule{started: now, entries: map[string]*entry{}}
 }
 
-// due takes the present troubles and returns the messages that are due.
-func (s *schedule) due(seen []Trouble, now time.Time) (list []Message) {
+// due records the current problems and returns the messages that are due.
+func (s *schedule) due(problems []Problem, now time.Time) (list []Message) {
 	present, unknown := map[string]bool{}, map[string]bool{}
-	for _, t := range seen {
-		switch e := s.entries[t.Reason]; {
-		case t.Unknown:
-			unknown[t.Reason] = true
-		case t.Count > 0:
-			present[t.Reason] = true
-			s.observe(t, now)
+	for _, p := range problems {
+		switch e := s.entries[p.Reason]; {
+		case p.Unknown:
+			unknown[p.Reason] = true
+		case p.Count > 0:
+			present[p.Reason] = true
+			s.observe(p, now)
 		case e != nil:
-			e.trouble.Over = t.Over
+			e.problem.Resolved = p.Resolved
 		}
 	}
 	for _, reason := range slices.Sorted(maps.Keys(s.entries)) {
 		e := s.entries[reason]
 		switch {
-		case unknown[reason], now.Before(e.hold):
+		case unknown[reason], now.Before(e.notBefore):
 		case present[reason]:
 			if !e.due.IsZero() && !now.Before(e.due) {
 				list = append(list, e.message(StateFiring))
 			}
-		case e.open:
+		case e.firing:
 			list = append(list, e.message(StateResolved))
-		case now.Sub(e.sent) >= quiet: // over, and no message lately
+		case now.Sub(e.sent) >= repeatInterval: // resolved
 			delete(s.entries, reason)
 		}
 	}
 	return list
 }
 
-// observe records a present trouble and decides when a message about it is due.
-func (s *schedule) observe(t Trouble, now time.Time) {
-	e := s.entries[t.Reason]
+// observe records a problem and sets when its firing message is due.
+func (s *schedule) observe(p Problem, now time.Time) {
+	e := s.entries[p.Reason]
 	switch {
-	case e == nil && t.Since.Before(s.began):
-		e = &entry{open: true, sent: s.began, due: s.began.Add(quiet)}
+	case e == nil && p.Since.Before(s.started):
+		e = &entry{firing: true, sent: s.started, due: s.started.Add(repeatInterval)}
 	case e == nil:
-		e = &entry{due: now.Add(gather)}
-	case e.due.IsZero() && (!e.open || t.Latest.After(e.latest)): // again, or worse
-		e.due = later(now.Add(gather), e.sent.Add(quiet))
+		e = &entry{due: now.Add(groupWait)}
+	case e.due.IsZero() && (!e.firing || p.Latest.After(e.latest)): // again, or worse
+		e.due = later(now.Add(groupWait), e.sent.Add(repeatInterval))
 	}
-	e.trouble = t
-	s.entries[t.Reason] = e
+	e.problem = p
+	s.entries[p.Reason] = e
 }
 
-// record takes the result of sending a message.
+// record records the result of sending a message.
 func (s *schedule) record(m Message, err error, now time.Time) {
 	e := s.entries[m.Reason]
 	switch {
-	case again(err):
-		e.hold = now.Add(retryInterval)
-	case err != nil && m.State == StateFiring: // it may have been taken
-		e.open, e.sent, e.due = true, now, now.Add(quiet)
+	case retryable(err):
+		e.notBefore = now.Add(retryInterval)
+	case err != nil && m.State == StateFiring: // it may have been accepted
+		e.firing, e.sent, e.due = true, now, now.Add(repeatInterval)
 	case err != nil:
-		e.hold = now.Add(quiet)
+		e.notBefore = now.Add(repeatInterval)
 	case m.State == StateFiring:
-		e.open, e.sent, e.due, e.latest = true, now, time.Time{}, m.latest
+		e.firing, e.sent, e.due, e.latest = true, now, time.Time{}, m.latest
 	default:
-		e.open, e.due, e.latest = false, time.Time{}, time.Time{}
+		e.firing, e.due, e.latest = false, time.Time{}, time.Time{}
 	}
 }
 
 func (e *entry) message(state string) Message {
-	t := e.trouble
+	p := e.problem
 	m := Message{
-		Reason: t.Reason, State: state, Since: t.Since, Count: t.Count, IDs: t.IDs,
-		What: t.What, Remedy: t.Remedy, latest: t.Latest,
+		Reason: p.Reason, State: state, Since: p.Since, Count: p.Count, IDs: p.IDs,
+		What: p.What, Remedy: p.Remedy, latest: p.Latest,
 	}
 	if state == StateResolved {
-		m.What, m.Remedy = t.Over, ""
+		m.What, m.Remedy = p.Resolved, ""
 	}
 	return m
 }

@@ -10,11 +10,11 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// Ingest is what `ingest doctor` checks; empty or unusable parts only as configuration.
+// Ingest is what `ingest doctor` checks. Invalid parts are only reported as configuration.
 type Ingest struct {
 	Problems           []string // of the configuration
 	SigningSecrets     secret.String
-	API                stripe.APIConfig // without a key it is not checked
+	API                stripe.APIConfig // not checked without a key
 	DatabaseURL        secret.String
 	MigrateDatabaseURL secret.String
 	Queue              queue.Config
@@ -38,8 +38,7 @@ func (i Ingest) Checks(ctx context.Context) []doctor.Check {
 		checks = append(checks, transport("ledger: owner's TLS", i.MigrateDatabaseURL))
 		if i.MigrateDatabaseURL == i.DatabaseURL {
 			checks = append(checks, doctor.Warned("ledger: owner",
-				"MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns what it only has to use",
-				"give it a role of its own "+twoRoles))
+				"MIGRATE_DATABASE_URL is DATABASE_URL: ingest owns its tables", "use two roles "+twoRoles))
 		}
 	}
 	if len(i.Queue.Problems()) == 0 {

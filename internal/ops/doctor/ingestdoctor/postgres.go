@@ -12,23 +12,22 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// What the ledger asks of its server.
 const (
-	oldestPostgres = 130000 // gen_random_uuid, vacuum by insertions
+	minPostgres    = 130000 // gen_random_uuid, autovacuum after inserts
 	testedPostgres = 150000
-	poolSize       = 16 // connections that one ingest may take
+	poolSize       = 16 // connections of one ingest
 	ledgerTimeout  = 10 * time.Second
 )
 
 const (
-	urlForm    = "write it as postgres://user:password@host:5432/database"
-	seeLog     = "see Postgres' own log"
-	runMigrate = "run ingest migrate (ingest does it at its start, where its role may)"
+	urlForm    = "use postgres://user:password@host:5432/database" //nolint:gosec // an example
+	seeLog     = "see the log of Postgres"
+	runMigrate = "run `ingest migrate`; ingest does so at its start if its role may"
 	twoRoles   = "(docs/operations.md, Two roles in Postgres)"
 )
 
-// postgres checks the server behind DATABASE_URL, the schema, the role's rights and what Stripe sent lately.
-// live reports whether a live checkout was received in 30 days, as far as the ledger could be read.
+// postgres checks the server at DATABASE_URL, the schema, the role's privileges and the latest checkouts.
+// live reports whether a live checkout was received in 30 days.
 func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, live bool) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
@@ -37,11 +36,11 @@ func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, li
 		return []doctor.Check{judgePostgres(err)}, false
 	}
 	defer probe.Close(ctx)
-	checks = append(checks, doctor.Passed("Postgres", "answers as %s on %s", probe.User, probe.Database))
+	checks = append(checks, doctor.Passed("Postgres", "responds to %s on %s", probe.User, probe.Database))
 	checks = append(checks, transport("Postgres: TLS", url))
 	server, err := probe.Server(ctx)
 	if err != nil {
-		return append(checks, unreadable("Postgres: settings", "they", err)), false
+		return append(checks, unreadable("Postgres: settings", err)), false
 	}
 	checks = append(checks, judgeServer(server)...)
 	schema, err := probe.Schema(ctx)
@@ -58,11 +57,10 @@ func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, li
 	return checks, !latestLive.IsZero()
 }
 
-func unreadable(what, pronoun string, err error) doctor.Check {
-	return doctor.Failed(what, pronoun+" cannot be read: "+err.Error(), seeLog)
+func unreadable(what string, err error) doctor.Check {
+	return doctor.Failed(what, "unreadable: "+err.Error(), seeLog)
 }
 
-// judgePostgres explains why there is no connection.
 func judgePostgres(err error) doctor.Check {
 	const what = "Postgres"
 	if errors.Is(err, ledger.ErrURL) {
@@ -70,48 +68,49 @@ func judgePostgres(err error) doctor.Check {
 	}
 	refused, ok := errors.AsType[*ledger.ServerError](err)
 	if !ok {
-		return doctor.Failed(what, "does not answer: "+err.Error(),
-			"start it; check host, port and TLS in DATABASE_URL, and the way there (DNS, firewall)")
+		return doctor.Failed(what, "no response: "+err.Error(),
+			"start Postgres; check host, port and TLS in DATABASE_URL, DNS and firewall")
 	}
 	switch refused.SQLState {
 	case "28P01", "28000":
-		return doctor.Failed(what, "refuses the role: "+refused.Message,
-			"fix user and password in DATABASE_URL, or pg_hba.conf")
+		return doctor.Failed(what, "rejects the role: "+refused.Message,
+			"correct user and password in DATABASE_URL, or pg_hba.conf")
 	case "3D000":
-		return doctor.Failed(what, refused.Message, "create it: createdb, then ingest migrate")
+		return doctor.Failed(what, refused.Message, "run createdb, then `ingest migrate`")
 	case "53300":
-		return doctor.Failed(what, refused.Message, "raise max_connections, or find out who holds them")
+		return doctor.Failed(what, refused.Message, "raise max_connections, or find the clients that hold them")
 	}
 	return doctor.Failed(what, refused.Message, seeLog)
 }
 
-// transport checks how a URL reaches its server, without a connection.
+// transport checks the TLS settings of a URL, without a connection.
 func transport(what string, url secret.String) doctor.Check {
-	const remedy = "add sslmode=verify-full to the URL, and sslrootcert where the authority is your own"
+	const remedy = "add sslmode=verify-full to the URL, and sslrootcert for a private CA"
 	protection, err := ledger.TransportOf(url)
 	switch {
 	case err != nil:
-		return doctor.Failed(what, "it is not a connection string", urlForm)
+		return doctor.Failed(what, "not a connection string", urlForm)
 	case protection == ledger.TransportClear:
-		return doctor.Warned(what, "sslmode lets passwords and purchases travel in the clear", remedy)
+		return doctor.Warned(what, "passwords and purchases are sent unencrypted", remedy)
 	case protection == ledger.TransportUnverified:
-		return doctor.Warned(what, "the connection is encrypted, and the server's name is not verified", remedy)
+		return doctor.Warned(what, "the server's certificate is not verified", remedy)
 	}
-	return doctor.Passed(what, "the server is on this machine, or its certificate and name are verified")
+	return doctor.Passed(what, "local, or encrypted with a verified certificate")
 }
 
 func judgeServer(s ledger.Server) []doctor.Check {
-	return []doctor.Check{judgeVersion(s), judgePrimary(s), judgeDurability(s), judgeClock(s), judgeConnections(s)}
+	return []doctor.Check{
+		judgeVersion(s), judgePrimary(s), judgeDurability(s), judgeClock(s), judgeConnections(s),
+	}
 }
 
 func judgeVersion(s ledger.Server) doctor.Check {
 	const what = "Postgres: version"
 	switch {
-	case s.Version < oldestPostgres:
-		return doctor.Failed(what, s.VersionText+" is too old", "update it to 13 or newer, better 15")
+	case s.Version < minPostgres:
+		return doctor.Failed(what, s.VersionText+" is too old", "upgrade to 15 or newer; 13 is the minimum")
 	case s.Version < testedPostgres:
-		return doctor.Warned(what, s.VersionText+" is older than what is tested",
-			"update it to 15 or newer when convenient")
+		return doctor.Warned(what, s.VersionText+" is not tested", "upgrade to 15 or newer")
 	}
 	return doctor.Passed(what, "%s", s.VersionText)
 }
@@ -119,42 +118,42 @@ func judgeVersion(s ledger.Server) doctor.Check {
 func judgePrimary(s ledger.Server) doctor.Check {
 	const what = "Postgres: primary"
 	if s.Replica {
-		return doctor.Failed(what, "this is a replica: nothing can be written",
-			"name the primary in DATABASE_URL, for instance with target_session_attrs=read-write")
+		return doctor.Failed(what, "this server is a read-only replica",
+			"point DATABASE_URL at the primary, for example with target_session_attrs=read-write")
 	}
-	return doctor.Passed(what, "takes writes")
+	return doctor.Passed(what, "writable")
 }
 
 func judgeDurability(s ledger.Server) doctor.Check {
 	const what = "Postgres: durability"
 	if len(s.LossyOff) > 0 {
-		found := strings.Join(s.LossyOff, ", ") + " is off: a crash may lose purchases that were answered 200"
-		return doctor.Failed(what, found, "switch it on")
+		found := strings.Join(s.LossyOff, ", ") + " off: a crash can lose acknowledged purchases"
+		return doctor.Failed(what, found, "turn on")
 	}
-	return doctor.Passed(what, "a commit outlives a crash")
+	return doctor.Passed(what, "commits survive a crash")
 }
 
-// judgeClock: Stripe's tolerance is five minutes, and a clock that is off by more refuses every webhook.
+// judgeClock: signatures older than five minutes are rejected.
 func judgeClock(s ledger.Server) doctor.Check {
 	const what = "Postgres: clock"
-	apart := s.ClockAhead.Abs().Round(time.Millisecond)
-	found := fmt.Sprintf("differs from this machine's by %s", apart)
+	offset := s.ClockAhead.Abs().Round(time.Millisecond)
+	found := fmt.Sprintf("differs from this machine's by %s", offset)
 	switch {
-	case apart > time.Minute:
-		found += "; past 5 minutes on this one every webhook's signature is refused as stale"
-		return doctor.Failed(what, found, doctor.FollowTime)
-	case apart > 2*time.Second:
-		return doctor.Warned(what, found, doctor.FollowTime)
+	case offset > time.Minute:
+		found += "; if this machine's is off by 5m, every webhook's signature is rejected"
+		return doctor.Failed(what, found, doctor.SyncClocks)
+	case offset > 2*time.Second:
+		return doctor.Warned(what, found, doctor.SyncClocks)
 	}
 	return doctor.Passed(what, "%s", found)
 }
 
 func judgeConnections(s ledger.Server) doctor.Check {
 	const what = "Postgres: connections"
-	found := fmt.Sprintf("%d of %d are taken", s.Used, s.Max)
+	found := fmt.Sprintf("%d of %d in use", s.Used, s.Max)
 	if s.Max-s.Used < poolSize {
-		return doctor.Warned(what, fmt.Sprintf("%s; one ingest may take %d", found, poolSize),
-			"raise max_connections, or lower the pools of others (pool_max_conns in DATABASE_URL for ingest's)")
+		return doctor.Warned(what, fmt.Sprintf("%s; one ingest uses up to %d", found, poolSize),
+			"raise max_connections, or lower a pool (for ingest, pool_max_conns in DATABASE_URL)")
 	}
 	return doctor.Passed(what, "%s", found)
 }
@@ -165,56 +164,55 @@ func judgeSchema(s ledger.Schema, err error) doctor.Check {
 	case errors.Is(err, ledger.ErrNoRights):
 		return doctor.Failed(what, err.Error(), ledger.ErrNoRights.Error())
 	case err != nil:
-		return unreadable(what, "it", err)
+		return unreadable(what, err)
 	case !s.Exists:
 		return doctor.Failed(what, "the database is empty", runMigrate)
 	case s.Oldest > s.Known:
-		return doctor.Failed(what, ledger.ErrTooOld.Error(), "start the newer binary")
+		return doctor.Failed(what, ledger.ErrTooOld.Error(), "upgrade ingest")
 	case s.Level < s.Known:
-		return doctor.Failed(what, fmt.Sprintf("it is at level %d of %d", s.Level, s.Known), runMigrate)
+		return doctor.Failed(what, fmt.Sprintf("level %d of %d", s.Level, s.Known), runMigrate)
 	case s.Level > s.Known:
-		found := fmt.Sprintf("it is at level %d, this binary knows %d: it can be used", s.Level, s.Known)
-		return doctor.Warned(what, found, "run the newer binary everywhere when convenient")
+		found := fmt.Sprintf("level %d is compatible with this binary's %d", s.Level, s.Known)
+		return doctor.Warned(what, found, "upgrade every ingest")
 	}
-	return doctor.Passed(what, "at level %d", s.Level)
+	return doctor.Passed(what, "level %d", s.Level)
 }
 
 func judgeRole(missing []string, err error) doctor.Check {
-	const what = "ledger: rights"
+	const what = "ledger: privileges"
 	switch {
 	case err != nil:
-		return unreadable(what, "they", err)
+		return unreadable(what, err)
 	case len(missing) > 0:
 		return doctor.Failed(what, "this role lacks "+strings.Join(missing, ", "), ledger.ErrNoRights.Error())
 	}
-	return doctor.Passed(what, "this role has what it needs")
+	return doctor.Passed(what, "complete")
 }
 
 func judgePrivilege(mayCreate bool, err error) doctor.Check {
 	const what = "ledger: least privilege"
 	switch {
 	case err != nil:
-		return unreadable(what, "it", err)
+		return unreadable(what, err)
 	case mayCreate:
 		return doctor.Warned(what, "this role may create tables",
-			"give ingest a role of its own, and the owner's URL to ingest migrate alone "+twoRoles)
+			"run ingest as a role that owns nothing "+twoRoles)
 	}
 	return doctor.Passed(what, "this role cannot change the schema")
 }
 
-// judgeEvents looks at the latest checkouts: a signing secret does not show its endpoint's mode.
+// judgeEvents checks the modes of the latest checkouts: a signing secret does not reveal its endpoint's mode.
 func judgeEvents(live, test time.Time, err error) doctor.Check {
 	const what = "Stripe: webhooks"
 	switch {
 	case err != nil:
-		return doctor.Failed(what, "they cannot be counted: "+err.Error(), seeLog)
+		return doctor.Failed(what, "unreadable: "+err.Error(), seeLog)
 	case live.IsZero() && test.IsZero():
-		return doctor.Warned(what, "no checkout came in 30 days", "send one: in Stripe's test mode, "+
-			"or stripe trigger checkout.session.completed; then see the endpoint's deliveries in Stripe")
+		return doctor.Warned(what, "no checkout in 30 days", "run `stripe trigger checkout.session.completed`, "+
+			"then check the endpoint's deliveries in Stripe")
 	case live.IsZero():
-		return doctor.Warned(what, "only test checkouts came in 30 days, the last at "+test.Format(time.RFC3339),
-			"if the shop sells already: add the live endpoint's signing secret to STRIPE_WEBHOOK_SECRET "+
-				"(comma-separated); live and test endpoints have different ones")
+		return doctor.Warned(what, "only test checkouts in 30 days, the last at "+test.Format(time.RFC3339),
+			"for live sales, add the live endpoint's signing secret to STRIPE_WEBHOOK_SECRET (comma-separated)")
 	}
-	return doctor.Passed(what, "the last live checkout came at %s", live.Format(time.RFC3339))
+	return doctor.Passed(what, "last live checkout at %s", live.Format(time.RFC3339))
 }

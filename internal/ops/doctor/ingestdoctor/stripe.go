@@ -17,10 +17,10 @@ import (
 	"purchase-relay/internal/stripe"
 )
 
-// signingSecretLength is the least length of Stripe's signing secrets, behind whsec_: a shorter one was cut off.
+// signingSecretLength is the minimum length of Stripe's signing secrets after whsec_.
 const signingSecretLength = 32
 
-// signingSecrets checks the secrets' form. Without any there is no check: the configuration's reports it.
+// signingSecrets checks the secrets' form. A missing secret is reported as configuration.
 func signingSecrets(list secret.String) []doctor.Check {
 	const (
 		what      = "Stripe: signing secrets"
@@ -31,13 +31,13 @@ func signingSecrets(list secret.String) []doctor.Check {
 	}
 	secrets, wrong := stripe.ParseSecrets(list)
 	seen := make(map[secret.String]bool)
-	short, twice := 0, 0
+	short, duplicates := 0, 0
 	for _, s := range secrets {
 		if len(strings.TrimPrefix(s.Reveal(), "whsec_")) < signingSecretLength {
 			short++
 		}
 		if seen[s] {
-			twice++
+			duplicates++
 		}
 		seen[s] = true
 	}
@@ -45,21 +45,20 @@ func signingSecrets(list secret.String) []doctor.Check {
 	case len(wrong) > 0:
 		return []doctor.Check{doctor.Failed(what, strings.Join(wrong, "; "), copyAgain)}
 	case short > 0:
-		found := fmt.Sprintf("%d of %d are shorter than Stripe's", short, len(secrets))
+		found := fmt.Sprintf("%d of %d are too short", short, len(secrets))
 		return []doctor.Check{doctor.Warned(what, found, copyAgain)}
-	case twice > 0:
-		return []doctor.Check{doctor.Warned(what, "one is there twice", "live and test endpoints have different ones; "+
-			"while one is rotated, the old and the new one differ, too")}
+	case duplicates > 0:
+		return []doctor.Check{doctor.Warned(what, "duplicate",
+			"list the secrets of the live and the test endpoint; during a rotation, the old and the new one")}
 	}
-	return []doctor.Check{doctor.Passed(what, "%d of the form that Stripe gives", len(secrets))}
+	return []doctor.Check{doctor.Passed(what, "%d well formed", len(secrets))}
 }
 
-// judgeAPIKey checks the key's kind; live: live checkouts are received.
+// judgeAPIKey checks the key's kind. live reports whether live checkouts are received.
 func judgeAPIKey(key secret.String, live bool) doctor.Check {
 	const (
 		what   = "Stripe: API key"
-		remedy = "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, " +
-			"and nothing else"
+		remedy = "create a restricted key (rk_live_…) in Stripe that may only read events and checkout sessions"
 	)
 	kind, mode := "", ""
 	if parts := strings.SplitN(key.Reveal(), "_", 3); len(parts) == 3 {
@@ -70,52 +69,52 @@ func judgeAPIKey(key secret.String, live bool) doctor.Check {
 	case !known:
 		return doctor.Failed(what, "does not look like rk_live_… or rk_test_…", remedy)
 	case mode == "test" && live:
-		return doctor.Failed(what, "is of test mode, and live checkouts come: it does not see them", remedy)
+		return doctor.Failed(what, "is a test key: it cannot read live checkouts", remedy)
 	case kind == "sk":
-		return doctor.Warned(what, "is a secret key, which may do everything", remedy)
+		return doctor.Warned(what, "is unrestricted", remedy)
 	}
-	return doctor.Passed(what, "is a restricted one of %s mode", mode)
+	return doctor.Passed(what, "restricted, %s mode", mode)
 }
 
-// listEvents requests the first of Stripe's events, as a backfill would.
+// listEvents requests one of Stripe's events, as a backfill would.
 func listEvents(ctx context.Context, c stripe.APIConfig) doctor.Check {
 	const what = "Stripe: list of events"
 	if len(c.Problems()) > 0 {
-		return doctor.Warned(what, "cannot be asked for with this configuration", "fix it first")
+		return doctor.Warned(what, "not checked", "correct the configuration")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	now := time.Now()
 	for _, err := range stripe.NewAPI(c).Events(ctx, now.Add(-time.Hour), now, "") {
 		if err == nil {
-			break // one is enough
+			break
 		}
 		if refused, ok := errors.AsType[*stripe.APIError](err); ok {
-			if _, passing := refused.Retryable(); !passing {
-				return doctor.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
+			if _, retryable := refused.Retryable(); !retryable {
+				return doctor.Failed(what, err.Error(), "use a key that may read events and checkout sessions")
 			}
 		}
-		return doctor.Warned(what, err.Error(), "ask again; look at the way to Stripe's API if it stays so")
+		return doctor.Warned(what, err.Error(), "retry; if it persists, check the connection to Stripe's API")
 	}
-	return doctor.Passed(what, "may be read")
+	return doctor.Passed(what, "readable")
 }
 
-// running asks the ingest at an admin address what Stripe sends it.
+// running checks the webhook metrics of the ingest at an admin address.
 func running(ctx context.Context, adminAddr string) []doctor.Check {
-	status, body, err := service.Ask(ctx, adminAddr, "/metrics")
+	status, body, err := service.GetAdmin(ctx, adminAddr, "/metrics")
 	if err != nil || status != http.StatusOK {
-		return []doctor.Check{doctor.Warned("ingest",
-			"none is running at "+adminAddr+": what Stripe sends it cannot be looked at",
-			"start it, and ask again beside it (ADMIN_ADDR as its own)")}
+		return []doctor.Check{doctor.Warned("ingest", "not running at "+adminAddr+": its webhooks were not checked",
+			"start ingest, then run doctor again with the same ADMIN_ADDR")}
 	}
 	counts := countWebhooks(body)
-	return []doctor.Check{doctor.Passed("ingest", "runs at %s", adminAddr), judgeSignatures(counts), judgeThin(counts)}
+	up := doctor.Passed("ingest", "running at %s", adminAddr)
+	return []doctor.Check{up, judgeSignatures(counts), judgeThin(counts)}
 }
 
-// webhookCounts are an ingest's purchase_relay_webhooks_total since its start.
+// webhookCounts sums up an ingest's purchase_relay_webhooks_total.
 type webhookCounts struct {
-	signed, wronglySigned float64
-	thin                  float64 // refused for lack of STRIPE_API_KEY; counted in signed, too
+	validSignature, invalidSignature float64
+	thin                             float64 // rejected without STRIPE_API_KEY; also in validSignature
 }
 
 func countWebhooks(metrics []byte) (c webhookCounts) {
@@ -130,12 +129,12 @@ func countWebhooks(metrics []byte) (c webhookCounts) {
 		switch {
 		case err != nil:
 		case strings.Contains(labels, `result="invalid_signature"`):
-			c.wronglySigned += n
+			c.invalidSignature += n
 		case strings.Contains(labels, `result="no_api_key"`):
 			c.thin += n
-			c.signed += n
+			c.validSignature += n
 		case !strings.Contains(labels, `type="none"`):
-			c.signed += n
+			c.validSignature += n
 		}
 	}
 	return c
@@ -143,11 +142,10 @@ func countWebhooks(metrics []byte) (c webhookCounts) {
 
 func judgeSignatures(c webhookCounts) doctor.Check {
 	const what = "Stripe: signatures"
-	found := fmt.Sprintf("since its start %.0f webhooks had a good signature, %.0f a wrong one",
-		c.signed, c.wronglySigned)
-	if c.wronglySigned > 0 && c.signed == 0 {
+	found := fmt.Sprintf("%.0f valid, %.0f invalid since ingest's start", c.validSignature, c.invalidSignature)
+	if c.invalidSignature > 0 && c.validSignature == 0 {
 		return doctor.Failed(what, found, "compare STRIPE_WEBHOOK_SECRET with the endpoint's signing secret "+
-			"(live and test endpoints differ), and this machine's clock")
+			"(live and test endpoints differ); check this machine's clock")
 	}
 	return doctor.Passed(what, "%s", found)
 }
@@ -155,9 +153,8 @@ func judgeSignatures(c webhookCounts) doctor.Check {
 func judgeThin(c webhookCounts) doctor.Check {
 	const what = "Stripe: snapshot events"
 	if c.thin > 0 {
-		return doctor.Failed(what, fmt.Sprintf("%.0f thin events were refused: they carry no checkout", c.thin),
-			"in Stripe, create the destination again with snapshot events (payload style: snapshot), "+
-				"or set STRIPE_API_KEY")
+		return doctor.Failed(what, fmt.Sprintf("%.0f thin events were rejected: they contain no checkout", c.thin),
+			"set STRIPE_API_KEY, or recreate the destination in Stripe with payload style snapshot")
 	}
-	return doctor.Passed(what, "no thin event was refused since its start")
+	return doctor.Passed(what, "no thin event rejected since ingest's start")
 }
