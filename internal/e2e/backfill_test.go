@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"encoding/csv"
-	"fmt"
 	"iter"
 	"net/http"
 	"os"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
 
 	"purchase-relay/internal/testkit/stripegen"
 )
@@ -141,7 +142,7 @@ func (s *stripeStack) differences(wantCode int) map[string][]string {
 func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 	t.Parallel()
 	s := newStripeStack(t)
-	n := scale(600, 5000)
+	n := scale(1000, 5000)
 	s.deliver(arrivals(s.addCheckouts(n)...))
 	s.awaitCount("delivered", len(s.sent))
 	if diff := cmp.Diff(map[string][]string{"missing": s.lost}, s.differences(3)); diff != "" {
@@ -155,12 +156,15 @@ func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 		t.Errorf("purchases after the dry run = %d, want %d", got, len(s.sent))
 	}
 
-	s.api.Limit(1) // per second: slower than the client on a busy machine
-	s.api.FailLater(2, 2, http.StatusInternalServerError)
+	s.api.Limit(0.3) // per second: slower than the client, even on a busy machine
+	s.api.FailLater(1, 2, http.StatusInternalServerError)
 	killed := start(t, "ingest backfill", append([]string{"DATABASE_URL=" + s.runtimeURL()}, s.env...)...)
 	const done = `SELECT COALESCE(max(known + fresh + ignored), 0) FROM backfills
 		WHERE origin = 'command' AND finished_at IS NULL`
-	s.await("a tenth of the events to be processed", func() bool { return query[int](s.stack, done) >= n/10 })
+	s.await("a limited request, two failures and a tenth of the events", func() bool {
+		stats := s.api.Stats()
+		return stats.Limited > 0 && stats.Failed == 2 && query[int](s.stack, done) >= n/10
+	})
 	killed.Kill()
 	before := query[int](s.stack, done)
 	if before == 0 || before >= n {
@@ -203,11 +207,8 @@ func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 			t.Errorf("%s: status %d, want 200 without the key", page, status)
 		}
 	}
-	lost := fmt.Sprint(len(s.lost))
-	if n := len(lost) - 3; n > 0 {
-		lost = lost[:n] + "," + lost[n:]
-	}
-	want := "<strong>" + lost + "</strong> purchases came by catch-up"
+	want := message.NewPrinter(language.English).
+		Sprintf("<strong>%d</strong> purchases came by catch-up", len(s.lost))
 	if _, text := httpGet(s.admin + "/"); !strings.Contains(text, want) {
 		t.Errorf("the overview lacks %q", want)
 	}

@@ -82,12 +82,12 @@ func (a *API) FailLater(after, n int, fault Fault) {
 }
 
 // Limit sets the rate limit; 0 removes it. After one request too many, all are rejected for a second.
-func (a *API) Limit(perSecond int) {
+func (a *API) Limit(perSecond float64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.limiter, a.limitedUntil = nil, time.Time{}
 	if perSecond > 0 {
-		a.limiter = rate.NewLimiter(rate.Limit(perSecond), perSecond)
+		a.limiter = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
 	}
 }
 

@@ -49,6 +49,9 @@ func TestMain(m *testing.M) {
 // prepare builds and starts what both tests need.
 func prepare(t *testing.T) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("part of make test-long")
+	}
 	// A cached "ok" depends on the files that a test opens, not on those that a child process compiles.
 	const sources = "../../../cmd/*/*.go ../../*/*.go ../../ops/*/*.go ../../../migrations/*"
 	for _, pattern := range strings.Fields(sources) {
