@@ -257,23 +257,26 @@ func TestReplay_SendsDeadLettersAgain(t *testing.T) {
 	ids := s.sell(2)
 	s.awaitCount("dead", 2)
 	s.sim.Clear()
-	replay := func(wantCode int, want string, args ...string) {
+	replay := func(wantCode int, want string, args ...string) (out string) {
 		t.Helper()
 		code, out := s.command(append([]string{"replay"}, args...)...)
 		if out = strings.Join(strings.Fields(out), " "); code != wantCode || !strings.Contains(out, want) {
 			t.Errorf("replay %v: exit code %d: %s, want %d and %q", args, code, out, wantCode, want)
 		}
+		return out
 	}
 	replay(3, "Nothing was done", "--session", ids[0]) // not confirmed
 	s.checkPurchase(ids[0], "dead", "refused")
-	replay(0, "1 made pending again", "--session", ids[0], "--yes")
+	out := replay(0, "1 made pending again", "--session", ids[0], "--yes")
+	if !strings.Contains(out, "1 refused 40002") {
+		t.Errorf("replay lacks the reason and the code: %s", out)
+	}
 	s.awaitStatus(ids[0], "delivered")
 	replay(1, "delivered", "--session", ids[0], "--yes")
 	replay(2, "")
 	replay(2, "", "--status", "delivered")
 	replay(2, "", "--status", "dead", "--session", "cs_1")
 	replay(2, "", "--status", "dead", "--since", "x")
-	replay(3, "1 refused 40002", "--status", "dead")
 	resp, err := http.Post(s.admin+"/api/v1/replay?status=dead&reason=refused&code=40002", "", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
