@@ -104,7 +104,7 @@ func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if err := js.Provision(ctx, c.streams()); err != nil {
 		return err
 	}
-	log.Info("The streams are ready")
+	log.Info("Streams ready")
 	return nil
 }
 

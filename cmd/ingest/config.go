@@ -34,13 +34,13 @@ type config struct {
 
 	// Stripe: Developers > Webhooks > the endpoint > Signing secret. Test and live mode have one each; any of
 	// several may match, as a rotation needs. At least 16 characters follow whsec_.
-	StripeWebhookSecret secret.Text `example:"whsec_…" help:"Signing secrets, comma-separated. Required."`
+	StripeWebhookSecret secret.String `example:"whsec_…" help:"Signing secrets, comma-separated. Required."`
 
 	// The role that ingest runs as (deploy/postgres/roles.sh), with ?sslmode=verify-full over a network.
-	DatabaseURL secret.Text `name:"database-url" example:"postgres://…" help:"Postgres. Required."`
+	DatabaseURL secret.String `name:"database-url" example:"postgres://…" help:"Postgres. Required."`
 
 	// For `ingest migrate`, where the runtime role may not run DDL. Empty: DATABASE_URL.
-	MigrateDatabaseURL secret.Text `name:"migrate-database-url" example:"postgres://…" help:"The owner's URL."`
+	MigrateDatabaseURL secret.String `name:"migrate-database-url" example:"postgres://…" help:"The owner's URL."`
 
 	// Comma-separated: subscription, payment or both.
 	CheckoutModes []string `default:"subscription" help:"Checkout modes that count as purchases."`
@@ -73,7 +73,7 @@ type config struct {
 	// A restricted key that may read events and checkout sessions (with FIRST_PAYMENT invoices, too), for thin
 	// events, backfill and reconcile. Stripe: Developers > API keys > Create restricted key. The key sees the
 	// purchases of its mode.
-	StripeAPIKey secret.Text `name:"stripe-api-key" example:"rk_live_…" help:"Key for Stripe's API."`
+	StripeAPIKey secret.String `name:"stripe-api-key" example:"rk_live_…" help:"Key for Stripe's API."`
 
 	// For a simulator. Empty: Stripe's own.
 	StripeAPIURL string `name:"stripe-api-url" example:"https://…" help:"Base URL of Stripe's API."`
@@ -83,18 +83,18 @@ type config struct {
 
 	// At least 16 characters; `openssl rand -hex 16` makes one. Sent as Bearer, or as the password of Basic with
 	// any user name. Required unless ADMIN_ADDR is a loopback address.
-	AdminToken secret.Text `example:"…" help:"Token for dashboard and API."`
+	AdminToken secret.String `example:"…" help:"Token for dashboard and API."`
 
 	// At least 16 characters each. The log names the holder whose token replayed or exported; ADMIN_TOKEN's is
 	// named admin.
-	AdminTokens secret.Text `example:"anna:…,bob:…" help:"More tokens, name:token, comma-separated."`
+	AdminTokens secret.String `example:"anna:…,bob:…" help:"More tokens, name:token, comma-separated."`
 
 	// Comma-separated, besides loopback names and IP addresses.
 	AdminHosts []string `example:"relay.internal" help:"Host names that the admin listener accepts."`
 
 	// A Slack (Incoming webhooks), Mattermost, Discord (…/slack) or generic JSON webhook. It gets one message
 	// when a problem starts and one when it ends.
-	NotifyURL secret.Text `name:"notify-url" example:"https://hooks.slack.com/…" help:"Alert webhook."`
+	NotifyURL secret.String `name:"notify-url" example:"https://hooks.slack.com/…" help:"Alert webhook."`
 
 	// Longer than your quietest time. Needs NOTIFY_URL. Empty: never.
 	NotifySilence time.Duration `example:"24h" help:"Time without webhooks after which to notify."`
@@ -188,7 +188,7 @@ const minSecret = 16
 
 // weak reports whether a secret, without its prefix, is short or begins as those do that this project's own
 // files hold.
-func weak(s secret.Text, prefix string) bool {
+func weak(s secret.String, prefix string) bool {
 	text := strings.TrimPrefix(s.Reveal(), prefix)
 	return len(text) < minSecret || strings.HasPrefix(text, "local")
 }
@@ -200,7 +200,7 @@ func (c *config) secretProblems() (list []string) {
 		return nil
 	}
 	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // what is malformed was listed before
-	if slices.ContainsFunc(secrets, func(s secret.Text) bool { return weak(s, "whsec_") }) {
+	if slices.ContainsFunc(secrets, func(s secret.String) bool { return weak(s, "whsec_") }) {
 		list = append(list, fmt.Sprintf("STRIPE_WEBHOOK_SECRET: a secret is published in this project or has "+
 			"fewer than %d characters after whsec_: copy the endpoint's own from Stripe's dashboard", minSecret))
 	}

@@ -27,7 +27,7 @@ type operator struct {
 func newOperator(t *testing.T) *operator {
 	t.Helper()
 	o := &operator{t: t, url: pgtest.Database(t)}
-	if _, err := ledger.Migrate(t.Context(), secret.Text(o.url)); err != nil {
+	if _, err := ledger.Migrate(t.Context(), secret.String(o.url)); err != nil {
 		t.Fatal(err)
 	}
 	var err error

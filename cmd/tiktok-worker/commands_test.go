@@ -30,7 +30,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() })
-	js, err := queue.Connect(queue.Config{NATSURL: secret.Text(server.URL())}, "ingest", zap.NewNop(), prometheus.NewRegistry())
+	js, err := queue.Connect(queue.Config{NATSURL: secret.String(server.URL())}, "ingest", zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ type config struct {
 
 	// TikTok Ads Manager > Tools > Events > Web events > the pixel > Settings > Events API > Generate access
 	// token. Empty: delivery is off, and every purchase ends skipped (not_configured).
-	AccessToken secret.Text `name:"tiktok-access-token" example:"…" help:"Events API access token."`
+	AccessToken secret.String `name:"tiktok-access-token" example:"…" help:"Events API access token."`
 
 	// Below its name on the same page. Required with a token. Surrounding blanks and line ends are removed from
 	// tokens, pixels and test event code.
@@ -46,7 +46,7 @@ type config struct {
 	TestPixelID string `name:"tiktok-test-pixel-id" example:"C…" help:"Pixel for test purchases."`
 
 	// Empty: the live one.
-	TestAccessToken secret.Text `name:"tiktok-test-access-token" example:"…" help:"Token for test purchases."`
+	TestAccessToken secret.String `name:"tiktok-test-access-token" example:"…" help:"Token for test purchases."`
 
 	// For a proxy or a simulator.
 	APIURL string `name:"tiktok-api-url" default:"https://business-api.tiktok.com/open_api/v1.3/event/track/" help:"URL of TikTok's Events API."`
@@ -177,7 +177,7 @@ func (c *config) unusable() (list []string) {
 			list = append(list, name+" "+err.Error()+": copy it again from Events Manager")
 		}
 	}
-	token := func(value string) error { return tiktok.CheckToken(secret.Text(value)) }
+	token := func(value string) error { return tiktok.CheckToken(secret.String(value)) }
 	check("TIKTOK_ACCESS_TOKEN", c.AccessToken.Reveal(), token)
 	check("TIKTOK_PIXEL_ID", c.PixelID, tiktok.CheckPixel)
 	check("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken.Reveal(), token)
@@ -201,7 +201,7 @@ func isTikTok(raw string) bool {
 const simulatorToken = "local-token"
 
 // inClear reports whether a token would be sent where it can be read on the way.
-func (c *config) inClear(token secret.Text) bool {
+func (c *config) inClear(token secret.String) bool {
 	return token != "" && token != simulatorToken && secret.InClear(c.APIURL)
 }
 
@@ -232,7 +232,7 @@ func (c *config) batch() int {
 // target is a pixel and what opens it.
 type target struct {
 	pixel    string
-	token    secret.Text
+	token    secret.String
 	testCode string
 }
 

@@ -133,7 +133,7 @@ func TestConfig_InClear(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		url   string
-		token secret.Text
+		token secret.String
 		want  bool
 	}{
 		{"http://tiktok-simulator:8083/open_api/v1.3/event/track/", "local-token", false},

@@ -75,6 +75,9 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	admin.Handle("GET /readyz", service.Readyz(func(context.Context) (bool, map[string]string) {
 		s := worker.State()
 		body := map[string]string{"nats": "up", "delivery": s.State}
+		if s.State == message.WorkerOpen {
+			body["delivery"] = "circuit_open"
+		}
 		if s.Reason != "" {
 			body["reason"] = s.Reason
 		}
@@ -135,15 +138,15 @@ func (p pixels) followTokens(
 		return nil
 	}
 	var files sync.WaitGroup
-	follow := func(variable string, first secret.Text, set func(secret.Text)) {
+	follow := func(variable string, first secret.String, set func(secret.String)) {
 		path := getenv(variable)
 		if path == "" {
 			return
 		}
 		log := log.With(zap.String("file", variable))
 		current := first
-		replace := func(token secret.Text) {
-			token = secret.Text(tiktok.Trim(token.Reveal()))
+		replace := func(token secret.String) {
+			token = secret.String(tiktok.Trim(token.Reveal()))
 			if err := tiktok.CheckToken(token); err != nil {
 				log.Error("Unusable access token; keeping the old one", zap.Error(err),
 					zap.String("remedy", "copy the token again from Events Manager into the file"))
@@ -167,7 +170,7 @@ func (p pixels) followTokens(
 			})
 		})
 	}
-	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.Text) {
+	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.String) {
 		p.live.SetToken(token)
 		if p.test != nil && c.TestAccessToken == "" {
 			p.test.SetToken(token)

@@ -11,7 +11,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// newerDelay leaves a message to a newer worker during a rolling upgrade.
+// newerDelay is the redelivery delay of a message that needs a newer worker, during a rolling upgrade.
 const newerDelay = time.Minute
 
 // item is one delivery of a purchase.
@@ -20,16 +20,16 @@ type item struct {
 	envelope   message.Envelope
 	generation int
 	log        *zap.Logger
-	ended      *atomic.Bool   // settled, or left to the queue: AckWait is not extended any more
-	sent       *purchase.Sent // what its event carried; nil: not delivered
+	ended      *atomic.Bool   // settled, or left to the queue: AckWait is no longer extended
+	sent       *purchase.Sent // fields of its event; nil: not delivered
 }
 
-// suspect reports whether the message was redelivered without being returned: its worker crashed. It is sent
-// alone, so that it takes no others along should it be the cause.
-func (it item) suspect() bool { return it.NumDelivered > 1 && !it.Returned }
+// crashed reports whether the message was redelivered without a NAK: its worker crashed. It is sent alone,
+// because it may be the cause.
+func (it item) crashed() bool { return it.NumDelivered > 1 && !it.Returned }
 
-// forLane are the items of a batch for one lane.
-type forLane struct {
+// laneItems are the fetched items of one lane.
+type laneItems struct {
 	together []item // in one request
 	alone    []item // each in a request of its own
 }
@@ -44,45 +44,45 @@ func (s *sender) deliver(messages []message.Received) {
 		}
 	}
 	defer w.keepAlive(items)()
-	var live, test forLane
+	var live, test laneItems
 	var skipped, expired []settlement
 	for _, it := range items {
-		l, batch := w.live, &live
+		l, group := w.live, &live
 		if !it.envelope.Livemode {
-			l, batch = w.test, &test
+			l, group = w.test, &test
 		}
 		switch {
 		case w.config.Live == nil:
 			it.log.Info("TIKTOK_ACCESS_TOKEN not configured, skipping tracking")
 			skipped = append(skipped, w.skipped(it, purchase.ReasonNotConfigured))
 		case l.destination == nil:
-			it.log.Info("Test purchase skipped (TIKTOK_TEST_MODE=skip)")
+			it.log.Info("Test purchase skipped", zap.String("cause", "TIKTOK_TEST_MODE=skip"))
 			skipped = append(skipped, w.skipped(it, purchase.ReasonTestPurchase))
 		case w.remaining(it) == 0:
 			expired = append(expired, w.dead(it, purchase.ReasonExpired, nil))
-		case it.suspect(), l.pages(it.envelope.EventID) > 0:
-			batch.alone = append(batch.alone, it)
+		case it.crashed(), l.blocks(it.envelope.EventID) > 0:
+			group.alone = append(group.alone, it)
 		default:
-			batch.together = append(batch.together, it)
+			group.together = append(group.together, it)
 		}
 	}
 	w.settle(s.abort, skipped)
 	w.settle(s.abort, expired)
-	s.send(w.live, live.pieces())
-	s.send(w.test, test.pieces())
+	s.send(w.live, live.batches())
+	s.send(w.test, test.batches())
 }
 
-func (b *forLane) pieces() (pieces []piece) {
-	if len(b.together) > 0 {
-		pieces = append(pieces, piece{items: b.together})
+func (g *laneItems) batches() (list []batch) {
+	if len(g.together) > 0 {
+		list = append(list, batch{items: g.together})
 	}
-	for i := range b.alone {
-		pieces = append(pieces, piece{items: b.alone[i : i+1 : i+1]})
+	for i := range g.alone {
+		list = append(list, batch{items: g.alone[i : i+1 : i+1]})
 	}
-	return pieces
+	return list
 }
 
-// decode decodes a message. A malformed one, or one of a newer version, is settled here.
+// decode decodes a message. It removes a malformed one and returns one of a newer version to the queue.
 func (w *Worker) decode(m message.Received) (it item, ok bool) {
 	envelope, err := message.DecodeEnvelope(m.Data)
 	if err == nil && m.Subject != message.Subject(envelope.EventID, envelope.Livemode) {
@@ -90,13 +90,13 @@ func (w *Worker) decode(m message.Received) (it item, ok bool) {
 	}
 	switch {
 	case errors.Is(err, message.ErrNewer):
-		w.log.Warn("Purchase left to a newer worker", zap.String("subject", m.Subject), zap.Error(err))
+		w.log.Warn("Purchase needs a newer worker", zap.String("subject", m.Subject), zap.Error(err))
 		logAckError(w.log, m.NakWithDelay(newerDelay))
 		return item{}, false
 	case err != nil:
 		w.metrics.malformed.Inc()
 		w.limited.Error("Malformed purchase message removed", zap.Int("bytes", len(m.Data)), zap.Error(err),
-			zap.String("remedy", "check who else may publish on purchases.*"))
+			zap.String("remedy", "check which users may publish on purchases.*"))
 		logAckError(w.log, m.TermWithReason("malformed purchase"))
 		return item{}, false
 	}
@@ -106,7 +106,7 @@ func (w *Worker) decode(m message.Received) (it item, ok bool) {
 	}, true
 }
 
-// remaining returns how long a purchase may still be tried, by the queue's clock; 0: it is too old.
+// remaining returns how long a purchase may still be retried, by the queue's clock; 0: it is too old.
 func (w *Worker) remaining(it item) time.Duration {
 	return remaining(it.FirstPublished, w.config.Now().Add(w.clockOffset()), w.config.RetryMaxAge)
 }

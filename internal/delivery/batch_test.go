@@ -16,22 +16,22 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// strict refuses a request that holds a bad event, and names it as hint says (from the index of the first bad
-// one).
+// strict rejects a request with a bad event. hint returns the start of the message from the index of the
+// first bad event.
 func strict(bad func(id string) bool, hint func(first int) string) func(ids []string) purchase.Answer {
 	return func(ids []string) purchase.Answer {
 		if i := slices.IndexFunc(ids, bad); i >= 0 {
 			a := answer(purchase.ClassRefused, 40002)
-			a.Message = hint(i) + ids[i] + " is not valid" + flaws(ids[i])
+			a.Message = hint(i) + ids[i] + " is not valid" + wordingFor(ids[i])
 			return a
 		}
 		return answer(purchase.ClassDelivered, 0)
 	}
 }
 
-// flaws gives the events of a test that is not about rows of equal refusals a wording each: "cs_12_odd" is "b
-// c".
-func flaws(id string) (words string) {
+// wordingFor returns a wording for each "_odd" event, so that their rejections make no streak: "cs_12_odd" is
+// "b c".
+func wordingFor(id string) (words string) {
 	if !strings.HasSuffix(id, "_odd") {
 		return ""
 	}
@@ -43,13 +43,13 @@ func flaws(id string) (words string) {
 	return words
 }
 
-func truthful(i int) string { return fmt.Sprintf("Batch.%d.properties.value: ", i) }
+func indexHint(i int) string { return fmt.Sprintf("Batch.%d.properties.value: ", i) }
 
 func isBad(id string) bool { return strings.Contains(id, "bad") }
 
 // count counts journal entries with a prefix.
-func (b *bench) count(prefix string) (n int) {
-	for _, e := range b.q.events() {
+func (b *harness) count(prefix string) (n int) {
+	for _, e := range b.q.entries() {
 		if strings.HasPrefix(e, prefix) {
 			n++
 		}
@@ -59,59 +59,61 @@ func (b *bench) count(prefix string) (n int) {
 
 func TestWorker_BatchesWaitingPurchases(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		for i := range 3 {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
 		}
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(time.Second)
-		want(t, b, "send live cs_0 cs_1 cs_2", "outcome cs_0 delivered", "outcome cs_1 delivered",
-			"outcome cs_2 delivered", "ack cs_0", "ack cs_1", "ack cs_2",
-			"send test cs_test_0 cs_test_1 cs_test_2", "outcome cs_test_0 delivered", "outcome cs_test_1 delivered", "outcome cs_test_2 delivered",
+		wantJournal(t, b,
+			"send live cs_0 cs_1 cs_2",
+			"outcome cs_0 delivered", "outcome cs_1 delivered", "outcome cs_2 delivered",
+			"ack cs_0", "ack cs_1", "ack cs_2",
+			"send test cs_test_0 cs_test_1 cs_test_2",
+			"outcome cs_test_0 delivered", "outcome cs_test_1 delivered", "outcome cs_test_2 delivered",
 			"ack cs_test_0", "ack cs_test_1", "ack cs_test_2")
-		if told := b.r.published(); told[0].Attempt.ID != told[2].Attempt.ID ||
-			told[0].Attempt.ID == told[3].Attempt.ID {
-			t.Error("one attempt is one request")
+		if outcomes := b.r.published(); outcomes[0].Attempt.ID != outcomes[2].Attempt.ID ||
+			outcomes[0].Attempt.ID == outcomes[3].Attempt.ID {
+			t.Error("attempt IDs do not match the requests")
 		}
 	})
 }
 
-// A batch is at most BATCH_SIZE, and a backlog costs as few requests as can be.
 func TestWorker_SendsBacklogInFullBatches(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 100, 1
 		for i := range 950 {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 		}
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(time.Minute)
 		if b.live.count() != 10 || slices.Max(b.live.requests()) != 100 || b.count("ack ") != 950 {
-			t.Errorf("requests of %v, %d acknowledged", b.live.requests(), b.count("ack "))
+			t.Errorf("requests of %v, %d acknowledged; want 10 of at most 100, 950",
+				b.live.requests(), b.count("ack "))
 		}
 	})
 }
 
-// Each bad event is dead with its own answer, each good one is accepted once, for any index in TikTok's
-// message.
+// TikTok's message may name the bad event by a right or a wrong index, or not at all.
 func TestWorker_SplitsRejectedBatch(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		hint func(int) string
-		most int // requests for one bad event in 512
+		hint  func(int) string
+		limit int // requests for one bad event in 512
 	}{
-		"a true index":      {truthful, 3},
-		"no index":          {func(int) string { return "" }, 2*9 + 1},
-		"a wrong index":     {func(i int) string { return truthful(i + 1) }, 2*9 + 3},
-		"an index too high": {func(int) string { return "Batch.99999.event: " }, 2*9 + 1},
-		"always the first":  {func(int) string { return truthful(0) }, 2*9 + 3},
+		"right index":      {indexHint, 3},
+		"no index":         {func(int) string { return "" }, 2*9 + 1},
+		"wrong index":      {func(i int) string { return indexHint(i + 1) }, 2*9 + 3},
+		"index too high":   {func(int) string { return "Batch.99999.event: " }, 2*9 + 1},
+		"always the first": {func(int) string { return indexHint(0) }, 2*9 + 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(b *bench, c *Config) {
+			bubble(t, func(b *harness, c *Config) {
 				c.BatchSize, c.Concurrency = 512, 1
-				b.live.sayAll = strict(isBad, tc.hint)
+				b.live.respond = strict(isBad, tc.hint)
 				for i := range 512 {
 					id := fmt.Sprintf("cs_%d", i)
 					if i == 300 {
@@ -119,7 +121,7 @@ func TestWorker_SplitsRejectedBatch(t *testing.T) {
 					}
 					b.q.add(id, true, 0)
 				}
-			}, func(t *testing.T, b *bench) {
+			}, func(t *testing.T, b *harness) {
 				wait(time.Minute)
 				if b.count("ack ") != 511 || b.count("term cs_bad refused") != 1 || len(b.r.published()) != 512 {
 					t.Errorf("%d delivered, %d outcomes, dead: %v", b.count("ack "), len(b.r.published()), b.r.letters())
@@ -128,26 +130,29 @@ func TestWorker_SplitsRejectedBatch(t *testing.T) {
 					*d.Code != 40002 {
 					t.Errorf("dead letter: %+v", d)
 				}
-				if n := b.live.count(); n > tc.most {
-					t.Errorf("%d requests, %d would do", n, tc.most)
+				if n := b.live.count(); n > tc.limit {
+					t.Errorf("%d requests, want at most %d", n, tc.limit)
 				}
 			})
 		})
 	}
 }
 
-// For any bad events and any index in TikTok's message, each event has its one correct outcome.
+// For any bad events and any index in TikTok's message, each event has one correct outcome.
 func TestWorker_SplitsAnyBatch(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 40).Draw(rt, "n")
 		bad := rapid.SliceOfN(rapid.Bool(), n, n).Draw(rt, "bad")
-		lies := rapid.SliceOfN(rapid.IntRange(0, 45), 50, 50).Draw(rt, "hints")
-		asked := 0
+		indexes := rapid.SliceOfN(rapid.IntRange(0, 45), 50, 50).Draw(rt, "hints")
+		requests := 0
 		synctest.Test(t, func(t *testing.T) {
-			b := run(t, func(b *bench, c *Config) {
+			b := startWorker(t, func(b *harness, c *Config) {
 				c.BatchSize, c.Concurrency = 500, 1
-				b.live.sayAll = strict(isBad, func(int) string { asked++; return truthful(lies[asked%len(lies)]) })
+				b.live.respond = strict(isBad, func(int) string {
+					requests++
+					return indexHint(indexes[requests%len(indexes)])
+				})
 				for i, is := range bad {
 					b.q.add(fmt.Sprintf("cs_%d_%s", i, map[bool]string{true: "bad_odd", false: "good"}[is]), true, 0)
 				}
@@ -155,27 +160,26 @@ func TestWorker_SplitsAnyBatch(t *testing.T) {
 			wait(10 * time.Minute)
 			b.stop()
 			<-b.ended
-			told := map[string]int{}
+			results := map[string]int{}
 			for _, o := range b.r.published() {
-				told[o.EventID]++
+				results[o.EventID]++
 				if (o.Result == purchase.StatusDead) != isBad(o.EventID) {
 					rt.Fatalf("%s ended %s", o.EventID, o.Result)
 				}
 			}
-			if len(told) != n || len(b.r.published()) != n {
-				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.published()), len(told), n)
+			if len(results) != n || len(b.r.published()) != n {
+				rt.Fatalf("%d outcomes of %d purchases out of %d", len(b.r.published()), len(results), n)
 			}
 		})
 	})
 }
 
-// A partial rejection is split until each event has its own answer. Accepted events are sent again under
-// their event_id.
+// A partial rejection does not name the rejected events: accepted ones are sent again under their event_id.
 func TestWorker_SplitsPartialRejection(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
-		b.live.sayAll = func(ids []string) purchase.Answer {
+		b.live.respond = func(ids []string) purchase.Answer {
 			if slices.ContainsFunc(ids, isBad) {
 				return answer(purchase.ClassRefused, codePartial)
 			}
@@ -185,39 +189,38 @@ func TestWorker_SplitsPartialRejection(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 		}
 		b.q.add("cs_bad", true, 0)
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(time.Minute)
 		if b.count("ack ") != 64 || b.count("term cs_bad refused") != 1 || b.live.count() > 2*7+1 {
 			t.Errorf("%d delivered, %d requests, dead: %v", b.count("ack "), b.live.count(), b.r.letters())
 		}
-		// Alone from the start, one such answer is not enough.
+		// A single event is retried once after a partial rejection.
 		b.q.add("cs_bad2", true, 0)
 		wait(time.Minute)
 		if b.count("send live cs_bad2") != 2 || b.count("term cs_bad2") != 1 {
-			t.Errorf("journal: %v", b.q.events()[len(b.q.events())-6:])
+			t.Errorf("journal: %v", b.q.entries()[len(b.q.entries())-6:])
 		}
 	})
 }
 
-// An outage during a split returns the unsent purchases without an outcome; all are delivered afterwards.
 func TestWorker_OutageDuringSplit(t *testing.T) {
 	t.Parallel()
 	requests := 0
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
-		judge := strict(isBad, truthful)
-		b.live.sayAll = func(ids []string) purchase.Answer {
+		respond := strict(isBad, indexHint)
+		b.live.respond = func(ids []string) purchase.Answer {
 			if requests++; requests > 2 && requests < 20 {
 				return answer(purchase.ClassRetry, 503)
 			}
-			return judge(ids)
+			return respond(ids)
 		}
 		for i := range 100 {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 		}
 		b.q.add("cs_bad", true, 0)
 		b.q.add("cs_bad2", true, 0)
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(3 * time.Hour)
 		if b.count("ack ") != 100 || b.count("term cs_bad") != 2 {
 			t.Errorf("%d delivered, %d dead", b.count("ack "), b.count("term"))
@@ -225,28 +228,27 @@ func TestWorker_OutageDuringSplit(t *testing.T) {
 	})
 }
 
-// A message that was redelivered without being returned is sent alone: it may have crashed its worker.
-func TestWorker_SendsSuspectsAlone(t *testing.T) {
+func TestWorker_SendsCrashedAlone(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
 		for i := range 3 {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-			b.q.add(fmt.Sprintf("cs_again_%d", i), true, 0)
-			b.q.add(fmt.Sprintf("cs_back_%d", i), true, 0)
+			b.q.add(fmt.Sprintf("cs_crashed_%d", i), true, 0)
+			b.q.add(fmt.Sprintf("cs_returned_%d", i), true, 0)
 		}
 		for _, m := range b.q.waiting {
 			switch {
-			case strings.Contains(m.id, "again"):
+			case strings.Contains(m.id, "crashed"):
 				m.delivered = 1
-			case strings.Contains(m.id, "back"):
+			case strings.Contains(m.id, "returned"):
 				m.delivered, m.returned = 4, true
 			}
 		}
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(time.Second)
 		if !slices.Equal(b.live.requests(), []int{6, 1, 1, 1}) || b.count("ack ") != 9 {
-			t.Errorf("requests of %v", b.live.requests())
+			t.Errorf("requests of %v, want 6, 1, 1, 1", b.live.requests())
 		}
 	})
 }
@@ -255,11 +257,11 @@ func TestWorker_SendsSuspectsAlone(t *testing.T) {
 // dead.
 func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 2
-		b.live.sayAll = func(ids []string) purchase.Answer {
+		b.live.respond = func(ids []string) purchase.Answer {
 			if slices.ContainsFunc(ids, isBad) {
-				panic("cs_bad is too much, and this text names somebody@example.com")
+				panic("cs_bad of buyer@example.com")
 			}
 			return answer(purchase.ClassDelivered, 0)
 		}
@@ -267,17 +269,17 @@ func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 		}
 		b.q.add("cs_bad", true, 0)
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(2 * time.Minute)
 		if b.count("ack ") != 20 || b.count("outcome cs_bad dead crash") != 1 || b.count("term cs_bad crash") != 1 {
-			t.Errorf("journal: %v", b.q.events())
+			t.Errorf("journal: %v", b.q.entries())
 		}
 		if n := testutil.ToFloat64(b.metrics.dead.WithLabelValues("crash")); n != 1 {
-			t.Errorf("%v dead letters counted", n)
+			t.Errorf("dead_letters_total = %v, want 1", n)
 		}
 		for _, entry := range b.log.All() {
-			if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "somebody") {
-				t.Errorf("the panic's text is in the log: %s", text)
+			if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "buyer") {
+				t.Errorf("the panic's text was logged: %s", text)
 			}
 		}
 	})
@@ -287,9 +289,9 @@ func TestWorker_DeadLettersRepeatedPanic(t *testing.T) {
 func TestWorker_ShutdownDuringSplit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := run(t, func(b *bench, c *Config) {
+		b := startWorker(t, func(b *harness, c *Config) {
 			c.BatchSize, c.Concurrency = 500, 1
-			b.live.sayAll = func(ids []string) purchase.Answer {
+			b.live.respond = func(ids []string) purchase.Answer {
 				<-time.After(time.Second)
 				return strict(isBad, func(int) string { return "" })(ids)
 			}
@@ -303,25 +305,19 @@ func TestWorker_ShutdownDuringSplit(t *testing.T) {
 		<-b.ended
 		if b.count("ack ") != 4 || b.count("nak ") != 4 || len(b.r.published()) != 4 ||
 			slices.Max(b.q.delays()) != 0 {
-			t.Errorf("journal: %v", b.q.events())
+			t.Errorf("journal: %v", b.q.entries())
 		}
 	})
 }
 
-// While the circuit is open, nothing but a small probe is fetched: no deliveries are spent.
 func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 	t.Parallel()
 	var down atomic.Bool
 	down.Store(true)
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
-		b.live.sayAll = func([]string) purchase.Answer {
-			if down.Load() {
-				return answer(purchase.ClassRetry, 502)
-			}
-			return answer(purchase.ClassDelivered, 0)
-		}
-	}, func(t *testing.T, b *bench) {
+		b.live.respond = failWhile(&down, answer(purchase.ClassRetry, 502))
+	}, func(t *testing.T, b *harness) {
 		for i := range tripAfter {
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
 			wait(10 * time.Millisecond)
@@ -345,10 +341,11 @@ func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 		probes := len(sizes) - tripAfter
 		if probes < 8 || probes > 25 || slices.Max(sizes[tripAfter:]) > outageProbe ||
 			fresh < 2000-probes*outageProbe {
-			t.Errorf("%d probes of %v, %d of 2000 untouched", probes, sizes, fresh)
+			t.Errorf("%d probes of %v, want 8 to 25 of at most %d; %d of 2000 not fetched",
+				probes, sizes, outageProbe, fresh)
 		}
-		if n := b.log.FilterMessageSnippet("circuit opened").Len(); n != 1 {
-			t.Errorf("told %d times", n)
+		if n := b.log.FilterMessage("Circuit opened").Len(); n != 1 {
+			t.Errorf("logged %d times, want once", n)
 		}
 		down.Store(false)
 		wait(6 * time.Minute)
@@ -362,13 +359,12 @@ func TestWorker_OpenCircuitFetchesNothing(t *testing.T) {
 	})
 }
 
-// A test destination without answers delays no live purchase.
-func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
+func TestWorker_TestOutageDoesNotDelayLive(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize = 500
-		b.test.say = always(answer(purchase.ClassRetry, 500))
-	}, func(t *testing.T, b *bench) {
+		b.test.respond = always(answer(purchase.ClassRetry, 500))
+	}, func(t *testing.T, b *harness) {
 		for i := range 60 {
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
 			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
@@ -382,14 +378,13 @@ func TestWorker_TestCircuitLeavesLiveAlone(t *testing.T) {
 	})
 }
 
-// With test purchases alone, nothing shows that live ones would be answered: State is open and little is
-// fetched.
-func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
+// Without a live answer, an outage of the test destination counts for both: it has the same address.
+func TestWorker_TestOutageOpensCircuit(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 500, 1
-		b.test.say = always(answer(purchase.ClassRetry, 503))
-	}, func(t *testing.T, b *bench) {
+		b.test.respond = always(answer(purchase.ClassRetry, 503))
+	}, func(t *testing.T, b *harness) {
 		for i := range tripAfter {
 			b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
 			wait(10 * time.Millisecond)
@@ -403,13 +398,13 @@ func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 			t.Errorf("state: %+v", s)
 		}
 		if n := b.test.count(); n > 15 {
-			t.Errorf("%d requests", n)
+			t.Errorf("%d requests, want at most 15", n)
 		}
 		if n := b.count("nak"); n > 1000 {
-			t.Errorf("%d deliveries spent", n)
+			t.Errorf("%d messages returned, want at most 1000", n)
 		}
 		b.q.add("cs_live", true, 0)
-		b.q.mu.Lock() // before the others, as the real queue may have it
+		b.q.mu.Lock() // in front, as the real queue may order it
 		last := len(b.q.waiting) - 1
 		b.q.waiting[0], b.q.waiting[last] = b.q.waiting[last], b.q.waiting[0]
 		b.q.mu.Unlock()
@@ -420,20 +415,14 @@ func TestWorker_OutageSeenByTestPurchasesAlone(t *testing.T) {
 	})
 }
 
-// A new token is tried immediately, not when the next probe is due.
 func TestWorker_ProbeNow(t *testing.T) {
 	t.Parallel()
 	var revoked atomic.Bool
 	revoked.Store(true)
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Test = 500, nil
-		b.live.sayAll = func([]string) purchase.Answer {
-			if revoked.Load() {
-				return answer(purchase.ClassAccess, 40105)
-			}
-			return answer(purchase.ClassDelivered, 0)
-		}
-	}, func(t *testing.T, b *bench) {
+		b.live.respond = failWhile(&revoked, answer(purchase.ClassAccess, 40105))
+	}, func(t *testing.T, b *harness) {
 		b.q.add("cs_1", true, 0)
 		wait(time.Hour)
 		before := b.live.count()
@@ -447,35 +436,33 @@ func TestWorker_ProbeNow(t *testing.T) {
 	})
 }
 
-// A probe is small, also while the other destination keeps the fetches large: one event while paused, ten in
-// an outage.
+// The other destination keeps the fetches large.
 func TestWorker_ProbesAreSmall(t *testing.T) {
 	t.Parallel()
-	for class, most := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: outageProbe} {
-		bubble(t, func(b *bench, c *Config) {
+	for class, limit := range map[purchase.Class]int{purchase.ClassAccess: 1, purchase.ClassRetry: outageProbe} {
+		bubble(t, func(b *harness, c *Config) {
 			c.BatchSize, c.Concurrency = 500, 1
-			b.test.say = always(answer(class, 40105))
+			b.test.respond = always(answer(class, 40105))
 			for i := range 300 {
 				b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
 			}
-		}, func(t *testing.T, b *bench) {
+		}, func(t *testing.T, b *harness) {
 			wait(time.Hour)
 			sizes := b.test.requests()
-			stopped := 1 // one answer closes a gate, three in a row open a circuit
+			stopped := 1 // one answer pauses, three open the circuit
 			if class == purchase.ClassRetry {
 				stopped = tripAfter
 			}
-			if len(sizes) < 10 || slices.Max(sizes[stopped:]) > most {
-				t.Errorf("%s: requests of %v", class, sizes)
+			if len(sizes) < 10 || slices.Max(sizes[stopped:]) > limit {
+				t.Errorf("%s: requests of %v, want probes of at most %d", class, sizes, limit)
 			}
 		})
 	}
 }
 
-// A message whose subject does not match its event is removed.
 func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(_ *bench, c *Config) { c.Concurrency = 1 }, func(t *testing.T, b *bench) {
+	bubble(t, func(_ *harness, c *Config) { c.Concurrency = 1 }, func(t *testing.T, b *harness) {
 		b.q.add("cs_1", true, 0)
 		b.q.mu.Lock()
 		data := b.q.waiting[0].data
@@ -484,20 +471,19 @@ func TestWorker_RemovesMessageOnForeignSubject(t *testing.T) {
 		b.q.put(&fakeMessage{q: b.q, id: "cs_forged", subject: message.Subject("cs_other", true), data: data})
 		b.q.put(&fakeMessage{q: b.q, id: "cs_test", subject: message.Subject("cs_1", false), data: data})
 		wait(time.Second)
-		want(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1", "term cs_forged malformed purchase",
-			"term cs_test malformed purchase")
+		wantJournal(t, b, "send live cs_1", "outcome cs_1 delivered", "ack cs_1",
+			"term cs_forged malformed purchase", "term cs_test malformed purchase")
 		if n := testutil.ToFloat64(b.metrics.malformed); n != 2 {
-			t.Errorf("%v counted", n)
+			t.Errorf("junk_total = %v, want 2", n)
 		}
 	})
 }
 
-// Thousands of purchases, one in a hundred bad, cost a few hundred requests.
-func TestWorker_TenThousandWithOnePercentBad(t *testing.T) {
+func TestWorker_OnePercentBadCostsFewRequests(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize = 500
-		b.live.sayAll = strict(isBad, truthful)
+		b.live.respond = strict(isBad, indexHint)
 		for i := range 10_000 {
 			id := fmt.Sprintf("cs_%d", i)
 			if i%100 == 37 {
@@ -505,28 +491,30 @@ func TestWorker_TenThousandWithOnePercentBad(t *testing.T) {
 			}
 			b.q.add(id, true, 0)
 		}
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		wait(time.Hour)
 		if b.count("ack ") != 9900 || len(b.r.letters()) != 100 || b.live.count() > 300 {
-			t.Errorf("%d delivered, %d dead, %d requests", b.count("ack "), len(b.r.letters()), b.live.count())
+			t.Errorf("%d delivered, %d dead, %d requests; want 9900, 100, at most 300",
+				b.count("ack "), len(b.r.letters()), b.live.count())
 		}
 		t.Logf("%d requests", b.live.count())
 	})
 }
 
-func TestHalves_KeepEveryItem(t *testing.T) {
+func TestSplit_KeepsEveryItem(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(2, 1000).Draw(t, "n")
-		var p piece
+		var b batch
 		for i := range n {
-			p.items = append(p.items, item{generation: i})
+			b.items = append(b.items, item{generation: i})
 		}
 		var got []int
-		for _, part := range split(p, rapid.SampledFrom([]string{"", truthful(rapid.IntRange(0, 1100).Draw(t,
-			"index")), "Batch.x.", "Batch.-1."}).Draw(t, "message"), true) {
+		hint := indexHint(rapid.IntRange(0, 1100).Draw(t, "index"))
+		message := rapid.SampledFrom([]string{"", hint, "Batch.x.", "Batch.-1."}).Draw(t, "message")
+		for _, part := range split(b, message, true) {
 			if len(part.items) == 0 || len(part.items) == n {
-				t.Fatalf("a part of %d of %d", len(part.items), n)
+				t.Fatalf("a part has %d of %d items, want fewer and at least one", len(part.items), n)
 			}
 			for _, it := range part.items {
 				got = append(got, it.generation)
@@ -542,7 +530,7 @@ func TestHalves_KeepEveryItem(t *testing.T) {
 }
 
 // gauge reads one gauge of the worker's registry.
-func (b *bench) gauge(name string) float64 {
+func (b *harness) gauge(name string) float64 {
 	families, err := b.reg.Gather()
 	if err != nil {
 		panic(err)

@@ -3,12 +3,12 @@ package delivery
 import "time"
 
 const (
-	// tripAfter is how many consecutive requests without a usable answer open the circuit. A single purchase
-	// that TikTok cannot answer does not: the others in between reset the count.
+	// tripAfter is how many consecutive requests without a usable answer open the circuit. One purchase that
+	// TikTok cannot answer does not: the others in between reset the count.
 	tripAfter = 3
 	// outageProbe is how many purchases probe a destination that gives no usable answers.
 	outageProbe = 10
-	// maxProbeWait bounds the time between two probes. Together with afterProbe, a lone purchase probes at least
+	// maxProbeWait bounds the time between two probes. With afterProbe's margin, a lone purchase probes at least
 	// every five minutes.
 	maxProbeWait = 4 * time.Minute
 )
@@ -21,12 +21,11 @@ const (
 	causeOutage cause = "outage" // the destination gives no usable answers
 )
 
-// breaker stops the requests to one destination (pixel and token) while every event would meet the same
-// failure. While it is open, one request probes, at growing intervals. It is a pure state machine of findings
-// and the time.
+// breaker stops the requests to one destination (pixel and token) while every event would fail alike. While
+// open, it admits one probe at a time, at growing intervals. It is a pure state machine of findings and time.
 //
-//	closed ──denied, or three times failing──▶ open ──probe due──▶ probing ──no better──▶ open (longer)
-//	  ▲                                                               └──TikTok judged the probe──▶ closed
+//	closed ─denied, or 3 × failing─▶ open ─probe due─▶ probing ─failed─▶ open (longer)
+//	                                                      └─TikTok answered─▶ closed
 type breaker struct {
 	initial, max time.Duration
 	random       func() float64
@@ -38,7 +37,7 @@ type breaker struct {
 	probes    int       // consecutive, without success
 	nextProbe time.Time
 	probing   bool
-	epoch     int       // counts how often it opened and closed
+	epoch     int       // number of times it opened or closed
 	failures  int       // consecutive, while it is closed
 	answered  time.Time // the last usable answer; zero: none
 }
@@ -65,7 +64,7 @@ func (b *breaker) wait(now time.Time) time.Duration {
 	case b.cause == "":
 		return 0
 	case b.probing:
-		return b.initial // the probe's answer may come any moment
+		return b.initial // the probe's answer is pending
 	}
 	return max(0, b.nextProbe.Sub(now))
 }
@@ -97,7 +96,7 @@ func (b *breaker) abandon(a admission) {
 	}
 }
 
-// report takes what the answer to a request shows; reason is the answer's text.
+// report records the finding of a request's answer; reason is the answer's text.
 func (b *breaker) report(a admission, f finding, reason string, now time.Time) change {
 	if a.probe {
 		b.probing = false
@@ -107,7 +106,7 @@ func (b *breaker) report(a admission, f finding, reason string, now time.Time) c
 	}
 	switch {
 	case a.epoch != b.epoch:
-		return unchanged // the request was sent before it opened or closed
+		return unchanged // the breaker opened or closed after the request was sent
 	case b.cause == "":
 		return b.reportClosed(f, reason, now)
 	case f == healthy, f == unclear && b.cause == causeOutage:
@@ -149,18 +148,18 @@ func (b *breaker) open(c cause, reason string, now time.Time) {
 
 func (b *breaker) probeAgain(now time.Time) {
 	b.probes++
-	b.nextProbe = now.Add(Delay(b.probes, b.initial, min(b.max, maxProbeWait), b.random()))
+	b.nextProbe = now.Add(backoffDelay(b.probes, b.initial, min(b.max, maxProbeWait), b.random()))
 }
 
-// probeNow makes the next probe due immediately and resets the interval. A new token repairs a pause, not an
-// outage.
+// probeNow makes the next probe of a pause due immediately and resets the interval: a new token does not end
+// an outage.
 func (b *breaker) probeNow(now time.Time) {
 	if b.cause == causeAccess {
 		b.nextProbe, b.probes = now, 0
 	}
 }
 
-// afterProbe returns when to retry a purchase that failed as a probe, or opened the breaker: after the next
+// afterProbe returns the delay of a purchase that failed as a probe or opened the breaker: past the next
 // probe, so that another purchase probes.
 func afterProbe(wait time.Duration) time.Duration {
 	return wait + max(wait/8, 100*time.Millisecond)

@@ -15,7 +15,7 @@ func newBreaker() *breaker {
 	return &breaker{initial: time.Second, max: 15 * time.Minute, random: middle}
 }
 
-// send admits one request and reports what its answer shows.
+// send admits one request and reports its finding.
 func (b *breaker) send(t *testing.T, f finding, reason string, now time.Time) change {
 	t.Helper()
 	a, wait := b.admit(now)
@@ -25,7 +25,7 @@ func (b *breaker) send(t *testing.T, f finding, reason string, now time.Time) ch
 	return b.report(a, f, reason, now)
 }
 
-func TestBreaker_ProbesOneAtATimeAtGrowingIntervals(t *testing.T) {
+func TestBreaker_ProbesSinglyAtGrowingIntervals(t *testing.T) {
 	t.Parallel()
 	b, now := newBreaker(), start
 	if got := b.send(t, denied, "40105 revoked", now); got != opened {
@@ -33,7 +33,7 @@ func TestBreaker_ProbesOneAtATimeAtGrowingIntervals(t *testing.T) {
 	}
 	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 240, 240, 240} { // seconds
 		if got := b.wait(now); got != want*time.Second {
-			t.Errorf("probe %d is due after %s, want %ds", i, got, want)
+			t.Errorf("wait for probe %d = %s, want %ds", i, got, want)
 		}
 		now = now.Add(want*time.Second - 1)
 		if _, wait := b.admit(now); wait != 1 {
@@ -52,53 +52,39 @@ func TestBreaker_ProbesOneAtATimeAtGrowingIntervals(t *testing.T) {
 		}
 	}
 	if b.since != start || b.reason != "40105 revoked" || b.cause != causeAccess {
-		t.Errorf("open since %s for %s: %s", b.since, b.cause, b.reason)
+		t.Errorf("since = %s, cause = %q, reason = %q; want %s, access, 40105 revoked",
+			b.since, b.cause, b.reason, start)
 	}
 }
 
-func TestBreaker_AnswersToProbes(t *testing.T) {
+func TestBreaker_ReactsToProbe(t *testing.T) {
 	t.Parallel()
+	access, outage := []finding{denied}, []finding{failing, failing, failing}
 	for name, tc := range map[string]struct {
-		before  []finding
-		probe   finding
-		want    change
-		cause   cause
-		because string
+		before []finding
+		probe  finding
+		want   change
+		cause  cause
+		reason string
 	}{
-		"access: TikTok judged the event":  {[]finding{denied}, healthy, resumed, "", ""},
-		"access: denied again":             {[]finding{denied}, denied, stillOpen, causeAccess, "probe"},
-		"access: no answer proves nothing": {[]finding{denied}, failing, stillOpen, causeAccess, "before"},
-		"access: a page proves nothing":    {[]finding{denied}, unclear, stillOpen, causeAccess, "before"},
-		"outage: TikTok judged the event":  {[]finding{failing, failing, failing}, healthy, resumed, "", ""},
-		"outage: it answers":               {[]finding{failing, failing, failing}, unclear, resumed, "", ""},
-		"outage: still no answer": {
-			[]finding{failing, failing, failing},
-			failing, stillOpen, causeOutage,
-			"probe",
-		},
-		"outage: it denies access": {
-			[]finding{failing, failing, failing},
-			denied, opened, causeAccess,
-			"probe",
-		},
+		"access: TikTok answered":              {access, healthy, resumed, "", ""},
+		"access: denied again":                 {access, denied, stillOpen, causeAccess, "probe"},
+		"access: no answer is inconclusive":    {access, failing, stillOpen, causeAccess, "before"},
+		"access: a block page is inconclusive": {access, unclear, stillOpen, causeAccess, "before"},
+		"outage: TikTok answered":              {outage, healthy, resumed, "", ""},
+		"outage: any answer":                   {outage, unclear, resumed, "", ""},
+		"outage: still no answer":              {outage, failing, stillOpen, causeOutage, "probe"},
+		"outage: access is denied":             {outage, denied, opened, causeAccess, "probe"},
 	} {
 		b := newBreaker()
 		for _, f := range tc.before {
 			b.send(t, f, "before", start)
 		}
 		now := start.Add(time.Second)
-		if got := b.send(t, tc.probe, "probe", now); got != tc.want || b.cause != tc.cause ||
-			b.reason != tc.because {
-			t.Errorf(
-				"%s: change %v, cause %q, reason %q; want %v, %q, %q",
-				name,
-				got,
-				b.cause,
-				b.reason,
-				tc.want,
-				tc.cause,
-				tc.because,
-			)
+		got := b.send(t, tc.probe, "probe", now)
+		if got != tc.want || b.cause != tc.cause || b.reason != tc.reason {
+			t.Errorf("%s: change %v, cause %q, reason %q; want %v, %q, %q",
+				name, got, b.cause, b.reason, tc.want, tc.cause, tc.reason)
 		}
 		if tc.want == resumed && (b.wait(now) != 0 || b.closed != now || !b.since.IsZero()) {
 			t.Errorf("%s: %+v is not closed", name, b)
@@ -106,7 +92,7 @@ func TestBreaker_AnswersToProbes(t *testing.T) {
 	}
 }
 
-func TestBreaker_OpensForThreeFailuresInARow(t *testing.T) {
+func TestBreaker_OpensAfterThreeConsecutiveFailures(t *testing.T) {
 	t.Parallel()
 	b := newBreaker()
 	for _, f := range []finding{failing, failing, healthy, failing, failing, unclear, failing, failing} {
@@ -120,8 +106,7 @@ func TestBreaker_OpensForThreeFailuresInARow(t *testing.T) {
 	}
 }
 
-// The next pause begins with the short intervals again.
-func TestBreaker_IntervalsStartAnew(t *testing.T) {
+func TestBreaker_ResetsIntervals(t *testing.T) {
 	t.Parallel()
 	b, now := newBreaker(), start
 	for range 5 {
@@ -135,8 +120,8 @@ func TestBreaker_IntervalsStartAnew(t *testing.T) {
 	}
 }
 
-// Requests that were in flight when the breaker opened or closed prove nothing about it.
-func TestBreaker_IgnoresStragglers(t *testing.T) {
+// Requests that were in flight when the breaker opened or closed do not change it.
+func TestBreaker_IgnoresEarlierRequests(t *testing.T) {
 	t.Parallel()
 	b := newBreaker()
 	var early [4]admission
@@ -145,18 +130,18 @@ func TestBreaker_IgnoresStragglers(t *testing.T) {
 	}
 	b.report(early[0], denied, "r", start)
 	if got := b.report(early[1], denied, "r", start); got != unchanged || b.wait(start) != time.Second {
-		t.Errorf("a second refusal of the same moment: %v, wait %s", got, b.wait(start))
+		t.Errorf("second denial: change %v, wait %s; want unchanged, 1s", got, b.wait(start))
 	}
 	if got := b.report(early[2], healthy, "", start); got != unchanged || b.cause == "" {
-		t.Error("an answer from before closed it")
+		t.Errorf("earlier success: change %v, cause %q; want unchanged, access", got, b.cause)
 	}
 	b.send(t, healthy, "", start.Add(time.Second))
 	if got := b.report(early[3], denied, "r", start.Add(time.Second)); got != unchanged || b.cause != "" {
-		t.Error("a refusal from before the pause opened it again")
+		t.Errorf("earlier denial: change %v, cause %q; want unchanged, closed", got, b.cause)
 	}
 }
 
-func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
+func TestBreaker_RepeatsAbandonedProbe(t *testing.T) {
 	t.Parallel()
 	b := newBreaker()
 	b.send(t, denied, "r", start)
@@ -164,16 +149,16 @@ func TestBreaker_AbandonedProbeIsRepeated(t *testing.T) {
 	probe, _ := b.admit(now)
 	b.abandon(probe)
 	if a, wait := b.admit(now); wait > 0 || !a.probe {
-		t.Errorf("after an abandoned probe: %+v, wait %s", a, wait)
+		t.Errorf("admission = %+v, wait %s; want another probe, 0s", a, wait)
 	}
 }
 
 // A lone purchase probes at least every five minutes.
-func TestReturnLater_WithinFiveMinutes(t *testing.T) {
+func TestAfterProbe_IsWithinFiveMinutes(t *testing.T) {
 	t.Parallel()
 	for _, wait := range []time.Duration{time.Millisecond, time.Second, maxProbeWait} {
 		if got := afterProbe(wait); got <= wait || got > 5*time.Minute {
-			t.Errorf("afterProbe(%s) = %s", wait, got)
+			t.Errorf("afterProbe(%s) = %s, want more, and at most 5m", wait, got)
 		}
 	}
 }
@@ -183,29 +168,29 @@ func TestLimiter_StopsForRateLimits(t *testing.T) {
 	limited := func(after time.Duration) purchase.Answer {
 		return purchase.Answer{Class: purchase.ClassRate, RetryAfter: after}
 	}
-	th, now := &limiter{initial: time.Second, max: time.Minute, random: middle}, start
+	l, now := &limiter{initial: time.Second, max: time.Minute, random: middle}, start
 	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} { // seconds
-		th.report(limited(0), now)
-		th.report(limited(0), now) // another request of the same moment
-		th.report(purchase.Answer{Class: purchase.ClassDelivered}, now)
-		if got := th.wait(now); got != want*time.Second {
+		l.report(limited(0), now)
+		l.report(limited(0), now) // a concurrent request
+		l.report(purchase.Answer{Class: purchase.ClassDelivered}, now)
+		if got := l.wait(now); got != want*time.Second {
 			t.Errorf("rate limit %d stops for %s, want %ds", i, got, want)
 		}
 		now = now.Add(want * time.Second)
 	}
-	th.report(limited(time.Second), now)
-	if got := th.wait(now); got != time.Minute {
-		t.Errorf("a wish below the backoff: %s", got)
+	l.report(limited(time.Second), now)
+	if got := l.wait(now); got != time.Minute {
+		t.Errorf("wait after a Retry-After below the backoff = %s, want 1m", got)
 	}
-	th.report(limited(10*time.Minute), now) // a later answer asks for more
-	th.report(limited(time.Minute), now)
-	if got := th.wait(now); got != 10*time.Minute {
-		t.Errorf("the longest wish: %s", got)
+	l.report(limited(10*time.Minute), now) // a later answer demands more
+	l.report(limited(time.Minute), now)
+	if got := l.wait(now); got != 10*time.Minute {
+		t.Errorf("wait after two Retry-Afters = %s, want the longer, 10m", got)
 	}
 	now = now.Add(10 * time.Minute)
-	th.report(purchase.Answer{Class: purchase.ClassRetry}, now)
-	th.report(limited(0), now)
-	if got := th.wait(now); got != time.Second {
-		t.Errorf("after another answer the first stop is %s", got)
+	l.report(purchase.Answer{Class: purchase.ClassRetry}, now)
+	l.report(limited(0), now)
+	if got := l.wait(now); got != time.Second {
+		t.Errorf("wait after a reset = %s, want 1s", got)
 	}
 }

@@ -1,15 +1,15 @@
 // Package delivery is step 3: it sends the queue's purchases to TikTok in batches and settles each one on its
 // own: delivered, retried later, skipped, or dead with a dead letter.
 //
-// The order is the promise: TikTok's answer, then the outcome published and acknowledged, then the purchase
-// acknowledged. After a crash in between, the purchase is redelivered and sent again under the same event_id,
-// which TikTok de-duplicates.
+// The order guarantees delivery: TikTok's answer, then the outcome published and acknowledged, then the
+// purchase acknowledged. After a crash in between, the purchase is redelivered and sent again under the same
+// event_id, which TikTok de-duplicates.
 //
 //	fetch.go   stream ──▶ messages    while something may be sent
-//	batch.go   messages ──▶ pieces    live and test, together or alone; skipped and expired ones end here
-//	send.go    piece ──▶ answer       one request each
-//	lane.go    answer ──▶ fate        evidence.go judges, breaker.go stops, split.go divides
-//	settle.go  fate ──▶ outcome       then the acknowledgement
+//	batch.go   messages ──▶ batches   live and test, together or alone; skipped and expired ones end here
+//	send.go    batch ──▶ answer       one request each
+//	lane.go    answer ──▶ action      faults.go finds the fault, breaker.go stops, split.go divides
+//	settle.go  action ──▶ outcome     then the acknowledgement
 package delivery
 
 import (
@@ -32,8 +32,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Source is the queue. Fetch blocks for a bounded time for a first message and returns at most limit, or
-// none. Its errors are temporary; messages beside an error are delivered. It is safe for concurrent use.
+// Source is the queue. Fetch blocks for a bounded time for a first message and returns at most limit. Its
+// errors are temporary; it may return messages and an error. It is safe for concurrent use.
 type Source interface {
 	Fetch(ctx context.Context, limit int) ([]message.Received, error)
 }
@@ -45,13 +45,13 @@ type Destination interface {
 }
 
 // Reporter publishes outcomes. Both methods publish concurrently and return, after the server's
-// acknowledgements, one error per element: nil where the stream holds it. Both are idempotent.
+// acknowledgements, one error per element: nil if the stream stored it. Both are idempotent.
 type Reporter interface {
 	Outcomes(ctx context.Context, list []message.Outcome) []error
 	DeadLetters(ctx context.Context, list []message.DeadLetter) []error
 }
 
-// Config is what an operator chooses.
+// Config holds the settings of a Worker.
 type Config struct {
 	Live Destination // nil: off, every purchase is skipped (not_configured)
 	Test Destination // for livemode=false; nil: those are skipped (test_purchase)
@@ -60,11 +60,11 @@ type Config struct {
 	BatchSize    int              // purchases per request, above 0
 	Concurrency  int              // concurrent requests, above 0
 	MaxRPS       float64          // requests per second, above 0
-	RetryInitial time.Duration    // the first wait before a retry, a probe, or after a rate limit; above 0
-	RetryMax     time.Duration    // the longest such wait; probes come at least every five minutes
+	RetryInitial time.Duration    // first delay before a retry, a probe, or after a rate limit; above 0
+	RetryMax     time.Duration    // longest such delay; probes come at least every five minutes
 	RetryMaxAge  time.Duration    // counted from the first publish
-	AckWait      time.Duration    // of the queue: an unacknowledged delivery is repeated after it
-	Instance     string           // names this process in the attempts' IDs
+	AckWait      time.Duration    // of the queue: an unacknowledged message is redelivered after it
+	Instance     string           // prefix of the attempts' IDs
 	Now          func() time.Time // this machine's clock
 
 	// ClockOffset returns how far the queue's clock is ahead of this machine's; nil: unknown.
@@ -77,7 +77,7 @@ type Worker struct {
 	source   Source
 	reporter Reporter
 	log      *zap.Logger
-	limited  *zap.Logger // for malformed messages: anyone with the right to publish can send any number
+	limited  *zap.Logger // for malformed messages, which any client may publish in any number
 	metrics  *metrics
 	random   func() float64
 	started  time.Time
@@ -89,7 +89,7 @@ type Worker struct {
 	probing       chan struct{} // holds the one sender that fetches a probe while the others are stopped
 	lastFetch     atomic.Int64  // when a fetch last ended, Unix nanoseconds
 	sourceFailing atomic.Bool   // the failure was logged
-	loggedOffset  atomic.Int64  // of the clocks, nanoseconds
+	loggedOffset  atomic.Int64  // last logged clock offset, nanoseconds
 
 	attemptPrefix string
 	attempts      atomic.Uint64
@@ -97,7 +97,7 @@ type Worker struct {
 
 // New returns a Worker that delivers while Run runs.
 func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registerer) *Worker {
-	random := mathrand.Float64 // jitter alone
+	random := mathrand.Float64 // for jitter
 	b := breaker{initial: c.RetryInitial, max: c.RetryMax, random: random}
 	w := &Worker{
 		config: c, source: s, reporter: r, log: log, limited: log.WithOptions(flood.Limit(log)),
@@ -112,8 +112,7 @@ func New(c Config, s Source, r Reporter, log *zap.Logger, reg prometheus.Registe
 	return w
 }
 
-// Run delivers until stop ends: then nothing new is fetched, and in-flight requests are finished until abort
-// ends.
+// Run delivers until stop ends: then nothing new is fetched. In-flight requests are cut off when abort ends.
 func (w *Worker) Run(stop, abort context.Context) error {
 	var senders sync.WaitGroup
 	for range w.config.Concurrency {
@@ -123,50 +122,45 @@ func (w *Worker) Run(stop, abort context.Context) error {
 	return nil
 }
 
-// ProbeNow makes the next probe of paused destinations due immediately: a token was changed.
+// ProbeNow makes the next probe of paused destinations due immediately, after a token was changed.
 func (w *Worker) ProbeNow() {
 	now := w.config.Now()
 	w.live.probeNow(now)
 	w.test.probeNow(now)
 }
 
-// State returns what the worker reports about itself: paused (the live destination rejects everything), open
-// (it gives no usable answers), running, or off, since when, and why. A stop of test purchases alone is a
-// reason beside running. The version is left to the caller.
+// State returns the worker's state: paused (the live destination rejects everything), open (no usable
+// answers), running, or off. If test purchases alone are stopped, the state is running, with a reason. The
+// caller sets the version.
 func (w *Worker) State() message.WorkerState {
+	newState := func(state, reason string, since time.Time) message.WorkerState {
+		return message.WorkerState{State: state, Reason: reason, Since: since.UTC()}
+	}
 	if w.config.Live == nil {
-		return message.WorkerState{
-			State: message.WorkerOff, Reason: "TIKTOK_ACCESS_TOKEN not configured", Since: w.started,
-		}
+		return newState(message.WorkerOff, "TIKTOK_ACCESS_TOKEN not configured", w.started)
 	}
 	live := w.live.state()
 	switch live.cause {
 	case causeAccess:
-		return message.WorkerState{
-			State: message.WorkerPaused, Reason: "live: " + live.reason, Since: live.since.UTC(),
-		}
+		return newState(message.WorkerPaused, "live: "+live.reason, live.since)
 	case causeOutage:
-		return message.WorkerState{
-			State: message.WorkerOpen, Reason: "live: " + live.reason, Since: live.since.UTC(),
-		}
+		return newState(message.WorkerOpen, "live: "+live.reason, live.since)
 	}
-	if test, is := w.outageOfTestAlone(); is {
-		return message.WorkerState{
-			State: message.WorkerOpen, Reason: "test: " + test.reason, Since: test.since.UTC(),
-		}
+	if test, ok := w.testOnlyOutage(); ok {
+		return newState(message.WorkerOpen, "test: "+test.reason, test.since)
 	}
-	s := message.WorkerState{State: message.WorkerRunning, Since: w.started}
-	if live.closed.After(s.Since) {
-		s.Since = live.closed.UTC()
+	since, reason := w.started, ""
+	if live.closed.After(since) {
+		since = live.closed
 	}
 	if test := w.test.state(); test.cause != "" {
-		s.Reason = "test purchases wait: " + test.reason
+		reason = "test purchases wait: " + test.reason
 	}
-	return s
+	return newState(message.WorkerRunning, reason, since)
 }
 
-// Ready returns nil unless delivery is paused, else why. An outage of TikTok needs no repair here: an open
-// circuit stays ready, and State reports it.
+// Ready returns an error if delivery is paused. An open circuit stays ready: an outage of TikTok needs no
+// repair here.
 func (w *Worker) Ready() error {
 	if live := w.live.state(); live.cause == causeAccess {
 		return fmt.Errorf("paused since %s: live: %s", live.since.UTC().Format(time.RFC3339), live.reason)
@@ -174,7 +168,7 @@ func (w *Worker) Ready() error {
 	return nil
 }
 
-// clockTolerance is the difference of two clocks that is not logged.
+// clockTolerance is the largest clock offset that is not logged.
 const clockTolerance = 10 * time.Second
 
 // clockOffset returns how far the queue's clock is ahead of this machine's; 0: unknown.
@@ -185,7 +179,7 @@ func (w *Worker) clockOffset() time.Duration {
 	return w.config.ClockOffset()
 }
 
-// compareClocks logs a wrong clock once, and when it changes.
+// compareClocks logs each change of the clock offset beyond the tolerance once.
 func (w *Worker) compareClocks() {
 	offset, logged := w.clockOffset(), time.Duration(w.loggedOffset.Load())
 	if offset.Abs() <= clockTolerance {
@@ -195,12 +189,12 @@ func (w *Worker) compareClocks() {
 		return
 	}
 	if offset == 0 {
-		w.log.Info("Clock agrees with the NATS server's again")
+		w.log.Info("Clock offset is within tolerance")
 		return
 	}
-	w.log.Warn("Clock differs from the NATS server's", zap.Duration("offset", offset.Round(time.Second)),
-		zap.String("remedy", "let this machine follow a time server (timedatectl, chrony); "+
-			"ages are counted by the server's clock meanwhile"))
+	w.log.Warn("Clock offset exceeds tolerance", zap.Duration("offset", offset.Round(time.Second)),
+		zap.String("remedy", "synchronize this machine's clock (timedatectl, chrony); "+
+			"ages are counted by the NATS server's clock"))
 }
 
 // attemptID returns an ID that is unique over all workers and restarts.
@@ -208,8 +202,8 @@ func (w *Worker) attemptID() string {
 	return w.attemptPrefix + strconv.FormatUint(w.attempts.Add(1), 36)
 }
 
-// attemptPrefix returns the prefix of this process's attempt IDs. Characters that are invalid in an ID are
-// replaced: an outcome with an invalid ID would never be recorded.
+// attemptPrefix returns the prefix of this process's attempt IDs. Invalid characters are replaced: an outcome
+// with an invalid ID would never be recorded.
 func attemptPrefix(instance string) string {
 	name := strings.Map(func(r rune) rune {
 		if purchase.ValidID(string(r)) {
@@ -220,7 +214,7 @@ func attemptPrefix(instance string) string {
 	return name[:min(len(name), 100)] + "-" + strings.ToLower(rand.Text()[:8]) + "-"
 }
 
-// sleep waits; it returns false when ctx ended first.
+// sleep reports whether d passed before ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -12,17 +12,16 @@ import (
 
 const (
 	fetchRetry     = time.Second      // after a failed fetch
-	stopPoll       = time.Second      // how often a stopped sender checks for an early end of the stop
+	stopPoll       = time.Second      // how often a stopped sender checks whether it may resume
 	testOutageWait = 10 * time.Second // how long an outage of the test destination may delay a live purchase
 
-	// A probe that failed before is replaced by one of up to replaceSize other purchases.
-	replaceSize  = 10
-	replaceWait  = 100 * time.Millisecond // for those
-	replaceRetry = time.Minute            // until those that failed before are redelivered
+	// A probe that failed before is replaced by one of up to replaceLimit other purchases.
+	replaceLimit   = 10
+	replaceTimeout = 100 * time.Millisecond // of their fetch
+	replaceRetry   = time.Minute            // until those that failed before are redelivered
 )
 
-// sender is one of Concurrency loops: it fetches messages and makes one request after the other. It ends in
-// two steps.
+// sender is one of Concurrency loops: it fetches messages and makes one request after the other.
 type sender struct {
 	w     *Worker
 	stop  context.Context // then nothing new is fetched or sent
@@ -67,7 +66,7 @@ func (s *sender) run() {
 	}
 }
 
-// useToken uses the rate token, or waits for one; it returns false when stop ended first.
+// useToken uses the kept rate token or waits for one. It reports whether the sender may still send.
 func (s *sender) useToken() bool {
 	if !s.token {
 		return s.w.limiter.token(s.stop)
@@ -80,15 +79,16 @@ func (s *sender) useToken() bool {
 func (w *Worker) logFetch(err error) {
 	switch {
 	case err != nil && w.sourceFailing.CompareAndSwap(false, true):
-		w.log.Warn("Waiting for the queue", zap.Error(err))
+		w.log.Warn("Fetch failed; retrying", zap.Error(err))
 	case err == nil && w.sourceFailing.CompareAndSwap(true, false):
-		w.log.Info("The queue is there")
+		w.log.Info("Fetch recovered")
 	}
 }
 
 // awaitFetch waits until something may be sent and returns how many purchases to fetch. While everything is
-// stopped, one sender alone fetches, and only the next probe, so that no delivery is spent on the others:
-// probe is true, and the caller must receive from probing afterwards. ok is false when ctx ended first.
+// stopped, one sender alone fetches the next probe: a message that another sender fetched would only be
+// returned. Then probe is true, and the caller must receive from probing afterwards. ok is false once ctx has
+// ended.
 func (w *Worker) awaitFetch(ctx context.Context) (limit int, probe, ok bool) {
 	for {
 		wait, size := w.nextFetch()
@@ -98,7 +98,7 @@ func (w *Worker) awaitFetch(ctx context.Context) (limit int, probe, ok bool) {
 		case wait == 0:
 			select {
 			case w.probing <- struct{}{}:
-				// The last holder may have probed in between.
+				// Another sender may have probed in between.
 				if wait, size = w.nextFetch(); wait == 0 && size > 0 {
 					return min(size, w.config.BatchSize), true, true
 				}
@@ -116,7 +116,7 @@ func (w *Worker) awaitFetch(ctx context.Context) (limit int, probe, ok bool) {
 	}
 }
 
-// nextFetch returns how long nothing may be fetched. With probe above 0, the next fetch is a probe of that
+// nextFetch returns how long nothing may be fetched. If probe is above 0, the next fetch is a probe of that
 // many purchases.
 func (w *Worker) nextFetch() (wait time.Duration, probe int) {
 	now := w.config.Now()
@@ -133,50 +133,50 @@ func (w *Worker) nextFetch() (wait time.Duration, probe int) {
 	case live.cause == causeAccess && test.cause == causeAccess:
 		return max(wait, min(live.wait(now), test.wait(now))), 1
 	}
-	// An outage of the test destination stops no live purchases. But while nothing shows that those would be
-	// answered, little is fetched.
-	if test, is := w.outageOfTestAlone(); is {
+	// An outage of the test destination does not stop live purchases. But until a live answer proves that TikTok
+	// is up, the fetches stay small.
+	if test, ok := w.testOnlyOutage(); ok {
 		last := time.Unix(0, w.lastFetch.Load())
 		return max(wait, min(test.wait(now), last.Add(testOutageWait).Sub(now))), outageProbe
 	}
 	return wait, 0
 }
 
-// outageOfTestAlone returns the outage of the test destination, which has the same address, where the live
-// one has given no usable answer since it began.
-func (w *Worker) outageOfTestAlone() (test breaker, is bool) {
+// testOnlyOutage returns the test destination's breaker. ok reports whether it has an outage and the live
+// destination, which has the same address, has given no usable answer since.
+func (w *Worker) testOnlyOutage() (test breaker, ok bool) {
 	test = w.test.state()
 	return test, test.cause == causeOutage && !w.live.state().answered.After(test.since)
 }
 
-// replaceProbe replaces a probe that failed before by a purchase that did not, where the queue has one.
+// replaceProbe replaces a probe that failed before by a purchase that did not, if the queue has one.
 // Otherwise the same few purchases would probe forever while others wait behind them.
 func (w *Worker) replaceProbe(ctx context.Context, probe message.Received) message.Received {
-	if !w.failed(probe) {
+	if !w.unfitAsProbe(probe) {
 		return probe
 	}
-	ctx, cancel := context.WithTimeout(ctx, replaceWait)
+	ctx, cancel := context.WithTimeout(ctx, replaceTimeout)
 	defer cancel()
-	others, err := w.source.Fetch(ctx, replaceSize)
+	others, err := w.source.Fetch(ctx, replaceLimit)
 	if err != nil && len(others) == 0 {
-		return probe // the queue has no other
+		return probe
 	}
 	for _, other := range others {
-		back, delay := other, min(w.config.RetryMax, replaceRetry)
+		returned, delay := other, min(w.config.RetryMax, replaceRetry)
 		switch {
-		case w.failed(other):
-		case w.failed(probe):
-			probe, back = other, probe
+		case w.unfitAsProbe(other):
+		case w.unfitAsProbe(probe):
+			probe, returned = other, probe
 		default:
 			delay = 0
 		}
-		logAckError(w.log, back.NakWithDelay(delay))
+		logAckError(w.log, returned.NakWithDelay(delay))
 	}
 	return probe
 }
 
-// failed reports whether a purchase would be no new probe.
-func (w *Worker) failed(m message.Received) bool {
+// unfitAsProbe reports whether a purchase is unfit as a probe.
+func (w *Worker) unfitAsProbe(m message.Received) bool {
 	id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
-	return w.live.failed(id) || w.test.failed(id)
+	return w.live.unfitAsProbe(id) || w.test.unfitAsProbe(id)
 }

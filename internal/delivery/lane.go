@@ -7,30 +7,30 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// maxProbed bounds what a lane remembers of its probes.
-const maxProbed = 1000
+// maxFailedProbes bounds a lane's set of failed probes.
+const maxFailedProbes = 1000
 
-// lane leads to one destination (pixel and token). Its breaker and its evidence are its own, so that a
-// revoked test token never stops live purchases. It is safe for concurrent use.
+// lane leads to one destination (pixel and token). Each has a breaker of its own, so that a revoked test
+// token never stops live purchases. It is safe for concurrent use.
 type lane struct {
 	name        string
 	destination Destination // nil: purchases are skipped
 
-	// narrowing holds the one sender that divides a batch after a page: while every event meets one, the others
-	// would only repeat its requests.
-	narrowing chan struct{}
+	// bisecting holds the one sender that splits a batch after a block page: while every event is blocked, the
+	// others would only repeat its requests.
+	bisecting chan struct{}
 
-	mu       sync.Mutex
-	requests uint64
-	breaker  breaker
-	evidence evidence
-	probed   map[string]bool // events that probed without success since the lane paused
+	mu           sync.Mutex
+	requests     uint64
+	breaker      breaker
+	faults       faults
+	failedProbes map[string]bool // event IDs, since the lane paused
 }
 
 func newLane(name string, to Destination, b breaker) *lane {
 	return &lane{
-		name: name, destination: to, narrowing: make(chan struct{}, 1),
-		breaker: b, evidence: newEvidence(), probed: map[string]bool{},
+		name: name, destination: to, bisecting: make(chan struct{}, 1),
+		breaker: b, faults: newFaults(), failedProbes: map[string]bool{},
 	}
 }
 
@@ -55,26 +55,26 @@ func (l *lane) admit(now time.Time) (p permit, limit int, reason string, wait ti
 	}
 	l.requests++
 	limit = l.breaker.limit()
-	if limit == 0 && l.evidence.doubtful() {
+	if limit == 0 && l.faults.singlesOnly() {
 		limit = 1
 	}
 	return permit{admission: admitted, seq: l.requests}, limit, "", 0
 }
 
-// report takes the answer to a request and returns the fate of its events, and how the breaker changed.
-func (l *lane) report(p permit, a purchase.Answer, r requested, now time.Time) (fate, change) {
+// report records the answer to a request. It returns what happens to the events, and how the breaker changed.
+func (l *lane) report(p permit, a purchase.Answer, r sentRequest, now time.Time) (action, change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.seq = p.seq
-	found, result := l.evidence.weigh(a, r, l.requests)
+	found, next := l.faults.observe(a, r, l.requests)
 	changed := l.breaker.report(p.admission, found, answerText(a), now)
 	switch {
-	case l.breaker.cause != causeAccess || len(l.probed) >= maxProbed:
-		clear(l.probed)
+	case l.breaker.cause != causeAccess || len(l.failedProbes) >= maxFailedProbes:
+		clear(l.failedProbes)
 	case len(r.ids) == 1:
-		l.probed[r.ids[0]] = true
+		l.failedProbes[r.ids[0]] = true
 	}
-	return result, changed
+	return next, changed
 }
 
 // abandon withdraws a request that was cut off or panicked.
@@ -84,28 +84,27 @@ func (l *lane) abandon(p permit) {
 	l.breaker.abandon(p.admission)
 }
 
-// failed reports whether an event would be no new probe: it probed without success, or met a page alone.
-func (l *lane) failed(id string) bool {
+// unfitAsProbe reports whether an event is unfit as a probe: it failed as one, or got a block page alone.
+func (l *lane) unfitAsProbe(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.probed[id] || l.evidence.pages(id) > 0
+	return l.failedProbes[id] || l.faults.blocks(id) > 0
 }
 
-// pages returns how many pages an event met alone.
-func (l *lane) pages(id string) int {
+// blocks returns how many block pages an event got alone.
+func (l *lane) blocks(id string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.evidence.pages(id)
+	return l.faults.blocks(id)
 }
 
 // wait returns how long the breaker is open for a cause; 0: it is not.
 func (l *lane) wait(c cause, now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.breaker.cause != c {
+	b := l.state()
+	if b.cause != c {
 		return 0
 	}
-	return l.breaker.wait(now)
+	return b.wait(now)
 }
 
 // state returns a copy of the breaker.

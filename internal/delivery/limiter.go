@@ -10,23 +10,22 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// limiter limits the requests of the whole process: TikTok's limit is on the app, not on an event or a pixel.
-// It keeps a steady rate, and stops all requests for as long as TikTok demands. It is safe for concurrent
-// use.
+// limiter limits the requests of the whole process: TikTok's limit is on the app, not on a pixel. It keeps a
+// steady rate, and stops all requests for as long as TikTok demands. It is safe for concurrent use.
 type limiter struct {
 	steady       *rate.Limiter
 	initial, max time.Duration
 	random       func() float64
 
 	mu    sync.Mutex
-	hits  int // consecutive rate answers; those during a stop count once
+	hits  int // consecutive rate limits; those during a stop count once
 	until time.Time
 }
 
-// token waits for the rate token of one request; it returns false when ctx ended first.
+// token waits for the rate token of one request. It reports whether there was one before ctx ended.
 func (l *limiter) token(ctx context.Context) bool { return l.steady.Wait(ctx) == nil }
 
-// report takes an answer: a rate limit stops all requests for its Retry-After, at least for a growing time.
+// report records an answer: a rate limit stops all requests for its Retry-After, and at least for a backoff.
 func (l *limiter) report(a purchase.Answer, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -35,7 +34,7 @@ func (l *limiter) report(a purchase.Answer, now time.Time) {
 	switch {
 	case a.Class == purchase.ClassRate && !stopped:
 		l.hits++
-		wait = max(wait, Delay(l.hits, l.initial, l.max, l.random()))
+		wait = max(wait, backoffDelay(l.hits, l.initial, l.max, l.random()))
 	case a.Class == purchase.ClassRate:
 	case stopped:
 		return

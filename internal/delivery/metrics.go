@@ -24,7 +24,7 @@ type metrics struct {
 }
 
 // maxCodes bounds the values of the code label. Known codes include whole ranges (50000 to 53999) and every
-// HTTP status: an operator sees a few dozen, a broken gateway could make thousands.
+// HTTP status: a broken gateway could make thousands.
 const maxCodes = 64
 
 func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
@@ -42,13 +42,13 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 			Buckets: []float64{.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 48 * 3600},
 		}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "purchase_relay_retries_total", Help: "Purchases put off, by reason.",
+			Name: "purchase_relay_retries_total", Help: "Purchases returned to the queue for a retry, by reason.",
 		}, []string{"reason"}),
 		dead: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_dead_letters_total", Help: "Purchases that ended dead, by reason.",
 		}, []string{"reason"}),
 		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "purchase_relay_skipped_total", Help: "Purchases not sent on purpose, by reason.",
+			Name: "purchase_relay_skipped_total", Help: "Skipped purchases, by reason.",
 		}, []string{"reason"}),
 		size: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "purchase_relay_batch_size", Help: "Events in one request to TikTok.",
@@ -71,12 +71,12 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	} {
 		m.retries.WithLabelValues(string(class))
 	}
-	paused := func(reason string, is func() bool) prometheus.Collector {
+	paused := func(reason string, stopped func() bool) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "purchase_relay_paused", Help: "1 while the worker stops and waits.",
+			Name: "purchase_relay_paused", Help: "1 while delivery is paused, by reason.",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 {
-			if is() {
+			if stopped() {
 				return 1
 			}
 			return 0
@@ -109,7 +109,7 @@ func (m *metrics) request(a *purchase.Attempt, known bool, events int) {
 	m.duration.Observe(a.Took.Seconds())
 }
 
-// code returns a code's label, from a small bounded set.
+// code returns a code's label, from a bounded set.
 func (m *metrics) code(code *int, known bool) string {
 	if code == nil {
 		return "none"

@@ -15,24 +15,24 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// send sends pieces on a lane, one request each, and divides those whose events need answers of their own. It
-// ends when each piece has its answer, or when nothing more may be sent: the rest is then returned to the
+// send sends batches on a lane, one request each, and splits those whose events need answers of their own. It
+// returns when each batch has its answer, or when nothing more may be sent: the rest is then returned to the
 // queue.
-func (s *sender) send(l *lane, pieces []piece) {
+func (s *sender) send(l *lane, batches []batch) {
 	w := s.w
 	trustIndex := true // until TikTok named the wrong event
-	passed := 0        // events that TikTok judged
-	narrowing := false // this sender holds l.narrowing
+	passed := 0        // events that TikTok answered
+	bisecting := false // this sender holds l.bisecting
 	release := func() {
-		if narrowing {
-			<-l.narrowing
-			narrowing = false
+		if bisecting {
+			<-l.bisecting
+			bisecting = false
 		}
 	}
 	defer release()
-	for len(pieces) > 0 {
+	for len(batches) > 0 {
 		if !s.useToken() {
-			w.returnUnsent(pieces, "stopping", immediately)
+			w.returnUnsent(batches, "stopping", immediately)
 			return
 		}
 		reason, wait := "slowed", w.limiter.wait(w.config.Now())
@@ -43,66 +43,69 @@ func (s *sender) send(l *lane, pieces []piece) {
 		}
 		if wait > 0 {
 			s.token = true // nothing was sent
-			w.returnUnsent(pieces, reason, func(item) time.Duration { return spread(wait, w.random()) })
+			w.returnUnsent(batches, reason, func(item) time.Duration { return spread(wait, w.random()) })
 			return
 		}
-		pieces = cut(pieces, limit)
-		current := pieces[0]
-		a, panicked := w.request(s.abort, l, p, current, passed)
+		batches = limitFirst(batches, limit)
+		current := batches[0]
+		r, panicked := w.request(s.abort, l, p, current, passed)
 		if panicked {
 			w.settlePanicked(s.abort, current)
-			pieces = pieces[1:]
+			batches = batches[1:]
 			continue
 		}
-		if a.aborted {
-			w.returnUnsent(pieces, "stopping", immediately)
+		if r.aborted {
+			w.returnUnsent(batches, "stopping", immediately)
 			return
 		}
-		pieces = pieces[1:]
-		if a.Class == purchase.ClassDelivered || a.Class == purchase.ClassRefused {
+		batches = batches[1:]
+		if r.Class == purchase.ClassDelivered || r.Class == purchase.ClassRefused {
 			passed += len(current.items)
 			release()
 		}
-		if a.fate == fateSplit {
-			if a.Class == purchase.ClassBlocked {
-				current = current.metPage(passed)
-				if !narrowing { // one sender finds the event at fault; the others wait until something passes
+		if r.action == actionSplit {
+			if r.Class == purchase.ClassBlocked {
+				// Only later passes count against these events: an earlier block page may have been another
+				// event's fault.
+				current.blocked, current.passed = true, passed
+				if !bisecting { // one sender finds the event at fault; the others wait until something passes
 					select {
-					case l.narrowing <- struct{}{}:
-						narrowing = true
+					case l.bisecting <- struct{}{}:
+						bisecting = true
 					case <-s.stop.Done():
 					}
 				}
 			}
-			pieces = append(split(current, a.Message, trustIndex), pieces...)
+			batches = append(split(current, r.Message, trustIndex), batches...)
 			continue
 		}
-		if a.fate == fateDelivered && current.origin == named {
-			// TikTok named an event that is good: its index is wrong, and the rest still holds a bad one.
+		if r.action == actionComplete && current.origin == named {
+			// TikTok named a good event: its index is wrong, and the rest still holds a bad one.
 			trustIndex = false
-			pieces = append(halves(pieces[0]), pieces[1:]...)
+			batches = append(bisect(batches[0]), batches[1:]...)
 		}
-		w.settle(s.abort, w.judge(l, current, a))
-		if a.Class == purchase.ClassRetry {
-			w.returnUnsent(pieces, "unsent", w.backoff)
+		w.settle(s.abort, w.settlements(l, current, r))
+		if r.Class == purchase.ClassRetry {
+			w.returnUnsent(batches, "unsent", w.backoff)
 			return
 		}
 	}
 }
 
-// answered is the answer to one request.
-type answered struct {
+// result is the outcome of one request.
+type result struct {
 	purchase.Answer
-	fate    fate
+	action  action
 	attempt purchase.Attempt // the same for all its events
-	at      time.Time        // when it was received
+	at      time.Time        // when the answer was received
 	aborted bool             // the request was cut off on shutdown
 }
 
-// request sends one piece, after passed events of this batch were judged, and reports the answer to the lane.
+// request sends one batch, after passed events of this fetch were answered, and reports the answer to the
+// lane.
 func (w *Worker) request(
-	ctx context.Context, l *lane, p permit, sent piece, passed int,
-) (a answered, panicked bool) {
+	ctx context.Context, l *lane, p permit, sent batch, passed int,
+) (r result, panicked bool) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			l.abandon(p)
@@ -119,126 +122,125 @@ func (w *Worker) request(
 			zap.Bool("livemode", it.envelope.Livemode), zap.Int("delivery", it.NumDelivered),
 			zap.Int("events", len(events)))
 	}
-	began := w.config.Now()
-	a.Answer = l.destination.Send(ctx, events)
-	a.at = w.config.Now()
-	for i := range a.Sent {
-		sent.items[i].sent = &a.Sent[i]
+	start := w.config.Now()
+	r.Answer = l.destination.Send(ctx, events)
+	r.at = w.config.Now()
+	for i := range r.Sent {
+		sent.items[i].sent = &r.Sent[i]
 	}
-	a.attempt = purchase.Attempt{
-		ID: w.attemptID(), At: began.UTC(), Took: a.at.Sub(began),
-		Class: a.Class, Code: a.Code, Message: a.Message, RequestID: a.RequestID,
+	r.attempt = purchase.Attempt{
+		ID: w.attemptID(), At: start.UTC(), Took: r.at.Sub(start),
+		Class: r.Class, Code: r.Code, Message: r.Message, RequestID: r.RequestID,
 	}
-	if a.aborted = ctx.Err() != nil && a.Class == purchase.ClassRetry; a.aborted {
+	if r.aborted = ctx.Err() != nil && r.Class == purchase.ClassRetry; r.aborted {
 		l.abandon(p)
-		return a, false
+		return r, false
 	}
-	w.metrics.request(&a.attempt, a.Known, len(events))
-	w.limiter.report(a.Answer, a.at)
-	r := requested{ids: sent.ids(), first: sent.origin == whole && sent.items[0].NumDelivered <= 1}
-	if sent.paged {
-		r.passed = passed - sent.passed
+	w.metrics.request(&r.attempt, r.Known, len(events))
+	w.limiter.report(r.Answer, r.at)
+	req := sentRequest{ids: sent.ids(), first: sent.origin == whole && sent.items[0].NumDelivered <= 1}
+	if sent.blocked {
+		req.passed = passed - sent.passed
 	}
 	var changed change
-	a.fate, changed = l.report(p, a.Answer, r, a.at)
-	w.logAnswer(l, a, changed, len(events))
-	return a, false
+	r.action, changed = l.report(p, r.Answer, req, r.at)
+	w.logChange(l, r, changed, len(events))
+	return r, false
 }
 
-// logAnswer logs what an answer changes.
-func (w *Worker) logAnswer(l *lane, a answered, changed change, events int) {
+// logChange logs unknown codes, splits and state changes of a lane.
+func (w *Worker) logChange(l *lane, r result, changed change, events int) {
 	with := func(more ...zap.Field) []zap.Field {
 		return append([]zap.Field{
-			zap.String("destination", l.name), codeField(a.Code), zap.String("message", a.Message),
-			zap.String("request_id", a.RequestID),
+			zap.String("destination", l.name), codeField(r.Code), zap.String("message", r.Message),
+			zap.String("request_id", r.RequestID),
 		}, more...)
 	}
-	if !a.Known {
+	if !r.Known {
 		w.log.Warn("Unknown TikTok code; retrying", with()...)
 	}
-	if a.fate == fateSplit {
-		w.log.Info("Batch not accepted as a whole; splitting",
-			with(zap.Int("events", events), zap.String("class", string(a.Class)))...)
+	if r.action == actionSplit {
+		w.log.Info("Splitting batch", with(zap.Int("events", events), zap.String("class", string(r.Class)))...)
 	}
 	if changed == unchanged {
 		return
 	}
 	state := l.state()
-	probeIn := zap.Duration("probe_in", state.wait(a.at).Round(time.Millisecond))
+	probeIn := zap.Duration("probe_in", state.wait(r.at).Round(time.Millisecond))
 	switch {
 	case changed == resumed:
 		w.log.Info("Delivery resumed", zap.String("destination", l.name))
 	case changed == stillOpen:
 		w.log.Info("Probe failed", with(probeIn)...)
 	case state.cause == causeOutage:
-		w.log.Warn("No usable answers from TikTok; circuit opened", with(probeIn)...)
+		w.log.Warn("Circuit opened", with(probeIn)...)
 	default:
-		what, remedy := pauseLog(a.Class)
-		w.log.Error(what, with(zap.String("remedy", remedy+"; purchases wait, delivery resumes automatically"))...)
+		cause, remedy := pauseFields(r.Class)
+		w.log.Error("Delivery paused", with(zap.String("cause", cause), zap.String("remedy", remedy+
+			"; purchases wait, delivery resumes automatically"))...)
 	}
 }
 
-// pauseLog returns the log line of a pause and its remedy. Only TikTok's own answer about access blames the
-// token.
-func pauseLog(c purchase.Class) (what, remedy string) {
+// pauseFields returns the cause and remedy of a pause. Only TikTok's own denial blames the token.
+func pauseFields(c purchase.Class) (cause, remedy string) {
 	switch c {
 	case purchase.ClassRefused:
-		return "TikTok refuses every event; delivery paused",
+		return "TikTok rejects every event",
 			"check TIKTOK_PIXEL_ID, TIKTOK_EVENT_NAME and TIKTOK_PAYLOAD against the message"
 	case purchase.ClassBlocked:
-		return "A page answers every event; delivery paused",
-			"check TIKTOK_API_URL and the proxy or firewall on the way, then the access token"
+		return "every event gets a block page",
+			"check TIKTOK_API_URL and the proxy or firewall in between, then the access token"
 	default:
-		return "TikTok refuses access; delivery paused",
+		return "TikTok denies access",
 			"check the access token, its permission for the pixel, and TIKTOK_API_URL"
 	}
 }
 
-// judge returns how each purchase of a piece ends by the answer to it.
-func (w *Worker) judge(l *lane, p piece, a answered) []settlement {
-	settlements := make([]settlement, 0, len(p.items))
-	for _, it := range p.items {
-		switch a.fate {
-		case fateDelivered:
-			settlements = append(settlements, w.delivered(it, a))
-		case fateDead:
-			settlements = append(settlements, w.dead(it, purchase.ReasonRefused, &a.attempt))
+// settlements returns how each purchase of a batch ends.
+func (w *Worker) settlements(l *lane, b batch, r result) []settlement {
+	list := make([]settlement, 0, len(b.items))
+	for _, it := range b.items {
+		switch r.action {
+		case actionComplete:
+			list = append(list, w.delivered(it, r))
+		case actionDead:
+			list = append(list, w.dead(it, purchase.ReasonRefused, &r.attempt))
 		default:
-			settlements = append(settlements, w.retrying(it, &a.attempt, w.retryDelay(l, it, a)))
+			list = append(list, w.retrying(it, &r.attempt, w.delayAfter(l, it, r)))
 		}
 	}
-	return settlements
+	return list
 }
 
-// retryDelay returns when a purchase is retried that an answer neither accepts nor condemns.
-func (w *Worker) retryDelay(l *lane, it item, a answered) time.Duration {
-	c := circumstances{
+// delayAfter returns the delay before a purchase is retried after an inconclusive answer.
+func (w *Worker) delayAfter(l *lane, it item, r result) time.Duration {
+	in := retryInputs{
 		backoff:   w.backoff(it),
-		slowed:    w.limiter.wait(a.at),
-		paused:    l.wait(causeAccess, a.at),
+		slowed:    w.limiter.wait(r.at),
+		paused:    l.wait(causeAccess, r.at),
 		remaining: w.remaining(it),
 	}
-	if pages := l.pages(it.envelope.EventID); a.Class == purchase.ClassBlocked && pages > 0 {
-		// Only its own pages count, and not its deliveries together with others.
-		c.backoff = Delay(pages, w.config.RetryInitial, w.config.RetryMax, w.random())
+	if blocks := l.blocks(it.envelope.EventID); r.Class == purchase.ClassBlocked && blocks > 0 {
+		// Deliveries in a batch with others do not count.
+		in.backoff = backoffDelay(blocks, w.config.RetryInitial, w.config.RetryMax, w.random())
 	}
-	return retryIn(a.Answer, c)
+	return retryDelay(r.Answer, in)
 }
 
 // backoff returns a purchase's own next delay.
 func (w *Worker) backoff(it item) time.Duration {
-	return Delay(it.NumDelivered, w.config.RetryInitial, w.config.RetryMax, w.random())
+	return backoffDelay(it.NumDelivered, w.config.RetryInitial, w.config.RetryMax, w.random())
 }
 
 func immediately(item) time.Duration { return 0 }
 
 // returnUnsent returns purchases to the queue without an outcome. reason is the metric's label.
-func (w *Worker) returnUnsent(pieces []piece, reason string, delay func(it item) time.Duration) {
-	for _, p := range pieces {
-		for _, it := range p.items {
+func (w *Worker) returnUnsent(batches []batch, reason string, delay func(it item) time.Duration) {
+	for _, b := range batches {
+		for _, it := range b.items {
 			w.metrics.retries.WithLabelValues(reason).Inc()
 			it.ended.Store(true)
-			logAckError(it.log, it.NakWithDelay(within(delay(it), w.remaining(it))))
+			logAckError(it.log, it.NakWithDelay(withinAge(delay(it), w.remaining(it))))
 		}
 	}
 }

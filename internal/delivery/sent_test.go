@@ -8,13 +8,13 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Each delivered purchase's outcome says what its own event carried, also after a batch was split; other
-// outcomes say nothing.
-func TestWorker_OutcomeCarriesWhatWasSent(t *testing.T) {
+// Each delivered purchase's outcome has the fields of its own event, also after a batch was split; other
+// outcomes have none.
+func TestWorker_ReportsSentFields(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(b *bench, c *Config) {
+	bubble(t, func(b *harness, c *Config) {
 		c.BatchSize, c.Concurrency = 10, 1
-		b.live.sayAll = func(ids []string) purchase.Answer {
+		b.live.respond = func(ids []string) purchase.Answer {
 			if strings.Contains(strings.Join(ids, " "), "bad") {
 				return answer(purchase.ClassRefused, 40002)
 			}
@@ -24,16 +24,16 @@ func TestWorker_OutcomeCarriesWhatWasSent(t *testing.T) {
 			}
 			return a
 		}
-	}, func(t *testing.T, b *bench) {
+	}, func(t *testing.T, b *harness) {
 		for _, id := range []string{"cs_1", "cs_22", "bad", "cs_333", "cs_4444"} {
 			b.q.add(id, true, time.Minute)
 		}
 		wait(time.Minute)
-		told := b.r.published()
-		if len(told) != 5 {
-			t.Fatalf("%d outcomes, want 5", len(told))
+		outcomes := b.r.published()
+		if len(outcomes) != 5 {
+			t.Fatalf("%d outcomes, want 5", len(outcomes))
 		}
-		for _, o := range told {
+		for _, o := range outcomes {
 			switch {
 			case o.EventID == "bad":
 				if o.Result != purchase.StatusDead || o.Sent != nil {

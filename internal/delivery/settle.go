@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	publishInitial = 100 * time.Millisecond // between tries to publish an outcome, growing
+	publishInitial = 100 * time.Millisecond // first delay before an outcome is published again
 	publishMax     = 5 * time.Second
 	ackTimeout     = 3 * time.Second // a crashed server does not confirm an acknowledgement
 )
 
-// settlement is how one delivery of a purchase ends: the outcome to publish and then the acknowledgement.
+// settlement is how one delivery of a purchase ends: the outcome is published, then the message acknowledged.
 type settlement struct {
 	item
 	outcome message.Outcome
@@ -25,9 +25,9 @@ type settlement struct {
 }
 
 // delivered settles a purchase that TikTok accepted.
-func (w *Worker) delivered(it item, a answered) settlement {
-	w.metrics.acceptance.Observe(max(0, a.at.Sub(time.Unix(it.envelope.PurchasedAt, 0)).Seconds()))
-	outcome := w.outcome(it, purchase.StatusDelivered, purchase.ReasonNone, &a.attempt)
+func (w *Worker) delivered(it item, r result) settlement {
+	w.metrics.acceptance.Observe(max(0, r.at.Sub(time.Unix(it.envelope.PurchasedAt, 0)).Seconds()))
+	outcome := w.outcome(it, purchase.StatusDelivered, purchase.ReasonNone, &r.attempt)
 	outcome.Sent = it.sent
 	return settlement{item: it, outcome: outcome}
 }
@@ -47,7 +47,7 @@ func (w *Worker) retrying(it item, attempt *purchase.Attempt, delay time.Duratio
 	return settlement{item: it, outcome: outcome, delay: delay}
 }
 
-// dead settles a purchase that is not tried again; attempt is nil where there was no answer.
+// dead settles a purchase that is not retried; attempt is nil if there was none.
 func (w *Worker) dead(it item, reason purchase.Reason, attempt *purchase.Attempt) settlement {
 	letter := &message.DeadLetter{
 		EventID: it.envelope.EventID, Generation: it.generation, Reason: reason, Attempts: it.NumDelivered,
@@ -75,22 +75,22 @@ func (w *Worker) outcome(
 	return o
 }
 
-// settlePanicked settles a piece whose request panicked. A purchase that was sent alone, and crashed a worker
-// before, is dead: it would stop worker after worker. Others are left to the queue, so that each is
-// redelivered as a suspect and sent alone.
-func (w *Worker) settlePanicked(ctx context.Context, p piece) {
-	if it := p.items[0]; len(p.items) == 1 && it.suspect() {
+// settlePanicked settles a batch whose request panicked. A purchase that was sent alone, and crashed a worker
+// before, is dead: it would crash one worker after another. Others are left to the queue, so that each is
+// redelivered as crashed and sent alone.
+func (w *Worker) settlePanicked(ctx context.Context, b batch) {
+	if it := b.items[0]; len(b.items) == 1 && it.crashed() {
 		w.settle(ctx, []settlement{w.dead(it, purchase.ReasonCrash, nil)})
 		return
 	}
-	for _, it := range p.items {
+	for _, it := range b.items {
 		it.ended.Store(true)
 	}
 }
 
 // settle publishes outcomes and then acknowledges their purchases. For each purchase the order is: dead
-// letter stored, outcome stored, message acknowledged. Failed publishes are repeated until AckWait has passed
-// and delay their own purchase alone; then the queue redelivers it, which the same event_id makes harmless.
+// letter stored, outcome stored, message acknowledged. Failed publishes are retried until AckWait has passed,
+// and delay their own purchase alone. Then the queue redelivers it, which the same event_id makes harmless.
 func (w *Worker) settle(ctx context.Context, list []settlement) {
 	if len(list) == 0 {
 		return
@@ -103,7 +103,7 @@ func (w *Worker) settle(ctx context.Context, list []settlement) {
 			return
 		}
 		list = failed
-		if !sleep(ctx, Delay(try, publishInitial, publishMax, w.random())) {
+		if !sleep(ctx, backoffDelay(try, publishInitial, publishMax, w.random())) {
 			w.log.Warn("Publish outcomes failed; messages will be redelivered",
 				zap.Int("purchases", len(list)), zap.Error(err))
 			break
@@ -117,8 +117,7 @@ func (w *Worker) settle(ctx context.Context, list []settlement) {
 }
 
 // settleOnce publishes the missing dead letters together, then the outcomes of the purchases whose letter is
-// stored or not needed, and acknowledges those whose outcome is stored. It returns the others, and one of the
-// errors.
+// stored or not needed, and acknowledges those whose outcome is stored. It returns the others with one error.
 func (w *Worker) settleOnce(ctx context.Context, list []settlement) (failed []settlement, err error) {
 	ready, failed, err := w.publishLetters(ctx, list)
 	if len(ready) == 0 {
@@ -155,8 +154,8 @@ func (w *Worker) settleOnce(ctx context.Context, list []settlement) (failed []se
 	return failed, err
 }
 
-// publishLetters publishes the dead letters that are not stored yet. ready are the settlements that need
-// none, or none any more.
+// publishLetters publishes the dead letters that are not stored yet. ready are the settlements whose letter
+// is stored or not needed.
 func (w *Worker) publishLetters(
 	ctx context.Context, list []settlement,
 ) (ready, failed []settlement, err error) {
@@ -184,15 +183,15 @@ func (w *Worker) publishLetters(
 	return ready, failed, err
 }
 
-// acknowledge removes finished purchases from the queue, repeatedly until the server confirms it: a server
-// that crashes with the acknowledgements would have all of them sent once more.
+// acknowledge removes finished purchases from the queue, and repeats it until the server confirms: a crash
+// that loses the acknowledgements would have all of them sent again.
 func (w *Worker) acknowledge(ctx context.Context, finished []settlement) {
 	for try := 1; len(finished) > 0; try++ {
 		err := acknowledgeOnce(ctx, finished)
 		if err == nil {
 			return
 		}
-		if !sleep(ctx, Delay(try, publishInitial, publishMax, w.random())) {
+		if !sleep(ctx, backoffDelay(try, publishInitial, publishMax, w.random())) {
 			logAckError(finished[len(finished)-1].log, err)
 			return
 		}
@@ -200,7 +199,7 @@ func (w *Worker) acknowledge(ctx context.Context, finished []settlement) {
 }
 
 // acknowledgeOnce waits for the confirmation of the last acknowledgement alone: one connection keeps their
-// order, so that it covers those before.
+// order, so it covers the earlier ones.
 func acknowledgeOnce(ctx context.Context, finished []settlement) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()

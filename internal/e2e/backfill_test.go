@@ -263,7 +263,7 @@ func TestBackfill_RejectsBadSettings(t *testing.T) {
 		http.Error(w, `{"error":{"type":"invalid_request_error","message":"hunter2"}}`, http.StatusForbidden)
 	}))
 	code, out := s.run([]string{"STRIPE_API_URL=" + refusing}, "backfill")
-	if code != 1 || !strings.Contains(out, "the right to read events") || strings.Contains(out, "hunter2") {
+	if code != 1 || !strings.Contains(out, "lacks read permission") || strings.Contains(out, "hunter2") {
 		t.Errorf("a key without permission: exit code %d, want 1\n%s", code, out)
 	}
 }

@@ -213,7 +213,7 @@ func TestWebhook_AnswersDuringTikTokOutage(t *testing.T) {
 	ids := s.sell(20)
 	s.await("the circuit to open", func() bool {
 		code, body := httpGet(s.worker.admin + "/readyz")
-		return code == http.StatusOK && strings.Contains(body, `"delivery":"open"`)
+		return code == http.StatusOK && strings.Contains(body, `"delivery":"circuit_open"`)
 	})
 	s.sim.Clear()
 	s.checkDelivered(ids...)

@@ -125,12 +125,12 @@ func TestWorker_BlockedEventStopsNoOther(t *testing.T) {
 				delays[i] = e.FirstAt.Sub(started)
 			}
 			slices.Sort(delays)
-			pauses := s.worker.logged("A page answers every event; delivery paused")
+			pauses := s.worker.logged("Delivery paused")
 			if len(received) != n-1 || pauses != 0 {
 				t.Errorf("TikTok has %d events after %d pauses, want %d and none", len(received), pauses, n-1)
 			}
 			if text := s.worker.log(); strings.Contains(text, "access token") ||
-				strings.Contains(text, "refuses access") {
+				strings.Contains(text, "denies access") {
 				t.Error("the log blames the token")
 			}
 			t.Logf("median delay of the others %s, last %s; %d requests",

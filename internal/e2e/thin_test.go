@@ -36,10 +36,10 @@ func TestThinEvents_AreSalesWithKey(t *testing.T) {
 	s.post(paid.Thin(), http.StatusOK, `"held"`)
 	s.post(trial.Thin(), http.StatusOK, `"processed"`)
 	s.post(paid.Event(), http.StatusOK, `"duplicate"`)
-	s.post(unlisted.Thin(), http.StatusServiceUnavailable, "Stripe's API is not available")
+	s.post(unlisted.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	api.Fail(2, http.StatusInternalServerError)
-	s.post(later.Thin(), http.StatusServiceUnavailable, "send the event again")
-	s.post(later.Thin(), http.StatusServiceUnavailable, "send the event again")
+	s.post(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
+	s.post(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	s.post(later.Thin(), http.StatusOK, `"processed"`)
 	s.checkOnlyDelivered(alone.SessionID, before.SessionID, after.SessionID, later.SessionID, paid.InvoiceID)
 	if n := s.metric(s.admin, `purchase_relay_webhooks_total{result="stripe_unavailable",type="thin"}`); n != 3 {

@@ -8,40 +8,40 @@ import (
 	"sync"
 )
 
-// Bounds on the requests in flight on the public listener, and thereby on memory.
+// Limits of the in-flight requests on the public listener, and so of their memory.
 const (
 	maxInFlight  = 256     // requests
 	maxBodyBytes = 8 << 20 // memory for their bodies
-	// initialBody is allocated immediately; Stripe's events have 3 to 10 KB. A larger body takes memory as it
+	// initialBody is the first allocation. Stripe's events have 3 to 10 KB; a larger body allocates as it
 	// arrives.
 	initialBody = 64 << 10
 )
 
-// errEvicted ends the reading of a body that was evicted for a newer request.
-var errEvicted = errors.New("slow body evicted")
+// errEvicted is returned for a body that was evicted for a newer request.
+var errEvicted = errors.New("read body: evicted")
 
-// admission bounds the requests in flight. Over the limits a newer request evicts one whose body is still
-// being read: the oldest where there are too many, the largest where they take too much memory. Stripe's
-// bodies are small and arrive in milliseconds, so that neither slow nor large ones lock it out. Where every
-// body was read, the newer request is refused.
+// admission limits the in-flight requests. At a limit, a new request evicts one whose body is still being
+// read: the oldest at the limit of requests, the largest at the limit of memory. Stripe's bodies are small
+// and arrive in milliseconds, so slow and large bodies of other clients cannot block them. Without a body
+// to evict, the new request is rejected.
 type admission struct {
 	mu      sync.Mutex
 	slots   int
 	bytes   int64
-	reading list.List // of *slot, the oldest first
+	reading list.List // of *slot, oldest first
 }
 
 // slot is one admitted request. Its fields are guarded by admission.mu.
 type slot struct {
-	of      *admission
-	bytes   int64
-	abort   func()        // ends the reading of its body
-	reading *list.Element // nil: its body was read, or it was released
-	freed   bool          // evicted or released
+	admission *admission
+	bytes     int64
+	abort     func()        // stops reading the body
+	reading   *list.Element // nil: body complete, or slot freed
+	freed     bool          // evicted or released
 }
 
-// admit admits a request with that many bytes of body, or returns nil. abort is called at most once, before
-// bodyRead.
+// admit admits a request that allocates bytes for its body, or returns nil. abort is called at most once,
+// before bodyRead.
 func (a *admission) admit(bytes int64, abort func()) *slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -55,14 +55,14 @@ func (a *admission) admit(bytes int64, abort func()) *slot {
 			return nil
 		}
 	}
-	s := &slot{of: a, bytes: bytes, abort: abort}
+	s := &slot{admission: a, bytes: bytes, abort: abort}
 	s.reading = a.reading.PushBack(s)
 	a.slots++
 	a.bytes += bytes
 	return s
 }
 
-// largest returns the largest body that is being read, of equal ones the oldest; nil: there is none.
+// largest returns the largest body being read, the oldest of equal ones; nil: none.
 func (a *admission) largest() (found *list.Element) {
 	var size int64 = -1
 	for e := a.reading.Front(); e != nil; e = e.Next() {
@@ -73,7 +73,7 @@ func (a *admission) largest() (found *list.Element) {
 	return found
 }
 
-// evict reports whether there was a body to evict.
+// evict evicts a slot and reports whether e has one.
 func (a *admission) evict(e *list.Element) bool {
 	if e == nil {
 		return false
@@ -84,9 +84,9 @@ func (a *admission) evict(e *list.Element) bool {
 	return true
 }
 
-// reserve charges more memory for the body. It reports false where the request was evicted.
+// reserve adds bytes to the body's memory and reports whether the request is still admitted.
 func (s *slot) reserve(bytes int64) bool {
-	a := s.of
+	a := s.admission
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s.freed {
@@ -99,19 +99,18 @@ func (s *slot) reserve(bytes int64) bool {
 	return !s.freed
 }
 
-// bodyRead protects the request from eviction until release. It reports false where the request was evicted
-// before.
+// bodyRead protects the request from eviction and reports whether it is still admitted.
 func (s *slot) bodyRead() bool {
-	s.of.mu.Lock()
-	defer s.of.mu.Unlock()
+	s.admission.mu.Lock()
+	defer s.admission.mu.Unlock()
 	s.endReading()
 	return !s.freed
 }
 
-// release ends the request.
+// release frees the slot.
 func (s *slot) release() {
-	s.of.mu.Lock()
-	defer s.of.mu.Unlock()
+	s.admission.mu.Lock()
+	defer s.admission.mu.Unlock()
 	s.free()
 }
 
@@ -121,18 +120,18 @@ func (s *slot) free() {
 	}
 	s.endReading()
 	s.freed = true
-	s.of.slots--
-	s.of.bytes -= s.bytes
+	s.admission.slots--
+	s.admission.bytes -= s.bytes
 }
 
 func (s *slot) endReading() {
 	if s.reading != nil {
-		s.of.reading.Remove(s.reading)
+		s.admission.reading.Remove(s.reading)
 		s.reading = nil
 	}
 }
 
-// initialSize returns how much is allocated for a body at first, in bytes.
+// initialSize returns the bytes first allocated for a body.
 func initialSize(r *http.Request) int64 {
 	if r.ContentLength >= 0 {
 		return min(r.ContentLength, initialBody)
@@ -140,13 +139,12 @@ func initialSize(r *http.Request) int64 {
 	return initialBody
 }
 
-// readBody reads a body of at most MaxBody bytes. Its buffer doubles as it fills, and each growth is reserved
-// first.
+// readBody reads a body of at most MaxBody bytes. It reserves each growth of the buffer.
 func readBody(w http.ResponseWriter, r *http.Request, s *slot) ([]byte, error) {
 	source := http.MaxBytesReader(w, r.Body, MaxBody)
 	body := make([]byte, 0, initialSize(r))
 	if r.ContentLength >= 0 && r.ContentLength <= initialBody {
-		body = body[:r.ContentLength] // the server returns no more than was announced
+		body = body[:r.ContentLength] // the server returns no more
 		_, err := io.ReadFull(source, body)
 		return body, err
 	}

@@ -40,8 +40,8 @@ type endpoint struct {
 	public    http.Handler
 }
 
-// newEndpoint returns an endpoint whose ledger records every purchase. At the end no line of its log may
-// hold a secret or an address.
+// newEndpoint returns an endpoint whose ledger records every purchase. The test fails if its log contains a
+// secret or an e-mail address.
 func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *endpoint {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
@@ -54,7 +54,7 @@ func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *en
 	service := intake.NewService(intake.Config{
 		Ledger: e.ledger, Rules: rules, Objects: objects, Publisher: e.publisher, Now: time.Now,
 	}, zap.New(core), e.metrics)
-	webhook := stripe.NewWebhook([]secret.Text{key}, time.Now)
+	webhook := stripe.NewWebhook([]secret.String{key}, time.Now)
 	e.handler = intake.NewHandler(webhook, service, zap.New(core), e.metrics)
 	e.public = e.handler.Public(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "alive")
@@ -63,7 +63,7 @@ func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *en
 		for _, entry := range log.All() {
 			text := fmt.Sprint(entry.ContextMap())
 			if strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
-				t.Errorf("secret or address in the log: %s %s", entry.Message, text)
+				t.Errorf("log line %q = %s, want no secret or address", entry.Message, text)
 			}
 		}
 	})
@@ -79,21 +79,21 @@ func (e *endpoint) request(method, path string, body []byte) *httptest.ResponseR
 	return resp
 }
 
-// answers posts an event, and fails unless the answer has a status and all of the texts.
-func (e *endpoint) answers(body []byte, status int, texts ...string) {
+// post posts an event and checks the response's status and that it contains every text.
+func (e *endpoint) post(body []byte, status int, texts ...string) {
 	e.t.Helper()
 	resp := e.request(http.MethodPost, "/webhooks/stripe", body)
 	for _, text := range append(texts, "") {
 		if resp.Code != status || !strings.Contains(resp.Body.String(), text) {
-			e.t.Errorf("answer = %d %s, want %d with %q", resp.Code, resp.Body, status, text)
+			e.t.Errorf("response = %d %s, want %d with %q", resp.Code, resp.Body, status, text)
 		}
 	}
-	if again := resp.Header().Get("Retry-After"); (again != "") != (status == http.StatusServiceUnavailable) {
-		e.t.Errorf("Retry-After = %q of a %d", again, status)
+	if after := resp.Header().Get("Retry-After"); (after != "") != (status == http.StatusServiceUnavailable) {
+		e.t.Errorf("Retry-After = %q with status %d", after, status)
 	}
 }
 
-// nothingRecorded fails if the ledger got a receipt.
+// nothingRecorded checks that the ledger got no receipt.
 func (e *endpoint) nothingRecorded() {
 	e.t.Helper()
 	if n := len(e.ledger.receipts); n > 0 {
@@ -101,17 +101,17 @@ func (e *endpoint) nothingRecorded() {
 	}
 }
 
-// counted fails unless webhooks_total has a value.
-func (e *endpoint) counted(kind, result string, want int) {
+// counted checks a value of webhooks_total.
+func (e *endpoint) counted(eventType, result string, want int) {
 	e.t.Helper()
 	text, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain, "purchase_relay_webhooks_total")
-	line := fmt.Sprintf("purchase_relay_webhooks_total{result=%q,type=%q} %d\n", result, kind, want)
+	line := fmt.Sprintf("purchase_relay_webhooks_total{result=%q,type=%q} %d\n", result, eventType, want)
 	if err != nil || !strings.Contains(string(text), line) {
 		e.t.Errorf("metrics lack %s, error %v:\n%s", line, err, text)
 	}
 }
 
-// logged fails unless there are that many lines with a message.
+// logged checks the number of lines with a message and a level.
 func (e *endpoint) logged(message string, level zapcore.Level, want int) {
 	e.t.Helper()
 	if n := e.log.FilterMessage(message).FilterLevelExact(level).Len(); n != want {
@@ -119,7 +119,7 @@ func (e *endpoint) logged(message string, level zapcore.Level, want int) {
 	}
 }
 
-// ledger is an intake.Ledger with a fixed answer.
+// ledger is an intake.Ledger with a fixed result.
 type ledger struct {
 	recorded purchase.Recorded
 	err      error
@@ -140,7 +140,7 @@ func (l *ledger) Record(ctx context.Context, r purchase.Receipt) (purchase.Recor
 	return l.recorded, l.err
 }
 
-func TestHandler_Answers(t *testing.T) {
+func TestHandler_Responses(t *testing.T) {
 	t.Parallel()
 	c := stripegen.NewCheckout()
 	unpaid, trial, noEmail, invoice := c, c, c, c
@@ -165,14 +165,14 @@ func TestHandler_Answers(t *testing.T) {
 			t.Parallel()
 			e := newEndpoint(t, purchase.Rules{}, nil)
 			e.ledger.recorded = tc.recorded
-			e.answers(tc.checkout.Event(), http.StatusOK, `{"status":"`+string(tc.recorded.Disposition)+`"}`)
+			e.post(tc.checkout.Event(), http.StatusOK, `{"status":"`+string(tc.recorded.Disposition)+`"}`)
 			if e.log.FilterMessage(tc.logged).Len() != 1 || e.publisher.woken != tc.woken {
-				t.Errorf("woke %d times, want %d; log %v", e.publisher.woken, tc.woken, e.log.All())
+				t.Errorf("woken %d times, want %d; log = %v", e.publisher.woken, tc.woken, e.log.All())
 			}
 		})
 	}
 	e := newEndpoint(t, purchase.Rules{}, nil)
-	e.answers(invoice.Event(), http.StatusOK, `{"status":"ignored"}`)
+	e.post(invoice.Event(), http.StatusOK, `{"status":"ignored"}`)
 	e.nothingRecorded()
 }
 
@@ -180,23 +180,23 @@ func TestHandler_LedgerUnavailable(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{}, nil)
 	e.ledger.err = errors.New("connection refused")
-	e.answers(stripegen.NewCheckout().Event(), http.StatusServiceUnavailable, "the ledger is not available")
+	e.post(stripegen.NewCheckout().Event(), http.StatusServiceUnavailable, "ledger is unavailable")
 	e.logged("Failed to create profile", zapcore.ErrorLevel, 1)
 	if e.publisher.woken > 0 {
-		t.Error("the relay was woken")
+		t.Errorf("woken %d times, want 0", e.publisher.woken)
 	}
 }
 
-// A slow ledger gets five seconds: the buyer waits for this answer.
+// The buyer waits for this response.
 func TestHandler_LedgerSlow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := newEndpoint(t, purchase.Rules{}, nil)
 		e.ledger.blocks = true
 		began := time.Now()
-		e.answers(stripegen.NewCheckout().Event(), http.StatusServiceUnavailable)
+		e.post(stripegen.NewCheckout().Event(), http.StatusServiceUnavailable)
 		if took := time.Since(began); took != intake.RecordTimeout {
-			t.Errorf("answered after %s, want %s", took, intake.RecordTimeout)
+			t.Errorf("response after %s, want %s", took, intake.RecordTimeout)
 		}
 	})
 }
@@ -206,14 +206,14 @@ func TestHandler_Panic(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{}, nil)
 	e.ledger.panics = true
-	e.answers(stripegen.NewCheckout().Event(), http.StatusInternalServerError)
-	e.logged("A webhook panicked", zapcore.ErrorLevel, 1)
+	e.post(stripegen.NewCheckout().Event(), http.StatusInternalServerError)
+	e.logged("Webhook handler panicked", zapcore.ErrorLevel, 1)
 	if e.publisher.woken > 0 {
-		t.Error("the relay was woken")
+		t.Errorf("woken %d times, want 0", e.publisher.woken)
 	}
 }
 
-// Each invalid signature is counted, and a flood of them is logged in part.
+// Each invalid signature is counted; their log lines are rate-limited.
 func TestHandler_InvalidSignatures(t *testing.T) {
 	t.Parallel()
 	const requests = 500
@@ -226,15 +226,15 @@ func TestHandler_InvalidSignatures(t *testing.T) {
 			resp := httptest.NewRecorder()
 			e.handler.ServeHTTP(resp, req)
 			if resp.Code != http.StatusBadRequest {
-				t.Fatalf("signature %q: answer = %d, want 400", signature, resp.Code)
+				t.Fatalf("signature %q: status = %d, want 400", signature, resp.Code)
 			}
 		}
 		e.counted("none", "invalid_signature", requests)
 		if n := e.log.FilterMessage("Invalid signature").Len(); n < 10 || n > 50 {
-			t.Errorf("%d lines about %d requests, want some", n, requests)
+			t.Errorf("%d log lines for %d requests, want 10 to 50", n, requests)
 		}
 		if at := e.handler.LastWebhook(); !at.IsZero() {
-			t.Errorf("LastWebhook = %v after a forged one, want none", at)
+			t.Errorf("LastWebhook = %v, want zero", at)
 		}
 	}
 }
@@ -242,21 +242,21 @@ func TestHandler_InvalidSignatures(t *testing.T) {
 func TestHandler_LastWebhookCountsIgnoredEvents(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{}, nil)
-	e.answers([]byte(`{"id":"evt_1","type":"customer.updated","data":{"object":{}}}`), http.StatusOK)
+	e.post([]byte(`{"id":"evt_1","type":"customer.updated","data":{"object":{}}}`), http.StatusOK)
 	if e.handler.LastWebhook().IsZero() {
-		t.Error("LastWebhook = none after an ignored event")
+		t.Error("LastWebhook = zero, want the time of the ignored event")
 	}
 }
 
-// fetcher is a stand-in for Stripe's API.
+// fetcher is an intake.Objects.
 type fetcher func(ctx context.Context, e purchase.Event) (purchase.Event, error)
 
 func (f fetcher) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, error) {
 	return f(ctx, e)
 }
 
-// listed is Stripe's API with the objects of some events.
-func listed(t *testing.T, bodies ...[]byte) *stripe.API {
+// apiWith returns an API with the objects of some events.
+func apiWith(t *testing.T, bodies ...[]byte) *stripe.API {
 	t.Helper()
 	list := stripegen.NewAPI()
 	for _, body := range bodies {
@@ -269,8 +269,7 @@ func listed(t *testing.T, bodies ...[]byte) *stripe.API {
 	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL})
 }
 
-// A thin event proposes what its snapshot does, once its object is fetched.
-func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
+func TestHandler_ThinEventEqualsSnapshot(t *testing.T) {
 	t.Parallel()
 	c := stripegen.NewCheckout().Live()
 	unpaid := stripegen.NewCheckout().Delayed("konbini")
@@ -279,73 +278,72 @@ func TestHandler_ThinEventIsAsItsSnapshot(t *testing.T) {
 	setup := stripegen.NewCheckout()
 	setup.Mode = "setup"
 	trialed := stripegen.NewCheckout().Live()
-	trialed.Created = trialed.Created.AddDate(0, 0, -8) // an invoice of the future would count as paid when received
+	trialed.Created = trialed.Created.AddDate(0, 0, -8) // an invoice in the future would get the time of receipt
 	in := trialed.Invoices(7*24*time.Hour, 30*24*time.Hour, 2)[1]
 	for name, tc := range map[string]struct {
 		snapshot, thin []byte
-		answer         string // "ignored": nothing is recorded
+		want           string // disposition; nothing is recorded if it is ignored
 	}{
-		"paid":               {c.Event(), c.Thin(), "processed"},
-		"unpaid":             {unpaid.Event(), unpaid.Thin(), "awaiting_payment"},
-		"failed":             {failed.Event(), failed.Thin(), "processed"},
-		"trial":              {trial.Event(), trial.Thin(), "processed"},
-		"free first period":  {free.Event(), free.Thin(), "processed"},
-		"a mode not counted": {setup.Event(), setup.Thin(), "ignored"},
-		"first payment":      {in.Event(), in.Thin(), "processed"},
+		"paid":              {c.Event(), c.Thin(), "processed"},
+		"unpaid":            {unpaid.Event(), unpaid.Thin(), "awaiting_payment"},
+		"failed":            {failed.Event(), failed.Thin(), "processed"},
+		"trial":             {trial.Event(), trial.Thin(), "processed"},
+		"free first period": {free.Event(), free.Thin(), "processed"},
+		"mode not counted":  {setup.Event(), setup.Thin(), "ignored"},
+		"first payment":     {in.Event(), in.Thin(), "processed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			rules := purchase.Rules{FirstPayment: true, TrialEvent: "StartTrial"}
-			snapshot, thin := newEndpoint(t, rules, nil), newEndpoint(t, rules, listed(t, tc.snapshot))
-			snapshot.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
-			thin.ledger.recorded.Disposition = purchase.Disposition(tc.answer)
-			snapshot.answers(tc.snapshot, http.StatusOK, tc.answer)
-			thin.answers(tc.thin, http.StatusOK, tc.answer)
-			thin.counted("thin", tc.answer, 1)
-			if tc.answer == "ignored" {
+			snapshot, thin := newEndpoint(t, rules, nil), newEndpoint(t, rules, apiWith(t, tc.snapshot))
+			snapshot.ledger.recorded.Disposition = purchase.Disposition(tc.want)
+			thin.ledger.recorded.Disposition = purchase.Disposition(tc.want)
+			snapshot.post(tc.snapshot, http.StatusOK, tc.want)
+			thin.post(tc.thin, http.StatusOK, tc.want)
+			thin.counted("thin", tc.want, 1)
+			if tc.want == "ignored" {
 				thin.nothingRecorded()
 				return
 			}
 			want, got := snapshot.ledger.receipts[0], thin.ledger.receipts[0]
 			if diff := cmp.Diff(want.Purchase, got.Purchase); diff != "" {
-				t.Errorf("proposed (-want +got):\n%s", diff)
+				t.Errorf("purchase (-want +got):\n%s", diff)
 			}
-			if of, like := got.Event, want.Event; of.Type != like.Type || !of.Created.Equal(like.Created) {
-				t.Errorf("event = %s at %v, want %s at %v", of.Type, of.Created, like.Type, like.Created)
+			if g, w := got.Event, want.Event; g.Type != w.Type || !g.Created.Equal(w.Created) {
+				t.Errorf("event = %s at %v, want %s at %v", g.Type, g.Created, w.Type, w.Created)
 			}
 		})
 	}
 }
 
-// Without a key a thin event of our types is refused, never passed over: its sale would be lost.
-func TestHandler_ThinEventWithoutKeyIsRefused(t *testing.T) {
+// Without an API key a thin event is rejected, not ignored: the sale would be lost.
+func TestHandler_RejectsThinEventWithoutKey(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{}, nil)
 	c := stripegen.NewCheckout()
 	for _, body := range [][]byte{c.Thin(), c.AsyncSucceeded(time.Minute).Thin()} {
-		e.answers(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
+		e.post(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
 	}
 	e.counted("thin", "no_api_key", 2)
 	e.logged("Thin event without STRIPE_API_KEY", zapcore.ErrorLevel, 2)
-	// Other types, and invoices while they do not count, are none of ours.
+	// Other types, and invoices without FIRST_PAYMENT, are ignored.
 	other := strings.Replace(string(c.Thin()), "checkout.session.completed", "customer.updated", 1)
 	invoice := string(c.Invoices(time.Hour, time.Hour, 1)[0].Thin())
 	for _, body := range []string{other, invoice, strings.Replace(other, "v1.customer", "v2.core", 1)} {
-		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
+		e.post([]byte(body), http.StatusOK, `{"status":"ignored"}`)
 	}
 	e.counted("thin", "ignored", 3)
 	e.nothingRecorded()
 }
 
-// Where Stripe's API gives no object, Stripe is told to send the event again.
-func TestHandler_ThinEventUnavailable(t *testing.T) {
+func TestHandler_ThinEventFetchFails(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		err    error
 		status int
 		result string
 	}{
-		"away":      {errors.New("connection refused"), http.StatusServiceUnavailable, "stripe_unavailable"},
+		"down":      {errors.New("connection refused"), http.StatusServiceUnavailable, "stripe_unavailable"},
 		"no object": {fmt.Errorf("thin: %w", purchase.ErrReference), http.StatusBadRequest, "malformed"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -354,15 +352,15 @@ func TestHandler_ThinEventUnavailable(t *testing.T) {
 				return event, tc.err
 			})
 			e := newEndpoint(t, purchase.Rules{}, fails)
-			e.answers(stripegen.NewCheckout().Thin(), tc.status, "error")
+			e.post(stripegen.NewCheckout().Thin(), tc.status, "error")
 			e.nothingRecorded()
 			e.counted("thin", tc.result, 1)
 		})
 	}
 }
 
-// A slow API of Stripe's is given four seconds: the buyer waits.
-func TestHandler_ThinEventSlow(t *testing.T) {
+// The buyer waits for this response.
+func TestHandler_ThinEventFetchSlow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slow := fetcher(func(ctx context.Context, event purchase.Event) (purchase.Event, error) {
@@ -371,34 +369,34 @@ func TestHandler_ThinEventSlow(t *testing.T) {
 		})
 		e := newEndpoint(t, purchase.Rules{}, slow)
 		began := time.Now()
-		e.answers(stripegen.NewCheckout().Thin(), http.StatusServiceUnavailable, "send the event again")
+		e.post(stripegen.NewCheckout().Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 		if took := time.Since(began); took != intake.FetchTimeout {
-			t.Errorf("answered after %s, want %s", took, intake.FetchTimeout)
+			t.Errorf("response after %s, want %s", took, intake.FetchTimeout)
 		}
-		e.logged("Fetch of a thin event failed", zapcore.ErrorLevel, 1)
+		e.logged("Thin event fetch failed", zapcore.ErrorLevel, 1)
 	})
 }
 
-// Of a foreign account nothing is recorded and nothing is fetched, whether the event is thin or a snapshot.
-func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
+// A foreign account's event is neither recorded nor fetched.
+func TestHandler_IgnoresForeignAccount(t *testing.T) {
 	t.Parallel()
 	c := stripegen.NewCheckout().Live()
 	c.Account = "acct_1Connected"
 	organisation := strings.Replace(string(c.Thin()), `"acct_1Connected"`, `"org_1/acct_1Connected"`, 1)
-	odd := strings.Replace(string(c.Event()), `"acct_1Connected"`, `{"id":"buyer@example.com"}`, 1)
+	unknown := strings.Replace(string(c.Event()), `"acct_1Connected"`, `{"id":"buyer@example.com"}`, 1)
 	never := fetcher(func(_ context.Context, event purchase.Event) (purchase.Event, error) {
 		t.Error("fetched")
 		return event, nil
 	})
-	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation, odd} {
+	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation, unknown} {
 		e := newEndpoint(t, purchase.Rules{}, never)
-		e.answers([]byte(body), http.StatusOK, `{"status":"ignored"}`)
+		e.post([]byte(body), http.StatusOK, `{"status":"ignored"}`)
 		e.nothingRecorded()
-		kind := "thin"
+		eventType := "thin"
 		if !strings.Contains(body, "v2.core.event") {
-			kind = "checkout.session.completed"
+			eventType = "checkout.session.completed"
 		}
-		e.counted(kind, "other_account", 1)
+		e.counted(eventType, "other_account", 1)
 		e.logged("Event of another account ignored", zapcore.InfoLevel, 1)
 	}
 	accounts, err := purchase.ParseAccounts([]string{"acct_1Connected"})
@@ -406,12 +404,12 @@ func TestHandler_ForeignAccountIsIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, body := range []string{string(c.Event()), string(c.Thin()), organisation} {
-		e := newEndpoint(t, purchase.Rules{Accounts: accounts}, listed(t, c.Event()))
-		e.answers([]byte(body), http.StatusOK, `{"status":"processed"}`)
+		e := newEndpoint(t, purchase.Rules{Accounts: accounts}, apiWith(t, c.Event()))
+		e.post([]byte(body), http.StatusOK, `{"status":"processed"}`)
 	}
 }
 
-func TestPublic_Paths(t *testing.T) {
+func TestHandler_PublicPaths(t *testing.T) {
 	t.Parallel()
 	body := stripegen.NewCheckout().Event()
 	for _, tc := range []struct {
@@ -438,9 +436,9 @@ func TestPublic_Paths(t *testing.T) {
 		{"BREW", "/pot", http.StatusNotFound, "/pot"},
 	} {
 		e := newEndpoint(t, purchase.Rules{}, nil)
-		a := e.request(tc.method, "http://shop.example"+tc.path, body)
-		if a.Code != tc.status {
-			t.Errorf("%s %s: %d, want %d", tc.method, tc.path, a.Code, tc.status)
+		resp := e.request(tc.method, "http://shop.example"+tc.path, body)
+		if resp.Code != tc.status {
+			t.Errorf("%s %s: status = %d, want %d", tc.method, tc.path, resp.Code, tc.status)
 		}
 		if tc.logged == "" {
 			e.logged("Unknown path", zapcore.WarnLevel, 0)
@@ -450,7 +448,7 @@ func TestPublic_Paths(t *testing.T) {
 		e.counted("none", "not_found", 1)
 		e.logged("Unknown path", zapcore.WarnLevel, 1)
 		if got := e.log.FilterMessage("Unknown path").All()[0].ContextMap()["path"]; got != tc.logged {
-			t.Errorf("%s: logged path %q, want %q", tc.path, got, tc.logged)
+			t.Errorf("%s: logged path = %q, want %q", tc.path, got, tc.logged)
 		}
 	}
 	e := newEndpoint(t, purchase.Rules{}, nil)
@@ -459,35 +457,35 @@ func TestPublic_Paths(t *testing.T) {
 	}
 	e.counted("none", "not_found", 500)
 	if n := e.log.FilterMessage("Unknown path").Len(); n < 10 || n > 50 {
-		t.Errorf("%d lines about 500 requests, want some", n)
+		t.Errorf("%d log lines for 500 requests, want 10 to 50", n)
 	}
 }
 
-// The other session of an event's id is a sale of its own: the log says that the id came twice.
+// A second session under an event id is recorded, and the conflict is logged once.
 func TestHandler_LogsEventIDConflict(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{}, nil)
 	e.ledger.recorded.Conflict = "cs_first"
 	c := stripegen.NewCheckout()
-	e.answers(c.Event(), http.StatusOK, "processed")
+	e.post(c.Event(), http.StatusOK, "processed")
 	e.logged("Event id repeated with another session", zapcore.WarnLevel, 1)
 	e.ledger.recorded.Disposition = purchase.Duplicate
-	e.answers(c.Event(), http.StatusOK, "duplicate")
+	e.post(c.Event(), http.StatusOK, "duplicate")
 	e.logged("Event id repeated with another session", zapcore.WarnLevel, 1)
 }
 
-// A trial that is sent has no value by design: it is not counted as a sale without one.
-func TestHandler_TrialIsNoSaleWithoutValue(t *testing.T) {
+// A sent trial has no value by design.
+func TestHandler_DoesNotCountTrialWithoutValue(t *testing.T) {
 	t.Parallel()
 	const metric = "purchase_relay_purchases_without_value_total"
 	unknown := stripegen.NewCheckout()
 	unknown.AmountTotal = nil
 	for want, c := range map[string]stripegen.Checkout{"0": stripegen.NewCheckout().Trial(), "1": unknown} {
 		e := newEndpoint(t, purchase.Rules{TrialEvent: "StartTrial"}, nil)
-		e.answers(c.Event(), http.StatusOK, "processed")
+		e.post(c.Event(), http.StatusOK, "processed")
 		text, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain, metric)
 		if err != nil || !strings.Contains(string(text), metric+" "+want) {
-			t.Errorf("want %s, error %v:\n%s", want, err, text)
+			t.Errorf("metric = %s, error = %v, want %s", text, err, want)
 		}
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// HeldInvoices are the invoices on the ledger that are held for an earlier one. ConvertHeld makes first
-// payments of those held for at least age and returns how many. Implementations owe: one invoice becomes
-// one purchase, however many replicas call it.
+// HeldInvoices are the recorded invoices that wait for an earlier one. ConvertHeld converts those held for at
+// least age to first payments and returns their number. Implementations must convert each invoice once,
+// whatever the number of replicas.
 type HeldInvoices interface {
 	ConvertHeld(ctx context.Context, age time.Duration) (int, error)
 }
@@ -21,15 +21,15 @@ const (
 	convertTimeout  = 30 * time.Second
 )
 
-// ConvertHeldInvoices returns a task that converts held invoices until its context ends, and wakes the
-// relay for them.
+// ConvertHeldInvoices returns a task that converts held invoices until its context ends. It calls wake, which
+// wakes the relay, if there were any.
 func ConvertHeldInvoices(held HeldInvoices, wake func(), log *zap.Logger) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		tick := time.NewTicker(convertInterval)
 		defer tick.Stop()
 		for {
 			bounded, cancel := context.WithTimeout(ctx, convertTimeout)
-			n, err := held.ConvertHeld(bounded, purchase.HeldFor)
+			n, err := held.ConvertHeld(bounded, purchase.InvoiceHoldTime)
 			cancel()
 			switch {
 			case err != nil && ctx.Err() == nil:

@@ -13,34 +13,36 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// held converts as many as it is told to.
+// held is an intake.HeldInvoices with fixed results.
 type held struct {
-	answers []int // -1 is an error
-	asked   []time.Duration
+	results []int // -1: an error
+	ages    []time.Duration
 }
 
-func (h *held) ConvertHeld(_ context.Context, patience time.Duration) (int, error) {
-	h.asked = append(h.asked, patience)
-	if n := len(h.asked); n > len(h.answers) || h.answers[n-1] == 0 {
+func (h *held) ConvertHeld(_ context.Context, age time.Duration) (int, error) {
+	h.ages = append(h.ages, age)
+	if len(h.results) == 0 {
 		return 0, nil
-	} else if h.answers[n-1] < 0 {
+	}
+	n := h.results[0]
+	h.results = h.results[1:]
+	if n < 0 {
 		return 0, errors.New("connection refused")
 	}
-	return h.answers[len(h.asked)-1], nil
+	return n, nil
 }
 
-// Invoices that wait are looked at again and again, whatever an earlier look came to; the relay is woken
-// for what became a purchase.
-func TestConvertHeldInvoices(t *testing.T) {
+// The task continues after an error, and wakes the relay for converted invoices only.
+func TestConvertHeldInvoices_WakesRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, woken := &held{answers: []int{0, -1, 2}}, 0
+		h, woken := &held{results: []int{0, -1, 2}}, 0
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		if err := intake.ConvertHeldInvoices(h, func() { woken++ }, zap.NewNop())(ctx); err != nil {
 			t.Error(err)
 		}
-		if len(h.asked) < 4 || h.asked[0] != purchase.HeldFor || woken != 1 {
-			t.Errorf("asked %v, woke %d", h.asked, woken)
+		if len(h.ages) < 4 || h.ages[0] != purchase.InvoiceHoldTime || woken != 1 {
+			t.Errorf("ages = %v, woken %d times, want four of %s, once", h.ages, woken, purchase.InvoiceHoldTime)
 		}
 	})
 }

@@ -8,14 +8,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// Public returns the public listener's handler: the webhook, with a slash at its end or without, and healthz.
-// Every other path is answered 404, counted and logged: an endpoint with a mistyped path loses every sale.
+// Public returns the public listener's handler: the webhook, with or without a final slash, and healthz. Any
+// other path returns 404 and is counted and logged: an endpoint with a mistyped path loses every sale.
 func (h *Handler) Public(healthz http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/webhooks/stripe", r.URL.Path == "/webhooks/stripe/":
 			h.ServeHTTP(w, r)
-		case r.RequestURI == "*": // of the server, not of a path
+		case r.RequestURI == "*": // OPTIONS * has no path
 			w.Header().Set("Connection", "close")
 			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 		case r.URL.Path != "/healthz":
@@ -35,11 +35,11 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 		zap.String("method", safeMethod(r.Method)), zap.String("path", safePath(r.URL.Path)),
 		zap.String("remote", r.RemoteAddr),
 		zap.String("remedy", "if this is Stripe, the endpoint's path is /webhooks/stripe"))
-	w.Header().Set("Connection", "close") // its body is not read
+	w.Header().Set("Connection", "close") // the body is not read
 	http.NotFound(w, r)
 }
 
-// safeMethod returns a method for the log: a stranger chooses it.
+// safeMethod returns a known method, or "other", for the log.
 func safeMethod(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
@@ -49,11 +49,11 @@ func safeMethod(method string) string {
 	return "other"
 }
 
-// maxPath is how much of a path is logged, in bytes.
+// maxPath is the limit of a logged path, in bytes.
 const maxPath = 100
 
-// safePath returns a path for the log, shortened; one that holds anything but letters, digits and "/._-"
-// might be a buyer's address or a terminal's command.
+// safePath returns a shortened path for the log. A path with other characters than letters, digits and
+// "/._-" is replaced: it may contain an e-mail address or terminal escapes.
 func safePath(path string) string {
 	if len(path) > maxPath {
 		path = path[:maxPath]

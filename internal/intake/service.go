@@ -1,13 +1,13 @@
-// Package intake is step 1: a verified event of Stripe becomes a purchase and is recorded once, together with
-// the customer's profile. A webhook is answered 200 after the commit, never before.
+// Package intake is step 1: it records each verified Stripe event once, as a purchase with the customer's
+// profile. A webhook gets 200 after the commit, never before.
 //
-// Webhooks and backfilled events take one path:
+// Webhooks and backfilled events share one path:
 //
 //	Handler (webhook) ─┐
 //	                   ├─▶ Service.Take ─▶ purchase.FromEvent ─▶ Ledger.Record ─▶ Publisher
 //	backfill ──────────┘
 //
-// Nothing here waits for the queue or for TikTok.
+// No step waits for the queue or for TikTok.
 package intake
 
 import (
@@ -24,36 +24,34 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Time limits of one event. The buyer waits up to 10 s for the webhook's answer: Stripe holds the redirect
-// to the success page.
+// Time limits for one event. Stripe delays the buyer's redirect to the success page until the webhook's
+// response, for up to 10 s.
 const (
-	FetchTimeout  = 4 * time.Second // of a thin event's object
-	RecordTimeout = 5 * time.Second // of the transaction
+	FetchTimeout  = 4 * time.Second // for a thin event's object
+	RecordTimeout = 5 * time.Second // for the transaction
 )
 
-// Ledger records receipts. Implementations owe: one transaction that is committed when Record returns nil;
-// an event, and a session's same or earlier state, recorded once, however often and concurrently they come
-// (then Duplicate); a dry run decides alike and writes nothing. An error means that the event may be
-// recorded later.
+// Ledger records receipts. Implementations must commit one transaction before Record returns nil, return
+// Duplicate for a known event and for a session's same or earlier state (also of concurrent calls), and
+// decide a dry run alike without writing. After an error the event may be recorded again.
 type Ledger interface {
 	Record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error)
 }
 
-// Objects fetches the objects of thin events. The error is purchase.ErrReference for an unusable reference,
-// else temporary; its text holds no secret.
+// Objects fetches the objects of thin events. Any error but purchase.ErrReference is temporary. Errors must
+// not contain secrets.
 type Objects interface {
 	Fetch(ctx context.Context, event purchase.Event) (purchase.Event, error)
 }
 
-// Publisher publishes recorded purchases. Implementations owe: no method blocks, and all are safe for
-// concurrent use.
+// Publisher publishes recorded purchases. Its methods must not block and must be safe for concurrent use.
 type Publisher interface {
-	// Ready reports whether Enqueue would publish immediately. Then the purchase is claimed in the transaction
-	// that records it.
+	// Ready reports whether Enqueue would publish immediately. If so, the transaction that records the purchase
+	// also claims it.
 	Ready() bool
-	// Enqueue publishes a claimed purchase. It is called after the commit.
+	// Enqueue publishes a claimed purchase, after the commit.
 	Enqueue(p purchase.Purchase, recorded purchase.Recorded)
-	// Wake reports that purchases wait on the ledger.
+	// Wake signals pending purchases in the ledger.
 	Wake()
 }
 
@@ -61,9 +59,9 @@ type Publisher interface {
 type Config struct {
 	Ledger    Ledger
 	Rules     purchase.Rules
-	Objects   Objects   // nil: thin events are refused
-	Publisher Publisher // nil: another process publishes what waits on the ledger
-	DryRun    bool      // nothing is recorded, logged, counted or published
+	Objects   Objects   // nil: thin events are rejected
+	Publisher Publisher // nil: another process publishes pending purchases
+	DryRun    bool      // do not record, log, count or publish
 	Now       func() time.Time
 }
 
@@ -71,15 +69,15 @@ type Config struct {
 type Service struct {
 	Config
 	log   *zap.Logger
-	flood zap.Option // for lines that a sender can multiply
+	flood zap.Option // rate limit for lines that a client can multiply
 
 	noValue   prometheus.Counter
 	dropped   *prometheus.CounterVec
-	late      prometheus.Counter
+	lateClick prometheus.Counter
 	customers prometheus.Counter
 }
 
-// NewService returns a Service. Without a registerer its metrics are not exported.
+// NewService returns a Service. With a nil registerer its metrics are not exported.
 func NewService(c Config, log *zap.Logger, reg prometheus.Registerer) *Service {
 	if c.DryRun {
 		log, reg = zap.NewNop(), nil
@@ -92,19 +90,19 @@ func NewService(c Config, log *zap.Logger, reg prometheus.Registerer) *Service {
 		Config: c, log: log, flood: flood.Limit(log),
 		noValue: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_purchases_without_value_total",
-			Help: "Paid purchases whose amount or currency Stripe left out: sent without a value.",
+			Help: "Paid purchases without amount or currency: sent without a value.",
 		}),
 		dropped: metrics.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_match_keys_dropped_total",
-			Help: "Match keys that a checkout carried and that could not be used, by key and reason.",
+			Help: "Unusable match keys of checkouts, by key and reason.",
 		}, []string{"key", "reason"}),
-		late: metrics.NewCounter(prometheus.CounterOpts{
+		lateClick: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_late_click_ids_total",
-			Help: "Purchases whose click id was older than CLICK_WINDOW when they were paid.",
+			Help: "Purchases paid after the CLICK_WINDOW of their click id.",
 		}),
 		customers: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "purchase_relay_customer_changes_total",
-			Help: "Purchases under a known address that bring another customer id.",
+			Help: "Purchases under a known address with another customer id.",
 		}),
 	}
 	for _, key := range purchase.DropKeys() {
@@ -122,14 +120,14 @@ func (noPublisher) Ready() bool                                  { return false 
 func (noPublisher) Enqueue(purchase.Purchase, purchase.Recorded) {}
 func (noPublisher) Wake()                                        {}
 
-// The causes why a thin event's object was not fetched.
+// The errors of fetching a thin event's object.
 var (
-	errNoAPIKey = errors.New("a thin event carries no checkout: choose snapshot payloads or set STRIPE_API_KEY")
-	errFetch    = errors.New("fetch the object of a thin event")
+	errNoAPIKey = errors.New("thin event has no checkout: choose snapshot payloads or set STRIPE_API_KEY")
+	errFetch    = errors.New("fetch thin event's object")
 )
 
-// Take records a verified event once and publishes its purchase. An error beside purchase.Malformed is
-// final; after any other error the same event may be taken again.
+// Take records a verified event once and publishes its purchase. With purchase.Malformed an error is
+// permanent; after any other error the event may be taken again.
 func (s *Service) Take(
 	ctx context.Context, event purchase.Event, source purchase.Source,
 ) (purchase.Disposition, error) {
@@ -154,7 +152,7 @@ func (s *Service) Take(
 	case decision == purchase.DecisionForeign:
 		log.WithOptions(s.flood).Info("Event of another account ignored",
 			zap.String("account", purchase.LogSafe(event.Account)),
-			zap.String("remedy", "if its sales are yours, name the account in CONNECT_ACCOUNTS"))
+			zap.String("remedy", "if its sales count, add the account to CONNECT_ACCOUNTS"))
 		return purchase.Foreign, nil
 	case decision != purchase.DecisionRecord:
 		return purchase.Ignored, nil
@@ -169,9 +167,8 @@ func (s *Service) Take(
 	})
 	if err != nil {
 		if source == purchase.SourceWebhook {
-			// The customer gets no access: the prescribed line says so.
 			log.Error("Failed to create profile", zap.Error(err),
-				zap.String("remedy", "Stripe sends the event again; look at Postgres"))
+				zap.String("remedy", "Stripe retries; check Postgres"))
 		}
 		return "", err
 	}
@@ -182,15 +179,14 @@ func (s *Service) Take(
 		log.Info("Backfilled missed event", zap.String("type", event.Type), zap.Bool("livemode", event.Livemode),
 			zap.Time("created", event.Created))
 	}
-	s.report(log, source, p, recorded)
+	s.logResult(log, source, p, recorded)
 	if recorded.Disposition == purchase.Processed {
 		s.publish(p, recorded)
 	}
 	return recorded.Disposition, nil
 }
 
-// fetch returns a thin event with its object. Stripe sends the event again for days after any refusal: the
-// sale is not lost.
+// fetch returns a thin event with its object. Stripe retries a rejected event for days: no sale is lost.
 func (s *Service) fetch(ctx context.Context, log *zap.Logger, event purchase.Event) (purchase.Event, error) {
 	log = log.WithOptions(s.flood).With(zap.String("object", purchase.LogSafe(event.Related.ID)))
 	if s.Objects == nil {
@@ -202,16 +198,15 @@ func (s *Service) fetch(ctx context.Context, log *zap.Logger, event purchase.Eve
 	defer cancel()
 	fetched, err := s.Objects.Fetch(ctx, event)
 	if err != nil && !errors.Is(err, purchase.ErrReference) {
-		log.Error("Fetch of a thin event failed", zap.Error(err),
-			zap.String("remedy", "Stripe sends the event again; check STRIPE_API_KEY and the way to Stripe's API"))
+		log.Error("Thin event fetch failed", zap.Error(err),
+			zap.String("remedy", "Stripe retries; check STRIPE_API_KEY and the connection to Stripe's API"))
 		err = fmt.Errorf("%w: %w", errFetch, err)
 	}
-	fetched.Thin = false // from here on it equals its snapshot
+	fetched.Thin = false // it equals its snapshot now
 	return fetched, err
 }
 
-// record records a receipt within RecordTimeout. It is claimed as well where it would be published
-// immediately.
+// record records a receipt within RecordTimeout and claims it if it can be published immediately.
 func (s *Service) record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
 	ctx, cancel := context.WithTimeout(ctx, RecordTimeout)
 	defer cancel()
@@ -219,39 +214,41 @@ func (s *Service) record(ctx context.Context, r purchase.Receipt) (purchase.Reco
 	return s.Ledger.Record(ctx, r)
 }
 
-// report logs and counts what was recorded.
-func (s *Service) report(log *zap.Logger, source purchase.Source, p purchase.Purchase, r purchase.Recorded) {
+// logResult logs and counts a recorded event.
+func (s *Service) logResult(
+	log *zap.Logger, source purchase.Source, p purchase.Purchase, r purchase.Recorded,
+) {
 	if r.Conflict != "" && r.Disposition != purchase.Duplicate {
 		log.Warn("Event id repeated with another session", zap.String("first_session_id", r.Conflict),
 			zap.String("remedy", "none: both sessions are recorded"))
 	}
 	switch r.Disposition {
 	case purchase.Processed:
-		s.reportPurchase(log, p, r)
+		s.logPurchase(log, p, r)
 	case purchase.Duplicate:
-		if source == purchase.SourceWebhook { // a backfill finds mostly these
+		if source == purchase.SourceWebhook { // most backfilled events are
 			log.WithOptions(s.flood).Info("Duplicate event")
 		}
 	case purchase.Rejected:
 		log.Error("Invalid email", zap.String("remedy",
-			"paid without a usable e-mail address: give access by hand, see the purchase in Stripe"))
+			"paid without a valid e-mail address: give access by hand, see the purchase in Stripe"))
 	case purchase.AwaitingPayment:
 		log.Info("Awaiting payment")
 	case purchase.Held:
 		log.Info("Invoice held until its trial arrives")
 	case purchase.Ignored:
 		log.Debug("Renewal ignored")
-	default: // the others are never recorded
+	default: // not recorded
 	}
 }
 
-// reportPurchase logs and counts a purchase that gives access or is sent.
-func (s *Service) reportPurchase(log *zap.Logger, p purchase.Purchase, r purchase.Recorded) {
+// logPurchase logs and counts a purchase that gives access or is sent.
+func (s *Service) logPurchase(log *zap.Logger, p purchase.Purchase, r purchase.Recorded) {
 	for _, d := range p.Dropped {
 		s.dropped.WithLabelValues(d.Key, string(d.Reason)).Inc()
 	}
 	if r.LateClick {
-		s.late.Inc()
+		s.lateClick.Inc()
 	}
 	if r.ProfileID != "" {
 		profile, message := zap.String("profile_id", r.ProfileID), "Profile updated"
@@ -259,10 +256,10 @@ func (s *Service) reportPurchase(log *zap.Logger, p purchase.Purchase, r purchas
 			message = "Profile created"
 		}
 		log.Info(message, profile)
-		if r.CustomerBefore != "" {
+		if r.PreviousCustomer != "" {
 			s.customers.Inc()
 			log.Info("Customer id changed", profile,
-				zap.String("before", r.CustomerBefore), zap.String("customer", p.Customer))
+				zap.String("before", r.PreviousCustomer), zap.String("customer", p.Customer))
 		}
 		log.Info("PROVISIONING COMPLETE", profile)
 	}
@@ -272,7 +269,7 @@ func (s *Service) reportPurchase(log *zap.Logger, p purchase.Purchase, r purchas
 	hasValue := p.AmountMinor != nil && p.Currency != ""
 	if p.Status == purchase.StatusPending && p.Kind != purchase.KindTrial && !hasValue {
 		s.noValue.Inc()
-		log.Warn("No amount or currency: the purchase is sent without a value")
+		log.Warn("Purchase has no amount or currency", zap.String("remedy", "none: it is sent without a value"))
 	}
 }
 
@@ -282,9 +279,9 @@ func (s *Service) publish(p purchase.Purchase, r purchase.Recorded) {
 	if claimed {
 		s.Publisher.Enqueue(p, r)
 	}
-	waits := p.Status == purchase.StatusPending && !claimed
+	pending := p.Status == purchase.StatusPending && !claimed
 	converted := r.FirstPayment != "" && r.FirstPayment != p.ID // the invoice that was held for this trial
-	if waits || converted {
+	if pending || converted {
 		s.Publisher.Wake()
 	}
 }

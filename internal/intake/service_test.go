@@ -17,7 +17,7 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// publisher counts wake-ups and keeps what is enqueued.
+// publisher is an intake.Publisher that stores its calls.
 type publisher struct {
 	ready bool
 
@@ -26,10 +26,7 @@ type publisher struct {
 	enqueued []enqueued
 }
 
-type enqueued struct {
-	id      string
-	message string
-}
+type enqueued struct{ id, message string }
 
 func (p *publisher) Ready() bool { return p.ready }
 
@@ -45,9 +42,8 @@ func (p *publisher) Enqueue(q purchase.Purchase, recorded purchase.Recorded) {
 	p.enqueued = append(p.enqueued, enqueued{q.ID, string(recorded.Message)})
 }
 
-// While the publisher is ready, a purchase is claimed in the transaction that records it and enqueued after
-// the commit. Else it waits on the ledger.
-func TestService_Publishes(t *testing.T) {
+// If the publisher is ready, a purchase is claimed while it is recorded, and enqueued after the commit.
+func TestService_ClaimsAndEnqueues(t *testing.T) {
 	t.Parallel()
 	c := stripegen.NewCheckout()
 	for _, ready := range []bool{true, false} {
@@ -58,7 +54,7 @@ func TestService_Publishes(t *testing.T) {
 			e.ledger.recorded.Message, e.ledger.recorded.Claimed = []byte("message"), time.Now()
 			want, woken = []enqueued{{c.SessionID, "message"}}, 0
 		}
-		e.answers(c.Event(), 200)
+		e.post(c.Event(), 200)
 		r := e.ledger.receipts[0]
 		if r.Claim != ready || r.Source != purchase.SourceWebhook || r.DryRun || e.publisher.woken != woken {
 			t.Errorf("ready %v: receipt = %+v, woken %d times, want %d", ready, r, e.publisher.woken, woken)
@@ -69,12 +65,12 @@ func TestService_Publishes(t *testing.T) {
 	}
 }
 
-// A trial's held invoice becomes a purchase of its own, which waits on the ledger.
+// The held invoice of a trial becomes another pending purchase.
 func TestService_WakesForConvertedInvoice(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{FirstPayment: true}, nil)
 	e.ledger.recorded.FirstPayment = "in_1"
-	e.answers(stripegen.NewCheckout().Trial().Event(), 200)
+	e.post(stripegen.NewCheckout().Trial().Event(), 200)
 	if e.publisher.woken != 1 {
 		t.Errorf("woken %d times, want once", e.publisher.woken)
 	}
@@ -92,11 +88,10 @@ func event(change func(e *purchase.Event)) purchase.Event {
 	return e
 }
 
-// A backfilled event takes the webhook's path and is recorded with its source. A dry run ends alike and
-// leaves no trace.
+// A dry run returns the same disposition without logs, metrics and wake-ups.
 func TestService_TakesBackfilledEvents(t *testing.T) {
 	t.Parallel()
-	away := errors.New("away")
+	unavailable := errors.New("unavailable")
 	created := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1", ProfileCreated: true}
 	recordedAs := func(d purchase.Disposition) purchase.Recorded { return purchase.Recorded{Disposition: d} }
 	asIs := func(*purchase.Event) {}
@@ -121,20 +116,17 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 		},
 		"other mode": {
 			func(e *purchase.Event) { e.Checkout.Mode = "setup" },
-			purchase.Recorded{},
-			nil, purchase.Ignored, 0, 0, "",
+			purchase.Recorded{}, nil, purchase.Ignored, 0, 0, "",
 		},
 		"no checkout": {
 			func(e *purchase.Event) { e.Checkout = nil },
-			purchase.Recorded{},
-			nil, purchase.Malformed, 0, 0, "Malformed event",
+			purchase.Recorded{}, nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
 		"undecodable": {
 			func(e *purchase.Event) { *e = purchase.Event{ID: "evt_1"} },
-			purchase.Recorded{},
-			nil, purchase.Malformed, 0, 0, "Malformed event",
+			purchase.Recorded{}, nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
-		"ledger unavailable": {asIs, purchase.Recorded{}, away, "", 1, 0, ""},
+		"ledger unavailable": {asIs, purchase.Recorded{}, unavailable, "", 1, 0, ""},
 	} {
 		for _, dry := range []bool{false, true} {
 			l, p := &ledger{recorded: tc.recorded, err: tc.err}, &publisher{ready: true}
@@ -146,7 +138,7 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 			}, zap.New(core), reg)
 			d, err := s.Take(t.Context(), event(tc.change), purchase.SourceBackfill)
 			if d != tc.want || (err != nil) != (tc.err != nil || tc.want == purchase.Malformed) {
-				t.Errorf("%s, dry %v: %q, error %v, want %q", name, dry, d, err, tc.want)
+				t.Errorf("%s, dry %v: disposition = %q, error = %v, want %q", name, dry, d, err, tc.want)
 			}
 			if len(l.receipts) != tc.receipts {
 				t.Errorf("%s, dry %v: %d receipts, want %d", name, dry, len(l.receipts), tc.receipts)
@@ -160,7 +152,7 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 			if dry {
 				logged, woken = "", 0
 				if n, err := testutil.GatherAndCount(reg); n > 0 || err != nil {
-					t.Errorf("%s: a dry run exports %d metrics, error %v", name, n, err)
+					t.Errorf("%s: a dry run exports %d metrics, error = %v, want none", name, n, err)
 				}
 			}
 			if p.woken != woken {
@@ -170,7 +162,7 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 				t.Errorf("%s, dry %v: log = %v, want %q", name, dry, log.All(), logged)
 			}
 			if log.FilterMessage("Signature verified").Len() > 0 {
-				t.Errorf("%s, dry %v: a signature was logged", name, dry)
+				t.Errorf("%s, dry %v: log = %v, want no signature", name, dry, log.All())
 			}
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // BenchmarkRecord writes batches of new purchases, each of a new customer.
 func BenchmarkRecord(b *testing.B) {
-	url := secret.Text(pgtest.Database(b))
+	url := secret.String(pgtest.Database(b))
 	if _, err := Migrate(b.Context(), url); err != nil {
 		b.Fatal(err)
 	}

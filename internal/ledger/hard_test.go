@@ -92,7 +92,7 @@ func (l *testLedger) through() (*faultproxy.Proxy, *ledger.DB) {
 		l.t.Fatal(err)
 	}
 	proxy := faultproxy.ForTest(l.t, fmt.Sprintf("%s/.s.PGSQL.%d", config.Host, config.Port))
-	db, err := ledger.Open(l.t.Context(), secret.Text(fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", config.User, proxy.Addr(), config.Database)))
+	db, err := ledger.Open(l.t.Context(), secret.String(fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", config.User, proxy.Addr(), config.Database)))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestVanishedClientHoldsNothing(t *testing.T) {
 func TestCloseLeavesAStuckConnection(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	db, err := ledger.Open(t.Context(), secret.Text(l.url))
+	db, err := ledger.Open(t.Context(), secret.String(l.url))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -280,7 +280,7 @@ func (h *history) webhook(rt *rapid.T) {
 
 func (h *history) convertHeld(rt *rapid.T) {
 	h.tick(rt)
-	_, err := h.ConvertHeld(h.t.Context(), purchase.HeldFor)
+	_, err := h.ConvertHeld(h.t.Context(), purchase.InvoiceHoldTime)
 	h.must(err)
 }
 

@@ -34,7 +34,7 @@ SELECT set_config('idle_in_transaction_session_timeout', '10000', false),
 
 // Open prepares a pool for url. It does not connect, and succeeds while Postgres is down. An error means that
 // the URL is unusable.
-func Open(ctx context.Context, url secret.Text) (*DB, error) {
+func Open(ctx context.Context, url secret.String) (*DB, error) {
 	config, err := pgxpool.ParseConfig(url.Reveal())
 	if err != nil {
 		return nil, errDatabaseURL

@@ -588,7 +588,7 @@ func TestSettleTellsOfStrangers(t *testing.T) {
 func TestLead(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	other, err := ledger.Open(t.Context(), secret.Text(l.url))
+	other, err := ledger.Open(t.Context(), secret.String(l.url))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -621,7 +621,7 @@ func TestLead(t *testing.T) {
 
 func TestMigrateTogether(t *testing.T) {
 	t.Parallel()
-	url := secret.Text(pgtest.Database(t))
+	url := secret.String(pgtest.Database(t))
 	var group sync.WaitGroup
 	for range 4 {
 		group.Go(func() {
@@ -646,7 +646,7 @@ func TestOlderBinaries(t *testing.T) {
 	if _, err := l.conn.Exec(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (900, true)`); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := ledger.Migrate(t.Context(), secret.Text(l.url)); err != nil || n != 0 {
+	if n, err := ledger.Migrate(t.Context(), secret.String(l.url)); err != nil || n != 0 {
 		t.Errorf("a schema ahead of the binary: %d, %v", n, err)
 	}
 	if err := l.CheckSchema(t.Context()); err != nil {
@@ -662,7 +662,7 @@ func TestOlderBinaries(t *testing.T) {
 
 func TestCheckSchemaBeforeAnyMigration(t *testing.T) {
 	t.Parallel()
-	db, err := ledger.Open(t.Context(), secret.Text(pgtest.Database(t)))
+	db, err := ledger.Open(t.Context(), secret.String(pgtest.Database(t)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ var ErrTooOld = errors.New(
 
 // Migrate brings the schema to this binary's level, under an advisory lock: replicas may start together. url
 // is the schema owner's. A schema that is ahead of this binary is left alone.
-func Migrate(ctx context.Context, url secret.Text) (applied int, err error) {
+func Migrate(ctx context.Context, url secret.String) (applied int, err error) {
 	conn, _, err := owner(url)
 	if err != nil {
 		return 0, err
@@ -48,7 +48,7 @@ func Migrate(ctx context.Context, url secret.Text) (applied int, err error) {
 }
 
 // owner opens a connection of the schema's owner; user is its role.
-func owner(url secret.Text) (conn *sql.DB, user string, err error) {
+func owner(url secret.String) (conn *sql.DB, user string, err error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
 		return nil, "", errors.New("the migration's URL is not a Postgres connection string")

@@ -14,7 +14,7 @@ import (
 // A plan that is kept is often made while the ledger is still empty, and then it grows: no webhook, and no step of a pruning, may read a table from end to end.
 func TestPlansOfAnEmptyLedger(t *testing.T) {
 	t.Parallel()
-	url := secret.Text(pgtest.Database(t))
+	url := secret.String(pgtest.Database(t))
 	if _, err := Migrate(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func (e *ServerError) Error() string { return e.Message }
 var ErrURL = errors.New("not a connection string")
 
 // OpenProbe connects. The error is ErrURL, a *ServerError, or that nobody answers; none holds the password.
-func OpenProbe(ctx context.Context, url secret.Text) (*Probe, error) {
+func OpenProbe(ctx context.Context, url secret.String) (*Probe, error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
 		return nil, ErrURL
@@ -65,7 +65,7 @@ const (
 
 // TransportOf reads it from a URL, without a connection. It looks at every host and every fallback: with
 // sslmode=prefer, allow and the default, the driver falls back to plain text where the other end asks for it.
-func TransportOf(url secret.Text) (Transport, error) {
+func TransportOf(url secret.String) (Transport, error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
 		return TransportClear, ErrURL

@@ -18,7 +18,7 @@ import (
 // The driver falls back to whatever sslmode allows where the other end asks for it.
 func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 	t.Parallel()
-	for url, want := range map[secret.Text]Transport{
+	for url, want := range map[secret.String]Transport{
 		"postgres://u:p@db.example/d":                                  TransportClear,
 		"postgres://u:p@db.example/d?sslmode=disable":                  TransportClear,
 		"postgres://u:p@db.example/d?sslmode=allow":                    TransportClear,
@@ -48,7 +48,7 @@ func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 func TestProbe_ReadsARealLedger(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
-	probe := func(url secret.Text) *Probe {
+	probe := func(url secret.String) *Probe {
 		p, err := OpenProbe(t.Context(), url)
 		if err != nil {
 			t.Fatal(err)
@@ -137,7 +137,7 @@ func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
 		"no such database": {strings.Replace(url, "/test_", "/nothing_", 1), "3D000", "does not exist"},
 		"no such role":     {url + "&user=nobody_of_ours", "28000", "nobody_of_ours"},
 	} {
-		_, err := OpenProbe(t.Context(), secret.Text(tc.url))
+		_, err := OpenProbe(t.Context(), secret.String(tc.url))
 		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: error = %v, want %q", name, err, tc.want)
 			continue

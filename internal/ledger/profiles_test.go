@@ -29,7 +29,7 @@ func TestRecord_TestModeHasItsOwnProfile(t *testing.T) {
 	}
 	before := row()
 	if again := buy("cs_test_2", false, "cus_test_2", base.Add(time.Hour)); again.ProfileID != test.ProfileID ||
-		again.CustomerBefore != "cus_test" {
+		again.PreviousCustomer != "cus_test" {
 		t.Errorf("test again = %+v, want profile %s and the customer before", again, test.ProfileID)
 	}
 	if after := row(); after != before {
@@ -69,8 +69,8 @@ func TestRecord_ReportsAnotherCustomer(t *testing.T) {
 	} {
 		r := receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%d", i), purchase.StatusPending, "")
 		r.Purchase.Customer, r.Purchase.At = tc.customer, base.Add(tc.at)
-		if got := l.must(r, purchase.Processed); got.CustomerBefore != tc.before {
-			t.Errorf("purchase %d: customer before = %q, want %q", i, got.CustomerBefore, tc.before)
+		if got := l.must(r, purchase.Processed); got.PreviousCustomer != tc.before {
+			t.Errorf("purchase %d: customer before = %q, want %q", i, got.PreviousCustomer, tc.before)
 		}
 		if got := ask[string](l, `SELECT stripe_customer_id FROM profiles`); got != tc.shown {
 			t.Errorf("purchase %d: the profile shows %s, want %s", i, got, tc.shown)

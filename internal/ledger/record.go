@@ -308,7 +308,7 @@ func (tx *transaction) provision(p *purchase.Purchase, recorded *purchase.Record
 	}
 	before := cmp.Or(owner.customer, owner.customerBefore)
 	if before != "" && p.Customer != "" && before != p.Customer {
-		recorded.CustomerBefore = before
+		recorded.PreviousCustomer = before
 	}
 	owner.update(p)
 	recorded.ProfileID = owner.id

@@ -83,7 +83,7 @@ const sqlLockGrants = `SELECT pg_advisory_xact_lock(` + lockGrants + `)`
 
 // Grant grants the role of the URL runtime what ingest needs on the tables of the owner's role. It does
 // nothing if both are the same role.
-func Grant(ctx context.Context, ownerURL, runtime secret.Text) (err error) {
+func Grant(ctx context.Context, ownerURL, runtime secret.String) (err error) {
 	conn, user, err := owner(ownerURL)
 	if err != nil {
 		return err

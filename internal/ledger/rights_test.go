@@ -19,7 +19,7 @@ import (
 type roles struct {
 	t              *testing.T
 	admin          *pgx.Conn
-	owner, runtime secret.Text
+	owner, runtime secret.String
 	role           string // the runtime's
 }
 
@@ -31,14 +31,14 @@ func newRoles(t *testing.T) *roles {
 		t.Fatal(err)
 	}
 	database := strings.Trim(u.Path, "/")
-	as := func(role string) secret.Text {
+	as := func(role string) secret.String {
 		query := u.Query()
 		query.Set("user", role)
-		return secret.Text("postgres:///" + database + "?" + query.Encode())
+		return secret.String("postgres:///" + database + "?" + query.Encode())
 	}
 	r := &roles{t: t, owner: as("owner_" + database), role: "Run-Time-" + database} // a name that must be quoted
 	r.runtime = as(r.role)
-	r.admin = r.connect(secret.Text(admin))
+	r.admin = r.connect(secret.String(admin))
 	for _, statement := range []string{
 		"CREATE ROLE owner_" + database + " LOGIN", `CREATE ROLE "` + r.role + `" LOGIN`, "ALTER DATABASE " + database + " OWNER TO owner_" + database,
 		"ALTER SCHEMA public OWNER TO owner_" + database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC", // as Postgres has it since 15
@@ -50,7 +50,7 @@ func newRoles(t *testing.T) *roles {
 	return r
 }
 
-func (r *roles) connect(url secret.Text) *pgx.Conn {
+func (r *roles) connect(url secret.String) *pgx.Conn {
 	r.t.Helper()
 	conn, err := pgx.Connect(r.t.Context(), url.Reveal())
 	if err != nil {

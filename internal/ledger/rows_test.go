@@ -157,14 +157,14 @@ func TestConvertHeld_SkipsUnreadableEnvelope(t *testing.T) {
 			// Its own first invoice is not lost either: it is held, Stripe is answered, and it needs no
 			// waiting.
 			l.must(invoiceOf(1, 1), purchase.Held)
-			if n, err := l.ConvertHeld(t.Context(), purchase.HeldFor); err != nil || n != 0 {
+			if n, err := l.ConvertHeld(t.Context(), purchase.InvoiceHoldTime); err != nil || n != 0 {
 				t.Errorf("converted %d, %v, want 0", n, err)
 			}
 			if got, want := skipped.Take(), []string{"trials sub_1"}; !slices.Equal(got, want) {
 				t.Errorf("skipped = %v, want %v", got, want)
 			}
 			l.exec(`UPDATE trials SET envelope = $1 WHERE subscription_id = 'sub_1'`, good)
-			if n, err := l.ConvertHeld(t.Context(), purchase.HeldFor); err != nil || n != 1 {
+			if n, err := l.ConvertHeld(t.Context(), purchase.InvoiceHoldTime); err != nil || n != 1 {
 				t.Errorf("converted %d, %v, want 1", n, err)
 			}
 			l.firstPaymentIs(1, "in_1_1")

@@ -13,7 +13,7 @@ import (
 // and by no other.
 func TestSettle_KeepsWhatWasSent(t *testing.T) {
 	t.Parallel()
-	const email, ttclid, page, late = 1, 4, 64, purchase.LateClick
+	const email, ttclid, page, late = 1, 4, 64, purchase.LateClickMask
 	value := new(int64(2999))
 	const shop = "https://shop.example/"
 	delivered := func(attempt string, sent purchase.Sent) message.Outcome {

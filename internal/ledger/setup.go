@@ -18,7 +18,7 @@ const (
 
 // MigrateAndGrant brings the schema up to date as its owner and grants the runtime role what it needs.
 // Without an owner's URL, the runtime role owns the schema.
-func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.Text) (applied int, err error) {
+func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.String) (applied int, err error) {
 	if ownerURL == "" {
 		return Migrate(ctx, runtime)
 	}
@@ -31,13 +31,13 @@ func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.Text) (applie
 // Setup brings the schema up to date as soon as Postgres allows it.
 type Setup struct {
 	db             *DB
-	runtime, owner secret.Text
+	runtime, owner secret.String
 	log            *zap.Logger
 	ready          chan struct{}
 }
 
 // NewSetup returns a Setup; Run makes it work. The URLs are those of MigrateAndGrant.
-func NewSetup(db *DB, runtime, ownerURL secret.Text, log *zap.Logger) *Setup {
+func NewSetup(db *DB, runtime, ownerURL secret.String, log *zap.Logger) *Setup {
 	return &Setup{db: db, runtime: runtime, owner: ownerURL, log: log, ready: make(chan struct{})}
 }
 

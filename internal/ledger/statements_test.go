@@ -16,7 +16,7 @@ import (
 func TestStatements(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	if _, err := Migrate(t.Context(), secret.Text(url)); err != nil {
+	if _, err := Migrate(t.Context(), secret.String(url)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := pgx.Connect(t.Context(), url)

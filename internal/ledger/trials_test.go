@@ -130,7 +130,7 @@ func (l *testLedger) firstPaymentIs(trial int, id string) {
 	if diff := cmp.Diff(want, sent); diff != "" {
 		l.t.Errorf("envelope (-want +got):\n%s", diff)
 	}
-	if p.matchKeys != 1|4|purchase.LateClick { // the click is eight days old
+	if p.matchKeys != 1|4|purchase.LateClickMask { // the click is eight days old
 		l.t.Errorf("match keys = %b", p.matchKeys)
 	}
 	if began := l.stored(session); began.kind != purchase.KindTrial || began.envelope != nil {
@@ -171,7 +171,7 @@ func TestConvertHeld_FirstInvoiceNeverPaid(t *testing.T) {
 	for i, tc := range []struct {
 		holdFor time.Duration
 		want    int
-	}{{purchase.HeldFor, 0}, {0, 1}, {0, 0}} {
+	}{{purchase.InvoiceHoldTime, 0}, {0, 1}, {0, 0}} {
 		if n, err := l.ConvertHeld(t.Context(), tc.holdFor); n != tc.want || err != nil {
 			t.Fatalf("pass %d: converted %d, %v, want %d", i, n, err, tc.want)
 		}
@@ -347,7 +347,7 @@ func TestRecord_TrialEndedEarly(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
 	early := invoiceOf(1, 1)
-	early.Purchase.PeriodStart = time.Time{} // purchase.Invoice.LooksBackTo
+	early.Purchase.PeriodStart = time.Time{} // purchase.Invoice.PreviousPeriodStart
 	l.must(early, purchase.Held)
 	l.must(trialOf(1), purchase.Processed)
 	l.firstPaymentIs(1, "in_1_1")

@@ -2,18 +2,18 @@ package logsafe
 
 import "regexp"
 
-// port is a port in an address. A client's own port is another one with each connection.
+// port matches a port in an address: a client's own port changes with each connection.
 var port = regexp.MustCompile(`:\d+\b`)
 
 // Changes decides which failures of a repeated operation are logged: the first one, each one with another
-// text, and the recovery. Texts that differ in ports alone are equal. The zero value has seen no failure. It
-// is for one goroutine.
+// text, and the recovery. Texts that differ in ports alone are equal. The zero value is ready to use; it is
+// not safe for concurrent use.
 type Changes struct {
 	failed bool
 	text   string
 }
 
-// Failed reports whether an error is to be logged: the last run succeeded or failed with another text.
+// Failed reports whether to log err: the last run succeeded or failed with another text.
 func (c *Changes) Failed(err error) bool {
 	text := port.ReplaceAllString(err.Error(), "")
 	changed := !c.failed || text != c.text
@@ -21,7 +21,7 @@ func (c *Changes) Failed(err error) bool {
 	return changed
 }
 
-// Recovered reports whether the run before a success had failed.
+// Recovered reports whether to log a success: the last run failed.
 func (c *Changes) Recovered() bool {
 	recovered := c.failed
 	*c = Changes{}

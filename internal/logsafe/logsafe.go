@@ -1,5 +1,5 @@
-// Package logsafe is the word for foreign text in logs, terminals and pages: it shows what it is, in one
-// line, and no more than a little of it.
+// Package logsafe prepares untrusted text for logs, terminals and pages: one line, bounded, visible
+// characters only.
 package logsafe
 
 import (
@@ -7,9 +7,9 @@ import (
 	"unicode"
 )
 
-// Text returns at most max characters of a text; what is left out is marked by an ellipsis. White space
-// becomes a blank. Characters that cannot be seen are removed: controls, direction overrides, zero-width and
-// private ones, fillers, tags, and bytes that are no UTF-8.
+// Text returns at most max characters of s, with an ellipsis for the rest. White space becomes a blank.
+// Invisible characters are removed: controls, direction overrides, zero-width and private ones, fillers,
+// tags, and invalid UTF-8.
 func Text(s string, max int) string {
 	var b strings.Builder
 	n := 0

@@ -9,15 +9,15 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Envelope is a purchase on its way to TikTok. It is encoded once and stored in the ledger. The relay, the
-// sweeper and a replay publish the same bytes, so that TikTok gets the same body each time. It holds no plain
-// personal data.
+// Envelope is a purchase for the queue. It is encoded once and stored in the ledger; the relay, the sweeper
+// and replays publish the same bytes, so TikTok gets the same body each time. It contains no plain personal
+// data.
 type Envelope struct {
 	Version     int                `json:"version"`
 	EventID     string             `json:"event_id"` // the checkout session's id
 	Livemode    bool               `json:"livemode"`
 	PurchasedAt int64              `json:"purchased_at"`           // Unix seconds, UTC
-	AmountMinor *int64             `json:"amount_minor,omitempty"` // smallest unit, as Stripe counts it
+	AmountMinor *int64             `json:"amount_minor,omitempty"` // smallest unit of the currency, as at Stripe
 	Currency    string             `json:"currency,omitempty"`     // lower case
 	Keys        purchase.MatchKeys `json:"match_keys"`
 
@@ -33,7 +33,7 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 		AmountMinor: p.AmountMinor, Currency: p.Currency, Keys: p.Keys,
 		Event: p.EventName, LimitedDataUse: p.LimitedDataUse, Content: p.Content,
 	}
-	if p.Kind == purchase.KindTrial { // no money moved: its event has no value, not one of 0
+	if p.Kind == purchase.KindTrial { // its event has no value, rather than 0
 		e.AmountMinor, e.Currency = nil, ""
 	}
 	if err := e.check(); err != nil {
@@ -42,9 +42,8 @@ func EncodeEnvelope(p *purchase.Purchase) ([]byte, error) {
 	return json.Marshal(e)
 }
 
-// DecodeEnvelope decodes and validates a purchase message. Consumers validate every message because the
-// server does not check the right to publish on reply subjects. The error is ErrNewer or names the invalid
-// field.
+// DecodeEnvelope decodes and validates a purchase message. Consumers must validate: the server does not
+// enforce publish permissions for reply subjects. The error is ErrNewer or describes the invalid field.
 func DecodeEnvelope(data []byte) (Envelope, error) {
 	var e Envelope
 	if err := decode(data, &e, &e.Version); err != nil {
@@ -69,7 +68,7 @@ func (e *Envelope) check() error {
 	k := &e.Keys
 	for _, hash := range [...]string{k.Email, k.Phone, k.ExternalID, k.FirstName, k.LastName, k.Zip} {
 		if hash != "" && !purchase.IsHash(hash) {
-			return errors.New("a match key is not hashed")
+			return errors.New("match key is not hashed")
 		}
 	}
 	return nil

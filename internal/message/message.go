@@ -1,12 +1,11 @@
-// Package message defines what crosses NATS JetStream between the two binaries: streams, subjects, headers
+// Package message defines the NATS JetStream interface between the two binaries: streams, subjects, headers
 // and versioned JSON messages.
 //
-// Ingest publishes an Envelope on purchases.live.<id> or purchases.test.<id>. The worker answers with
-// outcomes on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>.
+// Ingest publishes an Envelope on purchases.live.<id> or purchases.test.<id>. The worker publishes outcomes
+// on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>.
 //
-// The files under testdata are golden and frozen: a message that an older binary wrote must decode. A change
-// that an older binary would read wrongly raises Version and gets files of its own. A binary leaves a newer
-// message to a newer binary (ErrNewer).
+// The golden files under testdata are frozen: messages of older binaries must decode. An incompatible change
+// raises Version and adds files. A binary leaves newer messages to newer binaries (ErrNewer).
 package message
 
 import (
@@ -20,7 +19,7 @@ import (
 const Version = 1
 
 // ErrNewer is returned for a message of a newer version than this binary's.
-var ErrNewer = errors.New("message has a newer version than this binary; update it")
+var ErrNewer = errors.New("message version is newer than this binary")
 
 // Streams and durable consumers.
 const (
@@ -31,7 +30,7 @@ const (
 	ConsumerRecorder    = "recorder" // on OUTCOMES
 )
 
-// Subjects. PURCHASES binds the two wildcards and not "purchases.>", which would overlap the dead letters'.
+// Subjects. PURCHASES binds two wildcards instead of "purchases.>", which would overlap the dead letters.
 const (
 	SubjectLive     = "purchases.live."
 	SubjectTest     = "purchases.test."
@@ -42,15 +41,15 @@ const (
 
 // Headers of a purchase message.
 const (
-	// HeaderMsgID is NATS' own de-duplication header: "<session>:<generation>".
+	// HeaderMsgID is NATS' de-duplication header: "<session>:<generation>".
 	HeaderMsgID = "Nats-Msg-Id"
-	// HeaderFirstPublished is the time of the first publish, RFC 3339. The ledger keeps it and only a replay
-	// renews it: the age limit counts from it.
+	// HeaderFirstPublished is the time of the first publish in RFC 3339, from which the age limit counts. Only
+	// a replay renews it.
 	HeaderFirstPublished = "Purchase-First-Published"
 )
 
-// MaxGeneration bounds the generation of a message, far above any number of replays and far below the
-// ledger's column.
+// MaxGeneration bounds a message's generation, far above any number of replays and below the column's
+// maximum.
 const MaxGeneration = 1 << 20
 
 // Subject returns the subject of a purchase.
@@ -61,11 +60,11 @@ func Subject(id string, livemode bool) string {
 	return SubjectTest + id
 }
 
-// MsgID returns the message ID of a purchase's generation. A replay or a sweep raises the generation, because
-// the stream drops a second message with the same ID within its de-duplication window.
+// MsgID returns the message ID of a purchase's generation. A replay or a sweep raises the generation: the
+// stream drops a message with a known ID within its de-duplication window.
 func MsgID(id string, generation int) string { return id + ":" + strconv.Itoa(generation) }
 
-// Generation returns the generation in a message ID; 1 without a valid one.
+// Generation returns the generation in a message ID, or 1 if it is invalid.
 func Generation(msgID string) int {
 	_, after, _ := strings.Cut(msgID, ":")
 	if n, err := strconv.Atoi(after); err == nil && n > 0 && n <= MaxGeneration {
@@ -74,9 +73,9 @@ func Generation(msgID string) int {
 	return 1
 }
 
-// decode unmarshals a message and checks its version; version is the field that holds it.
-func decode(data []byte, into any, version *int) error {
-	err := json.Unmarshal(data, into) // continues after a field of the wrong type, so that version is read
+// decode unmarshals a message and checks its version, which points into the message.
+func decode(data []byte, message any, version *int) error {
+	err := json.Unmarshal(data, message) // sets version despite a field of the wrong type
 	var syntax *json.SyntaxError
 	switch {
 	case errors.As(err, &syntax):

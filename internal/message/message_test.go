@@ -93,34 +93,34 @@ func TestEnvelope_EncodesGolden(t *testing.T) {
 const next = message.Version + 1
 
 func TestDecodeEnvelope_RejectsInvalid(t *testing.T) {
-	hash := strings.Repeat("a", 64)
+	const valid = `{"version":1,"event_id":"cs_1","purchased_at":1` // without the closing brace
 	for name, tc := range map[string]struct {
 		data  string
 		newer bool
 	}{
-		"nothing":              {data: ``},
-		"no object":            {data: `[1]`},
-		"null":                 {data: `null`},
-		"no version":           {data: `{"event_id":"cs_1","purchased_at":1}`},
-		"newer":                {data: fmt.Sprintf(`{"version":%d,"event_id":{}}`, next), newer: true},
-		"id with a dot":        {data: `{"version":1,"event_id":"cs.1","purchased_at":1}`},
-		"no time":              {data: `{"version":1,"event_id":"cs_1"}`},
-		"plain e-mail":         {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"email":"a@b.example"}}`},
-		"plain name":           {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"last_name":"hopper"}}`},
-		"event with a blank":   {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"event":"Start Trial"}`},
-		"upper-case hash":      {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"match_keys":{"phone":"` + strings.ToUpper(hash) + `"}}`},
-		"negative amount":      {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"amount_minor":-1}`},
-		"currency of a pirate": {data: `{"version":1,"event_id":"cs_1","purchased_at":1,"currency":"doubloon"}`},
+		"empty":              {data: ``},
+		"list":               {data: `[1]`},
+		"null":               {data: `null`},
+		"no version":         {data: `{"event_id":"cs_1","purchased_at":1}`},
+		"newer":              {data: fmt.Sprintf(`{"version":%d,"event_id":{}}`, next), newer: true},
+		"id with a dot":      {data: `{"version":1,"event_id":"cs.1","purchased_at":1}`},
+		"no time":            {data: `{"version":1,"event_id":"cs_1"}`},
+		"plain e-mail":       {data: valid + `,"match_keys":{"email":"a@b.example"}}`},
+		"plain name":         {data: valid + `,"match_keys":{"last_name":"hopper"}}`},
+		"event with a blank": {data: valid + `,"event":"Start Trial"}`},
+		"upper-case hash":    {data: valid + `,"match_keys":{"phone":"` + strings.Repeat("A", 64) + `"}}`},
+		"negative amount":    {data: valid + `,"amount_minor":-1}`},
+		"malformed currency": {data: valid + `,"currency":"doubloon"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := message.DecodeEnvelope([]byte(tc.data))
 			if err == nil || errors.Is(err, message.ErrNewer) != tc.newer {
-				t.Errorf("DecodeEnvelope(%s) = %v", tc.data, err)
+				t.Errorf("DecodeEnvelope(%s): error = %v, want one, newer: %t", tc.data, err, tc.newer)
 			}
 		})
 	}
 	if _, err := message.EncodeEnvelope(&purchase.Purchase{ID: "cs_1 or so", At: time.Unix(1, 0)}); err == nil {
-		t.Error("an id that is no subject token was encoded")
+		t.Error("EncodeEnvelope with an invalid id: error = nil, want one")
 	}
 }
 
@@ -129,14 +129,16 @@ func TestOutcomes_EncodeGolden(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	list := []message.Outcome{
 		{
-			EventID: "cs_live_a1B2", Generation: 2, Result: purchase.StatusDead, Reason: purchase.ReasonRefused, At: at,
+			EventID: "cs_live_a1B2", Generation: 2, Result: purchase.StatusDead, Reason: purchase.ReasonRefused,
+			At: at,
 			Attempt: message.NewAttempt(purchase.Attempt{
 				ID: "w1-7", At: at.Add(-time.Second), Took: 120 * time.Millisecond, Class: purchase.ClassRefused,
 				Code: new(40002), Message: "Batch.0.event_id: Not a valid string", RequestID: "2026010203040500",
 			}),
 		},
 		{
-			EventID: "cs_live_c3D4", Generation: 1, Result: purchase.StatusDelivered, At: at, Sequence: 7, Taken: at,
+			EventID: "cs_live_c3D4", Generation: 1, Result: purchase.StatusDelivered, At: at,
+			Sequence: 7, Taken: at,
 			Sent: &purchase.Sent{Keys: 69, Minor: new(int64(2999)), Page: "https://shop.example/"},
 		},
 	}
@@ -170,7 +172,8 @@ func TestDeadLetter_EncodesGolden(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	data, err := message.EncodeDeadLetter(message.DeadLetter{
 		EventID: "cs_live_a1B2", Generation: 2, Reason: purchase.ReasonRefused, Code: new(40002), Message: "m",
-		RequestID: "r", Attempts: 3, FirstPublished: at.Add(-time.Hour), DiedAt: at, Envelope: []byte(`{"version":1}`),
+		RequestID: "r", Attempts: 3, FirstPublished: at.Add(-time.Hour), DiedAt: at,
+		Envelope: []byte(`{"version":1}`),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -178,13 +181,14 @@ func TestDeadLetter_EncodesGolden(t *testing.T) {
 	compareGolden(t, "deadletter.v1.json", data)
 }
 
-func TestDecodeOutcomes_KeepsValidOnes(t *testing.T) {
+func TestDecodeOutcomes_ReturnsValidOnes(t *testing.T) {
 	t.Parallel()
 	const (
-		good = `{"event_id":"cs_1","generation":1,"result":"dead","at":"2026-01-02T03:04:05Z"}`
-		bad  = `{"event_id":"cs_2","generation":1,"result":"eaten"}`
+		valid   = `{"event_id":"cs_1","generation":1,"result":"dead","at":"2026-01-02T03:04:05Z"}`
+		invalid = `{"event_id":"cs_2","generation":1,"result":"unknown"}`
 	)
-	list, err := message.DecodeOutcomes([]byte(`{"version":1,"outcomes":[` + bad + "," + good + "," + bad + `]}`))
+	data := `{"version":1,"outcomes":[` + invalid + "," + valid + "," + invalid + `]}`
+	list, err := message.DecodeOutcomes([]byte(data))
 	if err == nil || len(list) != 1 || list[0].EventID != "cs_1" {
 		t.Errorf("outcomes = %+v, error = %v; want cs_1 and an error", list, err)
 	}
@@ -200,7 +204,7 @@ func TestDecodeOutcomes_RejectsInvalid(t *testing.T) {
 	}{
 		"empty list":      {data: `{"version":1,"outcomes":[]}`},
 		"no list":         {data: `{"version":1}`},
-		"list of no list": {data: `{"version":1,"outcomes":7}`},
+		"not a list":      {data: `{"version":1,"outcomes":7}`},
 		"no version":      {data: `{"outcomes":[]}`},
 		"newer":           {data: fmt.Sprintf(`{"version":%d,"outcomes":7}`, next), newer: true},
 		"pending":         {data: one(`"event_id":"cs_1","generation":1,"result":"pending",` + at)},
@@ -217,7 +221,7 @@ func TestDecodeOutcomes_RejectsInvalid(t *testing.T) {
 			t.Parallel()
 			list, err := message.DecodeOutcomes([]byte(tc.data))
 			if err == nil || len(list) > 0 || errors.Is(err, message.ErrNewer) != tc.newer {
-				t.Errorf("outcomes = %+v, error = %v", list, err)
+				t.Errorf("outcomes = %+v, error = %v, want an error, newer: %t", list, err, tc.newer)
 			}
 		})
 	}
@@ -225,7 +229,7 @@ func TestDecodeOutcomes_RejectsInvalid(t *testing.T) {
 
 func TestMsgID_CarriesGeneration(t *testing.T) {
 	if got := message.MsgID("cs_1", 3); got != "cs_1:3" || message.Generation(got) != 3 {
-		t.Errorf("MsgID = %q, Generation = %d", got, message.Generation(got))
+		t.Errorf("MsgID = %q, Generation = %d, want cs_1:3, 3", got, message.Generation(got))
 	}
 	for _, id := range []string{"", "cs_1", "cs_1:", "cs_1:x", "cs_1:-4"} {
 		if got := message.Generation(id); got != 1 {
@@ -236,7 +240,9 @@ func TestMsgID_CarriesGeneration(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	e, _ := message.EncodeEnvelope(samplePurchase())
-	o, _ := message.EncodeOutcome(message.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusSkipped, At: time.Unix(1, 0)})
+	at := time.Unix(1, 0)
+	skipped := message.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusSkipped, At: at}
+	o, _ := message.EncodeOutcome(skipped)
 	f.Add(e)
 	f.Add(message.EncodeOutcomes([][]byte{o, o}))
 	f.Add([]byte(`{"version":1,"outcomes":[{"event_id":"cs_1","generation":1,"result":"delivered",` +
@@ -245,19 +251,19 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if e, err := message.DecodeEnvelope(data); err == nil {
 			if !purchase.ValidID(e.EventID) {
-				t.Errorf("accepted id %q", e.EventID)
+				t.Errorf("event_id = %q, want a valid id", e.EventID)
 			}
 		}
 		list, _ := message.DecodeOutcomes(data)
 		for _, o := range list {
 			if _, err := message.EncodeOutcome(o); err != nil {
-				t.Errorf("decoded but not encodable: %v", err)
+				t.Errorf("encode the decoded %+v: %v", o, err)
 			}
 		}
 	})
 }
 
-func TestOutcome_CarriesWhatWasSent(t *testing.T) {
+func TestOutcome_Sent(t *testing.T) {
 	t.Parallel()
 	at := time.Unix(1704067200, 0).UTC()
 	o := message.Outcome{EventID: "cs_1", Generation: 1, Result: purchase.StatusDelivered, At: at}
@@ -271,11 +277,11 @@ func TestOutcome_CarriesWhatWasSent(t *testing.T) {
 		o.Sent = sent
 		data, err := message.EncodeOutcome(o)
 		if err != nil || !strings.HasSuffix(string(data), want) {
-			t.Errorf("encoded %s, %v, want …%s", data, err, want)
+			t.Errorf("encoded = %s, error = %v, want …%s", data, err, want)
 		}
 		list, err := message.DecodeOutcomes(message.EncodeOutcomes([][]byte{data}))
 		if diff := cmp.Diff([]message.Outcome{o}, list); err != nil || diff != "" {
-			t.Errorf("decoded, %v (-want +got):\n%s", err, diff)
+			t.Errorf("decoded, error = %v (-want +got):\n%s", err, diff)
 		}
 	}
 	for _, sent := range []purchase.Sent{
@@ -291,7 +297,7 @@ func TestOutcome_CarriesWhatWasSent(t *testing.T) {
 	} {
 		o.Sent = &sent
 		if data, err := message.EncodeOutcome(o); err == nil {
-			t.Errorf("encoded %s, want an error", data)
+			t.Errorf("encoded = %s, want an error", data)
 		}
 	}
 }

@@ -14,11 +14,11 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Bounds of what a worker may report. Its NATS user may publish anything on its subjects: a compromised or
-// broken worker must not make the ledger or its pages unusable.
+// Limits of a worker's reports. A compromised or broken worker may publish anything on its subjects and
+// must not make the ledger or its pages unusable.
 const (
 	maxTook      = 24 * time.Hour
-	maxSequence  = 1 << 53 // the largest integer that JSON numbers hold exactly
+	maxSequence  = 1 << 53 // largest exact integer of a JSON number
 	maxOutcomes  = 10_000  // per message
 	maxReason    = 40
 	maxMessage   = 1000
@@ -26,24 +26,24 @@ const (
 	maxAttempts  = 1 << 31
 	maxPage      = 2048 // bytes, as in package purchase
 
-	clockSkew  = 5 * time.Minute // between a worker's clock and the queue's
-	maxUnsaved = 48 * time.Hour  // for which a worker may hold an outcome that it could not publish
+	clockSkew     = 5 * time.Minute // between the clocks of a worker and the queue
+	maxPublishAge = 48 * time.Hour  // of an outcome that the worker could not publish earlier
 )
 
-// Outcome is the worker's report about one purchase: an attempt that will be retried, or the final result.
+// Outcome is the worker's report on one purchase: a failed attempt to be retried, or the final result.
 type Outcome struct {
 	EventID    string          `json:"event_id"`
 	Generation int             `json:"generation"`
 	Result     purchase.Status `json:"result"` // retrying, delivered, dead or skipped
 	Reason     purchase.Reason `json:"reason,omitempty"`
 	At         time.Time       `json:"at"`
-	Attempt    *Attempt        `json:"attempt,omitempty"`  // nil when nothing was sent
+	Attempt    *Attempt        `json:"attempt,omitempty"`  // nil: nothing was sent
 	Sequence   uint64          `json:"sequence,omitempty"` // stream sequence of the purchase; 0: unknown
 	Taken      time.Time       `json:"taken,omitzero"`     // when the stream stored the purchase
-	Sent       *purchase.Sent  `json:"sent,omitempty"`     // of a delivered one
+	Sent       *purchase.Sent  `json:"sent,omitempty"`     // of a delivered purchase
 }
 
-// Attempt is purchase.Attempt on the wire.
+// Attempt is the wire form of purchase.Attempt.
 type Attempt struct {
 	ID        string         `json:"id"`
 	At        time.Time      `json:"at"`
@@ -70,16 +70,16 @@ func EncodeOutcome(o Outcome) ([]byte, error) {
 	return json.Marshal(o)
 }
 
-// EncodeOutcomes joins encoded outcomes into one message. One request to TikTok settles hundreds of
-// purchases, and a message for each would cost the queue as much as the purchases themselves. The message has
-// no de-duplication ID: recording an outcome is idempotent.
+// EncodeOutcomes joins encoded outcomes into one message. A request to TikTok settles hundreds of
+// purchases, and single messages would double the queue's load. The message needs no de-duplication ID:
+// recording is idempotent.
 func EncodeOutcomes(encoded [][]byte) []byte {
 	message := fmt.Appendf(nil, `{"version":%d,"outcomes":[`, Version)
 	return append(append(message, bytes.Join(encoded, []byte{','})...), "]}"...)
 }
 
-// DecodeOutcomes decodes a message of outcomes and returns the valid ones. The error is ErrNewer or describes
-// the first invalid outcome.
+// DecodeOutcomes decodes a message and returns its valid outcomes. The error is ErrNewer or describes the
+// first invalid outcome.
 func DecodeOutcomes(data []byte) (valid []Outcome, err error) {
 	var message struct {
 		Version  int       `json:"version"`
@@ -113,7 +113,7 @@ func (o *Outcome) check() error {
 	switch o.Result {
 	case purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped:
 	default:
-		return fmt.Errorf("result %.40q is none of retrying, delivered, dead, skipped", o.Result)
+		return fmt.Errorf("result %.40q is not retrying, delivered, dead or skipped", o.Result)
 	}
 	switch {
 	case !purchase.ValidID(o.EventID):
@@ -151,7 +151,7 @@ func (a *Attempt) check() error {
 		return errors.New("attempt.at is missing")
 	case a.TookMS < 0 || a.TookMS > maxTook.Milliseconds():
 		return errors.New("attempt.took_ms is out of range")
-	case a.Code != nil && int(int32(*a.Code)) != *a.Code: //nolint:gosec // this is the check: 32 bits
+	case a.Code != nil && int(int32(*a.Code)) != *a.Code: //nolint:gosec // checks for 32 bits
 		return errors.New("attempt.code is out of range")
 	case !validLabel(string(a.Class)):
 		return errors.New("attempt.class is malformed")
@@ -161,46 +161,46 @@ func (a *Attempt) check() error {
 	return nil
 }
 
-// ValidPage reports whether raw can be the worker's default page: an absolute http(s) URL of at most 2,048
-// bytes, without a user. The ledger keeps it, and the dashboard shows it.
+// ValidPage reports whether raw is a valid default page: an absolute http(s) URL without a user, of at most
+// 2,048 bytes. The ledger stores it, and the dashboard shows it.
 func ValidPage(raw string) bool {
-	u, err := url.Parse(raw) // refuses control characters
+	u, err := url.Parse(raw) // rejects control characters
 	return err == nil && len(raw) <= maxPage && utf8.ValidString(raw) && u.Host != "" && u.User == nil &&
 		(u.Scheme == "https" || u.Scheme == "http")
 }
 
-// validLabel reports whether s has the form of a reason or a class: at most 40 lower-case letters, digits and
-// underscores.
+// validLabel reports whether s is a reason or a class: at most 40 lower-case letters, digits and underscores.
 func validLabel(s string) bool {
 	return len(s) <= maxReason && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
-// storable reports whether Postgres can store s: bounded, without NUL. encoding/json has replaced invalid
+// storable reports whether Postgres can store s: bounded and without NUL. encoding/json replaces invalid
 // UTF-8.
-func storable(s string, limit int) bool { return len(s) <= limit && !strings.Contains(s, "\x00") }
+func storable(s string, max int) bool { return len(s) <= max && !strings.Contains(s, "\x00") }
 
-// Dated returns the outcome with impossible times replaced by taken, the time at which the stream stored the
-// outcome. Impossible is later than taken, or earlier than a worker may hold an outcome. A wrong or forged
-// clock thereby moves no purchase out of the ranges that pages, the sweeper and prune look at.
-func (o Outcome) Dated(taken time.Time) Outcome {
-	impossible := func(at time.Time) bool {
-		return at.After(taken.Add(clockSkew)) || at.Before(taken.Add(-maxUnsaved))
+// WithValidTimes returns the outcome with implausible times replaced by stored, the time at which the
+// stream stored the outcome. A time is implausible after stored, or before it by more than maxPublishAge.
+// Otherwise a wrong or forged clock could move a purchase out of the ranges of pages, the sweeper and
+// prune.
+func (o Outcome) WithValidTimes(stored time.Time) Outcome {
+	implausible := func(at time.Time) bool {
+		return at.After(stored.Add(clockSkew)) || at.Before(stored.Add(-maxPublishAge))
 	}
-	if impossible(o.At) {
-		o.At = taken
+	if implausible(o.At) {
+		o.At = stored
 	}
-	if o.Taken.After(taken.Add(clockSkew)) {
+	if o.Taken.After(stored.Add(clockSkew)) {
 		o.Taken, o.Sequence = time.Time{}, 0
 	}
-	if a := o.Attempt; a != nil && impossible(a.At) {
-		dated := *a
-		dated.At = taken
-		o.Attempt = &dated
+	if o.Attempt != nil && implausible(o.Attempt.At) {
+		attempt := *o.Attempt
+		attempt.At = stored
+		o.Attempt = &attempt
 	}
 	return o
 }
 
-// DeadLetter is a purchase that will not be tried again, with what an operator needs to judge it.
+// DeadLetter is a purchase that will not be retried, with the cause.
 type DeadLetter struct {
 	Version        int             `json:"version"`
 	EventID        string          `json:"event_id"`
@@ -209,7 +209,7 @@ type DeadLetter struct {
 	Code           *int            `json:"code,omitempty"`
 	Message        string          `json:"message,omitempty"`
 	RequestID      string          `json:"request_id,omitempty"`
-	Attempts       int             `json:"attempts"` // deliveries: a hint, the ledger counts attempts
+	Attempts       int             `json:"attempts"` // number of deliveries, a hint; the ledger counts attempts
 	FirstPublished time.Time       `json:"first_published"`
 	DiedAt         time.Time       `json:"died_at"`
 	Envelope       json.RawMessage `json:"envelope"`

@@ -5,32 +5,31 @@ import (
 	"time"
 )
 
-// Received is one delivery of a message by a durable consumer. Delivery and recorder both take it from the
-// queue's client.
+// Received is one delivery of a message by a durable consumer.
 type Received struct {
 	Subject        string
 	MsgID          string
 	Data           []byte
-	FirstPublished time.Time // from the header, else the time at which the stream stored the message
+	FirstPublished time.Time // from the header, else Taken
 	Sequence       uint64    // stream sequence; 0: unknown
 	Taken          time.Time // when the stream stored the message; zero: unknown
-	NumDelivered   int       // from 1; a hint: a killed server loses some
-	Returned       bool      // the last delivery is known to have been returned; else its worker crashed
+	NumDelivered   int       // from 1; a hint: a killed server loses counts
+	Returned       bool      // the last delivery got a NAK; otherwise its worker crashed
 	Acker
 }
 
-// Acker settles one delivery. Its methods are safe for concurrent use. InProgress may be called any number of
-// times, exactly one of the others once; Ack and a failed DoubleAck may be repeated.
+// Acker acknowledges one delivery and is safe for concurrent use. The caller calls exactly one of the methods
+// besides InProgress, once; Ack and a failed DoubleAck may be repeated.
 type Acker interface {
-	// Ack removes the message, without waiting for the server; a later DoubleAck confirms it as well.
+	// Ack removes the message without waiting for the server. A later DoubleAck confirms it.
 	Ack() error
 	// DoubleAck removes the message and waits for the server's confirmation.
 	DoubleAck(ctx context.Context) error
-	// NakWithDelay requests redelivery after the delay, which survives a restart of the server.
+	// NakWithDelay requests redelivery after a delay, which survives a server restart.
 	NakWithDelay(delay time.Duration) error
-	// TermWithReason removes the message as undeliverable.
+	// TermWithReason removes an undeliverable message.
 	TermWithReason(reason string) error
-	// Leave lets the message be redelivered, as returned, when AckWait has passed.
+	// Leave lets the message be redelivered after AckWait, with Returned set.
 	Leave()
 	// InProgress restarts AckWait.
 	InProgress() error

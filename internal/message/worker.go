@@ -15,11 +15,11 @@ const (
 	WorkerRunning = "running"
 	WorkerPaused  = "paused" // TikTok rejects the token, the permission or the address
 	WorkerOpen    = "open"   // TikTok is down: the circuit is open
-	WorkerOff     = "off"    // no access token: everything is skipped
+	WorkerOff     = "off"    // no access token: every purchase is skipped
 )
 
-// WorkerState is what a worker reports about itself every few seconds. Instance and Seen are no part of the
-// message: DecodeWorkerState adds them, and the API shows them.
+// WorkerState is a worker's periodic report on itself. DecodeWorkerState adds Instance and Seen, which are
+// not part of the message.
 type WorkerState struct {
 	Instance string    `json:"instance,omitempty"` // from the subject
 	Version  string    `json:"version"`            // of the worker's binary
@@ -29,12 +29,12 @@ type WorkerState struct {
 	Seen     time.Time `json:"seen,omitzero"` // time of receipt
 }
 
-// Bounds of a worker's state, in characters of its texts.
+// Limits of a worker's state, in characters.
 const (
 	maxInstance    = 100
 	maxVersion     = 64
 	maxStateReason = 300
-	maxState       = 4096 // bytes of the message
+	maxState       = 4096 // of the message, in bytes
 )
 
 // EncodeWorkerState encodes a worker's state.
@@ -44,8 +44,7 @@ func EncodeWorkerState(s WorkerState) ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// DecodeWorkerState decodes the state that an instance published, received at now. Its texts are bounded and
-// log-safe.
+// DecodeWorkerState decodes the state of an instance, received at now. Its strings are bounded and log-safe.
 func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState, error) {
 	var s WorkerState
 	switch {
@@ -60,11 +59,11 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 	switch s.State {
 	case WorkerRunning, WorkerPaused, WorkerOpen, WorkerOff:
 	default:
-		return WorkerState{}, fmt.Errorf("state %.20q is none of running, paused, open, off", s.State)
+		return WorkerState{}, fmt.Errorf("state %.20q is not running, paused, open or off", s.State)
 	}
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
 	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
-		s.Since = now // unknown
+		s.Since = now // unknown or implausible
 	}
 	s.Instance, s.Since, s.Seen = instance, s.Since.UTC(), now.UTC()
 	return s, nil

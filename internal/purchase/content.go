@@ -8,70 +8,71 @@ import (
 	"time"
 )
 
-// Content is what was bought, as the shop names it in the checkout's metadata. An empty field is unknown.
+// Content describes what was bought, from the checkout's metadata. An empty field is unknown.
 type Content struct {
 	ID       string      `json:"content_id,omitempty"`
 	Name     string      `json:"content_name,omitempty"`
 	Category string      `json:"content_category,omitempty"`
 	Brand    string      `json:"brand,omitempty"`
-	Price    json.Number `json:"price,omitempty"` // of one, in major units
+	Price    json.Number `json:"price,omitempty"` // of one item, in major units
 	Quantity int         `json:"quantity,omitempty"`
-	IDs      []string    `json:"content_ids,omitempty"` // of all that was bought, where the shop lists them
+	IDs      []string    `json:"content_ids,omitempty"` // of all items
 }
 
 const (
-	maxQuantity   = 1_000_000 // more than anybody buys
+	maxQuantity   = 1_000_000
 	maxContentIDs = 100
 	maxPrice      = 20 // characters
 )
 
-// NewContent reads a checkout's contents; nil where it names none. Each unusable value is dropped alone.
+// NewContent reads the contents of a checkout; nil: none. An unusable value is dropped without the others.
 // email is the normalised address.
 func NewContent(email string, c *Checkout) (content *Content, dropped []Dropped) {
 	if !slices.ContainsFunc(contentKeys, c.has) {
 		return nil, nil
 	}
-	g := &gatherer{buyer: newBuyer(email, c), c: c}
-	found := Content{
-		ID:       g.plain("content_id", g.meta("content_id", metaContentID), maxValue, cleanText),
-		Name:     g.plain("content_name", g.meta("content_name", metaContentName), maxValue, cleanText),
-		Category: g.plain("content_category", g.meta("content_category", metaCategory), maxValue, cleanText),
-		Brand:    g.plain("brand", g.meta("brand", metaBrand), maxValue, cleanText),
-		Price:    json.Number(g.take("price", g.meta("price", metaPrice), maxName, placeholder, cleanPrice)),
-		IDs:      g.contentIDs(),
+	k := &collector{buyer: newBuyer(email, c), checkout: c}
+	text := func(key, metaKey string) string {
+		return k.readPlain(key, k.metadata(key, metaKey), maxValue, cleanText)
 	}
-	quantity := g.take("quantity", g.meta("quantity", metaQuantity), maxName, placeholder, cleanQuantity)
+	found := Content{
+		ID: text("content_id", metaContentID), Name: text("content_name", metaContentName),
+		Category: text("content_category", metaCategory), Brand: text("brand", metaBrand),
+		Price: json.Number(k.read("price", k.metadata("price", metaPrice), maxName, isPlaceholder, cleanPrice)),
+		IDs:   k.readContentIDs(),
+	}
+	quantity := k.read("quantity", k.metadata("quantity", metaQuantity), maxName, isPlaceholder, cleanQuantity)
 	found.Quantity, _ = strconv.Atoi(quantity) // 0 where there is none
 	if !found.Named() && len(found.IDs) == 0 {
-		return nil, g.dropped // a number or a price of nothing
+		return nil, k.dropped // a price or quantity of nothing
 	}
-	return &found, g.dropped
+	return &found, k.dropped
 }
 
 var contentKeys = []string{
 	metaContentID, metaContentIDs, metaContentName, metaCategory, metaBrand, metaPrice, metaQuantity,
 }
 
-// Named reports whether the content itself is known, not only the list of ids.
+// Named reports whether an item is described, not only listed in IDs.
 func (c *Content) Named() bool {
 	return c.ID != "" || c.Name != "" || c.Category != "" || c.Brand != ""
 }
 
-// has reports whether the metadata has anything under a name.
-func (c *Checkout) has(name string) bool { return c.Metadata[name] != "" || c.NotText[name] }
+// has reports whether the metadata has a value under a key.
+func (c *Checkout) has(key string) bool { return c.Metadata[key] != "" || c.NonStrings[key] }
 
-// contentIDs reads a list of ids, separated by commas or as JSON. Each unusable one is dropped alone.
-func (g *gatherer) contentIDs() (ids []string) {
-	raw := strings.TrimSpace(g.meta("content_ids", metaContentIDs))
+// readContentIDs reads a list of ids, separated by commas or as JSON.
+func (k *collector) readContentIDs() (ids []string) {
+	raw := strings.TrimSpace(k.metadata("content_ids", metaContentIDs))
 	if raw == "" {
 		return nil
 	}
 	for _, part := range splitIDs(raw) {
-		id := g.plain("content_ids", part, maxValue, cleanText)
+		id := k.readPlain("content_ids", part, maxValue, cleanText)
 		switch {
 		case id == "" || slices.Contains(ids, id):
 		case len(ids) == maxContentIDs:
-			g.drop("content_ids", DropTooLong)
+			k.drop("content_ids", DropTooLong)
 			return ids
 		default:
 			ids = append(ids, id)
@@ -86,7 +87,7 @@ func splitIDs(raw string) []string {
 	decoder.UseNumber()
 	if raw[0] != '[' || decoder.Decode(&list) != nil {
 		parts := strings.Split(strings.Trim(raw, "[]"), ",")
-		for i, part := range parts { // of another language's list: ['a', 'b']
+		for i, part := range parts { // quoted in Python's lists: ['a', 'b']
 			parts[i] = unquote(part)
 		}
 		return parts
@@ -112,45 +113,42 @@ func cleanQuantity(raw string) string {
 	return raw
 }
 
-// cleanPrice is a price above 0 with a point before its decimals, as a JSON number; "29,99" might be either.
+// cleanPrice returns a price above 0 with a decimal point as a JSON number. "29,99" is ambiguous.
 func cleanPrice(raw string) string {
-	whole, decimals, pointed := strings.Cut(raw, ".")
-	const digits = "0123456789"
+	whole, decimals, hasPoint := strings.Cut(raw, ".")
 	switch {
-	case len(raw) > maxPrice, whole == "", pointed && decimals == "", strings.Trim(whole+decimals, digits) != "":
-		return ""
-	case strings.Trim(raw, "0.") == "":
+	case len(raw) > maxPrice, whole == "", hasPoint && decimals == "",
+		strings.Trim(whole+decimals, asciiDigits) != "", strings.Trim(raw, "0.") == "":
 		return ""
 	}
 	whole = strings.TrimLeft(whole, "0")
 	if whole == "" {
 		whole = "0"
 	}
-	if pointed {
+	if hasPoint {
 		whole += "." + decimals
 	}
 	return whole
 }
 
-// Clicked is when the ad that led to a checkout was clicked, as the shop says (Unix seconds or milliseconds),
-// else the latest that it can have been: when the checkout began. Zero: unknown.
-func Clicked(c *Checkout) time.Time {
+// clickedAt returns the time of the ad click from the metadata (Unix seconds or milliseconds), else its upper
+// bound, the start of the checkout. Zero: unknown.
+func clickedAt(c *Checkout) time.Time {
 	n, err := strconv.ParseInt(strings.TrimSpace(c.Metadata[metaClicked]), 10, 64)
 	if err == nil && n > 1e11 {
 		n /= 1000
 	}
-	// Before 2017 there was no such click; after the checkout began there cannot have been one.
+	const year2017 = 1483228800 // no earlier click can exist
 	at := time.Unix(n, 0).UTC()
-	if err == nil && n > 1483228800 && (c.Created.IsZero() || !at.After(c.Created)) {
+	if err == nil && n > year2017 && (c.Created.IsZero() || !at.After(c.Created)) {
 		return at
 	}
 	return c.Created
 }
 
-// ClickExpiry is when a checkout's click id becomes older than the window in which TikTok attributes
-// purchases. Zero: unknown.
+// ClickExpiry returns when a checkout's click leaves TikTok's attribution window. Zero: unknown.
 func ClickExpiry(c *Checkout, window time.Duration) time.Time {
-	if at := Clicked(c); !at.IsZero() {
+	if at := clickedAt(c); !at.IsZero() {
 		return at.Add(window)
 	}
 	return time.Time{}

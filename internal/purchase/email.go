@@ -5,24 +5,23 @@ import (
 	"unicode"
 )
 
-// maxEmail bounds an address in bytes (RFC 5321's path, without its angle brackets).
+// maxEmail is the limit of an address in bytes (the path of RFC 5321 without angle brackets).
 const maxEmail = 254
 
-// NormaliseEmail returns the identity of an e-mail address, or "" where it is not one. All spellings of one
-// address have one identity: it is what the ledger stores, looks up and forgets, and what TikTok gets the
-// hash of. docs/decisions/0008 has the rules.
+// NormaliseEmail returns the canonical form of an e-mail address, or "" if it is invalid. The ledger stores
+// this form, and TikTok gets its hash. docs/decisions/0008 has the rules.
 func NormaliseEmail(raw string) string {
 	s := foldEmail(raw)
-	local, host, _ := strings.Cut(s, "@")
-	if len(s) > maxEmail || !usableLocal(local) || !usableHost(host) {
+	local, domain, _ := strings.Cut(s, "@")
+	if len(s) > maxEmail || !validLocalPart(local) || !validDomain(domain) {
 		return ""
 	}
 	return s
 }
 
-// foldEmail returns an address in normal form C and lower case, without invisible characters, blanks and the
-// root's dot, with the digits and signs of full-width forms as ASCII. No letter outside ASCII becomes one
-// inside it: U+212A would be a 'k' and U+0130 an 'i', another person's address.
+// foldEmail returns an address in normal form C and lower case, without invisible characters, blanks and a
+// final dot. Full-width digits and signs become ASCII; no letter does: U+212A as 'k' or U+0130 as 'i' would
+// be another person's address.
 func foldEmail(raw string) string {
 	if isASCII(raw) {
 		if strings.ContainsAny(raw, " \t\n\v\f\r") {
@@ -36,32 +35,32 @@ func foldEmail(raw string) string {
 		}
 		return halfWidth(r)
 	}, raw))
-	// A letter in lower case may compose with what follows it although the one in upper case does not.
-	return strings.TrimSuffix(nfc(strings.Map(lower, s)), ".")
+	// A lower-case letter may compose with the next rune although its upper case does not.
+	return strings.TrimSuffix(nfc(strings.Map(lowerRune, s)), ".")
 }
 
-func lower(r rune) rune {
+func lowerRune(r rune) rune {
 	if l := unicode.ToLower(r); r <= unicode.MaxASCII || l > unicode.MaxASCII {
 		return l
 	}
 	return r
 }
 
-// usableLocal accepts what mail systems accept before the '@', two dots in a row and a dot at either end
-// included: carriers gave out such addresses. Quoted forms are not accepted.
-func usableLocal(local string) bool {
+// validLocalPart accepts consecutive dots and a dot at either end, which mobile carriers allow, but no quoted
+// form.
+func validLocalPart(local string) bool {
 	return local != "" && !strings.ContainsFunc(local, func(r rune) bool {
 		return unicode.IsControl(r) || strings.ContainsRune(`"(),:;<>[\]`, r)
 	})
 }
 
-// usableHost accepts a host with a dot, letters of all alphabets included.
-func usableHost(host string) bool {
-	if !strings.Contains(host, ".") {
+// validDomain accepts a domain with a dot and letters of every alphabet.
+func validDomain(domain string) bool {
+	if !strings.Contains(domain, ".") {
 		return false
 	}
 	label := 0 // characters since the last dot
-	for _, r := range host {
+	for _, r := range domain {
 		switch {
 		case r == '.' && label == 0:
 			return false
@@ -76,6 +75,6 @@ func usableHost(host string) bool {
 	return label > 0
 }
 
-// HashEmail returns the SHA-256 hex of an e-mail address's identity; a value that is a hash already is passed
-// on in lower case; "" stays "". Source: TikTok's Events API, advanced matching.
+// HashEmail returns the SHA-256 hex of an address's canonical form. A hash is returned in lower case; ""
+// returns "". Source: TikTok's Events API, advanced matching.
 func HashEmail(raw string) string { return hash(foldEmail(raw)) }

@@ -8,34 +8,34 @@ import (
 	"time"
 )
 
-// Decision is what is to be done with an event.
+// Decision is what to do with an event.
 type Decision string
 
 // The decisions.
 const (
-	DecisionIgnore  Decision = "ignore"  // its type or its checkout mode does not count
-	DecisionForeign Decision = "foreign" // it belongs to a connected account that does not count
-	DecisionFetch   Decision = "fetch"   // it is thin: its object must be fetched first
-	DecisionRecord  Decision = "record"  // the purchase is to be recorded
+	DecisionIgnore  Decision = "ignore"  // its type or checkout mode is not configured
+	DecisionForeign Decision = "foreign" // its connected account is not configured
+	DecisionFetch   Decision = "fetch"   // it is thin: fetch its object first
+	DecisionRecord  Decision = "record"
 )
 
-// The causes of a malformed event.
+// The errors of FromEvent.
 var (
-	errNoType     = errors.New("event without a type")
-	errNoCheckout = errors.New("checkout event without a session object with a usable id in data.object")
-	errNoInvoice  = errors.New("invoice event without an invoice object with a usable id in data.object")
+	errNoType     = errors.New("event has no type")
+	errNoCheckout = errors.New("data.object is not a checkout session with a valid id")
+	errNoInvoice  = errors.New("data.object is not an invoice with a valid id")
 )
 
-// FromEvent decides what an event means and, for DecisionRecord, returns the purchase in the state that the
-// event proposes. The ledger decides whether that state moves the purchase forward (Advances). An
-// error means that the event is malformed; repeating it cannot help.
+// FromEvent decides what to do with an event. For DecisionRecord it returns the purchase in the state that
+// the event proposes; the ledger applies that state if it Advances the purchase. An error means a malformed
+// event: a retry cannot succeed.
 func FromEvent(event Event, rules Rules, received time.Time) (Purchase, Decision, error) {
 	switch {
 	case event.Type == "":
 		return Purchase{}, "", errNoType
 	case !slices.Contains(rules.Types(), event.Type):
 		return Purchase{}, DecisionIgnore, nil
-	case event.Account != "" && !rules.Accounts.Contain(event.Account):
+	case event.Account != "" && !rules.Accounts.Contains(event.Account):
 		return Purchase{}, DecisionForeign, nil
 	case event.Thin:
 		return Purchase{}, DecisionFetch, nil
@@ -57,7 +57,7 @@ func fromCheckout(event Event, rules Rules, received time.Time) (Purchase, Decis
 	}
 	p := Purchase{
 		ID: c.ID, Kind: KindCheckout, Mode: c.Mode, Livemode: event.Livemode,
-		AmountMinor: rules.Value.OfCheckout(c), Currency: validCurrency(c.Currency),
+		AmountMinor: rules.Value.CheckoutAmount(c), Currency: validCurrency(c.Currency),
 		Customer: validID(c.Customer), Subscription: validID(c.Subscription),
 	}
 	p.Status, p.Reason = paymentState(event.Type, c)
@@ -81,9 +81,8 @@ func fromCheckout(event Event, rules Rules, received time.Time) (Purchase, Decis
 	return p, DecisionRecord, nil
 }
 
-// paymentState returns the state of a checkout's payment. The amount decides before payment_status: a
-// checkout of 0 is no sale, even where Stripe calls it paid. Only "paid" counts as money; an unknown
-// payment_status stays visible as unpaid.
+// paymentState returns the state of a checkout's payment. The amount precedes payment_status: Stripe reports
+// some free checkouts as paid. An unknown payment_status counts as unpaid, which remains visible.
 func paymentState(eventType string, c *Checkout) (Status, Reason) {
 	switch {
 	case eventType == TypeAsyncFailed:
@@ -99,20 +98,20 @@ func paymentState(eventType string, c *Checkout) (Status, Reason) {
 	}
 }
 
-// addMatchKeys adds match keys and contents. Of a buyer who gave no consent or is staff none is kept, and an
-// event that would be sent is skipped.
+// addMatchKeys adds match keys and contents. Without consent, and for staff, it adds none and skips a
+// purchase that would be sent.
 func addMatchKeys(p *Purchase, c *Checkout, rules Rules) {
 	switch {
 	case !rules.Consent.Given(c):
 		p.Withheld = ReasonNoConsent
-	case rules.Staff.Contain(p.Email):
+	case rules.Staff.Contains(p.Email):
 		p.Withheld = ReasonInternal
 	default:
 		var dropped []Dropped
 		p.Keys, p.Dropped = NewMatchKeys(p.Email, c)
 		p.Content, dropped = NewContent(p.Email, c)
 		p.Dropped = append(p.Dropped, dropped...)
-		p.LimitedDataUse = Limited(c)
+		p.LimitedDataUse = LimitsDataUse(c)
 		if rules.ClickWindow > 0 {
 			p.ClickExpires = ClickExpiry(c, rules.ClickWindow)
 		}
@@ -132,18 +131,18 @@ func fromInvoice(event Event, rules Rules, received time.Time) (Purchase, Decisi
 	switch {
 	case i == nil || !ValidID(i.ID):
 		return Purchase{}, "", errNoInvoice
-	case !i.MayBeFirst():
+	case !i.MayBeFirstPayment():
 		return Purchase{}, DecisionIgnore, nil
 	}
 	return Purchase{
 		ID: i.ID, Kind: KindFirstPayment, Status: StatusPending, Mode: modeSubscription, Livemode: event.Livemode,
-		At: paidAt(event, received), AmountMinor: rules.Value.OfInvoice(i), Currency: validCurrency(i.Currency),
-		Customer: validID(i.Customer), Subscription: i.Subscription, PeriodStart: i.LooksBackTo(),
+		At: paidAt(event, received), AmountMinor: rules.Value.InvoiceAmount(i), Currency: validCurrency(i.Currency),
+		Customer: validID(i.Customer), Subscription: i.Subscription, PeriodStart: i.PreviousPeriodStart(),
 	}, DecisionRecord, nil
 }
 
-// paidAt returns the event's own time. A time after the receipt becomes the receipt's: it is a test clock's
-// or our clock is slow, and TikTok refuses future times.
+// paidAt returns the event's own time, at most the time of receipt. Stripe's test clocks run ahead, and
+// TikTok rejects future times.
 func paidAt(event Event, received time.Time) time.Time {
 	if event.Created.IsZero() || event.Created.After(received) {
 		return received.UTC().Truncate(time.Second)
@@ -151,7 +150,7 @@ func paidAt(event Event, received time.Time) time.Time {
 	return event.Created
 }
 
-// validCurrency returns a currency code in lower case, "" where it has another form.
+// validCurrency returns a currency code in lower case, or "" if it is malformed.
 func validCurrency(code string) string {
 	if ValidCurrency(code) {
 		return strings.ToLower(code)
@@ -159,7 +158,7 @@ func validCurrency(code string) string {
 	return ""
 }
 
-// validID returns an id, "" where it is unusable.
+// validID returns id, or "" if it is invalid.
 func validID(id string) string {
 	if ValidID(id) {
 		return id

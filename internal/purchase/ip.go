@@ -5,17 +5,16 @@ import (
 	"strings"
 )
 
-// cleanIP returns the buyer's address in what a shop read from a connection or a proxy's header: an address,
-// one with a port, or X-Forwarded-For as it came. Each proxy appends to that list, so that the leftmost
-// public address is the buyer's. Anybody can forge it; a forged one only spoils the forger's own match. A
-// value without any public address has the reason DropNotPublic.
+// cleanIP returns the buyer's IP address from an address, an address with a port, or an X-Forwarded-For
+// header. Each proxy appends to that header, so the leftmost public address is the buyer's. A forged one
+// only spoils the forger's own match.
 func cleanIP(raw string) (ip string, reason DropReason) {
 	reason = DropInvalid
 	for part := range strings.SplitSeq(raw, ",") {
 		addr, ok := parseIP(strings.TrimSpace(part))
 		switch {
 		case !ok:
-		case public(addr):
+		case isPublic(addr):
 			return addr.String(), ""
 		default:
 			reason = DropNotPublic
@@ -24,38 +23,38 @@ func cleanIP(raw string) (ip string, reason DropReason) {
 	return "", reason
 }
 
-// parseIP reads an address with or without a port or brackets. One that is mapped into IPv6 (::ffff:0:0/96,
-// or 64:ff9b::/96 by a translator) is the IPv4 address in it.
+// parseIP parses an address with an optional port or brackets. It unwraps IPv4 addresses mapped into IPv6
+// (::ffff:0:0/96, and 64:ff9b::/96 of NAT64).
 func parseIP(s string) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
 	if err != nil {
-		with, err := netip.ParseAddrPort(s)
+		withPort, err := netip.ParseAddrPort(s)
 		if err != nil {
 			return addr, false
 		}
-		addr = with.Addr()
+		addr = withPort.Addr()
 	}
 	addr = addr.Unmap().WithZone("")
-	if b := addr.As16(); addr.Is6() && translated.Contains(addr) {
+	if b := addr.As16(); addr.Is6() && nat64.Contains(addr) {
 		addr = netip.AddrFrom4([4]byte(b[12:]))
 	}
 	return addr, true
 }
 
 var (
-	translated = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
-	reserved   = []netip.Prefix{
+	nat64    = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	reserved = []netip.Prefix{
 		netip.MustParsePrefix("0.0.0.0/8"),     // this network
-		netip.MustParsePrefix("100.64.0.0/10"), // shared, behind a carrier's NAT
-		netip.MustParsePrefix("198.18.0.0/15"), // benchmarks
+		netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT
+		netip.MustParsePrefix("198.18.0.0/15"), // benchmarking
 		netip.MustParsePrefix("240.0.0.0/4"),   // reserved, broadcast
 		netip.MustParsePrefix("fec0::/10"),     // site-local, deprecated
 	}
 )
 
-// public reports whether a buyer could have an address. Those of documentation (192.0.2.0/24 and the like)
-// pass: nobody has them, and every example uses them.
-func public(addr netip.Addr) bool {
+// isPublic reports whether addr is public. Documentation addresses such as 192.0.2.0/24 pass: examples use
+// them.
+func isPublic(addr netip.Addr) bool {
 	if !addr.IsGlobalUnicast() || addr.IsPrivate() {
 		return false
 	}

@@ -8,7 +8,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-func TestNewMatchKeys_IPIsTheBuyers(t *testing.T) {
+func TestNewMatchKeys_IP(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		raw, want string
@@ -54,10 +54,10 @@ func TestNewMatchKeys_IPIsTheBuyers(t *testing.T) {
 		if tc.reason != "" {
 			want = []purchase.Dropped{{Key: "ip", Reason: tc.reason}}
 		}
-		keys, dropped := purchase.NewMatchKeys("",
-			&purchase.Checkout{Metadata: map[string]string{"client_ip": tc.raw}})
+		c := &purchase.Checkout{Metadata: map[string]string{"client_ip": tc.raw}}
+		keys, dropped := purchase.NewMatchKeys("", c)
 		if keys.IP != tc.want || !cmp.Equal(dropped, want) {
-			t.Errorf("client_ip %q: ip %q, dropped %v, want %q, %v", tc.raw, keys.IP, dropped, tc.want, want)
+			t.Errorf("client_ip %q: ip = %q, dropped %v, want %q, %v", tc.raw, keys.IP, dropped, tc.want, want)
 		}
 	}
 }

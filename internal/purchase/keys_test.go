@@ -20,87 +20,198 @@ func sha(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func TestNameAndAddress(t *testing.T) {
+func keysOf(metadata map[string]string) purchase.MatchKeys {
+	return keysFor("", &purchase.Checkout{Metadata: metadata})
+}
+
+func keysFor(email string, c *purchase.Checkout) purchase.MatchKeys {
+	keys, _ := purchase.NewMatchKeys(email, c)
+	return keys
+}
+
+// dropped returns one key, dropped n times for one reason.
+func dropped(key string, reason purchase.DropReason, n int) []purchase.Dropped {
+	return slices.Repeat([]purchase.Dropped{{Key: key, Reason: reason}}, n)
+}
+
+// The hashes are from TikTok's documentation and from other senders' tests.
+func TestHashes(t *testing.T) {
+	const (
+		alice    = "848a771458438fc2ec420560d769fb9b9b86851ee338ec56517baabd79d3bb4f"
+		bugs     = "67e28cdcc3e845d3a4da05ca9fe5ddb7320a83b4cc2167f0555a3b04f63511e3"
+		phone    = "9f7ec22d72092cd3c0b58726ed9c2d91b92e51a3f29837508fb2948bb22dd2fd"
+		fives    = "910a625c4ba147b544e6bd2f267e130ae14c591b6ba9c25cb8573322dedbebd0"
+		digits   = "00a63bd0437d6ca0fa7b95c00ab2e7c020faa71440e5246750d6b517689e6777"
+		external = "80fba0ae1c48e3978e43e4efc365e14e12ea0c830ba8ba5b9a2dafc7e3f2ab8b"
+	)
 	for name, tc := range map[string]struct {
-		c    purchase.Checkout
-		want purchase.MatchKeys
+		hash  func(string) string
+		cases map[string]string
 	}{
-		"everything": {
-			purchase.Checkout{Name: "  Grace  Brewster HOPPER ", Address: purchase.Address{City: " New York ", State: "NY", PostalCode: "10001-1234", Country: "US"}},
-			purchase.MatchKeys{FirstName: sha("grace"), LastName: sha("brewster hopper"), Zip: sha("100011234"), City: "newyork", State: "ny", Country: "us"},
-		},
-		"other alphabets": {
-			purchase.Checkout{Name: "Élodie Œuvrard", Address: purchase.Address{City: "Saint-Étienne", PostalCode: "SW1A 1AA", Country: "gb"}},
-			purchase.MatchKeys{FirstName: sha("élodie"), LastName: sha("œuvrard"), Zip: sha("sw1a1aa"), City: "saintétienne", Country: "gb"},
-		},
-		"one word": {purchase.Checkout{Name: "Prince"}, purchase.MatchKeys{FirstName: sha("prince")}},
-		"hashes": {
-			purchase.Checkout{Name: strings.ToUpper(sha("grace")), Address: purchase.Address{PostalCode: strings.ToUpper(sha("10001"))}},
-			purchase.MatchKeys{FirstName: sha("grace"), Zip: sha("10001")},
-		},
-		"nothing": {purchase.Checkout{Name: "  "}, purchase.MatchKeys{}},
+		"HashEmail": {purchase.HashEmail, map[string]string{
+			" ALICE_abc@gmail.com ": alice, "bugsbunny@warnerbros.com": bugs, strings.ToUpper(bugs): bugs, "  ": "",
+		}},
+		"HashPhone": {purchase.HashPhone, map[string]string{
+			"(+1)2133734253": phone, "+1555-555-5555": fives, "12345678901234": digits, fives: fives,
+			"abc": "", "+1234567890123456": "", "+0123456789": "", "+123456": "", "": "",
+		}},
+		"HashExternalID": {purchase.HashExternalID, map[string]string{" user_123 ": external, "": ""}},
 	} {
-		keys, dropped := purchase.NewMatchKeys("", &tc.c)
-		if diff := cmp.Diff(tc.want, keys); diff != "" || len(dropped) > 0 {
-			t.Errorf("%s: dropped %v\n%s", name, dropped, diff)
+		for raw, want := range tc.cases {
+			if got := tc.hash(raw); got != want {
+				t.Errorf("%s(%q) = %q, want %q", name, raw, got, want)
+			}
 		}
 	}
 }
 
-// Whatever is unusable is dropped alone, with its reason.
-func TestDroppedWithReason(t *testing.T) {
-	long := strings.Repeat("x", 3000)
+func TestNewMatchKeys_NameAndAddress(t *testing.T) {
 	for name, tc := range map[string]struct {
-		change func(c *purchase.Checkout)
-		want   purchase.Dropped
+		name    string
+		address purchase.Address
+		want    purchase.MatchKeys
 	}{
-		"a phone of letters":       {func(c *purchase.Checkout) { c.Phone = "call me" }, purchase.Dropped{Key: "phone", Reason: purchase.DropInvalid}},
-		"a name of digits":         {func(c *purchase.Checkout) { c.Name = "4711" }, purchase.Dropped{Key: "name", Reason: purchase.DropInvalid}},
-		"a name that is an e-mail": {func(c *purchase.Checkout) { c.Name = "me@example.com" }, purchase.Dropped{Key: "name", Reason: purchase.DropInvalid}},
-		"a name of 3000 letters":   {func(c *purchase.Checkout) { c.Name = long }, purchase.Dropped{Key: "name", Reason: purchase.DropTooLong}},
-		"a city of digits":         {func(c *purchase.Checkout) { c.Address.City = "12345" }, purchase.Dropped{Key: "city", Reason: purchase.DropInvalid}},
-		"a city that is the buyer": {func(c *purchase.Checkout) { c.Address.City = "Grace Hopper" }, purchase.Dropped{Key: "city", Reason: purchase.DropPersonal}},
-		"a state with a NUL":       {func(c *purchase.Checkout) { c.Address.State = "N\x00Y" }, purchase.Dropped{Key: "state", Reason: purchase.DropInvalid}},
-		"a country's name":         {func(c *purchase.Checkout) { c.Address.Country = "Germany" }, purchase.Dropped{Key: "country", Reason: purchase.DropInvalid}},
-		"a postal code of signs":   {func(c *purchase.Checkout) { c.Address.PostalCode = "<script>" }, purchase.Dropped{Key: "zip_code", Reason: purchase.DropInvalid}},
-		"a country as the address": {func(c *purchase.Checkout) { c.Metadata["client_ip"] = "US" }, purchase.Dropped{Key: "ip", Reason: purchase.DropInvalid}},
-		"a click id of 501":        {func(c *purchase.Checkout) { c.Metadata["ttclid"] = strings.Repeat("a", 501) }, purchase.Dropped{Key: "ttclid", Reason: purchase.DropTooLong}},
-		"a click id that is a list": {func(c *purchase.Checkout) {
-			delete(c.Metadata, "ttclid")
-			c.NotText = map[string]bool{"ttclid": true}
-		}, purchase.Dropped{Key: "ttclid", Reason: purchase.DropWrongType}},
-		"the buyer in the page": {func(c *purchase.Checkout) { c.Metadata["page_url"] = "https://shop.example/gracehopper" }, purchase.Dropped{Key: "page_url", Reason: purchase.DropPersonal}},
-		"the buyer as ttp":      {func(c *purchase.Checkout) { c.Metadata["ttp"] = "grace.hopper" }, purchase.Dropped{Key: "ttp", Reason: purchase.DropPersonal}},
+		"all": {
+			"  Grace  Brewster HOPPER ",
+			purchase.Address{City: " New York ", State: "NY", PostalCode: "10001-1234", Country: "US"},
+			purchase.MatchKeys{
+				FirstName: sha("grace"), LastName: sha("brewster hopper"), Zip: sha("100011234"),
+				City: "newyork", State: "ny", Country: "us",
+			},
+		},
+		"other letters": {
+			"Élodie Œuvrard",
+			purchase.Address{City: "Saint-Étienne", PostalCode: "SW1A 1AA", Country: "gb"},
+			purchase.MatchKeys{
+				FirstName: sha("élodie"), LastName: sha("œuvrard"), Zip: sha("sw1a1aa"),
+				City: "saintétienne", Country: "gb",
+			},
+		},
+		"one word": {"Prince", purchase.Address{}, purchase.MatchKeys{FirstName: sha("prince")}},
+		"hashes": {
+			strings.ToUpper(sha("grace")), purchase.Address{PostalCode: strings.ToUpper(sha("10001"))},
+			purchase.MatchKeys{FirstName: sha("grace"), Zip: sha("10001")},
+		},
+		"blank": {"  ", purchase.Address{}, purchase.MatchKeys{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := purchase.Checkout{
-				Name: "Grace Hopper", Phone: "+12133734253", Address: purchase.Address{City: "Arlington", State: "VA", PostalCode: "22201", Country: "US"},
-				Metadata: map[string]string{"ttclid": "E.C.P.abc", "ttp": "2QkW", "client_ip": "203.0.113.7", "user_agent": "Mozilla/5.0", "page_url": "https://shop.example/", "referrer": "https://www.tiktok.com/"},
-			}
-			whole, none := purchase.NewMatchKeys("buyer@example.com", &c)
-			tc.change(&c)
-			keys, dropped := purchase.NewMatchKeys("buyer@example.com", &c)
-			if diff := cmp.Diff([]purchase.Dropped{tc.want}, dropped); diff != "" || len(none) > 0 {
-				t.Errorf("dropped: %v before, then\n%s", none, diff)
-			}
-			if lost := len(fields(whole)) - len(fields(keys)); lost < 0 || lost > 2 { // a name is two keys
-				t.Errorf("%d keys are lost:\n%s", lost, cmp.Diff(whole, keys))
+			keys, dropped := purchase.NewMatchKeys("", &purchase.Checkout{Name: tc.name, Address: tc.address})
+			if diff := cmp.Diff(tc.want, keys); diff != "" || len(dropped) > 0 {
+				t.Errorf("dropped %v; keys (-want +got):\n%s", dropped, diff)
 			}
 		})
 	}
 }
 
-// fields are the keys that are there.
-func fields(keys purchase.MatchKeys) (list []string) {
-	for part := range strings.SplitSeq(fmt.Sprintf("%+v", keys), " ") {
-		if _, value, _ := strings.Cut(part, ":"); strings.Trim(value, "}") != "" {
-			list = append(list, part)
+// An unusable key is dropped with its reason, and the other keys remain.
+func TestNewMatchKeys_DropsUnusableKey(t *testing.T) {
+	checkout := func() purchase.Checkout {
+		return purchase.Checkout{
+			Name: "Grace Hopper", Phone: "+12133734253",
+			Address: purchase.Address{City: "Arlington", State: "VA", PostalCode: "22201", Country: "US"},
+			Metadata: map[string]string{
+				"ttclid": "E.C.P.abc-_1", "ttp": "2QkW", "client_ip": "2606:4700::1",
+				"user_agent": `Mozilla/5.0 (it's "quoted")`, "page_url": "https://shop.example/c?a=b",
+				"referrer": "https://www.tiktok.com/",
+			},
 		}
 	}
-	return list
+	base := checkout()
+	all, none := purchase.NewMatchKeys("buyer@example.com", &base)
+	if len(none) > 0 {
+		t.Fatalf("dropped %v of a valid checkout, want none", none)
+	}
+	want := purchase.MatchKeys{
+		Email: sha("buyer@example.com"), Phone: sha("+12133734253"), TTCLID: "E.C.P.abc-_1", TTP: "2QkW",
+		IP: "2606:4700::1", UserAgent: `Mozilla/5.0 (it's "quoted")`, PageURL: "https://shop.example/c?a=b",
+		Referrer: "https://www.tiktok.com/", FirstName: sha("grace"), LastName: sha("hopper"), Zip: sha("22201"),
+		City: "arlington", State: "va", Country: "us",
+	}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Fatalf("keys (-want +got):\n%s", diff)
+	}
+	const (
+		invalid, tooLong, personal = purchase.DropInvalid, purchase.DropTooLong, purchase.DropPersonal
+		placeholder, wrongType     = purchase.DropPlaceholder, purchase.DropWrongType
+	)
+	quotes := strings.Repeat(`"'<\`, 500)
+	longPage := "https://a.example/" + strings.Repeat("x", 2048)
+	for _, tc := range []struct {
+		key    string // TikTok's name
+		values []string
+		reason purchase.DropReason
+	}{
+		{"phone", []string{"call me"}, invalid},
+		{"name", []string{"4711", "me@example.com"}, invalid},
+		{"name", []string{strings.Repeat("x", 3000)}, tooLong},
+		{"city", []string{"12345"}, invalid},
+		{"city", []string{"Grace Hopper"}, personal},
+		{"state", []string{"N\x00Y"}, invalid},
+		{"country", []string{"Germany"}, invalid},
+		{"zip_code", []string{"<script>"}, invalid},
+		{"ttclid", []string{"a b", "a\x00b", "<script>", "me@example.com"}, invalid},
+		{"ttclid", []string{strings.Repeat("a", 501)}, tooLong},
+		{"ttclid", []string{"NonString"}, wrongType},
+		{"ttp", []string{"a b", "a\x00"}, invalid},
+		{"ttp", []string{quotes}, tooLong},
+		{"ttp", []string{"grace.hopper"}, personal},
+		{"ip", []string{"US", "\x00"}, invalid},
+		{"ip", []string{quotes}, tooLong},
+		{"user_agent", []string{"Mozilla\x00", "Mozilla\r\nX: y"}, invalid},
+		{"user_agent", []string{quotes}, tooLong},
+		{"user_agent", []string{"Mozilla buyer@example.com"}, personal},
+		{"user_agent", []string{"\xff\xfe"}, placeholder},
+		{"page_url", []string{"/checkout", "javascript:alert(1)", "ftp://a.example/", "https://"}, invalid},
+		{"page_url", []string{longPage}, tooLong},
+		{"page_url", []string{"https://shop.example/gracehopper"}, personal},
+		{"referrer", []string{"tiktok", "https://a<.example", "android-app://com.zhiliaoapp.musically/"}, invalid},
+		{"referrer", []string{"com.example.app://open"}, invalid},
+	} {
+		for _, value := range tc.values {
+			c := checkout()
+			want := all
+			switch tc.key {
+			case "phone":
+				c.Phone, want.Phone = value, ""
+			case "name":
+				c.Name, want.FirstName, want.LastName = value, "", ""
+			case "city":
+				c.Address.City, want.City = value, ""
+			case "state":
+				c.Address.State, want.State = value, ""
+			case "country":
+				c.Address.Country, want.Country = value, ""
+			case "zip_code":
+				c.Address.PostalCode, want.Zip = value, ""
+			case "ttclid":
+				c.Metadata["ttclid"], want.TTCLID = value, ""
+			case "ttp":
+				c.Metadata["ttp"], want.TTP = value, ""
+			case "ip":
+				c.Metadata["client_ip"], want.IP = value, ""
+			case "user_agent":
+				c.Metadata["user_agent"], want.UserAgent = value, ""
+			case "page_url":
+				c.Metadata["page_url"], want.PageURL = value, ""
+			case "referrer":
+				c.Metadata["referrer"], want.Referrer = value, ""
+			}
+			switch {
+			case tc.reason == wrongType:
+				delete(c.Metadata, tc.key)
+				c.NonStrings = map[string]bool{tc.key: true}
+			case tc.key == "page_url" && tc.reason == personal:
+				want.PageURL = "https://shop.example/"
+			}
+			keys, got := purchase.NewMatchKeys("buyer@example.com", &c)
+			if diff := cmp.Diff(dropped(tc.key, tc.reason, 1), got) + cmp.Diff(want, keys); diff != "" {
+				t.Errorf("%s = %.40q (-want +got):\n%s", tc.key, value, diff)
+			}
+		}
+	}
 }
 
-func TestClickIDOfReference(t *testing.T) {
+func TestClickIDFromReference(t *testing.T) {
 	for reference, want := range map[string]string{
 		"ttclid-E_dC_dP_dabc-1__2":           "E.C.P.abc-1_2",
 		"ttclid-plain":                       "plain",
@@ -112,23 +223,16 @@ func TestClickIDOfReference(t *testing.T) {
 		"ttclid-" + strings.Repeat("a", 193): strings.Repeat("a", 193),
 		"ttclid-" + strings.Repeat("a", 194): "",
 	} {
-		if got := purchase.ClickIDOfReference(reference); got != want {
-			t.Errorf("%s: %q, want %q", reference, got, want)
+		if got := purchase.ClickIDFromReference(reference); got != want {
+			t.Errorf("ClickIDFromReference(%q) = %q, want %q", reference, got, want)
 		}
-	}
-	keys := keysFor("", &purchase.Checkout{Reference: "ttclid-E_dC", Metadata: map[string]string{"ttclid": "of.the.metadata"}})
-	if keys.TTCLID != "of.the.metadata" {
-		t.Errorf("the metadata's own yields to the reference: %s", keys.TTCLID)
-	}
-	if keys := keysFor("", &purchase.Checkout{Reference: "ttclid-E_dC"}); keys.TTCLID != "E.C" {
-		t.Errorf("the reference is passed over: %s", keys.TTCLID)
 	}
 }
 
-func TestConsent(t *testing.T) {
+func TestConsent_Given(t *testing.T) {
 	for _, tc := range []struct {
-		answer          string
-		asked, required bool // whether there is consent with CONSENT_KEY alone, and with CONSENT_REQUIRED
+		value              string
+		optional, required bool // consent with CONSENT_KEY alone, and with CONSENT_REQUIRED
 	}{
 		{"", true, false},
 		{"  ", true, false},
@@ -146,37 +250,40 @@ func TestConsent(t *testing.T) {
 		{"\u0000", false, false},
 		{strings.Repeat("yes", 200), false, false},
 	} {
-		c := &purchase.Checkout{Metadata: map[string]string{"consent": tc.answer}}
-		for gate, want := range map[purchase.Consent]bool{
+		c := &purchase.Checkout{Metadata: map[string]string{"consent": tc.value}}
+		for setting, want := range map[purchase.Consent]bool{
 			{}:                               true,
 			{Key: "another"}:                 true,
 			{Key: "another", Required: true}: false,
-			{Key: "consent"}:                 tc.asked,
+			{Key: "consent"}:                 tc.optional,
 			{Key: "consent", Required: true}: tc.required,
 		} {
-			if got := gate.Given(c); got != want {
-				t.Errorf("%q at %+v: %v", tc.answer, gate, got)
+			if got := setting.Given(c); got != want {
+				t.Errorf("%+v.Given(%q) = %t, want %t", setting, tc.value, got, want)
 			}
 		}
 	}
-	odd := &purchase.Checkout{NotText: map[string]bool{"consent": true}}
-	if (purchase.Consent{Key: "consent"}).Given(odd) {
-		t.Error("a value that is no text is taken for consent")
+	nonString := &purchase.Checkout{NonStrings: map[string]bool{"consent": true}}
+	if (purchase.Consent{Key: "consent"}).Given(nonString) {
+		t.Error("Given(non-string) = true, want false")
 	}
 }
 
-func TestLimited(t *testing.T) {
-	for value, want := range map[string]bool{"true": true, "1": true, "yes": true, "of course": true, "": false, "false": false, "No": false, "0": false} {
-		if got := purchase.Limited(&purchase.Checkout{Metadata: map[string]string{"limited_data_use": value}}); got != want {
-			t.Errorf("%q: %v", value, got)
+func TestLimitsDataUse(t *testing.T) {
+	for value, want := range map[string]bool{
+		"true": true, "1": true, "yes": true, "of course": true, "": false, "false": false, "No": false, "0": false,
+	} {
+		c := &purchase.Checkout{Metadata: map[string]string{"limited_data_use": value}}
+		if got := purchase.LimitsDataUse(c); got != want {
+			t.Errorf("LimitsDataUse(%q) = %t, want %t", value, got, want)
 		}
 	}
-	if !purchase.Limited(&purchase.Checkout{NotText: map[string]bool{"limited_data_use": true}}) {
-		t.Error("a value that is no text does not limit")
+	if !purchase.LimitsDataUse(&purchase.Checkout{NonStrings: map[string]bool{"limited_data_use": true}}) {
+		t.Error("LimitsDataUse(non-string) = false, want true")
 	}
 }
 
-func TestDomains(t *testing.T) {
+func TestParseDomains(t *testing.T) {
 	domains, err := purchase.ParseDomains([]string{" Example.com", "@staff.example", ""})
 	if err != nil {
 		t.Fatal(err)
@@ -185,32 +292,33 @@ func TestDomains(t *testing.T) {
 		"a@example.com": true, "a@mail.example.com": true, "a@staff.example": true,
 		"a@notexample.com": false, "a@example.com.evil.example": false, "example.com@b.example": false,
 	} {
-		if got := domains.Contain(email); got != want {
-			t.Errorf("%s: %v", email, got)
+		if got := domains.Contains(email); got != want {
+			t.Errorf("Contains(%q) = %t, want %t", email, got, want)
 		}
 	}
-	for _, bad := range []string{"example", "a@example.com", "*.example.com", "exa mple.com", "."} {
-		if _, err := purchase.ParseDomains([]string{bad}); err == nil {
-			t.Errorf("%q is taken for a domain", bad)
+	for _, invalid := range []string{"example", "a@example.com", "*.example.com", "exa mple.com", "."} {
+		if _, err := purchase.ParseDomains([]string{invalid}); err == nil {
+			t.Errorf("ParseDomains(%q) = no error", invalid)
 		}
 	}
 }
 
 func TestNewContent(t *testing.T) {
 	t.Parallel()
-	contents := func(metadata map[string]string) (*purchase.Content, []purchase.Dropped) {
-		return purchase.NewContent("buyer@example.com", &purchase.Checkout{
-			Name:     "Grace Hopper",
-			Metadata: metadata,
-		})
+	type metadata map[string]string
+	read := func(m metadata) (*purchase.Content, []purchase.Dropped) {
+		return purchase.NewContent("buyer@example.com", &purchase.Checkout{Name: "Grace Hopper", Metadata: m})
 	}
+	const invalid, tooLong, personal = purchase.DropInvalid, purchase.DropTooLong, purchase.DropPersonal
+	const placeholder = purchase.DropPlaceholder
+	ids := func(ids ...string) *purchase.Content { return &purchase.Content{IDs: ids} }
 	for name, tc := range map[string]struct {
-		metadata map[string]string
+		metadata metadata
 		want     *purchase.Content
 		dropped  []purchase.Dropped
 	}{
-		"everything": {
-			map[string]string{
+		"all": {
+			metadata{
 				"content_id": " 42 ", "content_name": "Plan “Pro”", "content_category": "Plans", "brand": "Example",
 				"price": "14.50", "quantity": "3", "content_ids": "42, 43,42",
 			},
@@ -219,61 +327,44 @@ func TestNewContent(t *testing.T) {
 				Quantity: 3, IDs: []string{"42", "43"},
 			}, nil,
 		},
-		"a list as JSON": {
-			map[string]string{"content_ids": `["a,b", 7, "null", {}]`},
-			&purchase.Content{IDs: []string{"a,b", "7"}}, dropped("content_ids", purchase.DropPlaceholder, 2),
+		"JSON list": {
+			metadata{"content_ids": `["a,b", 7, "null", {}]`}, ids("a,b", "7"), dropped("content_ids", placeholder, 2),
 		},
-		"one id as JSON": {
-			map[string]string{"content_ids": `[7]`},
-			&purchase.Content{IDs: []string{"7"}},
-			nil,
-		},
-		"a broken list": {
-			map[string]string{"content_ids": `["a`},
-			&purchase.Content{IDs: []string{"a"}},
-			nil,
-		},
-		"a list of Python's": {
-			map[string]string{"content_ids": `['a', 'b']`},
-			&purchase.Content{IDs: []string{"a", "b"}}, nil,
-		},
-		"a long name in Han": {
-			map[string]string{"content_name": strings.Repeat("品", 400)},
+		"JSON list of one": {metadata{"content_ids": `[7]`}, ids("7"), nil},
+		"cut JSON list":    {metadata{"content_ids": `["a`}, ids("a"), nil},
+		"Python list":      {metadata{"content_ids": `['a', 'b']`}, ids("a", "b"), nil},
+		"400 Han characters": {
+			metadata{"content_name": strings.Repeat("品", 400)},
 			&purchase.Content{Name: strings.Repeat("品", 400)}, nil,
 		},
-		"nothing":          {nil, nil, nil},
-		"a quantity alone": {map[string]string{"quantity": "1"}, nil, nil},
-		"a price alone":    {map[string]string{"price": "1"}, nil, nil},
-		"the buyer": {map[string]string{"content_name": "For Grace Hopper"}, nil, dropped("content_name",
-			purchase.DropPersonal, 1)},
-		"an address": {map[string]string{"content_id": "other@example.com"}, nil, dropped("content_id",
-			purchase.DropPersonal, 1)},
-		"an address in a list": {
-			map[string]string{"content_ids": "1,other@example.com"},
-			&purchase.Content{IDs: []string{"1"}}, dropped("content_ids", purchase.DropPersonal, 1),
+		"none":          {nil, nil, nil},
+		"only quantity": {metadata{"quantity": "1"}, nil, nil},
+		"only price":    {metadata{"price": "1"}, nil, nil},
+		"buyer's name":  {metadata{"content_name": "For Grace Hopper"}, nil, dropped("content_name", personal, 1)},
+		"e-mail":        {metadata{"content_id": "other@example.com"}, nil, dropped("content_id", personal, 1)},
+		"e-mail in a list": {
+			metadata{"content_ids": "1,other@example.com"}, ids("1"), dropped("content_ids", personal, 1),
 		},
-		"too long": {
-			map[string]string{"content_id": strings.Repeat("x", 501)},
-			nil,
-			dropped("content_id", purchase.DropTooLong, 1),
-		},
-		"a line end": {map[string]string{"content_name": "a\nb"}, nil, dropped("content_name",
-			purchase.DropInvalid, 1)},
-		"a macro": {
-			map[string]string{"content_id": "{{product.id}}", "brand": "Example"},
-			&purchase.Content{Brand: "Example"}, dropped("content_id", purchase.DropPlaceholder, 1),
+		"too long": {metadata{"content_id": strings.Repeat("x", 501)}, nil, dropped("content_id", tooLong, 1)},
+		"line end": {metadata{"content_name": "a\nb"}, nil, dropped("content_name", invalid, 1)},
+		"macro": {
+			metadata{"content_id": "{{product.id}}", "brand": "Example"},
+			&purchase.Content{Brand: "Example"}, dropped("content_id", placeholder, 1),
 		},
 	} {
-		got, gone := contents(tc.metadata)
-		if diff := cmp.Diff(tc.want, got) + cmp.Diff(tc.dropped, gone); diff != "" {
-			t.Errorf("%s:\n%s", name, diff)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, gotDropped := read(tc.metadata)
+			if diff := cmp.Diff(tc.want, got) + cmp.Diff(tc.dropped, gotDropped); diff != "" {
+				t.Errorf("content (-want +got):\n%s", diff)
+			}
+		})
 	}
 	for _, quantity := range []string{"0", "-1", "1.5", "many", "9999999999999", "+"} {
-		got, gone := contents(map[string]string{"content_id": "42", "quantity": quantity})
-		if diff := cmp.Diff(&purchase.Content{ID: "42"}, got) + cmp.Diff(dropped("quantity", purchase.DropInvalid,
-			1), gone); diff != "" {
-			t.Errorf("quantity %s:\n%s", quantity, diff)
+		got, gotDropped := read(metadata{"content_id": "42", "quantity": quantity})
+		want := dropped("quantity", invalid, 1)
+		if diff := cmp.Diff(&purchase.Content{ID: "42"}, got) + cmp.Diff(want, gotDropped); diff != "" {
+			t.Errorf("quantity %q (-want +got):\n%s", quantity, diff)
 		}
 	}
 	for price, want := range map[string]json.Number{
@@ -281,67 +372,61 @@ func TestNewContent(t *testing.T) {
 		"-1": "", "29,99": "", "$5": "", "5 USD": "", "1e3": "", "5.": "", ".5": "", "1.2.3": "",
 		"NaN1": "", "0x10": "", strings.Repeat("9", 21): "",
 	} {
-		got, gone := contents(map[string]string{"content_id": "42", "price": price})
-		if got.Price != want || (want == "") != (len(gone) == 1) {
-			t.Errorf("price %q becomes %q, dropped %v, want %q", price, got.Price, gone, want)
+		got, gotDropped := read(metadata{"content_id": "42", "price": price})
+		if got.Price != want || (want == "") != (len(gotDropped) == 1) {
+			t.Errorf("price %q = %q, dropped %v, want %q", price, got.Price, gotDropped, want)
 		}
 	}
 }
 
-// dropped is one key, dropped n times for one reason.
-func dropped(key string, reason purchase.DropReason, n int) (list []purchase.Dropped) {
-	return slices.Repeat([]purchase.Dropped{{Key: key, Reason: reason}}, n)
-}
-
-func TestLateClick(t *testing.T) {
+func TestPurchase_LateClick(t *testing.T) {
+	const day, week = 24 * time.Hour, 7 * 24 * time.Hour
 	began := time.Unix(1_790_000_000, 0).UTC()
-	week := 7 * 24 * time.Hour
-	at := func(ago time.Duration) string { return fmt.Sprint(began.Add(-ago).Unix()) }
+	clicked := func(ago time.Duration) string { return fmt.Sprint(began.Add(-ago).Unix()) }
 	for name, tc := range map[string]struct {
-		metadata map[string]string
-		paid     time.Duration // after the checkout began
-		want     bool
+		ttclid, ttclidAt string
+		paid             time.Duration // after the checkout began
+		window           time.Duration
+		want             bool
 	}{
-		"at once":                  {map[string]string{"ttclid": "a"}, time.Minute, false},
-		"paid after eight days":    {map[string]string{"ttclid": "a"}, week + 24*time.Hour, true},
-		"clicked eight days ago":   {map[string]string{"ttclid": "a", "ttclid_at": at(week + 24*time.Hour)}, 0, true},
-		"in milliseconds":          {map[string]string{"ttclid": "a", "ttclid_at": at(week+24*time.Hour) + "000"}, 0, true},
-		"clicked six days ago":     {map[string]string{"ttclid": "a", "ttclid_at": at(week - 24*time.Hour)}, 0, false},
-		"no click id":              {map[string]string{"ttclid_at": at(9 * week)}, 0, false},
-		"clicked in the future":    {map[string]string{"ttclid": "a", "ttclid_at": at(-9 * week)}, 0, false},
-		"clicked in the year 1970": {map[string]string{"ttclid": "a", "ttclid_at": "7"}, 0, false},
-		"no time":                  {map[string]string{"ttclid": "a", "ttclid_at": "yesterday"}, 0, false},
+		"paid after a minute":      {"a", "", time.Minute, week, false},
+		"paid after eight days":    {"a", "", 8 * day, week, true},
+		"clicked eight days ago":   {"a", clicked(8 * day), 0, week, true},
+		"in milliseconds":          {"a", clicked(8*day) + "000", 0, week, true},
+		"clicked six days ago":     {"a", clicked(6 * day), 0, week, false},
+		"no click id":              {"", clicked(9 * week), 0, week, false},
+		"clicked in the future":    {"a", clicked(-9 * week), 0, week, false},
+		"clicked in 1970":          {"a", "7", 0, week, false},
+		"malformed time":           {"a", "yesterday", 0, week, false},
+		"window of a day":          {"a", clicked(week), 0, day, true},
+		"a second over the window": {"a", clicked(week), 0, week - time.Second, true},
+		"end of the window":        {"a", clicked(week), 0, week, false},
+		"window of four weeks":     {"a", clicked(week), 0, 4 * week, false},
 	} {
-		c := &purchase.Checkout{Created: began, Metadata: tc.metadata}
-		p := purchase.Purchase{At: began.Add(tc.paid), Keys: keysFor("", c), ClickExpires: purchase.ClickExpiry(c,
-			week)}
-		if got := p.LateClick(); got != tc.want || (p.Mask()&purchase.LateClick != 0) != tc.want {
-			t.Errorf("%s: %v, mask %b", name, got, p.Mask())
-		}
-	}
-	c := &purchase.Checkout{Created: began, Metadata: map[string]string{"ttclid": "a", "ttclid_at": at(week)}}
-	for window, want := range map[time.Duration]bool{
-		24 * time.Hour: true, week - time.Second: true, week: false,
-		4 * week: false,
-	} {
-		p := purchase.Purchase{At: began, Keys: keysFor("", c), ClickExpires: purchase.ClickExpiry(c, window)}
-		if got := p.LateClick(); got != want {
-			t.Errorf("a click of a week ago in a window of %s is late: %v, want %v", window, got, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			metadata := map[string]string{"ttclid": tc.ttclid, "ttclid_at": tc.ttclidAt}
+			c := &purchase.Checkout{Created: began, Metadata: metadata}
+			expires := purchase.ClickExpiry(c, tc.window)
+			p := purchase.Purchase{At: began.Add(tc.paid), Keys: keysFor("", c), ClickExpires: expires}
+			if got := p.LateClick(); got != tc.want || (p.Mask()&purchase.LateClickMask != 0) != tc.want {
+				t.Errorf("LateClick = %t, mask %b, want %t", got, p.Mask(), tc.want)
+			}
+		})
 	}
 }
 
-func TestMask(t *testing.T) {
-	keys := purchase.MatchKeys{
-		Email: "a", TTCLID: "b", PageURL: "c", ExternalID: "not counted", Referrer: "not counted",
-	}
-	if got := keys.Mask(); got != 1|4|64 {
-		t.Errorf("mask %b", got)
-	}
-	full := purchase.MatchKeys{
-		Email: "a", Phone: "a", TTCLID: "a", TTP: "a", IP: "a", UserAgent: "a", PageURL: "a", FirstName: "a", City: "a",
-	}
-	if got := full.Mask(); got != 1<<purchase.MatchKeyKinds-1 {
-		t.Errorf("mask %b", got)
+func TestMatchKeys_Mask(t *testing.T) {
+	for want, keys := range map[int16]purchase.MatchKeys{
+		1 | 4 | 64: {
+			Email: "a", TTCLID: "b", PageURL: "c", ExternalID: "not counted", Referrer: "not counted",
+		},
+		1<<purchase.MatchKeyKinds - 1: {
+			Email: "a", Phone: "a", TTCLID: "a", TTP: "a", IP: "a", UserAgent: "a", PageURL: "a", FirstName: "a",
+			City: "a",
+		},
+	} {
+		if got := keys.Mask(); got != want {
+			t.Errorf("Mask = %b, want %b", got, want)
+		}
 	}
 }

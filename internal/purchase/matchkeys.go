@@ -8,29 +8,28 @@ import (
 	"unicode/utf8"
 )
 
-// MatchKeys is what TikTok may use to find the buyer. Personal data is SHA-256 hex, lower case; the rest
-// is public or a technical identifier. An empty field is unknown and is never sent.
+// MatchKeys identify the buyer to TikTok. Personal data is SHA-256 in lower-case hex; the rest is public or a
+// technical identifier. An empty field is unknown and is not sent.
 type MatchKeys struct {
 	Email      string `json:"email,omitempty"`       // SHA-256 of the normalised address
 	Phone      string `json:"phone,omitempty"`       // SHA-256 of the number in E.164
-	ExternalID string `json:"external_id,omitempty"` // SHA-256 of our profile id
+	ExternalID string `json:"external_id,omitempty"` // SHA-256 of the profile id
 	TTCLID     string `json:"ttclid,omitempty"`      // TikTok's click id
 	TTP        string `json:"ttp,omitempty"`         // TikTok's first-party cookie
 	IP         string `json:"ip,omitempty"`          // the buyer's, v4 or v6
 	UserAgent  string `json:"user_agent,omitempty"`  // the buyer's
-	PageURL    string `json:"page_url,omitempty"`    // where the checkout began
-	Referrer   string `json:"referrer,omitempty"`    // where the buyer came from
+	PageURL    string `json:"page_url,omitempty"`    // page of the checkout
+	Referrer   string `json:"referrer,omitempty"`    // page before it
 	FirstName  string `json:"first_name,omitempty"`  // SHA-256 of the name's first word
-	LastName   string `json:"last_name,omitempty"`   // SHA-256 of its other words
+	LastName   string `json:"last_name,omitempty"`   // SHA-256 of the other words
 	Zip        string `json:"zip_code,omitempty"`    // SHA-256 of the postal code
-	City       string `json:"city,omitempty"`        // plain, as TikTok wants it: lower-case letters alone
-	State      string `json:"state,omitempty"`       // the same
-	Country    string `json:"country,omitempty"`     // the same: two letters
-	Locale     string `json:"locale,omitempty"`      // the checkout's language, such as pt-BR
+	City       string `json:"city,omitempty"`        // plain text, as TikTok requires: lower-case letters only
+	State      string `json:"state,omitempty"`       // like City
+	Country    string `json:"country,omitempty"`     // plain text: two lower-case letters
+	Locale     string `json:"locale,omitempty"`      // the checkout's language, for example pt-BR
 }
 
-// The metadata keys of a checkout session that carry the buyer's side. The webhook's own address and
-// user agent are Stripe's and never used.
+// The metadata keys of a checkout session. The webhook's own IP address and user agent are Stripe's.
 const (
 	metaTTCLID    = "ttclid"
 	metaTTP       = "ttp"
@@ -58,31 +57,31 @@ const (
 	maxZip       = 64
 )
 
-// Dropped is a match key that was there and could not be used.
+// Dropped is an unusable match key or content field.
 type Dropped struct {
-	Key    string // as TikTok calls it
+	Key    string // TikTok's name
 	Reason DropReason
 }
 
-// DropReason says why a match key was dropped; also a metric's label.
+// DropReason is why a value was dropped; also a metric's label.
 type DropReason string
 
 // The reasons.
 const (
-	DropInvalid     DropReason = "invalid"     // not of the key's form
-	DropTooLong     DropReason = "too_long"    // longer than anything of the kind
-	DropWrongType   DropReason = "wrong_type"  // a value of the metadata that is no text
-	DropPersonal    DropReason = "personal"    // it names the buyer in plain text
-	DropPlaceholder DropReason = "placeholder" // it only looks like a value: "undefined", "__CLICKID__"
-	DropNotPublic   DropReason = "not_public"  // an address that no buyer can have: private, loopback, shared
+	DropInvalid     DropReason = "invalid"     // malformed
+	DropTooLong     DropReason = "too_long"    // over the key's limit
+	DropWrongType   DropReason = "wrong_type"  // a metadata value that is not a string
+	DropPersonal    DropReason = "personal"    // contains the buyer's personal data
+	DropPlaceholder DropReason = "placeholder" // not a value: "undefined", "__CLICKID__"
+	DropNotPublic   DropReason = "not_public"  // a private, loopback or shared IP address
 )
 
-// DropReasons lists them.
+// DropReasons returns every reason.
 func DropReasons() []DropReason {
 	return []DropReason{DropInvalid, DropTooLong, DropWrongType, DropPersonal, DropPlaceholder, DropNotPublic}
 }
 
-// DropKeys lists what may be dropped.
+// DropKeys returns every key that may be dropped.
 func DropKeys() []string {
 	return []string{
 		"phone", "ttclid", "ttp", "ip", "user_agent", "page_url", "referrer",
@@ -91,106 +90,106 @@ func DropKeys() []string {
 	}
 }
 
-// gatherer collects the keys of one checkout and notes what it drops.
-type gatherer struct {
+// collector reads the keys of one checkout and records the dropped ones.
+type collector struct {
 	buyer
-	c       *Checkout
-	dropped []Dropped
+	checkout *Checkout
+	dropped  []Dropped
 }
 
-// take returns the value that clean makes of raw, or "". A value that is longer than limit characters, a
-// placeholder or unusable is noted as dropped.
-func (g *gatherer) take(
-	key, raw string, limit int, empty func(string) bool, clean func(string) string,
+// read returns clean(raw), or "". It drops a value of more than max characters, a placeholder, and one that
+// clean rejects with "".
+func (k *collector) read(
+	key, raw string, max int, placeholder func(string) bool, clean func(string) string,
 ) string {
 	switch raw = strings.TrimSpace(raw); {
 	case raw == "":
 		return ""
-	case len(raw) > limit && utf8.RuneCountInString(raw) > limit:
-		return g.drop(key, DropTooLong)
+	case len(raw) > max && utf8.RuneCountInString(raw) > max:
+		return k.drop(key, DropTooLong)
 	}
-	raw = tidy(raw)
-	if empty(raw) {
-		return g.drop(key, DropPlaceholder)
+	raw = normalise(raw)
+	if placeholder(raw) {
+		return k.drop(key, DropPlaceholder)
 	}
 	if value := clean(raw); value != "" {
 		return value
 	}
-	return g.drop(key, DropInvalid)
+	return k.drop(key, DropInvalid)
 }
 
-// plain is take for what is sent as it is and therefore must not name the buyer.
-func (g *gatherer) plain(key, raw string, limit int, clean func(string) string) string {
-	return g.impersonal(key, g.take(key, raw, limit, placeholder, clean))
+// readPlain is read for a value that is sent unhashed: it also drops personal data.
+func (k *collector) readPlain(key, raw string, max int, clean func(string) string) string {
+	return k.rejectPersonal(key, k.read(key, raw, max, isPlaceholder, clean))
 }
 
-func (g *gatherer) impersonal(key, value string) string {
-	if value != "" && g.in(value) {
-		return g.drop(key, DropPersonal)
+func (k *collector) rejectPersonal(key, value string) string {
+	if value != "" && k.foundIn(value) {
+		return k.drop(key, DropPersonal)
 	}
 	return value
 }
 
-// meta is a value of the checkout's metadata, without quotes around it.
-func (g *gatherer) meta(key, name string) string {
-	if g.c.NotText[name] {
-		g.drop(key, DropWrongType)
+// metadata returns a value of the checkout's metadata without surrounding quotes.
+func (k *collector) metadata(key, name string) string {
+	if k.checkout.NonStrings[name] {
+		k.drop(key, DropWrongType)
 	}
-	value := g.c.Metadata[name]
+	value := k.checkout.Metadata[name]
 	if len(value) > 2 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
 		value = value[1 : len(value)-1]
 	}
 	return value
 }
 
-func (g *gatherer) drop(key string, reason DropReason) string {
-	g.dropped = append(g.dropped, Dropped{key, reason})
+func (k *collector) drop(key string, reason DropReason) string {
+	k.dropped = append(k.dropped, Dropped{key, reason})
 	return ""
 }
 
-// page is a web address without what names the buyer.
-func (g *gatherer) page(key, name string) string {
+// readURL reads a URL and removes personal data from it.
+func (k *collector) readURL(key, name string) string {
 	personal := false
-	value := g.take(key, g.meta(key, name), maxURL, placeholder, func(raw string) (clean string) {
-		clean, personal = g.cleanURL(raw)
+	value := k.read(key, k.metadata(key, name), maxURL, isPlaceholder, func(raw string) (clean string) {
+		clean, personal = k.cleanURL(raw)
 		return clean
 	})
 	if personal {
-		g.drop(key, DropPersonal)
+		k.drop(key, DropPersonal)
 	}
 	return value
 }
 
-// clickID returns the first usable click id: of the metadata, of the page's address, of the referrer's where
-// both have one host or one is below the other, of a Payment Link's reference.
-func (g *gatherer) clickID(page, referrer string) string {
-	if id := g.plain("ttclid", g.meta("ttclid", metaTTCLID), maxValue, cleanClickID); id != "" {
+// readClickID returns the first usable click id, from the metadata, the page, the referrer (of the same
+// site), or a Payment Link's reference.
+func (k *collector) readClickID(page, referrer string) string {
+	if id := k.readPlain("ttclid", k.metadata("ttclid", metaTTCLID), maxValue, cleanClickID); id != "" {
 		return id
 	}
 	sources := []string{metaPageURL}
-	if related(page, referrer) {
+	if sameSite(page, referrer) {
 		sources = append(sources, metaReferrer)
 	}
 	for _, source := range sources {
-		id, reason := g.clickIDIn(g.c.Metadata[source])
+		id, reason := k.clickIDInURL(k.checkout.Metadata[source])
 		if id != "" {
 			return id
 		}
 		if reason != "" {
-			g.drop("ttclid", reason)
+			k.drop("ttclid", reason)
 		}
 	}
-	id := ClickIDOfReference(g.c.Reference)
-	if id != "" && placeholder(id) {
-		return g.drop("ttclid", DropPlaceholder)
+	id := ClickIDFromReference(k.checkout.Reference)
+	if id != "" && isPlaceholder(id) {
+		return k.drop("ttclid", DropPlaceholder)
 	}
-	return g.impersonal("ttclid", id)
+	return k.rejectPersonal("ttclid", id)
 }
 
-// related reports whether two clean addresses belong to one site.
-func related(page, referrer string) bool {
-	a, okA := parseWeb(page)
-	b, okB := parseWeb(referrer)
+// sameSite reports whether two clean URLs have the same host, or one host is a subdomain of the other.
+func sameSite(page, referrer string) bool {
+	a, okA := parseURL(page)
+	b, okB := parseURL(referrer)
 	if !okA || !okB {
 		return false
 	}
@@ -199,75 +198,73 @@ func related(page, referrer string) bool {
 	return hostA == hostB || strings.HasSuffix(hostA, "."+hostB) || strings.HasSuffix(hostB, "."+hostA)
 }
 
-// NewMatchKeys collects the match keys of a checkout. Each is checked on its own, and an unusable one is
-// dropped alone, with its reason. email is the normalised address, "" for none. ExternalID stays empty: the
-// ledger knows the profile.
+// NewMatchKeys reads the match keys of a checkout. An unusable one is dropped without the others. email is
+// the normalised address; "": none. ExternalID remains empty: the ledger sets it with the profile.
 func NewMatchKeys(email string, c *Checkout) (keys MatchKeys, dropped []Dropped) {
-	// A shop may have put the buyer's own data anywhere.
-	g := &gatherer{buyer: newBuyer(email, c), c: c}
+	k := &collector{buyer: newBuyer(email, c), checkout: c}
 	keys = MatchKeys{
 		Email:     HashEmail(email),
-		Phone:     g.take("phone", c.Phone, maxName, placeholder, HashPhone),
-		TTP:       g.plain("ttp", g.meta("ttp", metaTTP), maxValue, cleanClickID),
-		IP:        g.ip(),
-		UserAgent: g.plain("user_agent", g.meta("user_agent", metaUserAgent), maxUserAgent, cleanText),
-		PageURL:   g.page("page_url", metaPageURL),
-		Referrer:  g.page("referrer", metaReferrer),
-		Zip:       g.take("zip_code", c.Address.PostalCode, maxZip, placeholder, HashZip),
-		City:      g.place("city", c.Address.City),
-		State:     g.place("state", c.Address.State),
-		Country:   g.take("country", c.Address.Country, maxName, placeholder, cleanCountry),
-		Locale:    g.locale(),
+		Phone:     k.read("phone", c.Phone, maxName, isPlaceholder, HashPhone),
+		TTP:       k.readPlain("ttp", k.metadata("ttp", metaTTP), maxValue, cleanClickID),
+		IP:        k.readIP(),
+		UserAgent: k.readPlain("user_agent", k.metadata("user_agent", metaUserAgent), maxUserAgent, cleanText),
+		PageURL:   k.readURL("page_url", metaPageURL),
+		Referrer:  k.readURL("referrer", metaReferrer),
+		Zip:       k.read("zip_code", c.Address.PostalCode, maxZip, isPlaceholder, HashZip),
+		City:      k.readPlace("city", c.Address.City),
+		State:     k.readPlace("state", c.Address.State),
+		Country:   k.read("country", c.Address.Country, maxName, isPlaceholder, cleanCountry),
+		Locale:    k.readLocale(),
 	}
-	keys.TTCLID = g.clickID(keys.PageURL, keys.Referrer)
-	keys.FirstName, keys.LastName = g.names()
-	return keys, g.dropped
+	keys.TTCLID = k.readClickID(keys.PageURL, keys.Referrer)
+	keys.FirstName, keys.LastName = k.readNames()
+	return keys, k.dropped
 }
 
-// ip is the buyer's address.
-func (g *gatherer) ip() string {
-	raw := g.take("ip", g.meta("ip", metaIP), maxValue, placeholder, cleanText)
+// readIP reads the buyer's IP address.
+func (k *collector) readIP() string {
+	raw := k.read("ip", k.metadata("ip", metaIP), maxValue, isPlaceholder, cleanText)
 	if raw == "" {
 		return ""
 	}
 	ip, reason := cleanIP(raw)
 	if ip == "" {
-		return g.drop("ip", reason)
+		return k.drop("ip", reason)
 	}
 	return ip
 }
 
-// place is a city or a state.
-func (g *gatherer) place(key, raw string) string {
-	empty := func(place string) bool { return placeholderPlace(place, g.c.Address.Country) }
-	return g.impersonal(key, g.take(key, raw, maxName, empty, cleanPlace))
+// readPlace reads a city or a state.
+func (k *collector) readPlace(key, raw string) string {
+	placeholder := func(place string) bool { return isPlaceholderPlace(place, k.checkout.Address.Country) }
+	return k.rejectPersonal(key, k.read(key, raw, maxName, placeholder, cleanPlace))
 }
 
-// locale is the checkout's language, "" where the browser chose it.
-func (g *gatherer) locale() string {
-	if strings.EqualFold(g.c.Locale, "auto") {
+// readLocale reads the checkout's language; "": the browser's.
+func (k *collector) readLocale() string {
+	if strings.EqualFold(k.checkout.Locale, "auto") {
 		return ""
 	}
-	return g.take("locale", g.c.Locale, maxName, placeholder, cleanLocale)
+	return k.read("locale", k.checkout.Locale, maxName, isPlaceholder, cleanLocale)
 }
 
-// cleanLocale is a language with an optional script and region (RFC 5646), in the usual case: "pt-BR",
-// "zh-Hant-TW", "es-419".
+// cleanLocale returns a language tag of RFC 5646 with an optional script and region in canonical case:
+// "pt-BR", "zh-Hant-TW", "es-419".
 func cleanLocale(raw string) string {
 	parts := strings.Split(strings.ReplaceAll(raw, "_", "-"), "-")
 	if len(parts) > 3 {
 		return ""
 	}
 	for i, part := range parts {
-		letters := strings.ToLower(part)
-		alphabetic := isASCII(part) && only(unicode.IsLetter, part) == letters
+		lower := strings.ToLower(part)
+		alphabetic := isASCII(part) && onlyLetters(part) == lower
+		numeric := strings.Trim(part, asciiDigits) == ""
 		switch n := len(part); {
 		case i == 0 && alphabetic && (n == 2 || n == 3):
-			parts[i] = letters
+			parts[i] = lower
 		case i == 1 && alphabetic && n == 4:
-			parts[i] = strings.ToUpper(letters[:1]) + letters[1:]
-		case i > 0 && i == len(parts)-1 && (alphabetic && n == 2 || n == 3 && strings.Trim(part,
-			"0123456789") == ""):
+			parts[i] = strings.ToUpper(lower[:1]) + lower[1:]
+		case i > 0 && i == len(parts)-1 && (alphabetic && n == 2 || numeric && n == 3):
 			parts[i] = strings.ToUpper(part)
 		default:
 			return ""
@@ -276,14 +273,14 @@ func cleanLocale(raw string) string {
 	return strings.Join(parts, "-")
 }
 
-// names hashes the buyer's name: its first word, and the others.
-func (g *gatherer) names() (first, last string) {
-	name := g.take("name", g.c.Name, maxName, placeholderName, cleanName)
+// readNames returns the hashes of the name's first word and of its other words.
+func (k *collector) readNames() (first, last string) {
+	name := k.read("name", k.checkout.Name, maxName, isPlaceholderName, cleanName)
 	first, last, _ = strings.Cut(name, " ")
 	return hash(first), hash(last)
 }
 
-// cleanName is a name in lower case, one blank between its words; "" for what is none.
+// cleanName returns a name in lower case with single blanks.
 func cleanName(raw string) string {
 	if !printable(raw) || strings.ContainsRune(raw, '@') || strings.IndexFunc(raw, unicode.IsLetter) < 0 {
 		return ""
@@ -291,27 +288,27 @@ func cleanName(raw string) string {
 	return strings.Join(strings.Fields(strings.ToLower(raw)), " ")
 }
 
-// cleanPlace is a city or a state as TikTok takes it: lower-case letters alone.
+// cleanPlace returns the lower-case letters of a city or a state.
 func cleanPlace(raw string) string {
 	if !printable(raw) || strings.ContainsRune(raw, '@') {
 		return ""
 	}
-	return only(unicode.IsLetter, raw)
+	return onlyLetters(raw)
 }
 
-// cleanCountry is a country's code of two letters, in lower case.
+// cleanCountry returns a two-letter country code in lower case.
 func cleanCountry(raw string) string {
-	if len(raw) != 2 || only(unicode.IsLetter, raw) != strings.ToLower(raw) {
+	if len(raw) != 2 || onlyLetters(raw) != strings.ToLower(raw) {
 		return ""
 	}
 	return strings.ToLower(raw)
 }
 
-// HashZip returns the SHA-256 hex of a postal code without blanks and dashes, in lower case, or "" when it is
-// unusable. A hash is passed on in lower case.
+// HashZip returns the SHA-256 hex of a lower-case postal code without blanks and dashes, or "" if it is
+// invalid. A hash is returned in lower case.
 func HashZip(raw string) string {
 	s := strings.ToLower(strings.TrimSpace(raw))
-	if hexHash(s) {
+	if isHexHash(s) {
 		return s
 	}
 	s = strings.Map(func(r rune) rune {
@@ -320,22 +317,20 @@ func HashZip(raw string) string {
 		}
 		return halfWidth(r)
 	}, s)
-	if !consists(s, 12, "") {
+	if !alphanumeric(s, 12, "") {
 		return ""
 	}
 	return hash(s)
 }
 
-// referencePrefix marks a client_reference_id that carries a click id: a merchant's own references have
-// another form.
+// referencePrefix distinguishes a click id from the merchant's own references.
 const referencePrefix = "ttclid-"
 
-// ClickIDOfReference reads the click id that a Payment Link carries in its client_reference_id, "" where it
-// carries none. Stripe takes letters, digits, '-' and '_' there, at most 200, so that '_' is written as "__"
-// and '.' as "_d".
-func ClickIDOfReference(reference string) string {
-	escaped, ours := strings.CutPrefix(reference, referencePrefix)
-	if !ours || len(reference) > 200 {
+// ClickIDFromReference decodes the click id in a Payment Link's client_reference_id; "": none. Stripe accepts
+// at most 200 letters, digits, '-' and '_', so '_' is encoded as "__" and '.' as "_d".
+func ClickIDFromReference(reference string) string {
+	escaped, found := strings.CutPrefix(reference, referencePrefix)
+	if !found || len(reference) > 200 {
 		return ""
 	}
 	var id strings.Builder
@@ -356,8 +351,8 @@ func ClickIDOfReference(reference string) string {
 	return cleanClickID(id.String())
 }
 
-// hexHash reports whether a value is a SHA-256 hash in hex already.
-func hexHash(s string) bool {
+// isHexHash reports whether s is a SHA-256 hash in hex.
+func isHexHash(s string) bool {
 	if len(s) != hex.EncodedLen(sha256.Size) {
 		return false
 	}
@@ -365,34 +360,34 @@ func hexHash(s string) bool {
 	return err == nil
 }
 
-// IsHash reports whether a value is a SHA-256 hash in lower-case hex already.
-func IsHash(s string) bool { return hexHash(s) && s == strings.ToLower(s) }
+// IsHash reports whether s is a SHA-256 hash in lower-case hex.
+func IsHash(s string) bool { return isHexHash(s) && s == strings.ToLower(s) }
 
-// HashExternalID returns the SHA-256 hex of an id of ours, trimmed. A hash is passed on; "" stays "".
+// HashExternalID returns the SHA-256 hex of a trimmed id. A hash is returned unchanged; "" returns "".
 func HashExternalID(raw string) string { return hash(strings.TrimSpace(raw)) }
 
-// hash never makes the hash of the empty string: it would match every buyer without the key.
+// hash returns "" for "": the hash of the empty string would match every buyer without the key.
 func hash(s string) string {
 	switch {
 	case s == "":
 		return ""
-	case hexHash(s):
+	case isHexHash(s):
 		return strings.ToLower(s)
 	}
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
 }
 
-// cleanClickID is a click id or a cookie of TikTok's: letters, digits and the signs that an address leaves
-// unescaped.
+// cleanClickID returns one of TikTok's click ids or cookies: letters, digits and the characters that URLs
+// leave unescaped.
 func cleanClickID(raw string) string {
-	if s := strings.TrimSpace(unescape(raw)); consists(s, maxValue, "._~-") {
+	if s := strings.TrimSpace(unescape(raw)); alphanumeric(s, maxValue, "._~-") {
 		return s
 	}
 	return ""
 }
 
-// cleanText is a text without control characters.
+// cleanText rejects control characters.
 func cleanText(raw string) string {
 	if !printable(raw) {
 		return ""
@@ -400,10 +395,10 @@ func cleanText(raw string) string {
 	return raw
 }
 
-// MatchKeyKinds is how many kinds of match keys are counted.
+// MatchKeyKinds is the number of counted kinds of match keys.
 const MatchKeyKinds = 9
 
-// MatchKeyNames names them, in the order of Mask's bits.
+// MatchKeyNames returns the names of the kinds, in the order of Mask's bits.
 func MatchKeyNames() [MatchKeyKinds]string {
 	return [MatchKeyKinds]string{
 		"E-mail", "Phone", "ttclid", "ttp", "IP", "User agent", "Page", "Name", "Address",
@@ -420,11 +415,11 @@ func KeyNames(mask int16) (names []string) {
 	return names
 }
 
-// LateClick is the bit beside Mask's that marks a click id older than CLICK_WINDOW at the purchase.
-const LateClick int16 = 1 << MatchKeyKinds
+// LateClickMask is the bit after Mask's: the click is older than CLICK_WINDOW.
+const LateClickMask int16 = 1 << MatchKeyKinds
 
-// Mask returns which of the counted keys are there: bit 0 the e-mail, then phone, ttclid, ttp, IP, user agent,
-// page, name, and an address finer than a country.
+// Mask returns the present kinds of keys: bit 0 is the e-mail address, then phone, ttclid, ttp, IP, user
+// agent, page, name, and address (a postal code or a city).
 func (k *MatchKeys) Mask() int16 {
 	mask := int16(0)
 	for bit, value := range [MatchKeyKinds]string{

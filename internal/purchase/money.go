@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Stripe's own table of decimals, which is no ISO table: ISK, UGX, HUF and TWD have two decimals here
-// (500 = 5 ISK). Source: Stripe's documentation of currencies, "zero-decimal" and "three-decimal".
+// Stripe's table of decimals, which differs from ISO 4217: ISK, UGX, HUF and TWD have two (500 = 5 ISK).
+// Source: Stripe's documentation of currencies, "zero-decimal" and "three-decimal".
 const (
 	noDecimals    = " bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf "
 	threeDecimals = " bhd jod kwd omr tnd "
 )
 
-// Decimals returns how many decimals Stripe counts for a currency (any case): 0, 2 or 3.
+// Decimals returns the number of decimals of a currency (any case) at Stripe: 0, 2 or 3.
 func Decimals(currency string) int {
 	c := " " + strings.ToLower(currency) + " "
 	switch {
@@ -25,9 +25,8 @@ func Decimals(currency string) int {
 	}
 }
 
-// Major writes an amount of minor units as a decimal number in major units, with the currency's own
-// number of decimals and without rounding: Major(2999, "usd") = "29.99", Major(800, "jpy") = "800". The
-// text is a JSON number.
+// Major formats an amount in minor units as a JSON number in major units, with the currency's decimals and
+// without rounding: Major(2999, "usd") = "29.99", Major(800, "jpy") = "800".
 func Major(minor int64, currency string) string {
 	n := Decimals(currency)
 	digits := strconv.FormatInt(minor, 10)
@@ -47,21 +46,23 @@ func Major(minor int64, currency string) string {
 // ValueBasis is the part of a payment that is a purchase's value. The zero value is ValueTotal.
 type ValueBasis string
 
-// The parts.
+// The bases.
 const (
-	ValueTotal ValueBasis = "total" // what the buyer paid
-	ValueNet   ValueBasis = "net"   // less tax and shipping, as far as Stripe names them
+	ValueTotal ValueBasis = "total"
+	ValueNet   ValueBasis = "net" // total less tax and shipping, as far as known
 )
 
-// OfCheckout returns a checkout's value in the currency's smallest unit, nil where Stripe named no usable
-// total.
-func (b ValueBasis) OfCheckout(c *Checkout) *int64 { return b.of(c.AmountTotal, c.Tax, c.Shipping) }
+// CheckoutAmount returns a checkout's value in the currency's smallest unit; nil: unknown.
+func (b ValueBasis) CheckoutAmount(c *Checkout) *int64 {
+	return b.amount(c.AmountTotal, c.Tax, c.Shipping)
+}
 
-// OfInvoice returns a paid invoice's value in the currency's smallest unit, nil where Stripe named no usable
-// amount.
-func (b ValueBasis) OfInvoice(i *Invoice) *int64 { return b.of(i.AmountPaid, i.Tax, i.Shipping) }
+// InvoiceAmount returns a paid invoice's value in the currency's smallest unit; nil: unknown.
+func (b ValueBasis) InvoiceAmount(i *Invoice) *int64 {
+	return b.amount(i.AmountPaid, i.Tax, i.Shipping)
+}
 
-func (b ValueBasis) of(total *int64, parts ...*int64) *int64 {
+func (b ValueBasis) amount(total *int64, parts ...*int64) *int64 {
 	if total == nil || *total < 0 {
 		return nil
 	}
@@ -71,17 +72,16 @@ func (b ValueBasis) of(total *int64, parts ...*int64) *int64 {
 	net := *total
 	for _, part := range parts {
 		if part != nil && *part > 0 {
-			net -= min(net, *part) // money moved: a sale is never worth less than nothing
+			net -= min(net, *part) // never below 0
 		}
 	}
 	return &net
 }
 
-// Free reports whether a checkout moved no money: a trial, a full discount or a free order. Stripe calls some
-// of them paid.
+// Free reports whether a checkout costs nothing: a trial, a full discount or a free order.
 func (c *Checkout) Free() bool { return c.AmountTotal != nil && *c.AmountTotal == 0 }
 
-// ValidCurrency says whether a code has ISO 4217's form (three ASCII letters).
+// ValidCurrency reports whether a code has the form of ISO 4217: three ASCII letters.
 func ValidCurrency(code string) bool {
 	if len(code) != 3 {
 		return false

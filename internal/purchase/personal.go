@@ -7,54 +7,53 @@ import (
 	"unicode/utf8"
 )
 
-// buyer is the personal data that must not leave in plain text, in the forms in which it is searched for in
-// what a shop wrote into a checkout's metadata.
+// buyer has the buyer's personal data in the forms that are searched for in a checkout's metadata. A shop may
+// write personal data into any field, and it must not leave in plain text.
 type buyer struct {
-	email string   // normalised
-	phone string   // the last digits of the number, without what differs between its spellings
-	names [][]byte // the full name in the usual orders, letters alone, lower case
-	short []byte   // instead a short name's words, a blank around each: its letters alone are part of many words
-	words []string // of the name, letters alone, lower case
+	email     string   // normalised
+	phone     string   // last digits of the number, which all its spellings share
+	fullNames [][]byte // the name in the usual orders, lower-case letters only
+	shortName []byte   // words of a short name between blanks: without them its letters match many texts
+	nameWords []string // lower-case letters only
 }
 
 func newBuyer(email string, c *Checkout) buyer {
 	b := buyer{email: email}
-	const fewest, compared = 8, 9
-	if digits, _, _, _ := readPhone(c.Phone); len(digits) >= fewest {
-		b.phone = digits[max(1, len(digits)-compared):]
+	const minDigits, comparedDigits = 8, 9
+	if digits, _, _, _ := parsePhone(c.Phone); len(digits) >= minDigits {
+		b.phone = digits[max(1, len(digits)-comparedDigits):]
 	}
-	for word := range strings.FieldsSeq(tidy(c.Name)) {
-		if word = only(unicode.IsLetter, word); word != "" {
-			b.words = append(b.words, word)
+	for word := range strings.FieldsSeq(normalise(c.Name)) {
+		if word = onlyLetters(word); word != "" {
+			b.nameWords = append(b.nameWords, word)
 		}
 	}
-	if len(b.words) < 2 || len(c.Name) > maxName { // one word is found in half of all texts
-		b.words = nil
+	if len(b.nameWords) < 2 || len(c.Name) > maxName { // a single word matches too many texts
+		b.nameWords = nil
 		return b
 	}
-	first, last := b.words[0], b.words[len(b.words)-1]
-	full := strings.Join(b.words, "")
-	const long = 6
-	if len(full) < long {
-		b.short = []byte(" " + strings.Join(b.words, " ") + " ")
+	first, last := b.nameWords[0], b.nameWords[len(b.nameWords)-1]
+	full := strings.Join(b.nameWords, "")
+	const minLength = 6
+	if len(full) < minLength {
+		b.shortName = []byte(" " + strings.Join(b.nameWords, " ") + " ")
 		return b
 	}
-	b.names = [][]byte{[]byte(full)}
-	if len(first)+len(last) >= long {
-		b.names = append(b.names, []byte(last+first))
-		if len(b.words) > 2 {
-			b.names = append(b.names, []byte(first+last))
+	b.fullNames = [][]byte{[]byte(full)}
+	if len(first)+len(last) >= minLength {
+		b.fullNames = append(b.fullNames, []byte(last+first))
+		if len(b.nameWords) > 2 {
+			b.fullNames = append(b.fullNames, []byte(first+last))
 		}
 	}
 	return b
 }
 
-// in reports whether a text names the buyer, or anybody's e-mail address, as it is written or with its
-// percent escapes decoded up to three times. What is encoded otherwise (base64, hexadecimal) is not searched.
-func (b *buyer) in(text string) bool {
-	const rounds = 3
-	for range rounds {
-		if b.plainIn(text) {
+// foundIn reports whether a text has the buyer's personal data or any e-mail address, with its percent
+// escapes decoded up to three times. Other encodings (base64, hexadecimal) are not decoded.
+func (b *buyer) foundIn(text string) bool {
+	for range maxUnescapes {
+		if b.foundInDecoded(text) {
 			return true
 		}
 		plain := unescape(text)
@@ -63,12 +62,15 @@ func (b *buyer) in(text string) bool {
 		}
 		text = plain
 	}
-	return b.plainIn(text)
+	return b.foundInDecoded(text)
 }
 
-// namesEmail reports whether a text has something like an e-mail address in it: characters around an '@', and
-// behind it a dot and two letters.
-func namesEmail(text string) bool {
+// maxUnescapes is how often escapes within escapes are decoded.
+const maxUnescapes = 3
+
+// containsEmail reports whether a text has an e-mail address: characters around an '@', then a dot and two
+// letters.
+func containsEmail(text string) bool {
 	const ends = " \t\n\v\f\r@/?&=:;,"
 	for {
 		before, after, found := strings.Cut(text, "@")
@@ -84,43 +86,36 @@ func namesEmail(text string) bool {
 			host = after[:end]
 		}
 		for dot := 1; dot < len(host); dot++ {
-			if host[dot] == '.' && twoLetters(host[dot+1:]) {
+			if host[dot] == '.' && startsWithTwoLetters(host[dot+1:]) {
 				return true
 			}
 		}
 	}
 }
 
-func twoLetters(s string) bool {
-	n := 0
-	for _, r := range s {
-		if !unicode.IsLetter(r) {
-			return false
-		}
-		if n++; n == 2 {
-			return true
-		}
-	}
-	return false
+func startsWithTwoLetters(s string) bool {
+	first, size := utf8.DecodeRuneInString(s)
+	second, _ := utf8.DecodeRuneInString(s[size:])
+	return unicode.IsLetter(first) && unicode.IsLetter(second)
 }
 
-func (b *buyer) plainIn(text string) bool {
+// foundInDecoded is foundIn for a text without escapes.
+func (b *buyer) foundInDecoded(text string) bool {
 	spaced := text
 	if !isASCII(text) {
-		spaced = strings.Map(halfWidth, tidy(text))
+		spaced = strings.Map(halfWidth, normalise(text))
 		text = foldEmail(text)
 	}
 	if strings.IndexByte(text, '@') >= 0 {
-		if namesEmail(spaced) || b.email != "" && strings.Contains(strings.ToLower(text), b.email) {
+		if containsEmail(spaced) || b.email != "" && strings.Contains(strings.ToLower(text), b.email) {
 			return true
 		}
 	}
-	if b.phone == "" && b.words == nil {
+	if b.phone == "" && b.nameWords == nil {
 		return false
 	}
-	// On the stack for all but the longest texts.
-	var roomLetters, roomDigits [640]byte
-	letters, digits := roomLetters[:0], roomDigits[:0]
+	var letterBuffer, digitBuffer [640]byte // on the stack for all but the longest texts
+	letters, digits := letterBuffer[:0], digitBuffer[:0]
 	for i := 0; i < len(spaced); i++ {
 		switch c := spaced[i]; {
 		case c >= '0' && c <= '9':
@@ -140,16 +135,16 @@ func (b *buyer) plainIn(text string) bool {
 	if b.phone != "" && len(digits) >= len(b.phone) && bytes.Contains(digits, []byte(b.phone)) {
 		return true
 	}
-	for _, name := range b.names {
+	for _, name := range b.fullNames {
 		if bytes.Contains(letters, name) {
 			return true
 		}
 	}
-	return b.short != nil && b.shortIn(spaced)
+	return b.shortName != nil && b.shortNameIn(spaced)
 }
 
-// shortIn looks for a short name as words of their own.
-func (b *buyer) shortIn(text string) bool {
+// shortNameIn reports whether a text has the short name as separate words.
+func (b *buyer) shortNameIn(text string) bool {
 	words := make([]byte, 1, len(text)+2)
 	words[0] = ' '
 	for _, r := range text {
@@ -159,29 +154,29 @@ func (b *buyer) shortIn(text string) bool {
 			words = append(words, ' ')
 		}
 	}
-	return bytes.Contains(append(words, ' '), b.short)
+	return bytes.Contains(append(words, ' '), b.shortName)
 }
 
-// inValues reports whether the values of a query together are the buyer's name: "?a=Grace&b=Hopper".
-func (b *buyer) inValues(query string) bool {
-	if b.words == nil || strings.IndexByte(query, '&') < 0 {
+// nameInValues reports whether several values of a query are parts of the name: "?a=Grace&b=Hopper".
+func (b *buyer) nameInValues(query string) bool {
+	if b.nameWords == nil || strings.IndexByte(query, '&') < 0 {
 		return false
 	}
 	found := 0
 	for pair := range strings.SplitSeq(query, "&") {
-		if _, value, _ := strings.Cut(pair, "="); b.partOfName(unescape(value)) {
+		if _, value, _ := strings.Cut(pair, "="); b.isNameWord(unescape(value)) {
 			found++
 		}
 	}
 	return found >= 2
 }
 
-// partOfName reports whether a value is one of the name's words.
-func (b *buyer) partOfName(value string) bool {
-	if b.words == nil || len(value) > maxName {
+// isNameWord reports whether a value is part of the name.
+func (b *buyer) isNameWord(value string) bool {
+	if b.nameWords == nil || len(value) > maxName {
 		return false
 	}
-	for _, word := range b.words {
+	for _, word := range b.nameWords {
 		if strings.EqualFold(word, value) {
 			return true
 		}

@@ -9,9 +9,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Shops put the buyer's own data into addresses, user agents and click ids, as it is or escaped. Only the
-// part that names the buyer is left out.
-func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
+// Shops put the buyer's data into URLs, user agents and click ids, plain or escaped.
+func TestNewMatchKeys_RemovesPersonalData(t *testing.T) {
 	t.Parallel()
 	const email, phone, name = "grace.hopper@navy-mail.example", "+1 (213) 555-0147", "Grace Brewster Murray"
 	keys := func(metadata map[string]string) purchase.MatchKeys {
@@ -20,8 +19,8 @@ func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
 	const origin = "https://shop.example/"
 	for raw, want := range map[string]string{
 		origin + "thanks?ttclid=E.C.P.1&utm_source=tiktok": origin + "thanks?ttclid=E.C.P.1&utm_source=tiktok",
-		origin + "grace?n=2135550100":                      origin + "grace?n=2135550100",
-		// another number, one word of the name
+		// another number, and a part of the name
+		origin + "grace?n=2135550100":                            origin + "grace?n=2135550100",
 		origin + "a/grace.hopper@navy-mail.example/b":            origin + "a/b",
 		origin + "grace.hopper%40navy-mail.example/b":            origin + "b",
 		origin + "grace.hopper%2540navy-mail.example":            origin,
@@ -38,19 +37,18 @@ func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
 		origin + "?p=%2B12135550147&ttclid=E.C.P.1":              origin + "?ttclid=E.C.P.1",
 		origin + "?p=213.555.0147":                               origin,
 		origin + "?first=Ann&last=Lee&plan=1":                    origin + "?plan=1",
-		"https://grace-brewster-murray.example/x":                "https://grace-brewster-murray.example/x",
-		// a shop's name
-		"https://grace.hopper@shop.example/x":                  "https://shop.example/x",
-		origin + "?e=grace.hopper\uff20navy-mail.example":      origin,
-		origin + "?e=grace\u200b.hopper@navy-mail.example&x=1": origin + "?x=1",
-		origin + "?\u0433\u0440\u0435\u0439\u0441=1":           origin + "?%D0%B3%D1%80%D0%B5%D0%B9%D1%81=1",
-		origin + "?q=" + strings.Repeat("%25", 3) + "40&ok=100%25": origin + "?q=" + strings.Repeat("%25",
-			3) + "40&ok=100%25",
+		// the shop's name
+		"https://grace-brewster-murray.example/x":                     "https://grace-brewster-murray.example/x",
+		"https://grace.hopper@shop.example/x":                         "https://shop.example/x",
+		origin + "?e=grace.hopper\uff20navy-mail.example":             origin,
+		origin + "?e=grace\u200b.hopper@navy-mail.example&x=1":        origin + "?x=1",
+		origin + "?\u0433\u0440\u0435\u0439\u0441=1":                  origin + "?%D0%B3%D1%80%D0%B5%D0%B9%D1%81=1",
+		origin + "?q=%25%25%2540&ok=100%25":                           origin + "?q=%25%25%2540&ok=100%25",
 		origin + "?e=grace.hopper%252540navy-mail.example&name_is=it": origin,
 	} {
 		got := keys(map[string]string{"page_url": raw, "referrer": raw})
 		if got.PageURL != want || got.Referrer != want {
-			t.Errorf("%s becomes %q and %q, want %q", raw, got.PageURL, got.Referrer, want)
+			t.Errorf("%s: page %q, referrer %q, want %q", raw, got.PageURL, got.Referrer, want)
 		}
 	}
 	const browser = "Mozilla/5.0 (X11; Linux x86_64)"
@@ -59,40 +57,36 @@ func TestNewMatchKeys_LeavesOutWhatNamesTheBuyer(t *testing.T) {
 		browser + " buyer@example.com": "", browser + " 12.1.355": browser + " 12.1.355",
 	} {
 		if got := keys(map[string]string{"user_agent": raw}).UserAgent; got != want {
-			t.Errorf("user agent %q becomes %q, want %q", raw, got, want)
+			t.Errorf("user agent %q = %q, want %q", raw, got, want)
 		}
 	}
-	got := keys(map[string]string{
-		"ttclid": "grace.brewster.murray", "ttp": "2135550147",
-		"page_url": origin + "?ttclid=murray_grace",
-	})
+	page := origin + "?ttclid=murray_grace"
+	got := keys(map[string]string{"ttclid": "grace.brewster.murray", "ttp": "2135550147", "page_url": page})
 	if got.TTCLID != "" || got.TTP != "" {
-		t.Errorf("click ids that name the buyer: %+v", got)
+		t.Errorf("ttclid = %q, ttp = %q, want none with the buyer's data", got.TTCLID, got.TTP)
 	}
-	if got := keys(map[string]string{"ttclid": "E.C.P.Csoca_0SNqdfy", "ttp": "2ZzXf9aBcD"}); got.TTCLID == "" || got.TTP == "" {
-		t.Errorf("click ids are lost: %+v", got)
+	got = keys(map[string]string{"ttclid": "E.C.P.Csoca_0SNqdfy", "ttp": "2ZzXf9aBcD"})
+	if got.TTCLID == "" || got.TTP == "" {
+		t.Errorf("ttclid = %q, ttp = %q, want both kept", got.TTCLID, got.TTP)
 	}
 }
 
-func TestNewMatchKeys_BuyerNamedLikeTheShop(t *testing.T) {
+func TestNewMatchKeys_KeepsShopNamedLikeBuyer(t *testing.T) {
 	t.Parallel()
 	for name, host := range map[string]string{
-		"Anna Smith": "annasmith.example", "Li Na": "li-na.example",
-		"Zoë Ng": "xn--zong-noa.example",
+		"Anna Smith": "annasmith.example", "Li Na": "li-na.example", "Zoë Ng": "xn--zong-noa.example",
 	} {
-		page := "https://" + host + "/offer?plan=1&ttclid=E.C.P.click"
+		page, referrer := "https://"+host+"/offer?plan=1&ttclid=E.C.P.click", "https://www."+host+"/"
 		got, dropped := purchase.NewMatchKeys("anna@"+host, &purchase.Checkout{
-			Name: name, Metadata: map[string]string{"page_url": page, "referrer": "https://www." + host + "/"},
+			Name: name, Metadata: map[string]string{"page_url": page, "referrer": referrer},
 		})
-		if got.PageURL != page || got.TTCLID != "E.C.P.click" || got.Referrer != "https://www."+host+"/" ||
-			len(dropped) > 0 {
-			t.Errorf("%s at %s: page %q, click id %q, referrer %q, dropped %v", name, host, got.PageURL, got.TTCLID,
-				got.Referrer, dropped)
+		if got.PageURL != page || got.TTCLID != "E.C.P.click" || got.Referrer != referrer || len(dropped) > 0 {
+			t.Errorf("%s at %s: keys = %+v, dropped %v, want all kept", name, host, got, dropped)
 		}
 	}
 }
 
-// A short name is found as words of its own; its letters alone are part of many words. A single word is not
+// The letters of a short name match parts of many words, so only separate words count. A single word is not
 // searched.
 func TestNewMatchKeys_ShortNames(t *testing.T) {
 	t.Parallel()
@@ -105,39 +99,39 @@ func TestNewMatchKeys_ShortNames(t *testing.T) {
 	} {
 		got := keysFor("", &purchase.Checkout{Name: tc.name, Metadata: map[string]string{"page_url": tc.page}})
 		if got.PageURL != tc.want {
-			t.Errorf("%s in %s: %q, want %q", tc.name, tc.page, got.PageURL, tc.want)
+			t.Errorf("%s in %s: page = %q, want %q", tc.name, tc.page, got.PageURL, tc.want)
 		}
 	}
 }
 
-// A number that is not certain enough to be sent is still the buyer's.
-func TestNewMatchKeys_LeavesOutNationalPhone(t *testing.T) {
+// A national number is not sent, but still personal data.
+func TestNewMatchKeys_RemovesNationalPhone(t *testing.T) {
 	t.Parallel()
 	got := keysFor("", &purchase.Checkout{
 		Phone:    "07700 900123 ext. 4",
 		Metadata: map[string]string{"page_url": "https://shop.example/?p=%2B447700900123&x=1"},
 	})
 	if got.Phone != "" || got.PageURL != "https://shop.example/?x=1" {
-		t.Errorf("phone %q, page %q", got.Phone, got.PageURL)
+		t.Errorf("phone = %q, page = %q, want none and no number", got.Phone, got.PageURL)
 	}
 }
 
-// Whatever a shop puts into the metadata, no address of the buyer leaves in plain text.
-func TestNewMatchKeys_NoEmailLeavesInPlainText(t *testing.T) {
+// No metadata value makes the buyer's address leave in plain text.
+func TestNewMatchKeys_NeverSendsPlainEmail(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		const address = "buyer.name@mail.example"
 		around := rapid.StringOfN(rapid.RuneFrom([]rune("aZ09/?&=#:.;,@% -_\\\u200b")), 0, 20, -1)
 		written := rapid.SampledFrom([]string{
-			address, "Buyer.Name%40mail.example", "buyer.name%2540mail.example",
-			"buyer.name\uff20mail.example",
-		}).Draw(t, "written")
-		value := rapid.SampledFrom([]string{"https://shop.example/", "", "//", "shop.example/?a="}).Draw(t,
-			"begin") + around.Draw(t, "before") + written + around.Draw(t, "after")
+			address, "Buyer.Name%40mail.example", "buyer.name%2540mail.example", "buyer.name\uff20mail.example",
+		})
+		prefix := rapid.SampledFrom([]string{"https://shop.example/", "", "//", "shop.example/?a="})
+		value := prefix.Draw(t, "prefix") + around.Draw(t, "before") + written.Draw(t, "written") +
+			around.Draw(t, "after")
 		m := make(map[string]string)
 		for _, k := range []string{
-			"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id",
-			"content_name", "brand", "content_ids",
+			"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer", "content_id", "content_name",
+			"brand", "content_ids",
 		} {
 			m[k] = value
 		}
@@ -147,13 +141,13 @@ func TestNewMatchKeys_NoEmailLeavesInPlainText(t *testing.T) {
 		if content == nil {
 			content = &purchase.Content{}
 		}
-		for _, s := range append([]string{
-			k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, content.ID,
-			content.Name, content.Brand,
-		}, content.IDs...) {
-			if strings.Contains(strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "%25", "%"), "%40", "@")),
-				address) {
-				t.Fatalf("%q → %q", value, s)
+		sent := append([]string{
+			k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, content.ID, content.Name, content.Brand,
+		}, content.IDs...)
+		unescape := strings.NewReplacer("%2540", "@", "%40", "@")
+		for _, s := range sent {
+			if strings.Contains(strings.ToLower(unescape.Replace(s)), address) {
+				t.Fatalf("value %q is sent as %q, want no address", value, s)
 			}
 		}
 	})
@@ -165,7 +159,8 @@ func BenchmarkNewMatchKeys(b *testing.B) {
 		Metadata: map[string]string{
 			"ttclid": "E.C.P.CsocA0SNqdfyXyZ0123456789abcdefghijklmnopqrstuvwxyz",
 			"ttp":    "2QkWzXf9aBcDeFgHiJkLmNoPqRs", "client_ip": "203.0.113.7",
-			"user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 Mobile/15E148 Safari/604.1",
+			"user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 " +
+				"(KHTML, like Gecko) Version/17.0 Mobile/15E148 Safari/604.1",
 			"page_url": "https://shop.example/checkout/pro?plan=annual&utm_source=tiktok&utm_campaign=autumn" +
 				"&ttclid=E.C.P.CsocA0SNqdfyXyZ0123456789abcdefghijklmnopqrstuvwxyz",
 			"referrer": "https://www.tiktok.com/@shop/video/7301234567890123456",

@@ -5,27 +5,27 @@ import (
 	"unicode"
 )
 
-// HashPhone returns the SHA-256 hex of a phone number in E.164, or "" when the number is unusable. A hash is
-// passed on in lower case.
+// HashPhone returns the SHA-256 hex of a phone number in E.164, or "" if it is invalid. A hash is returned in
+// lower case.
 func HashPhone(raw string) string {
-	if s := strings.TrimSpace(raw); hexHash(s) {
+	if s := strings.TrimSpace(raw); isHexHash(s) {
 		return strings.ToLower(s)
 	}
 	return hash(NormalisePhone(raw))
 }
 
-// NormalisePhone returns a phone number as E.164 with '+', or "" where it is not certainly an international
-// one: the hash of a wrong number is worse than none.
+// NormalisePhone returns a phone number in E.164, or "" if it may not be international: the hash of a wrong
+// number is worse than none.
 //
-// International is what begins with +, 00 or 011 and has 8 to 15 digits, and 11 to 15 bare digits. A trunk
-// zero in brackets behind the country code is dropped; one without brackets makes the number unusable, as
-// anything but digits and their separators does. An extension is dropped.
+// An international number begins with +, 00 or 011 and has 8 to 15 digits, or it has 11 to 15 bare digits.
+// A trunk zero in brackets after the country code and an extension are removed. A trunk zero without
+// brackets, or any other character than digits and separators, is invalid.
 func NormalisePhone(raw string) string {
-	digits, trunk, plus, ok := readPhone(raw)
+	digits, trunk, plus, ok := parsePhone(raw)
 	if !ok {
 		return ""
 	}
-	least := 8
+	minDigits := 8
 	if !plus {
 		switch {
 		case strings.HasPrefix(digits, "00"):
@@ -33,7 +33,7 @@ func NormalisePhone(raw string) string {
 		case strings.HasPrefix(digits, "011"):
 			digits, trunk = digits[3:], trunk-3
 		default:
-			least = 11
+			minDigits = 11
 		}
 	}
 	if digits == "" || digits[0] == '0' {
@@ -41,23 +41,22 @@ func NormalisePhone(raw string) string {
 	}
 	code := countryCode(digits)
 	switch {
-	case keepsZero(digits[:code]): // the zero in brackets is the number's own
+	case allowsLeadingZero(digits[:code]): // the zero in brackets belongs to the number
 	case trunk == code:
 		digits = digits[:trunk] + digits[trunk+1:]
 		trunk = -1
 	}
-	switch {
-	case len(digits) < least, len(digits) > 15, trunk > 0 && trunk != code, digits[code] == '0' &&
-		!keepsZero(digits[:code]):
+	if len(digits) < minDigits || len(digits) > 15 || trunk > 0 && trunk != code ||
+		digits[code] == '0' && !allowsLeadingZero(digits[:code]) {
 		return ""
 	}
 	return "+" + digits
 }
 
-// readPhone returns a number's digits, where a zero that stands in brackets alone is among them (-1:
-// nowhere), and whether a plus comes before them.
-func readPhone(raw string) (digits string, trunk int, plus, ok bool) {
-	s := cutExtension(strings.TrimPrefix(strings.Map(halfWidth, strings.ToLower(tidy(raw))), "tel:"))
+// parsePhone returns a number's digits, the index of a zero in brackets among them (-1: none), and whether
+// they follow a plus.
+func parsePhone(raw string) (digits string, trunk int, plus, ok bool) {
+	s := cutExtension(strings.TrimPrefix(strings.Map(halfWidth, strings.ToLower(normalise(raw))), "tel:"))
 	d := make([]byte, 0, 24)
 	trunk = -1
 	for i, r := range s {
@@ -79,7 +78,7 @@ func readPhone(raw string) (digits string, trunk int, plus, ok bool) {
 	return string(d), trunk, plus, true
 }
 
-// westernDigit returns the ASCII digit of an Arabic or Persian one.
+// westernDigit returns the ASCII digit for an Arabic or Persian one.
 func westernDigit(r rune) rune {
 	switch {
 	case r >= '\u0660' && r <= '\u0669':
@@ -90,24 +89,24 @@ func westernDigit(r rune) rune {
 	return r
 }
 
-// cutExtension drops a number's extension: "ext. 5", "x5", "#5", ";ext=5".
+// cutExtension removes a number's extension: "ext. 5", "x5", "#5", ";ext=5".
 func cutExtension(s string) string {
 	at := strings.IndexAny(s, "ex#;")
 	if at <= 0 {
 		return s
 	}
 	tail := strings.TrimLeft(s[at:], "extnsio.#;=: ")
-	if len(tail) > 0 && len(tail) <= 7 && strings.Trim(tail, "0123456789") == "" {
+	if len(tail) > 0 && len(tail) <= 7 && strings.Trim(tail, asciiDigits) == "" {
 		return s[:at]
 	}
 	return s
 }
 
-// countryCode returns how many digits of an international number are its country code. Source: ITU-T E.164's
-// list of assigned codes.
+// countryCode returns the length of an international number's country code. Source: ITU-T E.164, list of
+// assigned codes.
 func countryCode(digits string) int {
-	const two = " 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66" +
-		" 81 82 84 86 90 91 92 93 94 95 98 "
+	const two = " 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64" +
+		" 65 66 81 82 84 86 90 91 92 93 94 95 98 "
 	switch {
 	case digits[0] == '1', digits[0] == '7':
 		return 1
@@ -117,9 +116,9 @@ func countryCode(digits string) int {
 	return min(3, len(digits)-1)
 }
 
-// keepsZero reports whether numbers below a country code may begin with a zero of their own: Italy, San
-// Marino, Côte d'Ivoire, Benin, Gabon, Congo.
-func keepsZero(code string) bool {
+// allowsLeadingZero reports whether national numbers may begin with a zero: in Italy, San Marino, Côte
+// d'Ivoire, Benin, Gabon and Congo.
+func allowsLeadingZero(code string) bool {
 	switch code {
 	case "39", "378", "225", "229", "241", "242":
 		return true

@@ -39,8 +39,7 @@ func TestNormalisePhone(t *testing.T) {
 
 func FuzzNormalisePhone(f *testing.F) {
 	for _, seed := range []string{
-		"+44 (0)7700 900123", "011", "00(0)", "(0)(0)(0)", "1(0)", "x1", "+39(0)",
-		"\uff0b1", "tel:;ext=",
+		"+44 (0)7700 900123", "011", "00(0)", "(0)(0)(0)", "1(0)", "x1", "+39(0)", "\uff0b1", "tel:;ext=",
 	} {
 		f.Add(seed)
 	}
@@ -50,7 +49,7 @@ func FuzzNormalisePhone(f *testing.F) {
 			t.Errorf("NormalisePhone(%q) = %q, then %q", raw, got, again)
 		}
 		if got != "" && (len(got) < 9 || len(got) > 16 || got[0] != '+' || got[1] == '0') {
-			t.Errorf("NormalisePhone(%q) = %q", raw, got)
+			t.Errorf("NormalisePhone(%q) = %q, want E.164", raw, got)
 		}
 	})
 }

@@ -5,38 +5,36 @@ import (
 	"unicode"
 )
 
-// placeholder reports whether a value only looks like one: what a program writes in the place of a missing
-// value ("undefined", "[object Object]"), or a template's variable that was not replaced ("__CLICKID__",
-// "{{ttclid}}"). Escaped ones are found as well.
-func placeholder(value string) bool {
-	if missing(value) || macro(value) {
+// isPlaceholder reports whether a value is a program's text for a missing value ("undefined", "[object
+// Object]") or an unexpanded template variable ("__CLICKID__", "{{ttclid}}"), also if it is escaped.
+func isPlaceholder(value string) bool {
+	if isMissing(value) || isMacro(value) {
 		return true
 	}
 	plain := unescape(value)
-	return plain != value && (missing(plain) || macro(plain))
+	return plain != value && (isMissing(plain) || isMacro(plain))
 }
 
-// The words of missing values, in any case. As a name or a place some of them are real: see placeholderName
-// and placeholderPlace.
-var missingWords = []string{"undefined", "null", "nan", "none", "nil", "unknown"}
-
-// missing reports whether a value consists of such words alone.
-func missing(value string) bool {
-	const longest = 64
-	if len(value) > longest {
+// isMissing reports whether a value consists of words for a missing value. Some of them are real names and
+// places: see isPlaceholderName and isPlaceholderPlace.
+func isMissing(value string) bool {
+	const maxLength = 64
+	if len(value) > maxLength {
 		return false
 	}
 	switch s := unquote(value); {
-	case s == "", oneOf(s, "-", "--", "{}", "[]", "n/a", "not set", "(not set)"):
+	case s == "", equalFoldAny(s, "-", "--", "{}", "[]", "n/a", "not set", "(not set)"):
 		return true
 	default:
-		return allWords(s, missingWord)
+		return everyWord(s, isMissingWord)
 	}
 }
 
-func missingWord(word string) bool { return oneOf(word, missingWords...) }
+func isMissingWord(word string) bool {
+	return equalFoldAny(word, "undefined", "null", "nan", "none", "nil", "unknown")
+}
 
-func oneOf(word string, words ...string) bool {
+func equalFoldAny(word string, words ...string) bool {
 	for _, w := range words {
 		if strings.EqualFold(word, w) {
 			return true
@@ -45,28 +43,27 @@ func oneOf(word string, words ...string) bool {
 	return false
 }
 
-// allWords reports whether a text has words (of letters and digits), all of them of a kind. It stops at the
-// first that is not.
-func allWords(s string, kind func(word string) bool) bool {
-	words := false
-	between := func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }
-	for word := range strings.FieldsFuncSeq(s, between) {
-		if !kind(word) {
+// everyWord reports whether s has words (of letters and digits) and accept returns true for each.
+func everyWord(s string, accept func(word string) bool) bool {
+	found := false
+	separator := func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+	for word := range strings.FieldsFuncSeq(s, separator) {
+		if !accept(word) {
 			return false
 		}
-		words = true
+		found = true
 	}
-	return words
+	return found
 }
 
-// macro reports whether a value is a variable of a template, or an object that was written as text.
-func macro(value string) bool {
+// isMacro reports whether a value is a template variable or a printed object.
+func isMacro(value string) bool {
 	s := unquote(value)
 	if len(s) < 3 {
 		return false
 	}
 	first, last := s[0], s[len(s)-1]
-	inner := func(n int) bool { return len(s) > 2*n && consists(s[n:len(s)-n], 100, "_.- ") }
+	inner := func(n int) bool { return len(s) > 2*n && alphanumeric(s[n:len(s)-n], 100, "_.- ") }
 	switch {
 	case first == '_':
 		return strings.HasPrefix(s, "__") && strings.HasSuffix(s, "__") && inner(2)
@@ -76,18 +73,18 @@ func macro(value string) bool {
 		return true
 	case strings.Contains(s, "{{"), strings.Contains(s, "${"):
 		return true
-	case first == '[' && last == ']': // an address in brackets has colons
+	case first == '[' && last == ']': // not an IPv6 address, which has colons
 		return inner(1)
 	}
 	return false
 }
 
-// placeholderName is placeholder for a buyer's name. Null, None and Nan are real names, as a part of one; a
-// name that consists of such words alone says nothing, and a word that only programs write ("undefined",
-// "null", "NaN") spoils the rest.
-func placeholderName(name string) bool {
-	programs := func(word string) bool { return oneOf(word, "undefined", "null", "none") }
-	if macro(name) || allWords(name, programs) {
+// isPlaceholderName is isPlaceholder for a name. Null, None and Nan are real parts of names. A name of such
+// words only is a placeholder, and so is one with "undefined", "null" or "NaN" exactly as programs print
+// them.
+func isPlaceholderName(name string) bool {
+	ambiguous := func(word string) bool { return equalFoldAny(word, "undefined", "null", "none") }
+	if isMacro(name) || everyWord(name, ambiguous) {
 		return true
 	}
 	for word := range strings.FieldsSeq(name) {
@@ -98,13 +95,13 @@ func placeholderName(name string) bool {
 	return false
 }
 
-// placeholderPlace is placeholder for a city or a state. None is a town in Italy, Nan one in Thailand.
-func placeholderPlace(place, country string) bool {
-	return macro(place) || allWords(place, func(word string) bool {
-		return oneOf(word, "undefined", "null", "unknown") || word == "NaN" ||
+// isPlaceholderPlace is isPlaceholder for a city or a state. None is a town in Italy, Nan one in Thailand.
+func isPlaceholderPlace(place, country string) bool {
+	return isMacro(place) || everyWord(place, func(word string) bool {
+		return equalFoldAny(word, "undefined", "null", "unknown") || word == "NaN" ||
 			strings.EqualFold(word, "none") && !strings.EqualFold(country, "it")
 	})
 }
 
-// unquote returns a value without the blanks and quotes around it.
+// unquote returns value without surrounding blanks and quotes.
 func unquote(value string) string { return strings.Trim(value, " \t\r\n\"'`\\") }

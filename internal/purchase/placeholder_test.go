@@ -1,6 +1,7 @@
 package purchase_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,51 +18,44 @@ var placeholders = []string{
 	"__PIXEL_ID__", "{{ page.url }}",
 }
 
-// What only looks like a value is none under any key, and is counted as a placeholder.
-func TestNewMatchKeys_PlaceholdersAreNoValues(t *testing.T) {
+func TestNewMatchKeys_DropsPlaceholderMetadata(t *testing.T) {
 	t.Parallel()
+	contents := []string{"content_id", "content_name", "content_category", "brand", "price", "quantity"}
 	for _, value := range placeholders {
 		for _, key := range []string{"ttclid", "ttp", "client_ip", "user_agent", "page_url", "referrer"} {
-			keys, dropped := purchase.NewMatchKeys("", &purchase.Checkout{Metadata: map[string]string{key: value}})
-			name := key
-			if key == "client_ip" {
-				name = "ip"
-			}
-			if diff := cmp.Diff([]purchase.Dropped{{Key: name, Reason: purchase.DropPlaceholder}},
-				dropped); keys.Mask() != 0 || keys != (purchase.MatchKeys{}) || diff != "" {
-				t.Errorf("%s = %q: keys %+v, dropped\n%s", key, value, keys, diff)
+			c := &purchase.Checkout{Metadata: map[string]string{key: value}}
+			keys, got := purchase.NewMatchKeys("", c)
+			want := dropped(strings.TrimPrefix(key, "client_"), purchase.DropPlaceholder, 1)
+			if diff := cmp.Diff(want, got); keys != (purchase.MatchKeys{}) || diff != "" {
+				t.Errorf("%s = %q: keys %+v, dropped (-want +got):\n%s", key, value, keys, diff)
 			}
 		}
-		for _, key := range []string{
-			"content_id", "content_name", "content_category", "brand", "price",
-			"quantity",
-		} {
-			content, dropped := purchase.NewContent("", &purchase.Checkout{Metadata: map[string]string{key: value}})
-			if diff := cmp.Diff([]purchase.Dropped{{Key: key, Reason: purchase.DropPlaceholder}},
-				dropped); content != nil || diff != "" {
-				t.Errorf("%s = %q: content %+v, dropped\n%s", key, value, content, diff)
+		for _, key := range contents {
+			content, got := purchase.NewContent("", &purchase.Checkout{Metadata: map[string]string{key: value}})
+			if diff := cmp.Diff(dropped(key, purchase.DropPlaceholder, 1), got); content != nil || diff != "" {
+				t.Errorf("%s = %q: content %+v, dropped (-want +got):\n%s", key, value, content, diff)
 			}
 		}
 	}
 }
 
-func TestNewMatchKeys_BuyersOwnPlaceholders(t *testing.T) {
+func TestNewMatchKeys_DropsPlaceholderDetails(t *testing.T) {
 	t.Parallel()
-	keys, dropped := purchase.NewMatchKeys("", &purchase.Checkout{
+	keys, got := purchase.NewMatchKeys("", &purchase.Checkout{
 		Name: "undefined undefined", Phone: "undefined", Locale: "null",
 		Address: purchase.Address{City: "null", State: "[object Object]", PostalCode: "undefined", Country: "null"},
 	})
-	want := []purchase.Dropped{}
+	var want []purchase.Dropped
 	for _, key := range []string{"phone", "zip_code", "city", "state", "country", "locale", "name"} {
-		want = append(want, purchase.Dropped{Key: key, Reason: purchase.DropPlaceholder})
+		want = append(want, dropped(key, purchase.DropPlaceholder, 1)...)
 	}
-	if diff := cmp.Diff(want, dropped); diff != "" || keys != (purchase.MatchKeys{}) {
-		t.Errorf("keys %+v, dropped\n%s", keys, diff)
+	if diff := cmp.Diff(want, got); diff != "" || keys != (purchase.MatchKeys{}) {
+		t.Errorf("keys %+v, dropped (-want +got):\n%s", keys, diff)
 	}
 }
 
-// People are called Null and live in None.
-func TestNewMatchKeys_RealNamesAndPlaces(t *testing.T) {
+// Null is a surname and None a town.
+func TestNewMatchKeys_KeepsRealNamesAndPlaces(t *testing.T) {
 	t.Parallel()
 	for name, kept := range map[string]bool{
 		"Jennifer Null": true, "Nan Goldin": true, "NAN": true, "Nil Costa": true, "Maria None": true,
@@ -69,8 +63,8 @@ func TestNewMatchKeys_RealNamesAndPlaces(t *testing.T) {
 		"Undefined": false, "None None": false, "{{first_name}} {{last_name}}": false,
 		"[object Object]": false, "__NAME__": false,
 	} {
-		if got := keysFor("", &purchase.Checkout{Name: name}).FirstName != ""; got != kept {
-			t.Errorf("name %q is kept: %v, want %v", name, got, kept)
+		if got := keysFor("", &purchase.Checkout{Name: name}).FirstName; (got != "") != kept {
+			t.Errorf("name %q: first name = %q, want it kept: %t", name, got, kept)
 		}
 	}
 	for _, tc := range []struct {
@@ -88,17 +82,14 @@ func TestNewMatchKeys_RealNamesAndPlaces(t *testing.T) {
 		{"Nonesuch", "US", true},
 		{"%%CITY%%", "US", false},
 	} {
-		got := keysFor("", &purchase.Checkout{Address: purchase.Address{
-			City:    tc.city,
-			Country: tc.country,
-		}}).City != ""
-		if got != tc.kept {
-			t.Errorf("city %q in %q is kept: %v, want %v", tc.city, tc.country, got, tc.kept)
+		address := purchase.Address{City: tc.city, Country: tc.country}
+		if got := keysFor("", &purchase.Checkout{Address: address}).City; (got != "") != tc.kept {
+			t.Errorf("city %q in %q = %q, want it kept: %t", tc.city, tc.country, got, tc.kept)
 		}
 	}
 }
 
-func TestNewMatchKeys_RealValuesAreNoPlaceholders(t *testing.T) {
+func TestNewMatchKeys_KeepsSimilarValues(t *testing.T) {
 	t.Parallel()
 	for key, values := range map[string][]string{
 		"ttclid":     {"E.C.P.null", "E.C.P.CsocA0SNqdfy__", "__abc", "none1", "Nullable"},
@@ -106,9 +97,9 @@ func TestNewMatchKeys_RealValuesAreNoPlaceholders(t *testing.T) {
 		"page_url":   {"https://shop.example/undefined?q=none", "https://none.example/"},
 	} {
 		for _, value := range values {
-			_, dropped := purchase.NewMatchKeys("", &purchase.Checkout{Metadata: map[string]string{key: value}})
-			if len(dropped) > 0 {
-				t.Errorf("%s = %q: dropped %v", key, value, dropped)
+			_, got := purchase.NewMatchKeys("", &purchase.Checkout{Metadata: map[string]string{key: value}})
+			if len(got) > 0 {
+				t.Errorf("%s = %q: dropped %v, want none", key, value, got)
 			}
 		}
 	}
@@ -122,7 +113,7 @@ func TestNewMatchKeys_Locale(t *testing.T) {
 		"en-USA": "", "en-US-x": "", "12": "", "ïs": "",
 	} {
 		if got := keysFor("", &purchase.Checkout{Locale: raw}).Locale; got != want {
-			t.Errorf("locale %q becomes %q, want %q", raw, got, want)
+			t.Errorf("locale %q = %q, want %q", raw, got, want)
 		}
 	}
 }

@@ -1,14 +1,14 @@
-// Package purchase is the domain: what an event of Stripe means (FromEvent), what was bought, by whom
-// (match keys) and for how much, its status and how statuses may change. It does no I/O. Beside the
-// standard library it imports Unicode's tables only (golang.org/x/text, x/net/idna).
+// Package purchase is the domain: the meaning of a Stripe event (FromEvent), the buyer's match keys, the
+// value and contents, and the status transitions. It does no I/O and imports only the standard library and
+// Unicode tables.
 //
-// The statuses of a purchase, each arrow one of the steps:
+// A purchase passes through these statuses:
 //
-//	awaiting_payment ──▶ payment_failed ──▶ pending ──▶ published ⇄ retrying ──▶ delivered | dead | skipped
-//	        (intake)            (intake)     (relay)             (delivery, written by the recorder)
+//	awaiting_payment → payment_failed → pending → published ⇄ retrying → delivered | dead | skipped
+//	      (intake)        (intake)      (relay)          (delivery, written by the recorder)
 //
-// A purchase may also be rejected (paid without a usable e-mail address), or skipped immediately:
-// no_payment (no money moved), no_consent (the buyer's) or internal (the merchant's own staff).
+// A purchase is rejected if it was paid without a usable e-mail address, and skipped immediately for
+// no_payment, no_consent or internal.
 package purchase
 
 import (
@@ -21,53 +21,53 @@ type Kind string
 
 // The kinds.
 const (
-	KindCheckout     Kind = "checkout"      // a checkout with money
-	KindTrial        Kind = "trial"         // a subscription's checkout without money and without a discount
-	KindFirstPayment Kind = "first_payment" // the first invoice with money after a trial
+	KindCheckout     Kind = "checkout"      // a paid checkout
+	KindTrial        Kind = "trial"         // a subscription's free checkout without a discount
+	KindFirstPayment Kind = "first_payment" // the first paid invoice after a trial
 )
 
-// Purchase is one checkout session, or one first payment, on the ledger.
+// Purchase is one checkout session or one first payment.
 type Purchase struct {
-	ID           string // the id of the checkout session or the invoice; TikTok's event_id
+	ID           string // of the checkout session or the invoice; also TikTok's event_id
 	Status       Status
 	Reason       Reason // why it is skipped, rejected or dead; "" otherwise
 	Mode         string
 	Livemode     bool
 	AmountMinor  *int64    // smallest unit of Currency; nil: unknown
 	Currency     string    // lower case, three letters; "": unknown
-	At           time.Time // of the payment: the event's created, at most its receipt; zero while unpaid
-	Email        string    // normalised, plain: for the profile, never for the queue
-	Customer     string    // Stripe's customer id, "" when unknown or unusable
-	Subscription string    // Stripe's subscription id, "" when unknown or unusable
-	Keys         MatchKeys // hashed or public: fit for the queue
+	At           time.Time // of the payment, see paidAt; zero while unpaid
+	Email        string    // normalised plain text: for the profile, never for the queue
+	Customer     string    // Stripe's customer id; "": unknown or invalid
+	Subscription string    // Stripe's subscription id; "": unknown or invalid
+	Keys         MatchKeys // hashed or public: safe for the queue
 
 	Kind           Kind      // "" is a checkout
-	EventName      string    // of a trial that is sent; "": the worker's own
-	Withheld       Reason    // why nothing may be sent: ReasonNoConsent, ReasonInternal; "": it may
-	Trial          bool      // its match keys are kept for the subscription's first payment
-	PeriodStart    time.Time // of the trial, or the period before an invoice, by Stripe's clock; zero: unknown
+	EventName      string    // TikTok's event for a trial; "": the worker's TIKTOK_EVENT_NAME
+	Withheld       Reason    // why nothing may be sent: ReasonNoConsent or ReasonInternal
+	Trial          bool      // match keys are stored for the subscription's first payment
+	PeriodStart    time.Time // of the trial, or of the period before an invoice; zero: unknown
 	LimitedDataUse bool
 	Content        *Content
 	ClickExpires   time.Time // when the click id exceeds CLICK_WINDOW; zero: unknown
-	Dropped        []Dropped // of the keys, for the metrics
+	Dropped        []Dropped // unusable keys, for the metrics
 }
 
-// LateClick reports whether the click id was older than CLICK_WINDOW at the payment: TikTok does not
-// attribute it.
+// LateClick reports whether the click was older than CLICK_WINDOW at the payment. TikTok does not attribute
+// such a click.
 func (p *Purchase) LateClick() bool {
 	return p.Keys.TTCLID != "" && !p.ClickExpires.IsZero() && p.At.After(p.ClickExpires)
 }
 
-// Mask returns the mask of the match keys, with LateClick.
+// Mask returns the mask of the match keys with LateClickMask.
 func (p *Purchase) Mask() int16 {
 	mask := p.Keys.Mask()
 	if p.LateClick() {
-		mask |= LateClick
+		mask |= LateClickMask
 	}
 	return mask
 }
 
-// Disposition is what became of one event; it is the webhook's answer.
+// Disposition is the result of one event, and the webhook's answer.
 type Disposition string
 
 // The dispositions.
@@ -77,25 +77,25 @@ const (
 	Duplicate       Disposition = "duplicate"
 	Rejected        Disposition = "rejected"
 	Ignored         Disposition = "ignored"
-	Held            Disposition = "held"          // an invoice held for its trial or an earlier invoice
-	Foreign         Disposition = "other_account" // ignored: of a connected account that does not count
-	Malformed       Disposition = "malformed"     // nothing was recorded, and nothing would be the next time
+	Held            Disposition = "held"          // an invoice that waits for its trial or an earlier invoice
+	Foreign         Disposition = "other_account" // ignored: from a connected account that is not configured
+	Malformed       Disposition = "malformed"     // not recorded; a retry cannot succeed
 )
 
-// ValidID reports whether a Stripe id may be a key, a token of a NATS subject and a message id: 1 to 255
-// letters, digits, '_' and '-'. Stripe documents ids of up to 255 characters; dots, wildcards and blanks
-// would change a subject's meaning.
-func ValidID(id string) bool { return consists(id, 255, "_-") }
+// ValidID reports whether a Stripe id is safe as a key, a NATS subject token and a message ID: 1 to 255
+// letters, digits, '_' and '-'. Stripe documents ids of up to 255 characters. Dots, wildcards and blanks
+// have a meaning in a subject.
+func ValidID(id string) bool { return alphanumeric(id, 255, "_-") }
 
-// consists reports whether a string has 1 to max ASCII letters, digits and others. A regular expression
-// costs ten times as much, and each webhook needs a dozen calls.
-func consists(s string, max int, others string) bool {
+// alphanumeric reports whether s has 1 to max ASCII letters, digits and bytes of extra. A regular expression
+// is ten times slower, and each webhook needs a dozen calls.
+func alphanumeric(s string, max int, extra string) bool {
 	if s == "" || len(s) > max {
 		return false
 	}
 	for i := range len(s) {
 		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte(others, c) >= 0:
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte(extra, c) >= 0:
 		default:
 			return false
 		}
@@ -103,16 +103,15 @@ func consists(s string, max int, others string) bool {
 	return true
 }
 
-// LogSafe returns an id or type from outside for logs and people, or "[not an id]" where it has another
-// form: it may hold an address.
+// LogSafe returns an external id or type, or "[not an id]": anything else may contain an e-mail address.
 func LogSafe(s string) string {
-	if consists(s, 255, "_.-") {
+	if alphanumeric(s, 255, "_.-") {
 		return s
 	}
 	return "[not an id]"
 }
 
-// Source is where an event came from.
+// Source is the origin of an event.
 type Source string
 
 // The sources.
@@ -121,17 +120,17 @@ const (
 	SourceBackfill Source = "backfill" // Stripe's list of events
 )
 
-// Receipt is one verified event and the purchase that it proposes, on the way to the ledger.
+// Receipt is a verified event with its proposed purchase, to be recorded.
 type Receipt struct {
 	Event    Event
 	Source   Source
 	Received time.Time
 	Purchase Purchase
-	Claim    bool // a purchase to be sent is claimed by the process that records it
-	DryRun   bool // the ledger decides as always and writes nothing
+	Claim    bool // claim a pending purchase for this process to publish
+	DryRun   bool // decide as usual, write nothing
 }
 
-// Disposition returns the disposition of a receipt that moves the ledger forward.
+// Disposition returns the result of recording a receipt that advances its purchase.
 func (r *Receipt) Disposition() Disposition {
 	switch r.Purchase.Status {
 	case StatusAwaitingPayment:
@@ -145,15 +144,15 @@ func (r *Receipt) Disposition() Disposition {
 
 // Recorded is the result of recording a Receipt.
 type Recorded struct {
-	Disposition    Disposition
-	ProfileID      string // "": the receipt has no profile
-	ProfileCreated bool   // false: the profile was updated
-	CustomerBefore string // the profile's earlier customer id where this one differs; "": none differs
+	Disposition      Disposition
+	ProfileID        string // "": no profile
+	ProfileCreated   bool   // false: the profile was updated
+	PreviousCustomer string // the profile's former customer id, if it changed
 
-	Message []byte    // the message of a claimed purchase
-	Claimed time.Time // when it was claimed, which counts as its first publish; zero: it was not
+	Message []byte    // encoded message of a claimed purchase
+	Claimed time.Time // time of the claim, which counts as the first publish; zero: not claimed
 
-	FirstPayment string // the first payment that a trial and its invoice became; "": none
-	Conflict     string // the session under which the event id was recorded before; "": none, or the same
-	LateClick    bool   // the click id is older than CLICK_WINDOW
+	FirstPayment string // id of the first payment that this receipt completed; "": none
+	Conflict     string // another session recorded under the same event id; "": none
+	LateClick    bool   // the click is older than CLICK_WINDOW
 }

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// Rules are the operator's settings for events.
+// Rules are the settings for events.
 type Rules struct {
-	Modes        map[string]bool // the checkout modes that count
-	Accounts     Accounts        // the connected accounts that count beside the endpoint's own
-	Consent      Consent         // required before anything is sent
-	Staff        Domains         // the merchant's own: their purchases are no sales
-	TrialEvent   string          // name of the event sent for a trial; "": trials are skipped
-	FirstPayment bool            // the first invoice with money after a trial is a purchase
-	Value        ValueBasis      // the part of a payment that is its value
-	ClickWindow  time.Duration   // age at the purchase after which a click id is late; 0: none is
+	Modes        map[string]bool // counted checkout modes
+	Accounts     Accounts        // counted connected accounts
+	Consent      Consent         // setting for the buyer's consent
+	Staff        Domains         // e-mail domains of the merchant's staff
+	TrialEvent   string          // event name for trials; "": trials are skipped
+	FirstPayment bool            // count the first paid invoice after a trial
+	Value        ValueBasis      // part of a payment that is its value
+	ClickWindow  time.Duration   // age at which a click is late; 0: never
 }
 
-// Types lists the types of events that count under these rules. The list must not be changed.
+// Types returns the counted event types. The caller must not modify the slice.
 func (r Rules) Types() []string {
 	if r.FirstPayment {
 		return eventTypes[:]
 	}
-	return eventTypes[:len(eventTypes)-1]
+	return eventTypes[:len(eventTypes)-1] // without TypeInvoicePaid
 }
 
 const (
@@ -38,17 +38,17 @@ func ParseModes(list []string) (map[string]bool, error) {
 	modes := make(map[string]bool, len(list))
 	for _, mode := range list {
 		if mode != modeSubscription && mode != modePayment {
-			return nil, fmt.Errorf("checkout mode %q is neither subscription nor payment", mode)
+			return nil, fmt.Errorf("checkout mode %q is not subscription or payment", mode)
 		}
 		modes[mode] = true
 	}
 	if len(modes) == 0 {
-		return nil, errors.New("no checkout mode: name subscription, payment or both")
+		return nil, errors.New("at least one checkout mode is required")
 	}
 	return modes, nil
 }
 
-// Accounts are the connected accounts whose sales count.
+// Accounts is a set of connected accounts.
 type Accounts struct {
 	all bool
 	ids map[string]bool
@@ -64,7 +64,7 @@ func ParseAccounts(list []string) (Accounts, error) {
 		case id == "all":
 			a.all = true
 		case !ok || !ValidID(rest):
-			return Accounts{}, fmt.Errorf("%.100q is neither an account acct_… nor all", id)
+			return Accounts{}, fmt.Errorf("account %.100q is not acct_… or all", id)
 		default:
 			a.ids[id] = true
 		}
@@ -75,69 +75,70 @@ func ParseAccounts(list []string) (Accounts, error) {
 	return a, nil
 }
 
-// Contain reports whether an account's sales count.
-func (a Accounts) Contain(id string) bool { return a.all || a.ids[id] }
+// Contains reports whether an account is in the set.
+func (a Accounts) Contains(id string) bool { return a.all || a.ids[id] }
 
-// Domains are the e-mail domains of a merchant's own staff.
+// Domains is a list of e-mail domains.
 type Domains []string
 
 // ParseDomains reads SKIP_EMAIL_DOMAINS: domains with or without a leading '@'.
 func ParseDomains(list []string) (domains Domains, err error) {
-	var wrong []error
+	var errs []error
 	for _, raw := range list {
 		d := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(raw), "@"))
 		switch {
 		case d == "":
-		case !consists(d, 253, ".-") || !strings.Contains(strings.Trim(d, "."), "."):
-			wrong = append(wrong, fmt.Errorf("%.100q is no domain such as example.com", raw))
+		case !alphanumeric(d, 253, ".-") || !strings.Contains(strings.Trim(d, "."), "."):
+			errs = append(errs, fmt.Errorf("%.100q is not a domain", raw))
 		default:
 			domains = append(domains, d)
 		}
 	}
-	return domains, errors.Join(wrong...)
+	return domains, errors.Join(errs...)
 }
 
-// Contain reports whether a normalised e-mail address belongs to one of the domains or to a subdomain.
-func (d Domains) Contain(email string) bool {
+// Contains reports whether a normalised e-mail address belongs to one of the domains or a subdomain.
+func (d Domains) Contains(email string) bool {
 	domain := email[strings.LastIndexByte(email, '@')+1:]
 	return slices.ContainsFunc(d, func(own string) bool {
 		return domain == own || strings.HasSuffix(domain, "."+own)
 	})
 }
 
-// Consent is the setting for the buyer's consent, which a shop writes into the checkout's metadata.
+// Consent is the setting for the buyer's consent in the checkout's metadata.
 type Consent struct {
-	Key      string // of the metadata; "": consent is not required
-	Required bool   // a missing answer is no consent
+	Key      string // metadata key; "": consent is not checked
+	Required bool   // a missing value means no
 }
 
-// Given reports whether the buyer consented. It fails closed: any answer other than yes is no.
-func (g Consent) Given(c *Checkout) bool {
-	if g.Key == "" {
+// Given reports whether the buyer consented. It fails closed: any value other than yes means no.
+func (k Consent) Given(c *Checkout) bool {
+	if k.Key == "" {
 		return true
 	}
-	if c.NotText[g.Key] {
+	if c.NonStrings[k.Key] {
 		return false
 	}
-	answer := strings.TrimSpace(c.Metadata[g.Key])
+	answer := strings.TrimSpace(c.Metadata[k.Key])
 	if answer == "" {
-		return !g.Required
+		return !k.Required
 	}
 	return isOneOf(answer, "true", "yes", "y", "1", "on", "granted", "given", "accept", "accepted", "allow",
 		"allowed", "opt_in", "opt-in")
 }
 
-// Limited reports whether TikTok may use the buyer's data only in part. It fails closed: any answer other
-// than no is yes.
-func Limited(c *Checkout) bool {
-	if c.NotText[metaLimited] {
+// LimitsDataUse reports whether a checkout restricts TikTok's use of the buyer's data. It fails closed: any
+// value other than no means yes.
+func LimitsDataUse(c *Checkout) bool {
+	if c.NonStrings[metaLimited] {
 		return true
 	}
 	answer := strings.TrimSpace(c.Metadata[metaLimited])
 	return answer != "" && !isOneOf(answer, "false", "no", "n", "0", "off")
 }
 
-// isOneOf ignores case. strings.EqualFold would take U+017F for an s: an odd answer must not become a yes.
-func isOneOf(answer string, words ...string) bool {
-	return slices.Contains(words, strings.ToLower(answer))
+// isOneOf reports whether value is one of words in any case. It does not use strings.EqualFold, which equates
+// U+017F with s: an unusual value must not mean yes.
+func isOneOf(value string, words ...string) bool {
+	return slices.Contains(words, strings.ToLower(value))
 }

@@ -5,23 +5,23 @@ import (
 	"strings"
 )
 
-// Status is where a purchase stands. The values are the ledger's and the API's.
+// Status is the state of a purchase, with the values of the ledger and the API.
 type Status string
 
-// The statuses, in the order in which a purchase may pass through them.
+// The statuses, in the order of a purchase's progress.
 const (
-	StatusAwaitingPayment Status = "awaiting_payment" // checked out with a delayed method, not paid yet
+	StatusAwaitingPayment Status = "awaiting_payment" // checked out with a delayed payment method
 	StatusPaymentFailed   Status = "payment_failed"   // the delayed payment failed
-	StatusRejected        Status = "rejected"         // no usable e-mail address: nobody to give access to
-	StatusPending         Status = "pending"          // committed, not yet in the queue
+	StatusRejected        Status = "rejected"         // paid without a usable e-mail address
+	StatusPending         Status = "pending"          // committed, not published
 	StatusPublished       Status = "published"        // in the queue
-	StatusRetrying        Status = "retrying"         // TikTok refused it for now
+	StatusRetrying        Status = "retrying"         // the last attempt failed
 	StatusDelivered       Status = "delivered"        // accepted by TikTok
-	StatusDead            Status = "dead"             // given up on, with a reason
-	StatusSkipped         Status = "skipped"          // on purpose not sent, with a reason
+	StatusDead            Status = "dead"             // dead-lettered, with a reason
+	StatusSkipped         Status = "skipped"          // intentionally not sent, with a reason
 )
 
-// Statuses lists every status once, in the order of the constants.
+// Statuses returns every status, in the order of the constants.
 func Statuses() []Status {
 	return []Status{
 		StatusAwaitingPayment, StatusPaymentFailed, StatusRejected, StatusPending, StatusPublished,
@@ -29,7 +29,7 @@ func Statuses() []Status {
 	}
 }
 
-// ParseStatus reads a status; "" is "".
+// ParseStatus parses a status; "" returns "".
 func ParseStatus(text string) (Status, error) {
 	if text == "" {
 		return "", nil
@@ -41,11 +41,10 @@ func ParseStatus(text string) (Status, error) {
 		}
 		names = append(names, string(s))
 	}
-	return "", errors.New("status is one of " + strings.Join(names, ", "))
+	return "", errors.New("status must be one of " + strings.Join(names, ", "))
 }
 
-// Reason says why a purchase was skipped, rejected or given up on. It is a small closed set: also a
-// metric's label.
+// Reason is why a purchase is skipped, rejected or dead. It is a small closed set: also a metric's label.
 type Reason string
 
 // The reasons.
@@ -54,20 +53,20 @@ const (
 	ReasonNoPayment     Reason = "no_payment"     // skipped: a trial, a full discount or a free order
 	ReasonNotConfigured Reason = "not_configured" // skipped: the worker has no access token
 	ReasonTestPurchase  Reason = "test_purchase"  // skipped: livemode=false and TIKTOK_TEST_MODE=skip
-	ReasonNoConsent     Reason = "no_consent"     // skipped: the buyer said no, or nothing where an answer is required
+	ReasonNoConsent     Reason = "no_consent"     // skipped: the buyer did not consent
 	ReasonInternal      Reason = "internal"       // skipped: the merchant's own staff
-	ReasonForgotten     Reason = "forgotten"      // skipped: its customer's data were removed before it was delivered
+	ReasonForgotten     Reason = "forgotten"      // skipped: the buyer's data was removed before delivery
 	ReasonInvalidEmail  Reason = "invalid_email"  // rejected
-	ReasonRefused       Reason = "refused"        // dead: TikTok refuses this event for its content
+	ReasonRefused       Reason = "refused"        // dead: TikTok rejects the event for its content
 	ReasonExpired       Reason = "expired"        // dead: older than RETRY_MAX_AGE
-	ReasonCrash         Reason = "crash"          // dead: the worker stumbles over it, again and again
+	ReasonCrash         Reason = "crash"          // dead: it crashed the worker repeatedly
 )
 
-// rank orders the states of the payment side: an event may only move a purchase upwards.
+// rank orders the payment states: an event may only raise a purchase's rank.
 func rank(s Status, r Reason) int {
 	switch {
 	case s == "":
-		return 0 // not on the ledger
+		return 0 // not recorded
 	case s == StatusAwaitingPayment:
 		return 1
 	case s == StatusPaymentFailed:
@@ -77,12 +76,12 @@ func rank(s Status, r Reason) int {
 	case s == StatusSkipped && r == ReasonNoPayment:
 		return 4
 	default:
-		return 5 // paid, wherever its delivery stands
+		return 5 // paid, whatever its delivery status
 	}
 }
 
-// Paid reports whether money moved for a purchase, whatever became of its delivery. A trial is no sale, also where
-// it is sent as an event of its own.
+// Paid reports whether a purchase was paid, whatever its delivery status. A trial is never paid, even if it
+// is sent as an event.
 func Paid(s Status, r Reason, k Kind) bool {
 	switch {
 	case s == StatusAwaitingPayment, s == StatusPaymentFailed, s == StatusSkipped && r == ReasonNoPayment:
@@ -92,18 +91,18 @@ func Paid(s Status, r Reason, k Kind) bool {
 	}
 }
 
-// Advances says whether an event that proposes (to, toReason) moves a purchase forward that stands at
-// (from, fromReason); from is "" when the ledger does not know it. Payment states move one way:
-// awaiting_payment, payment_failed, rejected, a trial, paid. Paid always wins and is never left.
+// Advances reports whether an event moves a purchase from one payment state to the next; from is "" for a
+// purchase that is not recorded. The order is awaiting_payment, payment_failed, rejected, unpaid by design
+// (no_payment), paid. A paid purchase never leaves that state.
 func Advances(from Status, fromReason Reason, to Status, toReason Reason) bool {
 	return rank(to, toReason) > rank(from, fromReason)
 }
 
-// Settle says where a purchase stands after the worker reported result: next is the new status and
-// changed whether it differs. Outcomes may come in any order and more than once, so that the rule is:
-// delivered always stands; an end (dead, skipped) stands against everything of its own or an older
-// generation; a report from before the present generation (a replay made the purchase pending again)
-// moves nothing but delivered.
+// Settle applies a worker's result to a purchase and reports whether its status changed. Results arrive in
+// any order and more than once:
+//   - delivered is final and applies in any generation;
+//   - dead and skipped yield to delivered only;
+//   - any other result of an older generation (before a replay or a sweep) is ignored.
 func Settle(status Status, generation int, result Status, resultGeneration int) (next Status, changed bool) {
 	switch status {
 	case StatusPending, StatusPublished, StatusRetrying:
@@ -114,7 +113,7 @@ func Settle(status Status, generation int, result Status, resultGeneration int) 
 		if result == StatusDelivered {
 			return StatusDelivered, true
 		}
-	default: // delivered is never left, and what was never sent has no outcome
+	default: // delivered is final; the other statuses were never sent
 	}
 	return status, false
 }

@@ -8,10 +8,12 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// kelvin is the only letter outside ASCII that Unicode's normal form C replaces by one inside it ('K').
+const asciiDigits = "0123456789"
+
+// kelvin is the only non-ASCII letter that normal form C replaces by an ASCII one ('K').
 const kelvin = "\u212a"
 
-// nfc returns s in normal form C, except that U+212A stays.
+// nfc returns s in normal form C with every U+212A kept.
 func nfc(s string) string {
 	if norm.NFC.IsNormalString(s) {
 		return s
@@ -23,15 +25,15 @@ func nfc(s string) string {
 	return strings.Join(parts, kelvin)
 }
 
-// invisible reports whether a character leaves no mark on paper: category Cf, other default ignorable code
-// points, variation selectors, and U+FFFD, which decoders put in the place of what they could not read.
+// invisible reports whether r has no glyph: category Cf, other default ignorable code points, variation
+// selectors. U+FFFD counts as well: decoders write it for invalid bytes.
 func invisible(r rune) bool {
 	return r == utf8.RuneError ||
 		unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// halfWidth returns the ASCII digit or sign of a full-width one, and '.' for the ideographic full stops.
-// Letters stay: none outside ASCII may become one inside it.
+// halfWidth returns the ASCII form of a full-width digit or sign, and '.' for the ideographic full stops.
+// Letters remain: no non-ASCII letter may become an ASCII one.
 func halfWidth(r rune) rune {
 	switch {
 	case r >= '\uff01' && r <= '\uff5e':
@@ -44,17 +46,17 @@ func halfWidth(r rune) rune {
 	return r
 }
 
-// tidy returns a text in normal form C, without invisible characters and without blanks at its ends.
-func tidy(raw string) string {
-	if isASCII(raw) {
-		return strings.TrimSpace(raw)
+// normalise returns s in normal form C without invisible characters and outer blanks.
+func normalise(s string) string {
+	if isASCII(s) {
+		return strings.TrimSpace(s)
 	}
 	visible := strings.Map(func(r rune) rune {
 		if invisible(r) {
 			return -1
 		}
 		return r
-	}, raw)
+	}, s)
 	return strings.TrimSpace(nfc(visible))
 }
 
@@ -67,13 +69,12 @@ func isASCII(s string) bool {
 	return true
 }
 
-// printable reports whether a text is valid UTF-8 without control characters (NUL and line ends included).
+// printable reports whether s is valid UTF-8 without control characters.
 func printable(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
 }
 
-// unescape decodes percent escapes once and leaves a '%' that begins none. It returns text itself where there
-// is nothing to decode.
+// unescape decodes percent escapes once and keeps any other '%'.
 func unescape(text string) string {
 	if !strings.Contains(text, "%") {
 		return text
@@ -109,11 +110,11 @@ func unhex(c byte) byte {
 	return c&^0x20 - 'A' + 10
 }
 
-// only keeps one kind of characters, in lower case.
-func only(kind func(r rune) bool, text string) string {
-	kept := make([]byte, 0, len(text))
-	for _, r := range text {
-		if kind(r) {
+// onlyLetters returns the letters of s in lower case.
+func onlyLetters(s string) string {
+	kept := make([]byte, 0, len(s))
+	for _, r := range s {
+		if unicode.IsLetter(r) {
 			kept = utf8.AppendRune(kept, unicode.ToLower(r))
 		}
 	}

@@ -2,26 +2,25 @@ package purchase
 
 import "time"
 
-// Subscription is the state of a subscription that began without money: by a trial, or by a period that a
-// discount made free. Its first invoice with money is its first payment. The checkout and the invoices arrive
-// in any order.
+// Subscription is the state of a subscription that began free, by a trial or a full discount. Its first paid
+// invoice is its first payment. The checkout and the invoices arrive in any order.
 type Subscription struct {
 	Livemode     bool
-	Trial        Trial    // Session "": its checkout has not arrived
-	Invoice      Purchase // the earliest with money; ID "": none has arrived
-	FirstPayment string   // the id of the invoice that became a purchase; "": none has
+	Trial        Trial    // Session "": not received
+	Invoice      Purchase // the earliest paid one; ID "": none received
+	FirstPayment string   // id of the invoice that became a purchase; "": none
 }
 
-// Trial is the checkout of a subscription that began without money.
+// Trial is the checkout of a subscription that began free.
 type Trial struct {
 	Session      string    // the checkout's id
-	Started      time.Time // by Stripe's clock, even if that is ahead of ours
-	Withheld     Reason    // why the first payment is not sent: ReasonNoConsent, ReasonInternal; "": it is sent
-	ClickExpires time.Time // see Purchase
+	Started      time.Time // by Stripe's clock, which may be ahead
+	Withheld     Reason    // see Purchase.Withheld
+	ClickExpires time.Time // see Purchase.ClickExpires
 }
 
-// AddTrial returns the state after a trial's checkout. A second checkout of the same subscription changes
-// nothing. converts reports whether the held invoice is the first payment: Convert makes its purchase.
+// AddTrial adds a trial's checkout; a second one changes nothing. converts reports whether the held invoice
+// is the first payment: call Convert.
 func (s Subscription) AddTrial(checkout *Purchase) (next Subscription, converts bool) {
 	if s.Trial.Session != "" {
 		return s, false
@@ -34,14 +33,13 @@ func (s Subscription) AddTrial(checkout *Purchase) (next Subscription, converts 
 	return s, s.Converts(false)
 }
 
-// AddInvoice returns the state after an invoice with money and what becomes of the invoice: Processed (the
-// first payment: Convert makes its purchase), Held for its trial or an earlier invoice, Duplicate, or Ignored
-// (a renewal).
+// AddInvoice adds a paid invoice. The disposition is Processed (the first payment: call Convert), Held (for
+// its trial or an earlier invoice), Duplicate, or Ignored (a renewal).
 func (s Subscription) AddInvoice(invoice *Purchase) (next Subscription, d Disposition) {
 	switch {
 	case invoice.ID == s.FirstPayment, invoice.ID == s.Invoice.ID:
 		return s, Duplicate
-	case s.FirstPayment != "", s.Invoice.ID != "" && !earlier(invoice, &s.Invoice):
+	case s.FirstPayment != "", s.Invoice.ID != "" && !precedes(invoice, &s.Invoice):
 		return s, Ignored
 	}
 	s.Livemode, s.Invoice = invoice.Livemode, *invoice
@@ -51,18 +49,16 @@ func (s Subscription) AddInvoice(invoice *Purchase) (next Subscription, d Dispos
 	return s, Held
 }
 
-// trialClockSkew is how far the times of a checkout and of its subscription may differ. No trial and no plan
-// is shorter than a day.
+// trialClockSkew bounds the difference between a checkout's time and its subscription's. No trial or plan is
+// shorter than a day.
 const trialClockSkew = 12 * time.Hour
 
-// HeldFor is how long an invoice that may be a renewal is held for an earlier one. Stripe repeats its events
-// for three days; an earlier invoice that has not arrived by then was not paid, and the held one's money is
-// the first.
-const HeldFor = 73 * time.Hour
+// InvoiceHoldTime is how long a possible renewal is held for an earlier invoice. Stripe retries events for
+// three days; an earlier invoice that has not arrived by then was not paid.
+const InvoiceHoldTime = 73 * time.Hour
 
-// Converts reports whether the held invoice becomes the first payment. It is certain where the invoice looks
-// back on the trial, or on no period; a renewal looks back on a later period. expired: the invoice was held
-// for HeldFor.
+// Converts reports whether the held invoice becomes the first payment: the period before it is the trial or
+// unknown (a renewal follows a later period), or it was held for InvoiceHoldTime (expired).
 func (s Subscription) Converts(expired bool) bool {
 	if s.Trial.Session == "" || s.Invoice.ID == "" || s.FirstPayment != "" {
 		return false
@@ -71,8 +67,8 @@ func (s Subscription) Converts(expired bool) bool {
 	return expired || start.IsZero() || !start.After(s.Trial.Started.Add(trialClockSkew))
 }
 
-// Convert makes the held invoice the first payment. stored has the match keys, content and limited data use
-// of the trial; nil: its buyer's data were removed.
+// Convert makes the held invoice the first payment, with the match keys, content and limited data use of the
+// stored trial; nil: the buyer's data was removed.
 func (s Subscription) Convert(stored *Purchase) (next Subscription, payment Purchase) {
 	payment = s.Invoice
 	payment.Kind, payment.Status = KindFirstPayment, StatusPending
@@ -89,45 +85,45 @@ func (s Subscription) Convert(stored *Purchase) (next Subscription, payment Purc
 	return s, payment
 }
 
-// earlier reports whether an invoice precedes another one of the same subscription.
-func earlier(invoice, other *Purchase) bool {
+// precedes reports whether an invoice is earlier than another one of the same subscription.
+func precedes(invoice, other *Purchase) bool {
 	if a, b := invoice.PeriodStart, other.PeriodStart; !a.IsZero() && !b.IsZero() && !a.Equal(b) {
 		return a.Before(b)
 	}
 	return invoice.At.Before(other.At)
 }
 
-// The billing reasons that matter. An invoice of any other reason is a plan's.
+// The billing reasons that are distinguished. An invoice with any other reason bills a plan.
 const (
-	reasonCreate  = "subscription_create"                    // a subscription's first one: its checkout's
-	reasonUpdate  = "subscription_update"                    // a change, the early end of a trial among them
-	reasonManual  = "manual"                                 // made by hand or by the API
-	reasonPending = "automatic_pending_invoice_item_invoice" // single items between two cycles
+	billingCreate = "subscription_create"                    // the invoice of the checkout
+	billingUpdate = "subscription_update"                    // a change, such as the early end of a trial
+	billingManual = "manual"                                 // created by hand or by the API
+	billingItems  = "automatic_pending_invoice_item_invoice" // items between two cycles
 )
 
-// MayBeFirst reports whether an invoice may be the first payment after a trial: it is a plan's, and money
-// moved. A small manual invoice during a trial is not.
-func (i *Invoice) MayBeFirst() bool {
+// MayBeFirstPayment reports whether an invoice may be the first payment after a trial: paid, and for a plan
+// rather than a single item.
+func (i *Invoice) MayBeFirstPayment() bool {
 	switch i.Reason {
-	case reasonCreate, reasonManual, reasonPending:
+	case billingCreate, billingManual, billingItems:
 		return false
 	}
 	return ValidID(i.Subscription) && i.AmountPaid != nil && *i.AmountPaid > 0
 }
 
-// LooksBackTo returns when the period began that an invoice looks back on. It is zero where Stripe gave none,
-// and for the invoice that ends a trial early: that one looks back on nothing, its period begins and ends
-// when it is created.
-func (i *Invoice) LooksBackTo() time.Time {
+// PreviousPeriodStart returns the start of the period before an invoice; zero: unknown, or the invoice ends a
+// trial early. The period of such an invoice starts and ends when the invoice is created.
+func (i *Invoice) PreviousPeriodStart() time.Time {
 	created := i.Created
 	if created.IsZero() {
 		created = i.PeriodEnd
 	}
-	if i.Reason == reasonUpdate && within(i.PeriodStart, i.PeriodEnd) && within(i.PeriodStart, created) {
+	start := i.PeriodStart
+	if i.Reason == billingUpdate && withinSecond(start, i.PeriodEnd) && withinSecond(start, created) {
 		return time.Time{}
 	}
-	return i.PeriodStart
+	return start
 }
 
-// within reports whether two of Stripe's times are a second apart at most.
-func within(a, b time.Time) bool { return a.Sub(b).Abs() <= time.Second }
+// withinSecond reports whether two of Stripe's times differ by at most a second.
+func withinSecond(a, b time.Time) bool { return a.Sub(b).Abs() <= time.Second }

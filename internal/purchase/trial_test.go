@@ -15,7 +15,7 @@ const day = 24 * time.Hour
 
 var trialStart = time.Unix(1_790_000_000, 0).UTC()
 
-// checkout returns a trial's checkout.
+// checkout returns the checkout of a trial.
 func checkout() *purchase.Purchase {
 	return &purchase.Purchase{
 		ID: "cs_1", Kind: purchase.KindTrial, Status: purchase.StatusSkipped, Reason: purchase.ReasonNoPayment,
@@ -23,7 +23,7 @@ func checkout() *purchase.Purchase {
 	}
 }
 
-// invoice returns a subscription's n-th invoice with money: the first looks back on a trial of a week.
+// invoice returns the n-th paid invoice of a subscription with a trial of a week.
 func invoice(n int) *purchase.Purchase {
 	p := &purchase.Purchase{ID: fmt.Sprintf("in_%d", n), PeriodStart: trialStart, At: trialStart.Add(7 * day)}
 	if n > 1 {
@@ -33,12 +33,12 @@ func invoice(n int) *purchase.Purchase {
 	return p
 }
 
-// endedEarly returns the invoice that ends a trial early: it looks back on no period.
+// endedEarly returns the invoice that ends a trial early, without a previous period.
 func endedEarly() *purchase.Purchase {
 	return &purchase.Purchase{ID: "in_early", At: trialStart.Add(3 * day)}
 }
 
-// ahead returns a purchase by a test clock of Stripe's; its own time is clamped to ours.
+// ahead returns a purchase by one of Stripe's test clocks. Its own time is clamped to the receipt.
 func ahead(p *purchase.Purchase) *purchase.Purchase {
 	p.PeriodStart = p.PeriodStart.AddDate(0, 3, 0)
 	return p
@@ -52,86 +52,64 @@ func TestSubscription_FirstPayment(t *testing.T) {
 	nextDay.PeriodStart = trialStart.Add(day)
 	for name, tc := range map[string]struct {
 		arrived []*purchase.Purchase
-		want    []string // what becomes of each
+		want    []string // result of each, see arrive
 		first   string   // the first payment
-		expired string   // the first payment after HeldFor
+		expired string   // the first payment after InvoiceHoldTime
 	}{
-		"trial alone": {
-			[]*purchase.Purchase{checkout()},
-			[]string{"trial"},
-			"", "",
-		},
+		"trial alone": {[]*purchase.Purchase{checkout()}, []string{"trial"}, "", ""},
 		"trial, invoice": {
 			[]*purchase.Purchase{checkout(), invoice(1)},
-			[]string{"trial", "processed"},
-			"in_1", "in_1",
+			[]string{"trial", "processed"}, "in_1", "in_1",
 		},
 		"invoice, trial": {
 			[]*purchase.Purchase{invoice(1), checkout()},
-			[]string{"held", "converts"},
-			"in_1", "in_1",
+			[]string{"held", "converts"}, "in_1", "in_1",
 		},
 		"clocks an hour apart": {
 			[]*purchase.Purchase{checkout(), skewed},
-			[]string{"trial", "processed"},
-			"in_1", "in_1",
+			[]string{"trial", "processed"}, "in_1", "in_1",
 		},
-		"a day later": {
-			[]*purchase.Purchase{checkout(), nextDay},
-			[]string{"trial", "held"},
-			"", "in_1",
-		},
-		"Stripe's clock ahead of ours": {
+		"a day later": {[]*purchase.Purchase{checkout(), nextDay}, []string{"trial", "held"}, "", "in_1"},
+		"test clock": {
 			[]*purchase.Purchase{ahead(checkout()), ahead(invoice(1))},
-			[]string{"trial", "processed"},
-			"in_1", "in_1",
+			[]string{"trial", "processed"}, "in_1", "in_1",
 		},
 		"renewal": {
 			[]*purchase.Purchase{checkout(), invoice(1), invoice(2)},
-			[]string{"trial", "processed", "ignored"},
-			"in_1", "in_1",
+			[]string{"trial", "processed", "ignored"}, "in_1", "in_1",
 		},
 		"renewal before the first invoice": {
 			[]*purchase.Purchase{checkout(), invoice(2), invoice(1)},
-			[]string{"trial", "held", "processed"},
-			"in_1", "in_1",
+			[]string{"trial", "held", "processed"}, "in_1", "in_1",
 		},
 		"renewals out of order": {
 			[]*purchase.Purchase{invoice(3), checkout(), invoice(2), invoice(4)},
-			[]string{"held", "trial", "held", "ignored"},
-			"", "in_2",
+			[]string{"held", "trial", "held", "ignored"}, "", "in_2",
 		},
 		"repeated": {
 			[]*purchase.Purchase{invoice(2), invoice(2), checkout(), checkout(), invoice(1), invoice(1), checkout()},
-			[]string{"held", "duplicate", "trial", "trial", "processed", "duplicate", "trial"},
-			"in_1", "in_1",
+			[]string{"held", "duplicate", "trial", "trial", "processed", "duplicate", "trial"}, "in_1", "in_1",
 		},
 		"ended early": {
 			[]*purchase.Purchase{checkout(), endedEarly(), invoice(2)},
-			[]string{"trial", "processed", "ignored"},
-			"in_early", "in_early",
+			[]string{"trial", "processed", "ignored"}, "in_early", "in_early",
 		},
 		"ended early, out of order": {
 			[]*purchase.Purchase{invoice(2), endedEarly(), checkout()},
-			[]string{"held", "held", "converts"},
-			"in_early", "in_early",
+			[]string{"held", "held", "converts"}, "in_early", "in_early",
 		},
-		"without a trial": {
-			[]*purchase.Purchase{invoice(2), invoice(1)},
-			[]string{"held", "held"},
-			"", "",
-		},
+		"without a trial": {[]*purchase.Purchase{invoice(2), invoice(1)}, []string{"held", "held"}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var s purchase.Subscription
 			var got []string
 			for _, p := range tc.arrived {
-				var becomes string
-				if s, becomes = arrive(s, p); becomes == "processed" || becomes == "converts" {
+				var result string
+				if s, result = arrive(s, p); result == "processed" || result == "converts" {
 					s, _ = s.Convert(nil)
 				}
-				got = append(got, becomes)
+				got = append(got, result)
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" || s.FirstPayment != tc.first {
 				t.Errorf("first payment = %q, want %q; (-want +got):\n%s", s.FirstPayment, tc.first, diff)
@@ -140,15 +118,14 @@ func TestSubscription_FirstPayment(t *testing.T) {
 				s, _ = s.Convert(nil)
 			}
 			if s.FirstPayment != tc.expired {
-				t.Errorf("first payment after HeldFor = %q, want %q", s.FirstPayment, tc.expired)
+				t.Errorf("first payment after InvoiceHoldTime = %q, want %q", s.FirstPayment, tc.expired)
 			}
 		})
 	}
 }
 
-// arrive applies a checkout or an invoice and returns what becomes of it: "trial", "converts" or the
-// disposition.
-func arrive(s purchase.Subscription, p *purchase.Purchase) (next purchase.Subscription, becomes string) {
+// arrive adds a checkout or an invoice. The result is "trial", "converts" or the disposition.
+func arrive(s purchase.Subscription, p *purchase.Purchase) (next purchase.Subscription, result string) {
 	if p.Kind == purchase.KindTrial {
 		next, converts := s.AddTrial(p)
 		if converts {
@@ -160,7 +137,6 @@ func arrive(s purchase.Subscription, p *purchase.Purchase) (next purchase.Subscr
 	return next, string(d)
 }
 
-// In every order of arrival the first payment is the same.
 func TestSubscription_AnyOrder(t *testing.T) {
 	t.Parallel()
 	all := []*purchase.Purchase{checkout(), invoice(1), invoice(2), invoice(3)}
@@ -168,8 +144,8 @@ func TestSubscription_AnyOrder(t *testing.T) {
 		var s purchase.Subscription
 		converted := 0
 		for _, p := range slices.Concat(order, order) {
-			var becomes string
-			if s, becomes = arrive(s, p); becomes == "processed" || becomes == "converts" {
+			var result string
+			if s, result = arrive(s, p); result == "processed" || result == "converts" {
 				s, _ = s.Convert(nil)
 				converted++
 			}
@@ -226,7 +202,7 @@ func TestSubscription_Convert(t *testing.T) {
 				want.LimitedDataUse, want.ClickExpires = true, trial.ClickExpires
 			}
 			if diff := cmp.Diff(want, got); diff != "" || s.FirstPayment != "in_1" || s.Converts(true) {
-				t.Errorf("state %+v, payment (-want +got):\n%s", s, diff)
+				t.Errorf("subscription = %+v, payment (-want +got):\n%s", s, diff)
 			}
 		})
 	}

@@ -10,29 +10,28 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// maxURL bounds an address in bytes: what browsers and servers commonly take.
+// maxURL is the limit of a URL in bytes, as in most browsers and servers.
 const maxURL = 2048
 
-// webURL is an absolute http(s) address, split as browsers split it (WHATWG's URL Standard). Path and query
-// are as they were written; the fragment is not part of what servers and TikTok get.
+// webURL is an absolute http(s) URL without its fragment, parsed like in browsers (WHATWG URL Standard).
+// Path and query are unchanged.
 type webURL struct {
 	origin string // scheme, host and port: "https://shop.example"
-	path   string // begins with '/', or ""
+	path   string // with the first '/', or ""
 	query  string // without '?'
 }
 
-// plainAddress undoes what shops do to an address on its way into the metadata: quotes around it, escapes of
-// HTML, JSON or of the whole address, and the characters that browsers remove.
-func plainAddress(raw string) string {
-	s := raw
-	s = strings.Map(func(r rune) rune {
+// unwrapURL removes quotes, HTML and JSON escapes, escapes of the whole URL, and the characters that browsers
+// ignore. Shops add all of them on the way into the metadata.
+func unwrapURL(raw string) string {
+	s := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r > unicode.MaxASCII && invisible(r) {
 			return -1
 		}
 		return r
-	}, s)
+	}, raw)
 	s = strings.TrimSpace(s)
-	for quoted(s) {
+	for isQuoted(s) {
 		s = strings.TrimSpace(s[1 : len(s)-1])
 	}
 	if strings.IndexByte(s, '%') > 0 && !strings.ContainsAny(s, "/:") { // https%3A%2F%2Fshop.example%2F
@@ -46,13 +45,13 @@ func plainAddress(raw string) string {
 		if plain == s {
 			break
 		}
-		s = plain // it may have been escaped twice
+		s = plain // possibly escaped twice
 	}
 	return s
 }
 
-// quoted reports whether a text has a pair of quotes or angle brackets around it.
-func quoted(s string) bool {
+// isQuoted reports whether s is between quotes or angle brackets.
+func isQuoted(s string) bool {
 	if len(s) < 2 {
 		return false
 	}
@@ -65,9 +64,8 @@ var (
 	ampersands  = strings.NewReplacer("&amp;", "&", "&AMP;", "&", "&#38;", "&", "&#038;", "&", "&#x26;", "&")
 )
 
-// parseWeb splits what plainAddress returned. Without a scheme it is https, where a host with a dot comes
-// first.
-func parseWeb(s string) (u webURL, ok bool) {
+// parseURL parses a result of unwrapURL. A URL without a scheme is https if it begins with a domain.
+func parseURL(s string) (u webURL, ok bool) {
 	scheme, rest, bare := "https", s, false
 	colon := strings.IndexByte(s, ':')
 	switch {
@@ -87,7 +85,7 @@ func parseWeb(s string) (u webURL, ok bool) {
 	}
 	authority := rest[:end]
 	if bare && strings.HasSuffix(authority, ":") {
-		return u, false // an app's scheme
+		return u, false // another scheme
 	}
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
 		if bare {
@@ -96,7 +94,7 @@ func parseWeb(s string) (u webURL, ok bool) {
 		authority = authority[at+1:]
 	}
 	host, ok := cleanHost(authority, scheme)
-	if !ok || bare && !dotted(host) {
+	if !ok || bare && !hasTopLevelDomain(host) {
 		return u, false
 	}
 	u.origin = scheme + "://" + host
@@ -105,11 +103,10 @@ func parseWeb(s string) (u webURL, ok bool) {
 	return u, true
 }
 
-// hosts maps names of all alphabets as browsers do: not limited to letters, digits and hyphens.
-var hosts = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+// idnaProfile converts hosts like browsers, which accept more than letters, digits and hyphens.
+var idnaProfile = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
 
-// cleanHost returns a host with its port as browsers write it: in lower case, in Punycode, without the
-// scheme's own port.
+// cleanHost returns a host and port like browsers: in lower case, in Punycode, without the default port.
 func cleanHost(authority, scheme string) (host string, ok bool) {
 	host, port := authority, ""
 	if at := strings.LastIndexByte(authority, ':'); at > strings.LastIndexByte(authority, ']') {
@@ -132,7 +129,7 @@ func cleanHost(authority, scheme string) (host string, ok bool) {
 	}
 	host = strings.ToLower(unescape(host))
 	if !isASCII(host) {
-		ascii, err := hosts.ToASCII(host)
+		ascii, err := idnaProfile.ToASCII(host)
 		if err != nil {
 			return "", false
 		}
@@ -140,51 +137,51 @@ func cleanHost(authority, scheme string) (host string, ok bool) {
 	}
 	name := strings.TrimSuffix(host, ".")
 	switch {
-	case !consists(host, 253, ".-_"), name == "", name[0] == '.', strings.Contains(name, ".."), missing(name):
+	case !alphanumeric(host, 253, ".-_"), name == "", name[0] == '.', strings.Contains(name, ".."),
+		isMissing(name):
 		return "", false
 	}
 	return host + port, true
 }
 
-// dotted reports whether a host looks like one in a text without a scheme: "shop.example", not "checkout" or
+// hasTopLevelDomain reports whether a host without a scheme is a domain: "shop.example", not "checkout" or
 // "1.5".
-func dotted(host string) bool {
+func hasTopLevelDomain(host string) bool {
 	host, _, _ = strings.Cut(host, ":")
 	dot := strings.LastIndexByte(strings.TrimSuffix(host, "."), '.')
 	return dot > 0 && dot+1 < len(host) && host[dot+1] >= 'a' && host[dot+1] <= 'z'
 }
 
-// cleanURL returns an address without user, fragment, and whatever of its path and query is personal; all
-// that remains is escaped, so that every parser takes it. personal reports whether the buyer was found in it.
-// It is "" where no browser would open the address. The host is never searched: a shop may be called like its
-// buyer.
+// cleanURL returns a URL without user, fragment and personal data, escaped so that every parser accepts it;
+// "": invalid. personal reports whether personal data was found. The host is not searched: a shop may have
+// its buyer's name.
 func (b *buyer) cleanURL(raw string) (clean string, personal bool) {
-	u, ok := parseWeb(plainAddress(raw))
+	u, ok := parseURL(unwrapURL(raw))
 	if !ok {
 		return "", false
 	}
-	path, inPath := b.cleanPath(u.path)
-	query, inQuery := b.cleanQuery(u.query)
+	path, personalPath := b.cleanPath(u.path)
+	query, personalQuery := b.cleanQuery(u.query)
 	clean = u.origin + path
 	if query != "" {
 		clean += "?" + query
 	}
-	if len(clean) > maxURL { // escaped by now
+	if len(clean) > maxURL {
 		if clean = u.origin + path; len(clean) > maxURL {
 			clean = u.origin + "/"
 		}
 	}
-	return clean, inPath || inQuery
+	return clean, personalPath || personalQuery
 }
 
-// cleanPath drops the segments that name the buyer, and resolves "." and "..". A name that is spread over
-// segments costs the path.
+// cleanPath removes segments with personal data and resolves "." and "..". A name spread over several
+// segments removes the path.
 func (b *buyer) cleanPath(path string) (clean string, personal bool) {
 	if path == "" {
 		return "", false
 	}
 	plain := !strings.ContainsAny(path, `\`) && !strings.Contains(path, "/.") && !strings.Contains(path, "%2")
-	if personal = b.in(path); plain && !personal {
+	if personal = b.foundIn(path); plain && !personal {
 		return escape(path, &pathCharacter), false
 	}
 	var kept []string
@@ -194,7 +191,7 @@ func (b *buyer) cleanPath(path string) (clean string, personal bool) {
 		switch {
 		case dots == "..":
 			kept = kept[:max(0, len(kept)-1)]
-		case dots == ".", personal && b.in(segment):
+		case dots == ".", personal && b.foundIn(segment):
 		default:
 			kept = append(kept, segment)
 		}
@@ -203,30 +200,28 @@ func (b *buyer) cleanPath(path string) (clean string, personal bool) {
 		}
 	}
 	clean = "/" + strings.Join(kept, "/")
-	if personal && b.in(clean) {
+	if personal && b.foundIn(clean) {
 		clean = "/"
 	}
 	return escape(clean, &pathCharacter), personal
 }
 
-// cleanQuery drops the parameters that shops put personal data into, those that name the buyer, and click ids
-// that are none. The others stay as they were written, in their order.
+// cleanQuery removes parameters with personal data and placeholder click ids. The others remain in order.
 func (b *buyer) cleanQuery(query string) (clean string, personal bool) {
 	if query == "" {
 		return "", false
 	}
-	named := b.in(query)
-	spread := b.inValues(query)
+	found, nameSpread := b.foundIn(query), b.nameInValues(query)
 	kept := make([]byte, 0, len(query)+16)
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
 		key, value = unescape(key), unescape(value)
 		switch {
-		case pair == "", !printable(key), !printable(value), personalParam(key):
+		case pair == "", !printable(key), !printable(value), isPersonalParam(key):
 			continue
-		case strings.EqualFold(key, metaTTCLID) && (value == "" || placeholder(value)):
+		case strings.EqualFold(key, metaTTCLID) && (value == "" || isPlaceholder(value)):
 			continue
-		case named && b.in(pair), spread && b.partOfName(value):
+		case found && b.foundIn(pair), nameSpread && b.isNameWord(value):
 			personal = true
 			continue
 		}
@@ -235,18 +230,17 @@ func (b *buyer) cleanQuery(query string) (clean string, personal bool) {
 		}
 		kept = appendEscaped(kept, pair, &queryCharacter)
 	}
-	if named && b.in(string(kept)) {
+	if found && b.foundIn(string(kept)) {
 		return "", true
 	}
 	return string(kept), personal
 }
 
-// personalParam reports whether a query parameter is one that shops put personal data into; no plain address,
-// phone or name may enter the queue, whatever page the buyer came from.
-func personalParam(key string) bool {
+// isPersonalParam reports whether shops use a query parameter for personal data.
+func isPersonalParam(key string) bool {
 	key = strings.ToLower(key)
 	if !isASCII(key) {
-		key = strings.ToLower(strings.ToUpper(key)) // ſ is an s, too
+		key = strings.ToLower(strings.ToUpper(key)) // U+017F is an s
 	}
 	switch key {
 	case "tel", "telefon", "telefono", "mail", "first", "last", "given", "family", "nom", "prenom", "nombre",
@@ -265,17 +259,17 @@ var personalWords = []string{
 	"email", "e-mail", "phone", "mobile", "name", "address", "street", "token", "password", "secret",
 }
 
-// pathCharacter and queryCharacter are what a path and a query may hold unescaped (RFC 3986).
+// pathCharacter and queryCharacter are the unescaped characters of a path and a query (RFC 3986).
 var pathCharacter, queryCharacter = characters("-._~!$&'()*+,;=:@/"), characters("-._~!$&'()*+,;=:@/?")
 
 func characters(signs string) (set [256]bool) {
 	for c := range set {
-		set[c] = c < utf8.RuneSelf && consists(string(rune(c)), 1, signs)
+		set[c] = c < utf8.RuneSelf && alphanumeric(string(rune(c)), 1, signs)
 	}
 	return set
 }
 
-// escape escapes what is not allowed. Escapes stay; a '%' that begins none is escaped.
+// escape escapes characters that are not allowed, except existing escapes.
 func escape(s string, allowed *[256]bool) string {
 	for i := range len(s) {
 		if !allowed[s[i]] {
@@ -297,25 +291,24 @@ func appendEscaped(to []byte, s string, allowed *[256]bool) []byte {
 	return to
 }
 
-// clickIDIn finds the click id in an address: in its query, then behind its '#', in any case. The rest of the
-// address need not be usable. What cannot be a click id is passed over; the reason of the last one is
-// returned where none is left. An address that is escaped within another's query is read at last.
-func (b *buyer) clickIDIn(raw string) (id string, reason DropReason) {
-	const rounds = 3
-	text := plainAddress(raw)
-	for range rounds {
+// clickIDInURL returns the first valid click id in the query or the fragment of a URL, or of a URL escaped
+// within them, with the parameter's name in any case. The rest of the URL may be invalid. Without a click
+// id it returns the reason of the last invalid one.
+func (b *buyer) clickIDInURL(raw string) (id string, reason DropReason) {
+	text := unwrapURL(raw)
+	for range maxUnescapes {
 		for at := 0; ; {
-			sign := strings.IndexByte(text[at:], '=')
-			if sign < 0 {
+			equals := strings.IndexByte(text[at:], '=')
+			if equals < 0 {
 				break
 			}
-			at += sign + 1
+			at += equals + 1
 			key := at - 1 - len(metaTTCLID)
 			if key < 0 || !strings.EqualFold(text[key:at-1], metaTTCLID) {
 				continue
 			}
 			if key > 0 && strings.IndexByte("?&#;/!", text[key-1]) < 0 {
-				continue // of a longer name
+				continue // end of a longer name
 			}
 			value := text[at:]
 			if end := strings.IndexAny(value, "&#;? \"'<>\\"); end >= 0 {
@@ -323,11 +316,11 @@ func (b *buyer) clickIDIn(raw string) (id string, reason DropReason) {
 			}
 			switch value = unescape(value); {
 			case value == "":
-			case placeholder(value):
+			case isPlaceholder(value):
 				reason = DropPlaceholder
 			case cleanClickID(value) == "":
 				reason = DropInvalid
-			case b.in(value):
+			case b.foundIn(value):
 				reason = DropPersonal
 			default:
 				return cleanClickID(value), ""

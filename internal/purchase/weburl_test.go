@@ -11,209 +11,122 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// An address is read as browsers read it, and the click id is found whatever the rest looks like.
-func TestNewMatchKeys_PageAsBrowsersTakeIt(t *testing.T) {
+// A page URL is parsed like in browsers, and its click id is found even if the rest is invalid.
+func TestNewMatchKeys_PageURL(t *testing.T) {
 	t.Parallel()
-	const click = "E.C.P.click_-.~1"
-	for _, tc := range []struct{ name, raw, page string }{
-		{
-			"as it is", "http://demo.mywebsite.com?a=b&ttclid=" + click,
-			"http://demo.mywebsite.com?a=b&ttclid=" + click,
+	const click = "E.C.P.click_-.~1" // for $ID in the table
+	for name, tc := range map[string]struct{ raw, want string }{
+		"plain":              {"http://demo.example?a=b&ttclid=$ID", "http://demo.example?a=b&ttclid=$ID"},
+		"% in the path":      {"https://a.example/100%-off?ttclid=$ID", "https://a.example/100%25-off?ttclid=$ID"},
+		"% in the query":     {"https://a.example/?o=1%&ttclid=$ID", "https://a.example/?o=1%25&ttclid=$ID"},
+		"% at the end":       {"https://a.example/?ttclid=$ID&o=5%", "https://a.example/?ttclid=$ID&o=5%25"},
+		"cut escapes":        {"https://a.example/%2?x=%z&ttclid=$ID", "https://a.example/%252?x=%25z&ttclid=$ID"},
+		"no scheme":          {"a.example/x?ttclid=$ID", "https://a.example/x?ttclid=$ID"},
+		"no scheme, a port":  {"a.example:8443/x?ttclid=$ID", "https://a.example:8443/x?ttclid=$ID"},
+		"two slashes":        {"//a.example/x?ttclid=$ID", "https://a.example/x?ttclid=$ID"},
+		"one slash":          {"https:/a.example/x?ttclid=$ID", "https://a.example/x?ttclid=$ID"},
+		"backslashes":        {`https:\\a.example\x\y?ttclid=$ID`, "https://a.example/x/y?ttclid=$ID"},
+		"&amp;":              {"https://a.example/?a=1&amp;ttclid=$ID", "https://a.example/?a=1&ttclid=$ID"},
+		"&amp; twice":        {"https://a.example/?a=1&amp;amp;ttclid=$ID", "https://a.example/?a=1&ttclid=$ID"},
+		"&#38;":              {"https://a.example/?a=1&#38;ttclid=$ID", "https://a.example/?a=1&ttclid=$ID"},
+		"JSON escapes":       {`https:\/\/a.example\/x?a=1\u0026ttclid=$ID`, "https://a.example/x?a=1&ttclid=$ID"},
+		"route after #":      {"https://a.example/#/checkout?ttclid=$ID", "https://a.example/"},
+		"route after #!":     {"https://a.example/?a=1#!/checkout?b=2&ttclid=$ID", "https://a.example/?a=1"},
+		"right after #":      {"https://a.example/x#ttclid=$ID", "https://a.example/x"},
+		"upper case":         {"HTTPS://A.Example/X?TTCLID=$ID", "https://a.example/X?TTCLID=$ID"},
+		"after an empty one": {"https://a.example/?ttclid=&ttclid=$ID", "https://a.example/?ttclid=$ID"},
+		"after a macro":      {"https://a.example/?ttclid=__CLICKID__&ttclid=$ID", "https://a.example/?ttclid=$ID"},
+		"another parameter":  {"https://a.example?xttclid=1&ttclid=$ID", "https://a.example?xttclid=1&ttclid=$ID"},
+		"Unicode": {
+			"https://Bücher.example/größe?ttclid=$ID",
+			"https://xn--bcher-kva.example/gr%C3%B6%C3%9Fe?ttclid=$ID",
 		},
-		{
-			"bare percent in the path", "https://shop.example/sale-100%-off?ttclid=" + click,
-			"https://shop.example/sale-100%25-off?ttclid=" + click,
+		"full-width host":    {"https://ｓｈｏｐ．example/?ttclid=$ID", "https://shop.example/?ttclid=$ID"},
+		"underscore in host": {"https://my_a.example/?ttclid=$ID", "https://my_a.example/?ttclid=$ID"},
+		"line ends and tabs": {" https://a.exa\nmple/a\tb?ttclid=$ID\r\n", "https://a.example/ab?ttclid=$ID"},
+		"blanks":             {"https://a.example/a b?c d&ttclid=$ID", "https://a.example/a%20b?c%20d&ttclid=$ID"},
+		"invisible":          {"\u200bhttps://a.example/\u2060?ttclid=$ID\ufeff", "https://a.example/?ttclid=$ID"},
+		"quotes":             {`"https://a.example/?ttclid=$ID"`, "https://a.example/?ttclid=$ID"},
+		"escaped URL": {
+			"https%3A%2F%2Fa.example%2Fx%3Fa%3D1%26ttclid%3D$ID",
+			"https://a.example/x?a=1&ttclid=$ID",
 		},
-		{
-			"bare percent in the query", "https://shop.example/?off=100%&ttclid=" + click,
-			"https://shop.example/?off=100%25&ttclid=" + click,
+		"within another query": {
+			"https://a.example/login?next=%2Foffer%3Fttclid%3D$ID",
+			"https://a.example/login?next=%2Foffer%3Fttclid%3D$ID",
 		},
-		{
-			"bare percent at the end", "https://shop.example/?ttclid=" + click + "&off=5%",
-			"https://shop.example/?ttclid=" + click + "&off=5%25",
+		"escaped click id": {
+			"https://a.example/?ttclid=" + strings.ReplaceAll(click, ".", "%2E"),
+			"https://a.example/?ttclid=" + strings.ReplaceAll(click, ".", "%2E"),
 		},
-		{
-			"half an escape", "https://shop.example/a%2?x=%zz&ttclid=" + click,
-			"https://shop.example/a%252?x=%25zz&ttclid=" + click,
+		"dot segments": {"https://a.example/a/../b/./%2e%2E/c/?ttclid=$ID", "https://a.example/c/?ttclid=$ID"},
+		"markup": {
+			`https://a.example/<b>"x"{}|^` + "`?a=<script>&ttclid=$ID",
+			"https://a.example/%3Cb%3E%22x%22%7B%7D%7C%5E%60?a=%3Cscript%3E&ttclid=$ID",
 		},
-		{"no scheme", "shop.example/x?ttclid=" + click, "https://shop.example/x?ttclid=" + click},
-		{
-			"no scheme but a port", "shop.example:8443/x?ttclid=" + click,
-			"https://shop.example:8443/x?ttclid=" + click,
+		"default port":      {"https://a.example:443/?ttclid=$ID", "https://a.example/?ttclid=$ID"},
+		"IPv6 host":         {"http://[2001:DB8::1]:8080/?ttclid=$ID", "http://[2001:db8::1]:8080/?ttclid=$ID"},
+		"user and password": {"https://me:secret@a.example/?ttclid=$ID", "https://a.example/?ttclid=$ID"},
+		"control character": {"https://a.example/\x00?ttclid=$ID", "https://a.example/?ttclid=$ID"},
+		"no host":           {"/checkout?ttclid=$ID", ""},
+		"only a query":      {"?ttclid=$ID", ""},
+		"invalid host":      {"https://a example/?ttclid=$ID", ""},
+		"undefined host":    {"undefined/checkout?ttclid=$ID", ""},
+		"app's scheme":      {"a.example.app://checkout?ttclid=$ID", ""},
+		"too long escaped": {
+			"https://a.example/x?ttclid=$ID&q=" + strings.Repeat("ü", 450), "https://a.example/x",
 		},
-		{"two slashes", "//shop.example/x?ttclid=" + click, "https://shop.example/x?ttclid=" + click},
-		{"one slash", "https:/shop.example/x?ttclid=" + click, "https://shop.example/x?ttclid=" + click},
-		{"backslashes", `https:\\shop.example\x\y?ttclid=` + click, "https://shop.example/x/y?ttclid=" + click},
-		{
-			"HTML's ampersand", "https://shop.example/?a=1&amp;ttclid=" + click,
-			"https://shop.example/?a=1&ttclid=" + click,
-		},
-		{
-			"HTML's ampersand twice", "https://shop.example/?a=1&amp;amp;ttclid=" + click,
-			"https://shop.example/?a=1&ttclid=" + click,
-		},
-		{
-			"HTML's ampersand as a number", "https://shop.example/?a=1&#38;ttclid=" + click,
-			"https://shop.example/?a=1&ttclid=" + click,
-		},
-		{
-			"JSON's ampersand", `https:\/\/shop.example\/x?a=1\u0026ttclid=` + click,
-			"https://shop.example/x?a=1&ttclid=" + click,
-		},
-		{"route behind #", "https://shop.example/#/checkout?ttclid=" + click, "https://shop.example/"},
-		{
-			"route behind #!", "https://shop.example/?a=1#!/checkout?b=2&ttclid=" + click,
-			"https://shop.example/?a=1",
-		},
-		{"directly behind #", "https://shop.example/x#ttclid=" + click, "https://shop.example/x"},
-		{"upper case", "HTTPS://SHOP.Example/X?TTCLID=" + click, "https://shop.example/X?TTCLID=" + click},
-		{
-			"an empty one before", "https://shop.example/?ttclid=&ttclid=" + click,
-			"https://shop.example/?ttclid=" + click,
-		},
-		{
-			"a macro before", "https://shop.example/?ttclid=__CLICKID__&ttclid=" + click,
-			"https://shop.example/?ttclid=" + click,
-		},
-		{
-			"another parameter", "https://shop.example/?nottclid=no&ttclid=" + click,
-			"https://shop.example/?nottclid=no&ttclid=" + click,
-		},
-		{
-			"a host of another alphabet", "https://Bücher.example/größe?ttclid=" + click,
-			"https://xn--bcher-kva.example/gr%C3%B6%C3%9Fe?ttclid=" + click,
-		},
-		{
-			"a host in full-width letters", "https://ｓｈｏｐ．example/?ttclid=" + click,
-			"https://shop.example/?ttclid=" + click,
-		},
-		{
-			"a host with an underscore", "https://my_shop.example/?ttclid=" + click,
-			"https://my_shop.example/?ttclid=" + click,
-		},
-		{
-			"line ends and tabs", " https://shop.exa\nmple/a\tb?ttclid=" + click + "\r\n",
-			"https://shop.example/ab?ttclid=" + click,
-		},
-		{
-			"blanks inside", "https://shop.example/a b?c=d e&ttclid=" + click,
-			"https://shop.example/a%20b?c=d%20e&ttclid=" + click,
-		},
-		{
-			"invisible characters", "\u200bhttps://shop.example/\u2060?ttclid=" + click + "\ufeff",
-			"https://shop.example/?ttclid=" + click,
-		},
-		{"quotes around", `"https://shop.example/?ttclid=` + click + `"`, "https://shop.example/?ttclid=" + click},
-		{
-			"escaped as a whole", "https%3A%2F%2Fshop.example%2Fx%3Fa%3D1%26ttclid%3D" + click,
-			"https://shop.example/x?a=1&ttclid=" + click,
-		},
-		{
-			"within another's query", "https://shop.example/login?next=%2Foffer%3Fttclid%3D" + click,
-			"https://shop.example/login?next=%2Foffer%3Fttclid%3D" + click,
-		},
-		{
-			"an escaped click id", "https://shop.example/?ttclid=" + strings.ReplaceAll(click, ".", "%2E"),
-			"https://shop.example/?ttclid=" + strings.ReplaceAll(click, ".", "%2E"),
-		},
-		{
-			"dots in the path", "https://shop.example/a/../b/./%2e%2E/c/?ttclid=" + click,
-			"https://shop.example/c/?ttclid=" + click,
-		},
-		{"signs of markup", `https://shop.example/<b>"x"{}|^` + "`?a=<script>&ttclid=" + click, "https://shop.example/%3Cb%3E%22x%22%7B%7D%7C%5E%60?a=%3Cscript%3E&ttclid=" + click},
-		{"its scheme's port", "https://shop.example:443/?ttclid=" + click, "https://shop.example/?ttclid=" + click},
-		{
-			"an IPv6 host", "http://[2001:DB8::1]:8080/?ttclid=" + click,
-			"http://[2001:db8::1]:8080/?ttclid=" + click,
-		},
-		{
-			"user and password", "https://me:secret@shop.example/?ttclid=" + click,
-			"https://shop.example/?ttclid=" + click,
-		},
-		{
-			"a control character", "https://shop.example/\x00?ttclid=" + click,
-			"https://shop.example/?ttclid=" + click,
-		},
-		{"no host", "/checkout?ttclid=" + click, ""},
-		{"only a query", "?ttclid=" + click, ""},
-		{"a bad host", "https://shop example/?ttclid=" + click, ""},
-		{"an undefined host", "undefined/checkout?ttclid=" + click, ""},
-		{"an app's address", "shop.example.app://checkout?ttclid=" + click, ""},
-		{
-			"too long when escaped", "https://shop.example/x?ttclid=" + click + "&q=" + strings.Repeat("ü", 450),
-			"https://shop.example/x",
-		},
-		{"much too long", "https://shop.example/x?ttclid=" + click + "&q=" + strings.Repeat("u", 2500), ""},
+		"too long": {"https://a.example/x?ttclid=$ID&q=" + strings.Repeat("u", 2500), ""},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := keysOf(map[string]string{"page_url": tc.raw})
-			if got.PageURL != tc.page || got.TTCLID != click {
-				t.Errorf("page_url %q: page %q, click id %q, want %q, %q", tc.raw, got.PageURL, got.TTCLID, tc.page,
-					click)
+			raw, want := strings.ReplaceAll(tc.raw, "$ID", click), strings.ReplaceAll(tc.want, "$ID", click)
+			got := keysOf(map[string]string{"page_url": raw})
+			if got.PageURL != want || got.TTCLID != click {
+				t.Errorf("page_url %q: page %q, click id %q, want %q, %q", raw, got.PageURL, got.TTCLID, want, click)
 			}
 		})
 	}
 }
 
-// The first source with a usable click id is taken; what stands in front of it is noted.
+// The first source with a valid click id counts. Invalid ones before it are reported as dropped.
 func TestNewMatchKeys_ClickIDSources(t *testing.T) {
 	t.Parallel()
-	const ttclid = "ttclid"
-	placeholder, invalid := purchase.Dropped{Key: ttclid, Reason: purchase.DropPlaceholder},
-		purchase.Dropped{Key: ttclid, Reason: purchase.DropInvalid}
-	for _, tc := range []struct {
-		name                          string
-		ttclid, page, referrer, refer string
-		want                          string
-		dropped                       []purchase.Dropped
+	placeholder := dropped("ttclid", purchase.DropPlaceholder, 1)
+	invalid := dropped("ttclid", purchase.DropInvalid, 1)
+	const page, sub = "https://a.example/", "https://pay.a.example/"
+	const withClick, reference = page + "?ttclid=from.page", "ttclid-from_dreference"
+	for name, tc := range map[string]struct {
+		metadata, page, referrer, reference string
+		want                                string
+		dropped                             []purchase.Dropped
 	}{
-		{
-			"metadata", "of.metadata", "https://a.example/?ttclid=of.page", "", "ttclid-of_dreference", "of.metadata",
-			nil,
+		"metadata":                 {"from.metadata", withClick, "", reference, "from.metadata", nil},
+		"page after a placeholder": {"null", withClick, "", "", "from.page", placeholder},
+		"page after an invalid id": {"a b", withClick, "", "", "from.page", invalid},
+		"fragment after a placeholder": {
+			"", page + "?ttclid=undefined#/?ttclid=from.fragment", "", "", "from.fragment", nil,
 		},
-		{
-			"page after a placeholder", "null", "https://a.example/?ttclid=of.page", "", "", "of.page",
-			[]purchase.Dropped{placeholder},
+		"referrer, same host":      {"", page, page + "?ttclid=from.referrer", "", "from.referrer", nil},
+		"referrer, parent domain":  {"", sub, page + "?ttclid=from.referrer", "", "from.referrer", nil},
+		"reference, not another's": {"", page, "https://b.example/?ttclid=other", reference, "from.reference", nil},
+		"reference":                {"", "", "", reference, "from.reference", nil},
+		"placeholder as reference": {"", "", "", "ttclid-undefined", "", placeholder},
+		"macro as reference":       {"", "", "", "ttclid-____CLICKID____", "", placeholder},
+		"none":                     {"", page, page, "order-7", "", nil},
+		"reference after two macros": {
+			"{{ttclid}}", page + "?ttclid=__CLICKID__", "", reference, "from.reference",
+			dropped("ttclid", purchase.DropPlaceholder, 2),
 		},
-		{
-			"page after an unusable one", "a b", "https://a.example/?ttclid=of.page", "", "", "of.page",
-			[]purchase.Dropped{invalid},
-		},
-		{
-			"fragment after a placeholder", "", "https://a.example/?ttclid=undefined#/?ttclid=of.fragment", "", "",
-			"of.fragment", nil,
-		},
-		{
-			"referrer of the same host", "", "https://a.example/", "https://a.example/?ttclid=of.referrer", "",
-			"of.referrer", nil,
-		},
-		{
-			"referrer of a host above", "", "https://pay.a.example/", "https://a.example/?ttclid=of.referrer", "",
-			"of.referrer", nil,
-		},
-		{
-			"referrer of another shop", "", "https://a.example/", "https://b.example/?ttclid=of.another",
-			"ttclid-of_dreference", "of.reference", nil,
-		},
-		{
-			"reference after placeholders", "{{ttclid}}", "https://a.example/?ttclid=__CLICKID__", "",
-			"ttclid-of_dreference", "of.reference",
-			[]purchase.Dropped{placeholder, placeholder},
-		},
-		{"a placeholder as reference", "", "", "", "ttclid-undefined", "", []purchase.Dropped{placeholder}},
-		{"a macro as reference", "", "", "", "ttclid-____CLICKID____", "", []purchase.Dropped{placeholder}},
-		{"none", "", "https://a.example/", "https://a.example/", "order-7", "", nil},
 	} {
-		keys, dropped := purchase.NewMatchKeys("", &purchase.Checkout{
-			Reference: tc.refer, Metadata: map[string]string{
-				"ttclid": tc.ttclid, "page_url": tc.page,
-				"referrer": tc.referrer,
-			},
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			metadata := map[string]string{"ttclid": tc.metadata, "page_url": tc.page, "referrer": tc.referrer}
+			keys, got := purchase.NewMatchKeys("", &purchase.Checkout{Reference: tc.reference, Metadata: metadata})
+			if diff := cmp.Diff(tc.dropped, got); keys.TTCLID != tc.want || diff != "" {
+				t.Errorf("click id = %q, want %q; dropped (-want +got):\n%s", keys.TTCLID, tc.want, diff)
+			}
 		})
-		if diff := cmp.Diff(tc.dropped, dropped); keys.TTCLID != tc.want || diff != "" {
-			t.Errorf("%s: click id %q, want %q; dropped\n%s", tc.name, keys.TTCLID, tc.want, diff)
-		}
 	}
 }
 
@@ -226,26 +139,24 @@ func FuzzNewMatchKeys_PageURL(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
+	unprintable := func(r rune) bool { return r <= ' ' || r > '~' }
 	f.Fuzz(func(t *testing.T, raw string) {
-		got := keysOf(map[string]string{"page_url": raw})
-		if got.PageURL == "" {
+		got := keysOf(map[string]string{"page_url": raw}).PageURL
+		if got == "" {
 			return
 		}
-		u, err := url.Parse(got.PageURL)
+		u, err := url.Parse(got)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
-			u.Fragment != "" || len(got.PageURL) > 2048 {
-			t.Fatalf("page_url %q becomes %q: %v", raw, got.PageURL, err)
+			u.Fragment != "" || len(got) > 2048 {
+			t.Fatalf("page_url %q = %q, error %v, want an absolute URL", raw, got, err)
 		}
-		if !utf8.ValidString(got.PageURL) || strings.ContainsFunc(got.PageURL, func(r rune) bool {
-			return r <= ' ' ||
-				r > '~'
-		}) {
-			t.Fatalf("page_url %q becomes %q", raw, got.PageURL)
+		if !utf8.ValidString(got) || strings.ContainsFunc(got, unprintable) {
+			t.Fatalf("page_url %q = %q, want printable ASCII", raw, got)
 		}
-		again := keysOf(map[string]string{"page_url": got.PageURL})
-		if again.PageURL != got.PageURL && !strings.Contains(got.PageURL,
-			"@") { // an escaped blank before it may belong to an e-mail address
-			t.Fatalf("page_url %q becomes %q, then %q", raw, got.PageURL, again.PageURL)
+		// An escaped blank before an '@' may make the second result an e-mail address.
+		again := keysOf(map[string]string{"page_url": got}).PageURL
+		if again != got && !strings.Contains(got, "@") {
+			t.Fatalf("page_url %q = %q, then %q", raw, got, again)
 		}
 	})
 }

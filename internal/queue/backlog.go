@@ -10,21 +10,21 @@ import (
 // scrapeTimeout bounds the request at each scrape.
 const scrapeTimeout = 2 * time.Second
 
-// backlog requests the consumer's figures from the server at each scrape: they cover all workers.
+// backlog reads the consumer's figures, which cover all workers, from the server at each scrape.
 type backlog struct {
 	consumer                *Consumer
 	waiting, unacknowledged *prometheus.Desc
 }
 
-// NewBacklogMetrics returns the collector of a consumer's backlog. While NATS or the consumer is missing, so
-// are its two gauges: an old figure would look like a constant backlog.
+// NewBacklogMetrics returns the collector of a consumer's backlog. It omits its gauges while NATS or the
+// consumer is missing: a stale figure would look like a constant backlog.
 func NewBacklogMetrics(c *Consumer) prometheus.Collector {
 	return &backlog{
 		consumer: c,
 		waiting: prometheus.NewDesc("purchase_relay_consumer_pending",
-			"Purchases in the queue that no worker has fetched yet.", nil, nil),
+			"Purchases that no worker has fetched.", nil, nil),
 		unacknowledged: prometheus.NewDesc("purchase_relay_consumer_ack_pending",
-			"Purchases that a worker has fetched and not settled, or that wait for their retry.", nil, nil),
+			"Purchases fetched and not settled, or waiting for a retry.", nil, nil),
 	}
 }
 

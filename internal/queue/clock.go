@@ -13,15 +13,15 @@ const (
 	clockTimeout  = 2 * time.Second // a slower response is too imprecise
 )
 
-// clock compares this machine's clock with the server's, by the timestamp of each consumer info response. It
-// is safe for concurrent use.
+// clock compares this machine's clock with the server's, by the timestamp of consumer info responses. It is
+// safe for concurrent use.
 type clock struct {
 	now    func() time.Time
 	offset atomic.Int64 // how far the server's is ahead, nanoseconds
 	last   atomic.Int64 // time of the last comparison, Unix nanoseconds
 }
 
-// compare takes a response to a request that was sent at a time: the server read its clock in between.
+// compare records the response to a request that was sent at before.
 func (c *clock) compare(before time.Time, info *jetstream.ConsumerInfo) {
 	after := c.now()
 	if offset, ok := offsetBetween(before, after, info.TimeStamp); ok {
@@ -30,7 +30,7 @@ func (c *clock) compare(before time.Time, info *jetstream.ConsumerInfo) {
 	c.last.Store(after.UnixNano())
 }
 
-// due reports whether it is time for a comparison, to one of concurrent callers.
+// due reports whether a comparison is due, to one of several concurrent callers.
 func (c *clock) due() bool {
 	last, now := c.last.Load(), c.now().UnixNano()
 	return time.Duration(now-last).Abs() >= clockInterval && c.last.CompareAndSwap(last, now)
@@ -49,7 +49,7 @@ func offsetBetween(before, after, server time.Time) (offset time.Duration, ok bo
 // messages are fetched; 0: unknown.
 func (c *Consumer) ClockOffset() time.Duration { return time.Duration(c.clock.offset.Load()) }
 
-// compareClocks compares the clocks when due. It fails silently: the next fetch fails for the same cause.
+// compareClocks compares the clocks when due. It ignores errors: the next fetch fails for the same cause.
 func (c *Consumer) compareClocks(ctx context.Context, bound jetstream.Consumer) {
 	if !c.clock.due() {
 		return

@@ -16,41 +16,37 @@ import (
 
 func TestOffsetBetween(t *testing.T) {
 	t.Parallel()
-	asked := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	const ms = time.Millisecond
+	sent := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
 		took   time.Duration
 		server time.Time
 		want   time.Duration
 		ok     bool
 	}{
-		"the same":             {10 * time.Millisecond, asked.Add(5 * time.Millisecond), 0, true},
-		"the server's is late": {10 * time.Millisecond, asked.Add(5*time.Millisecond - 20*time.Minute), -20 * time.Minute, true},
-		"the server's is fast": {time.Second, asked.Add(time.Hour + 500*time.Millisecond), time.Hour, true},
-		"a slow answer":        {3 * time.Second, asked.Add(time.Hour), 0, false},
-		"a clock was set back": {-time.Second, asked, 0, false},
-		"no time":              {10 * time.Millisecond, time.Time{}, 0, false},
+		"equal clocks":   {10 * ms, sent.Add(5 * ms), 0, true},
+		"server behind":  {10 * ms, sent.Add(5*ms - 20*time.Minute), -20 * time.Minute, true},
+		"server ahead":   {time.Second, sent.Add(time.Hour + 500*ms), time.Hour, true},
+		"slow response":  {3 * time.Second, sent.Add(time.Hour), 0, false},
+		"clock set back": {-time.Second, sent, 0, false},
+		"no timestamp":   {10 * ms, time.Time{}, 0, false},
 	} {
-		if got, ok := offsetBetween(asked, asked.Add(tc.took), tc.server); got != tc.want || ok != tc.ok {
-			t.Errorf("%s: %s, %v; want %s, %v", name, got, ok, tc.want, tc.ok)
+		if got, ok := offsetBetween(sent, sent.Add(tc.took), tc.server); got != tc.want || ok != tc.ok {
+			t.Errorf("%s: offset %s, %t; want %s, %t", name, got, ok, tc.want, tc.ok)
 		}
 	}
 }
 
-// A consumer learns the offset with its binding, before it has fetched a message, and notices when a clock is
-// set.
-func TestConsumer_ClockOffset(t *testing.T) {
+// The offset is known once the consumer is bound, before the first message, and follows a changed clock.
+func TestConsumer_MeasuresClockOffset(t *testing.T) {
 	t.Parallel()
 	server, err := natslocal.Start(natslocal.Options{StoreDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop() })
-	conn, err := Connect(
-		Config{NATSURL: secret.Text(server.URL())},
-		"ingest",
-		zap.NewNop(),
-		prometheus.NewRegistry(),
-	)
+	config := Config{NATSURL: secret.String(server.URL())}
+	conn, err := Connect(config, "ingest", zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +55,9 @@ func TestConsumer_ClockOffset(t *testing.T) {
 		t.Fatal(err)
 	}
 	consumer := conn.Consumer(message.StreamPurchases, message.ConsumerWorker)
-	for id, shift := range map[string]time.Duration{"cs_ahead": 20 * time.Minute, "cs_behind": -30 * time.Minute, "cs_right": 0} {
+	for id, shift := range map[string]time.Duration{
+		"cs_ahead": 20 * time.Minute, "cs_behind": -30 * time.Minute, "cs_right": 0,
+	} {
 		consumer.clock.now = func() time.Time { return time.Now().Add(shift) }
 		published := conn.Publish(t.Context(), []relay.Claim{{
 			ID: id, Livemode: true, Generation: 1, FirstPublished: time.Now().Add(time.Hour), Envelope: []byte("{}"),
@@ -72,10 +70,10 @@ func TestConsumer_ClockOffset(t *testing.T) {
 			t.Fatalf("%d messages, %v", len(messages), err)
 		}
 		if got := consumer.ClockOffset(); (got + shift).Abs() > 2*time.Second {
-			t.Errorf("with this machine's clock %s ahead: offset %s, want %s", shift, got, -shift)
+			t.Errorf("offset = %s with this machine's clock %s ahead, want %s", got, shift, -shift)
 		}
 		if m := messages[0]; m.FirstPublished.After(m.Taken) {
-			t.Errorf("first published %s after the stream took it", m.FirstPublished.Sub(m.Taken))
+			t.Errorf("first published %s after the stream stored it, want before", m.FirstPublished.Sub(m.Taken))
 		}
 		if err := messages[0].DoubleAck(t.Context()); err != nil {
 			t.Fatal(err)

@@ -13,9 +13,9 @@ import (
 	"purchase-relay/internal/testkit/freeport"
 )
 
-// The shipped cluster's servers find each other by routes from the environment, and nobody joins them
-// without the password. (No t.Parallel: the configuration reads the process' environment.)
-func TestClusterConf_RoutesNeedThePassword(t *testing.T) {
+// The shipped cluster's servers find each other by routes from the environment. (No t.Parallel: the
+// configuration reads the process's environment.)
+func TestClusterConf_RoutesRequirePassword(t *testing.T) {
 	for _, name := range []string{"NATS_INGEST_PASSWORD", "NATS_WORKER_PASSWORD", "NATS_PROVISION_PASSWORD"} {
 		t.Setenv(name, "hunter1")
 	}
@@ -42,7 +42,8 @@ func TestClusterConf_RoutesNeedThePassword(t *testing.T) {
 			t.Fatal(err)
 		}
 		options.ServerName = "purchase-relay-" + strconv.Itoa(i+1)
-		options.NoSigs, options.NoLog, options.Host, options.Port, options.HTTPPort = true, true, "127.0.0.1", server.RANDOM_PORT, 0
+		options.NoSigs, options.NoLog, options.HTTPPort = true, true, 0
+		options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
 		options.Cluster.Host, options.StoreDir = host, t.TempDir()
 		if options.Cluster.Port, err = strconv.Atoi(port); err != nil {
 			t.Fatal(err)
@@ -54,12 +55,12 @@ func TestClusterConf_RoutesNeedThePassword(t *testing.T) {
 		s.Start()
 		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 		if !s.ReadyForConnections(time.Minute) {
-			t.Fatal("the server takes no connections")
+			t.Fatal("the server is not ready")
 		}
 		return s
 	}
 	servers := []*server.Server{start(0), start(1), start(2)}
-	await(t, "the servers to find each other", func() bool {
+	await(t, "the cluster", func() bool {
 		for _, s := range servers {
 			if len(s.ActivePeers()) != 3 {
 				return false
@@ -68,7 +69,9 @@ func TestClusterConf_RoutesNeedThePassword(t *testing.T) {
 		return true
 	})
 	for name, connect := range map[string]string{
-		"no password": `{"verbose":false}`, "a guessed password": `{"user":"route","pass":"guessed"}`, "a client's": `{"user":"ingest","pass":"hunter1"}`,
+		"no password":         `{"verbose":false}`,
+		"a guessed password":  `{"user":"route","pass":"guessed"}`,
+		"a client's password": `{"user":"ingest","pass":"hunter1"}`,
 	} {
 		conn, err := net.Dial("tcp", addrs[0])
 		if err != nil {
@@ -77,10 +80,10 @@ func TestClusterConf_RoutesNeedThePassword(t *testing.T) {
 		if _, err := conn.Write([]byte("CONNECT " + connect + "\r\nPING\r\n")); err != nil {
 			t.Fatal(err)
 		}
-		answer, err := io.ReadAll(conn) // the server closes it
+		response, err := io.ReadAll(conn) // the server closes it
 		_ = conn.Close()
-		if !strings.Contains(string(answer), "Authorization Violation") {
-			t.Errorf("%s: answer = %q, %v, want a refusal", name, answer, err)
+		if !strings.Contains(string(response), "Authorization Violation") {
+			t.Errorf("%s: response = %q, %v; want Authorization Violation", name, response, err)
 		}
 	}
 }

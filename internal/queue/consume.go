@@ -13,10 +13,10 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// firstWait is how long Fetch waits for a first message.
-const firstWait = 5 * time.Second
+// fetchTimeout bounds how long Fetch waits for a first message.
+const fetchTimeout = 5 * time.Second
 
-// Consumer reads one durable consumer, which ingest has made. It is safe for concurrent use.
+// Consumer reads one durable consumer, which ingest creates. It is safe for concurrent use.
 type Consumer struct {
 	conn            *Conn
 	stream, durable string
@@ -24,7 +24,7 @@ type Consumer struct {
 	mu    sync.Mutex
 	bound jetstream.Consumer
 
-	returned returned
+	returned returnSet
 	clock    clock
 }
 
@@ -33,11 +33,11 @@ func (c *Conn) Consumer(stream, durable string) *Consumer {
 	return &Consumer{conn: c, stream: stream, durable: durable, clock: clock{now: time.Now}}
 }
 
-// Fetch returns the waiting messages, at most limit, without lingering for more. It waits up to five seconds
-// for a first one. An error is temporary: the server or the consumer is away.
+// Fetch returns up to limit pending messages. It waits up to five seconds for a first one, and not for more.
+// An error is temporary: the server is down or the consumer is missing.
 func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err // the caller is stopping: it would not work on them
+		return nil, err // the caller is stopping
 	}
 	bound, err := c.bind(ctx)
 	if err != nil {
@@ -46,11 +46,11 @@ func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, er
 	c.compareClocks(ctx, bound)
 	var messages []message.Received
 	if limit > 1 {
-		if messages, err = c.waiting(bound, limit); err != nil || len(messages) > 0 {
+		if messages, err = c.fetchNow(bound, limit); err != nil || len(messages) > 0 {
 			return messages, err
 		}
 	}
-	wait, cancel := context.WithTimeout(ctx, firstWait)
+	wait, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	first, err := bound.Next(jetstream.FetchContext(wait))
 	switch {
@@ -61,34 +61,34 @@ func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, er
 	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
 		errors.Is(err, jetstream.ErrNoMessages):
 		if !c.conn.Connected() {
-			return nil, errAway
+			return nil, errDisconnected
 		}
-		return nil, c.check(ctx, bound)
+		return nil, c.checkExists(ctx, bound)
 	default:
-		return nil, c.lost(err)
+		return nil, c.unbind(err)
 	}
 	if limit > 1 {
-		more, err := c.waiting(bound, limit-1)
+		more, err := c.fetchNow(bound, limit-1)
 		if err != nil {
-			return messages, nil //nolint:nilerr // deliver what was fetched; the next call returns the error again
+			return messages, nil //nolint:nilerr // return what was fetched; the next call fails again
 		}
 		messages = append(messages, more...)
 	}
 	return messages, nil
 }
 
-// waiting returns the messages that the server has now, at most limit.
-func (c *Consumer) waiting(bound jetstream.Consumer, limit int) ([]message.Received, error) {
+// fetchNow returns up to limit messages that are pending now.
+func (c *Consumer) fetchNow(bound jetstream.Consumer, limit int) ([]message.Received, error) {
 	batch, err := bound.FetchNoWait(limit)
 	if err != nil {
-		return nil, c.lost(err)
+		return nil, c.unbind(err)
 	}
 	var messages []message.Received
 	for msg := range batch.Messages() {
 		messages = append(messages, c.received(msg))
 	}
 	if err := batch.Error(); err != nil && len(messages) == 0 && !errors.Is(err, jetstream.ErrNoMessages) {
-		return nil, c.lost(err)
+		return nil, c.unbind(err)
 	}
 	return messages, nil
 }
@@ -96,7 +96,7 @@ func (c *Consumer) waiting(bound jetstream.Consumer, limit int) ([]message.Recei
 // bind looks up the consumer without holding the lock: Ready must not block on the request.
 func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if !c.conn.Connected() {
-		return nil, errAway
+		return nil, errDisconnected
 	}
 	c.mu.Lock()
 	bound := c.bound
@@ -110,8 +110,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	bound, err := c.conn.js.Consumer(ctx, c.stream, c.durable)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		return nil, fmt.Errorf("consumer %s on %s is not there yet; ingest creates it: %w",
-			c.durable, c.stream, err)
+		return nil, fmt.Errorf("consumer %s on %s is missing: %w", c.durable, c.stream, err)
 	case err != nil:
 		return nil, fmt.Errorf("bind to consumer %s on %s: %w", c.durable, c.stream, err)
 	}
@@ -122,26 +121,25 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return bound, nil
 }
 
-// check reports, after a time without messages, whether the consumer still exists: a pull request to a
-// deleted one gets no response.
-func (c *Consumer) check(ctx context.Context, bound jetstream.Consumer) error {
+// checkExists returns an error if the consumer was deleted: a pull request to a deleted one gets no response.
+func (c *Consumer) checkExists(ctx context.Context, bound jetstream.Consumer) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if _, err := bound.Info(ctx); err != nil {
-		return c.lost(err)
+		return c.unbind(err)
 	}
 	return nil
 }
 
-// lost drops the binding, so that the next call binds again.
-func (c *Consumer) lost(err error) error {
+// unbind drops the binding, so that the next call binds again, and wraps err.
+func (c *Consumer) unbind(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.bound = nil
 	return fmt.Errorf("consumer %s on %s: %w", c.durable, c.stream, err)
 }
 
-// Ready returns nil when NATS is connected and the consumer is bound, else what is missing.
+// Ready returns an error unless NATS is connected and the consumer is bound.
 func (c *Consumer) Ready() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,8 +152,8 @@ func (c *Consumer) Ready() error {
 	return nil
 }
 
-// Pending counts the messages that wait for a delivery, and the unacknowledged ones: in flight or delayed. An
-// error is temporary.
+// Pending counts the messages that were not delivered yet, and the unacknowledged ones: in flight or delayed.
+// An error is temporary.
 func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64, err error) {
 	bound, err := c.bind(ctx)
 	if err != nil {
@@ -165,22 +163,23 @@ func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64,
 	defer cancel()
 	info, err := bound.Info(ctx)
 	if err != nil {
-		return 0, 0, c.lost(err)
+		return 0, 0, c.unbind(err)
 	}
 	return info.NumPending, uint64(info.NumAckPending), nil //nolint:gosec // counts messages
 }
 
-// OutcomeLag returns the age of the oldest outcome that is not recorded yet, 0 without one. Both times are
-// the server's. A recorded outcome leaves the stream; only a killed server may find one again although its
-// consumer remembers the acknowledgement. Such an orphan is never delivered: it lies at or below the
-// acknowledgement floor. While one is at the head of the stream the age of the others is unknown, and the
-// time since the last acknowledgement takes its place. An error is temporary.
+// OutcomeLag returns the age of the oldest unrecorded outcome, 0 without one. Both times are the server's.
+//
+// A recorded outcome leaves the stream, but a killed server may restore one whose acknowledgement its
+// consumer has stored. Such an orphan is at or below the acknowledgement floor and is never delivered. While
+// one is at the head of the stream, the age of the others is unknown, and OutcomeLag returns the time since
+// the last acknowledgement instead. An error is temporary.
 func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stream, err := c.js.Stream(ctx, message.StreamOutcomes)
 	if err != nil {
-		return 0, fmt.Errorf("get the state of stream %s: %w", message.StreamOutcomes, err)
+		return 0, fmt.Errorf("get state of stream %s: %w", message.StreamOutcomes, err)
 	}
 	state := stream.CachedInfo().State
 	if state.Msgs == 0 {
@@ -188,7 +187,7 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	}
 	recorder, err := stream.Consumer(ctx, message.ConsumerRecorder)
 	if err != nil {
-		return 0, fmt.Errorf("get the state of consumer %s: %w", message.ConsumerRecorder, err)
+		return 0, fmt.Errorf("get state of consumer %s: %w", message.ConsumerRecorder, err)
 	}
 	info := recorder.CachedInfo()
 	if info.NumPending == 0 && info.NumAckPending == 0 {
@@ -201,21 +200,21 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	return max(0, info.TimeStamp.Sub(since)), nil
 }
 
-// received converts a message. A missing or malformed header gets a harmless default: anyone with the right
-// to publish can forge one.
+// received converts a message. A missing or malformed header gets a harmless default: any permitted client
+// can forge one.
 func (c *Consumer) received(msg jetstream.Msg) message.Received {
 	r := message.Received{
 		Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1,
 	}
-	var at delivery
+	var at deliveryID
 	if meta, err := msg.Metadata(); err == nil {
 		r.NumDelivered, r.FirstPublished = int(meta.NumDelivered), meta.Timestamp //nolint:gosec // a small count
 		r.Sequence, r.Taken = meta.Sequence.Stream, meta.Timestamp.UTC()
-		at = delivery{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
-		r.Returned = c.returned.has(delivery{sequence: at.sequence, number: at.number - 1})
+		at = deliveryID{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
+		r.Returned = c.returned.has(deliveryID{sequence: at.sequence, number: at.number - 1})
 	}
 	first, err := time.Parse(time.RFC3339, msg.Headers().Get(message.HeaderFirstPublished))
-	if err == nil && (r.Taken.IsZero() || first.Before(r.Taken)) { // a later time comes from a wrong clock
+	if err == nil && (r.Taken.IsZero() || first.Before(r.Taken)) { // a later time is a wrong clock's
 		r.FirstPublished = first
 	}
 	r.Acker = acker{Msg: msg, consumer: c, delivery: at}

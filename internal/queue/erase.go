@@ -10,10 +10,10 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// Erase removes the messages of purchases, by their IDs, and overwrites them in the server's files: queued,
-// delayed or in flight, and dead letters. It returns the count of each. It needs rights that neither binary's
-// user has (read and delete messages of PURCHASES and PURCHASES_DEAD): those of an operator. Outcomes hold no
-// data of a buyer.
+// Erase removes the messages of purchases, by their IDs, and overwrites them in the server's files. It
+// counts the purchases (queued, delayed or in flight) and the dead letters. It needs an operator's user,
+// which may read and delete messages of PURCHASES and PURCHASES_DEAD: neither binary's may. Outcomes hold no
+// buyer's data.
 func (c *Conn) Erase(ctx context.Context, ids []string) (waiting, dead int, err error) {
 	waiting, err = c.erase(ctx, message.StreamPurchases, ids, message.SubjectLive, message.SubjectTest)
 	if err != nil {
@@ -58,11 +58,10 @@ func (c *Conn) erase(ctx context.Context, name string, ids []string, subjects ..
 }
 
 func eraseError(stream string, err error) error {
-	return fmt.Errorf("erase from %s: %w (the user of NATS_URL needs the right to read and delete its "+
-		"messages, which ingest's own has not: give an operator's for this command)", stream, err)
+	return fmt.Errorf("erase from %s (requires an operator's NATS_URL): %w", stream, err)
 }
 
-// request bounds one request: a server that denies it does not respond.
+// request bounds one request: the server does not respond to a denied one.
 func request[T any](ctx context.Context, send func(ctx context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

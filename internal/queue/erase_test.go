@@ -33,12 +33,13 @@ func occurrences(t *testing.T, dir, text string) (n int) {
 	return n
 }
 
-// What is erased is gone from the streams and from the server's files; what is another's stays.
+// Erased messages are gone from the streams and from the server's files; other messages remain.
 func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	envelope := func(id, click string) []byte {
-		data, err := message.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: true, At: time.Now(), Keys: purchase.MatchKeys{Email: purchase.HashEmail("a@b.example"), TTCLID: click}})
+		keys := purchase.MatchKeys{Email: purchase.HashEmail("a@b.example"), TTCLID: click}
+		data, err := message.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: true, At: time.Now(), Keys: keys})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,45 +51,50 @@ func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 		if got := s.publish(p); got[0].Err != nil {
 			t.Fatal(got[0].Err)
 		}
-		for generation := range 2 { // died, was replayed, died again
-			letter := message.DeadLetter{EventID: id, Generation: generation + 1, Reason: purchase.ReasonRefused, DiedAt: time.Now(), Envelope: envelope(id, click)}
-			err := errors.Join(s.DeadLetters(t.Context(), []message.DeadLetter{letter})...)
-			if err != nil {
+		for generation := range 2 { // dead-lettered, replayed, dead-lettered again
+			letter := deadLetter(id, generation+1)
+			letter.Envelope = envelope(id, click)
+			if err := errors.Join(s.DeadLetters(t.Context(), []message.DeadLetter{letter})...); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if ada, bob := occurrences(t, s.dir, "click-ada"), occurrences(t, s.dir, "click-bob"); ada != 6 || bob != 3 {
-		t.Fatalf("the files hold ada %d times, bob %d times", ada, bob)
-	}
-	for _, want := range [][2]int{{2, 4}, {0, 0}} { // again: nothing is left
-		if waiting, dead, err := s.Erase(t.Context(), []string{"cs_a1", "cs_a2", "cs_unknown"}); err != nil || [2]int{waiting, dead} != want {
-			t.Errorf("erased %d waiting and %d dead, %v; want %v", waiting, dead, err, want)
+	check := func(wantAda, wantBob int) {
+		t.Helper()
+		ada, bob := occurrences(t, s.dir, "click-ada"), occurrences(t, s.dir, "click-bob")
+		if ada != wantAda || bob != wantBob {
+			t.Errorf("the files contain ada %d and bob %d times, want %d and %d", ada, bob, wantAda, wantBob)
 		}
 	}
-	if ada, bob := occurrences(t, s.dir, "click-ada"), occurrences(t, s.dir, "click-bob"); ada != 0 || bob != 3 {
-		t.Errorf("the files hold ada %d times, bob %d times", ada, bob)
+	check(6, 3)
+	for _, want := range [][2]int{{2, 4}, {0, 0}} { // the second time nothing is left
+		waiting, dead, err := s.Erase(t.Context(), []string{"cs_a1", "cs_a2", "cs_unknown"})
+		if err != nil || [2]int{waiting, dead} != want {
+			t.Errorf("erased %d waiting and %d dead, error %v; want %v", waiting, dead, err, want)
+		}
 	}
+	check(0, 3)
 	s.stop()
 	s.start()
 	if ada := occurrences(t, s.dir, "click-ada"); ada != 0 {
-		t.Errorf("after a restart the files hold ada %d times", ada)
+		t.Errorf("the files contain ada %d times after a restart, want 0", ada)
 	}
 }
 
-// Ingest's own user may not read or delete messages: it is told so, and who may.
-func TestErase_NeedsOperator(t *testing.T) {
+// Ingest's own user may not read or delete messages.
+func TestErase_RequiresOperator(t *testing.T) {
 	t.Parallel()
-	g := newGuarded(t, ours(t))
-	ingest, _, _ := g.as("ingest", "hunter1")
+	g := newAuthNATS(t, shippedConf(t))
+	ingest, _, _ := g.connect("ingest", "hunter1")
 	await(t, "the connection", ingest.Connected)
-	g.provisioned(small.MaxBytes)
-	if _, _, err := ingest.Erase(t.Context(), []string{"cs_1"}); err == nil || !strings.Contains(err.Error(), "operator") {
-		t.Errorf("ingest's own user: %v", err)
+	g.provision(streamConfig.MaxBytes)
+	_, _, err := ingest.Erase(t.Context(), []string{"cs_1"})
+	if err == nil || !strings.Contains(err.Error(), "requires an operator's NATS_URL") {
+		t.Errorf("error of ingest's own user = %v, want the required user", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, _, err := ingest.Erase(ctx, []string{"cs_1"}); err == nil {
-		t.Error("a cancelled one succeeded")
+		t.Error("error of a canceled Erase = nil, want one")
 	}
 }

@@ -27,24 +27,24 @@ const (
 	subjectInfo  = "$JS.API.INFO"
 )
 
-// Why a connection or a request of a Probe fails. Requests without permission end with ErrNotPermitted.
+// Errors of a Probe's connection and requests, besides ErrNotPermitted.
 var (
-	ErrCredentials  = errors.New("refuses the credentials")
-	ErrTLS          = errors.New("does not agree on TLS")
-	ErrMissing      = errors.New("is not there yet")
-	ErrJetStreamOff = errors.New("JetStream is off")
+	ErrCredentials  = errors.New("credentials rejected")
+	ErrTLS          = errors.New("TLS handshake failed")
+	ErrMissing      = errors.New("does not exist")
+	ErrJetStreamOff = errors.New("JetStream is disabled")
 )
 
-// Probe is one connection for a self-check, without reconnects. It reads facts about the server, its user's
-// permissions, the streams and the consumers, judges none of them and changes nothing.
+// Probe is one connection for a self-check, without reconnects. It reads the server's version, its user's
+// permissions, the streams and the consumers, and changes nothing.
 type Probe struct {
-	nc    *nats.Conn
-	js    jetstream.JetStream
-	role  string
-	lacks []string // subjects that the user may not use, once Lacks has tried them
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	role   string
+	denied []string // subjects that the user may not use, as found by MissingPermissions
 }
 
-// OpenProbe connects as a role. The error wraps ErrCredentials, ErrTLS, or says that nobody answers.
+// OpenProbe connects as a role. The error may wrap ErrCredentials or ErrTLS.
 func OpenProbe(c Config, role string) (*Probe, error) {
 	options := []nats.Option{
 		nats.Name("purchase-relay doctor"), nats.CustomInboxPrefix("_INBOX_" + role),
@@ -53,9 +53,9 @@ func OpenProbe(c Config, role string) (*Probe, error) {
 	}
 	nc, err := nats.Connect(c.NATSURL.Reveal(), append(options, c.credentials()...)...)
 	switch {
-	case isRefusal(err):
+	case isAuthError(err):
 		return nil, ErrCredentials
-	case isTLS(err):
+	case isTLSError(err):
 		return nil, fmt.Errorf("%w: %w", ErrTLS, err)
 	case err != nil:
 		return nil, err
@@ -74,19 +74,18 @@ func (p *Probe) Close() { p.nc.Close() }
 // Version returns the server's version.
 func (p *Probe) Version() string { return p.nc.ConnectedServerVersion() }
 
-// Line returns the server's address and whether the connection is encrypted.
-func (p *Probe) Line() (server string, encrypted bool) {
+// Server returns the server's address and reports whether the connection is encrypted.
+func (p *Probe) Server() (server string, encrypted bool) {
 	server = p.nc.ConnectedUrl()
 	return server, p.nc.TLSRequired() || strings.HasPrefix(server, "tls:")
 }
 
-// Lacks tries every subject that the role uses and lists those that its user may not use. Without the
-// optional ones everything works, and less is known. Requests for what Lacks has listed end with
-// ErrNotPermitted.
-func (p *Probe) Lacks() (required, optional []string, err error) {
-	// The server answers in order: a refusal has arrived when the answer to the ping behind it has.
-	try := func(subject string, do func() error) error {
-		if err := do(); err != nil {
+// MissingPermissions tries every subject that the role uses and lists those that its user may not use. The
+// product works without the optional ones. Later requests on a listed subject return ErrNotPermitted.
+func (p *Probe) MissingPermissions() (required, optional []string, err error) {
+	// The server responds in order: a permission error arrives before the pong of the flush.
+	try := func(subject string, use func() error) error {
+		if err := use(); err != nil {
 			return err
 		}
 		if err := p.nc.FlushTimeout(probeTimeout); err != nil {
@@ -94,25 +93,25 @@ func (p *Probe) Lacks() (required, optional []string, err error) {
 		}
 		if err := p.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) &&
 			strings.Contains(err.Error(), strconv.Quote(subject)) {
-			p.lacks = append(p.lacks, subject)
+			p.denied = append(p.denied, subject)
 		}
 		return nil
 	}
 	for _, subject := range publishes(p.role) {
 		msg := nats.NewMsg(subject)
-		msg.Data = []byte("?")                         // no request and no acknowledgement has this form
+		msg.Data = []byte("?")                         // neither a valid request nor an acknowledgement
 		msg.Header.Set("Nats-Expected-Stream", "none") // so that no stream stores it
 		if err := try(subject, func() error { return p.nc.PublishMsg(msg) }); err != nil {
 			return nil, nil, err
 		}
 	}
 	for _, subject := range subscribes(p.role) {
-		subscribe := func() error { _, err := p.nc.SubscribeSync(subject); return err } // ends with the connection
+		subscribe := func() error { _, err := p.nc.SubscribeSync(subject); return err }
 		if err := try(subject, subscribe); err != nil {
 			return nil, nil, err
 		}
 	}
-	for _, subject := range p.lacks {
+	for _, subject := range p.denied {
 		if strings.HasPrefix(subject, advisoryNak) || subject == subjectInfo {
 			optional = append(optional, subject)
 		} else {
@@ -122,7 +121,8 @@ func (p *Probe) Lacks() (required, optional []string, err error) {
 	return required, optional, nil
 }
 
-// publishes are the subjects that a role publishes on. Names that end with doctor belong to no purchase.
+// publishes returns the subjects that a role publishes on. A name that ends with doctor belongs to no
+// purchase.
 func publishes(role string) []string {
 	if role == RoleWorker {
 		return []string{
@@ -142,7 +142,7 @@ func publishes(role string) []string {
 	return append(list, "$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.INFO.OUTCOMES.recorder")
 }
 
-// subscribes are those that it subscribes to.
+// subscribes returns the subjects that a role subscribes to.
 func subscribes(role string) []string {
 	if role == RoleWorker {
 		return []string{"_INBOX_worker.doctor.*", advisoryNak + "PURCHASES.worker"}
@@ -153,23 +153,23 @@ func subscribes(role string) []string {
 // StreamState is the state of one stream.
 type StreamState struct {
 	Name            string
-	Err             error // ErrMissing, ErrJetStreamOff, ErrNotPermitted or another; the rest is unknown then
+	Err             error // ErrMissing, ErrJetStreamOff, ErrNotPermitted or another; then the rest is unset
 	Wanted          int64 // bytes that the product reserves for it
 	Messages, Bytes uint64
 	MaxBytes        int64
-	Differs         []string // settings that are not as the product wants them
+	Differs         []string // settings that differ from the product's
 }
 
 // Streams reads the state of each of the product's streams.
 func (p *Probe) Streams(ctx context.Context, s StreamConfig) (list []StreamState) {
 	for _, want := range streams(s) {
 		state := StreamState{Name: want.Name, Wanted: want.MaxBytes}
-		state.Err = p.ask(ctx, "$JS.API.STREAM.INFO."+want.Name, func(ctx context.Context) error {
+		state.Err = p.do(ctx, "$JS.API.STREAM.INFO."+want.Name, func(ctx context.Context) error {
 			stream, err := p.js.Stream(ctx, want.Name)
 			if err == nil {
 				info := stream.CachedInfo()
 				state.Messages, state.Bytes, state.MaxBytes = info.State.Msgs, info.State.Bytes, info.Config.MaxBytes
-				state.Differs = differing(info.Config, want)
+				state.Differs = streamDifferences(info.Config, want)
 			}
 			return err
 		})
@@ -180,16 +180,16 @@ func (p *Probe) Streams(ctx context.Context, s StreamConfig) (list []StreamState
 
 // ConsumerState is the state of one consumer.
 type ConsumerState struct {
-	Name       string
-	Err        error // as a StreamState's
-	Waiting    uint64
-	Taken      int           // messages being worked on, or delayed
-	Differs    bool          // its settings are not as the product wants them
-	ClockAhead time.Duration // the server's clock before this machine's
-	ClockKnown bool
+	Name           string
+	Err            error // as in StreamState
+	Waiting        uint64
+	Unacknowledged int           // in flight or delayed
+	Differs        bool          // settings differ from the product's
+	ClockAhead     time.Duration // of the server, compared with this machine
+	ClockKnown     bool
 }
 
-// Consumers reads the state of the consumers that the role looks at: a worker's is its own alone.
+// Consumers reads the state of the role's consumers; a worker has one.
 func (p *Probe) Consumers(ctx context.Context) (list []ConsumerState) {
 	for _, d := range durables() {
 		stream, durable := d[0], d[1]
@@ -197,12 +197,13 @@ func (p *Probe) Consumers(ctx context.Context) (list []ConsumerState) {
 			continue
 		}
 		state := ConsumerState{Name: durable}
-		state.Err = p.ask(ctx, "$JS.API.CONSUMER.INFO."+stream+"."+durable, func(ctx context.Context) error {
+		state.Err = p.do(ctx, "$JS.API.CONSUMER.INFO."+stream+"."+durable, func(ctx context.Context) error {
 			before := time.Now()
 			bound, err := p.js.Consumer(ctx, stream, durable)
 			if err == nil {
 				info := bound.CachedInfo()
-				state.Waiting, state.Taken, state.Differs = info.NumPending, info.NumAckPending, !asWanted(info.Config)
+				state.Waiting, state.Unacknowledged = info.NumPending, info.NumAckPending
+				state.Differs = !consumerMatches(info.Config)
 				state.ClockAhead, state.ClockKnown = offsetBetween(before, time.Now(), info.TimeStamp)
 			}
 			return err
@@ -212,15 +213,15 @@ func (p *Probe) Consumers(ctx context.Context) (list []ConsumerState) {
 	return list
 }
 
-// Storage is what an account may store, in bytes.
+// Storage is an account's storage, in bytes.
 type Storage struct {
-	Limit          int64 // 0 or less: none of its own
+	Limit          int64 // 0 or less: none
 	Used, Reserved uint64
 }
 
-// Storage reads what the account may store.
+// Storage reads the account's storage.
 func (p *Probe) Storage(ctx context.Context) (s Storage, err error) {
-	err = p.ask(ctx, subjectInfo, func(ctx context.Context) error {
+	err = p.do(ctx, subjectInfo, func(ctx context.Context) error {
 		info, err := p.js.AccountInfo(ctx)
 		if err == nil {
 			s = Storage{info.Limits.MaxStore, info.Store, info.ReservedStore}
@@ -230,9 +231,9 @@ func (p *Probe) Storage(ctx context.Context) (s Storage, err error) {
 	return s, err
 }
 
-// ask runs a request unless its subject is known to be refused: nobody would answer it.
-func (p *Probe) ask(ctx context.Context, subject string, request func(ctx context.Context) error) error {
-	if slices.Contains(p.lacks, subject) {
+// do runs a request unless its subject is known to be denied: the server would not respond.
+func (p *Probe) do(ctx context.Context, subject string, request func(ctx context.Context) error) error {
+	if slices.Contains(p.denied, subject) {
 		return ErrNotPermitted
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)

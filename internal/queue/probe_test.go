@@ -11,23 +11,23 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// On the server as it is configured for production: every fact is read as each user, and nothing is changed.
-func TestProbe_ReadsTheShippedServer(t *testing.T) {
+// Both users can read everything under the shipped configuration, and nothing is changed.
+func TestProbe_ReadsShippedServer(t *testing.T) {
 	t.Parallel()
-	conf := ours(t)
-	g := newGuarded(t, conf)
+	conf := shippedConf(t)
+	g := newAuthNATS(t, conf)
 	open := func(user, password, role string) *queue.Probe {
 		t.Helper()
-		p, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url(user, password))}, role)
+		p, err := queue.OpenProbe(queue.Config{NATSURL: secret.String(g.url(user, password))}, role)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(p.Close)
 		return p
 	}
-	lacks := func(p *queue.Probe) (required, optional []string) {
+	missing := func(p *queue.Probe) (required, optional []string) {
 		t.Helper()
-		required, optional, err := p.Lacks()
+		required, optional, err := p.MissingPermissions()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,38 +35,38 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 	}
 
 	before := open("ingest", "hunter1", queue.RoleIngest)
-	if server, encrypted := before.Line(); before.Version() == "" || !strings.Contains(server, "127.0.0.1") ||
+	if server, encrypted := before.Server(); before.Version() == "" || !strings.Contains(server, "127.0.0.1") ||
 		encrypted {
-		t.Errorf("version = %q, line = %q, encrypted = %t", before.Version(), server, encrypted)
+		t.Errorf("version = %q, server = %q, encrypted = %t", before.Version(), server, encrypted)
 	}
-	if required, optional := lacks(before); len(required)+len(optional) > 0 {
-		t.Errorf("lacks = %q and %q, want none", required, optional)
+	if required, optional := missing(before); len(required)+len(optional) > 0 {
+		t.Errorf("missing permissions = %q and %q, want none", required, optional)
 	}
-	for _, s := range before.Streams(t.Context(), small) {
+	for _, s := range before.Streams(t.Context(), streamConfig) {
 		if !errors.Is(s.Err, queue.ErrMissing) {
-			t.Errorf("stream %s before anything is there: %+v, want ErrMissing", s.Name, s)
+			t.Errorf("stream %s before provisioning = %+v, want ErrMissing", s.Name, s)
 		}
 	}
 	for _, c := range before.Consumers(t.Context()) {
 		if !errors.Is(c.Err, queue.ErrMissing) {
-			t.Errorf("consumer %s before anything is there: %+v, want ErrMissing", c.Name, c)
+			t.Errorf("consumer %s before provisioning = %+v, want ErrMissing", c.Name, c)
 		}
 	}
 
-	ingest, _, _ := g.as("ingest", "hunter1")
+	ingest, _, _ := g.connect("ingest", "hunter1")
 	await(t, "the connection", ingest.Connected)
-	g.provisioned(small.MaxBytes)
+	g.provision(streamConfig.MaxBytes)
 	for role, tc := range map[string]struct {
 		password  string
 		consumers int
 	}{queue.RoleIngest: {"hunter1", 2}, queue.RoleWorker: {"hunter2", 1}} {
 		p := open(role, tc.password, role)
-		if required, optional := lacks(p); len(required)+len(optional) > 0 {
-			t.Errorf("%s lacks %q and %q, want none", role, required, optional)
+		if required, optional := missing(p); len(required)+len(optional) > 0 {
+			t.Errorf("%s: missing permissions = %q and %q, want none", role, required, optional)
 		}
 		consumers := p.Consumers(t.Context())
 		for _, c := range consumers {
-			if c.Err != nil || c.Differs || c.Waiting > 0 || c.Taken > 0 || !c.ClockKnown ||
+			if c.Err != nil || c.Differs || c.Waiting > 0 || c.Unacknowledged > 0 || !c.ClockKnown ||
 				c.ClockAhead.Seconds() > 1 {
 				t.Errorf("%s: consumer = %+v", role, c)
 			}
@@ -76,7 +76,7 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 		}
 	}
 	p := open("ingest", "hunter1", queue.RoleIngest)
-	for _, s := range p.Streams(t.Context(), small) {
+	for _, s := range p.Streams(t.Context(), streamConfig) {
 		if s.Err != nil || len(s.Differs) > 0 || s.Messages > 0 || s.MaxBytes != s.Wanted {
 			t.Errorf("stream = %+v", s)
 		}
@@ -86,38 +86,39 @@ func TestProbe_ReadsTheShippedServer(t *testing.T) {
 	}
 	other := p.Streams(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 20})
 	if want := []string{"bytes (NATS_MAX_BYTES)"}; !slices.Equal(other[0].Differs, want) {
-		t.Errorf("another size differs in %q, want %q", other[0].Differs, want)
+		t.Errorf("differences = %q, want %q", other[0].Differs, want)
 	}
-	if published := ingest.Publish(t.Context(), []relay.Claim{claim("cs_1", 1)}); published[0].Err != nil || published[0].Sequence != 1 {
-		t.Errorf("something was in the stream before: %+v", published)
+	published := ingest.Publish(t.Context(), []relay.Claim{claim("cs_1", 1)})[0]
+	if published.Err != nil || published.Sequence != 1 {
+		t.Errorf("publish = %+v, want sequence 1: the probe published", published)
 	}
 
-	// Each other's user has none of the rights, and no request waits for an answer that never comes.
+	// The other role's user lacks the permissions, and no request waits for a timeout.
 	mixed := open("worker", "hunter2", queue.RoleIngest)
-	if required, optional := lacks(mixed); len(required) < 5 ||
+	if required, optional := missing(mixed); len(required) < 5 ||
 		!slices.Equal(optional, []string{"$JS.API.INFO"}) {
-		t.Errorf("the worker's user for ingest lacks %q and %q", required, optional)
+		t.Errorf("missing permissions of the worker's user as ingest = %q and %q", required, optional)
 	}
-	if s := mixed.Streams(t.Context(), small)[2]; !errors.Is(s.Err, queue.ErrNotPermitted) {
+	if s := mixed.Streams(t.Context(), streamConfig)[2]; !errors.Is(s.Err, queue.ErrNotPermitted) {
 		t.Errorf("stream as the worker's user = %+v, want ErrNotPermitted", s)
 	}
 	if _, err := mixed.Storage(t.Context()); !errors.Is(err, queue.ErrNotPermitted) {
 		t.Errorf("storage as the worker's user: error = %v, want ErrNotPermitted", err)
 	}
 	g.restart(strings.Replace(conf, `"outcomes", "purchases.dead.*"`, `"purchases.dead.*"`, 1))
-	if required, optional := lacks(open("worker", "hunter2", queue.RoleWorker)); !slices.Equal(required,
-		[]string{"outcomes"}) || len(optional) > 0 {
-		t.Errorf("one right less: lacks %q and %q, want outcomes", required, optional)
+	required, optional := missing(open("worker", "hunter2", queue.RoleWorker))
+	if !slices.Equal(required, []string{"outcomes"}) || len(optional) > 0 {
+		t.Errorf("missing permissions = %q and %q, want outcomes", required, optional)
 	}
 
-	if _, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter9"))},
-		queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
-		t.Errorf("a wrong password: error = %v, want ErrCredentials", err)
+	wrong := queue.Config{NATSURL: secret.String(g.url("worker", "hunter9"))}
+	if _, err := queue.OpenProbe(wrong, queue.RoleWorker); !errors.Is(err, queue.ErrCredentials) {
+		t.Errorf("error with a wrong password = %v, want ErrCredentials", err)
 	}
 	g.server.Shutdown()
 	g.server.WaitForShutdown()
-	_, err := queue.OpenProbe(queue.Config{NATSURL: secret.Text(g.url("worker", "hunter2"))}, queue.RoleWorker)
+	_, err := queue.OpenProbe(queue.Config{NATSURL: secret.String(g.url("worker", "hunter2"))}, queue.RoleWorker)
 	if err == nil || errors.Is(err, queue.ErrCredentials) || errors.Is(err, queue.ErrTLS) {
-		t.Errorf("away: error = %v, want another one", err)
+		t.Errorf("error while NATS is down = %v, want another one", err)
 	}
 }

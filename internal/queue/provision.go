@@ -15,12 +15,13 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// The settings that the product relies on; docs/architecture.md says why each.
+// Settings of the streams and consumers; docs/architecture.md gives the reasons.
 const (
-	// AckWait is how long a delivery may go without a word before the server delivers the message again.
+	// AckWait is how long the server waits for an acknowledgement before it redelivers the message.
 	AckWait = 30 * time.Second
 
-	maxAckPending = 200_000 // delayed messages count: the default of 1,000 would stop new purchases in an outage
+	// Delayed messages count: the default of 1,000 would stop new purchases in an outage.
+	maxAckPending = 200_000
 	duplicates    = 2 * time.Minute
 	deadAge       = 30 * 24 * time.Hour
 	smallStream   = 1 << 30
@@ -30,7 +31,7 @@ const (
 	errNoStorage jetstream.ErrorCode = 10047
 )
 
-// StreamConfig is what an operator chooses for the streams.
+// StreamConfig holds the configurable settings of the streams.
 type StreamConfig struct {
 	Replicas int
 	MaxBytes int64 // of PURCHASES; JetStream reserves it
@@ -40,20 +41,22 @@ func streams(s StreamConfig) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
 		{
 			Name: message.StreamPurchases, Description: "Paid purchases on their way to TikTok",
-			// One message a subject, so that the server itself refuses to hold a purchase twice.
+			// One message per subject: the server itself rejects a second message of a purchase.
 			Subjects: []string{message.SubjectLive + "*", message.SubjectTest + "*"}, MaxMsgsPerSubject: 1,
 			Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
 			DiscardNewPerSubject: true, MaxBytes: s.MaxBytes, Duplicates: duplicates, Replicas: s.Replicas,
 		},
 		{
-			Name: message.StreamPurchasesDead, Description: "Purchases given up on, with the reason",
-			Subjects: []string{message.SubjectDead + "*"}, Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage,
-			MaxAge: deadAge, MaxBytes: smallStream, Duplicates: duplicates, Replicas: s.Replicas,
+			Name: message.StreamPurchasesDead, Description: "Dead-lettered purchases, with the reason",
+			Subjects: []string{message.SubjectDead + "*"}, Retention: jetstream.LimitsPolicy,
+			Storage: jetstream.FileStorage, MaxAge: deadAge, MaxBytes: smallStream,
+			Duplicates: duplicates, Replicas: s.Replicas,
 		},
 		{
-			Name: message.StreamOutcomes, Description: "What became of purchases, on the way to the ledger",
-			Subjects: []string{message.SubjectOutcomes}, Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage,
-			Discard: jetstream.DiscardNew, MaxBytes: smallStream, Duplicates: duplicates, Replicas: s.Replicas,
+			Name: message.StreamOutcomes, Description: "Outcomes of purchases on their way to the ledger",
+			Subjects: []string{message.SubjectOutcomes}, Retention: jetstream.WorkQueuePolicy,
+			Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, MaxBytes: smallStream,
+			Duplicates: duplicates, Replicas: s.Replicas,
 		},
 	}
 }
@@ -61,25 +64,27 @@ func streams(s StreamConfig) []jetstream.StreamConfig {
 func consumer(durable string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait, MaxAckPending: maxAckPending,
-		MaxDeliver: -1, // the worker owns the limit; the server would only stop delivering
+		MaxDeliver: -1, // the worker enforces RETRY_MAX_AGE
 	}
 }
 
-// durables are the consumers: stream and name.
+// durables returns stream and name of each consumer.
 func durables() [][2]string {
-	return [][2]string{{message.StreamPurchases, message.ConsumerWorker}, {message.StreamOutcomes, message.ConsumerRecorder}}
+	return [][2]string{
+		{message.StreamPurchases, message.ConsumerWorker}, {message.StreamOutcomes, message.ConsumerRecorder},
+	}
 }
 
-// ErrNotPermitted says that the connection's user may not create or change streams and consumers.
+// ErrNotPermitted means that the connection's user lacks a permission.
 var ErrNotPermitted = errors.New("not permitted")
 
-// Provision creates the three streams and the two consumers, and repairs what differs. One that cannot be
-// made or repaired does not stop the others. It returns ErrNotPermitted as soon as the server refuses a request.
+// Provision creates the three streams and the two consumers, and repairs their settings. A failure of one
+// does not stop the others. It returns ErrNotPermitted as soon as the server denies a request.
 func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 	var failed []error
 	for _, config := range streams(s) {
 		subjects := []string{"$JS.API.STREAM.CREATE." + config.Name, "$JS.API.STREAM.UPDATE." + config.Name}
-		err := c.try(ctx, subjects, func(ctx context.Context) error {
+		err := c.requestOn(ctx, subjects, func(ctx context.Context) error {
 			_, err := c.js.CreateOrUpdateStream(ctx, config)
 			return err
 		})
@@ -100,14 +105,15 @@ func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 	return errors.Join(failed...)
 }
 
-// provisionConsumer writes a consumer only where it is missing or differs. The server cannot write one whose
-// folder it has lost (its creation overlapped its deletion, seen with nats-server 2.15.2), though it goes on
-// delivering from it.
+// provisionConsumer writes a consumer only if it is missing or differs. The server cannot write one whose
+// folder is lost (its creation overlapped its deletion, seen with nats-server 2.15.2), although it still
+// delivers.
 func (c *Conn) provisionConsumer(ctx context.Context, stream, durable string) error {
 	name := stream + "." + durable
-	err := c.try(ctx, []string{"$JS.API.CONSUMER.INFO." + name, "$JS.API.CONSUMER.CREATE." + name}, func(ctx context.Context) error {
+	subjects := []string{"$JS.API.CONSUMER.INFO." + name, "$JS.API.CONSUMER.CREATE." + name}
+	err := c.requestOn(ctx, subjects, func(ctx context.Context) error {
 		found, err := c.js.Consumer(ctx, stream, durable)
-		if err == nil && asWanted(found.CachedInfo().Config) {
+		if err == nil && consumerMatches(found.CachedInfo().Config) {
 			return nil
 		}
 		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
@@ -122,15 +128,15 @@ func (c *Conn) provisionConsumer(ctx context.Context, stream, durable string) er
 	return nil
 }
 
-// Inspect checks the streams and consumers without changing anything. It returns an error where one is
-// missing, else a sentence for each one with other settings.
+// Inspect checks the streams and consumers without changing them. It returns an error if one is missing,
+// else a description of each one with other settings.
 func (c *Conn) Inspect(ctx context.Context, s StreamConfig) (differences []string, err error) {
 	for _, want := range streams(s) {
 		stream, err := c.js.Stream(ctx, want.Name)
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", want.Name, err)
 		}
-		if list := differing(stream.CachedInfo().Config, want); len(list) > 0 {
+		if list := streamDifferences(stream.CachedInfo().Config, want); len(list) > 0 {
 			differences = append(differences, fmt.Sprintf("stream %s: %s", want.Name, strings.Join(list, ", ")))
 		}
 	}
@@ -139,75 +145,75 @@ func (c *Conn) Inspect(ctx context.Context, s StreamConfig) (differences []strin
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s on %s: %w", d[1], d[0], err)
 		}
-		if !asWanted(bound.CachedInfo().Config) {
+		if !consumerMatches(bound.CachedInfo().Config) {
 			differences = append(differences, fmt.Sprintf("consumer %s on %s", d[1], d[0]))
 		}
 	}
 	return differences, nil
 }
 
-// differing lists the settings of a stream that are not as the product wants them.
-func differing(is, want jetstream.StreamConfig) (list []string) {
+// streamDifferences lists the settings of a stream that differ from the product's.
+func streamDifferences(got, want jetstream.StreamConfig) (list []string) {
 	for _, d := range []struct {
-		name string
-		yes  bool
+		name    string
+		differs bool
 	}{
-		{"subjects", !slices.Equal(is.Subjects, want.Subjects)},
-		{"retention", is.Retention != want.Retention},
-		{"storage", is.Storage != want.Storage},
-		{"discard policy", is.Discard != want.Discard || is.DiscardNewPerSubject != want.DiscardNewPerSubject},
-		{"messages per subject", max(is.MaxMsgsPerSubject, 0) != max(want.MaxMsgsPerSubject, 0)},
-		{"replicas", is.Replicas != max(want.Replicas, 1)},
-		{"bytes (NATS_MAX_BYTES)", is.MaxBytes != want.MaxBytes},
-		{"age", is.MaxAge != want.MaxAge},
+		{"subjects", !slices.Equal(got.Subjects, want.Subjects)},
+		{"retention", got.Retention != want.Retention},
+		{"storage", got.Storage != want.Storage},
+		{"discard policy", got.Discard != want.Discard || got.DiscardNewPerSubject != want.DiscardNewPerSubject},
+		{"messages per subject", max(got.MaxMsgsPerSubject, 0) != max(want.MaxMsgsPerSubject, 0)},
+		{"replicas", got.Replicas != max(want.Replicas, 1)},
+		{"bytes (NATS_MAX_BYTES)", got.MaxBytes != want.MaxBytes},
+		{"age", got.MaxAge != want.MaxAge},
 	} {
-		if d.yes {
+		if d.differs {
 			list = append(list, d.name)
 		}
 	}
 	return list
 }
 
-// asWanted reports whether a consumer has the settings that the product relies on.
-func asWanted(is jetstream.ConsumerConfig) bool {
-	want := consumer(is.Durable)
-	return is.AckPolicy == want.AckPolicy && is.AckWait == want.AckWait && is.MaxAckPending == want.MaxAckPending &&
-		is.MaxDeliver == want.MaxDeliver && len(is.BackOff) == 0
+// consumerMatches reports whether a consumer has the product's settings.
+func consumerMatches(got jetstream.ConsumerConfig) bool {
+	want := consumer(got.Durable)
+	return got.AckPolicy == want.AckPolicy && got.AckWait == want.AckWait &&
+		got.MaxAckPending == want.MaxAckPending && got.MaxDeliver == want.MaxDeliver && len(got.BackOff) == 0
 }
 
-// try runs a request that publishes on one of the subjects, and ends it with ErrNotPermitted as soon as the
-// server refuses that: a refused request gets no answer and would otherwise time out.
-func (c *Conn) try(ctx context.Context, subjects []string, request func(ctx context.Context) error) error {
+// requestOn runs a request that publishes on the subjects. It returns ErrNotPermitted as soon as the server
+// denies one: a denied request gets no response and would time out.
+func (c *Conn) requestOn(ctx context.Context, subjects []string, send func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c.mu.Lock()
 	for _, subject := range subjects {
-		c.trying[subject] = cancel
+		c.cancels[subject] = cancel
 	}
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, subject := range subjects {
-			delete(c.trying, subject)
+			delete(c.cancels, subject)
 		}
 	}()
-	err := request(ctx)
+	err := send(ctx)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrNotPermitted) {
 		return cause
 	}
 	return err
 }
 
-// endRefused ends the request that an error of the server is about, if try runs one. Such a refusal is
-// neither logged nor counted: the caller handles it.
-func (c *Conn) endRefused(err error) bool {
+// cancelDenied cancels the requestOn that a permission error belongs to, and reports whether there is one.
+// Its caller handles the error, which is neither logged nor counted.
+func (c *Conn) cancelDenied(err error) bool {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for subject, cancel := range c.trying {
+	for subject, cancel := range c.cancels {
 		if strings.Contains(err.Error(), strconv.Quote(subject)) {
 			cancel(fmt.Errorf("%w to publish on %s", ErrNotPermitted, subject))
 			return true
@@ -216,23 +222,23 @@ func (c *Conn) endRefused(err error) bool {
 	return false
 }
 
-// explain turns JetStream's "insufficient storage resources" into figures and a remedy.
+// explain adds figures to JetStream's "insufficient storage resources".
 func (c *Conn) explain(ctx context.Context, err error, config jetstream.StreamConfig) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || api.ErrorCode != errNoStorage {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, infoTimeout) // where the user may not ask, nobody answers
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout) // the server does not respond to a denied request
 	defer cancel()
-	offer := "less than that"
+	offer := "less"
 	info, infoErr := c.js.AccountInfo(ctx)
 	switch {
 	case infoErr != nil:
 	case info.Limits.MaxStore > 0:
-		offer = fmt.Sprintf("%d bytes in all, %d of them in use", info.Limits.MaxStore, info.Store)
-	default: // the server does not say how much it has, only how much of it is taken
-		offer = fmt.Sprintf("less than that beside the %d bytes reserved by this account's streams", info.ReservedStore)
+		offer = fmt.Sprintf("%d bytes, %d of them in use", info.Limits.MaxStore, info.Store)
+	default: // the server reports only how much is reserved
+		offer = fmt.Sprintf("less, with %d bytes reserved by this account's streams", info.ReservedStore)
 	}
-	return fmt.Errorf("the server has no room to reserve %d bytes, it offers %s: lower NATS_MAX_BYTES (PURCHASES; the other streams take 1 GiB each) or raise the server's max_file_store: %w",
+	return fmt.Errorf("reserve %d bytes (NATS_MAX_BYTES for PURCHASES): server offers %s: %w",
 		config.MaxBytes, offer, err)
 }

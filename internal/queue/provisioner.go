@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// ProvisionInterval is how often a running ingest checks the streams: they may be deleted or changed.
+	// ProvisionInterval is the time between two checks of a running ingest: streams may be deleted or changed.
 	ProvisionInterval = 15 * time.Second
 	// ProvisionTimeout bounds one check or repair.
 	ProvisionTimeout = 30 * time.Second
@@ -21,28 +21,28 @@ const (
 	provisionRetry = 2 * time.Second
 )
 
-// Provisioner keeps the streams and consumers as they should be. Where its user may not create or change
-// them, it only checks that they exist: then `ingest provision` creates them, as another user.
+// Provisioner creates and repairs the streams and consumers. If its user may not, it only checks that they
+// exist: then `ingest provision` creates them, as another user.
 type Provisioner struct {
 	conn   *Conn
 	config StreamConfig
 	every  time.Duration // between two checks
-	done   func()        // called after each successful check
+	onPass func()        // called after each successful check
 	log    *zap.Logger
-	woken  chan struct{}
+	wakeup chan struct{}
 
 	checkOnly bool     // the user may not create or change anything
-	logged    []string // the last differences that were logged
+	logged    []string // last logged differences
 
 	first sync.Once
 	ready chan struct{}
 }
 
-// NewProvisioner returns a Provisioner; Run makes it work.
-func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, done func(), log *zap.Logger) *Provisioner {
+// NewProvisioner returns a Provisioner for Run.
+func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, onPass func(), log *zap.Logger) *Provisioner {
 	p := &Provisioner{
-		conn: c, config: s, every: every, done: done, log: log,
-		woken: make(chan struct{}, 1), ready: make(chan struct{}),
+		conn: c, config: s, every: every, onPass: onPass, log: log,
+		wakeup: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	c.OnConnect(p.wake)
 	return p
@@ -51,11 +51,11 @@ func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, done func(), l
 // Ready is closed after the first successful check.
 func (p *Provisioner) Ready() <-chan struct{} { return p.ready }
 
-// wake makes the next check immediate: the server of a new connection may be empty, or its users' rights
-// changed.
+// wake makes the next check immediate: the server of a new connection may be empty, or its users' permissions
+// may have changed.
 func (p *Provisioner) wake() {
 	select {
-	case p.woken <- struct{}{}:
+	case p.wakeup <- struct{}{}:
 	default:
 	}
 }
@@ -66,37 +66,37 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	for {
 		next := p.every
 		if p.conn.Connected() {
-			err := p.once(ctx)
+			err := p.check(ctx)
 			switch {
 			case ctx.Err() != nil:
 				return nil
 			case err != nil:
 				next = min(provisionRetry, p.every)
 				if failures.Failed(err) {
-					p.log.Error("The streams are not as they should be; purchases wait on the ledger",
+					p.log.Error("Streams not ready; purchases wait in the ledger",
 						zap.Error(err), zap.String("remedy", p.remedy()))
 				}
 			default:
 				recovered := failures.Recovered()
 				p.first.Do(func() { recovered = true; close(p.ready) })
 				if recovered {
-					p.log.Info("The streams are ready")
+					p.log.Info("Streams ready")
 				}
-				p.done()
+				p.onPass()
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-p.woken:
+		case <-p.wakeup:
 			p.checkOnly = false
 		case <-time.After(next):
 		}
 	}
 }
 
-// once creates and repairs the streams and consumers, or checks them.
-func (p *Provisioner) once(ctx context.Context) error {
+// check creates and repairs the streams and consumers, or only inspects them.
+func (p *Provisioner) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ProvisionTimeout)
 	defer cancel()
 	if !p.checkOnly {
@@ -108,7 +108,7 @@ func (p *Provisioner) once(ctx context.Context) error {
 	}
 	differences, err := p.conn.Inspect(ctx, p.config)
 	if err == nil && len(differences) > 0 && !slices.Equal(differences, p.logged) {
-		p.log.Warn("Streams have other settings",
+		p.log.Warn("Stream settings differ",
 			zap.Strings("differences", differences), zap.String("remedy", p.remedy()))
 	}
 	p.logged = differences
@@ -117,7 +117,8 @@ func (p *Provisioner) once(ctx context.Context) error {
 
 func (p *Provisioner) remedy() string {
 	if p.checkOnly {
-		return "run `ingest provision` with NATS_URL naming a user that may create and change them"
+		return "run `ingest provision` with NATS_URL naming a user that may create streams"
 	}
-	return "often NATS_MAX_BYTES is more than the server offers"
+	return "if storage is insufficient, lower NATS_MAX_BYTES (the other streams take 1 GiB each) " +
+		"or raise the server's max_file_store"
 }

@@ -18,24 +18,24 @@ import (
 
 const errStoreFailed jetstream.ErrorCode = 10077
 
-var errAway = errors.New("not connected to NATS")
+var errDisconnected = errors.New("not connected to NATS")
 
-// inFlight is a published message that awaits its acknowledgement.
-type inFlight struct {
+// pendingPublish is a published message without its acknowledgement.
+type pendingPublish struct {
 	future jetstream.PubAckFuture
 	err    error // the client did not write the message
 }
 
-func (c *Conn) publishAsync(msg *nats.Msg) (p inFlight) {
+func (c *Conn) publishAsync(msg *nats.Msg) (p pendingPublish) {
 	if !c.Connected() {
-		return inFlight{err: errAway}
+		return pendingPublish{err: errDisconnected}
 	}
 	p.future, p.err = c.js.PublishMsgAsync(msg)
 	return p
 }
 
 // wait returns the stream's acknowledgement.
-func (p inFlight) wait(ctx context.Context) (jetstream.PubAck, error) {
+func (p pendingPublish) wait(ctx context.Context) (jetstream.PubAck, error) {
 	if p.err != nil {
 		return jetstream.PubAck{}, p.err
 	}
@@ -49,7 +49,7 @@ func (p inFlight) wait(ctx context.Context) (jetstream.PubAck, error) {
 	}
 }
 
-// storeError tells apart the two rejections that share an error code.
+// storeError distinguishes the rejections that share one error code.
 func storeError(err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || api.ErrorCode != errStoreFailed {
@@ -67,7 +67,7 @@ func storeError(err error) error {
 
 // Publish implements relay.Queue.
 func (c *Conn) Publish(ctx context.Context, claims []relay.Claim) []relay.PublishResult {
-	published := make([]inFlight, len(claims))
+	published := make([]pendingPublish, len(claims))
 	for i := range claims {
 		p := &claims[i]
 		msg := nats.NewMsg(message.Subject(p.ID, p.Livemode))
@@ -97,7 +97,7 @@ func notStored(err error) bool {
 		return api.ErrorCode != errStoreFailed
 	}
 	return slices.ContainsFunc([]error{
-		relay.ErrStreamFull, errAway, nats.ErrReconnectBufExceeded, nats.ErrMaxPayload,
+		relay.ErrStreamFull, errDisconnected, nats.ErrReconnectBufExceeded, nats.ErrMaxPayload,
 		nats.ErrConnectionClosed, nats.ErrConnectionDraining,
 		nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrTooManyStalledMsgs,
 	}, func(known error) bool { return errors.Is(err, known) })
@@ -130,7 +130,7 @@ func (c *Conn) Outcomes(ctx context.Context, list []message.Outcome) []error {
 		last := len(messages) - 1
 		messages[last], messageOf[i] = append(messages[last], data), last
 	}
-	published := make([]inFlight, len(messages))
+	published := make([]pendingPublish, len(messages))
 	for i, encoded := range messages {
 		msg := nats.NewMsg(message.SubjectOutcomes)
 		msg.Data = message.EncodeOutcomes(encoded)
@@ -148,22 +148,22 @@ func (c *Conn) Outcomes(ctx context.Context, list []message.Outcome) []error {
 	return errs
 }
 
-// deadLetterWindow bounds the dead letters that await their acknowledgement: each holds a purchase message.
-const deadLetterWindow = 500
+// maxPendingDeadLetters bounds the memory of unacknowledged dead letters: each holds a purchase message.
+const maxPendingDeadLetters = 500
 
 // DeadLetters implements delivery.Reporter. The message ID makes a repeated publish harmless.
 func (c *Conn) DeadLetters(ctx context.Context, list []message.DeadLetter) []error {
 	errs := make([]error, 0, len(list))
-	for window := range slices.Chunk(list, deadLetterWindow) {
-		errs = append(errs, c.publishWindow(ctx, window)...)
+	for window := range slices.Chunk(list, maxPendingDeadLetters) {
+		errs = append(errs, c.publishDeadLetters(ctx, window)...)
 	}
 	return errs
 }
 
-func (c *Conn) publishWindow(ctx context.Context, list []message.DeadLetter) []error {
+func (c *Conn) publishDeadLetters(ctx context.Context, list []message.DeadLetter) []error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	published := make([]inFlight, len(list))
+	published := make([]pendingPublish, len(list))
 	for i, d := range list {
 		data, err := message.EncodeDeadLetter(d)
 		if err != nil {

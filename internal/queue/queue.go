@@ -1,8 +1,8 @@
 // Package queue is the client of NATS JetStream: the streams, the consumers and the messages on them.
 //
-// A publish acknowledgement means that the message is in the server's page cache. A killed server keeps it, a
-// power cut may lose seconds of messages. The ledger and its sweeper guarantee that nothing is lost, not the
-// queue.
+// A publish acknowledgement means that the message is in the server's page cache: it survives a killed
+// server, but a power cut may lose seconds of messages. The ledger and its sweeper guarantee that nothing is
+// lost.
 package queue
 
 import (
@@ -31,14 +31,14 @@ import (
 // Config is the connection to NATS, a part of both binaries' configurations.
 type Config struct {
 	// Comma-separated, with user and password; tls:// for TLS.
-	NATSURL secret.Text `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers."`
+	NATSURL secret.String `name:"nats-url" default:"nats://127.0.0.1:4222" help:"NATS servers."`
 
 	// JWT and nkey, instead of user and password.
 	NATSCredsFile string `name:"nats-creds-file" example:"nats.creds" help:"Credentials file."`
 
 	NATSCAFile string `name:"nats-ca-file" example:"ca.crt" help:"Certificate authority of NATS."`
 
-	// Where the servers ask for one, with NATS_KEY_FILE.
+	// If the servers require one, with NATS_KEY_FILE.
 	NATSCertFile string `name:"nats-cert-file" example:"client.crt" help:"Client certificate for NATS."`
 
 	NATSKeyFile string `name:"nats-key-file" example:"client.key" help:"Key of the client certificate."`
@@ -49,7 +49,7 @@ func (c Config) Problems() (list []string) {
 	for server := range strings.SplitSeq(c.NATSURL.Reveal(), ",") {
 		u, err := url.Parse(strings.TrimSpace(server))
 		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-			list = append(list, "NATS_URL: a server is not of the form nats://host:4222 or tls://host:4222")
+			list = append(list, "NATS_URL must list servers as nats://host:4222 or tls://host:4222")
 		}
 	}
 	for name, file := range map[string]string{
@@ -66,7 +66,7 @@ func (c Config) Problems() (list []string) {
 		}
 	}
 	if (c.NATSCertFile == "") != (c.NATSKeyFile == "") {
-		list = append(list, "NATS_CERT_FILE and NATS_KEY_FILE go together")
+		list = append(list, "NATS_CERT_FILE and NATS_KEY_FILE must be set together")
 	}
 	slices.Sort(list)
 	return list
@@ -75,12 +75,12 @@ func (c Config) Problems() (list []string) {
 // Timeouts of the connection.
 const (
 	reconnectWait  = 500 * time.Millisecond
-	publishTimeout = 5 * time.Second // without an acknowledgement; the message may have been stored
+	publishTimeout = 5 * time.Second // for the acknowledgement; afterwards the message may still be stored
 	requestTimeout = 5 * time.Second
 )
 
-// reconnects ends the remedies of a lost connection.
-const reconnects = "the connection is retried until it succeeds"
+// reconnects ends the remedy of a connection error.
+const reconnects = "the connection is retried"
 
 // Conn is a process's connection. It is safe for concurrent use.
 type Conn struct {
@@ -91,10 +91,10 @@ type Conn struct {
 	mu        sync.Mutex
 	onConnect []func()
 	closed    chan struct{}
-	trying    map[string]context.CancelCauseFunc // by subject: requests that the server may reject
+	cancels   map[string]context.CancelCauseFunc // by subject: requests that the server may deny
 
-	refusalLogged atomic.Bool    // since the last connection
-	watch         sync.WaitGroup // watchRefusals
+	failureLogged atomic.Bool    // since the last connection
+	watch         sync.WaitGroup // watchConnectErrors
 }
 
 // credentials returns the options for the client's credentials and the trusted authorities.
@@ -114,42 +114,42 @@ func (c Config) credentials() (options []nats.Option) {
 	return options
 }
 
-// Connect returns a connection that is made, and made again, in the background. name is the user's role
+// Connect returns a connection that connects and reconnects in the background. name is the user's role
 // (ingest, worker) and the inbox prefix, so that one role cannot read the other's replies. An error means
 // that the configuration is unusable.
 func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) (*Conn, error) {
 	violations := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "purchase_relay_permission_violations_total",
-		Help: "Requests that NATS refused for lack of permission.",
+		Help: "Requests that NATS denied for lack of permission.",
 	})
 	reg.MustRegister(violations)
-	conn := &Conn{log: log, closed: make(chan struct{}), trying: make(map[string]context.CancelCauseFunc)}
-	// A batch is rejected message by message: all are counted, the first five per minute are logged.
+	conn := &Conn{log: log, closed: make(chan struct{}), cancels: make(map[string]context.CancelCauseFunc)}
+	// Each message of a batch is denied on its own: all are counted, five per minute are logged.
 	sampled := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Minute, 5, 0)
 	}))
 	options := []nats.Option{
 		nats.Name("purchase-relay " + name), nats.CustomInboxPrefix("_INBOX_" + name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
-		// A password may be fixed, or be rotated on the server first. By default nats.go closes at the second
-		// refusal.
+		// A password may be fixed, or be rotated on the server first. By default nats.go closes the connection at
+		// the second authorization error.
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // fail a publish while disconnected: a buffered one is stored after it failed
 		nats.Timeout(3 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("Connected to NATS"); conn.connected() }),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("Connected to NATS again"); conn.connected() }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("Reconnected to NATS"); conn.connected() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Warn("The connection to NATS is lost", zap.Error(err), zap.String("remedy", reconnects))
+				log.Warn("Disconnected from NATS", zap.Error(err), zap.String("remedy", reconnects))
 			}
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(conn.closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			if isRefusal(err) {
-				conn.logRefusal(err)
+			if isAuthError(err) {
+				conn.logConnectError(err)
 				return
 			}
-			if conn.endRefused(err) {
+			if conn.cancelDenied(err) {
 				return
 			}
 			if strings.Contains(err.Error(), advisoryNak) {
@@ -164,7 +164,7 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 			}
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				violations.Inc()
-				sampled.Error("NATS refuses a request for lack of permission", append(fields,
+				sampled.Error("NATS denied a request", append(fields,
 					zap.String("remedy", "compare the user's permissions with the documentation"))...)
 				return
 			}
@@ -187,24 +187,24 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 	conn.nc, conn.js = nc, js
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "purchase_relay_nats_connected", Help: "1 while connected to NATS.",
-	}, conn.connectedGauge))
-	conn.watch.Go(conn.watchRefusals)
+	}, func() float64 {
+		if conn.Connected() {
+			return 1
+		}
+		return 0
+	}))
+	conn.watch.Go(conn.watchConnectErrors)
 	return conn, nil
 }
 
-// watchRefusals logs why no connection is made. nats.go reports a wrong password only after a first
+// watchConnectErrors logs why connecting fails. nats.go reports a wrong password only after a first
 // connection, and a rejected certificate never.
-func (c *Conn) watchRefusals() {
+func (c *Conn) watchConnectErrors() {
 	tick := time.NewTicker(reconnectWait / 4)
 	defer tick.Stop()
 	for {
 		if !c.nc.IsConnected() {
-			switch err := c.nc.LastError(); {
-			case isRefusal(err):
-				c.logRefusal(err)
-			case isTLS(err):
-				c.logTLS(err)
-			}
+			c.logConnectError(c.nc.LastError())
 		}
 		select {
 		case <-c.closed:
@@ -214,42 +214,36 @@ func (c *Conn) watchRefusals() {
 	}
 }
 
-func isRefusal(err error) bool {
+func isAuthError(err error) bool {
 	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
 		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
-// isTLS matches texts as well: the server's alerts have no type.
-func isTLS(err error) bool {
+// isTLSError matches texts too: the server's alerts have no type.
+func isTLSError(err error) bool {
 	return err != nil && (errors.Is(err, nats.ErrSecureConnRequired) ||
-		errors.Is(err, nats.ErrSecureConnWanted) || strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "))
+		errors.Is(err, nats.ErrSecureConnWanted) || strings.Contains(err.Error(), "tls: ") ||
+		strings.Contains(err.Error(), "x509: "))
 }
 
-// logRefusal logs once per loss of the connection, not at each try.
-func (c *Conn) logRefusal(err error) {
-	if c.refusalLogged.CompareAndSwap(false, true) {
-		c.log.Error("NATS refuses the credentials", zap.Error(err), zap.String("remedy",
-			"check NATS_URL's user and password, or NATS_CREDS_FILE; "+reconnects))
+// logConnectError logs an authorization or TLS error once per lost connection, not once per retry.
+func (c *Conn) logConnectError(err error) {
+	msg, remedy := "NATS rejected the credentials", "check NATS_URL's user and password, or NATS_CREDS_FILE"
+	switch {
+	case isTLSError(err):
+		msg = "TLS handshake with NATS failed"
+		remedy = "check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE and NATS_KEY_FILE, " +
+			"and that no certificate has expired"
+	case !isAuthError(err):
+		return
 	}
-}
-
-func (c *Conn) logTLS(err error) {
-	if c.refusalLogged.CompareAndSwap(false, true) {
-		c.log.Error("NATS and this process do not agree on TLS", zap.Error(err), zap.String("remedy",
-			"check tls:// in NATS_URL, NATS_CA_FILE, NATS_CERT_FILE and NATS_KEY_FILE, "+
-				"and that no certificate has expired; "+reconnects))
+	if c.failureLogged.CompareAndSwap(false, true) {
+		c.log.Error(msg, zap.Error(err), zap.String("remedy", remedy+"; "+reconnects))
 	}
 }
 
 // Connected reports whether the process is connected.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
-
-func (c *Conn) connectedGauge() float64 {
-	if c.Connected() {
-		return 1
-	}
-	return 0
-}
 
 // OnConnect registers a function that is called after each connect, and immediately when connected. It must
 // not block.
@@ -263,7 +257,7 @@ func (c *Conn) OnConnect(f func()) {
 }
 
 func (c *Conn) connected() {
-	c.refusalLogged.Store(false)
+	c.failureLogged.Store(false)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, f := range c.onConnect {

@@ -27,10 +27,10 @@ import (
 	"purchase-relay/internal/testkit/wait"
 )
 
-var small = queue.StreamConfig{Replicas: 1, MaxBytes: 64 << 20}
+var streamConfig = queue.StreamConfig{Replicas: 1, MaxBytes: 64 << 20}
 
-// site is a real nats-server that can be stopped and started again, and a connection to it.
-type site struct {
+// testNATS is a nats-server that can be restarted, with a connection of the product and a raw one.
+type testNATS struct {
 	t      *testing.T
 	server *natslocal.Server
 	dir    string
@@ -40,9 +40,9 @@ type site struct {
 	nc  *nats.Conn
 }
 
-func newSite(t *testing.T) *site {
+func newNATS(t *testing.T) *testNATS {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir()}
+	s := &testNATS{t: t, dir: t.TempDir()}
 	s.start()
 	s.addr = s.server.Addr()
 	s.Conn = s.connect("ingest")
@@ -55,13 +55,13 @@ func newSite(t *testing.T) *site {
 	if s.raw, err = natsjs.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Provision(t.Context(), small); err != nil {
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func (s *site) start() {
+func (s *testNATS) start() {
 	s.t.Helper()
 	server, err := natslocal.Start(natslocal.Options{Addr: s.addr, StoreDir: s.dir})
 	if err != nil {
@@ -71,16 +71,17 @@ func (s *site) start() {
 	s.t.Cleanup(func() { _ = server.Stop() })
 }
 
-func (s *site) stop() {
+func (s *testNATS) stop() {
 	s.t.Helper()
 	if err := s.server.Stop(); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *site) connect(name string) *queue.Conn {
+func (s *testNATS) connect(name string) *queue.Conn {
 	s.t.Helper()
-	c, err := queue.Connect(queue.Config{NATSURL: secret.Text(s.server.URL())}, name, zap.NewNop(), prometheus.NewRegistry())
+	config := queue.Config{NATSURL: secret.String(s.server.URL())}
+	c, err := queue.Connect(config, name, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func (s *site) connect(name string) *queue.Conn {
 	return c
 }
 
-func (s *site) await(what string, done func() bool) {
+func (s *testNATS) await(what string, done func() bool) {
 	s.t.Helper()
 	await(s.t, what, done)
 }
@@ -97,7 +98,7 @@ func (s *site) await(what string, done func() bool) {
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	if !wait.Until(context.WithoutCancel(t.Context()), time.Minute, 5*time.Millisecond, done) {
-		t.Fatalf("waited in vain for %s", what)
+		t.Fatalf("timeout waiting for %s", what)
 	}
 }
 
@@ -112,16 +113,23 @@ func delivered(id string) message.Outcome {
 	return message.Outcome{EventID: id, Generation: 1, Result: purchase.StatusDelivered, At: time.Now().UTC()}
 }
 
-func (s *site) publish(p ...relay.Claim) []relay.PublishResult {
+func deadLetter(id string, generation int) message.DeadLetter {
+	return message.DeadLetter{
+		EventID: id, Generation: generation, Reason: purchase.ReasonRefused, DiedAt: time.Now(),
+		Envelope: []byte(`{}`),
+	}
+}
+
+func (s *testNATS) publish(p ...relay.Claim) []relay.PublishResult {
 	s.t.Helper()
 	return s.Publish(s.t.Context(), p)
 }
 
-func (s *site) fetch(c *queue.Consumer, most int) []message.Received {
+func (s *testNATS) fetch(c *queue.Consumer, limit int) []message.Received {
 	s.t.Helper()
 	var got []message.Received
 	s.await("a message", func() bool {
-		messages, err := c.Fetch(s.t.Context(), most)
+		messages, err := c.Fetch(s.t.Context(), limit)
 		if err != nil {
 			return false
 		}
@@ -131,46 +139,55 @@ func (s *site) fetch(c *queue.Consumer, most int) []message.Received {
 	return got
 }
 
+func (s *testNATS) worker() *queue.Consumer {
+	return s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+}
+
 func TestProvision_CreatesAndRepairs(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	check := func() {
 		t.Helper()
 		for name, want := range map[string]natsjs.StreamConfig{
 			message.StreamPurchases: {
-				Subjects: []string{"purchases.live.*", "purchases.test.*"}, Retention: natsjs.WorkQueuePolicy, Storage: natsjs.FileStorage,
-				Discard: natsjs.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, MaxBytes: small.MaxBytes, Duplicates: 2 * time.Minute, Replicas: 1,
+				Subjects: []string{"purchases.live.*", "purchases.test.*"}, Retention: natsjs.WorkQueuePolicy,
+				Discard: natsjs.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1,
+				MaxBytes: streamConfig.MaxBytes,
 			},
 			message.StreamPurchasesDead: {
-				Subjects: []string{"purchases.dead.*"}, Retention: natsjs.LimitsPolicy, Storage: natsjs.FileStorage, MaxMsgsPerSubject: -1,
-				MaxBytes: 1 << 30, MaxAge: 30 * 24 * time.Hour, Duplicates: 2 * time.Minute, Replicas: 1,
+				Subjects: []string{"purchases.dead.*"}, Retention: natsjs.LimitsPolicy, MaxMsgsPerSubject: -1,
+				MaxBytes: 1 << 30, MaxAge: 30 * 24 * time.Hour,
 			},
 			message.StreamOutcomes: {
-				Subjects: []string{"outcomes"}, Retention: natsjs.WorkQueuePolicy, Storage: natsjs.FileStorage, Discard: natsjs.DiscardNew,
-				MaxMsgsPerSubject: -1, MaxBytes: 1 << 30, Duplicates: 2 * time.Minute, Replicas: 1,
+				Subjects: []string{"outcomes"}, Retention: natsjs.WorkQueuePolicy, Discard: natsjs.DiscardNew,
+				MaxMsgsPerSubject: -1, MaxBytes: 1 << 30,
 			},
 		} {
 			stream, err := s.raw.Stream(t.Context(), name)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
+			want.Storage, want.Duplicates, want.Replicas = natsjs.FileStorage, 2*time.Minute, 1
 			c := stream.CachedInfo().Config
 			got := natsjs.StreamConfig{
-				Subjects: c.Subjects, Retention: c.Retention, Storage: c.Storage, Discard: c.Discard, DiscardNewPerSubject: c.DiscardNewPerSubject,
-				MaxMsgsPerSubject: c.MaxMsgsPerSubject, MaxBytes: c.MaxBytes, MaxAge: c.MaxAge, Duplicates: c.Duplicates, Replicas: c.Replicas,
+				Subjects: c.Subjects, Retention: c.Retention, Storage: c.Storage, Discard: c.Discard,
+				DiscardNewPerSubject: c.DiscardNewPerSubject, MaxMsgsPerSubject: c.MaxMsgsPerSubject,
+				MaxBytes: c.MaxBytes, MaxAge: c.MaxAge, Duplicates: c.Duplicates, Replicas: c.Replicas,
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", name, diff)
 			}
 		}
-		for stream, durable := range map[string]string{message.StreamPurchases: "worker", message.StreamOutcomes: "recorder"} {
+		durables := map[string]string{message.StreamPurchases: "worker", message.StreamOutcomes: "recorder"}
+		for stream, durable := range durables {
 			consumer, err := s.raw.Consumer(t.Context(), stream, durable)
 			if err != nil {
 				t.Fatalf("%s: %v", durable, err)
 			}
 			c := consumer.CachedInfo().Config
-			if c.AckPolicy != natsjs.AckExplicitPolicy || c.AckWait != 30*time.Second || c.MaxAckPending != 200_000 || c.MaxDeliver != -1 || len(c.BackOff) > 0 {
-				t.Errorf("%s: %+v", durable, c)
+			if c.AckPolicy != natsjs.AckExplicitPolicy || c.AckWait != 30*time.Second ||
+				c.MaxAckPending != 200_000 || c.MaxDeliver != -1 || len(c.BackOff) > 0 {
+				t.Errorf("consumer %s = %+v, want the product's settings", durable, c)
 			}
 		}
 	}
@@ -190,18 +207,18 @@ func TestProvision_CreatesAndRepairs(t *testing.T) {
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchasesDead); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Provision(t.Context(), small); err != nil {
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
 		t.Fatal(err)
 	}
 	check()
 }
 
-// A server that lost a consumer's folder refuses to write that consumer. The consumer still delivers, and
-// what else is missing is created.
-func TestProvision_ConsumerWithoutFolder(t *testing.T) {
+// A server that lost a consumer's folder rejects each write of that consumer, but still delivers from it.
+func TestProvision_KeepsConsumerWithoutFolder(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	folder := filepath.Join(s.dir, "jetstream", "$G", "streams", message.StreamPurchases, "obs", message.ConsumerWorker)
+	s := newNATS(t)
+	stream := filepath.Join(s.dir, "jetstream", "$G", "streams", message.StreamPurchases)
+	folder := filepath.Join(stream, "obs", message.ConsumerWorker)
 	if _, err := os.Stat(folder); err != nil {
 		t.Fatal(err)
 	}
@@ -211,29 +228,28 @@ func TestProvision_ConsumerWithoutFolder(t *testing.T) {
 	if err := s.raw.DeleteStream(t.Context(), message.StreamOutcomes); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Provision(t.Context(), small); err != nil {
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
 		t.Error(err)
 	}
-	if list, err := s.Inspect(t.Context(), small); err != nil || len(list) > 0 {
-		t.Errorf("afterwards: %v, %v", list, err)
+	if list, err := s.Inspect(t.Context(), streamConfig); err != nil || len(list) > 0 {
+		t.Errorf("Inspect = %v, %v; want no difference", list, err)
 	}
 	s.publish(claim("cs_1", 1))
-	if messages := s.fetch(s.Consumer(message.StreamPurchases, message.ConsumerWorker), 10); len(messages) != 1 {
+	if messages := s.fetch(s.worker(), 10); len(messages) != 1 {
 		t.Errorf("fetched %d messages, want 1", len(messages))
 	}
 }
 
-// A stream for which there is no room does not keep the others from being created.
-func TestProvision_OneFails(t *testing.T) {
+func TestProvision_ContinuesAfterOneFailure(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	for _, stream := range []string{message.StreamPurchases, message.StreamOutcomes} {
 		if err := s.raw.DeleteStream(t.Context(), stream); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 50}); err == nil {
-		t.Error("no error without room for PURCHASES")
+		t.Error("error = nil without storage for PURCHASES, want one")
 	}
 	if _, err := s.raw.Consumer(t.Context(), message.StreamOutcomes, message.ConsumerRecorder); err != nil {
 		t.Errorf("OUTCOMES: %v", err)
@@ -242,47 +258,51 @@ func TestProvision_OneFails(t *testing.T) {
 
 func TestProvision_ReportsAvailableStorage(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 1 << 50})
-	if err == nil || !strings.Contains(err.Error(), "NATS_MAX_BYTES") || !strings.Contains(err.Error(), fmt.Sprint(1<<50)) {
-		t.Errorf("error: %v", err)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("reserve %d bytes (NATS_MAX_BYTES", 1<<50)) {
+		t.Errorf("error = %v, want the bytes and NATS_MAX_BYTES", err)
 	}
 }
 
-// The stream itself says what is still queued.
 func TestPublish_ReportsDuplicateAndStillQueued(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	first := s.publish(claim("cs_1", 1), claim("cs_2", 1))
-	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 || first[0].Sequence == first[1].Sequence {
-		t.Fatalf("first: %+v", first)
+	if first[0].Err != nil || first[1].Err != nil || first[0].Sequence == 0 ||
+		first[0].Sequence == first[1].Sequence || first[0].Duplicate {
+		t.Fatalf("publish = %+v, want two sequences", first)
 	}
-	if same := s.publish(claim("cs_1", 1)); same[0].Err != nil || same[0].Sequence != first[0].Sequence || !same[0].Duplicate || first[0].Duplicate {
-		t.Errorf("the same id again: %+v", same)
+	same := s.publish(claim("cs_1", 1))[0]
+	if same.Err != nil || same.Sequence != first[0].Sequence || !same.Duplicate {
+		t.Errorf("publish of the same ID = %+v, want a duplicate", same)
 	}
-	if next := s.publish(claim("cs_1", 2)); !errors.Is(next[0].Err, relay.ErrStillQueued) {
-		t.Errorf("the next generation while the first is queued: %+v", next)
+	if next := s.publish(claim("cs_1", 2))[0]; !errors.Is(next.Err, relay.ErrStillQueued) {
+		t.Errorf("publish of the next generation = %+v, want ErrStillQueued", next)
 	}
-	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	c := s.worker()
 	messages := s.fetch(c, 10)
-	if len(messages) != 2 || string(messages[0].Data) != "cs_1" || messages[0].MsgID != "cs_1:1" || messages[0].Subject != "purchases.live.cs_1" ||
-		messages[0].NumDelivered != 1 || !messages[0].FirstPublished.Equal(claim("", 1).FirstPublished) {
-		t.Fatalf("fetched: %+v", messages)
+	if len(messages) != 2 {
+		t.Fatalf("%d messages, want 2", len(messages))
 	}
-	if next := s.publish(claim("cs_1", 2)); !errors.Is(next[0].Err, relay.ErrStillQueued) {
-		t.Errorf("while it is being worked on: %+v", next)
+	if m := messages[0]; string(m.Data) != "cs_1" || m.MsgID != "cs_1:1" || m.Subject != "purchases.live.cs_1" ||
+		m.NumDelivered != 1 || !m.FirstPublished.Equal(claim("", 1).FirstPublished) {
+		t.Fatalf("message = %+v, want cs_1:1", m)
+	}
+	if next := s.publish(claim("cs_1", 2))[0]; !errors.Is(next.Err, relay.ErrStillQueued) {
+		t.Errorf("publish while in flight = %+v, want ErrStillQueued", next)
 	}
 	if err := messages[0].DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if next := s.publish(claim("cs_1", 2)); next[0].Err != nil || next[0].Sequence <= first[1].Sequence {
-		t.Errorf("after its end: %+v", next)
+		t.Errorf("publish after the ack = %+v, want a new sequence", next)
 	}
 }
 
 func TestPublish_ReportsFullStream(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	if err := s.Provision(t.Context(), queue.StreamConfig{Replicas: 1, MaxBytes: 2000}); err != nil {
 		t.Fatal(err)
 	}
@@ -296,46 +316,46 @@ func TestPublish_ReportsFullStream(t *testing.T) {
 		}
 	}
 	if !errors.Is(full, relay.ErrStreamFull) {
-		t.Errorf("error: %v", full)
+		t.Errorf("error = %v, want ErrStreamFull", full)
 	}
 }
 
-// While the server is away a publish fails at once, and nothing of it is stored later.
+// A publish while disconnected must not be buffered and stored later.
 func TestPublish_FailsWhileDisconnected(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	s.stop()
-	s.await("the loss to be noticed", func() bool { return !s.Connected() })
+	s.await("the disconnect", func() bool { return !s.Connected() })
 	if r := s.publish(claim("cs_1", 1)); r[0].Err == nil || errors.Is(r[0].Err, relay.ErrStillQueued) {
-		t.Errorf("published to nobody: %+v", r)
+		t.Errorf("publish = %+v, want an error", r)
 	}
 	if err := errors.Join(s.Outcomes(t.Context(), []message.Outcome{delivered("cs_1")})...); err == nil {
-		t.Error("told to nobody")
+		t.Error("error = nil, want one")
 	}
-	woken := make(chan struct{}, 10)
-	s.OnConnect(func() { woken <- struct{}{} })
+	connected := make(chan struct{}, 10)
+	s.OnConnect(func() { connected <- struct{}{} })
 	s.start()
-	<-woken
+	<-connected
 	stream, err := s.raw.Stream(t.Context(), message.StreamPurchases)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != 0 {
-		t.Errorf("%d messages, %v", info.State.Msgs, err)
+		t.Errorf("%d messages, error %v; want 0, nil", info.State.Msgs, err)
 	}
 }
 
-// A restart keeps what is queued and the delays; consuming goes on by itself.
+// A restart keeps queued messages and their delays.
 func TestConsumer_SurvivesServerRestart(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	s.publish(claim("cs_1", 1), claim("cs_2", 1))
-	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	c := s.worker()
 	messages := s.fetch(c, 10)
 	if len(messages) != 2 {
-		t.Fatalf("%d messages", len(messages))
+		t.Fatalf("%d messages, want 2", len(messages))
 	}
-	// The server takes the words in order: when the second message is back, the first one's delay was taken.
+	// The server processes them in order: once the second is redelivered, the first one's delay is stored.
 	if err := messages[0].NakWithDelay(time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -344,93 +364,97 @@ func TestConsumer_SurvivesServerRestart(t *testing.T) {
 	}
 	again := s.fetch(c, 10)
 	if len(again) != 1 || string(again[0].Data) != "cs_2" || again[0].NumDelivered != 2 {
-		t.Fatalf("put off for a moment: %+v", again)
+		t.Fatalf("redelivered = %+v, want cs_2", again)
 	}
 	if err := again[0].DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s.stop()
-	s.await("the loss to be noticed", func() bool { return !s.Connected() })
+	s.await("the disconnect", func() bool { return !s.Connected() })
 	s.start()
-	s.await("a publish to be taken", func() bool { return s.publish(claim("cs_3", 1))[0].Err == nil })
+	s.await("a publish", func() bool { return s.publish(claim("cs_3", 1))[0].Err == nil })
 	if messages := s.fetch(c, 10); len(messages) != 1 || string(messages[0].Data) != "cs_3" {
-		t.Errorf("after the restart: %+v", messages)
+		t.Errorf("messages after the restart = %+v, want cs_3", messages)
 	}
 	if r := s.publish(claim("cs_1", 2)); !errors.Is(r[0].Err, relay.ErrStillQueued) {
-		t.Errorf("the message that was put off is gone: %+v", r)
+		t.Errorf("publish = %+v, want ErrStillQueued: the delayed message is lost", r)
 	}
 }
 
 func TestConsumer_BindsAgainAfterWipe(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	s := newNATS(t)
+	c := s.worker()
 	s.publish(claim("cs_1", 1))
 	s.fetch(c, 1)
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchases); err != nil {
 		t.Fatal(err)
 	}
-	s.await("the loss to be told", func() bool { _, err := c.Fetch(t.Context(), 1); return err != nil })
+	s.await("a fetch error", func() bool { _, err := c.Fetch(t.Context(), 1); return err != nil })
 	if c.Ready() == nil {
-		t.Error("a consumer without its stream is ready")
+		t.Error("Ready = nil without a stream, want an error")
 	}
-	if err := s.Provision(t.Context(), small); err != nil {
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
 		t.Fatal(err)
 	}
 	if r := s.publish(claim("cs_2", 1)); r[0].Err != nil {
 		t.Fatal(r[0].Err)
 	}
 	if m := s.fetch(c, 10); string(m[0].Data) != "cs_2" || c.Ready() != nil {
-		t.Errorf("after the repair: %+v, %v", m, c.Ready())
+		t.Errorf("after the repair: messages %+v, ready %v", m, c.Ready())
 	}
 }
 
-// A pull request to a deleted consumer is answered by nobody; only its name is the same when it is back.
+// A pull request to a deleted consumer gets no response.
 func TestConsumer_BindsAgainAfterDeletion(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	s := newNATS(t)
+	c := s.worker()
 	s.publish(claim("cs_1", 1))
 	s.fetch(c, 1)
 	if err := s.raw.DeleteConsumer(t.Context(), message.StreamPurchases, message.ConsumerWorker); err != nil {
 		t.Fatal(err)
 	}
-	s.await("the loss to be told", func() bool { _, err := c.Fetch(t.Context(), 500); return err != nil })
+	s.await("a fetch error", func() bool { _, err := c.Fetch(t.Context(), 500); return err != nil })
 	if err := c.Ready(); err == nil {
-		t.Error("a consumer that is gone is ready")
+		t.Error("Ready = nil without a consumer, want an error")
 	}
-	if _, _, err := c.Pending(t.Context()); err == nil || !strings.Contains(err.Error(), "ingest creates it") {
-		t.Errorf("what waits at a consumer that is gone: %v", err)
+	if _, _, err := c.Pending(t.Context()); err == nil || !strings.Contains(err.Error(), "is missing") {
+		t.Errorf("Pending error = %v, want a missing consumer", err)
 	}
-	if err := s.Provision(t.Context(), small); err != nil {
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
 		t.Fatal(err)
 	}
 	if m := s.fetch(c, 500); string(m[0].Data) != "cs_1" || c.Ready() != nil {
-		t.Errorf("after the repair: %+v, %v", m, c.Ready())
+		t.Errorf("after the repair: messages %+v, ready %v", m, c.Ready())
 	}
 }
 
 func TestConsumer_PendingCounts(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	s.publish(claim("cs_1", 1), claim("cs_2", 1), claim("cs_3", 1))
-	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
-	check := func(wantWaiting, wantUnacknowledged uint64) {
+	c := s.worker()
+	check := func(want ...uint64) {
 		t.Helper()
-		if waiting, unacknowledged, err := c.Pending(t.Context()); err != nil || waiting != wantWaiting || unacknowledged != wantUnacknowledged {
-			t.Errorf("%d waiting, %d unacknowledged, %v; want %d, %d", waiting, unacknowledged, err, wantWaiting, wantUnacknowledged)
+		waiting, unacknowledged, err := c.Pending(t.Context())
+		if got := []uint64{waiting, unacknowledged}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("waiting and unacknowledged = %d, error %v; want %d", got, err, want)
 		}
 	}
-	metrics := queue.NewBacklogMetrics(s.Consumer(message.StreamPurchases, message.ConsumerWorker))
-	gauge := func(name, help string, value int) string {
-		return fmt.Sprintf("# HELP %s %s\n# TYPE %s gauge\n%s %d\n", name, help, name, name, value)
-	}
+	metrics := queue.NewBacklogMetrics(s.worker())
 	check(3, 0)
 	m := s.fetch(c, 2)
 	check(1, 2)
-	if err := testutil.CollectAndCompare(metrics, strings.NewReader(
-		gauge("purchase_relay_consumer_ack_pending", "Purchases that a worker has fetched and not settled, or that wait for their retry.", 2)+
-			gauge("purchase_relay_consumer_pending", "Purchases in the queue that no worker has fetched yet.", 1))); err != nil {
+	const gauges = `
+# HELP purchase_relay_consumer_ack_pending Purchases fetched and not settled, or waiting for a retry.
+# TYPE purchase_relay_consumer_ack_pending gauge
+purchase_relay_consumer_ack_pending 2
+# HELP purchase_relay_consumer_pending Purchases that no worker has fetched.
+# TYPE purchase_relay_consumer_pending gauge
+purchase_relay_consumer_pending 1
+`
+	if err := testutil.CollectAndCompare(metrics, strings.NewReader(gauges)); err != nil {
 		t.Error(err)
 	}
 	if err := m[0].DoubleAck(t.Context()); err != nil {
@@ -438,19 +462,19 @@ func TestConsumer_PendingCounts(t *testing.T) {
 	}
 	check(1, 1)
 	s.stop()
-	s.await("the loss to be noticed", func() bool { return !s.Connected() })
+	s.await("the disconnect", func() bool { return !s.Connected() })
 	if _, _, err := c.Pending(t.Context()); err == nil {
-		t.Error("a server that is away was asked")
+		t.Error("Pending error = nil while NATS is down, want one")
 	}
 	if n := testutil.CollectAndCount(metrics); n != 0 {
-		t.Errorf("%d figures from a queue that is away", n)
+		t.Errorf("%d gauges while NATS is down, want 0", n)
 	}
 }
 
-// More than the window of publishes without answer: each has its error, and the next ones are not blocked by them.
+// More publishes without a response than the client allows: each fails, and later ones are not blocked.
 func TestPublish_RecoversFromMissingStream(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	if err := s.raw.DeleteStream(t.Context(), message.StreamPurchases); err != nil {
 		t.Fatal(err)
 	}
@@ -460,17 +484,17 @@ func TestPublish_RecoversFromMissingStream(t *testing.T) {
 	}
 	for i, r := range s.publish(batch...) {
 		if r.Err == nil {
-			t.Fatalf("%d: published to nobody", i)
+			t.Fatalf("publish %d: error = nil without a stream, want one", i)
 		}
 	}
-	if err := s.Provision(t.Context(), small); err != nil {
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
 		t.Fatal(err)
 	}
 	sequence := uint64(0)
-	for some := range slices.Chunk(batch, 500) { // as many as the relay publishes at a time: the window is never full
-		for _, r := range s.publish(some...) {
+	for chunk := range slices.Chunk(batch, 500) { // the relay's batch size
+		for _, r := range s.publish(chunk...) {
 			if sequence++; r.Err != nil || r.Sequence != sequence {
-				t.Fatalf("%d: %+v", sequence, r)
+				t.Fatalf("publish = %+v, want sequence %d", r, sequence)
 			}
 		}
 	}
@@ -478,8 +502,8 @@ func TestPublish_RecoversFromMissingStream(t *testing.T) {
 
 func TestFetch_WaitsForFirstMessageOnly(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	c := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	s := newNATS(t)
+	c := s.worker()
 	got := make(chan []message.Received)
 	go func() {
 		messages, err := c.Fetch(context.WithoutCancel(t.Context()), 500)
@@ -488,34 +512,36 @@ func TestFetch_WaitsForFirstMessageOnly(t *testing.T) {
 		}
 		got <- messages
 	}()
-	s.await("the consumer to be asked", func() bool {
+	s.await("the pull request", func() bool {
 		info, err := s.raw.Consumer(t.Context(), message.StreamPurchases, message.ConsumerWorker)
 		return err == nil && info.CachedInfo().NumWaiting > 0
 	})
 	s.publish(claim("cs_1", 1))
 	if messages := <-got; len(messages) != 1 {
-		t.Errorf("%d messages", len(messages))
+		t.Errorf("%d messages, want 1", len(messages))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s.publish(claim("cs_2", 1))
-	for _, most := range []int{500, 1} { // 1 after 500: it would have taken the message from it
-		if m, err := c.Fetch(ctx, most); !errors.Is(err, context.Canceled) || len(m) > 0 {
-			t.Errorf("a caller that stops was given %v, %v", m, err)
+	for _, limit := range []int{500, 1} {
+		if m, err := c.Fetch(ctx, limit); !errors.Is(err, context.Canceled) || len(m) > 0 {
+			t.Errorf("Fetch with a canceled context = %v, %v; want none, context.Canceled", m, err)
 		}
 	}
 }
 
 func TestConn_PublishesOutcomesAndDeadLetters(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	var list []message.Outcome
-	for i := range 1000 { // more than one message has room for
+	for i := range 1000 { // more than fit into one message
 		o := delivered(fmt.Sprintf("cs_%d", i))
-		o.Attempt = message.NewAttempt(purchase.Attempt{ID: "a", At: time.Now().UTC(), Class: purchase.ClassDelivered, Message: strings.Repeat("m", 1000)})
+		o.Attempt = message.NewAttempt(purchase.Attempt{
+			ID: "a", At: time.Now().UTC(), Class: purchase.ClassDelivered, Message: strings.Repeat("m", 1000),
+		})
 		list = append(list, o)
 	}
-	list[7].EventID = "none of ours"
+	list[7].EventID = "invalid id"
 	errs := s.Outcomes(t.Context(), list)
 	if bad := errs[7]; bad == nil || errors.Join(append(errs[:7:7], errs[8:]...)...) != nil {
 		t.Fatal(errors.Join(errs...))
@@ -523,108 +549,112 @@ func TestConn_PublishesOutcomesAndDeadLetters(t *testing.T) {
 	var got []string
 	messages := s.fetch(s.Consumer(message.StreamOutcomes, message.ConsumerRecorder), 10)
 	for _, m := range messages {
-		some, err := message.DecodeOutcomes(m.Data)
+		outcomes, err := message.DecodeOutcomes(m.Data)
 		if err != nil {
 			t.Error(err)
 		}
-		for _, o := range some {
+		for _, o := range outcomes {
 			got = append(got, o.EventID)
 		}
 	}
 	if len(messages) < 4 || len(messages) > 6 || len(got) != 999 || got[0] != "cs_0" || got[998] != "cs_999" {
-		t.Errorf("%d outcomes in %d messages", len(got), len(messages))
+		t.Errorf("%d outcomes in %d messages, want 999 in 4 to 6", len(got), len(messages))
 	}
-	letter := message.DeadLetter{EventID: "cs_1", Generation: 1, Reason: purchase.ReasonRefused, DiedAt: time.Unix(1, 0), Envelope: []byte(`{}`)}
-	if err := errors.Join(s.DeadLetters(t.Context(), []message.DeadLetter{letter})...); err != nil {
+	letters := []message.DeadLetter{deadLetter("cs_1", 1)}
+	if err := errors.Join(s.DeadLetters(t.Context(), letters)...); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := s.raw.Stream(t.Context(), message.StreamPurchasesDead)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if msg, err := stream.GetLastMsgForSubject(t.Context(), "purchases.dead.cs_1"); err != nil || !strings.Contains(string(msg.Data), `"reason":"refused"`) {
-		t.Errorf("%v, %v", msg, err)
+	msg, err := stream.GetLastMsgForSubject(t.Context(), "purchases.dead.cs_1")
+	if err != nil || !strings.Contains(string(msg.Data), `"reason":"refused"`) {
+		t.Errorf("dead letter = %v, %v; want reason refused", msg, err)
 	}
 }
 
 func TestWorkers_ListsReports(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if list := workers.List(); list == nil || len(list) > 0 {
-		t.Errorf("before anybody spoke: %v", list)
+		t.Errorf("workers before a report = %v, want an empty list", list)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	told, worker := make(chan error), s.connect("worker")
+	ended, worker := make(chan error), s.connect("worker")
+	state := message.WorkerState{
+		Version: "v1", State: message.WorkerPaused, Reason: "40105", Since: time.Unix(1, 0).UTC(),
+	}
 	go func() {
-		told <- worker.PublishState(ctx, "w-1", 20*time.Millisecond, func() message.WorkerState {
-			return message.WorkerState{Version: "v1", State: message.WorkerPaused, Reason: "40105", Since: time.Unix(1, 0).UTC()}
-		})
+		ended <- worker.PublishState(ctx, "w-1", 20*time.Millisecond, func() message.WorkerState { return state })
 	}()
-	for _, junk := range []string{`{`, `null`, `{}`, `[1]`, `{"state":7}`, `{"state":"running","reason":"` + strings.Repeat("x", 5000) + `"}`} {
-		if err := s.nc.Publish("workers.junk", []byte(junk)); err != nil {
+	tooLarge := `{"state":"running","reason":"` + strings.Repeat("x", 5000) + `"}`
+	for _, data := range []string{`{`, `null`, `{}`, `[1]`, `{"state":7}`, tooLarge} {
+		if err := s.nc.Publish("workers.malformed", []byte(data)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.await("the worker to be heard", func() bool { return len(workers.List()) > 0 })
-	if list := workers.List(); len(list) != 1 || list[0].Instance != "w-1" || list[0].State != message.WorkerPaused || list[0].Reason != "40105" {
-		t.Errorf("workers: %+v", list)
+	s.await("the worker's state", func() bool { return len(workers.List()) > 0 })
+	list := workers.List()
+	if w := list[0]; len(list) != 1 || w.Instance != "w-1" || w.State != "paused" || w.Reason != "40105" {
+		t.Errorf("workers = %+v, want %+v alone", list, state)
 	}
 	cancel()
-	if err := <-told; err != nil {
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 }
 
-// What a worker says that was taken over is shown to people: nothing in it turns the text around, hides or
-// pretends.
+// A compromised worker's state is shown on pages, without control, direction or invisible characters.
 func TestWorkers_ShowHostileStatesSafely(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const hostile = `{"version":"v\u202e1","state":"running","reason":"\u2067all \u200bis\u001b[2J\nwell","since":"9999-01-01T00:00:00Z"}`
-	s.await("the state", func() bool { // said again: nothing orders it after the subscription
+	const hostile = `{"version":"v\u202e1","state":"running",` +
+		`"reason":"\u2067all \u200bis\u001b[2J\nwell","since":"9999-01-01T00:00:00Z"}`
+	s.await("the state", func() bool { // repeated: the subscription may be later
 		if err := s.nc.Publish("workers.w-1", []byte(hostile)); err != nil {
 			t.Fatal(err)
 		}
 		return len(workers.List()) == 1
 	})
 	if w := workers.List()[0]; w.Version != "v1" || w.Reason != "all is[2J well" || w.Since.After(time.Now()) {
-		t.Errorf("state = %+v", w)
+		t.Errorf("state = %+v, want sanitized texts", w)
 	}
 }
 
-// Whoever may publish on the subject could otherwise fill the memory with names.
+// Any permitted client could otherwise fill the memory with names.
 func TestWorkers_IsBounded(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	workers, err := s.WatchWorkers()
 	if err != nil {
 		t.Fatal(err)
 	}
-	say := func(name, state string) {
+	report := func(name, state string) {
 		t.Helper()
 		if err := s.nc.Publish(message.SubjectWorkers+name, []byte(`{"state":"`+state+`"}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.await("the known one", func() bool { // said again: nothing orders it after the subscription
-		say("known", message.WorkerRunning)
+	s.await("the known worker", func() bool { // repeated: the subscription may be later
+		report("known", message.WorkerRunning)
 		return len(workers.List()) == 1
 	})
 	for i := range 1200 {
-		say(fmt.Sprintf("n%04d", i), message.WorkerRunning)
+		report(fmt.Sprintf("n%04d", i), message.WorkerRunning)
 	}
-	say("known", message.WorkerPaused) // after all of them, and still heard
-	s.await("the known one again", func() bool { return workers.List()[0].State == message.WorkerPaused })
+	report("known", message.WorkerPaused) // after all of them
+	s.await("the known worker again", func() bool { return workers.List()[0].State == message.WorkerPaused })
 	if n := len(workers.List()); n != 1000 {
-		t.Errorf("%d workers are remembered", n)
+		t.Errorf("%d workers, want 1000", n)
 	}
 }
 
@@ -632,31 +662,32 @@ func TestInstance_IsSubjectToken(t *testing.T) {
 	t.Parallel()
 	a, b := queue.Instance(), queue.Instance()
 	if !purchase.ValidID(a) || a == b {
-		t.Errorf("%q, %q", a, b)
+		t.Errorf("instances = %q and %q, want valid and different ones", a, b)
 	}
 }
 
 func TestConfig_Problems(t *testing.T) {
 	t.Parallel()
-	bad := queue.Config{NATSURL: "nats://u:hunter2@host:4222,http://x", NATSCredsFile: "/nowhere", NATSCertFile: "/nowhere.pem"}
+	bad := queue.Config{
+		NATSURL: "nats://u:hunter2@host:4222,http://x", NATSCredsFile: "/missing", NATSCertFile: "/missing.pem",
+	}
 	list := strings.Join(bad.Problems(), "\n")
 	for _, want := range []string{"NATS_URL", "NATS_CREDS_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE"} {
 		if !strings.Contains(list, want) {
-			t.Errorf("%s is not told of: %s", want, list)
+			t.Errorf("problems lack %s: %s", want, list)
 		}
 	}
 	if strings.Contains(list, "hunter2") {
-		t.Errorf("a password was printed: %s", list)
+		t.Errorf("problems contain the password: %s", list)
 	}
 	if p := (queue.Config{NATSURL: "nats://a:4222, tls://b:4222"}).Problems(); len(p) > 0 {
-		t.Errorf("%v", p)
+		t.Errorf("problems = %v, want none", p)
 	}
 }
 
-// A hundred thousand delayed purchases stop no new ones.
 func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	const delayed, batch = 100_000, 1000
 	publish := func(name string, n int) {
 		t.Helper()
@@ -671,11 +702,11 @@ func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 			}
 		}
 	}
-	worker := s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	worker := s.worker()
 	for i := range delayed / batch {
 		publish(fmt.Sprintf("old%d", i), batch)
 	}
-	for put := 0; put < delayed; {
+	for returned := 0; returned < delayed; {
 		messages, err := worker.Fetch(t.Context(), batch)
 		if err != nil {
 			t.Fatal(err)
@@ -685,7 +716,7 @@ func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		put += len(messages)
+		returned += len(messages)
 	}
 	publish("new", 100)
 	for got := 0; got < 100; {
@@ -695,7 +726,7 @@ func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 		}
 		for _, m := range messages {
 			if !strings.HasPrefix(m.MsgID, "cs_new_") || m.NumDelivered != 1 {
-				t.Fatalf("%s, delivery %d", m.MsgID, m.NumDelivered)
+				t.Fatalf("message %s, delivery %d; want a new one", m.MsgID, m.NumDelivered)
 			}
 			if err := m.Ack(); err != nil {
 				t.Fatal(err)
@@ -703,83 +734,55 @@ func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 		}
 		got += len(messages)
 	}
-	if waiting, unacknowledged, err := worker.Pending(t.Context()); err != nil || waiting != 0 || unacknowledged < delayed {
-		t.Errorf("%d wait, %d delayed, %v", waiting, unacknowledged, err)
+	waiting, unacknowledged, err := worker.Pending(t.Context())
+	if err != nil || waiting != 0 || unacknowledged < delayed {
+		t.Errorf("%d waiting, %d delayed, error %v; want 0, at least %d", waiting, unacknowledged, err, delayed)
 	}
 }
 
-// What one worker hands back, every worker knows as handed back; what a dead one held, none does.
-func TestReceived_Returned(t *testing.T) {
+// Every worker distinguishes a returned message from one whose worker crashed.
+func TestConsumer_MarksReturnedMessages(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	bound, err := s.raw.Consumer(t.Context(), message.StreamPurchases, message.ConsumerWorker)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := bound.CachedInfo().Config
-	config.AckWait = time.Second // half a minute is long for a test
+	config.AckWait = time.Second // instead of 30 s
 	if _, err := s.raw.UpdateConsumer(t.Context(), message.StreamPurchases, config); err != nil {
 		t.Fatal(err)
 	}
-	one, other := s.Consumer(message.StreamPurchases, message.ConsumerWorker), s.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	one, other := s.worker(), s.worker()
 	if err := other.WatchReturns(); err != nil {
 		t.Fatal(err)
 	}
-	fetch := func(c interface {
-		Fetch(ctx context.Context, most int) ([]message.Received, error)
-	},
-	) message.Received {
+	fetch := func(c *queue.Consumer, delivery int, returned bool) message.Received {
 		t.Helper()
-		for range 20 {
-			messages, err := c.Fetch(t.Context(), 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(messages) == 1 {
-				return messages[0]
-			}
+		m := s.fetch(c, 1)[0]
+		if m.NumDelivered != delivery || m.Returned != returned {
+			t.Errorf("delivery %d, returned %t; want %d, %t", m.NumDelivered, m.Returned, delivery, returned)
 		}
-		t.Fatal("nothing came")
-		return message.Received{}
+		return m
 	}
-	for _, p := range s.Publish(t.Context(), []relay.Claim{claim("cs_1", 1)}) {
-		if p.Err != nil {
-			t.Fatal(p.Err)
-		}
+	if r := s.publish(claim("cs_1", 1))[0]; r.Err != nil {
+		t.Fatal(r.Err)
 	}
-	first := fetch(one)
-	if first.Returned || first.NumDelivered != 1 {
-		t.Errorf("the first delivery: %+v", first)
-	}
-	if err := first.NakWithDelay(200 * time.Millisecond); err != nil {
+	if err := fetch(one, 1, false).NakWithDelay(200 * time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
-	second := fetch(other)
-	if !second.Returned || second.NumDelivered != 2 {
-		t.Errorf("handed back by another: %+v", second)
-	}
-	if err := second.NakWithDelay(0); err != nil {
+	if err := fetch(other, 2, true).NakWithDelay(0); err != nil { // returned by the other consumer
 		t.Fatal(err)
 	}
-	third := fetch(one)
-	if third.NumDelivered != 3 || third.Returned {
-		t.Errorf("one that does not listen: %+v", third)
-	}
-	third.Leave()
-	// Nothing is said of it: after the time limit it comes again, and who left it knows.
-	fourth := fetch(one)
-	if fourth.NumDelivered != 4 || !fourth.Returned {
-		t.Errorf("left: %+v", fourth)
-	}
-	if err := fourth.DoubleAck(t.Context()); err != nil {
+	fetch(one, 3, false).Leave()                                       // one does not watch the NAKs of others
+	if err := fetch(one, 4, true).DoubleAck(t.Context()); err != nil { // redelivered after AckWait
 		t.Fatal(err)
 	}
 }
 
-// The age of the oldest unrecorded outcome: delivered ones count until they are acknowledged.
-func TestOutcomeLag_EndsWithTheAcknowledgement(t *testing.T) {
+func TestOutcomeLag_EndsWithAck(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	lag := func() time.Duration {
 		t.Helper()
 		got, err := s.OutcomeLag(t.Context())
@@ -788,7 +791,7 @@ func TestOutcomeLag_EndsWithTheAcknowledgement(t *testing.T) {
 		}
 		return got
 	}
-	age := func() time.Duration { // of the stream's first message; more than was just returned
+	age := func() time.Duration { // of the stream's first message
 		t.Helper()
 		stream, err := s.raw.Stream(t.Context(), message.StreamOutcomes)
 		if err != nil {
@@ -832,11 +835,11 @@ func TestOutcomeLag_EndsWithTheAcknowledgement(t *testing.T) {
 	}
 }
 
-// A killed server may find a message again although its consumer remembers the acknowledgement. This orphan
-// is never delivered: its age counts neither alone nor beside an outcome that waits.
+// A killed server may restore a message whose acknowledgement its consumer has stored. This orphan is never
+// delivered: its age counts neither alone nor beside an unrecorded outcome.
 func TestOutcomeLag_IgnoresOrphan(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newNATS(t)
 	report := func(id string) {
 		t.Helper()
 		if err := errors.Join(s.Outcomes(t.Context(), []message.Outcome{delivered(id)})...); err != nil {
@@ -895,19 +898,19 @@ func TestOutcomeLag_IgnoresOrphan(t *testing.T) {
 		return err == nil
 	})
 	if n := state().State.Msgs; n != 1 {
-		t.Fatalf("the stream holds %d messages: no orphan was made", n)
+		t.Fatalf("%d messages in the stream, want the orphan", n)
 	}
 	if got := lag(); got != 0 {
 		t.Errorf("lag = %s beside an orphan alone, want 0", got)
 	}
 	report("cs_2")
 	if got := lag(); got == 0 {
-		t.Error("lag = 0 while an outcome waits")
+		t.Error("lag = 0 with an unrecorded outcome, want more")
 	}
 	record()
 	recorded := state()
 	report("cs_3")
 	if got, orphan := lag(), recorded.TimeStamp.Sub(recorded.State.FirstTime); got == 0 || got >= orphan {
-		t.Errorf("lag = %s beside an orphan of %s, want less, for the last acknowledgement was later", got, orphan)
+		t.Errorf("lag = %s beside an orphan of %s, want the shorter time since the last ack", got, orphan)
 	}
 }

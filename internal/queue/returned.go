@@ -10,33 +10,33 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// delivery identifies one delivery of a message: stream sequence and delivery number.
-type delivery struct{ sequence, number uint64 }
+// deliveryID identifies one delivery of a message: stream sequence and delivery number.
+type deliveryID struct{ sequence, number uint64 }
 
-// returned is the set of deliveries that a worker returned. A message that is redelivered without an entry
-// crashed its worker, or the entry was evicted: the set is bounded and drops its older half first.
-type returned struct {
+// returnSet is the set of deliveries that a worker returned. A message that is redelivered without an entry
+// crashed its worker, or the entry was evicted: the set is bounded and drops its older half.
+type returnSet struct {
 	mu           sync.Mutex
-	newer, older map[delivery]struct{}
+	newer, older map[deliveryID]struct{}
 }
 
-// returnedHalf bounds each half; together they cover every message that may be delayed.
+// returnedHalf bounds each half: together they hold every message that may be delayed.
 const returnedHalf = maxAckPending / 2
 
-func (r *returned) add(d delivery) {
+func (r *returnSet) add(d deliveryID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.newer == nil || len(r.newer) >= returnedHalf {
-		r.older, r.newer = r.newer, make(map[delivery]struct{})
+		r.older, r.newer = r.newer, make(map[deliveryID]struct{})
 	}
 	r.newer[d] = struct{}{}
 }
 
-func (r *returned) has(d delivery) bool {
+func (r *returnSet) has(d deliveryID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.newer[d]; ok {
-		delete(r.newer, d) // looked up once
+		delete(r.newer, d) // it is looked up once
 		return true
 	}
 	_, ok := r.older[d]
@@ -44,11 +44,11 @@ func (r *returned) has(d delivery) bool {
 	return ok
 }
 
-// advisoryNak is the subject of the server's NAK advisories, before the names of stream and consumer.
+// advisoryNak is the prefix of the server's NAK advisories, before the names of stream and consumer.
 const advisoryNak = "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED."
 
-// WatchReturns subscribes to the NAKs of all workers, for the lifetime of the connection. Without the right
-// to, a message that another process returned looks like one that crashed its worker.
+// WatchReturns subscribes to the NAKs of all workers until the connection is closed. Without the permission,
+// a message that another process returned looks like one that crashed its worker.
 func (c *Consumer) WatchReturns() error {
 	_, err := c.conn.nc.Subscribe(advisoryNak+c.stream+"."+c.durable, func(msg *nats.Msg) {
 		var advisory struct {
@@ -56,7 +56,7 @@ func (c *Consumer) WatchReturns() error {
 			Deliveries uint64 `json:"deliveries"`
 		}
 		if json.Unmarshal(msg.Data, &advisory) == nil {
-			c.returned.add(delivery{sequence: advisory.Sequence, number: advisory.Deliveries})
+			c.returned.add(deliveryID{sequence: advisory.Sequence, number: advisory.Deliveries})
 		}
 	})
 	if err != nil {
@@ -69,11 +69,11 @@ func (c *Consumer) WatchReturns() error {
 type acker struct {
 	jetstream.Msg
 	consumer *Consumer
-	delivery delivery
+	delivery deliveryID
 }
 
-// Ack implements message.Acker. The library allows one acknowledgement per message, and a crashing server may
-// lose it.
+// Ack implements message.Acker. It bypasses the library, which allows one acknowledgement per message: a
+// crashing server may lose it.
 func (a acker) Ack() error {
 	if err := a.consumer.conn.nc.Publish(a.Reply(), []byte("+ACK")); err != nil {
 		return fmt.Errorf("acknowledge: %w", err)

@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// workerFresh is how long a worker is listed after its last report: three of its intervals.
-	workerFresh = 15 * time.Second
-	// maxWorkers bounds the list: any client with the right may publish on the subject.
+	// workerTTL is how long a worker is listed after its last state: three intervals.
+	workerTTL = 15 * time.Second
+	// maxWorkers bounds the list: any permitted client may publish on the subject.
 	maxWorkers = 1000
 )
 
-// PublishState publishes a worker's state on workers.<instance> immediately and at every interval until ctx
-// ends. It uses core NATS: states are lost while disconnected or without a subscriber.
+// PublishState publishes a worker's state on workers.<instance>, immediately and at every interval, until ctx
+// ends. States are lost while disconnected or without a subscriber.
 func (c *Conn) PublishState(
 	ctx context.Context, instance string, interval time.Duration, state func() message.WorkerState,
 ) error {
@@ -47,20 +47,20 @@ func (c *Conn) PublishState(
 	}
 }
 
-// Workers holds the latest report of each connected worker.
+// Workers holds the latest state of each connected worker.
 type Workers struct {
 	mu   sync.Mutex
 	seen map[string]message.WorkerState
 }
 
-// WatchWorkers subscribes to the workers' reports until the connection is closed.
+// WatchWorkers subscribes to the workers' states until the connection is closed.
 func (c *Conn) WatchWorkers() (*Workers, error) {
 	w := &Workers{seen: make(map[string]message.WorkerState)}
 	_, err := c.nc.Subscribe(message.SubjectWorkers+"*", func(msg *nats.Msg) {
 		w.record(strings.TrimPrefix(msg.Subject, message.SubjectWorkers), msg.Data, time.Now())
 	})
 	if err != nil {
-		return nil, fmt.Errorf("subscribe to the workers' reports: %w", err)
+		return nil, fmt.Errorf("subscribe to worker states: %w", err)
 	}
 	return w, nil
 }
@@ -68,25 +68,25 @@ func (c *Conn) WatchWorkers() (*Workers, error) {
 func (w *Workers) record(instance string, data []byte, now time.Time) {
 	s, err := message.DecodeWorkerState(instance, data, now)
 	if err != nil {
-		return // any client with the right may publish anything on the subject
+		return // any permitted client may publish on the subject
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	maps.DeleteFunc(w.seen, func(_ string, old message.WorkerState) bool {
-		return now.Sub(old.Seen) > workerFresh
+		return now.Sub(old.Seen) > workerTTL
 	})
 	if _, known := w.seen[instance]; known || len(w.seen) < maxWorkers {
 		w.seen[instance] = s
 	}
 }
 
-// List returns the workers that reported in the last 15 seconds, by name; never nil.
+// List returns the workers of the last 15 seconds, by name; never nil.
 func (w *Workers) List() []message.WorkerState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	list := []message.WorkerState{}
 	for _, name := range slices.Sorted(maps.Keys(w.seen)) {
-		if s := w.seen[name]; time.Since(s.Seen) <= workerFresh {
+		if s := w.seen[name]; time.Since(s.Seen) <= workerTTL {
 			list = append(list, s)
 		}
 	}

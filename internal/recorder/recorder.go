@@ -110,7 +110,7 @@ func (r *Recorder) decode(m message.Received) []message.Outcome {
 		stored = time.Now()
 	}
 	for i, o := range list {
-		list[i] = o.Dated(stored)
+		list[i] = o.WithValidTimes(stored)
 	}
 	var ackErr error
 	switch {

@@ -5,10 +5,9 @@ import (
 	"net/url"
 )
 
-// InClear reports whether what is sent to an address can be read on the way: over plain http to another
-// machine.
-func InClear(address string) bool {
-	u, err := url.Parse(address)
+// InClear reports whether requests to a URL are readable on the network: plain http to another machine.
+func InClear(rawURL string) bool {
+	u, err := url.Parse(rawURL)
 	if err != nil || u.Scheme != "http" {
 		return false
 	}

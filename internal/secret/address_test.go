@@ -8,7 +8,7 @@ import (
 
 func TestInClear(t *testing.T) {
 	t.Parallel()
-	for address, want := range map[string]bool{
+	for rawURL, want := range map[string]bool{
 		"https://business-api.tiktok.com/x": false,
 		"HTTPS://stripe.example":            false,
 		"http://127.0.0.1:8083/x":           false,
@@ -25,8 +25,8 @@ func TestInClear(t *testing.T) {
 		"http://0.0.0.0/x":                  true,
 		"http://2130706433/x":               true,
 	} {
-		if got := secret.InClear(address); got != want {
-			t.Errorf("InClear(%q) = %t, want %t", address, got, want)
+		if got := secret.InClear(rawURL); got != want {
+			t.Errorf("InClear(%q) = %t, want %t", rawURL, got, want)
 		}
 	}
 }

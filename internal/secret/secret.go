@@ -1,25 +1,25 @@
-// Package secret is the word for what must never be printed: signing secrets, tokens, connection
-// strings. Formatting, logging or encoding a Text yields "[redacted]"; only Reveal gives the value.
+// Package secret keeps signing secrets, tokens and connection strings out of logs. Formatting, logging or
+// encoding a String yields "[redacted]"; only Reveal returns the value.
 package secret
 
 const redacted = "[redacted]"
 
-// Text is a secret string. The zero value means "not configured".
-type Text string
+// String is a secret. The zero value means "not configured".
+type String string
 
-// Reveal returns the secret itself. Call it where the secret is used, never where it is described.
-func (t Text) Reveal() string { return string(t) }
+// Reveal returns the value. Call it where the secret is used, never where it is described.
+func (s String) Reveal() string { return string(s) }
 
 // String implements fmt.Stringer.
-func (t Text) String() string {
-	if t == "" {
+func (s String) String() string {
+	if s == "" {
 		return ""
 	}
 	return redacted
 }
 
-// GoString implements fmt.GoStringer, so that %#v is covered too.
-func (t Text) GoString() string { return t.String() }
+// GoString implements fmt.GoStringer, for %#v.
+func (s String) GoString() string { return s.String() }
 
-// MarshalText implements encoding.TextMarshaler, which covers JSON and zap's reflection.
-func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+// MarshalText implements encoding.TextMarshaler, for JSON and zap's reflection.
+func (s String) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

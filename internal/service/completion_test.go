@@ -21,8 +21,8 @@ type program struct {
 		Status string `noenv:"" enum:",dead,skipped" default:"" help:"It's dead: or skipped."`
 		Yes    bool   `noenv:"" short:"y" help:"Do not ask."`
 	} `cmd:"" help:"Mend what's broken."`
-	Token    secret.Text `help:"A secret."`
-	LogLevel string      `default:"info" enum:"debug,info" help:"How much to say."`
+	Token    secret.String `help:"A secret."`
+	LogLevel string        `default:"info" enum:"debug,info" help:"How much to say."`
 }
 
 // printed is what a call prints; every one here ends with help.

@@ -146,7 +146,7 @@ func variable(flag *kong.Flag) string {
 	return strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
 }
 
-func isSecret(flag *kong.Flag) bool { return flag.Target.Type() == reflect.TypeFor[secret.Text]() }
+func isSecret(flag *kong.Flag) bool { return flag.Target.Type() == reflect.TypeFor[secret.String]() }
 
 func formatValue(value *kong.Value) string {
 	help := kong.DefaultHelpValueFormatter(value)
@@ -200,9 +200,9 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 }
 
 // Secret reads one secret as Parse does: a variable, or a file named by another.
-func Secret(getenv func(string) string, name string) (value secret.Text, problem string) {
+func Secret(getenv func(string) string, name string) (value secret.String, problem string) {
 	text, problem := (&environment{getenv: getenv}).lookup(name, true)
-	return secret.Text(text), problem
+	return secret.String(text), problem
 }
 
 // add keeps a problem once: kong resolves several times.

@@ -29,7 +29,7 @@ type cli struct {
 	} `cmd:"" default:"withargs" help:"Serve."`
 	Migrate struct{} `cmd:"" help:"Migrate."`
 
-	Token    secret.Text   `name:"api-token" help:"The token."`
+	Token    secret.String `name:"api-token" help:"The token."`
 	Wait     time.Duration `default:"8s" help:"How long."`
 	MaxRPS   float64       `name:"max-rps" default:"10" help:"How fast."`
 	Modes    []string      `default:"a" help:"Which."`
@@ -208,7 +208,7 @@ func TestLoopback(t *testing.T) {
 func TestLogConfig_JSON(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	token := secret.Text("hunter2")
+	token := secret.String("hunter2")
 	log := service.LogConfig{LogLevel: "info", LogFormat: "json"}.Logger(&out)
 	log.Debug("hidden")
 	log.Info("shown", zap.String("id", "cs_1"), zap.Any("token", token), zap.Stringer("again", token))
@@ -232,7 +232,7 @@ func TestLogConfig_JSON(t *testing.T) {
 func TestLogConfig_ConsoleEscapesControlCharacters(t *testing.T) {
 	var out bytes.Buffer
 	console := service.LogConfig{LogLevel: "warn", LogFormat: "console"}.Logger(&out)
-	console.Warn("shown", zap.String("stranger", "a\x1b[2J\nb"), zap.Any("token", secret.Text("hunter2")))
+	console.Warn("shown", zap.String("stranger", "a\x1b[2J\nb"), zap.Any("token", secret.String("hunter2")))
 	const want = "\tWARN\tshown\t{\"stranger\": \"a\\u001b[2J\\nb\", \"token\": \"[redacted]\"}\n"
 	if got := out.String(); !strings.HasSuffix(got, want) {
 		t.Errorf("console = %q, want %q", got, want)

@@ -17,8 +17,8 @@ var errEmptySecret = errors.New("the file is empty")
 // FollowSecret polls a secret's file until ctx ends and passes each new content to changed. File watchers
 // miss a mounted secret, which is replaced by switching a link. An unreadable or empty file is passed to
 // failed once and changes nothing: a write may be in progress.
-func FollowSecret(ctx context.Context, path string, current secret.Text, interval time.Duration,
-	changed func(secret.Text), failed func(error),
+func FollowSecret(ctx context.Context, path string, current secret.String, interval time.Duration,
+	changed func(secret.String), failed func(error),
 ) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -43,7 +43,7 @@ func FollowSecret(ctx context.Context, path string, current secret.Text, interva
 	}
 }
 
-func readSecret(path string) (secret.Text, error) {
+func readSecret(path string) (secret.String, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
 	if err != nil {
 		return "", fmt.Errorf("cannot be read: %w", errors.Unwrap(err))
@@ -52,5 +52,5 @@ func readSecret(path string) (secret.Text, error) {
 	if value == "" {
 		return "", errEmptySecret
 	}
-	return secret.Text(value), nil
+	return secret.String(value), nil
 }

@@ -29,7 +29,7 @@ func TestFollowSecret(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			service.FollowSecret(ctx, path, "one", time.Second, func(s secret.Text) { log = append(log, s.Reveal()) }, func(err error) { log = append(log, err.Error()) })
+			service.FollowSecret(ctx, path, "one", time.Second, func(s secret.String) { log = append(log, s.Reveal()) }, func(err error) { log = append(log, err.Error()) })
 		}()
 		for _, step := range []func(){
 			func() {}, func() { write("two\n") }, func() { write("") }, func() {}, func() { write("two") }, func() { write("") }, func() { write("three\r\n") },

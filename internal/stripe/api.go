@@ -22,29 +22,24 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// Stripe's rate limit, 100 requests a second in live mode and 25 in test mode, is shared with the shop
-// itself: we use a fifth of the lower one. A page has the most events that Stripe returns.
 const (
-	apiRequests = 5 // a second
-	apiPage     = 100
-	apiTimeout  = 30 * time.Second
+	// The shop shares Stripe's limits of 100 requests per second in live mode and 25 in test mode.
+	maxRequestsPerSecond = 5
+	pageSize             = 100 // events; Stripe's maximum
+	apiTimeout           = 30 * time.Second
 )
 
 // APIConfig configures an API.
 type APIConfig struct {
-	// Key is rk_live_… or rk_test_…, with the right to read events and checkout sessions. An sk_… works,
-	// but may do far too much.
-	Key secret.Text
-	URL string // "": Stripe's own
-
-	Types []string // of the events that are listed, 20 at most
+	Key   secret.String // rk_live_… or rk_test_… with read access to events and checkout sessions; or sk_…
+	URL   string        // "": Stripe's
+	Types []string      // event types to list; at most 20
 }
 
-// Problems lists what is wrong with a configuration, without the key.
+// Problems returns the problems of a configuration. They do not contain the key.
 func (c APIConfig) Problems() (list []string) {
-	if !hasForm(c.Key, "rk_", "sk_") {
-		list = append(list, "STRIPE_API_KEY does not look like rk_live_… or rk_test_…: make a restricted key "+
-			"in Stripe's dashboard that may read events and checkout sessions")
+	if !hasPrefix(c.Key, "rk_", "sk_") {
+		list = append(list, "STRIPE_API_KEY does not look like rk_live_… or rk_test_…")
 	}
 	if c.URL == "" {
 		return list
@@ -52,20 +47,21 @@ func (c APIConfig) Problems() (list []string) {
 	u, err := url.Parse(c.URL)
 	switch {
 	case err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
-		list = append(list, "STRIPE_API_URL is no address such as http://127.0.0.1:8086")
+		list = append(list, "STRIPE_API_URL is not an http(s) URL")
 	case u.Scheme == "http" && c.Livemode():
 		list = append(list, "STRIPE_API_URL is not https: a live key is not sent in the clear")
 	}
 	return list
 }
 
-// Livemode reports whether the key reads live purchases. Each key reads one mode.
-func (c APIConfig) Livemode() bool { return hasForm(c.Key, "rk_live_", "sk_live_") }
+// Livemode reports whether the key is of live mode.
+func (c APIConfig) Livemode() bool { return hasPrefix(c.Key, "rk_live_", "sk_live_") }
 
-// Unrestricted reports whether the key may do far more than reading.
-func (c APIConfig) Unrestricted() bool { return hasForm(c.Key, "sk_") }
+// Unrestricted reports whether the key has write access.
+func (c APIConfig) Unrestricted() bool { return hasPrefix(c.Key, "sk_") }
 
-func hasForm(key secret.Text, prefixes ...string) bool {
+// hasPrefix reports whether the key is one of the prefixes and more.
+func hasPrefix(key secret.String, prefixes ...string) bool {
 	for _, p := range prefixes {
 		if rest, ok := strings.CutPrefix(key.Reveal(), p); ok && rest != "" {
 			return true
@@ -74,42 +70,43 @@ func hasForm(key secret.Text, prefixes ...string) bool {
 	return false
 }
 
-// API lists Stripe's events and fetches the objects of thin ones. It is safe for concurrent use; all lists
-// share one rate limit.
+// API lists events and fetches the objects of thin events. It is safe for concurrent use. All lists share one
+// rate limit.
 type API struct {
 	key     string
 	types   []string
 	backend stripe.Backend
-	url     string // without a slash at its end
-	objects *http.Client
-	decode  *Webhook
+	url     string // without a final slash
+	client  *http.Client
+	webhook *Webhook
 }
 
-// NewAPI returns an API with a backend of its own: the library's global key, backends, logger and telemetry
-// are not used.
+// NewAPI returns an API. It does not use the library's global key, backends, logger and telemetry.
 func NewAPI(c APIConfig) *API {
 	config := &stripe.BackendConfig{
-		// The caller retries after Retry-After and can be interrupted; the library would sleep.
+		// The caller retries: the library would sleep without regard to the context.
 		MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: new(false),
-		LeveledLogger: &stripe.LeveledLogger{}, // the default writes Stripe's answers to stderr
-		HTTPClient:    newClient(&limited{rate.NewLimiter(apiRequests, 1), newTransport()}),
+		LeveledLogger: &stripe.LeveledLogger{}, // the default logs responses to stderr
+		HTTPClient:    newClient(&limitedTransport{rate.NewLimiter(maxRequestsPerSecond, 1), newTransport()}),
 	}
 	if c.URL != "" {
 		config.URL = new(strings.TrimSuffix(c.URL, "/"))
 	}
 	return &API{
 		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
-		url:     cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
-		objects: newClient(newTransport()), decode: &Webhook{},
+		url:    cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
+		client: newClient(newTransport()), webhook: &Webhook{},
 	}
 }
 
-// newClient returns a client for requests with the key.
+// errRedirect is returned for a redirect, which would send the key to another URL.
+var errRedirect = errors.New("redirect rejected: STRIPE_API_URL is not Stripe's API")
+
 func newClient(transport http.RoundTripper) *http.Client {
-	return &http.Client{Timeout: apiTimeout, Transport: transport, CheckRedirect: noRedirect}
+	reject := func(*http.Request, []*http.Request) error { return errRedirect }
+	return &http.Client{Timeout: apiTimeout, Transport: transport, CheckRedirect: reject}
 }
 
-// newTransport returns a transport with a connection pool of its own.
 func newTransport() http.RoundTripper {
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
@@ -117,21 +114,19 @@ func newTransport() http.RoundTripper {
 	}
 }
 
-// errRedirect refuses a redirect: following it would send the key to another address.
-var errRedirect = errors.New("redirect not followed: STRIPE_API_URL names another address than Stripe's API")
-
-// limited is a rate-limited transport that returns a redirect as an error.
-type limited struct {
-	limit *rate.Limiter
-	next  http.RoundTripper
+// limitedTransport is a rate-limited transport. It returns a redirect as an error: the library would decode
+// its body as a list.
+type limitedTransport struct {
+	limiter *rate.Limiter
+	next    http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (l *limited) RoundTrip(r *http.Request) (*http.Response, error) {
-	if err := l.limit.Wait(r.Context()); err != nil {
+func (t *limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := t.limiter.Wait(r.Context()); err != nil {
 		return nil, err
 	}
-	resp, err := l.next.RoundTrip(r)
+	resp, err := t.next.RoundTrip(r)
 	if err == nil && resp.StatusCode/100 == 3 {
 		_ = resp.Body.Close()
 		return nil, errRedirect
@@ -139,33 +134,33 @@ func (l *limited) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// listed is one undecoded event of a page. The library's own type refuses old accounts' events, and the whole
-// page with them.
-type listed struct {
+// listedEvent is one undecoded event of a page. The library's type rejects old accounts' events, and with
+// them the page.
+type listedEvent struct {
 	ID  string // the library's paging cursor
 	raw json.RawMessage
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (l *listed) UnmarshalJSON(raw []byte) error {
-	var e struct{ ID string }
-	if err := json.Unmarshal(raw, &e); err != nil || e.ID == "" {
-		return errors.New("an entry of the list has no id")
+func (e *listedEvent) UnmarshalJSON(raw []byte) error {
+	var event struct{ ID string }
+	if err := json.Unmarshal(raw, &event); err != nil || event.ID == "" {
+		return errors.New("listed event has no id")
 	}
-	l.ID, l.raw = e.ID, bytes.Clone(raw)
+	e.ID, e.raw = event.ID, bytes.Clone(raw)
 	return nil
 }
 
 type page struct {
 	stripe.APIResource
 	stripe.ListMeta
-	Data []*listed `json:"data"`
+	Data []*listedEvent `json:"data"`
 }
 
-// Events lists the events of the configured types that were created in a time, both ends included, the newest
-// first; pages are fetched as needed. after is the event behind which to begin, "" the newest. An event that
-// cannot be decoded has an id and nothing else. An error ends the list; it is a *Refusal where Stripe, or the
-// network, is the cause. Stripe lists the last 30 days.
+// Events lists the events of the configured types created from since to until (inclusive), newest first, and
+// fetches pages as needed. The list starts after the event with the id after; "": with the newest. An
+// undecodable event has only an ID. An error ends the list; it is an *APIError unless ctx ended. Stripe lists
+// the last 30 days.
 func (a *API) Events(
 	ctx context.Context, since, until time.Time, after string,
 ) iter.Seq2[purchase.Event, error] {
@@ -174,7 +169,7 @@ func (a *API) Events(
 			Types:        stripe.StringSlice(a.types),
 			CreatedRange: &stripe.RangeQueryParams{GreaterThanOrEqual: since.Unix(), LesserThanOrEqual: until.Unix()},
 		}
-		params.Context, params.Limit = ctx, stripe.Int64(apiPage)
+		params.Context, params.Limit = ctx, stripe.Int64(pageSize)
 		if after != "" {
 			params.StartingAfter = new(after)
 		}
@@ -194,11 +189,11 @@ func (a *API) Events(
 		}
 		list := stripe.GetIter(params, fetch)
 		for list.Next() {
-			entry, ok := list.Current().(*listed)
+			entry, ok := list.Current().(*listedEvent)
 			if !ok {
-				continue // impossible: the query above returns nothing else
+				continue // impossible: fetch returns no other type
 			}
-			event, err := a.decode.Decode(entry.raw)
+			event, err := a.webhook.Decode(entry.raw)
 			if err != nil {
 				event = purchase.Event{ID: entry.ID}
 			}
@@ -212,73 +207,76 @@ func (a *API) Events(
 	}
 }
 
-// Refusal is an error of Stripe's API. It holds neither the key nor data of an event.
-type Refusal struct {
-	Status  int // 0: no usable answer
-	message string
-	wait    time.Duration
-	gone    bool
-	err     error // of the network; nil: Stripe answered
+// APIError is an error of Stripe's API or of the network. It contains neither the key nor personal data.
+type APIError struct {
+	Status     int // 0: no usable response
+	message    string
+	retryAfter time.Duration
+	cursorGone bool
+	err        error // network error; nil: Stripe responded
 }
 
 // Error implements error.
-func (r *Refusal) Error() string { return r.message }
+func (e *APIError) Error() string { return e.message }
 
-// Unwrap returns the network's error.
-func (r *Refusal) Unwrap() error { return r.err }
+// Unwrap returns the network error.
+func (e *APIError) Unwrap() error { return e.err }
 
-// Passing reports whether the same request may succeed later, and the least time to wait.
-func (r *Refusal) Passing() (wait time.Duration, passing bool) {
-	switch r.Status {
+// Retryable reports whether the same request may succeed later, and the minimum wait.
+func (e *APIError) Retryable() (wait time.Duration, retryable bool) {
+	switch e.Status {
 	case 0:
-		return r.wait, !errors.Is(r.err, errRedirect)
+		return e.retryAfter, !errors.Is(e.err, errRedirect)
 	case http.StatusTooManyRequests, http.StatusConflict:
-		return r.wait, true
+		return e.retryAfter, true
 	}
-	return r.wait, r.Status >= 500
+	return e.retryAfter, e.Status >= 500
 }
 
-// Gone reports that Stripe does not list the event after which to begin.
-func (r *Refusal) Gone() bool { return r.gone }
+// CursorGone reports that Stripe no longer lists the event to start after.
+func (e *APIError) CursorGone() bool { return e.cursorGone }
 
-// listError returns an error of the library as one that may be logged.
+// statusError returns the error of a response. Its body is left out: it may contain personal data.
+func statusError(status int, cause, requestID string) *APIError {
+	switch status {
+	case http.StatusUnauthorized:
+		cause = "STRIPE_API_KEY is unknown"
+	case http.StatusForbidden:
+		cause = "STRIPE_API_KEY lacks read permission"
+	case http.StatusTooManyRequests:
+		cause = "rate limit exceeded"
+	}
+	if cause != "" {
+		cause = ": " + cause
+	}
+	message := fmt.Sprintf("Stripe's API returned %d%s (request %s)", status, cause, purchase.LogSafe(requestID))
+	return &APIError{Status: status, message: message}
+}
+
+// listError converts an error of the library, which may contain a response, to one that is safe to log.
 func listError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("list Stripe's events: %w", ctx.Err())
 	}
-	answer := new(stripe.Error)
-	if !errors.As(err, &answer) {
-		if failed := new(url.Error); errors.As(err, &failed) {
-			return &Refusal{message: "Stripe's API cannot be reached: " + failed.Err.Error(), err: failed.Err}
+	response := new(stripe.Error)
+	if !errors.As(err, &response) {
+		if errors.As(err, new(*url.Error)) {
+			return callError(err)
 		}
-		// A truncated or invalid page: the library's error would repeat its text.
-		return &Refusal{message: "Stripe's API sent an answer that cannot be read"}
+		return errUnreadable()
 	}
-	r := &Refusal{
-		Status: answer.HTTPStatusCode,
-		gone:   answer.Param == "starting_after" && answer.Code == stripe.ErrorCodeResourceMissing,
+	cause := ""
+	if response.HTTPStatusCode < 500 {
+		cause = fmt.Sprintf("code %s, parameter %s",
+			purchase.LogSafe(string(response.Code)), purchase.LogSafe(response.Param))
 	}
-	if answer.LastResponse != nil {
-		if seconds, err := strconv.Atoi(answer.LastResponse.Header.Get("Retry-After")); err == nil && seconds > 0 {
-			r.wait = time.Duration(seconds) * time.Second
+	failure := statusError(response.HTTPStatusCode, cause, response.RequestID)
+	failure.cursorGone = response.Param == "starting_after" && response.Code == stripe.ErrorCodeResourceMissing
+	if response.LastResponse != nil {
+		seconds, err := strconv.Atoi(response.LastResponse.Header.Get("Retry-After"))
+		if err == nil && seconds > 0 {
+			failure.retryAfter = time.Duration(seconds) * time.Second
 		}
 	}
-	remedy := ""
-	switch r.Status {
-	case http.StatusUnauthorized:
-		remedy = ": STRIPE_API_KEY is not known to Stripe; make a restricted key there that may read events " +
-			"and checkout sessions"
-	case http.StatusForbidden:
-		remedy = ": STRIPE_API_KEY may not do this; give the restricted key the right to read events and " +
-			"checkout sessions"
-	case http.StatusTooManyRequests:
-		remedy = ": too many requests of this account at once"
-	}
-	request := purchase.LogSafe(answer.RequestID)
-	r.message = fmt.Sprintf("Stripe's API answered %d%s (request %s)", r.Status, remedy, request)
-	if remedy == "" && r.Status < 500 {
-		r.message = fmt.Sprintf("Stripe's API answered %d, code %s about %s (request %s)", r.Status,
-			purchase.LogSafe(string(answer.Code)), purchase.LogSafe(answer.Param), request)
-	}
-	return r
+	return failure
 }

@@ -3,7 +3,6 @@ package stripe
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -14,23 +13,24 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// maxObject is the largest object that is read, in bytes.
-const maxObject = 1 << 20
+const (
+	maxObject = 1 << 20 // bytes
+	maxPath   = 1000    // bytes of an object's path
+)
 
-// objectTypes are the types of the objects that events of ours are about.
+// objectTypes maps event types to the types of their objects.
 var objectTypes = map[string]string{
 	purchase.TypeCompleted: "checkout.session", purchase.TypeAsyncSucceeded: "checkout.session",
 	purchase.TypeAsyncFailed: "checkout.session", purchase.TypeInvoicePaid: "invoice",
 }
 
-// Fetch returns a thin event with its object in its present state. The error is purchase.ErrReference, or a
-// *Refusal where Stripe's API did not return the object; neither holds the key or a buyer's data.
+// Fetch returns a thin event with the current state of its object. The error is purchase.ErrReference or an
+// *APIError; neither contains the key or personal data.
 func (a *API) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, error) {
-	kind, known := objectTypes[e.Type]
-	account := e.Account != ""
+	objectType, known := objectTypes[e.Type]
 	switch r := e.Related; {
-	case !known, r.Type != kind, !purchase.ValidID(r.ID), !fetchable(r.URL),
-		account && !purchase.ValidID(e.Account):
+	case !known, r.Type != objectType, !purchase.ValidID(r.ID), !validPath(r.URL),
+		e.Account != "" && !purchase.ValidID(e.Account):
 		return e, purchase.ErrReference
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+e.Related.URL, http.NoBody)
@@ -38,26 +38,26 @@ func (a *API) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, erro
 		return e, purchase.ErrReference
 	}
 	req.Header.Set("Authorization", "Bearer "+a.key)
-	if account {
+	if e.Account != "" {
 		req.Header.Set("Stripe-Account", e.Account)
 	}
-	object, refusal := a.object(req)
-	if refusal != nil {
-		return e, refusal
+	object, failure := a.object(req)
+	if failure != nil {
+		return e, failure
 	}
-	if text(object.Get("object")) != kind || text(object.Get("id")) != e.Related.ID {
-		return e, &Refusal{message: "Stripe's API returned another object than the thin event's"}
+	if text(object.Get("object")) != objectType || text(object.Get("id")) != e.Related.ID {
+		return e, &APIError{message: "decode Stripe's response: not the requested object"}
 	}
 	livemode := setObject(&e, object)
 	e.Livemode = e.Livemode || livemode
 	return e, nil
 }
 
-// fetchable reports whether a URL is relative and below /v1/, of plain segments: the key must go nowhere
-// else.
-func fetchable(raw string) bool {
-	rest, ok := strings.CutPrefix(raw, "/v1/")
-	if !ok || len(raw) > maxReference {
+// validPath reports whether path is below /v1/ and has plain segments only. The API key must not go to
+// another host or resource.
+func validPath(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/v1/")
+	if !ok || len(path) > maxPath {
 		return false
 	}
 	for segment := range strings.SplitSeq(rest, "/") {
@@ -68,47 +68,40 @@ func fetchable(raw string) bool {
 	return true
 }
 
-// maxReference bounds such a URL, in bytes.
-const maxReference = 1000
-
 // object fetches one object.
-func (a *API) object(req *http.Request) (object gjson.Result, refusal *Refusal) {
-	resp, err := a.objects.Do(req)
+func (a *API) object(req *http.Request) (gjson.Result, *APIError) {
+	resp, err := a.client.Do(req)
 	if err != nil {
-		if failed := new(url.Error); errors.As(err, &failed) {
-			err = failed.Err // without the address
-		}
-		return object, &Refusal{message: "Stripe's API cannot be reached: " + err.Error(), err: err}
+		return gjson.Result{}, callError(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return object, refusalOf(resp)
+		cause := ""
+		if resp.StatusCode == http.StatusNotFound {
+			cause = "object is not visible to STRIPE_API_KEY (other mode or account)"
+		}
+		return gjson.Result{}, statusError(resp.StatusCode, cause, resp.Header.Get("Request-Id"))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
 	switch {
 	case err != nil:
-		return object, &Refusal{message: "Stripe's API broke its answer off: " + err.Error(), err: err}
+		return gjson.Result{}, &APIError{message: "read Stripe's response: " + err.Error(), err: err}
 	case len(body) > maxObject:
-		return object, &Refusal{message: "Stripe's API sent an answer of more than 1 MiB"}
+		return gjson.Result{}, &APIError{message: "read Stripe's response: larger than 1 MiB"}
 	case !shallow(body) || !gjson.ValidBytes(body):
-		return object, &Refusal{message: "Stripe's API sent an answer that cannot be read"}
+		return gjson.Result{}, errUnreadable()
 	}
 	return gjson.ParseBytes(body), nil
 }
 
-// refusalOf returns the error of a status other than 200. The body stays out: it may hold any text.
-func refusalOf(resp *http.Response) *Refusal {
-	remedy := map[int]string{
-		http.StatusUnauthorized:    ": STRIPE_API_KEY is not known to Stripe",
-		http.StatusForbidden:       ": STRIPE_API_KEY may not read this object",
-		http.StatusNotFound:        ": STRIPE_API_KEY does not see this object (other mode, or another account)",
-		http.StatusTooManyRequests: ": too many requests of this account",
-	}[resp.StatusCode]
-	return &Refusal{
-		Status: resp.StatusCode,
-		message: fmt.Sprintf("Stripe's API answered %d%s (request %s)", resp.StatusCode, remedy,
-			purchase.LogSafe(resp.Header.Get("Request-Id"))),
+// callError returns the error of a request without a response, without the request's URL.
+func callError(err error) *APIError {
+	if failed := new(url.Error); errors.As(err, &failed) {
+		err = failed.Err
 	}
+	return &APIError{message: "call Stripe's API: " + err.Error(), err: err}
 }
 
-func noRedirect(*http.Request, []*http.Request) error { return errRedirect }
+func errUnreadable() *APIError {
+	return &APIError{message: "decode Stripe's response: unexpected content"}
+}

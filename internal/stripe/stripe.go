@@ -1,5 +1,5 @@
-// Package stripe is the client of Stripe: it verifies and decodes webhooks, narrowed to what the product
-// needs, lists events, and fetches the objects of thin ones. It alone imports stripe-go.
+// Package stripe is the client of Stripe: it verifies and decodes webhooks, lists events, and fetches the
+// objects of thin events. No other package imports stripe-go.
 package stripe
 
 import (
@@ -18,7 +18,7 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// Tolerance is how far a signature's timestamp may be from now, in either direction. Stripe's own default.
+// Tolerance is the maximum difference between a signature's timestamp and now, as in Stripe's libraries.
 const Tolerance = 300 * time.Second
 
 // Webhook verifies and decodes webhook bodies. It is safe for concurrent use.
@@ -28,26 +28,25 @@ type Webhook struct {
 }
 
 // ParseSecrets splits a comma-separated list of signing secrets. problems lists empty secrets, which would
-// accept a body signed with the empty key, and those of another form, without the values.
-func ParseSecrets(list secret.Text) (secrets []secret.Text, problems []string) {
+// accept a body signed with the empty key, and malformed ones. It does not contain their values.
+func ParseSecrets(list secret.String) (secrets []secret.String, problems []string) {
 	for part := range strings.SplitSeq(list.Reveal(), ",") {
 		part = strings.TrimSpace(part)
 		switch {
 		case part == "":
-			problems = append(problems, "a signing secret in the list is empty")
+			problems = append(problems, "a signing secret is empty")
 		case !strings.HasPrefix(part, "whsec_") || part == "whsec_":
-			problems = append(problems, "a signing secret does not look like whsec_…: "+
-				"copy it from the endpoint's page in Stripe's dashboard")
+			problems = append(problems, "a signing secret does not look like whsec_…")
 		default:
-			secrets = append(secrets, secret.Text(part))
+			secrets = append(secrets, secret.String(part))
 		}
 	}
 	return secrets, problems
 }
 
-// NewWebhook returns a Webhook that accepts a body signed with any of the secrets: the old and the new one
-// during a rotation, or those of a live and a test endpoint.
-func NewWebhook(secrets []secret.Text, now func() time.Time) *Webhook {
+// NewWebhook returns a Webhook that accepts a signature by any of the secrets, for a rotation or for a live
+// and a test endpoint.
+func NewWebhook(secrets []secret.String, now func() time.Time) *Webhook {
 	w := &Webhook{now: now}
 	for _, s := range secrets {
 		if s != "" {
@@ -57,17 +56,16 @@ func NewWebhook(secrets []secret.Text, now func() time.Time) *Webhook {
 	return w
 }
 
-// The errors of Verify, as words for the log.
+// The errors of Verify, as values of a log field.
 var (
-	ErrMissing = errors.New("missing")
-	ErrInvalid = errors.New("malformed")
-	ErrWrong   = errors.New("wrong")
-	ErrStale   = errors.New("stale")
-	ErrFuture  = errors.New("from the future")
+	ErrMissing   = errors.New("missing")
+	ErrMalformed = errors.New("malformed")
+	ErrWrong     = errors.New("wrong")
+	ErrStale     = errors.New("stale")
+	ErrFuture    = errors.New("from the future")
 )
 
-// Verify checks the Stripe-Signature header over the body as received. The error is one of ErrMissing,
-// ErrInvalid, ErrWrong, ErrStale or ErrFuture.
+// Verify checks the Stripe-Signature header of an unmodified body.
 func (w *Webhook) Verify(body []byte, header string) error {
 	cause := ErrWrong
 	for _, s := range w.secrets {
@@ -80,14 +78,14 @@ func (w *Webhook) Verify(body []byte, header string) error {
 		case errors.Is(err, webhook.ErrTooOld):
 			return ErrStale
 		case errors.Is(err, webhook.ErrInvalidHeader):
-			cause = ErrInvalid
+			cause = ErrMalformed
 		}
 	}
 	return cause
 }
 
-// checkFuture closes a gap of the library: it accepts any timestamp ahead of now, and such a signature could
-// be replayed until then.
+// checkFuture rejects a timestamp in the future. The library accepts it, and the signature could be replayed
+// until then.
 func (w *Webhook) checkFuture(header string) error {
 	for part := range strings.SplitSeq(header, ",") {
 		stamp, ok := strings.CutPrefix(part, "t=")
@@ -96,7 +94,7 @@ func (w *Webhook) checkFuture(header string) error {
 		}
 		seconds, err := strconv.ParseInt(stamp, 10, 64)
 		if err != nil {
-			return ErrInvalid
+			return ErrMalformed
 		}
 		if time.Unix(seconds, 0).After(w.now().Add(Tolerance)) {
 			return ErrFuture
@@ -105,16 +103,15 @@ func (w *Webhook) checkFuture(header string) error {
 	return nil
 }
 
-// ErrNotEvent refuses a signed body that is no event: no JSON object with a non-empty string id and type.
-var ErrNotEvent = errors.New("not an event: no JSON object with a non-empty string id and type")
+// ErrNotEvent is returned for a signed body that is not an event.
+var ErrNotEvent = errors.New("decode event: not a JSON object with non-empty strings id and type")
 
-// maxDepth bounds an event's nesting. Stripe's events have ten levels. gjson's validation would follow a
-// hostile body to any depth, at a hundred bytes of stack per level.
+// maxDepth bounds an event's nesting. Stripe's events have ten levels. gjson validates to any depth, at 100
+// bytes of stack per level.
 const maxDepth = 100
 
-// Decode decodes a verified body of any api_version: the library's own types refuse every other version, and
-// old accounts' events. A field of an unexpected type counts as missing: metadata may be [], data may be
-// missing. The error is ErrNotEvent.
+// Decode decodes a verified body of any api_version; the library's types accept only one, and no events of
+// old accounts. A field of an unexpected JSON type counts as missing. The error is ErrNotEvent.
 func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 	if !shallow(body) || !gjson.ValidBytes(body) {
 		return purchase.Event{}, ErrNotEvent
@@ -163,7 +160,7 @@ func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
 	return event, nil
 }
 
-// setObject decodes an event's object; livemode is the object's own.
+// setObject decodes an event's object and returns the object's livemode.
 func setObject(event *purchase.Event, object gjson.Result) (livemode bool) {
 	if event.Type == purchase.TypeInvoicePaid {
 		event.Invoice, livemode = invoice(object)
@@ -173,8 +170,8 @@ func setObject(event *purchase.Event, object gjson.Result) (livemode bool) {
 	return livemode
 }
 
-// accountOf decodes an event's account or context; "" where there is none. The context of an organisation's
-// destination is a path that ends with the account. Any other form is an unknown account.
+// accountOf decodes an event's account or context; "": none. The context of an organisation is a path that
+// ends with the account.
 func accountOf(v gjson.Result) string {
 	path := text(v)
 	if v.Type == gjson.Null || v.Type == gjson.String && path == "" {
@@ -186,10 +183,10 @@ func accountOf(v gjson.Result) string {
 	return unknownAccount
 }
 
-// unknownAccount stands for an account whose id has no usable form.
+// unknownAccount replaces a malformed account id.
 const unknownAccount = "?"
 
-// checkout decodes a checkout session; livemode is its own.
+// checkout decodes a checkout session and its livemode.
 func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 	c = &purchase.Checkout{}
 	object.ForEach(func(key, v gjson.Result) bool {
@@ -203,7 +200,7 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 		case "livemode":
 			livemode = v.Type == gjson.True
 		case "amount_total":
-			c.AmountTotal = integer(v) // nil where it cannot be read: 0 would be a sale for nothing
+			c.AmountTotal = integer(v) // nil if malformed: 0 would be a free sale
 		case "total_details":
 			c.Discount = integer(v.Get("amount_discount"))
 			c.Tax, c.Shipping = integer(v.Get("amount_tax")), integer(v.Get("amount_shipping"))
@@ -229,15 +226,15 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 		case "created":
 			c.Created = unixTime(v)
 		case "metadata":
-			c.Metadata, c.NotText = metadata(v)
+			c.Metadata, c.NonStrings = metadata(v)
 		}
 		return true
 	})
 	return c, livemode
 }
 
-// invoice decodes a paid invoice; livemode is its own. Since API version 2025-03-31 the subscription is in
-// its parent, and the taxes are total_taxes.
+// invoice decodes a paid invoice and its livemode. Since API version 2025-03-31 the subscription is in its
+// parent, and the taxes are total_taxes.
 func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
 	i = &purchase.Invoice{
 		ID: text(object.Get("id")), Customer: idOf(object.Get("customer")),
@@ -246,18 +243,18 @@ func invoice(object gjson.Result) (i *purchase.Invoice, livemode bool) {
 		Shipping: integer(object.Get("shipping_cost.amount_subtotal")), Created: unixTime(object.Get("created")),
 		PeriodStart: unixTime(object.Get("period_start")), PeriodEnd: unixTime(object.Get("period_end")),
 	}
-	for _, place := range []string{"parent.subscription_details.subscription", "subscription"} {
+	for _, path := range []string{"parent.subscription_details.subscription", "subscription"} {
 		if i.Subscription == "" {
-			i.Subscription = idOf(object.Get(place))
+			i.Subscription = idOf(object.Get(path))
 		}
 	}
 	return i, object.Get("livemode").Type == gjson.True
 }
 
-// taxOf returns the sum of an invoice's taxes; nil: unknown. Three API versions have three places for them.
+// taxOf returns the sum of an invoice's taxes; nil: unknown. The field depends on the API version.
 func taxOf(object gjson.Result) *int64 {
-	for _, place := range []string{"total_taxes", "total_tax_amounts"} {
-		list := object.Get(place)
+	for _, field := range []string{"total_taxes", "total_tax_amounts"} {
+		list := object.Get(field)
 		if !list.IsArray() {
 			continue
 		}
@@ -272,7 +269,7 @@ func taxOf(object gjson.Result) *int64 {
 	return integer(object.Get("tax"))
 }
 
-// rfc3339 decodes the time of a thin event, in whole seconds, in the years of unixTime. Zero: unknown.
+// rfc3339 decodes the time of a thin event in whole seconds, in the range of unixTime. Zero: unknown.
 func rfc3339(v gjson.Result) time.Time {
 	at, err := time.Parse(time.RFC3339, text(v))
 	if err != nil || at.Unix() <= 0 || at.Year() > 9999 {
@@ -281,7 +278,7 @@ func rfc3339(v gjson.Result) time.Time {
 	return at.UTC().Truncate(time.Second)
 }
 
-// unixTime decodes Unix seconds in the years 1970 to 9999, which Postgres and TikTok accept. Zero: unknown.
+// unixTime decodes Unix seconds from 1970 to 9999, the range of Postgres and TikTok. Zero: unknown.
 func unixTime(v gjson.Result) time.Time {
 	if n := integer(v); n != nil && *n > 0 && *n < 253402300800 {
 		return time.Unix(*n, 0).UTC()
@@ -289,10 +286,10 @@ func unixTime(v gjson.Result) time.Time {
 	return time.Time{}
 }
 
-// shallow reports whether a body, if it is JSON, is nested less deep than maxDepth.
+// shallow reports whether the nesting of a JSON body is below maxDepth.
 func shallow(body []byte) bool {
 	if bytes.Count(body, []byte{'{'})+bytes.Count(body, []byte{'['}) < maxDepth {
-		return true // a usual event, without the loop over every byte
+		return true // common case, without a loop over every byte
 	}
 	depth, quoted := 0, false
 	for i := 0; i < len(body); i++ {
@@ -320,7 +317,7 @@ func text(v gjson.Result) string {
 	return ""
 }
 
-// integer decodes an integer, also past 2^53; nil: it is none.
+// integer decodes an integer of up to 64 bits; nil: not an integer.
 func integer(v gjson.Result) *int64 {
 	n, err := strconv.ParseInt(v.Raw, 10, 64)
 	if v.Type != gjson.Number || err != nil {
@@ -345,8 +342,8 @@ func emailOf(v gjson.Result) string {
 	return ""
 }
 
-// metadata decodes a session's metadata: its strings, and the keys of other values.
-func metadata(object gjson.Result) (values map[string]string, notText map[string]bool) {
+// metadata decodes a session's metadata: its strings, and the keys of other types.
+func metadata(object gjson.Result) (values map[string]string, nonStrings map[string]bool) {
 	values = make(map[string]string)
 	if object.IsObject() {
 		object.ForEach(func(key, v gjson.Result) bool {
@@ -355,13 +352,13 @@ func metadata(object gjson.Result) (values map[string]string, notText map[string
 				values[key.Str] = v.Str
 			case gjson.Null:
 			default:
-				if notText == nil {
-					notText = make(map[string]bool)
+				if nonStrings == nil {
+					nonStrings = make(map[string]bool)
 				}
-				notText[key.Str] = true
+				nonStrings[key.Str] = true
 			}
 			return true
 		})
 	}
-	return values, notText
+	return values, nonStrings
 }

@@ -10,17 +10,17 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// listed are TikTok's currencies; it rejects an event with another one.
-const listed = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ" +
+// currencies are those that TikTok accepts.
+const currencies = " AED ARS AUD BDT BHD BIF BOB BRL CAD CHF CLP CNY COP CRC CZK DKK DZD EGP EUR GBP GTQ" +
 	" HKD HNL HUF IDR ILS INR ISK JPY KES KHR KRW KWD KZT MAD MOP MXN MYR NGN NIO NOK NZD OMR PEN PHP PKR" +
 	" PLN PYG QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR "
 
-// Listed reports whether TikTok accepts a currency (any case).
-func Listed(currency string) bool {
-	return purchase.ValidCurrency(currency) && strings.Contains(listed, " "+strings.ToUpper(currency)+" ")
+// SupportsCurrency reports whether TikTok accepts a currency (any case).
+func SupportsCurrency(currency string) bool {
+	return purchase.ValidCurrency(currency) && strings.Contains(currencies, " "+strings.ToUpper(currency)+" ")
 }
 
-// The Events API 2.0 body.
+// eventsBody is the Events API 2.0 body.
 type eventsBody struct {
 	EventSource   string  `json:"event_source"`
 	EventSourceID string  `json:"event_source_id"`
@@ -55,9 +55,8 @@ type user struct {
 	Locale     string `json:"locale,omitempty"`
 }
 
-// properties has no value where it is nil; 0 is a value.
 type properties struct {
-	Value       *json.Number `json:"value,omitempty"`
+	Value       *json.Number `json:"value,omitempty"` // nil: none; 0 is a value
 	Currency    string       `json:"currency,omitempty"`
 	ContentType string       `json:"content_type"`
 	OrderID     string       `json:"order_id"`
@@ -81,7 +80,7 @@ type page struct {
 	Referrer string `json:"referrer,omitempty"`
 }
 
-// The older body, with one event per request.
+// pixelBody is the older body, with one event per request.
 type pixelBody struct {
 	PixelCode     string       `json:"pixel_code"`
 	Event         string       `json:"event"`
@@ -107,15 +106,15 @@ const (
 // maxEvents is TikTok's limit of events per request; it rejects a larger request as a whole.
 const maxEvents = 1000
 
-// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload. It is a function
-// of its arguments, so that a repeat sends the same bytes.
+// Body returns the body of one request: 1 to 1,000 events, exactly one in the pixel payload. Equal arguments
+// give equal bytes, so that a retry sends the same body.
 func Body(c Config, pixelID, testEventCode string, envelopes []message.Envelope) ([]byte, error) {
-	body, _, err := bodyAndSent(c, pixelID, testEventCode, envelopes)
+	body, _, err := encode(c, pixelID, testEventCode, envelopes)
 	return body, err
 }
 
-// bodyAndSent returns a body and what each of its events carries.
-func bodyAndSent(
+// encode returns a body and the fields of each of its events.
+func encode(
 	c Config, pixelID, testEventCode string, envelopes []message.Envelope,
 ) (body []byte, sent []purchase.Sent, err error) {
 	pixel := c.Payload == PayloadPixel
@@ -159,24 +158,20 @@ func newEvent(c Config, e message.Envelope) event {
 		Properties: properties{ContentType: "product", OrderID: e.EventID},
 	}
 	if e.Content != nil {
-		ev.Properties.describe(e.Content)
+		ev.Properties.setContent(e.Content)
 	}
-	// TikTok rejects an unlisted currency: a conversion without its value is better than none.
-	if e.AmountMinor != nil && Listed(e.Currency) {
+	// TikTok rejects other currencies: a conversion without its value is better than none.
+	if e.AmountMinor != nil && SupportsCurrency(e.Currency) {
 		value := json.Number(purchase.Major(*e.AmountMinor, e.Currency))
 		ev.Properties.Value, ev.Properties.Currency = &value, strings.ToUpper(e.Currency)
 	}
-	url := k.PageURL
-	if url == "" {
-		url = c.PageURL
-	}
-	if url != "" || k.Referrer != "" {
+	if url := cmp.Or(k.PageURL, c.PageURL); url != "" || k.Referrer != "" {
 		ev.Page = &page{URL: url, Referrer: k.Referrer}
 	}
 	return ev
 }
 
-// sentOf returns what the event of an envelope carries. It reads the event, so that no rule of newEvent is
+// sentOf returns the fields of an envelope's event. It reads the event, so that no rule of newEvent is
 // repeated.
 func sentOf(ev *event, e message.Envelope) (s purchase.Sent) {
 	u := &ev.User
@@ -197,13 +192,12 @@ func sentOf(ev *event, e message.Envelope) (s purchase.Sent) {
 	return s
 }
 
-// describe adds the purchased content. A price or a quantity belongs to a named content; the quantity is also
-// the number of items.
-func (p *properties) describe(c *purchase.Content) {
+// setContent sets the purchased content. A price or a quantity belongs to a named content; the quantity is
+// also the number of items.
+func (p *properties) setContent(c *purchase.Content) {
 	if c.Named() {
 		p.Contents = []content{{
-			ID: c.ID, Name: c.Name, Category: c.Category, Brand: c.Brand, Price: c.Price,
-			Quantity: c.Quantity,
+			ID: c.ID, Name: c.Name, Category: c.Category, Brand: c.Brand, Price: c.Price, Quantity: c.Quantity,
 		}}
 	}
 	p.ContentIDs, p.NumItems = c.IDs, c.Quantity

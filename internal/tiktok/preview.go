@@ -5,9 +5,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Preview returns the request's body of a stored message as ingest knows it: of a delivered purchase the one
-// that was sent, else, with sent nil, the one that will be. Settings that only the workers have are named in
-// ‹…›.
+// Preview returns the request body of a stored message: as sent for a delivered purchase, else, if sent is
+// nil, as it would be sent. Placeholders in ‹…› replace settings that only the workers have.
 func Preview(data []byte, sent *purchase.Sent) ([]byte, error) {
 	envelope, err := message.DecodeEnvelope(data)
 	if err != nil {
@@ -20,7 +19,7 @@ func Preview(data []byte, sent *purchase.Sent) ([]byte, error) {
 	}
 	page := "‹TIKTOK_PAGE_URL, where it is set›"
 	if sent != nil {
-		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Only(sent.Keys), sent.Minor
+		page, envelope.Keys, envelope.AmountMinor = sent.Page, envelope.Keys.Masked(sent.Keys), sent.Minor
 	}
 	c := Config{Payload: PayloadEvents, EventName: "CompletePayment", PageURL: page}
 	return Body(c, pixel, testCode, []message.Envelope{envelope})

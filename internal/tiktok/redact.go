@@ -11,63 +11,63 @@ import (
 )
 
 const (
-	echoMax   = 4096 // bytes of a message that are searched; the first maxMessage of the result are kept
-	echoWhole = 16   // bytes: a shorter value is matched as a whole word only
-	echoMin   = 4    // bytes: a shorter value (a country, a state) identifies no person
-	echoStep  = 8    // bytes between the parts of a long value that are matched
-	echoTail  = echoWhole + echoStep
+	maxSearched  = 4096 // bytes of a message that are searched; the first maxMessage of the result are kept
+	minPartial   = 16   // bytes: a shorter value is matched as a whole word only
+	minRedacted  = 4    // bytes: a shorter value (a country, a state) identifies no person
+	partStep     = 8    // bytes between the matched parts of a long value
+	maxUnmatched = minPartial + partStep
 )
 
-// redactValues removes the events' values from TikTok's message: an error may quote the value that it
-// rejects, and an IP address, a user agent or a click id must not reach logs, ledger and exports. Long values
-// are matched in parts, because messages truncate them.
+// redactValues removes the events' values from TikTok's message: an error may quote the rejected value, and
+// an IP address, a user agent or a click ID must not reach logs, ledger and exports. Long values are matched
+// in parts, because messages truncate them.
 func redactValues(data string, events []message.Envelope) string {
-	text := strings.Map(visible, strings.ToValidUTF8(data, "?"))
+	text := strings.Map(replaceInvisible, strings.ToValidUTF8(data, "?"))
 	keep := len(text)
-	if len(text) > echoMax {
-		text, keep = text[:echoMax], echoMax-echoTail // a value that the limit truncates may not match
+	if len(text) > maxSearched {
+		text, keep = text[:maxSearched], maxSearched-maxUnmatched // a value truncated by the limit may not match
 	}
-	e := newEcho(lowerASCII(text))
+	f := newValueFinder(lowerASCII(text))
 	for i := range events {
-		for _, value := range e.personal(&events[i]) {
-			e.find(lowerASCII(strings.Map(visible, value)))
+		for _, value := range f.variants(&events[i]) {
+			f.find(lowerASCII(strings.Map(replaceInvisible, value)))
 		}
 	}
-	return strings.ToValidUTF8(without(text[:keep], e.found), "")
+	return strings.ToValidUTF8(redactRanges(text[:keep], f.found), "")
 }
 
-// echo is a message in lower case and the values found in it.
-type echo struct {
+// valueFinder finds values in a message in lower case.
+type valueFinder struct {
 	text string
-	// All substrings of echoMin and of echoWhole bytes: one lookup rules out most values.
+	// All substrings of minRedacted and of minPartial bytes: one lookup rules out most values.
 	starts, parts map[string]bool
 	found         [][2]int // start and end
 }
 
-func newEcho(text string) *echo {
-	e := &echo{text: text, starts: make(map[string]bool, len(text)), parts: make(map[string]bool, len(text))}
+func newValueFinder(text string) *valueFinder {
+	n := len(text)
+	f := &valueFinder{text: text, starts: make(map[string]bool, n), parts: make(map[string]bool, n)}
 	for i := range len(text) {
-		if i+echoMin <= len(text) {
-			e.starts[text[i:i+echoMin]] = true
+		if i+minRedacted <= len(text) {
+			f.starts[text[i:i+minRedacted]] = true
 		}
-		if i+echoWhole <= len(text) {
-			e.parts[text[i:i+echoWhole]] = true
+		if i+minPartial <= len(text) {
+			f.parts[text[i:i+minPartial]] = true
 		}
 	}
-	return e
+	return f
 }
 
-// personal lists the values of an event that identify its buyer, as sent and as the message might encode
-// them.
-func (e *echo) personal(event *message.Envelope) []string {
+// variants lists the values of an event that identify its buyer, as sent and as the message may encode them.
+func (f *valueFinder) variants(event *message.Envelope) []string {
 	k := &event.Keys
-	inURL, inJSON := strings.Contains(e.text, "%"), strings.Contains(e.text, `\`)
+	inURL, inJSON := strings.Contains(f.text, "%"), strings.Contains(f.text, `\`)
 	values := make([]string, 0, 16)
 	for _, v := range [...]string{
 		k.TTCLID, k.TTP, k.IP, k.UserAgent, k.PageURL, k.Referrer, k.City, k.State,
 		k.Email, k.Phone, k.ExternalID, k.FirstName, k.LastName, k.Zip,
 	} {
-		if len(v) < echoMin {
+		if len(v) < minRedacted {
 			continue
 		}
 		values = append(values, v)
@@ -84,39 +84,39 @@ func (e *echo) personal(event *message.Envelope) []string {
 	return values
 }
 
-// find records where the message repeats a value.
-func (e *echo) find(value string) {
+// find records where the message contains a value.
+func (f *valueFinder) find(value string) {
 	switch {
-	case len(value) < echoMin:
-	case len(value) < echoWhole:
-		if !e.starts[value[:echoMin]] {
+	case len(value) < minRedacted:
+	case len(value) < minPartial:
+		if !f.starts[value[:minRedacted]] {
 			return
 		}
-		for at := range occurrences(e.text, value) {
-			if end := at + len(value); boundary(e.text, at-1) && boundary(e.text, end) {
-				e.found = append(e.found, [2]int{at, end})
+		for at := range occurrences(f.text, value) {
+			if end := at + len(value); boundary(f.text, at-1) && boundary(f.text, end) {
+				f.found = append(f.found, [2]int{at, end})
 			}
 		}
 	default:
-		for part := 0; part+echoWhole <= len(value); part += echoStep {
-			if e.parts[value[part:part+echoWhole]] {
-				e.extend(value, part)
+		for part := 0; part+minPartial <= len(value); part += partStep {
+			if f.parts[value[part:part+minPartial]] {
+				f.extend(value, part)
 			}
 		}
 	}
 }
 
-// extend records where the message repeats a part of a value, as far as it matches on both sides.
-func (e *echo) extend(value string, part int) {
-	for start := range occurrences(e.text, value[part:part+echoWhole]) {
-		end := start + echoWhole
-		for i := part; i > 0 && start > 0 && e.text[start-1] == value[i-1]; i-- {
+// extend records where the message contains a part of a value, as far as it matches on both sides.
+func (f *valueFinder) extend(value string, part int) {
+	for start := range occurrences(f.text, value[part:part+minPartial]) {
+		end := start + minPartial
+		for i := part; i > 0 && start > 0 && f.text[start-1] == value[i-1]; i-- {
 			start--
 		}
-		for i := part + echoWhole; i < len(value) && end < len(e.text) && e.text[end] == value[i]; i++ {
+		for i := part + minPartial; i < len(value) && end < len(f.text) && f.text[end] == value[i]; i++ {
 			end++
 		}
-		e.found = append(e.found, [2]int{start, end})
+		f.found = append(f.found, [2]int{start, end})
 	}
 }
 
@@ -142,8 +142,8 @@ func boundary(text string, i int) bool {
 	return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c < 0x80
 }
 
-// without replaces the found ranges of a text.
-func without(text string, found [][2]int) string {
+// redactRanges replaces the found ranges of a text.
+func redactRanges(text string, found [][2]int) string {
 	if len(found) == 0 {
 		return text
 	}

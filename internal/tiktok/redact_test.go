@@ -13,12 +13,14 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-const agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Mobile/15E148"
+const agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 " +
+	"(KHTML, like Gecko) Version/17.4 Mobile/15E148"
 
 func buyer() message.Envelope {
 	return message.Envelope{EventID: "cs_live_a1", Keys: purchase.MatchKeys{
-		Email: purchase.HashEmail("ada@example.com"), Phone: purchase.HashPhone("+12133734253"), TTCLID: "E.C.P.CqBAdaClick", TTP: "2QkWada",
-		IP: "203.0.113.77", UserAgent: agent, PageURL: "https://shop.example/checkout?plan=pro&ref=a&ttclid=E.C.P.CqBAdaClick",
+		Email: purchase.HashEmail("ada@example.com"), Phone: purchase.HashPhone("+12133734253"),
+		TTCLID: "E.C.P.CqBAdaClick", TTP: "2QkWada", IP: "203.0.113.77", UserAgent: agent,
+		PageURL:  "https://shop.example/checkout?plan=pro&ref=a&ttclid=E.C.P.CqBAdaClick",
 		Referrer: "https://news.example/ada-byron", City: "reading", State: "brk", Country: "us",
 	}}
 }
@@ -44,12 +46,12 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 		"other case":        {"invalid callback e.c.p.cqbadaclick", buyer(), "invalid callback [redacted]"},
 		"cookie":            {"ttp: 2QkWada", buyer(), "ttp: [redacted]"},
 		"agent":             {"user_agent " + agent + " too long", buyer(), "user_agent [redacted] too long"},
-		"agent, begun": {
+		"agent, start": {
 			"user_agent " + agent[:40] + "... too long", buyer(),
 			"user_agent [redacted]... too long",
 		},
-		"agent, its end": {"bad: ..." + agent[30:], buyer(), "bad: ...[redacted]"},
-		"phone as sent":  {"phone " + purchase.HashPhone("+12133734253"), buyer(), "phone [redacted]"},
+		"agent, end":    {"bad: ..." + agent[30:], buyer(), "bad: ...[redacted]"},
+		"phone as sent": {"phone " + purchase.HashPhone("+12133734253"), buyer(), "phone [redacted]"},
 		"upper-case hash": {
 			"email " + strings.ToUpper(purchase.HashEmail("ada@example.com")), buyer(),
 			"email [redacted]",
@@ -58,8 +60,11 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 			"page.url: https://shop.example/checkout?plan=pro&ref=a&ttclid=E.C.P.CqBAdaClick",
 			buyer(), "page.url: [redacted]",
 		},
-		"url, escaped":      {"url=https%3A%2F%2Fnews.example%2Fada-byron", buyer(), "url=[redacted]"},
-		"url, in JSON":      {`{"url":"https://shop.example/checkout?plan=pro\u0026ref=a\u0026ttclid=E.C.P.CqBAdaClick"}`, buyer(), `{"url":"[redacted]"}`},
+		"url, escaped": {"url=https%3A%2F%2Fnews.example%2Fada-byron", buyer(), "url=[redacted]"},
+		"url, in JSON": {
+			`{"url":"https://shop.example/checkout?plan=pro\u0026ref=a\u0026ttclid=E.C.P.CqBAdaClick"}`,
+			buyer(), `{"url":"[redacted]"}`,
+		},
 		"invisible inside":  {"ip 203.0.\u200b113.77", buyer(), "ip [redacted]"},
 		"twice":             {"203.0.113.77, 203.0.113.77", buyer(), "[redacted], [redacted]"},
 		"city":              {"city reading unknown", buyer(), "city [redacted] unknown"},
@@ -84,18 +89,17 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 	}
 }
 
-// Wherever the limit of what is looked through cuts a value, no part of it is left that could be told.
-func TestRedactValues_CutValueIsRemoved(t *testing.T) {
+// Wherever the search limit truncates a value, no recognizable part remains.
+func TestRedactValues_RemovesTruncatedValue(t *testing.T) {
 	t.Parallel()
-	for pad := echoMax - 200; pad < echoMax+10; pad++ {
+	for pad := maxSearched - 200; pad < maxSearched+10; pad++ {
 		got := redactValues(strings.Repeat("-", pad)+" "+agent+" 203.0.113.77", []message.Envelope{buyer()})
 		if strings.Contains(got, "Mozilla") || strings.Contains(got, "203.") {
-			t.Fatalf("after %d bytes: %q is left", pad, strings.Trim(got, "-"))
+			t.Fatalf("redactValues after %d bytes = %q, want no part of a value", pad, strings.Trim(got, "-"))
 		}
 	}
 }
 
-// What is sent is never in what Send returns, whatever part of the request the other side repeats.
 func FuzzRedactValues(f *testing.F) {
 	f.Add("Batch.0.user.ip: 203.0.113.77 is not valid", "203.0.113.77", agent)
 	f.Add("x"+agent[5:90], "2001:db8::1", agent)
@@ -103,16 +107,16 @@ func FuzzRedactValues(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data, ip, userAgent string) {
 		e := message.Envelope{Keys: purchase.MatchKeys{IP: ip, UserAgent: userAgent}}
 		got := redactValues(data, []message.Envelope{e})
-		want := strings.Map(visible, strings.ToValidUTF8(userAgent, "?"))
-		if len(want) > len(redacted)+echoTail && strings.Contains(lowerASCII(got), lowerASCII(want)) {
-			t.Errorf("redactValues(%q) = %q, which holds the user agent", data, got)
+		want := strings.Map(replaceInvisible, strings.ToValidUTF8(userAgent, "?"))
+		if len(want) > len(redacted)+maxUnmatched && strings.Contains(lowerASCII(got), lowerASCII(want)) {
+			t.Errorf("redactValues(%q) = %q, want no user agent", data, got)
 		}
 	})
 }
 
 func TestPixel_SendRedactsEchoedBody(t *testing.T) {
 	t.Parallel()
-	// The other side repeats the whole request in its message.
+	// The server repeats the whole user in its message.
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
 			Data []struct {
@@ -135,14 +139,12 @@ func TestPixel_SendRedactsEchoedBody(t *testing.T) {
 	a := p.Send(t.Context(), []message.Envelope{{EventID: "cs_0", PurchasedAt: 1704067200}, e})
 	if a.Code == nil || *a.Code != 40002 || !strings.HasPrefix(a.Message, "Invalid user: ") ||
 		!strings.Contains(a.Message, redacted) {
-		t.Errorf("answer: %+v", a)
+		t.Errorf("answer = %+v, want 40002 and a redacted message", a)
 	}
-	for _, value := range []string{
-		e.Keys.IP, e.Keys.TTCLID, e.Keys.TTP, "iPhone", e.Keys.Email[:20],
-		e.Keys.Phone[:20],
-	} {
+	k := e.Keys
+	for _, value := range []string{k.IP, k.TTCLID, k.TTP, "iPhone", k.Email[:20], k.Phone[:20]} {
 		if strings.Contains(a.Message, value) {
-			t.Errorf("message %q holds %q", a.Message, value)
+			t.Errorf("message = %q, want no %q", a.Message, value)
 		}
 	}
 }

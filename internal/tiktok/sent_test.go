@@ -14,8 +14,8 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// answering returns a pixel whose requests are all answered with a body.
-func answering(t *testing.T, c tiktok.Config, body string) *tiktok.Pixel {
+// pixelWithAnswer returns a pixel whose requests are all answered with a body.
+func pixelWithAnswer(t *testing.T, c tiktok.Config, body string) *tiktok.Pixel {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -26,7 +26,7 @@ func answering(t *testing.T, c tiktok.Config, body string) *tiktok.Pixel {
 	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "")
 }
 
-func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
+func TestPixel_ReportsSentFields(t *testing.T) {
 	t.Parallel()
 	const accepted = `{"code":0,"message":"OK","request_id":"r1"}`
 	const email, ttclid, ttp, page = 1, 4, 8, 64
@@ -35,12 +35,7 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 	all := own.Keys.Mask()
 	bare := func(minor *int64, currency string, keys purchase.MatchKeys) message.Envelope {
 		return message.Envelope{
-			Version:     1,
-			EventID:     "cs_1",
-			PurchasedAt: 1704067200,
-			AmountMinor: minor,
-			Currency:    currency,
-			Keys:        keys,
+			Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, AmountMinor: minor, Currency: currency, Keys: keys,
 		}
 	}
 	none, hashed := purchase.MatchKeys{}, purchase.HashEmail("buyer@example.com")
@@ -52,8 +47,8 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 		"everything":           {own, shop, purchase.Sent{Keys: all, Minor: new(int64(2999))}},
 		"nothing":              {bare(nil, "", none), "", purchase.Sent{}},
 		"a value of 0":         {bare(new(int64(0)), "usd", none), "", purchase.Sent{Minor: new(int64(0))}},
-		"an unlisted currency": {envelope(new(int64(5000)), "xof"), "", purchase.Sent{Keys: all}},
-		"another one":          {envelope(new(int64(5000)), "gel"), "", purchase.Sent{Keys: all}},
+		"unsupported currency": {envelope(new(int64(5000)), "xof"), "", purchase.Sent{Keys: all}},
+		"another unsupported":  {envelope(new(int64(5000)), "gel"), "", purchase.Sent{Keys: all}},
 		"no currency":          {envelope(new(int64(5000)), ""), "", purchase.Sent{Keys: all}},
 		"an unknown amount":    {envelope(nil, "usd"), "", purchase.Sent{Keys: all}},
 		"the default page": {
@@ -68,7 +63,7 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 		for _, payload := range []string{tiktok.PayloadEvents, tiktok.PayloadPixel} {
 			c := config()
 			c.PageURL, c.Payload = tc.page, payload
-			a := answering(t, c, accepted).Send(t.Context(), []message.Envelope{tc.envelope})
+			a := pixelWithAnswer(t, c, accepted).Send(t.Context(), []message.Envelope{tc.envelope})
 			if diff := cmp.Diff([]purchase.Sent{tc.want}, a.Sent); diff != "" {
 				t.Errorf("%s, payload %s (-want +got):\n%s", name, payload, diff)
 			}
@@ -77,27 +72,22 @@ func TestPixel_ReportsWhatEventsCarried(t *testing.T) {
 	both := []message.Envelope{own, bare(nil, "", purchase.MatchKeys{Email: hashed})}
 	if diff := cmp.Diff(
 		[]purchase.Sent{{Keys: all, Minor: new(int64(2999))}, {Keys: email}},
-		answering(t, config(), accepted).Send(t.Context(), both).Sent,
+		pixelWithAnswer(t, config(), accepted).Send(t.Context(), both).Sent,
 	); diff != "" {
 		t.Errorf("a batch (-want +got):\n%s", diff)
 	}
 	for _, refused := range []string{`{"code":40002,"message":"no"}`, `{"code":50000}`, "<html>"} {
-		if a := answering(t, config(), refused).Send(t.Context(), both); a.Sent != nil {
+		if a := pixelWithAnswer(t, config(), refused).Send(t.Context(), both); a.Sent != nil {
 			t.Errorf("answer %s: sent = %+v, want none", refused, a.Sent)
 		}
 	}
 }
 
-// A mask never says that a key was sent which the event lacks: without any page, the click id counts exactly
-// where it is in the body.
-func TestPixel_CountsClickIDWhereTheBodyHasIt(t *testing.T) {
+// Without any page, the click ID is reported exactly if the body contains it.
+func TestPixel_ReportsClickIDOfBody(t *testing.T) {
 	t.Parallel()
-	e := message.Envelope{
-		Version:     1,
-		EventID:     "cs_1",
-		PurchasedAt: 1704067200,
-		Keys:        purchase.MatchKeys{TTCLID: "E.C.P.a"},
-	}
+	keys := purchase.MatchKeys{TTCLID: "E.C.P.a"}
+	e := message.Envelope{Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, Keys: keys}
 	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +96,7 @@ func TestPixel_CountsClickIDWhereTheBodyHasIt(t *testing.T) {
 	if strings.Contains(string(body), `"ttclid"`) {
 		want = 4
 	}
-	a := answering(t, config(), `{"code":0}`).Send(t.Context(), []message.Envelope{e})
+	a := pixelWithAnswer(t, config(), `{"code":0}`).Send(t.Context(), []message.Envelope{e})
 	if len(a.Sent) != 1 || a.Sent[0].Keys != want {
 		t.Errorf("sent = %+v, want keys %d as in %s", a.Sent, want, body)
 	}

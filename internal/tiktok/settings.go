@@ -9,8 +9,8 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// The valid forms. They accept whatever TikTok might issue and a request can carry, including the short
-// settings of tests. The stricter forms that Events Manager shows are checked by ops/doctor.
+// Valid forms of the settings. They accept whatever TikTok might issue and a request can contain, including
+// the short values of tests. ops/doctor checks the stricter forms of Events Manager.
 var (
 	headerValue    = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	usableToken    = regexp.MustCompile(`^[\x21\x23-\x26\x28-\x7e]{1,1000}$`) // no quotes
@@ -18,16 +18,15 @@ var (
 	usableTestCode = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
-// Trim removes the invisible characters that copying adds around a setting: blanks, line ends, byte order
-// marks.
+// Trim removes the invisible characters that copying adds: blanks, line ends, byte order marks.
 func Trim(s string) string {
 	return strings.TrimFunc(s, func(r rune) bool {
 		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
 	})
 }
 
-// CheckToken returns an error, without the token, if no request can carry it.
-func CheckToken(token secret.Text) error {
+// CheckToken returns an error, without the token, if no request can contain it.
+func CheckToken(token secret.String) error {
 	if !usableToken.MatchString(token.Reveal()) {
 		return errors.New("must be printable ASCII without blanks and quotes")
 	}

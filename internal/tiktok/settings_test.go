@@ -14,7 +14,8 @@ import (
 
 func TestTrim(t *testing.T) {
 	for in, want := range map[string]string{
-		"abc": "abc", " abc\n": "abc", "\ufeffabc\r\n": "abc", "\u200babc\u00a0": "abc", "\tabc\x00": "abc", "a b": "a b", " \n": "", "": "",
+		"abc": "abc", " abc\n": "abc", "\ufeffabc\r\n": "abc", "\u200babc\u00a0": "abc", "\tabc\x00": "abc",
+		"a b": "a b", " \n": "", "": "",
 	} {
 		if got := tiktok.Trim(in); got != want {
 			t.Errorf("Trim(%q) = %q, want %q", in, got, want)
@@ -22,8 +23,8 @@ func TestTrim(t *testing.T) {
 	}
 }
 
-func TestCheck_Forms(t *testing.T) {
-	token := func(s string) error { return tiktok.CheckToken(secret.Text(s)) }
+func TestCheck_AcceptsValidForms(t *testing.T) {
+	token := func(s string) error { return tiktok.CheckToken(secret.String(s)) }
 	for name, tc := range map[string]struct {
 		check     func(string) error
 		good, bad []string
@@ -31,14 +32,20 @@ func TestCheck_Forms(t *testing.T) {
 		"token": {
 			token,
 			[]string{"0123456789abcdef", "x", "local-token", "a.b_c~d/e+f=="},
-			[]string{"", "a b", "a\nb", "Bearer abc", `"abc"`, "'abc'", "a\u00e9b", "a\x7fb", strings.Repeat("x", 1001)},
+			[]string{
+				"", "a b", "a\nb", "Bearer abc", `"abc"`, "'abc'", "a\u00e9b", "a\x7fb", strings.Repeat("x", 1001),
+			},
 		},
 		"pixel": {
 			tiktok.CheckPixel,
 			[]string{"C4A1B2C3D4E5F6G7H8I9", "LOCALPIXEL", "p"},
 			[]string{"", "C4 A1", "C4-A1", "C4\n", "https://x", "C4\u00e9", strings.Repeat("C", 65)},
 		},
-		"test event code": {tiktok.CheckTestCode, []string{"TEST12345", "T", "a_b-c"}, []string{"", "TEST 1", "TEST1\r", `"TEST1"`}},
+		"test event code": {
+			tiktok.CheckTestCode,
+			[]string{"TEST12345", "T", "a_b-c"},
+			[]string{"", "TEST 1", "TEST1\r", `"TEST1"`},
+		},
 	} {
 		for _, s := range tc.good {
 			if err := tc.check(s); err != nil {
@@ -53,18 +60,19 @@ func TestCheck_Forms(t *testing.T) {
 	}
 }
 
-// A request that cannot be built is the settings' fault. (It was "no answer", and opened the circuit.)
-func TestPixel_UnusableTokenIsNoOutage(t *testing.T) {
+// An invalid token is a fault of the settings. It was once classified as a missing answer and opened the
+// circuit.
+func TestPixel_InvalidTokenIsNoOutage(t *testing.T) {
 	sim := httptest.NewServer(tiktoksim.New(tiktoksim.Config{}))
 	defer sim.Close()
 	c := config()
 	c.URL = sim.URL + eventPath
-	for _, token := range []secret.Text{"two\nlines", "caf\u00e9", "with blank", ""} {
+	for _, token := range []secret.String{"two\nlines", "caf\u00e9", "with blank", ""} {
 		a := tiktok.NewPixel(c, "PIXEL1", token, "").
 			Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
 		if a.Class != purchase.ClassAccess || !a.Known || strings.Contains(a.Message, "no answer") ||
 			(token != "" && strings.Contains(a.Message, token.Reveal())) {
-			t.Errorf("%q: %+v", token.Reveal(), a)
+			t.Errorf("answer with token %q = %+v, want access without the token", token.Reveal(), a)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package tiktok is the client of TikTok's Events API: wire form, requests, and the meaning of answers. A
-// code of 0 means accepted, never attributed.
+// Package tiktok is the client of TikTok's Events API: wire format, requests, and the classification of
+// answers. Code 0 means accepted, not attributed.
 package tiktok
 
 import (
@@ -25,11 +25,11 @@ import (
 	"purchase-relay/internal/secret"
 )
 
-// Config is what all destinations share.
+// Config holds the settings that all destinations share.
 type Config struct {
-	URL       string           // where events are sent, absolute
+	URL       string           // absolute address of the event endpoint
 	Payload   string           // PayloadEvents or PayloadPixel
-	EventName string           // the event's name, the same as the browser pixel's
+	EventName string           // must equal the browser pixel's
 	PageURL   string           // page.url of a purchase without one; "": none
 	Timeout   time.Duration    // for one whole request, above 0
 	Client    *http.Client     // nil: a new one; its redirect policy is replaced
@@ -38,22 +38,22 @@ type Config struct {
 
 // Pixel is one destination: a pixel and the token that may write to it. It is safe for concurrent use.
 type Pixel struct {
-	config   Config
-	id       string
-	token    atomic.Pointer[secret.Text]
-	testCode string
-	client   *http.Client
-	renewed  atomic.Int64 // when idle connections were last closed, Unix nanoseconds
+	config     Config
+	id         string
+	token      atomic.Pointer[secret.String]
+	testCode   string
+	client     *http.Client
+	idleClosed atomic.Int64 // when idle connections were last closed, Unix nanoseconds
 }
 
-// NewPixel returns a destination. testEventCode "" sends real events.
-func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string) *Pixel {
+// NewPixel returns a destination. Without a testEventCode its events are real.
+func NewPixel(c Config, pixelID string, token secret.String, testEventCode string) *Pixel {
 	client := http.Client{Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 5 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ResponseHeaderTimeout: c.Timeout, MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression: true, // bounds memory: a compressed answer could expand
+		DisableCompression: true, // a compressed answer could exhaust memory
 		ForceAttemptHTTP2:  true,
 		// Pings detect a half-open connection.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
@@ -65,20 +65,20 @@ func NewPixel(c Config, pixelID string, token secret.Text, testEventCode string)
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	p := &Pixel{config: c, id: pixelID, testCode: testEventCode, client: &client}
 	p.SetToken(token)
-	p.renewed.Store(c.Now().UnixNano())
+	p.idleClosed.Store(c.Now().UnixNano())
 	return p
 }
 
 // SetToken replaces the token of later requests.
-func (p *Pixel) SetToken(token secret.Text) { p.token.Store(&token) }
+func (p *Pixel) SetToken(token secret.String) { p.token.Store(&token) }
 
-// renewAfter is how often idle connections are closed, so that a change of DNS takes effect.
-const renewAfter = 5 * time.Minute
+// idleInterval is how often idle connections are closed, so that DNS changes take effect.
+const idleInterval = 5 * time.Minute
 
-// renew closes idle connections, after a failure or when due.
-func (p *Pixel) renew(failed bool) {
-	now, last := p.config.Now().UnixNano(), p.renewed.Load()
-	if (failed || time.Duration(now-last) > renewAfter) && p.renewed.CompareAndSwap(last, now) {
+// closeIdle closes idle connections after a failure or when due.
+func (p *Pixel) closeIdle(failed bool) {
+	now, last := p.config.Now().UnixNano(), p.idleClosed.Load()
+	if (failed || time.Duration(now-last) > idleInterval) && p.idleClosed.CompareAndSwap(last, now) {
 		p.client.CloseIdleConnections()
 	}
 }
@@ -90,32 +90,33 @@ const (
 	maxRequestID = 100
 )
 
-// Send sends events in one request and classifies the answer. A request without an answer is classified as
-// one to retry: TikTok may have accepted it.
+// Send sends events in one request and classifies the answer. A request without an answer is retried: TikTok
+// may have accepted it.
 func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.Answer {
-	body, sent, err := bodyAndSent(p.config, p.id, p.testCode, events)
+	failed := func(class purchase.Class, message string) purchase.Answer {
+		return purchase.Answer{Class: class, Known: true, Message: p.sanitize(message, maxMessage)}
+	}
+	body, sent, err := encode(p.config, p.id, p.testCode, events)
 	if err != nil {
-		return purchase.Answer{Class: purchase.ClassRefused, Known: true, Message: p.clean(err.Error(), maxMessage)}
+		return failed(purchase.ClassRefused, err.Error())
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.config.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.config.URL, bytes.NewReader(body))
 	if err != nil {
-		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: "TIKTOK_API_URL cannot be used"}
+		return failed(purchase.ClassAccess, "invalid TIKTOK_API_URL")
 	}
 	token := p.token.Load().Reveal()
 	if !headerValue.MatchString(token) {
-		const message = "the access token holds characters that no request can carry"
-		return purchase.Answer{Class: purchase.ClassAccess, Known: true, Message: message}
+		return failed(purchase.ClassAccess, "access token contains invalid characters")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Access-Token", token)
 	req.Header.Set("User-Agent", "purchase-relay")
 	resp, err := p.client.Do(req)
-	p.renew(err != nil)
+	p.closeIdle(err != nil)
 	if err != nil {
-		message := p.clean("no answer: "+reason(err), maxMessage)
-		return purchase.Answer{Class: purchase.ClassRetry, Known: true, Message: message}
+		return failed(purchase.ClassRetry, "no answer: "+errorText(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := p.read(resp)
@@ -124,13 +125,13 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 	} else {
 		a.Message, a.RequestID = redactValues(a.Message, events), redactValues(a.RequestID, events)
 	}
-	a.Message, a.RequestID = p.clean(a.Message, maxMessage), p.clean(a.RequestID, maxRequestID)
+	a.Message, a.RequestID = p.sanitize(a.Message, maxMessage), p.sanitize(a.RequestID, maxRequestID)
 	a.RetryAfter = RetryAfter(resp.Header.Get("Retry-After"), p.config.Now())
 	return a
 }
 
-// SendTest sends one event for an operator, with at most three tries a second apart: a passing fault says
-// nothing about the settings.
+// SendTest sends one event for an operator, up to three times, a second apart: a temporary fault does not
+// test the settings.
 func (p *Pixel) SendTest(ctx context.Context, event message.Envelope) purchase.Answer {
 	for try := 1; ; try++ {
 		a := p.Send(ctx, []message.Envelope{event})
@@ -148,24 +149,23 @@ func (p *Pixel) SendTest(ctx context.Context, event message.Envelope) purchase.A
 func (p *Pixel) read(resp *http.Response) purchase.Answer {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		// The status is complete, the body is not and is ignored.
-		a := Read(resp.StatusCode, nil)
-		a.Message = "the answer broke off: " + reason(err)
+		// The status is complete; the truncated body is ignored.
+		a := ParseAnswer(resp.StatusCode, nil)
+		a.Message = "truncated answer: " + errorText(err)
 		return a
 	}
-	return Read(resp.StatusCode, data)
+	return ParseAnswer(resp.StatusCode, data)
 }
 
-// Read classifies an answer by its HTTP status (0: none) and the body that was read. Its texts are
-// unredacted.
-func Read(status int, body []byte) purchase.Answer {
-	// A struct would match "CODE" as "code", and one field of an unexpected type would hide the others.
+// ParseAnswer classifies an answer by its HTTP status (0: none) and body. Its texts are not redacted.
+func ParseAnswer(status int, body []byte) purchase.Answer {
+	// A struct would match "CODE" as "code", and fail for all fields if one has an unexpected type.
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(body, &fields) != nil {
-		fields = nil // a gateway's page
+		fields = nil // not TikTok's JSON
 	}
 	code := integer(fields["code"])
-	a := purchase.Answer{Code: code, Message: str(fields["message"]), RequestID: str(fields["request_id"])}
+	a := purchase.Answer{Code: code, Message: text(fields["message"]), RequestID: text(fields["request_id"])}
 	a.Class, a.Known = Classify(status, code, a.Message)
 	if code == nil && status != 0 {
 		a.Code = &status
@@ -176,7 +176,7 @@ func Read(status int, body []byte) purchase.Answer {
 	return a
 }
 
-// integer returns a code; nil unless it is an integer of 32 bits, as in the ledger.
+// integer returns a code; nil unless it is a 32-bit integer, as in the ledger.
 func integer(raw json.RawMessage) *int {
 	var n *int
 	if json.Unmarshal(raw, &n) != nil || n == nil || int(int32(*n)) != *n { //nolint:gosec // this is the check
@@ -185,18 +185,18 @@ func integer(raw json.RawMessage) *int {
 	return n
 }
 
-func str(raw json.RawMessage) (s string) {
+func text(raw json.RawMessage) (s string) {
 	if json.Unmarshal(raw, &s) != nil {
 		return ""
 	}
 	return s
 }
 
-// reason returns the text of a request's error without the URL that http.Client prepends.
-func reason(err error) string {
+// errorText returns a request error's text without the URL that http.Client prepends.
+func errorText(err error) string {
 	timeout, ok := errors.AsType[net.Error](err)
 	if errors.Is(err, context.DeadlineExceeded) || (ok && timeout.Timeout()) {
-		return "TIKTOK_TIMEOUT is over"
+		return "TIKTOK_TIMEOUT exceeded"
 	}
 	if withURL, ok := errors.AsType[*url.Error](err); ok {
 		err = withURL.Err
@@ -204,18 +204,18 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// address matches an e-mail address, plain or with its '@' escaped.
-var address = regexp.MustCompile(`[^\s@"'<>]+(@|%40)[^\s@"'<>]+`)
+// emailAddress matches an e-mail address, plain or with an escaped '@'.
+var emailAddress = regexp.MustCompile(`[^\s@"'<>]+(@|%40)[^\s@"'<>]+`)
 
-// clean makes a text log-safe: no control or invisible characters, no token, no address, at most limit bytes.
-// Invisible characters are removed first and the cut comes last, because both could hide a token or an
-// address.
-func (p *Pixel) clean(s string, limit int) string {
-	s = strings.Map(visible, strings.ToValidUTF8(s, "?"))
+// sanitize makes a text log-safe: no control or invisible characters, no token, no e-mail address, at most
+// limit bytes. Invisible characters are removed first and the text is truncated last, because both could
+// hide a token or an address.
+func (p *Pixel) sanitize(s string, limit int) string {
+	s = strings.Map(replaceInvisible, strings.ToValidUTF8(s, "?"))
 	if token := p.token.Load().Reveal(); token != "" {
 		s = strings.ReplaceAll(s, token, redacted)
 	}
-	s = address.ReplaceAllString(s, redacted)
+	s = emailAddress.ReplaceAllString(s, redacted)
 	if len(s) > limit {
 		for limit > 0 && !utf8.RuneStart(s[limit]) {
 			limit--
@@ -227,8 +227,8 @@ func (p *Pixel) clean(s string, limit int) string {
 
 const redacted = "[redacted]"
 
-// visible replaces line ends and tabs by blanks and drops other control and format characters.
-func visible(r rune) rune {
+// replaceInvisible replaces line ends and tabs by blanks and drops other control and format characters.
+func replaceInvisible(r rune) rune {
 	switch {
 	case r == '\n' || r == '\r' || r == '\t':
 		return ' '

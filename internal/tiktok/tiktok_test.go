@@ -21,7 +21,7 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-// The paths that TikTok answers.
+// TikTok's paths.
 const (
 	eventPath = "/open_api/v1.3/event/track/"
 	pixelPath = "/open_api/v1.3/pixel/track/"
@@ -63,33 +63,34 @@ func TestClassify(t *testing.T) {
 	} {
 		for c := tc.from; c <= tc.to; c++ {
 			if got, known := tiktok.Classify(tc.status, new(c), "m"); got != tc.want || !known {
-				t.Errorf("HTTP %d, code %d: %s (known %v), want %s", tc.status, c, got, known, tc.want)
+				t.Errorf("class of HTTP %d, code %d = %s (known %t), want %s", tc.status, c, got, known, tc.want)
 			}
 		}
 	}
 	for _, unknown := range []int{1, -1, 40004, 40014, 40999, 49999, 54000, 60000, 99999} {
 		if got, known := tiktok.Classify(200, new(unknown), "m"); got != purchase.ClassRetry || known {
-			t.Errorf("code %d: %s (known %v)", unknown, got, known)
+			t.Errorf("class of code %d = %s (known %t), want retry, unknown", unknown, got, known)
 		}
 	}
-	for status, want := range map[int]purchase.Class{
-		0: purchase.ClassRetry, 200: purchase.ClassRetry, 204: purchase.ClassRetry, 302: purchase.ClassRetry, 404: purchase.ClassAccess,
-		400: purchase.ClassBlocked, 401: purchase.ClassBlocked, 403: purchase.ClassBlocked, 405: purchase.ClassBlocked, 406: purchase.ClassBlocked,
-		410: purchase.ClassBlocked, 413: purchase.ClassBlocked, 414: purchase.ClassBlocked, 431: purchase.ClassBlocked, 451: purchase.ClassBlocked,
-		425: purchase.ClassRetry,
-		408: purchase.ClassRetry, 429: purchase.ClassRate, 500: purchase.ClassRetry, 502: purchase.ClassRetry, 503: purchase.ClassRetry, 599: purchase.ClassRetry,
+	for want, statuses := range map[purchase.Class][]int{
+		purchase.ClassRetry:   {0, 200, 204, 302, 408, 425, 500, 502, 503, 599},
+		purchase.ClassRate:    {429},
+		purchase.ClassAccess:  {404},
+		purchase.ClassBlocked: {400, 401, 403, 405, 406, 410, 413, 414, 431, 451},
 	} {
-		if got, _ := tiktok.Classify(status, nil, ""); got != want {
-			t.Errorf("HTTP %d without a code: %s, want %s", status, got, want)
+		for _, status := range statuses {
+			if got, _ := tiktok.Classify(status, nil, ""); got != want {
+				t.Errorf("class of HTTP %d without a code = %s, want %s", status, got, want)
+			}
 		}
 	}
 }
 
-// The same code reports faults of the event, of the settings, and passing ones: the message tells them apart.
-func TestClassify_Message(t *testing.T) {
+// One code reports faults of the event, of the settings, and temporary ones: the message distinguishes them.
+func TestClassify_ByMessage(t *testing.T) {
 	const refused, access, retry = purchase.ClassRefused, purchase.ClassAccess, purchase.ClassRetry
 	for data, want := range map[string]purchase.Class{
-		"No permission to operate pixel code: LOCALPIXEL. You must be an admin or operator of this advertiser account.": access,
+		"No permission to operate pixel code: LOCALPIXEL. You must be an admin of this advertiser account.": access,
 		"Invalid value for event_source_id":                     access,
 		"event_source_id: Not a valid string":                   access,
 		"The event source does not exist":                       access,
@@ -126,27 +127,28 @@ func TestClassify_Message(t *testing.T) {
 	} {
 		for _, code := range []int{40000, 40002, 40007} {
 			if got, known := tiktok.Classify(200, new(code), data); got != want || !known {
-				t.Errorf("%d %q: %s (known %v), want %s", code, data, got, known, want)
+				t.Errorf("class of %d %q = %s (known %t), want %s", code, data, got, known, want)
 			}
 		}
 	}
 	const settings = "No permission to operate pixel code"
 	for code, want := range map[int]purchase.Class{
-		0: purchase.ClassDelivered, 40050: purchase.ClassDelivered, 40100: purchase.ClassRate, 40001: access, 40105: access, 50000: access, 45678: access,
+		0: purchase.ClassDelivered, 40050: purchase.ClassDelivered, 40100: purchase.ClassRate,
+		40001: access, 40105: access, 50000: access, 45678: access,
 	} {
 		if got, known := tiktok.Classify(200, new(code), settings); got != want || known == (code == 45678) {
-			t.Errorf("%d %q: %s (known %v), want %s", code, settings, got, known, want)
+			t.Errorf("class of %d %q = %s (known %t), want %s", code, settings, got, known, want)
 		}
 	}
 	if got, _ := tiktok.Classify(200, new(40105), "Access token is incorrect, try again"); got != access {
-		t.Errorf("an access code with a passing word: %s, want access", got)
+		t.Errorf("class of an access code with 'try again' = %s, want access", got)
 	}
 	if got, _ := tiktok.Classify(500, new(0), settings); got != retry {
-		t.Errorf("code 0 under HTTP 500: %s, want retry", got)
+		t.Errorf("class of code 0 with HTTP 500 = %s, want retry", got)
 	}
 }
 
-func TestRead(t *testing.T) {
+func TestParseAnswer(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"code":0,"message":"OK","request_id":"r1"}`:   "delivered 0 r1",
 		`{"code":40002,"message":"m","request_id":"r"}`: "refused 40002 r",
@@ -170,40 +172,40 @@ func TestRead(t *testing.T) {
 		`{"code":0,"request_id":7}`:       "delivered 0 ",
 		`{"code":12345,"request_id":"r"}`: "retry 12345 r",
 	} {
-		a := tiktok.Read(http.StatusOK, []byte(body))
+		a := tiktok.ParseAnswer(http.StatusOK, []byte(body))
 		if got := fmt.Sprint(a.Class, " ", *a.Code, " ", a.RequestID); got != want {
-			t.Errorf("%s: %q, want %q", body, got, want)
+			t.Errorf("ParseAnswer(%s) = %q, want %q", body, got, want)
 		}
 	}
 }
 
-func TestRead_WithoutAnswer(t *testing.T) {
-	if a := tiktok.Read(0, nil); a.Code != nil || a.Class != purchase.ClassRetry {
-		t.Errorf("%+v", a)
+func TestParseAnswer_WithoutTikTokAnswer(t *testing.T) {
+	if a := tiktok.ParseAnswer(0, nil); a.Code != nil || a.Class != purchase.ClassRetry {
+		t.Errorf("answer = %+v, want retry without a code", a)
 	}
-	if a := tiktok.Read(599, []byte("<html>")); a.Message != "HTTP 599 without TikTok's answer" {
-		t.Errorf("message: %q", a.Message)
+	if a := tiktok.ParseAnswer(599, []byte("<html>")); a.Message != "HTTP 599 without TikTok's answer" {
+		t.Errorf("message = %q, want the HTTP status", a.Message)
 	}
 }
 
-func FuzzRead(f *testing.F) {
+func FuzzParseAnswer(f *testing.F) {
 	f.Add(200, []byte(`{"code":0,"message":"OK","request_id":"r1"}`))
 	f.Add(503, []byte(`<html>`))
 	f.Add(0, []byte(`{"code":-1}`))
 	f.Add(200, []byte(`{"Code":0,"code":null}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		a := tiktok.Read(status, body)
+		a := tiktok.ParseAnswer(status, body)
 		var fields map[string]json.RawMessage
 		if err := json.Unmarshal(body, &fields); err != nil {
 			fields = nil
 		}
-		code, has := fields["code"]
-		accepted := string(code) == "40050" || (strings.Trim(string(code), "-") == "0" && status >= 200 && status <= 299)
-		if (a.Class == purchase.ClassDelivered) != (has && accepted) {
-			t.Errorf("HTTP %d %q counts as %s", status, body, a.Class)
+		code := string(fields["code"])
+		success := strings.Trim(code, "-") == "0" && status >= 200 && status <= 299
+		if delivered := a.Class == purchase.ClassDelivered; delivered != (success || code == "40050") {
+			t.Errorf("class of HTTP %d %q = %s", status, body, a.Class)
 		}
 		if a.Code == nil && status != 0 {
-			t.Error("an answer without any code")
+			t.Errorf("code of HTTP %d %q = nil, want one", status, body)
 		}
 	})
 }
@@ -211,27 +213,43 @@ func FuzzRead(f *testing.F) {
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for header, want := range map[string]time.Duration{
-		"": 0, "5": 5 * time.Second, " 7 ": 7 * time.Second, "0": 0, "-5": 0, "999999": time.Hour, "99999999999999999999": time.Hour, "-9223372036854775807": 0, "soon": 0, "1.5": 0,
-		"Fri, 02 Jan 2026 03:04:35 GMT": 30 * time.Second, "Fri, 02 Jan 2026 03:00:00 GMT": 0, "Sat, 03 Jan 2026 03:04:05 GMT": time.Hour,
+		"": 0, "5": 5 * time.Second, " 7 ": 7 * time.Second, "0": 0, "-5": 0, "999999": time.Hour,
+		"99999999999999999999": time.Hour, "-9223372036854775807": 0, "soon": 0, "1.5": 0,
+		"Fri, 02 Jan 2026 03:04:35 GMT": 30 * time.Second, "Fri, 02 Jan 2026 03:00:00 GMT": 0,
+		"Sat, 03 Jan 2026 03:04:05 GMT": time.Hour,
 	} {
 		if got := tiktok.RetryAfter(header, now); got != want {
-			t.Errorf("%q: %s, want %s", header, got, want)
+			t.Errorf("RetryAfter(%q) = %s, want %s", header, got, want)
 		}
 	}
 }
 
 func envelope(minor *int64, currency string) message.Envelope {
 	return message.Envelope{
-		Version: 1, EventID: "cs_live_a1B2", Livemode: true, PurchasedAt: 1704067200, AmountMinor: minor, Currency: currency,
+		Version: 1, EventID: "cs_live_a1B2", Livemode: true, PurchasedAt: 1704067200,
+		AmountMinor: minor, Currency: currency,
 		Keys: purchase.MatchKeys{
-			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"), ExternalID: purchase.HashExternalID("p1"),
-			TTCLID: "E.C.P.abc", TTP: "ttp1", IP: "203.0.113.7", UserAgent: "Mozilla/5.0", PageURL: "https://shop.example/c", Referrer: "https://www.tiktok.com/",
+			Email: purchase.HashEmail("buyer@example.com"), Phone: purchase.HashPhone("+12133734253"),
+			ExternalID: purchase.HashExternalID("p1"), TTCLID: "E.C.P.abc", TTP: "ttp1", IP: "203.0.113.7",
+			UserAgent: "Mozilla/5.0", PageURL: "https://shop.example/c", Referrer: "https://www.tiktok.com/",
 		},
 	}
 }
 
 func config() tiktok.Config {
-	return tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment", Timeout: 5 * time.Second, Now: time.Now}
+	return tiktok.Config{
+		Payload: tiktok.PayloadEvents, EventName: "CompletePayment", Timeout: 5 * time.Second, Now: time.Now,
+	}
+}
+
+// body returns the body of a real event.
+func body(t *testing.T, c tiktok.Config, e message.Envelope) string {
+	t.Helper()
+	data, err := tiktok.Body(c, "PIXEL1", "", []message.Envelope{e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func TestBody_EncodesGolden(t *testing.T) {
@@ -248,18 +266,18 @@ func TestBody_EncodesGolden(t *testing.T) {
 		}
 		var got, wanted any
 		if json.Unmarshal(body, &got) != nil || json.Unmarshal(want, &wanted) != nil {
-			t.Fatalf("%s or its golden is no JSON", file)
+			t.Fatalf("%s: malformed JSON", file)
 		}
 		if diff := cmp.Diff(wanted, got); diff != "" {
 			t.Errorf("%s (-golden +got):\n%s", file, diff)
 		}
 	}
-	for payload, numbers := range map[string][]int{tiktok.PayloadPixel: {0, 2}, tiktok.PayloadEvents: {0, 1001}} {
+	for payload, counts := range map[string][]int{"pixel": {0, 2}, "events": {0, 1001}} {
 		c := config()
 		c.Payload = payload
-		for _, n := range numbers {
+		for _, n := range counts {
 			if _, err := tiktok.Body(c, "PIXEL1", "", make([]message.Envelope, n)); err == nil {
-				t.Errorf("the %s body took %d events", payload, n)
+				t.Errorf("%s body of %d events: error = nil, want one", payload, n)
 			}
 		}
 	}
@@ -269,8 +287,8 @@ func TestBody_Values(t *testing.T) {
 	for _, tc := range []struct {
 		minor    *int64
 		currency string
-		want     string // within the body, as it is
-		not      string
+		want     string // in the body
+		not      string // a field that is missing
 	}{
 		{new(int64(2999)), "usd", `"value":29.99,"currency":"USD"`, ""},
 		{new(int64(0)), "usd", `"value":0.00,"currency":"USD"`, ""}, // 0 stays 0
@@ -278,19 +296,16 @@ func TestBody_Values(t *testing.T) {
 		{new(int64(12345)), "kwd", `"value":12.345,"currency":"KWD"`, ""},
 		{new(int64(500)), "isk", `"value":5.00,"currency":"ISK"`, ""},
 		{new(int64(9007199254740993)), "usd", `"value":90071992547409.93`, ""},
-		{new(int64(100)), "xaf", `"event_id":"cs_live_a1B2"`, "value"}, // not on TikTok's list
+		{new(int64(100)), "xaf", `"event_id":"cs_live_a1B2"`, "value"}, // unsupported
 		{nil, "usd", `"event_id":"cs_live_a1B2"`, "currency"},
 		{new(int64(100)), "", `"event_id":"cs_live_a1B2"`, "value"},
 	} {
-		body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{envelope(tc.minor, tc.currency)})
-		if err != nil {
-			t.Fatal(err)
+		got := body(t, config(), envelope(tc.minor, tc.currency))
+		if !strings.Contains(got, tc.want) || tc.not != "" && strings.Contains(got, `"`+tc.not+`"`) {
+			t.Errorf("body of %v %s = %s, want %s and no %q", tc.minor, tc.currency, got, tc.want, tc.not)
 		}
-		if !strings.Contains(string(body), tc.want) || tc.not != "" && strings.Contains(string(body), `"`+tc.not+`"`) {
-			t.Errorf("%v %s: %s", tc.minor, tc.currency, body)
-		}
-		if strings.Contains(string(body), `""`) {
-			t.Errorf("an empty text in %s", body)
+		if strings.Contains(got, `""`) {
+			t.Errorf("body = %s, want no empty strings", got)
 		}
 	}
 }
@@ -298,42 +313,43 @@ func TestBody_Values(t *testing.T) {
 func TestBody_ClickIDWithAndWithoutPage(t *testing.T) {
 	e := envelope(new(int64(1)), "usd")
 	e.Keys.PageURL, e.Keys.Referrer = "", ""
-	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
-	if err != nil || !strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) || strings.Contains(string(body),
-		"page") {
-		t.Errorf("body without any page = %s, %v; want its click id and no page", body, err)
+	got := body(t, config(), e)
+	if !strings.Contains(got, `"ttclid":"E.C.P.abc"`) || strings.Contains(got, "page") {
+		t.Errorf("body without a page = %s, want the click ID and no page", got)
 	}
 	c := config()
 	c.PageURL = "https://shop.example/"
-	if body, err = tiktok.Body(c, "PIXEL1", "", []message.Envelope{e}); err != nil || !strings.Contains(string(body), `"page":{"url":"https://shop.example/"}`) ||
-		!strings.Contains(string(body), `"ttclid":"E.C.P.abc"`) {
-		t.Errorf("with the shop's page: %s, %v", body, err)
+	for _, want := range []string{`"page":{"url":"https://shop.example/"}`, `"ttclid":"E.C.P.abc"`} {
+		if got := body(t, c, e); !strings.Contains(got, want) {
+			t.Errorf("body with the default page = %s, want %s", got, want)
+		}
 	}
 }
 
 func TestBody_ContentIDsAlone(t *testing.T) {
 	e := envelope(new(int64(1)), "usd")
 	e.Content = &purchase.Content{IDs: []string{"42"}}
-	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
-	if err != nil || !strings.Contains(string(body), `"content_ids":["42"]`) || strings.Contains(string(body),
-		`"contents"`) || strings.Contains(string(body), "num_items") {
-		t.Errorf("body = %s, %v; want the list of ids alone", body, err)
+	got := body(t, config(), e)
+	if !strings.Contains(got, `"content_ids":["42"]`) || strings.Contains(got, `"contents"`) ||
+		strings.Contains(got, "num_items") {
+		t.Errorf("body = %s, want content_ids alone", got)
 	}
 }
 
-// The strict simulator takes what is sent, in both shapes, however little is known of the buyer.
 func TestPixel_SimulatorAcceptsEvents(t *testing.T) {
 	sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
 	server := httptest.NewServer(sim)
 	defer server.Close()
 	bare := message.Envelope{Version: 1, EventID: "cs_bare", PurchasedAt: 1704067200}
-	for path, payload := range map[string]string{eventPath: tiktok.PayloadEvents, pixelPath: tiktok.PayloadPixel} {
+	events := []message.Envelope{envelope(new(int64(2999)), "usd"), envelope(new(int64(1)), "xaf"), bare}
+	for path, payload := range map[string]string{eventPath: "events", pixelPath: "pixel"} {
 		c := config()
 		c.URL, c.Payload = server.URL+path, payload
 		p := tiktok.NewPixel(c, "PIXEL1", "secret-token", "TEST1")
-		for _, e := range []message.Envelope{envelope(new(int64(2999)), "usd"), envelope(new(int64(1)), "xaf"), bare} {
-			if a := p.Send(t.Context(), []message.Envelope{e}); a.Class != purchase.ClassDelivered || a.RequestID == "" {
-				t.Errorf("%s, %s: %+v", payload, e.EventID, a)
+		for _, e := range events {
+			a := p.Send(t.Context(), []message.Envelope{e})
+			if a.Class != purchase.ClassDelivered || a.RequestID == "" {
+				t.Errorf("%s, %s: answer = %+v, want delivered", payload, e.EventID, a)
 			}
 		}
 	}
@@ -341,27 +357,28 @@ func TestPixel_SimulatorAcceptsEvents(t *testing.T) {
 
 func TestPixel_ClassifiesEveryFault(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		t.Errorf("a redirect was followed, with the token %q", r.Header.Get("Access-Token"))
+		t.Errorf("redirect followed with the token %q", r.Header.Get("Access-Token"))
 	}))
 	defer elsewhere.Close()
+	echo := "secret-token of me@example.com\n" + strings.Repeat("é", 400)
 	for name, tc := range map[string]struct {
 		fault tiktoksim.Fault
 		class purchase.Class
 		code  string
 		wait  time.Duration
 	}{
-		"503":             {tiktoksim.Fault{Status: 503, RetryAfter: "7"}, purchase.ClassRetry, "503", 7 * time.Second},
-		"429":             {tiktoksim.Fault{Status: 429}, purchase.ClassRate, "429", 0},
-		"50000":           {tiktoksim.Fault{Code: 50000, Message: "System error"}, purchase.ClassRetry, "50000", 0},
-		"a gateway":       {tiktoksim.Fault{HTML: true}, purchase.ClassRetry, "502", 0},
-		"cut":             {tiktoksim.Fault{Cut: true}, purchase.ClassRetry, "none", 0},
-		"cut after":       {tiktoksim.Fault{CutAfter: true}, purchase.ClassRetry, "none", 0},
-		"a lying length":  {tiktoksim.Fault{LyingLength: true}, purchase.ClassRetry, "200", 0},
-		"no end":          {tiktoksim.Fault{Endless: true}, purchase.ClassRetry, "200", 0},
-		"no answer":       {tiktoksim.Fault{Hang: true}, purchase.ClassRetry, "none", 0},
-		"a redirect":      {tiktoksim.Fault{Redirect: elsewhere.URL}, purchase.ClassRetry, "307", 0},
-		"a code unheard":  {tiktoksim.Fault{Code: 77777}, purchase.ClassRetry, "77777", 0},
-		"an echo of ours": {tiktoksim.Fault{Code: 40002, Message: "secret-token of me@example.com\n" + strings.Repeat("é", 400)}, purchase.ClassRefused, "40002", 0},
+		"503":            {tiktoksim.Fault{Status: 503, RetryAfter: "7"}, "retry", "503", 7 * time.Second},
+		"429":            {tiktoksim.Fault{Status: 429}, purchase.ClassRate, "429", 0},
+		"50000":          {tiktoksim.Fault{Code: 50000, Message: "System error"}, purchase.ClassRetry, "50000", 0},
+		"gateway page":   {tiktoksim.Fault{HTML: true}, purchase.ClassRetry, "502", 0},
+		"cut":            {tiktoksim.Fault{Cut: true}, purchase.ClassRetry, "none", 0},
+		"cut after":      {tiktoksim.Fault{CutAfter: true}, purchase.ClassRetry, "none", 0},
+		"wrong length":   {tiktoksim.Fault{LyingLength: true}, purchase.ClassRetry, "200", 0},
+		"endless answer": {tiktoksim.Fault{Endless: true}, purchase.ClassRetry, "200", 0},
+		"timeout":        {tiktoksim.Fault{Hang: true}, purchase.ClassRetry, "none", 0},
+		"redirect":       {tiktoksim.Fault{Redirect: elsewhere.URL}, purchase.ClassRetry, "307", 0},
+		"unknown code":   {tiktoksim.Fault{Code: 77777}, purchase.ClassRetry, "77777", 0},
+		"echoed secrets": {tiktoksim.Fault{Code: 40002, Message: echo}, purchase.ClassRefused, "40002", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
@@ -373,16 +390,18 @@ func TestPixel_ClassifiesEveryFault(t *testing.T) {
 			if tc.fault.Hang {
 				c.Timeout = 100 * time.Millisecond
 			}
-			a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
-			got := "none"
+			a := sendTo(t, c)
+			code := "none"
 			if a.Code != nil {
-				got = fmt.Sprint(*a.Code)
+				code = fmt.Sprint(*a.Code)
 			}
-			if a.Class != tc.class || got != tc.code || a.RetryAfter != tc.wait {
-				t.Errorf("%+v, code %s", a, got)
+			if a.Class != tc.class || code != tc.code || a.RetryAfter != tc.wait {
+				t.Errorf("answer = %+v, code %s; want %s, %s, wait %s", a, code, tc.class, tc.code, tc.wait)
 			}
-			if len(a.Message) > 300 || strings.Contains(a.Message, "secret-token") || strings.ContainsAny(a.Message, "@\n") || !json.Valid([]byte(`"`+strings.ReplaceAll(a.Message, `"`, "")+`"`)) {
-				t.Errorf("message: %q", a.Message)
+			quoted := `"` + strings.ReplaceAll(a.Message, `"`, "") + `"`
+			if len(a.Message) > 300 || strings.Contains(a.Message, "secret-token") ||
+				strings.ContainsAny(a.Message, "@\n") || !json.Valid([]byte(quoted)) {
+				t.Errorf("message = %q, want it sanitized", a.Message)
 			}
 		})
 	}
@@ -396,48 +415,59 @@ func TestBody_IsDeterministic(t *testing.T) {
 	}
 	for range 20 {
 		if again, err := tiktok.Body(config(), "PIXEL1", "", e); err != nil || !bytes.Equal(first, again) {
-			t.Fatalf("%s, %v\nfirst: %s", again, err, first)
+			t.Fatalf("body = %s, %v; want %s", again, err, first)
 		}
 	}
 	if strings.Contains(string(first), "test_event_code") {
-		t.Errorf("a real event under a test code: %s", first)
+		t.Errorf("body = %s, want no test_event_code", first)
 	}
 }
 
-func TestListed(t *testing.T) {
-	for currency, want := range map[string]bool{"usd": true, "USD": true, "JPY": true, "xaf": false, "": false, " ": false, "AED ARS": false, "ED": false} {
-		if tiktok.Listed(currency) != want {
-			t.Errorf("Listed(%q) = %v", currency, !want)
+func TestSupportsCurrency(t *testing.T) {
+	for currency, want := range map[string]bool{
+		"usd": true, "USD": true, "JPY": true, "xaf": false, "": false, " ": false, "AED ARS": false, "ED": false,
+	} {
+		if got := tiktok.SupportsCurrency(currency); got != want {
+			t.Errorf("SupportsCurrency(%q) = %t, want %t", currency, got, want)
 		}
 	}
 }
 
-// send sends one event to a server that answers by a function.
+// sendTo sends one event.
+func sendTo(t *testing.T, c tiktok.Config) purchase.Answer {
+	t.Helper()
+	p := tiktok.NewPixel(c, "PIXEL1", "secret-token", "")
+	return p.Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
+}
+
+// send sends one event to a server with a handler.
 func send(t *testing.T, answer http.HandlerFunc) purchase.Answer {
 	t.Helper()
 	server := httptest.NewServer(answer)
 	defer server.Close()
 	c := config()
 	c.URL = server.URL + eventPath + "?trace=private"
-	return tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
+	return sendTo(t, c)
 }
 
-func TestPixel_Request(t *testing.T) {
+func TestPixel_SendsRequest(t *testing.T) {
 	a := send(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost || r.Header.Get("Access-Token") != "secret-token" || r.Header.Get("Content-Type") != "application/json" {
-			t.Errorf("%s %v", r.Method, r.Header)
+		if r.Method != http.MethodPost || r.Header.Get("Access-Token") != "secret-token" ||
+			r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("request = %s %v, want POST with token and content type", r.Method, r.Header)
 		}
 		_, _ = io.WriteString(w, `{"code":0,"message":"OK","request_id":"r1"}`)
 	})
 	if a.Class != purchase.ClassDelivered || a.RequestID != "r1" {
-		t.Errorf("%+v", a)
+		t.Errorf("answer = %+v, want delivered, r1", a)
 	}
 }
 
-// Whatever the other side puts into its answer, no token and no address come out of it.
-func TestPixel_CleansAnswers(t *testing.T) {
+// Whatever the server returns, no token and no e-mail address remains.
+func TestPixel_SanitizesAnswers(t *testing.T) {
 	for _, hostile := range []string{
-		"secret-token", "secret-\x01token", "secret-\u200btoken", "for me@example.com", "me\u200b@example.com", "me%40example.com", "<me@example.com>",
+		"secret-token", "secret-\x01token", "secret-\u200btoken",
+		"for me@example.com", "me\u200b@example.com", "me%40example.com", "<me@example.com>",
 		strings.Repeat("é", 400), strings.Repeat("x", 295) + "secret-token",
 	} {
 		body, err := json.Marshal(map[string]any{"code": 40002, "message": hostile, "request_id": hostile})
@@ -446,12 +476,14 @@ func TestPixel_CleansAnswers(t *testing.T) {
 		}
 		a := send(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
 		for _, text := range []string{a.Message, a.RequestID} {
-			if strings.Contains(text, "secret-t") || strings.Contains(text, "me@") || strings.Contains(text, "%40") || strings.ContainsAny(text, "\x01\u200b") || len(text) > 300 || !utf8.ValidString(text) {
-				t.Errorf("%q became %q", hostile, text)
+			for _, secret := range []string{"secret-t", "me@", "%40", "\x01", "\u200b"} {
+				if strings.Contains(text, secret) || len(text) > 300 || !utf8.ValidString(text) {
+					t.Errorf("text of %q = %q, want it sanitized", hostile, text)
+				}
 			}
 		}
 		if len(a.RequestID) > 100 {
-			t.Errorf("a request id of %d bytes", len(a.RequestID))
+			t.Errorf("request ID of %d bytes, want at most 100", len(a.RequestID))
 		}
 	}
 }
@@ -461,28 +493,29 @@ func TestPixel_ErrorOmitsURL(t *testing.T) {
 	c := config()
 	c.URL = server.URL + eventPath + "?trace=private"
 	server.Close()
-	a := tiktok.NewPixel(c, "PIXEL1", "secret-token", "").Send(t.Context(), []message.Envelope{envelope(new(int64(1)), "usd")})
-	if a.Class != purchase.ClassRetry || a.Code != nil || strings.Contains(a.Message, "private") || !strings.HasPrefix(a.Message, "no answer: ") {
-		t.Errorf("%+v", a)
+	a := sendTo(t, c)
+	if a.Class != purchase.ClassRetry || a.Code != nil || strings.Contains(a.Message, "private") ||
+		!strings.HasPrefix(a.Message, "no answer: ") {
+		t.Errorf("answer = %+v, want retry without the URL", a)
 	}
 }
 
-// The status stands even where the body broke off.
 func TestPixel_TruncatedBodyKeepsStatus(t *testing.T) {
-	for status, want := range map[int]purchase.Class{200: purchase.ClassRetry, 401: purchase.ClassBlocked, 429: purchase.ClassRate, 503: purchase.ClassRetry} {
+	for status, want := range map[int]purchase.Class{200: "retry", 401: "blocked", 429: "rate", 503: "retry"} {
 		a := send(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			w.Header().Set("Retry-After", "9")
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, `{"code":0}`)
 		})
-		if a.Class != want || a.Code == nil || *a.Code != status || a.RetryAfter != 9*time.Second || a.Message != "the answer broke off: unexpected EOF" {
-			t.Errorf("HTTP %d: %+v", status, a)
+		if a.Class != want || a.Code == nil || *a.Code != status || a.RetryAfter != 9*time.Second ||
+			a.Message != "truncated answer: unexpected EOF" {
+			t.Errorf("HTTP %d: answer = %+v, want %s, %d, wait 9s", status, a, want, status)
 		}
 	}
 }
 
-// A flood after a good beginning is no good answer, and is not read to its end.
+// A valid start of an oversized answer does not count.
 func TestPixel_BoundsAnswerSize(t *testing.T) {
 	a := send(t, func(w http.ResponseWriter, _ *http.Request) {
 		chunk := []byte(strings.Repeat("x", 64<<10))
@@ -495,12 +528,12 @@ func TestPixel_BoundsAnswerSize(t *testing.T) {
 		_, _ = w.Write([]byte(`"}`))
 	})
 	if a.Class != purchase.ClassRetry || a.Code == nil || *a.Code != 200 {
-		t.Errorf("%+v", a)
+		t.Errorf("answer = %+v, want retry, 200", a)
 	}
 }
 
-// Both shapes of the body have a trial's name, its limit on the use of data, all contents and every match key.
-func TestBody_EveryField(t *testing.T) {
+// Both payloads have a trial's event name, limited_data_use, all contents and every match key.
+func TestBody_IncludesEveryField(t *testing.T) {
 	e := message.Envelope{
 		Version: 2, EventID: "cs_1", PurchasedAt: 1, Event: "StartTrial", LimitedDataUse: true,
 		Content: &purchase.Content{
@@ -513,18 +546,17 @@ func TestBody_EveryField(t *testing.T) {
 		},
 	}
 	for payload, parts := range map[string][]string{
-		tiktok.PayloadEvents: {`"event":"StartTrial"`}, tiktok.PayloadPixel: {`"pixel_code":"p"`},
+		tiktok.PayloadEvents: {`"event":"StartTrial"`}, tiktok.PayloadPixel: {`"pixel_code":"PIXEL1"`},
 	} {
-		body, err := tiktok.Body(tiktok.Config{Payload: payload, EventName: "CompletePayment"}, "p", "", []message.Envelope{e})
-		if err != nil {
-			t.Fatal(err)
-		}
+		got := body(t, tiktok.Config{Payload: payload, EventName: "CompletePayment"}, e)
 		for _, part := range append(parts, `"event":"StartTrial"`, `"limited_data_use":true`,
-			`"contents":[{"content_id":"42","content_name":"Plan","content_category":"Plans","brand":"Example","price":14.50,"quantity":2}]`,
+			`"contents":[{"content_id":"42","content_name":"Plan","content_category":"Plans",`+
+				`"brand":"Example","price":14.50,"quantity":2}]`,
 			`"content_ids":["42","43"],"num_items":2`,
-			`"user":{"first_name":"f","last_name":"l","zip_code":"z","city":"berlin","state":"be","country":"de","locale":"de-DE"}`) {
-			if !strings.Contains(string(body), part) {
-				t.Errorf("%s lacks %s: %s", payload, part, body)
+			`"user":{"first_name":"f","last_name":"l","zip_code":"z","city":"berlin","state":"be",`+
+				`"country":"de","locale":"de-DE"}`) {
+			if !strings.Contains(got, part) {
+				t.Errorf("%s body = %s, want %s", payload, got, part)
 			}
 		}
 	}

@@ -36,10 +36,10 @@ type List interface {
 // Refusal is an error of a List.
 type Refusal interface {
 	error
-	// Passing reports whether the same request may succeed later, and the least time to wait.
-	Passing() (wait time.Duration, passing bool)
-	// Gone reports that Stripe does not list the event after which to begin.
-	Gone() bool
+	// Retryable reports whether the same request may succeed later, and the least time to wait.
+	Retryable() (wait time.Duration, retryable bool)
+	// CursorGone reports that Stripe does not list the event after which to begin.
+	CursorGone() bool
 }
 
 // Intake takes events as from a webhook. Implementations owe: an event is recorded once and committed on

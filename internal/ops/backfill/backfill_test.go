@@ -28,9 +28,9 @@ type refusal struct {
 	passing, gone bool
 }
 
-func (r *refusal) Error() string                  { return "no" }
-func (r *refusal) Passing() (time.Duration, bool) { return r.wait, r.passing }
-func (r *refusal) Gone() bool                     { return r.gone }
+func (r *refusal) Error() string                    { return "no" }
+func (r *refusal) Retryable() (time.Duration, bool) { return r.wait, r.passing }
+func (r *refusal) CursorGone() bool                 { return r.gone }
 
 // shop is Stripe's list, oldest first, the ledger and its journal, in memory.
 type shop struct {

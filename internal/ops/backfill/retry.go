@@ -42,14 +42,14 @@ func (r *retrier) run(ctx context.Context, walk func(ctx context.Context) error)
 			progress = r.now()
 		}
 		var refused Refusal
-		if errors.As(err, &refused) && refused.Gone() && r.cursor() != "" {
+		if errors.As(err, &refused) && refused.CursorGone() && r.cursor() != "" {
 			r.restart() // the cursor is of another account, or older than Stripe's list
 			continue
 		}
 		wait, temporary := delays.NextBackOff(), true
 		if refused != nil {
 			var least time.Duration
-			least, temporary = refused.Passing()
+			least, temporary = refused.Retryable()
 			wait = max(wait, least)
 		}
 		if ctx.Err() == nil && (!temporary || r.now().Add(wait).Sub(progress) > patience) {

@@ -46,7 +46,7 @@ func (c *tally) of(reason string) int {
 	return c.counts[reason]
 }
 
-func tokens(t *testing.T, admin, named secret.Text) []dashboard.Token {
+func tokens(t *testing.T, admin, named secret.String) []dashboard.Token {
 	t.Helper()
 	list, err := dashboard.ParseTokens(admin, named)
 	if err != nil {
@@ -64,7 +64,7 @@ func TestParseTokens(t *testing.T) {
 	if got := list[2].Secret.Reveal(); got != "bobs-own-token:with-a-colon" {
 		t.Errorf("token = %q", got)
 	}
-	for named, want := range map[secret.Text]string{
+	for named, want := range map[secret.String]string{
 		"anna":                                    "entry 1 is not name:token",
 		"annas-own-token-1":                       "entry 1 is not name:token",
 		":annas-own-token-1":                      "entry 1 is not name:token",

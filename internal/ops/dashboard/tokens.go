@@ -19,12 +19,12 @@ const minTokenLength = 16
 // Token lets its holder use the dashboard and the API. What is done with it is logged under its name.
 type Token struct {
 	Name   string
-	Secret secret.Text
+	Secret secret.String
 }
 
 // ParseTokens reads ADMIN_TOKEN and ADMIN_TOKENS: name:token, one after the other, apart by commas or lines.
 // Its errors hold names and no tokens.
-func ParseTokens(admin, named secret.Text) (list []Token, err error) {
+func ParseTokens(admin, named secret.String) (list []Token, err error) {
 	if admin != "" {
 		list = append(list, Token{adminName, admin})
 	}
@@ -42,7 +42,7 @@ func ParseTokens(admin, named secret.Text) (list []Token, err error) {
 		if err := checkToken(name, token, list); err != nil {
 			return nil, err
 		}
-		list = append(list, Token{name, secret.Text(token)})
+		list = append(list, Token{name, secret.String(token)})
 	}
 	return list, nil
 }

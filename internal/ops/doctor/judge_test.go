@@ -70,7 +70,7 @@ func TestNATS_Judgements(t *testing.T) {
 		"a stream not permitted":   {judgeStream(queue.StreamState{Err: queue.ErrNotPermitted}), Fail},
 		"JetStream off":            {judgeStream(queue.StreamState{Err: queue.ErrJetStreamOff}), Fail},
 		"an unreadable stream":     {judgeStream(queue.StreamState{Err: errors.New("timeout")}), Fail},
-		"a consumer":               {judgeConsumer(queue.ConsumerState{Waiting: 1, Taken: 1}), Pass},
+		"a consumer":               {judgeConsumer(queue.ConsumerState{Waiting: 1, Unacknowledged: 1}), Pass},
 		"a changed consumer":       {judgeConsumer(queue.ConsumerState{Differs: true}), Warn},
 		"a missing consumer":       {judgeConsumer(queue.ConsumerState{Err: queue.ErrMissing}), Warn},
 		"clocks agree":             {judgeNATSClock(-9 * time.Second), Pass},
@@ -109,7 +109,7 @@ func TestTikTok_Judgements(t *testing.T) {
 		Version: message.Version, EventID: "doctor-1", PurchasedAt: time.Now().Unix(), AmountMinor: new(int64(100)), Currency: "usd",
 		Keys: purchase.MatchKeys{Email: purchase.HashEmail("test@example.com"), PageURL: "https://example.com/"},
 	}
-	try := func(c tiktok.Config, pixel string, token secret.Text, code string) Check {
+	try := func(c tiktok.Config, pixel string, token secret.String, code string) Check {
 		return access(t.Context(), "access", c, Destination{pixel, token, code}, event)
 	}
 	verify(t, map[string]judged{

@@ -28,9 +28,9 @@ func NATS(ctx context.Context, c queue.Config, role string, s queue.StreamConfig
 		return []Check{judgeNATS(err)}
 	}
 	defer probe.Close()
-	required, optional, err := probe.Lacks()
+	required, optional, err := probe.MissingPermissions()
 	checks := []Check{
-		judgeNATSVersion(probe.Version()), judgeLine(probe.Line()), judgeRights(required, optional, err),
+		judgeNATSVersion(probe.Version()), judgeLine(probe.Server()), judgeRights(required, optional, err),
 	}
 	if role == queue.RoleWorker {
 		for _, consumer := range probe.Consumers(ctx) {
@@ -166,7 +166,7 @@ func judgeConsumer(c queue.ConsumerState) Check {
 	case c.Differs:
 		return Warned(what, "has other settings than it should", provisionIt)
 	}
-	return Passed(what, "%d messages wait, %d are being worked on or delayed", c.Waiting, c.Taken)
+	return Passed(what, "%d messages wait, %d are being worked on or delayed", c.Waiting, c.Unacknowledged)
 }
 
 // judgeNATSClock: the worker counts ages by the server's clock, so that only a large difference matters.

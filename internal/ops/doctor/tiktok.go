@@ -17,7 +17,7 @@ import (
 // Destination is a pixel and what opens it.
 type Destination struct {
 	Pixel    string
-	Token    secret.Text
+	Token    secret.String
 	TestCode string // "": its events count as sales
 }
 
@@ -31,7 +31,7 @@ var (
 var stripeSecret = regexp.MustCompile(`^(whsec|sk|rk|pk)_`)
 
 // tokenShape checks a token's form and repeats nothing of it.
-func tokenShape(what string, token secret.Text) Check {
+func tokenShape(what string, token secret.String) Check {
 	const remedy = "copy it again from Events Manager (Settings, Events API, Generate access token), " +
 		"without quotes and blanks"
 	text := token.Reveal()
@@ -97,7 +97,7 @@ func (w *Worker) testPurchases() Check {
 // reach checks the way to TikTok's address, and the clocks.
 func reach(ctx context.Context, c tiktok.Config) []Check {
 	const what = "TikTok: way"
-	reached, err := tiktok.Reach(ctx, c)
+	reached, err := tiktok.Ping(ctx, c)
 	if err != nil {
 		return []Check{Failed(what, "no answer: "+err.Error(),
 			"check TIKTOK_API_URL and the way out of this host: DNS, proxy (HTTPS_PROXY), firewall, TLS interception")}

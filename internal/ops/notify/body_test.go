@@ -11,7 +11,7 @@ import (
 func TestBodies(t *testing.T) {
 	t.Parallel()
 	m := Message{Reason: "paused", State: StateFiring, Count: 1, What: "(<!channel> & co)", Remedy: "Mend it."}
-	for url, want := range map[secret.Text]string{
+	for url, want := range map[secret.String]string{
 		"https://hooks.slack.com/services/T/B/x":  `{"text":"purchase-relay: (\u0026lt;!channel\u0026gt; \u0026amp; co)\nMend it."}`,
 		"https://chat.googleapis.com/v1/spaces/x": `{"text":"purchase-relay: (\u003c!channel\u003e \u0026 co)\nMend it."}`,
 	} {

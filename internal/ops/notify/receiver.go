@@ -41,14 +41,14 @@ func again(err error) bool {
 // Webhook posts JSON: "text" for people, as Slack and its like read it, and the same in fields for programs.
 // Receivers that reject unknown fields get the text alone.
 type Webhook struct {
-	url    secret.Text
+	url    secret.String
 	simple bool
 	slack  bool
 	client *http.Client
 }
 
 // CheckURL returns what is wrong with a receiver's address, without the address.
-func CheckURL(address secret.Text) error {
+func CheckURL(address secret.String) error {
 	u, err := url.Parse(address.Reveal())
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return errors.New("is not an absolute http(s) URL")
@@ -60,7 +60,7 @@ func CheckURL(address secret.Text) error {
 }
 
 // NewReceiver returns the receiver at an address that CheckURL finds good; nil for no address.
-func NewReceiver(address secret.Text) Receiver {
+func NewReceiver(address secret.String) Receiver {
 	if address == "" {
 		return nil
 	}
@@ -68,7 +68,7 @@ func NewReceiver(address secret.Text) Receiver {
 }
 
 // NewWebhook returns the receiver at an address that CheckURL finds good.
-func NewWebhook(address secret.Text) *Webhook {
+func NewWebhook(address secret.String) *Webhook {
 	host := ""
 	if u, err := url.Parse(address.Reveal()); err == nil {
 		host = u.Hostname()

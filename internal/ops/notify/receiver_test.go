@@ -33,7 +33,7 @@ func TestWebhookPosts(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	if err := notify.NewWebhook(secret.Text(server.URL+"/hook/t0ken")).Send(t.Context(), deadMessage); err != nil {
+	if err := notify.NewWebhook(secret.String(server.URL+"/hook/t0ken")).Send(t.Context(), deadMessage); err != nil {
 		t.Fatal(err)
 	}
 	if got["text"] != "purchase-relay: 7 purchases were given up on <!channel> & more\ncs_1, cs_2 and 5 more\nReplay them." || got["reason"] != "dead:refused" ||
@@ -42,7 +42,7 @@ func TestWebhookPosts(t *testing.T) {
 	}
 	over := deadMessage
 	over.State, over.What, over.Remedy, over.IDs = notify.StateResolved, "All is well.", "", nil
-	if err := notify.NewWebhook(secret.Text(server.URL)).Send(t.Context(), over); err != nil {
+	if err := notify.NewWebhook(secret.String(server.URL)).Send(t.Context(), over); err != nil {
 		t.Fatal(err)
 	}
 	if got["text"] != "purchase-relay: over. All is well." || got["state"] != "resolved" {
@@ -83,7 +83,7 @@ func TestWebhookRefused(t *testing.T) {
 		server.URL + "/hang/t0ken": {false, "does not answer in time"}, server.URL + "/cut/t0ken": {false, "cannot be reached"}, closed.URL + "/t0ken": {true, "cannot be reached"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		err := notify.NewWebhook(secret.Text(url)).Send(ctx, deadMessage)
+		err := notify.NewWebhook(secret.String(url)).Send(ctx, deadMessage)
 		cancel()
 		var refusal *notify.Refusal
 		if !errors.As(err, &refusal) || refusal.Again != tc.again || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "t0ken") {
@@ -97,7 +97,7 @@ func TestWebhookRefused(t *testing.T) {
 
 func TestCheckURL(t *testing.T) {
 	t.Parallel()
-	for url, good := range map[secret.Text]bool{
+	for url, good := range map[secret.String]bool{
 		"https://hooks.slack.com/services/T/B/x": true, "http://127.0.0.1:9/x": true, "hooks.slack.com/x": false, "ftp://h/x": false, "https:///x": false, "::": false,
 		"http://localhost:9/x": true, "http://mattermost.internal/hooks/x": false, "http://10.0.0.1/x": false, "HTTP://hooks.example/x": false,
 	} {

@@ -99,7 +99,8 @@ func (r *Row) Sent() *purchase.Sent {
 		return nil
 	}
 	return &purchase.Sent{
-		Keys: ledger.OrZero(r.KeyMask) &^ purchase.LateClick, Minor: r.SentMinor, Page: ledger.OrZero(r.SentPage),
+		Keys: ledger.OrZero(r.KeyMask) &^ purchase.LateClickMask, Minor: r.SentMinor,
+		Page: ledger.OrZero(r.SentPage),
 	}
 }
 

@@ -38,7 +38,7 @@ type Ledger struct {
 func New(t *testing.T) *Ledger {
 	t.Helper()
 	url := pgtest.Migrated(t, func(url string) error {
-		_, err := ledger.Migrate(t.Context(), secret.Text(url))
+		_, err := ledger.Migrate(t.Context(), secret.String(url))
 		return err
 	})
 	conn, err := pgx.Connect(t.Context(), url)
@@ -54,7 +54,7 @@ func New(t *testing.T) *Ledger {
 // Open opens the ledger again at a URL with other settings.
 func (l *Ledger) Open(url string) {
 	l.T.Helper()
-	db, err := ledger.Open(l.T.Context(), secret.Text(url))
+	db, err := ledger.Open(l.T.Context(), secret.String(url))
 	if err != nil {
 		l.T.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func cover(c *report.Coverage, keys int16) {
 	if keys&5 != 0 { // e-mail address or click id
 		c.Strong++
 	}
-	if keys&purchase.LateClick != 0 {
+	if keys&purchase.LateClickMask != 0 {
 		c.Late++
 	}
 }

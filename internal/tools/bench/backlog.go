@@ -50,7 +50,7 @@ func (l *backlog) costs() string {
 // drain fills a new queue and measures the time from the worker's start until the queue is empty.
 func (l *backlog) drain(ctx context.Context, b *bench) {
 	nats, tiktok := b.startNATS(ctx), b.startSimulator(ctx, drainLatency)
-	config := queue.Config{NATSURL: secret.Text("nats://" + nats.addr)}
+	config := queue.Config{NATSURL: secret.String("nats://" + nats.addr)}
 	js := try.Must(queue.Connect(config, "ingest", zap.NewNop(), prometheus.NewRegistry()))
 	b.OnEnd(func() error { return js.Close(context.WithoutCancel(ctx)) })
 	try.Check(js.Provision(ctx, queue.StreamConfig{Replicas: 1, MaxBytes: 2 << 30}))

@@ -50,7 +50,7 @@ func (b *bench) startOnLargeLedger(ctx context.Context) *ingest {
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	try.Check(ledgergen.Fill(ctx, conn, b.million))
 	// In production the dashboard's figures are folded every two seconds, not after a million changes.
-	db := try.Must(ledger.Open(ctx, secret.Text(url)))
+	db := try.Must(ledger.Open(ctx, secret.String(url)))
 	defer db.Close()
 	try.Must(reports.New(db).Fold(ctx))
 	size := query[string](ctx, url, "SELECT pg_size_pretty(pg_database_size(current_database()))")
@@ -95,7 +95,7 @@ func growth(ctx context.Context, b *bench) {
 	b.OnEnd(func() error { return b.Scoped(func() { configure("RESET autovacuum_naptime") }) })
 	y := &year{b: b, rowSizes: make(map[string]series)}
 	y.young, y.old = b.startIngestAlone(ctx, "growth_young"), b.startIngestAlone(ctx, "growth")
-	y.db = try.Must(ledger.Open(ctx, secret.Text(y.old.ledger)))
+	y.db = try.Must(ledger.Open(ctx, secret.String(y.old.ledger)))
 	defer y.db.Close()
 
 	y.pass(ctx, "a", b.million)

@@ -37,7 +37,7 @@ func (b *bench) startPostgres(ctx context.Context) {
 	b.pg = try.Must(pglocal.Start(ctx, pglocal.Options{Durable: true}))
 	b.OnEnd(b.pg.Stop)
 	try.Check(b.pg.CreateDatabase(ctx, template, ""))
-	try.Must(ledger.Migrate(ctx, secret.Text(b.pg.URL(template))))
+	try.Must(ledger.Migrate(ctx, secret.String(b.pg.URL(template))))
 	for _, setting := range []string{"server_version", "fsync", "synchronous_commit", "full_page_writes"} {
 		value := query[string](ctx, b.pg.URL(template), "SELECT current_setting($1)", setting)
 		if setting == "server_version" {

@@ -79,7 +79,7 @@ func TestDocumentedCommands(t *testing.T) {
 		return r.purchase("pending")+r.purchase("published")+r.purchase("retrying")+r.purchase("dead") == ""
 	})
 	log, err := os.ReadFile(r.stack.path("tiktok-worker.log"))
-	if err != nil || !strings.Contains(string(log), "TikTok refuses access; delivery paused") {
+	if err != nil || !strings.Contains(string(log), "TikTok denies access") {
 		t.Errorf("the worker's log has no line about the refused access (%v)", err)
 	}
 	for _, file := range slices.Concat([]string{"README.md"}, documents, more) {

@@ -94,7 +94,7 @@ func (s *stack) startLedger(ctx context.Context, n int) []page {
 	pg := try.Must(pglocal.Start(ctx, pglocal.Options{}))
 	s.OnEnd(pg.Stop)
 	s.ledger = pg.URL("postgres")
-	try.Must(ledger.Migrate(ctx, secret.Text(s.ledger)))
+	try.Must(ledger.Migrate(ctx, secret.String(s.ledger)))
 	conn := try.Must(pgx.Connect(ctx, s.ledger))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	try.Check(ledgergen.FillSpan(ctx, conn, n, 31*24*time.Hour))

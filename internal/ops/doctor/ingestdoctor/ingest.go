@@ -13,10 +13,10 @@ import (
 // Ingest is what `ingest doctor` checks; empty or unusable parts only as configuration.
 type Ingest struct {
 	Problems           []string // of the configuration
-	SigningSecrets     secret.Text
+	SigningSecrets     secret.String
 	API                stripe.APIConfig // without a key it is not checked
-	DatabaseURL        secret.Text
-	MigrateDatabaseURL secret.Text
+	DatabaseURL        secret.String
+	MigrateDatabaseURL secret.String
 	Queue              queue.Config
 	Streams            queue.StreamConfig
 	AdminAddr          string

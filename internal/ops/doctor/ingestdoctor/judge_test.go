@@ -93,7 +93,7 @@ func TestPostgres_Judgements(t *testing.T) {
 
 func TestStripe_Judgements(t *testing.T) {
 	const good = "whsec_0123456789abcdef0123456789abcdef"
-	secrets := func(list secret.Text) doctor.Check { return append(signingSecrets(list), doctor.Check{})[0] }
+	secrets := func(list secret.String) doctor.Check { return append(signingSecrets(list), doctor.Check{})[0] }
 	verify(t, map[string]judged{
 		"a secret":                 {secrets(good), doctor.Pass},
 		"two secrets":              {secrets(good + ", " + good + "0"), doctor.Pass},

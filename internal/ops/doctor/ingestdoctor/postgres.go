@@ -29,7 +29,7 @@ const (
 
 // postgres checks the server behind DATABASE_URL, the schema, the role's rights and what Stripe sent lately.
 // live reports whether a live checkout was received in 30 days, as far as the ledger could be read.
-func postgres(ctx context.Context, url secret.Text) (checks []doctor.Check, live bool) {
+func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, live bool) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	probe, err := ledger.OpenProbe(ctx, url)
@@ -86,7 +86,7 @@ func judgePostgres(err error) doctor.Check {
 }
 
 // transport checks how a URL reaches its server, without a connection.
-func transport(what string, url secret.Text) doctor.Check {
+func transport(what string, url secret.String) doctor.Check {
 	const remedy = "add sslmode=verify-full to the URL, and sslrootcert where the authority is your own"
 	protection, err := ledger.TransportOf(url)
 	switch {

@@ -21,7 +21,7 @@ import (
 const signingSecretLength = 32
 
 // signingSecrets checks the secrets' form. Without any there is no check: the configuration's reports it.
-func signingSecrets(list secret.Text) []doctor.Check {
+func signingSecrets(list secret.String) []doctor.Check {
 	const (
 		what      = "Stripe: signing secrets"
 		copyAgain = "copy it again from the endpoint's page in Stripe (Reveal signing secret)"
@@ -30,7 +30,7 @@ func signingSecrets(list secret.Text) []doctor.Check {
 		return nil
 	}
 	secrets, wrong := stripe.ParseSecrets(list)
-	seen := make(map[secret.Text]bool)
+	seen := make(map[secret.String]bool)
 	short, twice := 0, 0
 	for _, s := range secrets {
 		if len(strings.TrimPrefix(s.Reveal(), "whsec_")) < signingSecretLength {
@@ -55,7 +55,7 @@ func signingSecrets(list secret.Text) []doctor.Check {
 }
 
 // judgeAPIKey checks the key's kind; live: live checkouts are received.
-func judgeAPIKey(key secret.Text, live bool) doctor.Check {
+func judgeAPIKey(key secret.String, live bool) doctor.Check {
 	const (
 		what   = "Stripe: API key"
 		remedy = "in Stripe, make a restricted key (rk_live_…) that may read events and checkout sessions, " +
@@ -90,8 +90,8 @@ func listEvents(ctx context.Context, c stripe.APIConfig) doctor.Check {
 		if err == nil {
 			break // one is enough
 		}
-		if refused, ok := errors.AsType[*stripe.Refusal](err); ok {
-			if _, passing := refused.Passing(); !passing {
+		if refused, ok := errors.AsType[*stripe.APIError](err); ok {
+			if _, passing := refused.Retryable(); !passing {
 				return doctor.Failed(what, err.Error(), "a restricted key that may read events and checkout sessions is enough")
 			}
 		}

@@ -1,0 +1,168 @@
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"purchase-relay/internal/delivery"
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/queue"
+	"purchase-relay/internal/relay"
+	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/faultproxy"
+)
+
+// connectVia connects through a proxy.
+func (s *testNATS) connectVia(p *faultproxy.Proxy) *queue.Conn {
+	s.t.Helper()
+	config := queue.Config{NATSURL: secret.String("nats://" + p.Addr())}
+	c, err := queue.Connect(config, "worker", zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = c.Close(context.Background()) })
+	s.await("the connection", c.Connected)
+	return c
+}
+
+func (s *testNATS) stored(stream string) uint64 {
+	s.t.Helper()
+	found, err := s.raw.Stream(s.t.Context(), stream)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return found.CachedInfo().State.Msgs
+}
+
+// The server stores all dead letters before the client receives any acknowledgement: one round trip for all.
+func TestDeadLetters_AwaitAcksTogether(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	proxy := faultproxy.ForTest(t, s.server.Addr())
+	worker := s.connectVia(proxy)
+	const n = 500
+	letters := make([]message.DeadLetter, n)
+	for i := range letters {
+		letters[i] = deadLetter(fmt.Sprintf("cs_%d", i), 1)
+	}
+	proxy.HoldAnswersAfter([]byte("PUB purchases.dead."))
+	done := make(chan error)
+	go func() { done <- errors.Join(worker.DeadLetters(t.Context(), letters)...) }()
+	s.await("the dead letters", func() bool { return s.stored(message.StreamPurchasesDead) == n })
+	select {
+	case err := <-done:
+		t.Errorf("returned %v before the acknowledgements", err)
+	default:
+	}
+	proxy.Release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(worker.DeadLetters(t.Context(), letters)...); err != nil { // repeated
+		t.Error(err)
+	}
+	if got := s.stored(message.StreamPurchasesDead); got != n {
+		t.Errorf("%d dead letters are stored, want %d", got, n)
+	}
+}
+
+func TestDeadLetters_ReportsEachError(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	letters := make([]message.DeadLetter, 3)
+	for i, envelope := range []string{`{}`, `not JSON`, `{}`} {
+		letters[i] = deadLetter(fmt.Sprintf("cs_%d", i+1), 1)
+		letters[i].Envelope = []byte(envelope)
+	}
+	errs := s.DeadLetters(t.Context(), letters)
+	if len(errs) != 3 || errs[0] != nil || errs[1] == nil || errs[2] != nil {
+		t.Errorf("errors = %v, want the second alone", errs)
+	}
+	if got := s.stored(message.StreamPurchasesDead); got != 2 {
+		t.Errorf("%d dead letters are stored, want 2", got)
+	}
+}
+
+// countingReporter counts publish calls, each a round trip, and their messages.
+type countingReporter struct {
+	*queue.Conn
+	mu             sync.Mutex
+	calls, letters int
+	outcomes       int
+}
+
+func (c *countingReporter) DeadLetters(ctx context.Context, list []message.DeadLetter) []error {
+	c.mu.Lock()
+	c.calls, c.letters = c.calls+1, c.letters+len(list)
+	c.mu.Unlock()
+	return c.Conn.DeadLetters(ctx, list)
+}
+
+func (c *countingReporter) Outcomes(ctx context.Context, list []message.Outcome) []error {
+	c.mu.Lock()
+	c.calls, c.outcomes = c.calls+1, c.outcomes+len(list)
+	c.mu.Unlock()
+	return c.Conn.Outcomes(ctx, list)
+}
+
+type noDestination struct{}
+
+func (noDestination) Send(context.Context, []message.Envelope) purchase.Answer {
+	panic("an expired purchase was sent")
+}
+
+// With 70 ms to NATS, one round trip per purchase would take minutes.
+func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	const n = 2000
+	old := time.Now().Add(-48 * time.Hour)
+	batch := make([]relay.Claim, n)
+	for i := range batch {
+		id := fmt.Sprintf("cs_%d", i)
+		data, err := message.EncodeEnvelope(&purchase.Purchase{ID: id, Livemode: true, At: old})
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch[i] = relay.Claim{ID: id, Livemode: true, Generation: 1, FirstPublished: old, Envelope: data}
+	}
+	for _, p := range s.publish(batch...) {
+		if p.Err != nil {
+			t.Fatal(p.Err)
+		}
+	}
+	proxy := faultproxy.ForTest(t, s.server.Addr())
+	reporter := &countingReporter{Conn: s.connectVia(proxy)}
+	proxy.Delay(70 * time.Millisecond)
+	purchases := reporter.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	worker := delivery.New(delivery.Config{
+		Live: noDestination{}, EventName: "CompletePayment", BatchSize: 500, Concurrency: 1, MaxRPS: 1000,
+		RetryInitial: time.Second, RetryMax: time.Minute, RetryMaxAge: 47 * time.Hour,
+		AckWait: queue.AckWait, Instance: "w", Now: time.Now,
+	}, purchases, reporter, zap.NewNop(), prometheus.NewRegistry())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- worker.Run(ctx, context.WithoutCancel(ctx)) }()
+	s.await("the purchases to expire", func() bool { return s.stored(message.StreamPurchases) == 0 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	letters, outcomes, stored := reporter.letters, reporter.outcomes, s.stored(message.StreamPurchasesDead)
+	t.Logf("%d round trips for %d dead letters and %d outcomes", reporter.calls, letters, outcomes)
+	if letters != n || outcomes != n || stored != n {
+		t.Errorf("published %d dead letters and %d outcomes, %d dead letters stored; want %d of each",
+			letters, outcomes, stored, n)
+	}
+	if reporter.calls > 20 {
+		t.Errorf("%d round trips, want at most 20", reporter.calls)
+	}
+}
