@@ -221,6 +221,7 @@ func TestBackfill_RunsPeriodically(t *testing.T) {
 	s.deliver(arrivals(s.addCheckouts(30)...))
 	s.ingest.stop()
 	s.startIngest(append(s.env, "BACKFILL_INTERVAL=1s")...)
+	s.awaitCount("delivered", len(s.sent)+len(s.lost))
 	s.checkOnlyDelivered(slices.Concat(s.sent, s.lost)...)
 	series := func(result string) float64 {
 		return s.metric(s.admin, `purchase_relay_backfill_events_total{result="`+result+`"}`)

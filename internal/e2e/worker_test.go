@@ -55,7 +55,7 @@ func TestSendTest_ReportsAnswer(t *testing.T) {
 			t.Errorf("%s: exit code %d, want %d with %q: %s", name, code, wantCode, want, out)
 		}
 	}
-	check("working settings", env, 0, "TikTok accepted the event (code 0, request_id ")
+	check("working settings", env, 0, `TikTok accepted the event (code 0, "OK", request_id `)
 	if events := sim.Received(); len(events) != 1 || events[0].TestEventCode != "TEST7" {
 		t.Errorf("TikTok has %+v, want one event with the code TEST7", events)
 	}
