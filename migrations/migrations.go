@@ -1,12 +1,13 @@
-// Package migrations holds the ledger's schema, embedded: forward only, in goose's form.
+// Package migrations embeds the ledger's schema as forward-only goose migrations.
 package migrations
 
 import "embed"
 
-// FS holds the numbered files.
+// FS contains the numbered files.
 //
 //go:embed *.sql
 var FS embed.FS
 
-// Level is the number of the newest file. A binary refuses a schema whose schema_compat.oldest_binary is higher.
+// Level is the number of the newest file. A binary rejects a schema whose schema_compat.oldest_binary is
+// higher.
 const Level = 1

@@ -51,7 +51,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	defer db.Close()
-	if now.Sub(since) > maintenance.TikTokShows {
+	if now.Sub(since) > maintenance.MaxMatchAge {
 		_, _ = fmt.Fprintln(out, "TikTok may neither match nor show purchases older than 28 days; "+
 			"they are recorded and sent all the same.")
 	}
@@ -65,7 +65,7 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 		List: stripe.NewAPI(c.api()), Intake: events, Progress: bar.show, Left: left.add, Now: time.Now,
 	}
 	if !dryRun {
-		lead := db.LeadBackfill()
+		lead := db.BackfillLeadership()
 		switch leads, err := lead.Hold(ctx); {
 		case err != nil:
 			return err
@@ -205,8 +205,8 @@ func newWalkBar(out io.Writer, since, until time.Time) *walkBar {
 
 func (b *walkBar) show(p backfill.Progress) {
 	switch {
-	case p.Waits > 0:
-		b.print(fmt.Sprintf("%v; trying again in %s", p.Reason, p.Waits.Round(time.Second/10)))
+	case p.Wait > 0:
+		b.print(fmt.Sprintf("%v; trying again in %s", p.Cause, p.Wait.Round(time.Second/10)))
 	case b.bar != nil:
 		b.bar.Describe(b.line(p))
 		_ = b.bar.Set64(int64(b.walked(p).Seconds())) // a bar that cannot be drawn stops nothing

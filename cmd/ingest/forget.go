@@ -86,7 +86,7 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		return nil
 	})
 	switch {
-	case errors.Is(err, report.ErrUnknown):
+	case errors.Is(err, report.ErrNotFound):
 		return errNobody
 	case err != nil:
 		return err
@@ -135,7 +135,7 @@ func pause(ctx context.Context, d time.Duration) error {
 func printForgotten(out io.Writer, person maintenance.Person, noQueue bool) {
 	_, _ = fmt.Fprintf(out,
 		"Forgotten: the profile (live and test), its trials, and the content and links of %d purchases. "+
-			"Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Held))
+			"Their session ids stay, with sum and time, so that nothing is counted twice.\n", len(person.Purchases))
 	if sent := person.Sent(); len(sent) > 0 {
 		_, _ = fmt.Fprintf(out, "TikTok has %d of them; ask it to delete the events (event_id): %s\n", len(sent), strings.Join(sent, ", "))
 	}

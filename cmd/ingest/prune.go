@@ -72,7 +72,7 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	stays, err := jobs.CountEnded(ctx, p.Staying(), p.Before)
+	stays, err := jobs.CountEnded(ctx, p.Unnamed(), p.Before)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	bar := newWalkBar(told, since, now)
 	r := backfill.Reconciler{
 		List:     stripe.NewAPI(c.api()),
-		Books:    books{db, report.New(db)},
+		Ledger:   reconcileLedger{db, report.New(db)},
 		Rules:    rules,
 		Livemode: c.api().Livemode(),
 		Progress: bar.show,
@@ -70,7 +70,7 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 	if err := writeCSV(out, c.Reconcile.CSV, &found); err != nil {
 		return err
 	}
-	if found.Open() > 0 {
+	if found.ToReview() > 0 {
 		return fmt.Errorf("%w: %w", errDiffer, service.ErrLeft)
 	}
 	return nil
@@ -160,8 +160,8 @@ func writeCSV(out io.Writer, file string, r *report.Reconciliation) (err error) 
 	return nil
 }
 
-// books is the ledger's side of a reconciliation.
-type books struct {
+// reconcileLedger is the ledger's side of a reconciliation.
+type reconcileLedger struct {
 	*ledger.DB
 	*report.Reader
 }
@@ -173,8 +173,8 @@ func checkConfig(c *config, db *ledger.DB, events *intake.Service, rules purchas
 		List:     stripe.NewAPI(c.api()),
 		Intake:   events,
 		Journal:  backfill.NewJournal(db),
-		Lead:     db.LeadCheck(),
-		Books:    books{db, report.New(db)},
+		Lead:     db.CheckLeadership(),
+		Ledger:   reconcileLedger{db, report.New(db)},
 		Rules:    rules,
 		Livemode: c.api().Livemode(),
 		Now:      time.Now,

@@ -100,7 +100,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	last := lastWebhook(webhook, reports)
 	registry.MustRegister(notify.NewLastWebhookMetric(last))
 	notifier := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
-		Ledger: reports, Lead: db.LeadAlarm(), Workers: workers.List, LastWebhook: last,
+		Ledger: reports, Lead: db.NotifierLeadership(), Workers: workers.List, LastWebhook: last,
 	}, notify.NewReceiver(c.NotifyURL), log, registry)
 	life.Go("notify", after(notifier.Run, setup.Ready()))
 

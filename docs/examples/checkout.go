@@ -1,7 +1,6 @@
 //go:build ignore
 
-// Creates a Checkout Session that carries what TikTok needs to match its purchase. Go 1.22 or newer, no
-// packages.
+// Creates a Checkout Session with the match keys of its purchase. Go 1.22 or newer, no packages.
 //
 //	STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 go run checkout.go
 package main
@@ -19,8 +18,8 @@ import (
 	"strings"
 )
 
-// clientIP is the buyer's address. Each proxy appends the address that it saw to X-Forwarded-For; what is
-// left of yours, anybody can write. PROXIES is how many proxies of your own stand in front of this server.
+// clientIP returns the buyer's address. Each proxy appends its client's address to X-Forwarded-For. Anything to
+// the left of your proxies' entries may be forged. PROXIES is the number of your own proxies.
 func clientIP(r *http.Request) string {
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
 	seen := append(strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","), ip)
@@ -31,7 +30,7 @@ func clientIP(r *http.Request) string {
 	return ""
 }
 
-// metadata is what the relay reads. Without a yes nothing but the no is told.
+// metadata returns what purchase-relay reads. Without consent it holds the refusal only.
 func metadata(r *http.Request) map[string]string {
 	kept := func(name string) string {
 		if c, err := r.Cookie(name); err == nil {
@@ -53,17 +52,21 @@ func metadata(r *http.Request) map[string]string {
 func createSession(r *http.Request) (string, error) {
 	shop := cmp.Or(os.Getenv("SHOP_URL"), "https://shop.example")
 	form := url.Values{
-		"mode": {"subscription"}, "line_items[0][price]": {os.Getenv("STRIPE_PRICE")}, "line_items[0][quantity]": {"1"},
+		"mode":                    {"subscription"},
+		"line_items[0][price]":    {os.Getenv("STRIPE_PRICE")},
+		"line_items[0][quantity]": {"1"},
+
 		"success_url": {shop + "/thanks"}, "cancel_url": {shop + "/"},
 		"phone_number_collection[enabled]": {"true"}, "billing_address_collection": {"required"}, // more match keys
 	}
 	for key, value := range metadata(r) {
-		if value != "" && len(value) <= 500 { // Stripe refuses the whole session for a longer one
+		if value != "" && len(value) <= 500 { // Stripe rejects the whole session for a longer one
 			form.Set("metadata["+key+"]", value)
 		}
 	}
 	api := cmp.Or(os.Getenv("STRIPE_API_URL"), "https://api.stripe.com")
-	call, err := http.NewRequestWithContext(r.Context(), http.MethodPost, api+"/v1/checkout/sessions", strings.NewReader(form.Encode()))
+	body := strings.NewReader(form.Encode())
+	call, err := http.NewRequestWithContext(r.Context(), http.MethodPost, api+"/v1/checkout/sessions", body)
 	if err != nil {
 		return "", err
 	}

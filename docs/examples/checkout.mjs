@@ -1,13 +1,15 @@
-// Creates a Checkout Session that carries what TikTok needs to match its purchase. Node 18 or newer, no packages.
+// Creates a Checkout Session with the match keys of its purchase. Node 18 or newer, no packages.
 //   STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 node checkout.mjs
 import http from 'node:http'
 
 const {
-  STRIPE_SECRET_KEY, STRIPE_PRICE, STRIPE_API_URL = 'https://api.stripe.com', SHOP_URL = 'https://shop.example', PORT = 4242,
-  PROXIES = 0, // how many proxies of your own stand in front of this server
+  STRIPE_SECRET_KEY, STRIPE_PRICE, STRIPE_API_URL = 'https://api.stripe.com',
+  SHOP_URL = 'https://shop.example', PORT = 4242,
+  PROXIES = 0, // number of your own proxies in front of this server
 } = process.env
 
-// The buyer's address. Each proxy appends the address that it saw to X-Forwarded-For; what is left of yours, anybody can write.
+// The buyer's address. Each proxy appends its client's address to X-Forwarded-For. Anything to the left of your
+// proxies' entries may be forged.
 function clientIP(request) {
   const seen = [...(request.headers['x-forwarded-for'] || '').split(','), request.socket.remoteAddress]
   return seen.at(-1 - Number(PROXIES))?.trim()
@@ -18,7 +20,7 @@ function cookies(request) {
   return Object.fromEntries(pairs.map(([name, ...value]) => [name, value.join('=')]))
 }
 
-// What the relay reads. Without a yes nothing but the no is told.
+// Metadata that purchase-relay reads. Without consent it holds the refusal only.
 function metadata(request) {
   const kept = cookies(request)
   if (kept.consent !== 'yes') return { consent: 'no' }
@@ -39,7 +41,8 @@ async function createSession(request) {
     'phone_number_collection[enabled]': 'true', billing_address_collection: 'required', // more match keys
   })
   for (const [key, value] of Object.entries(metadata(request))) {
-    if (value && value.length <= 500) form.set(`metadata[${key}]`, value) // Stripe refuses the whole session for a longer one
+    // Stripe rejects the whole session for a value of more than 500 characters.
+    if (value && value.length <= 500) form.set(`metadata[${key}]`, value)
   }
   const answer = await fetch(`${STRIPE_API_URL}/v1/checkout/sessions`, {
     method: 'POST', headers: { Authorization: `Bearer ${STRIPE_SECRET_KEY}` }, body: form,

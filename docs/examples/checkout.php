@@ -1,16 +1,17 @@
 <?php
-// Creates a Checkout Session that carries what TikTok needs to match its purchase. PHP 8, no packages.
+// Creates a Checkout Session with the match keys of its purchase. PHP 8, no packages.
 //   STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… php -S 127.0.0.1:4242 checkout.php
 
-// The buyer's address. Each proxy appends the address that it saw to X-Forwarded-For; what is left of yours, anybody can write.
-// PROXIES is how many proxies of your own stand in front of this server.
+// The buyer's address. Each proxy appends its client's address to X-Forwarded-For. Anything to the left of your
+// proxies' entries may be forged.
+// PROXIES is the number of your own proxies.
 function clientIP(): string
 {
     $seen = [...explode(',', $_SERVER['HTTP_X_FORWARDED_FOR'] ?? ''), $_SERVER['REMOTE_ADDR']];
     return trim($seen[count($seen) - 1 - (int) getenv('PROXIES')] ?? '');
 }
 
-// What the relay reads. Without a yes nothing but the no is told.
+// Metadata that purchase-relay reads. Without consent it holds the refusal only.
 function metadata(): array
 {
     if (($_COOKIE['consent'] ?? '') !== 'yes') {
@@ -33,7 +34,7 @@ function createSession(): ?string
         'mode' => 'subscription', 'line_items' => [['price' => getenv('STRIPE_PRICE'), 'quantity' => 1]],
         'success_url' => "$shop/thanks", 'cancel_url' => "$shop/",
         'phone_number_collection' => ['enabled' => 'true'], 'billing_address_collection' => 'required', // more match keys
-        // Stripe refuses the whole session for a value of more than 500 characters.
+        // Stripe rejects the whole session for a value of more than 500 characters.
         'metadata' => array_filter(metadata(), fn ($value) => is_string($value) && $value !== '' && strlen($value) <= 500),
     ];
     $answer = file_get_contents((getenv('STRIPE_API_URL') ?: 'https://api.stripe.com') . '/v1/checkout/sessions', false, stream_context_create(['http' => [

@@ -1,4 +1,4 @@
-"""Creates a Checkout Session that carries what TikTok needs to match its purchase. Python 3.9 or newer, no packages.
+"""Creates a Checkout Session with the match keys of its purchase. Python 3.9 or newer, no packages.
 
     STRIPE_SECRET_KEY=sk_… STRIPE_PRICE=price_… PORT=4242 python3 checkout.py
 """
@@ -12,13 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STRIPE = os.environ.get("STRIPE_API_URL", "https://api.stripe.com")
 SHOP = os.environ.get("SHOP_URL", "https://shop.example")
-PROXIES = int(os.environ.get("PROXIES", "0"))  # how many proxies of your own stand in front of this server
+PROXIES = int(os.environ.get("PROXIES", "0"))  # number of your own proxies in front of this server
 
 
 def client_ip(request):
     """The buyer's address.
 
-    Each proxy appends the address that it saw to X-Forwarded-For; what is left of yours, anybody can write.
+    Each proxy appends its client's address to X-Forwarded-For. Anything to the left of your proxies' entries
+    may be forged.
     """
     forwarded = ",".join(request.headers.get_all("X-Forwarded-For", []))
     seen = forwarded.split(",") + [request.client_address[0]]
@@ -26,7 +27,7 @@ def client_ip(request):
 
 
 def metadata(request):
-    """What the relay reads. Without a yes nothing but the no is told."""
+    """Metadata that purchase-relay reads. Without consent it holds the refusal only."""
     kept = dict(pair.split("=", 1) for pair in request.headers.get("Cookie", "").split("; ") if "=" in pair)
     if kept.get("consent") != "yes":
         return {"consent": "no"}
@@ -47,7 +48,7 @@ def create_session(request):
         "phone_number_collection[enabled]": "true", "billing_address_collection": "required",  # more match keys
     }
     for key, value in metadata(request).items():
-        if value and len(value) <= 500:  # Stripe refuses the whole session for a longer one
+        if value and len(value) <= 500:  # Stripe rejects the whole session for a longer one
             form[f"metadata[{key}]"] = value
     call = urllib.request.Request(
         STRIPE + "/v1/checkout/sessions", urllib.parse.urlencode(form).encode(),

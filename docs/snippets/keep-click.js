@@ -1,9 +1,9 @@
-// Keeps TikTok's click id from the landing page until the checkout, and only once the visitor has said yes.
-// On every page, as soon as the answer is known: keepClick(true), or keepClick(false), which forgets it.
+// Keeps TikTok's click id from the landing page until the checkout. Call it on every page once the visitor's
+// consent is known: keepClick(true), or keepClick(false), which deletes the id.
 function keepClick(yes) {
   var end = ';path=/;samesite=lax' + (location.protocol == 'https:' ? ';secure' : '') + ';max-age=' + (yes ? 2592000 : 0)
   function put(name, value) { document.cookie = name + '=' + value + end }
-  function idIn(page) { // in the query or behind the #, of this page or of our own before it
+  function idIn(page) { // in the query or the fragment of this page, or of the previous one of this site
     try { page = new URL(page) } catch (e) { return }
     var found = /[?&#]ttclid=(?!(null|undefined|nan|none|__\w*__)([&#]|$))([\w.~-]{1,500})([&#]|$)/i.exec(page.search + page.hash)
     return page.origin == location.origin && found && found[3]

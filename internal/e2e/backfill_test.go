@@ -208,7 +208,7 @@ func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 		}
 	}
 	want := message.NewPrinter(language.English).
-		Sprintf("<strong>%d</strong> purchases came by catch-up", len(s.lost))
+		Sprintf("<strong>%d</strong> purchases backfilled", len(s.lost))
 	if _, text := httpGet(s.admin + "/"); !strings.Contains(text, want) {
 		t.Errorf("the overview lacks %q", want)
 	}

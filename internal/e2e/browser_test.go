@@ -186,7 +186,7 @@ func TestDashboard_InBrowser(t *testing.T) {
 	}
 	timeline := p.text(".timeline")
 	for _, step := range []string{
-		"Paid, by Stripe", retried.EventID, "Customer provisioned", "Taken by the queue",
+		"Paid (Stripe's time)", retried.EventID, "Customer provisioned", "Published: send round",
 		"Attempt 1 at TikTok: retry", "Attempt 2 at TikTok: retry", `"busy"`,
 		"Attempt 3 at TikTok: delivered", "accepted by TikTok",
 	} {

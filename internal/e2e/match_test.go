@@ -378,7 +378,7 @@ func TestTrial_FirstPaymentIsPurchase(t *testing.T) {
 	}
 	// A trial is no sale in the figures.
 	for path, parts := range map[string][]string{
-		"/purchases/" + c.SessionID:       {"/purchases/" + first, "First payment after it"},
+		"/purchases/" + c.SessionID:       {"/purchases/" + first, "First payment recorded"},
 		"/purchases/" + first:             {"/purchases/" + c.SessionID, "First payment after the trial"},
 		"/api/v1/purchases/" + first:      {`"kind":"first_payment","trial_session_id":"` + c.SessionID + `"`},
 		"/api/v1/summary?range=30d":       {`"value":[{"currency":"USD","paid_minor":2999,"accepted_minor":2999}]`},

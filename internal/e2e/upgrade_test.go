@@ -379,7 +379,7 @@ func (s *stack) checkOldBinaryIsRefused() {
 		s.t.Fatal("an ingest older than schema_compat.oldest_binary keeps running")
 	}
 	code, log := s.ingest.ExitCode(), s.ingest.log()
-	if code != 1 || !strings.Contains(log, "too new for this binary") {
+	if code != 1 || !strings.Contains(log, "ledger schema requires a newer binary") {
 		s.t.Errorf("an ingest older than schema_compat.oldest_binary ended with %d: %s", code, log)
 	}
 }

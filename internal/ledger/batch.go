@@ -15,9 +15,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// The limits of a DB's batcher. Of 64 concurrent webhooks, one writer writes 64 together where two would
-// write 32 each: a fifth less of Postgres' time per webhook. A commit takes a few milliseconds; one that
-// takes slowAfter waits for a lock or has lost its connection.
+// A commit takes a few milliseconds; after slowAfter it waits for a lock or has lost its connection.
 const (
 	maxWriters   = 4
 	maxBatch     = 128
@@ -26,31 +24,30 @@ const (
 	writeTimeout = 5 * time.Second
 )
 
-// errQueueFull is returned while maxQueued receipts wait: Postgres is slower than the webhooks.
 var errQueueFull = errors.New("write queue is full")
 
 // recordBatcher writes concurrent receipts together (group commit). Receipts that arrive during a write form
-// the next batch; a lone receipt is written immediately. One writer at a time makes the largest batches,
-// which cost least. Another one starts only while a full batch waits or every running write is slow: a hung
-// write delays no other batch. A writer ends when the queue is empty.
+// the next batch; a lone receipt is written immediately. A single writer makes the largest and cheapest
+// batches: one of 64 costs a fifth less per webhook than two of 32. Another writer starts only while a full
+// batch waits or every running write is slow, so that a hung write delays no other batch.
 type recordBatcher struct {
 	maxWriters, maxBatch, maxQueued int
 
-	slowAfter time.Duration // another writer may start then
-	timeout   time.Duration // of one write
+	slowAfter time.Duration // until a write counts as slow
+	timeout   time.Duration // per write
 	write     func(ctx context.Context, batch []purchase.Receipt) ([]purchase.Recorded, error)
 
 	mu      sync.Mutex
 	queue   []*queuedReceipt
 	writers int // running
-	slow    int // of them, those in a slow write
+	slow    int // running writers whose write is slow
 	running sync.WaitGroup
 }
 
 type queuedReceipt struct {
-	ctx     context.Context //nolint:containedctx // the caller's: a cancelled receipt leaves the queue unwritten
+	ctx     context.Context //nolint:containedctx // the caller's: once cancelled, the receipt is not written
 	receipt purchase.Receipt
-	done    chan recordResult // of capacity 1
+	done    chan recordResult // capacity 1
 }
 
 type recordResult struct {
@@ -58,7 +55,7 @@ type recordResult struct {
 	err      error
 }
 
-// record writes a receipt and returns its result. If ctx ends first, the receipt may be written nevertheless.
+// record writes a receipt and returns the result. If ctx ends first, the receipt may still be written.
 func (b *recordBatcher) record(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
 	q := &queuedReceipt{ctx: ctx, receipt: r, done: make(chan recordResult, 1)}
 	if !b.enqueue(q) {
@@ -91,16 +88,15 @@ func (b *recordBatcher) startWriter() {
 	}
 }
 
-// writeQueue writes batches until the queue is empty.
 func (b *recordBatcher) writeQueue() {
 	for batch := b.nextBatch(); batch != nil; batch = b.nextBatch() {
-		done := b.watch()
+		stop := b.trackSlow()
 		b.writeBatch(batch)
-		done()
+		stop()
 	}
 }
 
-// nextBatch takes a batch from the queue; nil ends the writer.
+// nextBatch takes a batch from the queue. It returns nil, and counts the writer as ended, if there is none.
 func (b *recordBatcher) nextBatch() (batch []*queuedReceipt) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,13 +116,13 @@ func (b *recordBatcher) nextBatch() (batch []*queuedReceipt) {
 	return batch
 }
 
-// watch counts a write as slow from slowAfter on, until done is called.
-func (b *recordBatcher) watch() (done func()) {
-	slow, over := false, false
+// trackSlow counts the writer as slow from slowAfter until stop is called.
+func (b *recordBatcher) trackSlow() (stop func()) {
+	slow, stopped := false, false
 	timer := time.AfterFunc(b.slowAfter, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if !over {
+		if !stopped {
 			slow = true
 			b.slow++
 			b.startWriter()
@@ -136,14 +132,14 @@ func (b *recordBatcher) watch() (done func()) {
 		timer.Stop()
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if over = true; slow {
+		if stopped = true; slow {
 			b.slow--
 		}
 	}
 }
 
-// writeBatch writes a batch and delivers the results. A batch that is refused for its content is written
-// receipt by receipt, so that a bad one fails alone.
+// writeBatch writes a batch and delivers the results. If the server rejects the batch for its content, each
+// receipt is written alone: only the bad one fails.
 func (b *recordBatcher) writeBatch(batch []*queuedReceipt) {
 	recorded, err := b.writeOnce(batch)
 	if err != nil && len(batch) == 1 && transient(err) {
@@ -166,13 +162,13 @@ func (b *recordBatcher) writeBatch(batch []*queuedReceipt) {
 
 func (b *recordBatcher) writeOnce(batch []*queuedReceipt) (recorded []purchase.Recorded, err error) {
 	defer func() {
-		if p := recover(); p != nil { // its value stays out: it may hold personal data
+		if p := recover(); p != nil { // p itself may contain personal data
 			err = fmt.Errorf("%w: panic: %T\n%s", errContent, p, debug.Stack())
 		}
 	}()
 	receipts := make([]purchase.Receipt, len(batch))
 	limit := time.Now().Add(b.timeout)
-	var deadline time.Time // the latest of the callers', at most limit
+	var deadline time.Time // the callers' latest, up to limit
 	for i, q := range batch {
 		receipts[i] = q.receipt
 		end, ok := q.ctx.Deadline()
@@ -183,35 +179,34 @@ func (b *recordBatcher) writeOnce(batch []*queuedReceipt) (recorded []purchase.R
 			deadline = end
 		}
 	}
-	// One caller's cancellation must not fail the others' receipts.
+	// A cancelled caller must not fail the receipts of the others.
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	return b.write(ctx, receipts)
 }
 
-// close waits until every queued receipt is written.
 func (b *recordBatcher) close() { b.running.Wait() }
 
-// errContent marks an error that one receipt of a batch caused on our side.
+// errContent marks an error that a single receipt of a batch caused in this process.
 var errContent = errors.New("unusable content")
 
-// transient reports whether the same write may succeed immediately: its conflict is over (class 40,
-// serialisation and deadlock; 23503, a profile that another process created meanwhile).
+// transient reports whether a retry may succeed immediately: class 40 is a serialisation failure or deadlock,
+// 23503 a profile that another process created in the meantime.
 func transient(err error) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused) && (strings.HasPrefix(refused.Code, "40") || refused.Code == "23503")
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "40") || pgErr.Code == "23503")
 }
 
-// contentError reports whether a smaller batch may succeed: the server refused this one for its content or
-// its locks, not for its own state (classes 08, 53, 57 and 58: connection, resources, shutdown, system).
+// contentError reports whether a smaller batch may succeed: the server rejected this one for its content or
+// its locks, not for the server's state (classes 08, 53, 57, 58: connection, resources, shutdown, system).
 func contentError(err error) bool {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
-		var unreadable pgx.ScanArgError // of a row that was read for one of the receipts
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		var unreadable pgx.ScanArgError // a row that was read for one of the receipts
 		return errors.Is(err, errContent) || errors.As(err, &unreadable)
 	}
 	for _, class := range []string{"08", "53", "57", "58"} {
-		if strings.HasPrefix(refused.Code, class) {
+		if strings.HasPrefix(pgErr.Code, class) {
 			return false
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// slowWriter takes a millisecond for each write, and keeps the batches.
+// slowWriter takes a millisecond per write and keeps the batches.
 type slowWriter struct {
 	mu         sync.Mutex
 	batches    [][]string // of purchase ids
@@ -63,12 +63,12 @@ func (w *slowWriter) batcher() *recordBatcher {
 	}
 }
 
-// numbered is a receipt of a purchase with a number for its id.
+// numbered returns a receipt whose purchase has the id n.
 func numbered(n int) purchase.Receipt {
 	return purchase.Receipt{Purchase: purchase.Purchase{ID: strconv.Itoa(n)}}
 }
 
-// Receipts that arrive during a write share the next one; a lone receipt does not wait for others.
+// Receipts that arrive during a write share the next one. A lone receipt is written immediately.
 func TestRecordBatcher_WritesTogether(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestRecordBatcher_WritesTogether(t *testing.T) {
 		all.Wait()
 		b.close()
 		if took := time.Since(began); took > 3*time.Millisecond || w.peak != 2 || len(w.batches) > 5 {
-			t.Errorf("%d batches, %d concurrent, in %s", len(w.batches), w.peak, took)
+			t.Errorf("batches = %d, peak = %d in %s, want at most 5, 2 in 3ms", len(w.batches), w.peak, took)
 		}
 		w.batches, w.peak = nil, 0
 		for i := range 9 { // less than a batch
@@ -96,23 +96,23 @@ func TestRecordBatcher_WritesTogether(t *testing.T) {
 		all.Wait()
 		b.close()
 		if w.peak != 1 || len(w.batches) > 2 {
-			t.Errorf("less than a batch: %d batches, %d concurrent", len(w.batches), w.peak)
+			t.Errorf("less than a batch: batches = %d, peak = %d, want at most 2, 1", len(w.batches), w.peak)
 		}
 		began = time.Now()
 		if _, err := b.record(t.Context(), numbered(99)); err != nil || time.Since(began) != time.Millisecond {
-			t.Errorf("a lone receipt took %s: %v", time.Since(began), err)
+			t.Errorf("lone receipt took %s, %v, want 1ms", time.Since(began), err)
 		}
 		if b.close(); b.writers != 0 || b.queue != nil {
-			t.Errorf("%d writers and %d receipts are left", b.writers, len(b.queue))
+			t.Errorf("writers = %d, queued = %d, want none", b.writers, len(b.queue))
 		}
 	})
 }
 
-// A batch that is refused for its content is written receipt by receipt: a bad one fails alone.
+// If the server rejects a batch for its content, each receipt is written alone: only the bad one fails.
 func TestRecordBatcher_IsolatesBadReceipt(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(batch []string) error{
-		"refused by the server": func(batch []string) error {
+		"rejected by the server": func(batch []string) error {
 			if slices.Contains(batch, "7") {
 				return &pgconn.PgError{Code: "23514"}
 			}
@@ -134,9 +134,9 @@ func TestRecordBatcher_IsolatesBadReceipt(t *testing.T) {
 					all.Go(func() {
 						switch _, err := b.record(t.Context(), numbered(i)); {
 						case (err != nil) != (i == 7):
-							t.Errorf("receipt %d: %v", i, err)
+							t.Errorf("receipt %d: error = %v", i, err)
 						case err != nil && strings.Contains(err.Error(), "panic: 7"):
-							t.Errorf("the error has the panic's value: %v", err)
+							t.Errorf("error = %v, want none with the panic's value", err)
 						}
 					})
 				}
@@ -149,27 +149,27 @@ func TestRecordBatcher_IsolatesBadReceipt(t *testing.T) {
 	}
 }
 
-// The receipts of a batch are not retried one by one if the server is down, full or shutting down.
+// A batch is not retried receipt by receipt if the server is down, full or shutting down.
 func TestRecordBatcher_TriesAbsentServerOnce(t *testing.T) {
 	t.Parallel()
-	for _, away := range []error{
+	for _, want := range []error{
 		errors.New("connection refused"), &pgconn.PgError{Code: "53100"}, &pgconn.PgError{Code: "57P01"},
 		context.DeadlineExceeded,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			w := &slowWriter{fail: func([]string) error { return away }}
+			w := &slowWriter{fail: func([]string) error { return want }}
 			b := w.batcher()
 			var all sync.WaitGroup
 			for i := range 12 {
 				all.Go(func() {
-					if _, err := b.record(t.Context(), numbered(i)); !errors.Is(err, away) {
-						t.Errorf("receipt %d: %v, want %v", i, err, away)
+					if _, err := b.record(t.Context(), numbered(i)); !errors.Is(err, want) {
+						t.Errorf("receipt %d: error = %v, want %v", i, err, want)
 					}
 				})
 			}
 			all.Wait()
 			if len(w.batches) > 4 {
-				t.Errorf("%v: %d writes, want at most 4", away, len(w.batches))
+				t.Errorf("%v: %d writes, want at most 4", want, len(w.batches))
 			}
 		})
 	}
@@ -206,8 +206,8 @@ func TestRecordBatcher_SlowWriteDelaysNoOther(t *testing.T) {
 	})
 }
 
-// The queue is bounded, and so is each write. A cancelled receipt harms no other, and is not written if it
-// was queued.
+// The queue and each write are bounded. A cancelled receipt does not affect others and, if still queued, is
+// not written.
 func TestRecordBatcher_IsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -224,7 +224,7 @@ func TestRecordBatcher_IsBounded(t *testing.T) {
 		}
 		results := make(chan error, 200)
 		cancelled, cancel := context.WithCancel(t.Context())
-		for i := range 111 { // one and a batch are being written
+		for i := range 111 { // 11 of them in two writes
 			ctx := t.Context()
 			if i >= 50 && i < 60 {
 				ctx = cancelled
@@ -236,7 +236,7 @@ func TestRecordBatcher_IsBounded(t *testing.T) {
 			synctest.Wait()
 		}
 		if _, err := b.record(t.Context(), numbered(999)); !errors.Is(err, errQueueFull) {
-			t.Errorf("one too many: %v, want %v", err, errQueueFull)
+			t.Errorf("record with a full queue = %v, want %v", err, errQueueFull)
 		}
 		cancel()
 		synctest.Wait()
@@ -256,7 +256,7 @@ func TestRecordBatcher_IsBounded(t *testing.T) {
 				t.Errorf("receipt %d was cancelled and written", n)
 			}
 		}
-		// A write takes no longer than its caller has, and no longer than the batcher's timeout.
+		// A write ends with its caller's deadline, or with the batcher's timeout.
 		hang = make(chan struct{})
 		short, cancelShort := context.WithTimeout(t.Context(), time.Second)
 		defer cancelShort()
@@ -276,7 +276,7 @@ func TestRecordBatcher_IsBounded(t *testing.T) {
 	})
 }
 
-// A profile's id is a UUID of version 7: later ones are greater, and those of one moment differ.
+// A profile's id is a version 7 UUID: later ids are greater, and ids of the same millisecond differ.
 func TestNewUUID_IsOrderedByTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

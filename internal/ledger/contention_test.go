@@ -18,24 +18,24 @@ import (
 	"purchase-relay/internal/relay"
 )
 
-// Everything that writes several rows does so at the same time on the same rows, in any order of its own:
-// nothing ever waits in a circle. Postgres counts the circles that it breaks.
+// Every statement that writes several rows runs concurrently on the same rows, in random orders, without a
+// deadlock. Postgres counts deadlocks.
 func TestWrites_NeverDeadlock(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	// New sessions notice a circle quickly.
-	l.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 20',
+	// New sessions detect a deadlock quickly.
+	l.Exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 20',
 		current_database()); END $$`)
 	const n = 120
 	all := make([]string, n)
-	// The places of the rows in the file: another order than that of their keys.
+	// The physical order of the rows differs from their key order.
 	order := rand.New(rand.NewPCG(1, 2)).Perm(n)
 	for _, i := range order {
 		all[i] = fmt.Sprintf("cs_%03d", i)
 		l.Buy(all[i])
 	}
 	for i := 1; i <= 20; i++ {
-		l.must(trialOf(1000+i), purchase.Processed)
+		l.Must(trialOf(1000+i), purchase.Processed)
 	}
 	shuffled := func(r *rand.Rand) []string {
 		ids := slices.Clone(all)
@@ -56,8 +56,8 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 	}
 	ctx := t.Context()
 	old := maintenance.Pruning{
-		Before:   time.Now().Add(-maintenance.LeastPruneAge),
-		Attempts: time.Now().Add(-maintenance.LeastAttemptAge),
+		Before:   time.Now().Add(-maintenance.MinPruneAge),
+		Attempts: time.Now().Add(-maintenance.MinAttemptAge),
 	}
 	prune := func(*rand.Rand, int) error {
 		_, err := l.Prune(ctx, old, func(maintenance.Pruned) {})
@@ -91,14 +91,14 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			return err
 		},
 		"recorded": func(r *rand.Rand, round int) error {
-			var together sync.WaitGroup
+			var group sync.WaitGroup
 			errs := make([]error, 20)
 			for i, id := range shuffled(r)[:len(errs)] {
-				together.Go(func() {
-					_, errs[i] = l.Record(ctx, receipt(fmt.Sprintf("evt_%d_%d", round, i), id, purchase.StatusPending, ""))
+				group.Go(func() {
+					_, errs[i] = l.Record(ctx, paid(fmt.Sprintf("evt_%d_%d", round, i), id))
 				})
 			}
-			together.Wait()
+			group.Wait()
 			return errors.Join(errs...)
 		},
 		"invoices": func(r *rand.Rand, round int) error {
@@ -118,7 +118,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			if err == nil {
 				_, err = l.Unlink(ctx, email, person)
 			}
-			if errors.Is(err, report.ErrUnknown) {
+			if errors.Is(err, report.ErrNotFound) {
 				return nil
 			}
 			return err
@@ -136,25 +136,25 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[0])))
 			for round := range rounds {
 				err := write(r, round)
-				if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == "40P01" {
-					t.Errorf("%s met a deadlock: %v", name, err)
-				} else if err != nil && !errors.Is(err, report.ErrUnknown) {
+				if pgErr := new(pgconn.PgError); errors.As(err, &pgErr) && pgErr.Code == "40P01" {
+					t.Errorf("%s: deadlock: %v", name, err)
+				} else if err != nil && !errors.Is(err, report.ErrNotFound) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
 		})
 	}
 	running.Wait()
-	l.Close() // a session reports its counts at its end
+	l.Close() // sessions report their statistics when they end
 	for ask[int](l, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 		AND pid <> pg_backend_pid()`) > 0 {
 		if t.Context().Err() != nil {
 			t.Fatal("sessions remain")
 		}
 	}
-	l.exec(`SELECT pg_stat_clear_snapshot()`)
+	l.Exec(`SELECT pg_stat_clear_snapshot()`)
 	if deadlocks := ask[int](l, `SELECT deadlocks FROM pg_stat_database
 		WHERE datname = current_database()`); deadlocks != 0 {
-		t.Errorf("%d deadlocks, want 0", deadlocks)
+		t.Errorf("deadlocks = %d, want 0", deadlocks)
 	}
 }

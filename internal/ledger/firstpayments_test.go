@@ -13,14 +13,14 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// The prediction of a reconciliation is what a backfill then makes of the same events, whatever the ledger
-// had received before.
-func TestFirstPayments_AreThoseThatABackfillMakes(t *testing.T) {
+// A reconciliation predicts the first payments that a backfill makes of the same events, whichever of them
+// the ledger has received before.
+func TestFirstPayments_PredictBackfill(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		var listed []purchase.Receipt // everything that Stripe has
+		var listed []purchase.Receipt // by Stripe
 		var subscriptions []string
 		for range rapid.IntRange(1, 3).Draw(rt, "subscriptions") {
 			n++
@@ -55,7 +55,7 @@ func TestFirstPayments_AreThoseThatABackfillMakes(t *testing.T) {
 		}
 		for _, r := range rapid.Permutation(listed).Draw(rt, "order") {
 			if rapid.Bool().Draw(rt, "received") {
-				l.record(r)
+				l.MustRecord(r)
 			}
 		}
 		held := ask[string](l, `SELECT COALESCE(string_agg(invoice_id, ' '), '') FROM trials
@@ -65,30 +65,32 @@ func TestFirstPayments_AreThoseThatABackfillMakes(t *testing.T) {
 			rt.Fatal(err)
 		}
 		for _, r := range listed {
-			l.record(r)
+			l.MustRecord(r)
 		}
-		want := strings.Fields(ask[string](l, `SELECT COALESCE(string_agg(COALESCE(purchase_id, invoice_id), ' '), '')
-			FROM trials WHERE subscription_id = ANY($1) AND (purchase_id IS NOT NULL
-				OR checkout_session_id IS NOT NULL AND NOT invoice_id = ANY(string_to_array($2, ' ')))`, subscriptions, held))
+		const firstPayments = `
+			SELECT COALESCE(string_agg(COALESCE(purchase_id, invoice_id), ' '), '') FROM trials
+			WHERE subscription_id = ANY($1) AND (purchase_id IS NOT NULL
+				OR checkout_session_id IS NOT NULL AND NOT invoice_id = ANY(string_to_array($2, ' ')))`
+		want := strings.Fields(ask[string](l, firstPayments, subscriptions, held))
 		slices.Sort(want)
 		slices.Sort(got)
 		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-			rt.Fatalf("first payments (-after the backfill +predicted), held before %q:\n%s", held, diff)
+			rt.Fatalf("held before %q: first payments (-backfilled +predicted):\n%s", held, diff)
 		}
 	})
 	if none, err := l.FirstPayments(t.Context(), nil, nil); err != nil || none != nil {
-		t.Errorf("of nothing: %v, %v", none, err)
+		t.Errorf("FirstPayments of nothing = %v, %v, want nil", none, err)
 	}
 }
 
-// A trial that the ledger had received while FIRST_PAYMENT was off is a duplicate for a backfill: its invoice
-// is no first payment, neither.
-func TestFirstPayments_LeavesOutTrialsThatABackfillWouldNotBring(t *testing.T) {
+// A trial that was recorded while FIRST_PAYMENT was off is a duplicate for a backfill, so its invoice is no
+// first payment.
+func TestFirstPayments_LeaveOutDuplicateTrials(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
 	r := trialOf(1)
 	r.Purchase.Trial = false
-	l.record(r)
+	l.MustRecord(r)
 	trials, invoices := []purchase.Purchase{trialOf(1).Purchase}, []purchase.Purchase{invoiceOf(1, 1).Purchase}
 	got, err := l.FirstPayments(t.Context(), trials, invoices)
 	if err != nil || got != nil {

@@ -22,55 +22,55 @@ import (
 	"purchase-relay/internal/testkit/ledgertest"
 )
 
-// Random histories: the real ledger, relay and sweeper between models of Stripe, the queue, the workers and
-// TikTok. Whatever happens in whatever order, the promises hold at every step, and every paid purchase ends
-// once the faults stop.
+// Random histories run the real ledger, relay and sweeper against models of Stripe, the queue, the workers
+// and TikTok. After every step the promises hold, and once the faults stop every paid purchase ends. A long
+// run:
 //
-//	go test ./internal/ledger -run TestHistories_KeepThePromises -rapid.checks=5000     a long run
+//	go test ./internal/ledger -run TestHistories_KeepThePromises -rapid.checks=5000
 
 const (
 	retryMaxAge = 47 * time.Hour
 	sweepGrace  = 10 * time.Minute
 	ackWait     = 30 * time.Second
-	dedupeFor   = 2 * time.Minute // of message ids, by the stream
-	tiktokFor   = 48 * time.Hour  // of event ids, by TikTok
-	stripeFor   = 30 * oneDay     // for which Stripe repeats an event
-	letterFor   = 30 * oneDay     // for which PURCHASES_DEAD keeps a dead letter
+
+	streamDedupeWindow  = 2 * time.Minute // for message ids
+	tiktokDedupeWindow  = 48 * time.Hour  // for event ids
+	stripeResendWindow  = 30 * oneDay
+	deadLetterRetention = 30 * oneDay // of PURCHASES_DEAD
 )
 
-// buyer is a customer with a paid checkout, one by a delayed method, and a trial with its invoices.
+// buyer is a customer with a paid checkout, one with a delayed payment, and a trial with its invoices.
 type buyer struct {
 	name, email, customer, subscription, click string
 	forgotten                                  bool
 }
 
-// traces are what must not be left of a forgotten buyer.
+// traces returns the personal data that must not remain of a forgotten buyer.
 func (b *buyer) traces() []string {
 	return []string{b.email, purchase.HashEmail(b.email), b.customer, b.subscription, b.click}
 }
 
-// event is one of Stripe's: it is the same each time that it comes.
+// event is a Stripe event, the same on each resend.
 type event struct {
 	buyer   *buyer
 	receipt purchase.Receipt
 	invoice bool
 
-	happened bool // at Stripe: it has its time
-	heard    bool
+	created  bool // at Stripe, with its time
+	received bool
 }
 
-// message is one in PURCHASES.
+// fakeMessage is a message in PURCHASES.
 type fakeMessage struct {
-	sequence  uint64
-	msgID     string
-	data      []byte
-	first     time.Time // its header
-	taken     time.Time // when the stream stored it
-	from      time.Time // when it may be delivered next
-	delivered int
+	sequence       uint64
+	msgID          string
+	data           []byte
+	firstPublished time.Time // header
+	stored         time.Time
+	nextDelivery   time.Time // earliest
 }
 
-// delivery is a message in a worker's hands, until its deadline.
+// delivery is a message that is delivered to a worker until its deadline.
 type delivery struct {
 	*fakeMessage
 
@@ -78,131 +78,110 @@ type delivery struct {
 	deadline time.Time
 }
 
-// outcomes is one message in OUTCOMES.
+// outcomes is a message in OUTCOMES.
 type outcomes struct {
 	list []message.Outcome
 	at   time.Time
 }
 
-// letter is a purchase's last dead letter.
-type letter struct {
+// deadLetter is a purchase's last dead letter.
+type deadLetter struct {
 	data []byte
 	at   time.Time
 }
 
-// pixel is what TikTok knows of an event id.
-type pixel struct {
+// tiktokEvent is TikTok's record of an event id.
+type tiktokEvent struct {
 	body    []byte
 	counted time.Time // when it last counted as a new event
-	times   int
-	replays int // since the first send: each may count once more
+	times   int       // that it counted
+	replays int       // since the first send; each may count once more
 }
 
-// history is one world. Its clocks are apart.
+// history is a simulated world with a skewed clock for each process.
 type history struct {
 	*testLedger
 
-	rt       *rapid.T
-	relay    *relay.Relay
-	sweeper  *relay.Sweeper
-	buyers   []*buyer
-	events   []*event
-	began    map[string]time.Time // sessions and invoices, at Stripe
-	now      time.Time            // the true time, and that of NATS and TikTok
-	database time.Duration
-	ingest   time.Duration
-	worker   time.Duration
-	calm     bool // no faults any more
+	rt        *rapid.T
+	relay     *relay.Relay
+	sweeper   *relay.Sweeper
+	buyers    []*buyer
+	events    []*event
+	created   map[string]time.Time // sessions and invoices, at Stripe
+	now       time.Time            // by the clocks of NATS and TikTok
+	postgres  time.Duration        // skew of Postgres' clock
+	ingest    time.Duration
+	worker    time.Duration
+	faultless bool
 
-	stream   map[string]*fakeMessage // by purchase
-	sequence uint64
-	ids      map[string]time.Time // message ids, and when they were stored
-	network  []relay.Claim
-	inFlight []delivery
-	outcomes []outcomes
-	told     []message.Outcome // ever published, for repeats
-	letters  map[string]letter
-	stored   map[string]map[int]bool // generations that a worker may have had
-	tiktok   map[string]*pixel
-	accepted map[string]bool // purchases that were delivered on the ledger
-	attempts int
+	stream      map[string]*fakeMessage // by purchase
+	sequence    uint64
+	msgIDs      map[string]time.Time // when each was stored
+	network     []relay.Claim        // publishes that arrive later
+	inFlight    []delivery
+	outcomes    []outcomes
+	reported    []message.Outcome // all outcomes ever, for repeats
+	deadLetters map[string]deadLetter
+	stored      map[string]map[int]bool // generations by purchase that a worker may have received
+	tiktok      map[string]*tiktokEvent
+	accepted    map[string]bool // purchases that were delivered on the ledger
+	attempts    int
 }
 
 func newHistory(l *testLedger, rt *rapid.T) *history {
 	skew := rapid.SampledFrom([]time.Duration{0, -3 * time.Minute, 3 * time.Minute})
 	h := &history{
-		testLedger: l, rt: rt, now: base, database: skew.Draw(rt, "database's clock"), ingest: skew.Draw(rt, "ingest's clock"), worker: skew.Draw(rt, "worker's clock"),
-		began: make(
-			map[string]time.Time,
-		), letters: make(map[string]letter), stored: make(map[string]map[int]bool), tiktok: make(map[string]*pixel), accepted: make(map[string]bool),
+		testLedger: l, rt: rt, now: base, postgres: skew.Draw(rt, "Postgres' clock"),
+		ingest: skew.Draw(rt, "ingest's clock"), worker: skew.Draw(rt, "worker's clock"),
+		created: make(map[string]time.Time), deadLetters: make(map[string]deadLetter),
+		stored: make(map[string]map[int]bool), tiktok: make(map[string]*tiktokEvent),
+		accepted: make(map[string]bool),
 	}
 	h.wipePurchases(rt)
-	h.do(
-		`TRUNCATE purchases, profiles, stripe_events, attempts, trials, rollup_changes, rollup_totals, rollup_delays, rollup_hours, rollup_statuses`,
-	)
-	h.pass(0)
+	h.Exec(`TRUNCATE purchases, profiles, stripe_events, attempts, trials,
+		rollup_changes, rollup_totals, rollup_delays, rollup_hours, rollup_statuses`)
+	h.advance(0)
 	for i := range rapid.IntRange(1, 2).Draw(rt, "buyers") {
-		h.arrive(string(rune('a' + i)))
+		h.addBuyer(string(rune('a' + i)))
 	}
 	h.restartIngest(rt)
 	return h
 }
 
-// arrive makes a buyer and the events that Stripe will send.
-func (h *history) arrive(name string) {
+// addBuyer adds a buyer and the events that Stripe may send.
+func (h *history) addBuyer(name string) {
 	b := &buyer{
-		name:         name,
-		email:        name + "@example.com",
-		customer:     "cus_" + name,
-		subscription: "sub_" + name,
-		click:        "click-" + name,
+		name: name, email: name + "@example.com", customer: "cus_" + name, subscription: "sub_" + name,
+		click: "click-" + name,
 	}
 	h.buyers = append(h.buyers, b)
-	add := func(id, session string, status purchase.Status, reason purchase.Reason, change func(r *purchase.Receipt)) {
-		r := receipt("evt_"+id, session, status, reason)
+	add := func(id, session string, status purchase.Status, change func(p *purchase.Purchase)) {
+		r := receipt("evt_"+id, session, status, "")
 		r.Purchase.Customer, r.Purchase.Subscription = b.customer, ""
 		if !r.Purchase.At.IsZero() {
 			r.Purchase.Email = b.email
 			r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail(b.email), TTCLID: b.click}
 		}
-		change(&r)
-		h.events = append(
-			h.events,
-			&event{buyer: b, receipt: r, invoice: r.Purchase.Kind == purchase.KindFirstPayment},
-		)
+		change(&r.Purchase)
+		invoice := r.Purchase.Kind == purchase.KindFirstPayment
+		h.events = append(h.events, &event{buyer: b, receipt: r, invoice: invoice})
 	}
-	same := func(*purchase.Receipt) {}
-	add("paid_"+name, "cs_paid_"+name, purchase.StatusPending, "", same)
-	add("again_"+name, "cs_paid_"+name, purchase.StatusPending, "", same) // another event about the same
-	add("unpaid_"+name, "cs_late_"+name, purchase.StatusAwaitingPayment, "", same)
-	add("failed_"+name, "cs_late_"+name, purchase.StatusPaymentFailed, "", same)
-	add("late_"+name, "cs_late_"+name, purchase.StatusPending, "", same)
-	add(
-		"trial_"+name,
-		"cs_trial_"+name,
-		purchase.StatusSkipped,
-		purchase.ReasonNoPayment,
-		func(r *purchase.Receipt) {
-			r.Purchase.Kind, r.Purchase.Trial, r.Purchase.Subscription = purchase.KindTrial, true, b.subscription
-		},
-	)
+	same := func(*purchase.Purchase) {}
+	add("paid_"+name, "cs_paid_"+name, purchase.StatusPending, same)
+	add("again_"+name, "cs_paid_"+name, purchase.StatusPending, same) // another event of the same session
+	add("unpaid_"+name, "cs_late_"+name, purchase.StatusAwaitingPayment, same)
+	add("failed_"+name, "cs_late_"+name, purchase.StatusPaymentFailed, same)
+	add("late_"+name, "cs_late_"+name, purchase.StatusPending, same)
+	add("trial_"+name, "cs_trial_"+name, purchase.StatusSkipped, func(p *purchase.Purchase) {
+		p.Reason, p.Kind, p.Trial = purchase.ReasonNoPayment, purchase.KindTrial, true
+		p.Subscription = b.subscription
+	})
 	for i, period := range []time.Time{base, base.AddDate(0, 1, 0)} {
-		add(
-			fmt.Sprintf("invoice_%s_%d", name, i),
-			fmt.Sprintf("in_%s_%d", name, i),
-			purchase.StatusPending,
-			"",
-			func(r *purchase.Receipt) {
-				r.Purchase.Kind, r.Purchase.Subscription, r.Purchase.PeriodStart = purchase.KindFirstPayment, b.subscription, period
-				r.Purchase.Email, r.Purchase.Keys = "", purchase.MatchKeys{}
-			},
-		)
-	}
-}
-
-func (h *history) do(sql string, args ...any) {
-	if _, err := h.conn.Exec(h.t.Context(), sql, args...); err != nil {
-		h.rt.Fatal(err)
+		id := fmt.Sprintf("%s_%d", name, i)
+		add("invoice_"+id, "in_"+id, purchase.StatusPending, func(p *purchase.Purchase) {
+			p.Kind, p.Subscription, p.PeriodStart = purchase.KindFirstPayment, b.subscription, period
+			p.Email, p.Keys = "", purchase.MatchKeys{}
+		})
 	}
 }
 
@@ -216,142 +195,137 @@ func (h *history) draw(label string, of ...string) string {
 	return rapid.SampledFrom(of).Draw(h.rt, label)
 }
 
-// pass moves every clock, and lets happen what had to.
-func (h *history) pass(d time.Duration) {
+// advance advances every clock, delivers delayed publishes and drops what expires.
+func (h *history) advance(d time.Duration) {
 	if d >= time.Second {
-		for _, p := range h.network { // it arrives after all
+		for _, p := range h.network {
 			h.store(p)
 		}
 		h.network = nil
 	}
 	h.now = h.now.Add(d + time.Millisecond)
-	h.do(`UPDATE history.clock SET at = $1`, h.now.Add(h.database))
-	maps.DeleteFunc(h.letters, func(_ string, l letter) bool { return h.now.Sub(l.at) > letterFor })
-	h.inFlight = slices.DeleteFunc(
-		h.inFlight,
-		func(d delivery) bool { return !d.deadline.After(h.now) },
-	) // its worker died
+	h.setClock(h.now.Add(h.postgres))
+	maps.DeleteFunc(h.deadLetters, func(_ string, l deadLetter) bool {
+		return h.now.Sub(l.at) > deadLetterRetention
+	})
+	h.inFlight = slices.DeleteFunc(h.inFlight, func(d delivery) bool { return !d.deadline.After(h.now) })
 }
 
-// tick keeps two actions from happening at one time.
-func (h *history) tick(rt *rapid.T) {
+// start begins an action. Each has a time of its own.
+func (h *history) start(rt *rapid.T) {
 	h.rt = rt
-	h.pass(0)
+	h.advance(0)
 }
 
 // Stripe.
 
 func (h *history) webhook(rt *rapid.T) {
-	h.tick(rt)
+	h.start(rt)
 	ids := make([]string, len(h.events))
 	for i, e := range h.events {
 		ids[i] = e.receipt.Event.ID
 	}
 	e := h.events[slices.Index(ids, h.draw("event", ids...))]
-	if e.buyer.forgotten && !e.heard && !e.invoice {
-		rt.Skip("a forgotten buyer who comes back is another one")
+	if e.buyer.forgotten && !e.received && !e.invoice {
+		rt.Skip("a forgotten buyer who returns is a new buyer")
 	}
-	if !e.happened {
-		began, known := h.began[e.receipt.Purchase.ID]
+	if !e.created {
+		created, known := h.created[e.receipt.Purchase.ID]
 		switch {
 		case !known:
-			began = h.now.Truncate(time.Second)
-			h.began[e.receipt.Purchase.ID] = began
-		case h.now.Sub(began) > 14*oneDay:
-			rt.Skip("a delayed payment takes no longer")
+			created = h.now.Truncate(time.Second)
+			h.created[e.receipt.Purchase.ID] = created
+		case h.now.Sub(created) > 14*oneDay:
+			rt.Skip("a delayed payment takes at most two weeks")
 		}
-		e.happened, e.receipt.Event.Created = true, began
+		e.created, e.receipt.Event.Created = true, created
 		if e.receipt.Purchase.Status == purchase.StatusPending {
-			e.receipt.Purchase.At = began
+			e.receipt.Purchase.At = created
 		}
 	}
-	if h.now.Sub(e.receipt.Event.Created) > stripeFor {
-		rt.Skip("Stripe sends it no more")
+	if h.now.Sub(e.receipt.Event.Created) > stripeResendWindow {
+		rt.Skip("Stripe does not resend older events")
 	}
 	r := e.receipt
 	r.Received, r.Claim = h.now.Add(h.ingest), rapid.Bool().Draw(rt, "claimed")
-	recorded, err := h.Record(h.t.Context(), r)
+	recorded, err := h.Record(h.T.Context(), r)
 	h.must(err)
-	e.heard = true
+	e.received = true
 	if !recorded.Claimed.IsZero() {
 		h.relay.Enqueue(r.Purchase, recorded)
 	}
 }
 
 func (h *history) convertHeld(rt *rapid.T) {
-	h.tick(rt)
-	_, err := h.ConvertHeld(h.t.Context(), purchase.InvoiceHoldTime)
+	h.start(rt)
+	_, err := h.ConvertHeld(h.T.Context(), purchase.InvoiceHoldTime)
 	h.must(err)
 }
 
 // Ingest.
 
-// restartIngest loses what the relay has in memory: offers, and marks that are not written.
+// restartIngest loses the relay's enqueued purchases and unwritten marks.
 func (h *history) restartIngest(rt *rapid.T) {
 	h.rt = rt
 	clock := func() time.Time { return h.now.Add(h.ingest) }
 	h.relay = relay.New(h.DB, h, clock, zap.NewNop(), prometheus.NewRegistry())
-	h.sweeper = relay.NewSweeper(
-		relay.SweeperConfig{Interval: time.Minute, Grace: sweepGrace, MaxAge: retryMaxAge},
-		h.DB,
-		h,
-		clock,
-		zap.NewNop(),
-		prometheus.NewRegistry(),
-	)
+	config := relay.SweeperConfig{Interval: time.Minute, Grace: sweepGrace, MaxAge: retryMaxAge}
+	h.sweeper = relay.NewSweeper(config, h.DB, h, clock, zap.NewNop(), prometheus.NewRegistry())
 }
 
 func (h *history) publish(rt *rapid.T) {
-	h.tick(rt)
-	_, err := h.relay.Pass(h.t.Context(), true)
+	h.start(rt)
+	_, err := h.relay.Pass(h.T.Context(), true)
 	h.mayFail(err)
 	if rapid.Bool().Draw(rt, "marks are written") {
-		h.pass(time.Second)
-		_, err := h.relay.Pass(h.t.Context(), false)
+		h.advance(time.Second)
+		_, err := h.relay.Pass(h.T.Context(), false)
 		h.mayFail(err)
 	}
 }
 
-// mayFail fails for every error but those that the queue's model made.
+// mayFail fails the test unless err is a fault of the queue's model.
 func (h *history) mayFail(err error) {
-	if err != nil && (h.calm || !errors.Is(err, errUnheard) && !errors.Is(err, relay.ErrStreamFull)) {
+	if err != nil && (h.faultless || !errors.Is(err, errNoAck) && !errors.Is(err, relay.ErrStreamFull)) {
 		h.rt.Fatal(err)
 	}
 }
 
 func (h *history) sweep(rt *rapid.T) {
-	h.tick(rt)
-	if !rapid.Bool().Draw(rt, "at once") {
-		h.pass(sweepGrace + time.Minute)
+	h.start(rt)
+	if !rapid.Bool().Draw(rt, "immediately") {
+		h.advance(sweepGrace + time.Minute)
 	}
-	err := h.sweeper.Sweep(h.t.Context())
+	err := h.sweeper.Sweep(h.T.Context())
 	if err != nil && h.lag() > sweepGrace/2 {
-		return // put off
+		return // postponed
 	}
 	h.mayFail(err)
 }
 
-// loseQueue is a store that is wiped, and the sweep that finds out.
+// loseQueue wipes PURCHASES and sweeps.
 func (h *history) loseQueue(rt *rapid.T) {
 	h.wipePurchases(rt)
 	h.sweep(rt)
 }
 
 func (h *history) replay(rt *rapid.T) {
-	h.replayMany(rt, maintenance.Selection{
-		Status: rapid.SampledFrom([]purchase.Status{purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "replayed"),
+	statuses := []purchase.Status{purchase.StatusDead, purchase.StatusSkipped}
+	h.replayAll(rt, maintenance.Selection{
+		Status: rapid.SampledFrom(statuses).Draw(rt, "replayed"),
 		Within: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(rt, "within"),
 	})
 }
 
-func (h *history) replayMany(rt *rapid.T, s maintenance.Selection) (ids []string) {
-	h.tick(rt)
-	// What a replay is to find, by the clock that dated the ends.
-	ids = ask[[]string](h.testLedger, `SELECT COALESCE(array_agg(checkout_session_id ORDER BY 1), '{}') FROM purchases
+func (h *history) replayAll(rt *rapid.T, s maintenance.Selection) (ids []string) {
+	h.start(rt)
+	// The expected purchases, by the clock that dated their ends.
+	ids = ask[[]string](h.testLedger, `
+		SELECT COALESCE(array_agg(checkout_session_id ORDER BY 1), '{}') FROM purchases
 		WHERE envelope IS NOT NULL AND status = $1 AND ($1 = 'dead' OR reason = 'not_configured')
 		AND ($2 = 0 OR finished_at >= (SELECT at FROM history.clock) - make_interval(secs => $2))`,
 		s.Status, s.Within.Seconds())
-	got, err := h.Replay(h.t.Context(), s, func(int) {})
+	got, err := h.Replay(h.T.Context(), s, func(int) {})
 	h.must(err)
 	if got != len(ids) {
 		rt.Fatalf("replayed %d, want %v", got, ids)
@@ -364,10 +338,10 @@ func (h *history) replayMany(rt *rapid.T, s maintenance.Selection) (ids []string
 	return ids
 }
 
-// overtake is a replay, and outcomes that come before the relay claims what was replayed: of a message that a
-// sweep had stored under the same generation, its answer lost.
-func (h *history) overtake(rt *rapid.T) {
-	for _, id := range h.replayMany(rt, maintenance.Selection{Status: purchase.StatusDead}) {
+// replayBeforeOutcome replays, and records outcomes before the relay claims the purchases. They are about
+// messages that a sweep stored under the same generation, with a lost acknowledgement.
+func (h *history) replayBeforeOutcome(rt *rapid.T) {
+	for _, id := range h.replayAll(rt, maintenance.Selection{Status: purchase.StatusDead}) {
 		generation := ask[int](h.testLedger, `SELECT generation FROM purchases WHERE checkout_session_id = $1`, id)
 		if h.stored[id][generation] {
 			h.reportLate(id, generation)
@@ -379,39 +353,39 @@ func (h *history) overtake(rt *rapid.T) {
 }
 
 func (h *history) fold(rt *rapid.T) {
-	h.tick(rt)
-	_, err := h.Fold(h.t.Context())
+	h.start(rt)
+	_, err := h.Fold(h.T.Context())
 	h.must(err)
 }
 
-// season is a time in which everything is at work, long enough for a pruning.
+// season is a period without faults, long enough for pruning.
 func (h *history) season(rt *rapid.T) {
-	h.tick(rt)
-	h.settleDown(rt)
-	h.pass(40 * oneDay)
+	h.start(rt)
+	h.finishAll(rt)
+	h.advance(40 * oneDay)
 }
 
 func (h *history) pruneAll(rt *rapid.T) {
-	h.tick(rt)
-	p := maintenance.Pruning{Before: h.now.Add(h.database - maintenance.LeastPruneAge)}
-	if rapid.Bool().Draw(rt, "dead ones, too") {
+	h.start(rt)
+	p := maintenance.Pruning{Before: h.now.Add(h.postgres - maintenance.MinPruneAge)}
+	if rapid.Bool().Draw(rt, "dead") {
 		p.Also = []purchase.Status{purchase.StatusDead}
 	}
-	_, err := h.Prune(h.t.Context(), p, func(maintenance.Pruned) {})
+	_, err := h.Prune(h.T.Context(), p, func(maintenance.Pruned) {})
 	h.must(err)
 	left := ask[[]string](h.testLedger, `SELECT COALESCE(array_agg(checkout_session_id), '{}') FROM purchases`)
 	maps.DeleteFunc(h.accepted, func(id string, _ bool) bool { return !slices.Contains(left, id) })
 	h.CheckRollup(rt, nil, time.Time{})
 }
 
-// forget is the command, which may be broken off at each of its steps and begun again later.
+// forget runs the command, which may be interrupted after each of its steps and repeated later.
 func (h *history) forget(rt *rapid.T) {
-	h.tick(rt)
+	h.start(rt)
 	b := h.buyers[rapid.IntRange(0, len(h.buyers)-1).Draw(rt, "forgotten buyer")]
 	steps := rapid.SampledFrom([]int{3, 3, 3, 1, 2}).Draw(rt, "steps")
-	person, err := h.Forget(h.t.Context(), b.email)
-	if errors.Is(err, report.ErrUnknown) {
-		rt.Skip("nobody")
+	person, err := h.Forget(h.T.Context(), b.email)
+	if errors.Is(err, report.ErrNotFound) {
+		rt.Skip("the ledger has no data of the buyer")
 	}
 	h.must(err)
 	if steps < 2 {
@@ -419,31 +393,31 @@ func (h *history) forget(rt *rapid.T) {
 	}
 	for again := false; ; again = true {
 		found := false
-		for _, held := range person.Held {
-			found = found || h.stream[held.ID] != nil || h.letters[held.ID].data != nil
-			delete(h.stream, held.ID)
-			delete(h.letters, held.ID)
+		for _, bought := range person.Purchases {
+			found = found || h.stream[bought.ID] != nil || h.deadLetters[bought.ID].data != nil
+			delete(h.stream, bought.ID)
+			delete(h.deadLetters, bought.ID)
 		}
 		if again && !found {
 			break
 		}
-		h.pass(ackWait + 5*time.Second)
+		h.advance(ackWait + 5*time.Second)
 	}
 	if steps < 3 {
 		return
 	}
-	done, err := h.Unlink(h.t.Context(), b.email, person)
+	done, err := h.Unlink(h.T.Context(), b.email, person)
 	h.must(err)
 	if !done {
-		rt.Fatal("a purchase came although nothing happened")
+		rt.Fatal("Unlink found a new purchase, want none")
 	}
 	b.forgotten = true
-	h.noTraceOf(b, b.traces())
+	h.checkForgotten(b, b.traces())
 	h.CheckRollup(rt, nil, time.Time{})
 }
 
-// noTraceOf looks through every table, the queue and the dead letters.
-func (h *history) noTraceOf(b *buyer, traces []string) {
+// checkForgotten searches every table, the queue and the dead letters for traces.
+func (h *history) checkForgotten(b *buyer, traces []string) {
 	everything := h.Dump()
 	for _, trace := range traces {
 		if ledgertest.Holds(everything, trace) {
@@ -454,15 +428,15 @@ func (h *history) noTraceOf(b *buyer, traces []string) {
 				h.rt.Fatalf("the queue holds %q of the forgotten %s in %s", trace, b.name, id)
 			}
 		}
-		for id, letter := range h.letters {
-			if strings.Contains(string(letter.data), trace) {
+		for id, l := range h.deadLetters {
+			if strings.Contains(string(l.data), trace) {
 				h.rt.Fatalf("a dead letter holds %q of the forgotten %s in %s", trace, b.name, id)
 			}
 		}
 	}
 }
 
-// The queue: relay.Queue, with the stream's settings.
+// The queue, as a relay.Queue with the settings of PURCHASES.
 
 // Connected implements relay.Queue.
 func (h *history) Connected() bool { return true }
@@ -484,32 +458,24 @@ func (h *history) Publish(_ context.Context, batch []relay.Claim) []relay.Publis
 	for i := range order {
 		order[i] = i
 	}
-	// The ledger returns rows in any order; a history that failed must repeat.
+	// The ledger returns rows in any order, but a failed history must be reproducible.
 	slices.SortFunc(order, func(i, j int) int { return strings.Compare(msgID(batch[i]), msgID(batch[j])) })
 	for _, i := range order {
 		p := batch[i]
 		fault := "none"
-		if !h.calm {
-			fault = h.draw(
-				"answer",
-				"none",
-				"none",
-				"none",
-				"lost, and stored",
-				"lost, not stored",
-				"lost, stored later",
-				"full",
-			)
+		if !h.faultless {
+			fault = h.draw("publish fault", "none", "none", "none", "stored, ack lost", "not stored, timeout",
+				"stored later, timeout", "full")
 		}
 		switch fault {
-		case "lost, and stored":
+		case "stored, ack lost":
 			h.store(p)
-			results[i].Err = errUnheard
-		case "lost, not stored":
-			results[i].Err = errUnheard
-		case "lost, stored later":
+			results[i].Err = errNoAck
+		case "not stored, timeout":
+			results[i].Err = errNoAck
+		case "stored later, timeout":
 			h.network = append(h.network, p)
-			results[i].Err = errUnheard
+			results[i].Err = errNoAck
 		case "full":
 			results[i].Err, results[i].NotStored = relay.ErrStreamFull, true
 		default:
@@ -519,24 +485,20 @@ func (h *history) Publish(_ context.Context, batch []relay.Claim) []relay.Publis
 	return results
 }
 
-// store takes a message as the stream does: a known id is a duplicate, a subject holds one message.
+// store stores a message as the stream does: a known message id is a duplicate, a subject holds one message.
 func (h *history) store(p relay.Claim) relay.PublishResult {
 	id := p.ID
-	if at, known := h.ids[msgID(p)]; known && h.now.Sub(at) < dedupeFor {
+	if at, known := h.msgIDs[msgID(p)]; known && h.now.Sub(at) < streamDedupeWindow {
 		return relay.PublishResult{Sequence: h.sequence, Duplicate: true}
 	}
 	if h.stream[id] != nil {
 		return relay.PublishResult{Err: relay.ErrStillQueued}
 	}
 	h.sequence++
-	h.ids[msgID(p)] = h.now
+	h.msgIDs[msgID(p)] = h.now
 	h.stream[id] = &fakeMessage{
-		sequence: h.sequence,
-		msgID:    msgID(p),
-		data:     p.Envelope,
-		first:    p.FirstPublished,
-		taken:    h.now,
-		from:     h.now,
+		sequence: h.sequence, msgID: msgID(p), data: p.Envelope, firstPublished: p.FirstPublished,
+		stored: h.now, nextDelivery: h.now,
 	}
 	if h.stored[id] == nil {
 		h.stored[id] = make(map[int]bool)
@@ -549,27 +511,27 @@ func msgID(c relay.Claim) string { return message.MsgID(c.ID, c.Generation) }
 
 func (h *history) wipePurchases(rt *rapid.T) {
 	h.rt = rt
-	h.stream, h.ids = make(map[string]*fakeMessage), make(map[string]time.Time)
+	h.stream, h.msgIDs = make(map[string]*fakeMessage), make(map[string]time.Time)
 }
 
 func (h *history) wipeOutcomes(rt *rapid.T) {
-	h.tick(rt)
+	h.start(rt)
 	h.outcomes = nil
 }
 
 // The workers.
 
 func (h *history) fetch(rt *rapid.T) {
-	h.tick(rt)
+	h.start(rt)
 	for _, id := range slices.Sorted(maps.Keys(h.stream)) {
-		if m := h.stream[id]; !m.from.After(h.now) {
-			m.delivered, m.from = m.delivered+1, h.now.Add(ackWait)
-			h.inFlight = append(h.inFlight, delivery{fakeMessage: m, id: id, deadline: m.from})
+		if m := h.stream[id]; !m.nextDelivery.After(h.now) {
+			m.nextDelivery = h.now.Add(ackWait)
+			h.inFlight = append(h.inFlight, delivery{fakeMessage: m, id: id, deadline: m.nextDelivery})
 		}
 	}
 }
 
-// work takes what waits and ends one after the other, perhaps not all of it.
+// work fetches the waiting messages and delivers them one by one.
 func (h *history) work(rt *rapid.T) {
 	h.fetch(rt)
 	for len(h.inFlight) > 0 {
@@ -579,54 +541,41 @@ func (h *history) work(rt *rapid.T) {
 	}
 }
 
-// deliver is what a worker does with one message, or the part of it that it lives to do.
+// deliver processes a message as a worker does, which may crash at any step.
 func (h *history) deliver(d delivery) {
 	clock := h.now.Add(h.worker)
 	o := message.Outcome{
-		EventID: d.id, Generation: message.Generation(d.msgID), At: clock, Sequence: d.sequence, Taken: d.taken,
+		EventID: d.id, Generation: message.Generation(d.msgID), At: clock, Sequence: d.sequence, Taken: d.stored,
 	}
 	result := "accepted"
 	switch {
-	case clock.Sub(d.first) >= retryMaxAge:
+	case clock.Sub(d.firstPublished) >= retryMaxAge:
 		result = "expired"
-	case !h.calm:
-		result = h.draw(
-			"worker",
-			"accepted",
-			"accepted",
-			"not accepted",
-			"not accepted",
-			"accepted, answer lost",
-			"refused",
-			"off",
-			"killed before it sends",
-		)
+	case !h.faultless:
+		result = h.draw("worker", "accepted", "accepted", "not accepted", "not accepted",
+			"accepted, response lost", "rejected", "off", "crash before the request")
 	}
 	attempt := func(class purchase.Class, code int) {
 		h.attempts++
 		o.Attempt = &message.Attempt{
-			ID:        fmt.Sprintf("a%d", h.attempts),
-			At:        clock,
-			Class:     class,
-			Code:      &code,
-			Message:   "m",
+			ID: fmt.Sprintf("a%d", h.attempts), At: clock, Class: class, Code: &code, Message: "m",
 			RequestID: fmt.Sprintf("r%d", h.attempts),
 		}
 	}
 	switch result {
-	case "killed before it sends":
+	case "crash before the request":
 		return
 	case "accepted":
 		h.accept(d)
 		attempt(purchase.ClassDelivered, 0)
 		o.Result = purchase.StatusDelivered
-	case "accepted, answer lost":
+	case "accepted, response lost":
 		h.accept(d)
 		fallthrough
 	case "not accepted":
 		attempt(purchase.ClassRetry, 50000)
 		o.Result = purchase.StatusRetrying
-	case "refused":
+	case "rejected":
 		attempt(purchase.ClassRefused, 40002)
 		o.Result, o.Reason = purchase.StatusDead, purchase.ReasonRefused
 	case "off":
@@ -634,39 +583,32 @@ func (h *history) deliver(d delivery) {
 	default:
 		o.Result, o.Reason = purchase.StatusDead, purchase.ReasonExpired
 	}
-	dies := "never"
-	if !h.calm {
-		dies = h.draw(
-			"worker dies",
-			"never",
-			"never",
-			"never",
-			"before the letter",
-			"before the outcome",
-			"before the acknowledgement",
-		)
+	crash := "none"
+	if !h.faultless {
+		crash = h.draw("crash", "none", "none", "none",
+			"before the dead letter", "before the outcome", "before the ack")
 	}
-	if dies == "before the letter" {
+	if crash == "before the dead letter" {
 		return
 	}
 	if o.Result == purchase.StatusDead {
-		h.letters[d.id] = letter{d.data, h.now}
+		h.deadLetters[d.id] = deadLetter{d.data, h.now}
 	}
-	if dies == "before the outcome" {
+	if crash == "before the outcome" {
 		return
 	}
 	h.report(o)
-	if dies == "before the acknowledgement" || h.stream[d.id] != d.fakeMessage {
+	if crash == "before the ack" || h.stream[d.id] != d.fakeMessage {
 		return
 	}
 	if o.Result == purchase.StatusRetrying {
-		d.from = h.now.Add(time.Minute)
+		d.nextDelivery = h.now.Add(time.Minute)
 		return
 	}
 	delete(h.stream, d.id)
 }
 
-// accept is TikTok's side of a send.
+// accept receives a request as TikTok does.
 func (h *history) accept(d delivery) {
 	e, err := message.DecodeEnvelope(d.data)
 	h.must(err)
@@ -677,13 +619,13 @@ func (h *history) accept(d delivery) {
 	}
 	p := h.tiktok[d.id]
 	if p == nil {
-		p = &pixel{body: d.data}
+		p = &tiktokEvent{body: d.data}
 		h.tiktok[d.id] = p
 	}
 	if string(p.body) != string(d.data) {
 		h.rt.Fatalf("%s was sent as\n%s\nand as\n%s", d.id, p.body, d.data)
 	}
-	if p.times > 0 && h.now.Sub(p.counted) < tiktokFor {
+	if p.times > 0 && h.now.Sub(p.counted) < tiktokDedupeWindow {
 		return
 	}
 	if p.counted, p.times = h.now, p.times+1; p.times > 1+p.replays {
@@ -693,18 +635,18 @@ func (h *history) accept(d delivery) {
 
 func (h *history) report(list ...message.Outcome) {
 	h.outcomes = append(h.outcomes, outcomes{list, h.now})
-	h.told = append(h.told, list...)
+	h.reported = append(h.reported, list...)
 }
 
-// thaw is a worker that was frozen after its request and reports only now, about any generation that the
-// queue ever held; or an outcome that is published once more.
-func (h *history) thaw(rt *rapid.T) {
-	h.tick(rt)
+// reportAgain publishes an earlier outcome again, or the delayed outcome of any generation that the queue
+// ever held, from a worker that paused after its request.
+func (h *history) reportAgain(rt *rapid.T) {
+	h.start(rt)
 	if len(h.stored) == 0 {
 		rt.Skip("nothing was ever queued")
 	}
-	if len(h.told) > 0 && rapid.IntRange(0, 2).Draw(rt, "a repeated one") == 0 {
-		h.report(h.told[rapid.IntRange(0, len(h.told)-1).Draw(rt, "outcome")])
+	if len(h.reported) > 0 && rapid.IntRange(0, 2).Draw(rt, "repeat") == 0 {
+		h.report(h.reported[rapid.IntRange(0, len(h.reported)-1).Draw(rt, "outcome")])
 	} else {
 		id := h.draw("purchase", slices.Sorted(maps.Keys(h.stored))...)
 		h.reportLate(id, rapid.SampledFrom(slices.Sorted(maps.Keys(h.stored[id]))).Draw(rt, "generation"))
@@ -714,7 +656,7 @@ func (h *history) thaw(rt *rapid.T) {
 	}
 }
 
-// reportLate reports about a message that a worker may have had.
+// reportLate publishes an outcome of a message that a worker may have received.
 func (h *history) reportLate(id string, generation int) {
 	results := []purchase.Status{purchase.StatusRetrying, purchase.StatusDead}
 	if h.tiktok[id] != nil {
@@ -725,111 +667,103 @@ func (h *history) reportLate(id string, generation int) {
 	h.report(outcome(id, generation, result, fmt.Sprintf("a%d", h.attempts), h.now.Add(h.worker)))
 }
 
-// recordSome records outcomes in any order; what is not acknowledged comes again.
+// recordSome records outcomes in any order. Those that are not acknowledged are redelivered.
 func (h *history) recordSome(rt *rapid.T) {
-	h.tick(rt)
+	h.start(rt)
 	if len(h.outcomes) == 0 {
-		rt.Skip("no outcome waits")
+		rt.Skip("no outcomes")
 	}
 	h.record(rt, rapid.IntRange(1, len(h.outcomes)).Draw(rt, "messages"))
 }
 
 func (h *history) record(rt *rapid.T, n int) {
-	if !h.calm {
+	if !h.faultless {
 		h.outcomes = rapid.Permutation(h.outcomes).Draw(rt, "order")
 	}
 	var batch []message.Outcome
 	for _, m := range h.outcomes[:n] {
 		batch = append(batch, m.list...)
 	}
-	_, err := h.Settle(h.t.Context(), batch)
+	_, err := h.Settle(h.T.Context(), batch)
 	h.must(err)
-	if h.calm || rapid.IntRange(0, 3).Draw(rt, "acknowledged") > 0 {
+	if h.faultless || rapid.IntRange(0, 3).Draw(rt, "acknowledged") > 0 {
 		h.outcomes = h.outcomes[n:]
 	}
 }
 
 func (h *history) timePasses(rt *rapid.T) {
-	h.tick(rt)
-	h.pass(
-		rapid.SampledFrom([]time.Duration{2 * time.Second, relay.ClaimTimeout + time.Second, 3 * time.Minute, 20 * time.Hour, 50 * time.Hour}).
-			Draw(rt, "time"),
-	)
+	h.start(rt)
+	times := []time.Duration{
+		2 * time.Second, relay.ClaimTimeout + time.Second, 3 * time.Minute, 20 * time.Hour, 50 * time.Hour,
+	}
+	h.advance(rapid.SampledFrom(times).Draw(rt, "time"))
 }
 
-// Promises.
+// The promises.
 
-// check holds after every step.
+const sqlBrokenPromises = `
+	SELECT COALESCE(string_agg(checkout_session_id || ' is ' || status || ': ' || what, '; '), '') FROM (
+		SELECT p.checkout_session_id, p.status, CASE
+			WHEN p.attempts <> (SELECT count(*) FROM attempts a WHERE a.checkout_session_id = p.checkout_session_id)
+				THEN 'attempts differs from the number of its rows'
+			WHEN (p.finished_at IS NOT NULL) <> (p.status IN ('delivered', 'dead', 'skipped', 'rejected'))
+				THEN 'finished_at does not match the status'
+			WHEN p.finished_at > (SELECT at FROM history.clock) THEN 'finished_at is in the future'
+			WHEN p.status IN ('pending', 'published', 'retrying') AND p.envelope IS NULL THEN 'no envelope'
+			WHEN p.status = 'delivered' AND p.reason <> '' THEN 'has the reason ' || p.reason
+		END AS what FROM purchases p) w
+	WHERE what IS NOT NULL`
+
+// check checks the promises after every step.
 func (h *history) check(rt *rapid.T) {
 	h.rt = rt
-	wrong := ask[string](
-		h.testLedger,
-		`SELECT COALESCE(string_agg(checkout_session_id || ' is ' || status || ': ' || what, '; '), '') FROM (
-		SELECT p.checkout_session_id, p.status, CASE
-			WHEN p.attempts <> (SELECT count(*) FROM attempts a WHERE a.checkout_session_id = p.checkout_session_id) THEN 'attempts are not counted once each'
-			WHEN (p.finished_at IS NOT NULL) <> (p.status IN ('delivered', 'dead', 'skipped', 'rejected')) THEN 'the end has no time, or a time no end'
-			WHEN p.finished_at > (SELECT at FROM history.clock) THEN 'it ends in the future'
-			WHEN p.status IN ('pending', 'published', 'retrying') AND p.envelope IS NULL THEN 'it has no message'
-			WHEN p.status = 'delivered' AND p.reason <> '' THEN 'it has the reason ' || p.reason
-		END AS what FROM purchases p) w WHERE what IS NOT NULL`,
-	)
-	if wrong != "" {
-		rt.Fatal(wrong)
+	if broken := ask[string](h.testLedger, sqlBrokenPromises); broken != "" {
+		rt.Fatal(broken)
 	}
-	delivered := ask[[]string](
-		h.testLedger,
-		`SELECT COALESCE(array_agg(checkout_session_id), '{}') FROM purchases WHERE status = 'delivered'`,
-	)
+	delivered := ask[[]string](h.testLedger, `
+		SELECT COALESCE(array_agg(checkout_session_id), '{}') FROM purchases WHERE status = 'delivered'`)
 	for id := range h.accepted {
 		if !slices.Contains(delivered, id) {
-			rt.Fatalf(
-				"%s was delivered, and is %s",
-				id,
-				ask[string](
-					h.testLedger,
-					`SELECT COALESCE((SELECT status FROM purchases WHERE checkout_session_id = $1), 'gone')`,
-					id,
-				),
-			)
+			status := ask[string](h.testLedger, `
+				SELECT COALESCE((SELECT status FROM purchases WHERE checkout_session_id = $1), 'missing')`, id)
+			rt.Fatalf("%s was delivered and is now %s", id, status)
 		}
 	}
 	for _, id := range delivered {
 		h.accepted[id] = true
 		if h.tiktok[id] == nil {
-			rt.Fatalf("%s is delivered, and TikTok has no such event", id)
+			rt.Fatalf("%s is delivered, but TikTok has no such event", id)
 		}
 	}
 }
 
-// settleDown ends the faults until nothing moves any more: then every paid purchase has ended.
-func (h *history) settleDown(rt *rapid.T) {
-	h.rt, h.calm = rt, true
-	defer func() { h.calm = false }()
-	state := func() string {
-		return ask[string](
-			h.testLedger,
-			`SELECT COALESCE(string_agg(concat_ws(' ', checkout_session_id, status, generation), ', ' ORDER BY checkout_session_id), '') FROM purchases`,
-		)
-	}
+// finishAll stops the faults until every paid purchase has ended.
+func (h *history) finishAll(rt *rapid.T) {
+	h.rt, h.faultless = rt, true
+	defer func() { h.faultless = false }()
+	const state = `SELECT COALESCE(string_agg(concat_ws(' ', checkout_session_id, status, generation), ', '
+		ORDER BY checkout_session_id), '') FROM purchases`
 	const open = `SELECT count(*) FROM purchases WHERE status IN ('pending', 'published', 'retrying')`
-	for round := 0; ask[int](h.testLedger, open) > 0 || len(h.stream)+len(h.outcomes)+len(h.network) > 0; round++ {
+	inFlight := func() int { return len(h.stream) + len(h.outcomes) + len(h.network) }
+	for round := 0; ask[int](h.testLedger, open) > 0 || inFlight() > 0; round++ {
 		if round == 20 {
-			rt.Fatalf("it never ends: %s; %d queued, %d outcomes", state(), len(h.stream), len(h.outcomes))
+			rt.Fatalf("%d queued and %d outcomes left of %s", len(h.stream), len(h.outcomes),
+				ask[string](h.testLedger, state))
 		}
-		_, err := h.relay.Pass(h.t.Context(), true)
+		_, err := h.relay.Pass(h.T.Context(), true)
 		h.mayFail(err)
 		h.work(rt)
 		if len(h.outcomes) > 0 {
 			h.record(rt, len(h.outcomes))
 		}
-		h.pass(20 * time.Minute)
-		h.mayFail(h.sweeper.Sweep(h.t.Context()))
+		h.advance(20 * time.Minute)
+		h.mayFail(h.sweeper.Sweep(h.T.Context()))
 	}
 	h.check(rt)
 	h.CheckRollup(rt, nil, time.Time{})
 	for _, b := range h.buyers {
 		if b.forgotten {
-			h.noTraceOf(b, []string{purchase.HashEmail(b.email), b.click, b.email})
+			h.checkForgotten(b, []string{purchase.HashEmail(b.email), b.click, b.email})
 		}
 	}
 }
@@ -842,11 +776,13 @@ func TestHistories_KeepThePromises(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"":        h.check,
 			"webhook": h.webhook, "webhook 2": h.webhook, "webhook 3": h.webhook, "held invoices": h.convertHeld,
-			"publish": h.publish, "publish 2": h.publish, "restart ingest": h.restartIngest,
-			"sweep": h.sweep, "lose queue": h.loseQueue, "wipe PURCHASES": h.wipePurchases, "wipe OUTCOMES": h.wipeOutcomes,
-			"work": h.work, "work 2": h.work, "fetch": h.fetch, "thaw": h.thaw, "thaw 2": h.thaw, "record": h.recordSome, "record 2": h.recordSome,
-			"replay": h.replay, "overtaken replay": h.overtake, "fold": h.fold, "season": h.season, "prune": h.pruneAll, "forget": h.forget, "time": h.timePasses,
+			"publish": h.publish, "publish 2": h.publish, "restart ingest": h.restartIngest, "sweep": h.sweep,
+			"lose queue": h.loseQueue, "wipe PURCHASES": h.wipePurchases, "wipe OUTCOMES": h.wipeOutcomes,
+			"work": h.work, "work 2": h.work, "fetch": h.fetch, "report again": h.reportAgain,
+			"report again 2": h.reportAgain, "record": h.recordSome, "record 2": h.recordSome, "replay": h.replay,
+			"replay before outcome": h.replayBeforeOutcome, "fold": h.fold, "season": h.season,
+			"prune": h.pruneAll, "forget": h.forget, "time": h.timePasses,
 		})
-		h.settleDown(rt)
+		h.finishAll(rt)
 	})
 }

@@ -1,4 +1,4 @@
-// Package ledger records purchases in Postgres. Each SQL statement is a constant above its caller.
+// Package ledger stores purchases in Postgres. Each SQL statement is a constant above its caller.
 package ledger
 
 import (
@@ -18,38 +18,38 @@ import (
 type DB struct {
 	pool    *pgxpool.Pool
 	batcher recordBatcher
-	onSkip  func(Skipped) // nil: rows that are left out are not reported
+	onSkip  func(Skipped) // nil: skipped rows are not reported
 }
 
-// A prepared plan is made once per connection, often while a table is still empty: the planner would then
-// choose sequential scans for good, slower with each purchase. Without them, what has no index looks so dear
-// that it would start parallel workers and the JIT for a handful of rows: 5 ms each time. A client that
-// vanished in a transaction holds its locks for 10 s and its connection for 90 s, instead of the two hours of
-// the system's keepalive. Statements of a transaction follow each other immediately.
+// Plans are prepared once per connection, often while a table is still empty: the planner would choose
+// sequential scans and keep them. With sequential scans disabled, an unindexed query looks so expensive that
+// Postgres would add parallel workers and the JIT, at 5 ms per query. If a client vanishes during a
+// transaction, its locks are freed after 10 s and its connection after 90 s. The system's keepalive takes two
+// hours.
 const sqlSession = `
 SELECT set_config('idle_in_transaction_session_timeout', '10000', false),
     set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
     set_config('tcp_keepalives_count', '3', false), set_config('enable_seqscan', 'off', false),
     set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)`
 
-// Open prepares a pool for url. It does not connect, and succeeds while Postgres is down. An error means that
-// the URL is unusable.
+// Open creates a connection pool. It does not connect, so it succeeds while Postgres is down; an error means
+// that the URL is invalid.
 func Open(ctx context.Context, url secret.String) (*DB, error) {
 	config, err := pgxpool.ParseConfig(url.Reveal())
 	if err != nil {
-		return nil, errDatabaseURL
+		return nil, fmt.Errorf("DATABASE_URL: %w", ErrURL)
 	}
-	config.MinConns = 2 // a lone webhook waits for no connection setup
+	config.MinConns = 2 // spares a lone webhook the connection setup
 	if config.MaxConns < 16 {
 		config.MaxConns = 16
 	}
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	config.ConnConfig.RuntimeParams["application_name"] = "purchase-relay"
 	config.HealthCheckPeriod = 5 * time.Second
-	config.PingTimeout = time.Second // of a webhook's 5 s: the connection may be half-open
+	config.PingTimeout = time.Second // out of a webhook's 5 s; the connection may be half-open
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, sqlSession, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return fmt.Errorf("prepare a session: %w", err)
+			return fmt.Errorf("configure session: %w", err)
 		}
 		return nil
 	}
@@ -65,15 +65,15 @@ func Open(ctx context.Context, url secret.String) (*DB, error) {
 	return db, nil
 }
 
-var errDatabaseURL = errors.New(
-	"DATABASE_URL is not a Postgres connection string (postgres://user:password@host:5432/database)")
+// ErrURL is returned for an invalid connection string. It never contains the string: that has a password.
+var ErrURL = errors.New("not a Postgres connection string (postgres://user:password@host:5432/database)")
 
-// closeTimeout bounds pool shutdown. pgx waits 15 s for a half-open connection, longer than a process has to
-// stop.
+// closeTimeout bounds pool shutdown. pgx waits 15 s for a half-open connection, longer than the shutdown may
+// take.
 const closeTimeout = 2 * time.Second
 
-// Close closes the pool after the writes in progress. Other users of the pool have ended before. Connections
-// that are still in use after closeTimeout are abandoned.
+// Close waits for the writes in progress and closes the pool. Connections that are still in use after
+// closeTimeout are abandoned.
 func (db *DB) Close() {
 	db.batcher.close()
 	closed := make(chan struct{})
@@ -87,10 +87,10 @@ func (db *DB) Close() {
 	}
 }
 
-// Ping returns an error unless Postgres answers.
+// Ping returns an error unless Postgres responds.
 func (db *DB) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
 
-// column returns one value per row: an array parameter of unnest, encoded without reflection.
+// column returns one value per row as an array parameter for unnest, which pgx encodes without reflection.
 func column[R, T any](rows []R, value func(R) T) pgtype.FlatArray[T] {
 	values := make(pgtype.FlatArray[T], len(rows))
 	for i, row := range rows {
@@ -99,7 +99,6 @@ func column[R, T any](rows []R, value func(R) T) pgtype.FlatArray[T] {
 	return values
 }
 
-// nullable returns nil, Postgres' null, for "".
 func nullable(s string) *string {
 	if s == "" {
 		return nil
@@ -107,7 +106,7 @@ func nullable(s string) *string {
 	return &s
 }
 
-// NullTime returns nil, Postgres' null, for the zero time.
+// NullTime returns nil (SQL null) for the zero time.
 func NullTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

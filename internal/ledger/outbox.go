@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,8 +12,8 @@ import (
 	"purchase-relay/internal/relay"
 )
 
-// first_published_at is set by the first claim, before the first send: an acknowledgement that is lost must
-// not make the purchase younger.
+// first_published_at is set by the first claim, before the first publish, so that a lost acknowledgement does
+// not reset the purchase's age.
 const sqlClaim = `
 UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $2),
     first_published_at = COALESCE(first_published_at, now())
@@ -29,12 +28,12 @@ func (db *DB) Claim(ctx context.Context, limit int) ([]relay.Claim, error) {
 	return db.claimRows(ctx, "relay", "claim pending purchases", sqlClaim, limit, relay.ClaimTimeout.Seconds())
 }
 
-// The queue may have lost a purchase without an outcome for the grace, by the ledger's clock. swept_at limits
-// a purchase that the queue still holds to one claim per grace instead of one per sweep.
+// Selects purchases without an outcome for the grace period, by Postgres' clock. Because of swept_at a
+// purchase that is still queued is claimed once per grace period instead of once per sweep.
 //
-// An outcome may reach a replayed purchase before the relay claims it: the row is in flight and has no
-// first publish yet. Its age then counts from the stream's time of the message, else from the outcome's
-// recording.
+// If the outcome of a replayed purchase arrives before the relay's claim, the row is in flight without a
+// first publish. Its age then starts when the stream stored the message or, if unknown, when the outcome was
+// recorded.
 const sqlOverdue = `
 UPDATE public.purchases SET claimed_until = now() + make_interval(secs => $3),
     first_published_at = COALESCE(first_published_at, published_at, updated_at)
@@ -52,22 +51,21 @@ func (db *DB) Overdue(ctx context.Context, grace time.Duration, limit int) ([]re
 		relay.ClaimTimeout.Seconds())
 }
 
-// errNoEnvelope is returned for a purchase without a message, which cannot be published.
 var errNoEnvelope = errors.New("row has no envelope")
 
-// claimRows returns the claims of a statement that claims rows. Unusable rows are left out; where all of them
-// are, the next ones are claimed.
+// claimRows runs a statement that claims rows. Unreadable rows are skipped; if a batch has no others, the
+// next batch is claimed.
 func (db *DB) claimRows(
-	ctx context.Context, where, what, statement string, args ...any,
+	ctx context.Context, where, operation, statement string, args ...any,
 ) ([]relay.Claim, error) {
 	for {
 		rows, err := db.pool.Query(ctx, statement, args...)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
+			return nil, fmt.Errorf("%s: %w", operation, err)
 		}
 		claims, err := Collect(db, where, rows, scanClaim)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
+			return nil, fmt.Errorf("%s: %w", operation, err)
 		}
 		if len(claims) > 0 || rows.CommandTag().RowsAffected() == 0 {
 			return claims, nil
@@ -83,8 +81,8 @@ func scanClaim(row pgx.CollectableRow) (c relay.Claim, err error) {
 	return c, err
 }
 
-// An outcome that was recorded before its mark has set everything already. The mark's generation is the
-// higher one after an ambiguous publish. The rows are locked in key order, as everywhere.
+// A row whose outcome was recorded first is complete. After an ambiguous publish the mark has the higher
+// generation. The CTE locks the rows in key order.
 const sqlPublished = `
 WITH marks AS (
     SELECT m.id, m.generation, m.sequence, m.age, m.first
@@ -105,7 +103,7 @@ FROM marks m JOIN open o ON o.checkout_session_id = m.id
 WHERE p.checkout_session_id = m.id AND p.generation <= m.generation
     AND (p.status = 'pending' OR p.published_at IS NULL)`
 
-// MarkPublished implements relay.Outbox. An earlier outcome and a newer generation are kept.
+// MarkPublished implements relay.Outbox. It keeps a recorded outcome and a newer generation.
 func (db *DB) MarkPublished(ctx context.Context, marks []relay.Mark) error {
 	if len(marks) == 0 {
 		return nil
@@ -114,14 +112,15 @@ func (db *DB) MarkPublished(ctx context.Context, marks []relay.Mark) error {
 	for i, m := range marks {
 		ages[i], firsts[i] = m.Age.Seconds(), NullTime(m.FirstPublished)
 	}
-	ids, generations, sequences := columnsOf(marks)
+	ids, generations, sequences := markColumns(marks)
 	if _, err := db.pool.Exec(ctx, sqlPublished, ids, generations, sequences, ages, firsts); err != nil {
 		return fmt.Errorf("mark %d purchases published: %w", len(marks), err)
 	}
 	return nil
 }
 
-// An UPDATE alone locks in the order of its plan and could deadlock with other writers of these rows.
+// The CTE locks the rows in key order: an UPDATE alone locks in plan order and could deadlock with other
+// writers.
 const sqlReleased = `
 WITH open AS (
     SELECT checkout_session_id FROM public.purchases
@@ -131,7 +130,7 @@ WITH open AS (
 UPDATE public.purchases p SET claimed_until = NULL FROM open o
 WHERE p.checkout_session_id = o.checkout_session_id AND p.status IN ('pending', 'published', 'retrying')`
 
-// An earlier outcome is kept.
+// Keeps an outcome that was recorded since.
 const sqlSwept = `
 UPDATE public.purchases p SET
     status = 'published', generation = m.generation, published_at = now(), stream_sequence = m.sequence,
@@ -150,10 +149,11 @@ func (db *DB) RecordSweep(ctx context.Context, published []relay.Mark, queued, u
 		ids = append(ids, m.ID)
 	}
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil { // one key order, like the recorder
+		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
 			return err
 		}
-		if err := writeMarks(ctx, tx, sqlSwept, published); err != nil {
+		publishedIDs, generations, sequences := markColumns(published)
+		if _, err := tx.Exec(ctx, sqlSwept, publishedIDs, generations, sequences); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, sqlStillQueued, queued); err != nil {
@@ -163,12 +163,12 @@ func (db *DB) RecordSweep(ctx context.Context, published []relay.Mark, queued, u
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("record the sweep of %d purchases: %w", len(ids), err)
+		return fmt.Errorf("record sweep of %d purchases: %w", len(ids), err)
 	}
 	return nil
 }
 
-// The generation protects a purchase that was replayed since: its age counts anew.
+// The generation protects a purchase that was replayed since: its age has been reset.
 const sqlExpire = `
 UPDATE public.purchases p SET
     status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
@@ -181,9 +181,8 @@ RETURNING p.checkout_session_id`
 func (db *DB) Expire(
 	ctx context.Context, marks []relay.Mark, maxAge time.Duration,
 ) (expired []string, err error) {
-	ids, generations, _ := columnsOf(marks)
+	ids, generations, _ := markColumns(marks)
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		// In key order: an UPDATE locks in the order of its plan.
 		if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
 			return err
 		}
@@ -200,21 +199,6 @@ func (db *DB) Expire(
 	return expired, nil
 }
 
-// writeMarks runs a statement that takes IDs, generations and sequences.
-func writeMarks(ctx context.Context, tx pgx.Tx, statement string, marks []relay.Mark) error {
-	if len(marks) == 0 {
-		return nil
-	}
-	slices.SortFunc(marks, func(a, b relay.Mark) int { return strings.Compare(a.ID, b.ID) })
-	ids, generations, sequences := columnsOf(marks)
-	// An UPDATE locks in the order of its plan; the recorder may hold some of these rows.
-	if _, err := tx.Exec(ctx, sqlLockPurchases, ids); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, statement, ids, generations, sequences)
-	return err
-}
-
 // Release implements relay.Outbox.
 func (db *DB) Release(ctx context.Context, ids []string) error {
 	if _, err := db.pool.Exec(ctx, sqlReleased, ids); err != nil {
@@ -223,8 +207,8 @@ func (db *DB) Release(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// claimed_until tells whether this claim set first_published_at. An earlier claim may have published and lost
-// the acknowledgement: then the age counts.
+// Resets first_published_at if this claim set it, which claimed_until shows. An earlier claim may have
+// published and lost the acknowledgement; the age then stays.
 const sqlUnsent = `
 WITH unsent AS (
     SELECT checkout_session_id FROM public.purchases
@@ -244,7 +228,7 @@ func (db *DB) ReleaseUnsent(ctx context.Context, ids []string) error {
 	return nil
 }
 
-func columnsOf(marks []relay.Mark) (ids []string, generations []int32, sequences []int64) {
+func markColumns(marks []relay.Mark) (ids []string, generations []int32, sequences []int64) {
 	ids = make([]string, len(marks))
 	generations, sequences = make([]int32, len(marks)), make([]int64, len(marks))
 	for i, m := range marks {

@@ -14,14 +14,14 @@ import (
 	"purchase-relay/migrations"
 )
 
-// Probe is one connection for a self-check. It reads facts about the server, the schema, the role and the
-// latest events, judges none of them and changes nothing.
+// Probe is a read-only connection for the self-check. It reads the state of the server, the schema, the role
+// and the latest events; the caller evaluates them.
 type Probe struct {
 	User, Database string
 	conn           *pgx.Conn
 }
 
-// ServerError is a connection or a query that the server refuses. Its message holds no password.
+// ServerError is a connection that the server rejected. Its message contains no password.
 type ServerError struct {
 	SQLState string
 	Message  string
@@ -30,10 +30,7 @@ type ServerError struct {
 // Error implements error.
 func (e *ServerError) Error() string { return e.Message }
 
-// ErrURL is a text that is no connection string.
-var ErrURL = errors.New("not a connection string")
-
-// OpenProbe connects. The error is ErrURL, a *ServerError, or that nobody answers; none holds the password.
+// OpenProbe connects. It returns ErrURL, a *ServerError or a network error; none contains the password.
 func OpenProbe(ctx context.Context, url secret.String) (*Probe, error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
@@ -41,8 +38,8 @@ func OpenProbe(ctx context.Context, url secret.String) (*Probe, error) {
 	}
 	config.ConnectTimeout = 3 * time.Second
 	conn, err := pgx.ConnectConfig(ctx, config)
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return nil, &ServerError{refused.Code, refused.Message}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return nil, &ServerError{pgErr.Code, pgErr.Message}
 	}
 	if err != nil {
 		return nil, err
@@ -50,21 +47,21 @@ func OpenProbe(ctx context.Context, url secret.String) (*Probe, error) {
 	return &Probe{User: config.User, Database: config.Database, conn: conn}, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (p *Probe) Close(ctx context.Context) { _ = p.conn.Close(context.WithoutCancel(ctx)) }
 
-// Transport is the weakest protection of the connections that a URL allows.
+// Transport is the protection of a connection.
 type Transport int
 
-// The kinds of protection, from the best to the worst.
+// The kinds of protection, from best to worst.
 const (
-	TransportVerified   Transport = iota // on this machine, or certificate and name are verified
-	TransportUnverified                  // encrypted, and the server's name is not verified
-	TransportClear                       // in the clear
+	TransportVerified   Transport = iota // local, or TLS with verified certificate and name
+	TransportUnverified                  // TLS without verification of the server's name
+	TransportClear                       // plain text
 )
 
-// TransportOf reads it from a URL, without a connection. It looks at every host and every fallback: with
-// sslmode=prefer, allow and the default, the driver falls back to plain text where the other end asks for it.
+// TransportOf returns the weakest protection that a URL allows on any host, without connecting. With sslmode
+// prefer (the default) and allow, the driver falls back to plain text if the server asks for it.
 func TransportOf(url secret.String) (Transport, error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
@@ -75,18 +72,17 @@ func TransportOf(url secret.String) (Transport, error) {
 		config.Fallbacks...)
 	for _, target := range targets {
 		switch tls := target.TLSConfig; {
-		case local(target.Host):
+		case isLocal(target.Host):
 		case tls == nil:
 			worst = TransportClear
-		case tls.InsecureSkipVerify: // and sslmode=verify-ca, which accepts any name
+		case tls.InsecureSkipVerify: // also with sslmode=verify-ca, which accepts any name
 			worst = max(worst, TransportUnverified)
 		}
 	}
 	return worst, nil
 }
 
-// local reports whether a host is a socket's folder or this machine.
-func local(host string) bool {
+func isLocal(host string) bool {
 	if strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" {
 		return true
 	}
@@ -104,11 +100,11 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
 
 // Server is the state of a Postgres server.
 type Server struct {
-	Version     int // as in server_version_num
+	Version     int // server_version_num
 	VersionText string
 	Replica     bool
-	ClockAhead  time.Duration // its clock before this machine's; negative: behind
-	LossyOff    []string      // settings that are off, so that a crash may lose a commit
+	ClockAhead  time.Duration // of this machine's clock; negative: behind
+	LossyOff    []string      // durability settings that are off: a crash may lose a commit
 	Used, Max   int           // connections
 }
 
@@ -136,12 +132,12 @@ func (p *Probe) Server(ctx context.Context) (s Server, err error) {
 // Schema is the state of the ledger's schema.
 type Schema struct {
 	Exists bool
-	Level  int // of the last migration
-	Known  int // the level that this binary knows
-	Oldest int // the oldest binary's level that may use it
+	Level  int // last applied migration
+	Known  int // level of this binary
+	Oldest int // level of the oldest binary that may use the schema
 }
 
-// Schema reads the schema's state. An error for lack of rights wraps ErrNoRights.
+// Schema reads the schema's state. For lack of rights the error wraps ErrNoRights.
 func (p *Probe) Schema(ctx context.Context) (Schema, error) {
 	s := Schema{Known: migrations.Level}
 	if err := p.conn.QueryRow(ctx, sqlHasVersions).Scan(&s.Exists); err != nil || !s.Exists {
@@ -153,7 +149,7 @@ func (p *Probe) Schema(ctx context.Context) (Schema, error) {
 	return s, Explain(p.conn.QueryRow(ctx, sqlOldestBinary).Scan(&s.Oldest))
 }
 
-// MissingRights lists what the role lacks, such as "UPDATE on attempts".
+// MissingRights lists the privileges that the role lacks, such as "UPDATE on attempts".
 func (p *Probe) MissingRights(ctx context.Context) ([]string, error) {
 	return missingRights(ctx, p.conn)
 }
@@ -167,7 +163,7 @@ const sqlEventsByMode = `
 SELECT livemode, max(received_at) FROM public.stripe_events
 WHERE received_at > now() - interval '30 days' GROUP BY livemode`
 
-// LatestEvents returns when the last checkout of 30 days was received, by mode; zero: none.
+// LatestEvents returns when the last event of the past 30 days was received, by mode; zero: none.
 func (p *Probe) LatestEvents(ctx context.Context) (live, test time.Time, err error) {
 	rows, err := p.conn.Query(ctx, sqlEventsByMode)
 	if err != nil {

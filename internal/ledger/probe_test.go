@@ -15,7 +15,7 @@ import (
 	"purchase-relay/migrations"
 )
 
-// The driver falls back to whatever sslmode allows where the other end asks for it.
+// With sslmode=prefer and allow, the driver falls back to plain text if the server asks for it.
 func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[secret.String]Transport{
@@ -41,11 +41,11 @@ func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 	}
 	if _, err := TransportOf("postgres://u:p@db.example/d?sslmode=hunter2"); !errors.Is(err, ErrURL) ||
 		strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("an unknown sslmode: error = %v, want ErrURL", err)
+		t.Errorf("unknown sslmode: error = %v, want ErrURL", err)
 	}
 }
 
-func TestProbe_ReadsARealLedger(t *testing.T) {
+func TestProbe_ReadsLedger(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
 	probe := func(url secret.String) *Probe {
@@ -61,29 +61,26 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 		t.Errorf("connected as %q on %q, want %q", runtime.User, runtime.Database, r.role)
 	}
 	if s, err := owner.Schema(t.Context()); err != nil || s.Exists {
-		t.Errorf("an empty database: %+v, error = %v, want no schema", s, err)
+		t.Errorf("empty database: schema = %+v, %v, want none", s, err)
 	}
 	if _, err := Migrate(t.Context(), r.owner); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := runtime.Schema(t.Context()); !errors.Is(err, ErrNoRights) {
-		t.Errorf("a role without any right: error = %v, want ErrNoRights", err)
+		t.Errorf("role without rights: error = %v, want ErrNoRights", err)
 	}
 	r.migrate()
 	server, err := runtime.Server(t.Context())
 	if err != nil || server.Version < 130000 || server.VersionText == "" || server.Replica ||
-		server.ClockAhead.Abs() > time.Second ||
-		server.Used < 1 || server.Max <= server.Used {
+		server.ClockAhead.Abs() > time.Second || server.Used < 1 || server.Max <= server.Used {
 		t.Errorf("server = %+v, error = %v", server, err)
 	}
-	if !slices.Contains(server.LossyOff, "fsync") { // the tests' server is a throw-away one
-		t.Errorf("off = %q, want fsync", server.LossyOff)
+	if !slices.Contains(server.LossyOff, "fsync") { // as pgtest starts Postgres
+		t.Errorf("LossyOff = %q, want fsync", server.LossyOff)
 	}
 	schema, err := runtime.Schema(t.Context())
-	if want := (Schema{
-		Exists: true, Level: migrations.Level, Known: migrations.Level,
-		Oldest: schema.Oldest,
-	}); err != nil || schema != want {
+	want := Schema{Exists: true, Level: migrations.Level, Known: migrations.Level, Oldest: schema.Oldest}
+	if err != nil || schema != want {
 		t.Errorf("schema = %+v, error = %v, want %+v", schema, err, want)
 	}
 	missing := func() []string {
@@ -99,31 +96,26 @@ func TestProbe_ReadsARealLedger(t *testing.T) {
 	}
 	for p, want := range map[*Probe]bool{owner: true, runtime: false} {
 		if may, err := p.MayCreate(t.Context()); err != nil || may != want {
-			t.Errorf("%s: may create tables = %t, error = %v, want %t", p.User, may, err, want)
+			t.Errorf("MayCreate of %s = %t, %v, want %t", p.User, may, err, want)
 		}
 	}
 	if live, test, err := runtime.LatestEvents(t.Context()); err != nil || !live.IsZero() || !test.IsZero() {
-		t.Errorf("before any event: %s, %s, error = %v", live, test, err)
+		t.Errorf("LatestEvents before any = %s, %s, %v, want none", live, test, err)
 	}
-	for _, statement := range []string{
-		`INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, received_at, disposition) VALUES ('evt_1', 'x', 'cs_1', true, now(), 'processed')`,
-		`REVOKE UPDATE ON public.attempts FROM "` + r.role + `"`,
-	} {
-		if _, err := r.admin.Exec(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r.exec(`INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, received_at,
+		disposition) VALUES ('evt_1', 'x', 'cs_1', true, now(), 'processed')`)
+	r.exec(`REVOKE UPDATE ON public.attempts FROM "` + r.role + `"`)
 	if list := missing(); !slices.Equal(list, []string{"UPDATE on attempts"}) {
 		t.Errorf("missing rights = %q, want UPDATE on attempts", list)
 	}
 	if live, test, err := runtime.LatestEvents(t.Context()); err != nil ||
 		time.Since(live).Abs() > time.Minute || !test.IsZero() {
-		t.Errorf("after a live event: %s, %s, error = %v", live, test, err)
+		t.Errorf("LatestEvents after a live one = %s, %s, %v, want now and none", live, test, err)
 	}
 }
 
-// A failed connection is told apart, and no error holds the password.
-func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
+// Failed connections are distinguishable, and no error contains the password.
+func TestOpenProbe_ReportsCause(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	conn, err := pgx.Connect(t.Context(), url)
@@ -132,10 +124,10 @@ func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
 	for name, tc := range map[string]struct{ url, state, want string }{
-		"no URL":           {"postgres://[hunter2", "", "not a connection string"},
-		"nobody there":     {"postgres://u:hunter2@127.0.0.1:1/d", "", "refused"},
+		"no URL":           {"postgres://[hunter2", "", "not a Postgres connection string"},
+		"no server":        {"postgres://u:hunter2@127.0.0.1:1/d", "", "refused"},
 		"no such database": {strings.Replace(url, "/test_", "/nothing_", 1), "3D000", "does not exist"},
-		"no such role":     {url + "&user=nobody_of_ours", "28000", "nobody_of_ours"},
+		"no such role":     {url + "&user=unknown_role", "28000", "unknown_role"},
 	} {
 		_, err := OpenProbe(t.Context(), secret.String(tc.url))
 		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hunter2") {
@@ -143,8 +135,8 @@ func TestOpenProbe_ReportsWhyItFailed(t *testing.T) {
 			continue
 		}
 		state := ""
-		if refused, ok := errors.AsType[*ServerError](err); ok {
-			state = refused.SQLState
+		if serverErr, ok := errors.AsType[*ServerError](err); ok {
+			state = serverErr.SQLState
 		}
 		if state != tc.state {
 			t.Errorf("%s: SQLSTATE = %q, want %q", name, state, tc.state)

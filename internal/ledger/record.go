@@ -18,10 +18,10 @@ import (
 	"purchase-relay/internal/relay"
 )
 
-// Record writes one event and, if the event moves its session forward, the profile and the purchase with its
-// encoded message. It returns after the commit, which concurrent receipts share. After an error nothing is
-// written or, if the commit's answer was lost, everything: then the repeated event is a duplicate. A dry run
-// takes the same decision under the same locks and is rolled back.
+// Record writes one event and, if the event advances its session, the profile and the purchase with its
+// encoded message. It returns after the commit, which concurrent receipts share. If the response to the
+// commit is lost, everything is written despite the error, and the repeated event is a duplicate. A dry run
+// makes the same decision under the same locks and is rolled back.
 func (db *DB) Record(ctx context.Context, r purchase.Receipt) (recorded purchase.Recorded, err error) {
 	if r.DryRun {
 		recorded, err = db.dryRun(ctx, r)
@@ -34,13 +34,27 @@ func (db *DB) Record(ctx context.Context, r purchase.Receipt) (recorded purchase
 	return recorded, nil
 }
 
-// record writes receipts in one transaction of two round trips: lock and read, then write and commit.
 func (db *DB) record(ctx context.Context, receipts []purchase.Receipt) ([]purchase.Recorded, error) {
+	return db.transact(ctx, receipts, (*transaction).commit)
+}
+
+func (db *DB) dryRun(ctx context.Context, r purchase.Receipt) (purchase.Recorded, error) {
+	recorded, err := db.transact(ctx, []purchase.Receipt{r}, (*transaction).rollback)
+	if err != nil {
+		return purchase.Recorded{}, err
+	}
+	return recorded[0], nil
+}
+
+// transact needs two round trips: begin locks and reads, end writes and commits or rolls back.
+func (db *DB) transact(
+	ctx context.Context, receipts []purchase.Receipt, end func(*transaction, context.Context) error,
+) ([]purchase.Recorded, error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Release() // closes the connection if its transaction is still open
+	defer conn.Release() // closes the connection while a transaction is open
 	tx, err := begin(ctx, conn.Conn(), receipts, subscriptionsOf(receipts))
 	if err != nil {
 		return nil, err
@@ -51,47 +65,28 @@ func (db *DB) record(ctx context.Context, receipts []purchase.Receipt) ([]purcha
 			return nil, fmt.Errorf("%w: %w", errContent, err)
 		}
 	}
-	return recorded, tx.commit(ctx)
+	return recorded, end(tx, ctx)
 }
 
-func (db *DB) dryRun(ctx context.Context, r purchase.Receipt) (recorded purchase.Recorded, err error) {
-	conn, err := db.pool.Acquire(ctx)
-	if err != nil {
-		return recorded, err
-	}
-	defer conn.Release()
-	receipts := []purchase.Receipt{r}
-	tx, err := begin(ctx, conn.Conn(), receipts, subscriptionsOf(receipts))
-	if err != nil {
-		return recorded, err
-	}
-	if recorded, err = tx.decide(&r); err != nil {
-		return recorded, err
-	}
-	return recorded, tx.rollback(ctx)
-}
-
-// transaction holds the rows that a transaction has locked and read, and those that it is to write.
+// transaction is an open transaction with the rows that it has locked and read and the rows to write.
 type transaction struct {
 	conn *pgx.Conn
-	now  time.Time // its time, by the ledger's clock
+	now  time.Time // start of the transaction, by Postgres' clock
 
-	sessionByEvent map[string]string // of the known event ids
+	sessionByEvent map[string]string // the sessions of recorded event ids
 	sessions       map[string]sessionState
 	profiles       map[profileKey]*profile
 	subscriptions  map[string]*subscription
 
 	newEvents []newEvent
-	purchases map[string]purchaseRow // to be written
+	purchases map[string]purchaseRow // to write, by id
 }
 
-// sessionState is a checkout session's status on the ledger.
 type sessionState struct {
 	status purchase.Status
 	reason purchase.Reason
 }
 
-// newEvent is a row of stripe_events to be written.
 type newEvent struct {
 	*purchase.Receipt
 
@@ -107,8 +102,8 @@ type profileKey struct {
 
 func keyOf(p *purchase.Purchase) profileKey { return profileKey{p.Livemode, p.Email} }
 
-// lock returns the text that the advisory lock hashes.
-func (k profileKey) lock() string {
+// lockKey returns the string that the advisory lock hashes.
+func (k profileKey) lockKey() string {
 	if k.livemode {
 		return "live " + k.email
 	}
@@ -126,34 +121,31 @@ func compareKeys(a, b profileKey) int {
 	return strings.Compare(a.email, b.email)
 }
 
-// profile is a customer, with the changes of this transaction.
 type profile struct {
 	id, customer, subscription string
-	customerBefore             string // the customer id on the ledger
+	customerBefore             string // the recorded customer id
 	lastPurchase               time.Time
 	changed                    bool
 }
 
-// purchaseRow is a purchase to be written.
 type purchaseRow struct {
 	purchase.Purchase
 
-	profile      string // its id; "": none
-	envelope     []byte // nil: nothing is sent
-	trialSession string // of a first payment
+	profile      string // profile id; "": none
+	envelope     []byte // nil: never sent
+	trialSession string // the trial's session, for a first payment
 	claimed      bool
 }
 
-// lateClick reports whether a late click id is sent.
 func (row *purchaseRow) lateClick() bool { return row.envelope != nil && row.LateClick() }
 
 const sqlBegin = `BEGIN`
 
-const sqlNow = `SELECT now()` // the transaction's own time
+const sqlNow = `SELECT now()` // start of the transaction
 
-// The events of one session are serialised over all replicas: each decision needs the one before. So are
-// those of one customer: a new profile's id is chosen before it is written. Keys are locked in order; the
-// locks end with the transaction; two keys of the same hash only wait for each other.
+// Events of one session are serialised across all replicas, because each decision depends on the previous
+// one. So are events of one customer: a new profile's id is chosen before the profile is written. Keys are
+// locked in order. Two keys with the same hash only wait for each other.
 const sqlLockSessions = `
 SELECT count(pg_advisory_xact_lock(hashtextextended(k, ` + lockSessions + `))) FROM unnest($1::text[]) AS k`
 
@@ -173,8 +165,7 @@ UNION ALL
 SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
 FROM public.profiles WHERE NOT livemode AND email = ANY($2)`
 
-// begin opens a transaction, locks the sessions, customers and subscriptions of the receipts, and reads their
-// rows.
+// begin opens a transaction and locks and reads the sessions, customers and subscriptions of the receipts.
 func begin(
 	ctx context.Context, conn *pgx.Conn, receipts []purchase.Receipt, subscriptions []string,
 ) (*transaction, error) {
@@ -192,7 +183,7 @@ func begin(
 		if !provisions(p) {
 			continue
 		}
-		emailLocks = append(emailLocks, keyOf(p).lock())
+		emailLocks = append(emailLocks, keyOf(p).lockKey())
 		if p.Livemode {
 			liveEmails = append(liveEmails, p.Email)
 		} else {
@@ -206,20 +197,20 @@ func begin(
 	}
 	var batch pgx.Batch
 	batch.Queue(sqlBegin)
-	queue(&batch, func() {}, []any{&tx.now}, sqlNow)
+	queueQuery(&batch, func() {}, []any{&tx.now}, sqlNow)
 	batch.Queue(sqlLockSessions, sessionLocks)
 	batch.Queue(sqlLockEmails, sorted(emailLocks))
 	var id, session, profileID, customer string
 	var key profileKey
 	var state sessionState
-	queue(&batch, func() { tx.sessionByEvent[id] = session }, []any{&id, &session}, sqlKnownEvents, events)
-	queue(&batch, func() { tx.sessions[id] = state }, []any{&id, &state.status, &state.reason},
+	queueQuery(&batch, func() { tx.sessionByEvent[id] = session }, []any{&id, &session}, sqlKnownEvents, events)
+	queueQuery(&batch, func() { tx.sessions[id] = state }, []any{&id, &state.status, &state.reason},
 		sqlSessionStates, sessions)
-	queue(&batch, func() { tx.profiles[key] = &profile{id: profileID, customerBefore: customer} },
+	queueQuery(&batch, func() { tx.profiles[key] = &profile{id: profileID, customerBefore: customer} },
 		[]any{&key.livemode, &key.email, &profileID, &customer},
 		sqlKnownProfiles, sorted(liveEmails), sorted(testEmails))
 	if len(subscriptions) > 0 {
-		queueSubscriptions(&batch, tx.subscriptions, subscriptions)
+		querySubscriptions(&batch, tx.subscriptions, subscriptions)
 	}
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, fmt.Errorf("lock and read: %w", err)
@@ -227,29 +218,29 @@ func begin(
 	return tx, nil
 }
 
-// queue adds a query to a batch. Each row is scanned into fields, then use is called.
-func queue(batch *pgx.Batch, use func(), fields []any, sql string, args ...any) {
+// queueQuery adds a query to a batch. Each row is scanned into fields, then handle is called.
+func queueQuery(batch *pgx.Batch, handle func(), fields []any, sql string, args ...any) {
 	batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, fields, func() error { use(); return nil })
+		_, err := pgx.ForEachRow(rows, fields, func() error { handle(); return nil })
 		return err
 	})
 }
 
-// sorted returns the distinct values in order; never nil, which Postgres would take as null.
+// sorted returns the distinct values in order. It never returns nil, which pgx would encode as null.
 func sorted(values []string) []string {
 	values = append([]string{}, values...)
 	slices.Sort(values)
 	return slices.Compact(values)
 }
 
-// provisions reports whether a purchase gives its customer access. That of a first payment has it since the
-// trial.
+// provisions reports whether a purchase gives its customer access. A first payment does not: its customer has
+// had access since the trial.
 func provisions(p *purchase.Purchase) bool {
 	return p.Kind != purchase.KindFirstPayment &&
 		(p.Status == purchase.StatusPending || p.Status == purchase.StatusSkipped)
 }
 
-// decide returns what becomes of a receipt, after those before it, and notes the rows to write.
+// decide returns the result of a receipt, given those before it, and adds the rows to write.
 func (tx *transaction) decide(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
 	id := storable(r.Event.ID)
 	session, known := tx.sessionByEvent[id]
@@ -264,12 +255,12 @@ func (tx *transaction) decide(r *purchase.Receipt) (recorded purchase.Recorded, 
 	if err != nil {
 		return recorded, err
 	}
-	if known { // the sale of a second session must not be lost: its state decides alone
+	if known { // the event id was recorded for another session; this session's sale must not be lost
 		recorded.Conflict, id = session, storable(id+"."+r.Purchase.ID)
 	} else {
 		tx.sessionByEvent[id] = r.Purchase.ID
 	}
-	if recorded.Disposition != purchase.Ignored { // a renewal leaves no trace
+	if recorded.Disposition != purchase.Ignored { // renewals are not recorded
 		tx.newEvents = append(tx.newEvents, newEvent{r, id, recorded.Disposition})
 	}
 	return recorded, nil
@@ -291,15 +282,15 @@ func (tx *transaction) decideCheckout(r *purchase.Receipt) (recorded purchase.Re
 	if err != nil {
 		return recorded, err
 	}
-	tx.put(&row, r, &recorded)
+	tx.addPurchase(&row, r, &recorded)
 	if p.Trial {
 		err = tx.addTrial(&row, &recorded)
 	}
 	return recorded, err
 }
 
-// provision creates or updates the profile of a purchase's buyer. A customer id other than the profile's is
-// reported: Stripe made a second customer, or the buyer typed another person's address.
+// provision creates or updates the buyer's profile. It reports a customer id other than the profile's: Stripe
+// created a second customer, or the buyer entered another person's address.
 func (tx *transaction) provision(p *purchase.Purchase, recorded *purchase.Recorded) {
 	owner := tx.profiles[keyOf(p)]
 	if owner == nil {
@@ -314,8 +305,7 @@ func (tx *transaction) provision(p *purchase.Purchase, recorded *purchase.Record
 	recorded.ProfileID = owner.id
 }
 
-// update keeps the ids of the latest purchase, whatever the order of the events; sqlPutProfiles does the same
-// against the ledger.
+// update keeps the ids of the latest purchase in any order of events, as sqlUpsertProfiles does with the row.
 func (p *profile) update(q *purchase.Purchase) {
 	newer := !p.changed || !q.At.Before(p.lastPurchase)
 	if q.Customer != "" && (newer || p.customer == "") {
@@ -330,7 +320,6 @@ func (p *profile) update(q *purchase.Purchase) {
 	p.changed = true
 }
 
-// newPurchaseRow returns a purchase's row, with its message if it is to be sent.
 func newPurchaseRow(p purchase.Purchase, profileID string) (row purchaseRow, err error) {
 	row.profile = profileID
 	if p.Status == purchase.StatusPending {
@@ -343,8 +332,8 @@ func newPurchaseRow(p purchase.Purchase, profileID string) (row purchaseRow, err
 	return row, nil
 }
 
-// put notes a purchase to write. It is claimed for the caller, if the caller publishes it immediately.
-func (tx *transaction) put(row *purchaseRow, r *purchase.Receipt, recorded *purchase.Recorded) {
+// addPurchase adds a purchase to write. The row is claimed if the caller publishes it immediately.
+func (tx *transaction) addPurchase(row *purchaseRow, r *purchase.Receipt, recorded *purchase.Recorded) {
 	if row.claimed = r.Claim && row.envelope != nil; row.claimed {
 		recorded.Message, recorded.Claimed = row.envelope, tx.now
 	}
@@ -356,10 +345,10 @@ const sqlCommit = `COMMIT`
 
 func (tx *transaction) commit(ctx context.Context) error {
 	var batch pgx.Batch
-	tx.putEvents(&batch)
-	tx.putProfiles(&batch)
-	tx.putPurchases(&batch)
-	tx.putSubscriptions(&batch)
+	tx.insertEvents(&batch)
+	tx.upsertProfiles(&batch)
+	tx.upsertPurchases(&batch)
+	tx.upsertSubscriptions(&batch)
 	batch.Queue(sqlCommit)
 	if err := tx.conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("write and commit: %w", err)
@@ -376,9 +365,9 @@ func (tx *transaction) rollback(ctx context.Context) error {
 	return nil
 }
 
-// Rows are written in the order of their keys, here and everywhere: transactions never deadlock.
+// All transactions write rows in key order, so that none deadlock.
 
-const sqlPutEvents = `
+const sqlInsertEvents = `
 INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at,
     disposition, caught_up)
 SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up
@@ -386,13 +375,13 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[]
     $7::text[], $8::boolean[]) AS u (id, type, session, livemode, created, received, disposition, caught_up)
 ON CONFLICT (event_id) DO NOTHING`
 
-func (tx *transaction) putEvents(batch *pgx.Batch) {
+func (tx *transaction) insertEvents(batch *pgx.Batch) {
 	rows := tx.newEvents
 	if len(rows) == 0 {
 		return
 	}
 	slices.SortStableFunc(rows, func(a, b newEvent) int { return strings.Compare(a.id, b.id) })
-	batch.Queue(sqlPutEvents,
+	batch.Queue(sqlInsertEvents,
 		column(rows, func(e newEvent) string { return e.id }),
 		column(rows, func(e newEvent) string { return e.Event.Type }),
 		column(rows, func(e newEvent) string { return e.Purchase.ID }),
@@ -403,10 +392,10 @@ func (tx *transaction) putEvents(batch *pgx.Batch) {
 		column(rows, func(e newEvent) bool { return e.Source == purchase.SourceBackfill }))
 }
 
-// The profile keeps the ids of its latest purchase, whatever the order of the events. A row with another id
-// than the chosen one was written by a process without our locks: it is left alone, the purchase's reference
-// to the chosen id fails, and the transaction is repeated.
-const sqlPutProfiles = `
+// The profile keeps the ids of its latest purchase in any order of events. A row with an id other than the
+// chosen one was written by a process without these locks. It is not updated, so the purchase's reference to
+// the chosen id fails, and the transaction is retried.
+const sqlUpsertProfiles = `
 INSERT INTO public.profiles AS p (id, livemode, email, stripe_customer_id, stripe_subscription_id,
     last_purchase_at)
 SELECT u.id::uuid, u.livemode, u.email, u.customer, u.subscription, u.at
@@ -423,13 +412,13 @@ ON CONFLICT (livemode, email) DO UPDATE SET
     updated_at = now()
 WHERE p.id = excluded.id`
 
-func (tx *transaction) putProfiles(batch *pgx.Batch) {
+func (tx *transaction) upsertProfiles(batch *pgx.Batch) {
 	keys := slices.SortedFunc(maps.Keys(tx.profiles), compareKeys)
 	keys = slices.DeleteFunc(keys, func(k profileKey) bool { return !tx.profiles[k].changed })
 	if len(keys) == 0 {
 		return
 	}
-	batch.Queue(sqlPutProfiles,
+	batch.Queue(sqlUpsertProfiles,
 		column(keys, func(k profileKey) string { return tx.profiles[k].id }),
 		column(keys, func(k profileKey) bool { return k.livemode }),
 		column(keys, func(k profileKey) string { return k.email }),
@@ -438,7 +427,7 @@ func (tx *transaction) putProfiles(batch *pgx.Batch) {
 		column(keys, func(k profileKey) time.Time { return tx.profiles[k].lastPurchase }))
 }
 
-const sqlPutPurchases = `
+const sqlUpsertPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor,
     currency, purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys, kind,
     trial_session_id, finished_at, claimed_until, first_published_at)
@@ -454,12 +443,14 @@ ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id,
     mode = excluded.mode, livemode = excluded.livemode, amount_minor = excluded.amount_minor,
     currency = excluded.currency, purchased_at = excluded.purchased_at,
-    stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
+    stripe_customer_id = excluded.stripe_customer_id,
+    stripe_subscription_id = excluded.stripe_subscription_id,
     envelope = excluded.envelope, match_keys = excluded.match_keys, kind = excluded.kind,
     trial_session_id = excluded.trial_session_id, finished_at = excluded.finished_at,
-    claimed_until = excluded.claimed_until, first_published_at = excluded.first_published_at, updated_at = now()`
+    claimed_until = excluded.claimed_until, first_published_at = excluded.first_published_at,
+    updated_at = now()`
 
-func (tx *transaction) putPurchases(batch *pgx.Batch) {
+func (tx *transaction) upsertPurchases(batch *pgx.Batch) {
 	ids := slices.Sorted(maps.Keys(tx.purchases))
 	if len(ids) == 0 {
 		return
@@ -468,7 +459,7 @@ func (tx *transaction) putPurchases(batch *pgx.Batch) {
 	for i, id := range ids {
 		rows[i] = new(tx.purchases[id])
 	}
-	batch.Queue(sqlPutPurchases,
+	batch.Queue(sqlUpsertPurchases,
 		ids,
 		column(rows, func(p *purchaseRow) string { return string(p.Status) }),
 		column(rows, func(p *purchaseRow) string { return string(p.Reason) }),
@@ -488,7 +479,6 @@ func (tx *transaction) putPurchases(batch *pgx.Batch) {
 		relay.ClaimTimeout.Seconds())
 }
 
-// sentKeys returns the mask of the message's match keys; nil: nothing is sent.
 func (row *purchaseRow) sentKeys() *int16 {
 	if row.envelope == nil {
 		return nil
@@ -496,8 +486,8 @@ func (row *purchaseRow) sentKeys() *int16 {
 	return new(row.Mask())
 }
 
-// newUUID returns a UUID of version 7: the time in milliseconds, then 74 random bits. New profiles are
-// adjacent in their two indexes, and yet unguessable: the hash of a profile's id goes to TikTok.
+// newUUID returns a version 7 UUID: the time in milliseconds, then 74 random bits. New profiles are adjacent
+// in both indexes but not guessable: TikTok receives the hash of the profile's id.
 func newUUID() string {
 	var u [16]byte
 	_, _ = rand.Read(u[:]) // never fails
@@ -506,7 +496,7 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
-// storable makes any signed text a value that Postgres accepts: valid UTF-8, no NUL, bounded for the index.
+// storable returns s as Postgres accepts it: valid UTF-8, without NUL, short enough for an index.
 func storable(s string) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 	if len(s) > 500 {

@@ -15,7 +15,8 @@ import (
 	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
-// roles is a database with two roles: one owns it and migrates, the other has nothing yet.
+// roles is a database with two roles: the owner, which migrates, and the runtime role, without rights at
+// first.
 type roles struct {
 	t              *testing.T
 	admin          *pgx.Conn
@@ -39,15 +40,20 @@ func newRoles(t *testing.T) *roles {
 	r := &roles{t: t, owner: as("owner_" + database), role: "Run-Time-" + database} // a name that must be quoted
 	r.runtime = as(r.role)
 	r.admin = r.connect(secret.String(admin))
-	for _, statement := range []string{
-		"CREATE ROLE owner_" + database + " LOGIN", `CREATE ROLE "` + r.role + `" LOGIN`, "ALTER DATABASE " + database + " OWNER TO owner_" + database,
-		"ALTER SCHEMA public OWNER TO owner_" + database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC", // as Postgres has it since 15
-	} {
-		if _, err := r.admin.Exec(t.Context(), statement); err != nil {
-			t.Fatalf("%s: %v", statement, err)
-		}
-	}
+	r.exec("CREATE ROLE owner_" + database + " LOGIN")
+	r.exec(`CREATE ROLE "` + r.role + `" LOGIN`)
+	r.exec("ALTER DATABASE " + database + " OWNER TO owner_" + database)
+	r.exec("ALTER SCHEMA public OWNER TO owner_" + database)
+	r.exec("REVOKE CREATE ON SCHEMA public FROM PUBLIC") // the default since Postgres 15
 	return r
+}
+
+// exec runs a statement as the superuser.
+func (r *roles) exec(statement string) {
+	r.t.Helper()
+	if _, err := r.admin.Exec(r.t.Context(), statement); err != nil {
+		r.t.Fatalf("%s: %v", statement, err)
+	}
 }
 
 func (r *roles) connect(url secret.String) *pgx.Conn {
@@ -70,8 +76,8 @@ func (r *roles) migrate() {
 	}
 }
 
-// The runtime role can run every statement there is. (EXPLAIN checks the rights and does not run it.)
-func TestRuntimeRoleCanRunEveryStatement(t *testing.T) {
+// EXPLAIN checks the rights for a statement without running it.
+func TestRuntimeRole_CanRunEveryStatement(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
@@ -87,64 +93,67 @@ func TestRuntimeRoleCanRunEveryStatement(t *testing.T) {
 			arguments = "(" + strings.TrimSuffix(strings.Repeat("NULL,", n), ",") + ")"
 		}
 		if _, err := conn.Exec(t.Context(), `EXPLAIN EXECUTE "`+name+`"`+arguments); err != nil {
-			t.Errorf("the runtime role may not run %s: %v; see rights.go", name, err)
+			t.Errorf("%s: %v; add the right to rights.go", name, err)
 		}
 	}
 }
 
-// A table that a migration adds needs a word in rights.go.
-func TestEveryTableHasItsRights(t *testing.T) {
+func TestRights_CoverEveryTable(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
-	rows, err := r.admin.Query(t.Context(), `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`)
+	rows, err := r.admin.Query(t.Context(), `
+		SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil || len(tables) < 6 {
-		t.Fatalf("tables: %v, %v", tables, err)
+		t.Fatalf("tables = %v, %v, want at least 6", tables, err)
 	}
 	for _, table := range tables {
 		if len(rights()[table]) == 0 {
-			t.Errorf("rights.go does not say what the runtime role may do on %s", table)
+			t.Errorf("rights of table %s are missing in rights.go", table)
 		}
 	}
 }
 
-// It owns nothing and changes no schema.
-func TestRuntimeRoleCannotRunDDL(t *testing.T) {
+func TestRuntimeRole_CannotRunDDL(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
 	conn := r.connect(r.runtime)
 	for _, statement := range []string{
-		"CREATE TABLE public.mine (a int)", "CREATE TABLE mine AS SELECT 1", "CREATE SCHEMA mine", "CREATE VIEW public.mine AS SELECT 1", "CREATE INDEX ON public.purchases (mode)",
-		"CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE ROLE mine", "CREATE DATABASE mine", "CREATE EXTENSION dblink",
-		"DROP TABLE public.purchases", "DROP INDEX public.purchases_pending", "DROP SCHEMA public CASCADE", "ALTER TABLE public.purchases ADD COLUMN mine int",
-		"ALTER TABLE public.purchases DISABLE TRIGGER ALL", "ALTER TABLE public.purchases OWNER TO CURRENT_USER", "TRUNCATE public.purchases", "TRUNCATE public.attempts",
-		"TRUNCATE public.stripe_events", "TRUNCATE public.profiles", "DELETE FROM public.rollup_statuses", "DELETE FROM public.schema_compat", "UPDATE public.schema_compat SET oldest_binary = 99",
-		"INSERT INTO public.goose_db_version (version_id, is_applied) VALUES (99, true)", "COPY public.purchases TO PROGRAM 'cat'",
-		"SET ROLE postgres", "ALTER ROLE CURRENT_USER SUPERUSER",
+		"CREATE TABLE public.mine (a int)", "CREATE TABLE mine AS SELECT 1", "CREATE SCHEMA mine",
+		"CREATE VIEW public.mine AS SELECT 1", "CREATE INDEX ON public.purchases (mode)",
+		"CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE ROLE mine",
+		"CREATE DATABASE mine", "CREATE EXTENSION dblink", "DROP TABLE public.purchases",
+		"DROP INDEX public.purchases_pending", "DROP SCHEMA public CASCADE",
+		"ALTER TABLE public.purchases ADD COLUMN mine int", "ALTER TABLE public.purchases DISABLE TRIGGER ALL",
+		"ALTER TABLE public.purchases OWNER TO CURRENT_USER", "TRUNCATE public.purchases",
+		"TRUNCATE public.attempts", "TRUNCATE public.stripe_events", "TRUNCATE public.profiles",
+		"DELETE FROM public.rollup_statuses", "DELETE FROM public.schema_compat",
+		"UPDATE public.schema_compat SET oldest_binary = 99",
+		"INSERT INTO public.goose_db_version (version_id, is_applied) VALUES (99, true)",
+		"COPY public.purchases TO PROGRAM 'cat'", "SET ROLE postgres", "ALTER ROLE CURRENT_USER SUPERUSER",
 	} {
 		_, err := conn.Exec(t.Context(), statement)
-		if refusal := new(pgconn.PgError); !errors.As(err, &refusal) || refusal.Code != "42501" {
-			t.Errorf("the runtime role is not refused %q: %v", statement, err)
+		if pgErr := new(pgconn.PgError); !errors.As(err, &pgErr) || pgErr.Code != "42501" {
+			t.Errorf("%s: error = %v, want insufficient_privilege", statement, err)
 		}
 	}
 	var owned int
-	if err := r.admin.QueryRow(t.Context(), `SELECT count(*) FROM pg_class WHERE pg_get_userbyid(relowner) = $1`, r.role).Scan(&owned); err != nil || owned != 0 {
-		t.Errorf("the runtime role owns %d tables and indexes (%v)", owned, err)
+	const countOwned = `SELECT count(*) FROM pg_class WHERE pg_get_userbyid(relowner) = $1`
+	if err := r.admin.QueryRow(t.Context(), countOwned, r.role).Scan(&owned); err != nil || owned != 0 {
+		t.Errorf("tables and indexes of the runtime role = %d, %v, want 0", owned, err)
 	}
 	db := r.open()
 	if may, err := db.MayCreate(t.Context()); err != nil || may {
-		t.Errorf("may it create tables? %v, %v", may, err)
+		t.Errorf("MayCreate = %t, %v, want false", may, err)
 	}
-	if _, err := r.admin.Exec(t.Context(), "GRANT CREATE ON SCHEMA public TO PUBLIC"); err != nil { // as Postgres had it before 15
-		t.Fatal(err)
-	}
+	r.exec("GRANT CREATE ON SCHEMA public TO PUBLIC") // the default before Postgres 15
 	if may, err := db.MayCreate(t.Context()); err != nil || !may {
-		t.Errorf("may it create tables? %v, %v", may, err)
+		t.Errorf("MayCreate after the grant = %t, %v, want true", may, err)
 	}
 }
 
@@ -158,26 +167,27 @@ func (r *roles) open() *DB {
 	return db
 }
 
-// The one that tells people holds its lock as long as it lives. A replica that starts meanwhile gets its rights, and the rollup goes on.
-func TestALeaderStopsNobody(t *testing.T) {
+// A leader holds its lock for its lifetime. Meanwhile a starting replica is granted its rights, and the
+// rollup is folded.
+func TestLeadership_BlocksNoOtherLock(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
 	r.migrate()
 	db := r.open()
-	lead := db.LeadAlarm()
-	defer lead.Release()
-	if taken, err := lead.Hold(t.Context()); err != nil || !taken {
-		t.Fatalf("the lead: %t, %v", taken, err)
+	leader := db.NotifierLeadership()
+	defer leader.Release()
+	if leads, err := leader.Hold(t.Context()); err != nil || !leads {
+		t.Fatalf("Hold = %t, %v, want true", leads, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := Grant(ctx, r.owner, r.runtime); err != nil {
-		t.Errorf("grant: %v", err)
+		t.Errorf("Grant = %v, want success", err)
 	}
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		taken, err := TryLock(ctx, tx, LockRollup)
-		if !taken {
-			t.Error("the rollup's lock is taken")
+		locked, err := TryLock(ctx, tx, LockRollup)
+		if !locked {
+			t.Error("TryLock(LockRollup) = false, want true")
 		}
 		return err
 	})
@@ -186,41 +196,40 @@ func TestALeaderStopsNobody(t *testing.T) {
 	}
 }
 
-// A runtime role without rights is told of with its remedy, whatever it lacks.
-func TestRuntimeRoleWithoutRights(t *testing.T) {
+// Errors about missing rights name them and the remedy.
+func TestRuntimeRole_WithoutRights(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
 	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, ErrNoRights) {
-		t.Errorf("an empty database: %v", err)
+		t.Errorf("Migrate an empty database = %v, want ErrNoRights", err)
 	}
 	if _, err := Migrate(t.Context(), r.owner); err != nil {
 		t.Fatal(err)
 	}
 	db := r.open()
 	if _, err := Migrate(t.Context(), r.runtime); !errors.Is(err, ErrNoRights) {
-		t.Errorf("no right at all, at the migration: %v", err)
+		t.Errorf("Migrate without rights = %v, want ErrNoRights", err)
 	}
 	if err := db.CheckSchema(t.Context()); !errors.Is(err, ErrNoRights) {
-		t.Errorf("no right at all: %v", err)
+		t.Errorf("CheckSchema without rights = %v, want ErrNoRights", err)
 	}
-	for range 2 { // once more harms nothing
+	for range 2 { // idempotent
 		if err := Grant(t.Context(), r.owner, r.runtime); err != nil {
 			t.Fatal(err)
 		}
 		if err := db.CheckSchema(t.Context()); err != nil {
-			t.Errorf("with its rights: %v", err)
+			t.Errorf("CheckSchema with rights = %v, want none", err)
 		}
 	}
 	if n, err := Migrate(t.Context(), r.runtime); n != 0 || err != nil {
-		t.Errorf("a schema that is up to date needs no owner: %d, %v", n, err)
+		t.Errorf("Migrate a current schema = %d, %v, want 0", n, err)
 	}
-	if _, err := r.admin.Exec(t.Context(), `REVOKE UPDATE ON public.attempts FROM "`+r.role+`"`); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.CheckSchema(t.Context()); !errors.Is(err, ErrNoRights) || !strings.Contains(err.Error(), "UPDATE on attempts") {
-		t.Errorf("one right less: %v", err)
+	r.exec(`REVOKE UPDATE ON public.attempts FROM "` + r.role + `"`)
+	err := db.CheckSchema(t.Context())
+	if !errors.Is(err, ErrNoRights) || !strings.Contains(err.Error(), "UPDATE on attempts") {
+		t.Errorf("CheckSchema = %v, want ErrNoRights with UPDATE on attempts", err)
 	}
 	if err := Grant(t.Context(), r.runtime, r.runtime); err != nil {
-		t.Errorf("one role for both: %v", err)
+		t.Errorf("Grant to the owner itself = %v, want none", err)
 	}
 }

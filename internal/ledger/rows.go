@@ -5,18 +5,18 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Pool returns the ledger's connections, for the packages of internal/ops that run statements of their own.
+// Pool returns the connection pool, for the packages of internal/ops, which run their own statements.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
-// Skipped is a row that could not be used: the others of its batch were.
+// Skipped is an unreadable row that was left out of its batch.
 type Skipped struct {
-	Where string // the operation, one of a small set: also a metric's label
-	ID    string // the row's first column, as a rule its key
+	Where string // operation, from a small set; also a metric label
+	ID    string // first column, usually the key
 	Err   error
 }
 
-// OnSkip sets the function that is called for each row that is left out, before db is used. It is called from
-// any goroutine.
+// OnSkip sets the function that is called for each skipped row, from any goroutine. It must be set before db
+// is used.
 func (db *DB) OnSkip(report func(Skipped)) { db.onSkip = report }
 
 func (db *DB) skip(where, id string, err error) {
@@ -25,8 +25,8 @@ func (db *DB) skip(where, id string, err error) {
 	}
 }
 
-// row is one row of pgx.Rows whose Scan leaves the rows open when it fails: pgx's own closes them, and the
-// rows behind are lost.
+// row is the current row of pgx.Rows. Unlike pgx's own, its Scan leaves the rows open on failure, so that the
+// remaining rows can be read.
 type row struct{ pgx.Rows }
 
 // Scan implements pgx.CollectableRow.
@@ -34,7 +34,7 @@ func (r row) Scan(fields ...any) error {
 	return pgx.ScanRow(r.Conn().TypeMap(), r.FieldDescriptions(), r.RawValues(), fields...)
 }
 
-// id returns the row's first column as text. The wire format of text is the text.
+// id returns the row's first column, which is readable if its type is text.
 func (r row) id() string {
 	if values := r.RawValues(); len(values) > 0 {
 		return storable(string(values[0]))
@@ -42,7 +42,7 @@ func (r row) id() string {
 	return ""
 }
 
-// Collect reads every row by scan. A row that scan refuses is reported and left out.
+// Collect reads every row with scan. Rows that scan rejects are skipped.
 func Collect[T any](db *DB, where string, rows pgx.Rows, scan pgx.RowToFunc[T]) (list []T, err error) {
 	err = db.each(where, rows, func(r row) error {
 		value, err := scan(r)
@@ -54,29 +54,29 @@ func Collect[T any](db *DB, where string, rows pgx.Rows, scan pgx.RowToFunc[T]) 
 	return list, err
 }
 
-// ForEach scans every row into fields and calls use. A row that cannot be scanned, or that use refuses, is
-// reported and left out.
-func (db *DB) ForEach(where string, rows pgx.Rows, fields []any, use func() error) error {
+// ForEach scans every row into fields and calls handle. Rows that cannot be scanned, or that handle rejects,
+// are skipped.
+func (db *DB) ForEach(where string, rows pgx.Rows, fields []any, handle func() error) error {
 	return db.each(where, rows, func(r row) error {
 		if err := r.Scan(fields...); err != nil {
 			return err
 		}
-		return use()
+		return handle()
 	})
 }
 
-func (db *DB) each(where string, rows pgx.Rows, use func(r row) error) error {
+func (db *DB) each(where string, rows pgx.Rows, handle func(r row) error) error {
 	defer rows.Close()
 	for rows.Next() {
 		r := row{rows}
-		if err := use(r); err != nil {
+		if err := handle(r); err != nil {
 			db.skip(where, r.id(), err)
 		}
 	}
 	return rows.Err()
 }
 
-// OrZero returns the value of a column; null is the zero value.
+// OrZero returns the value of a nullable column, or the zero value.
 func OrZero[T any](p *T) (value T) {
 	if p != nil {
 		value = *p

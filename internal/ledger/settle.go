@@ -13,9 +13,9 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Settle applies outcomes in one transaction: attempts are stored once each, statuses change by
-// purchase.Settle. Repeated or reordered outcomes lead to the same ledger. unknown lists ids without a
-// purchase.
+// Settle applies outcomes in one transaction: each attempt is stored once, and statuses change as
+// purchase.Settle decides. Repeated or reordered outcomes lead to the same rows. unknown lists the ids
+// without a purchase.
 func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown []string, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		unknown = nil
@@ -30,9 +30,9 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 				unknown = append(unknown, o.EventID)
 				continue
 			}
-			// A replay raises the ledger's generation first, a sweep raises it by one and afterwards. An
-			// outcome further ahead is forged, or the ledger was restored from a backup: it must not use up
-			// the numbers that replays need.
+			// A replay raises the row's generation before the publish, a sweep by one after the publish. An
+			// outcome further ahead is forged, or the ledger was restored from a backup. The outcome must not
+			// use up the numbers that replays need.
 			if o.Generation > state.generation+1 {
 				o.Generation = state.generation
 			}
@@ -43,7 +43,7 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 		}
 		var now time.Time
 		if err := tx.QueryRow(ctx, sqlNow).Scan(&now); err != nil {
-			return fmt.Errorf("read the ledger's clock: %w", err)
+			return fmt.Errorf("read clock: %w", err)
 		}
 		for _, o := range known {
 			states[o.EventID].apply(o, now)
@@ -56,7 +56,7 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 	return unknown, nil
 }
 
-// purchaseState is a locked purchase, with the outcomes of a batch applied.
+// purchaseState is a locked purchase with the outcomes of a batch applied.
 type purchaseState struct {
 	id         string
 	status     purchase.Status
@@ -64,17 +64,17 @@ type purchaseState struct {
 	generation int
 	finished   *time.Time
 
-	changed     bool             // any of the fields above
-	newAttempts int              // that were not recorded before
-	lastAttempt *message.Attempt // the latest of the batch by its own time
-	accepted    *string          // the request id of the attempt that TikTok accepted
-	published   *time.Time       // when the stream stored it, by an outcome of its generation
-	sequence    *int64           // its stream sequence
-	sent        *purchase.Sent   // what TikTok received, by the outcome that made it delivered
+	changed     bool             // whether a field above changed
+	newAttempts int              // attempts not recorded before
+	lastAttempt *message.Attempt // latest of the batch by its own time
+	accepted    *string          // request id of the attempt that TikTok accepted
+	published   *time.Time       // when the stream stored the message of this generation
+	sequence    *int64           // stream sequence of that message
+	sent        *purchase.Sent   // what TikTok received, from the outcome that delivered the purchase
 }
 
-// apply changes the state by an outcome. An end is dated by the ledger's clock, which a replay compares it
-// with: a worker's clock may differ by minutes.
+// apply changes the state by an outcome. The end is dated by Postgres' clock, as replays compare it with that
+// clock; a worker's may differ by minutes.
 func (s *purchaseState) apply(o message.Outcome, now time.Time) {
 	if o.Generation >= s.generation && !o.Taken.IsZero() {
 		s.published, s.sequence = new(o.Taken), new(int64(o.Sequence)) //nolint:gosec // counts messages
@@ -100,7 +100,7 @@ func (s *purchaseState) apply(o message.Outcome, now time.Time) {
 	}
 }
 
-// Rows are locked in the order of their keys, here and everywhere: recorders never deadlock.
+// Rows are locked in key order, as in every statement, so that writers never deadlock.
 const sqlLockPurchases = `
 SELECT checkout_session_id, status, reason, generation, finished_at FROM public.purchases
 WHERE checkout_session_id = ANY($1) ORDER BY checkout_session_id FOR UPDATE`
@@ -170,8 +170,8 @@ func insertAttempts(
 	return nil
 }
 
-// The last_* columns are those of the latest attempt by its own time, in whatever order attempts are
-// recorded. The request id is the accepted one's, once there is one.
+// The last_* columns belong to the latest attempt by its own time, in any order of recording. The request id
+// is that of the accepted attempt once there is one.
 const sqlSettle = `
 UPDATE public.purchases p SET
     status = s.status, reason = s.reason, generation = GREATEST(p.generation, s.generation),
@@ -184,7 +184,7 @@ UPDATE public.purchases p SET
         CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
     published_at = COALESCE(p.published_at, s.published),
     stream_sequence = COALESCE(p.stream_sequence, s.sequence),
-    -- the keys that TikTok received replace the envelope's; only the ledger knows that a click was late
+    -- the keys that TikTok received replace the envelope's; only the ledger records that a click was late
     match_keys = COALESCE(
         s.keys | CASE WHEN s.keys & 4 <> 0 THEN COALESCE(p.match_keys, 0) & 512 ELSE 0 END, p.match_keys),
     sent_minor = COALESCE(s.minor, p.sent_minor), sent_page = COALESCE(s.page, p.sent_page),
@@ -225,30 +225,30 @@ func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchase
 		column(rows, func(s *purchaseState) int { return s.generation }),
 		column(rows, func(s *purchaseState) *time.Time { return s.finished }),
 		column(rows, func(s *purchaseState) int { return s.newAttempts }),
-		column(rows, attempted(func(a *message.Attempt) *time.Time { return &a.At })),
-		column(rows, attempted(func(a *message.Attempt) *string { return new(string(a.Class)) })),
-		column(rows, attempted(func(a *message.Attempt) *int { return a.Code })),
-		column(rows, attempted(func(a *message.Attempt) *string {
+		column(rows, attemptColumn(func(a *message.Attempt) *time.Time { return &a.At })),
+		column(rows, attemptColumn(func(a *message.Attempt) *string { return new(string(a.Class)) })),
+		column(rows, attemptColumn(func(a *message.Attempt) *int { return a.Code })),
+		column(rows, attemptColumn(func(a *message.Attempt) *string {
 			if a.Class == purchase.ClassDelivered {
 				return nil
 			}
 			return &a.Message
 		})),
-		column(rows, attempted(func(a *message.Attempt) *string { return nullable(a.RequestID) })),
+		column(rows, attemptColumn(func(a *message.Attempt) *string { return nullable(a.RequestID) })),
 		column(rows, func(s *purchaseState) *string { return s.accepted }),
 		column(rows, func(s *purchaseState) *time.Time { return s.published }),
 		column(rows, func(s *purchaseState) *int64 { return s.sequence }),
-		column(rows, delivered(func(sent *purchase.Sent) *int16 { return &sent.Keys })),
-		column(rows, delivered(func(sent *purchase.Sent) *int64 { return sent.Minor })),
-		column(rows, delivered(func(sent *purchase.Sent) *string { return nullable(sent.Page) })))
+		column(rows, sentColumn(func(sent *purchase.Sent) *int16 { return &sent.Keys })),
+		column(rows, sentColumn(func(sent *purchase.Sent) *int64 { return sent.Minor })),
+		column(rows, sentColumn(func(sent *purchase.Sent) *string { return nullable(sent.Page) })))
 	if err != nil {
-		return fmt.Errorf("write outcomes: %w", err)
+		return fmt.Errorf("update purchases: %w", err)
 	}
 	return nil
 }
 
-// attempted returns a column of the last attempt, null for a purchase without a new one.
-func attempted[T any](value func(*message.Attempt) *T) func(*purchaseState) *T {
+// attemptColumn returns a column of the last attempt, null for a purchase without a new attempt.
+func attemptColumn[T any](value func(*message.Attempt) *T) func(*purchaseState) *T {
 	return func(s *purchaseState) *T {
 		if s.lastAttempt == nil {
 			return nil
@@ -257,8 +257,8 @@ func attempted[T any](value func(*message.Attempt) *T) func(*purchaseState) *T {
 	}
 }
 
-// delivered returns a column of what TikTok received, null for a purchase that was not delivered now.
-func delivered[T any](value func(*purchase.Sent) *T) func(*purchaseState) *T {
+// sentColumn returns a column of what TikTok received, null for a purchase that this batch did not deliver.
+func sentColumn[T any](value func(*purchase.Sent) *T) func(*purchaseState) *T {
 	return func(s *purchaseState) *T {
 		if s.sent == nil {
 			return nil

@@ -16,8 +16,8 @@ const (
 	setupTimeout = 30 * time.Second
 )
 
-// MigrateAndGrant brings the schema up to date as its owner and grants the runtime role what it needs.
-// Without an owner's URL, the runtime role owns the schema.
+// MigrateAndGrant migrates the schema as its owner and grants the runtime role its rights. Without ownerURL
+// the runtime role owns the schema.
 func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.String) (applied int, err error) {
 	if ownerURL == "" {
 		return Migrate(ctx, runtime)
@@ -28,7 +28,7 @@ func MigrateAndGrant(ctx context.Context, runtime, ownerURL secret.String) (appl
 	return applied, Grant(ctx, ownerURL, runtime)
 }
 
-// Setup brings the schema up to date as soon as Postgres allows it.
+// Setup migrates the schema as soon as Postgres is available.
 type Setup struct {
 	db             *DB
 	runtime, owner secret.String
@@ -36,16 +36,15 @@ type Setup struct {
 	ready          chan struct{}
 }
 
-// NewSetup returns a Setup; Run makes it work. The URLs are those of MigrateAndGrant.
+// NewSetup returns a Setup that migrates while Run runs. The URLs are those of MigrateAndGrant.
 func NewSetup(db *DB, runtime, ownerURL secret.String, log *zap.Logger) *Setup {
 	return &Setup{db: db, runtime: runtime, owner: ownerURL, log: log, ready: make(chan struct{})}
 }
 
-// Ready is closed when the ledger may be used.
+// Ready is closed once the ledger is usable.
 func (s *Setup) Ready() <-chan struct{} { return s.ready }
 
-// Run retries until the schema is usable or ctx ends. It returns an error only where the schema is too new
-// for this binary: ErrTooOld.
+// Run retries until the schema is usable or ctx ends. Its only error is ErrTooOld.
 func (s *Setup) Run(ctx context.Context) error {
 	var failures logsafe.Changes
 	for {
@@ -54,14 +53,14 @@ func (s *Setup) Run(ctx context.Context) error {
 		case errors.Is(err, ErrTooOld):
 			return err
 		case err == nil:
-			s.log.Info("The ledger is ready", zap.Int("migrations_applied", applied))
+			s.log.Info("Ledger ready", zap.Int("migrations_applied", applied))
 			s.checkPrivilege(ctx)
 			close(s.ready)
 			return nil
 		case ctx.Err() != nil:
 			return nil
 		case failures.Failed(err):
-			s.log.Warn("Waiting for Postgres; webhooks are answered 503 until then", zap.Error(err))
+			s.log.Warn("Waiting for Postgres", zap.Error(err), zap.String("effect", "webhooks are answered 503"))
 		}
 		select {
 		case <-ctx.Done():
@@ -81,8 +80,7 @@ func (s *Setup) once(ctx context.Context) (int, error) {
 	return applied, s.db.CheckSchema(ctx)
 }
 
-// checkPrivilege warns where the owner has a role of its own and the runtime's may create tables all the
-// same.
+// checkPrivilege warns if the runtime role may create tables although another role owns the schema.
 func (s *Setup) checkPrivilege(ctx context.Context) {
 	if s.owner == "" || s.owner == s.runtime {
 		return

@@ -12,8 +12,8 @@ import (
 	"purchase-relay/internal/testkit/sqlconst"
 )
 
-// The migrated schema takes each statement, and each names its columns.
-func TestStatements(t *testing.T) {
+// Every statement can be prepared on the migrated schema and names its columns.
+func TestStatements_ArePreparable(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	if _, err := Migrate(t.Context(), secret.String(url)); err != nil {
@@ -29,12 +29,12 @@ func TestStatements(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if strings.Contains(sql, "SELECT *") {
-			t.Errorf("%s selects every column there is", name)
+			t.Errorf("%s has SELECT *, want named columns", name)
 		}
 	}
 }
 
-// statements returns the SQL of every package that runs some, by package and name.
+// statements returns the SQL statements of all packages by package and name.
 func statements(t *testing.T) map[string]string {
 	t.Helper()
 	all := make(map[string]string)

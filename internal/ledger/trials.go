@@ -14,17 +14,16 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// subscription is a row of trials.
 type subscription struct {
 	purchase.Subscription
 
-	profile  string // the trial's
-	envelope []byte // has the first payment's match keys; nil: nothing may be sent
+	profile  string // the trial's profile id
+	envelope []byte // the trial's message, with the match keys of the first payment; nil: never sent
 	changed  bool
 }
 
-// subscriptionsOf returns the subscriptions of trials and invoices among receipts. There are none unless
-// first payments count.
+// subscriptionsOf returns the subscriptions of the trials and invoices among receipts. Without FIRST_PAYMENT
+// there are none.
 func subscriptionsOf(receipts []purchase.Receipt) (ids []string) {
 	for i := range receipts {
 		if p := &receipts[i].Purchase; p.Trial || p.Kind == purchase.KindFirstPayment {
@@ -34,7 +33,6 @@ func subscriptionsOf(receipts []purchase.Receipt) (ids []string) {
 	return sorted(ids)
 }
 
-// subscription returns a subscription's row, a new one if there is none.
 func (tx *transaction) subscription(id string) *subscription {
 	s := tx.subscriptions[id]
 	if s == nil {
@@ -44,7 +42,7 @@ func (tx *transaction) subscription(id string) *subscription {
 	return s
 }
 
-// addTrial records a trial's checkout. The invoice that was held for it may become the first payment.
+// addTrial records a trial's checkout, which may make the held invoice the first payment.
 func (tx *transaction) addTrial(row *purchaseRow, recorded *purchase.Recorded) (err error) {
 	s := tx.subscription(row.Subscription)
 	if s.Trial.Session != "" {
@@ -68,7 +66,7 @@ func (tx *transaction) addTrial(row *purchaseRow, recorded *purchase.Recorded) (
 	return err
 }
 
-// decideInvoice returns what becomes of a subscription's invoice, and notes the rows to write.
+// decideInvoice returns the result of a subscription's invoice and adds the rows to write.
 func (tx *transaction) decideInvoice(r *purchase.Receipt) (recorded purchase.Recorded, err error) {
 	s := tx.subscription(r.Purchase.Subscription)
 	next, disposition := s.AddInvoice(&r.Purchase)
@@ -82,22 +80,21 @@ func (tx *transaction) decideInvoice(r *purchase.Receipt) (recorded purchase.Rec
 	}
 	first, err := tx.convert(s)
 	switch {
-	case errors.Is(err, errTrialEnvelope): // Stripe's repeats end in three days; ConvertHeld retries
+	case errors.Is(err, errTrialEnvelope): // Stripe retries for three days only, ConvertHeld without limit
 		recorded.Disposition = purchase.Held
 		return recorded, nil
 	case err != nil:
 		return recorded, err
 	}
-	tx.put(&first, r, &recorded)
+	tx.addPurchase(&first, r, &recorded)
 	recorded.FirstPayment = first.ID
 	return recorded, nil
 }
 
-// errTrialEnvelope is returned for a trial whose envelope is corrupt or of a newer version: its match keys
-// cannot be read.
+// errTrialEnvelope is returned for a trial whose envelope, and so its match keys, is corrupt or of a newer
+// version.
 var errTrialEnvelope = errors.New("unreadable envelope")
 
-// convert makes a subscription's invoice the first payment, and notes its row.
 func (tx *transaction) convert(s *subscription) (first purchaseRow, err error) {
 	var trial *purchase.Purchase
 	if s.envelope != nil {
@@ -117,23 +114,22 @@ func (tx *transaction) convert(s *subscription) (first purchaseRow, err error) {
 	return first, nil
 }
 
-// convertBatch is how many held invoices are read per query.
-const convertBatch = 100
+const heldBatchSize = 100
 
-// The invoices that are held although their trial has arrived, from a place on, and whether they have been
-// for $1 seconds.
-const sqlHeldTrials = `
+// Invoices that are held although their trial has arrived, after a cursor, and whether for at least $1
+// seconds.
+const sqlHeldInvoices = `
 SELECT subscription_id, held_at, held_at < now() - make_interval(secs => $1) FROM public.trials
 WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL
     AND held_at >= $2::timestamptz AND (held_at > $2 OR subscription_id > $3)
 ORDER BY held_at, subscription_id LIMIT $4`
 
-// ConvertHeld makes first payments of the invoices that have been held for longer than holdFor: the earlier
-// invoice that they were held for was never paid. It returns their number. Each is converted in its own
-// transaction. One whose trial's envelope cannot be read is reported and remains held.
+// ConvertHeld makes first payments of invoices that have been held for longer than holdFor, because the
+// earlier invoice was never paid. It returns their number. Each is converted in its own transaction. An
+// invoice whose trial has an unreadable envelope is skipped and remains held.
 func (db *DB) ConvertHeld(ctx context.Context, holdFor time.Duration) (n int, err error) {
-	for from := (place{}); ; {
-		rows, err := db.pool.Query(ctx, sqlHeldTrials, holdFor.Seconds(), from.at, from.id, convertBatch)
+	for after := (heldCursor{}); ; {
+		rows, err := db.pool.Query(ctx, sqlHeldInvoices, holdFor.Seconds(), after.at, after.id, heldBatchSize)
 		if err != nil {
 			return n, fmt.Errorf("read held invoices: %w", err)
 		}
@@ -157,26 +153,24 @@ func (db *DB) ConvertHeld(ctx context.Context, holdFor time.Duration) (n int, er
 		if len(list) == 0 {
 			return n, nil
 		}
-		from = list[len(list)-1].place
+		after = list[len(list)-1].heldCursor
 	}
 }
 
-// place is a position in the order of time and id.
-type place struct {
-	at time.Time
-	id string
+type heldCursor struct {
+	at time.Time // held since
+	id string    // the subscription's
 }
 
 // heldInvoice is a subscription whose trial and invoice have arrived, without a first payment.
 type heldInvoice struct {
-	place
+	heldCursor
 
-	expired bool // held for long enough
+	expired bool // the hold
 }
 
-// convertHeld converts a held invoice that expired, or that is the first payment for certain: only its
-// trial's envelope was unreadable. It returns false if the invoice stays held, or if another replica has
-// converted it.
+// convertHeld converts an invoice whose hold has expired, or that was held only for an unreadable envelope.
+// It returns false if the invoice remains held or another replica has converted it.
 func (db *DB) convertHeld(ctx context.Context, h heldInvoice) (bool, error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
@@ -197,12 +191,11 @@ func (db *DB) convertHeld(ctx context.Context, h heldInvoice) (bool, error) {
 	return true, tx.commit(ctx)
 }
 
-// firstPaymentsBatch is how many subscriptions are read per query.
 const firstPaymentsBatch = 500
 
-// FirstPayments returns which invoices are the first payments of their subscriptions: on the ledger, or if
-// Record received these trials and invoices, each oldest first. Nothing is written. An invoice that is held
-// on the ledger is none yet, nor is one whose trial is unknown.
+// FirstPayments returns the ids of the invoices that are first payments: those recorded, and those that
+// Record would make of these trials and invoices, each oldest first. It writes nothing. It leaves out
+// invoices that are held on the ledger and those without a known trial.
 func (db *DB) FirstPayments(
 	ctx context.Context, trials, invoices []purchase.Purchase,
 ) (ids []string, err error) {
@@ -232,9 +225,9 @@ func (db *DB) FirstPayments(
 		var batch pgx.Batch
 		var id string
 		var state sessionState
-		queue(&batch, func() { states[id] = state }, []any{&id, &state.status, &state.reason},
+		queueQuery(&batch, func() { states[id] = state }, []any{&id, &state.status, &state.reason},
 			sqlSessionStates, sessions)
-		queueSubscriptions(&batch, known, chunk)
+		querySubscriptions(&batch, known, chunk)
 		if err := db.pool.SendBatch(ctx, &batch).Close(); err != nil {
 			return nil, fmt.Errorf("read first payments: %w", err)
 		}
@@ -251,18 +244,17 @@ func (db *DB) FirstPayments(
 	return ids, nil
 }
 
-// candidates are the trials and invoices of one subscription, oldest first.
 type candidates struct {
 	trials, invoices []*purchase.Purchase
 }
 
-// firstPayment returns the id of the first payment after the candidates; "": there is none. states has the
-// trials' sessions on the ledger.
+// firstPayment returns the id of the first payment after applying the candidates to s, or "". states has the
+// recorded sessions of the trials.
 func (c *candidates) firstPayment(s purchase.Subscription, states map[string]sessionState) string {
 	held := s.Invoice.ID
 	for _, p := range c.trials {
 		state := states[p.ID]
-		if !purchase.Advances(state.status, state.reason, p.Status, p.Reason) { // its event is a duplicate
+		if !purchase.Advances(state.status, state.reason, p.Status, p.Reason) { // a duplicate event
 			continue
 		}
 		var converts bool
@@ -293,12 +285,12 @@ SELECT subscription_id, livemode, COALESCE(checkout_session_id, ''), started_at,
     period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
 FROM public.trials t WHERE subscription_id = ANY($1)`
 
-// queueSubscriptions adds the query of subscriptions to a batch.
-func queueSubscriptions(batch *pgx.Batch, into map[string]*subscription, ids []string) {
+// querySubscriptions adds a query to a batch that reads subscriptions into a map.
+func querySubscriptions(batch *pgx.Batch, into map[string]*subscription, ids []string) {
 	var id string
 	var s subscription
 	var started, expires, paid, period *time.Time
-	queue(batch, func() {
+	queueQuery(batch, func() {
 		s.Trial.Started, s.Trial.ClickExpires = OrZero(started).UTC(), OrZero(expires).UTC()
 		s.Invoice.At, s.Invoice.PeriodStart = OrZero(paid).UTC(), OrZero(period).UTC()
 		s.Invoice.Subscription, s.Invoice.Livemode, s.Invoice.Mode = id, s.Livemode, "subscription"
@@ -310,7 +302,7 @@ func queueSubscriptions(batch *pgx.Batch, into map[string]*subscription, ids []s
 	}, sqlKnownTrials, ids)
 }
 
-const sqlPutTrials = `
+const sqlUpsertTrials = `
 INSERT INTO public.trials AS t (subscription_id, livemode, checkout_session_id, started_at, reason,
     profile_id, envelope, click_expires_at, invoice_id, invoice_at, amount_minor, currency, period_start,
     stripe_customer_id, purchase_id, held_at)
@@ -330,7 +322,7 @@ ON CONFLICT (subscription_id) DO UPDATE SET
     excluded.purchase_id, held_at = CASE WHEN excluded.invoice_id IS DISTINCT FROM t.invoice_id THEN
     excluded.held_at ELSE t.held_at END`
 
-func (tx *transaction) putSubscriptions(batch *pgx.Batch) {
+func (tx *transaction) upsertSubscriptions(batch *pgx.Batch) {
 	ids := slices.Sorted(maps.Keys(tx.subscriptions))
 	ids = slices.DeleteFunc(ids, func(id string) bool { return !tx.subscriptions[id].changed })
 	if len(ids) == 0 {
@@ -340,7 +332,7 @@ func (tx *transaction) putSubscriptions(batch *pgx.Batch) {
 	for i, id := range ids {
 		rows[i] = tx.subscriptions[id]
 	}
-	batch.Queue(sqlPutTrials,
+	batch.Queue(sqlUpsertTrials,
 		ids,
 		column(rows, func(s *subscription) bool { return s.Livemode }),
 		column(rows, func(s *subscription) *string { return nullable(s.Trial.Session) }),

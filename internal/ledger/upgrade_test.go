@@ -18,8 +18,8 @@ import (
 	"purchase-relay/migrations"
 )
 
-// nextMigration stands for the first one after a release: a new figure in the rollup. Its column has no
-// default in the totals, as a binary that does not know it must not fold it away.
+// nextMigration represents the first migration after a release: a new total in the rollup. Its column in
+// rollup_totals has no default, so that an older binary cannot fold without it.
 const nextMigration = `-- +goose Up
 ALTER TABLE purchases ADD COLUMN next_version text;
 ALTER TABLE rollup_changes ADD COLUMN next_figure bigint NOT NULL DEFAULT 0;
@@ -27,34 +27,34 @@ ALTER TABLE rollup_totals ADD COLUMN next_figure bigint NOT NULL DEFAULT 0;
 ALTER TABLE rollup_totals ALTER COLUMN next_figure DROP DEFAULT;
 `
 
-// migrateNext brings the ledger to the next version's schema.
+// migrateNext migrates the ledger to the next version's schema.
 func (l *testLedger) migrateNext() {
-	l.t.Helper()
+	l.T.Helper()
 	files := fstest.MapFS{fmt.Sprintf("%04d_next.sql", migrations.Level+1): {Data: []byte(nextMigration)}}
-	config, err := pgx.ParseConfig(l.url)
+	config, err := pgx.ParseConfig(l.URL)
 	if err != nil {
-		l.t.Fatal(err)
+		l.T.Fatal(err)
 	}
 	conn := stdlib.OpenDB(*config)
 	defer func() { _ = conn.Close() }()
 	provider, err := goose.NewProvider(goose.DialectPostgres, conn, files, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
-		l.t.Fatal(err)
+		l.T.Fatal(err)
 	}
-	if results, err := provider.Up(l.t.Context()); err != nil || len(results) != 1 {
-		l.t.Fatalf("next migration: %d applied, %v", len(results), err)
+	if results, err := provider.Up(l.T.Context()); err != nil || len(results) != 1 {
+		l.T.Fatalf("next migration: %d applied, %v", len(results), err)
 	}
 }
 
-// The ledger is migrated under this binary, with half of its changes folded: no purchase is lost from the
-// figures, the binary records and reads on, and it cannot fold away what it does not know.
-func TestUpgrade_OlderBinaryRunsOn(t *testing.T) {
+// The schema is migrated while this binary runs, with half of the changes folded. Totals stay complete, and
+// the binary still records and reads, but cannot fold without the new total.
+func TestUpgrade_OlderBinaryKeepsRunning(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
 	// A sale with both strong keys, one with neither, a trial, an unpaid one.
 	record := func(suffix string) {
 		t.Helper()
-		l.exec(`INSERT INTO purchases (checkout_session_id, status, reason, kind, mode, livemode, amount_minor,
+		l.Exec(`INSERT INTO purchases (checkout_session_id, status, reason, kind, mode, livemode, amount_minor,
 				currency, purchased_at, match_keys, finished_at, sent_minor)
 			SELECT id || $1, status, reason, kind, 'subscription', true, amount, 'usd', paid, keys,
 				paid + interval '1 second', CASE status WHEN 'delivered' THEN amount END
@@ -65,7 +65,7 @@ func TestUpgrade_OlderBinaryRunsOn(t *testing.T) {
 				('cs_wait', 'awaiting_payment', '', 'checkout', 5, NULL, NULL)
 			) v (id, status, reason, kind, amount, paid, keys)`, suffix)
 	}
-	holds := func(sales int) {
+	check := func(sales int) {
 		t.Helper()
 		s, err := l.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
 		if err != nil {
@@ -75,12 +75,12 @@ func TestUpgrade_OlderBinaryRunsOn(t *testing.T) {
 		want := report.Coverage{Of: 2 * sales, With: with, Strong: sales}
 		if diff := cmp.Diff(want, s.Coverage); diff != "" || s.Paid != 2*sales || s.Accepted != sales ||
 			s.Values[0].PaidMinor != int64(3099*sales) {
-			t.Errorf("summary of %d sales: %+v\n%s", 2*sales, s, diff)
+			t.Errorf("summary of %d sales = %+v\n%s", 2*sales, s, diff)
 		}
 		days, err := l.Coverage(t.Context(), base, nil)
 		wantDays := []report.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}
 		if diff := cmp.Diff(wantDays, days); err != nil || diff != "" {
-			t.Errorf("coverage by day: %v\n%s", err, diff)
+			t.Errorf("coverage by day (-want +got), error %v:\n%s", err, diff)
 		}
 	}
 	record("")
@@ -92,13 +92,13 @@ func TestUpgrade_OlderBinaryRunsOn(t *testing.T) {
 	if err := l.CheckSchema(t.Context()); err != nil {
 		t.Errorf("check the next version's schema: %v", err)
 	}
-	holds(2)
+	check(2)
 	record("_3")
-	l.must(receipt("evt_4", "cs_4", purchase.StatusAwaitingPayment, ""), purchase.AwaitingPayment)
-	holds(3)
-	refused := new(pgconn.PgError)
-	if _, err := l.Fold(t.Context()); !errors.As(err, &refused) || refused.Code != "23502" {
+	l.Must(receipt("evt_4", "cs_4", purchase.StatusAwaitingPayment, ""), purchase.AwaitingPayment)
+	check(3)
+	pgErr := new(pgconn.PgError)
+	if _, err := l.Fold(t.Context()); !errors.As(err, &pgErr) || pgErr.Code != "23502" {
 		t.Errorf("Fold by an older binary = %v, want a not-null violation", err)
 	}
-	holds(3)
+	check(3)
 }

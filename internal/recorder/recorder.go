@@ -1,5 +1,5 @@
-// Package recorder is step 4: it writes the worker's outcomes to the ledger, in batches, in any order and any
-// number of times, and acknowledges them after the commit.
+// Package recorder is step 4: it writes the workers' outcomes to the ledger in batches and acknowledges them
+// after the commit. Outcomes may arrive repeatedly and in any order.
 package recorder
 
 import (
@@ -15,27 +15,26 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// Source is the consumer of the outcomes. Fetch blocks for a bounded time for a first message and returns at
-// most limit, or none; its errors are temporary.
+// Source is the consumer of outcomes. Fetch waits a bounded time for a first message and returns up to limit
+// messages, or none. Its errors are temporary.
 type Source interface {
 	Fetch(ctx context.Context, limit int) ([]message.Received, error)
 }
 
-// Ledger stores outcomes. Settle is one transaction and idempotent; unknown lists the IDs of purchases that
-// are not on the ledger.
+// Ledger stores outcomes. Settle is idempotent and one transaction; unknown lists the IDs without a purchase.
 type Ledger interface {
 	Settle(ctx context.Context, outcomes []message.Outcome) (unknown []string, err error)
 }
 
 const (
-	// fetchSize is how many messages are fetched per batch; each holds up to one request's outcomes.
+	// fetchSize is the number of messages per fetch. Each has the outcomes of up to one request to TikTok.
 	fetchSize = 64
 	batchSize = 1000 // outcomes per transaction
-	// settleTimeout is well under the consumer's AckWait (30 s), so that a slow ledger causes no redelivery.
+	// settleTimeout is shorter than the consumer's AckWait (30 s), so that a slow ledger causes no redelivery.
 	settleTimeout = 10 * time.Second
 	ackTimeout    = 5 * time.Second
 	retryDelay    = time.Second
-	// newerDelay leaves a message to a newer ingest during a rolling upgrade.
+	// newerDelay leaves a message of a newer version to a newer ingest during a rolling upgrade.
 	newerDelay = time.Minute
 )
 
@@ -44,7 +43,7 @@ type Recorder struct {
 	source  Source
 	ledger  Ledger
 	log     *zap.Logger
-	limited *zap.Logger // for malformed messages: anyone with the right to publish can send any number
+	limited *zap.Logger // for malformed messages, of which a publisher can send any number
 }
 
 // New returns a Recorder that records while Run runs.
@@ -52,8 +51,8 @@ func New(s Source, l Ledger, log *zap.Logger) *Recorder {
 	return &Recorder{source: s, ledger: l, log: log, limited: log.WithOptions(flood.Limit(log))}
 }
 
-// Run records until ctx ends, then finishes the in-flight batch. It logs the first of consecutive failures,
-// and their end.
+// Run records until ctx ends, then finishes the in-flight batch. It logs the first of consecutive failures
+// and the recovery.
 func (r *Recorder) Run(ctx context.Context) error {
 	var failures logsafe.Changes
 	for ctx.Err() == nil {
@@ -101,8 +100,8 @@ func (r *Recorder) recordBatch(ctx context.Context) error {
 	return acknowledge(ctx, usable)
 }
 
-// decode returns the valid outcomes of a message, dated by the queue's clock. It settles a message without
-// any.
+// decode returns the valid outcomes of a message, with times bounded by the queue's clock. It rejects a
+// message without a valid outcome.
 func (r *Recorder) decode(m message.Received) []message.Outcome {
 	list, err := message.DecodeOutcomes(m.Data)
 	stored := m.Taken
@@ -135,13 +134,13 @@ func (r *Recorder) settle(ctx context.Context, outcomes []message.Outcome) error
 	defer cancel()
 	unknown, err := r.ledger.Settle(ctx, outcomes)
 	for _, id := range unknown {
-		r.log.Error("Outcome of an unknown purchase", zap.String("checkout_session_id", id),
+		r.log.Error("Outcome for unknown purchase", zap.String("checkout_session_id", id),
 			zap.String("remedy", "check whether the ledger was restored from a backup"))
 	}
 	return err
 }
 
-// nak returns messages to the queue. Those after a failure are redelivered when AckWait has passed.
+// nak returns messages to the queue. After a failure, the remaining messages are redelivered after AckWait.
 func nak(messages []message.Received) error {
 	for _, m := range messages {
 		if err := m.NakWithDelay(retryDelay); err != nil {
@@ -151,8 +150,8 @@ func nak(messages []message.Received) error {
 	return nil
 }
 
-// acknowledge removes recorded messages. One connection keeps their order, so that the server's confirmation
-// of the last one covers all: one round trip instead of one per message. An unacknowledged message is
+// acknowledge removes recorded messages. A connection keeps their order, so the confirmation of the last
+// one covers all, in one round trip instead of one per message. A message whose acknowledgement is lost is
 // recorded again without effect.
 func acknowledge(ctx context.Context, messages []message.Received) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)

@@ -19,7 +19,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// journal is what happened, in order.
+// journal keeps calls in order.
 type journal struct {
 	mu      sync.Mutex
 	entries []string
@@ -52,7 +52,7 @@ func (m fakeMessage) NakWithDelay(d time.Duration) error {
 func (m fakeMessage) TermWithReason(string) error { m.note("term " + m.id); return nil }
 func (m fakeMessage) InProgress() error           { return nil }
 
-// source hands out its batches and then blocks.
+// source returns its batches, then blocks.
 type source struct {
 	mu      sync.Mutex
 	batches [][]message.Received
@@ -97,7 +97,8 @@ func (l *ledger) Settle(_ context.Context, outcomes []message.Outcome) ([]string
 
 func queued(t *testing.T, j *journal, id string) message.Received {
 	t.Helper()
-	return message.Received{Data: message.EncodeOutcomes([][]byte{encode(t, delivered(id))}), Acker: fakeMessage{j, id}}
+	data := message.EncodeOutcomes([][]byte{encode(t, delivered(id))})
+	return message.Received{Data: data, Acker: fakeMessage{j, id}}
 }
 
 func delivered(id string) message.Outcome {
@@ -135,7 +136,7 @@ func TestRecorder_AcknowledgesAfterCommit(t *testing.T) {
 		s := &source{batches: [][]message.Received{{queued(t, j, "a"), malformed, queued(t, j, "b"), newer}}}
 		log := run(t, s, &ledger{journal: j, unknown: []string{"b"}}, time.Second)
 		if got, want := j.String(), "term malformed, nak newer 1m0s, settle a+b, ack a, double-ack b"; got != want {
-			t.Errorf("%s\nwant %s", got, want)
+			t.Errorf("calls = %s\nwant %s", got, want)
 		}
 		if log.FilterField(zap.String("checkout_session_id", "b")).Len() != 1 {
 			t.Errorf("log = %v, want a line about b", log.All())
@@ -149,17 +150,18 @@ func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{}
 		var encoded [][]byte
-		var long []string
+		var ids []string
 		for i := range batchSize + 2 {
 			id := fmt.Sprintf("cs_%d", i)
-			encoded, long = append(encoded, encode(t, delivered(id))), append(long, id)
+			encoded, ids = append(encoded, encode(t, delivered(id))), append(ids, id)
 		}
-		encoded[1], long = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(long, 1, 2)
-		many := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "many"}}
-		run(t, &source{batches: [][]message.Received{{many, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
-		want := "settle " + strings.Join(long[:batchSize], "+") + ", settle " + long[batchSize] + "+a, ack many, double-ack a"
+		encoded[1], ids = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(ids, 1, 2)
+		large := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "large"}}
+		run(t, &source{batches: [][]message.Received{{large, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
+		want := "settle " + strings.Join(ids[:batchSize], "+") + ", settle " + ids[batchSize] +
+			"+a, ack large, double-ack a"
 		if got := j.String(); got != want {
-			t.Errorf("%s\nwant %s", got, want)
+			t.Errorf("calls = %s\nwant %s", got, want)
 		}
 	})
 }
@@ -171,10 +173,10 @@ func TestRecorder_NaksWhileLedgerIsDown(t *testing.T) {
 		s := &source{batches: [][]message.Received{{queued(t, j, "a"), queued(t, j, "b")}, {queued(t, j, "a")}}}
 		log := run(t, s, &ledger{journal: j, err: errors.New("connection refused")}, time.Minute)
 		if got, want := j.String(), "failed a+b, nak a 1s, nak b 1s, failed a, nak a 1s"; got != want {
-			t.Errorf("%s\nwant %s", got, want)
+			t.Errorf("calls = %s\nwant %s", got, want)
 		}
 		if log.Len() != 1 {
-			t.Errorf("logged %d lines, want 1: %v", log.Len(), log.All())
+			t.Errorf("log = %v, want one line", log.All())
 		}
 	})
 }
@@ -194,14 +196,16 @@ func TestRecorder_ResumesWhenQueueReturns(t *testing.T) {
 		for _, e := range log.All() {
 			lines = append(lines, e.Message)
 		}
-		if j.String() != "settle a, double-ack a" ||
-			!slices.Equal(lines, []string{"Outcomes wait in the queue", "Recording resumed"}) {
-			t.Errorf("%s; log %v", j, lines)
+		if got, want := j.String(), "settle a, double-ack a"; got != want {
+			t.Errorf("calls = %s, want %s", got, want)
+		}
+		if want := []string{"Outcomes wait in the queue", "Recording resumed"}; !slices.Equal(lines, want) {
+			t.Errorf("log = %q, want %q", lines, want)
 		}
 	})
 }
 
-// A worker's clock in the year 9999 does not reach the ledger.
+// A time from a worker's clock in the year 9999 is not recorded.
 func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -218,10 +222,11 @@ func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
 		}
 		run(t, &source{batches: [][]message.Received{{m}}}, l, time.Second)
 		if len(l.settled) != 1 {
-			t.Fatalf("%d outcomes were settled, want 1", len(l.settled))
+			t.Fatalf("settled %d outcomes, want 1", len(l.settled))
 		}
-		if o := l.settled[0]; !o.At.Equal(taken) || !o.Attempt.At.Equal(taken) || !o.Taken.IsZero() || o.Sequence != 0 {
-			t.Errorf("settled %+v, attempt %+v; want both at %s and no sequence", o, o.Attempt, taken)
+		o := l.settled[0]
+		if !o.At.Equal(taken) || !o.Attempt.At.Equal(taken) || !o.Taken.IsZero() || o.Sequence != 0 {
+			t.Errorf("settled %+v with attempt %+v; want both at %s and no sequence", o, o.Attempt, taken)
 		}
 	})
 }

@@ -7,33 +7,32 @@ import (
 )
 
 const (
-	// outcomeWait is how long a claim is kept for the outcome of an ambiguous publish. An outcome published
-	// before is recorded by then, unless the recorder lags behind by more.
+	// outcomeWait is how long a claim is kept for the outcome of an ambiguous publish. By then the outcome of
+	// an earlier publish is recorded, unless the recorder has a longer lag.
 	outcomeWait = 5 * time.Second
-	// postponeMax bounds how long unrecorded outcomes postpone an ambiguous publish or a sweep. An outcome that
-	// no running ingest can record must not block them forever. A repeat that comes too early is sent under the
-	// same event_id, which TikTok de-duplicates.
+	// postponeMax bounds how long unrecorded outcomes postpone an ambiguous publish or a sweep. Otherwise an
+	// outcome that no running ingest can record would block them forever. A premature repeat has the same
+	// event_id, which TikTok de-duplicates.
 	postponeMax = time.Hour
 )
 
-// ambiguousPublishes holds the purchases whose last publish the stream reported as a duplicate, by ID. Such
-// an answer has two explanations. Either an earlier publish was stored and its acknowledgement lost: then the
-// message is queued, or its outcome is on the way. Or the row was recreated (restored or emptied database)
-// beside a stream that remembers the message ID: then no message is queued.
+// ambiguousPublishes holds, by ID, the purchases whose last publish the stream reported as a duplicate. There
+// are two possible reasons. Either an earlier publish was stored and its acknowledgement lost: the message is
+// queued, or its outcome is not yet recorded. Or the row was recreated (restored or emptied database) while
+// the stream still remembers the message ID: no message is queued.
 //
-// Time tells them apart. The claim is kept until every outcome of that time is recorded, and is then
-// released. A purchase with an outcome is never claimed again. One that is claimed again is published under
-// the next generation: the stream rejects that as still queued while it holds the message, and stores it
-// otherwise.
+// To distinguish them, the claim is kept until every outcome published so far is recorded, and then released.
+// A purchase with an outcome is not claimed again. Any other is claimed and published under the next
+// generation: the stream rejects that as still queued if it holds the message, and stores it otherwise.
 type ambiguousPublishes map[string]ambiguousPublish
 
 type ambiguousPublish struct {
-	generation int       // the highest one published
-	due        time.Time // when the claim may be released
-	released   time.Time // when it was; zero: it is still held
+	generation int       // highest one published
+	due        time.Time // earliest release of the claim
+	released   time.Time // release of the claim; zero: still held
 }
 
-// add records a duplicate. A claim that ran out and was published once more keeps its due time.
+// add keeps the due time of a claim that expired and was published again.
 func (a ambiguousPublishes) add(id string, generation int, now time.Time) {
 	if a[id].generation != generation {
 		a[id] = ambiguousPublish{generation: generation, due: now.Add(outcomeWait)}
@@ -52,8 +51,8 @@ func (a ambiguousPublishes) generation(c Claim) int {
 	return max(c.Generation, p.generation)
 }
 
-// due returns the purchases whose claims may be released, and drops those that were released and not claimed
-// again: they have an outcome.
+// due returns the purchases whose claims may be released. It removes those that were released and not claimed
+// again, because they have an outcome.
 func (a ambiguousPublishes) due(now time.Time) (ids []string) {
 	for id, p := range a {
 		switch {
@@ -66,8 +65,8 @@ func (a ambiguousPublishes) due(now time.Time) (ids []string) {
 	return ids
 }
 
-// releaseAmbiguous releases the claims that are due. While outcomes wait to be recorded (Postgres or the
-// queue was down), a purchase's own may be among them, and its claim is kept for up to postponeMax.
+// releaseAmbiguous releases the claims that are due. While older outcomes are unrecorded (Postgres or the
+// queue was down), the purchase's own may be among them, and the claim is kept for up to postponeMax.
 func (r *Relay) releaseAmbiguous(ctx context.Context) error {
 	now := r.now()
 	ids := r.ambiguous.due(now)

@@ -1,6 +1,6 @@
-// Package relay is step 2: it publishes the ledger's pending purchases to the queue, in batches, and marks
-// them published once the stream has acknowledged them. The ledger is the outbox: while NATS is down rows
-// wait, and nothing is lost or delayed for the customer.
+// Package relay is step 2: it publishes the ledger's pending purchases to the queue in batches, and marks
+// them published once the stream has acknowledged them. The ledger is the outbox: while NATS is down,
+// purchases wait there and webhooks continue.
 //
 //	Enqueue (this process) ─┐
 //	                        ├─▶ publish ──▶ stored, still queued: mark published
@@ -24,24 +24,23 @@ import (
 )
 
 const (
-	// batchSize is how many purchases are claimed and published per batch.
 	batchSize = 500
-	// pollInterval finds what another process or a crash left behind; commits wake the relay directly.
+	// pollInterval bounds the wait for purchases of other or crashed processes. Own commits wake the relay.
 	pollInterval = 2 * time.Second
 	// ledgerTimeout bounds each query: the connection may be half-open.
 	ledgerTimeout = 10 * time.Second
-	// retryInitial is the pause after a failure. It doubles up to retryMax while a full or missing stream stores
-	// nothing of a batch, because each try costs the ledger a claim and a release per purchase.
+	// retryInitial is the pause after a failure. It doubles up to retryMax while a full or missing stream
+	// stores nothing, because each attempt costs the ledger a claim and a release per purchase.
 	retryInitial = 500 * time.Millisecond
 	retryMax     = 30 * time.Second
-	// markDelay is how long a mark waits for the purchase's outcome, which makes it unnecessary.
+	// markDelay is how long a mark waits for the purchase's outcome, which would make the mark unnecessary.
 	markDelay = 250 * time.Millisecond
-	// maxEnqueued bounds the purchases in memory; more wait on the ledger.
+	// maxEnqueued bounds the purchases in memory; the others wait on the ledger.
 	maxEnqueued = 5000
-	// maxUnmarked bounds the marks that are kept while the ledger does not store them.
+	// maxUnmarked bounds the marks in memory while the ledger is unavailable.
 	maxUnmarked = 50_000
-	// enqueuedTimeout is how long an enqueued purchase may wait in memory. Together with its publish it stays
-	// under ClaimTimeout: a later publish could follow another replica's, or the customer's removal.
+	// enqueuedTimeout bounds the wait of an enqueued purchase in memory. Wait and publish together must end
+	// within ClaimTimeout: later, another replica may publish the purchase, or the customer's data be deleted.
 	enqueuedTimeout = ClaimTimeout / 3
 )
 
@@ -53,29 +52,27 @@ type Relay struct {
 	now    func() time.Time
 	wake   chan struct{} // purchases may wait on the ledger
 	more   chan struct{} // a purchase was enqueued
-	retry  chan struct{} // the stream may store again
+	retry  chan struct{} // the streams were repaired
 
 	mu       sync.Mutex
 	enqueued []queuedClaim
 	running  bool
-	blocked  bool // the stream stored nothing of the last batch
+	blocked  bool // the stream stored nothing from the last batch
 
 	// Owned by Run's goroutine.
 	ambiguous ambiguousPublishes
-	unmarked  []pendingMark // in the order of their times
-	failures  int           // consecutive batches of which the stream stored nothing
+	unmarked  []pendingMark // ordered by time
+	failures  int           // consecutive batches from which the stream stored nothing
 
 	publishes *prometheus.CounterVec
 }
 
-// queuedClaim is a claim in memory that waits to be published.
 type queuedClaim struct {
 	Claim
 
 	at time.Time
 }
 
-// pendingMark is a mark that is not written yet.
 type pendingMark struct {
 	Mark
 
@@ -105,9 +102,9 @@ func (r *Relay) Ready() bool {
 	return r.running && !r.blocked && len(r.enqueued) < maxEnqueued && r.queue.Connected()
 }
 
-// Enqueue publishes a purchase that was claimed in the transaction that recorded it, without a query for it.
-// It is called after the commit and never blocks. A purchase that is not published in time stays claimed for
-// ClaimTimeout and is then found on the ledger.
+// Enqueue publishes a purchase that was claimed by the transaction that recorded it, so that no query is
+// needed. It is called after the commit and never blocks. If the purchase is not published in time, its claim
+// expires and a poll finds it.
 func (r *Relay) Enqueue(p purchase.Purchase, recorded purchase.Recorded) {
 	c := Claim{
 		ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: recorded.Claimed, Envelope: recorded.Message,
@@ -118,12 +115,12 @@ func (r *Relay) Enqueue(p purchase.Purchase, recorded purchase.Recorded) {
 	notify(r.more)
 }
 
-// Wake reports that purchases may wait on the ledger: after a replay, or when NATS is connected again. It
-// never blocks and is safe for concurrent use.
+// Wake claims pending purchases without waiting for the next poll, for example after a replay. It never
+// blocks and is safe for concurrent use.
 func (r *Relay) Wake() { notify(r.wake) }
 
-// Retry ends a pause after failures: the streams were created or repaired. It never blocks and is safe for
-// concurrent use.
+// Retry ends the pause after failures, once the streams are created or repaired. It never blocks and is safe
+// for concurrent use.
 func (r *Relay) Retry() { notify(r.retry) }
 
 func notify(c chan<- struct{}) {
@@ -133,8 +130,8 @@ func notify(c chan<- struct{}) {
 	}
 }
 
-// Run publishes until ctx ends, then finishes the in-flight batch. It logs the first of consecutive failures,
-// and their end.
+// Run publishes until ctx ends, then finishes the in-flight work. It logs the first of consecutive failures
+// and the recovery.
 func (r *Relay) Run(ctx context.Context) error {
 	r.setRunning(true)
 	poll := time.NewTicker(pollInterval)
@@ -149,7 +146,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return r.finish(context.WithoutCancel(ctx))
 		case err != nil && failures.Failed(err):
-			r.log.Warn("Publishing is delayed", zap.Error(err))
+			r.log.Warn("Publishing is delayed", zap.Error(err), remedy(err))
 		case err == nil && claim && failures.Recovered():
 			r.log.Info("Publishing resumed")
 		}
@@ -174,9 +171,17 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 }
 
-// Pass is one round of Run: it writes the marks that are due, publishes what was enqueued and, with claim, a
-// batch of what waits on the ledger. full reports whether that batch was full. In-flight work is finished
-// although ctx ends.
+// remedy returns a log field for an error that the operator can fix.
+func remedy(err error) zap.Field {
+	if errors.Is(err, ErrStreamFull) {
+		return zap.String("remedy", "let the workers drain PURCHASES, or raise NATS_MAX_BYTES")
+	}
+	return zap.Skip()
+}
+
+// Pass is one iteration of Run: it writes due marks, publishes enqueued purchases and, with claim, one batch
+// of pending purchases. full reports whether that batch was full. A publish that has begun is finished even
+// if ctx ends.
 func (r *Relay) Pass(ctx context.Context, claim bool) (full bool, err error) {
 	if err := r.writeMarks(ctx, r.now().Add(-markDelay)); err != nil {
 		return false, err
@@ -185,9 +190,9 @@ func (r *Relay) Pass(ctx context.Context, claim bool) (full bool, err error) {
 		return false, err
 	}
 	if !claim || !r.queue.Connected() {
-		return false, nil // a new connection wakes the relay; its loss has been logged
+		return false, nil // the queue logs the lost connection and wakes the relay after the next one
 	}
-	ambiguousErr := r.releaseAmbiguous(ctx) // must not block the other purchases
+	ambiguousErr := r.releaseAmbiguous(ctx) // a failure must not block the other purchases
 	claims, err := r.claimPending(ctx)
 	if err != nil || len(claims) == 0 {
 		return false, errors.Join(ambiguousErr, err)
@@ -195,8 +200,8 @@ func (r *Relay) Pass(ctx context.Context, claim bool) (full bool, err error) {
 	return len(claims) == batchSize, errors.Join(ambiguousErr, r.publish(ctx, claims))
 }
 
-// publishEnqueued publishes what was enqueued, batch by batch. Expired entries are released, and claimed
-// again like everything that waits on the ledger.
+// publishEnqueued publishes the enqueued purchases in batches. It releases those that waited too long, so
+// that they can be claimed again.
 func (r *Relay) publishEnqueued(ctx context.Context) error {
 	for {
 		claims, expired := r.dequeue()
@@ -217,7 +222,7 @@ func (r *Relay) publishEnqueued(ctx context.Context) error {
 	}
 }
 
-// dequeue returns the next batch, and the IDs of the entries before it that have waited too long.
+// dequeue returns the next batch and the IDs before it that waited too long.
 func (r *Relay) dequeue() (claims []Claim, expired []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -241,14 +246,14 @@ func (r *Relay) releaseUnsent(ctx context.Context, ids []string) error {
 	return r.outbox.ReleaseUnsent(ctx, ids)
 }
 
-// claimPending claims a batch. Claims of an answer that came too late run out.
+// claimPending claims a batch. If the response is lost, the claims expire.
 func (r *Relay) claimPending(ctx context.Context) ([]Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	return r.outbox.Claim(ctx, batchSize)
 }
 
-// publish publishes claims, keeps marks for those that the stream holds, and releases the others.
+// publish publishes claims, keeps marks of those that the stream holds and releases the others.
 func (r *Relay) publish(ctx context.Context, claims []Claim) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ClaimTimeout/2)
 	defer cancel()
@@ -270,7 +275,7 @@ func (r *Relay) publish(ctx context.Context, claims []Claim) error {
 		case result.Err == nil:
 			r.publishes.WithLabelValues("ok").Inc()
 		case errors.Is(result.Err, ErrStillQueued):
-			// An earlier publish under the claim's own generation was stored and its acknowledgement lost.
+			// An earlier publish under the claim's generation was stored, but its acknowledgement was lost.
 			r.publishes.WithLabelValues("still_queued").Inc()
 			generation = claims[i].Generation
 		case result.NotStored:
@@ -297,7 +302,6 @@ func (r *Relay) publish(ctx context.Context, claims []Claim) error {
 	return failed
 }
 
-// countFailure counts consecutive batches of which the stream stored nothing. They make Ready false.
 func (r *Relay) countFailure(failed bool) {
 	if failed {
 		r.failures++
@@ -309,9 +313,9 @@ func (r *Relay) countFailure(failed bool) {
 	r.blocked = failed
 }
 
-// writeMarks writes the marks of what the stream acknowledged before a time; zero: all. Most purchases have
-// their outcome by then, which saves the ledger one write of the row. A mark that cannot be written is kept.
-// One that is lost with the process is replaced when the claim has run out, because the stream reports a
+// writeMarks writes the marks of messages that were acknowledged before a time; zero: all. Most purchases
+// have an outcome by then, which saves one update of the row. A mark that cannot be written is kept. If the
+// process crashes first, the claim expires, the purchase is published again and the stream reports a
 // duplicate.
 func (r *Relay) writeMarks(ctx context.Context, before time.Time) error {
 	n := len(r.unmarked)
@@ -337,15 +341,15 @@ func (r *Relay) writeMarks(ctx context.Context, before time.Time) error {
 	return nil
 }
 
-// pause waits after a failure, longer after each batch of which the stream stored nothing. Retry and a lost
-// connection end it. It returns false when ctx ended first.
+// pause waits after a failure, longer with each batch from which the stream stored nothing. Retry and a lost
+// connection end the pause. It returns false if ctx ended first.
 func (r *Relay) pause(ctx context.Context) bool {
 	delay := retryMax
 	if r.failures < 7 {
 		delay = min(retryMax, retryInitial<<max(0, r.failures-1))
 	}
 	if delay > markDelay {
-		// Their claims could run out during the pause. The next pass returns the error again.
+		// Their claims could expire during the pause. The next pass returns the error again.
 		_ = r.writeMarks(ctx, time.Time{})
 	}
 	end := time.NewTimer(delay)
@@ -369,7 +373,6 @@ func (r *Relay) pause(ctx context.Context) bool {
 	}
 }
 
-// finish publishes what was enqueued before the listener closed, and writes all marks.
 func (r *Relay) finish(ctx context.Context) error {
 	r.setRunning(false)
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)

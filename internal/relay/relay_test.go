@@ -20,48 +20,48 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// outbox is a ledger in memory.
+// outbox is an Outbox in memory.
 type outbox struct {
 	mu        sync.Mutex
 	pending   []Claim
-	taken     map[string]Claim
-	published map[string]uint64
-	marks     map[string]int // generations
+	claimed   map[string]Claim
+	published map[string]uint64 // sequences by id
+	marks     map[string]int    // generations by id
 	released  int
 	unsent    int
-	settled   map[string]bool // an outcome came
+	settled   map[string]bool // with an outcome
 	claims    int
-	failMarks int
+	failMarks int // number of calls to fail
 	claimErr  error
-	silent    bool // the next claim gets no answer
+	hangs     bool // the next claim gets no response
 }
 
-func (o *outbox) Claim(ctx context.Context, most int) ([]Claim, error) {
-	if o.silence() {
+func (o *outbox) Claim(ctx context.Context, limit int) ([]Claim, error) {
+	if o.hang() {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.claims++
-	n := min(most, len(o.pending))
-	taken := slices.Clone(o.pending[:n])
+	n := min(limit, len(o.pending))
+	claimed := slices.Clone(o.pending[:n])
 	if o.claimErr != nil {
 		return nil, o.claimErr
 	}
 	o.pending = o.pending[n:]
-	for _, c := range taken {
-		o.taken[c.ID] = c
+	for _, c := range claimed {
+		o.claimed[c.ID] = c
 	}
-	return taken, nil
+	return claimed, nil
 }
 
-func (o *outbox) silence() bool {
+func (o *outbox) hang() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	was := o.silent
-	o.silent = false
-	return was
+	hangs := o.hangs
+	o.hangs = false
+	return hangs
 }
 
 func (o *outbox) MarkPublished(_ context.Context, marks []Mark) error {
@@ -69,12 +69,12 @@ func (o *outbox) MarkPublished(_ context.Context, marks []Mark) error {
 	defer o.mu.Unlock()
 	if o.failMarks > 0 {
 		o.failMarks--
-		for _, m := range marks { // the claims run out
-			if c, ok := o.taken[m.ID]; ok {
+		for _, m := range marks { // the claims expire
+			if c, ok := o.claimed[m.ID]; ok {
 				o.pending = append(o.pending, c)
 			}
 		}
-		return errors.New("postgres is away")
+		return errors.New("connection refused")
 	}
 	for _, m := range marks {
 		o.published[m.ID], o.marks[m.ID] = m.Sequence, m.Generation
@@ -88,7 +88,7 @@ func (o *outbox) Release(_ context.Context, ids []string) error {
 	o.released += len(ids)
 	for _, id := range ids {
 		if !o.settled[id] {
-			o.pending = append(o.pending, o.taken[id])
+			o.pending = append(o.pending, o.claimed[id])
 		}
 	}
 	return nil
@@ -99,14 +99,14 @@ func (o *outbox) ReleaseUnsent(_ context.Context, ids []string) error {
 	defer o.mu.Unlock()
 	o.unsent += len(ids)
 	for _, id := range ids {
-		if c, ok := o.taken[id]; ok {
+		if c, ok := o.claimed[id]; ok {
 			o.pending = append(o.pending, c)
 		}
 	}
 	return nil
 }
 
-// counts returns how many batches were claimed, and how many claims were released in either way.
+// counts returns the numbers of claimed batches and of released and unsent claims.
 func (o *outbox) counts() (claims, released, unsent int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -117,11 +117,12 @@ func (o *outbox) add(n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range n {
-		o.pending = append(o.pending, Claim{ID: fmt.Sprintf("cs_%d", len(o.published)+len(o.pending)), Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
+		id := fmt.Sprintf("cs_%d", len(o.published)+len(o.pending))
+		o.pending = append(o.pending, Claim{ID: id, Livemode: i%2 == 0, Generation: 1, FirstPublished: time.Now()})
 	}
 }
 
-// marked is the generation of a purchase's mark; 0: it has none.
+// marked returns the generation of a purchase's mark; 0 without one.
 func (o *outbox) marked(id string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -134,25 +135,25 @@ func (o *outbox) done() int {
 	return len(o.published)
 }
 
-// stream remembers message ids, like the real one, and holds one message a subject.
+// stream is a Queue that, like the real one, remembers message IDs and holds one message per subject.
 type stream struct {
-	mu      sync.Mutex
-	away    bool
-	ids     map[string]uint64
-	held    map[string]bool // by subject
-	fail    func(p Claim) error
-	refuse  bool          // fail is for certain
-	hang    time.Duration // before each answer
-	batches []int
+	mu           sync.Mutex
+	disconnected bool
+	ids          map[string]uint64 // sequences by message ID
+	held         map[string]bool   // by subject
+	fail         func(p Claim) error
+	notStored    bool          // of failures
+	latency      time.Duration // of each publish
+	batches      []int
 
-	outcome    time.Time // the oldest that waits
-	outcomeErr error
+	oldestOutcome time.Time // unrecorded
+	outcomeErr    error
 }
 
 func (s *stream) Connected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.away
+	return !s.disconnected
 }
 
 func (s *stream) hold(subject string) {
@@ -163,7 +164,7 @@ func (s *stream) hold(subject string) {
 }
 
 func (s *stream) Publish(_ context.Context, batch []Claim) []PublishResult {
-	<-time.After(s.hang)
+	<-time.After(s.latency)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batches = append(s.batches, len(batch))
@@ -171,7 +172,7 @@ func (s *stream) Publish(_ context.Context, batch []Claim) []PublishResult {
 	for i, p := range batch {
 		if s.fail != nil {
 			if err := s.fail(p); err != nil {
-				results[i].Err, results[i].NotStored = err, s.refuse
+				results[i].Err, results[i].NotStored = err, s.notStored
 				continue
 			}
 		}
@@ -212,10 +213,16 @@ func enqueue(r *Relay, id string) {
 	r.Enqueue(purchase.Purchase{ID: id, Livemode: true}, purchase.Recorded{Claimed: time.Now()})
 }
 
-func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs)) {
+// withRelay calls test beside a running relay, in virtual time.
+func withRelay(
+	t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs),
+) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		o := &outbox{taken: map[string]Claim{}, published: map[string]uint64{}, marks: map[string]int{}, settled: map[string]bool{}}
+		o := &outbox{
+			claimed: map[string]Claim{}, published: map[string]uint64{}, marks: map[string]int{},
+			settled: map[string]bool{},
+		}
 		s := &stream{ids: map[string]uint64{}}
 		core, log := observer.New(zapcore.DebugLevel)
 		r := New(o, s, time.Now, zap.New(core), prometheus.NewRegistry())
@@ -233,7 +240,7 @@ func bubble(t *testing.T, test func(t *testing.T, r *Relay, o *outbox, s *stream
 
 func TestRelay_PublishesOnWake(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.add(1201)
 		r.Wake()
 		synctest.Wait() // virtual time has not advanced
@@ -242,14 +249,14 @@ func TestRelay_PublishesOnWake(t *testing.T) {
 		}
 		wait(2 * markDelay)
 		if o.done() != 1201 {
-			t.Errorf("%d marked", o.done())
+			t.Errorf("marked = %d, want 1201", o.done())
 		}
 	})
 }
 
 func TestRelay_PollsTheLedger(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, _ *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.add(1)
 		wait(pollInterval + 2*markDelay)
 		if o.done() != 1 {
@@ -260,8 +267,8 @@ func TestRelay_PollsTheLedger(t *testing.T) {
 
 func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.set(func() { s.away = true })
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.set(func() { s.disconnected = true })
 		claims := o.claims
 		o.add(5)
 		r.Wake()
@@ -269,11 +276,11 @@ func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 		if o.claims != claims {
 			t.Errorf("claims while disconnected = %d, want 0", o.claims-claims)
 		}
-		s.set(func() { s.away = false })
+		s.set(func() { s.disconnected = false })
 		r.Wake()
 		wait(2 * markDelay)
 		if o.done() != 5 {
-			t.Errorf("%d published", o.done())
+			t.Errorf("marked = %d, want 5", o.done())
 		}
 	})
 }
@@ -281,7 +288,7 @@ func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 // Enqueued purchases are published without a query and marked after markDelay, or on shutdown.
 func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		claims := o.claims
 		enqueueRange := func(from, to int) {
 			for i := from; i < to; i++ {
@@ -289,7 +296,7 @@ func TestRelay_EnqueueNeedsNoQuery(t *testing.T) {
 			}
 		}
 		if !r.Ready() {
-			t.Error("not ready")
+			t.Error("Ready = false, want true")
 		}
 		enqueueRange(0, 700)
 		synctest.Wait()
@@ -308,60 +315,60 @@ func TestRelay_PublishesEnqueuedOnShutdown(t *testing.T) {
 	t.Parallel()
 	var o *outbox
 	var s *stream
-	bubble(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(_ *testing.T, r *Relay, ledger *outbox, queue *stream, _ *observer.ObservedLogs) {
 		o, s = ledger, queue
 		for i := range 1200 {
 			enqueue(r, fmt.Sprintf("cs_%d", i))
 		}
 	})
 	if o.done() != 1200 || len(s.ids) != 1200 {
-		t.Errorf("%d published, %d marked", len(s.ids), o.done())
+		t.Errorf("published = %d, marked = %d; want 1200, 1200", len(s.ids), o.done())
 	}
 }
 
 // A failed publish releases its claim. Ready is false while nothing can be published or memory is full.
 func TestRelay_ReleasesFailedPublishes(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.fail = func(Claim) error { return errors.New("timeout") }
-		o.taken["cs_0"] = Claim{ID: "cs_0", Generation: 1}
+		o.claimed["cs_0"] = Claim{ID: "cs_0", Generation: 1}
 		enqueue(r, "cs_0")
 		synctest.Wait()
 		if o.released != 1 || len(o.pending) != 1 {
-			t.Errorf("%d released", o.released)
+			t.Errorf("released = %d, pending = %d; want 1, 1", o.released, len(o.pending))
 		}
-		s.set(func() { s.fail, s.away = nil, true })
+		s.set(func() { s.fail, s.disconnected = nil, true })
 		if r.Ready() {
-			t.Error("ready without a queue")
+			t.Error("Ready while disconnected = true, want false")
 		}
-		s.set(func() { s.away = false })
+		s.set(func() { s.disconnected = false })
 		wait(time.Minute)
 		if o.done() != 1 || !r.Ready() {
-			t.Errorf("%d marked", o.done())
+			t.Errorf("marked = %d, ready = %t; want 1, true", o.done(), r.Ready())
 		}
 	})
 	r := New(nil, &stream{}, time.Now, zap.NewNop(), prometheus.NewRegistry())
 	if r.Ready() {
-		t.Error("ready before it runs")
+		t.Error("Ready before Run = true, want false")
 	}
 	r.setRunning(true)
 	for range maxEnqueued {
 		enqueue(r, "")
 	}
 	if r.Ready() {
-		t.Error("ready for more than it holds")
+		t.Error("Ready with full memory = true, want false")
 	}
 }
 
 // Marks are kept while the ledger rejects them.
 func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 3
 		enqueue(r, "cs_0")
 		wait(time.Minute)
 		if o.done() != 1 || o.failMarks != 0 {
-			t.Errorf("%d marked, %d failures to come", o.done(), o.failMarks)
+			t.Errorf("marked = %d, failures left = %d; want 1, 0", o.done(), o.failMarks)
 		}
 	})
 }
@@ -370,14 +377,14 @@ func TestRelay_KeepsUnwrittenMarks(t *testing.T) {
 // published.
 func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
 		tries := map[string]int{}
 		s.fail = func(p Claim) error {
 			tries[msgID(p)]++
 			switch {
 			case msgID(p) == "cs_0:1" && tries[msgID(p)] < 3: // not stored
 				return errors.New("timeout")
-			case msgID(p) == "cs_1:1" && tries[msgID(p)] < 3: // stored, the answer was lost
+			case msgID(p) == "cs_1:1" && tries[msgID(p)] < 3: // stored, acknowledgement lost
 				s.ids[msgID(p)] = 77
 				s.hold(message.Subject(p.ID, p.Livemode))
 				return errors.New("timeout")
@@ -390,10 +397,11 @@ func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 		r.Wake()
 		wait(time.Minute)
 		if o.done() != 4 || o.marks["cs_1"] != 1 || o.published["cs_2"] != 0 || tries["cs_3:1"] != 1 {
-			t.Errorf("published %v after tries %v", o.published, tries)
+			t.Errorf("published = %v after tries %v, want all four", o.published, tries)
 		}
-		if log.FilterMessage("Publishing is delayed").Len() != 1 || log.FilterMessage("Publishing resumed").Len() != 1 {
-			t.Errorf("log: %v", log.All())
+		delayed, resumed := log.FilterMessage("Publishing is delayed"), log.FilterMessage("Publishing resumed")
+		if delayed.Len() != 1 || resumed.Len() != 1 {
+			t.Errorf("log = %v, want one delay and one recovery", log.All())
 		}
 	})
 }
@@ -403,11 +411,11 @@ func TestRelay_RetriesUnderSameMessageID(t *testing.T) {
 // database).
 func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.ids["cs_0:1"] = 90 // still queued
 		s.hold("purchases.live.cs_0")
 		s.ids["cs_1:1"], s.ids["cs_1:2"] = 91, 92 // settled, twice
-		s.ids["cs_2:1"] = 93                      // settled, and its outcome is on the way
+		s.ids["cs_2:1"] = 93                      // settled, its outcome not yet recorded
 		o.add(3)
 		r.Wake()
 		synctest.Wait()
@@ -430,24 +438,24 @@ func TestRelay_RaisesGenerationOfAmbiguousPublish(t *testing.T) {
 // published, even when the claim runs out. An outcome that can never be recorded blocks for postponeMax.
 func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		began := time.Now()
-		oldest := func(at time.Time) { s.set(func() { s.outcome = at }) }
+		oldest := func(at time.Time) { s.set(func() { s.oldestOutcome = at }) }
 		oldest(began.Add(-time.Second))
 		s.ids["cs_0:1"], s.ids["cs_1:1"] = 90, 91 // settled
 		o.add(2)
 		r.Wake()
 		wait(ClaimTimeout + time.Second)
-		o.set(func() { o.pending = append(o.pending, o.taken["cs_0"], o.taken["cs_1"]) }) // the claims ran out
+		o.set(func() { o.pending = append(o.pending, o.claimed["cs_0"], o.claimed["cs_1"]) }) // expired
 		wait(time.Minute)
 		if len(s.ids) != 2 || o.released != 0 {
-			t.Errorf("published again while the outcome may wait: %v; %d releases", s.ids, o.released)
+			t.Errorf("published = %v, released = %d; want nothing new, and 0", s.ids, o.released)
 		}
 		o.set(func() { o.settled["cs_0"] = true })
-		oldest(time.Now()) // later ones always wait
+		oldest(time.Now()) // newer outcomes do not matter
 		wait(pollInterval + 2*markDelay)
 		if _, sent := s.ids["cs_0:2"]; sent || o.marked("cs_1") != 2 {
-			t.Errorf("published %v, marked %d", s.ids, o.marked("cs_1"))
+			t.Errorf("published = %v, mark of cs_1 = %d; want no cs_0:2, and 2", s.ids, o.marked("cs_1"))
 		}
 
 		oldest(began.Add(-time.Second)) // never recorded
@@ -456,7 +464,7 @@ func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 		r.Wake()
 		wait(postponeMax - time.Minute)
 		if o.marked("cs_2") != 0 {
-			t.Error("published again while the outcome may wait")
+			t.Error("cs_2 was published again within postponeMax")
 		}
 		wait(2 * time.Minute)
 		if o.marked("cs_2") != 2 || len(r.ambiguous) != 0 {
@@ -468,7 +476,7 @@ func TestRelay_AmbiguousPublishWaitsForOutcomes(t *testing.T) {
 // While the outcome lag is unknown, ambiguous publishes wait and others are published.
 func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.outcomeErr = errors.New("timeout")
 		s.ids["cs_0:1"] = 90 // settled
 		o.add(1)
@@ -477,33 +485,33 @@ func TestRelay_AmbiguousPublishDoesNotBlockOthers(t *testing.T) {
 		o.set(func() { o.pending = append(o.pending, Claim{ID: "cs_1", Generation: 1}) })
 		wait(time.Minute)
 		if o.marked("cs_0") != 0 || o.marked("cs_1") != 1 {
-			t.Errorf("marked %v", o.marks)
+			t.Errorf("marks = %v, want cs_1 alone", o.marks)
 		}
 		s.set(func() { s.outcomeErr = nil })
 		wait(time.Minute)
 		if o.marked("cs_0") != 2 {
-			t.Errorf("marked %v", o.marks)
+			t.Errorf("marks = %v, want cs_0 under generation 2", o.marks)
 		}
 	})
 }
 
-// A lost mark is replaced: the claim runs out, and the stream reports a duplicate.
+// A lost mark is repeated: the claim expires, and the stream reports a duplicate.
 func TestRelay_RepeatsLostMark(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		o.failMarks = 2
 		o.add(3)
 		r.Wake()
 		wait(time.Minute)
 		if o.done() != 3 || len(s.ids) != 3 || o.marks["cs_0"] != 1 {
-			t.Errorf("%d published, %d messages", o.done(), len(s.ids))
+			t.Errorf("marked = %d, messages = %d; want 3, 3", o.done(), len(s.ids))
 		}
 	})
 }
 
 func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
 		o.set(func() { o.claimErr = errors.New("connection refused") })
 		r.Wake()
 		wait(time.Hour)
@@ -511,7 +519,7 @@ func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 		o.add(1)
 		wait(time.Minute)
 		if o.done() != 1 || log.Len() != 2 {
-			t.Errorf("%d published; log: %v", o.done(), log.All())
+			t.Errorf("marked = %d, log = %v; want 1 and two lines", o.done(), log.All())
 		}
 	})
 }
@@ -519,29 +527,29 @@ func TestRelay_LogsLedgerFailureOnce(t *testing.T) {
 // A half-open connection to the ledger does not block the relay.
 func TestRelay_BoundsLedgerQueries(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
-		o.set(func() { o.silent = true })
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, _ *stream, log *observer.ObservedLogs) {
+		o.set(func() { o.hangs = true })
 		o.add(3)
 		r.Wake()
 		wait(time.Minute)
 		if o.done() != 3 || log.FilterMessage("Publishing is delayed").Len() != 1 {
-			t.Errorf("%d published; log: %v", o.done(), log.All())
+			t.Errorf("marked = %d, log = %v; want 3 and one delay", o.done(), log.All())
 		}
 	})
 }
 
-// A full stream stored nothing, and the purchase has no age. A timeout may have been stored.
-func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
+// A purchase that was certainly not stored is released without an age; an ambiguous failure keeps the age.
+func TestRelay_ReleasesUnstoredAsUnsent(t *testing.T) {
 	t.Parallel()
-	for _, refused := range []bool{true, false} {
-		bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-			s.set(func() { s.fail, s.refuse = func(Claim) error { return ErrStreamFull }, refused })
+	for notStored, want := range map[bool][2]int{true: {0, 3}, false: {3, 0}} {
+		withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+			s.set(func() { s.fail, s.notStored = func(Claim) error { return ErrStreamFull }, notStored })
 			o.add(3)
 			r.Wake()
 			synctest.Wait()
 			_, released, unsent := o.counts()
-			if want := [2]int{3, 0}; refused && [2]int{unsent, released} != want || !refused && [2]int{released, unsent} != want {
-				t.Errorf("refused %t: released %d, unsent %d", refused, released, unsent)
+			if got := [2]int{released, unsent}; got != want {
+				t.Errorf("not stored = %t: released and unsent = %v, want %v", notStored, got, want)
 			}
 		})
 	}
@@ -550,65 +558,59 @@ func TestRelay_ReleasesRefusedAsUnsent(t *testing.T) {
 // A full stream costs few claims, Ready is false, and publishing resumes within retryMax.
 func TestRelay_BacksOffWhileStreamIsFull(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
-		full := func(is bool) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.fail, s.refuse = nil, is
-			if is {
-				s.fail = func(Claim) error { return ErrStreamFull }
-			}
-		}
-		full(true)
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, log *observer.ObservedLogs) {
+		s.set(func() { s.fail, s.notStored = func(Claim) error { return ErrStreamFull }, true })
 		o.add(1200)
 		r.Wake()
-		for range 600 { // webhooks go on
+		for range 600 { // further webhooks
 			wait(time.Second)
 			r.Wake()
 		}
 		synctest.Wait()
 		claims, _, unsent := o.counts()
 		if claims > 30 {
-			t.Errorf("%d batches were claimed in 10 minutes, %d purchases released; want at most 30 batches", claims, unsent)
+			t.Errorf("claimed %d batches in 10 minutes (%d purchases), want at most 30", claims, unsent)
 		}
 		if r.Ready() {
-			t.Error("ready while the stream is full")
+			t.Error("Ready while the stream is full = true, want false")
 		}
-		full(false)
+		s.set(func() { s.fail = nil })
 		wait(retryMax + time.Second)
 		if got := o.done(); got != 1200 || !r.Ready() {
-			t.Errorf("published %d of 1200, ready %t", got, r.Ready())
+			t.Errorf("marked = %d, ready = %t; want 1200, true", got, r.Ready())
 		}
-		if n := log.FilterMessage("Publishing is delayed").Len(); n != 1 {
-			t.Errorf("logged %d times, want once", n)
+		delayed := log.FilterMessage("Publishing is delayed").FilterFieldKey("remedy")
+		if delayed.Len() != 1 {
+			t.Errorf("log = %v, want one delay with its remedy", log.All())
 		}
 	})
 }
 
 // One purchase that the stream always rejects does not delay the others.
-func TestRelay_OneRefusedPurchaseDoesNotBackOff(t *testing.T) {
+func TestRelay_OneRejectedPurchaseDoesNotBackOff(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.mu.Lock()
-		s.fail, s.refuse = func(p Claim) error {
-			if msgID(p) == "cs_0:1" {
-				return errors.New("message size exceeds maximum allowed")
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.set(func() {
+			s.notStored = true
+			s.fail = func(p Claim) error {
+				if msgID(p) == "cs_0:1" {
+					return errors.New("message size exceeds maximum allowed")
+				}
+				return nil
 			}
-			return nil
-		}, true
-		s.mu.Unlock()
+		})
 		o.add(700)
 		r.Wake()
 		wait(2 * time.Second)
 		if got := o.done(); got != 699 {
-			t.Errorf("published %d, want 699", got)
+			t.Errorf("marked = %d, want 699", got)
 		}
 	})
 }
 
 func TestRelay_RetryEndsPause(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
 		s.set(func() { s.fail = func(Claim) error { return errors.New("no response from stream") } })
 		o.add(1)
 		r.Wake()
@@ -617,26 +619,26 @@ func TestRelay_RetryEndsPause(t *testing.T) {
 		r.Retry()
 		wait(2 * markDelay)
 		if o.done() != 1 {
-			t.Error("not published")
+			t.Errorf("marked = %d after Retry, want 1", o.done())
 		}
 	})
 }
 
-// An enqueued purchase that waited too long is not published by its claim: another replica's publish, or the
-// customer's removal, may have come in between.
+// An enqueued purchase that waited too long is not published: another replica may have published it, or the
+// customer's data may have been deleted.
 func TestRelay_ReleasesExpiredEnqueued(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
-		s.hang = enqueuedTimeout + time.Second
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.latency = enqueuedTimeout + time.Second
 		enqueue(r, "cs_first")
-		synctest.Wait() // it hangs
+		synctest.Wait() // its publish is in flight
 		enqueue(r, "cs_late")
 		wait(time.Hour)
 		if s.ids["cs_first:1"] == 0 || s.ids["cs_late:1"] != 0 {
-			t.Errorf("published %v, want cs_first alone", s.ids)
+			t.Errorf("published = %v, want cs_first alone", s.ids)
 		}
 		if _, _, unsent := o.counts(); unsent != 1 {
-			t.Errorf("%d claims were released as unsent, want 1", unsent)
+			t.Errorf("unsent = %d, want 1", unsent)
 		}
 	})
 }

@@ -12,17 +12,17 @@ import (
 	"purchase-relay/internal/logsafe"
 )
 
-// SweeperConfig is what an operator chooses.
+// SweeperConfig is the operator's configuration.
 type SweeperConfig struct {
-	Interval time.Duration // between two sweeps
-	Grace    time.Duration // without an outcome, before a purchase is overdue
-	MaxAge   time.Duration // counted from the first publish
+	Interval time.Duration // between sweeps
+	Grace    time.Duration // without an outcome, until a purchase is overdue
+	MaxAge   time.Duration // since the first publish
 }
 
 // Sweeper finds purchases that the queue has lost (a wiped store, a power cut) and publishes them again. The
 // stream rejects a purchase that it still holds, whether queued, delayed or being delivered, so nothing is
-// doubled. While outcomes have waited long to be recorded (Postgres was down), the sweep is postponed. A
-// purchase that is too old to be sent again ends dead (expired).
+// published twice. Old unrecorded outcomes (Postgres was down) postpone the sweep. A purchase that is too old
+// to be sent again becomes dead (expired).
 type Sweeper struct {
 	config         SweeperConfig
 	ledger         SweepLedger
@@ -31,7 +31,7 @@ type Sweeper struct {
 	log            *zap.Logger
 	swept          *prometheus.CounterVec
 	dead           prometheus.Counter
-	postponedSince time.Time // since when unrecorded outcomes postpone the sweep; zero: they do not
+	postponedSince time.Time // zero: not postponed
 }
 
 // NewSweeper returns a Sweeper that sweeps while Run runs.
@@ -55,7 +55,7 @@ func NewSweeper(
 	return s
 }
 
-// Run sweeps at every interval until ctx ends.
+// Run sweeps once per interval until ctx ends.
 func (s *Sweeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.config.Interval)
 	defer tick.Stop()
@@ -71,18 +71,18 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && failures.Failed(err):
-			s.log.Warn("Sweep postponed", zap.Error(err))
+			s.log.Warn("Sweep postponed", zap.Error(err), remedy(err))
 		case err == nil && failures.Recovered():
 			s.log.Info("Sweep resumed")
 		}
 	}
 }
 
-// Sweep publishes again everything that is overdue now.
+// Sweep publishes all overdue purchases again.
 func (s *Sweeper) Sweep(ctx context.Context) error {
 	swept := false
 	defer func() {
-		// One sweep per postponeMax, also where Postgres stays down and the outcomes wait for it.
+		// One sweep per postponeMax, even if it failed because Postgres is still down.
 		if swept && !s.postponedSince.IsZero() {
 			s.postponedSince = s.now()
 		}
@@ -101,12 +101,12 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil // disconnected, which has been logged
+	return nil // the queue has logged the lost connection
 }
 
-// grace returns how long a purchase must have been without an outcome. Outcomes that wait to be recorded
-// extend the grace. Where they have waited for long, a purchase that looks lost may have one, and the sweep
-// is postponed for up to postponeMax.
+// grace returns how long a purchase must have had no outcome. The lag of unrecorded outcomes extends it. With
+// a long lag a purchase that looks lost may have an outcome, and the sweep is postponed for up to
+// postponeMax.
 func (s *Sweeper) grace(ctx context.Context) (time.Duration, error) {
 	lag, err := s.queue.OutcomeLag(ctx)
 	switch {
@@ -120,8 +120,11 @@ func (s *Sweeper) grace(ctx context.Context) (time.Duration, error) {
 	case s.now().Sub(s.postponedSince) >= postponeMax:
 		return s.config.Grace, nil
 	}
-	return 0, errors.New("outcomes wait to be recorded: Postgres is slow, or an ingest is older than its workers")
+	return 0, errOutcomeLag
 }
+
+// errOutcomeLag has two usual causes: Postgres is slow, or this ingest is older than its workers.
+var errOutcomeLag = errors.New("outcome lag exceeds half of SWEEP_GRACE")
 
 func (s *Sweeper) claimOverdue(ctx context.Context, grace time.Duration) ([]Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
@@ -151,7 +154,7 @@ func (s *Sweeper) sweepBatch(ctx context.Context, claims []Claim) error {
 	}))
 }
 
-// publish publishes purchases under their next generation: the stream rejects those that it still holds.
+// publish publishes purchases under their next generation. The stream rejects those that it still holds.
 func (s *Sweeper) publish(ctx context.Context, claims []Claim) error {
 	if len(claims) == 0 {
 		return nil

@@ -16,20 +16,20 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// sweepLedger returns its overdue purchases once and records the calls.
+// sweepLedger returns its overdue purchases once and keeps a journal of calls.
 type sweepLedger struct {
 	mu      sync.Mutex
 	overdue []Claim
-	first   map[string]time.Time // of claimed purchases
+	first   map[string]time.Time // first publishes of claimed purchases
 	journal []string
 	err     error
-	silent  bool          // the first query gets no response
-	lag     time.Duration // by which the grace must be longer
+	hangs   bool          // the next query gets no response
+	lag     time.Duration // expected extension of the grace period
 }
 
-func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int) ([]Claim, error) {
-	if l.silent {
-		l.silent = false
+func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, limit int) ([]Claim, error) {
+	if l.hangs {
+		l.hangs = false
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -38,16 +38,16 @@ func (l *sweepLedger) Overdue(ctx context.Context, grace time.Duration, most int
 	if grace != 10*time.Minute+l.lag {
 		l.journal = append(l.journal, "grace "+grace.String())
 	}
-	n := min(most, len(l.overdue))
-	taken := slices.Clone(l.overdue[:n])
+	n := min(limit, len(l.overdue))
+	claims := slices.Clone(l.overdue[:n])
 	l.overdue = l.overdue[n:]
-	for _, c := range taken {
+	for _, c := range claims {
 		if l.first == nil {
 			l.first = make(map[string]time.Time)
 		}
 		l.first[c.ID] = c.FirstPublished
 	}
-	return taken, l.err
+	return claims, l.err
 }
 
 func (l *sweepLedger) RecordSweep(_ context.Context, published []Mark, queued, unknown []string) error {
@@ -65,12 +65,15 @@ func (l *sweepLedger) RecordSweep(_ context.Context, published []Mark, queued, u
 	return nil
 }
 
-func (l *sweepLedger) Expire(_ context.Context, marks []Mark, maxAge time.Duration) (expired []string, err error) {
+func (l *sweepLedger) Expire(
+	_ context.Context, marks []Mark, maxAge time.Duration,
+) (expired []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range marks {
 		if time.Since(l.first[m.ID]) >= maxAge {
-			l.journal, expired = append(l.journal, fmt.Sprintf("expired %s:%d", m.ID, m.Generation)), append(expired, m.ID)
+			l.journal = append(l.journal, fmt.Sprintf("expired %s:%d", m.ID, m.Generation))
+			expired = append(expired, m.ID)
 		}
 	}
 	return expired, nil
@@ -80,10 +83,10 @@ func (l *sweepLedger) Expire(_ context.Context, marks []Mark, maxAge time.Durati
 func (s *stream) OutcomeLag(context.Context) (time.Duration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.outcome.IsZero() {
+	if s.oldestOutcome.IsZero() {
 		return 0, s.outcomeErr
 	}
-	return max(0, time.Since(s.outcome)), s.outcomeErr
+	return max(0, time.Since(s.oldestOutcome)), s.outcomeErr
 }
 
 func (l *sweepLedger) calls() []string {
@@ -92,11 +95,15 @@ func (l *sweepLedger) calls() []string {
 	return slices.Clone(l.journal)
 }
 
-func sweep(t *testing.T, l *sweepLedger, s *stream, test func(log *observer.ObservedLogs, reg *prometheus.Registry)) {
+// withSweeper calls test beside a running sweeper.
+func withSweeper(
+	t *testing.T, l *sweepLedger, s *stream, test func(log *observer.ObservedLogs, reg *prometheus.Registry),
+) {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
 	reg := prometheus.NewRegistry()
-	sweeper := NewSweeper(SweeperConfig{Interval: time.Minute, Grace: 10 * time.Minute, MaxAge: 47 * time.Hour}, l, s, time.Now, zap.New(core), reg)
+	config := SweeperConfig{Interval: time.Minute, Grace: 10 * time.Minute, MaxAge: 47 * time.Hour}
+	sweeper := NewSweeper(config, l, s, time.Now, zap.New(core), reg)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- sweeper.Run(ctx) }()
@@ -113,33 +120,33 @@ func TestSweeper_RecordsEachResult(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{
 			{ID: "cs_lost", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_queued", Generation: 3, FirstPublished: time.Now().Add(-time.Hour)},
-			{ID: "cs_silent", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
+			{ID: "cs_unknown", Generation: 1, FirstPublished: time.Now().Add(-time.Hour)},
 			{ID: "cs_old", Generation: 5, FirstPublished: time.Now().Add(-47 * time.Hour)},
 		}}
 		s := &stream{ids: map[string]uint64{}, fail: func(p Claim) error {
 			switch msgID(p) {
 			case "cs_queued:4":
 				return ErrStillQueued
-			case "cs_silent:2":
+			case "cs_unknown:2":
 				return errors.New("timeout")
 			}
 			return nil
 		}}
-		sweep(t, l, s, func(log *observer.ObservedLogs, reg *prometheus.Registry) {
+		withSweeper(t, l, s, func(log *observer.ObservedLogs, reg *prometheus.Registry) {
 			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
-			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unknown cs_silent"}
+			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unknown cs_unknown"}
 			if got := l.calls(); !slices.Equal(got, want) {
-				t.Errorf("%v\nwant %v", got, want)
+				t.Errorf("calls = %v\nwant %v", got, want)
 			}
-			if log.FilterField(zap.String("checkout_session_id", "cs_old")).FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
+			expired := log.FilterField(zap.String("checkout_session_id", "cs_old"))
+			if expired.FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
 				t.Errorf("log = %v, want an error about cs_old", log.All())
 			}
-			if n := counted(t, reg, "purchase_relay_dead_letters_total", "expired"); n != 1 {
-				t.Errorf("%v dead letters are counted", n)
-			}
-			if n := counted(t, reg, "purchase_relay_swept_total", "expired"); n != 1 {
-				t.Errorf("%v swept ones are counted as expired", n)
+			for _, name := range []string{"purchase_relay_dead_letters_total", "purchase_relay_swept_total"} {
+				if n := counter(t, reg, name, "expired"); n != 1 {
+					t.Errorf("%s{expired} = %v, want 1", name, n)
+				}
 			}
 		})
 	})
@@ -150,41 +157,42 @@ func TestSweeper_SweepsAllBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
 		for i := range 1201 {
-			l.overdue = append(l.overdue, Claim{ID: fmt.Sprintf("cs_%d", i), Generation: 1, FirstPublished: time.Now()})
+			id := fmt.Sprintf("cs_%d", i)
+			l.overdue = append(l.overdue, Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
 		}
 		s := &stream{ids: map[string]uint64{}}
-		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
+		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			<-time.After(time.Minute + time.Second)
 			synctest.Wait()
 			if len(l.calls()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
-				t.Errorf("%d in batches of %v", len(l.calls()), s.batches)
+				t.Errorf("calls = %d, batches = %v; want 1201, and 500, 500, 201", len(l.calls()), s.batches)
 			}
 		})
 	})
 }
 
-func TestSweeper_WaitsForTheQueue(t *testing.T) {
+func TestSweeper_WaitsForConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
-		s := &stream{ids: map[string]uint64{}, away: true}
-		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
+		s := &stream{ids: map[string]uint64{}, disconnected: true}
+		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			<-time.After(time.Hour)
 			if len(l.calls()) > 0 {
 				t.Errorf("calls while disconnected = %v, want none", l.calls())
 			}
-			s.set(func() { s.away = false })
+			s.set(func() { s.disconnected = false })
 			<-time.After(time.Minute)
 			synctest.Wait()
 			if got := l.calls(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
-				t.Errorf("%v", got)
+				t.Errorf("calls = %v, want cs_1 published", got)
 			}
 		})
 	})
 }
 
-// counted reads a counter with one label.
-func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
+// counter returns the value of a counter with one label, or -1.
+func counter(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
@@ -204,23 +212,25 @@ func counted(t *testing.T, reg *prometheus.Registry, name, label string) float64
 func TestSweeper_BoundsLedgerQueries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{silent: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
-		sweep(t, l, &stream{ids: map[string]uint64{}}, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
+		l := &sweepLedger{hangs: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		s := &stream{ids: map[string]uint64{}}
+		withSweeper(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(3 * time.Minute)
 			synctest.Wait()
-			if got := l.calls(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) || log.FilterMessage("Sweep postponed").Len() != 1 {
-				t.Errorf("%v; log: %v", got, log.All())
+			got, postponed := l.calls(), log.FilterMessage("Sweep postponed").Len()
+			if !slices.Equal(got, []string{"published cs_1:2 at 1"}) || postponed != 1 {
+				t.Errorf("calls = %v, log = %v; want cs_1 published after one failure", got, log.All())
 			}
 		})
 	})
 }
 
-// An unrecorded outcome extends the grace by its age; an old one postpones the sweep.
+// An unrecorded outcome extends the grace period by its age; an old one postpones the sweep.
 func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
-		waits, lag time.Duration // at the first sweep
-		swept      bool
+		age, lag time.Duration // of the oldest unrecorded outcome, and as it extends the grace period
+		swept    bool
 	}{
 		{0, 0, true},
 		{-time.Hour, 0, true},
@@ -232,30 +242,34 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := &sweepLedger{lag: tc.lag, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 			s := &stream{ids: map[string]uint64{}}
-			if tc.waits != 0 {
-				s.outcome = time.Now().Add(time.Minute - tc.waits)
+			if tc.age != 0 {
+				s.oldestOutcome = time.Now().Add(time.Minute - tc.age)
 			}
-			sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
+			withSweeper(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 				<-time.After(time.Minute + time.Millisecond)
 				synctest.Wait()
-				if got := l.calls(); slices.Equal(got, []string{"published cs_1:2 at 1"}) != tc.swept || !tc.swept && len(got) > 0 {
-					t.Errorf("an outcome waits for %s: %v", tc.waits, got)
+				var want []string
+				if tc.swept {
+					want = []string{"published cs_1:2 at 1"}
 				}
-				if put := log.FilterMessage("Sweep postponed").Len(); (put == 0) != tc.swept {
-					t.Errorf("an outcome waits for %s: logged %d times, want %t", tc.waits, put, !tc.swept)
+				if got := l.calls(); !slices.Equal(got, want) {
+					t.Errorf("outcome of age %s: calls = %v, want %v", tc.age, got, want)
+				}
+				if postponed := log.FilterMessage("Sweep postponed").Len() > 0; postponed == tc.swept {
+					t.Errorf("outcome of age %s: postponed = %t, want %t", tc.age, postponed, !tc.swept)
 				}
 			})
 		})
 	}
 }
 
-// An outcome that is never recorded puts each sweep off for postponeMax and no longer: the guard neither
-// blocks for ever nor is switched off. A sweep that is allowed goes through everything.
-func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
+// An outcome that is never recorded postpones each sweep by postponeMax, neither forever nor only once. A
+// sweep that is due covers all batches.
+func TestSweeper_SweepsOncePerHourBesideStuckOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
-		s := &stream{ids: map[string]uint64{}, outcome: time.Now().Add(-20 * time.Hour)}
+		s := &stream{ids: map[string]uint64{}, oldestOutcome: time.Now().Add(-20 * time.Hour)}
 		lose := func(n int) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -264,7 +278,7 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 				l.overdue = append(l.overdue, Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
 			}
 		}
-		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
+		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			lose(1201)
 			for hour := range 30 {
 				before := len(l.calls())
@@ -279,7 +293,7 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 					t.Errorf("swept %d after an hour, want %d", got, want)
 				}
 				if hour > 0 && len(l.calls()) == before {
-					t.Errorf("hour %d: nothing was swept", hour)
+					t.Errorf("hour %d: swept none, want some", hour)
 				}
 				lose(1)
 			}
@@ -287,14 +301,14 @@ func TestSweeper_SweepsOnceAnHourBesideStuckOutcome(t *testing.T) {
 	})
 }
 
-// Postgres is down for hours. When it is back the outcomes are recorded first: the guard has not run out
-// meanwhile.
-func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
+// After an outage of Postgres for hours, the outcomes are recorded before the next sweep: postponeMax did not
+// expire during the outage.
+func TestSweeper_PostponesAfterLongLedgerOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{err: errors.New("connection refused")}
-		s := &stream{ids: map[string]uint64{}, outcome: time.Now()}
-		sweep(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
+		s := &stream{ids: map[string]uint64{}, oldestOutcome: time.Now()}
+		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
 			<-time.After(10*time.Hour + 30*time.Minute)
 			synctest.Wait()
 			l.mu.Lock()
@@ -303,13 +317,13 @@ func TestSweeper_GuardOutlivesLedgerOutage(t *testing.T) {
 			<-time.After(5 * time.Minute)
 			synctest.Wait()
 			if got := l.calls(); slices.Contains(got, "published cs_1:2 at 1") {
-				t.Errorf("swept before the outcomes were recorded: %v", got)
+				t.Errorf("calls before the outcomes are recorded = %v, want no publish", got)
 			}
-			s.set(func() { s.outcome = time.Time{} })
+			s.set(func() { s.oldestOutcome = time.Time{} })
 			<-time.After(2 * time.Minute)
 			synctest.Wait()
 			if got := l.calls(); !slices.Contains(got, "published cs_1:2 at 1") {
-				t.Errorf("after the outcomes were recorded: %v", got)
+				t.Errorf("calls after the outcomes are recorded = %v, want cs_1 published", got)
 			}
 		})
 	})
@@ -320,7 +334,7 @@ func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
-		sweep(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
+		withSweeper(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
 			<-time.After(time.Hour)
 			if got := l.calls(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
 				t.Errorf("calls = %v, want none while the outcome lag is unknown; log %v", got, log.All())

@@ -1,11 +1,11 @@
-// Package backfill takes in events whose webhooks were missed, from Stripe's list of events, and reconciles
-// Stripe, the ledger and TikTok.
+// Package backfill takes in missed webhooks from Stripe's list of events, and reconciles Stripe, the ledger
+// and TikTok.
 //
-// A run walks the list from the newest event to the oldest and stores its progress on the ledger: after a
-// crash the next run resumes there. Known events change nothing, however often they are walked over.
+// A run reads the list from the newest event to the oldest and stores its progress on the ledger, so that
+// the next run can resume after a crash. Known events are duplicates and change nothing.
 //
 //	now ◀── new events ──▶ Until ◀── done ──▶ Cursor ◀── left ──▶ Since
-//	       (walked last)                     (walked first, by the next run)
+//	        (read last)                       (read first, by the next run)
 package backfill
 
 import (
@@ -21,14 +21,14 @@ import (
 
 const (
 	pageSize    = 100 // events per stored progress
-	concurrency = 16  // events of a page that are taken concurrently: the ledger commits them together
-	// MaxAge is how far back Stripe lists its events.
+	concurrency = 16  // events taken in concurrently: the ledger commits them together
+	// MaxAge is how far back Stripe lists events.
 	MaxAge = 30 * 24 * time.Hour
 )
 
-// List lists Stripe's events of the counted types that were created in a time, the newest first, from the
-// one behind the event after ("": from the newest). It may be walked concurrently. An error ends the list;
-// it is a Refusal where Stripe is the cause.
+// List lists Stripe's events of the supported types that were created from since to until, newest first,
+// starting behind the event after ("": at the newest). It is safe for concurrent use. An error ends the
+// list; it is a Refusal if Stripe caused it.
 type List interface {
 	Events(ctx context.Context, since, until time.Time, after string) iter.Seq2[purchase.Event, error]
 }
@@ -36,15 +36,14 @@ type List interface {
 // Refusal is an error of a List.
 type Refusal interface {
 	error
-	// Retryable reports whether the same request may succeed later, and the least time to wait.
+	// Retryable reports whether the same request may succeed later, and the minimum time to wait.
 	Retryable() (wait time.Duration, retryable bool)
-	// CursorGone reports that Stripe does not list the event after which to begin.
+	// CursorGone reports whether Stripe no longer lists the event given as after.
 	CursorGone() bool
 }
 
-// Intake takes events as from a webhook. Implementations owe: an event is recorded once and committed on
-// return; safe for concurrent use. An error beside purchase.Malformed is final; after any other error the
-// same event may be taken again.
+// Intake records an event as a webhook does: once, and committed on return. It is safe for concurrent use.
+// An error with purchase.Malformed is final; after other errors the same event can be retried.
 type Intake interface {
 	Take(ctx context.Context, event purchase.Event, source purchase.Source) (purchase.Disposition, error)
 }
@@ -55,12 +54,12 @@ type Journal interface {
 	PutBackfill(ctx context.Context, b State) error
 }
 
-// Progress is reported after every page, and before every wait.
+// Progress is reported after each page and before each retry.
 type Progress struct {
 	State
-	Now    Counts        // of this run
-	Waits  time.Duration // before a retry; 0: none
-	Reason error         // of the wait
+	Now   Counts        // of this run
+	Wait  time.Duration // before a retry; 0: none
+	Cause error         // of the wait
 }
 
 // Run is one backfill.
@@ -69,16 +68,14 @@ type Run struct {
 	Intake   Intake
 	Journal  Journal // nil: a dry run begins at the newest event and stores no progress
 	Progress func(Progress)
-	Left     func(event purchase.Event, d purchase.Disposition) // called for each rejected or malformed event
+	Left     func(event purchase.Event, d purchase.Disposition) // called for rejected and malformed events
 	Now      func() time.Time
 }
 
-// Do walks over the events that were created in a time, both ends included. Where an earlier run of the
-// origin did not reach its end, it resumes that one first and then walks over what came since. The counts
-// are of this run. After an error events are left.
-func (r *Run) Do(
-	ctx context.Context, origin string, since, until time.Time,
-) (Counts, error) {
+// Do takes in the events created from since to until, both included. If the origin's last run did not
+// finish, Do resumes that run first and then reads the newer events. It returns the counts of this run,
+// even with an error.
+func (r *Run) Do(ctx context.Context, origin string, since, until time.Time) (Counts, error) {
 	var saved State
 	if r.Journal != nil {
 		var err error
@@ -88,44 +85,44 @@ func (r *Run) Do(
 	}
 	resumable := !saved.Until.IsZero() && saved.Finished.IsZero() && saved.Cursor != "" &&
 		!saved.Reached.Before(since) && until.Sub(saved.Until) <= MaxAge
-	w := &walk{run: r, at: State{Origin: origin, Since: since, Until: until}}
-	if !resumable {
-		return w.counts, w.toEnd(ctx)
+	w := &walk{run: r, state: State{Origin: origin, Since: since, Until: until}}
+	if resumable {
+		w.state = saved
+		w.state.Since = since // it may differ from the earlier run's
+		if err := w.finish(ctx); err != nil {
+			return w.counts, err
+		}
+		w.state = State{Origin: origin, Since: saved.Until, Until: until, Counts: w.state.Counts}
 	}
-	w.at = saved
-	w.at.Since = since // it may differ from the earlier run's
-	if err := w.toEnd(ctx); err != nil {
-		return w.counts, err
-	}
-	w.at = State{Origin: origin, Since: saved.Until, Until: until, Counts: w.at.Counts}
-	return w.counts, w.toEnd(ctx)
+	err := w.finish(ctx)
+	return w.counts, err
 }
 
 // walk is the state of a Run.
 type walk struct {
 	run    *Run
-	at     State
-	counts Counts
+	state  State
+	counts Counts // of this run
 }
 
-// toEnd walks from the cursor to the end of the list.
-func (w *walk) toEnd(ctx context.Context) error {
+// finish reads from the cursor to the end of the list.
+func (w *walk) finish(ctx context.Context) error {
 	r := retrier{
 		now: w.run.Now, waits: w.report,
-		cursor:  func() string { return w.at.Cursor },
-		restart: func() { w.at.Cursor, w.at.Reached = "", time.Time{} },
+		cursor:  func() string { return w.state.Cursor },
+		restart: func() { w.state.Cursor, w.state.Reached = "", time.Time{} },
 	}
 	if err := r.run(ctx, w.takePages); err != nil {
 		return err
 	}
-	w.at.Finished = w.run.Now()
+	w.state.Finished = w.run.Now()
 	return w.store(ctx)
 }
 
-// takePages takes what is left of the list, page by page, until an error.
+// takePages takes in the rest of the list, page by page, until an error.
 func (w *walk) takePages(ctx context.Context) error {
 	page := make([]purchase.Event, 0, pageSize)
-	for event, err := range w.run.List.Events(ctx, w.at.Since, w.at.Until, w.at.Cursor) {
+	for event, err := range w.run.List.Events(ctx, w.state.Since, w.state.Until, w.state.Cursor) {
 		if err != nil {
 			return errors.Join(w.takePage(ctx, page), err)
 		}
@@ -139,8 +136,8 @@ func (w *walk) takePages(ctx context.Context) error {
 	return w.takePage(ctx, page)
 }
 
-// takePage takes some events and stores the progress. Of a page that failed all are taken again: those that
-// were recorded are duplicates then.
+// takePage takes in some events and stores the progress. A failed page is retried as a whole: events that
+// were already recorded are duplicates.
 func (w *walk) takePage(ctx context.Context, events []purchase.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -152,7 +149,7 @@ func (w *walk) takePage(ctx context.Context, events []purchase.Event) error {
 		group.Go(func() (err error) {
 			dispositions[i], err = w.run.Intake.Take(groupCtx, events[i], purchase.SourceBackfill)
 			if dispositions[i] == purchase.Malformed {
-				return nil // it is counted; a retry could not help
+				return nil // counted; a retry cannot help
 			}
 			return err
 		})
@@ -162,15 +159,15 @@ func (w *walk) takePage(ctx context.Context, events []purchase.Event) error {
 	}
 	for i, d := range dispositions {
 		w.counts.Add(d)
-		w.at.Counts.Add(d)
+		w.state.Counts.Add(d)
 		if d == purchase.Rejected || d == purchase.Malformed {
 			w.run.Left(events[i], d)
 		}
 	}
 	last := &events[len(events)-1]
-	w.at.Cursor = last.ID
+	w.state.Cursor = last.ID
 	if !last.Created.IsZero() {
-		w.at.Reached = last.Created
+		w.state.Reached = last.Created
 	}
 	return w.store(ctx)
 }
@@ -178,7 +175,7 @@ func (w *walk) takePage(ctx context.Context, events []purchase.Event) error {
 // store stores and reports the progress.
 func (w *walk) store(ctx context.Context) error {
 	if w.run.Journal != nil {
-		if err := w.run.Journal.PutBackfill(ctx, w.at); err != nil {
+		if err := w.run.Journal.PutBackfill(ctx, w.state); err != nil {
 			return err
 		}
 	}
@@ -187,5 +184,5 @@ func (w *walk) store(ctx context.Context) error {
 }
 
 func (w *walk) report(wait time.Duration, cause error) {
-	w.run.Progress(Progress{State: w.at, Now: w.counts, Waits: wait, Reason: cause})
+	w.run.Progress(Progress{State: w.state, Now: w.counts, Wait: wait, Cause: cause})
 }

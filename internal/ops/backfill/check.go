@@ -9,18 +9,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/purchase"
 )
 
-// The origins, each with its own progress.
+// The origins of backfills, each with its own progress.
 const (
 	OriginCommand = "command"
 	OriginCheck   = "check"
 )
 
 const (
-	firstSince        = 72 * time.Hour   // Stripe delivers for that long
-	webhookDelay      = 10 * time.Minute // a younger event's webhook may still come
+	firstAge          = 72 * time.Hour   // Stripe retries webhooks for that long
+	webhookDelay      = 10 * time.Minute // a younger event's webhook may still arrive
 	overlap           = time.Hour
 	reconcileInterval = 24 * time.Hour
 )
@@ -38,38 +39,37 @@ type CheckConfig struct {
 	Intake   Intake
 	Journal  Journal
 	Lead     Lead
-	Books    Books
+	Ledger   Ledger
 	Rules    purchase.Rules
 	Livemode bool
 	Now      func() time.Time
 }
 
-// Check backfills periodically, and reconciles the last 30 days once a day.
+// Check backfills periodically and reconciles the last 30 days once a day.
 type Check struct {
 	CheckConfig
 	log        *zap.Logger
 	events     *prometheus.CounterVec
 	runs       *prometheus.CounterVec
 	reconciled time.Time
-	logged     string // the last error
+	failures   logsafe.Changes
 }
 
-// NewCheck returns a Check. Its metrics are exported even if it never runs.
+// NewCheck returns a Check and registers its metrics.
 func NewCheck(c CheckConfig, log *zap.Logger, reg prometheus.Registerer) *Check {
 	metrics := promauto.With(reg)
 	k := &Check{
 		CheckConfig: c, log: log,
 		events: metrics.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_backfill_events_total",
-			Help: "Events of Stripe's list that ingest's own check went through, by result; " +
-				"new: no webhook had brought it.",
+			Help: "Events read by the periodic backfill, by result; new: its webhook was missed.",
 		}, []string{"result"}),
 		runs: metrics.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_backfill_runs_total",
-			Help: "Checks of Stripe's list for what webhooks missed, by result.",
+			Help: "Periodic backfills, by result.",
 		}, []string{"result"}),
 	}
-	// Each series starts at 0: Prometheus sees no increase from a missing one.
+	// Start each series at 0: Prometheus sees no increase of a series that appears.
 	k.count(Counts{}, Counts{})
 	for _, result := range []string{"done", "failed"} {
 		k.runs.WithLabelValues(result)
@@ -77,7 +77,7 @@ func NewCheck(c CheckConfig, log *zap.Logger, reg prometheus.Registerer) *Check 
 	return k
 }
 
-// Run checks until ctx ends.
+// Run runs the check periodically until ctx ends.
 func (k *Check) Run(ctx context.Context) error {
 	defer k.Lead.Release()
 	tick := time.NewTicker(k.Interval)
@@ -92,7 +92,7 @@ func (k *Check) Run(ctx context.Context) error {
 	}
 }
 
-// check checks once if this process leads. The same error is logged once.
+// check backfills and reconciles if this process leads. A repeated error is logged once.
 func (k *Check) check(ctx context.Context) {
 	leads, err := k.Lead.Hold(ctx)
 	if err == nil && leads {
@@ -108,14 +108,11 @@ func (k *Check) check(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	message := ""
-	if err != nil {
-		message = err.Error()
-		if message != k.logged {
-			k.log.Warn("Backfill check failed; retrying", zap.Error(err), zap.Duration("again_in", k.Interval))
-		}
+	if err == nil {
+		k.failures.Recovered()
+	} else if k.failures.Failed(err) {
+		k.log.Warn("Backfill check failed; retrying", zap.Error(err), zap.Duration("again_in", k.Interval))
 	}
-	k.logged = message
 }
 
 func (k *Check) backfill(ctx context.Context) error {
@@ -124,33 +121,31 @@ func (k *Check) backfill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	since := sinceOf(saved, now)
+	since := startOf(saved, now)
 	until := now.Add(-min(webhookDelay, k.Interval))
 	if !until.After(since) {
 		return nil
 	}
-	before := Counts{}
+	counted := Counts{}
 	run := Run{
 		List: k.List, Intake: k.Intake, Journal: k.Journal, Now: k.Now,
-		Left: func(purchase.Event, purchase.Disposition) {}, // the intake has logged it
+		Left: func(purchase.Event, purchase.Disposition) {}, // logged by the intake
 		Progress: func(p Progress) {
-			k.count(before, p.Now)
-			before = p.Now
+			k.count(counted, p.Now)
+			counted = p.Now
 		},
 	}
 	counts, err := run.Do(ctx, OriginCheck, since, until)
 	if n := counts.New + counts.Rejected; n > 0 {
 		k.log.Warn("Missed webhooks backfilled", zap.Int("events", n), zap.Time("since", since),
-			zap.String("remedy", "look at the endpoint's deliveries in Stripe: is it disabled, does it fail, "+
-				"does it send these types?"))
+			zap.String("remedy", "check the endpoint's status, deliveries and event types in Stripe"))
 	}
 	return err
 }
 
-// sinceOf returns how far back to look: to the end of the last check, or to the beginning of one that did
-// not finish.
-func sinceOf(saved State, now time.Time) time.Time {
-	since := now.Add(-firstSince)
+// startOf returns where to start: at the end of the last run, or at the start of an unfinished one.
+func startOf(saved State, now time.Time) time.Time {
+	since := now.Add(-firstAge)
 	switch {
 	case saved.Until.IsZero():
 	case saved.Finished.IsZero():
@@ -181,21 +176,17 @@ func (k *Check) reconcile(ctx context.Context) error {
 		return nil
 	}
 	r := Reconciler{
-		Rules:    k.Rules,
-		List:     k.List,
-		Books:    k.Books,
-		Livemode: k.Livemode,
+		Rules: k.Rules, List: k.List, Ledger: k.Ledger, Livemode: k.Livemode, Now: k.Now,
 		Progress: func(Progress) {},
-		Now:      k.Now,
 	}
 	report, err := r.Do(ctx, now.Add(-MaxAge))
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	k.reconciled = now
-	if n := report.Open(); n > 0 {
-		k.log.Warn("Stripe, the ledger and TikTok differ", zap.Int("purchases", n), zap.Any("by", report.Counts()),
-			zap.String("remedy", "see the dashboard's page Reconciliation"))
+	if n := report.ToReview(); n > 0 {
+		k.log.Warn("Stripe, the ledger and TikTok differ", zap.Int("purchases", n),
+			zap.Any("by", report.Counts()), zap.String("remedy", "see Reconciliation on the dashboard"))
 	}
 	return nil
 }

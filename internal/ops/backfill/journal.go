@@ -12,27 +12,27 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// State is the progress of a backfill. Stripe's list is walked from the newest event to the oldest: what
-// is left lies between Since and Cursor.
+// State is the progress of a backfill. It reads from the newest event to the oldest: the events between
+// Since and Cursor are left.
 type State struct {
-	Origin       string    // the command or the check, each with its own progress
+	Origin       string    // OriginCommand or OriginCheck
 	Since, Until time.Time // by Stripe's clock
-	Cursor       string    // the last event that is done; "": none yet
-	Reached      time.Time // the time of that event
+	Cursor       string    // the last event taken in; "": none yet
+	Reached      time.Time // that event's time
 	Counts       Counts
-	Finished     time.Time // zero: not yet
+	Finished     time.Time // zero: unfinished
 }
 
-// Counts count the events of a backfill by disposition.
+// Counts counts the events of a backfill by disposition.
 type Counts struct {
-	Known     int // duplicates of what a webhook brought
+	Known     int // duplicates
 	New       int
-	Ignored   int // of a mode or an account that does not count
-	Rejected  int // new, paid, and without a usable e-mail address
+	Ignored   int // of another mode or account
+	Rejected  int // new and paid, without a usable e-mail address
 	Malformed int // without a usable checkout
 }
 
-// Add counts one event.
+// Add counts an event.
 func (c *Counts) Add(d purchase.Disposition) {
 	switch d {
 	case purchase.Duplicate:
@@ -51,17 +51,17 @@ func (c *Counts) Add(d purchase.Disposition) {
 // Sum returns the number of all events.
 func (c Counts) Sum() int { return c.Known + c.New + c.Ignored + c.Rejected + c.Malformed }
 
-// LedgerJournal stores the states of backfills on the ledger. It implements Journal.
+// LedgerJournal is a Journal in the ledger.
 type LedgerJournal struct{ db *ledger.DB }
 
-// NewJournal returns the journal of a ledger.
+// NewJournal returns the journal in db.
 func NewJournal(db *ledger.DB) *LedgerJournal { return &LedgerJournal{db} }
 
 const sqlBackfill = `
 SELECT since, until, cursor, reached, known, fresh, ignored, rejected, malformed, finished_at
 FROM public.backfills WHERE origin = $1`
 
-// Backfill returns the state of an origin's last backfill; its Until is zero if there was none.
+// Backfill returns the state of an origin's last backfill; Until is zero if there is none.
 func (j *LedgerJournal) Backfill(ctx context.Context, origin string) (State, error) {
 	b := State{Origin: origin}
 	var reached, finished *time.Time
@@ -71,7 +71,7 @@ func (j *LedgerJournal) Backfill(ctx context.Context, origin string) (State, err
 	case errors.Is(err, pgx.ErrNoRows):
 		return b, nil
 	case err != nil:
-		return b, fmt.Errorf("read the state of the backfill: %w", err)
+		return b, fmt.Errorf("read backfill state: %w", err)
 	}
 	b.Reached, b.Finished = ledger.OrZero(reached), ledger.OrZero(finished)
 	return b, nil
@@ -88,10 +88,11 @@ ON CONFLICT (origin) DO UPDATE SET since = excluded.since, until = excluded.unti
 
 // PutBackfill stores the state of a backfill.
 func (j *LedgerJournal) PutBackfill(ctx context.Context, b State) error {
-	_, err := j.db.Pool().Exec(ctx, sqlPutBackfill, b.Origin, b.Since, b.Until, b.Cursor, ledger.NullTime(b.Reached),
-		b.Counts.Known, b.Counts.New, b.Counts.Ignored, b.Counts.Rejected, b.Counts.Malformed, ledger.NullTime(b.Finished))
+	_, err := j.db.Pool().Exec(ctx, sqlPutBackfill, b.Origin, b.Since, b.Until, b.Cursor,
+		ledger.NullTime(b.Reached), b.Counts.Known, b.Counts.New, b.Counts.Ignored, b.Counts.Rejected,
+		b.Counts.Malformed, ledger.NullTime(b.Finished))
 	if err != nil {
-		return fmt.Errorf("store the state of the backfill: %w", err)
+		return fmt.Errorf("store backfill state: %w", err)
 	}
 	return nil
 }

@@ -11,88 +11,86 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Books are the ledger's side of a reconciliation.
-type Books interface {
-	// Payments returns what a scope holds, by the time of payment or, while unpaid, of the first event, and
-	// those of the ids whatever their time, each once.
+// Ledger is the ledger's side of a reconciliation.
+type Ledger interface {
+	// Payments returns the payments of a scope, and those with the given ids of any time, each once.
 	Payments(ctx context.Context, s report.Scope, ids []string) ([]report.LedgerPayment, error)
-	// FirstPayments returns which of the invoices are first payments: those that the ledger has taken as
-	// such, and those that it would take if it had received these trials and invoices, each oldest first. One
-	// that waits on the ledger is none yet.
+	// FirstPayments returns which of the invoices are first payments: on the ledger, or by the ledger's rules
+	// if it had received these trials and invoices, each oldest first. Held invoices are left out.
 	FirstPayments(ctx context.Context, trials, invoices []purchase.Purchase) (ids []string, err error)
 	PutReconciliation(ctx context.Context, r report.Reconciliation) error
 }
 
-// edge is left out of a reconciliation where it reaches back as far as Stripe's list: events vanish from it while it is read.
-const edge = time.Hour
+// margin is left out at the end of Stripe's list: events expire from there while it is read.
+const margin = time.Hour
 
 // Reconciler compares Stripe's payments with the ledger and with what TikTok accepted.
 type Reconciler struct {
 	Rules    purchase.Rules
 	List     List
-	Books    Books
-	Livemode bool // the mode that the key sees
+	Ledger   Ledger
+	Livemode bool // the API key's mode
 	Progress func(Progress)
 	Now      func() time.Time
 }
 
-// Do compares what was paid since a time, and keeps what it found for the dashboard. Stripe is asked first: what a webhook brings
-// meanwhile is found on the ledger.
+// Do compares the payments since a time and stores the result for the dashboard. Stripe is read first, so
+// that the ledger already has what webhooks bring meanwhile.
 func (r *Reconciler) Do(ctx context.Context, since time.Time) (report.Reconciliation, error) {
 	until := r.Now()
-	if oldest := until.Add(edge - MaxAge); since.Before(oldest) {
+	if oldest := until.Add(margin - MaxAge); since.Before(oldest) {
 		since = oldest
 	}
-	since = since.Truncate(time.Second) // as Stripe's times are
-	found := report.Reconciliation{Made: until, Since: since, Until: until, Livemode: r.Livemode}
-	paid, err := r.paid(ctx, since, until)
+	since = since.Truncate(time.Second) // Stripe's times are whole seconds
+	result := report.Reconciliation{Made: until, Since: since, Until: until, Livemode: r.Livemode}
+	payments, err := r.listPayments(ctx, since, until)
 	if err != nil {
-		return found, err
+		return result, err
 	}
-	ids := make([]string, len(paid))
-	for i := range paid {
-		ids[i] = paid[i].ID
+	ids := make([]string, len(payments))
+	for i := range payments {
+		ids[i] = payments[i].ID
 	}
 	scope := report.Scope{
 		Since: since, Until: until, Livemode: r.Livemode, Modes: slices.Sorted(maps.Keys(r.Rules.Modes)),
 		FirstPayments: r.Rules.FirstPayment,
 	}
-	recorded, err := r.Books.Payments(ctx, scope, ids)
+	recorded, err := r.Ledger.Payments(ctx, scope, ids)
 	if err != nil {
-		return found, err
+		return result, err
 	}
-	found.Days = report.Reconcile(paid, recorded)
-	return found, r.Books.PutReconciliation(ctx, found)
+	result.Days = report.Reconcile(payments, recorded)
+	return result, r.Ledger.PutReconciliation(ctx, result)
 }
 
-// listed is what a walk through Stripe's list found, newest first.
+// listed holds the contents of Stripe's list, newest first.
 type listed struct {
 	payments         []report.Payment
 	trials, invoices []purchase.Purchase
 }
 
-// paid lists what was paid according to Stripe.
-func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]report.Payment, error) {
-	at := State{Since: since, Until: until}
+// listPayments returns Stripe's payments.
+func (r *Reconciler) listPayments(ctx context.Context, since, until time.Time) ([]report.Payment, error) {
+	state := State{Since: since, Until: until}
 	var found listed
 	count := 0
-	tell := func(wait time.Duration, why error) {
-		r.Progress(Progress{State: at, Now: Counts{Known: count}, Waits: wait, Reason: why})
+	progress := func(wait time.Duration, cause error) {
+		r.Progress(Progress{State: state, Now: Counts{Known: count}, Wait: wait, Cause: cause})
 	}
 	retry := retrier{
-		now: r.Now, waits: tell,
-		cursor:  func() string { return at.Cursor },
-		restart: func() { found, count, at.Cursor = listed{}, 0, "" },
+		now: r.Now, waits: progress,
+		cursor:  func() string { return state.Cursor },
+		restart: func() { found, count, state.Cursor = listed{}, 0, "" },
 	}
 	err := retry.run(ctx, func(ctx context.Context) error {
-		for event, err := range r.List.Events(ctx, since, until, at.Cursor) {
+		for event, err := range r.List.Events(ctx, since, until, state.Cursor) {
 			if err != nil {
 				return err
 			}
-			r.sort(&event, &found)
+			r.add(&event, &found)
 			count++
-			if at.Cursor, at.Reached = event.ID, event.Created; count%pageSize == 0 {
-				tell(0, nil)
+			if state.Cursor, state.Reached = event.ID, event.Created; count%pageSize == 0 {
+				progress(0, nil)
 			}
 		}
 		return nil
@@ -100,14 +98,14 @@ func (r *Reconciler) paid(ctx context.Context, since, until time.Time) ([]report
 	if err != nil || len(found.invoices) == 0 {
 		return found.payments, err
 	}
-	return r.firstPayments(ctx, found)
+	return r.addFirstPayments(ctx, found)
 }
 
-// firstPayments adds those of the invoices that are first payments.
-func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]report.Payment, error) {
+// addFirstPayments returns the payments and the invoices that are first payments.
+func (r *Reconciler) addFirstPayments(ctx context.Context, found listed) ([]report.Payment, error) {
 	slices.Reverse(found.trials)
 	slices.Reverse(found.invoices)
-	ids, err := r.Books.FirstPayments(ctx, found.trials, found.invoices)
+	ids, err := r.Ledger.FirstPayments(ctx, found.trials, found.invoices)
 	if err != nil {
 		return nil, err
 	}
@@ -123,10 +121,10 @@ func (r *Reconciler) firstPayments(ctx context.Context, found listed) ([]report.
 	return found.payments, nil
 }
 
-// sort notes what an event says of a payment or a trial. Whether a checkout was paid is read here and not
-// taken from the intake, whose mistakes are to be found. Texts are cloned: they would keep the whole event in
-// memory, of which a month may have 100,000.
-func (r *Reconciler) sort(e *purchase.Event, found *listed) {
+// add appends the payment or trial of an event. It decides itself whether a checkout was paid, because a
+// reconciliation must also find intake's mistakes. Strings are cloned, because they would keep the whole
+// event in memory: a month may have 100,000.
+func (r *Reconciler) add(e *purchase.Event, found *listed) {
 	if e.Livemode != r.Livemode {
 		return
 	}
@@ -145,8 +143,8 @@ func (r *Reconciler) sort(e *purchase.Event, found *listed) {
 		found.invoices = append(found.invoices, p)
 	case p.Trial:
 		found.trials = append(found.trials, purchase.Purchase{
-			ID: p.ID, Kind: p.Kind, Status: p.Status, Reason: p.Reason, Mode: p.Mode, Livemode: p.Livemode, At: p.At,
-			Subscription: p.Subscription, Trial: true, PeriodStart: p.PeriodStart,
+			ID: p.ID, Kind: p.Kind, Status: p.Status, Reason: p.Reason, Mode: p.Mode, Livemode: p.Livemode,
+			At: p.At, Subscription: p.Subscription, Trial: true, PeriodStart: p.PeriodStart,
 		})
 	}
 }
@@ -155,8 +153,7 @@ func paymentOf(p *purchase.Purchase, at time.Time) report.Payment {
 	return report.Payment{ID: p.ID, At: at, AmountMinor: p.AmountMinor, Currency: p.Currency}
 }
 
-// hasMoney reports whether an event says that its checkout was paid: an amount of 0 is no sale, whatever the
-// status says.
+// hasMoney reports whether a checkout was paid. An amount of 0 is no sale, even with the status paid.
 func hasMoney(e *purchase.Event) bool {
 	paid := e.Type == purchase.TypeCompleted && e.Checkout.PaymentStatus == "paid"
 	return (paid || e.Type == purchase.TypeAsyncSucceeded) && !e.Checkout.Free()

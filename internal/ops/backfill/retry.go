@@ -10,23 +10,23 @@ import (
 )
 
 const (
-	patience     = 3 * time.Minute // without progress, before a walk is given up
+	stallTimeout = 3 * time.Minute // without progress
 	retryInitial = 500 * time.Millisecond
 	retryMax     = 30 * time.Second
 )
 
-// errIncomplete says that a walk did not reach the end of the list.
-var errIncomplete = errors.New("the rest is left")
+// errIncomplete reports that the end of the list was not reached.
+var errIncomplete = errors.New("incomplete: older events were not read")
 
-// retrier walks a list to its end and retries after failures, as long as there is progress.
+// retrier reads a list to its end and retries after failures as long as there is progress.
 type retrier struct {
 	now     func() time.Time
 	waits   func(wait time.Duration, cause error) // called before each wait
-	cursor  func() string                         // the last event that is done
-	restart func()                                // from the newest event
+	cursor  func() string                         // the last event taken in
+	restart func()                                // starts over at the newest event
 }
 
-// run calls walk, which resumes at the cursor, until it returns nil.
+// run calls walk, which resumes at the cursor, until it succeeds.
 func (r *retrier) run(ctx context.Context, walk func(ctx context.Context) error) error {
 	delays := backoff.NewExponentialBackOff(backoff.WithInitialInterval(retryInitial),
 		backoff.WithMaxInterval(retryMax), backoff.WithMaxElapsedTime(0))
@@ -43,16 +43,16 @@ func (r *retrier) run(ctx context.Context, walk func(ctx context.Context) error)
 		}
 		var refused Refusal
 		if errors.As(err, &refused) && refused.CursorGone() && r.cursor() != "" {
-			r.restart() // the cursor is of another account, or older than Stripe's list
+			r.restart() // the cursor is of another account or no longer listed
 			continue
 		}
 		wait, temporary := delays.NextBackOff(), true
 		if refused != nil {
-			var least time.Duration
-			least, temporary = refused.Retryable()
-			wait = max(wait, least)
+			var minimum time.Duration
+			minimum, temporary = refused.Retryable()
+			wait = max(wait, minimum)
 		}
-		if ctx.Err() == nil && (!temporary || r.now().Add(wait).Sub(progress) > patience) {
+		if ctx.Err() == nil && (!temporary || r.now().Add(wait).Sub(progress) > stallTimeout) {
 			return fmt.Errorf("%w; %w", err, errIncomplete)
 		}
 		r.waits(wait, err)

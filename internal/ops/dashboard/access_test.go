@@ -55,10 +55,12 @@ func tokens(t *testing.T, admin, named secret.String) []dashboard.Token {
 	return list
 }
 
-func TestParseTokens(t *testing.T) {
+func TestParseTokens_RejectsInvalidEntries(t *testing.T) {
 	t.Parallel()
-	list, err := dashboard.ParseTokens("short", "anna:"+annasToken+", bob:bobs-own-token:with-a-colon\nci.job:token-of-the-job-1\n")
-	if got, want := fmt.Sprint(list, err), "[{admin [redacted]} {anna [redacted]} {bob [redacted]} {ci.job [redacted]}] <nil>"; got != want {
+	list, err := dashboard.ParseTokens("short",
+		"anna:"+annasToken+", bob:bobs-own-token:with-a-colon\nci.job:token-of-the-job-1\n")
+	want := "[{admin [redacted]} {anna [redacted]} {bob [redacted]} {ci.job [redacted]}] <nil>"
+	if got := fmt.Sprint(list, err); got != want {
 		t.Errorf("ParseTokens = %s, want %s", got, want)
 	}
 	if got := list[2].Secret.Reveal(); got != "bobs-own-token:with-a-colon" {
@@ -72,10 +74,10 @@ func TestParseTokens(t *testing.T) {
 		"<b>:annas-own-token-1":                   "entry 1 is not name:token",
 		"anna:123456789012345":                    "anna has fewer than 16 characters",
 		"anna:":                                   "anna has fewer than 16 characters",
-		"anna:annas own token 1":                  "anna holds characters",
-		"anna:ännas-own-token-1":                  "anna holds characters",
-		"admin:annas-own-token-1":                 "the name admin is that of ADMIN_TOKEN",
-		"a:annas-own-token-1,a:annas-own-token-2": "the name a is there twice",
+		"anna:annas own token 1":                  "anna has characters",
+		"anna:ännas-own-token-1":                  "anna has characters",
+		"admin:annas-own-token-1":                 "the name admin is reserved for ADMIN_TOKEN",
+		"a:annas-own-token-1,a:annas-own-token-2": "duplicate name a",
 		"a:annas-own-token-1,b:annas-own-token-1": "a and b have the same token",
 		"a:" + adminToken:                         "admin and a have the same token",
 	} {
@@ -89,7 +91,8 @@ func TestParseTokens(t *testing.T) {
 func TestAccess_AnyTokenOpens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := dashboard.NewAccess(tokens(t, "tok:en", "anna:"+annasToken), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
+		h := dashboard.NewAccess(tokens(t, "tok:en", "anna:"+annasToken), newAPI(newLedger()), (&tally{}).add,
+			zap.NewNop())
 		for header, want := range map[string]int{
 			"":                            401,
 			"Bearer tok:en":               200,
@@ -119,7 +122,8 @@ func TestAccess_WithoutTokensIsOpen(t *testing.T) {
 	t.Parallel()
 	h := dashboard.NewAccess(nil, newAPI(newLedger()), (&tally{}).add, zap.NewNop())
 	for _, header := range []string{"", "Bearer whatever", basic("anna", "whatever")} {
-		if w := get(t, h, "/api/v1/summary", func(r *http.Request) { r.Header.Set("Authorization", header) }); w.Code != 200 {
+		w := get(t, h, "/api/v1/summary", func(r *http.Request) { r.Header.Set("Authorization", header) })
+		if w.Code != 200 {
 			t.Errorf("%q: status = %d, want 200", header, w.Code)
 		}
 	}
@@ -142,8 +146,14 @@ func TestAccess_ThrottlesGuessesPerPeer(t *testing.T) {
 		peers  []string // all one peer
 		others []string
 	}{
-		"IPv4":           {[]string{"192.0.2.1:1", "192.0.2.1:2", "[::ffff:192.0.2.1]:3"}, []string{"192.0.2.2:1", "[2001:db8::1]:1"}},
-		"IPv6 by its 64": {[]string{"[2001:db8::1]:1", "[2001:db8::ffff:1:2]:2", "[2001:db8::1%eth0]:3"}, []string{"[2001:db8:0:1::1]:1", "192.0.2.2:1"}},
+		"IPv4": {
+			[]string{"192.0.2.1:1", "192.0.2.1:2", "[::ffff:192.0.2.1]:3"},
+			[]string{"192.0.2.2:1", "[2001:db8::1]:1"},
+		},
+		"IPv6 by its 64": {
+			[]string{"[2001:db8::1]:1", "[2001:db8::ffff:1:2]:2", "[2001:db8::1%eth0]:3"},
+			[]string{"[2001:db8:0:1::1]:1", "192.0.2.2:1"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,9 +189,8 @@ func TestAccess_ThrottlesGuessesPerPeer(t *testing.T) {
 	}
 }
 
-// At once, no more are compared than the peer has free guesses and turns; a client that does not wait for its
-// answer gains nothing.
-func TestAccess_ComparesFewGuessesAtOnce(t *testing.T) {
+// Concurrent requests get no more comparisons than the free guesses and the waiting places.
+func TestAccess_LimitsConcurrentGuesses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		refused := &tally{}
@@ -216,8 +225,8 @@ func TestAccess_ComparesFewGuessesAtOnce(t *testing.T) {
 	})
 }
 
-// Peers that all have to wait leave half of the listener's connections to others.
-func TestAccess_FewOfAllPeersWait(t *testing.T) {
+// Half of the listener's connections stay free for other peers.
+func TestAccess_LimitsWaitingOfAllPeers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := dashboard.NewAccess(tokens(t, adminToken, ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
@@ -241,15 +250,17 @@ func TestAccess_FewOfAllPeersWait(t *testing.T) {
 	})
 }
 
-// The same over real connections, from addresses of loopback.
+// Over real connections from loopback addresses.
 func TestAccess_RightTokenIsNeverLockedOut(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(dashboard.NewAccess(tokens(t, adminToken, ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop()))
+	h := dashboard.NewAccess(tokens(t, adminToken, ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
+	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	ask := func(from, token string) int {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 		client := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/v1/summary", http.NoBody)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/v1/summary",
+			http.NoBody)
 		if err != nil {
 			t.Error(err)
 			return 0
@@ -279,7 +290,7 @@ func TestAccess_RightTokenIsNeverLockedOut(t *testing.T) {
 	}
 }
 
-// logged returns an access whose log can be read.
+// logged returns an Access with an observed log.
 func logged(t *testing.T, list []dashboard.Token, l *ledger) (http.Handler, *observer.ObservedLogs) {
 	t.Helper()
 	core, lines := observer.New(zapcore.InfoLevel)
@@ -288,8 +299,8 @@ func logged(t *testing.T, list []dashboard.Token, l *ledger) (http.Handler, *obs
 	return dashboard.NewAccess(list, dashboard.New(c), (&tally{}).add, zap.New(core)), lines
 }
 
-// The log holds whose token it was, whatever the client calls itself.
-func TestAudit_NamesTheProvenToken(t *testing.T) {
+// The user name of Basic is not logged.
+func TestAudit_LogsTokenName(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		tokens        []dashboard.Token
@@ -312,17 +323,19 @@ func TestAudit_NamesTheProvenToken(t *testing.T) {
 				{http.MethodGet, "/purchases.csv?status=dead&q=cs_dead", "Export"},
 				{http.MethodGet, "/reconciliation.csv?mode=live", "Export"},
 			} {
-				l.books = books()
+				l.reconciliations = reconciliations()
 				w := get(t, h, do.target, func(r *http.Request) {
 					r.Method = do.method
 					r.Header.Set("Authorization", tc.authorization)
 				})
 				found := lines.TakeAll()
-				if w.Code/100 != 2 || len(found) != 1 || found[0].Message != do.line || found[0].ContextMap()["by"] != tc.want {
+				if w.Code/100 != 2 || len(found) != 1 || found[0].Message != do.line ||
+					found[0].ContextMap()["by"] != tc.want {
 					t.Errorf("%s: status = %d, lines = %v, want one by %q", do.target, w.Code, found, tc.want)
 					continue
 				}
-				if fields := found[0].ContextMap(); do.line == "Export" && (fields["whole"] != true || strings.Contains(fmt.Sprint(fields), "cs_dead")) {
+				if fields := found[0].ContextMap(); do.line == "Export" &&
+					(fields["whole"] != true || strings.Contains(fmt.Sprint(fields), "cs_dead")) {
 					t.Errorf("%s: fields = %v", do.target, fields)
 				}
 			}
@@ -330,8 +343,7 @@ func TestAudit_NamesTheProvenToken(t *testing.T) {
 	}
 }
 
-// A page elsewhere can send any number of changes with any path; ten lines in ten seconds are written, and
-// nothing in them is raw.
+// Any website can cause such requests: ten log lines per ten seconds, with escaped fields.
 func TestAccess_CrossOriginRefusalsAreLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,19 +7,21 @@ import (
 	"errors"
 	"net/http"
 
+	"go.uber.org/zap"
+
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
-// openapi describes the API. A test asks every path and compares.
+// openapi describes the API. A test compares it with every path's response.
 //
 //go:embed openapi.json
 var openapi []byte //nolint:gochecknoglobals // embedded, never written
 
 func (d *Dashboard) apiDescription(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(openapi) // the reader is gone
+	_, _ = w.Write(openapi) // the client is gone
 }
 
 // summary is the body of GET /api/v1/summary.
@@ -50,14 +52,9 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	body := summary{
-		Range:     v.Range,
-		Mode:      v.Mode,
-		Attention: s.Attention,
-		Value:     []report.Value{},
-		NoValue:   s.NoValue,
-		Health:    d.health(ctx),
+		Range: v.Range, Mode: v.Mode, Purchases: make(map[purchase.Status]int), Attention: s.Attention,
+		Value: []report.Value{}, NoValue: s.NoValue, Health: d.health(ctx),
 	}
-	body.Purchases = make(map[purchase.Status]int)
 	for _, status := range purchase.Statuses() {
 		body.Purchases[status] = s.Counts[status]
 	}
@@ -67,7 +64,7 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) error {
 	if s.Values != nil {
 		body.Value = s.Values
 	}
-	reply(w, http.StatusOK, body)
+	writeJSON(w, http.StatusOK, body)
 	return nil
 }
 
@@ -82,7 +79,7 @@ func (d *Dashboard) health(ctx context.Context) Health {
 // list is the body of GET /api/v1/purchases.
 type list struct {
 	Items []report.Row `json:"items"`
-	Next  *string      `json:"next"` // the cursor of the next page; null: this is the last one
+	Next  *string      `json:"next"` // the cursor of the next page; null: last page
 }
 
 func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) error {
@@ -105,14 +102,14 @@ func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) error {
 	if next != "" {
 		body.Next = &next
 	}
-	reply(w, http.StatusOK, body)
+	writeJSON(w, http.StatusOK, body)
 	return nil
 }
 
-// page returns one page, never nil, and the cursor of the next one, "" where there is none.
+// page returns a page, never nil, and the cursor of the next one; "": last page.
 func (d *Dashboard) page(ctx context.Context, f report.Filter) (rows []report.Row, next string, err error) {
 	limit := f.Limit
-	f.Limit++ // one more: is there another page?
+	f.Limit++ // one more row shows whether there is another page
 	if rows, err = d.Reports.List(ctx, f); err != nil {
 		return nil, "", err
 	}
@@ -126,15 +123,14 @@ func (d *Dashboard) page(ctx context.Context, f report.Filter) (rows []report.Ro
 	return rows, next, nil
 }
 
-// one is the body of GET /api/v1/purchases/{id}: the row, with its attempts in the place of their number.
-type one struct {
+// details is the body of GET /api/v1/purchases/{id}. Attempts replaces the row's number of attempts.
+type details struct {
 	report.Row
 	Attempts []report.Attempt `json:"attempts"`
 	Events   []report.Event   `json:"events"`
 	Payment  *string          `json:"first_payment_id"` // of a trial
-	Keys     []string         `json:"match_keys"`       // the kinds that the message holds or held
-	// What TikTok got, or is to get; null where nothing is ever sent, and once it was dropped.
-	Body json.RawMessage `json:"body"`
+	Keys     []string         `json:"match_keys"`
+	Body     json.RawMessage  `json:"body"` // of TikTok's request; null: never sent, or dropped
 }
 
 func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) error {
@@ -144,31 +140,31 @@ func (d *Dashboard) apiPurchase(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, report.ErrUnknown):
-		return &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
+	case errors.Is(err, report.ErrNotFound):
+		return &httpError{http.StatusNotFound, report.ErrNotFound.Error()}
 	case err != nil:
 		return err
 	}
-	body := one{
-		Row: row, Attempts: append([]report.Attempt{}, row.Attempts...), Events: append([]report.Event{}, row.Events...),
-		Payment: row.FirstPayment, Keys: []string{}, Body: d.body(&row),
+	body := details{
+		Row: row, Attempts: append([]report.Attempt{}, row.Attempts...),
+		Events: append([]report.Event{}, row.Events...), Payment: row.FirstPayment, Keys: []string{},
+		Body: d.body(&row),
 	}
 	if row.KeyMask != nil {
 		body.Keys = append(body.Keys, purchase.KeyNames(*row.KeyMask)...)
 	}
-	reply(w, http.StatusOK, body)
+	writeJSON(w, http.StatusOK, body)
 	return nil
 }
 
-// body renders the stored message as TikTok got it, or is to get it; nil where there is none, or where it
-// cannot be read.
+// body renders TikTok's request body from the stored message; nil: none, or unreadable.
 func (d *Dashboard) body(row *report.Row) []byte {
 	if len(row.Envelope) == 0 {
 		return nil
 	}
 	body, err := d.Body(row.Envelope, row.Sent())
 	if err != nil {
-		d.Log.Warn("A stored message cannot be read") // with the purchase's page the id is known
+		d.Log.Warn("Stored message unreadable", zap.String("checkout_session_id", row.ID))
 		return nil
 	}
 	return body

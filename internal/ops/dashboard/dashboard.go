@@ -1,9 +1,8 @@
-// Package dashboard is what people and their tools look at: the pages and the API on the ledger, behind the
-// admin token. It reads the ledger and the neighbours' health alone and never calls a worker. The one change
-// that it makes is a replay: rows made pending again.
+// Package dashboard serves the pages and the API behind the admin token. It reads the ledger and the health
+// of Postgres, NATS and the workers. Its only change is a replay, which makes purchases pending.
 //
-// Pages work without JavaScript; with it the charts are drawn, times are the viewer's and what is shown stays
-// fresh. Figures come from the ledger's rollup and are exact at the moment of asking.
+// Pages work without JavaScript, which adds charts, local times and live updates. Totals come from the
+// rollup and are exact at the time of the request.
 package dashboard
 
 import (
@@ -24,27 +23,27 @@ import (
 )
 
 // Reports reads the ledger; livemode nil means both modes. Implementations are safe for concurrent use and
-// bounded in time by ctx.
+// stop with ctx.
 type Reports interface {
 	Groups
-	// Summary counts since the beginning of the hour of a time; its cost does not grow with the ledger.
+	// Summary returns the totals since the start of an hour. Its cost does not grow with the ledger.
 	Summary(ctx context.Context, since time.Time, livemode *bool) (report.Summary, error)
-	// Coverage counts match keys by the day of UTC since the beginning of a day.
+	// Coverage counts match keys by UTC day since the start of a day.
 	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]report.DayCoverage, error)
-	// List returns at most f.Limit rows from the newest to the oldest.
+	// List returns up to f.Limit rows, newest first.
 	List(ctx context.Context, f report.Filter) ([]report.Row, error)
-	// Get returns one row with everything about it; the error is report.ErrUnknown where there is none.
+	// Get returns a row with its details. The error is report.ErrNotFound if there is none.
 	Get(ctx context.Context, id string) (report.Row, error)
-	// ProfileByEmail returns a profile's id, "" where there is none. Its errors do not repeat the address.
+	// ProfileByEmail returns a profile's id; "": none. Its errors do not contain the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
-	// CaughtUp counts the purchases paid since a time that no webhook brought, and returns when the last of
-	// them was found.
-	CaughtUp(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
-	// Reconciliation returns the latest of a mode; its Made is zero where there was none.
+	// Backfilled counts the purchases paid since a time whose webhook was missed, and returns when the last
+	// one was recorded.
+	Backfilled(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
+	// Reconciliation returns the latest one of a mode; Made is zero if there is none.
 	Reconciliation(ctx context.Context, livemode bool) (report.Reconciliation, error)
 }
 
-// Groups counts the purchases of all times.
+// Groups counts all purchases by status, reason and code.
 type Groups interface {
 	Groups(ctx context.Context, livemode *bool) ([]report.Group, error)
 }
@@ -52,49 +51,49 @@ type Groups interface {
 // Replays makes purchases pending again.
 type Replays interface {
 	CountReplayable(ctx context.Context, s maintenance.Selection) ([]maintenance.Replayable, error)
-	// Replay returns how many it made pending; for one id its error is report.ErrUnknown or
-	// maintenance.ErrNotReplayable.
+	// Replay returns how many it made pending. With Selection.ID the error is report.ErrNotFound or
+	// maintenance.ErrNotReplayable if none.
 	Replay(ctx context.Context, s maintenance.Selection, progress func(done int)) (int, error)
 }
 
-// Health is the strip of lights: the neighbours' states in one word each, and the workers heard of lately.
+// Health is the state of Postgres, NATS and the workers that reported lately.
 type Health struct {
 	Postgres string                `json:"postgres"` // up or down
 	NATS     string                `json:"nats"`     // up or down
 	Workers  []message.WorkerState `json:"workers"`
-	Backlog  *Backlog              `json:"-"` // nil: the queue does not say
+	Backlog  *Backlog              `json:"-"` // nil: unknown
 }
 
-// Backlog is what the queue holds for the workers.
+// Backlog counts the messages of the workers' consumer.
 type Backlog struct {
-	Waiting uint64 // to be fetched
-	Taken   uint64 // being worked on, or delayed until their next attempt
+	Waiting uint64 // not delivered to a worker yet
+	Taken   uint64 // in progress, or delayed until the next attempt
 }
 
-// Renderer makes the request's body of a stored message: of a delivered purchase the one that was sent, else,
-// with sent nil, the one that is to be sent, as far as ingest knows it.
+// Renderer renders the request body of a stored message: with sent as it was delivered; with nil as it will
+// be sent, as far as ingest knows the worker's settings.
 type Renderer func(envelope []byte, sent *purchase.Sent) ([]byte, error)
 
-// Config is what the dashboard is made of.
+// Config configures the dashboard.
 type Config struct {
 	Reports Reports
 	Replays Replays
 	Health  func(ctx context.Context) Health
-	Wake    func() // called when something was made pending
+	Wake    func() // called when purchases were made pending
 	Body    Renderer
 	Version string
 	Now     func() time.Time
 	Log     *zap.Logger
 }
 
-// Dashboard answers the pages and /api/v1.
+// Dashboard serves the pages and /api/v1.
 type Dashboard struct {
 	Config
 	pages  *pages
 	static http.Handler
 }
 
-// New returns the dashboard's handler, to be wrapped by an Access.
+// New returns the dashboard's handler, without access control: see NewAccess.
 func New(c Config) http.Handler {
 	assets := newAssets()
 	d := &Dashboard{Config: c, pages: newPages(assets), static: assets}
@@ -115,7 +114,7 @@ func New(c Config) http.Handler {
 	} {
 		mux.HandleFunc(pattern, d.answer(bounded(handle)))
 	}
-	// These take their own time: a list as long as the ledger, and many purchases to replay.
+	// These bound their time themselves: exports and replays may be long.
 	mux.HandleFunc("GET /purchases.csv", d.answer(d.csv))
 	mux.HandleFunc("POST /replay", d.answer(d.replayFromPage))
 	mux.HandleFunc("POST /api/v1/purchases/{id}/replay", d.answer(d.apiReplayOne))
@@ -125,35 +124,35 @@ func New(c Config) http.Handler {
 	return d.guard(mux)
 }
 
-// handler answers a request. An error that is no refusal is the ledger's.
+// handler serves a request. An error other than httpError comes from the ledger.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// refusal is an error that is answered with its status and sentence.
-type refusal struct {
-	status   int
-	sentence string
+// httpError is an error with the status and the message of its response.
+type httpError struct {
+	status  int
+	message string
 }
 
-func (r *refusal) Error() string { return r.sentence }
+func (e *httpError) Error() string { return e.message }
 
-func badRequest(err error) error { return &refusal{http.StatusBadRequest, err.Error()} }
+func badRequest(err error) error { return &httpError{http.StatusBadRequest, err.Error()} }
 
-// answer turns a handler's error into its answer: a page for people, JSON for the API.
+// answer writes a handler's error as its response.
 func (d *Dashboard) answer(handle handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := handle(w, r)
-		var refused *refusal
+		var known *httpError
 		switch {
 		case err == nil:
-		case errors.As(err, &refused):
-			d.refuse(w, r, refused.status, refused.sentence)
+		case errors.As(err, &known):
+			d.writeError(w, r, known.status, known.message)
 		default:
 			d.unavailable(w, r, err)
 		}
 	}
 }
 
-// queryTimeout bounds what one answer may ask of the ledger.
+// queryTimeout bounds the ledger's queries of one response.
 const queryTimeout = 10 * time.Second
 
 func bounded(handle handler) handler {
@@ -164,17 +163,20 @@ func bounded(handle handler) handler {
 	}
 }
 
-// guard answers what the mux would answer in its own words, in ours, and survives a panic.
+const internalError = "internal error; see the log"
+
+// guard recovers from panics and serves the mux's 404 and 405 in the dashboard's format.
 func (d *Dashboard) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			fault := recover()
-			if fault == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
-				panic(fault)
+			value := recover()
+			if value == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+				panic(value)
 			}
-			if fault != nil {
-				d.Log.Error("A page panicked", zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.String("panic", fmt.Sprintf("%T", fault)), zap.Stack("stack"))
-				d.refuse(w, r, http.StatusInternalServerError, "something is wrong on our side; the log says what")
+			if value != nil {
+				d.Log.Error("Dashboard request panicked", zap.String("path", logsafe.Text(r.URL.Path, 300)),
+					zap.String("panic", fmt.Sprintf("%T", value)), zap.Stack("stack"))
+				d.writeError(w, r, http.StatusInternalServerError, internalError)
 			}
 		}()
 		if _, pattern := mux.Handler(r); pattern == "" {
@@ -185,7 +187,7 @@ func (d *Dashboard) guard(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// unrouted tells a wrong method from a wrong path.
+// unrouted answers 405 if the path exists with another method, else 404.
 func (d *Dashboard) unrouted(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		other := r.Clone(r.Context())
@@ -196,38 +198,39 @@ func (d *Dashboard) unrouted(mux *http.ServeMux, w http.ResponseWriter, r *http.
 				allow = "GET, HEAD"
 			}
 			w.Header().Set("Allow", allow)
-			d.refuse(w, r, http.StatusMethodNotAllowed, "this address answers "+allow+" alone")
+			d.writeError(w, r, http.StatusMethodNotAllowed, "method not allowed; use "+allow)
 			return
 		}
 	}
-	d.refuse(w, r, http.StatusNotFound, "there is nothing at this address")
+	d.writeError(w, r, http.StatusNotFound, "page not found")
 }
 
-// refuse answers with an error: a page for people, JSON for the API.
-func (d *Dashboard) refuse(w http.ResponseWriter, r *http.Request, status int, sentence string) {
+// writeError writes an error as a page, or as JSON for the API.
+func (d *Dashboard) writeError(w http.ResponseWriter, r *http.Request, status int, message string) {
 	if wantsPage(r) {
-		d.pages.problem(w, r, status, sentence)
+		d.pages.renderError(w, r, status, message)
 		return
 	}
-	fail(w, status, sentence)
+	writeJSONError(w, status, message)
 }
 
-// unavailable says that the ledger did not answer; the reason goes to the log, not to the reader.
+// unavailable answers a request whose ledger query failed. The cause is logged, not shown.
 func (d *Dashboard) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		return // nobody waits any more
+		return // the client is gone
 	}
-	d.Log.Warn("The ledger could not be read", zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Error(err))
+	d.Log.Warn("Ledger query failed", zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Error(err))
 	w.Header().Set("Retry-After", "5")
-	d.refuse(w, r, http.StatusServiceUnavailable, "the ledger is not available, or took too long: webhooks go on as soon as it is back; try again, or narrow the question")
+	d.writeError(w, r, http.StatusServiceUnavailable,
+		"the ledger is unavailable or too slow; try again, or choose a smaller range")
 }
 
-func reply(w http.ResponseWriter, status int, body any) {
+func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the reader is gone
+	_ = json.NewEncoder(w).Encode(body) // the client is gone
 }
 
-func fail(w http.ResponseWriter, status int, sentence string) {
-	reply(w, status, map[string]string{"error": sentence})
+func writeJSONError(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, map[string]string{"error": message})
 }

@@ -26,29 +26,30 @@ import (
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// ledger is a small one, in memory.
+// ledger is an in-memory fake of Reports, Replays and Outbox.
 type ledger struct {
-	since    time.Time
-	livemode *bool
-	err      error
-	summary  report.Summary
-	groups   []report.Group
-	entries  []report.Row
-	days     []report.DayCoverage
-	details  report.Row // of every entry
-	filters  []report.Filter
-	selected []maintenance.Selection
-	woken    int
-	caughtUp int
-	books    map[bool]report.Reconciliation
+	since      time.Time
+	livemode   *bool
+	err        error
+	summary    report.Summary
+	groups     []report.Group
+	entries    []report.Row
+	days       []report.DayCoverage
+	details    report.Row // of every entry
+	filters    []report.Filter
+	selected   []maintenance.Selection
+	woken      int
+	backfilled int
+
+	reconciliations map[bool]report.Reconciliation
 }
 
-func (l *ledger) CaughtUp(context.Context, time.Time, *bool) (int, time.Time, error) {
-	return l.caughtUp, now.Add(-time.Hour), l.err
+func (l *ledger) Backfilled(context.Context, time.Time, *bool) (int, time.Time, error) {
+	return l.backfilled, now.Add(-time.Hour), l.err
 }
 
 func (l *ledger) Reconciliation(_ context.Context, livemode bool) (report.Reconciliation, error) {
-	return l.books[livemode], l.err
+	return l.reconciliations[livemode], l.err
 }
 
 func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (report.Summary, error) {
@@ -78,12 +79,12 @@ func (l *ledger) Coverage(context.Context, time.Time, *bool) ([]report.DayCovera
 func (l *ledger) Get(_ context.Context, id string) (report.Row, error) {
 	for _, e := range l.entries {
 		if e.ID == id && l.err == nil {
-			e.Envelope, e.KeyMask, e.Events, e.Attempts = l.details.Envelope, l.details.KeyMask, l.details.Events, l.details.Attempts
-			e.FirstPayment, e.Converted = l.details.FirstPayment, l.details.Converted
+			e.Envelope, e.KeyMask, e.Events = l.details.Envelope, l.details.KeyMask, l.details.Events
+			e.Attempts, e.FirstPayment, e.Converted = l.details.Attempts, l.details.FirstPayment, l.details.Converted
 			return e, nil
 		}
 	}
-	return report.Row{}, cmp.Or(l.err, fmt.Errorf("entry: %w", report.ErrUnknown))
+	return report.Row{}, cmp.Or(l.err, fmt.Errorf("entry: %w", report.ErrNotFound))
 }
 
 func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error) {
@@ -93,11 +94,16 @@ func (l *ledger) ProfileByEmail(_ context.Context, email string) (string, error)
 	return "", l.err
 }
 
-func (l *ledger) CountReplayable(_ context.Context, s maintenance.Selection) ([]maintenance.Replayable, error) {
-	if ids := s.Chosen(); ids != nil {
-		return []maintenance.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: len(ids)}}, l.err
+func (l *ledger) CountReplayable(
+	_ context.Context, s maintenance.Selection,
+) (counts []maintenance.Replayable, err error) {
+	refused := maintenance.Replayable{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}
+	if ids := s.SelectedIDs(); ids != nil {
+		refused.Count = len(ids)
+		return append(counts, refused), l.err
 	}
-	return []maintenance.Replayable{{Reason: purchase.ReasonRefused, Code: new(40002), Count: 2}, {Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}}, l.err
+	expired := maintenance.Replayable{Reason: purchase.ReasonExpired, Count: 1, Late: 1, Old: 1}
+	return append(counts, refused, expired), l.err
 }
 
 func (l *ledger) Replay(_ context.Context, s maintenance.Selection, progress func(int)) (int, error) {
@@ -106,7 +112,7 @@ func (l *ledger) Replay(_ context.Context, s maintenance.Selection, progress fun
 	case l.err != nil:
 		return 1, l.err
 	case s.ID == "cs_unknown":
-		return 0, fmt.Errorf("replay: %w", report.ErrUnknown)
+		return 0, fmt.Errorf("replay: %w", report.ErrNotFound)
 	case s.ID == "cs_trial":
 		return 0, fmt.Errorf("replay: %w", maintenance.ErrNotReplayable)
 	}
@@ -118,16 +124,25 @@ func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
 	return 3, now.Add(-time.Minute), l.err
 }
 
-// newLedger holds a few purchases of each kind.
+// newLedger returns a ledger with a delivered, a dead and a rejected purchase.
 func newLedger() *ledger {
 	l := &ledger{
 		summary: report.Summary{
 			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1},
 			Paid:   8, Accepted: 7, NoValue: 3, Attention: 1, Oldest: now.Add(-90 * time.Second),
-			LastEvent: now.Add(-3 * time.Second), Values: []report.Value{{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800}},
-			Hours:    []report.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
-			Groups:   []report.Group{{Status: purchase.StatusDelivered, Count: 7}, {Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1}},
-			Coverage: report.Coverage{Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}, Strong: 8, Late: 1}, Delays: report.Delays{16: 6, 30: 1},
+			LastEvent: now.Add(-3 * time.Second),
+			Values: []report.Value{
+				{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800},
+			},
+			Hours: []report.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
+			Groups: []report.Group{
+				{Status: purchase.StatusDelivered, Count: 7},
+				{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
+			},
+			Coverage: report.Coverage{
+				Of: 8, With: [purchase.MatchKeyKinds]int{8, 4, 2, 0, 8, 8, 7}, Strong: 8, Late: 1,
+			},
+			Delays: report.Delays{16: 6, 30: 1},
 		},
 		groups: []report.Group{
 			{Status: purchase.StatusDelivered, Count: 7},
@@ -147,8 +162,15 @@ func newLedger() *ledger {
 		},
 	}
 	for i, e := range []report.Row{
-		{ID: "cs_new", Status: purchase.StatusDelivered, Livemode: true, AmountMinor: new(int64(2999)), Currency: new("usd"), LastCode: new(0), AttemptCount: 2, Finished: &now},
-		{ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused, AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002), LastError: new("=<b>no</b>"), AttemptCount: 1},
+		{
+			ID: "cs_new", Status: purchase.StatusDelivered, Livemode: true, AmountMinor: new(int64(2999)),
+			Currency: new("usd"), LastCode: new(0), AttemptCount: 2, Finished: &now,
+		},
+		{
+			ID: "cs_dead", Status: purchase.StatusDead, Reason: purchase.ReasonRefused,
+			AmountMinor: new(int64(800)), Currency: new("jpy"), LastCode: new(40002),
+			LastError: new("=<b>no</b>"), AttemptCount: 1,
+		},
 		{ID: "cs_old", Status: purchase.StatusRejected, Reason: purchase.ReasonInvalidEmail, Mode: "subscription"},
 	} {
 		e.Kind = cmp.Or(e.Kind, purchase.KindCheckout)
@@ -164,8 +186,14 @@ func config(l *ledger) dashboard.Config {
 	return dashboard.Config{
 		Reports: l, Replays: l, Health: func(context.Context) dashboard.Health {
 			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []message.WorkerState{
-				{Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token", Since: now, Seen: now},
-				{Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right", Since: now, Seen: now},
+				{
+					Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token",
+					Since: now, Seen: now,
+				},
+				{
+					Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right",
+					Since: now, Seen: now,
+				},
 			}}
 		},
 		Wake: func() { l.woken++ },
@@ -174,7 +202,9 @@ func config(l *ledger) dashboard.Config {
 	}
 }
 
-func get(t *testing.T, h http.Handler, target string, change func(r *http.Request)) *httptest.ResponseRecorder {
+func get(
+	t *testing.T, h http.Handler, target string, change func(r *http.Request),
+) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
 	r.Host = "127.0.0.1:8081"
@@ -186,39 +216,42 @@ func get(t *testing.T, h http.Handler, target string, change func(r *http.Reques
 
 func plain(*http.Request) {}
 
-func TestSummary(t *testing.T) {
+func TestAPI_Summary(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	w := get(t, newAPI(l), "/api/v1/summary", plain)
-	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,"payment_failed":0,"pending":0,"published":0,"rejected":0,` +
-		`"retrying":0,"skipped":0},"attention":1,"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
+	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,` +
+		`"payment_failed":0,"pending":0,"published":0,"rejected":0,"retrying":0,"skipped":0},"attention":1,` +
+		`"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
 		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"accepted_without_value":3,` +
 		`"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
-		`"reason":"live: 40105 no such token","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"},{"instance":"w2","version":"v1","state":"running",` +
-		`"reason":"test purchases wait: 40001 no right","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
+		`"reason":"live: 40105 no such token","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"},` +
+		`{"instance":"w2","version":"v1","state":"running","reason":"test purchases wait: 40001 no right",` +
+		`"since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"}]}}` + "\n"
 	if w.Code != http.StatusOK || w.Body.String() != want {
-		t.Errorf("%d %s", w.Code, w.Body)
+		t.Errorf("status = %d, body %s\nwant %s", w.Code, w.Body, want)
 	}
 	if !l.since.Equal(now.AddDate(0, 0, -30)) || l.livemode != nil {
-		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
+		t.Errorf("queried since %s, livemode %v", l.since, l.livemode)
 	}
 	get(t, newAPI(l), "/api/v1/summary?range=24h&mode=test", plain)
 	if !l.since.Equal(now.Add(-24*time.Hour)) || l.livemode == nil || *l.livemode {
-		t.Errorf("asked since %s, livemode %v", l.since, l.livemode)
+		t.Errorf("queried since %s, livemode %v", l.since, l.livemode)
 	}
 	for target, want := range map[string]int{
-		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/summary?since=1y": 400, "/api/v1/summary?mode=live&mode=test": 400, "/api/v1/nothing": 404,
+		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/summary?since=1y": 400,
+		"/api/v1/summary?mode=live&mode=test": 400, "/api/v1/nothing": 404,
 		"/api/v1/replay": 405,
 	} {
 		w := get(t, newAPI(l), target, plain)
 		var body struct{ Error string }
 		if err := json.Unmarshal(w.Body.Bytes(), &body); w.Code != want || err != nil || body.Error == "" {
-			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+			t.Errorf("%s: status = %d, want %d; body %s", target, w.Code, want, w.Body)
 		}
 	}
 	l.err = errors.New("connection refused")
 	if w := get(t, newAPI(l), "/api/v1/summary", plain); w.Code != http.StatusServiceUnavailable {
-		t.Errorf("ledger away: %d", w.Code)
+		t.Errorf("ledger unavailable: status = %d, want 503", w.Code)
 	}
 }
 
@@ -226,18 +259,19 @@ func basic(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
-func TestChangesFromElsewhereAreRefused(t *testing.T) {
+func TestAccess_RefusesCrossOriginChanges(t *testing.T) {
 	t.Parallel()
-	w := get(t, dashboard.NewAccess(nil, newAPI(newLedger()), (&tally{}).add, zap.NewNop()), "/api/v1/summary", func(r *http.Request) {
+	h := dashboard.NewAccess(nil, newAPI(newLedger()), (&tally{}).add, zap.NewNop())
+	w := get(t, h, "/api/v1/summary", func(r *http.Request) {
 		r.Method = http.MethodPost
 		r.Header.Set("Sec-Fetch-Site", "cross-site")
 	})
 	if w.Code != http.StatusForbidden {
-		t.Errorf("a POST from another origin: %d", w.Code)
+		t.Errorf("cross-origin POST: status = %d, want 403", w.Code)
 	}
 }
 
-func TestReplay(t *testing.T) {
+func TestAPI_Replay(t *testing.T) {
 	t.Parallel()
 	code := 40002
 	for target, tc := range map[string]struct {
@@ -260,11 +294,11 @@ func TestReplay(t *testing.T) {
 		l := newLedger()
 		w := get(t, newAPI(l), target, func(r *http.Request) { r.Method = http.MethodPost })
 		if w.Code != tc.status {
-			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+			t.Errorf("%s: status = %d, want %d; body %s", target, w.Code, tc.status, w.Body)
 		}
 		if tc.status == http.StatusBadRequest {
 			if len(l.selected) > 0 {
-				t.Errorf("%s: something was replayed", target)
+				t.Errorf("%s: replayed %v, want nothing", target, l.selected)
 			}
 			continue
 		}
@@ -276,15 +310,16 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	l := &ledger{err: errors.New("connection refused")}
-	if w := get(t, newAPI(l), "/api/v1/replay?status=dead", func(r *http.Request) { r.Method = http.MethodPost }); w.Code != http.StatusServiceUnavailable || l.woken != 1 {
-		t.Errorf("ledger away: %d, woken %d", w.Code, l.woken)
+	w := get(t, newAPI(l), "/api/v1/replay?status=dead", func(r *http.Request) { r.Method = http.MethodPost })
+	if w.Code != http.StatusServiceUnavailable || l.woken != 1 {
+		t.Errorf("ledger unavailable: status = %d, woken %d, want 503 and 1", w.Code, l.woken)
 	}
 	if w := get(t, newAPI(l), "/api/v1/replay?status=dead", plain); w.Code/100 != 4 {
-		t.Errorf("a GET replays: %d", w.Code)
+		t.Errorf("GET: status = %d, want 4xx", w.Code)
 	}
 }
 
-func TestOutboxMetrics(t *testing.T) {
+func TestOutboxMetrics_MissingWithoutLedger(t *testing.T) {
 	t.Parallel()
 	l := &ledger{}
 	want := `
@@ -301,16 +336,19 @@ purchase_relay_outbox_pending 3
 	}
 	l.err = errors.New("connection refused")
 	if n := testutil.CollectAndCount(m); n != 0 {
-		t.Errorf("%d figures from a ledger that is away", n)
+		t.Errorf("metrics without the ledger = %d, want 0", n)
 	}
 }
 
-func TestPurchasesMetrics(t *testing.T) {
+func TestPurchasesMetrics_MissingWithoutLedger(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	m := dashboard.NewPurchasesMetrics(l)
-	want := "# HELP purchase_relay_purchases Purchases on the ledger, by where they stand.\n# TYPE purchase_relay_purchases gauge\n"
-	for _, status := range []string{"awaiting_payment 0", "dead 2", "delivered 7", "payment_failed 0", "pending 0", "published 0", "rejected 1", "retrying 0", "skipped 0"} {
+	want := "# HELP purchase_relay_purchases Purchases by status.\n# TYPE purchase_relay_purchases gauge\n"
+	for _, status := range []string{
+		"awaiting_payment 0", "dead 2", "delivered 7", "payment_failed 0", "pending 0", "published 0",
+		"rejected 1", "retrying 0", "skipped 0",
+	} {
 		name, n, _ := strings.Cut(status, " ")
 		want += fmt.Sprintf("purchase_relay_purchases{status=%q} %s\n", name, n)
 	}
@@ -319,6 +357,6 @@ func TestPurchasesMetrics(t *testing.T) {
 	}
 	l.err = errors.New("connection refused")
 	if n := testutil.CollectAndCount(m); n != 0 {
-		t.Errorf("%d figures from a ledger that is away", n)
+		t.Errorf("metrics without the ledger = %d, want 0", n)
 	}
 }

@@ -15,10 +15,10 @@ import (
 
 const (
 	csvPage    = 1000             // rows per query
-	csvTimeout = 30 * time.Second // until a page is with its reader
+	csvTimeout = 30 * time.Second // for the client to read a page
 )
 
-// csv streams every purchase of a filter, page by page: its memory does not grow with the list.
+// csv streams all purchases of a filter, page by page, in constant memory.
 func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "q", "status", "mode", "code", "day")
 	if err != nil {
@@ -36,26 +36,26 @@ func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="purchases.csv"`)
 	table := csv.NewWriter(w)
-	_ = table.Write(report.CSVHeader()) // the writer keeps its first error
+	_ = table.Write(report.CSVHeader()) // table.Error returns the first error
 	connection := http.NewResponseController(w)
-	rows, whole := 0, false
-	defer func() { d.exported(r, values, rows, whole) }()
+	rows, complete := 0, false
+	defer func() { d.logExport(r, values, rows, complete) }()
 	for {
 		for i := range list {
 			_ = table.Write(list[i].CSV())
 		}
 		if table.Flush(); table.Error() != nil {
-			return nil // the reader is gone
+			return nil // the client is gone
 		}
 		rows += len(list)
-		if whole = len(list) < csvPage; whole {
+		if complete = len(list) < csvPage; complete {
 			return nil
 		}
-		_ = connection.SetWriteDeadline(time.Now().Add(csvTimeout)) // where it cannot be moved, the listener's own limit holds
+		_ = connection.SetWriteDeadline(time.Now().Add(csvTimeout)) // if unsupported, the listener's applies
 		f.After = list[len(list)-1].Position()
 		if list, err = d.list(r.Context(), f); err != nil {
-			d.Log.Warn("Export broken off", zap.Error(err))
-			panic(http.ErrAbortHandler) // the reader must see that it is not whole
+			d.Log.Warn("Export aborted", zap.Error(err))
+			panic(http.ErrAbortHandler) // the client must see that the file is incomplete
 		}
 	}
 }
@@ -66,11 +66,11 @@ func (d *Dashboard) list(ctx context.Context, f report.Filter) ([]report.Row, er
 	return d.Reports.List(ctx, f)
 }
 
-// exported logs by whose token data left, and which. A search may be somebody's address and is not repeated.
-func (d *Dashboard) exported(r *http.Request, filter url.Values, rows int, whole bool) {
-	d.Log.Info("Export", zap.String("by", heldBy(r)), zap.String("remote", r.RemoteAddr),
+// logExport writes the audit log of an export. The search is left out: it may be an e-mail address.
+func (d *Dashboard) logExport(r *http.Request, filter url.Values, rows int, complete bool) {
+	d.Log.Info("Export", zap.String("by", tokenName(r)), zap.String("remote", r.RemoteAddr),
 		zap.String("path", logsafe.Text(r.URL.Path, 80)), zap.String("status", filter.Get("status")),
 		zap.String("mode", filter.Get("mode")), zap.String("code", filter.Get("code")),
 		zap.String("day", filter.Get("day")), zap.Bool("search", filter.Get("q") != ""),
-		zap.Int("rows", rows), zap.Bool("whole", whole))
+		zap.Int("rows", rows), zap.Bool("whole", complete))
 }

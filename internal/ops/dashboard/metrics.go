@@ -11,29 +11,30 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Outbox is what the metrics read of the ledger; pending counts the purchases that wait for the relay, oldest
-// is since when the first does (zero: none does).
+// Outbox returns the number of pending purchases and when the oldest was created (zero: none).
 type Outbox interface {
 	OutboxState(ctx context.Context) (pending int, oldest time.Time, err error)
 }
 
-// scrapeTimeout bounds the question at each scrape.
+// scrapeTimeout bounds the query of each scrape.
 const scrapeTimeout = 2 * time.Second
 
-// outboxMetrics asks the ledger at each scrape: the figure is the ledger's, whichever replica answers.
+// outboxMetrics queries the ledger at each scrape: all replicas report the same values.
 type outboxMetrics struct {
 	outbox          Outbox
 	now             func() time.Time
 	pending, oldest *prometheus.Desc
 }
 
-// NewOutboxMetrics returns the collector of the outbox's two gauges; while the ledger is away they are
-// missing.
+// NewOutboxMetrics returns a collector of the outbox's gauges. They are missing while the ledger is
+// unavailable.
 func NewOutboxMetrics(o Outbox, now func() time.Time) prometheus.Collector {
 	return &outboxMetrics{
 		outbox: o, now: now,
-		pending: prometheus.NewDesc("purchase_relay_outbox_pending", "Purchases that wait for the relay.", nil, nil),
-		oldest:  prometheus.NewDesc("purchase_relay_outbox_oldest_age_seconds", "Age of the oldest purchase that waits for the relay.", nil, nil),
+		pending: prometheus.NewDesc("purchase_relay_outbox_pending",
+			"Purchases that wait for the relay.", nil, nil),
+		oldest: prometheus.NewDesc("purchase_relay_outbox_oldest_age_seconds",
+			"Age of the oldest purchase that waits for the relay.", nil, nil),
 	}
 }
 
@@ -59,17 +60,17 @@ func (m *outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
 }
 
-// purchasesMetrics asks the rollup at each scrape: the figure is the ledger's, and costs the same whatever
-// the ledger's size.
+// purchasesMetrics queries the rollup at each scrape: the cost does not grow with the ledger.
 type purchasesMetrics struct {
 	groups    Groups
 	purchases *prometheus.Desc
 }
 
-// NewPurchasesMetrics returns the collector of the gauge of purchases by status; while the ledger is away it
-// is missing.
+// NewPurchasesMetrics returns a collector of purchases by status. It is missing while the ledger is
+// unavailable.
 func NewPurchasesMetrics(g Groups) prometheus.Collector {
-	return &purchasesMetrics{groups: g, purchases: prometheus.NewDesc("purchase_relay_purchases", "Purchases on the ledger, by where they stand.", []string{"status"}, nil)}
+	purchases := prometheus.NewDesc("purchase_relay_purchases", "Purchases by status.", []string{"status"}, nil)
+	return &purchasesMetrics{groups: g, purchases: purchases}
 }
 
 // Describe implements prometheus.Collector.
@@ -88,11 +89,12 @@ func (m *purchasesMetrics) Collect(ch chan<- prometheus.Metric) {
 		counts[g.Status] += g.Count
 	}
 	for _, status := range purchase.Statuses() {
-		ch <- prometheus.MustNewConstMetric(m.purchases, prometheus.GaugeValue, float64(counts[status]), string(status))
+		count := float64(counts[status])
+		ch <- prometheus.MustNewConstMetric(m.purchases, prometheus.GaugeValue, count, string(status))
 	}
 }
 
-// SkippedRows reports the ledger's rows that could not be used. The others of their batch were.
+// SkippedRows counts and logs unreadable rows of the ledger.
 type SkippedRows struct {
 	log   *zap.Logger
 	now   func() time.Time
@@ -102,27 +104,26 @@ type SkippedRows struct {
 	logged map[string]time.Time // by operation and row
 }
 
-// Each row is logged once per period: the relay meets the same one every half minute.
+// Each row is logged once per interval: the relay reads the same one every half minute.
 const (
-	skippedEvery = time.Hour
-	skippedMax   = 1000 // rows that are remembered
+	skippedInterval = time.Hour
+	skippedMax      = 1000 // rows kept in memory
 )
 
-// SkippedWhere lists the operations that may leave rows out: the values of the metric's label.
+// SkippedWhere returns the operations that skip rows: the values of the metric's label.
 func SkippedWhere() []string {
 	return []string{
-		"alarm", "entries", "history", "outcomes", "reconcile", "relay", "replay", "rollup",
-		"sweeper", "trials",
+		"alarm", "entries", "history", "outcomes", "reconcile", "relay", "replay", "rollup", "sweeper", "trials",
 	}
 }
 
-// NewSkippedRows returns the report of rows that could not be used.
+// NewSkippedRows returns a SkippedRows and registers its metric.
 func NewSkippedRows(log *zap.Logger, now func() time.Time, reg prometheus.Registerer) *SkippedRows {
 	s := &SkippedRows{
 		log: log, now: now, logged: make(map[string]time.Time),
 		count: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_skipped_rows_total",
-			Help: "Rows of the ledger that could not be used and were left out, by operation.",
+			Help: "Unreadable rows of the ledger, by operation.",
 		}, []string{"where"}),
 	}
 	for _, where := range SkippedWhere() {
@@ -132,10 +133,10 @@ func NewSkippedRows(log *zap.Logger, now func() time.Time, reg prometheus.Regist
 	return s
 }
 
-// Report counts a row, and logs it once in an hour.
+// Report counts a row and logs it once per hour.
 func (s *SkippedRows) Report(where, id string, err error) {
 	s.count.WithLabelValues(where).Inc()
-	if s.again(where + " " + id) {
+	if s.loggedLately(where + " " + id) {
 		return
 	}
 	s.log.Error("Unreadable row skipped", zap.String("where", where), zap.String("id", purchase.LogSafe(id)),
@@ -143,12 +144,11 @@ func (s *SkippedRows) Report(where, id string, err error) {
 			"a newer ingest wrote it: update this one; else restore it from a backup (docs/operations.md)"))
 }
 
-// again reports whether a row was logged lately.
-func (s *SkippedRows) again(key string) bool {
+func (s *SkippedRows) loggedLately(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if at, known := s.logged[key]; known && now.Sub(at) < skippedEvery {
+	if at, known := s.logged[key]; known && now.Sub(at) < skippedInterval {
 		return true
 	}
 	if len(s.logged) >= skippedMax {

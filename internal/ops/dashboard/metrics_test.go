@@ -14,8 +14,6 @@ import (
 	"purchase-relay/internal/ops/dashboard"
 )
 
-// A row is counted each time, and logged once in an hour with its id and what to do; an id that is none is
-// not repeated.
 func TestSkippedRows_LogsEachRowOnceAnHour(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zap.InfoLevel)

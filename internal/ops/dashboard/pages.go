@@ -24,76 +24,80 @@ var templateFiles embed.FS
 //go:embed static
 var staticFiles embed.FS
 
-// assets serves the pages' own files, under names that change with their content.
+// assets serves the static files. Their URLs contain a version, a hash of the content.
 type assets struct {
-	files http.Handler
-	mark  map[string]string
+	files   http.Handler
+	version map[string]string // by file name
 }
 
 func newAssets() *assets {
-	a := &assets{mark: make(map[string]string), files: http.FileServerFS(staticFiles)}
+	a := &assets{version: make(map[string]string), files: http.FileServerFS(staticFiles)}
 	err := fs.WalkDir(staticFiles, "static", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
 		data, err := staticFiles.ReadFile(path)
 		sum := sha256.Sum256(data)
-		a.mark[strings.TrimPrefix(path, "static/")] = hex.EncodeToString(sum[:6])
+		a.version[strings.TrimPrefix(path, "static/")] = hex.EncodeToString(sum[:6])
 		return err
 	})
 	if err != nil {
-		panic(err) // the files are in the binary
+		panic(err) // cannot happen: the files are embedded
 	}
 	return a
 }
 
 // ServeHTTP implements http.Handler.
 func (a *assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	mark, ok := a.mark[strings.TrimPrefix(r.URL.Path, "/static/")]
+	version, ok := a.version[strings.TrimPrefix(r.URL.Path, "/static/")]
 	if !ok {
-		turnAway(w, r, http.StatusNotFound, "there is no such file")
+		writePlainError(w, r, http.StatusNotFound, "file not found")
 		return
 	}
-	w.Header().Set("ETag", `"`+mark+`"`)
+	w.Header().Set("ETag", `"`+version+`"`)
 	w.Header().Set("Cache-Control", "private, no-cache")
-	if r.URL.Query().Get("v") == mark {
+	if r.URL.Query().Get("v") == version {
 		w.Header().Set("Cache-Control", "private, max-age=31536000, immutable")
 	}
 	a.files.ServeHTTP(w, r)
 }
 
-// path is where a file is found.
-func (a *assets) path(name string) string { return "/static/" + name + "?v=" + a.mark[name] }
+// path returns the versioned URL of a file.
+func (a *assets) path(name string) string { return "/static/" + name + "?v=" + a.version[name] }
 
-// pages are the templates, each page with the layout around it.
+// pages holds the templates of the pages, each with the layout.
 type pages struct{ byName map[string]*template.Template }
 
 func newPages(a *assets) *pages {
 	p := &pages{byName: make(map[string]*template.Template)}
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
-		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share, "span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref,
-		"statusWord": statusWord, "count": count, "capitalise": capitalise,
+		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share,
+		"span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref, "statusWord": statusWord,
+		"count": count, "capitalise": capitalise,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
-	for _, name := range []string{"overview", "purchases", "purchase", "groups", "confirm", "problem", "reconciliation"} {
-		p.byName[name] = template.Must(template.Must(layout.Clone()).ParseFS(templateFiles, "templates/"+name+".html"))
+	for _, name := range []string{
+		"overview", "purchases", "purchase", "groups", "confirm", "problem", "reconciliation",
+	} {
+		page := template.Must(layout.Clone())
+		p.byName[name] = template.Must(page.ParseFS(templateFiles, "templates/"+name+".html"))
 	}
 	return p
 }
 
-// frame is what the layout shows around every page.
+// frame is the layout's data.
 type frame struct {
 	Title     string
-	Here      string // the navigation's entry
-	Path      string // where the page asks for its fresh self; "": it does not
+	Here      string // the current entry of the navigation
+	Path      string // the URL to refresh from; "": no refresh
 	Dead      int    // counts in the navigation
 	Attention int
 	Version   string
 	Now       time.Time
-	Notice    string // what has just been done
+	Notice    string // the result of an action
 	Page      any
 }
 
-// render writes a page whole, or not at all.
+// render writes a page, or returns an error before the first byte.
 func (p *pages) render(w http.ResponseWriter, status int, name string, f frame) error {
 	var page bytes.Buffer
 	if err := p.byName[name].ExecuteTemplate(&page, "layout", f); err != nil {
@@ -101,23 +105,20 @@ func (p *pages) render(w http.ResponseWriter, status int, name string, f frame) 
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = page.WriteTo(w) // the reader is gone
+	_, _ = page.WriteTo(w) // the client is gone
 	return nil
 }
 
-// problem is the page of an error.
-func (p *pages) problem(w http.ResponseWriter, r *http.Request, status int, sentence string) {
-	err := p.render(w, status, "problem", frame{Title: http.StatusText(status), Page: struct {
-		Status   int
-		Title    string
-		Sentence string
-	}{status, http.StatusText(status), capitalise(sentence)}})
-	if err != nil {
-		turnAway(w, r, http.StatusInternalServerError, "something is wrong on our side")
+// renderError writes the page of an error.
+func (p *pages) renderError(w http.ResponseWriter, r *http.Request, status int, message string) {
+	title := http.StatusText(status)
+	page := struct{ Title, Message string }{title, capitalise(message)}
+	if err := p.render(w, status, "problem", frame{Title: title, Page: page}); err != nil {
+		writePlainError(w, r, http.StatusInternalServerError, internalError)
 	}
 }
 
-// number writes a whole number with its thousands apart.
+// number formats a number with thousands separators.
 func number(n any) string {
 	text := fmt.Sprint(n)
 	sign := ""
@@ -134,7 +135,7 @@ func number(n any) string {
 	return sign + whole
 }
 
-// money writes an amount with its currency's own decimals, as Stripe counts them.
+// money formats an amount in Stripe's smallest unit with the currency's decimals.
 func money(minor any, currency string) string {
 	var amount int64
 	switch m := minor.(type) {
@@ -149,13 +150,13 @@ func money(minor any, currency string) string {
 	return number(purchase.Major(amount, currency)) + " " + strings.ToUpper(currency)
 }
 
-// amount is money in a table whose rows name the currency.
+// amount formats money without its currency.
 func amount(minor int64, currency string) string { return number(purchase.Major(minor, currency)) }
 
-// share writes a share from 0 to 1 as whole percents.
+// share formats a share from 0 to 1 as a whole percentage.
 func share(of float64) string { return strconv.Itoa(int(100*of+0.5)) + " %" }
 
-// percent never rounds up to a hundred what is less.
+// percent formats a percentage, rounded down: only a whole is 100 %.
 func percent(part, whole int) string {
 	if whole == 0 {
 		return "–"
@@ -167,7 +168,7 @@ func percent(part, whole int) string {
 	return fmt.Sprintf("%d.%d %%", tenths/10, tenths%10)
 }
 
-// span writes a length of time for people, with two figures that matter.
+// span formats a duration with two significant digits.
 func span(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -197,7 +198,8 @@ func ago(at, now time.Time) string {
 	return "just now"
 }
 
-// stamp is a time in UTC, which the pages' script turns into the viewer's. Detailed ones have seconds.
+// stamp formats a time in UTC; the pages' script converts it to local time. Detailed ones have
+// milliseconds.
 func stamp(at any, detailed bool) template.HTML {
 	var t time.Time
 	switch a := at.(type) {
@@ -216,11 +218,13 @@ func stamp(at any, detailed bool) template.HTML {
 	if detailed {
 		layout, detail = "2006-01-02 15:04:05.000", ` data-detailed`
 	}
-	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s UTC"%s>%s UTC</time>`, //nolint:gosec // digits alone
-		t.Format("2006-01-02T15:04:05.000Z"), t.Format("2006-01-02 15:04:05.000"), detail, t.Format(layout)))
+	exact := t.Format("2006-01-02 15:04:05.000")
+	machine := strings.Replace(exact, " ", "T", 1) + "Z"
+	return template.HTML(fmt.Sprintf( //nolint:gosec // digits only
+		`<time datetime="%s" title="%s UTC"%s>%s UTC</time>`, machine, exact, detail, t.Format(layout)))
 }
 
-// short is an id that people can tell from others: its ends.
+// short abbreviates an id to its ends.
 func short(id string) string {
 	if len(id) <= 22 {
 		return id

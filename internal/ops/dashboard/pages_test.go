@@ -31,12 +31,12 @@ func post(t *testing.T, h http.Handler, target string, form url.Values) *httptes
 	return w
 }
 
-// Both ends of a trial that became a paying customer lead to each other.
-func TestTrialsPages(t *testing.T) {
+func TestPages_LinkTrialAndFirstPayment(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	l.entries[0].Kind, l.entries[0].Status = purchase.KindTrial, purchase.StatusSkipped
-	l.entries[1].Kind, l.entries[1].ID, l.entries[1].TrialSession = purchase.KindFirstPayment, "in_paid", new("cs_new")
+	paid := &l.entries[1]
+	paid.Kind, paid.ID, paid.TrialSession = purchase.KindFirstPayment, "in_paid", new("cs_new")
 	l.details = report.Row{FirstPayment: new("in_paid"), Converted: new(now.Add(time.Hour))}
 	h := newAPI(l)
 	has := func(target string, parts ...string) {
@@ -48,17 +48,19 @@ func TestTrialsPages(t *testing.T) {
 			}
 		}
 	}
-	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`, "Checked out without a payment", "First payment after it: in_paid")
+	has("/purchases/cs_new", "<dt>Checked out</dt>", `<a href="/purchases/in_paid">in_paid</a>`,
+		"Checked out without a payment", "First payment recorded: in_paid")
 	has("/api/v1/purchases/cs_new", `"kind":"trial"`, `"first_payment_id":"in_paid"`)
 	l.details = report.Row{}
-	has("/purchases/in_paid", "<dt>Paid</dt>", `<a href="/purchases/cs_new">cs_new</a>`, "First payment after the trial cs_new")
-	has("/api/v1/purchases/in_paid", `"kind":"first_payment","trial_session_id":"cs_new"`, `"first_payment_id":null`)
+	has("/purchases/in_paid", "<dt>Paid</dt>", `<a href="/purchases/cs_new">cs_new</a>`,
+		"First payment after the trial cs_new")
+	has("/api/v1/purchases/in_paid", `"kind":"first_payment","trial_session_id":"cs_new"`,
+		`"first_payment_id":null`)
 	has("/purchases.csv", "kind,trial_session_id", "first_payment,cs_new")
 	has("/purchases/cs_new", `<dt>First payment</dt><dd class="id"><span class="quiet">none</span>`)
 }
 
-// Coverage is told by the day, and a fall by a quarter against the week before is a warning.
-func TestCoverage(t *testing.T) {
+func TestOverview_WarnsOfCoverageDrop(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	today := now.Truncate(24 * time.Hour)
@@ -72,65 +74,80 @@ func TestCoverage(t *testing.T) {
 	}
 	body := get(t, newAPI(l), "/?range=7d", plain).Body.String()
 	for _, part := range []string{
-		`data-fall="ttclid">ttclid: 50 % of the last seven days' purchases, 80 % the week before.`,
-		"At least one strong key", "Click ids older than CLICK_WINDOW at the purchase: 1.",
-		`<th scope="row">2026-01-02</th><td class="n">10</td><td class="n">100 %</td><td class="n">100 %</td><td class="n">0 %</td><td class="n">50 %</td>`,
+		`data-fall="ttclid">ttclid: on 50 % of purchases in the last 7 days, 80 % in the 7 days before.`,
+		"At least one strong key", "Click ids older than CLICK_WINDOW: 1.",
+		`<th scope="row">2026-01-02</th><td class="n">10</td><td class="n">100 %</td>` +
+			`<td class="n">100 %</td><td class="n">0 %</td><td class="n">50 %</td>`,
 	} {
 		if !strings.Contains(body, part) {
-			t.Errorf("the overview lacks %q:\n%s", part, body)
+			t.Errorf("overview lacks %q:\n%s", part, body)
 		}
 	}
 	if n := strings.Count(body, "data-fall"); n != 1 {
-		t.Errorf("%d warnings", n)
+		t.Errorf("warnings = %d, want 1", n)
 	}
 	if strings.Contains(body, "2025-12-25") { // eight days ago
-		t.Error("a day from before the range")
+		t.Error("overview has a day before the range")
 	}
 	for i := range l.days {
 		l.days[i].With[2] = 8
 	}
 	if body := get(t, newAPI(l), "/", plain).Body.String(); strings.Contains(body, "data-fall") {
-		t.Error("a warning although nothing fell")
+		t.Error("overview warns without a drop")
 	}
 }
 
-// Every page says what it is for, escapes foreign texts, carries no inline script or style, and calls nothing attributed.
-func TestPages(t *testing.T) {
+// Every page escapes foreign text and has no inline script or style.
+func TestPages_ShowTheLedger(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	h := newAPI(l)
 	for target, wanted := range map[string][]string{
 		"/": {
-			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<", "Worker w1 is paused: TikTok accepts nothing (live: 40105 no such token). Fix", "Worker w2 delivers; test purchases wait: 40001 no right.", "NATS is away", "A field of the event is not valid",
+			"Paid at Stripe", "Accepted by TikTok", "87.5 %", ">1,234.56<", ">800<",
+			"Worker w1 paused just now: TikTok accepts nothing (live: 40105 no such token). Fix",
+			"Worker w2: test purchases wait: 40001 no right (just now).", "NATS is down",
+			"A field of the event is not valid",
 			"phone_number_collection", "Last webhook", "3.0 s ago", `data-figure="attention">1<`,
 			`data-figure="no-value">3<`, "median; p95", `hx-get="/"`,
 		},
-		"/?range=24h&mode=live":                            {`hx-get="/?range=24h&amp;mode=live"`, `/purchases?status=delivered&amp;mode=live`},
-		"/purchases/cs_new":                                {"What TikTok got", "Sent without a value"},
-		"/purchases":                                       {"cs_new", "cs_dead", "cs_old", "29.99 USD", "800 JPY", "invalid_email", "That is all", "unknown"},
-		"/purchases?status=dead":                           {"cs_dead", "/purchases.csv?status=dead", "Clear"},
-		"/purchases?status=skipped":                        {"No purchase matches"},
-		"/purchases/cs_dead":                               {"Timeline", "Attempt 1 at TikTok", "r1", "Replay …", "event_source", "&lt;b&gt;=no&lt;/b&gt;", "customer", "Paid, by Stripe"},
-		"/purchases/cs_dead?replayed=1":                    {"1 purchase is pending again"},
-		"/dead":                                            {"code 40002", "Replay all 1 …", "Replay the chosen", "=&lt;b&gt;no", "expired"},
-		"/dead?replayed=3":                                 {"3 purchases are pending again", `hx-get="/dead"`},
-		"/dead?status=dead&reason=refused&code=40002":      {"All groups", "cs_dead"},
-		"/dead?status=dead&reason=expired&code=none":       {"Replay all 1", `hx-get="/dead?code=none&amp;`},
-		"/dead?status=dead&reason=crash&code=none":         {"This group is empty now"},
-		"/attention":                                       {"rejected", "give access by hand", "refused"},
+		"/?range=24h&mode=live": {
+			`hx-get="/?range=24h&amp;mode=live"`, `/purchases?status=delivered&amp;mode=live`,
+		},
+		"/purchases/cs_new": {"Request sent", "Sent without a value"},
+		"/purchases": {
+			"cs_new", "cs_dead", "cs_old", "29.99 USD", "800 JPY", "invalid_email", "End of list", "unknown",
+		},
+		"/purchases?status=dead":    {"cs_dead", "/purchases.csv?status=dead", "Clear"},
+		"/purchases?status=skipped": {"No matching purchases"},
+		"/purchases/cs_dead": {
+			"Timeline", "Attempt 1 at TikTok", "r1", "Replay …", "event_source", "&lt;b&gt;=no&lt;/b&gt;",
+			"customer", "Paid (Stripe",
+		},
+		"/purchases/cs_dead?replayed=1": {"1 purchase is pending again"},
+		"/dead": {
+			"code 40002", "Replay all 1 …", "Replay selected", "=&lt;b&gt;no", "expired",
+		},
+		"/dead?replayed=3": {"3 purchases are pending again", `hx-get="/dead"`},
+		"/dead?status=dead&reason=refused&code=40002": {"All groups", "cs_dead"},
+		"/dead?status=dead&reason=expired&code=none":  {"Replay all 1", `hx-get="/dead?code=none&amp;`},
+		"/dead?status=dead&reason=crash&code=none":    {"This group is empty now"},
+		"/attention": {"rejected", "give access by hand", "refused"},
 		"/purchases?day=2026-01-01&mode=all&code=&status=": {`value="2026-01-01"`},
 	} {
 		w := get(t, h, target, plain)
 		body := w.Body.String()
 		if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
-			t.Errorf("%s: %d %s", target, w.Code, body)
+			t.Errorf("%s: status = %d, body %s", target, w.Code, body)
 		}
 		for _, part := range wanted {
 			if !strings.Contains(body, part) {
 				t.Errorf("%s lacks %q:\n%s", target, part, body)
 			}
 		}
-		for _, part := range []string{"<b>", " style=", "<style", "onclick", "attributed", "ZgotmplZ", "<nil>", "%!"} {
+		for _, part := range []string{
+			"<b>", " style=", "<style", "onclick", "attributed", "ZgotmplZ", "<nil>", "%!",
+		} {
 			if strings.Contains(body, part) {
 				t.Errorf("%s has %q", target, part)
 			}
@@ -144,85 +161,103 @@ func TestPages(t *testing.T) {
 	// A delivered purchase has no message any more two days later: its kinds of keys are listed.
 	l.details.Envelope, l.details.KeyMask = nil, new(int16(0b1_0001_0101))
 	for target, part := range map[string]string{
-		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Nothing is ever sent",
+		"/purchases/cs_new": "Sent with: E-mail, ttclid, IP, Address.", "/purchases/cs_old": "Never sent",
 		"/api/v1/purchases/cs_new": `"match_keys":["E-mail","ttclid","IP","Address"],"body":null`,
 	} {
 		if w := get(t, h, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
-			t.Errorf("without its message, %s: %d %s", target, w.Code, w.Body)
+			t.Errorf("dropped message, %s: status = %d, body %s", target, w.Code, w.Body)
 		}
 	}
 	empty := newAPI(&ledger{})
-	for target, part := range map[string]string{"/": "point an endpoint", "/purchases": "No purchase yet", "/dead": "Nothing here", "/attention": "nobody has to do anything", "/reconciliation": "Not compared yet"} {
+	for target, part := range map[string]string{
+		"/": "point an endpoint", "/purchases": "No purchases yet", "/dead": "No purchases",
+		"/attention": "No purchases", "/reconciliation": "No reconciliation yet",
+	} {
 		if w := get(t, empty, target, plain); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), part) {
-			t.Errorf("an empty ledger, %s: %d %s", target, w.Code, w.Body)
+			t.Errorf("empty ledger, %s: status = %d, body %s", target, w.Code, w.Body)
 		}
 	}
 }
 
-// Bad input is told with the right status and without innards: on pages as a page, in the API as JSON.
-func TestBadInput(t *testing.T) {
+// Errors reveal no internals. They are pages, or JSON in the API.
+func TestErrors_HaveStatusAndFormat(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	h := newAPI(l)
 	for target, want := range map[string]int{
-		"/?range=1y": 400, "/?foo=1": 400, "/nothing": 404, "/purchases/cs_nobody": 404, "/purchases/cs.%2e": 404, "/purchases?status=paid": 400, "/purchases?code=many": 400,
-		"/purchases?code=99999999999": 400, "/purchases?day=yesterday": 400, "/purchases?day=2026-02-30": 400, "/purchases?cursor=%21": 400, "/purchases?cursor=MTIz": 400,
-		"/purchases?limit=10": 400, "/purchases?status=dead&status=skipped": 400, "/purchases?q=" + strings.Repeat("x", 400): 400, "/purchases?%zz": 400, "/purchases.csv?cursor=x": 400,
-		"/dead?code=x": 400, "/search": 405, "/replay": 405, "/confirm": 405, "/static/nothing.js": 404, "/static/": 404,
-		"/api/v1/purchases?limit=0": 400, "/api/v1/purchases?limit=201": 400, "/api/v1/purchases?limit=x": 400, "/api/v1/purchases?sort=up": 400, "/api/v1/purchases?cursor=x": 400,
-		"/api/v1/purchases?mode=both": 400, "/api/v1/purchases/cs_nobody": 404, "/api/v1/purchases/cs_new?x=1": 400, "/api/v1/purchases/": 404, "/api/v1": 404,
+		"/?range=1y": 400, "/?foo=1": 400, "/nothing": 404, "/purchases/cs_unknown": 404, "/purchases/cs.%2e": 404,
+		"/purchases?status=paid": 400, "/purchases?code=many": 400,
+		"/purchases?code=99999999999": 400, "/purchases?day=yesterday": 400, "/purchases?day=2026-02-30": 400,
+		"/purchases?cursor=%21": 400, "/purchases?cursor=MTIz": 400,
+		"/purchases?limit=10": 400, "/purchases?status=dead&status=skipped": 400,
+		"/purchases?q=" + strings.Repeat("x", 400): 400, "/purchases?%zz": 400, "/purchases.csv?cursor=x": 400,
+		"/dead?code=x": 400, "/search": 405, "/replay": 405, "/confirm": 405, "/static/nothing.js": 404,
+		"/static/":                  404,
+		"/api/v1/purchases?limit=0": 400, "/api/v1/purchases?limit=201": 400, "/api/v1/purchases?limit=x": 400,
+		"/api/v1/purchases?sort=up": 400, "/api/v1/purchases?cursor=x": 400,
+		"/api/v1/purchases?mode=both": 400, "/api/v1/purchases/cs_unknown": 404,
+		"/api/v1/purchases/cs_new?x=1": 400, "/api/v1/purchases/": 404, "/api/v1": 404,
 	} {
 		w := get(t, h, target, plain)
 		isJSON := strings.HasPrefix(w.Body.String(), `{"error":"`)
-		if w.Code != want || isJSON != strings.HasPrefix(target, "/api/") || strings.Contains(w.Body.String(), "SELECT") || strings.Contains(w.Body.String(), "goroutine") {
-			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		if w.Code != want || isJSON != strings.HasPrefix(target, "/api/") ||
+			strings.Contains(w.Body.String(), "SELECT") || strings.Contains(w.Body.String(), "goroutine") {
+			t.Errorf("%s: status = %d, body %s", target, w.Code, w.Body)
 		}
 		if w.Code == http.StatusMethodNotAllowed && w.Header().Get("Allow") != "POST" {
-			t.Errorf("%s allows %q", target, w.Header().Get("Allow"))
+			t.Errorf("%s: Allow = %q, want POST", target, w.Header().Get("Allow"))
 		}
 	}
-	if w := post(t, h, "/", nil); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
-		t.Errorf("POST /: %d, allow %q", w.Code, w.Header().Get("Allow"))
+	if w := post(t, h, "/", nil); w.Code != http.StatusMethodNotAllowed ||
+		w.Header().Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST /: status = %d, Allow = %q, want 405 and GET, HEAD", w.Code, w.Header().Get("Allow"))
 	}
 	l.err = errors.New(`relation "purchases" does not exist (SELECT …)`)
-	for _, target := range []string{"/", "/purchases", "/purchases/cs_new", "/dead", "/attention", "/reconciliation", "/reconciliation.csv?mode=live", "/purchases.csv", "/api/v1/summary", "/api/v1/purchases", "/api/v1/purchases/cs_new"} {
-		if w := get(t, h, target, plain); w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "relation") || w.Header().Get("Retry-After") == "" {
-			t.Errorf("ledger away, %s: %d %s", target, w.Code, w.Body)
+	for _, target := range []string{
+		"/", "/purchases", "/purchases/cs_new", "/dead", "/attention", "/reconciliation",
+		"/reconciliation.csv?mode=live", "/purchases.csv", "/api/v1/summary", "/api/v1/purchases",
+		"/api/v1/purchases/cs_new",
+	} {
+		if w := get(t, h, target, plain); w.Code != http.StatusServiceUnavailable ||
+			strings.Contains(w.Body.String(), "relation") || w.Header().Get("Retry-After") == "" {
+			t.Errorf("ledger unavailable, %s: status = %d, body %s", target, w.Code, w.Body)
 		}
 	}
 }
 
-// An address is looked up from a form's body and leaves no trace in an address line.
-func TestSearch(t *testing.T) {
+func TestSearch_KeepsAddressesOutOfURLs(t *testing.T) {
 	t.Parallel()
 	h := newAPI(newLedger())
 	profile := "/purchases?q=5f1d7a4e-0000-4000-8000-000000000001"
 	for term, want := range map[string]string{
-		" Buyer@Example.com ": profile, "cs_dead": "/purchases/cs_dead", "": "/purchases", "cus_nobody": "/purchases?q=cus_nobody",
+		" Buyer@Example.com ": profile, "cs_dead": "/purchases/cs_dead", "": "/purchases",
+		"cus_unknown": "/purchases?q=cus_unknown",
 	} {
 		w := post(t, h, "/search", url.Values{"q": {term}})
 		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != want {
-			t.Errorf("%q leads to %q with %d", term, got, w.Code)
+			t.Errorf("search %q: location = %q, status = %d, want %q and 303", term, got, w.Code, want)
 		}
 	}
-	if w := post(t, h, "/search", url.Values{"q": {"nobody@example.com"}}); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "nobody@") {
-		t.Errorf("a stranger: %d %s", w.Code, w.Body)
+	if w := post(t, h, "/search", url.Values{"q": {"unknown@example.com"}}); w.Code != http.StatusNotFound ||
+		strings.Contains(w.Body.String(), "unknown@") {
+		t.Errorf("unknown address: status = %d, body %s, want 404", w.Code, w.Body)
 	}
 	if w := get(t, h, "/purchases?q=buyer@example.com", plain); w.Header().Get("Location") != profile {
-		t.Errorf("an address in a link: %d %s", w.Code, w.Header().Get("Location"))
+		t.Errorf("address in a URL: status = %d, location %s, want a redirect", w.Code, w.Header().Get("Location"))
 	}
-	if w := post(t, h, "/search", url.Values{"q": {strings.Repeat("x", 100<<10)}}); w.Code != http.StatusBadRequest {
-		t.Errorf("too much: %d", w.Code)
+	tooLong := url.Values{"q": {strings.Repeat("x", 100<<10)}}
+	if w := post(t, h, "/search", tooLong); w.Code != http.StatusBadRequest {
+		t.Errorf("body over the limit: status = %d, want 400", w.Code)
 	}
 }
 
-// One, some or all are replayed after a question that says how many; who did it stands in the log.
-func TestReplayFromPages(t *testing.T) {
+func TestReplay_ConfirmsAndLogs(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	seen, logs := observer.New(zap.InfoLevel)
 	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
-		Reports: l, Replays: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} }, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
+		Reports: l, Replays: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} },
+		Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
 	}), (&tally{}).add, zap.NewNop())
 	send := func(target string, form url.Values) *httptest.ResponseRecorder {
 		t.Helper()
@@ -234,71 +269,88 @@ func TestReplayFromPages(t *testing.T) {
 		h.ServeHTTP(w, r)
 		return w
 	}
-	all := url.Values{"all": {"1"}, "status": {"dead"}, "reason": {"refused"}, "code": {"40002"}, "back": {"/attention"}}
-	if w := send("/confirm", all); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "Send 3 purchases to TikTok again?") || !strings.Contains(w.Body.String(), "1 of them was first sent more than 48 hours ago") {
-		t.Errorf("confirm: %d %s", w.Code, w.Body)
+	all := url.Values{
+		"all": {"1"}, "status": {"dead"}, "reason": {"refused"}, "code": {"40002"}, "back": {"/attention"},
+	}
+	if w := send("/confirm", all); w.Code != http.StatusOK ||
+		!strings.Contains(w.Body.String(), "Send 3 purchases to TikTok again?") ||
+		!strings.Contains(w.Body.String(), "1 of them was first sent more than 48 hours ago") {
+		t.Errorf("confirm: status = %d, body %s", w.Code, w.Body)
 	}
 	if len(l.selected) > 0 {
-		t.Error("the question has replayed something")
+		t.Errorf("confirm replayed %v, want nothing", l.selected)
 	}
-	if w := send("/replay", all); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/attention?replayed=3" {
-		t.Errorf("replay: %d %s", w.Code, w.Header().Get("Location"))
+	if w := send("/replay", all); w.Code != http.StatusSeeOther ||
+		w.Header().Get("Location") != "/attention?replayed=3" {
+		t.Errorf("replay: status = %d, location %s", w.Code, w.Header().Get("Location"))
 	}
 	some := url.Values{"id": {"cs_dead", "cs_old"}, "back": {"https://evil.example/"}}
 	if w := send("/confirm", some); w.Code != http.StatusOK || strings.Count(w.Body.String(), `name="id"`) != 2 {
-		t.Errorf("confirm some: %d %s", w.Code, w.Body)
+		t.Errorf("confirm by id: status = %d, body %s", w.Code, w.Body)
 	}
-	if w := send("/replay", some); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/dead?replayed=3" {
-		t.Errorf("replay some: %d %s", w.Code, w.Header().Get("Location"))
+	if w := send("/replay", some); w.Code != http.StatusSeeOther ||
+		w.Header().Get("Location") != "/dead?replayed=3" {
+		t.Errorf("replay by id: status = %d, location %s", w.Code, w.Header().Get("Location"))
 	}
 	without := url.Values{"all": {"1"}, "status": {"dead"}, "reason": {"expired"}, "code": {"none"}}
 	send("/replay", without)
 	code := 40002
 	for i, want := range []maintenance.Selection{
-		{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code}, {IDs: []string{"cs_dead", "cs_old"}}, {Status: purchase.StatusDead, Reason: purchase.ReasonExpired, NoCode: true},
+		{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code},
+		{IDs: []string{"cs_dead", "cs_old"}},
+		{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, NoCode: true},
 	} {
 		if len(l.selected) <= i || !equal(l.selected[i], want) {
 			t.Errorf("%d: selected %+v, want %+v", i, l.selected, want)
 		}
 	}
 	entries := logs.FilterMessage("Replay").All()
-	if len(entries) != 3 || entries[1].ContextMap()["by"] != "admin" || entries[1].ContextMap()["remote"] == "" || entries[1].ContextMap()["replayed"] != int64(3) {
-		t.Errorf("audit: %+v", entries)
+	if len(entries) != 3 || entries[1].ContextMap()["by"] != "admin" ||
+		entries[1].ContextMap()["remote"] == "" || entries[1].ContextMap()["replayed"] != int64(3) {
+		t.Errorf("audit log = %+v, want three entries by admin", entries)
 	}
 	for name, form := range map[string]url.Values{
-		"nothing ticked": {}, "delivered": {"all": {"1"}, "status": {"delivered"}}, "junk": {"id": {"cs.1"}}, "code": {"all": {"1"}, "status": {"dead"}, "code": {"x"}},
+		"nothing ticked": {}, "delivered": {"all": {"1"}, "status": {"delivered"}}, "junk": {"id": {"cs.1"}},
+		"code": {"all": {"1"}, "status": {"dead"}, "code": {"x"}},
 	} {
-		if w := send("/replay", form); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "<h1>Bad Request") {
-			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		if w := send("/replay", form); w.Code != http.StatusBadRequest ||
+			!strings.Contains(w.Body.String(), "<h1>Bad Request") {
+			t.Errorf("%s: status = %d, body %s", name, w.Code, w.Body)
 		}
 	}
 	if l.woken != 3 {
-		t.Errorf("the relay was woken %d times", l.woken)
+		t.Errorf("wake-ups = %d, want 3", l.woken)
 	}
 }
 
-// What everybody gets, refused or not: headers that keep pages from being framed, sniffed, cached and scripted.
-func TestHeaders(t *testing.T) {
+func TestHeaders_AreOnEveryResponse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := dashboard.NewAccess(tokens(t, "token", ""), newAPI(newLedger()), (&tally{}).add, zap.NewNop())
 		for name, change := range map[string]func(r *http.Request){
-			"a stranger": plain, "a guesser": func(r *http.Request) { r.SetBasicAuth("x", "guess") }, "a friend": func(r *http.Request) { r.SetBasicAuth("x", "token") },
-			"another origin": func(r *http.Request) { r.Method = http.MethodPost; r.Header.Set("Sec-Fetch-Site", "cross-site") },
+			"no token": plain, "wrong token": func(r *http.Request) { r.SetBasicAuth("x", "guess") },
+			"right token": func(r *http.Request) { r.SetBasicAuth("x", "token") },
+			"another origin": func(r *http.Request) {
+				r.Method = http.MethodPost
+				r.Header.Set("Sec-Fetch-Site", "cross-site")
+			},
 		} {
 			for _, target := range []string{"/", "/api/v1/summary", "/static/app.css"} {
 				w := get(t, h, target, change)
 				for header, part := range map[string]string{
-					"Content-Security-Policy": "default-src 'none'", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
+					"Content-Security-Policy": "default-src 'none'", "X-Frame-Options": "DENY",
+					"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-",
 				} {
 					if !strings.Contains(w.Header().Get(header), part) {
-						t.Errorf("%s, %s: %s is %q", name, target, header, w.Header().Get(header))
+						t.Errorf("%s, %s: %s = %q", name, target, header, w.Header().Get(header))
 					}
 				}
-				if policy := w.Header().Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") || !strings.Contains(policy, "frame-ancestors 'none'") {
-					t.Errorf("policy: %s", policy)
+				if policy := w.Header().Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") ||
+					!strings.Contains(policy, "frame-ancestors 'none'") {
+					t.Errorf("content policy = %q", policy)
 				}
-				if isJSON := strings.HasPrefix(w.Body.String(), `{"error"`); w.Code >= 400 && isJSON != strings.HasPrefix(target, "/api/") {
+				if isJSON := strings.HasPrefix(w.Body.String(), `{"error"`); w.Code >= 400 &&
+					isJSON != strings.HasPrefix(target, "/api/") {
 					t.Errorf("%s, %s: %s", name, target, w.Body)
 				}
 			}
@@ -306,31 +358,34 @@ func TestHeaders(t *testing.T) {
 	})
 }
 
-// The list of purchases has every row, whatever their number, and no text that is a formula.
 func TestCSV_HoldsEveryRow(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	for i := range 2500 {
 		l.entries = append(l.entries, report.Row{
-			ID: "cs_bulk" + string(rune('a'+i%26)), Created: now.Add(-time.Duration(i+4) * time.Hour), LastError: new("\x00\uff20SUM(1)\r\n=1+1"),
+			ID: "cs_bulk" + string(rune('a'+i%26)), Created: now.Add(-time.Duration(i+4) * time.Hour),
+			LastError: new("\x00\uff20SUM(1)\r\n=1+1"),
 		})
 	}
 	w := get(t, newAPI(l), "/purchases.csv", plain)
 	rows, err := csv.NewReader(w.Body).ReadAll()
-	if err != nil || len(rows) != 2504 || rows[0][0] != "checkout_session_id" || rows[1][6] != "29.99" || rows[2][14] != "'=<b>no</b>" ||
+	if err != nil || len(rows) != 2504 || rows[0][0] != "checkout_session_id" || rows[1][6] != "29.99" ||
+		rows[2][14] != "'=<b>no</b>" ||
 		rows[2503][14] != "'\uff20SUM(1)  =1+1" {
-		t.Fatalf("%d rows, %v: %q", len(rows), err, rows[:3])
+		t.Fatalf("rows = %d, %v, want 2504: %q", len(rows), err, rows[:3])
 	}
 	if !strings.Contains(w.Header().Get("Content-Disposition"), "purchases.csv") {
-		t.Error("it is not offered as a file")
+		t.Error("Content-Disposition lacks the file name")
 	}
 }
 
-func TestAssets(t *testing.T) {
+func TestAssets_AreVersioned(t *testing.T) {
 	t.Parallel()
 	h := newAPI(newLedger())
 	page := get(t, h, "/", plain).Body.String()
-	for _, name := range []string{"app.css", "app.js", "htmx-4.0.1.min.js", "uplot-1.6.32.min.js", "uplot-1.6.32.min.css", "icon.svg"} {
+	for _, name := range []string{
+		"app.css", "app.js", "htmx-4.0.1.min.js", "uplot-1.6.32.min.js", "uplot-1.6.32.min.css", "icon.svg",
+	} {
 		_, rest, ok := strings.Cut(page, `"/static/`+name)
 		mark, _, _ := strings.Cut(rest, `"`)
 		if !ok {
@@ -338,22 +393,24 @@ func TestAssets(t *testing.T) {
 			continue
 		}
 		w := get(t, h, "/static/"+name+mark, plain)
-		if w.Code != http.StatusOK || !strings.Contains(w.Header().Get("Cache-Control"), "immutable") || w.Body.Len() == 0 {
-			t.Errorf("%s%s: %d, %s", name, mark, w.Code, w.Header().Get("Cache-Control"))
+		if w.Code != http.StatusOK || !strings.Contains(w.Header().Get("Cache-Control"), "immutable") ||
+			w.Body.Len() == 0 {
+			t.Errorf("%s%s: status = %d, Cache-Control = %q", name, mark, w.Code, w.Header().Get("Cache-Control"))
 		}
-		if w := get(t, h, "/static/"+name+"?v=old", plain); strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
-			t.Errorf("an old name of %s is kept for ever", name)
+		w = get(t, h, "/static/"+name+"?v=old", plain)
+		if strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
+			t.Errorf("%s with an old version is immutable", name)
 		}
 	}
 	for _, licence := range []string{"htmx.LICENSE.txt", "uplot.LICENSE.txt"} {
 		if w := get(t, h, "/static/"+licence, plain); w.Code != http.StatusOK {
-			t.Errorf("%s: %d", licence, w.Code)
+			t.Errorf("%s: status = %d, want 200", licence, w.Code)
 		}
 	}
 }
 
-// books have a reconciliation of live mode.
-func books() map[bool]report.Reconciliation {
+// reconciliations returns one of live mode.
+func reconciliations() map[bool]report.Reconciliation {
 	day := now.Truncate(24 * time.Hour)
 	var many []string
 	for i := range 120 {
@@ -361,51 +418,56 @@ func books() map[bool]report.Reconciliation {
 	}
 	return map[bool]report.Reconciliation{true: {
 		Made: now, Since: now.AddDate(0, 0, -30), Until: now, Livemode: true, Days: []report.ReconciledDay{{
-			Day: day, Currency: "USD", Paid: report.Totals{Count: 1122, Minor: 123456}, Ledger: report.Totals{Count: 2, Minor: 5998}, Accepted: report.Totals{Count: 1, Minor: 2999},
+			Day: day, Currency: "USD", Paid: report.Totals{Count: 1122, Minor: 123456},
+			Ledger: report.Totals{Count: 2, Minor: 5998}, Accepted: report.Totals{Count: 1, Minor: 2999},
 			Differ: map[report.Difference][]string{report.DiffMissing: many, report.DiffWaiting: {"cs_new"}},
 		}},
 	}}
 }
 
-// What the last reconciliation found: by day and currency, with each purchase that differs, and all of it as
-// CSV.
-func TestReconciliation(t *testing.T) {
+func TestReconciliation_ShowsDifferences(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
-	l.books = books()
+	l.reconciliations = reconciliations()
 	body := get(t, newAPI(l), "/reconciliation", plain).Body.String()
 	for _, part := range []string{
-		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "These are the first 100", `<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",
+		"Live mode", `data-figure="open">120<`, "120 missing", "1 waiting", "cs_gone_099", "First 100",
+		`<a href="/purchases/cs_new">`, ">1,122<", ">1,234.56<", ">59.98<", ">29.99<",
 	} {
 		if !strings.Contains(body, part) {
-			t.Errorf("the page lacks %s", part)
+			t.Errorf("page lacks %q", part)
 		}
 	}
 	for _, part := range []string{"Test mode", "cs_gone_100", "/purchases/cs_gone_000"} {
 		if strings.Contains(body, part) {
-			t.Errorf("the page has %s", part)
+			t.Errorf("page has %q", part)
 		}
 	}
 	rows, err := csv.NewReader(get(t, newAPI(l), "/reconciliation.csv?mode=live", plain).Body).ReadAll()
-	if err != nil || len(rows) != 2 || rows[0][8] != "missing" || len(strings.Fields(rows[1][8])) != 120 || rows[1][14] != "cs_new" || rows[1][3] != "1234.56" {
-		t.Errorf("%v %v", rows, err)
+	if err != nil || len(rows) != 2 || rows[0][8] != "missing" || len(strings.Fields(rows[1][8])) != 120 ||
+		rows[1][14] != "cs_new" || rows[1][3] != "1234.56" {
+		t.Errorf("CSV = %v, %v", rows, err)
 	}
-	for target, code := range map[string]int{"/reconciliation?x=1": 400, "/reconciliation.csv": 400, "/reconciliation.csv?mode=all": 400, "/reconciliation.csv?mode=test": 404} {
+	for target, code := range map[string]int{
+		"/reconciliation?x=1": 400, "/reconciliation.csv": 400, "/reconciliation.csv?mode=all": 400,
+		"/reconciliation.csv?mode=test": 404,
+	} {
 		if w := get(t, newAPI(l), target, plain); w.Code != code {
-			t.Errorf("%s: %d", target, w.Code)
+			t.Errorf("%s: status = %d, want %d", target, w.Code, code)
 		}
 	}
 }
 
-// What came by catch-up is told where people look first, and only where there is something to tell.
-func TestCaughtUpIsTold(t *testing.T) {
+func TestOverview_ShowsBackfilledPurchases(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
-	for n, part := range map[int]string{0: "", 1: "<strong>1</strong> purchase came by catch-up", 1234: "<strong>1,234</strong> purchases came by catch-up"} {
-		l.caughtUp = n
+	for n, part := range map[int]string{
+		0: "", 1: "<strong>1</strong> purchase backfilled", 1234: "<strong>1,234</strong> purchases backfilled",
+	} {
+		l.backfilled = n
 		body := get(t, newAPI(l), "/", plain).Body.String()
-		if strings.Contains(body, "catch-up") != (n > 0) || !strings.Contains(body, part) {
-			t.Errorf("%d are told wrongly", n)
+		if strings.Contains(body, "backfilled after") != (n > 0) || !strings.Contains(body, part) {
+			t.Errorf("%d backfilled: the overview lacks %q or has too much", n, part)
 		}
 	}
 }

@@ -14,32 +14,32 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// spans are the ranges of time that can be asked for.
+// spans returns the time ranges by name.
 func spans() map[string]time.Duration {
 	return map[string]time.Duration{"24h": 24 * time.Hour, "7d": 7 * 24 * time.Hour, "30d": 30 * 24 * time.Hour}
 }
 
 // Bounds of a list.
 const (
-	usualLimit = 50
-	maxLimit   = 200
-	maxQuery   = 300 // bytes of a search
+	defaultLimit = 50
+	maxLimit     = 200
+	maxQuery     = 300 // bytes of a search
 )
 
-// query reads the parameters of a request's URL: those named, each at most once, and no others.
+// query parses the parameters of a request's URL. Only the named ones are allowed, each once.
 func query(r *http.Request, names ...string) (url.Values, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, errors.New("the query cannot be read")
+		return nil, errors.New("invalid query string")
 	}
 	for name, given := range values {
 		switch {
 		case len(names) == 0:
-			return nil, errors.New("there are no parameters here")
+			return nil, fmt.Errorf("unknown parameter %.40q", name)
 		case !slices.Contains(names, name):
-			return nil, fmt.Errorf("there is no parameter %.40q here: there are %s", name, strings.Join(names, ", "))
+			return nil, fmt.Errorf("unknown parameter %.40q; known: %s", name, strings.Join(names, ", "))
 		case len(given) > 1:
-			return nil, fmt.Errorf("%s is given more than once", name)
+			return nil, fmt.Errorf("repeated parameter %s", name)
 		}
 	}
 	return values, nil
@@ -56,7 +56,7 @@ func parseView(values url.Values) (v view, err error) {
 	v.Range, v.Mode = orDefault(values.Get("range"), "30d"), orDefault(values.Get("mode"), "all")
 	var ok bool
 	if v.span, ok = spans()[v.Range]; !ok {
-		return v, errors.New("range is one of 24h, 7d, 30d")
+		return v, errors.New("range must be 24h, 7d or 30d")
 	}
 	v.livemode, err = parseMode(v.Mode)
 	return v, err
@@ -71,10 +71,10 @@ func parseMode(text string) (livemode *bool, err error) {
 	case "test":
 		return new(false), nil
 	}
-	return nil, errors.New("mode is one of live, test, all")
+	return nil, errors.New("mode must be live, test or all")
 }
 
-// parseFilter reads a list's filter, without its limit.
+// parseFilter parses a list's filter, except the limit.
 func parseFilter(values url.Values) (f report.Filter, err error) {
 	if f.Query = strings.TrimSpace(values.Get("q")); len(f.Query) > maxQuery {
 		return f, errors.New("q is too long to be an id or an e-mail address")
@@ -90,7 +90,7 @@ func parseFilter(values url.Values) (f report.Filter, err error) {
 	}
 	if text := values.Get("day"); text != "" {
 		if f.Day, err = time.Parse(time.DateOnly, text); err != nil {
-			return f, errors.New("day is a day of UTC such as 2026-01-31")
+			return f, errors.New("day must be a UTC day like 2026-01-31")
 		}
 	}
 	f.After, err = report.ParseCursor(values.Get("cursor"))
@@ -103,18 +103,18 @@ func parseCode(text string) (*int, error) {
 	}
 	code, err := strconv.ParseInt(text, 10, 32)
 	if err != nil {
-		return nil, errors.New("code is a whole number, as TikTok's")
+		return nil, errors.New("code must be a whole number")
 	}
 	return new(int(code)), nil
 }
 
 func parseLimit(text string) (int, error) {
 	if text == "" {
-		return usualLimit, nil
+		return defaultLimit, nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maxLimit {
-		return 0, fmt.Errorf("limit is a number from 1 to %d", maxLimit)
+		return 0, fmt.Errorf("limit must be a number from 1 to %d", maxLimit)
 	}
 	return n, nil
 }

@@ -7,27 +7,27 @@ import (
 	"purchase-relay/internal/ops/report"
 )
 
-// reconciliationPage is what the last reconciliation of each mode found.
-type reconciliationPage struct{ Books []bookView }
+// reconciliationPage shows the last reconciliation of each mode.
+type reconciliationPage struct{ Reconciliations []reconciliationView }
 
-type bookView struct {
+type reconciliationView struct {
 	report.Reconciliation
 	Name, CSV string
 	Kinds     []differenceView
-	Open      int
+	ToReview  int
 }
 
 type differenceView struct {
-	Kind    report.Difference
-	What    string
-	Count   int
-	IDs     []string // the first ones
-	Linked  bool     // the ledger has a page of them
-	Nothing bool     // that must be done
+	Kind     report.Difference
+	Meaning  string
+	Count    int
+	IDs      []string // up to maxIDs
+	Linked   bool     // the purchases have pages
+	Expected bool     // needs no review
 }
 
-// fewIDs is how many purchases of each difference are named on the page; the CSV names all.
-const fewIDs = 100
+// maxIDs limits the ids of each difference on the page; the CSV has all.
+const maxIDs = 100
 
 func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
@@ -41,33 +41,39 @@ func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) error
 			return err
 		}
 		if !latest.Made.IsZero() {
-			p.Books = append(p.Books, bookViewOf(latest))
+			p.Reconciliations = append(p.Reconciliations, newReconciliationView(latest))
 		}
 	}
-	return d.show(w, r, "reconciliation", frame{Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p})
+	return d.show(w, r, "reconciliation", frame{
+		Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p,
+	})
 }
 
-func bookViewOf(latest report.Reconciliation) bookView {
-	v := bookView{Reconciliation: latest, Name: "Test mode", CSV: "/reconciliation.csv?mode=test", Open: latest.Open()}
+func newReconciliationView(latest report.Reconciliation) reconciliationView {
+	v := reconciliationView{Reconciliation: latest, Name: "Test mode", CSV: "/reconciliation.csv?mode=test"}
 	if latest.Livemode {
 		v.Name, v.CSV = "Live mode", "/reconciliation.csv?mode=live"
 	}
+	v.ToReview = latest.ToReview()
 	counts := latest.Counts()
 	for _, kind := range report.Differences() {
 		if counts[kind] == 0 {
 			continue
 		}
-		k := differenceView{Kind: kind, What: kind.Meaning(), Count: counts[kind], Linked: kind != report.DiffMissing, Nothing: !kind.Needs()}
+		k := differenceView{
+			Kind: kind, Meaning: kind.Meaning(), Count: counts[kind], Linked: kind != report.DiffMissing,
+			Expected: !kind.NeedsReview(),
+		}
 		for i := range latest.Days {
 			ids := latest.Days[i].Differ[kind]
-			k.IDs = append(k.IDs, ids[:min(len(ids), fewIDs-len(k.IDs))]...)
+			k.IDs = append(k.IDs, ids[:min(len(ids), maxIDs-len(k.IDs))]...)
 		}
 		v.Kinds = append(v.Kinds, k)
 	}
 	return v
 }
 
-// reconciliationCSV is the table with every id.
+// reconciliationCSV serves the table with all ids.
 func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "mode")
 	if err != nil {
@@ -75,7 +81,7 @@ func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) er
 	}
 	livemode, err := parseMode(values.Get("mode"))
 	if err != nil || livemode == nil {
-		return &refusal{http.StatusBadRequest, "mode is one of live, test"}
+		return &httpError{http.StatusBadRequest, "mode must be live or test"}
 	}
 	ctx := r.Context()
 	latest, err := d.Reports.Reconciliation(ctx, *livemode)
@@ -83,7 +89,7 @@ func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) er
 	case err != nil:
 		return err
 	case latest.Made.IsZero():
-		return &refusal{http.StatusNotFound, "nothing was reconciled in this mode yet: ingest reconcile"}
+		return &httpError{http.StatusNotFound, "no reconciliation of this mode yet; run ingest reconcile"}
 	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="reconciliation.csv"`)
@@ -93,7 +99,7 @@ func (d *Dashboard) reconciliationCSV(w http.ResponseWriter, r *http.Request) er
 			row[i] = report.CSVField(row[i])
 		}
 	}
-	err = csv.NewWriter(w).WriteAll(rows) // an error: the reader is gone
-	d.exported(r, values, len(rows)-1, err == nil)
+	err = csv.NewWriter(w).WriteAll(rows) // an error: the client is gone
+	d.logExport(r, values, len(rows)-1, err == nil)
 	return nil
 }

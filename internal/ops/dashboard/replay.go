@@ -16,7 +16,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// replayTimeout bounds a replay of many; what was done until then stays done.
+// replayTimeout bounds a replay. Purchases replayed until then stay pending.
 const replayTimeout = 25 * time.Second
 
 func (d *Dashboard) apiReplayOne(w http.ResponseWriter, r *http.Request) error {
@@ -38,11 +38,11 @@ func (d *Dashboard) apiReplayMany(w http.ResponseWriter, r *http.Request) error 
 	return d.apiReplay(w, r, s)
 }
 
-// parseSelection reads which purchases of a status a replay is about.
+// parseSelection parses a selection by status.
 func parseSelection(values url.Values) (s maintenance.Selection, err error) {
 	s.Status, s.Reason = purchase.Status(values.Get("status")), purchase.Reason(values.Get("reason"))
 	if len(s.Reason) > 40 {
-		return s, errors.New("there is no such reason")
+		return s, errors.New("invalid reason")
 	}
 	if s.Code, err = parseCode(values.Get("code")); err != nil {
 		return s, err
@@ -61,11 +61,11 @@ func (d *Dashboard) apiReplay(w http.ResponseWriter, r *http.Request, s maintena
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusAccepted, map[string]int{"replayed": n})
+	writeJSON(w, http.StatusAccepted, map[string]int{"replayed": n})
 	return nil
 }
 
-// replay makes purchases pending again and logs by whose token, which and how many. Its error is a refusal.
+// replay makes purchases pending again and writes the audit log. Its error is an httpError.
 func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), replayTimeout)
 	defer cancel()
@@ -74,8 +74,10 @@ func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error
 		d.Wake()
 	}
 	fields := []zap.Field{
-		zap.String("by", heldBy(r)), zap.String("remote", r.RemoteAddr), zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Strings("checkout_session_ids", s.Chosen()),
-		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)), zap.Intp("code", s.Code), zap.Int("replayed", n), zap.Error(err),
+		zap.String("by", tokenName(r)), zap.String("remote", r.RemoteAddr),
+		zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Strings("checkout_session_ids", s.SelectedIDs()),
+		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)),
+		zap.Intp("code", s.Code), zap.Int("replayed", n), zap.Error(err),
 	}
 	if !s.Since.IsZero() {
 		fields = append(fields, zap.Time("since", s.Since))
@@ -87,12 +89,12 @@ func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error
 	switch {
 	case err == nil:
 		return n, nil
-	case errors.Is(err, report.ErrUnknown):
-		return n, &refusal{http.StatusNotFound, report.ErrUnknown.Error()}
+	case errors.Is(err, report.ErrNotFound):
+		return n, &httpError{http.StatusNotFound, report.ErrNotFound.Error()}
 	case errors.Is(err, maintenance.ErrNotReplayable):
-		return n, &refusal{http.StatusConflict, maintenance.ErrNotReplayable.Error()}
+		return n, &httpError{http.StatusConflict, maintenance.ErrNotReplayable.Error()}
 	default:
-		sentence := fmt.Sprintf("%d were replayed, then the ledger was not available", n)
-		return n, &refusal{http.StatusServiceUnavailable, sentence}
+		message := fmt.Sprintf("ledger unavailable after %d replayed purchases", n)
+		return n, &httpError{http.StatusServiceUnavailable, message}
 	}
 }

@@ -6,40 +6,40 @@ import (
 	"time"
 )
 
-// How fast tokens can be guessed. A peer is an IPv4 address or an IPv6 network of 64 bits, which is what one
-// customer of a provider has.
+// How fast tokens can be guessed. A peer is an IPv4 address or a /64 network of IPv6, which is what a
+// provider assigns to one customer.
 const (
-	freeGuesses   = 10                     // of a peer, compared at once
-	guessRegained = 6 * time.Second        // after which it has one of them again
-	guessPace     = 250 * time.Millisecond // between two comparisons when it has none left
-	maxTurns      = 16                     // of a peer that wait for theirs, and so for at most 4 s
-	maxAllTurns   = 32                     // of all peers: half of the listener's connections stay free
-	maxPeers      = 4096                   // that are remembered
+	freeGuesses   = 10                     // per peer, compared immediately
+	guessRegain   = 6 * time.Second        // per free guess
+	guessInterval = 250 * time.Millisecond // between comparisons without a free guess
+	maxWaiting    = 16                     // requests per peer, so at most 4 s
+	maxAllWaiting = 32                     // half of the listener's connections
+	maxPeers      = 4096                   // kept in memory
 )
 
-// throttle slows down peers that send wrong tokens. A token is compared only after it was admitted: who waits
-// does not learn sooner that it is right.
+// throttle slows down peers that send wrong tokens. A token is compared only after its wait, so that the
+// wait reveals nothing.
 type throttle struct {
 	now func() time.Time
 
-	mu    sync.Mutex
-	peers map[netip.Prefix]*peer
-	turns int
+	mu      sync.Mutex
+	peers   map[netip.Prefix]*peer
+	waiting int
 }
 
-// peer is one that sent wrong tokens lately, or whose token is being compared.
+// peer is the state of a peer that sent a wrong token lately or has a request in progress.
 type peer struct {
-	guesses float64   // that it has left, as of at
-	at      time.Time // of the last change
-	turns   int       // that wait
-	next    time.Time // the last turn that was given
+	guesses float64 // free guesses left at updated
+	updated time.Time
+	waiting int       // requests
+	next    time.Time // of the last comparison that was granted
 }
 
 func newThrottle(now func() time.Time) *throttle {
 	return &throttle{now: now, peers: make(map[netip.Prefix]*peer)}
 }
 
-// peerOf returns the peer of a request's remote address. Addresses of no form are one peer together.
+// peerOf returns the peer of a remote address. All invalid addresses are one peer.
 func peerOf(remote string) netip.Prefix {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
@@ -49,12 +49,13 @@ func peerOf(remote string) netip.Prefix {
 	if addr.Is4() {
 		bits = 32
 	}
-	prefix, _ := addr.Prefix(bits) // the number of bits fits
+	prefix, _ := addr.Prefix(bits) // bits is valid for addr
 	return prefix
 }
 
-// admit takes one of the peer's guesses and returns how long to wait before the token is compared. After the
-// wait, waited must be called. ok is false where too many wait already: the token is not compared.
+// admit takes a guess of a peer and returns how long to wait before its token is compared. If wait is above
+// 0, the caller must call doneWaiting. ok is false if too many requests wait: the token must not be
+// compared.
 func (t *throttle) admit(from netip.Prefix) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -70,29 +71,29 @@ func (t *throttle) admit(from netip.Prefix) (wait time.Duration, ok bool) {
 		p.guesses--
 		return 0, true
 	}
-	if p.turns >= maxTurns || t.turns >= maxAllTurns {
+	if p.waiting >= maxWaiting || t.waiting >= maxAllWaiting {
 		return 0, false
 	}
-	p.turns++
-	t.turns++
-	if p.next = p.next.Add(guessPace); p.next.Before(now) {
-		p.next = now.Add(guessPace)
+	p.waiting++
+	t.waiting++
+	if p.next = p.next.Add(guessInterval); p.next.Before(now) {
+		p.next = now.Add(guessInterval)
 	}
 	return p.next.Sub(now), true
 }
 
-// waited ends a turn.
-func (t *throttle) waited(from netip.Prefix) {
+// doneWaiting ends the wait that admit returned.
+func (t *throttle) doneWaiting(from netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.turns--
-	if p := t.peers[from]; p != nil && p.turns > 0 {
-		p.turns--
+	t.waiting--
+	if p := t.peers[from]; p != nil && p.waiting > 0 {
+		p.waiting--
 	}
 }
 
-// right gives the guess back that a right token took without waiting.
-func (t *throttle) right(from netip.Prefix) {
+// refund gives back the free guess that a right token took.
+func (t *throttle) refund(from netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[from]
@@ -100,19 +101,19 @@ func (t *throttle) right(from netip.Prefix) {
 		return
 	}
 	p.regain(t.now())
-	if p.guesses = min(freeGuesses, p.guesses+1); p.guesses == freeGuesses && p.turns == 0 {
+	if p.guesses = min(freeGuesses, p.guesses+1); p.guesses == freeGuesses && p.waiting == 0 {
 		delete(t.peers, from)
 	}
 }
 
-// makeRoom forgets any one peer that does not wait where there are too many: an attacker with thousands of
-// addresses, each of which has its own guesses anyway, must neither fill the memory nor make it slow.
+// makeRoom evicts any peer that does not wait. It bounds memory and time against an attacker with thousands
+// of addresses, each of which has free guesses anyway.
 func (t *throttle) makeRoom() {
 	if len(t.peers) < maxPeers {
 		return
 	}
 	for prefix, p := range t.peers {
-		if p.turns == 0 {
+		if p.waiting == 0 {
 			delete(t.peers, prefix)
 			return
 		}
@@ -120,9 +121,9 @@ func (t *throttle) makeRoom() {
 }
 
 func (p *peer) regain(now time.Time) {
-	if p.at.IsZero() {
-		p.at = now
+	if p.updated.IsZero() {
+		p.updated = now
 	}
-	p.guesses = min(freeGuesses, p.guesses+float64(now.Sub(p.at))/float64(guessRegained))
-	p.at = now
+	p.guesses = min(freeGuesses, p.guesses+float64(now.Sub(p.updated))/float64(guessRegain))
+	p.updated = now
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 )
 
-// An attacker with any number of addresses does not fill the memory; a peer without wrong tokens takes none.
 func TestThrottle_MemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(0, 0)
@@ -17,13 +16,14 @@ func TestThrottle_MemoryIsBounded(t *testing.T) {
 			t.Fatalf("peer %d: admit = %s, %t, want 0s, true", i, wait, ok)
 		}
 		if len(th.peers) > maxPeers {
-			t.Fatalf("%d peers are remembered, want %d at most", len(th.peers), maxPeers)
+			t.Fatalf("peers = %d, want %d at most", len(th.peers), maxPeers)
 		}
 	}
 	before := len(th.peers)
 	from := peerOf("192.0.2.1:1")
 	th.admit(from)
-	if th.right(from); len(th.peers) != before-1 {
-		t.Errorf("%d peers are remembered, want %d: one made room for a peer that is not remembered", len(th.peers), before-1)
+	if th.refund(from); len(th.peers) != before-1 {
+		t.Errorf("peers = %d, want %d: one was evicted, the new one is not kept",
+			len(th.peers), before-1)
 	}
 }

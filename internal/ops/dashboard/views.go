@@ -22,8 +22,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// show renders a page inside the layout. Its counts in the navigation are of all times; where the ledger is
-// away the page is one that says so.
+// show renders a page with the layout, whose counts are of all purchases.
 func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f frame) error {
 	groups, err := d.Reports.Groups(r.Context(), nil)
 	if err != nil {
@@ -36,18 +35,18 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f 
 			f.Attention += g.Count
 		case purchase.StatusRejected:
 			f.Attention += g.Count
-		default: // needs nobody
+		default: // needs no attention
 		}
 	}
 	f.Version, f.Now = d.Version, d.Now()
 	if err := d.pages.render(w, http.StatusOK, name, f); err != nil {
-		d.Log.Error("A page could not be made", zap.Error(err))
-		return &refusal{http.StatusInternalServerError, "something is wrong on our side; the log says what"}
+		d.Log.Error("Page rendering failed", zap.Error(err))
+		return &httpError{http.StatusInternalServerError, internalError}
 	}
 	return nil
 }
 
-// choice is one of a row of links, or of a select's options.
+// choice is a link of a switch or an option of a select.
 type choice struct {
 	Value, Name, Link string
 	Chosen            bool
@@ -56,49 +55,50 @@ type choice struct {
 type overviewPage struct {
 	View          view
 	Ranges, Modes []choice
-	S             report.Summary
+	Summary       report.Summary
 	Since         time.Time
 	Waiting       int
 	Median, P95   string
 	Oldest        string
 	Health        healthView
-	Coverage      []coverageLine
+	Coverage      []keyCoverage
 	KeyNames      []string
 	KeyDays       []keyDay // newest first
-	Falls         []report.Fall
-	Reasons       []reasonLine
+	Drops         []report.CoverageDrop
+	Reasons       []reasonView
 	Chart         chart
-	Empty         bool // the ledger has nothing in this range
-	CaughtUp      int  // purchases whose webhooks were missed
-	LastCaught    time.Time
+	Empty         bool // no purchase in this range
+	Backfilled    int  // purchases whose webhooks were missed
+	LastBackfill  time.Time
 	Days          []day
 }
 
 type healthView struct {
 	Health
-	Lights []light
-	Alarms []string // what an operator must know first
+	Components []component
+	Problems   []string
 }
 
-type light struct{ Name, Text, Mood string }
+// component is one entry of the health strip.
+type component struct{ Name, Text, Severity string }
 
-type coverageLine struct {
+type keyCoverage struct {
 	Name   string
 	With   int
 	Of     int
 	Remedy string
 }
 
-type reasonLine struct {
+type reasonView struct {
 	report.Group
-	What, Remedy, Link string
+	Meaning, Remedy, Link string
 }
 
-// chart is the two counts by the hour, from the first one on.
+// chart holds the counts by hour, comma-separated.
 type chart struct {
 	Start          int64 // Unix seconds
 	Paid, Accepted string
-	Unit           string // hour, threehours or day: what the script draws
+	Unit           string // width of a bar: hour, threehours or day
 }
 
 type day struct {
@@ -122,14 +122,17 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p := overviewPage{View: v, S: s, Since: since, Waiting: s.Counts[purchase.StatusPending] + s.Counts[purchase.StatusPublished], Median: "–", P95: "–", Oldest: "–"}
-	for _, c := range []choice{{Value: "24h", Name: "24 hours"}, {Value: "7d", Name: "7 days"}, {Value: "30d", Name: "30 days"}} {
+	p := overviewPage{View: v, Summary: s, Since: since, Median: "–", P95: "–", Oldest: "–"}
+	p.Waiting = s.Counts[purchase.StatusPending] + s.Counts[purchase.StatusPublished]
+	for _, c := range []choice{
+		{Value: "24h", Name: "24 hours"}, {Value: "7d", Name: "7 days"}, {Value: "30d", Name: "30 days"},
+	} {
 		c.Link, c.Chosen = "/?range="+c.Value+"&mode="+v.Mode, c.Value == v.Range
 		p.Ranges = append(p.Ranges, c)
 	}
-	for _, c := range []choice{{Value: "all", Name: "All"}, {Value: "live", Name: "Live"}, {Value: "test", Name: "Test"}} {
-		c.Link, c.Chosen = "/?range="+v.Range+"&mode="+c.Value, c.Value == v.Mode
-		p.Modes = append(p.Modes, c)
+	p.Modes = modeChoices(v.Mode, "All")
+	for i := range p.Modes {
+		p.Modes[i].Link = "/?range=" + v.Range + "&mode=" + p.Modes[i].Value
 	}
 	if median, ok := s.Delays.Quantile(0.5); ok {
 		p.Median = span(median)
@@ -140,82 +143,101 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 	if !s.Oldest.IsZero() {
 		p.Oldest = span(now.Sub(s.Oldest))
 	}
-	if p.CaughtUp, p.LastCaught, err = d.Reports.CaughtUp(ctx, since, v.livemode); err != nil {
+	if p.Backfilled, p.LastBackfill, err = d.Reports.Backfilled(ctx, since, v.livemode); err != nil {
 		return err
 	}
 	p.Empty = len(s.Groups) == 0
 	p.Health = d.healthView(ctx, s, now)
 	p.Coverage = coverageOf(s.Coverage)
-	days, err := d.Reports.Coverage(ctx, earlier(since, now.AddDate(0, 0, -13)), v.livemode) // two weeks at least, to be compared
+	coverageSince := since
+	if twoWeeks := now.AddDate(0, 0, -13); twoWeeks.Before(since) { // CoverageDrops compares two weeks
+		coverageSince = twoWeeks
+	}
+	days, err := d.Reports.Coverage(ctx, coverageSince, v.livemode)
 	if err != nil {
 		return err
 	}
-	p.KeyNames, p.KeyDays = keyNames(), keyDaysOf(days, since)
-	p.Falls = report.Falls(days, now)
+	for _, c := range p.Coverage {
+		p.KeyNames = append(p.KeyNames, c.Name)
+	}
+	p.KeyDays = keyDaysOf(days, since)
+	p.Drops = report.CoverageDrops(days, now)
 	p.Reasons = reasonsOf(s.Groups, v.Mode)
 	p.Chart = chartOf(s.Hours, since, now, v.Range)
 	p.Days = daysOf(s.Hours)
-	return d.show(w, r, "overview", frame{Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p})
+	return d.show(w, r, "overview", frame{
+		Title: "Overview", Here: "overview", Path: r.URL.RequestURI(), Page: p,
+	})
 }
 
-func upMood(state string) string {
-	if state == "up" {
-		return "good"
+// modeChoices returns the choices of a mode.
+func modeChoices(chosen, all string) []choice {
+	return []choice{
+		{Value: "all", Name: all, Chosen: chosen == "all"},
+		{Value: "live", Name: "Live", Chosen: chosen == "live"},
+		{Value: "test", Name: "Test", Chosen: chosen == "test"},
 	}
-	return "bad"
 }
 
-// healthView puts the neighbours' states into lights, and what must be done first into alarms.
+// healthView returns the health strip and the problems to show first.
 func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.Time) healthView {
 	h := healthView{Health: d.health(ctx)}
-	workers := light{"Workers", strconv.Itoa(len(h.Workers)) + " connected", "good"}
+	workers := component{"Workers", strconv.Itoa(len(h.Workers)) + " connected", "good"}
 	if len(h.Workers) == 0 {
-		workers.Text, workers.Mood = "none connected", "bad"
+		workers.Text, workers.Severity = "none connected", "bad"
 		if h.NATS == "up" {
-			h.Alarms = append(h.Alarms, "No worker has reported for 15 seconds; purchases wait in the queue. Start tiktok-worker.")
+			h.Problems = append(h.Problems,
+				"No worker has reported for 15 seconds; purchases wait in the queue. Start tiktok-worker.")
 		} else {
-			workers.Text, workers.Mood = "not heard of", "wait"
+			workers.Text, workers.Severity = "unknown", "wait"
 		}
 	}
 	for _, worker := range h.Workers {
-		alarm := workerAlarm(worker)
-		if alarm != "" {
-			workers.Mood = "wait"
-			h.Alarms = append(h.Alarms, fmt.Sprintf("Worker %s %s Since %s.", worker.Instance, alarm, ago(worker.Since, now)))
+		if problem := workerProblem(worker, now); problem != "" {
+			workers.Severity = "wait"
+			h.Problems = append(h.Problems, problem)
 		}
 	}
-	backlog := light{"Backlog", "unknown", "wait"}
+	backlog := component{"Backlog", "unknown", "wait"}
 	if b := h.Backlog; b != nil {
-		backlog.Text, backlog.Mood = fmt.Sprintf("%s waiting, %s under way", number(b.Waiting), number(b.Taken)), "good"
+		backlog.Text = fmt.Sprintf("%s waiting, %s in progress", number(b.Waiting), number(b.Taken))
+		backlog.Severity = "good"
 		if b.Waiting+b.Taken > 0 && !s.Oldest.IsZero() {
 			backlog.Text += ", oldest " + span(now.Sub(s.Oldest))
 		}
-		if b.Waiting > 0 && workers.Mood != "good" {
-			backlog.Mood = "wait"
+		if b.Waiting > 0 && workers.Severity != "good" {
+			backlog.Severity = "wait"
 		}
 	}
 	if h.NATS != "up" {
-		h.Alarms = append(h.Alarms, "NATS is away: webhooks go on, purchases wait on the ledger and are published when it is back.")
+		h.Problems = append(h.Problems,
+			"NATS is down: webhooks are accepted, purchases wait on the ledger and are published when NATS is up.")
 	}
-	last := light{"Last webhook", ago(s.LastEvent, now), "good"}
+	last := component{"Last webhook", ago(s.LastEvent, now), "good"}
 	if s.LastEvent.IsZero() {
-		last.Mood = "wait"
+		last.Severity = "wait"
 	}
-	h.Lights = []light{{"Postgres", h.Postgres, upMood(h.Postgres)}, {"NATS", h.NATS, upMood(h.NATS)}, workers, backlog, last}
+	severity := map[bool]string{true: "good", false: "bad"}
+	h.Components = []component{
+		{"Postgres", h.Postgres, severity[h.Postgres == "up"]}, {"NATS", h.NATS, severity[h.NATS == "up"]},
+		workers, backlog, last,
+	}
 	return h
 }
 
-// workerAlarm is what an operator must know of a worker; "" where there is nothing.
-func workerAlarm(w message.WorkerState) string {
-	verbs := map[string]string{
-		message.WorkerPaused: "is paused", message.WorkerOpen: "waits, its circuit is open", message.WorkerOff: "is switched off",
+// workerProblem returns a worker's problem: what, since when, what to do; "": none.
+func workerProblem(w message.WorkerState, now time.Time) string {
+	since := ago(w.Since, now)
+	changes := map[string]string{
+		message.WorkerPaused: "paused", message.WorkerOpen: "opened its circuit", message.WorkerOff: "switched off",
 	}
-	if verb, stopped := verbs[w.State]; stopped {
+	if change, stopped := changes[w.State]; stopped {
 		advice := guide.Worker(w.State)
-		return fmt.Sprintf("%s: %s (%s). %s", verb, advice.Meaning, w.Reason, advice.Remedy)
+		return fmt.Sprintf("Worker %s %s %s: %s (%s). %s",
+			w.Instance, change, since, advice.Meaning, w.Reason, advice.Remedy)
 	}
-	if w.Reason != "" { // test purchases alone wait
-		return "delivers; " + w.Reason + "."
+	if w.Reason != "" { // only test purchases wait
+		return fmt.Sprintf("Worker %s: %s (%s).", w.Instance, w.Reason, since)
 	}
 	return ""
 }
@@ -227,14 +249,7 @@ type keyDay struct {
 	Shares []string
 }
 
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-// keyDaysOf lists the days of a range, the newest first.
+// keyDaysOf returns the days of a range, newest first.
 func keyDaysOf(days []report.DayCoverage, since time.Time) (list []keyDay) {
 	for _, d := range slices.Backward(days) {
 		if d.At.Before(since.Truncate(24 * time.Hour)) {
@@ -249,48 +264,43 @@ func keyDaysOf(days []report.DayCoverage, since time.Time) (list []keyDay) {
 	return list
 }
 
-// keyNames are the names of coverageOf's lines.
-func keyNames() (names []string) {
-	for _, c := range coverageOf(report.Coverage{}) {
-		names = append(names, c.Name)
-	}
-	return names
-}
-
-func coverageOf(c report.Coverage) []coverageLine {
+func coverageOf(c report.Coverage) []keyCoverage {
 	remedies := guide.MatchKeys()
-	lines := []coverageLine{{"At least one strong key", c.Strong, c.Of, "A click id or an e-mail address: without either, a purchase is hardly ever matched."}}
+	list := []keyCoverage{{
+		"At least one strong key", c.Strong, c.Of,
+		"A click id or an e-mail address: without either, a purchase is hardly ever matched.",
+	}}
 	for i, name := range purchase.MatchKeyNames() {
-		lines = append(lines, coverageLine{name, c.With[i], c.Of, remedies[i]})
+		list = append(list, keyCoverage{name, c.With[i], c.Of, remedies[i]})
 	}
-	return lines
+	return list
 }
 
-// reasons explains what did not reach TikTok, or not yet.
-func reasonsOf(groups []report.Group, mode string) (lines []reasonLine) {
+// reasonsOf explains the groups that TikTok has not accepted.
+func reasonsOf(groups []report.Group, mode string) (reasons []reasonView) {
 	for _, g := range groups {
 		switch g.Status {
-		case purchase.StatusDead, purchase.StatusRejected, purchase.StatusRetrying, purchase.StatusSkipped, purchase.StatusPaymentFailed:
+		case purchase.StatusDead, purchase.StatusRejected, purchase.StatusRetrying, purchase.StatusSkipped,
+			purchase.StatusPaymentFailed:
 		default:
 			continue
 		}
 		advice := guide.Group(g.Status, g.Reason, g.Code)
-		line := reasonLine{Group: g, What: advice.Meaning, Remedy: advice.Remedy}
-		link := url.Values{"status": {string(g.Status)}}
+		filter := url.Values{"status": {string(g.Status)}}
 		if g.Code != nil {
-			link.Set("code", strconv.Itoa(*g.Code))
+			filter.Set("code", strconv.Itoa(*g.Code))
 		}
 		if mode != "all" {
-			link.Set("mode", mode)
+			filter.Set("mode", mode)
 		}
-		line.Link = "/purchases?" + link.Encode()
-		lines = append(lines, line)
+		reasons = append(reasons, reasonView{g, advice.Meaning, advice.Remedy, link("/purchases", filter)})
 	}
-	return lines
+	return reasons
 }
 
 func chartOf(hours []report.Hour, since, now time.Time, span string) chart {
-	c := chart{Start: since.Unix(), Unit: map[string]string{"24h": "hour", "7d": "threehours", "30d": "day"}[span]}
+	units := map[string]string{"24h": "hour", "7d": "threehours", "30d": "day"}
+	c := chart{Start: since.Unix(), Unit: units[span]}
 	n := int(now.Sub(since)/time.Hour) + 1
 	paid, accepted := make([]string, n), make([]string, n)
 	for i := range n {
@@ -305,7 +315,7 @@ func chartOf(hours []report.Hour, since, now time.Time, span string) chart {
 	return c
 }
 
-// daysOf is the chart as a table: whole days of UTC, the newest first.
+// daysOf returns the chart's counts by UTC day, newest first.
 func daysOf(hours []report.Hour) (days []day) {
 	for _, h := range slices.Backward(hours) {
 		at := h.At.Truncate(24 * time.Hour)
@@ -325,7 +335,6 @@ type purchasesPage struct {
 	Entries                        []report.Row
 	Next, Newest, CSV              string
 	Filtered, Paged                bool
-	Label                          string // what the search was for
 }
 
 func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) error {
@@ -337,10 +346,10 @@ func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badRequest(err)
 	}
-	if strings.Contains(f.Query, "@") { // an address does not stay in an address line
+	if strings.Contains(f.Query, "@") { // keep e-mail addresses out of URLs
 		return d.find(w, r, f.Query)
 	}
-	f.Limit = usualLimit
+	f.Limit = defaultLimit
 	entries, next, err := d.page(r.Context(), f)
 	if err != nil {
 		return err
@@ -352,22 +361,23 @@ func (d *Dashboard) purchases(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	p := purchasesPage{
-		Query: f.Query, Status: string(f.Status), Mode: orDefault(values.Get("mode"), "all"), Code: values.Get("code"), Day: values.Get("day"), Entries: entries,
-		Filtered: len(kept) > 0, Paged: values.Get("cursor") != "", Newest: link("/purchases", kept), CSV: link("/purchases.csv", kept),
+		Query: f.Query, Status: string(f.Status), Mode: orDefault(values.Get("mode"), "all"),
+		Code: values.Get("code"), Day: values.Get("day"), Entries: entries, Filtered: len(kept) > 0,
+		Paged: values.Get("cursor") != "", Newest: link("/purchases", kept), CSV: link("/purchases.csv", kept),
 	}
 	if next != "" {
 		kept.Set("cursor", next)
 		p.Next = link("/purchases", kept)
 	}
 	p.Statuses = []choice{{Name: "Any status", Chosen: f.Status == ""}}
-	for _, status := range purchase.Statuses() {
-		p.Statuses = append(p.Statuses, choice{Value: string(status), Name: capitalise(statusWord(status)), Chosen: status == f.Status})
+	for _, s := range purchase.Statuses() {
+		c := choice{Value: string(s), Name: capitalise(statusWord(s)), Chosen: s == f.Status}
+		p.Statuses = append(p.Statuses, c)
 	}
-	for _, c := range []choice{{Value: "all", Name: "Live and test"}, {Value: "live", Name: "Live"}, {Value: "test", Name: "Test"}} {
-		c.Chosen = c.Value == p.Mode
-		p.Modes = append(p.Modes, c)
-	}
-	return d.show(w, r, "purchases", frame{Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p})
+	p.Modes = modeChoices(p.Mode, "Live and test")
+	return d.show(w, r, "purchases", frame{
+		Title: "Purchases", Here: "purchases", Path: r.URL.RequestURI(), Page: p,
+	})
 }
 
 func link(path string, values url.Values) string {
@@ -377,8 +387,7 @@ func link(path string, values url.Values) string {
 	return path + "?" + values.Encode()
 }
 
-// search takes what was typed in a form's body: an e-mail address must not enter an address line, nor a
-// history, nor a log.
+// search reads the term from the body, so that e-mail addresses stay out of URLs, histories and logs.
 func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) error {
 	form, err := formOf(w, r)
 	if err != nil {
@@ -387,10 +396,10 @@ func (d *Dashboard) search(w http.ResponseWriter, r *http.Request) error {
 	return d.find(w, r, strings.TrimSpace(form.Get("q")))
 }
 
-// find leads to what was searched for: the one purchase, or the list of them.
+// find redirects to the purchase that matches a term, or to the list of several.
 func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) error {
 	if len(term) > maxQuery {
-		return &refusal{http.StatusBadRequest, "this is too long to be an id or an e-mail address"}
+		return &httpError{http.StatusBadRequest, "search term is too long"}
 	}
 	ctx := r.Context()
 	if strings.Contains(term, "@") {
@@ -399,7 +408,8 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) er
 		case err != nil:
 			return err
 		case profile == "":
-			return &refusal{http.StatusNotFound, "no purchase was made under this e-mail address; if Stripe shows one, look at the endpoint's deliveries there"}
+			return &httpError{http.StatusNotFound,
+				"no purchase with this e-mail address; if Stripe shows one, check the endpoint's deliveries in Stripe"}
 		}
 		term = profile
 	}
@@ -419,13 +429,13 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) er
 	return nil
 }
 
-// maxForm bounds a form's body: 200 ids of 255 letters and some more.
+// maxForm limits a form's body: 200 ids of 255 characters and the other fields.
 const maxForm = 64 << 10
 
 func formOf(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
-		return nil, errors.New("the form cannot be read")
+		return nil, errors.New("invalid form")
 	}
 	return r.PostForm, nil
 }
@@ -436,7 +446,7 @@ type purchasePage struct {
 	Attempts     []attemptView
 	What, Remedy string
 	Body         string
-	Keys         string // the kinds of match keys that were sent
+	Keys         string // match keys of the message
 	Replayable   bool
 	FirstPayment string // of a trial
 }
@@ -454,8 +464,9 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
-	case errors.Is(err, report.ErrUnknown):
-		return &refusal{http.StatusNotFound, "the ledger does not know this purchase; if Stripe shows it as paid, look at the endpoint's deliveries there and at CHECKOUT_MODES here"}
+	case errors.Is(err, report.ErrNotFound):
+		return &httpError{http.StatusNotFound,
+			"purchase not found; if Stripe shows it as paid, check the endpoint's deliveries and CHECKOUT_MODES"}
 	case err != nil:
 		return err
 	}
@@ -473,7 +484,8 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 	}
 	advice := guide.Group(group.Status, group.Reason, group.Code)
 	p.What, p.Remedy = advice.Meaning, advice.Remedy
-	p.Replayable = group.Replayable() || row.Status == purchase.StatusSkipped && row.Reason == purchase.ReasonTestPurchase
+	testPurchase := row.Status == purchase.StatusSkipped && row.Reason == purchase.ReasonTestPurchase
+	p.Replayable = group.Replayable() || testPurchase
 	var pretty bytes.Buffer
 	if body := d.body(&row); body != nil && json.Indent(&pretty, body, "", "  ") == nil {
 		p.Body = pretty.String()
@@ -482,28 +494,29 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 		p.Keys = strings.Join(purchase.KeyNames(*row.KeyMask), ", ")
 	}
 	return d.show(w, r, "purchase", frame{
-		Title: "Purchase " + short(row.ID), Here: "purchases", Path: "/purchases/" + row.ID, Notice: noticeOf(values), Page: p,
+		Title: "Purchase " + short(row.ID), Here: "purchases", Path: "/purchases/" + row.ID,
+		Notice: noticeOf(values), Page: p,
 	})
 }
 
-// noticeOf says what a replay has done, after its redirect.
+// noticeOf returns the result of a replay after its redirect; "": none.
 func noticeOf(values url.Values) string {
 	n, err := strconv.ParseUint(values.Get("replayed"), 10, 32)
 	switch {
 	case err != nil:
 		return ""
 	case n == 1:
-		return "1 purchase is pending again: the relay sends it now."
+		return "1 purchase is pending again and is sent now."
 	default:
-		return number(n) + " purchases are pending again: the relay sends them now."
+		return number(n) + " purchases are pending again and are sent now."
 	}
 }
 
-// groupsPage is the dead letters, or what needs attention: purchases that stand alike, together.
+// groupsPage lists purchases by status, reason and code: dead letters, or what needs attention.
 type groupsPage struct {
 	Lead   string
 	Groups []groupView
-	Only   bool // one group, paged through
+	Only   bool // a single group with pages
 	Next   string
 	Back   string
 }
@@ -511,32 +524,45 @@ type groupsPage struct {
 type groupView struct {
 	report.Group
 	What, Remedy string
-	CodeText     string // as forms and links name it
+	CodeText     string // the code in forms and links
 	Entries      []report.Row
-	Link         string // the group alone
+	Link         string // to the single group
 }
 
-// fewEntries is how many purchases of each group are listed.
-const fewEntries = 8
+// groupLimit limits the listed purchases of each group.
+const groupLimit = 8
 
 func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) error {
-	return d.groups(w, r, "/dead", "Dead letters", "dead", "Purchases that TikTok refused for their content, that expired, or that crashed the worker.",
-		func(g report.Group) bool { return g.Status == purchase.StatusDead })
+	p := groupsPage{
+		Back: "/dead",
+		Lead: "Purchases that TikTok refused for their content, that expired, or that crashed the worker.",
+	}
+	return d.groups(w, r, "Dead letters", p, func(g report.Group) bool {
+		return g.Status == purchase.StatusDead
+	})
 }
 
 func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) error {
-	return d.groups(w, r, "/attention", "Needs attention", "attention", "Where a person must decide: paid purchases without a usable address, dead letters, and what was skipped for want of a token.",
-		func(g report.Group) bool { return g.Status == purchase.StatusRejected || g.Replayable() })
+	p := groupsPage{
+		Back: "/attention",
+		Lead: "Paid purchases without a usable address, dead letters, and purchases skipped without a token.",
+	}
+	return d.groups(w, r, "Needs attention", p, func(g report.Group) bool {
+		return g.Status == purchase.StatusRejected || g.Replayable()
+	})
 }
 
-func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, here, lead string, belongs func(report.Group) bool) error {
+// groups shows the groups that belong to a page, or the single one that the query names.
+func (d *Dashboard) groups(
+	w http.ResponseWriter, r *http.Request, title string, p groupsPage, belongs func(report.Group) bool,
+) error {
 	values, err := query(r, "status", "reason", "code", "cursor", "replayed")
 	if err != nil {
 		return badRequest(err)
 	}
-	asked := values.Get("code")
-	if asked == noCode {
-		values.Del("code") // the list's own filter knows numbers
+	code := values.Get("code")
+	if code == noCode {
+		values.Del("code") // parseFilter only accepts numbers
 	}
 	f, err := parseFilter(values)
 	if err != nil {
@@ -547,37 +573,42 @@ func (d *Dashboard) groups(w http.ResponseWriter, r *http.Request, path, title, 
 	if err != nil {
 		return err
 	}
-	p := groupsPage{Lead: lead, Only: f.Status != "", Back: path}
+	p.Only = f.Status != ""
 	for _, g := range groups {
-		chosen := !p.Only || g.Status == f.Status && string(g.Reason) == values.Get("reason") && groupCode(g) == asked
-		if !belongs(g) || !chosen {
+		named := g.Status == f.Status && string(g.Reason) == values.Get("reason") && groupCode(g) == code
+		if !belongs(g) || p.Only && !named {
 			continue
 		}
 		advice := guide.Group(g.Status, g.Reason, g.Code)
 		v := groupView{
-			Group: g, What: advice.Meaning, Remedy: advice.Remedy,
-			CodeText: groupCode(g), Link: path + "?" + groupValues(g).Encode(),
+			Group: g, What: advice.Meaning, Remedy: advice.Remedy, CodeText: groupCode(g),
+			Link: link(p.Back, groupValues(g)),
 		}
-		of := report.Filter{Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: groupCode(g) == noCode, Limit: fewEntries}
+		filter := report.Filter{
+			Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: v.CodeText == noCode, Limit: groupLimit,
+		}
 		if p.Only {
-			of.Limit, of.After = usualLimit, f.After
+			filter.Limit, filter.After = defaultLimit, f.After
 		}
 		var next string
-		if v.Entries, next, err = d.page(ctx, of); err != nil {
+		if v.Entries, next, err = d.page(ctx, filter); err != nil {
 			return err
 		}
 		if p.Only && next != "" {
 			more := groupValues(g)
 			more.Set("cursor", next)
-			p.Next = path + "?" + more.Encode()
+			p.Next = link(p.Back, more)
 		}
 		p.Groups = append(p.Groups, v)
 	}
 	values.Del("replayed")
-	if asked != "" {
-		values.Set("code", asked)
+	if code != "" {
+		values.Set("code", code)
 	}
-	return d.show(w, r, "groups", frame{Title: title, Here: here, Path: link(path, values), Notice: noticeOf(r.URL.Query()), Page: p})
+	return d.show(w, r, "groups", frame{
+		Title: title, Here: strings.TrimPrefix(p.Back, "/"), Path: link(p.Back, values),
+		Notice: noticeOf(r.URL.Query()), Page: p,
+	})
 }
 
 func codeText(code *int) string {
@@ -595,10 +626,10 @@ func groupValues(g report.Group) url.Values {
 	return values
 }
 
-// noCode stands for purchases that died without any answer of TikTok's.
+// noCode is the code of dead purchases without an answer from TikTok.
 const noCode = "none"
 
-// groupCode is the code that belongs to a group's purchases; "" where the group does not look at codes.
+// groupCode returns a group's code in forms and links; "": any.
 func groupCode(g report.Group) string {
 	if g.Code == nil && g.Status == purchase.StatusDead {
 		return noCode
@@ -606,21 +637,21 @@ func groupCode(g report.Group) string {
 	return codeText(g.Code)
 }
 
-// confirmPage asks before a replay.
+// confirmPage asks for confirmation of a replay.
 type confirmPage struct {
-	Counts      []maintenance.Replayable
-	Count, Late int
-	Old         int // of Count, paid more than 28 days ago
-	IDs         []string
-	Status      string
-	Reason      string
-	Code        string
-	Back        string
-	Unfit       int // chosen ones that no replay may take
+	Counts        []maintenance.Replayable
+	Count, Late   int
+	Old           int // of Count, paid more than 28 days ago
+	IDs           []string
+	Status        string
+	Reason        string
+	Code          string
+	Back          string
+	NotReplayable int // of IDs
 }
 
-// formSelection reads which purchases a form is about: those ticked, or all of a group.
-func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (maintenance.Selection, url.Values, error) {
+// formSelection parses a form's selection: the ticked purchases, or all of a group.
+func formSelection(w http.ResponseWriter, r *http.Request) (maintenance.Selection, url.Values, error) {
 	form, err := formOf(w, r)
 	if err != nil {
 		return maintenance.Selection{}, nil, err
@@ -628,29 +659,31 @@ func (d *Dashboard) formSelection(w http.ResponseWriter, r *http.Request) (maint
 	if form.Get("all") == "" {
 		s := maintenance.Selection{IDs: form["id"]}
 		if len(s.IDs) == 0 {
-			return s, form, errors.New("tick at least one purchase first")
+			return s, form, errors.New("no purchase selected")
 		}
 		return s, form, s.Check()
 	}
-	without := form.Get("code") == noCode
-	if without {
+	withoutCode := form.Get("code") == noCode
+	if withoutCode {
 		form.Del("code")
 	}
 	s, err := parseSelection(form)
 	if err != nil {
 		return s, form, err
 	}
-	s.NoCode = without
+	s.NoCode = withoutCode
 	return s, form, s.Check()
 }
 
 func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) error {
-	s, form, err := d.formSelection(w, r)
+	s, form, err := formSelection(w, r)
 	if err != nil {
 		return badRequest(err)
 	}
 	ctx := r.Context()
-	p := confirmPage{IDs: s.IDs, Status: string(s.Status), Reason: string(s.Reason), Code: codeText(s.Code), Back: backOf(form)}
+	p := confirmPage{
+		IDs: s.IDs, Status: string(s.Status), Reason: string(s.Reason), Code: codeText(s.Code), Back: backOf(form),
+	}
 	if s.NoCode {
 		p.Code = noCode
 	}
@@ -660,12 +693,12 @@ func (d *Dashboard) confirm(w http.ResponseWriter, r *http.Request) error {
 	p.Count, p.Late = maintenance.Sum(p.Counts)
 	p.Old = maintenance.Old(p.Counts)
 	if len(s.IDs) > 0 {
-		p.Unfit = len(s.IDs) - p.Count
+		p.NotReplayable = len(s.IDs) - p.Count
 	}
 	return d.show(w, r, "confirm", frame{Title: "Replay", Page: p})
 }
 
-// backOf is where a form came from: one of our own pages.
+// backOf returns the path of the page that a form was sent from.
 func backOf(form url.Values) string {
 	switch back := form.Get("back"); {
 	case back == "/dead", back == "/attention":
@@ -677,7 +710,7 @@ func backOf(form url.Values) string {
 }
 
 func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) error {
-	s, form, err := d.formSelection(w, r)
+	s, form, err := formSelection(w, r)
 	if err != nil {
 		return badRequest(err)
 	}
@@ -686,6 +719,6 @@ func (d *Dashboard) replayFromPage(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	to := backOf(form) + "?replayed=" + strconv.Itoa(n)
-	http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // backOf returns our own paths alone
+	http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // backOf returns only paths of the dashboard
 	return nil
 }

@@ -12,12 +12,10 @@ import (
 	"purchase-relay/internal/logsafe"
 )
 
-// EnvelopeAge is how long a delivered purchase keeps its message: TikTok de-duplicates for 48 hours, and
-// nothing is sent again.
+// EnvelopeAge is how long a delivered purchase keeps its message, as long as TikTok de-duplicates events.
 const EnvelopeAge = 48 * time.Hour
 
-// The messages of purchases that TikTok accepted $1 seconds ago or earlier. The index holds those that
-// still have theirs.
+// A partial index covers delivered purchases that still have a message.
 const sqlDropEnvelopes = `
 UPDATE public.purchases SET envelope = NULL
 WHERE checkout_session_id IN (
@@ -25,14 +23,14 @@ WHERE checkout_session_id IN (
     WHERE status = 'delivered' AND envelope IS NOT NULL AND finished_at < now() - make_interval(secs => $1)
     ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)`
 
-// DropEnvelopes removes the messages of purchases that TikTok accepted before an age, at most limit per call,
-// and returns how many. They are never sent again, and hold what a buyer's browser told. Of several replicas
-// one does it at a time; rows that are in use are left for later.
+// DropEnvelopes removes up to limit messages of purchases that were delivered longer than age ago and
+// returns how many. They are never sent again and hold personal data. An advisory lock admits one replica;
+// locked rows are left for a later call.
 func (j *Jobs) DropEnvelopes(ctx context.Context, age time.Duration, limit int) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pruneTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, j.db.Pool(), func(tx pgx.Tx) error {
-		if mine, err := ledger.TryLock(ctx, tx, ledger.LockEnvelopes); err != nil || !mine {
+		if locked, err := ledger.TryLock(ctx, tx, ledger.LockEnvelopes); err != nil || !locked {
 			return err
 		}
 		tag, err := tx.Exec(ctx, sqlDropEnvelopes, age.Seconds(), limit)
@@ -40,25 +38,25 @@ func (j *Jobs) DropEnvelopes(ctx context.Context, age time.Duration, limit int) 
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("drop the messages of delivered purchases: %w", err)
+		return 0, fmt.Errorf("drop messages of delivered purchases: %w", err)
 	}
 	return n, nil
 }
 
 const (
-	dropEvery = time.Minute // between two looks at the ledger
-	dropBatch = 500         // rows per transaction: some ten milliseconds
-	dropRest  = 4           // times a step's duration: most of a busy Postgres belongs to the webhooks
+	dropInterval = time.Minute
+	dropBatch    = 500 // rows per transaction, which takes some ten milliseconds
 )
 
-// KeepLean calls drop, which is DropEnvelopes, until ctx ends. The first failure of a row of them is logged.
+// KeepLean returns a function that calls drop, which is DropEnvelopes, until ctx ends. Repeated failures
+// are logged once.
 func KeepLean(
 	drop func(ctx context.Context, age time.Duration, limit int) (int, error), log *zap.Logger,
 ) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		var failures logsafe.Changes
 		for {
-			began := time.Now()
+			start := time.Now()
 			n, err := drop(ctx, EnvelopeAge, dropBatch)
 			switch {
 			case err == nil:
@@ -66,11 +64,11 @@ func KeepLean(
 			case ctx.Err() == nil && failures.Failed(err):
 				log.Warn("Envelopes not dropped; retrying", zap.Error(err))
 			}
-			wait := dropEvery
+			wait := dropInterval
 			if n == dropBatch {
-				wait = dropRest * time.Since(began)
+				wait = restFactor * time.Since(start)
 			}
-			if rest(ctx, wait) != nil {
+			if sleep(ctx, wait) != nil {
 				return nil
 			}
 		}

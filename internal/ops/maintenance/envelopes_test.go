@@ -8,14 +8,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/ledgertest"
 )
 
-// figures is what the rollup shows, and the changes that wait to be folded.
-func figures(l *ledgertest.Ledger) string {
+// summaryText returns the summary as text.
+func summaryText(l *ledgertest.Ledger) string {
 	l.T.Helper()
 	s, err := l.Summary(l.T.Context(), base.Add(-time.Hour), nil)
 	if err != nil {
@@ -24,15 +23,15 @@ func figures(l *ledgertest.Ledger) string {
 	return fmt.Sprintf("%+v", s)
 }
 
-// Two days after the delivery a message is dropped, in small steps. Its figures, and which kinds of keys it
-// held, stay.
+// Totals and the kinds of match keys stay.
 func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	for _, status := range purchase.Statuses() {
 		id := "cs_" + string(status)
 		r := ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, "")
-		r.Purchase.Keys.IP, r.Purchase.Keys.UserAgent, r.Purchase.Keys.City = "203.0.113.7", "browser of ada", "turin"
+		keys := &r.Purchase.Keys
+		keys.IP, keys.UserAgent, keys.City = "203.0.113.7", "browser of ada", "turin"
 		l.Must(r, purchase.Processed)
 		l.Exec(`UPDATE purchases SET status = $1, reason = CASE $1 WHEN 'skipped' THEN 'not_configured' ELSE '' END,
 			finished_at = now() - interval '49 hours'
@@ -53,7 +52,7 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 	if _, err := l.Fold(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	before := figures(l)
+	before := summaryText(l)
 	var steps []int
 	for n := -1; n != 0; {
 		var err error
@@ -70,17 +69,18 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 	if want := "cs_delivered cs_old_0 cs_old_1 cs_old_2 cs_old_3 cs_old_4"; left != want {
 		t.Errorf("without a message: %s, want %s", left, want)
 	}
-	row := ledgertest.Ask[string](l, `SELECT p::text FROM purchases p WHERE checkout_session_id = 'cs_delivered'`)
+	row := ledgertest.Ask[string](l,
+		`SELECT p::text FROM purchases p WHERE checkout_session_id = 'cs_delivered'`)
 	for _, trace := range []string{"203.0.113.7", "browser of ada", "turin"} {
 		if ledgertest.Holds(row, trace) {
 			t.Errorf("the row still holds %q", trace)
 		}
 	}
 	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM rollup_changes`); n != 0 {
-		t.Errorf("%d changes of the figures, want 0", n)
+		t.Errorf("rollup changes = %d, want 0", n)
 	}
-	if after := figures(l); after != before {
-		t.Errorf("figures = %s, want %s", after, before)
+	if after := summaryText(l); after != before {
+		t.Errorf("summary = %s, want %s", after, before)
 	}
 	l.CheckRollup(t, nil, time.Time{})
 	history, err := l.Get(t.Context(), "cs_delivered")
@@ -91,16 +91,12 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 		purchase.KeyNames(*history.KeyMask)); diff != "" {
 		t.Errorf("kinds of keys (-want +got):\n%s", diff)
 	}
-	// A repeated outcome, and a repeated event, find the row as before.
-	if _, err := l.Settle(t.Context(), []message.Outcome{ledgertest.Outcome("cs_delivered", 1, purchase.StatusDelivered,
-		"again", base)}); err != nil {
-		t.Fatal(err)
-	}
+	// A redelivered outcome and a repeated event change nothing.
+	l.MustSettle(ledgertest.Outcome("cs_delivered", 1, purchase.StatusDelivered, "again", base))
 	l.Must(ledgertest.Receipt("evt_again", "cs_delivered", purchase.StatusPending, ""), purchase.Duplicate)
 }
 
-// A trial that was sent as an event of its own gives its first payment the keys, also after its own message
-// is gone.
+// A sent trial's message is dropped; its match keys remain for the first payment.
 func TestDropEnvelopes_KeepsKeysForFirstPayment(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
@@ -119,7 +115,6 @@ func TestDropEnvelopes_KeepsKeysForFirstPayment(t *testing.T) {
 	}
 }
 
-// Of several replicas one drops at a time; rows that somebody has are left for later.
 func TestDropEnvelopes_LeavesLockedRows(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)

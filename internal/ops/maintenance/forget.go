@@ -12,44 +12,37 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Person is what the ledger holds of one buyer, by the ids that it keeps.
+// Person holds the ids of one customer's rows.
 type Person struct {
-	Profiles      []string // of the live and of the test mode
-	Customers     []string // Stripe's ids of the customer
+	Profiles      []string // live and test
+	Customers     []string // Stripe's customer ids
 	Subscriptions []string
-	Held          []Holding
-	Others        []string // sessions and invoices of trials that the ledger holds no purchase of
+	Purchases     []Purchase
+	Others        []string // sessions and invoices of trials without a purchase on the ledger
 }
 
-// Holding is one of a person's purchases.
-type Holding struct {
-	ID       string
-	Livemode bool
-	Sent     bool // TikTok has accepted it
+// Purchase is one of a person's purchases.
+type Purchase struct {
+	ID   string
+	Sent bool // accepted by TikTok
 }
 
-// Sent lists the ids under which TikTok holds an event of this person.
+// Sent returns the event ids that TikTok has accepted.
 func (p *Person) Sent() (ids []string) {
-	for _, h := range p.Held {
-		if h.Sent {
-			ids = append(ids, h.ID)
+	for _, bought := range p.Purchases {
+		if bought.Sent {
+			ids = append(ids, bought.ID)
 		}
 	}
 	return ids
 }
 
-// Queued lists the ids under which the queue may hold a message about this person.
-func (p *Person) Queued() []string {
-	ids := make([]string, 0, len(p.Held)+len(p.Others))
-	for _, h := range p.Held {
-		ids = append(ids, h.ID)
-	}
-	return append(ids, p.Others...)
-}
+// Queued returns the ids whose messages may be in the queue.
+func (p *Person) Queued() []string { return append(p.ids(), p.Others...) }
 
-// ForgetCustomer removes one buyer: first the content, then the queue's messages by erase, at last the
-// address and the links, by which the rest was found. It can be repeated after an error. A purchase that
-// comes meanwhile makes another round. The error is report.ErrUnknown where the ledger has no such buyer.
+// ForgetCustomer erases a customer: the content first, then the queue's messages by calling erase, then the
+// address and the links that the rest was found by. It can be repeated after an error. It starts over if a
+// new purchase was recorded meanwhile. The error is report.ErrNotFound if there is no such customer.
 func (j *Jobs) ForgetCustomer(
 	ctx context.Context, email string, erase func(ctx context.Context, ids []string) error,
 ) (Person, error) {
@@ -67,14 +60,14 @@ func (j *Jobs) ForgetCustomer(
 	}
 }
 
-// Forget removes the content of everything that the ledger holds of a buyer: messages with match keys, those
-// of trials included, TikTok's messages and request ids. Purchases that were not delivered end skipped
-// (forgotten). The rows can still be found, because the queue has to be erased before Unlink. It may be
-// repeated. The error is report.ErrUnknown where the ledger has no such buyer.
+// Forget erases the content of a customer's rows: messages with match keys, also those of trials, and
+// TikTok's messages and request ids. Undelivered purchases become skipped (forgotten). The links stay until
+// Unlink, because the queue must be erased first. It can be repeated. The error is report.ErrNotFound if
+// there is no such customer.
 func (j *Jobs) Forget(ctx context.Context, email string) (p Person, err error) {
-	err = j.about(ctx, email, func(tx pgx.Tx, found Person) error {
+	err = j.withPerson(ctx, email, func(tx pgx.Tx, found Person) error {
 		p = found
-		return content(ctx, tx, &p)
+		return eraseContent(ctx, tx, &p)
 	})
 	return p, err
 }
@@ -83,39 +76,39 @@ const sqlForgetLinks = `
 UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL
 WHERE checkout_session_id = ANY($1::text[])`
 
-// A first payment that comes later finds no trial, and is none.
+// A later invoice of a deleted trial is no first payment.
 const sqlForgetTrials = `
-WITH mine AS (
-    SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
+WITH locked AS (
+    SELECT t.subscription_id FROM public.trials t WHERE ` + trialsOfPerson + `
     ORDER BY t.subscription_id FOR UPDATE
 )
-DELETE FROM public.trials t USING mine m WHERE t.subscription_id = m.subscription_id`
+DELETE FROM public.trials t USING locked l WHERE t.subscription_id = l.subscription_id`
 
 const sqlForgetProfile = `
-WITH mine AS (SELECT id FROM public.profiles WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
-DELETE FROM public.profiles p USING mine m WHERE p.id = m.id`
+WITH locked AS (SELECT id FROM public.profiles WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
+DELETE FROM public.profiles p USING locked l WHERE p.id = l.id`
 
-// Unlink removes the profiles with the address, the trials, and what links purchases to them or to a customer
-// at Stripe. The session and event ids stay, so that Stripe's repeats are known. false: there are purchases
-// that Forget has not seen, and nothing was done.
+// Unlink deletes the customer's profiles and trials and the purchases' links to them and to Stripe's
+// customer. Session and event ids stay, so that redelivered webhooks remain duplicates. false: nothing was
+// done, because the customer has purchases that are not in seen.
 func (j *Jobs) Unlink(ctx context.Context, email string, seen Person) (done bool, err error) {
-	err = j.about(ctx, email, func(tx pgx.Tx, found Person) error {
-		if done = slices.Equal(found.Profiles, seen.Profiles) && slices.Equal(ids(&found), ids(&seen)); !done {
+	err = j.withPerson(ctx, email, func(tx pgx.Tx, found Person) error {
+		done = slices.Equal(found.Profiles, seen.Profiles) && slices.Equal(found.ids(), seen.ids())
+		if !done {
 			return nil
 		}
-		if err := content(ctx, tx, &found); err != nil { // an outcome may have been recorded since Forget
+		if err := eraseContent(ctx, tx, &found); err != nil { // an outcome may have been recorded since Forget
 			return err
 		}
-		// In the order in which a webhook locks: purchases, profiles, trials.
-		return remove(ctx, tx,
-			statement{sqlForgetLinks, []any{ids(&found)}},
+		// Purchases, profiles, trials: the order in which a webhook locks.
+		return execAll(ctx, tx,
+			statement{sqlForgetLinks, []any{found.ids()}},
 			statement{sqlForgetProfile, []any{found.Profiles}},
-			statement{sqlForgetTrials, traces(&found)})
+			statement{sqlForgetTrials, found.trialArgs()})
 	})
 	return done, err
 }
 
-// What still could be sent.
 const sendable = `(status IN ('pending', 'published', 'retrying', 'dead')
         OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
 
@@ -128,29 +121,29 @@ UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_i
 WHERE checkout_session_id = ANY($1::text[])`
 
 const sqlForgetAttempts = `
-WITH told AS (
+WITH locked AS (
     SELECT checkout_session_id, attempt_id FROM public.attempts
     WHERE checkout_session_id = ANY($1::text[]) AND (message <> '' OR request_id <> '')
     ORDER BY checkout_session_id, attempt_id FOR UPDATE
 )
-UPDATE public.attempts a SET message = '', request_id = '' FROM told t
-WHERE a.checkout_session_id = t.checkout_session_id AND a.attempt_id = t.attempt_id`
+UPDATE public.attempts a SET message = '', request_id = '' FROM locked l
+WHERE a.checkout_session_id = l.checkout_session_id AND a.attempt_id = l.attempt_id`
 
-// A first payment that comes now ends skipped (forgotten).
+// From now on a first payment becomes skipped (forgotten).
 const sqlForgetTrialKeys = `
-WITH mine AS (
-    SELECT t.subscription_id FROM public.trials t WHERE ` + forgetTrials + `
+WITH locked AS (
+    SELECT t.subscription_id FROM public.trials t WHERE ` + trialsOfPerson + `
     ORDER BY t.subscription_id FOR UPDATE
 )
-UPDATE public.trials t SET envelope = NULL, click_expires_at = NULL FROM mine m
-    WHERE t.subscription_id = m.subscription_id`
+UPDATE public.trials t SET envelope = NULL, click_expires_at = NULL FROM locked l
+    WHERE t.subscription_id = l.subscription_id`
 
-// content removes what was sent, or would be, and what TikTok answered.
-func content(ctx context.Context, tx pgx.Tx, p *Person) error {
-	return remove(ctx, tx,
-		statement{sqlForgetContent, []any{ids(p)}},
-		statement{sqlForgetAttempts, []any{ids(p)}},
-		statement{sqlForgetTrialKeys, traces(p)})
+// eraseContent erases messages and TikTok's answers.
+func eraseContent(ctx context.Context, tx pgx.Tx, p *Person) error {
+	return execAll(ctx, tx,
+		statement{sqlForgetContent, []any{p.ids()}},
+		statement{sqlForgetAttempts, []any{p.ids()}},
+		statement{sqlForgetTrialKeys, p.trialArgs()})
 }
 
 type statement struct {
@@ -158,29 +151,29 @@ type statement struct {
 	args []any
 }
 
-func remove(ctx context.Context, tx pgx.Tx, statements ...statement) error {
+func execAll(ctx context.Context, tx pgx.Tx, statements ...statement) error {
 	for _, s := range statements {
 		if _, err := tx.Exec(ctx, s.sql, s.args...); err != nil {
-			return fmt.Errorf("remove the buyer's data: %w", ledger.Explain(err))
+			return fmt.Errorf("erase rows: %w", ledger.Explain(err))
 		}
 	}
 	return nil
 }
 
-// traces are the arguments by which trials are found.
-func traces(p *Person) []any { return []any{p.Profiles, p.Customers, p.Subscriptions, ids(p)} }
+// trialArgs returns the arguments of trialsOfPerson.
+func (p *Person) trialArgs() []any { return []any{p.Profiles, p.Customers, p.Subscriptions, p.ids()} }
 
-func ids(p *Person) []string {
-	list := make([]string, len(p.Held))
-	for i, h := range p.Held {
-		list[i] = h.ID
+func (p *Person) ids() []string {
+	ids := make([]string, len(p.Purchases))
+	for i := range p.Purchases {
+		ids[i] = p.Purchases[i].ID
 	}
-	return list
+	return ids
 }
 
-// about finds a buyer in both modes, locks the purchases, and keeps webhooks about the same address waiting
-// meanwhile. The address is in no error.
-func (j *Jobs) about(ctx context.Context, email string, do func(tx pgx.Tx, found Person) error) error {
+// withPerson finds a customer in both modes and calls do while it holds the locks of the purchases and of
+// the address, on which webhooks wait. Errors do not contain the address.
+func (j *Jobs) withPerson(ctx context.Context, email string, do func(tx pgx.Tx, found Person) error) error {
 	err := pgx.BeginFunc(ctx, j.db.Pool(), func(tx pgx.Tx) error {
 		p, err := find(ctx, tx, purchase.NormaliseEmail(email))
 		if err != nil {
@@ -189,17 +182,15 @@ func (j *Jobs) about(ctx context.Context, email string, do func(tx pgx.Tx, found
 		return do(tx, p)
 	})
 	if err != nil {
-		return fmt.Errorf("forget a customer: %w", err)
+		return fmt.Errorf("forget customer: %w", err)
 	}
 	return nil
 }
 
-// The live and the test profile of an address. The advisory locks keep webhooks away from them.
 const sqlForgetProfiles = `
 SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1 ORDER BY id`
 
-// What Stripe calls the customer, and the subscriptions: as the profiles, their purchases and their
-// trials know them. The latter keep what a pruning took from the former.
+// Trials may have ids whose purchases were pruned.
 const sqlForgetIDs = `
 WITH known AS (
     SELECT stripe_customer_id AS customer, stripe_subscription_id AS subscription
@@ -211,26 +202,27 @@ WITH known AS (
 SELECT COALESCE(array_agg(DISTINCT customer) FILTER (WHERE customer IS NOT NULL), '{}'),
     COALESCE(array_agg(DISTINCT subscription) FILTER (WHERE subscription IS NOT NULL), '{}') FROM known`
 
-// The profiles' purchases, and those of the same customer or subscription that have no profile: unpaid
-// ones, and ones without a usable address.
-const sqlForgetHeld = `
-SELECT checkout_session_id, livemode, status = 'delivered' FROM public.purchases
+// The profiles' purchases, and those of the same customer or subscription without a profile: unpaid and
+// rejected ones.
+const sqlForgetPurchases = `
+SELECT checkout_session_id, status = 'delivered' FROM public.purchases
 WHERE profile_id = ANY($1::uuid[])
-    OR profile_id IS NULL AND (stripe_customer_id = ANY($2::text[]) OR stripe_subscription_id = ANY($3::text[]))
+    OR profile_id IS NULL
+        AND (stripe_customer_id = ANY($2::text[]) OR stripe_subscription_id = ANY($3::text[]))
 ORDER BY checkout_session_id FOR UPDATE`
 
-// Their trials and held invoices, found by each of the ids: purchases may have been pruned. What belongs
-// to another profile stays.
-const forgetTrials = `
+// The person's trials and held invoices, by any id, because purchases may have been pruned. Those of
+// another profile are left out.
+const trialsOfPerson = `
     (t.profile_id = ANY($1::uuid[]) OR t.checkout_session_id = ANY($4::text[]) OR t.purchase_id = ANY($4)
         OR NOT EXISTS (SELECT FROM public.profiles o WHERE o.id = t.profile_id)
             AND (t.stripe_customer_id = ANY($2::text[]) OR t.subscription_id = ANY($3::text[])))`
 
-// The sessions and invoices of trials: the queue may hold what the ledger does not any more.
+// Trials' sessions and invoices whose purchases were pruned, but may still be in the queue.
 const sqlForgetOthers = `
 SELECT COALESCE(array_agg(DISTINCT u.id), '{}')
 FROM public.trials t, unnest(ARRAY[t.checkout_session_id, t.invoice_id, t.purchase_id]) AS u (id)
-WHERE u.id IS NOT NULL AND u.id <> ALL($4) AND ` + forgetTrials + ``
+WHERE u.id IS NOT NULL AND u.id <> ALL($4) AND ` + trialsOfPerson
 
 func find(ctx context.Context, tx pgx.Tx, email string) (p Person, err error) {
 	if err := ledger.LockAddress(ctx, tx, email); err != nil {
@@ -244,21 +236,21 @@ func find(ctx context.Context, tx pgx.Tx, email string) (p Person, err error) {
 		return p, err
 	}
 	if len(p.Profiles) == 0 {
-		return p, report.ErrUnknown
+		return p, report.ErrNotFound
 	}
 	if err := tx.QueryRow(ctx, sqlForgetIDs, p.Profiles).Scan(&p.Customers, &p.Subscriptions); err != nil {
 		return p, err
 	}
-	if rows, err = tx.Query(ctx, sqlForgetHeld, p.Profiles, p.Customers, p.Subscriptions); err != nil {
+	if rows, err = tx.Query(ctx, sqlForgetPurchases, p.Profiles, p.Customers, p.Subscriptions); err != nil {
 		return p, err
 	}
-	var h Holding
-	// No row is left out here: it would stay.
-	if _, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Livemode, &h.Sent}, func() error {
-		p.Held = append(p.Held, h)
+	var bought Purchase
+	// An unreadable row is an error here: it must not be left out.
+	if _, err := pgx.ForEachRow(rows, []any{&bought.ID, &bought.Sent}, func() error {
+		p.Purchases = append(p.Purchases, bought)
 		return nil
 	}); err != nil {
 		return p, err
 	}
-	return p, tx.QueryRow(ctx, sqlForgetOthers, traces(&p)...).Scan(&p.Others)
+	return p, tx.QueryRow(ctx, sqlForgetOthers, p.trialArgs()...).Scan(&p.Others)
 }

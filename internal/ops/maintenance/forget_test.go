@@ -16,8 +16,8 @@ import (
 	"purchase-relay/internal/testkit/ledgertest"
 )
 
-// people are two customers, each with a purchase in every status.
-func people(l *ledgertest.Ledger) (traces map[string][]string) {
+// twoCustomers records a purchase in every status for ada and bob and returns the traces of each.
+func twoCustomers(l *ledgertest.Ledger) (traces map[string][]string) {
 	traces = make(map[string][]string)
 	for _, name := range []string{"ada", "bob"} {
 		email := name + "@example.com"
@@ -25,7 +25,10 @@ func people(l *ledgertest.Ledger) (traces map[string][]string) {
 			id := fmt.Sprintf("cs_%s_%s", name, status)
 			r := ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, "")
 			r.Purchase.Email, r.Purchase.Customer, r.Purchase.Subscription = email, "cus_"+name, "sub_"+name
-			r.Purchase.Keys = purchase.MatchKeys{Email: purchase.HashEmail(email), TTCLID: "click-" + name, IP: "203.0.113.7", UserAgent: "browser of " + name}
+			r.Purchase.Keys = purchase.MatchKeys{
+				Email: purchase.HashEmail(email), TTCLID: "click-" + name, IP: "203.0.113.7",
+				UserAgent: "browser of " + name,
+			}
 			switch status {
 			case purchase.StatusAwaitingPayment, purchase.StatusPaymentFailed, purchase.StatusRejected:
 				r.Purchase.Status, r.Purchase.Email, r.Purchase.At = status, "", time.Time{}
@@ -38,7 +41,7 @@ func people(l *ledgertest.Ledger) (traces map[string][]string) {
 			switch status {
 			case purchase.StatusDelivered, purchase.StatusDead, purchase.StatusRetrying, purchase.StatusSkipped:
 				o := ledgertest.Outcome(id, 1, status, fmt.Sprintf("a_%s_%d", name, i), base)
-				o.Attempt.Message, o.Attempt.RequestID = "TikTok's words about "+name, "request-"+name
+				o.Attempt.Message, o.Attempt.RequestID = "TikTok's message about "+name, "request-"+name
 				if status == purchase.StatusSkipped {
 					o.Reason = purchase.ReasonNotConfigured
 				}
@@ -46,121 +49,137 @@ func people(l *ledgertest.Ledger) (traces map[string][]string) {
 					l.T.Fatal(err)
 				}
 			case purchase.StatusPublished:
-				l.Exec(`UPDATE purchases SET status = 'published', published_at = now() WHERE checkout_session_id = $1`, id)
+				l.Exec(`UPDATE purchases SET status = 'published', published_at = now() WHERE checkout_session_id = $1`,
+					id)
 			default:
 			}
 		}
 		traces[name] = []string{
-			email, purchase.HashEmail(email), "cus_" + name, "sub_" + name, "click-" + name, "browser of " + name, "TikTok's words about " + name, "request-" + name,
-			ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email), purchase.HashExternalID(ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email)),
+			email, purchase.HashEmail(email), "cus_" + name, "sub_" + name, "click-" + name, "browser of " + name,
+			"TikTok's message about " + name, "request-" + name,
+			ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, email),
+			purchase.HashExternalID(ledgertest.Ask[string](l, `SELECT id::text FROM profiles
+				WHERE email = $1`, email)),
 		}
 	}
 	return traces
 }
 
-// One person leaves every table; another one, the figures and the memory of what was bought stay.
-func TestForget(t *testing.T) {
+// The other customer, the totals and the purchases' ids stay.
+func TestForget_RemovesOneCustomer(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
-	traces := people(l)
+	traces := twoCustomers(l)
 	before := l.Dump()
 	for name, list := range traces {
 		for _, trace := range list {
 			if !ledgertest.Holds(before, trace) {
-				t.Errorf("the search finds nothing of %s's %q", name, trace)
+				t.Errorf("before: the ledger lacks %s's %q", name, trace)
 			}
 		}
 	}
-	if _, err := l.Forget(t.Context(), "nobody@example.com"); !errors.Is(err, report.ErrUnknown) || strings.Contains(err.Error(), "nobody@") {
-		t.Errorf("nobody: %v", err)
+	if _, err := l.Forget(t.Context(), "unknown@example.com"); !errors.Is(err, report.ErrNotFound) ||
+		strings.Contains(err.Error(), "unknown@") {
+		t.Errorf("unknown address: error = %v, want ErrNotFound without the address", err)
 	}
 
 	person, err := l.Forget(t.Context(), " Ada@Example.com")
-	if err != nil || len(person.Held) != len(purchase.Statuses()) || len(person.Sent()) != 1 || person.Sent()[0] != "cs_ada_delivered" {
-		t.Errorf("%+v, %v", person, err)
+	if err != nil || len(person.Purchases) != len(purchase.Statuses()) || len(person.Sent()) != 1 ||
+		person.Sent()[0] != "cs_ada_delivered" {
+		t.Errorf("person = %+v, %v", person, err)
 	}
 	again, err := l.Forget(t.Context(), "ada@example.com")
-	if err != nil || len(again.Held) != len(person.Held) {
-		t.Errorf("broken off and begun again: %+v, %v", again, err)
+	if err != nil || len(again.Purchases) != len(person.Purchases) {
+		t.Errorf("repeated: person = %+v, %v", again, err)
 	}
 	if done, err := l.Unlink(t.Context(), "ada@example.com", maintenance.Person{
-		Profiles: person.Profiles,
-		Held:     person.Held[1:],
+		Profiles:  person.Profiles,
+		Purchases: person.Purchases[1:],
 	}); err != nil || done {
-		t.Errorf("with a purchase that was not seen: %t, %v", done, err)
+		t.Errorf("unlink with an unseen purchase = %t, %v, want false", done, err)
 	}
 	if done, err := l.Unlink(t.Context(), "ada@example.com", person); err != nil || !done {
-		t.Fatalf("unlink: %t, %v", done, err)
+		t.Fatalf("unlink = %t, %v, want true", done, err)
 	}
 	after := l.Dump()
 	for _, trace := range traces["ada"] {
 		if ledgertest.Holds(after, trace) {
-			t.Errorf("%q is still there", trace)
+			t.Errorf("the ledger still has %q", trace)
 		}
 	}
 	for _, trace := range traces["bob"] {
 		if !ledgertest.Holds(after, trace) {
-			t.Errorf("of the other one %q is gone", trace)
+			t.Errorf("the ledger lacks the other customer's %q", trace)
 		}
 	}
 	l.CheckRollup(t, nil, time.Time{})
-	standing := ledgertest.Ask[string](l, `SELECT string_agg(status || COALESCE(NULLIF(' ' || reason, ' '), ''), ', ' ORDER BY checkout_session_id) FROM purchases WHERE checkout_session_id LIKE 'cs_ada_%'`)
-	if want := "awaiting_payment, skipped forgotten, delivered, payment_failed, skipped forgotten, skipped forgotten, rejected invalid_email, skipped forgotten, skipped forgotten"; standing != want {
-		t.Errorf("they stand\n%s, want\n%s", standing, want)
+	states := ledgertest.Ask[string](l,
+		`SELECT string_agg(status || COALESCE(NULLIF(' ' || reason, ' '), ''), ', ' ORDER BY checkout_session_id)
+			FROM purchases WHERE checkout_session_id LIKE 'cs_ada_%'`)
+	const want = "awaiting_payment, skipped forgotten, delivered, payment_failed, skipped forgotten, " +
+		"skipped forgotten, rejected invalid_email, skipped forgotten, skipped forgotten"
+	if states != want {
+		t.Errorf("states = %s\nwant %s", states, want)
 	}
-	// Nothing of it is sent again, whoever asks, and what Stripe tells again is known.
-	if claims, err := l.Claim(t.Context(), 100); err != nil || len(claims) != 1 || claims[0].ID != "cs_bob_pending" {
-		t.Errorf("claimed: %+v, %v", claims, err)
+	// Nothing can be sent again, and repeated events are duplicates.
+	if claims, err := l.Claim(t.Context(), 100); err != nil || len(claims) != 1 ||
+		claims[0].ID != "cs_bob_pending" {
+		t.Errorf("claims = %+v, %v, want cs_bob_pending", claims, err)
 	}
-	if n, err := l.Replay(t.Context(), maintenance.Selection{IDs: []string{"cs_ada_dead", "cs_ada_skipped"}}, func(int) {}); err != nil || n != 0 {
-		t.Errorf("replayed: %d, %v", n, err)
+	byID := maintenance.Selection{IDs: []string{"cs_ada_dead", "cs_ada_skipped"}}
+	if n, err := l.Replay(t.Context(), byID, func(int) {}); err != nil || n != 0 {
+		t.Errorf("replayed = %d, %v, want 0", n, err)
 	}
 	for _, event := range []string{"evt_cs_ada_dead", "evt_new"} {
 		r := ledgertest.Receipt(event, "cs_ada_dead", purchase.StatusPending, "")
 		r.Purchase.Email = "ada@example.com"
 		if got := l.MustRecord(r); got.Disposition != purchase.Duplicate {
-			t.Errorf("%s: %s", event, got.Disposition)
+			t.Errorf("%s: disposition = %s, want duplicate", event, got.Disposition)
 		}
 	}
-	// What was on its way to TikTok may have been accepted: then it is so.
-	if _, err := l.Settle(t.Context(), []message.Outcome{ledgertest.Outcome("cs_ada_published", 1, purchase.StatusDelivered, "late", base)}); err != nil {
-		t.Fatal(err)
+	// TikTok may accept an in-flight purchase.
+	l.MustSettle(ledgertest.Outcome("cs_ada_published", 1, purchase.StatusDelivered, "late", base))
+	if status := ledgertest.Ask[string](l, `SELECT status FROM purchases
+		WHERE checkout_session_id = 'cs_ada_published'`); status != "delivered" {
+		t.Errorf("status after a late acceptance = %s, want delivered", status)
 	}
-	if status := ledgertest.Ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_ada_published'`); status != "delivered" {
-		t.Errorf("a late acceptance: %s", status)
+	if _, err := l.Forget(t.Context(), "ada@example.com"); !errors.Is(err, report.ErrNotFound) {
+		t.Errorf("forget again: error = %v, want ErrNotFound", err)
 	}
-	if _, err := l.Forget(t.Context(), "ada@example.com"); !errors.Is(err, report.ErrUnknown) {
-		t.Errorf("once more: %v", err)
-	}
-	// The same person may come back, as somebody new.
+	// The same address is a new customer.
 	r := ledgertest.Receipt("evt_back", "cs_back", purchase.StatusPending, "")
 	r.Purchase.Email = "ada@example.com"
 	if got := l.MustRecord(r); !got.ProfileCreated || slices.Contains(person.Profiles, got.ProfileID) {
-		t.Errorf("back again: %+v", got)
+		t.Errorf("recorded = %+v, want a new profile", got)
 	}
 }
 
-// A column that a migration adds may hold something of a buyer. Decide whether forget.go has to know it, then name it here.
-func TestForgetKnowsEveryColumn(t *testing.T) {
+// A new column may hold personal data: decide whether forget.go must erase it, then add it here.
+func TestForget_CoversEveryColumn(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
-	got := ledgertest.Ask[string](l, `SELECT string_agg(c.relname || '.' || a.attname, ' ' ORDER BY c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-		WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'uuid'::regtype, 'jsonb'::regtype)
+	got := ledgertest.Ask[string](l, `SELECT string_agg(c.relname || '.' || a.attname, ' '
+		ORDER BY c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+		WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+		AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'uuid'::regtype, 'jsonb'::regtype)
 		AND c.relname NOT LIKE 'rollup\_%' AND c.relname <> 'goose_db_version'`)
-	const want = "attempts.attempt_id attempts.checkout_session_id attempts.class attempts.message attempts.request_id backfills.cursor backfills.origin " +
-		"profiles.email profiles.id profiles.stripe_customer_id profiles.stripe_subscription_id " +
-		"purchases.checkout_session_id purchases.currency purchases.envelope purchases.kind purchases.last_class purchases.last_error purchases.mode purchases.profile_id purchases.reason purchases.sent_page purchases.status " +
-		"purchases.stripe_customer_id purchases.stripe_subscription_id purchases.tiktok_request_id purchases.trial_session_id " +
-		"reconciliations.report " + // session ids and sums
-		"stripe_events.checkout_session_id stripe_events.disposition stripe_events.event_id stripe_events.type " +
-		"trials.checkout_session_id trials.currency trials.envelope trials.invoice_id trials.profile_id trials.purchase_id trials.reason trials.stripe_customer_id trials.subscription_id"
+	const want = "attempts.attempt_id attempts.checkout_session_id attempts.class attempts.message " +
+		"attempts.request_id backfills.cursor backfills.origin profiles.email profiles.id " +
+		"profiles.stripe_customer_id profiles.stripe_subscription_id purchases.checkout_session_id " +
+		"purchases.currency purchases.envelope purchases.kind purchases.last_class purchases.last_error " +
+		"purchases.mode purchases.profile_id purchases.reason purchases.sent_page purchases.status " +
+		"purchases.stripe_customer_id purchases.stripe_subscription_id purchases.tiktok_request_id " +
+		"purchases.trial_session_id reconciliations.report stripe_events.checkout_session_id " +
+		"stripe_events.disposition stripe_events.event_id stripe_events.type trials.checkout_session_id " +
+		"trials.currency trials.envelope trials.invoice_id trials.profile_id trials.purchase_id " +
+		"trials.reason trials.stripe_customer_id trials.subscription_id"
 	if got != want {
-		t.Errorf("the ledger's columns of text are\n%s\nwanted\n%s", got, want)
+		t.Errorf("text columns = %s\nwant %s", got, want)
 	}
 }
 
-// traceless fails for each trace that the ledger still holds.
-func traceless(l *ledgertest.Ledger, traces ...string) {
+// checkNoTraces fails for each trace that the ledger still has.
+func checkNoTraces(l *ledgertest.Ledger, traces ...string) {
 	l.T.Helper()
 	after := l.Dump()
 	for _, trace := range traces {
@@ -180,8 +199,7 @@ func forget(l *ledgertest.Ledger, email string) maintenance.Person {
 	return person
 }
 
-// A pruning takes the purchases, by which trials used to be found. Their keys, and invoices that are held,
-// are found by profile, customer and subscription.
+// Trials and held invoices are found by profile, customer or subscription after their purchases were pruned.
 func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 	t.Parallel()
 	const ada = "buyer1@example.com"
@@ -234,7 +252,7 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 			other.Purchase.Customer = "cus_2"
 			l.Must(other, purchase.Processed)
 			l.Exec(`UPDATE purchases SET finished_at = $1 WHERE finished_at IS NOT NULL`, base) // long ago
-			prune(l, maintenance.Pruning{Before: time.Now().Add(-maintenance.LeastPruneAge)})
+			prune(l, maintenance.Pruning{Before: time.Now().Add(-maintenance.MinPruneAge)})
 			if n := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases WHERE profile_id IN (SELECT id FROM profiles
 				WHERE email = $1)`, ada); n != 0 {
 				t.Fatalf("%d purchases left after the pruning, want 0", n)
@@ -244,7 +262,7 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 			}
 			profile := ledgertest.Ask[string](l, `SELECT id::text FROM profiles WHERE email = $1`, ada)
 			person := forget(l, ada)
-			traceless(l, append(traces, ada, purchase.HashEmail(ada), "cus_1", profile,
+			checkNoTraces(l, append(traces, ada, purchase.HashEmail(ada), "cus_1", profile,
 				purchase.HashExternalID(profile))...)
 			if n := ledgertest.Ask[int](l, `SELECT count(*) FROM trials WHERE subscription_id <> 'sub_2'`); n != 0 {
 				t.Errorf("%d trials left, want 0", n)
@@ -271,8 +289,7 @@ func TestForget_FindsTrialsAfterPrune(t *testing.T) {
 	}
 }
 
-// An invoice that comes between Forget and Unlink becomes a purchase that is not sent; Unlink sees it and
-// asks for another round.
+// The invoice becomes a skipped purchase, and Unlink requires another round.
 func TestForget_InvoiceBetweenForgetAndUnlink(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
@@ -291,11 +308,10 @@ func TestForget_InvoiceBetweenForgetAndUnlink(t *testing.T) {
 		t.Errorf("unlink = %t, %v, want false", done, err)
 	}
 	forget(l, ada)
-	traceless(l, ada, purchase.HashEmail(ada), "sub_1", "E.C.P.abc")
+	checkNoTraces(l, ada, purchase.HashEmail(ada), "sub_1", "E.C.P.abc")
 }
 
-// Both modes of an address are one person; the same customer's unpaid purchases are found by subscription,
-// too.
+// Unpaid purchases are found by subscription.
 func TestForget_RemovesBothModes(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
@@ -307,15 +323,16 @@ func TestForget_RemovesBothModes(t *testing.T) {
 		r.Event.Livemode, r.Purchase.Livemode = mode.live, mode.live
 		r.Purchase.Customer, r.Purchase.Subscription = "cus_"+mode.name, "sub_"+mode.name
 		l.Must(r, purchase.Processed)
-		unpaid := ledgertest.Receipt("evt_unpaid_"+mode.name, "cs_unpaid_"+mode.name, purchase.StatusAwaitingPayment, "")
+		unpaid := ledgertest.Receipt("evt_unpaid_"+mode.name, "cs_unpaid_"+mode.name,
+			purchase.StatusAwaitingPayment, "")
 		unpaid.Event.Livemode, unpaid.Purchase.Livemode = mode.live, mode.live
 		unpaid.Purchase.Customer, unpaid.Purchase.Subscription = "", "sub_"+mode.name
 		l.Must(unpaid, purchase.AwaitingPayment)
 	}
 	person := forget(l, " Buyer@Example.com ")
-	if len(person.Profiles) != 2 || len(person.Held) != 4 {
+	if len(person.Profiles) != 2 || len(person.Purchases) != 4 {
 		t.Errorf("person = %+v, want 2 profiles and 4 purchases", person)
 	}
-	traceless(l, "buyer@example.com", "cus_live", "cus_test", "sub_live", "sub_test", person.Profiles[0],
+	checkNoTraces(l, "buyer@example.com", "cus_live", "cus_test", "sub_live", "sub_test", person.Profiles[0],
 		person.Profiles[1])
 }

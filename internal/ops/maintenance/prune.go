@@ -15,73 +15,68 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// The least ages of what may be pruned.
+// The minimum ages of pruned rows.
 const (
-	// LeastPruneAge keeps de-duplication: Stripe lists an event for 30 days, and may send it again by hand
-	// that long.
-	LeastPruneAge = 35 * 24 * time.Hour
-	// LeastAttemptAge is past RETRY_MAX_AGE's limit: an attempt's outcome may be told again until then, and
-	// is counted once.
-	LeastAttemptAge = 7 * 24 * time.Hour
+	// MinPruneAge preserves de-duplication: Stripe can resend an event for 30 days.
+	MinPruneAge = 35 * 24 * time.Hour
+	// MinAttemptAge exceeds RETRY_MAX_AGE: until then an outcome may be redelivered and must be counted once.
+	MinAttemptAge = 7 * 24 * time.Hour
 )
 
-// Pruning says what leaves the ledger: purchases that ended before a time, with their attempts and Stripe's
-// events; events that no purchase is left of; and, where they have an age of their own, attempts of finished
-// purchases that stay.
-//
-// A purchase that Stripe spoke of since then stays. So does everything that is on its way, and, unless it is
-// named in Also, what waits for a person (dead, rejected) or for Stripe (awaiting_payment).
+// Pruning selects the rows to delete: purchases that ended before a time, with their attempts and events,
+// and events without a purchase. In-flight purchases stay, and so do those with a later event. Dead,
+// rejected and awaiting_payment purchases are deleted only if Also names their status.
 type Pruning struct {
 	Before   time.Time
-	Attempts time.Time // attempts before it go, too; not after Before: they go with their purchase
+	Attempts time.Time // if after Before: delete older attempts of the purchases that stay, too
 	Also     []purchase.Status
 }
 
-// Prunable are the statuses that leave without being named: nothing more will come of them.
+// Prunable returns the statuses that are always pruned: they are final.
 func Prunable() []purchase.Status {
 	return []purchase.Status{purchase.StatusDelivered, purchase.StatusSkipped, purchase.StatusPaymentFailed}
 }
 
-// PrunableByName are the statuses that leave only when they are named.
+// PrunableByName returns the statuses that are pruned only if named.
 func PrunableByName() []purchase.Status {
 	return []purchase.Status{purchase.StatusDead, purchase.StatusRejected, purchase.StatusAwaitingPayment}
 }
 
-// Statuses are those that leave.
+// Statuses returns the statuses to prune.
 func (p *Pruning) Statuses() []purchase.Status { return append(Prunable(), p.Also...) }
 
-// Staying are the statuses that might leave by name and were not named.
-func (p *Pruning) Staying() []purchase.Status {
-	return slices.DeleteFunc(PrunableByName(), func(s purchase.Status) bool { return slices.Contains(p.Also, s) })
+// Unnamed returns the statuses that are prunable by name and not named.
+func (p *Pruning) Unnamed() []purchase.Status {
+	named := func(s purchase.Status) bool { return slices.Contains(p.Also, s) }
+	return slices.DeleteFunc(PrunableByName(), named)
 }
 
-// Check returns what is wrong with a pruning.
+// Check validates a pruning.
 func (p *Pruning) Check(now time.Time) error {
 	switch {
-	case p.Before.After(now.Add(-LeastPruneAge)):
-		return fmt.Errorf("purchases and events stay for at least %d days: "+
-			"Stripe may send an event again for 30, and it must be known", int(LeastPruneAge.Hours()/24))
-	case p.Attempts.After(now.Add(-LeastAttemptAge)):
-		return fmt.Errorf("attempts stay for at least %d days", int(LeastAttemptAge.Hours()/24))
+	case p.Before.After(now.Add(-MinPruneAge)):
+		return fmt.Errorf("purchases and events must be at least %d days old: Stripe can resend an event for 30",
+			int(MinPruneAge.Hours()/24))
+	case p.Attempts.After(now.Add(-MinAttemptAge)):
+		return fmt.Errorf("attempts must be at least %d days old", int(MinAttemptAge.Hours()/24))
 	}
 	for _, s := range p.Also {
 		if !slices.Contains(PrunableByName(), s) {
-			return errors.New("only dead, rejected and awaiting_payment can be pruned by name; " +
-				"what is on its way never is")
+			return errors.New("only dead, rejected and awaiting_payment can be pruned by name")
 		}
 	}
 	return nil
 }
 
-// Pruned counts what left the ledger, or would.
+// Pruned counts deleted or prunable rows.
 type Pruned struct {
 	Groups   []report.Group // purchases by status and reason, in this order; without codes
 	Attempts int
 	Events   int
-	Trials   int // what was kept to join trials and their first payments
+	Trials   int // rows that link trials to their first payments
 }
 
-// Purchases is how many of them there are.
+// Purchases returns the number of purchases.
 func (p *Pruned) Purchases() (n int) {
 	for _, g := range p.Groups {
 		n += g.Count
@@ -89,7 +84,7 @@ func (p *Pruned) Purchases() (n int) {
 	return n
 }
 
-// Add counts n more purchases of a status and reason.
+// Add adds n purchases of a status and reason.
 func (p *Pruned) Add(status purchase.Status, reason purchase.Reason, n int) {
 	for i := range p.Groups {
 		if g := &p.Groups[i]; g.Status == status && g.Reason == reason {
@@ -104,12 +99,11 @@ func (p *Pruned) Add(status purchase.Status, reason purchase.Reason, n int) {
 	})
 }
 
-// Pruning works in steps of so many rows, a transaction of some ten milliseconds each, and rests after each
-// for a multiple of the time that it took: a busy Postgres is pruned more slowly, and most of it belongs to
-// everybody else.
+// Each step is a transaction of some ten milliseconds, followed by a rest of restFactor times its duration:
+// the slower Postgres is, the slower the pruning.
 const (
-	pruneStep    = 500
-	pruneRest    = 4
+	pruneStep    = 500 // rows
+	restFactor   = 4
 	pruneTimeout = time.Minute // of one step
 )
 
@@ -118,7 +112,7 @@ SELECT count(*)
 FROM public.purchases p JOIN public.attempts a ON a.checkout_session_id = p.checkout_session_id
 WHERE p.status = ANY($1::text[]) AND COALESCE(p.purchased_at, p.created_at) < $2::timestamptz AND a.at < $2`
 
-// CountPrunable counts what a pruning would remove, without the events that no purchase is left of.
+// CountPrunable counts what Prune would delete, except events without a purchase.
 func (j *Jobs) CountPrunable(ctx context.Context, p Pruning) (Pruned, error) {
 	found, err := j.CountEnded(ctx, p.Statuses(), p.Before)
 	if err != nil || !p.Attempts.After(p.Before) {
@@ -126,14 +120,13 @@ func (j *Jobs) CountPrunable(ctx context.Context, p Pruning) (Pruned, error) {
 	}
 	row := j.db.Pool().QueryRow(ctx, sqlCountPrunableAttempts, p.Statuses(), p.Attempts)
 	if err := row.Scan(&found.Attempts); err != nil {
-		return found, fmt.Errorf("count the attempts: %w", err)
+		return found, fmt.Errorf("count attempts: %w", err)
 	}
 	return found, nil
 }
 
-// What may leave the ledger: $1 statuses, $2 the time before which it must have ended, and since when Stripe
-// must not have spoken of it. What ended before was paid, or heard of, before: so the index on the time finds
-// it.
+// $1 statuses; $2 a time before which the purchase ended and since which it has no event. The first
+// condition follows from the second and uses the index.
 const prunable = `COALESCE(p.purchased_at, p.created_at) < $2::timestamptz
     AND COALESCE(p.finished_at, p.updated_at) < $2
     AND NOT EXISTS (SELECT FROM public.stripe_events e
@@ -143,14 +136,13 @@ const sqlCountPrunable = `
 SELECT p.status, p.reason, count(*) FROM public.purchases p
 WHERE p.status = ANY($1::text[]) AND ` + prunable + ` GROUP BY 1, 2`
 
-// CountEnded counts the purchases of some statuses that ended before a time and that Stripe has not spoken of
-// since then.
+// CountEnded counts the purchases of some statuses that ended before a time and have no event since then.
 func (j *Jobs) CountEnded(
 	ctx context.Context, statuses []purchase.Status, before time.Time,
 ) (found Pruned, err error) {
 	rows, err := j.db.Pool().Query(ctx, sqlCountPrunable, statuses, before)
 	if err != nil {
-		return found, fmt.Errorf("count what ended before %s: %w", before.Format(time.DateOnly), err)
+		return found, fmt.Errorf("count ended purchases: %w", err)
 	}
 	var status purchase.Status
 	var reason purchase.Reason
@@ -160,38 +152,38 @@ func (j *Jobs) CountEnded(
 		return nil
 	})
 	if err != nil {
-		return found, fmt.Errorf("count what ended before %s: %w", before.Format(time.DateOnly), err)
+		return found, fmt.Errorf("count ended purchases: %w", err)
 	}
 	return found, nil
 }
 
-// Prune removes what a pruning says, in small steps, and returns what it removed, also beside an error: the rest
-// is still there and may be pruned later. progress is called after each step. It waits for no other transaction
-// and locks only the rows that leave.
+// Prune deletes the selected rows in small steps and returns what it deleted, even with an error; it can be
+// repeated. progress is called after each step. It waits for no other transaction and locks only rows that
+// it deletes.
 func (j *Jobs) Prune(ctx context.Context, p Pruning, progress func(Pruned)) (Pruned, error) {
 	w := &pruner{db: j.db, Pruning: p, progress: progress}
 	type phase struct {
-		what string
-		step step
+		table string
+		step  step
 	}
 	var phases []phase
-	each := func(what string, of func(status purchase.Status, livemode bool) step) {
+	add := func(table string, stepOf func(status purchase.Status, livemode bool) step) {
 		for _, status := range p.Statuses() {
-			phases = append(phases, phase{what, of(status, true)}, phase{what, of(status, false)})
+			phases = append(phases, phase{table, stepOf(status, true)}, phase{table, stepOf(status, false)})
 		}
 	}
-	each("purchases", w.purchases)
+	add("purchases", w.purchases)
 	phases = append(phases, phase{"events", w.events}, phase{"trials", w.trials})
 	if p.Attempts.After(p.Before) {
-		each("attempts", w.attempts)
+		add("attempts", w.attempts)
 	}
 	for _, phase := range phases {
 		if err := w.walk(ctx, phase.step); err != nil {
-			return w.done, fmt.Errorf("prune %s: %w", phase.what, ledger.Explain(err))
+			return w.done, fmt.Errorf("prune %s: %w", phase.table, ledger.Explain(err))
 		}
 	}
-	if err := w.emptyFigures(ctx); err != nil {
-		return w.done, fmt.Errorf("prune the rollup: %w", ledger.Explain(err))
+	if err := w.pruneRollup(ctx); err != nil {
+		return w.done, fmt.Errorf("prune rollup: %w", ledger.Explain(err))
 	}
 	return w.done, nil
 }
@@ -204,37 +196,35 @@ type pruner struct {
 	done     Pruned
 }
 
-// cursor is how far a walk came, in the order of time and id. The zero cursor is the beginning.
+// cursor is a position in the order of time and id. The zero cursor is the start.
 type cursor struct {
 	at time.Time
 	id string
 }
 
-// step removes some rows after a cursor and returns how far it came; more reports whether rows may be left.
+// step deletes up to pruneStep rows after a cursor and returns the new cursor; more reports whether rows
+// may be left.
 type step func(ctx context.Context, from cursor) (to cursor, more bool, err error)
 
 func (w *pruner) walk(ctx context.Context, s step) error {
 	for from, more := (cursor{}), true; more; {
-		began := time.Now()
+		start := time.Now()
+		stepCtx, cancel := context.WithTimeout(ctx, pruneTimeout)
 		var err error
-		if from, more, err = bounded(ctx, s, from); err != nil {
+		from, more, err = s(stepCtx, from)
+		cancel()
+		if err != nil {
 			return err
 		}
 		w.progress(w.done)
-		if err := rest(ctx, pruneRest*time.Since(began)); err != nil {
+		if err := sleep(ctx, restFactor*time.Since(start)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func bounded(ctx context.Context, s step, from cursor) (cursor, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, pruneTimeout)
-	defer cancel()
-	return s(ctx, from)
-}
-
-func rest(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -243,8 +233,7 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// One step from a place on, of one status and mode: the purchases with their attempts and events. Whoever
-// works on a row has it: it is passed by, and nobody is waited for.
+// One step of purchases of one status and mode, with their attempts and events. Locked rows are skipped.
 const sqlPrunePurchases = `
 WITH chosen AS (
     SELECT p.checkout_session_id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
@@ -255,15 +244,17 @@ WITH chosen AS (
 ), gone AS (
     DELETE FROM public.purchases p USING chosen c WHERE p.checkout_session_id = c.checkout_session_id
     RETURNING p.checkout_session_id, p.reason, c.at
-), tried AS (
-    DELETE FROM public.attempts WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
-), heard AS (
-    DELETE FROM public.stripe_events WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
-), place AS (
+), attempts AS (
+    DELETE FROM public.attempts
+    WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
+), events AS (
+    DELETE FROM public.stripe_events
+    WHERE checkout_session_id IN (SELECT checkout_session_id FROM gone) RETURNING 1
+), last AS (
     SELECT at, checkout_session_id AS id FROM gone ORDER BY at DESC, checkout_session_id DESC LIMIT 1
 )
-SELECT g.reason, count(*), (SELECT count(*) FROM tried), (SELECT count(*) FROM heard),
-    (SELECT at FROM place), (SELECT id FROM place)
+SELECT g.reason, count(*), (SELECT count(*) FROM attempts), (SELECT count(*) FROM events),
+    (SELECT at FROM last), (SELECT id FROM last)
 FROM gone g GROUP BY g.reason`
 
 func (w *pruner) purchases(status purchase.Status, livemode bool) step {
@@ -274,25 +265,26 @@ func (w *pruner) purchases(status purchase.Status, livemode bool) step {
 			return from, false, err
 		}
 		var reason purchase.Reason
-		var n, attempts, events, all int
+		var n, attempts, events, deleted int
 		_, err = pgx.ForEachRow(rows, []any{&reason, &n, &attempts, &events, &from.at, &from.id}, func() error {
 			w.done.Add(status, reason, n)
-			all += n
+			deleted += n
 			return nil
 		})
 		if err != nil {
 			return from, false, err
 		}
 		w.done.Attempts, w.done.Events = w.done.Attempts+attempts, w.done.Events+events // the same in each row
-		return from, all == pruneStep, nil
+		return from, deleted == pruneStep, nil
 	}
 }
 
-// Events that no purchase is left of: they came late to one that was pruned.
+// Events without a purchase: they arrived after it was pruned.
 const sqlPruneEvents = `
 WITH chosen AS (
     SELECT event_id, checkout_session_id, received_at FROM public.stripe_events
-    WHERE received_at < $1::timestamptz AND received_at >= $2::timestamptz AND (received_at > $2 OR event_id > $3)
+    WHERE received_at < $1::timestamptz AND received_at >= $2::timestamptz
+        AND (received_at > $2 OR event_id > $3)
     ORDER BY received_at, event_id LIMIT $4
 ), old AS (
     SELECT e.event_id FROM public.stripe_events e JOIN chosen c ON e.event_id = c.event_id
@@ -301,15 +293,16 @@ WITH chosen AS (
 ), gone AS (
     DELETE FROM public.stripe_events e USING old o WHERE e.event_id = o.event_id RETURNING 1
 )
-SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen ORDER BY received_at DESC, event_id DESC LIMIT 1`
+SELECT received_at, event_id, (SELECT count(*) FROM gone) FROM chosen
+ORDER BY received_at DESC, event_id DESC LIMIT 1`
 
 func (w *pruner) events(ctx context.Context, from cursor) (cursor, bool, error) {
 	return w.next(ctx, from, &w.done.Events, sqlPruneEvents, w.Before, from.at, from.id, pruneStep)
 }
 
-// Of subscriptions: those whose first payment is long made, those of which no trial came with the first
-// invoice, and trials that ended without a payment (Stripe's longest lasts two years). An invoice that comes
-// later finds no trial, and so is no first payment.
+// Three kinds: the first payment was made, the trial of a held invoice never came, or the trial ended
+// without a payment (Stripe's longest lasts two years). A later invoice finds no trial and is no first
+// payment.
 const sqlPruneTrials = `
 WITH chosen AS (
     SELECT subscription_id FROM public.trials WHERE subscription_id > $2 ORDER BY subscription_id LIMIT $3
@@ -328,8 +321,6 @@ func (w *pruner) trials(ctx context.Context, from cursor) (cursor, bool, error) 
 	return w.next(ctx, from, &w.done.Trials, sqlPruneTrials, w.Before, from.id, pruneStep)
 }
 
-// Attempts that are older than purchases have to be, of one status and mode. Rows that another
-// transaction has are left for a later pruning, here and below: a pruning waits for nobody.
 const sqlPruneAttempts = `
 WITH chosen AS (
     SELECT p.checkout_session_id AS id, COALESCE(p.purchased_at, p.created_at) AS at FROM public.purchases p
@@ -355,7 +346,7 @@ func (w *pruner) attempts(status purchase.Status, livemode bool) step {
 	}
 }
 
-// next runs a statement that returns how far it came and how many rows it removed; no row: none is left.
+// next runs a statement that returns its last position and how many rows it deleted, or no row at the end.
 func (w *pruner) next(
 	ctx context.Context, from cursor, count *int, sql string, args ...any,
 ) (cursor, bool, error) {
@@ -370,7 +361,6 @@ func (w *pruner) next(
 	return from, true, nil
 }
 
-// Of hours of which nothing is left, the rollup keeps nothing.
 const sqlPruneHours = `
 DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
     SELECT hour, livemode FROM public.rollup_hours WHERE hour < $1 AND paid = 0 AND accepted = 0
@@ -381,9 +371,8 @@ DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (
     SELECT daily, at, livemode, delay FROM public.rollup_delays WHERE at < $1 AND n = 0
     ORDER BY daily, at, livemode, delay LIMIT $2 FOR UPDATE SKIP LOCKED) AND n = 0`
 
-// emptyFigures removes the rollup's rows that count nothing any more. They are made anew where something
-// comes to be counted.
-func (w *pruner) emptyFigures(ctx context.Context) error {
+// pruneRollup deletes the rollup's rows whose counts are 0.
+func (w *pruner) pruneRollup(ctx context.Context) error {
 	if _, err := report.New(w.db).Fold(ctx); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 var base = ledgertest.Base()
 
-// newYear is a ledger that a year of business has left.
+// newYear returns a ledger with a year of purchases.
 func newYear(t *testing.T, purchases int) *ledgertest.Ledger {
 	t.Helper()
 	l := ledgertest.New(t)
@@ -43,29 +43,39 @@ func prune(l *ledgertest.Ledger, p maintenance.Pruning) maintenance.Pruned {
 	return done
 }
 
-// orphans are the rows that tell of a purchase that is not there.
+// orphans counts attempts and events without a purchase.
 func orphans(l *ledgertest.Ledger) int {
 	l.T.Helper()
-	return ledgertest.Ask[int](l, `SELECT (SELECT count(*) FROM attempts a WHERE NOT EXISTS (SELECT FROM purchases p WHERE p.checkout_session_id = a.checkout_session_id))
-		+ (SELECT count(*) FROM stripe_events e WHERE NOT EXISTS (SELECT FROM purchases p WHERE p.checkout_session_id = e.checkout_session_id))`)
+	return ledgertest.Ask[int](l, `SELECT (SELECT count(*) FROM attempts a WHERE NOT EXISTS (SELECT
+		FROM purchases p WHERE p.checkout_session_id = a.checkout_session_id))
+		+ (SELECT count(*) FROM stripe_events e WHERE NOT EXISTS (SELECT FROM purchases p
+		WHERE p.checkout_session_id = e.checkout_session_id))`)
 }
 
-// What ended before the age leaves with its attempts and events, and nothing else does; what the figures' ranges show is the same as before.
-func TestPrune(t *testing.T) {
+// The last month's totals are the same as before.
+func TestPrune_DeletesOldEndedPurchases(t *testing.T) {
 	t.Parallel()
 	l := newYear(t, 6000)
 	p := maintenance.Pruning{Before: daysAgo(90)}
 	// Two that ended long ago, and that Stripe spoke of yesterday: it may do so again.
 	l.Exec(`INSERT INTO stripe_events (event_id, type, checkout_session_id, livemode, received_at, disposition)
-		SELECT 'evt_late_' || row_number() OVER (), 'checkout.session.completed', checkout_session_id, livemode, now() - interval '1 day', 'duplicate'
-		FROM (SELECT checkout_session_id, livemode FROM purchases WHERE status = 'delivered' ORDER BY purchased_at LIMIT 2) p`)
+		SELECT 'evt_late_' || row_number() OVER (), 'checkout.session.completed', checkout_session_id, livemode,
+			now() - interval '1 day', 'duplicate'
+		FROM (SELECT checkout_session_id, livemode FROM purchases WHERE status = 'delivered'
+		ORDER BY purchased_at LIMIT 2) p`)
 	// An event without its purchase, and one whose purchase died.
-	l.Exec(`INSERT INTO stripe_events (event_id, type, checkout_session_id, livemode, received_at, disposition) VALUES ('evt_left', 'checkout.session.completed', 'cs_gone', true, $1, 'duplicate')`, daysAgo(100))
+	l.Exec(
+		`INSERT INTO stripe_events (event_id, type, checkout_session_id, livemode, received_at, disposition)
+			VALUES ('evt_left', 'checkout.session.completed', 'cs_gone', true, $1, 'duplicate')`,
+		daysAgo(100))
 	const goes = `status IN ('delivered', 'skipped', 'payment_failed') AND COALESCE(finished_at, updated_at) < $1
-		AND NOT EXISTS (SELECT FROM stripe_events e WHERE e.checkout_session_id = p.checkout_session_id AND e.received_at >= $1)`
+		AND NOT EXISTS (SELECT FROM stripe_events e WHERE e.checkout_session_id = p.checkout_session_id
+		AND e.received_at >= $1)`
 	want := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases p WHERE `+goes, p.Before)
-	events := ledgertest.Ask[int](l, `SELECT count(*) FROM stripe_events e JOIN purchases p USING (checkout_session_id) WHERE `+goes, p.Before) + 1
-	attempts := ledgertest.Ask[int](l, `SELECT count(*) FROM attempts a JOIN purchases p USING (checkout_session_id) WHERE `+goes, p.Before)
+	events := ledgertest.Ask[int](l, `SELECT count(*) FROM stripe_events e
+		JOIN purchases p USING (checkout_session_id) WHERE `+goes, p.Before) + 1
+	attempts := ledgertest.Ask[int](l,
+		`SELECT count(*) FROM attempts a JOIN purchases p USING (checkout_session_id) WHERE `+goes, p.Before)
 	stays := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases p WHERE NOT (`+goes+`)`, p.Before)
 	month, err := l.Summary(t.Context(), daysAgo(30), nil)
 	if err != nil {
@@ -78,41 +88,50 @@ func TestPrune(t *testing.T) {
 	}
 	steps := 0
 	done, err := l.Prune(t.Context(), p, func(maintenance.Pruned) { steps++ })
-	if err != nil || done.Purchases() != want || done.Events != events || done.Attempts != attempts || want < 3000 || steps < want/500 {
-		t.Errorf("pruned %+v in %d steps, %v; want %d purchases, %d events, %d attempts", done, steps, err, want, events, attempts)
+	if err != nil || done.Purchases() != want || done.Events != events || done.Attempts != attempts ||
+		want < 3000 || steps < want/500 {
+		t.Errorf("pruned %+v in %d steps, %v; want %d purchases, %d events, %d attempts", done, steps, err, want,
+			events, attempts)
 	}
 	if diff := cmp.Diff(counted.Groups, done.Groups); diff != "" {
 		t.Errorf("(-counted +pruned):\n%s", diff)
 	}
 	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases`); n != stays || orphans(l) != 0 {
-		t.Errorf("%d purchases are left of %d, and %d orphans", n, stays, orphans(l))
+		t.Errorf("purchases left = %d, want %d; orphans = %d, want 0", n, stays, orphans(l))
 	}
-	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM stripe_events WHERE event_id LIKE 'evt_late_%'`); n != 2 {
-		t.Errorf("of what Stripe spoke of yesterday %d are left", n)
+	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM stripe_events
+		WHERE event_id LIKE 'evt_late_%'`); n != 2 {
+		t.Errorf("late events left = %d, want 2", n)
 	}
 
 	after, err := l.Summary(t.Context(), daysAgo(30), nil)
-	if diff := cmp.Diff(month, after, cmpopts.SortSlices(func(a, b report.Group) bool { return a.Count < b.Count })); diff != "" || err != nil {
-		t.Errorf("the month's figures (-before +after), %v:\n%s", err, diff)
+	byCount := cmpopts.SortSlices(func(a, b report.Group) bool { return a.Count < b.Count })
+	if diff := cmp.Diff(month, after, byCount); diff != "" ||
+		err != nil {
+		t.Errorf("the month's totals, error %v (-before +after):\n%s", err, diff)
 	}
 	l.CheckRollup(t, nil, time.Time{})
-	if n := ledgertest.Ask[int](l, `SELECT (SELECT count(*) FROM rollup_delays WHERE n = 0 AND at < $1) + (SELECT count(*) FROM rollup_hours WHERE paid = 0 AND accepted = 0 AND hour < $1)`, p.Before); n != 0 {
-		t.Errorf("the rollup keeps %d rows that count nothing", n)
+	if n := ledgertest.Ask[int](l, `SELECT (SELECT count(*) FROM rollup_delays WHERE n = 0 AND at < $1)
+		+ (SELECT count(*) FROM rollup_hours WHERE paid = 0 AND accepted = 0 AND hour < $1)`, p.Before); n != 0 {
+		t.Errorf("rollup rows with a count of 0 = %d, want 0", n)
 	}
 	if again := prune(l, p); again.Purchases()+again.Events+again.Attempts != 0 {
-		t.Errorf("once more: %+v", again)
+		t.Errorf("second prune = %+v, want nothing", again)
 	}
 }
 
-// Dead, rejected and unpaid ones leave by name alone.
-func TestPruneByName(t *testing.T) {
+func TestPrune_ByName(t *testing.T) {
 	t.Parallel()
 	l := newYear(t, 3000)
-	l.Exec(`UPDATE purchases SET status = 'awaiting_payment', finished_at = NULL WHERE checkout_session_id IN (SELECT checkout_session_id FROM purchases WHERE status = 'payment_failed' ORDER BY created_at LIMIT 5)`)
+	l.Exec(`UPDATE purchases SET status = 'awaiting_payment', finished_at = NULL
+		WHERE checkout_session_id IN (SELECT checkout_session_id FROM purchases WHERE status = 'payment_failed'
+		ORDER BY created_at LIMIT 5)`)
 	p := maintenance.Pruning{Before: daysAgo(90)}
 	prune(l, p)
 	for _, status := range maintenance.PrunableByName() {
-		before := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases WHERE status = $1 AND COALESCE(finished_at, updated_at) < $2`, status, p.Before)
+		before := ledgertest.Ask[int](l,
+			`SELECT count(*) FROM purchases WHERE status = $1 AND COALESCE(finished_at, updated_at) < $2`, status,
+			p.Before)
 		staying, err := l.CountEnded(t.Context(), []purchase.Status{status}, p.Before)
 		if err != nil || before == 0 || staying.Purchases() != before {
 			t.Errorf("%d %s ended, %+v stay, %v", before, status, staying, err)
@@ -123,13 +142,13 @@ func TestPruneByName(t *testing.T) {
 		}
 	}
 	if orphans(l) != 0 {
-		t.Error("there are orphans")
+		t.Errorf("orphans = %d, want 0", orphans(l))
 	}
 	l.CheckRollup(t, nil, time.Time{})
 }
 
-// Attempts may have an age of their own: those of finished purchases alone.
-func TestPruneAttempts(t *testing.T) {
+// Only attempts of finished purchases are deleted.
+func TestPrune_Attempts(t *testing.T) {
 	t.Parallel()
 	l := newYear(t, 3000)
 	p := maintenance.Pruning{Before: daysAgo(300), Attempts: daysAgo(10)}
@@ -141,17 +160,19 @@ func TestPruneAttempts(t *testing.T) {
 	if done.Attempts != counted.Attempts || done.Attempts < 2000 {
 		t.Errorf("pruned %d attempts, counted %d", done.Attempts, counted.Attempts)
 	}
-	left := ledgertest.Ask[string](l, `SELECT COALESCE(string_agg(DISTINCT p.status, ', ' ORDER BY p.status), 'none') FROM attempts a JOIN purchases p USING (checkout_session_id) WHERE a.at < $1`, p.Attempts)
+	left := ledgertest.Ask[string](l,
+		`SELECT COALESCE(string_agg(DISTINCT p.status, ', ' ORDER BY p.status), 'none') FROM attempts a
+			JOIN purchases p USING (checkout_session_id) WHERE a.at < $1`,
+		p.Attempts)
 	if left != "dead, retrying" {
-		t.Errorf("old attempts are left of: %s", left)
+		t.Errorf("statuses with old attempts = %s", left)
 	}
 	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM attempts WHERE at >= $1`, p.Attempts); n == 0 {
-		t.Error("the young ones are gone")
+		t.Error("recent attempts were deleted")
 	}
 }
 
-// A row that somebody works on is passed by, and not waited for; so is nobody else kept from his.
-func TestPruneWaitsForNobody(t *testing.T) {
+func TestPrune_SkipsLockedRows(t *testing.T) {
 	t.Parallel()
 	l := newYear(t, 1000)
 	p := maintenance.Pruning{Before: daysAgo(90)}
@@ -163,25 +184,26 @@ func TestPruneWaitsForNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), `SELECT FROM purchases WHERE checkout_session_id IN (SELECT checkout_session_id FROM purchases WHERE status = 'delivered' ORDER BY purchased_at LIMIT 3) FOR UPDATE`); err != nil {
+	if _, err := tx.Exec(t.Context(), `SELECT FROM purchases
+		WHERE checkout_session_id IN (SELECT checkout_session_id FROM purchases WHERE status = 'delivered'
+		ORDER BY purchased_at LIMIT 3) FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done, err := l.Prune(ctx, p, func(maintenance.Pruned) {})
 	if err != nil || done.Purchases() != counted.Purchases()-3 {
-		t.Errorf("beside a lock on three: %d of %d, %v", done.Purchases(), counted.Purchases(), err)
+		t.Errorf("three rows locked: pruned %d of %d, %v", done.Purchases(), counted.Purchases(), err)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if done := prune(l, p); done.Purchases() != 3 {
-		t.Errorf("afterwards: %+v", done)
+		t.Errorf("after unlock: pruned = %+v, want 3", done)
 	}
 }
 
-// Broken off, it says what it did; what is left is whole, and goes the next time.
-func TestPruneBrokenOff(t *testing.T) {
+func TestPrune_Canceled(t *testing.T) {
 	t.Parallel()
 	l := newYear(t, 3000)
 	p := maintenance.Pruning{Before: daysAgo(60)}
@@ -195,19 +217,20 @@ func TestPruneBrokenOff(t *testing.T) {
 			cancel()
 		}
 	})
-	if !errors.Is(err, context.Canceled) || first.Purchases() < 1000 || first.Purchases() >= counted.Purchases() {
-		t.Errorf("broken off: %d of %d, %v", first.Purchases(), counted.Purchases(), err)
+	if !errors.Is(err, context.Canceled) || first.Purchases() < 1000 ||
+		first.Purchases() >= counted.Purchases() {
+		t.Errorf("canceled: pruned %d of %d, %v", first.Purchases(), counted.Purchases(), err)
 	}
 	if orphans(l) != 0 {
-		t.Error("half of something was pruned")
+		t.Errorf("orphans = %d, want 0", orphans(l))
 	}
 	if second := prune(l, p); first.Purchases()+second.Purchases() != counted.Purchases() {
-		t.Errorf("%d and %d of %d", first.Purchases(), second.Purchases(), counted.Purchases())
+		t.Errorf("pruned %d, then %d, want %d in all", first.Purchases(), second.Purchases(), counted.Purchases())
 	}
 }
 
-// An event of what was not yet pruned is known for good.
-func TestPruneKeepsDeduplication(t *testing.T) {
+// Repeated events of the purchases that stay are duplicates.
+func TestPrune_KeepsDeduplication(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	for id, days := range map[string]int{"a": 36, "b": 200} {
@@ -217,16 +240,17 @@ func TestPruneKeepsDeduplication(t *testing.T) {
 	}
 	l.Exec(`UPDATE purchases SET status = 'delivered', finished_at = purchased_at`)
 	if done := prune(l, maintenance.Pruning{Before: daysAgo(40)}); done.Purchases() != 1 || done.Events != 1 {
-		t.Errorf("%+v", done)
+		t.Errorf("pruned = %+v", done)
 	}
 	for _, event := range []string{"evt_a", "evt_other"} {
-		if got := l.MustRecord(ledgertest.Receipt(event, "cs_a", purchase.StatusPending, "")); got.Disposition != purchase.Duplicate {
-			t.Errorf("%s: %s", event, got.Disposition)
+		got := l.MustRecord(ledgertest.Receipt(event, "cs_a", purchase.StatusPending, ""))
+		if got.Disposition != purchase.Duplicate {
+			t.Errorf("%s: disposition = %s, want duplicate", event, got.Disposition)
 		}
 	}
 }
 
-func TestPruningKeepsDeduplication(t *testing.T) {
+func TestPruning_CheckEnforcesMinimumAges(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	days := func(n int) time.Time { return now.AddDate(0, 0, -n) }
@@ -234,27 +258,28 @@ func TestPruningKeepsDeduplication(t *testing.T) {
 		p  maintenance.Pruning
 		ok bool
 	}{
-		"35 days":              {maintenance.Pruning{Before: days(35)}, true},
-		"34 days":              {maintenance.Pruning{Before: days(34)}, false},
-		"attempts of a week":   {maintenance.Pruning{Before: days(90), Attempts: days(7)}, true},
-		"attempts of 6 days":   {maintenance.Pruning{Before: days(90), Attempts: days(6)}, false},
-		"dead ones by name":    {maintenance.Pruning{Before: days(90), Also: maintenance.PrunableByName()}, true},
-		"what is on its way":   {maintenance.Pruning{Before: days(90), Also: []purchase.Status{purchase.StatusRetrying}}, false},
-		"a status unheard of":  {maintenance.Pruning{Before: days(90), Also: []purchase.Status{"old"}}, false},
+		"35 days":            {maintenance.Pruning{Before: days(35)}, true},
+		"34 days":            {maintenance.Pruning{Before: days(34)}, false},
+		"attempts of a week": {maintenance.Pruning{Before: days(90), Attempts: days(7)}, true},
+		"attempts of 6 days": {maintenance.Pruning{Before: days(90), Attempts: days(6)}, false},
+		"dead ones by name":  {maintenance.Pruning{Before: days(90), Also: maintenance.PrunableByName()}, true},
+		"in-flight status": {
+			maintenance.Pruning{Before: days(90), Also: []purchase.Status{purchase.StatusRetrying}}, false,
+		},
+		"unknown status":       {maintenance.Pruning{Before: days(90), Also: []purchase.Status{"old"}}, false},
 		"a time still to come": {maintenance.Pruning{Before: now.Add(time.Hour)}, false},
 	} {
 		if err := tc.p.Check(now); (err == nil) != tc.ok {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v", name, err)
 		}
 	}
 }
 
-// Every status either leaves, or leaves by name, or is on its way and never does.
-func TestWhatIsOnItsWayIsNeverPruned(t *testing.T) {
+func TestPruning_NeverIncludesInFlightStatuses(t *testing.T) {
 	t.Parallel()
 	all := maintenance.Pruning{Also: maintenance.PrunableByName()}
-	if left := all.Staying(); len(left) > 0 {
-		t.Errorf("all are named, and yet stay: %v", left)
+	if left := all.Unnamed(); len(left) > 0 {
+		t.Errorf("unnamed = %v, want none", left)
 	}
 	prunable := make(map[purchase.Status]bool)
 	for _, s := range all.Statuses() {
@@ -263,23 +288,27 @@ func TestWhatIsOnItsWayIsNeverPruned(t *testing.T) {
 	for _, s := range purchase.Statuses() {
 		onItsWay := s == purchase.StatusPending || s == purchase.StatusPublished || s == purchase.StatusRetrying
 		if prunable[s] == onItsWay {
-			t.Errorf("%s: prunable %t", s, prunable[s])
+			t.Errorf("%s: prunable = %t", s, prunable[s])
 		}
 	}
 	some := maintenance.Pruning{Also: []purchase.Status{purchase.StatusDead}}
-	if diff := cmp.Diff([]purchase.Status{purchase.StatusRejected, purchase.StatusAwaitingPayment}, some.Staying()); diff != "" {
+	want := []purchase.Status{purchase.StatusRejected, purchase.StatusAwaitingPayment}
+	if diff := cmp.Diff(want, some.Unnamed()); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestPrunedAddsUp(t *testing.T) {
+func TestPruned_AddSumsGroups(t *testing.T) {
 	t.Parallel()
 	var p maintenance.Pruned
 	p.Add(purchase.StatusSkipped, "test_purchase", 1)
 	p.Add(purchase.StatusSkipped, "no_payment", 2)
 	p.Add(purchase.StatusDelivered, "", 3)
 	p.Add(purchase.StatusSkipped, "no_payment", 4)
-	want := []report.Group{{Status: "delivered", Count: 3}, {Status: "skipped", Reason: "no_payment", Count: 6}, {Status: "skipped", Reason: "test_purchase", Count: 1}}
+	want := []report.Group{
+		{Status: "delivered", Count: 3}, {Status: "skipped", Reason: "no_payment", Count: 6},
+		{Status: "skipped", Reason: "test_purchase", Count: 1},
+	}
 	if diff := cmp.Diff(want, p.Groups); diff != "" || p.Purchases() != 10 {
 		t.Errorf("%d in all\n%s", p.Purchases(), diff)
 	}

@@ -14,52 +14,51 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Selection says which purchases a replay is about: one by its id, some by theirs, or all that match the
-// rest.
+// Selection selects the purchases of a replay: by ID, by IDs, or by the other fields.
 //
-// Who may be replayed: dead, and skipped (not_configured); skipped (test_purchase) by its own id alone;
-// skipped (no_payment) never, because no money is no sale; delivered never.
+// Dead and skipped (not_configured) purchases can be replayed; skipped (test_purchase) ones only by id; the
+// other skipped ones and delivered ones never.
 type Selection struct {
 	ID     string
-	IDs    []string        // some, at most MaxSome
+	IDs    []string        // up to MaxIDs
 	Status purchase.Status // dead or skipped
 	Reason purchase.Reason // "": any
-	Code   *int            // TikTok's last code, nil: any
-	NoCode bool            // only those without any code
-	Since  time.Time       // ended at or after; zero: any
+	Code   *int            // TikTok's last code; nil: any
+	NoCode bool            // only purchases without a code
+	Since  time.Time       // earliest end; zero: any
 
-	Within time.Duration // ended within this span, by the ledger's clock; 0: any
+	Within time.Duration // greatest age of the end, by the ledger's clock; 0: any
 }
 
-// SetSince reads which ends are meant: a span (30m, 72h, 7d) before the replay, by the ledger's clock, or a
-// time in RFC 3339. "": all.
+// SetSince sets the earliest end: a duration (30m, 72h, 7d) before the replay, by the ledger's clock, or an
+// RFC 3339 time. "": any.
 func (s *Selection) SetSince(text string) (err error) {
-	if span, ok := parseSpan(text); ok {
-		s.Within = span
+	if age, ok := parseAge(text); ok {
+		s.Within = age
 		return nil
 	}
 	s.Since, err = ParseSince(text, time.Time{})
 	return err
 }
 
-// ErrNotReplayable reports that the purchase is in no state that a replay may take it from.
-var ErrNotReplayable = errors.New("this purchase cannot be replayed: only dead ones, " +
-	"and those skipped for want of a token or as a test")
+// ErrNotReplayable reports that a purchase's status and reason do not allow a replay.
+var ErrNotReplayable = errors.New("only dead purchases and skipped ones (not_configured, test_purchase) " +
+	"can be replayed")
 
-// Replayable counts purchases of one reason and code that a replay would take.
+// Replayable counts the replayable purchases of one reason and code.
 type Replayable struct {
 	Reason purchase.Reason
 	Code   *int // TikTok's last; nil: none
 	Count  int
-	Late   int // of these, first sent more than 48 h ago: TikTok may count them twice
-	Old    int // of these, paid longer ago than TikTokShows
+	Late   int // of Count, first sent more than 48 h ago: TikTok may count them twice
+	Old    int // of Count, paid longer than MaxMatchAge ago
 }
 
-// TikTokShows is how old an event may be: TikTok is said to neither match nor show older ones. Source:
-// Amperity's documentation of its TikTok destination; TikTok's own names no age.
-const TikTokShows = 28 * 24 * time.Hour
+// MaxMatchAge is the age up to which TikTok matches and shows an event. Source: Amperity's documentation of
+// its TikTok destination; TikTok's own names no age.
+const MaxMatchAge = 28 * 24 * time.Hour
 
-// Sum adds up counts, and how many of them are late.
+// Sum returns the totals of Count and Late.
 func Sum(counts []Replayable) (n, late int) {
 	for _, c := range counts {
 		n += c.Count
@@ -68,7 +67,7 @@ func Sum(counts []Replayable) (n, late int) {
 	return n, late
 }
 
-// Old adds up how many purchases are too old to be matched by TikTok.
+// Old returns the total of Old.
 func Old(counts []Replayable) (n int) {
 	for _, c := range counts {
 		n += c.Old
@@ -76,45 +75,45 @@ func Old(counts []Replayable) (n int) {
 	return n
 }
 
-// MaxSome is how many purchases may be chosen by their ids at once.
-const MaxSome = 200
+// MaxIDs limits Selection.IDs.
+const MaxIDs = 200
 
-// Check returns what is wrong with a selection.
+// Check validates a selection.
 func (s *Selection) Check() error {
 	switch {
 	case len(s.IDs) > 0 && s.ID != "", (s.ID != "" || len(s.IDs) > 0) &&
 		(s.Status != "" || s.Reason != "" || s.Code != nil || s.NoCode || !s.Since.IsZero()):
-		return errors.New("choose purchases by their ids, or many by status, reason, code and time, not both")
-	case slices.ContainsFunc(s.Chosen(), func(id string) bool { return !purchase.ValidID(id) }):
-		return errors.New("the id has no usable form")
-	case len(s.IDs) > MaxSome:
-		return fmt.Errorf("at most %d purchases can be chosen by their ids", MaxSome)
+		return errors.New("select purchases by id, or by status, reason, code and time, not both")
+	case slices.ContainsFunc(s.SelectedIDs(), func(id string) bool { return !purchase.ValidID(id) }):
+		return errors.New("invalid id")
+	case len(s.IDs) > MaxIDs:
+		return fmt.Errorf("too many ids: %d, limit %d", len(s.IDs), MaxIDs)
 	case s.ID == "" && len(s.IDs) == 0 && s.Status != purchase.StatusDead && s.Status != purchase.StatusSkipped:
-		return errors.New("status is dead or skipped")
+		return errors.New("status must be dead or skipped")
 	case s.Reason != "" && purchase.LogSafe(string(s.Reason)) != string(s.Reason):
-		return errors.New("the reason has no usable form")
+		return errors.New("invalid reason")
 	}
 	return nil
 }
 
-// Chosen returns the ids of a selection that names them; nil where it chooses by status.
-func (s *Selection) Chosen() []string {
+// SelectedIDs returns the ids of a selection; nil if it selects by status.
+func (s *Selection) SelectedIDs() []string {
 	if s.ID != "" {
 		return []string{s.ID}
 	}
 	return s.IDs
 }
 
-// replayBatch is how many purchases one statement makes pending: few enough to leave the recorder room.
+// replayBatch is the number of purchases per statement, small enough not to block the recorder.
 const replayBatch = 500
 
-// endedSince returns the ledger's time, and since when the purchases of a selection ended; null: any time.
-// Ends are dated by the same clock, whatever that of this process shows.
-func (j *Jobs) endedSince(
-	ctx context.Context, s *Selection,
-) (now time.Time, since *time.Time, err error) {
+const sqlNow = `SELECT now()`
+
+// endedSince returns the ledger's time and the selection's earliest end; nil: any. Both are of the ledger's
+// clock, which also sets finished_at.
+func (j *Jobs) endedSince(ctx context.Context, s *Selection) (now time.Time, since *time.Time, err error) {
 	if err := j.db.Pool().QueryRow(ctx, sqlNow).Scan(&now); err != nil {
-		return now, nil, fmt.Errorf("read the ledger's clock: %w", err)
+		return now, nil, fmt.Errorf("read ledger's clock: %w", err)
 	}
 	if s.Within > 0 {
 		return now, new(now.Add(-s.Within)), nil
@@ -125,84 +124,81 @@ func (j *Jobs) endedSince(
 	return now, &s.Since, nil
 }
 
-const sqlNow = `SELECT now()`
-
 const countReplayable = `
 SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours'),
     count(*) FILTER (WHERE purchased_at < now() - interval '28 days')
 FROM public.purchases WHERE `
 
-const sqlCountChosen = countReplayable + chosenReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
+const sqlCountByID = countReplayable + replayableByID + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
 
-const sqlCountMany = countReplayable + manyReplayable + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
+const sqlCountByStatus = countReplayable + replayableByStatus + ` GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`
 
-// CountReplayable counts the purchases that a selection would replay, by their reasons and TikTok's last codes.
+// CountReplayable counts the purchases that a replay would make pending, by reason and TikTok's last code.
 func (j *Jobs) CountReplayable(ctx context.Context, s Selection) ([]Replayable, error) {
 	now, since, err := j.endedSince(ctx, &s)
 	if err != nil {
 		return nil, err
 	}
-	statement, args := sqlCountMany, []any{s.Status, s.Reason, s.Code, since, now, s.NoCode}
-	if ids := s.Chosen(); ids != nil {
-		statement, args = sqlCountChosen, []any{ids}
+	statement, args := sqlCountByStatus, []any{s.Status, s.Reason, s.Code, since, now, s.NoCode}
+	if ids := s.SelectedIDs(); ids != nil {
+		statement, args = sqlCountByID, []any{ids}
 	}
 	rows, err := j.db.Pool().Query(ctx, statement, args...)
 	if err != nil {
-		return nil, fmt.Errorf("count what can be replayed: %w", err)
+		return nil, fmt.Errorf("count replayable purchases: %w", err)
 	}
 	counted, err := ledger.Collect(j.db, "replay", rows, func(row pgx.CollectableRow) (r Replayable, err error) {
 		err = row.Scan(&r.Reason, &r.Code, &r.Count, &r.Late, &r.Old)
 		return r, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("count what can be replayed: %w", err)
+		return nil, fmt.Errorf("count replayable purchases: %w", err)
 	}
 	return counted, nil
 }
 
 const sqlSessionState = `SELECT status, reason FROM public.purchases WHERE checkout_session_id = $1`
 
-// A replay is the row made pending again, with a new generation and a new age. Nothing leaves delivered, a
-// trial (no_payment) is no sale, and test purchases are replayed by their own ids alone.
-const chosenReplayable = `
+const replayableByID = `
 envelope IS NOT NULL AND checkout_session_id = ANY($1::text[])
     AND (status = 'dead' OR status = 'skipped' AND reason IN ('not_configured', 'test_purchase'))`
 
-// $5 keeps a replay of many from running after what dies again meanwhile.
-const manyReplayable = `
+// $5, the start of the replay, excludes purchases that die again meanwhile.
+const replayableByStatus = `
 envelope IS NOT NULL AND status = $1 AND (status = 'dead' OR status = 'skipped' AND reason = 'not_configured')
-    AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3) AND (NOT $6::boolean OR last_code IS NULL)
-    AND ($4::timestamptz IS NULL OR finished_at >= $4)
-    AND finished_at <= $5::timestamptz`
+    AND ($2 = '' OR reason = $2) AND ($3::int IS NULL OR last_code = $3)
+    AND (NOT $6::boolean OR last_code IS NULL)
+    AND ($4::timestamptz IS NULL OR finished_at >= $4) AND finished_at <= $5::timestamptz`
 
 const makePending = `
-UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1, first_published_at = NULL,
-    published_at = NULL, stream_sequence = NULL, swept_at = NULL, claimed_until = NULL, finished_at = NULL,
-    updated_at = now()
+UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1,
+    first_published_at = NULL, published_at = NULL, stream_sequence = NULL, swept_at = NULL,
+    claimed_until = NULL, finished_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 
-const sqlReplayChosen = makePending + chosenReplayable + ` ORDER BY checkout_session_id FOR UPDATE)`
+const sqlReplayByID = makePending + replayableByID + ` ORDER BY checkout_session_id FOR UPDATE)`
 
-const sqlReplayMany = makePending + manyReplayable + ` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
+const sqlReplayByStatus = makePending + replayableByStatus +
+	` ORDER BY checkout_session_id LIMIT $7 FOR UPDATE)`
 
-// Replay makes purchases pending again and returns how many; progress is called with the count so far. For
-// one id the error is report.ErrUnknown or ErrNotReplayable where nothing was done; of some ids those that
-// can be replayed are.
+// Replay makes purchases pending again, with a new generation and age, and returns how many; progress is
+// called with the count so far. With ID the error is report.ErrNotFound or ErrNotReplayable if none was
+// replayed; with IDs those that cannot be replayed are left out.
 func (j *Jobs) Replay(ctx context.Context, s Selection, progress func(done int)) (n int, err error) {
 	now, since, err := j.endedSince(ctx, &s)
 	if err != nil {
 		return 0, err
 	}
-	statement, args := sqlReplayMany, []any{s.Status, s.Reason, s.Code, since, now, s.NoCode, replayBatch}
-	ids := s.Chosen()
+	statement, args := sqlReplayByStatus, []any{s.Status, s.Reason, s.Code, since, now, s.NoCode, replayBatch}
+	ids := s.SelectedIDs()
 	if ids != nil {
-		statement, args = sqlReplayChosen, []any{ids}
+		statement, args = sqlReplayByID, []any{ids}
 	}
 	for {
 		tag, err := j.db.Pool().Exec(ctx, statement, args...)
 		if err != nil {
-			return n, fmt.Errorf("replay, %d done so far: %w", n, err)
+			return n, fmt.Errorf("replay after %d purchases: %w", n, err)
 		}
 		n += int(tag.RowsAffected())
 		progress(n)
@@ -217,11 +213,11 @@ func (j *Jobs) Replay(ctx context.Context, s Selection, progress func(done int))
 	err = j.db.Pool().QueryRow(ctx, sqlSessionState, s.ID).Scan(&status, &reason)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return 0, fmt.Errorf("replay %s: %w", s.ID, report.ErrUnknown)
+		return 0, fmt.Errorf("replay %s: %w", s.ID, report.ErrNotFound)
 	case err != nil:
 		return 0, fmt.Errorf("replay %s: %w", s.ID, err)
 	case reason != "":
 		status += " (" + reason + ")"
 	}
-	return 0, fmt.Errorf("replay %s, which is %s: %w", s.ID, status, ErrNotReplayable)
+	return 0, fmt.Errorf("replay %s: status is %s: %w", s.ID, status, ErrNotReplayable)
 }

@@ -12,7 +12,7 @@ import (
 	"purchase-relay/internal/testkit/ledgertest"
 )
 
-func TestReplay(t *testing.T) {
+func TestReplay_MakesSelectedPending(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	for _, p := range []struct {
@@ -44,15 +44,16 @@ func TestReplay(t *testing.T) {
 		counted, _ := maintenance.Sum(groups)
 		n, err := l.Replay(t.Context(), s, func(int) {})
 		if n != counted {
-			t.Errorf("%+v: counted %d, replayed %d", s, counted, n)
+			t.Errorf("%+v: counted %d, replayed %d, want the same", s, counted, n)
 		}
 		return n, err
 	}
 	for id, want := range map[string]error{
-		"cs_trial": maintenance.ErrNotReplayable, "cs_delivered": maintenance.ErrNotReplayable, "cs_unpaid": maintenance.ErrNotReplayable, "cs_nobody": report.ErrUnknown,
+		"cs_trial": maintenance.ErrNotReplayable, "cs_delivered": maintenance.ErrNotReplayable,
+		"cs_unpaid": maintenance.ErrNotReplayable, "cs_unknown": report.ErrNotFound,
 	} {
 		if n, err := replay(maintenance.Selection{ID: id}); n != 0 || !errors.Is(err, want) {
-			t.Errorf("%s: %d, %v", id, n, err)
+			t.Errorf("replay %s = %d, %v", id, n, err)
 		}
 	}
 	code := 1
@@ -64,38 +65,41 @@ func TestReplay(t *testing.T) {
 		{Status: purchase.StatusDelivered},
 	} {
 		if n, err := replay(s); n != 0 || err != nil {
-			t.Errorf("%+v: %d, %v", s, n, err)
+			t.Errorf("replay %+v = %d, %v", s, n, err)
 		}
 	}
 	for _, tc := range []struct {
 		s    maintenance.Selection
 		want int
 	}{
-		{maintenance.Selection{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Since: time.Now().Add(-time.Hour)}, 1},
+		{maintenance.Selection{
+			Status: purchase.StatusDead, Reason: purchase.ReasonExpired, Since: time.Now().Add(-time.Hour),
+		}, 1},
 		{maintenance.Selection{Status: purchase.StatusDead}, 1},
 		{maintenance.Selection{Status: purchase.StatusSkipped}, 1},
-		{maintenance.Selection{IDs: []string{"cs_test", "cs_trial", "cs_nobody", "cs_delivered"}}, 1},
+		{maintenance.Selection{IDs: []string{"cs_test", "cs_trial", "cs_unknown", "cs_delivered"}}, 1},
 	} {
 		if n, err := replay(tc.s); n != tc.want || err != nil {
-			t.Errorf("%+v: %d, %v", tc.s, n, err)
+			t.Errorf("replay %+v = %d, %v", tc.s, n, err)
 		}
 	}
-	if got := ledgertest.Ask[string](l, `SELECT string_agg(checkout_session_id, ' ' ORDER BY checkout_session_id) FROM purchases
-		WHERE status = 'pending' AND generation = 2 AND reason = '' AND first_published_at IS NULL AND finished_at IS NULL`); got != "cs_dead cs_dead2 cs_off cs_test" {
-		t.Errorf("pending again: %s", got)
+	if got := ledgertest.Ask[string](l, `SELECT string_agg(checkout_session_id, ' '
+		ORDER BY checkout_session_id) FROM purchases
+		WHERE status = 'pending' AND generation = 2 AND reason = '' AND first_published_at IS NULL
+		AND finished_at IS NULL`); got != "cs_dead cs_dead2 cs_off cs_test" {
+		t.Errorf("pending = %s", got)
 	}
-	// The first generation's death, told late, is not this one's.
-	if _, err := l.Settle(t.Context(), []message.Outcome{ledgertest.Outcome("cs_dead", 1, purchase.StatusDead, "late", time.Now())}); err != nil {
-		t.Fatal(err)
-	}
-	if got := ledgertest.Ask[string](l, `SELECT status FROM purchases WHERE checkout_session_id = 'cs_dead'`); got != "pending" {
-		t.Errorf("after an old outcome: %s", got)
+	// A late outcome of the first generation is ignored.
+	l.MustSettle(ledgertest.Outcome("cs_dead", 1, purchase.StatusDead, "late", time.Now()))
+	if got := ledgertest.Ask[string](l, `SELECT status FROM purchases
+		WHERE checkout_session_id = 'cs_dead'`); got != "pending" {
+		t.Errorf("status = %s, want pending", got)
 	}
 }
 
-func TestSelectionOfSome(t *testing.T) {
+func TestSelection_CheckOfIDs(t *testing.T) {
 	t.Parallel()
-	many := make([]string, maintenance.MaxSome+1)
+	many := make([]string, maintenance.MaxIDs+1)
 	for i := range many {
 		many[i] = "cs_1"
 	}
@@ -112,24 +116,25 @@ func TestSelectionOfSome(t *testing.T) {
 		"without codes":       {maintenance.Selection{Status: purchase.StatusDead, NoCode: true}, true},
 	} {
 		if err := tc.s.Check(); (err == nil) != tc.good {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error = %v", name, err)
 		}
 	}
 }
 
-func TestParseSince(t *testing.T) {
+func TestParseSince_DurationsAndTimes(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{
-		"": {}, "30m": now.Add(-30 * time.Minute), "72h": now.Add(-72 * time.Hour), "7d": now.AddDate(0, 0, -7), "2026-01-02T00:00:00Z": now.AddDate(0, 0, -29),
+		"": {}, "30m": now.Add(-30 * time.Minute), "72h": now.Add(-72 * time.Hour), "7d": now.AddDate(0, 0, -7),
+		"2026-01-02T00:00:00Z": now.AddDate(0, 0, -29),
 	} {
 		if got, err := maintenance.ParseSince(text, now); err != nil || !got.Equal(want) {
-			t.Errorf("%q = %s, %v", text, got, err)
+			t.Errorf("ParseSince(%q) = %s, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"soon", "-1h", "0d", "-3d", "1.5d", "d", "2026-01-02"} {
 		if got, err := maintenance.ParseSince(text, now); err == nil {
-			t.Errorf("%q = %s", text, got)
+			t.Errorf("ParseSince(%q) = %s, want an error", text, got)
 		}
 	}
 }

@@ -37,7 +37,7 @@ const (
 
 // Ledger lists what died since a time and is still dead, one entry per reason.
 type Ledger interface {
-	Deaths(ctx context.Context, since time.Time) ([]report.Deaths, error)
+	DeadLetters(ctx context.Context, since time.Time) ([]report.DeadLetters, error)
 }
 
 // Lead elects the replica that sends. Hold returns true to at most one process of all that share a ledger,
@@ -136,7 +136,7 @@ func (n *Notifier) read(ctx context.Context) (present []Trouble, lead bool, err 
 		return nil, false, err
 	}
 	now := n.Now()
-	deaths, err := n.from.Ledger.Deaths(ctx, now.Add(-deathsAge))
+	deaths, err := n.from.Ledger.DeadLetters(ctx, now.Add(-deathsAge))
 	if err != nil {
 		return nil, false, err
 	}

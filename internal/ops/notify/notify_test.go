@@ -84,18 +84,18 @@ func (s *seat) Release() {
 	}
 }
 
-// Deaths implements notify.Ledger.
-func (w *world) Deaths(_ context.Context, since time.Time) ([]report.Deaths, error) {
+// DeadLetters implements notify.Ledger.
+func (w *world) DeadLetters(_ context.Context, since time.Time) ([]report.DeadLetters, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	by := map[purchase.Reason]*report.Deaths{}
+	by := map[purchase.Reason]*report.DeadLetters{}
 	for _, d := range w.deaths {
 		if d.at.Before(since) {
 			continue
 		}
 		g := by[d.reason]
 		if g == nil {
-			g = &report.Deaths{Reason: d.reason, First: d.at}
+			g = &report.DeadLetters{Reason: d.reason, First: d.at}
 			by[d.reason] = g
 		}
 		g.Count++
@@ -103,7 +103,7 @@ func (w *world) Deaths(_ context.Context, since time.Time) ([]report.Deaths, err
 		g.IDs = slices.Insert(g.IDs, 0, d.id)
 		g.IDs = g.IDs[:min(len(g.IDs), 5)]
 	}
-	var list []report.Deaths
+	var list []report.DeadLetters
 	for _, g := range by {
 		list = append(list, *g)
 	}

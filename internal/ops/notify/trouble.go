@@ -33,7 +33,7 @@ const (
 
 // troubles lists the troubles among what was read. It is a pure function.
 func troubles(
-	deaths []report.Deaths, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration,
+	deaths []report.DeadLetters, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration,
 	now time.Time,
 ) (list []Trouble) {
 	for _, d := range deaths {

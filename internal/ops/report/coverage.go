@@ -8,17 +8,17 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Coverage counts match keys: of delivered purchases those that were sent, of the others those that are to be
-// sent.
+// Coverage counts match keys: those that were sent for delivered purchases, those to be sent for the
+// others.
 type Coverage struct {
 	Of   int                         // purchases whose keys are known
-	With [purchase.MatchKeyKinds]int // of these, with the key, in the order of purchase.MatchKeyNames
+	With [purchase.MatchKeyKinds]int // of Of, by key, in the order of purchase.MatchKeyNames
 
-	Strong int // of these, with a click id or an e-mail address: one alone may find the buyer
-	Late   int // of these, with a click id older than CLICK_WINDOW at the purchase
+	Strong int // of Of, with a click id or an e-mail address: one alone may match the buyer
+	Late   int // of Of, with a click id older than CLICK_WINDOW at the purchase
 }
 
-// DayCoverage is the coverage of one day of UTC.
+// DayCoverage is the coverage of one UTC day.
 type DayCoverage struct {
 	At time.Time
 	Coverage
@@ -31,18 +31,18 @@ func (c *Coverage) add(d *Coverage) {
 	}
 }
 
-// Fall is a kind of match key that far fewer purchases carry than the week before.
-type Fall struct {
+// CoverageDrop is a match key that far fewer purchases carry than the week before.
+type CoverageDrop struct {
 	Name        string
 	Before, Now float64 // shares of the purchases, 0 to 1
 }
 
-// fewest is how many purchases a week needs to be compared: fewer say nothing.
-const fewest = 20
+// minCompared is the least number of purchases of a week to compare.
+const minCompared = 20
 
-// Falls compares the seven days up to now with the seven before: which kinds of keys lost a quarter of their
-// share or more.
-func Falls(days []DayCoverage, now time.Time) (falls []Fall) {
+// CoverageDrops compares the last seven days with the seven before and returns the match keys whose share
+// fell by a quarter or more.
+func CoverageDrops(days []DayCoverage, now time.Time) (drops []CoverageDrop) {
 	var week, before Coverage
 	today := now.UTC().Truncate(24 * time.Hour)
 	for i := range days {
@@ -54,34 +54,33 @@ func Falls(days []DayCoverage, now time.Time) (falls []Fall) {
 			before.add(&days[i].Coverage)
 		}
 	}
-	if week.Of < fewest || before.Of < fewest {
+	if week.Of < minCompared || before.Of < minCompared {
 		return nil
 	}
 	compare := func(name string, n, earlier int) {
-		f := Fall{Name: name, Before: float64(earlier) / float64(before.Of), Now: float64(n) / float64(week.Of)}
-		if f.Before > 0 && 4*n*before.Of <= 3*earlier*week.Of {
-			falls = append(falls, f)
+		if earlier > 0 && 4*n*before.Of <= 3*earlier*week.Of {
+			was, is := float64(earlier)/float64(before.Of), float64(n)/float64(week.Of)
+			drops = append(drops, CoverageDrop{Name: name, Before: was, Now: is})
 		}
 	}
 	for i, name := range purchase.MatchKeyNames() {
 		compare(name, week.With[i], before.With[i])
 	}
 	compare("At least one strong key", week.Strong, before.Strong)
-	return falls
+	return drops
 }
 
-// delaySteps are the steps of the histogram for each doubling; its first one begins at delayFloor seconds.
-// The ledger's rollup counts in the same steps.
+// The histogram has delaySteps steps per doubling, from delayFloor seconds on, as the rollup's triggers
+// count.
 const (
 	delaySteps = 4
 	delayFloor = 0.1
 )
 
-// Delays is a histogram of times: step i counts those from 0.1 s × 2^(i/4) on.
+// Delays is a histogram: step i counts the durations from 0.1 s × 2^(i/4) on.
 type Delays map[int]int
 
-// Quantile estimates the time under which the share q (0 to 1) of the times lie, to within a step, about a
-// tenth. false: there are none.
+// Quantile estimates the q-quantile (0 to 1) to within a step; false: the histogram is empty.
 func (d Delays) Quantile(q float64) (time.Duration, bool) {
 	total := 0
 	steps := make([]int, 0, len(d))

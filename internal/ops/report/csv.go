@@ -10,7 +10,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// CSVHeader names the fields of a row's CSV.
+// CSVHeader returns the column names of Row.CSV.
 func CSVHeader() []string {
 	return []string{
 		"checkout_session_id", "status", "reason", "mode", "livemode", "purchased_at", "amount", "currency",
@@ -29,9 +29,10 @@ func (r *Row) CSV() []string {
 	fields := []string{
 		r.ID, string(r.Status), string(r.Reason), r.Mode, strconv.FormatBool(r.Livemode), isoTime(r.PurchasedAt),
 		amount, strings.ToUpper(ledger.OrZero(r.Currency)), integer(r.AmountMinor), ledger.OrZero(r.Customer),
-		ledger.OrZero(r.Subscription), ledger.OrZero(r.ProfileID), strconv.Itoa(r.AttemptCount), integer(r.LastCode),
-		ledger.OrZero(r.LastError), ledger.OrZero(r.RequestID), isoTime(r.FirstPublished), isoTime(r.Published),
-		isoTime(r.Finished), isoTime(&r.Created), string(r.Kind), ledger.OrZero(r.TrialSession), integer(r.SentMinor),
+		ledger.OrZero(r.Subscription), ledger.OrZero(r.ProfileID), strconv.Itoa(r.AttemptCount),
+		integer(r.LastCode), ledger.OrZero(r.LastError), ledger.OrZero(r.RequestID), isoTime(r.FirstPublished),
+		isoTime(r.Published), isoTime(r.Finished), isoTime(&r.Created), string(r.Kind),
+		ledger.OrZero(r.TrialSession), integer(r.SentMinor),
 	}
 	for i := range fields {
 		fields[i] = CSVField(fields[i])
@@ -39,25 +40,23 @@ func (r *Row) CSV() []string {
 	return fields
 }
 
-// formulaStarts begin a formula in one spreadsheet or another, the last four in those for Chinese, Japanese
-// and Korean.
+// formulaStarts begin a formula in some spreadsheet; the last four are full-width forms.
 const formulaStarts = "=+-@\uff1d\uff0b\uff0d\uff20"
 
-// CSVField keeps a spreadsheet from taking a foreign text for a formula. The text stays in one line and in
-// one cell, also where a semicolon or a tab separates cells: such a spreadsheet may find the beginning of a
-// cell in the midst of a text.
+// CSVField escapes a text that a spreadsheet would read as a formula, at the start or behind a semicolon,
+// comma or bar, which some spreadsheets take for separators. The text stays on one line.
 func CSVField(cell string) string {
-	cell = logsafe.Text(cell, len(cell)) // without NUL, tabs, ends of lines and what cannot be seen
+	cell = logsafe.Text(cell, len(cell)) // removes NUL, tabs, line ends and invisible characters
 	if _, err := strconv.ParseFloat(cell, 64); err == nil {
 		return cell
 	}
 	var b strings.Builder
-	begins := true // nothing but blanks and quotes since the cell's beginning
+	atStart := true // only blanks and quotes since the start of the cell
 	for _, r := range cell {
-		if begins && strings.ContainsRune(formulaStarts, r) {
+		if atStart && strings.ContainsRune(formulaStarts, r) {
 			b.WriteByte('\'')
 		}
-		begins = r == ';' || r == ',' || r == '|' || begins && (r == ' ' || r == '"' || r == '\'')
+		atStart = r == ';' || r == ',' || r == '|' || atStart && (r == ' ' || r == '"' || r == '\'')
 		b.WriteRune(r)
 	}
 	return b.String()

@@ -6,7 +6,7 @@ import (
 	"purchase-relay/internal/ops/report"
 )
 
-func TestCSVField(t *testing.T) {
+func TestCSVField_EscapesFormulas(t *testing.T) {
 	t.Parallel()
 	for cell, want := range map[string]string{
 		"":                       "",
@@ -39,7 +39,7 @@ func TestCSVField(t *testing.T) {
 		"x\t@A1|\uff1dB1":        "x @A1|'\uff1dB1",
 	} {
 		if got := report.CSVField(cell); got != want {
-			t.Errorf("field(%q) = %q, want %q", cell, got, want)
+			t.Errorf("CSVField(%q) = %q, want %q", cell, got, want)
 		}
 	}
 }

@@ -31,7 +31,8 @@ WITH gone AS (
         keyed = t.keyed + excluded.keyed, key_email = t.key_email + excluded.key_email,
         key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
         key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip,
-        key_user_agent = t.key_user_agent + excluded.key_user_agent, key_page = t.key_page + excluded.key_page,
+        key_user_agent = t.key_user_agent + excluded.key_user_agent,
+        key_page = t.key_page + excluded.key_page,
         key_name = t.key_name + excluded.key_name, key_address = t.key_address + excluded.key_address,
         key_late = t.key_late + excluded.key_late, key_strong = t.key_strong + excluded.key_strong,
         trials = t.trials + excluded.trials
@@ -54,18 +55,17 @@ WITH gone AS (
 )
 SELECT DISTINCT hour, date_trunc('day', hour, 'UTC') FROM gone`
 
-// What has left an hour's status for good leaves the rollup, too. All of a row's sums are 0 with its count.
+// If a row's count is 0, so are its sums.
 const sqlFoldEmpty = `
 DELETE FROM public.rollup_totals WHERE (NOT daily AND at = ANY($1) OR daily AND at = ANY($2)) AND n = 0`
 
-// Fold adds the changes since the last time to the rollup's totals and says how many hours they touched. Its
-// cost depends on how many changes there are, not on the ledger's size. Of several replicas one does it at a
-// time.
+// Fold adds the recorded changes to the rollup's totals and returns how many hours they touched. Its cost
+// depends on the number of changes, not on the ledger's size. An advisory lock admits one replica.
 func (r *Reader) Fold(ctx context.Context) (hours int, err error) {
-	mine := false
+	locked := false
 	err = pgx.BeginFunc(ctx, r.db.Pool(), func(tx pgx.Tx) error {
 		var err error
-		if mine, err = ledger.TryLock(ctx, tx, ledger.LockRollup); err != nil || !mine {
+		if locked, err = ledger.TryLock(ctx, tx, ledger.LockRollup); err != nil || !locked {
 			return err
 		}
 		rows, err := tx.Query(ctx, sqlFold)
@@ -86,48 +86,47 @@ func (r *Reader) Fold(ctx context.Context) (hours int, err error) {
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("fold the rollup: %w", err)
+		return 0, fmt.Errorf("fold rollup: %w", err)
 	}
-	if !mine {
+	if !locked {
 		return 0, nil
 	}
-	return hours, r.tidyChanges(ctx)
+	return hours, r.vacuumChanges(ctx)
 }
 
-// tidyAbove is the size, in bytes, from which the notes of changes are tidied: it takes milliseconds.
-const tidyAbove = 1 << 20
+// vacuumMinSize is the size of rollup_changes, in bytes, from which Fold vacuums the table.
+const vacuumMinSize = 1 << 20
 
-// What was folded away leaves holes, which every reader passes by. Autovacuum comes once a minute; a role
-// that does not own the table is told no, without an error, and relies on that.
 const sqlChangesSize = `SELECT pg_relation_size('public.rollup_changes')`
 
-const sqlTidyChanges = `VACUUM (SKIP_LOCKED) public.rollup_changes`
+// A role that does not own the table gets a warning, no error; autovacuum, once a minute, is left then.
+const sqlVacuumChanges = `VACUUM (SKIP_LOCKED) public.rollup_changes`
 
-// tidyChanges keeps the notes of changes as small as they are few: each figure's reader passes through all of
-// them. What a reader of that moment may still see stays, so it is tried after a folding of nothing, too.
-func (r *Reader) tidyChanges(ctx context.Context) error {
+// vacuumChanges removes the dead rows that every query of the rollup would scan. Rows that an open snapshot
+// still sees remain, so Fold also calls it when there was nothing to fold.
+func (r *Reader) vacuumChanges(ctx context.Context) error {
 	var size int64
 	if err := r.db.Pool().QueryRow(ctx, sqlChangesSize).Scan(&size); err != nil {
-		return fmt.Errorf("look at the rollup: %w", err)
+		return fmt.Errorf("read rollup size: %w", err)
 	}
-	if size < tidyAbove {
+	if size < vacuumMinSize {
 		return nil
 	}
-	if _, err := r.db.Pool().Exec(ctx, sqlTidyChanges); err != nil {
-		return fmt.Errorf("tidy the rollup: %w", err)
+	if _, err := r.db.Pool().Exec(ctx, sqlVacuumChanges); err != nil {
+		return fmt.Errorf("vacuum rollup: %w", err)
 	}
 	return nil
 }
 
 const (
-	foldEvery   = 2 * time.Second // figures are exact in between, too; they only cost a little more
-	foldTimeout = time.Minute     // after a long time without any ingest there may be much to fold
+	foldInterval = 2 * time.Second // totals are exact in between as well, and a little slower
+	foldTimeout  = time.Minute     // many changes may wait when no ingest ran for long
 )
 
-// KeepFolded folds until ctx ends.
+// KeepFolded returns a function that folds until ctx ends.
 func (r *Reader) KeepFolded(log *zap.Logger) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
-		tick := time.NewTicker(foldEvery)
+		tick := time.NewTicker(foldInterval)
 		defer tick.Stop()
 		var failures logsafe.Changes
 		for {
@@ -138,7 +137,8 @@ func (r *Reader) KeepFolded(log *zap.Logger) func(ctx context.Context) error {
 			case err == nil:
 				failures = logsafe.Changes{}
 			case ctx.Err() == nil && failures.Failed(err):
-				log.Warn("The dashboard's figures are not folded; they stay exact and become slower", zap.Error(err))
+				log.Warn("Rollup fold failed; retrying", zap.Error(err),
+					zap.String("effect", "dashboard totals stay exact and become slower"))
 			}
 			select {
 			case <-ctx.Done():

@@ -10,7 +10,7 @@ import (
 	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
-// What counts as paid is defined in Go and in SQL: they agree on every status, reason and kind.
+// "Paid" is defined in Go and in SQL.
 func TestPaid_AgreesWithSQL(t *testing.T) {
 	t.Parallel()
 	conn, err := pgx.Connect(t.Context(), pgtest.Database(t))
@@ -40,16 +40,16 @@ func TestPaid_AgreesWithSQL(t *testing.T) {
 		if want := purchase.Paid(status, reason, kind); row != want {
 			t.Errorf("%s (%s), %s: paid = %t in SQL, %t in Go", status, reason, kind, row, want)
 		}
-		// The rollup leaves trials out by their number.
+		// The rollup counts trials in a column.
 		if want := purchase.Paid(status, reason, purchase.KindCheckout); state != want {
 			t.Errorf("%s (%s): paid = %t in the rollup, %t in Go", status, reason, state, want)
 		}
 		return nil
 	})
 	if want := len(purchase.Statuses()) * len(reasons) * len(kinds); err != nil || count != want {
-		t.Errorf("%d combinations, error %v, want %d", count, err, want)
+		t.Errorf("combinations = %d, %v, want %d", count, err, want)
 	}
 	if !strings.Contains(sqlFold, paidState) || !strings.Contains(sqlRollupTotals, paidState) {
-		t.Error("the rollup has a definition of its own")
+		t.Error("the rollup does not use paidState")
 	}
 }

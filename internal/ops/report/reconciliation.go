@@ -18,8 +18,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Scope is what a reconciliation compares: checkouts of some modes, and, where they are taken, first payments
-// after trials. A trial is no payment, also where it is sent as an event of its own.
+// Scope selects the payments of a reconciliation: checkouts of some modes and, if FirstPayments, first
+// payments after trials. Trials are no payments, even if they are sent to TikTok.
 type Scope struct {
 	Since, Until  time.Time
 	Livemode      bool
@@ -27,8 +27,7 @@ type Scope struct {
 	FirstPayments bool
 }
 
-// Payment is one payment as Stripe lists it: a paid checkout session, or the first invoice with money after a
-// trial.
+// Payment is a paid checkout session, or the first invoice with an amount after a trial.
 type Payment struct {
 	ID          string
 	At          time.Time
@@ -36,7 +35,7 @@ type Payment struct {
 	Currency    string // lower case; "": unknown
 }
 
-// LedgerPayment is one payment as the ledger has it.
+// LedgerPayment is a payment with its state on the ledger.
 type LedgerPayment struct {
 	Payment
 	Status    purchase.Status
@@ -44,71 +43,69 @@ type LedgerPayment struct {
 	SentMinor *int64 // the value that TikTok accepted; nil: none
 }
 
-// Difference is a way in which Stripe, the ledger and TikTok disagree about a purchase.
+// Difference is a kind of mismatch of Stripe, the ledger and TikTok about a purchase.
 type Difference string
 
-// The differences. Waiting and skipped ones are expected; an operator must look into the others.
+// The differences. DiffSkipped and DiffWaiting are expected; the others need a review.
 const (
-	DiffMissing  Difference = "missing"      // paid at Stripe, not paid on the ledger: a backfill brings it
-	DiffUnknown  Difference = "unknown"      // paid on the ledger, not at Stripe: of another account or mode
+	DiffMissing  Difference = "missing"      // paid at Stripe, not paid on the ledger
+	DiffUnknown  Difference = "unknown"      // paid on the ledger, not listed by Stripe
 	DiffAmount   Difference = "other_amount" // amount or currency differ
 	DiffRejected Difference = "rejected"     // on the ledger, without a usable e-mail address
-	DiffDead     Difference = "dead"         // on the ledger, not at TikTok: dead-lettered
-	DiffSkipped  Difference = "skipped"      // on the ledger, not at TikTok, on purpose
+	DiffDead     Difference = "dead"         // on the ledger, dead-lettered
+	DiffSkipped  Difference = "skipped"      // on the ledger, not sent on purpose
 	DiffWaiting  Difference = "waiting"      // on the ledger, not yet at TikTok
 )
 
-// Differences lists each once, in the order in which they are shown.
+// Differences returns all kinds in display order.
 func Differences() []Difference {
-	return []Difference{
-		DiffMissing, DiffUnknown, DiffAmount, DiffRejected, DiffDead, DiffSkipped, DiffWaiting,
-	}
+	return []Difference{DiffMissing, DiffUnknown, DiffAmount, DiffRejected, DiffDead, DiffSkipped, DiffWaiting}
 }
 
-// Meaning says what a difference is, and what to do about it.
+// Meaning returns what a difference means and what to do.
 func (d Difference) Meaning() string {
 	switch d {
 	case DiffMissing:
-		return "paid at Stripe, and the ledger does not have it as paid; `ingest backfill` brings it"
+		return "paid at Stripe, not paid on the ledger; run `ingest backfill`"
 	case DiffUnknown:
-		return "paid on the ledger, and Stripe does not list it under this key: of another account, or its events were never this account's"
+		return "paid on the ledger, not listed by Stripe under this key; another account's?"
 	case DiffAmount:
 		return "amount or currency differ; Stripe's is right, TikTok got the ledger's"
 	case DiffRejected:
 		return "paid without a usable e-mail address; give access by hand"
 	case DiffDead:
-		return "on the ledger, given up on; see the dashboard's page Dead letters, and replay"
+		return "on the ledger, dead-lettered; see Dead letters on the dashboard, then replay"
 	case DiffSkipped:
-		return "on the ledger, not sent to TikTok on purpose; the purchase's page says why"
+		return "on the ledger, not sent to TikTok on purpose; the purchase's page has the reason"
 	case DiffWaiting:
-		return "on the ledger, on its way to TikTok"
+		return "on the ledger, not delivered to TikTok yet"
 	}
 	return ""
 }
 
-// Needs reports whether an operator must look into a difference.
-func (d Difference) Needs() bool { return d != DiffSkipped && d != DiffWaiting }
+// NeedsReview reports whether an operator must review the difference.
+func (d Difference) NeedsReview() bool { return d != DiffSkipped && d != DiffWaiting }
 
-// Reconciliation compares what Stripe lists with the ledger and with what TikTok accepted.
+// Reconciliation is the result of comparing Stripe, the ledger and TikTok.
 type Reconciliation struct {
 	Made     time.Time       `json:"made_at"`
 	Since    time.Time       `json:"since"`
 	Until    time.Time       `json:"until"`
 	Livemode bool            `json:"livemode"`
-	Days     []ReconciledDay `json:"days"` // in their order, each day's currencies in theirs
+	Days     []ReconciledDay `json:"days"` // by day and currency
 }
 
-// ReconciledDay is one day of UTC in one currency.
+// ReconciledDay is one UTC day in one currency.
 type ReconciledDay struct {
 	Day      time.Time               `json:"day"`
 	Currency string                  `json:"currency"` // upper case; "": unknown
 	Paid     Totals                  `json:"paid"`     // at Stripe
 	Ledger   Totals                  `json:"ledger"`
-	Accepted Totals                  `json:"accepted"` // by TikTok, with the values that were sent
+	Accepted Totals                  `json:"accepted"` // by TikTok, as sent
 	Differ   map[Difference][]string `json:"differ,omitempty"`
 }
 
-// Totals are a number of purchases and their money, in the currency's smallest unit.
+// Totals are a number of purchases and their amount in the currency's smallest unit.
 type Totals struct {
 	Count int   `json:"count"`
 	Minor int64 `json:"minor"`
@@ -121,7 +118,7 @@ func (t *Totals) add(minor *int64) {
 	}
 }
 
-// Counts says how many purchases differ, by how.
+// Counts returns the number of purchases per difference.
 func (r *Reconciliation) Counts() map[Difference]int {
 	counts := make(map[Difference]int)
 	for i := range r.Days {
@@ -132,62 +129,62 @@ func (r *Reconciliation) Counts() map[Difference]int {
 	return counts
 }
 
-// Open counts the differences that an operator must look into.
-func (r *Reconciliation) Open() (n int) {
+// ToReview returns the number of differences that need a review.
+func (r *Reconciliation) ToReview() (n int) {
 	for d, count := range r.Counts() {
-		if d.Needs() {
+		if d.NeedsReview() {
 			n += count
 		}
 	}
 	return n
 }
 
-// Reconcile compares Stripe's payments since a time with the ledger's of that time, and those of Stripe's
-// payments whatever their time, each id once.
+// Reconcile compares the payments that Stripe lists with those on the ledger. recorded must hold each id
+// once, and every listed payment that the ledger has.
 func Reconcile(listed []Payment, recorded []LedgerPayment) []ReconciledDay {
-	b := make(comparison)
-	at := make(map[string]*LedgerPayment, len(recorded))
+	c := make(comparison)
+	onLedger := make(map[string]*LedgerPayment, len(recorded))
 	for i := range recorded {
-		// A scope holds no trials.
-		if s := &recorded[i]; purchase.Paid(s.Status, s.Reason, purchase.KindCheckout) {
-			at[s.ID] = s
-			b.of(&s.Payment).Ledger.add(s.AmountMinor)
-			if s.Status == purchase.StatusDelivered {
-				b.of(&s.Payment).Accepted.add(s.SentMinor)
+		// A scope has no trials.
+		if p := &recorded[i]; purchase.Paid(p.Status, p.Reason, purchase.KindCheckout) {
+			onLedger[p.ID] = p
+			c.day(&p.Payment).Ledger.add(p.AmountMinor)
+			if p.Status == purchase.StatusDelivered {
+				c.day(&p.Payment).Accepted.add(p.SentMinor)
 			}
 		}
 	}
-	known := make(map[string]bool, len(listed))
+	seen := make(map[string]bool, len(listed))
 	for i := range listed {
 		p := &listed[i]
-		if known[p.ID] {
+		if seen[p.ID] {
 			continue // two events may concern one payment
 		}
-		known[p.ID] = true
-		b.of(p).Paid.add(p.AmountMinor)
-		s := at[p.ID]
+		seen[p.ID] = true
+		c.day(p).Paid.add(p.AmountMinor)
+		found := onLedger[p.ID]
 		switch {
-		case s == nil:
-			b.differ(p, DiffMissing)
+		case found == nil:
+			c.add(p, DiffMissing)
 			continue
-		case s.Currency != p.Currency || !equal(s.AmountMinor, p.AmountMinor):
-			b.differ(p, DiffAmount)
+		case found.Currency != p.Currency || !equal(found.AmountMinor, p.AmountMinor):
+			c.add(p, DiffAmount)
 		}
-		if d := undelivered(s.Status); d != "" {
-			b.differ(p, d)
-		}
-	}
-	for id, s := range at {
-		if !known[id] {
-			b.differ(&s.Payment, DiffUnknown)
+		if d := undelivered(found.Status); d != "" {
+			c.add(p, d)
 		}
 	}
-	return b.sorted()
+	for id, p := range onLedger {
+		if !seen[id] {
+			c.add(&p.Payment, DiffUnknown)
+		}
+	}
+	return c.sorted()
 }
 
 func equal(a, b *int64) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// undelivered says why a paid purchase is not at TikTok; "": it is.
+// undelivered returns why a paid purchase is not at TikTok; "": it is.
 func undelivered(s purchase.Status) Difference {
 	switch s {
 	case purchase.StatusDelivered:
@@ -203,33 +200,33 @@ func undelivered(s purchase.Status) Difference {
 	}
 }
 
-// comparison is what Reconcile has found so far, by day and currency.
-type comparison map[cell]*ReconciledDay
+// comparison is the intermediate result of Reconcile.
+type comparison map[dayCurrency]*ReconciledDay
 
-type cell struct {
-	day      int64
+type dayCurrency struct {
+	day      int64 // Unix time
 	currency string
 }
 
-func (c comparison) of(p *Payment) *ReconciledDay {
+// day returns the entry of a payment's day and currency.
+func (c comparison) day(p *Payment) *ReconciledDay {
 	day := p.At.UTC().Truncate(24 * time.Hour)
-	key := cell{day.Unix(), p.Currency}
+	key := dayCurrency{day.Unix(), p.Currency}
 	if c[key] == nil {
-		c[key] = &ReconciledDay{
-			Day: day, Currency: strings.ToUpper(p.Currency), Differ: make(map[Difference][]string),
-		}
+		differ := make(map[Difference][]string)
+		c[key] = &ReconciledDay{Day: day, Currency: strings.ToUpper(p.Currency), Differ: differ}
 	}
 	return c[key]
 }
 
-func (c comparison) differ(p *Payment, d Difference) {
-	day := c.of(p)
+func (c comparison) add(p *Payment, d Difference) {
+	day := c.day(p)
 	day.Differ[d] = append(day.Differ[d], p.ID)
 }
 
 func (c comparison) sorted() []ReconciledDay {
 	days := make([]ReconciledDay, 0, len(c))
-	for _, key := range slices.SortedFunc(maps.Keys(c), func(a, b cell) int {
+	for _, key := range slices.SortedFunc(maps.Keys(c), func(a, b dayCurrency) int {
 		return cmp.Or(cmp.Compare(a.day, b.day), cmp.Compare(a.currency, b.currency))
 	}) {
 		for _, ids := range c[key].Differ {
@@ -240,8 +237,8 @@ func (c comparison) sorted() []ReconciledDay {
 	return days
 }
 
-// Rows returns the table for machines: a header, then one row a day and currency. The ids of each difference
-// are in a column of their own, separated by blanks.
+// Rows returns the reconciliation as a table: a header, then one row per day and currency. Each difference
+// has a column with its ids, separated by blanks.
 func (r *Reconciliation) Rows() [][]string {
 	header := []string{
 		"day", "currency", "stripe_count", "stripe_amount", "ledger_count", "ledger_amount", "accepted_count",
@@ -265,7 +262,6 @@ func (r *Reconciliation) Rows() [][]string {
 	return rows
 }
 
-// One of the index's ranges.
 const selectPayments = `
 SELECT checkout_session_id, status, reason, amount_minor, COALESCE(currency, ''),
     COALESCE(purchased_at, created_at), sent_minor
@@ -276,7 +272,7 @@ const sqlPayments = selectPayments + `COALESCE(purchased_at, created_at) BETWEEN
 
 const sqlPaymentsByID = selectPayments + `checkout_session_id = ANY($4)`
 
-// Payments returns the ledger's payments of a scope, and those of the ids whatever their time, each once.
+// Payments returns the payments of a scope, and those with the given ids of any time, each once.
 func (r *Reader) Payments(ctx context.Context, s Scope, ids []string) ([]LedgerPayment, error) {
 	read := func(sql string, args ...any) ([]LedgerPayment, error) {
 		rows, err := r.db.Pool().Query(ctx, sql, append([]any{s.Livemode, s.Modes, s.FirstPayments}, args...)...)
@@ -297,17 +293,17 @@ func (r *Reader) Payments(ctx context.Context, s Scope, ids []string) ([]LedgerP
 	for i := range list {
 		seen[list[i].ID] = true
 	}
-	var others []string
+	var missing []string
 	for _, id := range ids {
 		if !seen[id] {
 			seen[id] = true
-			others = append(others, id)
+			missing = append(missing, id)
 		}
 	}
-	if len(others) == 0 {
+	if len(missing) == 0 {
 		return list, nil
 	}
-	more, err := read(sqlPaymentsByID, others)
+	more, err := read(sqlPaymentsByID, missing)
 	return append(list, more...), err
 }
 
@@ -319,7 +315,7 @@ func scanPayment(row pgx.CollectableRow) (p LedgerPayment, err error) {
 
 const sqlReconciliation = `SELECT report FROM public.reconciliations WHERE livemode = $1`
 
-// Reconciliation returns the latest of a mode; its Made is zero where there was none.
+// Reconciliation returns the latest one of a mode; Made is zero if there is none.
 func (r *Reader) Reconciliation(ctx context.Context, livemode bool) (latest Reconciliation, err error) {
 	var report []byte
 	err = r.db.Pool().QueryRow(ctx, sqlReconciliation, livemode).Scan(&report)
@@ -330,7 +326,7 @@ func (r *Reader) Reconciliation(ctx context.Context, livemode bool) (latest Reco
 		err = json.Unmarshal(report, &latest)
 	}
 	if err != nil {
-		return latest, fmt.Errorf("read the reconciliation: %w", err)
+		return latest, fmt.Errorf("read reconciliation: %w", err)
 	}
 	return latest, nil
 }
@@ -339,14 +335,14 @@ const sqlPutReconciliation = `
 INSERT INTO public.reconciliations (livemode, made_at, report) VALUES ($1, $2, $3)
 ON CONFLICT (livemode) DO UPDATE SET made_at = excluded.made_at, report = excluded.report`
 
-// PutReconciliation stores a reconciliation in place of the one before.
+// PutReconciliation replaces the stored reconciliation of a mode.
 func (r *Reader) PutReconciliation(ctx context.Context, latest Reconciliation) error {
 	report, err := json.Marshal(latest)
 	if err == nil {
 		_, err = r.db.Pool().Exec(ctx, sqlPutReconciliation, latest.Livemode, latest.Made, report)
 	}
 	if err != nil {
-		return fmt.Errorf("store the reconciliation: %w", err)
+		return fmt.Errorf("store reconciliation: %w", err)
 	}
 	return nil
 }

@@ -19,31 +19,31 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 var base = ledgertest.Base()
 
-// What came by catch-up is no sign of life of the endpoint's: the ledger would hide that it is disabled.
-func TestLastWebhook(t *testing.T) {
+// A backfilled event says nothing about the endpoint: counting it would hide a disabled one.
+func TestReader_LastWebhookIgnoresBackfill(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	if at, err := l.LastWebhook(t.Context()); err != nil || !at.IsZero() {
-		t.Errorf("an empty ledger's last webhook: %s, %v", at, err)
+		t.Errorf("last webhook of an empty ledger = %s, %v, want zero", at, err)
 	}
-	for i, r := range []purchase.Receipt{
-		ledgertest.Receipt("evt_1", "cs_1", purchase.StatusPending, ""), ledgertest.Receipt("evt_2", "cs_2", purchase.StatusPending, ""), ledgertest.Receipt("evt_3", "cs_3", purchase.StatusPending, ""),
-	} {
+	for i := range 3 {
+		r := ledgertest.Receipt(fmt.Sprintf("evt_%d", i), fmt.Sprintf("cs_%d", i), purchase.StatusPending, "")
 		r.Received = base.Add(time.Duration(i) * time.Hour)
 		if i == 2 {
 			r.Source = purchase.SourceBackfill
 		}
 		l.MustRecord(r)
 	}
-	if at, err := l.LastWebhook(t.Context()); err != nil || !at.Equal(base.Add(time.Hour)) {
-		t.Errorf("the last webhook: %s, %v", at, err)
+	want := base.Add(time.Hour)
+	if at, err := l.LastWebhook(t.Context()); err != nil || !at.Equal(want) {
+		t.Errorf("last webhook = %s, %v, want %s", at, err, want)
 	}
-	if s, err := l.Summary(t.Context(), base, nil); err != nil || !s.LastEvent.Equal(base.Add(time.Hour)) {
-		t.Errorf("the dashboard's last webhook: %s, %v", s.LastEvent, err)
+	if s, err := l.Summary(t.Context(), base, nil); err != nil || !s.LastEvent.Equal(want) {
+		t.Errorf("summary's last event = %s, %v, want %s", s.LastEvent, err, want)
 	}
 }
 
-func TestDeaths(t *testing.T) {
+func TestReader_DeadLettersGroupsByReason(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	before := time.Now().Add(-time.Minute)
@@ -58,37 +58,58 @@ func TestDeaths(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deaths, err := l.Deaths(t.Context(), before)
-	if err != nil || len(deaths) != 2 || deaths[0].Reason != purchase.ReasonCrash || deaths[0].Count != 1 || deaths[1].Count != 6 ||
-		!slices.Equal(deaths[1].IDs, []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}) || !deaths[1].First.Before(deaths[1].Latest) || deaths[1].First.Before(before) {
-		t.Fatalf("%+v, %v", deaths, err)
+	letters, err := l.DeadLetters(t.Context(), before)
+	if err != nil || len(letters) != 2 {
+		t.Fatalf("dead letters = %+v, %v, want two groups", letters, err)
 	}
-	if _, err := l.Replay(t.Context(), maintenance.Selection{Status: purchase.StatusDead}, func(int) {}); err != nil {
+	crash, refused := letters[0], letters[1]
+	if crash.Reason != purchase.ReasonCrash || crash.Count != 1 {
+		t.Errorf("first group = %+v, want one crash", crash)
+	}
+	want := []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}
+	if refused.Count != 6 || !slices.Equal(refused.IDs, want) {
+		t.Errorf("second group = %+v, want 6 with the ids %v", refused, want)
+	}
+	if !refused.First.Before(refused.Latest) || refused.First.Before(before) {
+		t.Errorf("second group from %s to %s, want both after %s", refused.First, refused.Latest, before)
+	}
+	all := maintenance.Selection{Status: purchase.StatusDead}
+	if _, err := l.Replay(t.Context(), all, func(int) {}); err != nil {
 		t.Fatal(err)
 	}
-	if deaths, err := l.Deaths(t.Context(), before); err != nil || len(deaths) != 0 {
-		t.Errorf("after the replay: %+v, %v", deaths, err)
+	if letters, err := l.DeadLetters(t.Context(), before); err != nil || len(letters) != 0 {
+		t.Errorf("after the replay: dead letters = %+v, %v, want none", letters, err)
 	}
 }
 
-// Only what was paid counts, once a purchase, in its mode and time; what a webhook brought does not.
-func TestCaughtUp(t *testing.T) {
+func TestReader_BackfilledCountsPaidPurchasesOnce(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
-	for _, r := range []purchase.Receipt{
-		ledgertest.Receipt("evt_1", "cs_webhook", purchase.StatusPending, ""), ledgertest.Receipt("evt_2", "cs_caught", purchase.StatusPending, ""), ledgertest.Receipt("evt_3", "cs_caught", purchase.StatusPending, ""),
-		ledgertest.Receipt("evt_4", "cs_unpaid", purchase.StatusAwaitingPayment, ""), ledgertest.Receipt("evt_5", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment), ledgertest.Receipt("evt_6", "cs_test", purchase.StatusPending, ""),
-		ledgertest.Receipt("evt_7", "cs_old", purchase.StatusPending, ""), ledgertest.Receipt("evt_8", "cs_sent_trial", purchase.StatusPending, ""),
-		ledgertest.Receipt("evt_9", "cs_rejected_trial", purchase.StatusRejected, purchase.ReasonInvalidEmail),
+	const pending = purchase.StatusPending
+	for i, tc := range []struct {
+		id     string
+		status purchase.Status
+		reason purchase.Reason
+	}{
+		{"cs_webhook", pending, ""},
+		{"cs_backfilled", pending, ""},
+		{"cs_backfilled", pending, ""}, // a second event
+		{"cs_unpaid", purchase.StatusAwaitingPayment, ""},
+		{"cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment},
+		{"cs_test", pending, ""},
+		{"cs_old", pending, ""},
+		{"cs_sent_trial", pending, ""},
+		{"cs_rejected_trial", purchase.StatusRejected, purchase.ReasonInvalidEmail},
 	} {
-		if strings.HasSuffix(r.Purchase.ID, "_trial") {
+		r := ledgertest.Receipt(fmt.Sprintf("evt_%d", i), tc.id, tc.status, tc.reason)
+		if strings.HasSuffix(tc.id, "_trial") {
 			r.Purchase.Kind = purchase.KindTrial
 		}
-		if r.Purchase.ID != "cs_webhook" {
+		if tc.id != "cs_webhook" {
 			r.Source = purchase.SourceBackfill
 		}
-		r.Purchase.Livemode = r.Purchase.ID != "cs_test"
-		if r.Purchase.ID == "cs_old" {
+		r.Purchase.Livemode = tc.id != "cs_test"
+		if tc.id == "cs_old" {
 			r.Purchase.At = base.AddDate(0, -2, 0)
 		}
 		l.MustRecord(r)
@@ -97,26 +118,31 @@ func TestCaughtUp(t *testing.T) {
 		since    time.Time
 		livemode *bool
 		want     int
-	}{{base, nil, 2}, {base, new(true), 1}, {base, new(false), 1}, {base.Add(time.Minute), nil, 0}, {base.AddDate(-1, 0, 0), nil, 3}} {
-		n, last, err := l.CaughtUp(t.Context(), tc.since, tc.livemode)
+	}{
+		{base, nil, 2},
+		{base, new(true), 1},
+		{base, new(false), 1},
+		{base.Add(time.Minute), nil, 0},
+		{base.AddDate(-1, 0, 0), nil, 3},
+	} {
+		n, last, err := l.Backfilled(t.Context(), tc.since, tc.livemode)
 		if err != nil || n != tc.want || (n > 0) != last.Equal(base.Add(time.Second)) {
-			t.Errorf("since %s: %d, last %s, %v", tc.since, n, last, err)
+			t.Errorf("backfilled since %s = %d, last %s, %v, want %d", tc.since, n, last, err, tc.want)
 		}
 	}
 }
 
-// A first payment whose invoice came by catch-up counts, also where it had to wait for its trial.
-func TestCaughtUp_CountsHeldFirstPayments(t *testing.T) {
+func TestReader_BackfilledCountsHeldFirstPayments(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
-	for _, r := range []purchase.Receipt{ledgertest.Invoice(1, 1), ledgertest.Invoice(2, 1)} { // of the second no trial ever comes
+	for _, r := range []purchase.Receipt{ledgertest.Invoice(1, 1), ledgertest.Invoice(2, 1)} {
 		r.Source = purchase.SourceBackfill
 		if d := l.MustRecord(r).Disposition; d != purchase.Held {
-			t.Fatalf("%s: %s, want held", r.Purchase.ID, d)
+			t.Fatalf("%s: disposition = %s, want held", r.Purchase.ID, d)
 		}
 	}
-	l.MustRecord(ledgertest.Trial(1))
-	if n, _, err := l.CaughtUp(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || n != 1 {
-		t.Errorf("caught up = %d, %v, want 1", n, err)
+	l.MustRecord(ledgertest.Trial(1)) // the second invoice never gets a trial
+	if n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || n != 1 {
+		t.Errorf("backfilled = %d, %v, want 1", n, err)
 	}
 }

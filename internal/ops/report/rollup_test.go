@@ -15,13 +15,23 @@ import (
 	"purchase-relay/internal/testkit/ledgertest"
 )
 
-// Whatever happens to purchases, by whatever statement, the rollup says what the ledger says: before and after it is folded.
-func TestRollupIsTheLedger(t *testing.T) {
+// The rollup equals the ledger after any sequence of statements, folded or not.
+func TestFold_RollupEqualsLedger(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
+	recordedStatuses := []purchase.Status{
+		purchase.StatusAwaitingPayment, purchase.StatusPaymentFailed, purchase.StatusRejected,
+		purchase.StatusSkipped, purchase.StatusPending,
+	}
+	recordedReasons := map[purchase.Status]purchase.Reason{
+		purchase.StatusRejected: purchase.ReasonInvalidEmail, purchase.StatusSkipped: purchase.ReasonNoPayment,
+	}
+	outcomeStatuses := []purchase.Status{
+		purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped,
+	}
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		if round++; round > 25 { // each takes many statements
+		if round++; round > 25 { // each round runs many statements
 			return
 		}
 		ids := make([]string, rapid.IntRange(1, 8).Draw(rt, "purchases"))
@@ -37,32 +47,42 @@ func TestRollupIsTheLedger(t *testing.T) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"": func(rt *rapid.T) {
-				l.CheckRollup(rt, rapid.SampledFrom([]*bool{nil, new(true), new(false)}).Draw(rt, "mode"), base.Add(time.Duration(rapid.IntRange(-40, 40).Draw(rt, "since"))*time.Hour))
+				livemode := rapid.SampledFrom([]*bool{nil, new(true), new(false)}).Draw(rt, "mode")
+				hours := rapid.IntRange(-40, 40).Draw(rt, "since")
+				l.CheckRollup(rt, livemode, base.Add(time.Duration(hours)*time.Hour))
 			},
 			"record": func(rt *rapid.T) {
 				event++
-				status := rapid.SampledFrom([]purchase.Status{purchase.StatusAwaitingPayment, purchase.StatusPaymentFailed, purchase.StatusRejected, purchase.StatusSkipped, purchase.StatusPending}).Draw(rt, "status")
-				reason := map[purchase.Status]purchase.Reason{purchase.StatusRejected: purchase.ReasonInvalidEmail, purchase.StatusSkipped: purchase.ReasonNoPayment}[status]
-				r := ledgertest.Receipt(fmt.Sprintf("evt_%d_%d", round, event), rapid.SampledFrom(ids).Draw(rt, "id"), status, reason)
+				status := rapid.SampledFrom(recordedStatuses).Draw(rt, "status")
+				reason := recordedReasons[status]
+				eventID, id := fmt.Sprintf("evt_%d_%d", round, event), rapid.SampledFrom(ids).Draw(rt, "id")
+				r := ledgertest.Receipt(eventID, id, status, reason)
 				if !r.Purchase.At.IsZero() {
-					r.Purchase.At = base.Add(time.Duration(rapid.IntRange(0, 3*60).Draw(rt, "minute")) * 20 * time.Minute)
+					later := rapid.IntRange(0, 3*60).Draw(rt, "later")
+					r.Purchase.At = base.Add(time.Duration(later) * 20 * time.Minute)
 				}
 				r.Purchase.Livemode = rapid.Bool().Draw(rt, "live")
 				r.Purchase.Currency = rapid.SampledFrom([]string{"usd", "jpy", ""}).Draw(rt, "currency")
 				if rapid.Bool().Draw(rt, "no amount") {
 					r.Purchase.AmountMinor = nil
 				}
-				if r.Purchase.Kind = rapid.SampledFrom([]purchase.Kind{"", purchase.KindCheckout, purchase.KindTrial}).Draw(rt, "kind"); reason == purchase.ReasonNoPayment {
+				kinds := []purchase.Kind{"", purchase.KindCheckout, purchase.KindTrial}
+				r.Purchase.Kind = rapid.SampledFrom(kinds).Draw(rt, "kind")
+				if reason == purchase.ReasonNoPayment {
 					r.Purchase.Kind = purchase.KindTrial
 				}
-				r.Purchase.Keys.LastName, r.Purchase.Keys.City = "", rapid.SampledFrom([]string{"", "berlin"}).Draw(rt, "city")
-				r.Purchase.Keys.FirstName = rapid.SampledFrom([]string{"", purchase.HashExternalID("grace")}).Draw(rt, "name")
-				r.Purchase.Keys.TTCLID = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttclid")
-				if rapid.Bool().Draw(rt, "clicked long ago") {
+				optional := func(value, label string) string {
+					return rapid.SampledFrom([]string{"", value}).Draw(rt, label)
+				}
+				keys := &r.Purchase.Keys
+				keys.LastName, keys.City = "", optional("berlin", "city")
+				keys.FirstName = optional(purchase.HashExternalID("grace"), "name")
+				keys.TTCLID = optional("t", "ttclid")
+				if rapid.Bool().Draw(rt, "late click") {
 					r.Purchase.ClickExpires = base.AddDate(0, 0, -2)
 				}
-				r.Purchase.Keys.TTP = rapid.SampledFrom([]string{"", "t"}).Draw(rt, "ttp")
-				r.Purchase.Keys.PageURL = rapid.SampledFrom([]string{"", "https://shop.example/"}).Draw(rt, "page")
+				keys.TTP = optional("t", "ttp")
+				keys.PageURL = optional("https://shop.example/", "page")
 				_, err := l.Record(l.T.Context(), r)
 				must(err)
 			},
@@ -79,7 +99,7 @@ func TestRollupIsTheLedger(t *testing.T) {
 				var outcomes []message.Outcome
 				for _, id := range some.Draw(rt, "settled") {
 					event++
-					result := rapid.SampledFrom([]purchase.Status{purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped}).Draw(rt, "result")
+					result := rapid.SampledFrom(outcomeStatuses).Draw(rt, "result")
 					later := time.Duration(rapid.IntRange(0, 1<<30).Draw(rt, "later")) * time.Microsecond
 					generation := rapid.IntRange(1, 3).Draw(rt, "generation")
 					o := ledgertest.Outcome(id, generation, result, fmt.Sprintf("a%d", event), base.Add(later))
@@ -92,7 +112,8 @@ func TestRollupIsTheLedger(t *testing.T) {
 				must(err)
 			},
 			"sweep": func(rt *rapid.T) {
-				must(l.RecordSweep(l.T.Context(), []relay.Mark{{ID: rapid.SampledFrom(ids).Draw(rt, "swept"), Generation: 4, Sequence: 9}}, nil, nil))
+				swept := relay.Mark{ID: rapid.SampledFrom(ids).Draw(rt, "swept"), Generation: 4, Sequence: 9}
+				must(l.RecordSweep(l.T.Context(), []relay.Mark{swept}, nil, nil))
 			},
 			"expire": func(rt *rapid.T) {
 				var marks []relay.Mark
@@ -103,17 +124,20 @@ func TestRollupIsTheLedger(t *testing.T) {
 				must(err)
 			},
 			"replay": func(rt *rapid.T) {
-				_, err := l.Replay(l.T.Context(), maintenance.Selection{IDs: some.Draw(rt, "replayed")}, func(int) {})
+				s := maintenance.Selection{IDs: some.Draw(rt, "replayed")}
+				_, err := l.Replay(l.T.Context(), s, func(int) {})
 				must(err)
 			},
 			"delete": func(rt *rapid.T) {
-				_, err := l.Conn.Exec(l.T.Context(), `DELETE FROM purchases WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "deleted"))
+				const sql = `DELETE FROM purchases WHERE checkout_session_id = ANY($1)`
+				_, err := l.Conn.Exec(l.T.Context(), sql, some.Draw(rt, "deleted"))
 				must(err)
 			},
-			"mend by hand": func(rt *rapid.T) {
+			"update by hand": func(rt *rapid.T) {
 				value := rapid.SampledFrom([]*int64{nil, new(int64(7))}).Draw(rt, "value")
-				_, err := l.Conn.Exec(l.T.Context(), `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial',
-					amount_minor = 7, currency = 'eur', sent_minor = $2 WHERE checkout_session_id = ANY($1)`, some.Draw(rt, "mended"), value)
+				const sql = `UPDATE purchases SET match_keys = match_keys # 899, kind = 'trial', amount_minor = 7,
+					currency = 'eur', sent_minor = $2 WHERE checkout_session_id = ANY($1)`
+				_, err := l.Conn.Exec(l.T.Context(), sql, some.Draw(rt, "updated"), value)
 				must(err)
 			},
 			"fold": func(*rapid.T) { _, err := l.Fold(l.T.Context()); must(err) },
@@ -124,10 +148,12 @@ func TestRollupIsTheLedger(t *testing.T) {
 		must(err)
 		l.CheckRollup(rt, nil, time.Time{})
 		var left int
-		must(l.Conn.QueryRow(l.T.Context(), `SELECT (SELECT count(*) FROM rollup_totals) + (SELECT COALESCE(sum(abs(paid) + abs(accepted)), 0) FROM rollup_hours) + (SELECT count(*) FROM rollup_changes) + (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_delays)
+		must(l.Conn.QueryRow(l.T.Context(), `SELECT (SELECT count(*) FROM rollup_totals)
+			+ (SELECT COALESCE(sum(abs(paid) + abs(accepted)), 0) FROM rollup_hours)
+			+ (SELECT count(*) FROM rollup_changes) + (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_delays)
 			+ (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_statuses)`).Scan(&left))
 		if left != 0 {
-			rt.Fatalf("of an empty ledger %d are left in the rollup", left)
+			rt.Fatalf("rollup of an empty ledger counts %d, want 0", left)
 		}
 	})
 }
@@ -141,36 +167,35 @@ func drawSent(rt *rapid.T) *purchase.Sent {
 	}
 }
 
-// A flood of changes leaves nothing behind that slows readers down: they pass through all of the notes' pages.
-func TestFoldingLeavesNoHoles(t *testing.T) {
+// Dead rows would slow every query of the rollup down.
+func TestFold_VacuumsChanges(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	size := func() int { return ledgertest.Ask[int](l, `SELECT pg_relation_size('rollup_changes')`) }
-	if _, err := l.Conn.Exec(t.Context(), `INSERT INTO purchases (checkout_session_id, status, mode, livemode, created_at)
-		SELECT 'cs_' || i, 'pending', 'payment', true, now() - make_interval(hours => i) FROM generate_series(1, 20000) i`); err != nil {
-		t.Fatal(err)
-	}
+	l.Exec(`INSERT INTO purchases (checkout_session_id, status, mode, livemode, created_at)
+		SELECT 'cs_' || i, 'pending', 'payment', true, now() - make_interval(hours => i)
+		FROM generate_series(1, 20000) i`)
 	if before := size(); before < 1<<20 {
-		t.Fatalf("only %d bytes of changes", before)
+		t.Fatalf("size of the changes = %d bytes, want 1 MiB or more", before)
 	}
-	// Somebody looks at the ledger meanwhile: what it may still see stays until it is done.
-	looking, err := l.Conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	// The rows that an open snapshot sees cannot be vacuumed until it ends.
+	snapshot, err := l.Conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := looking.Exec(t.Context(), `SELECT count(*) FROM rollup_changes`); err != nil {
+	if _, err := snapshot.Exec(t.Context(), `SELECT count(*) FROM rollup_changes`); err != nil {
 		t.Fatal(err)
 	}
 	if hours, err := l.Fold(t.Context()); err != nil || hours < 20000 {
-		t.Fatalf("%d hours, %v", hours, err)
+		t.Fatalf("fold = %d hours, %v, want 20000 or more", hours, err)
 	}
-	if err := looking.Rollback(t.Context()); err != nil {
+	if err := snapshot.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if hours, err := l.Fold(t.Context()); err != nil || hours != 0 {
-		t.Fatalf("%d hours, %v", hours, err)
+		t.Fatalf("second fold = %d hours, %v, want 0", hours, err)
 	}
 	if after := size(); after > 1<<16 {
-		t.Errorf("%d bytes after folding", after)
+		t.Errorf("size of the changes = %d bytes, want 64 KiB or less", after)
 	}
 }

@@ -16,11 +16,10 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// ErrUnknown reports that the ledger does not hold the purchase.
-var ErrUnknown = errors.New("the ledger does not know this purchase")
+// ErrNotFound reports that the ledger has no such purchase or customer.
+var ErrNotFound = errors.New("not found in the ledger")
 
-// Row is one purchase. In JSON it is the row of a list, with the ledger's columns as field names; what is not
-// in JSON is filled by Get and Search alone. The buyer's address is not part of it.
+// Row is one purchase. In JSON it has the ledger's columns as field names. The buyer's address is left out.
 type Row struct {
 	ID             string          `json:"checkout_session_id"`
 	Status         purchase.Status `json:"status"`
@@ -33,7 +32,7 @@ type Row struct {
 	PurchasedAt    *time.Time      `json:"purchased_at"`
 	Customer       *string         `json:"stripe_customer_id"`
 	Subscription   *string         `json:"stripe_subscription_id"`
-	Generation     int             `json:"generation"` // counts from 1; raised by a replay and by the sweeper
+	Generation     int             `json:"generation"` // from 1; raised by replays and the sweeper
 	FirstPublished *time.Time      `json:"first_published_at"`
 	Published      *time.Time      `json:"published_at"`
 	Sequence       *int64          `json:"stream_sequence"`
@@ -51,17 +50,18 @@ type Row struct {
 	TrialSession   *string         `json:"trial_session_id"`
 	SentMinor      *int64          `json:"sent_minor"` // the value that TikTok accepted
 
-	KeyMask  *int16  `json:"-"` // the match keys that the message holds or held, by Mask's bits; nil: none
-	SentPage *string `json:"-"` // the worker's default page, where it was sent
+	KeyMask  *int16  `json:"-"` // match keys of the message, by Mask's bits; nil: never a message
+	SentPage *string `json:"-"` // the worker's default page, if sent
 
-	Envelope     []byte     `json:"-"` // the stored message; nil: nothing is sent, or it was dropped
-	FirstPayment *string    `json:"-"` // of a trial: the purchase that it became
-	Converted    *time.Time `json:"-"` // when that was
-	Events       []Event    `json:"-"` // by the time of receipt
+	// Only Get and Search fill these.
+	Envelope     []byte     `json:"-"` // the stored message; nil: never one, or dropped
+	FirstPayment *string    `json:"-"` // a trial's first payment
+	Converted    *time.Time `json:"-"` // when the first payment was recorded
+	Events       []Event    `json:"-"` // by time of receipt
 	Attempts     []Attempt  `json:"-"` // by time
 }
 
-// Event is one of Stripe's events about a purchase, and what became of it.
+// Event is a Stripe event about a purchase and its disposition.
 type Event struct {
 	ID          string               `json:"event_id"`
 	Type        string               `json:"type"`
@@ -70,7 +70,7 @@ type Event struct {
 	Disposition purchase.Disposition `json:"disposition"`
 }
 
-// Attempt is one call to TikTok about a purchase.
+// Attempt is one call to TikTok for a purchase.
 type Attempt struct {
 	ID         string         `json:"attempt_id"`
 	Generation int            `json:"generation"`
@@ -82,10 +82,10 @@ type Attempt struct {
 	RequestID  string         `json:"request_id"`
 }
 
-// Took is how long the call lasted.
+// Took returns the duration of the call.
 func (a *Attempt) Took() time.Duration { return time.Duration(a.TookMS) * time.Millisecond }
 
-// At is the purchase's time: paid, or first received while it is unpaid.
+// At returns when the purchase was paid or, while unpaid, first received.
 func (r *Row) At() time.Time {
 	if r.PurchasedAt != nil {
 		return *r.PurchasedAt
@@ -93,47 +93,45 @@ func (r *Row) At() time.Time {
 	return r.Created
 }
 
-// Sent is what TikTok accepted; nil: it accepted nothing.
+// Sent returns what TikTok accepted; nil: nothing.
 func (r *Row) Sent() *purchase.Sent {
 	if r.Status != purchase.StatusDelivered {
 		return nil
 	}
-	return &purchase.Sent{
-		Keys: ledger.OrZero(r.KeyMask) &^ purchase.LateClickMask, Minor: r.SentMinor,
-		Page: ledger.OrZero(r.SentPage),
-	}
+	keys := ledger.OrZero(r.KeyMask) &^ purchase.LateClickMask
+	return &purchase.Sent{Keys: keys, Minor: r.SentMinor, Page: ledger.OrZero(r.SentPage)}
 }
 
-// Position is this row's place in a list.
+// Position returns the row's position in a list.
 func (r *Row) Position() Position { return Position{At: r.At(), ID: r.ID} }
 
-// Filter chooses rows; its zero value means all of them. Lists go from the newest to the oldest.
+// Filter selects rows, newest first. The zero value selects all.
 type Filter struct {
-	Query    string // exactly a session's, event's, customer's or profile's id, or an e-mail address; "": any
+	Query    string // exact id of a session, event, customer or profile, or an e-mail address; "": any
 	Status   purchase.Status
 	Livemode *bool
 	Reason   purchase.Reason
 	Code     *int      // TikTok's last code
-	NoCode   bool      // only those without any code
-	Day      time.Time // a day of UTC
-	After    Position  // zero: from the newest on
+	NoCode   bool      // only rows without a code
+	Day      time.Time // a UTC day
+	After    Position  // zero: from the newest
 	Limit    int       // above 0
 }
 
-// Position is a place in a list from the newest to the oldest.
+// Position is a position in a list, newest first.
 type Position struct {
 	At time.Time
 	ID string
 }
 
-// Cursor writes a position as an opaque text.
+// Cursor encodes a position.
 func (p Position) Cursor() string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(p.At.UnixMicro(), 10) + "." + p.ID))
 }
 
-var errCursor = errors.New("the cursor is none of ours: leave it out to start at the newest")
+var errCursor = errors.New("invalid cursor")
 
-// ParseCursor reads a position back. "" is the zero position.
+// ParseCursor decodes a cursor. "" is the zero position.
 func ParseCursor(text string) (Position, error) {
 	if text == "" {
 		return Position{}, nil
@@ -154,10 +152,11 @@ func ParseCursor(text string) (Position, error) {
 const maxMicros = 253402300799_999999
 
 const columns = `
-    checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency, purchased_at,
-    stripe_customer_id, stripe_subscription_id, generation, first_published_at, published_at, stream_sequence,
-    swept_at, attempts, last_attempt_at, last_class, last_code, last_error, tiktok_request_id, finished_at,
-    created_at, updated_at, kind, trial_session_id, sent_minor, match_keys, sent_page`
+    checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency,
+    purchased_at, stripe_customer_id, stripe_subscription_id, generation, first_published_at, published_at,
+    stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error,
+    tiktok_request_id, finished_at, created_at, updated_at, kind, trial_session_id, sent_minor, match_keys,
+    sent_page`
 
 func scanRow(row pgx.CollectableRow) (r Row, err error) {
 	err = row.Scan(&r.ID, &r.Status, &r.Reason, &r.ProfileID, &r.Mode, &r.Livemode, &r.AmountMinor, &r.Currency,
@@ -174,8 +173,8 @@ func scanRow(row pgx.CollectableRow) (r Row, err error) {
 	return r, err
 }
 
-// A page of a list: $1 mode, $2 and $3 the time from and until, $4 and $5 the position after which it begins,
-// $6 reason, $7 code, $9 without any code, $8 limit.
+// A page of a list: $1 mode, $2 to $3 the time, $4 and $5 the position after which the page starts, $6
+// reason, $7 code, $8 limit, $9 without a code.
 const page = `COALESCE(purchased_at, created_at) >= $2::timestamptz
         AND COALESCE(purchased_at, created_at) < $3::timestamptz
         AND COALESCE(purchased_at, created_at) <= $4::timestamptz
@@ -184,15 +183,17 @@ const page = `COALESCE(purchased_at, created_at) >= $2::timestamptz
         AND (NOT $9::boolean OR last_code IS NULL)
     ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
 
-// Each mode by its own part of the index, then merged.
+// The index begins with livemode: each mode is read separately, then both are merged.
 const livePage = `
 SELECT` + columns + `
 FROM (
-    (SELECT` + columns + ` FROM public.purchases WHERE livemode AND $1::boolean IS DISTINCT FROM false AND `
+    (SELECT` + columns + `
+    FROM public.purchases WHERE livemode AND $1::boolean IS DISTINCT FROM false AND `
 
 const testPage = `)
     UNION ALL
-    (SELECT` + columns + ` FROM public.purchases WHERE NOT livemode AND $1::boolean IS DISTINCT FROM true AND `
+    (SELECT` + columns + `
+    FROM public.purchases WHERE NOT livemode AND $1::boolean IS DISTINCT FROM true AND `
 
 const merged = `)
 ) p ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
@@ -207,9 +208,8 @@ FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = ''
 
 const sqlListByCode = bothModes + `last_code <> 0 AND ` + page
 
-// Each way of finding has its own index. A profile is found with that of the other mode: they share the
-// address.
-const sqlListFound = bothModes + `checkout_session_id IN (
+// Each branch has its own index. A profile also selects the other mode's profile with the same address.
+const sqlListByQuery = bothModes + `checkout_session_id IN (
     SELECT $11 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $11
     UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
     UNION SELECT q.checkout_session_id FROM public.profiles p
@@ -218,10 +218,10 @@ const sqlListFound = bothModes + `checkout_session_id IN (
     UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
         WHERE p.livemode IN (true, false) AND p.email = $12) AND ` + page
 
-var profileForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
-// List returns purchases from the newest to the oldest, at most f.Limit of them. Every filter has its index;
-// statements are planned for the values at hand, because a plan for any value would read the wrong one.
+// List returns up to f.Limit purchases, newest first. Every filter has its index; statements are planned
+// for the actual values, because a generic plan may choose another index.
 func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 	from, until := time.Time{}, time.UnixMicro(maxMicros)
 	if !f.Day.IsZero() {
@@ -236,10 +236,11 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 	switch query := strings.TrimSpace(f.Query); {
 	case query != "":
 		var profile *string
-		if profileForm.MatchString(query) {
+		if uuidForm.MatchString(query) {
 			profile = &query
 		}
-		statement, more = sqlListFound, []any{f.Status, searchable(query), purchase.NormaliseEmail(query), profile}
+		statement = sqlListByQuery
+		more = []any{f.Status, validText(query), purchase.NormaliseEmail(query), profile}
 	case f.Code != nil && *f.Code != 0:
 		statement, more = sqlListByCode, []any{f.Status}
 	case f.Status != "":
@@ -258,7 +259,7 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list purchases: %w", err)
 		}
-		// A page that lacks an unreadable row is filled up: a short one is taken for the last.
+		// A short page means the last one: fill the place of an unreadable row.
 		read := int(found.CommandTag().RowsAffected())
 		if read < limit || len(rows) >= f.Limit {
 			return rows[:min(len(rows), f.Limit)], nil
@@ -271,11 +272,11 @@ const sqlGet = `
 SELECT` + columns + `
 FROM public.purchases WHERE checkout_session_id = $1`
 
-// Get returns one purchase with everything about it. The error is ErrUnknown where the ledger does not hold
-// it.
+// Get returns one purchase with its message, events and attempts. The error is ErrNotFound if there is
+// none.
 func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
-	rows, err := r.detailed(ctx, func(tx pgx.Tx) ([]Row, error) {
-		found, err := tx.Query(ctx, sqlGet, searchable(id))
+	rows, err := r.readDetails(ctx, func(tx pgx.Tx) ([]Row, error) {
+		found, err := tx.Query(ctx, sqlGet, validText(id))
 		if err != nil {
 			return nil, err
 		}
@@ -284,14 +285,14 @@ func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return Row{}, fmt.Errorf("purchase %s: %w", id, ErrUnknown)
+		return Row{}, fmt.Errorf("purchase %s: %w", id, ErrNotFound)
 	case err != nil:
 		return Row{}, fmt.Errorf("read purchase %s: %w", id, err)
 	}
 	return rows[0], nil
 }
 
-// Each way of finding has its own index.
+// Each branch has its own index.
 const sqlSearch = `
 SELECT` + columns + `
 FROM public.purchases
@@ -301,11 +302,11 @@ WHERE checkout_session_id IN (
         WHERE p.livemode IN (true, false) AND p.email = $2)
 ORDER BY created_at DESC, checkout_session_id LIMIT $3`
 
-// Search finds purchases by a checkout session's id, an event's id, or the customer's e-mail address, newest
-// first, each with everything about it. None is no error.
+// Search returns up to limit purchases, newest first, with their messages, events and attempts. term is the
+// id of a checkout session or an event, or an e-mail address.
 func (r *Reader) Search(ctx context.Context, term string, limit int) ([]Row, error) {
-	rows, err := r.detailed(ctx, func(tx pgx.Tx) ([]Row, error) {
-		found, err := tx.Query(ctx, sqlSearch, searchable(term), purchase.NormaliseEmail(term), limit)
+	rows, err := r.readDetails(ctx, func(tx pgx.Tx) ([]Row, error) {
+		found, err := tx.Query(ctx, sqlSearch, validText(term), purchase.NormaliseEmail(term), limit)
 		if err != nil {
 			return nil, err
 		}
@@ -317,8 +318,8 @@ func (r *Reader) Search(ctx context.Context, term string, limit int) ([]Row, err
 	return rows, nil
 }
 
-// searchable makes any text one that can be compared with the ledger's: they are valid UTF-8 without NUL.
-func searchable(s string) string {
+// validText replaces what a Postgres text cannot hold: invalid UTF-8 and NUL.
+func validText(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
@@ -335,8 +336,10 @@ const sqlAttempts = `
 SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id
 FROM public.attempts WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
 
-// detailed reads rows, and their messages, events and attempts, in one snapshot.
-func (r *Reader) detailed(ctx context.Context, read func(tx pgx.Tx) ([]Row, error)) (rows []Row, err error) {
+// readDetails reads rows and their messages, events and attempts in one snapshot.
+func (r *Reader) readDetails(
+	ctx context.Context, read func(tx pgx.Tx) ([]Row, error),
+) (rows []Row, err error) {
 	err = pgx.BeginTxFunc(ctx, r.db.Pool(), snapshot(), func(tx pgx.Tx) (err error) {
 		if rows, err = read(tx); err != nil {
 			return err
@@ -389,17 +392,16 @@ func (r *Reader) detailed(ctx context.Context, read func(tx pgx.Tx) ([]Row, erro
 	return rows, err
 }
 
-// The live profile comes first.
 const sqlProfileByEmail = `
 SELECT id::text FROM public.profiles WHERE livemode IN (true, false) AND email = $1
 ORDER BY livemode DESC LIMIT 1`
 
-// ProfileByEmail returns the id of the profile with this address; "" where there is none. Errors do not
-// repeat the address.
+// ProfileByEmail returns the id of the profile with an address, the live one first; "": none. Errors do not
+// contain the address.
 func (r *Reader) ProfileByEmail(ctx context.Context, email string) (id string, err error) {
 	err = r.db.Pool().QueryRow(ctx, sqlProfileByEmail, purchase.NormaliseEmail(email)).Scan(&id)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return "", fmt.Errorf("look for a profile: %w", err)
+		return "", fmt.Errorf("find profile: %w", err)
 	}
 	return id, nil
 }

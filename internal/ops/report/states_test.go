@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,12 +10,13 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// tableOf reads the Markdown table whose heading begins so: the heading's cells, then a row's each. Code marks are left out.
-func tableOf(t *testing.T, text, heading string) (rows [][]string) {
+// readTable returns the cells of the Markdown table whose header row starts with heading, without code
+// marks.
+func readTable(t *testing.T, text, heading string) (rows [][]string) {
 	t.Helper()
 	_, after, ok := strings.Cut(text, "\n| "+heading)
 	if !ok {
-		t.Fatalf("no table begins with %q", heading)
+		t.Fatalf("no table starts with %q", heading)
 	}
 	for line := range strings.SplitSeq("| "+heading+after, "\n") {
 		if !strings.HasPrefix(line, "|") {
@@ -31,7 +33,7 @@ func tableOf(t *testing.T, text, heading string) (rows [][]string) {
 	return rows
 }
 
-// docs/states.md says what the code does.
+// The tables of docs/states.md match the code.
 func TestStatesDocument(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("../../../docs/states.md")
@@ -39,52 +41,59 @@ func TestStatesDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(data)
-
-	var statuses []purchase.Status
-	for _, row := range tableOf(t, text, "status |")[1:] {
-		statuses = append(statuses, purchase.Status(row[0]))
-	}
-	for i, s := range purchase.Statuses() {
-		if i >= len(statuses) || statuses[i] != s {
-			t.Fatalf("the statuses are %v, the document has %v", purchase.Statuses(), statuses)
+	t.Run("statuses", func(t *testing.T) {
+		var documented []purchase.Status
+		for _, row := range readTable(t, text, "status |")[1:] {
+			documented = append(documented, purchase.Status(row[0]))
 		}
-	}
-
-	for _, row := range tableOf(t, text, "reason |")[1:] {
-		g := report.Group{Status: purchase.Status(row[1]), Reason: purchase.Reason(row[0])}
-		if all := strings.HasPrefix(row[3], "one, some, all"); all != g.Replayable() {
-			t.Errorf("%s (%s): replayed by %q", g.Status, g.Reason, row[3])
+		if want := purchase.Statuses(); len(documented) < len(want) || !slices.Equal(documented[:len(want)], want) {
+			t.Errorf("documented statuses = %v, want %v", documented, want)
 		}
-	}
-
-	t.Run("events", func(t *testing.T) { testEventsTable(t, tableOf(t, text, "stands at \\ proposed")) })
-	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, tableOf(t, text, "stands at \\ outcome")) })
+	})
+	t.Run("replayable", func(t *testing.T) {
+		for _, row := range readTable(t, text, "reason |")[1:] {
+			g := report.Group{Status: purchase.Status(row[1]), Reason: purchase.Reason(row[0])}
+			if documented := strings.HasPrefix(row[3], "one, some, all"); documented != g.Replayable() {
+				t.Errorf("%s (%s): documented %q, want replayable = %t", g.Status, g.Reason, row[3], g.Replayable())
+			}
+		}
+	})
+	t.Run("events", func(t *testing.T) { testEventsTable(t, readTable(t, text, `recorded \ proposed`)) })
+	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, readTable(t, text, `recorded \ outcome`)) })
 }
 
-// state reads a state's name; "paid" is each of those behind it.
-func state(name string) (list [][2]string) {
+type state struct {
+	status purchase.Status
+	reason purchase.Reason
+}
+
+// statesOf parses a state's name; "paid" is each of the paid states.
+func statesOf(name string) []state {
 	switch name {
 	case "unknown":
-		return [][2]string{{"", ""}}
+		return []state{{}}
 	case "paid":
-		return [][2]string{{"pending", ""}, {"published", ""}, {"retrying", ""}, {"delivered", ""}, {"dead", "refused"}, {"skipped", "no_consent"}, {"skipped", "test_purchase"}}
+		return []state{
+			{"pending", ""}, {"published", ""}, {"retrying", ""}, {"delivered", ""}, {"dead", "refused"},
+			{"skipped", "no_consent"}, {"skipped", "test_purchase"},
+		}
 	}
 	status, reason, _ := strings.Cut(strings.TrimSuffix(name, ")"), " (")
-	return [][2]string{{status, reason}}
+	return []state{{purchase.Status(status), purchase.Reason(reason)}}
 }
 
 func testEventsTable(t *testing.T, rows [][]string) {
 	t.Helper()
 	if len(rows) != 7 {
-		t.Fatalf("%d rows", len(rows))
+		t.Fatalf("rows = %d, want 7", len(rows))
 	}
 	for _, row := range rows[1:] {
 		for i, cell := range row[1:] {
-			for _, from := range state(row[0]) {
-				for _, to := range state(rows[0][i+1]) {
-					got := purchase.Advances(purchase.Status(from[0]), purchase.Reason(from[1]), purchase.Status(to[0]), purchase.Reason(to[1]))
+			for _, from := range statesOf(row[0]) {
+				for _, to := range statesOf(rows[0][i+1]) {
+					got := purchase.Advances(from.status, from.reason, to.status, to.reason)
 					if got != (cell == "●") {
-						t.Errorf("%v to %v: %v, the document has %q", from, to, got, cell)
+						t.Errorf("%v to %v: advances = %t, documented %q", from, to, got, cell)
 					}
 				}
 			}
@@ -95,7 +104,7 @@ func testEventsTable(t *testing.T, rows [][]string) {
 func testOutcomesTable(t *testing.T, rows [][]string) {
 	t.Helper()
 	if len(rows) != 7 {
-		t.Fatalf("%d rows", len(rows))
+		t.Fatalf("rows = %d, want 7", len(rows))
 	}
 	const generation = 2
 	for _, row := range rows[1:] {
@@ -112,7 +121,7 @@ func testOutcomesTable(t *testing.T, rows [][]string) {
 			}
 			for _, o := range outcomes {
 				if next, _ := purchase.Settle(from, generation, o, of); string(next) != cell {
-					t.Errorf("%s, %s of generation %d: %s, the document has %q", from, o, of, next, cell)
+					t.Errorf("%s, %s of generation %d: status = %s, documented %q", from, o, of, next, cell)
 				}
 			}
 		}

@@ -10,21 +10,21 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Step is one line of a purchase's timeline.
+// Step is one entry of a purchase's timeline.
 type Step struct {
 	At       time.Time
 	What     string // a sentence without personal data
 	Severity Severity
 }
 
-// Severity says how a step went.
+// Severity is how a step ended.
 type Severity string
 
 // The severities.
 const (
 	Neutral Severity = "neutral"
 	Good    Severity = "good"
-	Wait    Severity = "wait" // it will be tried again
+	Wait    Severity = "wait" // to be retried
 	Bad     Severity = "bad"
 )
 
@@ -52,7 +52,7 @@ func severityOfAttempt(c purchase.Class) Severity {
 	}
 }
 
-// Timeline lists what happened, in the order in which it happened.
+// Timeline returns the purchase's steps in chronological order.
 func (r *Row) Timeline() []Step {
 	var steps []Step
 	add := func(at *time.Time, severity Severity, what string, args ...any) {
@@ -62,29 +62,30 @@ func (r *Row) Timeline() []Step {
 	}
 	switch {
 	case r.Kind == purchase.KindTrial, r.Reason == purchase.ReasonNoPayment:
-		add(r.PurchasedAt, Neutral, "checked out without a payment, by Stripe's time")
+		add(r.PurchasedAt, Neutral, "checked out without a payment (Stripe's time)")
 	case r.Kind == purchase.KindFirstPayment:
-		add(r.PurchasedAt, Neutral, "first payment after the trial %s, by Stripe's time", ledger.OrZero(r.TrialSession))
+		trial := ledger.OrZero(r.TrialSession)
+		add(r.PurchasedAt, Neutral, "first payment after the trial %s (Stripe's time)", trial)
 	default:
-		add(r.PurchasedAt, Neutral, "paid, by Stripe's time")
+		add(r.PurchasedAt, Neutral, "paid (Stripe's time)")
 	}
-	add(r.Converted, Good, "first payment after it: %s", ledger.OrZero(r.FirstPayment))
+	add(r.Converted, Good, "first payment recorded: %s", ledger.OrZero(r.FirstPayment))
 	for i := range r.Events {
 		e := &r.Events[i]
-		add(&e.Received, Neutral, "Stripe's %s (%s): %s",
-			purchase.LogSafe(e.Type), purchase.LogSafe(e.ID), e.Disposition)
+		event, id := purchase.LogSafe(e.Type), purchase.LogSafe(e.ID)
+		add(&e.Received, Neutral, "Stripe's %s (%s): %s", event, id, e.Disposition)
 		if e.Disposition == purchase.Processed && e.Type != purchase.TypeAsyncFailed &&
 			e.Type != purchase.TypeInvoicePaid && r.ProfileID != nil {
 			add(&e.Received, Good, "customer provisioned: profile %s", *r.ProfileID)
 		}
 	}
 	if r.FirstPublished != nil && r.Published != nil && r.FirstPublished.Before(*r.Published) {
-		add(r.FirstPublished, Neutral, "handed to the queue")
+		add(r.FirstPublished, Neutral, "first published")
 	}
 	if sequence := ledger.OrZero(r.Sequence); sequence > 0 {
-		add(r.Published, Neutral, "taken by the queue as generation %d, sequence %d", r.Generation, sequence)
+		add(r.Published, Neutral, "published: send round %d, stream sequence %d", r.Generation, sequence)
 	} else {
-		add(r.Published, Neutral, "taken by the queue as generation %d", r.Generation)
+		add(r.Published, Neutral, "published: send round %d", r.Generation)
 	}
 	for i := range r.Attempts {
 		a := &r.Attempts[i]
@@ -105,7 +106,7 @@ func (r *Row) Timeline() []Step {
 	return steps
 }
 
-// State is the status with its reason, for people.
+// State returns the status with its reason.
 func (r *Row) State() string {
 	switch {
 	case r.Status == purchase.StatusDelivered:
@@ -115,40 +116,4 @@ func (r *Row) State() string {
 	default:
 		return string(r.Status)
 	}
-}
-
-// Remedy says what an operator can do about a purchase that stands like this; "" where nothing needs to be
-// done.
-func (r *Row) Remedy() string {
-	switch r.Status {
-	case purchase.StatusAwaitingPayment:
-		return "Stripe tells when the delayed payment succeeds or fails; it may take days."
-	case purchase.StatusPaymentFailed:
-		return "No money came: nothing is sent. A later success would still be taken."
-	case purchase.StatusRejected:
-		return "It is paid, but there is no usable e-mail address: find the customer in Stripe and give access by hand."
-	case purchase.StatusPending:
-		return "It waits for the queue: if it stays so, look whether NATS is up (GET /readyz of ingest)."
-	case purchase.StatusPublished:
-		return "It waits for a worker: if it stays so, look whether one is running and not paused (GET /readyz of tiktok-worker)."
-	case purchase.StatusRetrying:
-		return "The worker tries again by itself; the last attempt says why."
-	case purchase.StatusDead:
-		if r.Reason == purchase.ReasonExpired {
-			return "It is too old to be sent again without a risk of counting twice. If you know that TikTok never took it: ingest replay --session " + r.ID
-		}
-		return "Mend what TikTok names, then: ingest replay --session " + r.ID
-	case purchase.StatusSkipped:
-		switch r.Reason {
-		case purchase.ReasonNotConfigured:
-			return "The worker had no TIKTOK_ACCESS_TOKEN. With one: ingest replay --session " + r.ID
-		case purchase.ReasonTestPurchase:
-			return "A test purchase. With TIKTOK_TEST_MODE=send: ingest replay --session " + r.ID
-		case purchase.ReasonForgotten:
-			return "Its customer's data were removed: there is nothing left to send."
-		default: // a trial: no money, no sale, no replay
-		}
-	default: // delivered
-	}
-	return ""
 }

@@ -9,7 +9,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-func TestRow_TimelineIsInOrder(t *testing.T) {
+func TestRow_TimelineIsChronological(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	after := func(seconds int) *time.Time { return new(at.Add(time.Duration(seconds) * time.Second)) }
@@ -22,19 +22,19 @@ func TestRow_TimelineIsInOrder(t *testing.T) {
 			{ID: "evt_1", Type: purchase.TypeCompleted, Received: at, Disposition: purchase.Processed},
 		},
 		Attempts: []report.Attempt{{
-			ID: "a", At: *after(4), TookMS: 20, Class: purchase.ClassRefused, Code: new(40002), Message: "Batch.0.event: no",
-			RequestID: "r1",
+			ID: "a", At: *after(4), TookMS: 20, Class: purchase.ClassRefused, Code: new(40002),
+			Message: "Batch.0.event: no", RequestID: "r1",
 		}},
 	}
 	var lines []string
 	for _, step := range r.Timeline() {
 		lines = append(lines, step.At.Format("05 ")+step.What)
 	}
-	want := `04 paid, by Stripe's time
+	want := `04 paid (Stripe's time)
 05 Stripe's checkout.session.completed (evt_1): processed
 05 customer provisioned: profile p1
-07 handed to the queue
-08 taken by the queue as generation 2, sequence 7
+07 first published
+08 published: send round 2, stream sequence 7
 09 attempt 1 at TikTok: refused after 20ms, code 40002, "Batch.0.event: no", request_id r1
 10 dead (refused)
 11 Stripe's checkout.session.completed (evt_2): duplicate`
@@ -43,8 +43,7 @@ func TestRow_TimelineIsInOrder(t *testing.T) {
 	}
 }
 
-// A checkout without money says so, whatever its kind: it was not paid.
-func TestRow_TimelineWithoutMoney(t *testing.T) {
+func TestRow_TimelineOfUnpaidCheckoutIsNotPaid(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range map[string]struct {
@@ -58,8 +57,10 @@ func TestRow_TimelineWithoutMoney(t *testing.T) {
 		"sale":          {purchase.KindCheckout, "", "paid"},
 		"staff's":       {purchase.KindCheckout, purchase.ReasonInternal, "paid"},
 	} {
-		r := report.Row{ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, PurchasedAt: &at}
-		if got := r.Timeline()[0].What; got != tc.want+", by Stripe's time" {
+		r := report.Row{
+			ID: "cs_1", Kind: tc.kind, Status: purchase.StatusSkipped, Reason: tc.reason, PurchasedAt: &at,
+		}
+		if got := r.Timeline()[0].What; got != tc.want+" (Stripe's time)" {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}

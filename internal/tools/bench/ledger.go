@@ -220,7 +220,7 @@ func (y *year) awaitAutovacuum(ctx context.Context) {
 // turns with and without it. At last the command runs to its end. prune returns how many purchases were
 // removed.
 func (y *year) prune(ctx context.Context) (removed int) {
-	before := time.Now().Add(-maintenance.LeastPruneAge - time.Second)
+	before := time.Now().Add(-maintenance.MinPruneAge - time.Second)
 	countOld := func() int {
 		return query[int](ctx, y.old.ledger, sqlCount+" WHERE finished_at < $1", before)
 	}

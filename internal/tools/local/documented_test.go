@@ -34,7 +34,7 @@ var (
 
 	port    = regexp.MustCompile(`127\.0\.0\.1:808(\d)`)
 	id      = regexp.MustCompile(`cs_(live_|test_)?…|<id>`)
-	session = regexp.MustCompile(`cs_test_\w+`)
+	session = regexp.MustCompile(`cs_(live|test)_\w+`)
 )
 
 // expectation describes the run of a command.
@@ -43,12 +43,14 @@ type expectation struct {
 	before   string // a script that prepares it
 	input    string
 	purchase string // the status of the purchase that it needs; "": delivered
+	settled  bool   // whether it needs every purchase to be delivered
 	codes    []int  // exit statuses
 }
 
 // special are the commands that need or return something special. All others end with exit status 0.
 var special = []expectation{
-	{begins: "curl http://127.0.0.1:8082/readyz", codes: []int{22}}, // 503: delivery is paused
+	{begins: "curl $WORKER/readyz", codes: []int{22}}, // 503: delivery is paused
+	{begins: `curl -X POST $TIKTOK/faults -d '{"code":40002`, settled: true, codes: []int{0}},
 	{begins: ".local/bin/ingest replay --status dead --yes", purchase: "dead", codes: []int{0}},
 	{begins: "ingest replay --session", before: refuse, input: "no\n", purchase: "dead", codes: []int{3}},
 	{begins: "ingest replay", input: "no\n", codes: []int{0, 3}},
@@ -75,9 +77,7 @@ func TestDocumentedCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.read(quickstart)
-	r.await("the quickstart's purchases to be delivered", func() bool {
-		return r.purchase("pending")+r.purchase("published")+r.purchase("retrying")+r.purchase("dead") == ""
-	})
+	r.awaitDelivery()
 	log, err := os.ReadFile(r.stack.path("tiktok-worker.log"))
 	if err != nil || !strings.Contains(string(log), "TikTok denies access") {
 		t.Errorf("the worker's log has no line about the refused access (%v)", err)
@@ -164,6 +164,9 @@ func (r *reader) run(file, line string) {
 	if out, code := r.shell(how.before, ""); code != 0 {
 		r.t.Fatalf("%s: exit status %d\n%s", how.before, code, out)
 	}
+	if how.settled {
+		r.awaitDelivery()
+	}
 	status, purchase := cmp.Or(how.purchase, "delivered"), ""
 	r.await("a purchase that is "+status, func() bool { purchase = r.purchase(status); return purchase != "" })
 	var out string
@@ -204,6 +207,13 @@ func (r *reader) local(script string) string {
 		"postgres://owner@host/db", "'"+r.stack.ledger("postgres")+"'", "ledger.dump", r.stack.path("ledger.dump"),
 		"$PWD/.local/", r.stack.dir+"/", ".local/bin/", "", "go run ./internal/tools/stripegen", "stripegen",
 	).Replace(script)
+}
+
+// awaitDelivery waits until no purchase is on its way or dead.
+func (r *reader) awaitDelivery() {
+	r.await("every purchase to be delivered", func() bool {
+		return r.purchase("pending")+r.purchase("published")+r.purchase("retrying")+r.purchase("dead") == ""
+	})
 }
 
 // purchase returns the id of a purchase with a status; "": there is none.

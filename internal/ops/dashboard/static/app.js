@@ -1,4 +1,4 @@
-// Times in the viewer's zone, the chart, and a word when the page could not be refreshed. Everything else is the server's.
+// Local times, the chart, and a message when a refresh fails.
 (() => {
   "use strict";
   const brief = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -13,7 +13,7 @@
     }
   };
 
-  // The server counts by the hour; days are the viewer's own.
+  // The server counts by hour; days are local.
   const floor = {
     hour: (d) => d.setMinutes(0, 0, 0),
     threehours: (d) => d.setHours(d.getHours() - (d.getHours() % 3), 0, 0, 0),
@@ -103,8 +103,8 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
   const stale = (hidden) => () => {
-    const word = document.getElementById("stale");
-    if (word) word.hidden = hidden;
+    const message = document.getElementById("stale");
+    if (message) message.hidden = hidden;
   };
   document.addEventListener("htmx:error", stale(false));
   document.addEventListener("htmx:response:error", stale(false));
