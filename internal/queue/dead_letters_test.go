@@ -59,7 +59,7 @@ func TestDeadLetters_AwaitAcksTogether(t *testing.T) {
 	s.await("the dead letters", func() bool { return s.stored(message.StreamPurchasesDead) == n })
 	select {
 	case err := <-done:
-		t.Errorf("returned %v before the acknowledgements", err)
+		t.Fatalf("returned %v before the acknowledgements", err)
 	default:
 	}
 	proxy.Release()

@@ -39,7 +39,9 @@ type Provisioner struct {
 }
 
 // NewProvisioner returns a Provisioner for Run.
-func NewProvisioner(c *Conn, s StreamConfig, every time.Duration, onPass func(), log *zap.Logger) *Provisioner {
+func NewProvisioner(
+	c *Conn, s StreamConfig, every time.Duration, onPass func(), log *zap.Logger,
+) *Provisioner {
 	p := &Provisioner{
 		conn: c, config: s, every: every, onPass: onPass, log: log,
 		wakeup: make(chan struct{}, 1), ready: make(chan struct{}),

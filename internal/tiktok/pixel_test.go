@@ -64,8 +64,12 @@ func TestPixel_ClosesIdleConnections(t *testing.T) {
 		fail  bool
 		want  int
 	}{
-		{0, false, 0}, {4 * time.Minute, false, 0}, {2 * time.Minute, false, 1},
-		{time.Second, false, 1}, {time.Second, true, 2}, {time.Minute, false, 2},
+		{0, false, 0},
+		{4 * time.Minute, false, 0},
+		{2 * time.Minute, false, 1},
+		{time.Second, false, 1},
+		{time.Second, true, 2},
+		{time.Minute, false, 2},
 	} {
 		now, tr.fail = now.Add(step.after), step.fail
 		p.Send(t.Context(), []message.Envelope{{EventID: "cs_1", PurchasedAt: 1}})

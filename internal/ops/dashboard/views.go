@@ -219,7 +219,8 @@ func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.T
 	}
 	severity := map[bool]string{true: "good", false: "bad"}
 	h.Components = []component{
-		{"Postgres", h.Postgres, severity[h.Postgres == "up"]}, {"NATS", h.NATS, severity[h.NATS == "up"]},
+		{"Postgres", h.Postgres, severity[h.Postgres == "up"]},
+		{"NATS", h.NATS, severity[h.NATS == "up"]},
 		workers, backlog, last,
 	}
 	return h
@@ -408,8 +409,10 @@ func (d *Dashboard) find(w http.ResponseWriter, r *http.Request, term string) er
 		case err != nil:
 			return err
 		case profile == "":
-			return &httpError{http.StatusNotFound,
-				"no purchase with this e-mail address; if Stripe shows one, check the endpoint's deliveries in Stripe"}
+			return &httpError{
+				http.StatusNotFound,
+				"no purchase with this e-mail address; if Stripe shows one, check the endpoint's deliveries in Stripe",
+			}
 		}
 		term = profile
 	}
@@ -465,8 +468,10 @@ func (d *Dashboard) purchase(w http.ResponseWriter, r *http.Request) error {
 	row, err := d.Reports.Get(ctx, r.PathValue("id"))
 	switch {
 	case errors.Is(err, report.ErrNotFound):
-		return &httpError{http.StatusNotFound,
-			"purchase not found; if Stripe shows it as paid, check the endpoint's deliveries and CHECKOUT_MODES"}
+		return &httpError{
+			http.StatusNotFound,
+			"purchase not found; if Stripe shows it as paid, check the endpoint's deliveries and CHECKOUT_MODES",
+		}
 	case err != nil:
 		return err
 	}

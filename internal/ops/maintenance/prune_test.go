@@ -306,7 +306,8 @@ func TestPruned_AddSumsGroups(t *testing.T) {
 	p.Add(purchase.StatusDelivered, "", 3)
 	p.Add(purchase.StatusSkipped, "no_payment", 4)
 	want := []report.Group{
-		{Status: "delivered", Count: 3}, {Status: "skipped", Reason: "no_payment", Count: 6},
+		{Status: "delivered", Count: 3},
+		{Status: "skipped", Reason: "no_payment", Count: 6},
 		{Status: "skipped", Reason: "test_purchase", Count: 1},
 	}
 	if diff := cmp.Diff(want, p.Groups); diff != "" || p.Purchases() != 10 {

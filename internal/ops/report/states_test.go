@@ -74,8 +74,13 @@ func statesOf(name string) []state {
 		return []state{{}}
 	case "paid":
 		return []state{
-			{"pending", ""}, {"published", ""}, {"retrying", ""}, {"delivered", ""}, {"dead", "refused"},
-			{"skipped", "no_consent"}, {"skipped", "test_purchase"},
+			{"pending", ""},
+			{"published", ""},
+			{"retrying", ""},
+			{"delivered", ""},
+			{"dead", "refused"},
+			{"skipped", "no_consent"},
+			{"skipped", "test_purchase"},
 		}
 	}
 	status, reason, _ := strings.Cut(strings.TrimSuffix(name, ")"), " (")
