@@ -135,7 +135,8 @@ func TestAlerts_PassPromtool(t *testing.T) {
 	t.Parallel()
 	p := tools(t)
 	for _, args := range [][]string{
-		{"check", "rules", alertRules}, {"test", "rules", alertTests},
+		{"check", "rules", alertRules},
+		{"test", "rules", alertTests},
 		{"check", "config", "../../deploy/prometheus/prometheus.yml"},
 	} {
 		if _, err := os.ReadFile(args[2]); err != nil { // for the test cache

@@ -156,8 +156,13 @@ func TestWebhook_EveryOrderEndsTheSame(t *testing.T) {
 	sessions := 0
 	var sales []string
 	for _, steps := range [][]eventStep{
-		{unpaid, paid}, {unpaid, failed}, {failed, paid}, {unpaid, failed, paid}, {unpaid, unpaid, paid, paid},
-		{unpaid, noEmail, paid}, {noEmail, failed},
+		{unpaid, paid},
+		{unpaid, failed},
+		{failed, paid},
+		{unpaid, failed, paid},
+		{unpaid, unpaid, paid, paid},
+		{unpaid, noEmail, paid},
+		{noEmail, failed},
 	} {
 		for order := range permutations(len(steps)) {
 			c := stripegen.NewCheckout().Live()

@@ -466,7 +466,9 @@ func (s *stack) connect() *pgxpool.Pool {
 		s.t.Fatal(err)
 	}
 	config.MaxConns = 4
-	config.BeforeAcquire = func(ctx context.Context, conn *pgx.Conn) bool { return conn.Ping(ctx) == nil }
+	config.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+		return conn.Ping(ctx) == nil, nil
+	}
 	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		s.t.Fatal(err)
 	}
