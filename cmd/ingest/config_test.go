@@ -38,7 +38,7 @@ func TestConfig_Problems(t *testing.T) {
 	for _, tc := range []struct{ settings, want string }{
 		{"ADMIN_ADDR=0.0.0.0:8081", "ADMIN_TOKEN is required"},
 		{"ADMIN_HOSTS=ingest.internal,http://x", "ADMIN_HOSTS"},
-		{"ADMIN_TOKEN=hunter2; ADMIN_TOKENS=admin:hunter2-hunter2-hunter2", "that of ADMIN_TOKEN"},
+		{"ADMIN_TOKEN=hunter2; ADMIN_TOKENS=admin:hunter2-hunter2-hunter2", "reserved for ADMIN_TOKEN"},
 		{"ADMIN_TOKENS=anna:hunter2", "ADMIN_TOKENS: the token of anna has fewer than 16 characters"},
 		{"ADMIN_TOKENS=hunter2-hunter2-hunter2", "ADMIN_TOKENS: entry 1 is not name:token"},
 		{"BACKFILL_INTERVAL=-1h", "BACKFILL_INTERVAL"},

@@ -14,7 +14,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"purchase-relay/internal/testkit/promlocal"
-	"purchase-relay/internal/testkit/stripegen"
 )
 
 const (
@@ -23,7 +22,7 @@ const (
 	operations = "../../docs/operations.md"
 )
 
-// rule is one alert of alerts.yml.
+// rule is an alert of alerts.yml.
 type rule struct {
 	Alert       string            `yaml:"alert"`
 	Expr        string            `yaml:"expr"`
@@ -50,7 +49,7 @@ func rules(t *testing.T) (list []rule) {
 		list = append(list, g.Rules...)
 	}
 	if len(list) == 0 {
-		t.Fatal("alerts.yml holds no alerts")
+		t.Fatal("alerts.yml has no alerts")
 	}
 	return list
 }
@@ -60,20 +59,21 @@ var (
 	buckets    = regexp.MustCompile(`_(bucket|sum|count)$`)
 )
 
-// unknownMetrics returns those that a text names and docs/metrics.md does not.
+// unknownMetrics returns the metrics in text that docs/metrics.md lacks.
 func unknownMetrics(text string, rows map[string][]string) (list []string) {
 	for _, name := range metricName.FindAllString(text, -1) {
-		if rows[name] == nil && (rows[buckets.ReplaceAllString(name, "")] == nil || strings.TrimSpace(rows[buckets.ReplaceAllString(name, "")][1]) != "histogram") {
+		histogram := rows[buckets.ReplaceAllString(name, "")]
+		if rows[name] == nil && (histogram == nil || strings.TrimSpace(histogram[1]) != "histogram") {
 			list = append(list, name)
 		}
 	}
 	return list
 }
 
-// Each alert says how bad, what, what to do, and has its entry in the runbook; it looks at metrics that exist, and is unit tested.
-func TestAlertsAreWhole(t *testing.T) {
+// Each alert has a severity, texts, an entry in the runbook, known metrics and a unit test.
+func TestAlerts_AreDocumentedAndTested(t *testing.T) {
 	t.Parallel()
-	book, err := os.ReadFile(operations)
+	runbook, err := os.ReadFile(operations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,36 +86,39 @@ func TestAlertsAreWhole(t *testing.T) {
 	for _, r := range rules(t) {
 		seen[r.Alert] = true
 		if !slices.Contains([]string{"critical", "warning", "info"}, r.Labels["severity"]) {
-			t.Errorf("%s: severity %q", r.Alert, r.Labels["severity"])
+			t.Errorf("%s: severity = %q, want critical, warning or info", r.Alert, r.Labels["severity"])
 		}
 		if r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
-			t.Errorf("%s lacks its summary or description", r.Alert)
+			t.Errorf("%s has no summary or description", r.Alert)
 		}
 		if want := "docs/operations.md#" + strings.ToLower(r.Alert); r.Annotations["runbook"] != want {
-			t.Errorf("%s: runbook %q, want %q", r.Alert, r.Annotations["runbook"], want)
+			t.Errorf("%s: runbook = %q, want %q", r.Alert, r.Annotations["runbook"], want)
 		}
-		_, entry, found := strings.Cut(string(book), "\n### "+r.Alert+"\n")
+		_, entry, found := strings.Cut(string(runbook), "\n### "+r.Alert+"\n")
 		entry, _, _ = strings.Cut(entry, "\n#")
 		for _, mark := range []string{"**What:**", "**Why:**", "**Do:**"} {
 			if !found || !strings.Contains(entry, mark) {
 				t.Errorf("docs/operations.md: the entry of %s has no %s", r.Alert, mark)
 			}
 		}
-		if unknown := unknownMetrics(r.Expr, rows); len(unknown) > 0 || !metricName.MatchString(r.Expr) && !strings.Contains(r.Expr, "up{") {
-			t.Errorf("%s looks at %v, which nobody exports", r.Alert, unknown)
+		if unknown := unknownMetrics(r.Expr, rows); len(unknown) > 0 {
+			t.Errorf("%s uses metrics that docs/metrics.md lacks: %v", r.Alert, unknown)
 		}
-		if !strings.Contains(string(unit), "name: "+r.Alert+"\n") && !strings.Contains(string(unit), "name: "+r.Alert+" ") {
+		if !metricName.MatchString(r.Expr) && !strings.Contains(r.Expr, "up{") {
+			t.Errorf("%s uses no metric of the product: %s", r.Alert, r.Expr)
+		}
+		if !regexp.MustCompile("name: " + r.Alert + `[\n ]`).Match(unit) {
 			t.Errorf("%s has no unit test", r.Alert)
 		}
 	}
-	for _, m := range regexp.MustCompile(`(?m)^### (PurchaseRelay\w+)$`).FindAllStringSubmatch(string(book), -1) {
-		if !seen[m[1]] {
-			t.Errorf("docs/operations.md has an entry for %s, which is no alert", m[1])
+	for _, heading := range regexp.MustCompile(`(?m)^### PurchaseRelay\w+$`).FindAllString(string(runbook), -1) {
+		if name := strings.TrimPrefix(heading, "### "); !seen[name] {
+			t.Errorf("docs/operations.md describes %s, which is no alert", name)
 		}
 	}
 }
 
-// tools returns Prometheus' programs, or skips where they are not to be had.
+// tools returns Prometheus' programs, or skips the test where they cannot be installed.
 func tools(t *testing.T) promlocal.Tools {
 	t.Helper()
 	p, err := promlocal.Ensure(t.Context(), os.Stderr)
@@ -128,11 +131,15 @@ func tools(t *testing.T) promlocal.Tools {
 	return p
 }
 
-func TestPromtool(t *testing.T) {
+func TestAlerts_PassPromtool(t *testing.T) {
 	t.Parallel()
 	p := tools(t)
-	for _, args := range [][]string{{"check", "rules", alertRules}, {"test", "rules", alertTests}, {"check", "config", "../../deploy/prometheus/prometheus.yml"}} {
-		if _, err := os.ReadFile(args[2]); err != nil { // seen by the test cache, too
+	for _, args := range [][]string{
+		{"check", "rules", alertRules},
+		{"test", "rules", alertTests},
+		{"check", "config", "../../deploy/prometheus/prometheus.yml"},
+	} {
+		if _, err := os.ReadFile(args[2]); err != nil { // for the test cache
 			t.Fatal(err)
 		}
 		if out, err := exec.Command(p.Promtool, args...).CombinedOutput(); err != nil {
@@ -141,15 +148,15 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
-// The shipped rules in a real Prometheus that scrapes the real binaries: every rule evaluates without an error, every
-// query of Grafana's dashboard is answered, and PurchaseRelayWorkerPaused fires while TikTok rejects the token and
-// clears afterwards. The other alerts' expressions are tested by promtool on made-up series.
+// A real Prometheus scrapes the real binaries with the shipped rules: every rule evaluates without an error,
+// every query of Grafana's dashboard returns, and PurchaseRelayWorkerPaused fires while TikTok rejects the
+// token and clears afterwards. promtool tests the other alerts' expressions on synthetic series.
 func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 	t.Parallel()
 	p := tools(t)
 	s := newStack(t)
 	prometheus := s.startPrometheus(p)
-	s.send(stripegen.NewCheckout().Live())
+	s.sell(1)
 	firing := func() (firing bool) {
 		alerts, err := prometheus.Alerts(t.Context())
 		return err == nil && slices.ContainsFunc(alerts, func(a promlocal.Alert) bool {
@@ -157,11 +164,10 @@ func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 		})
 	}
 	s.sim.SetToken("another")
-	c := stripegen.NewCheckout().Live()
-	s.send(c)
+	id := s.sell(1)[0]
 	s.await("the alert to fire", firing)
 	s.sim.SetToken("local-token")
-	s.awaitStatus(c.SessionID, "delivered")
+	s.awaitStatus(id, "delivered")
 	s.await("the alert to clear", func() bool { return !firing() })
 
 	failed, err := prometheus.FailedRules(t.Context())
@@ -170,15 +176,16 @@ func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 	}
 	for _, panel := range grafanaPanels(t) {
 		for _, q := range panel.Targets {
-			if _, err := prometheus.Count(t.Context(), strings.ReplaceAll(q.Expr, "$__rate_interval", "10m")); err != nil {
+			expr := strings.ReplaceAll(q.Expr, "$__rate_interval", "10m")
+			if _, err := prometheus.Count(t.Context(), expr); err != nil {
 				t.Errorf("panel %q: query %s: %v", panel.Title, q.Expr, err)
 			}
 		}
 	}
 }
 
-// startPrometheus scrapes both binaries twice a second and evaluates the shipped rules. Their "for" durations are
-// taken out so that an alert fires at its first evaluation; promtool tests the durations.
+// startPrometheus scrapes both binaries twice per second and evaluates the shipped rules without their "for"
+// durations, so that an alert fires at its first evaluation. promtool tests the durations.
 func (s *stack) startPrometheus(p promlocal.Tools) *promlocal.Server {
 	s.t.Helper()
 	rules, err := os.ReadFile(alertRules)

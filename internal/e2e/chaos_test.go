@@ -16,9 +16,9 @@ import (
 	"purchase-relay/internal/testkit/wait"
 )
 
-// Everything is broken for a while: once with every kind of fault, once with those that keep the queue's
-// data, without a sweeper.
-func TestChaos(t *testing.T) {
+// Chaos injects faults for a while: first every kind, then, without a sweeper, those that keep the queue's
+// data. CHAOS_DURATION overrides the duration.
+func TestChaos_LosesNothing(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("part of make test-long")
@@ -36,17 +36,17 @@ func TestChaos(t *testing.T) {
 			report, err := chaos.CombinedOutput()
 			t.Logf("%s", report)
 			if err != nil || !strings.Contains(string(report), "Nothing was lost") {
-				t.Errorf("chaos failed: %v", err)
+				t.Errorf("chaos: %v, want a report that nothing was lost", err)
 			}
 		})
 	}
 }
 
-// When chaos is killed, everything that it started ends, in whatever state it is.
-func TestKilledChaosLeavesNothing(t *testing.T) {
+// When chaos is killed, every process that it started ends, even a frozen one.
+func TestChaos_LeavesNoProcessWhenKilled(t *testing.T) {
 	t.Parallel()
 	if _, err := procfs.Self(); err != nil {
-		t.Skip("processes are listed from /proc")
+		t.Skip("needs /proc to list processes")
 	}
 	chaos := exec.Command(filepath.Join(binaries, "chaos"),
 		"-binaries", binaries, "-duration", "60s", "-gap", "200ms", "-only", "freeze,kill")
@@ -64,11 +64,11 @@ func TestKilledChaosLeavesNothing(t *testing.T) {
 			n++
 		}
 	}
-	// Of the seven parts, Postgres with several processes, some are always killed and not yet started again. The
-	// command nats-server -c <folder>/nats.conf names the folder of the logs.
+	// Some of the seven parts are always down; Postgres has several processes. The command nats-server -c
+	// <folder>/nats.conf names the folder of the logs.
 	var started []procfs.Proc
 	folder := ""
-	if !wait.Until(t.Context(), patience, 10*time.Millisecond, func() bool {
+	if !wait.Until(t.Context(), timeout, 10*time.Millisecond, func() bool {
 		started = descendants(t, chaos.Process.Pid)
 		for _, p := range started {
 			words, err := p.CmdLine()
@@ -83,23 +83,23 @@ func TestKilledChaosLeavesNothing(t *testing.T) {
 	if folder != "" {
 		t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	}
-	births := make([]uint64, len(started))
+	starts := make([]uint64, len(started))
 	for i, p := range started {
-		births[i], _ = birth(p)
+		starts[i], _ = startTime(p)
 	}
 	_ = chaos.Process.Kill()
 	_ = chaos.Wait()
 	for i, p := range started {
-		if !wait.Until(t.Context(), patience, 10*time.Millisecond, func() bool {
-			now, alive := birth(p)
-			return !alive || now != births[i] // the id may be another process' by now
+		if !wait.Until(t.Context(), timeout, 10*time.Millisecond, func() bool {
+			now, alive := startTime(p)
+			return !alive || now != starts[i] // the id may be reused
 		}) {
-			t.Fatalf("process %d is left", p.PID)
+			t.Fatalf("process %d still runs", p.PID)
 		}
 	}
 }
 
-// descendants lists the living processes below one.
+// descendants returns the living processes that a process and its children started.
 func descendants(t *testing.T, pid int) (found []procfs.Proc) {
 	t.Helper()
 	all, err := procfs.AllProcs()
@@ -113,7 +113,7 @@ func descendants(t *testing.T, pid int) (found []procfs.Proc) {
 		}
 	}
 	for todo := children[pid]; len(todo) > 0; todo = todo[1:] {
-		if _, alive := birth(todo[0]); alive {
+		if _, alive := startTime(todo[0]); alive {
 			found = append(found, todo[0])
 		}
 		todo = append(todo, children[todo[0].PID]...)
@@ -121,8 +121,8 @@ func descendants(t *testing.T, pid int) (found []procfs.Proc) {
 	return found
 }
 
-// birth returns the time of a process' start in the kernel's ticks.
-func birth(p procfs.Proc) (ticks uint64, alive bool) {
+// startTime returns the time of a process' start in the kernel's ticks.
+func startTime(p procfs.Proc) (ticks uint64, alive bool) {
 	stat, err := p.Stat()
 	return stat.Starttime, err == nil && !slices.Contains([]string{"Z", "X"}, stat.State)
 }

@@ -11,36 +11,36 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// dose is the size of a test: small in `make test` (-short), large in `make test-long`.
-func dose(small, large int) int {
+// scale returns a test's size: small in `make test` (-short), large in `make test-long`.
+func scale(small, large int) int {
 	if testing.Short() {
 		return small
 	}
 	return large
 }
 
-// crashes is how often a test kills a process. CRASHES overrides it.
+// crashes returns how often a test kills a process. CRASHES overrides it.
 func crashes() int {
 	if n, err := strconv.Atoi(os.Getenv("CRASHES")); err == nil {
 		return n
 	}
-	return dose(4, 100)
+	return scale(4, 100)
 }
 
-// load is purchases as Stripe sends them: four concurrently, 125 a second, each again until it is taken.
+// load sends purchases as Stripe does: four concurrently, 125 per second, each until it is answered 200.
 type load struct {
 	s     *stack
 	group sync.WaitGroup
-	stop  chan struct{}
+	done  chan struct{}
 	ids   chan string
 
 	pace   *time.Ticker
 	mu     sync.Mutex
-	sender *stripegen.Sender // moves with each start of ingest
+	sender *stripegen.Sender // to the latest ingest
 }
 
-func (s *stack) load() *load {
-	l := &load{s: s, stop: make(chan struct{}), ids: make(chan string, 1_000_000), sender: s.sender}
+func (s *stack) startLoad() *load {
+	l := &load{s: s, done: make(chan struct{}), ids: make(chan string, 1_000_000), sender: s.sender}
 	l.pace = time.NewTicker(8 * time.Millisecond)
 	s.t.Cleanup(l.pace.Stop)
 	for range 4 {
@@ -52,7 +52,7 @@ func (s *stack) load() *load {
 func (l *load) buy() {
 	for {
 		select {
-		case <-l.stop:
+		case <-l.done:
 			return
 		case <-l.pace.C:
 		}
@@ -73,16 +73,16 @@ func (l *load) buy() {
 	}
 }
 
-// moved tells that ingest was started anew.
-func (l *load) moved() {
+// followIngest sends to the latest ingest from now on.
+func (l *load) followIngest() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sender = l.s.sender
 }
 
-// sold stops the load and returns what was answered 200.
-func (l *load) sold() map[string]bool {
-	close(l.stop)
+// stop stops the load and returns the ids that were answered 200.
+func (l *load) stop() map[string]bool {
+	close(l.done)
 	l.group.Wait()
 	close(l.ids)
 	ids := make(map[string]bool)
@@ -92,72 +92,73 @@ func (l *load) sold() map[string]bool {
 	return ids
 }
 
-// end stops the load and checks that each purchase was delivered, under one event_id with one body, and made one profile and
-// one row.
-func (l *load) end() {
+// finish stops the load and checks that each purchase is one row and one profile, and was delivered in one
+// body.
+func (l *load) finish() {
 	s := l.s
 	s.t.Helper()
-	ids := l.sold()
+	ids := l.stop()
 	n := len(ids)
 	if n < 10 {
-		s.t.Fatalf("only %d purchases were sent: the test shows nothing", n)
+		s.t.Fatalf("%d purchases were sent, want at least 10", n)
 	}
-	s.await("every purchase to be delivered", func() bool {
-		return query[int](s, `SELECT count(*) FROM purchases WHERE status <> 'delivered'`) == 0
-	})
+	s.awaitNone(`purchases WHERE status <> 'delivered'`)
 	for _, table := range []string{"purchases", "profiles"} {
-		if rows := query[int](s, `SELECT count(*) FROM `+table); rows != n {
-			s.t.Errorf("%d rows in %s for %d purchases", rows, table, n)
+		if rows := s.rows(table); rows != n {
+			s.t.Errorf("%s has %d rows, want %d", table, rows, n)
 		}
 	}
 	repeats := 0
 	for _, e := range s.sim.Received() {
 		if !ids[e.EventID] {
-			s.t.Errorf("TikTok holds %s, which nobody bought", e.EventID)
+			s.t.Errorf("TikTok has the unknown event %s", e.EventID)
 		}
 		delete(ids, e.EventID)
 		repeats += e.Copies - 1
 		if e.Variants != 1 {
-			s.t.Errorf("%s was sent in %d bodies", e.EventID, e.Variants)
+			s.t.Errorf("%s was sent in %d bodies, want 1", e.EventID, e.Variants)
 		}
 	}
 	if len(ids) > 0 {
-		s.t.Errorf("%d purchases never reached TikTok", len(ids))
+		s.t.Errorf("TikTok lacks %d purchases", len(ids))
 	}
-	s.t.Logf("%d purchases, %d sent again under their own event_id", n, repeats)
+	s.t.Logf("%d purchases, %d sent again with the same event_id", n, repeats)
 }
 
-// someTime is a random part of most.
-func someTime(random *rand.Rand, most time.Duration) {
-	moment := time.NewTimer(time.Duration(random.Int64N(int64(most))))
-	<-moment.C
-}
-
-// Both binaries are killed (kill -9) at random moments while purchases come in. (The grace is longer than the 30 s after which
-// the queue delivers again what a killed process held.)
-func TestKilledAtRandomMoments(t *testing.T) {
-	t.Parallel()
-	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
+// newRandom logs the seed of the random numbers.
+func newRandom(t *testing.T) *rand.Rand {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 1))
-	l := s.load()
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+func randomSleep(random *rand.Rand, limit time.Duration) {
+	<-time.After(time.Duration(random.Int64N(int64(limit))))
+}
+
+// Both binaries are killed (kill -9) at random moments under load. SWEEP_GRACE is above the 30 s after which
+// NATS redelivers what a killed worker held.
+func TestCrash_RandomKillsLoseNothing(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
+	random := newRandom(t)
+	l := s.startLoad()
 	for range crashes() {
-		someTime(random, 400*time.Millisecond)
+		randomSleep(random, 400*time.Millisecond)
 		if random.IntN(2) == 0 {
-			s.ingest.kill()
+			s.ingest.Kill()
 			s.startIngest("SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
-			l.moved()
+			l.followIngest()
 		} else {
-			s.worker.kill()
+			s.worker.Kill()
 			s.startWorker()
 		}
 	}
-	l.end()
+	l.finish()
 }
 
-// Three workers share the work; they are killed (kill -9) in turn.
-func TestWorkersKilledInTurn(t *testing.T) {
+func TestCrash_WorkersKilledInTurnLoseNothing(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
 	workers := []*program{s.worker}
@@ -165,15 +166,13 @@ func TestWorkersKilledInTurn(t *testing.T) {
 		s.startWorker()
 		workers = append(workers, s.worker)
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 2))
-	l := s.load()
+	random := newRandom(t)
+	l := s.startLoad()
 	for i := range crashes() {
-		someTime(random, 500*time.Millisecond)
-		workers[i%3].kill()
+		randomSleep(random, 500*time.Millisecond)
+		workers[i%3].Kill()
 		s.startWorker()
 		workers[i%3] = s.worker
 	}
-	l.end()
+	l.finish()
 }

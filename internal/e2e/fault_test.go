@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,123 +8,116 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
-// backlog stops the worker and lets n purchases wait in the queue. change makes one's page address of its
-// number.
-func (s *stack) backlog(n int, page func(i int) string) {
+// seeded is a purchase that seed writes.
+type seeded struct {
+	at   time.Time
+	page string
+}
+
+// seed writes n pending purchases to the ledger. change may edit each of them; nil leaves them as they are.
+func (s *stack) seed(n int, change func(i int, p *seeded)) {
 	s.t.Helper()
-	s.worker.kill()
-	s.ingest.kill()
 	ids, envelopes := make([]string, n), make([]string, n)
 	for i := range n {
-		ids[i] = fmt.Sprintf("cs_live_seed%06d", i)
-		envelopes[i] = fmt.Sprintf(
-			`{"version":1,"event_id":%q,"livemode":true,"purchased_at":%d,"amount_minor":2999,"currency":"usd","match_keys":{"email":%q,"page_url":%q}}`,
-			ids[i],
-			time.Now().Unix(),
-			sha(ids[i]),
-			page(i),
-		)
+		ids[i] = seedID(i)
+		p := seeded{at: time.Now(), page: "https://shop.example/thanks"}
+		if change != nil {
+			change(i, &p)
+		}
+		envelopes[i] = fmt.Sprintf(`{"version":1,"event_id":%q,"livemode":true,"purchased_at":%d,`+
+			`"amount_minor":2999,"currency":"usd","match_keys":{"email":%q,"page_url":%q}}`,
+			ids[i], p.at.Unix(), sha(ids[i]), p.page)
 	}
-	s.exec(
-		`INSERT INTO purchases (checkout_session_id, status, mode, livemode, amount_minor, currency, purchased_at, envelope)
-		SELECT id, 'pending', 'subscription', true, 2999, 'usd', now(), convert_to(envelope, 'UTF8') FROM unnest($1::text[], $2::text[]) AS u (id, envelope)`,
-		ids,
-		envelopes,
-	)
-	s.startIngest()
-	s.await("all to be in the queue", func() bool { return s.count("pending") == 0 })
+	s.exec(`INSERT INTO purchases (checkout_session_id, status, mode, livemode, amount_minor, currency,
+			purchased_at, envelope)
+		SELECT id, 'pending', 'subscription', true, 2999, 'usd', now(), convert_to(envelope, 'UTF8')
+		FROM unnest($1::text[], $2::text[]) AS u (id, envelope)`, ids, envelopes)
 }
 
-// count counts the purchases with a status.
-func (s *stack) count(status string) int {
+func seedID(i int) string { return fmt.Sprintf("cs_live_seed%06d", i) }
+
+// backlog kills the worker and fills the queue with seeded purchases.
+func (s *stack) backlog(n int, change func(i int, p *seeded)) {
 	s.t.Helper()
-	return query[int](s, `SELECT count(*) FROM purchases WHERE status = $1`, status)
+	s.worker.Kill()
+	s.ingest.Kill()
+	s.seed(n, change)
+	s.startIngest()
+	s.awaitCount("pending", 0)
 }
 
-func sameShop(int) string { return "https://shop.example/thanks" }
-
-// Many purchases wait while the settings are wrong: at most ten die, readiness gives the reason, and all others
-// are delivered afterwards.
-func TestSettingsFaultKillsAtMostTen(t *testing.T) {
+// With wrong settings at most ten of many purchases are dead-lettered, readiness gives the reason, and all
+// others are delivered afterwards.
+func TestWorker_SettingsFaultDeadLettersAtMostTen(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		fault  tiktoksim.Fault
 		dead   int
 		reason string
 	}{
-		"the same refusal for everything": {tiktoksim.Fault{Code: 40002, Message: "Invalid parameter"}, 10, "Invalid parameter"},
+		"the same refusal for everything": {
+			tiktoksim.Fault{Code: 40002, Message: "Invalid parameter"}, 10, "Invalid parameter",
+		},
 		"no permission under 40002": {tiktoksim.Fault{
-			Code:    40002,
-			Message: "No permission to operate pixel code: LOCALPIXEL. You must be an admin or operator of this advertiser account.",
+			Code: 40002, Message: "No permission to operate pixel code: LOCALPIXEL. " +
+				"You must be an admin or operator of this advertiser account.",
 		}, 0, "No permission to operate pixel code"},
-		"a page for everything": {tiktoksim.Fault{Status: 403, HTML: true}, 0, "HTTP 403"},
+		"an HTML page for everything": {tiktoksim.Fault{Status: 403, HTML: true}, 0, "HTTP 403"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := dose(500, 2000)
+			n := scale(500, 2000)
 			s := newStack(t)
-			s.backlog(n, sameShop)
+			s.backlog(n, nil)
 			s.sim.Inject(tc.fault)
 			s.startWorker("RETRY_INITIAL=200ms", "RETRY_MAX=1s")
-			s.await("the worker to pause", func() bool { // it is not ready before it is connected, either
-				code, body := get(s.worker.admin + "/readyz")
+			paused := func() bool { // before the worker is connected, /readyz is 503 without the reason
+				code, body := httpGet(s.worker.admin + "/readyz")
 				return code == http.StatusServiceUnavailable && strings.Contains(body, tc.reason)
-			})
-			paused := s.sim.Stats().Requests
-			s.await("some probes", func() bool { return s.sim.Stats().Requests >= paused+8 })
-			if code, body := get(s.worker.admin + "/readyz"); code != http.StatusServiceUnavailable ||
-				!strings.Contains(body, tc.reason) {
-				t.Errorf("readyz: %d %s, want 503 with %q", code, body, tc.reason)
 			}
-			if dead := s.count("dead"); dead > tc.dead {
-				t.Errorf("%d dead, want at most %d", dead, tc.dead)
+			s.await("the worker to pause", paused)
+			requests := s.sim.Stats().Requests
+			s.await("some probes", func() bool { return s.sim.Stats().Requests >= requests+8 })
+			if !paused() {
+				t.Errorf("/readyz after some probes is not 503 with %q", tc.reason)
 			}
 			s.sim.Clear()
-			s.await(
-				"all others to be delivered",
-				func() bool { return s.count("delivered")+s.count("dead") == n },
-			)
-			dead := s.count("dead")
-			if dead > tc.dead || len(s.sim.Received()) != n-dead {
-				t.Errorf("%d dead, want at most %d; TikTok has %d", dead, tc.dead, len(s.sim.Received()))
+			s.awaitNone(`purchases WHERE status NOT IN ('delivered', 'dead')`)
+			dead, received := s.count("dead"), len(s.sim.Received())
+			if dead > tc.dead || received != n-dead {
+				t.Errorf("dead = %d, want at most %d; TikTok has %d events, want %d", dead, tc.dead, received, n-dead)
 			}
-			s.await(
-				"the worker to be ready",
-				func() bool { return status(s.worker.admin+"/readyz") == http.StatusOK },
-			)
-			t.Logf("%d dead, %d requests until it paused, %d in all", dead, paused, s.sim.Stats().Requests)
+			s.awaitReadiness(s.worker.admin, http.StatusOK)
+			t.Logf("%d dead, %d requests before the pause, %d in total", dead, requests, s.sim.Stats().Requests)
 		})
 	}
 }
 
-// One event among many meets a firewall's page: the others are delivered without delay, that one is
-// dead with the page's status.
-func TestOneEventsPageStopsNobody(t *testing.T) {
+// A firewall blocks one event among many: the others are delivered without delay, that one is dead with the
+// status of the firewall's page.
+func TestWorker_BlockedEventStopsNoOther(t *testing.T) {
 	t.Parallel()
 	for _, httpStatus := range []int{403, 413} {
 		t.Run(fmt.Sprint(httpStatus), func(t *testing.T) {
 			t.Parallel()
-			n, bad := dose(400, 1000), 213
+			n, blocked := scale(400, 1000), 213
 			s := newStack(t)
-			s.backlog(n, func(i int) string {
-				if i == bad {
-					return "https://shop.example/a/../thanks"
+			s.backlog(n, func(i int, p *seeded) {
+				if i == blocked {
+					p.page = "https://shop.example/a/../thanks"
 				}
-				return sameShop(i)
 			})
 			s.sim.Inject(tiktoksim.Fault{Status: httpStatus, HTML: true, MatchText: "/../"})
 			started := time.Now()
 			s.startWorker()
-			s.await("all to end", func() bool { return s.count("delivered")+s.count("dead") == n })
-			id := fmt.Sprintf("cs_live_seed%06d", bad)
-			if code := query[int](s, `SELECT last_code FROM purchases WHERE status = 'dead' AND reason = 'refused' AND checkout_session_id = $1`, id); code != httpStatus {
-				t.Errorf("its code = %d, want %d", code, httpStatus)
+			s.awaitNone(`purchases WHERE status NOT IN ('delivered', 'dead')`)
+			s.checkPurchase(seedID(blocked), "dead", "refused")
+			if code := query[int](s, `SELECT last_code FROM purchases WHERE status = 'dead'`); code != httpStatus {
+				t.Errorf("last_code = %d, want %d", code, httpStatus)
 			}
 			received := s.sim.Received()
 			delays := make([]time.Duration, len(received))
@@ -134,99 +125,77 @@ func TestOneEventsPageStopsNobody(t *testing.T) {
 				delays[i] = e.FirstAt.Sub(started)
 			}
 			slices.Sort(delays)
-			if pauses := s.worker.said("Delivery paused"); len(received) != n-1 || pauses != 0 {
-				t.Errorf("TikTok has %d of %d, %d pauses", len(received), n-1, pauses)
+			pauses := s.worker.logged("Delivery paused")
+			if len(received) != n-1 || pauses != 0 {
+				t.Errorf("TikTok has %d events after %d pauses, want %d and none", len(received), pauses, n-1)
 			}
-			if text := strings.Join(s.worker.lines(), "\n"); strings.Contains(text, "access token") ||
+			if text := s.worker.log(); strings.Contains(text, "access token") ||
 				strings.Contains(text, "denies access") {
 				t.Error("the log blames the token")
 			}
-			t.Logf(
-				"the other %d after the worker's start: median %s, last %s; %d requests",
-				len(delays),
-				delays[len(delays)/2],
-				delays[len(delays)-1],
-				s.sim.Stats().Requests,
-			)
+			t.Logf("median delay of the others %s, last %s; %d requests",
+				delays[len(delays)/2], delays[len(delays)-1], s.sim.Stats().Requests)
 		})
 	}
 }
 
-// The same, while purchases come one by one: each is delivered as if the bad one were not there.
-func TestOneEventsPageAmongNewPurchases(t *testing.T) {
+// The others are delivered as if the blocked one did not exist.
+func TestWorker_BlockedEventAmongNewPurchases(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Status: 406, HTML: true, MatchText: "/../"})
-	bad := stripegen.NewCheckout().Live()
-	bad.Metadata = map[string]string{"page_url": "https://shop.example/x", "user_agent": "Mozilla/5.0 (/../)"}
-	s.send(bad)
-	var ids []string
-	for range 100 {
-		c := stripegen.NewCheckout().Live()
-		ids = append(ids, c.SessionID)
-		s.send(c)
-	}
-	if r := s.awaitStatus(bad.SessionID, "dead"); r.Reason != "refused" {
-		t.Errorf("%+v, want refused", r)
-	}
-	s.await("the others", func() bool { return s.count("delivered") == len(ids) })
-	var median float64
-	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - created_at)) FROM purchases WHERE status = 'delivered'`).
-			Scan(&median)
-	})
+	blocked := stripegen.NewCheckout().Live()
+	blocked.Metadata = map[string]string{"user_agent": "Mozilla/5.0 (/../)"}
+	s.send(blocked)
+	s.sell(100)
+	s.awaitStatus(blocked.SessionID, "dead")
+	s.checkPurchase(blocked.SessionID, "dead", "refused")
+	s.awaitCount("delivered", 100)
+	median := query[float64](s, `SELECT percentile_cont(0.5) WITHIN GROUP (
+		ORDER BY extract(epoch FROM finished_at - created_at)) FROM purchases WHERE status = 'delivered'`)
 	t.Logf("median from receipt to delivery: %.3f s", median)
 }
 
-// TikTok answers a batch with 40050: each of its events gets an answer of its own, and all count as
-// delivered.
-func TestDuplicateInABatch(t *testing.T) {
+// TikTok answers a batch with 40050: each event is sent alone, and all count as delivered.
+func TestWorker_DuplicateCodeSplitsBatch(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	s.backlog(64, sameShop)
+	s.backlog(64, nil)
 	s.sim.Inject(tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2})
 	s.startWorker()
-	s.await("all to be delivered", func() bool { return s.count("delivered") == 64 })
+	s.awaitCount("delivered", 64)
 	if got := len(s.sim.Received()); got != 64 {
 		t.Errorf("TikTok has %d events, want 64", got)
 	}
 }
 
-// A passing fault under 40002 is retried, and kills nothing.
-func TestPassingFaultUnder40002(t *testing.T) {
+// 40002 with the message of a transient fault is retried.
+func TestWorker_RetriesTransient40002(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "could not acquire ip", Count: 2})
-	c := stripegen.NewCheckout().Live()
-	s.send(c)
-	if r := s.awaitStatus(c.SessionID, "delivered"); r.Attempts != 3 {
-		t.Errorf("%d attempts, want 3", r.Attempts)
+	if r := s.awaitStatus(s.sell(1)[0], "delivered"); r.Attempts != 3 {
+		t.Errorf("attempts = %d, want 3", r.Attempts)
 	}
 }
 
-// Settings that no request can carry end the start with exit code 2, all named; what copying adds is trimmed.
-func TestUnusableSettings(t *testing.T) {
+// Settings that no request can carry end the start with exit code 2 and are all named. Blanks are trimmed.
+func TestConfig_RejectsUnusableToken(t *testing.T) {
 	t.Parallel()
-	code, out := command(
-		t,
-		"tiktok-worker",
-		[]string{"TIKTOK_ACCESS_TOKEN=two words", "TIKTOK_PIXEL_ID=C-1", "TIKTOK_TEST_EVENT_CODE=a b"},
-	)
-	if code != 2 || !strings.Contains(out, "TIKTOK_ACCESS_TOKEN must") ||
-		!strings.Contains(out, "TIKTOK_PIXEL_ID must") ||
-		!strings.Contains(out, "TIKTOK_TEST_EVENT_CODE must") ||
-		strings.Contains(out, "two words") {
-		t.Errorf("exit code %d: %s", code, out)
+	env := []string{"TIKTOK_ACCESS_TOKEN=two words", "TIKTOK_PIXEL_ID=C-1", "TIKTOK_TEST_EVENT_CODE=a b"}
+	code, out := command(t, "tiktok-worker", env)
+	if code != 2 || strings.Contains(out, "two words") {
+		t.Errorf("exit code %d, want 2 without the token: %s", code, out)
+	}
+	for _, name := range []string{"TIKTOK_ACCESS_TOKEN", "TIKTOK_PIXEL_ID", "TIKTOK_TEST_EVENT_CODE"} {
+		if !strings.Contains(out, name+" must") {
+			t.Errorf("%s is not reported: %s", name, out)
+		}
 	}
 	s := newStack(t, "TIKTOK_ACCESS_TOKEN=\ufeff local-token\r\n", "TIKTOK_PIXEL_ID= LOCALPIXEL ")
-	c := stripegen.NewCheckout().Live()
-	s.send(c)
-	s.awaitStatus(c.SessionID, "delivered")
-	var event struct {
-		Pixel string `json:"pixel"`
-	}
-	if data, err := json.Marshal(s.event(c.SessionID)); err != nil || json.Unmarshal(data, &event) != nil ||
-		event.Pixel != "LOCALPIXEL" {
-		t.Errorf("pixel = %q, want LOCALPIXEL (%v)", event.Pixel, err)
+	id := s.sell(1)[0]
+	s.awaitStatus(id, "delivered")
+	if pixel := s.event(id).Pixel; pixel != "LOCALPIXEL" {
+		t.Errorf("pixel = %q, want LOCALPIXEL", pixel)
 	}
 }

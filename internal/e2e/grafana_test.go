@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -12,7 +13,7 @@ import (
 
 const dashboardFile = "../../deploy/grafana/purchase-relay.json"
 
-// panel is one of the dashboard's, as far as the test looks.
+// panel is a panel of the dashboard.
 type panel struct {
 	ID          int    `json:"id"`
 	Type        string `json:"type"`
@@ -56,28 +57,30 @@ func grafanaPanels(t *testing.T) []panel {
 	if err := json.Unmarshal(text, &d); err != nil {
 		t.Fatal(err)
 	}
-	if d.UID == "" || d.Title == "" || d.SchemaVersion < 30 || len(d.Panels) == 0 || len(d.Templating.List) != 1 ||
-		d.Templating.List[0].Name != "datasource" || d.Templating.List[0].Type != "datasource" || d.Templating.List[0].Query != "prometheus" {
-		t.Errorf("the dashboard's head: %+v", d)
+	variables := fmt.Sprint(d.Templating.List)
+	if d.UID == "" || d.Title == "" || d.SchemaVersion < 30 || len(d.Panels) == 0 ||
+		variables != "[{datasource datasource prometheus}]" {
+		t.Errorf("the dashboard lacks an id, a title, a schema, panels or its data source: %+v", d)
 	}
 	return d.Panels
 }
 
-// Each panel says what it shows, in which unit, from the chosen data source and of metrics that exist; together they show every metric.
-func TestGrafanaDashboard(t *testing.T) {
+// Each panel has a description, a unit, the chosen data source and known metrics. Together they show every
+// metric.
+func TestGrafana_ShowsEveryMetric(t *testing.T) {
 	t.Parallel()
 	rows := documented(t)
 	shown, ids := "", map[int]bool{}
 	taken := map[[2]int]string{}
 	for _, p := range grafanaPanels(t) {
 		if ids[p.ID] {
-			t.Errorf("%s: the id %d is taken", p.Title, p.ID)
+			t.Errorf("%s: id %d is not unique", p.Title, p.ID)
 		}
 		ids[p.ID] = true
 		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
 				if other := taken[[2]int{x, y}]; other != "" || x >= 24 {
-					t.Fatalf("%s lies over %q at %d, %d", p.Title, other, x, y)
+					t.Fatalf("%s overlaps %q or the edge at %d, %d", p.Title, other, x, y)
 				}
 				taken[[2]int{x, y}] = p.Title
 			}
@@ -85,12 +88,16 @@ func TestGrafanaDashboard(t *testing.T) {
 		if p.Type == "row" {
 			continue
 		}
-		if p.Title == "" || p.Description == "" || p.FieldConfig.Defaults.Unit == "" || p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
-			t.Errorf("panel %d %q lacks its title, description, unit, data source or query", p.ID, p.Title)
+		if p.Title == "" || p.Description == "" || p.FieldConfig.Defaults.Unit == "" ||
+			p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
+			t.Errorf("panel %d %q lacks a title, description, unit, data source or query", p.ID, p.Title)
 		}
 		for _, q := range p.Targets {
-			if unknown := unknownMetrics(q.Expr, rows); len(unknown) > 0 || q.Datasource.UID != "${datasource}" || q.RefID == "" {
-				t.Errorf("%s asks for %v, which nobody exports (%+v)", p.Title, unknown, q)
+			if unknown := unknownMetrics(q.Expr, rows); len(unknown) > 0 {
+				t.Errorf("%s uses metrics that docs/metrics.md lacks: %v", p.Title, unknown)
+			}
+			if q.Datasource.UID != "${datasource}" || q.RefID == "" {
+				t.Errorf("%s has a query without the data source or id: %+v", p.Title, q)
 			}
 			shown += q.Expr + "\n"
 		}
@@ -102,8 +109,9 @@ func TestGrafanaDashboard(t *testing.T) {
 	}
 }
 
-// What docker-compose.yml mounts for Prometheus and Grafana is there; their images are pinned, and published on loopback alone.
-func TestObservabilityProfile(t *testing.T) {
+// The files that docker-compose.yml mounts for Prometheus and Grafana exist. Both images are pinned and
+// published on loopback only.
+func TestCompose_ObservabilityProfile(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docker-compose.yml")
 	if err != nil {
@@ -122,8 +130,10 @@ func TestObservabilityProfile(t *testing.T) {
 	}
 	for _, name := range []string{"prometheus", "grafana"} {
 		s := compose.Services[name]
-		if strings.Join(s.Profiles, " ") != "observability" || !regexp.MustCompile(`:v?\d+\.\d+\.\d+}$`).MatchString(s.Image) || len(s.Ports) != 1 || !strings.HasPrefix(s.Ports[0], "127.0.0.1:") {
-			t.Errorf("%s: %+v", name, s)
+		pinned := regexp.MustCompile(`:v?\d+\.\d+\.\d+}$`).MatchString(s.Image)
+		if strings.Join(s.Profiles, " ") != "observability" || !pinned || len(s.Ports) != 1 ||
+			!strings.HasPrefix(s.Ports[0], "127.0.0.1:") {
+			t.Errorf("%s = %+v, want the profile observability, a pinned image and a port on loopback", name, s)
 		}
 		mounted := 0
 		for _, v := range s.Volumes {
@@ -133,20 +143,21 @@ func TestObservabilityProfile(t *testing.T) {
 			}
 			mounted++
 			if _, err := os.Stat("../../" + source); err != nil || !strings.HasSuffix(v, ":ro") {
-				t.Errorf("%s mounts %s: %v", name, v, err)
+				t.Errorf("%s mounts %s: %v, want an existing file, read-only", name, v, err)
 			}
 		}
 		if mounted == 0 {
-			t.Errorf("%s mounts nothing of deploy/", name)
+			t.Errorf("%s mounts no file of deploy/", name)
 		}
 	}
 	for file, want := range map[string]string{
-		"datasources/prometheus.yml": "url: http://prometheus:9090", "dashboards/purchase-relay.yml": "path: /var/lib/grafana/dashboards",
+		"datasources/prometheus.yml":    "url: http://prometheus:9090",
+		"dashboards/purchase-relay.yml": "path: /var/lib/grafana/dashboards",
 	} {
 		text, err := os.ReadFile("../../deploy/grafana/provisioning/" + file)
-		var any map[string]any
-		if err != nil || yaml.Unmarshal(text, &any) != nil || !strings.Contains(string(text), want) {
-			t.Errorf("%s: %s, %v", file, text, err)
+		var parsed map[string]any
+		if err != nil || yaml.Unmarshal(text, &parsed) != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s = %s, %v, want YAML with %q", file, text, err, want)
 		}
 	}
 }

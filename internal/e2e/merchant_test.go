@@ -14,12 +14,13 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/google/go-cmp/cmp"
 
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// examples are the servers of docs/examples, and how each is started. A language that is not here is left out.
+// examples returns the command of each server in docs/examples.
 func examples() map[string]func(port string) []string {
 	return map[string]func(port string) []string{
 		"node":    func(string) []string { return []string{"node", "checkout.mjs"} },
@@ -31,19 +32,20 @@ func examples() map[string]func(port string) []string {
 	}
 }
 
-// startExample starts one and returns its address. stripe is where it finds Stripe's API, shop where its buyers come back to.
-// env is added to its environment.
+// startExample starts an example and returns its URL. stripe is the URL of Stripe's API, shop that to which
+// buyers return.
 func startExample(t *testing.T, language, stripe, shop string, env ...string) (address string) {
 	t.Helper()
 	if _, err := exec.LookPath(language); err != nil {
-		t.Skipf("there is no %s here", language)
+		t.Skipf("%s is not installed", language)
 	}
 	addr := freeAddr(t)
 	_, port, _ := strings.Cut(addr, ":")
 	args := examples()[language](port)
-	if language == "go" { // as a program of its own: what `go run` starts would outlive it
+	if language == "go" { // built, because a child of `go run` outlives it
 		program := filepath.Join(t.TempDir(), "checkout")
-		if out, err := exec.Command("go", "build", "-o", program, "../../docs/examples/checkout.go").CombinedOutput(); err != nil {
+		build := exec.Command("go", "build", "-o", program, "../../docs/examples/checkout.go")
+		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		args = []string{program}
@@ -60,23 +62,23 @@ func startExample(t *testing.T, language, stripe, shop string, env ...string) (a
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("%s says:\n%s", language, out.String())
+			t.Logf("%s's output:\n%s", language, out.String())
 		}
 	})
-	(&stack{t: t}).await(language+" to answer", func() bool { return status("http://"+addr+"/") != 0 })
+	(&stack{t: t}).await(language+" to answer", func() bool { return statusCode("http://"+addr+"/") != 0 })
 	return "http://" + addr
 }
 
-// Each example creates a session with what the relay reads; without consent with nothing but the no; and no cookie, however long or
-// strange, keeps a buyer from paying.
-func TestCheckoutExamples(t *testing.T) {
+// Each example creates a session with the metadata that ingest reads, without consent only with the no. No
+// cookie prevents a checkout.
+func TestExamples_CreateCheckoutSessions(t *testing.T) {
 	t.Parallel()
 	for language := range examples() {
 		t.Run(language, func(t *testing.T) {
 			api := stripegen.NewAPI()
 			api.PayURL = "https://pay.example/"
 			shop := startExample(t, language, listen(t, api), "https://shop.example")
-			forwarded := "198.51.100.9, 203.0.113.7" // without proxies of the shop's own, a visitor's invention
+			forwarded := "198.51.100.9, 203.0.113.7" // untrusted: the shop has no proxies
 			buy := func(cookies map[string]string, page string) map[string]string {
 				t.Helper()
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, shop+"/checkout", http.NoBody)
@@ -96,37 +98,45 @@ func TestCheckoutExamples(t *testing.T) {
 				}
 				_ = resp.Body.Close()
 				created := api.Sessions()
-				if resp.StatusCode != http.StatusSeeOther || len(created) != before+1 || !strings.HasPrefix(resp.Header.Get("Location"), "https://pay.example/cs_test_") {
-					t.Fatalf("answered %d %v, %d sessions", resp.StatusCode, resp.Header, len(created)-before)
+				payPage := strings.HasPrefix(resp.Header.Get("Location"), "https://pay.example/cs_test_")
+				if resp.StatusCode != http.StatusSeeOther || !payPage || len(created) != before+1 {
+					t.Fatalf("answer = %d %v with %d new sessions, want a redirect to one",
+						resp.StatusCode, resp.Header, len(created)-before)
 				}
 				return created[before].Metadata
 			}
-			whole := map[string]string{"consent": "yes", "ttclid": "E.C.P.ab_c-1", "ttclid_at": "1790000000", "_ttp": "2QkW.tt.1"}
+			cookies := map[string]string{
+				"consent": "yes", "ttclid": "E.C.P.ab_c-1", "ttclid_at": "1790000000", "_ttp": "2QkW.tt.1",
+			}
 			want := map[string]string{
-				"consent": "yes", "ttclid": "E.C.P.ab_c-1", "ttclid_at": "1790000000", "ttp": "2QkW.tt.1", "client_ip": "127.0.0.1", "user_agent": "Mozilla/5.0 (Test)",
+				"consent": "yes", "ttclid": "E.C.P.ab_c-1", "ttclid_at": "1790000000", "ttp": "2QkW.tt.1",
+				"client_ip": "127.0.0.1", "user_agent": "Mozilla/5.0 (Test)",
 				"page_url": "https://shop.example/pricing?plan=1&x=é",
 			}
-			got := buy(whole, "https://shop.example/pricing?plan=1&x=é")
+			got := buy(cookies, want["page_url"])
 			got["client_ip"] = strings.TrimPrefix(got["client_ip"], "::ffff:")
-			if language == "node" || language == "python3" { // a browser escapes what is not ASCII; these read bytes
+			if language == "node" || language == "python3" { // they read bytes; a browser escapes non-ASCII
 				want["page_url"], got["page_url"] = "", ""
 			}
-			if fmt.Sprint(got) != fmt.Sprint(want) {
-				t.Errorf("metadata %v\nwant %v", got, want)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("metadata (-want +got):\n%s", diff)
 			}
-			whole["consent"] = "no"
-			if got := buy(whole, "https://shop.example/"); fmt.Sprint(got) != "map[consent:no]" {
-				t.Errorf("without consent: %v", got)
+			cookies["consent"] = "no"
+			if got := fmt.Sprint(buy(cookies, "https://shop.example/")); got != "map[consent:no]" {
+				t.Errorf("metadata without consent = %s, want map[consent:no]", got)
 			}
-			if got := buy(nil, ""); fmt.Sprint(got) != "map[consent:no]" {
-				t.Errorf("without any cookie: %v", got)
+			if got := fmt.Sprint(buy(nil, "")); got != "map[consent:no]" {
+				t.Errorf("metadata without cookies = %s, want map[consent:no]", got)
 			}
-			got = buy(map[string]string{"consent": "yes", "ttclid": strings.Repeat("a", 501), "strange": "{=}=", "_ttp": "2QkW"}, "https://shop.example/?"+strings.Repeat("x", 500))
+			cookies = map[string]string{
+				"consent": "yes", "ttclid": strings.Repeat("a", 501), "strange": "{=}=", "_ttp": "2QkW",
+			}
+			got = buy(cookies, "https://shop.example/?"+strings.Repeat("x", 500))
 			if _, long := got["ttclid"]; long || got["ttp"] != "2QkW" || got["page_url"] != "" {
-				t.Errorf("with values that Stripe refuses: %v", got)
+				t.Errorf("metadata = %v, want ttp without the values that are too long for Stripe", got)
 			}
 
-			// Behind two proxies: the second address from the right, however many a visitor writes in front and in how many headers.
+			// With two proxies the second address from the right counts, whatever the visitor sends before it.
 			shop = startExample(t, language, listen(t, api), "https://shop.example", "PROXIES=2")
 			for header, want := range map[string]string{
 				"203.0.113.7, 10.0.0.1": "203.0.113.7", "127.0.0.1, 198.51.100.9,203.0.113.7 , 10.0.0.1": "203.0.113.7",
@@ -134,34 +144,43 @@ func TestCheckoutExamples(t *testing.T) {
 			} {
 				forwarded = header
 				if got := buy(map[string]string{"consent": "yes"}, "")["client_ip"]; got != want {
-					t.Errorf("X-Forwarded-For %q: client_ip %q, want %q", header, got, want)
+					t.Errorf("X-Forwarded-For %q: client_ip = %q, want %q", header, got, want)
 				}
 			}
 		})
 	}
 }
 
-// shop is a merchant's site: pages with the snippets, a banner that asks, a form that begins the checkout at the example's server.
-func newShopFront(t *testing.T, checkout string) *httptest.Server {
+// newShop serves a merchant's site: pages with the snippets, a consent banner, and a form that starts the
+// checkout at the example's server.
+func newShop(t *testing.T, checkout string) *httptest.Server {
 	t.Helper()
 	target, err := url.Parse(checkout)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /snippets/", http.StripPrefix("/snippets/", http.FileServer(http.Dir("../../docs/snippets"))))
+	mux.Handle("GET /snippets/", http.FileServer(http.Dir("../../docs")))
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{DisableKeepAlives: true} // Node closes an idle connection after five seconds
+	proxy.Transport = &http.Transport{DisableKeepAlives: true} // Node closes idle connections after 5 s
 	mux.Handle("POST /checkout", proxy)
 	page := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = io.WriteString(w, `<!doctype html><title>shop</title><link rel="icon" href="data:,"><script src="/snippets/keep-click.js"></script><script src="/snippets/payment-links.js"></script>
+		_, _ = io.WriteString(w, `<!doctype html><title>shop</title><link rel="icon" href="data:,">
+<script src="/snippets/keep-click.js"></script><script src="/snippets/payment-links.js"></script>
 <script>
-function answer(yes) { document.cookie = 'consent=' + (yes ? 'yes' : 'no') + ';path=/'; keepClick(yes); markPaymentLinks() }
+function answer(yes) {
+	document.cookie = 'consent=' + (yes ? 'yes' : 'no') + ';path=/'
+	keepClick(yes)
+	markPaymentLinks()
+}
 </script>
-<h1>`+r.URL.Path+`</h1><button id="yes" onclick="answer(true)">Yes</button><button id="no" onclick="answer(false)">No</button>
-<a id="next" href="/pricing">Pricing</a><a id="link" href="https://buy.stripe.com/test_1">Pay</a><a id="own" href="https://buy.stripe.com/test_2?client_reference_id=order-7">Pay</a>
-<form action="/checkout" method="post"><button id="buy">Buy</button></form><script>if (/consent=yes/.test(document.cookie)) { keepClick(true); markPaymentLinks() }</script>`)
+<h1>`+r.URL.Path+`</h1>
+<button id="yes" onclick="answer(true)">Yes</button><button id="no" onclick="answer(false)">No</button>
+<a id="next" href="/pricing">Pricing</a><a id="link" href="https://buy.stripe.com/test_1">Pay</a>
+<a id="own" href="https://buy.stripe.com/test_2?client_reference_id=order-7">Pay</a>
+<form action="/checkout" method="post"><button id="buy">Buy</button></form>
+<script>if (/consent=yes/.test(document.cookie)) { keepClick(true); markPaymentLinks() }</script>`)
 	}
 	for _, path := range []string{"GET /{$}", "GET /landing", "GET /pricing", "GET /thanks"} {
 		mux.HandleFunc(path, page)
@@ -171,19 +190,18 @@ function answer(yes) { document.cookie = 'consent=' + (yes ? 'yes' : 'no') + ';p
 	return server
 }
 
-// A click id from a landing page comes to TikTok: a real browser, the snippet, an example's server, Stripe's stand-in, both binaries,
-// the simulator. Nothing is kept before the visitor says yes, and nothing after a no.
-func TestClickComesToTikTok(t *testing.T) {
+// A click id reaches TikTok from a landing page through a real browser, the snippets, an example's server,
+// Stripe's stand-in and both binaries. The browser stores nothing before consent and nothing after a no.
+func TestClickID_ReachesTikTok(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, "CONSENT_KEY=consent", "CONSENT_REQUIRED=true", "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST1")
+	s := newStack(t, "CONSENT_KEY=consent", "CONSENT_REQUIRED=true", "TIKTOK_TEST_MODE=send",
+		"TIKTOK_TEST_EVENT_CODE=TEST1")
 	api := stripegen.NewAPI()
 	paid := make(chan string, 10)
-	pay := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a buyer who pays at once
+	pay := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // pays immediately
 		for _, session := range api.Sessions() {
 			if r.URL.Path == "/"+session.SessionID {
-				if answer := s.send(session); answer.Status != http.StatusOK {
-					t.Errorf("the webhook answered %+v", answer)
-				}
+				s.post(session.Event(), http.StatusOK, "")
 				paid <- session.SessionID
 				http.Redirect(w, r, session.SuccessURL, http.StatusSeeOther)
 				return
@@ -193,129 +211,119 @@ func TestClickComesToTikTok(t *testing.T) {
 	}))
 	api.PayURL = pay + "/"
 	var shop *httptest.Server
-	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { shop.Config.Handler.ServeHTTP(w, r) }))
-	t.Cleanup(front.Close)
-	shop = newShopFront(t, startExample(t, "node", listen(t, api), front.URL))
+	site := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shop.Config.Handler.ServeHTTP(w, r)
+	}))
+	shop = newShop(t, startExample(t, "node", listen(t, api), site))
 
 	p := s.openTab()
 	const click = "E.C.P.CrABcGVyc29u_-.7~x"
-	cookies := func() string { return ask[string](p, `document.cookie`) }
-	keeps := func(click string) bool { return strings.Contains("; "+cookies()+";", "; ttclid="+click+";") }
-	on := func(path string) {
+	cookies := func() string { return evaluate[string](p, `document.cookie`) }
+	checkCookies := func(want string) {
 		t.Helper()
-		p.awaitText("h1", path)
+		if got := cookies(); got != want {
+			t.Errorf("cookies = %q, want %q", got, want)
+		}
+	}
+	checkClick := func(want string) {
+		t.Helper()
+		if got := cookies(); !strings.Contains("; "+got+";", "; ttclid="+want+";") {
+			t.Errorf("cookies = %q, want the click id %s", got, want)
+		}
+	}
+	buy := func() (id string) {
+		t.Helper()
+		p.click("#buy")
+		p.awaitText("h1", "/thanks")
+		return <-paid
 	}
 	press := func(selector string) {
 		t.Helper()
 		p.do(chromedp.Click(chromedp.CSS(selector)))
 	}
 
-	// Nothing is kept before the answer, and nothing after a no.
-	p.open(front.URL + "/landing?ttclid=" + click + "&utm_source=tiktok")
-	if got := cookies(); got != "" {
-		t.Errorf("before the answer the browser keeps %q", got)
-	}
+	// Nothing is stored before the answer, and nothing after a no.
+	p.open(site + "/landing?ttclid=" + click + "&utm_source=tiktok")
+	checkCookies("")
 	press("#no")
-	if got := cookies(); got != "consent=no" {
-		t.Errorf("after a no the browser keeps %q", got)
-	}
+	checkCookies("consent=no")
 	p.click("#next")
-	on("/pricing")
-	p.click("#buy")
-	on("/thanks")
-	refused := <-paid
-	if r := s.awaitStatus(refused, "skipped"); r.Reason != "no_consent" {
-		t.Errorf("after a no: %+v", r)
-	}
-	if metadata := api.Sessions()[0].Metadata; fmt.Sprint(metadata) != "map[consent:no]" {
-		t.Errorf("after a no Stripe got %v", metadata)
+	p.awaitText("h1", "/pricing")
+	refused := buy()
+	s.awaitStatus(refused, "skipped")
+	s.checkPurchase(refused, "skipped", "no_consent")
+	if got := fmt.Sprint(api.Sessions()[0].Metadata); got != "map[consent:no]" {
+		t.Errorf("metadata after a no = %s, want map[consent:no]", got)
 	}
 
-	// The answer comes one page later: the click is still known from the page before.
-	p.open(front.URL + "/landing?ttclid=" + click)
+	// The answer comes one page later: the click id of the page before is stored.
+	p.open(site + "/landing?ttclid=" + click)
 	p.click("#next")
-	on("/pricing")
+	p.awaitText("h1", "/pricing")
 	press("#yes")
-	kept := cookies()
-	if !keeps(click) {
-		t.Fatalf("after a yes the browser keeps %q", kept)
+	checkClick(click)
+	stored := cookies()
+	p.open(site + "/")
+	p.open(site + "/landing?ttclid=" + click) // the same click, then a page without
+	p.open(site + "/pricing")
+	checkCookies(stored)
+	link := func(selector string) string {
+		t.Helper()
+		return evaluate[string](p, `document.querySelector("`+selector+`").href`)
 	}
-	p.open(front.URL + "/")
-	p.open(front.URL + "/landing?ttclid=" + click) // the same click again, and later a page without
-	p.open(front.URL + "/pricing")
-	if got := cookies(); got != kept {
-		t.Errorf("on a later page the browser keeps %q instead of %q", got, kept)
+	if got, want := link("#link"), "https://buy.stripe.com/test_1"; got != want {
+		t.Errorf("Payment Link = %s, want %s: Stripe drops a reference with these characters", got, want)
 	}
-	if href := ask[string](p, `document.querySelector('#link').href`); href != "https://buy.stripe.com/test_1" {
-		t.Errorf("the Payment Link bears what Stripe would drop: %s", href)
-	}
-	p.click("#buy")
-	on("/thanks")
-	id := <-paid
-	s.awaitStatus(id, "delivered")
+	id := buy()
+	s.checkOnlyDelivered(id)
 	b := bodyOf(t, s.event(id))
 	if b.User["ttclid"] != click || b.User["ip"] != "" || !strings.Contains(b.User["user_agent"], "Chrome") ||
-		b.Page.URL != front.URL+"/pricing" {
-		t.Errorf("TikTok has %+v", b)
-	}
-	if len(s.sim.Received()) != 1 {
-		t.Errorf("TikTok has %d events", len(s.sim.Received()))
+		b.Page.URL != site+"/pricing" {
+		t.Errorf("event = %+v, want the click id, Chrome and /pricing without an ip", b)
 	}
 
-	// A Payment Link carries it in its reference; a merchant's own stays. What is no click id is not kept.
+	// A Payment Link carries the click id in its reference. A merchant's own reference is kept.
 	const plain = "E.C.P.Cr_7-x"
-	p.open(front.URL + "/landing?ttclid=" + plain)
-	if got := cookies(); !keeps(plain) {
-		t.Errorf("of a newer click the browser keeps %q", got)
-	}
-	reference := strings.TrimPrefix(ask[string](p, `document.querySelector('#link').href`), "https://buy.stripe.com/test_1?client_reference_id=")
-	if own := ask[string](p, `document.querySelector('#own').href`); !strings.HasSuffix(own, "?client_reference_id=order-7") {
-		t.Errorf("the merchant's own reference became %s", own)
+	p.open(site + "/landing?ttclid=" + plain)
+	checkClick(plain)
+	if got := link("#own"); !strings.HasSuffix(got, "?client_reference_id=order-7") {
+		t.Errorf("Payment Link = %s, want the merchant's reference order-7", got)
 	}
 	c := stripegen.NewCheckout()
-	c.Reference, c.Metadata = reference, map[string]string{"consent": "yes", "page_url": front.URL}
+	c.Reference = strings.TrimPrefix(link("#link"), "https://buy.stripe.com/test_1?client_reference_id=")
+	c.Metadata = map[string]string{"consent": "yes", "page_url": site}
 	s.send(c)
 	s.awaitStatus(c.SessionID, "delivered")
 	if got := bodyOf(t, s.event(c.SessionID)).User["ttclid"]; got != plain {
-		t.Errorf("%s came to TikTok as %q", reference, got)
+		t.Errorf("click id of the reference %s = %q, want %q", c.Reference, got, plain)
 	}
-	p.open(front.URL + "/landing?ttclid=" + url.QueryEscape(`"><script>;max-age=0`))
-	if got := cookies(); !keeps(plain) {
-		t.Errorf("a strange click id replaced the good one: %q", got)
-	}
-	p.open(front.URL + "/landing?ttclid=__CLICKID__&ttclid=undefined")
-	if got := cookies(); !keeps(plain) {
-		t.Errorf("a placeholder replaced the good click id: %q", got)
-	}
-	p.open(front.URL + "/landing?ttclid=#/offer?TTCLID=E.C.P.route")
-	if got := cookies(); !keeps("E.C.P.route") {
-		t.Errorf("of a click id behind # the browser keeps %q", got)
-	}
-	press("#no") // and now forgets it
-	if got := cookies(); got != "consent=no" {
-		t.Errorf("after a late no the browser keeps %q", got)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, message := range p.messages {
-		t.Errorf("the console says: %s", message)
-	}
+	// An invalid click id and a placeholder replace nothing.
+	p.open(site + "/landing?ttclid=" + url.QueryEscape(`"><script>;max-age=0`))
+	checkClick(plain)
+	p.open(site + "/landing?ttclid=__CLICKID__&ttclid=undefined")
+	checkClick(plain)
+	p.open(site + "/landing?ttclid=#/offer?TTCLID=E.C.P.route")
+	checkClick("E.C.P.route")
+	press("#no") // removes it
+	checkCookies("consent=no")
+	p.checkConsole("")
 }
 
-// Snippets are small, and the documentation shows them and the example as they are.
-func TestSnippetsAreAsDocumented(t *testing.T) {
+// Snippets are small. The documentation contains them and the example unchanged.
+func TestSnippets_MatchDocumentation(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../../docs/identifiers.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{"snippets/keep-click.js", "snippets/payment-links.js", "examples/checkout.mjs"} {
+	files := []string{"snippets/keep-click.js", "snippets/payment-links.js", "examples/checkout.mjs"}
+	for _, file := range files {
 		data, err := os.ReadFile(filepath.Join("../../docs", file))
 		if err != nil || !strings.Contains(string(doc), "```js\n"+string(data)+"```\n") {
-			t.Errorf("docs/identifiers.md shows another %s, %v", file, err)
+			t.Errorf("docs/identifiers.md lacks %s as it is, %v", file, err)
 		}
 		if strings.HasPrefix(file, "snippets") && len(data) >= 1024 {
-			t.Errorf("%s has %d bytes", file, len(data))
+			t.Errorf("%s has %d bytes, want less than 1024", file, len(data))
 		}
 	}
 }

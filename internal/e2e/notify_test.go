@@ -10,25 +10,24 @@ import (
 	"sync"
 	"testing"
 
-	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
-// told is a message as NOTIFY_URL's receiver gets it.
-type told struct {
+// notification is a message to NOTIFY_URL.
+type notification struct {
 	Text, Reason, State, Remedy string
 	Count                       int
 	IDs                         []string
 }
 
-// receiver is somebody who is to be told.
+// receiver serves NOTIFY_URL.
 type receiver struct {
 	t  *testing.T
 	mu sync.Mutex
 
-	how  string // "": takes what comes, and looks at it; 500, hang, taken
-	got  []told
-	seen map[string]int // requests, by how they were answered
+	fault string // "500", "hang" or ""
+	got   []notification
+	seen  map[string]int // requests by fault
 }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -37,42 +36,40 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	r.mu.Lock()
-	how := r.how
-	r.seen[how]++
+	fault := r.fault
+	r.seen[fault]++
 	r.mu.Unlock()
-	switch how {
+	switch fault {
 	case "500":
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	case "hang":
 		<-req.Context().Done()
 		return
-	case "taken":
-		return
 	}
-	var m told
+	var m notification
 	if err := json.Unmarshal(data, &m); err != nil || req.URL.Path != "/hook/t0ken" {
-		r.t.Errorf("%s got %s: %v", req.URL.Path, data, err)
+		r.t.Errorf("POST %s of %s: %v, want JSON to /hook/t0ken", req.URL.Path, data, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.got = append(r.got, m)
 }
 
-func (r *receiver) answer(how string) {
+func (r *receiver) setFault(fault string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.how = how
+	r.fault = fault
 }
 
-func (r *receiver) requests(how string) int {
+func (r *receiver) requests(fault string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.seen[how]
+	return r.seen[fault]
 }
 
-// about returns the messages about a reason.
-func (r *receiver) about(reason, state string) (list []told) {
+// messages returns the received messages with a reason and a state.
+func (r *receiver) messages(reason, state string) (list []notification) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, m := range r.got {
@@ -83,93 +80,93 @@ func (r *receiver) about(reason, state string) (list []told) {
 	return list
 }
 
-// One message for each trouble and one when it is over, none of a kind twice in ten minutes, from one of two replicas.
-func TestBeingTold(t *testing.T) {
-	t.Parallel() // it waits most of its time
+// Each problem is one message when it starts and one when it ends, none twice within ten minutes, all from
+// one of two replicas.
+func TestNotify_OneMessagePerProblem(t *testing.T) {
+	t.Parallel()
 	r := &receiver{t: t, seen: map[string]int{}}
 	file := filepath.Join(t.TempDir(), "notify")
 	if err := os.WriteFile(file, []byte(listen(t, r)+"/hook/t0ken\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := newStack(t, "NOTIFY_URL_FILE="+file, "NOTIFY_SILENCE=25s")
-	admin := s.admin
-	first := s.ingest
-	s.startIngest("NOTIFY_URL_FILE="+file, "NOTIFY_SILENCE=25s") // the second replica
-	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
-	one, two := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
-	s.send(one)
-	s.send(two)
-	s.await("the deaths to be told", func() bool { return len(r.about("dead:refused", "firing")) == 1 })
-	m := r.about("dead:refused", "firing")[0]
-	if m.Count != 2 || !strings.Contains(m.Text, one.SessionID) || !strings.Contains(m.Text, two.SessionID) || !strings.Contains(m.Remedy, "ingest replay") || len(m.IDs) != 2 {
-		t.Errorf("%+v", m)
+	env := []string{"NOTIFY_URL_FILE=" + file, "NOTIFY_SILENCE=25s"}
+	s := newStack(t, env...)
+	first, firstAdmin := s.ingest, s.admin
+	s.startIngest(env...) // the second replica
+	await := func(reason, state string) notification {
+		t.Helper()
+		s.await(reason+" to be "+state, func() bool { return len(r.messages(reason, state)) == 1 })
+		return r.messages(reason, state)[0]
 	}
-	s.await("the silence to be told", func() bool { return len(r.about("silence", "firing")) == 1 })
+	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
+	ids := s.sell(2)
+	m := await("dead:refused", "firing")
+	both := strings.Contains(m.Text, ids[0]) && strings.Contains(m.Text, ids[1])
+	if m.Count != 2 || len(m.IDs) != 2 || !both || !strings.Contains(m.Remedy, "ingest replay") {
+		t.Errorf("message = %+v, want both purchases with the remedy", m)
+	}
+	await("silence", "firing")
 	s.sim.Clear()
 	s.sim.SetToken("another")
 	if code, out := s.command("replay", "--status", "dead", "--yes"); code != 0 {
 		t.Fatalf("replay: %d %s", code, out)
 	}
-	s.await("the end of the deaths to be told", func() bool { return len(r.about("dead:refused", "resolved")) == 1 })
-	s.await("the pause to be told", func() bool { return len(r.about("paused", "firing")) == 1 })
-	if m := r.about("paused", "firing")[0]; !strings.Contains(m.Text, "40105") || !strings.Contains(m.Remedy, "access token") {
-		t.Errorf("%+v", m)
+	await("dead:refused", "resolved")
+	m = await("paused", "firing")
+	if !strings.Contains(m.Text, "40105") || !strings.Contains(m.Remedy, "access token") {
+		t.Errorf("message = %+v, want code 40105 with the remedy", m)
 	}
 	s.sim.SetToken("local-token")
-	s.awaitStatus(one.SessionID, "delivered")
-	s.await("the end of the pause to be told", func() bool { return len(r.about("paused", "resolved")) == 1 })
+	s.awaitStatus(ids[0], "delivered")
+	await("paused", "resolved")
 
-	// More of what was told: it waits for the ten minutes, and what is new meanwhile does not.
+	// A repeated reason waits for ten minutes, a new one does not.
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
-	three := stripegen.NewCheckout().Live()
-	s.send(three)
-	s.awaitStatus(three.SessionID, "dead")
-	s.await("the end of the silence to be told", func() bool { return len(r.about("silence", "resolved")) == 1 })
-	s.exec(`UPDATE purchases SET reason = 'crash' WHERE checkout_session_id = $1`, three.SessionID)
-	s.await("another reason to be told", func() bool { return len(r.about("dead:crash", "firing")) == 1 })
+	repeated := s.sell(1)[0]
+	s.awaitStatus(repeated, "dead")
+	await("silence", "resolved")
+	s.exec(`UPDATE purchases SET reason = 'crash' WHERE checkout_session_id = $1`, repeated)
+	await("dead:crash", "firing")
 	for _, reason := range []string{"dead:refused", "silence", "paused"} {
-		if n := len(r.about(reason, "firing")); n != 1 {
-			t.Errorf("%s was told %d times", reason, n)
+		if n := len(r.messages(reason, "firing")); n != 1 {
+			t.Errorf("messages about %s = %d, want 1", reason, n)
 		}
 	}
-	if a, b := first.said("Notification sent"), s.ingest.said("Notification sent"); a > 0 && b > 0 {
-		t.Errorf("both replicas tell: %d and %d", a, b)
+	if a, b := first.logged("Notification sent"), s.ingest.logged("Notification sent"); a > 0 && b > 0 {
+		t.Errorf("messages of the replicas = %d and %d, want all from one", a, b)
 	}
-	log := strings.Join(append(first.lines(), s.ingest.lines()...), "\n")
-	for _, address := range []string{s.admin, admin} {
-		_, metrics := get(address + "/metrics")
-		log += metrics
+	outputs := first.log() + s.ingest.log()
+	for _, admin := range []string{firstAdmin, s.admin} {
+		_, metrics := httpGet(admin + "/metrics")
+		outputs += metrics
 	}
-	if strings.Contains(log, "t0ken") {
-		t.Error("the receiver's address is in the log or in the metrics")
+	if strings.Contains(outputs, "t0ken") {
+		t.Error("the receiver's URL is in the log or the metrics")
 	}
 }
 
-// A receiver that answers 500 or hangs disturbs neither webhooks nor deliveries nor the end of the program.
-func TestReceiverInTrouble(t *testing.T) {
+// A receiver that returns 500 or hangs delays no webhook, no delivery and no shutdown.
+func TestNotify_BrokenReceiverDelaysNothing(t *testing.T) {
 	t.Parallel()
-	r := &receiver{t: t, seen: map[string]int{}, how: "500"}
+	r := &receiver{t: t, seen: map[string]int{}, fault: "500"}
 	s := newStack(t, "NOTIFY_URL="+listen(t, r)+"/hook/t0ken")
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no", Count: 1})
-	s.send(stripegen.NewCheckout().Live())
-	s.await("the receiver to be asked three times", func() bool { return r.requests("500") == 3 })
-	s.await("the failure to be counted", func() bool { return s.ingestFigure(`purchase_relay_notifications_total{result="failed"}`) == 1 })
-	r.answer("hang")
+	s.sell(1)
+	s.await("three attempts", func() bool { return r.requests("500") == 3 })
+	s.await("the failure to be counted", func() bool {
+		return s.metric(s.admin, `purchase_relay_notifications_total{result="failed"}`) == 1
+	})
+	r.setFault("hang")
 	s.sim.SetToken("another")
-	held := stripegen.NewCheckout().Live()
-	s.send(held)
+	id := s.sell(1)[0]
 	s.await("the receiver to hang", func() bool { return r.requests("hang") > 0 })
-	for range 20 {
-		if answer := s.send(stripegen.NewCheckout().Live()); answer.Status != http.StatusOK {
-			t.Fatalf("a webhook was answered %+v", answer)
-		}
-	}
+	s.sell(20)
 	s.sim.SetToken("local-token")
-	s.awaitStatus(held.SessionID, "delivered")
+	s.awaitStatus(id, "delivered")
 	if code := s.ingest.stop(); code != 0 {
-		t.Errorf("ingest ended with %d while its receiver hung", code)
+		t.Errorf("exit code with a hanging receiver = %d, want 0", code)
 	}
-	if strings.Contains(strings.Join(s.ingest.lines(), "\n"), "t0ken") {
-		t.Error("the receiver's address is in the log")
+	if strings.Contains(s.ingest.log(), "t0ken") {
+		t.Error("the receiver's URL is in the log")
 	}
 }

@@ -1,34 +1,30 @@
 package e2e
 
 import (
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"purchase-relay/internal/testkit/stripegen"
-	"purchase-relay/internal/testkit/tiktoksim"
 )
 
-// A trial that is sent as an event of its own is no payment at Stripe, and no difference. A first payment
-// whose webhook was lost is one, until a backfill brings it; a renewal, or an invoice that waits for an
-// earlier one, is none.
+// A first payment without its webhook is a difference until a backfill records it. A trial that is sent as
+// its own event, a renewal and a held invoice are none.
 func TestReconcile_ComparesTrialsAndFirstPayments(t *testing.T) {
 	t.Parallel()
 	rules := []string{"TRIAL_EVENT_NAME=StartTrial", "FIRST_PAYMENT=true"}
-	s := newShop(t, rules...)
+	s := newStripeStack(t, rules...)
 	s.env = append(s.env, rules...)
-	reconcile := func(want int, says string) {
+	reconcile := func(want int, part string) {
 		t.Helper()
-		if code, out := s.run("reconcile", "--since", "30d"); code != want || !strings.Contains(out, says) {
-			t.Errorf("reconcile = %d, want %d and %q in\n%s", code, want, says, out)
+		if code, out := s.run(nil, "reconcile", "--since", "30d"); code != want || !strings.Contains(out, part) {
+			t.Errorf("reconcile: exit code %d, want %d and %q in\n%s", code, want, part, out)
 		}
 	}
 	list := func(bodies ...[]byte) {
 		t.Helper()
 		for _, body := range bodies {
-			if err := s.list.Add(body); err != nil {
+			if err := s.api.Add(body); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -42,47 +38,38 @@ func TestReconcile_ComparesTrialsAndFirstPayments(t *testing.T) {
 
 	running := trial(2)
 	list(running.Event())
-	s.deliver([][]byte{running.Event()})
-	s.settled(1)
+	s.deliver(arrivals(running.Event()))
+	s.awaitCount("delivered", 1)
 	reconcile(0, "No difference")
 
 	converted := trial(25)
-	invoices := converted.Invoices(week, week, 4) // nothing, the first payment, two renewals
+	invoices := converted.Invoices(week, week, 4) // over 0, the first payment, two renewals
 	list(converted.Event())
 	for _, i := range invoices {
 		list(i.Event())
 	}
-	s.deliver([][]byte{converted.Event(), invoices[0].Event()})
-	s.settled(2)
+	s.deliver(arrivals(converted.Event(), invoices[0].Event()))
+	s.awaitCount("delivered", 2)
 	reconcile(3, "1 missing")
 	reconcile(3, invoices[1].InvoiceID)
-	s.deliver([][]byte{invoices[2].Event()}) // a renewal that came: it waits for the first payment
+	s.deliver(arrivals(invoices[2].Event())) // a renewal, held until the first payment
 	reconcile(3, invoices[1].InvoiceID)
 
-	lost := trial(20) // neither its webhook nor that of its payment came
+	lost := trial(20) // without any webhook
 	lostInvoices := lost.Invoices(week, week, 2)
 	list(lost.Event(), lostInvoices[1].Event())
 	reconcile(3, "2 missing")
 	reconcile(3, lostInvoices[1].InvoiceID)
 
-	if code, out := s.run("backfill", "--since", "30d"); code != 0 {
-		t.Fatalf("backfill = %d, want 0\n%s", code, out)
+	if code, out := s.run(nil, "backfill", "--since", "30d"); code != 0 {
+		t.Fatalf("backfill: exit code %d, want 0\n%s", code, out)
 	}
-	s.settled(5)
+	s.awaitCount("delivered", 5)
 	reconcile(0, "No difference")
-	for _, id := range []string{invoices[1].InvoiceID, lostInvoices[1].InvoiceID} {
-		if got := s.purchase(id).Status; got != "delivered" {
-			t.Errorf("%s is %s, want delivered", id, got)
-		}
-	}
-	received := s.sim.Received()
-	for _, renewal := range []string{invoices[2].InvoiceID, invoices[3].InvoiceID} {
-		if slices.ContainsFunc(received, func(e tiktoksim.Event) bool { return e.EventID == renewal }) {
-			t.Errorf("TikTok has the renewal %s", renewal)
-		}
-	}
-	told := fmt.Sprintf("<strong>%d</strong> purchases backfilled", 2)
-	if _, text := get(s.admin + "/?range=30d"); !strings.Contains(text, told) {
-		t.Errorf("the overview lacks %q", told)
+	s.checkOnlyDelivered(running.SessionID, converted.SessionID, invoices[1].InvoiceID, lost.SessionID,
+		lostInvoices[1].InvoiceID)
+	const notice = "<strong>2</strong> purchases backfilled"
+	if _, text := httpGet(s.admin + "/?range=30d"); !strings.Contains(text, notice) {
+		t.Errorf("the overview lacks %q", notice)
 	}
 }

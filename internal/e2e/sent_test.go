@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -11,16 +10,16 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// Figures and pages speak of what TikTok got: the value of a listed currency alone, the worker's default
+// Figures and pages show what TikTok received: the value in supported currencies only, the worker's default
 // page, the click id of a Payment Link.
-func TestFigures_SpeakOfWhatWasSent(t *testing.T) {
+func TestFigures_CountWhatWasSent(t *testing.T) {
 	t.Parallel()
 	const page = "https://shop.example/default"
 	s := newStack(t, "TIKTOK_PAGE_URL="+page)
 	own := stripegen.NewCheckout().Live()
 	francs, lari := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
 	*francs.Currency, *lari.Currency = "xof", "gel"
-	link := stripegen.NewCheckout().Live() // a Payment Link: no metadata of the visitor's
+	link := stripegen.NewCheckout().Live() // a Payment Link, thus without the visitor's metadata
 	link.Metadata, link.Reference = nil, "ttclid-E_dC_dP_dabc"
 	for _, c := range []stripegen.Checkout{own, francs, lari, link} {
 		s.send(c)
@@ -34,7 +33,7 @@ func TestFigures_SpeakOfWhatWasSent(t *testing.T) {
 		}
 		NoValue int `json:"accepted_without_value"`
 	}
-	if _, text := get(s.admin + "/api/v1/summary?range=30d"); json.Unmarshal([]byte(text), &summary) != nil {
+	if _, text := httpGet(s.admin + "/api/v1/summary?range=30d"); json.Unmarshal([]byte(text), &summary) != nil {
 		t.Fatalf("summary: %s", text)
 	}
 	accepted := map[string]int64{}
@@ -45,9 +44,9 @@ func TestFigures_SpeakOfWhatWasSent(t *testing.T) {
 		t.Errorf("accepted (-want +got):\n%s", diff)
 	}
 	if summary.NoValue != 2 {
-		t.Errorf("accepted without a value: %d, want 2", summary.NoValue)
+		t.Errorf("accepted without a value = %d, want 2", summary.NoValue)
 	}
-	if _, text := get(s.admin + "/?range=30d"); !strings.Contains(text, `data-figure="no-value">2<`) {
+	if _, text := httpGet(s.admin + "/?range=30d"); !strings.Contains(text, `data-figure="no-value">2<`) {
 		t.Error("the overview does not count the two without a value")
 	}
 
@@ -70,8 +69,8 @@ func TestFigures_SpeakOfWhatWasSent(t *testing.T) {
 		got[e.EventID] = decoded(t, e.Body)
 	}
 	for mask, want := range map[int]int{4: clicks, 64: pages} {
-		if n := query[int](s, fmt.Sprintf(`SELECT count(*) FROM purchases WHERE match_keys & %d <> 0`, mask)); n != want {
-			t.Errorf("key %d: %d counted, TikTok got %d", mask, n, want)
+		if n := s.rows(`purchases WHERE match_keys & $1::int <> 0`, mask); n != want {
+			t.Errorf("match key %d: %d purchases, want %d as at TikTok", mask, n, want)
 		}
 	}
 	for _, c := range []stripegen.Checkout{own, francs, lari, link} {
@@ -79,19 +78,19 @@ func TestFigures_SpeakOfWhatWasSent(t *testing.T) {
 			Sent *int64 `json:"sent_minor"`
 			Body struct{ Data []json.RawMessage }
 		}
-		_, text := get(s.admin + "/api/v1/purchases/" + c.SessionID)
+		_, text := httpGet(s.admin + "/api/v1/purchases/" + c.SessionID)
 		if err := json.Unmarshal([]byte(text), &one); err != nil || len(one.Body.Data) != 1 {
 			t.Fatalf("%s: %s", c.SessionID, text)
 		}
 		if diff := cmp.Diff(got[c.SessionID], decoded(t, one.Body.Data[0])); diff != "" {
 			t.Errorf("%s %s: body (-TikTok's +page's):\n%s", *c.Currency, c.SessionID, diff)
 		}
-		if want := *c.Currency == "usd"; (one.Sent != nil) != want {
-			t.Errorf("%s: sent_minor = %v, want one: %v", *c.Currency, one.Sent, want)
+		if supported := *c.Currency == "usd"; (one.Sent != nil) != supported {
+			t.Errorf("%s: sent_minor = %v, want a value: %v", *c.Currency, one.Sent, supported)
 		}
 	}
 	for id, want := range map[string]string{francs.SessionID: "Sent without a value", link.SessionID: page} {
-		if _, text := get(s.admin + "/purchases/" + id); !strings.Contains(text, want) {
+		if _, text := httpGet(s.admin + "/purchases/" + id); !strings.Contains(text, want) {
 			t.Errorf("the page of %s lacks %q", id, want)
 		}
 	}

@@ -1,5 +1,5 @@
-// Package e2e tests the product from the outside: the real binaries as processes, a real Postgres, a real nats-server, the
-// strict simulator of TikTok, over real sockets.
+// Package e2e tests the real binaries as processes, with a real Postgres, a real nats-server and TikTok's
+// simulator, over real sockets.
 package e2e
 
 import (
@@ -39,17 +39,17 @@ const (
 	eventPath     = launch.EventPath
 )
 
-// raceOptions ends a binary at its first data race. Otherwise each would also wait a second when it exits.
+// raceOptions ends a binary at its first data race, and spares the race detector's wait of 1 s at exit.
 const raceOptions = "GORACE=halt_on_error=1 atexit_sleep_ms=0"
 
-// binaries is the folder of the programs that the tests run. It is kept: Go links again only what has changed.
+// binaries is the folder of the built programs. It is kept, so that go build links only changed ones.
 var binaries string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
-	if what := os.Getenv(nodeVariable); what != "" {
-		return runNode(what)
+	if options := os.Getenv(nodeVariable); options != "" {
+		return runNode(options)
 	}
 	var err error
 	if binaries, err = filepath.Abs("../../.local/e2e"); err != nil {
@@ -68,8 +68,8 @@ func testMain(m *testing.M) int {
 	return pgtest.Run(m)
 }
 
-// readSources opens what the binaries are built from, once: the test cache sees the files that a test opens (after TestMain
-// has begun to run tests), not those that a child process compiles, and would repeat an old "ok" after the product changed.
+// readSources opens the binaries' sources once. The test cache tracks the files that a test opens while tests
+// run, not those that a child process compiles: without this, a changed product would get a cached "ok".
 var readSources = sync.OnceValue(func() error {
 	for _, top := range []string{"../../go.mod", "../../cmd", "../../internal", "../../migrations"} {
 		err := filepath.WalkDir(top, func(path string, entry os.DirEntry, err error) error {
@@ -89,58 +89,65 @@ var readSources = sync.OnceValue(func() error {
 // stack is the whole product around one test.
 type stack struct {
 	t        *testing.T
-	build    string // the binaries' names begin with it: "plain-" has no race detector
-	natsConf string // "": the shipped configuration
-	database string
-	postgres *pglocal.Server // where it is a private one
+	build    string          // prefix of the binaries' names: "plain-" has no race detector
+	database string          // URL as the schema's owner
+	postgres *pglocal.Server // nil: the server that the tests share
 
 	poolMutex sync.Mutex
-	pool      *pgxpool.Pool // of the test's own, to database
+	pool      *pgxpool.Pool // the test's own connections to database
 
 	nats     *natslocal.Server
 	natsDir  string
 	natsAddr string
 	sim      *tiktoksim.Simulator
 	simURL   string
-	ingest   *program
-	worker   *program
-	webhook  string
-	admin    string
+	ingest   *program // the latest one started
+	worker   *program // the latest one started
+	webhook  string   // URL of the latest ingest
+	admin    string   // URL of the latest ingest
 	sender   *stripegen.Sender
 }
 
-// newStack starts everything; env is added to both binaries' environment.
+// newStack starts the whole product. env is added to both binaries' environment.
 func newStack(t *testing.T, env ...string) *stack {
 	t.Helper()
 	return newStackOf(t, "", env...)
 }
 
-// newStackOf starts binaries whose names begin with build.
+// newStackOf is newStack with binaries whose names begin with build.
 func newStackOf(t *testing.T, build string, env ...string) *stack {
 	t.Helper()
-	s := &stack{t: t, build: build, natsDir: t.TempDir(), sim: tiktoksim.New(tiktoksim.Config{})}
-	s.database = pgtest.Migrated(t, func(url string) error { return migrate(t, url) })
-	s.natsAddr = freeAddr(t)
+	s := newIdleStack(t, pgtest.Migrated(t, func(url string) error { return migrateTemplate(t, url) }))
+	s.build = build
 	s.startNATS()
-	s.simURL = listen(t, s.sim)
 	s.startIngest(env...)
 	s.startWorker(env...)
 	return s
 }
 
-// migrate prepares an empty database as a deployment does: the runtime role, then the schema and the role's rights.
-func migrate(t *testing.T, database string) error {
+// newIdleStack starts TikTok's simulator alone.
+func newIdleStack(t *testing.T, database string) *stack {
+	t.Helper()
+	sim := tiktoksim.New(tiktoksim.Config{})
+	return &stack{
+		t: t, database: database, natsDir: t.TempDir(), natsAddr: freeAddr(t), sim: sim, simURL: listen(t, sim),
+	}
+}
+
+// migrateTemplate prepares an empty database as a deployment does: the role, then the schema and its rights.
+func migrateTemplate(t *testing.T, database string) error {
 	t.Helper()
 	s := &stack{t: t, database: database}
-	s.makeRole()
+	s.createRole()
 	s.connect().Close() // a template must have no connections
-	if code, out := command(t, "ingest", []string{"DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + database}, "migrate"); code != 0 {
-		return fmt.Errorf("migrate: exit status %d: %s", code, out)
+	env := []string{"DATABASE_URL=" + s.runtimeURL(), "MIGRATE_DATABASE_URL=" + database}
+	if code, out := command(t, "ingest", env, "migrate"); code != 0 {
+		return fmt.Errorf("migrate: exit code %d: %s", code, out)
 	}
 	return nil
 }
 
-// The passwords of the queue's users, and of the role that ingest runs as.
+// Passwords of the NATS users and of ingest's Postgres role.
 const (
 	ingestPassword    = "hunter-ingest"
 	workerPassword    = "hunter-worker"
@@ -148,44 +155,47 @@ const (
 	rolePassword      = "hunter-role"
 )
 
-// natsURL is the queue's address for one of its users.
+// natsURL returns the URL of a NATS server for one of its users.
 func natsURL(user, addr string) string {
-	password := map[string]string{"ingest": ingestPassword, "worker": workerPassword, "provision": provisionPassword}[user]
-	return "nats://" + user + ":" + password + "@" + addr
+	return "nats://" + user + ":" + natsPasswords()["NATS_"+strings.ToUpper(user)+"_PASSWORD"] + "@" + addr
 }
 
-// natsPasswords are the variables of the shipped configuration.
+// natsPasswords returns the variables of the shipped NATS configuration.
 func natsPasswords() map[string]string {
-	return map[string]string{"NATS_INGEST_PASSWORD": ingestPassword, "NATS_WORKER_PASSWORD": workerPassword, "NATS_PROVISION_PASSWORD": provisionPassword}
+	return map[string]string{
+		"NATS_INGEST_PASSWORD": ingestPassword, "NATS_WORKER_PASSWORD": workerPassword,
+		"NATS_PROVISION_PASSWORD": provisionPassword, "NATS_OPERATOR_PASSWORD": "hunter-operator",
+	}
 }
 
-// natsConfig is the configuration that is shipped, with its user for people: a test that connects without a name is one.
+// natsConfig writes the shipped configuration with its operator enabled: a test that connects without a user
+// is the operator.
 func natsConfig(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("../../deploy/nats/nats-server.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const people = "# { user: operator, password: $NATS_OPERATOR_PASSWORD }"
-	if !strings.Contains(string(text), people) {
-		t.Fatal("the configuration has no line for people any more")
+	const operator = "{ user: operator, password: $NATS_OPERATOR_PASSWORD }"
+	if !strings.Contains(string(text), "# "+operator) {
+		t.Fatalf("nats-server.conf has no line # %s", operator)
 	}
+	config := strings.Replace(string(text), "# "+operator, operator, 1)
 	file := filepath.Join(t.TempDir(), "nats.conf")
-	text = []byte(strings.Replace(string(text), people, "{ user: operator, password: anybody }", 1) + "\nno_auth_user: operator\n")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(config+"\nno_auth_user: operator\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
 }
 
-// roles lets one test at a time look for the role and make it: two that ran side by side, first of all, both made it.
-var roles sync.Mutex
+// roleMutex serialises createRole: parallel tests share one server, and both would create the role.
+var roleMutex sync.Mutex
 
-// makeRole makes the role that ingest runs as, with the script that is shipped, once a server.
-func (s *stack) makeRole() {
+// createRole creates ingest's role with the shipped script unless the server has it.
+func (s *stack) createRole() {
 	s.t.Helper()
-	roles.Lock()
-	defer roles.Unlock()
+	roleMutex.Lock()
+	defer roleMutex.Unlock()
 	if query[bool](s, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'ingest')`) {
 		return
 	}
@@ -195,41 +205,44 @@ func (s *stack) makeRole() {
 	}
 	script := exec.Command("/bin/sh", "../../deploy/postgres/roles.sh")
 	script.Env = []string{
-		"PATH=" + pgtest.Server(s.t).Programs(), "PGHOST=" + config.Host, fmt.Sprintf("PGPORT=%d", config.Port), "PGPASSWORD=" + config.Password,
-		"POSTGRES_USER=" + config.User, "POSTGRES_DB=" + config.Database, "INGEST_DATABASE_PASSWORD=" + rolePassword,
+		"PATH=" + pgtest.Server(s.t).Programs(), "PGPASSWORD=" + config.Password,
+		"PGHOST=" + config.Host, fmt.Sprintf("PGPORT=%d", config.Port),
+		"POSTGRES_USER=" + config.User, "POSTGRES_DB=" + config.Database,
+		"INGEST_DATABASE_PASSWORD=" + rolePassword,
 	}
 	if out, err := script.CombinedOutput(); err != nil {
 		s.t.Fatalf("roles.sh: %v\n%s", err, out)
 	}
 }
 
-// runtime is the ledger's URL as that role. s.database is the owner's.
-func (s *stack) runtime() string {
+// runtimeURL returns the ledger's URL as ingest's role.
+func (s *stack) runtimeURL() string {
 	s.t.Helper()
 	config, err := pgx.ParseConfig(s.database)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return "postgres:///" + config.Database + "?" + url.Values{
-		"host": {config.Host}, "port": {fmt.Sprint(config.Port)}, "user": {"ingest"}, "password": {rolePassword}, "sslmode": {"disable"},
+		"host": {config.Host}, "port": {fmt.Sprint(config.Port)}, "sslmode": {"disable"},
+		"user": {"ingest"}, "password": {rolePassword},
 	}.Encode()
 }
 
-// startNATS starts the server and provisions it, as a deployment does.
+// startNATS starts NATS and creates its streams, as a deployment does.
 func (s *stack) startNATS() {
 	s.t.Helper()
-	s.startBareNATS()
-	s.provision("1GiB")
+	s.startNATSWithoutStreams()
+	env := []string{"NATS_URL=" + natsURL("provision", s.natsAddr), "NATS_MAX_BYTES=1GiB"}
+	if code, out := command(s.t, "ingest", env, "provision"); code != 0 {
+		s.t.Fatalf("provision: exit code %d: %s", code, out)
+	}
 }
 
-// startBareNATS starts the server as it is, for instance empty.
-func (s *stack) startBareNATS() {
+func (s *stack) startNATSWithoutStreams() {
 	s.t.Helper()
-	file := s.natsConf
-	if file == "" {
-		file = natsConfig(s.t)
-	}
-	server, err := natslocal.Start(natslocal.Options{Addr: s.natsAddr, StoreDir: s.natsDir, ConfigFile: file, Variables: natsPasswords()})
+	server, err := natslocal.Start(natslocal.Options{
+		Addr: s.natsAddr, StoreDir: s.natsDir, ConfigFile: natsConfig(s.t), Variables: natsPasswords(),
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -237,26 +250,31 @@ func (s *stack) startBareNATS() {
 	s.t.Cleanup(func() { _ = server.Stop() })
 }
 
-// provision runs `ingest provision`: size is that of PURCHASES.
-func (s *stack) provision(size string) {
+func (s *stack) stopNATS() {
 	s.t.Helper()
-	env := []string{"NATS_URL=" + natsURL("provision", s.natsAddr), "NATS_MAX_BYTES=" + size}
-	if code, out := command(s.t, "ingest", env, "provision"); code != 0 {
-		s.t.Fatalf("provision: %d %s", code, out)
+	if err := s.nats.Stop(); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
+// startIngest starts an ingest that may migrate, and waits until it is ready.
 func (s *stack) startIngest(env ...string) {
 	s.t.Helper()
-	s.makeRole()
-	ingest, err := launch.NewIngest(s.runtime(), natsURL("ingest", s.natsAddr))
+	s.createRole()
+	s.launchIngest(append([]string{"MIGRATE_DATABASE_URL=" + s.database}, env...)...)
+	s.awaitReadiness(s.admin, http.StatusOK)
+}
+
+// launchIngest starts an ingest as it runs in production, and does not wait for it.
+func (s *stack) launchIngest(env ...string) {
+	s.t.Helper()
+	ingest, err := launch.NewIngest(s.runtimeURL(), natsURL("ingest", s.natsAddr))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.webhook, s.admin = ingest.Webhook(), "http://"+ingest.Admin
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
-	s.ingest = start(s.t, s.build+"ingest", append(ingest.Env("MIGRATE_DATABASE_URL="+s.database), env...)...)
-	s.await("ingest to be ready", func() bool { return status(s.admin+"/readyz") == http.StatusOK })
+	s.ingest = start(s.t, s.build+"ingest", ingest.Env(env...)...)
 }
 
 func (s *stack) startWorker(env ...string) {
@@ -270,14 +288,14 @@ func (s *stack) startWorker(env ...string) {
 	s.worker.admin = "http://" + worker.Admin
 }
 
-// command runs one of ingest's commands against the stack's ledger, and answers no to what it asks.
+// command runs one of ingest's commands on the stack's ledger.
 func (s *stack) command(args ...string) (code int, out string) {
 	s.t.Helper()
-	env := []string{"DATABASE_URL=" + s.runtime(), "STATUS=skipped"} // a stranger's variable is not looked at
+	env := []string{"DATABASE_URL=" + s.runtimeURL(), "STATUS=skipped"} // an unknown variable has no effect
 	return command(s.t, "ingest", env, args...)
 }
 
-// command runs one of the binaries to its end.
+// command runs a binary until it exits, and declines each confirmation.
 func command(t *testing.T, name string, env []string, args ...string) (code int, out string) {
 	t.Helper()
 	p := exec.Command(filepath.Join(binaries, name), args...)
@@ -290,15 +308,14 @@ func command(t *testing.T, name string, env []string, args ...string) (code int,
 	return p.ProcessState.ExitCode(), string(text)
 }
 
-// program is one of the real binaries.
+// program is a running binary.
 type program struct {
 	*process.Process
-	t     *testing.T
-	admin string
-	log   *output
+	admin  string // a worker's URL
+	output output
 }
 
-// output collects a program's log lines.
+// output collects what a program writes.
 type output struct {
 	mu   sync.Mutex
 	text []byte
@@ -312,17 +329,17 @@ func (o *output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// start starts one of the binaries; name may go on with a command and its flags.
+// start starts a binary. A command and its flags may follow the name, separated by spaces.
 func start(t *testing.T, name string, env ...string) *program {
 	t.Helper()
 	if err := readSources(); err != nil {
 		t.Fatal(err)
 	}
 	words := strings.Fields(name)
-	p := &program{t: t, log: &output{}}
+	p := &program{}
 	var err error
 	p.Process, err = process.Start(process.Command{
-		Path: filepath.Join(binaries, words[0]), Args: words[1:], Output: p.log,
+		Path: filepath.Join(binaries, words[0]), Args: words[1:], Output: &p.output,
 		Env: append([]string{"PATH=" + os.Getenv("PATH"), raceOptions}, env...),
 	})
 	if err != nil {
@@ -331,24 +348,24 @@ func start(t *testing.T, name string, env ...string) *program {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("%s's log:\n%s", name, strings.Join(p.lines(), "\n"))
+			t.Logf("%s's log:\n%s", name, p.log())
 		}
 	})
 	return p
 }
 
-// lines are the complete lines of the log.
-func (p *program) lines() []string {
-	p.log.mu.Lock()
-	defer p.log.mu.Unlock()
-	lines := strings.Split(string(p.log.text), "\n")
-	return lines[:len(lines)-1]
+// log returns the complete lines so far.
+func (p *program) log() string {
+	p.output.mu.Lock()
+	defer p.output.mu.Unlock()
+	text := string(p.output.text)
+	return text[:strings.LastIndexByte(text, '\n')+1]
 }
 
-// said counts the log lines with this msg.
-func (p *program) said(msg string) int {
+// logged counts the log lines with a message.
+func (p *program) logged(msg string) int {
 	n := 0
-	for _, line := range p.lines() {
+	for line := range strings.Lines(p.log()) {
 		var entry struct {
 			Msg string `json:"msg"`
 		}
@@ -359,24 +376,35 @@ func (p *program) said(msg string) int {
 	return n
 }
 
-func (p *program) kill() { p.Kill() }
-
-// stop ends a program as an operator would and returns its exit code.
+// stop sends SIGTERM and returns the exit code.
 func (p *program) stop() int {
 	p.Signal(syscall.SIGTERM)
 	<-p.Ended()
 	return p.ExitCode()
 }
 
-// patience bounds every wait. It is no expectation of speed: machines are shared, and tests run in parallel.
-const patience = 3 * time.Minute
+// timeout bounds every wait. It is generous because tests run in parallel on shared machines.
+const timeout = 3 * time.Minute
 
-// await waits for the thing itself.
-func (s *stack) await(what string, done func() bool) {
+// await fails the test unless a condition holds within the timeout.
+func (s *stack) await(condition string, holds func() bool) {
 	s.t.Helper()
-	if !wait.Until(context.WithoutCancel(s.t.Context()), patience, 25*time.Millisecond, done) {
-		s.t.Fatalf("waited in vain for %s", what)
+	if !wait.Until(context.WithoutCancel(s.t.Context()), timeout, 25*time.Millisecond, holds) {
+		s.t.Fatalf("timed out waiting for %s", condition)
 	}
+}
+
+// awaitIngestLog waits until ingest's log contains part.
+func (s *stack) awaitIngestLog(part string) {
+	s.t.Helper()
+	s.await("ingest to log "+part, func() bool { return strings.Contains(s.ingest.log(), part) })
+}
+
+// awaitReadiness waits until a binary's /readyz returns a status.
+func (s *stack) awaitReadiness(admin string, want int) {
+	s.t.Helper()
+	ready := admin + "/readyz"
+	s.await(fmt.Sprintf("%s to return %d", ready, want), func() bool { return statusCode(ready) == want })
 }
 
 func (s *stack) send(c stripegen.Checkout) stripegen.Answer {
@@ -388,13 +416,33 @@ func (s *stack) send(c stripegen.Checkout) stripegen.Answer {
 	return answer
 }
 
-// row is a purchase on the ledger, as far as the tests look.
-type row struct {
+// post sends a signed event and checks the status and a part of the body of the response.
+func (s *stack) post(event []byte, status int, part string) {
+	s.t.Helper()
+	answer, err := s.sender.Send(s.t.Context(), event)
+	if err != nil || answer.Status != status || !strings.Contains(answer.Body, part) {
+		s.t.Errorf("answer = %+v, %v, want %d %s", answer, err, status, part)
+	}
+}
+
+// sell sends n live checkouts, each of which must be processed, and returns their ids.
+func (s *stack) sell(n int) (ids []string) {
+	s.t.Helper()
+	for range n {
+		c := stripegen.NewCheckout().Live()
+		s.post(c.Event(), http.StatusOK, `"processed"`)
+		ids = append(ids, c.SessionID)
+	}
+	return ids
+}
+
+// purchaseRow is a purchase on the ledger.
+type purchaseRow struct {
 	Status, Reason, RequestID string
 	Attempts                  int
 }
 
-// ledger runs a function on a connection of the test's own, as the ledger's owner.
+// ledger runs a function on a connection as the schema's owner.
 func (s *stack) ledger(use func(ctx context.Context, conn *pgx.Conn) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -405,8 +453,7 @@ func (s *stack) ledger(use func(ctx context.Context, conn *pgx.Conn) error) {
 	}
 }
 
-// connect opens the test's own pool at its first use. Each connection is checked before it is used again: tests
-// restart Postgres.
+// connect opens the test's pool at its first use. Connections are pinged before use: tests restart Postgres.
 func (s *stack) connect() *pgxpool.Pool {
 	s.t.Helper()
 	s.poolMutex.Lock()
@@ -419,7 +466,9 @@ func (s *stack) connect() *pgxpool.Pool {
 		s.t.Fatal(err)
 	}
 	config.MaxConns = 4
-	config.BeforeAcquire = func(ctx context.Context, conn *pgx.Conn) bool { return conn.Ping(ctx) == nil }
+	config.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+		return conn.Ping(ctx) == nil, nil
+	}
 	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		s.t.Fatal(err)
 	}
@@ -427,7 +476,7 @@ func (s *stack) connect() *pgxpool.Pool {
 	return s.pool
 }
 
-// query asks the ledger for one value.
+// query returns one value from the ledger.
 func query[T any](s *stack, sql string, args ...any) (value T) {
 	s.t.Helper()
 	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
@@ -439,7 +488,7 @@ func query[T any](s *stack, sql string, args ...any) (value T) {
 	return value
 }
 
-// exec changes the ledger behind everybody's back.
+// exec changes the ledger without the product.
 func (s *stack) exec(sql string, args ...any) {
 	s.t.Helper()
 	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
@@ -448,11 +497,34 @@ func (s *stack) exec(sql string, args ...any) {
 	})
 }
 
-func (s *stack) purchase(id string) (r row) {
+// rows counts the rows of a table. from may continue with WHERE and its condition.
+func (s *stack) rows(from string, args ...any) int {
+	s.t.Helper()
+	return query[int](s, `SELECT count(*) FROM `+from, args...)
+}
+
+// count counts the purchases with a status.
+func (s *stack) count(status string) int {
+	s.t.Helper()
+	return s.rows(`purchases WHERE status = $1`, status)
+}
+
+func (s *stack) awaitCount(status string, want int) {
+	s.t.Helper()
+	s.await(fmt.Sprintf("%d purchases to be %s", want, status), func() bool { return s.count(status) == want })
+}
+
+// awaitNone waits until rows(from) is 0.
+func (s *stack) awaitNone(from string) {
+	s.t.Helper()
+	s.await("no more "+from, func() bool { return s.rows(from) == 0 })
+}
+
+func (s *stack) purchase(id string) (r purchaseRow) {
 	s.t.Helper()
 	s.ledger(func(ctx context.Context, conn *pgx.Conn) error {
-		err := conn.QueryRow(ctx, `SELECT status, reason, COALESCE(tiktok_request_id, ''), attempts FROM purchases WHERE checkout_session_id = $1`, id).
-			Scan(&r.Status, &r.Reason, &r.RequestID, &r.Attempts)
+		err := conn.QueryRow(ctx, `SELECT status, reason, COALESCE(tiktok_request_id, ''), attempts
+			FROM purchases WHERE checkout_session_id = $1`, id).Scan(&r.Status, &r.Reason, &r.RequestID, &r.Attempts)
 		if err != nil {
 			return fmt.Errorf("purchase %s: %w", id, err)
 		}
@@ -461,29 +533,67 @@ func (s *stack) purchase(id string) (r row) {
 	return r
 }
 
-func (s *stack) awaitStatus(id, want string) row {
+// checkPurchase compares a purchase's status and reason.
+func (s *stack) checkPurchase(id, status, reason string) {
 	s.t.Helper()
-	var r row
+	if r := s.purchase(id); r.Status != status || r.Reason != reason {
+		s.t.Errorf("purchase %s is %s (%s), want %s (%s)", id, r.Status, r.Reason, status, reason)
+	}
+}
+
+func (s *stack) awaitStatus(id, want string) purchaseRow {
+	s.t.Helper()
+	var r purchaseRow
 	s.await(id+" to be "+want, func() bool { r = s.purchase(id); return r.Status == want })
 	return r
 }
 
-// event returns what TikTok holds of a purchase.
-func (s *stack) event(id string) tiktoksim.Event {
-	s.t.Helper()
+// received returns TikTok's events by event_id.
+func (s *stack) received() map[string]tiktoksim.Event {
+	events := map[string]tiktoksim.Event{}
 	for _, e := range s.sim.Received() {
-		if e.EventID == id {
-			return e
-		}
+		events[e.EventID] = e
 	}
-	s.t.Fatalf("TikTok does not know %s", id)
-	return tiktoksim.Event{}
+	return events
 }
 
-// ingestFigure reads one of ingest's metrics; -1 where it is missing.
-func (s *stack) ingestFigure(series string) float64 {
+// event returns TikTok's event of a purchase.
+func (s *stack) event(id string) tiktoksim.Event {
 	s.t.Helper()
-	_, text := get(s.admin + "/metrics")
+	e, found := s.received()[id]
+	if !found {
+		s.t.Fatalf("TikTok has no event %s", id)
+	}
+	return e
+}
+
+// checkDelivered waits for purchases to be delivered and checks that TikTok has each of them once.
+func (s *stack) checkDelivered(ids ...string) {
+	s.t.Helper()
+	for _, id := range ids {
+		s.awaitStatus(id, "delivered")
+	}
+	events := s.received()
+	for _, id := range ids {
+		if e := events[id]; e.Copies != 1 || e.Variants != 1 {
+			s.t.Errorf("TikTok has %d copies of %s in %d bodies, want 1 and 1", e.Copies, id, e.Variants)
+		}
+	}
+}
+
+// checkOnlyDelivered is checkDelivered, and TikTok must have no other event.
+func (s *stack) checkOnlyDelivered(ids ...string) {
+	s.t.Helper()
+	s.checkDelivered(ids...)
+	if n := len(s.sim.Received()); n != len(ids) {
+		s.t.Errorf("TikTok has %d events, want %d", n, len(ids))
+	}
+}
+
+// metric returns the value of a binary's series, or -1 without that series.
+func (s *stack) metric(admin, series string) float64 {
+	s.t.Helper()
+	_, text := httpGet(admin + "/metrics")
 	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(line, series+" "); ok {
 			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
@@ -513,9 +623,9 @@ func freeAddr(t *testing.T) string {
 	return addr
 }
 
-func status(url string) int {
-	code, _ := get(url)
+func statusCode(url string) int {
+	code, _ := httpGet(url)
 	return code
 }
 
-func get(url string) (int, string) { return launch.Get(context.Background(), url) }
+func httpGet(url string) (code int, body string) { return launch.Get(context.Background(), url) }

@@ -19,11 +19,10 @@ import (
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
 	"purchase-relay/internal/testkit/stripegen"
-	"purchase-relay/internal/testkit/tiktoksim"
 	"purchase-relay/migrations"
 )
 
-// nextMigration stands for the first one after a release: forward only, compatible with the running version.
+// nextMigration is like the first one after a release: forward only, compatible with the running version.
 const nextMigration = `-- +goose Up
 ALTER TABLE purchases ADD COLUMN next_version text;
 CREATE INDEX purchases_next_version ON purchases (next_version) WHERE next_version IS NOT NULL;
@@ -79,15 +78,11 @@ func newStackToUpgrade(t *testing.T) *stack {
 	if err := buildNext(); err != nil {
 		t.Fatal(err)
 	}
-	s := &stack{
-		t: t, database: pgtest.Database(t), natsDir: t.TempDir(), natsAddr: freeAddr(t),
-		sim: tiktoksim.New(tiktoksim.Config{}),
-	}
+	s := newIdleStack(t, pgtest.Database(t))
 	s.startNATS()
-	s.simURL = listen(t, s.sim)
-	s.makeRole()
+	s.createRole()
 	if code, out := command(t, "ingest", []string{"DATABASE_URL=" + s.database}, "migrate"); code != 0 {
-		t.Fatalf("migrate: %d %s", code, out)
+		t.Fatalf("migrate: exit code %d: %s", code, out)
 	}
 	s.build = "next/"
 	return s
@@ -96,14 +91,15 @@ func newStackToUpgrade(t *testing.T) *stack {
 // migrate runs `ingest migrate` of the version that s.build names, as the schema's owner.
 func (s *stack) migrate() {
 	s.t.Helper()
-	env := []string{"DATABASE_URL=" + s.runtime(), "MIGRATE_DATABASE_URL=" + s.database}
-	if code, out := command(s.t, s.build+"ingest", env, "migrate"); code != 0 {
-		s.t.Fatalf("migrate: %d %s", code, out)
+	env := []string{"DATABASE_URL=" + s.runtimeURL(), "MIGRATE_DATABASE_URL=" + s.database}
+	code, out := command(s.t, s.build+"ingest", env, "migrate")
+	if code != 0 || strings.Contains(out, rolePassword) {
+		s.t.Fatalf("migrate: exit code %d, want 0 without the password: %s", code, out)
 	}
 }
 
-// delivered waits until TikTok has received more purchases.
-func (s *stack) delivered(more int, when string) {
+// awaitMore waits until TikTok has received more purchases.
+func (s *stack) awaitMore(more int, when string) {
 	s.t.Helper()
 	want := len(s.sim.Received()) + more
 	s.await(fmt.Sprintf("%d more purchases to be delivered %s", more, when), func() bool {
@@ -111,73 +107,66 @@ func (s *stack) delivered(more int, when string) {
 	})
 }
 
-// The new ingest is started before the ledger was migrated, with Stripe sending: it refuses webhooks and logs
-// what to do. Stripe retries, and after `ingest migrate` everything is recorded without a restart.
-func TestUpgradeBehindIngest(t *testing.T) {
+// The new ingest starts before the ledger is migrated: it answers 503 and logs the remedy. Stripe retries,
+// and after `ingest migrate` everything is recorded without a restart.
+func TestUpgrade_IngestBeforeMigration(t *testing.T) {
 	t.Parallel()
 	s := newStackToUpgrade(t)
-	public, admin := freeAddr(t), freeAddr(t)
-	s.webhook, s.admin = "http://"+public+"/webhooks/stripe", "http://"+admin
-	s.ingest = start(t, s.build+"ingest", "STRIPE_WEBHOOK_SECRET="+signingSecret, "DATABASE_URL="+s.runtime(),
-		"INGEST_ADDR="+public, "ADMIN_ADDR="+admin,
-		"NATS_URL="+natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB")
-	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
+	s.launchIngest()
 	s.startWorker()
-	s.await("ingest to log what to do", func() bool {
-		return strings.Contains(strings.Join(s.ingest.lines(), "\n"), "run `ingest migrate`")
-	})
-	s.await("ingest to listen", func() bool { return status(s.admin+"/metrics") == http.StatusOK })
-	l := s.load()
+	s.awaitIngestLog("run `ingest migrate`")
+	s.await("ingest to listen", func() bool { return statusCode(s.admin+"/metrics") == http.StatusOK })
+	l := s.startLoad()
 	const refused = `purchase_relay_webhooks_total{result="unavailable",type="checkout.session.completed"}`
 	s.await("webhooks to be refused", func() bool { return s.metric(s.admin, refused) > 0 })
-	if n := query[int](s, `SELECT count(*) FROM purchases`); n != 0 {
-		t.Errorf("%d purchases were recorded before the migration, want none", n)
+	if n := s.rows("purchases"); n != 0 {
+		t.Errorf("purchases before the migration = %d, want none", n)
 	}
 	s.migrate()
-	s.delivered(50, "after the migration")
-	l.end()
+	s.awaitMore(50, "after the migration")
+	l.finish()
 }
 
-// A rolling upgrade under load: the ledger is migrated under the running binaries, the next version's join
-// them, the old ones stop. Nothing is lost, and no purchase is sent in two bodies.
-func TestRollingUpgrade(t *testing.T) {
+// A rolling upgrade under load: the ledger is migrated while the old binaries run, the new ones join, the old
+// ones stop. Nothing is lost, and no purchase is sent in two bodies.
+func TestUpgrade_RollingLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := newStackToUpgrade(t)
 	s.build = ""
 	s.startIngest()
 	s.startWorker()
 	oldIngest, oldWorker := s.ingest, s.worker
-	l := s.load()
-	s.delivered(100, "by the old version")
+	l := s.startLoad()
+	s.awaitMore(100, "by the old version")
 	s.build = "next/"
 	s.migrate()
-	s.delivered(100, "by the old version on the new schema")
+	s.awaitMore(100, "by the old version on the new schema")
 	s.startIngest()
 	s.startWorker()
-	s.delivered(100, "by both versions")
-	l.moved()
+	s.awaitMore(100, "by both versions")
+	l.followIngest()
 	for name, p := range map[string]*program{"ingest": oldIngest, "tiktok-worker": oldWorker} {
 		if code := p.stop(); code != 0 {
 			t.Errorf("exit code of the old %s = %d, want 0", name, code)
 		}
 	}
-	s.delivered(100, "by the new version alone")
-	l.end()
-	code, text := get(s.admin + "/api/v1/summary")
+	s.awaitMore(100, "by the new version alone")
+	l.finish()
+	code, text := httpGet(s.admin + "/api/v1/summary")
 	want := fmt.Sprintf(`"delivered":%d,`, len(s.sim.Received()))
 	if code != http.StatusOK || !strings.Contains(text, want) {
 		t.Errorf("summary after the upgrade = %d %s, want %s", code, text, want)
 	}
 }
 
-// leftover is a purchase that the old version recorded an hour ago, and its state after the upgrade.
-type leftover struct {
+// oldPurchase is a purchase that the old version recorded an hour ago.
+type oldPurchase struct {
 	stripegen.Checkout
-	status, after string
+	status, after string // before and after the upgrade
 }
 
-// The queue has lost the published ones.
-const sqlLeave = `
+// The published ones are not in the queue.
+const sqlOldPurchase = `
 WITH old AS (
     SELECT now() - interval '1 hour' AS at, $5::text AS status,
         $5 IN ('published', 'retrying', 'delivered', 'dead') AS sent,
@@ -205,14 +194,14 @@ SELECT $1, status, $6, CASE WHEN message THEN buyer.id END, 'subscription', true
     CASE WHEN status IN ('delivered', 'dead', 'skipped', 'rejected') THEN at END, at, at
 FROM old, buyer`
 
-// leave records ten purchases of each status as the old version leaves them.
-func (s *stack) leave() (left []leftover) {
+// seedOldPurchases writes ten purchases of each status as the old version does.
+func (s *stack) seedOldPurchases() (old []oldPurchase) {
 	s.t.Helper()
 	kinds := []struct{ status, reason, after string }{
 		{"awaiting_payment", "", "delivered"}, // paid after the upgrade
 		{"payment_failed", "", "payment_failed"},
 		{"rejected", "invalid_email", "rejected"},
-		{"pending", "", "delivered"}, // half of them claimed by a relay that died
+		{"pending", "", "delivered"}, // half of them claimed by a killed relay
 		{"published", "", "delivered"},
 		{"retrying", "", "delivered"},
 		{"delivered", "", "not sent again"},
@@ -231,20 +220,20 @@ func (s *stack) leave() (left []leftover) {
 					`"amount_minor":2999,"currency":"usd","match_keys":{"email":%q}}`,
 					c.SessionID, c.Created.Unix(), sha(*c.Email))
 				claimed := kind.status == "pending" && i%2 == 0
-				_, err := conn.Exec(ctx, sqlLeave,
+				_, err := conn.Exec(ctx, sqlOldPurchase,
 					c.SessionID, c.EventID, *c.Email, c.Customer, kind.status, kind.reason, envelope, claimed)
 				if err != nil {
-					return fmt.Errorf("leave one %s: %w", kind.status, err)
+					return fmt.Errorf("insert a %s purchase: %w", kind.status, err)
 				}
-				left = append(left, leftover{Checkout: c, status: kind.status, after: kind.after})
+				old = append(old, oldPurchase{c, kind.status, kind.after})
 			}
 		}
 		return nil
 	})
-	return left
+	return old
 }
 
-// replicas balances requests over ingests, round robin.
+// replicas sends requests to several ingests, round robin.
 type replicas struct {
 	hosts []string
 	next  atomic.Int64
@@ -256,89 +245,78 @@ func (r *replicas) RoundTrip(req *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(req)
 }
 
-// newReplica starts one more ingest that may migrate, and does not wait for it. The stack uses the latest.
-func (s *stack) newReplica(r *replicas) {
+// launchReplica starts another ingest that may migrate, and does not wait for it.
+func (s *stack) launchReplica(r *replicas) {
 	s.t.Helper()
-	public, admin := freeAddr(s.t), freeAddr(s.t)
-	s.admin = "http://" + admin
-	r.hosts = append(r.hosts, public)
-	s.ingest = start(s.t, s.build+"ingest", "STRIPE_WEBHOOK_SECRET="+signingSecret, "DATABASE_URL="+s.runtime(),
-		"MIGRATE_DATABASE_URL="+s.database, "NATS_URL="+natsURL("ingest", s.natsAddr), "NATS_MAX_BYTES=1GiB",
-		"INGEST_ADDR="+public, "ADMIN_ADDR="+admin, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=20s")
+	s.launchIngest("MIGRATE_DATABASE_URL="+s.database, "SWEEP_INTERVAL=200ms", "SWEEP_GRACE=20s")
+	r.hosts = append(r.hosts, s.publicAddr())
 }
 
-// The old version was stopped with purchases of every status on its ledger. Two new ingests that may migrate
-// start together, while Stripe sends new purchases and repeats all old ones. Recorded purchases are kept,
-// unfinished ones are delivered, finished ones do not change, nothing is doubled, the figures equal the
-// ledger.
-func TestUpgradeKeepsWhatWasLeft(t *testing.T) {
+// The old version was stopped with purchases of every status. Two new ingests that may migrate start
+// together, while Stripe sends new purchases and repeats all old ones. Unfinished purchases are delivered,
+// finished ones do not change, nothing is doubled, and the figures equal the ledger.
+func TestUpgrade_KeepsOldPurchases(t *testing.T) {
 	t.Parallel()
 	s := newStackToUpgrade(t)
-	left := s.leave()
+	old := s.seedOldPurchases()
 	ingests := &replicas{}
-	s.newReplica(ingests)
+	s.launchReplica(ingests)
 	first := s.ingest
-	s.newReplica(ingests)
+	s.launchReplica(ingests)
 	second := s.ingest
-	client := &http.Client{Transport: ingests, Timeout: patience}
+	client := &http.Client{Transport: ingests, Timeout: timeout}
 	s.sender = &stripegen.Sender{URL: "http://ingest/webhooks/stripe", Secret: signingSecret, Client: client}
-	l := s.load()
+	l := s.startLoad()
 	s.startWorker()
-	for _, p := range left {
+	for _, p := range old {
 		s.repeat(p)
 	}
-	s.await("the unfinished purchases to be delivered", func() bool {
-		return query[int](s, `SELECT count(*) FROM purchases WHERE created_at < now() - interval '30 minutes'
-			AND status IN ('awaiting_payment', 'pending', 'published', 'retrying')`) == 0
-	})
-	sold := l.sold()
-	s.await("the new purchases to be delivered", func() bool {
-		return query[int](s, `SELECT count(*) FROM purchases
-			WHERE status IN ('pending', 'published', 'retrying')`) == 0
-	})
-	logs := strings.Join(append(first.lines(), second.lines()...), "\n")
+	s.awaitNone(`purchases WHERE created_at < now() - interval '30 minutes'
+			AND status IN ('awaiting_payment', 'pending', 'published', 'retrying')`)
+	sold := l.stop()
+	s.awaitNone(`purchases
+			WHERE status IN ('pending', 'published', 'retrying')`)
+	logs := first.log() + second.log()
 	migrated := strings.Count(logs, `"migrations_applied":1`)
-	if found := strings.Count(logs, `"migrations_applied":0`); migrated != 1 || found != 1 {
-		t.Errorf("of two ingests %d migrated and %d found it done, want one each", migrated, found)
+	if skipped := strings.Count(logs, `"migrations_applied":0`); migrated != 1 || skipped != 1 {
+		t.Errorf("migrating ingests = %d, others = %d, want one each", migrated, skipped)
 	}
-	s.afterUpgrade(left, sold)
-	s.figuresEqualLedger()
-	s.schemaRefusesTooOldBinaries()
+	s.checkUpgraded(old, sold)
+	s.checkFigures()
+	s.checkOldBinaryIsRefused()
 }
 
-// repeat sends an event that the old version recorded, as Stripe does without an answer, and then a delayed
-// payment.
-func (s *stack) repeat(p leftover) {
+// repeat sends an event that the old version recorded and then, where one is due, its delayed payment.
+func (s *stack) repeat(p oldPurchase) {
 	s.t.Helper()
-	answer, err := s.sender.Deliver(s.t.Context(), p.Event(), 1000, 10*time.Millisecond)
-	if err != nil || answer.Body != `{"status":"duplicate"}` {
-		s.t.Errorf("repeated %s (%s): %+v, %v", p.SessionID, p.status, answer, err)
+	deliver := func(event []byte, want string) {
+		s.t.Helper()
+		answer, err := s.sender.Deliver(s.t.Context(), event, 1000, 10*time.Millisecond)
+		if err != nil || answer.Body != `{"status":"`+want+`"}` {
+			s.t.Errorf("%s (%s): answer = %+v, %v, want %s", p.SessionID, p.status, answer, err, want)
+		}
 	}
-	if p.status != "awaiting_payment" {
-		return
-	}
-	answer, err = s.sender.Deliver(s.t.Context(), p.AsyncSucceeded(time.Hour).Event(), 1000, 10*time.Millisecond)
-	if err != nil || answer.Body != `{"status":"processed"}` {
-		s.t.Errorf("delayed payment of %s: %+v, %v", p.SessionID, answer, err)
+	deliver(p.Event(), "duplicate")
+	if p.status == "awaiting_payment" {
+		deliver(p.AsyncSucceeded(time.Hour).Event(), "processed")
 	}
 }
 
-// afterUpgrade checks each purchase on the ledger and at TikTok.
-func (s *stack) afterUpgrade(left []leftover, sold map[string]bool) {
+// checkUpgraded checks each purchase on the ledger and at TikTok.
+func (s *stack) checkUpgraded(old []oldPurchase, sold map[string]bool) {
 	s.t.Helper()
 	if len(sold) < 10 {
-		s.t.Fatalf("only %d purchases were sent, want at least 10", len(sold))
+		s.t.Fatalf("%d purchases were sent, want at least 10", len(sold))
 	}
-	received := make(map[string]tiktoksim.Event)
+	received := s.received()
 	repeats := 0
-	for _, e := range s.sim.Received() {
-		received[e.EventID] = e
+	for id, e := range received {
 		if repeats += e.Copies - 1; e.Variants != 1 {
-			s.t.Errorf("%s was sent in %d bodies, want one", e.EventID, e.Variants)
+			s.t.Errorf("%s was sent in %d bodies, want 1", id, e.Variants)
 		}
 	}
 	wantEvents := len(sold)
-	for _, p := range left {
+	for _, p := range old {
 		want, sent := p.after, p.after == "delivered"
 		if p.after == "not sent again" {
 			want = "delivered"
@@ -348,25 +326,26 @@ func (s *stack) afterUpgrade(left []leftover, sold map[string]bool) {
 		}
 		copies := received[p.SessionID].Copies
 		if r := s.purchase(p.SessionID); r.Status != want || (copies > 0) != sent {
-			s.t.Errorf("%s was %s: %+v, %d copies at TikTok, want %s", p.SessionID, p.status, r, copies, p.after)
+			s.t.Errorf("%s, before %s, is %s with %d copies at TikTok, want %s",
+				p.SessionID, p.status, r.Status, copies, p.after)
 		}
 	}
 	for id := range sold {
 		if r := s.purchase(id); r.Status != "delivered" || received[id].Copies == 0 {
-			s.t.Errorf("%s was answered 200: %+v, %d copies at TikTok", id, r, received[id].Copies)
+			s.t.Errorf("%s is %s with %d copies at TikTok, want delivered", id, r.Status, received[id].Copies)
 		}
 	}
-	rows, wantRows := query[int](s, `SELECT count(*) FROM purchases`), len(left)+len(sold)
+	rows, wantRows := s.rows("purchases"), len(old)+len(sold)
 	if rows != wantRows || len(received) != wantEvents {
-		s.t.Errorf("%d rows and %d events, want %d and %d", rows, len(received), wantRows, wantEvents)
+		s.t.Errorf("rows = %d, want %d; events = %d, want %d", rows, wantRows, len(received), wantEvents)
 	}
-	s.t.Logf("%d old purchases, %d new ones, %d repeats of an event_id", len(left), len(sold), repeats)
+	s.t.Logf("%d old purchases, %d new ones, %d repeats of an event_id", len(old), len(sold), repeats)
 }
 
-// figuresEqualLedger compares the dashboard's figures with the ledger's rows.
-func (s *stack) figuresEqualLedger() {
+// checkFigures compares the dashboard's figures with the ledger's rows.
+func (s *stack) checkFigures() {
 	s.t.Helper()
-	code, text := get(s.admin + "/api/v1/summary?range=24h&mode=live")
+	code, text := httpGet(s.admin + "/api/v1/summary?range=24h&mode=live")
 	var figures struct {
 		Purchases map[string]int `json:"purchases"`
 	}
@@ -374,18 +353,18 @@ func (s *stack) figuresEqualLedger() {
 		s.t.Fatalf("summary: %d %s", code, text)
 	}
 	for status, n := range figures.Purchases {
-		if rows := query[int](s, `SELECT count(*) FROM purchases WHERE status = $1`, status); rows != n {
-			s.t.Errorf("summary has %d purchases %s, want %d", n, status, rows)
+		if rows := s.count(status); rows != n {
+			s.t.Errorf("summary: %s = %d, want %d", status, n, rows)
 		}
 	}
 	if len(figures.Purchases) != len(purchase.Statuses()) {
-		s.t.Errorf("summary has %v, want every status", figures.Purchases)
+		s.t.Errorf("summary: statuses = %v, want every status", figures.Purchases)
 	}
 }
 
-// schemaRefusesTooOldBinaries starts this version on the next one's schema: it runs unless the schema demands
-// a newer binary.
-func (s *stack) schemaRefusesTooOldBinaries() {
+// checkOldBinaryIsRefused starts this version on the next one's schema: it runs until the schema demands a
+// newer binary.
+func (s *stack) checkOldBinaryIsRefused() {
 	s.t.Helper()
 	s.build = ""
 	if level := query[int](s, `SELECT max(version_id) FROM goose_db_version`); level != migrations.Level+1 {
@@ -393,13 +372,13 @@ func (s *stack) schemaRefusesTooOldBinaries() {
 	}
 	s.startIngest()
 	s.exec(`UPDATE schema_compat SET oldest_binary = $1`, migrations.Level+1)
-	s.newReplica(&replicas{})
+	s.launchReplica(&replicas{})
 	select {
 	case <-s.ingest.Ended():
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		s.t.Fatal("an ingest older than schema_compat.oldest_binary keeps running")
 	}
-	code, log := s.ingest.ExitCode(), strings.Join(s.ingest.lines(), "\n")
+	code, log := s.ingest.ExitCode(), s.ingest.log()
 	if code != 1 || !strings.Contains(log, "ledger schema requires a newer binary") {
 		s.t.Errorf("an ingest older than schema_compat.oldest_binary ended with %d: %s", code, log)
 	}
