@@ -89,7 +89,8 @@ func TestNewMatchKeys_NameAndAddress(t *testing.T) {
 		},
 		"one word": {"Prince", purchase.Address{}, purchase.MatchKeys{FirstName: sha("prince")}},
 		"hashes": {
-			strings.ToUpper(sha("grace")), purchase.Address{PostalCode: strings.ToUpper(sha("10001"))},
+			strings.ToUpper(sha("grace")),
+			purchase.Address{PostalCode: strings.ToUpper(sha("10001"))},
 			purchase.MatchKeys{FirstName: sha("grace"), Zip: sha("10001")},
 		},
 		"blank": {"  ", purchase.Address{}, purchase.MatchKeys{}},

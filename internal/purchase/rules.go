@@ -23,9 +23,9 @@ type Rules struct {
 // Types returns the counted event types. The caller must not modify the slice.
 func (r Rules) Types() []string {
 	if r.FirstPayment {
-		return eventTypes[:]
+		return allEventTypes[:]
 	}
-	return eventTypes[:len(eventTypes)-1] // without TypeInvoicePaid
+	return allEventTypes[:len(allEventTypes)-1] // without TypeInvoicePaid
 }
 
 const (
