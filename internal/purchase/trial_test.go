@@ -65,7 +65,10 @@ func TestSubscription_FirstPayment(t *testing.T) {
 		"clock skew":     {purchases{checkout(), skewed}, "trial processed", "in_1", "in_1"},
 		"a day later":    {purchases{checkout(), nextDay}, "trial held", "", "in_1"},
 		"test clock":     {purchases{ahead(checkout()), ahead(invoice(1))}, "trial processed", "in_1", "in_1"},
-		"renewal":        {purchases{checkout(), invoice(1), invoice(2)}, "trial processed ignored", "in_1", "in_1"},
+		"renewal": {
+			purchases{checkout(), invoice(1), invoice(2)},
+			"trial processed ignored", "in_1", "in_1",
+		},
 		"renewal before the first invoice": {
 			purchases{checkout(), invoice(2), invoice(1)},
 			"trial held processed", "in_1", "in_1",
