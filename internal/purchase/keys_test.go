@@ -248,6 +248,8 @@ func TestConsent_Given(t *testing.T) {
 		{"denied", false, false},
 		{"perhaps", false, false},
 		{"yes, but", false, false},
+		{"g\u0130ven", false, false}, // strings.ToLower makes U+0130 an i
+		{"ye\u017f", false, false},
 		{"\u0000", false, false},
 		{strings.Repeat("yes", 200), false, false},
 	} {
