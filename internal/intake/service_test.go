@@ -92,6 +92,7 @@ func event(change func(e *purchase.Event)) purchase.Event {
 func TestService_TakesBackfilledEvents(t *testing.T) {
 	t.Parallel()
 	unavailable := errors.New("unavailable")
+	none := purchase.Recorded{}
 	created := purchase.Recorded{Disposition: purchase.Processed, ProfileID: "p1", ProfileCreated: true}
 	recordedAs := func(d purchase.Disposition) purchase.Recorded { return purchase.Recorded{Disposition: d} }
 	asIs := func(*purchase.Event) {}
@@ -116,17 +117,17 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 		},
 		"other mode": {
 			func(e *purchase.Event) { e.Checkout.Mode = "setup" },
-			purchase.Recorded{}, nil, purchase.Ignored, 0, 0, "",
+			none, nil, purchase.Ignored, 0, 0, "",
 		},
 		"no checkout": {
 			func(e *purchase.Event) { e.Checkout = nil },
-			purchase.Recorded{}, nil, purchase.Malformed, 0, 0, "Malformed event",
+			none, nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
 		"undecodable": {
 			func(e *purchase.Event) { *e = purchase.Event{ID: "evt_1"} },
-			purchase.Recorded{}, nil, purchase.Malformed, 0, 0, "Malformed event",
+			none, nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
-		"ledger unavailable": {asIs, purchase.Recorded{}, unavailable, "", 1, 0, ""},
+		"ledger unavailable": {asIs, none, unavailable, "", 1, 0, ""},
 	} {
 		for _, dry := range []bool{false, true} {
 			l, p := &ledger{recorded: tc.recorded, err: tc.err}, &publisher{ready: true}

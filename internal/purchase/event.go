@@ -14,9 +14,9 @@ const (
 )
 
 // EventTypes returns every type. The caller must not modify the slice.
-func EventTypes() []string { return eventTypes[:] }
+func EventTypes() []string { return allEventTypes[:] }
 
-var eventTypes = [...]string{TypeCompleted, TypeAsyncSucceeded, TypeAsyncFailed, TypeInvoicePaid}
+var allEventTypes = [...]string{TypeCompleted, TypeAsyncSucceeded, TypeAsyncFailed, TypeInvoicePaid}
 
 // Event is one verified Stripe event, reduced to the fields that are used. A field that is missing, null or
 // of an unexpected JSON type is zero.

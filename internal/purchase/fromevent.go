@@ -57,8 +57,8 @@ func fromCheckout(event Event, rules Rules, received time.Time) (Purchase, Decis
 	}
 	p := Purchase{
 		ID: c.ID, Kind: KindCheckout, Mode: c.Mode, Livemode: event.Livemode,
-		AmountMinor: rules.Value.CheckoutAmount(c), Currency: validCurrency(c.Currency),
-		Customer: validID(c.Customer), Subscription: validID(c.Subscription),
+		AmountMinor: rules.Value.CheckoutAmount(c), Currency: currencyOrEmpty(c.Currency),
+		Customer: idOrEmpty(c.Customer), Subscription: idOrEmpty(c.Subscription),
 	}
 	p.Status, p.Reason = paymentState(event.Type, c)
 	if p.Status == StatusAwaitingPayment || p.Status == StatusPaymentFailed {
@@ -136,8 +136,9 @@ func fromInvoice(event Event, rules Rules, received time.Time) (Purchase, Decisi
 	}
 	return Purchase{
 		ID: i.ID, Kind: KindFirstPayment, Status: StatusPending, Mode: modeSubscription, Livemode: event.Livemode,
-		At: paidAt(event, received), AmountMinor: rules.Value.InvoiceAmount(i), Currency: validCurrency(i.Currency),
-		Customer: validID(i.Customer), Subscription: i.Subscription, PeriodStart: i.PreviousPeriodStart(),
+		At: paidAt(event, received), PeriodStart: i.PreviousPeriodStart(),
+		AmountMinor: rules.Value.InvoiceAmount(i), Currency: currencyOrEmpty(i.Currency),
+		Customer: idOrEmpty(i.Customer), Subscription: i.Subscription,
 	}, DecisionRecord, nil
 }
 
@@ -150,16 +151,16 @@ func paidAt(event Event, received time.Time) time.Time {
 	return event.Created
 }
 
-// validCurrency returns a currency code in lower case, or "" if it is malformed.
-func validCurrency(code string) string {
+// currencyOrEmpty returns a currency code in lower case, or "" if it is malformed.
+func currencyOrEmpty(code string) string {
 	if ValidCurrency(code) {
 		return strings.ToLower(code)
 	}
 	return ""
 }
 
-// validID returns id, or "" if it is invalid.
-func validID(id string) string {
+// idOrEmpty returns id, or "" if it is invalid.
+func idOrEmpty(id string) string {
 	if ValidID(id) {
 		return id
 	}

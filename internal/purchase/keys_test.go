@@ -89,7 +89,8 @@ func TestNewMatchKeys_NameAndAddress(t *testing.T) {
 		},
 		"one word": {"Prince", purchase.Address{}, purchase.MatchKeys{FirstName: sha("prince")}},
 		"hashes": {
-			strings.ToUpper(sha("grace")), purchase.Address{PostalCode: strings.ToUpper(sha("10001"))},
+			strings.ToUpper(sha("grace")),
+			purchase.Address{PostalCode: strings.ToUpper(sha("10001"))},
 			purchase.MatchKeys{FirstName: sha("grace"), Zip: sha("10001")},
 		},
 		"blank": {"  ", purchase.Address{}, purchase.MatchKeys{}},
@@ -247,6 +248,8 @@ func TestConsent_Given(t *testing.T) {
 		{"denied", false, false},
 		{"perhaps", false, false},
 		{"yes, but", false, false},
+		{"g\u0130ven", false, false}, // strings.ToLower makes U+0130 an i
+		{"ye\u017f", false, false},
 		{"\u0000", false, false},
 		{strings.Repeat("yes", 200), false, false},
 	} {

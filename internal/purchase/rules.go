@@ -23,9 +23,9 @@ type Rules struct {
 // Types returns the counted event types. The caller must not modify the slice.
 func (r Rules) Types() []string {
 	if r.FirstPayment {
-		return eventTypes[:]
+		return allEventTypes[:]
 	}
-	return eventTypes[:len(eventTypes)-1] // without TypeInvoicePaid
+	return allEventTypes[:len(allEventTypes)-1] // without TypeInvoicePaid
 }
 
 const (
@@ -137,8 +137,8 @@ func LimitsDataUse(c *Checkout) bool {
 	return answer != "" && !isOneOf(answer, "false", "no", "n", "0", "off")
 }
 
-// isOneOf reports whether value is one of words in any case. It does not use strings.EqualFold, which equates
-// U+017F with s: an unusual value must not mean yes.
+// isOneOf reports whether value is one of words in any case. It accepts ASCII only: Unicode's cases equate
+// U+0130 with i and U+017F with s, and an unusual value must not mean yes.
 func isOneOf(value string, words ...string) bool {
-	return slices.Contains(words, strings.ToLower(value))
+	return isASCII(value) && slices.Contains(words, strings.ToLower(value))
 }

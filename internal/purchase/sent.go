@@ -10,15 +10,15 @@ type Sent struct {
 
 // Masked returns the keys without the kinds that mask lacks. Keys that Mask does not count remain.
 func (k MatchKeys) Masked(mask int16) MatchKeys {
-	for bit, fields := range [MatchKeyKinds][]*string{
-		{&k.Email}, {&k.Phone}, {&k.TTCLID}, {&k.TTP}, {&k.IP}, {&k.UserAgent}, {&k.PageURL}, {&k.FirstName},
-		{&k.Zip, &k.City},
+	for bit, key := range [MatchKeyKinds]*string{
+		&k.Email, &k.Phone, &k.TTCLID, &k.TTP, &k.IP, &k.UserAgent, &k.PageURL, &k.FirstName, &k.Zip,
 	} {
-		for _, field := range fields {
-			if mask>>bit&1 == 0 {
-				*field = ""
-			}
+		if mask>>bit&1 == 0 {
+			*key = ""
 		}
+	}
+	if mask>>(MatchKeyKinds-1)&1 == 0 { // the address
+		k.City = ""
 	}
 	return k
 }
