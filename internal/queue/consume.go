@@ -177,15 +177,9 @@ func (c *Consumer) Pending(ctx context.Context) (waiting, unacknowledged uint64,
 func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	stream, err := c.js.Stream(ctx, message.StreamOutcomes)
-	if err != nil {
-		return 0, fmt.Errorf("get state of stream %s: %w", message.StreamOutcomes, err)
-	}
-	state := stream.CachedInfo().State
-	if state.Msgs == 0 {
-		return 0, nil
-	}
-	recorder, err := stream.Consumer(ctx, message.ConsumerRecorder)
+	// The consumer's state comes first: with a newer one, each outcome that was recorded in between would pass
+	// for an orphan.
+	recorder, err := c.js.Consumer(ctx, message.StreamOutcomes, message.ConsumerRecorder)
 	if err != nil {
 		return 0, fmt.Errorf("get state of consumer %s: %w", message.ConsumerRecorder, err)
 	}
@@ -193,8 +187,22 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 	if info.NumPending == 0 && info.NumAckPending == 0 {
 		return 0, nil
 	}
+	floor := info.AckFloor
+	var state jetstream.StreamState
+	for range 2 { // the server removes an acknowledged message a moment after it counts the acknowledgement
+		stream, err := c.js.Stream(ctx, message.StreamOutcomes)
+		if err != nil {
+			return 0, fmt.Errorf("get state of stream %s: %w", message.StreamOutcomes, err)
+		}
+		if state = stream.CachedInfo().State; state.Msgs == 0 {
+			return 0, nil
+		}
+		if state.FirstSeq > floor.Stream {
+			break
+		}
+	}
 	since := state.FirstTime
-	if floor := info.AckFloor; state.FirstSeq <= floor.Stream && floor.Last != nil {
+	if state.FirstSeq <= floor.Stream && floor.Last != nil {
 		since = *floor.Last
 	}
 	return max(0, info.TimeStamp.Sub(since)), nil

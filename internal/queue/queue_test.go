@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -836,6 +838,57 @@ func TestOutcomeLag_EndsWithAck(t *testing.T) {
 	if got, err := s.OutcomeLag(t.Context()); err == nil {
 		t.Errorf("lag = %s without a stream, want an error", got)
 	}
+}
+
+// A sweeper that asked while an outage's outcomes were being recorded saw a lag of nearly 0 and published the
+// others' purchases again: the stream's state was older than the consumer's, and its first message passed for
+// an orphan.
+func TestOutcomeLag_CountsRemainingWhileOthersAreRecorded(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	const n = 500
+	outcomes := make([]message.Outcome, n)
+	for i := range outcomes {
+		outcomes[i] = delivered(fmt.Sprintf("cs_%d", i))
+	}
+	for batch := range slices.Chunk(outcomes, 10) {
+		if err := errors.Join(s.Outcomes(t.Context(), batch)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const age = 200 * time.Millisecond
+	stream, err := s.raw.Stream(t.Context(), message.StreamOutcomes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.await("the last outcome's age", func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.TimeStamp.Sub(info.State.LastTime) > age
+	})
+	messages := s.fetch(s.Consumer(message.StreamOutcomes, message.ConsumerRecorder), 1000)
+	var recorded atomic.Int64
+	var recorder sync.WaitGroup
+	recorder.Go(func() {
+		for _, m := range messages {
+			if err := m.DoubleAck(t.Context()); err != nil {
+				t.Error(err)
+			}
+			recorded.Add(1)
+		}
+	})
+	for checks := 0; ; checks++ {
+		lag, err := s.OutcomeLag(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if recorded.Load() >= int64(len(messages))-1 {
+			break
+		}
+		if lag < age {
+			t.Fatalf("check %d: lag = %s, want at least %s", checks, lag, age)
+		}
+	}
+	recorder.Wait()
 }
 
 // A killed server may restore a message whose acknowledgement its consumer has stored. This orphan is never
