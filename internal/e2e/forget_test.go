@@ -60,7 +60,8 @@ func TestForget_RemovesOnePerson(t *testing.T) {
 		return out
 	}
 	// Durability fails because the tests' Postgres does not sync.
-	run(3, "ingest", env, []string{"doctor"}, ", 1 failed.", "fail  Postgres: durability", "pass  NATS: permissions",
+	run(3, "ingest", env, []string{"doctor"},
+		", 1 failed.", "fail  Postgres: durability", "pass  NATS: permissions",
 		"pass  Stripe: signatures")
 	run(0, "tiktok-worker", []string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + s.simURL + eventPath,

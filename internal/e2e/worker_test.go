@@ -71,7 +71,8 @@ func TestSendTest_ReportsAnswer(t *testing.T) {
 	sim.Inject(tiktoksim.Fault{Status: 503, Count: 4})
 	check("503", env, 1, "no usable answer")
 	code, out := command(t, "tiktok-worker", nil, "send-test")
-	both := strings.Contains(out, "--code or TIKTOK_TEST_EVENT_CODE is required") && strings.Contains(out, "TIKTOK_PIXEL_ID")
+	both := strings.Contains(out, "TIKTOK_TEST_EVENT_CODE is required") &&
+		strings.Contains(out, "TIKTOK_PIXEL_ID")
 	if code != 2 || !both {
 		t.Errorf("no settings: exit code %d, want 2 with both settings: %s", code, out)
 	}

@@ -29,7 +29,8 @@ func NATS(ctx context.Context, c queue.Config, role string, s queue.StreamConfig
 	defer probe.Close()
 	required, optional, err := probe.MissingPermissions()
 	checks := []Check{
-		judgeNATSVersion(probe.Version()), judgeTransport(probe.Server()), judgePermissions(required, optional, err),
+		judgeNATSVersion(probe.Version()), judgeTransport(probe.Server()),
+		judgePermissions(required, optional, err),
 	}
 	if role == queue.RoleWorker {
 		for _, consumer := range probe.Consumers(ctx) {

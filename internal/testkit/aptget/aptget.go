@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,14 +93,13 @@ func refusal(noInstall string, uid int) string {
 // lines returns the commands as a shell would take them.
 func (r Request) lines() (list []string) {
 	for _, args := range r.Commands {
-		line := args[0]
-		for _, arg := range args[1:] {
-			if strings.ContainsAny(arg, " $*") {
-				arg = "'" + arg + "'"
+		words := slices.Clone(args)
+		for i, word := range words {
+			if strings.ContainsAny(word, " $*") {
+				words[i] = "'" + word + "'"
 			}
-			line += " " + arg
 		}
-		list = append(list, line)
+		list = append(list, strings.Join(words, " "))
 	}
 	return list
 }

@@ -245,7 +245,7 @@ func (p *Proxy) passes(c *conn, responses bool) bool {
 		switch {
 		case responses && c.drop.responses, !responses && c.drop.requests:
 			return false
-		case !p.paused && !(responses && c.holding):
+		case !p.paused && (!responses || !c.holding):
 			return true
 		}
 		p.changed.Wait()

@@ -63,7 +63,9 @@ func TestRun_SendsEveryRequestOnce(t *testing.T) {
 
 func TestRun_CountsOddResponses(t *testing.T) {
 	t.Parallel()
-	addr, _ := server(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "full", 503) })
+	addr, _ := server(t, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "full", http.StatusServiceUnavailable)
+	})
 	r, err := load.Run(t.Context(), load.Plan{Addr: addr, Conns: 2, Requests: 10, Append: numbered, Want: 200})
 	if err != nil || r.Answered != 0 || r.Odd != 10 || r.FirstOdd != "503 full\n" || r.Quantile(0.5) != 0 {
 		t.Fatalf("result = %+v, %v, want 10 odd responses", r, err)

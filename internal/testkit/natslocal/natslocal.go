@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -46,11 +47,11 @@ func Start(o Options) (s *Server, err error) {
 		if err != nil {
 			return nil, err
 		}
-		variables := ""
+		var config strings.Builder
 		for name, value := range o.Variables {
-			variables += fmt.Sprintf("%s: %q\n", name, value)
+			_, _ = fmt.Fprintf(&config, "%s: %q\n", name, value)
 		}
-		if err := options.ProcessConfigString(variables + string(text)); err != nil {
+		if err := options.ProcessConfigString(config.String() + string(text)); err != nil {
 			return nil, err
 		}
 	}

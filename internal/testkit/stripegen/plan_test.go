@@ -95,7 +95,8 @@ func TestDisorder_PlanShares(t *testing.T) {
 		}
 		seen[i], latest = true, max(latest, i)
 	}
-	for name, n := range map[string]int{"withheld": len(withheld), "overtaken": overtaken, "repeated": repeated} {
+	counts := map[string]int{"withheld": len(withheld), "overtaken": overtaken, "repeated": repeated}
+	for name, n := range counts {
 		if n < 100 || n > 250 {
 			t.Errorf("%d events are %s, want about 200", n, name)
 		}

@@ -152,9 +152,14 @@ func TestFault_Ends(t *testing.T) {
 			status int
 			answer string
 		}{
-			{0, batch, 500, ""}, {0, batch, 500, ""}, {0, batch, 501, ""}, {10*time.Second - 1, batch, 501, ""},
-			{1, batch, 200, "0 OK"}, {0, batch, 200, "40050 Duplicated request"},
-			{0, batchOf("cs_1", "cs_2"), 200, "0 OK"}, {0, batchOf("cs_1", "cs_2"), 200, "40050 Duplicated request"},
+			{0, batch, 500, ""},
+			{0, batch, 500, ""},
+			{0, batch, 501, ""},
+			{10*time.Second - 1, batch, 501, ""},
+			{1, batch, 200, "0 OK"},
+			{0, batch, 200, "40050 Duplicated request"},
+			{0, batchOf("cs_1", "cs_2"), 200, "0 OK"},
+			{0, batchOf("cs_1", "cs_2"), 200, "40050 Duplicated request"},
 		} {
 			<-time.After(tc.after)
 			if status, answer := post(t, s, batchPath, tc.body, nil); status != tc.status || answer != tc.answer {

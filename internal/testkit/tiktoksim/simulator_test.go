@@ -3,6 +3,7 @@ package tiktoksim_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -47,9 +48,7 @@ func post(t *testing.T, s *tiktoksim.Simulator, path, body string, header http.H
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(body))
 	r.Header = http.Header{"Content-Type": {"application/json"}, "Access-Token": {"local-token"}}
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
 	return w.Code, codeOf(w.Body.String())

@@ -183,6 +183,6 @@ func installHandler(ctx context.Context, dir string) (program, version string, e
 	if out, err := install.CombinedOutput(); err != nil {
 		return "", "", fmt.Errorf("npm ci: %w: %.300s", err, out)
 	}
-	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:gosec // from the search path
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
 	return program, strings.TrimSpace(string(out)), err
 }

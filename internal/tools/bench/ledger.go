@@ -54,8 +54,10 @@ func (b *bench) startOnLargeLedger(ctx context.Context) *ingest {
 	defer db.Close()
 	try.Must(reports.New(db).Fold(ctx))
 	size := query[string](ctx, url, "SELECT pg_size_pretty(pg_database_size(current_database()))")
-	b.report.Settings = append(b.report.Settings, fact{"large ledger",
-		fmt.Sprintf("%d purchases, %s, filled in %.0f s", b.million, size, time.Since(began).Seconds())})
+	b.report.Settings = append(b.report.Settings, fact{
+		"large ledger",
+		fmt.Sprintf("%d purchases, %s, filled in %.0f s", b.million, size, time.Since(began).Seconds()),
+	})
 	b.large = url
 	return b.startIngest(ctx, b.large, "")
 }
@@ -142,7 +144,7 @@ func (y *year) pass(ctx context.Context, name string, n int) {
 			outcomes = append(outcomes, message.Outcome{
 				EventID: id, Generation: 1, Result: purchase.StatusDelivered,
 				At: at.Add(300 * time.Millisecond), Taken: at.Add(5 * time.Millisecond),
-				Sequence: uint64(i + 1), //nolint:gosec // counts up from 0
+				Sequence: uint64(i + 1),
 				Attempt: &message.Attempt{
 					ID: fmt.Sprintf("%s-%d", name, i), At: at.Add(280 * time.Millisecond), TookMS: 120,
 					Class: purchase.ClassDelivered, Code: new(0), RequestID: fmt.Sprintf("%032d", i),

@@ -16,7 +16,8 @@ import (
 // syncTime returns the median time of writing one page durably, as Postgres does at a commit, on the disk of
 // a folder.
 func syncTime(dir string) time.Duration {
-	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), os.O_RDWR|os.O_CREATE|syscall.O_DSYNC, 0o600)) //nolint:gosec // ours
+	flags := os.O_RDWR | os.O_CREATE | syscall.O_DSYNC
+	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), flags, 0o600)) //nolint:gosec // ours
 	defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
 	try.Must(file.Write(make([]byte, 1<<20))) // Postgres syncs existing pages, too
 	var times series

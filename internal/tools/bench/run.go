@@ -99,7 +99,7 @@ func parse(args []string, out io.Writer) (*bench, error) {
 		"unless other flags say otherwise; the figures mean little")
 	flags.StringVar(&b.json, "json", "", "also write the figures to this file")
 	flags.StringVar(&b.svg, "svg", "", "draw where the time goes (sections one and whole) into this file")
-	flags.StringVar(&b.profiles, "profiles", "", "only write profiles of both binaries under load to this folder")
+	flags.StringVar(&b.profiles, "profiles", "", "only write both binaries' profiles under load to this folder")
 	flags.IntVar(&b.rounds, "rounds", 5, "how often each measurement is made, in turns with its baseline")
 	flags.DurationVar(&b.duration, "for", 3*time.Second, "duration of one measurement")
 	flags.DurationVar(&b.latency, "latency", 20*time.Millisecond, "latency of the simulated TikTok, ± 50 %")

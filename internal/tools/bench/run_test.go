@@ -54,7 +54,7 @@ func prepare(t *testing.T) {
 	}
 	// A cached "ok" depends on the files that a test opens, not on those that a child process compiles.
 	const sources = "../../../cmd/*/*.go ../../*/*.go ../../ops/*/*.go ../../../migrations/*"
-	for _, pattern := range strings.Fields(sources) {
+	for pattern := range strings.FieldsSeq(sources) {
 		for _, file := range try.Must(filepath.Glob(pattern)) {
 			try.Must(os.ReadFile(file))
 		}

@@ -264,7 +264,7 @@ func (s *stack) keepLog() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.dir, "postgres.log"), data, 0o600) //nolint:gosec // own folder
+	return os.WriteFile(filepath.Join(s.dir, "postgres.log"), data, 0o600)
 }
 
 // patience bounds every wait. It is no expectation of speed: machines are shared, and messages of a killed

@@ -58,8 +58,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		browser, closeBrowser := chromium.Start(ctx, browserPath, filepath.Join(s.dir, "browser"))
 		defer closeBrowser()
 		for _, form := range []form{
-			{"light", "light", 1240, 1500, 1}, {"dark", "dark", 1240, 1500, 1},
-			{"phone", "light", 390, 1700, 2}, {"phone-dark", "dark", 390, 1700, 2},
+			{"light", "light", 1240, 1500, 1},
+			{"dark", "dark", 1240, 1500, 1},
+			{"phone", "light", 390, 1700, 2},
+			{"phone-dark", "dark", 390, 1700, 2},
 		} {
 			for _, page := range pages {
 				if !*every && !slices.Contains(strings.Fields(page.forms), form.name) {

@@ -109,8 +109,10 @@ func (o *options) problems(given map[string]bool) (list []error) {
 		{o.rate == 0 || o.rate >= 0.001, "-rate must be 0 or at least 0.001"},
 		{o.retry >= 1 && o.retry <= 1000, "-retry must be from 1 to 1000"},
 		{d.Delay >= 0 && d.Delay <= 72*time.Hour, "-delay must be from 0 to 72h, as long as Stripe retries"},
-		{share(d.Reorder) && share(d.Duplicates) && share(d.Withhold),
-			"-reorder, -duplicates and -withhold must be from 0 to 1"},
+		{
+			share(d.Reorder) && share(d.Duplicates) && share(d.Withhold),
+			"-reorder, -duplicates and -withhold must be from 0 to 1",
+		},
 		{o.kind != "", "-type must not be empty"},
 		{slices.Contains([]string{"", "succeeded", "failed"}, o.async), "-async must be succeeded or failed"},
 		{o.async == "" || !given["type"] && !given["status"], "-async sets -type and -status itself"},

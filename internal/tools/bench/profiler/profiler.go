@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Serve serves the program's profiles on a loopback address until the program ends. It turns on the profiles of
+// Serve serves the program's profiles on a loopback address until it ends. It turns on the profiles of
 // blocking from 10 µs and of one in five contended locks. Without an address it does nothing.
 func Serve(addr string) error {
 	if addr == "" {
