@@ -3,26 +3,47 @@ package e2e
 import (
 	"bufio"
 	"cmp"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/procfs"
 
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/wait"
 )
+
+var chaosBuilt = sync.OnceValue(func() error {
+	ctx := context.Background()
+	return errors.Join(
+		launch.Build(ctx, binaries, "-race", "purchase-relay/internal/tools/chaos"),
+		launch.Build(ctx, binaries, "github.com/nats-io/nats-server/v2"),
+	)
+})
+
+// buildChaos builds the chaos tool once. In short mode it skips the test.
+func buildChaos(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("part of make test-long")
+	}
+	if err := chaosBuilt(); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Chaos injects faults for a while: first every kind, then, without a sweeper, those that keep the queue's
 // data. CHAOS_DURATION overrides the duration.
 func TestChaos_LosesNothing(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("part of make test-long")
-	}
+	buildChaos(t)
 	duration := cmp.Or(os.Getenv("CHAOS_DURATION"), "60s")
 	for _, mode := range []string{"all", "kept"} {
 		t.Run(mode, func(t *testing.T) {
@@ -48,6 +69,7 @@ func TestChaos_LeavesNoProcessWhenKilled(t *testing.T) {
 	if _, err := procfs.Self(); err != nil {
 		t.Skip("needs /proc to list processes")
 	}
+	buildChaos(t)
 	chaos := exec.Command(filepath.Join(binaries, "chaos"),
 		"-binaries", binaries, "-duration", "60s", "-gap", "200ms", "-only", "freeze,kill")
 	out, err := chaos.StdoutPipe()

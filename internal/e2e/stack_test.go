@@ -55,13 +55,8 @@ func testMain(m *testing.M) int {
 	if binaries, err = filepath.Abs("../../.local/e2e"); err != nil {
 		panic(err)
 	}
-	ctx := context.Background()
-	err = errors.Join(
-		launch.Build(ctx, binaries, "-race", "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker",
-			"purchase-relay/internal/tools/chaos"),
-		launch.Build(ctx, binaries, "github.com/nats-io/nats-server/v2"),
-	)
-	if err != nil {
+	const ingest, worker = "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker"
+	if err := launch.Build(context.Background(), binaries, "-race", ingest, worker); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
