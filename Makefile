@@ -44,10 +44,8 @@ manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubern
 	  cp "$$(go mod download -json $(KEDA) | sed -n 's/^.*"Dir": "\(.*\)",$$/\1/p')/config/crd/bases/keda.sh_scaledobjects.yaml" "$$d/crds/"; \
 	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
-# More packages and tests in parallel than processors: the end-to-end tests mostly wait. GORACE: a race-enabled binary
-# otherwise waits a second at its end.
-PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
-GOTEST = GORACE=atexit_sleep_ms=0 go test -race -p $(shell expr $(PROCESSORS) + 2) -parallel 6
+# More tests in parallel than processors: the end-to-end tests mostly wait. A race-enabled binary waits a second at its end.
+GOTEST = GORACE=atexit_sleep_ms=0 go test -race -parallel 6
 
 test: ## Every test, real Postgres and NATS included; unchanged packages come from Go's test cache.
 	@go run ./internal/tools/testdeps
