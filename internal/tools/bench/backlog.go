@@ -15,6 +15,7 @@ import (
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/load"
 	"purchase-relay/internal/testkit/try"
 	"purchase-relay/internal/tiktok"
@@ -163,7 +164,8 @@ func track(ctx context.Context, b *bench, s *loadSeries, sim simulator, size int
 	config := tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment"}
 	body := try.Must(tiktok.Body(config, "LOCALPIXEL", "", batch))
 	request := newRequest(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nAccess-Token: local-token\r\n"+
-		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", eventPath, sim.addr, len(body), body))
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		launch.EventPath, sim.addr, len(body), body))
 	prefix := fmt.Sprintf("%05x", size*1000+len(s.rate)) // no event is sent twice
 	s.run(ctx, load.Plan{
 		Addr: sim.addr, Conns: slots, Requests: 1 << 30, For: b.duration, Want: 200,

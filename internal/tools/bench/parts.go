@@ -18,6 +18,7 @@ import (
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/tiktoksim"
@@ -161,15 +162,13 @@ func (b *bench) startNATS(ctx context.Context) *server {
 // simulator is TikTok's. It accepts every valid event after a latency.
 type simulator struct{ *server }
 
-const eventPath = "/open_api/v1.3/event/track/"
-
 func (b *bench) startSimulator(ctx context.Context, latency time.Duration) simulator {
 	addr := try.Must(freeport.Addr())
 	args := []string{"-addr", addr, "-misbehave", "0", "-latency", latency.String()}
 	return simulator{b.serve(ctx, addr, nil, "tiktoksim", args...)}
 }
 
-func (s simulator) url() string { return "http://" + s.addr + eventPath }
+func (s simulator) url() string { return "http://" + s.addr + launch.EventPath }
 
 func (s simulator) stats(ctx context.Context) (stats tiktoksim.Stats) {
 	body := try.Must(fetch(ctx, http.MethodGet, "http://"+s.addr+"/stats", ""))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/wait"
 )
@@ -115,9 +116,8 @@ func startStack(t *testing.T) *stack {
 		t.Fatal(err)
 	}
 	s.printAddresses()
-	build := exec.Command("go", "build", "-o", s.path("bin")+"/", "./internal/tools/stripegen")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build stripegen: %v\n%s", err, out)
+	if err := launch.Build(t.Context(), s.path("bin"), "./internal/tools/stripegen"); err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
@@ -218,8 +218,8 @@ func (r *reader) awaitDelivery() {
 
 // purchase returns the id of a purchase with a status; "": there is none.
 func (r *reader) purchase(status string) string {
-	_, body := get(r.t.Context(), "http://"+r.stack.at[ingestAdmin]+"/api/v1/purchases?status="+status)
-	return session.FindString(string(body))
+	_, body := launch.Get(r.t.Context(), "http://"+r.stack.at[ingestAdmin]+"/api/v1/purchases?status="+status)
+	return session.FindString(body)
 }
 
 func (r *reader) await(what string, done func() bool) {

@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/process"
@@ -101,7 +102,7 @@ func (s *stack) workerEnv() []string {
 	return []string{
 		"LOCAL_STACK=true", "LOG_FORMAT=console", "ADMIN_ADDR=" + s.at[workerAdmin],
 		"NATS_URL=nats://worker:" + workerPass + "@" + s.at[nats],
-		"TIKTOK_API_URL=http://" + s.at[tiktok] + "/open_api/v1.3/event/track/", "TIKTOK_ACCESS_TOKEN=" + token,
+		"TIKTOK_API_URL=http://" + s.at[tiktok] + launch.EventPath, "TIKTOK_ACCESS_TOKEN=" + token,
 		"TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST12345",
 	}
 }
@@ -125,10 +126,8 @@ func (s *stack) start(ctx context.Context) error {
 		return err
 	}
 	s.say("Building ingest and tiktok-worker …\n")
-	bin := s.path("bin") + "/"
-	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./cmd/...") //nolint:gosec // our own folder
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
+	if err := launch.Build(ctx, s.path("bin"), "./cmd/..."); err != nil {
+		return err
 	}
 	s.say("Starting Postgres, NATS and the simulators of TikTok and Stripe …\n")
 	for _, start := range []func(context.Context) error{s.startPostgres, s.startNATS, s.startSimulators} {
@@ -262,7 +261,7 @@ func (s *stack) startBinary(ctx context.Context, name, admin string, env []strin
 	}()
 	s.last = p
 	return p.Await(ctx, "start "+name, startTimeout, func() bool {
-		status, _ := get(ctx, "http://"+admin+"/readyz")
+		status, _ := launch.Get(ctx, "http://"+admin+"/readyz")
 		return status == http.StatusOK
 	})
 }
@@ -295,8 +294,8 @@ func (s *stack) sample(ctx context.Context) error {
 	final := []string{"delivered", "dead", "skipped", "rejected"}
 	var purchase struct{ Status string }
 	err = s.last.Await(ctx, "deliver the sample purchase", startTimeout, func() bool {
-		_, body := get(ctx, "http://"+s.at[ingestAdmin]+"/api/v1/purchases/"+c.SessionID)
-		err := json.Unmarshal(body, &purchase)
+		_, body := launch.Get(ctx, "http://"+s.at[ingestAdmin]+"/api/v1/purchases/"+c.SessionID)
+		err := json.Unmarshal([]byte(body), &purchase)
 		return err == nil && slices.Contains(final, purchase.Status)
 	})
 	if err != nil {
@@ -311,23 +310,4 @@ func (s *stack) sample(ctx context.Context) error {
 		return fmt.Errorf("deliver the sample purchase: its status is %s", purchase.Status)
 	}
 	return nil
-}
-
-// get returns an answer's status and body; status 0 without an answer.
-func get(ctx context.Context, url string) (status int, body []byte) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return 0, nil
-	}
-	resp, err := (&http.Client{}).Do(req)
-	if err != nil {
-		return 0, nil
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if body, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20)); err != nil {
-		return 0, nil
-	}
-	return resp.StatusCode, body
 }

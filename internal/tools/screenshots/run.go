@@ -12,10 +12,8 @@ import (
 	"image/png"
 	"io"
 	"maps"
-	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,7 +26,7 @@ import (
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/chromium"
-	"purchase-relay/internal/testkit/freeport"
+	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/ledgergen"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/pglocal"
@@ -130,35 +128,17 @@ func (s *stack) startPrograms(ctx context.Context) {
 		sim.Close()
 		return nil
 	})
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", //nolint:gosec // our own sources
-		"-ldflags", "-X purchase-relay/internal/service.version=v1.0.0", "-o", s.dir+"/",
-		"./cmd/ingest", "./cmd/tiktok-worker")
-	if text, err := build.CombinedOutput(); err != nil {
-		try.Check(fmt.Errorf("go build: %w\n%s", err, text))
-	}
-	public := try.Must(freeport.Addr())
-	s.admin = try.Must(freeport.Addr())
-	ingest := []string{
-		"STRIPE_WEBHOOK_SECRET=whsec_pictures-0123456789", "DATABASE_URL=" + s.ledger, "NATS_URL=" + nats.URL(),
-		"NATS_MAX_BYTES=1GiB", "INGEST_ADDR=" + public, "ADMIN_ADDR=" + s.admin,
-	}
-	worker := []string{
-		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "NATS_URL=" + nats.URL(),
-		"TIKTOK_API_URL=" + sim.URL + "/open_api/v1.3/event/track/", "ADMIN_ADDR=127.0.0.1:0",
-	}
-	s.start("ingest", ingest)
+	try.Check(launch.Build(ctx, s.dir, "-trimpath",
+		"-ldflags", "-X purchase-relay/internal/service.version=v1.0.0", "./cmd/ingest", "./cmd/tiktok-worker"))
+	ingest := try.Must(launch.NewIngest(s.ledger, nats.URL()))
+	s.admin = ingest.Admin
+	worker := launch.Worker{Admin: "127.0.0.1:0", TikTok: sim.URL, NATS: nats.URL()}.Env()
+	s.start("ingest", ingest.Env())
 	s.start("tiktok-worker", worker)
 	last := s.start("tiktok-worker", worker)
 	try.Check(last.Await(ctx, "wait for a running worker", time.Minute, func() bool {
-		url := "http://" + s.admin + "/api/v1/summary"
-		req := try.Must(http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody))
-		resp, err := (&http.Client{}).Do(req)
-		if err != nil {
-			return false
-		}
-		defer func() { _ = resp.Body.Close() }()
-		body, err := io.ReadAll(resp.Body)
-		return err == nil && bytes.Contains(body, []byte(`"state":"running"`))
+		_, body := launch.Get(ctx, "http://"+s.admin+"/api/v1/summary")
+		return strings.Contains(body, `"state":"running"`)
 	}))
 }
 
