@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/ops/notify"
@@ -128,6 +129,27 @@ type config struct {
 	service.LogConfig
 }
 
+// Settings implements service.Scoped: problems looks at no others for a command.
+func (*config) Settings(command string) []string {
+	stripeAndRules := []string{
+		"database-url", "stripe-api-*", "checkout-modes", "consent-*", "skip-email-domains", "trial-event-name",
+		"first-payment", "value", "click-window", "connect-accounts",
+	}
+	nats := []string{"nats-url", "nats-*-file"}
+	return map[string][]string{
+		"migrate":    {"database-url", "migrate-database-url", "log-*"},
+		"provision":  {"nats-*", "log-*"},
+		"replay":     {"database-url"},
+		"backfill":   stripeAndRules,
+		"reconcile":  stripeAndRules,
+		"show":       {"database-url"},
+		"prune":      {"database-url", "log-*"},
+		"forget":     append(nats, "database-url"),
+		"health":     {"admin-addr"},
+		"completion": {},
+	}[command]
+}
+
 // problems lists everything that is wrong for a command.
 func (c *config) problems(command string) (list []string) {
 	switch command {
@@ -136,10 +158,7 @@ func (c *config) problems(command string) (list []string) {
 	case "provision":
 		return append(c.streamProblems(), c.Problems()...)
 	}
-	if c.DatabaseURL == "" {
-		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
-	}
-	list = append(list, c.apiProblems(command)...)
+	list = c.ledgerProblems()
 	switch command {
 	case "migrate", "replay", "show":
 		return list
@@ -148,10 +167,12 @@ func (c *config) problems(command string) (list []string) {
 			list = append(list, "--every must be greater than 0 and needs --yes")
 		}
 		return list
-	case "backfill", "reconcile":
-		return append(list, c.ruleProblems()...)
 	case "forget":
 		return append(list, c.Problems()...)
+	}
+	list = append(list, c.apiProblems(command)...)
+	if command == "backfill" || command == "reconcile" {
+		return append(list, c.ruleProblems()...)
 	}
 	if c.StripeWebhookSecret == "" {
 		list = append(list, "STRIPE_WEBHOOK_SECRET is required: the signing secret of the endpoint, whsec_…")
@@ -180,6 +201,20 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "RETRY_MAX_AGE must be under 48h, TikTok's de-duplication window")
 	}
 	return append(list, c.Problems()...)
+}
+
+func (c *config) ledgerProblems() (list []string) {
+	if c.DatabaseURL == "" {
+		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
+	} else if err := ledger.CheckURL(c.DatabaseURL); err != nil {
+		list = append(list, "DATABASE_URL: "+err.Error())
+	}
+	if c.MigrateDatabaseURL != "" {
+		if err := ledger.CheckURL(c.MigrateDatabaseURL); err != nil {
+			list = append(list, "MIGRATE_DATABASE_URL: "+err.Error())
+		}
+	}
+	return list
 }
 
 // minSecretLength is in characters; a signing secret's prefix whsec_ does not count.

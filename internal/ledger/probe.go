@@ -32,7 +32,7 @@ func (e *ServerError) Error() string { return e.Message }
 
 // OpenProbe connects. It returns ErrURL, a *ServerError or a network error; none contains the password.
 func OpenProbe(ctx context.Context, url secret.String) (*Probe, error) {
-	config, err := pgx.ParseConfig(url.Reveal())
+	config, err := parseURL(url)
 	if err != nil {
 		return nil, ErrURL
 	}
@@ -63,7 +63,7 @@ const (
 // TransportOf returns the weakest protection that a URL allows on any host, without connecting. With sslmode
 // prefer (the default) and allow, the driver falls back to plain text if the server asks for it.
 func TransportOf(url secret.String) (Transport, error) {
-	config, err := pgx.ParseConfig(url.Reveal())
+	config, err := parseURL(url)
 	if err != nil {
 		return TransportClear, ErrURL
 	}
