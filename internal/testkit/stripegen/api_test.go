@@ -159,6 +159,7 @@ func TestAPI_Faults(t *testing.T) {
 		"server error": {500, 500, `"api_error"`, false},
 		"HTML":         {stripegen.HTML, 200, "<!doctype html>", false},
 		"wrong object": {stripegen.WrongObject, 200, `"customer"`, false},
+		"huge":         {stripegen.Huge, 200, "xxxx", false},
 		"cut":          {stripegen.Cut, 200, `"object":"list"`, true},
 		"slow":         {stripegen.Slow, 200, "", true},
 	} {

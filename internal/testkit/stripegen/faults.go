@@ -1,6 +1,7 @@
 package stripegen
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -18,6 +19,7 @@ const (
 	Cut                           // the connection closes in the middle of the answer
 	HTML                          // a page with status 200, as from a proxy
 	WrongObject                   // another object than the one that was requested
+	Huge                          // 17 MiB with status 200
 )
 
 const contentJSON = "application/json"
@@ -28,7 +30,7 @@ type answer struct {
 	body        []byte
 }
 
-// faults are the answers to requests that fail; Slow and Cut are in handle.
+// faults are the answers to requests that fail; Slow, Cut and Huge are in handle.
 var faults = map[Fault]answer{
 	http.StatusUnauthorized: refuse(http.StatusUnauthorized, "", "",
 		"Invalid API key: use a test key, sk_test_… or rk_test_…, as bearer token."),
@@ -41,6 +43,11 @@ var faults = map[Fault]answer{
 		"An unknown error occurred."),
 	HTML:        {http.StatusOK, "text/html", []byte("<!doctype html><title>Gateway</title>")},
 	WrongObject: ok([]byte(`{"id":"cus_other","object":"customer"}`)),
+}
+
+// huge is made when it is needed, unlike those in faults.
+func huge() answer {
+	return ok(fmt.Appendf(nil, `{"object":"list","data":[],"a":"%s"}`, bytes.Repeat([]byte("x"), 17<<20)))
 }
 
 func ok(body []byte) answer { return answer{http.StatusOK, contentJSON, body} }
@@ -73,7 +80,7 @@ func (a *API) Fail(n int, fault Fault) { a.FailLater(0, n, fault) }
 
 // FailLater is Fail after so many healthy requests, such as in the middle of a list.
 func (a *API) FailLater(after, n int, fault Fault) {
-	if _, known := faults[fault]; !known && fault != Slow && fault != Cut {
+	if _, known := faults[fault]; !known && fault != Slow && fault != Cut && fault != Huge {
 		panic(fmt.Sprintf("stripegen: no fault %d", fault))
 	}
 	a.mu.Lock()
