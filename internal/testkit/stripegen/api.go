@@ -186,6 +186,7 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		limited, fault := a.admit(time.Now())
 		if fault == Slow {
+			_, _ = io.Copy(io.Discard, r.Body) // the server notices that a client left once the body is read
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
 		}
@@ -208,6 +209,7 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 		w.WriteHeader(response.status)
 		if fault == Cut {
 			_, _ = w.Write(response.body[:len(response.body)/2])
+			_ = http.NewResponseController(w).Flush() // else the client would see no answer at all
 			panic(http.ErrAbortHandler)
 		}
 		_, _ = w.Write(response.body) // an error means that the client left
