@@ -236,3 +236,32 @@ func TestSilenceCause(t *testing.T) {
 		}
 	}
 }
+
+// doctor compares Stripe's events of the last day with the ledger.
+func TestDoctor_ComparesArrivals(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	api, address := shopAPI(t, stripegen.Endpoint{URL: shop, Types: purchase.Rules{}.Types()})
+	sale := stripegen.NewCheckout()
+	sale.Created = time.Now().Add(-time.Hour)
+	if err := api.Add(sale.Event()); err != nil {
+		t.Fatal(err)
+	}
+	settings := []string{
+		"STRIPE_WEBHOOK_SECRET=" + goodSecret, "DATABASE_URL=" + o.url, "NATS_URL=nats://127.0.0.1:1",
+		"ADMIN_ADDR=127.0.0.1:1", "STRIPE_API_KEY=rk_test_hunter2", "STRIPE_API_URL=" + address,
+		"PUBLIC_URL=https://shop.example",
+	}
+	expectDoctor(t, "missing", settings, 3, "pass  Stripe: endpoint ", "fail  Stripe: arrivals",
+		"1 of 1 events of the last day are not on the ledger, such as "+sale.SessionID)
+	status, out := o.run("", "backfill", "--stripe-api-key", "rk_test_hunter2", "--stripe-api-url", address)
+	if status != 0 {
+		t.Fatalf("backfill = %d\n%s", status, out)
+	}
+	expectDoctor(t, "backfilled", settings, 3, "warn  Stripe: arrivals", "by backfill, not by webhook")
+	o.count(`WITH u AS (UPDATE stripe_events SET caught_up = false RETURNING 1) SELECT count(*) FROM u`)
+	expectDoctor(t, "received", settings, 3, "pass  Stripe: arrivals")
+	expectDoctor(t, "no PUBLIC_URL", settings[:len(settings)-1], 3, "warn  Stripe: endpoint ", "set PUBLIC_URL to",
+		"Stripe has "+shop)
+	expectDoctor(t, "a malformed one", append(settings, "PUBLIC_URL=shop.example"), 3, "PUBLIC_URL is not an http(s) URL")
+}

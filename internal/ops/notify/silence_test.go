@@ -19,7 +19,7 @@ func TestNotifier_NamesSilenceCause(t *testing.T) {
 		want         string // in the message
 		wantRemedy   string
 	}{
-		"disabled": {"Stripe disabled the endpoint.", "Enable it.", nil, "disabled the endpoint", "Enable it."},
+		"disabled": {"The endpoint is disabled in Stripe.", "Enable it.", nil, "is disabled in Stripe", "Enable it."},
 		"quiet":    {"Stripe sends nothing.", "", nil, "sends nothing", "DNS, certificate"},
 		"failed":   {"", "", errors.New("rate limit exceeded"), "not report the endpoint: rate limit", "DNS, certificate"},
 	} {

@@ -203,7 +203,7 @@ func (e Endpoint) SilenceCause(found stripe.Endpoints, pending bool) (what, reme
 		return "Stripe has no endpoint at " + e.URL + ".",
 			"Correct the endpoint's URL in Stripe, or run `ingest stripe-endpoint --create`; then `ingest backfill`."
 	case len(enabled(at)) == 0:
-		return "Stripe disabled the endpoint (" + strings.Join(ids(at), ", ") + ").",
+		return "The endpoint is disabled in Stripe (" + strings.Join(ids(at), ", ") + "): no webhook is sent.",
 			"Enable the endpoint in Stripe (Developers > Webhooks), then run `ingest backfill`."
 	default:
 		what = "The endpoint is enabled in Stripe."

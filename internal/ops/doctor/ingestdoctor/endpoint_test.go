@@ -136,7 +136,7 @@ func TestEndpoint_SilenceCause(t *testing.T) {
 		what, remedy string
 	}{
 		"none":          {stripe.Endpoints{}, true, "has no endpoint at " + shop, "stripe-endpoint --create"},
-		"disabled":      {stripe.Endpoints{List: endpoints(disabled)}, true, "disabled the endpoint (we_0)", "Enable"},
+		"disabled":      {stripe.Endpoints{List: endpoints(disabled)}, true, "disabled in Stripe (we_0)", "Enable"},
 		"nothing sold":  {stripe.Endpoints{List: endpoints()}, false, "it sends nothing", ""},
 		"do not arrive": {stripe.Endpoints{List: endpoints()}, true, "webhooks do not arrive", ""},
 		"unreadable destinations": {
