@@ -30,7 +30,7 @@ type config struct {
 	Show      showFlags      `cmd:"" help:"Print the history of one purchase."`
 	Prune     pruneFlags     `cmd:"" help:"Delete old, finished rows from the ledger, in small steps."`
 	Forget    forgetFlags    `cmd:"" help:"Erase one customer from the ledger and the queue."`
-	Endpoint  endpointFlags  `cmd:"" name:"stripe-endpoint" help:"Check or create the webhook endpoint in Stripe."`
+	Endpoint  endpointFlags  `cmd:"" name:"stripe-endpoint" help:"Check or create the endpoint in Stripe."`
 	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and Stripe."`
 	Health    struct{}       `cmd:"" help:"Check a running ingest at ADMIN_ADDR, for containers without curl."`
 
@@ -77,9 +77,9 @@ type config struct {
 	// state. Needs STRIPE_API_KEY.
 	PublicURL string `name:"public-url" example:"https://shop.example" help:"Public address of the webhook."`
 
-	// A restricted key that may read events, checkout sessions and webhook endpoints (with FIRST_PAYMENT invoices,
-	// too; with thin events, event destinations), for thin events, backfill, reconcile and doctor. Stripe:
-	// Developers > API keys > Create restricted key. The key sees the purchases of its mode.
+	// A restricted key that may read events, checkout sessions and webhook endpoints (with FIRST_PAYMENT
+	// invoices, too; with thin events, event destinations), for thin events, backfill, reconcile and doctor.
+	// Stripe: Developers > API keys > Create restricted key. The key sees the purchases of its mode.
 	StripeAPIKey secret.String `name:"stripe-api-key" example:"rk_live_…" help:"Key for Stripe's API."`
 
 	// For a simulator. Empty: Stripe's own.

@@ -244,8 +244,9 @@ func TestHelp_ListsVariablesOfManual(t *testing.T) {
 func TestHelp_ExplainsEachCommandBeforeItsSettings(t *testing.T) {
 	for command, want := range map[string]string{
 		"serve": "Settings:", "migrate": "Settings:", "replay": "48 hours", "show": "cs_live_",
-		"prune": "--dry-run", "forget": "operator", "doctor": "Exit status 0", "stripe-endpoint": "--create", "health": "Settings:",
-		"completion": "bash_completion.d",
+		"prune": "--dry-run", "forget": "operator", "doctor": "Exit status 0", "health": "Settings:",
+		"stripe-endpoint": "--create",
+		"completion":      "bash_completion.d",
 	} {
 		text := help(t, command)
 		at, settings := strings.Index(text, want), strings.Index(text, "Settings:")

@@ -16,14 +16,14 @@ import (
 
 // endpointFlags are the flags of `ingest stripe-endpoint`.
 type endpointFlags struct {
-	URL    string `noenv:"" name:"url" placeholder:"URL" help:"Where Stripe reaches the webhook. Default: PUBLIC_URL."`
+	URL    string `noenv:"" name:"url" placeholder:"URL" help:"Address of the webhook. Default: PUBLIC_URL."`
 	Create bool   `noenv:"" help:"Create the endpoint and print its signing secret."`
 }
 
 // Help implements kong.HelpProvider.
 func (*endpointFlags) Help() string {
-	return `Prints what the endpoint in Stripe must look like and, with STRIPE_API_KEY, checks the one at the URL. With
---create it makes one, unless one exists there, and prints its signing secret: Stripe's API returns it only
+	return `Prints what the endpoint in Stripe must look like and, with STRIPE_API_KEY, checks the one at the URL.
+With --create it makes one, unless one exists there, and prints its signing secret: Stripe's API returns it only
 this once. --create needs a key with the permission "Webhook Endpoints: Write"; use it for this command only.
 
   ingest stripe-endpoint --url https://shop.example
@@ -113,8 +113,8 @@ func createEndpoint(
 	}
 	id, key, err := api.CreateEndpoint(ctx, want.URL, want.Types)
 	if errors.Is(err, stripe.ErrMaybeCreated) {
-		_, _ = fmt.Fprintln(out, "Run the command again without --create. If the endpoint exists, its signing secret "+
-			"is on its page in Stripe.")
+		_, _ = fmt.Fprintln(out, "Run the command again without --create. If the endpoint exists, its signing "+
+			"secret is on its page in Stripe.")
 	}
 	if err != nil {
 		return err
@@ -135,7 +135,8 @@ func reportOnly(out io.Writer, checks []doctor.Check) error {
 	return nil
 }
 
-// silenceCause returns a source of notify: why no webhook came. It is nil without PUBLIC_URL or STRIPE_API_KEY.
+// silenceCause returns a source of notify: why no webhook came. It is nil without PUBLIC_URL or
+// STRIPE_API_KEY.
 func silenceCause(c *config) func(ctx context.Context, since time.Time) (what, remedy string, err error) {
 	address, err := c.publicURL()
 	if err != nil || address == "" || c.StripeAPIKey == "" {

@@ -192,9 +192,11 @@ CROSS JOIN LATERAL (
 ) e
 WHERE e.caught_up IS DISTINCT FROM false`
 
-// NotReceived returns the checkout sessions of events that no webhook brought: those missing on the ledger, and
-// those that a backfill recorded. sessions and types are the events'; a session may have several.
-func (p *Probe) NotReceived(ctx context.Context, sessions, types []string) (missing, backfilled []string, err error) {
+// NotReceived returns the checkout sessions of events that no webhook brought: those missing on the ledger,
+// and those that a backfill recorded. sessions and types are the events'; a session may have several.
+func (p *Probe) NotReceived(
+	ctx context.Context, sessions, types []string,
+) (missing, backfilled []string, err error) {
 	rows, err := p.conn.Query(ctx, sqlNotReceived, sessions, types)
 	if err != nil {
 		return nil, nil, err

@@ -82,7 +82,8 @@ func (e Endpoint) Host() string {
 	return strings.ToLower(u.Hostname())
 }
 
-// EndpointURL returns the normal form of the URL at which Stripe reaches the webhook. A missing path is added.
+// EndpointURL returns the normal form of the URL at which Stripe reaches the webhook. A missing path is
+// added.
 func EndpointURL(address string) (string, error) {
 	u, err := url.Parse(address)
 	switch {
@@ -102,7 +103,7 @@ func EndpointURL(address string) (string, error) {
 func normalURL(u *url.URL) string {
 	host, port := strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), u.Port()
 	switch {
-	case port != "" && !(u.Scheme == "https" && port == "443") && !(u.Scheme == "http" && port == "80"):
+	case port != "" && port != map[string]string{"https": "443", "http": "80"}[u.Scheme]:
 		host = net.JoinHostPort(host, port)
 	case strings.Contains(host, ":"):
 		host = "[" + host + "]"
@@ -159,7 +160,8 @@ func (a *API) destinations(ctx context.Context) (list []Endpoint, err error) {
 		page, failure := fetch(a.lists, req, t.permission, "")
 		switch {
 		case failure == nil:
-		case slices.Contains([]int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound}, failure.Status):
+		case failure.Status == http.StatusBadRequest, failure.Status == http.StatusForbidden,
+			failure.Status == http.StatusNotFound:
 			return nil, ErrNoDestinations
 		default:
 			return nil, fmt.Errorf("%s: %w", t.name, failure)
@@ -246,13 +248,15 @@ func (e *endpoint) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// ErrMaybeCreated is part of a creation's error if Stripe may have created the endpoint. Its signing secret is
-// then only shown on its page in Stripe.
+// ErrMaybeCreated is part of a creation's error if Stripe may have created the endpoint. Its signing secret
+// is then only shown on its page in Stripe.
 var ErrMaybeCreated = errors.New("the endpoint may have been created")
 
-// CreateEndpoint creates a webhook endpoint for events with snapshots and returns its id and signing secret. An
-// error is an *APIError unless ctx ended.
-func (a *API) CreateEndpoint(ctx context.Context, address string, types []string) (string, secret.String, error) {
+// CreateEndpoint creates a webhook endpoint for events with snapshots and returns its id and signing secret.
+// An error is an *APIError unless ctx ended.
+func (a *API) CreateEndpoint(
+	ctx context.Context, address string, types []string,
+) (id string, key secret.String, err error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	t := task{"create a webhook endpoint in Stripe", "Webhook Endpoints: Write"}
@@ -261,7 +265,7 @@ func (a *API) CreateEndpoint(ctx context.Context, address string, types []string
 	}
 	params.Context = ctx
 	created := &endpoint{}
-	err := a.backend.Call(http.MethodPost, endpointsPath, a.key, params, created)
+	err = a.backend.Call(http.MethodPost, endpointsPath, a.key, params, created)
 	if err != nil {
 		err = t.failed(ctx, err)
 		if failure, ok := errors.AsType[*APIError](err); !ok || failure.Status == 0 || failure.Status >= 500 {
@@ -270,9 +274,9 @@ func (a *API) CreateEndpoint(ctx context.Context, address string, types []string
 		return "", "", err
 	}
 	object := gjson.ParseBytes(created.raw)
-	id, key := text(object.Get("id")), text(object.Get("secret"))
-	if text(object.Get("object")) != "webhook_endpoint" || !purchase.ValidID(id) || !strings.HasPrefix(key, "whsec_") {
+	id, key = text(object.Get("id")), secret.String(text(object.Get("secret")))
+	if text(object.Get("object")) != "webhook_endpoint" || !purchase.ValidID(id) || !hasPrefix(key, "whsec_") {
 		return "", "", fmt.Errorf("%w; %w", errUnreadable(), ErrMaybeCreated)
 	}
-	return id, secret.String(key), nil
+	return id, key, nil
 }

@@ -37,7 +37,8 @@ func TestEndpointURL(t *testing.T) {
 		}
 	}
 	for _, address := range []string{
-		"", "shop.example", "ftp://shop.example", "https://", "https:///webhooks/stripe", "https://shop.example/hook",
+		"", "shop.example", "ftp://shop.example", "https://", "https:///webhooks/stripe",
+		"https://shop.example/hook",
 		"https://hunter2@shop.example", "https://shop.example?key=hunter2", "https://shop.example/#hunter2",
 		"https://shop example", "https://shop.example/\n", "https://shop.example/webhooks/stripe2",
 	} {
@@ -220,7 +221,8 @@ func TestAPI_EndpointsBoundsPages(t *testing.T) {
 	t.Cleanup(other.Close)
 	const path = "/v2/core/event_destinations"
 	empty := `{"object":"list","data":[],"has_more":false}`
-	endless := `{"object":"list","data":[` + strings.Repeat(`{"id":"we_1"},`, 99) + `{"id":"we_1"}],"has_more":true}`
+	const one = `{"id":"we_1"}`
+	endless := `{"object":"list","data":[` + strings.Repeat(one+",", 99) + one + `],"has_more":true}`
 	for name, tc := range map[string]struct {
 		endpoints, next string
 		requests        int

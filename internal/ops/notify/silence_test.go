@@ -19,9 +19,9 @@ func TestNotifier_NamesSilenceCause(t *testing.T) {
 		want         string // in the message
 		wantRemedy   string
 	}{
-		"disabled": {"The endpoint is disabled in Stripe.", "Enable it.", nil, "is disabled in Stripe", "Enable it."},
+		"disabled": {"The endpoint is disabled.", "Enable it.", nil, "endpoint is disabled", "Enable it."},
 		"quiet":    {"Stripe sends nothing.", "", nil, "sends nothing", "DNS, certificate"},
-		"failed":   {"", "", errors.New("rate limit exceeded"), "not report the endpoint: rate limit", "DNS, certificate"},
+		"failed":   {"", "", errors.New("rate limit"), "not report the endpoint: rate limit", "DNS, certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runTest(t, func(f *fixture) {

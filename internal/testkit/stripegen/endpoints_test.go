@@ -17,7 +17,8 @@ func TestAPI_ListsEndpoints(t *testing.T) {
 	t.Parallel()
 	api := stripegen.NewAPI()
 	for i := range 25 {
-		api.AddEndpoint(stripegen.Endpoint{ID: fmt.Sprint("ed_", i), URL: "https://shop.example/", Destination: true})
+		id := fmt.Sprint("ed_", i)
+		api.AddEndpoint(stripegen.Endpoint{ID: id, URL: "https://shop.example/", Destination: true})
 	}
 	for i := range 3 {
 		api.AddEndpoint(stripegen.Endpoint{ID: fmt.Sprint("we_", i), URL: "https://shop.example/"})
@@ -47,10 +48,11 @@ func TestAPI_ListsEndpoints(t *testing.T) {
 		}
 		return ids
 	}
-	if got := read("/v1/webhook_endpoints?limit=2"); !slices.Equal(got, []string{"we_2", "we_1"}) || !page.HasMore {
+	got := read("/v1/webhook_endpoints?limit=2")
+	if !slices.Equal(got, []string{"we_2", "we_1"}) || !page.HasMore {
 		t.Errorf("first page = %v, more = %t, want we_2, we_1, true", got, page.HasMore)
 	}
-	got := read("/v1/webhook_endpoints?limit=2&starting_after=we_1")
+	got = read("/v1/webhook_endpoints?limit=2&starting_after=we_1")
 	if !slices.Equal(got, []string{"we_0"}) || page.HasMore || page.Data[0].Secret != nil {
 		t.Errorf("second page = %v, more = %t, want we_0 without secret, false", got, page.HasMore)
 	}

@@ -28,7 +28,8 @@ func (e Endpoint) Checks(found stripe.Endpoints, err error) (checks []doctor.Che
 		return []doctor.Check{judgeReadable(err)}
 	}
 	if e.URL == "" {
-		return []doctor.Check{doctor.Warned("Stripe: endpoint", "not checked without PUBLIC_URL; "+describe(found, ""),
+		found := "not checked without PUBLIC_URL; " + describe(found, "")
+		return []doctor.Check{doctor.Warned("Stripe: endpoint", found,
 			"set PUBLIC_URL to the address at which Stripe reaches the webhook, such as https://shop.example")}
 	}
 	at := found.At(e.URL)
@@ -130,7 +131,8 @@ func (e Endpoint) judgeTypes(at []stripe.Endpoint) doctor.Check {
 		return doctor.Warned(what, "all types are sent: most webhooks are ignored",
 			"select only "+strings.Join(e.Types, ", "))
 	case len(needless) > 0:
-		return doctor.Warned(what, "sent and ignored: "+bounded(needless), "remove them from the endpoint in Stripe")
+		return doctor.Warned(what, "sent and ignored: "+bounded(needless),
+			"remove them from the endpoint in Stripe")
 	}
 	return doctor.Passed(what, "%s", strings.Join(e.Types, ", "))
 }
@@ -184,10 +186,12 @@ func (e Endpoint) judgeDuplicates(at []stripe.Endpoint) doctor.Check {
 			continue
 		}
 		if e.Connect && len(sending) == 2 {
-			return doctor.Passed(what, "two endpoints, as CONNECT_ACCOUNTS needs: %s", strings.Join(ids(sending), ", "))
+			return doctor.Passed(what, "two endpoints, as CONNECT_ACCOUNTS needs: %s",
+				strings.Join(ids(sending), ", "))
 		}
 		return doctor.Warned(what, strings.Join(ids(sending), ", ")+" send the same events to this URL: "+
-			"each sale costs several webhooks", "delete all but one in Stripe, and its secret in STRIPE_WEBHOOK_SECRET")
+			"each sale costs several webhooks",
+			"delete all but one in Stripe, and their secrets in STRIPE_WEBHOOK_SECRET")
 	}
 	return doctor.Passed(what, "none")
 }
@@ -245,8 +249,8 @@ func bounded(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// describe lists the endpoints for the operator, those at host first. Of URLs elsewhere only the host is shown:
-// a path may be a secret.
+// describe lists the endpoints for the operator, those at host first. Of URLs elsewhere only the host is
+// shown: a path may be a secret.
 func describe(found stripe.Endpoints, host string) string {
 	if len(found.List) == 0 {
 		return "Stripe has no endpoints"

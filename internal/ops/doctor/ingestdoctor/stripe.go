@@ -85,8 +85,8 @@ const (
 	onTheWay = 5 * time.Minute
 )
 
-// stripe checks what the key reads: the events of the last day, as a backfill would, and the endpoints. recent
-// are the checkouts' events that should be on the ledger by now.
+// stripe checks what the key reads: the events of the last day, as a backfill would, and the endpoints.
+// recent are the checkouts' events that should be on the ledger by now.
 func (i Ingest) stripe(ctx context.Context, now time.Time) (checks []doctor.Check, recent []purchase.Event) {
 	if len(i.API.Problems()) > 0 {
 		return []doctor.Check{doctor.Warned(eventList, "not checked", "correct the configuration")}, nil
