@@ -105,8 +105,9 @@ func recentEvents(
 ) (recent []purchase.Event, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stripeTimeout)
 	defer cancel()
+	read := 0
 	for event, err := range api.Events(ctx, now.Add(-24*time.Hour), now.Add(-onTheWay), "") {
-		if err != nil || len(recent) == maxRecent {
+		if read++; err != nil || read > maxRecent {
 			return recent, err
 		}
 		_, decision, err := purchase.FromEvent(event, rules, now)
