@@ -259,9 +259,10 @@ func TestHelp_ExplainsEachCommandBeforeItsSettings(t *testing.T) {
 // A command's help lists the settings that it uses and no others.
 func TestHelp_ListsOnlyUsedSettings(t *testing.T) {
 	for command, want := range map[string]string{
-		"serve":   "DATABASE_URL STRIPE_WEBHOOK_SECRET SWEEP_GRACE NATS_URL LOG_LEVEL",
-		"migrate": "DATABASE_URL MIGRATE_DATABASE_URL LOG_LEVEL", "provision": "NATS_URL NATS_CA_FILE NATS_REPLICAS LOG_LEVEL",
-		"replay": "DATABASE_URL", "show": "DATABASE_URL", "prune": "DATABASE_URL LOG_LEVEL",
+		"serve":     "DATABASE_URL STRIPE_WEBHOOK_SECRET SWEEP_GRACE NATS_URL LOG_LEVEL",
+		"migrate":   "DATABASE_URL MIGRATE_DATABASE_URL LOG_LEVEL",
+		"provision": "NATS_URL NATS_CA_FILE NATS_REPLICAS LOG_LEVEL",
+		"replay":    "DATABASE_URL", "show": "DATABASE_URL", "prune": "DATABASE_URL LOG_LEVEL",
 		"backfill": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "forget": "DATABASE_URL NATS_URL NATS_CA_FILE",
 		"reconcile": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "health": "ADMIN_ADDR", "completion": "",
 		"stripe-endpoint": "PUBLIC_URL STRIPE_API_KEY FIRST_PAYMENT",

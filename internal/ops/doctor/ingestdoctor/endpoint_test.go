@@ -48,6 +48,8 @@ func TestEndpoint_Verdicts(t *testing.T) {
 	disabledThin := func(e *stripe.Endpoint) { e.Thin, e.Disabled = true, true }
 	types := func(list ...string) func(e *stripe.Endpoint) { return func(e *stripe.Endpoint) { e.Types = list } }
 	first, rest := purchase.Rules{}.Types()[:1], purchase.Rules{}.Types()[1:]
+	more := slices.Concat(first, rest, []string{"a.b"})
+	split := endpoints(types(first...), types(rest...))
 	noKey := func(e *Endpoint) { e.APIKey = false }
 	test := func(e *Endpoint) { e.Live = false }
 	connect := func(e *Endpoint) { e.Connect = true }
@@ -72,13 +74,13 @@ func TestEndpoint_Verdicts(t *testing.T) {
 		"one of two enabled":             {judgeEnabled(endpoints(good, disabled)), pass},
 		"all disabled":                   {judgeEnabled(endpoints(disabled, disabled)), fail},
 		"all types":                      {needs().judgeTypes(endpoints(good)), pass},
-		"types of two endpoints":         {needs().judgeTypes(endpoints(types(first...), types(rest...))), pass},
+		"types of two endpoints":         {needs().judgeTypes(split), pass},
 		"a missing type":                 {needs().judgeTypes(endpoints(types(rest...))), fail},
 		"no types":                       {needs().judgeTypes(endpoints(types())), fail},
 		"a type of a disabled one":       {needs().judgeTypes(endpoints(types(rest...), disabled)), fail},
 		"types of the only one":          {needs().judgeTypes(endpoints(disabled)), pass},
 		"invoice.paid for FIRST_PAYMENT": {needs(invoices).judgeTypes(endpoints(good)), fail},
-		"a needless type":                {needs().judgeTypes(endpoints(types(slices.Concat(first, rest, []string{"a.b"})...))), warn},
+		"a needless type":                {needs().judgeTypes(endpoints(types(more...))), warn},
 		"every type":                     {needs().judgeTypes(endpoints(types("*"))), warn},
 		"snapshot":                       {needs(noKey).judgePayload(endpoints(good)), pass},
 		"thin with a key":                {needs().judgePayload(endpoints(thin)), pass},
@@ -89,7 +91,7 @@ func TestEndpoint_Verdicts(t *testing.T) {
 		"test":                           {needs(test).judgeMode(), warn},
 		"no duplicates":                  {needs().judgeDuplicates(endpoints(good)), pass},
 		"a disabled duplicate":           {needs().judgeDuplicates(endpoints(good, disabled)), pass},
-		"two with different types":       {needs().judgeDuplicates(endpoints(types(first...), types(rest...))), pass},
+		"two with different types":       {needs().judgeDuplicates(split), pass},
 		"two with the same types":        {needs().judgeDuplicates(endpoints(good, good)), warn},
 		"two, one with all types":        {needs().judgeDuplicates(endpoints(good, types("*"))), warn},
 		"two with connected accounts":    {needs(connect).judgeDuplicates(endpoints(good, good)), pass},
