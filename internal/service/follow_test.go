@@ -88,8 +88,8 @@ func (f *followed) lines() (lines []string) {
 func TestFollowSecret_ReportsEachStateOnce(t *testing.T) {
 	const again, remedy = "Secret file usable again", "; correct the file"
 	const empty, bad = "the file is empty" + remedy, "does not look like a secret" + remedy
-	const missing, notRegular = "read the file: no such file or directory" + remedy, "not a regular file" + remedy
-	const large = "the file is larger than 64 KiB" + remedy
+	const missing = "read the file: no such file or directory" + remedy
+	const notRegular, large = "not a regular file" + remedy, "the file is larger than 64 KiB" + remedy
 	pipe := func(f *followed) {
 		_ = os.Remove(f.path)
 		if err := syscall.Mkfifo(f.path, 0o600); err != nil {
