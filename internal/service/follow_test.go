@@ -32,6 +32,7 @@ type followed struct {
 // follow follows a file whose content was "one" at the start. "bad" and "worse" are unusable. It must be
 // called in a bubble of synctest.
 func follow(t *testing.T, path string) *followed {
+	t.Helper()
 	core, log := observer.New(zap.DebugLevel)
 	f := &followed{t: t, path: path, log: log}
 	apply := func(s secret.String) error {
@@ -116,12 +117,15 @@ func TestFollowSecret_ReportsEachStateOnce(t *testing.T) {
 		"two unusable":        {text("bad", "bad2", "one"), nil, []string{bad, bad, again}},
 		"unusable after good": {text("two", "bad", "two"), []string{"two"}, []string{bad, again}},
 		"removed": {
-			func(f *followed) { _ = os.Remove(f.path); f.poll(3); text("one")(f) }, nil, []string{missing, again},
+			func(f *followed) { _ = os.Remove(f.path); f.poll(3); text("one")(f) },
+			nil,
+			[]string{missing, again},
 		},
 		"a pipe": {func(f *followed) { pipe(f); f.poll(3) }, nil, []string{notRegular}},
 		"a folder": {
 			func(f *followed) { _ = os.Remove(f.path); _ = os.Mkdir(f.path, 0o700); f.poll(3) },
-			nil, []string{notRegular},
+			nil,
+			[]string{notRegular},
 		},
 		"huge": {text(strings.Repeat("x", 1<<16+1)), nil, []string{large}},
 		"a write in progress": {

@@ -79,7 +79,9 @@ func TestWebhook_SetSecretsDuringVerify(t *testing.T) {
 	close(stop)
 	<-ended
 	w.SetSecrets([]secret.String{"whsec_c"})
-	for key, want := range map[string]error{"whsec_a": stripe.ErrWrong, "whsec_b": stripe.ErrWrong, "whsec_c": nil} {
+	for key, want := range map[string]error{
+		"whsec_a": stripe.ErrWrong, "whsec_b": stripe.ErrWrong, "whsec_c": nil,
+	} {
 		if err := w.Verify(body, stripegen.Sign(body, key, time.Now())); !errors.Is(err, want) {
 			t.Errorf("%s after the rotation: error = %v, want %v", key, err, want)
 		}
