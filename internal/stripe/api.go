@@ -99,7 +99,7 @@ func NewAPI(c APIConfig) *API {
 	return &API{
 		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
 		url:     cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
-		objects: newClient(newTransport()), lists: lists, webhook: &Webhook{},
+		objects: newClient(newTransport()), lists: lists, webhook: NewWebhook(nil, time.Now),
 	}
 }
 
