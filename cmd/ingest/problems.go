@@ -23,8 +23,8 @@ import (
 const (
 	observeInterval = 5 * time.Second
 	observeTimeout  = 3 * time.Second
-	// queueGrace is how long a missing stream is no problem: ingest, or `ingest provision`, is creating it.
-	queueGrace = 10 * time.Second
+	// startGrace is how long a missing schema or stream is no problem: a starting ingest is creating it.
+	startGrace = 10 * time.Second
 )
 
 // observer collects what the list of problems is made of. It watches Postgres, the schema and the streams in
@@ -85,10 +85,14 @@ func (o *observer) observeLedger(ctx context.Context) {
 	if context.Cause(ctx) == context.Canceled { //nolint:errorlint // not by the timeout
 		return
 	}
+	o.recordLedger(err == nil)
+}
+
+func (o *observer) recordLedger(up bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.postgres.record(err != nil, o.now())
-	if err == nil {
+	o.postgres.record(!up, o.now())
+	if up {
 		o.schema.record(!o.health.schemaReady(), o.now())
 	}
 }
@@ -111,17 +115,19 @@ func (o *observer) observeQueue(ctx context.Context) {
 func (o *observer) problems(ctx context.Context) report.Problems {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
-	ledger, err := o.reports.Problems(ctx)
-	if err != nil {
-		ledger = nil
-		o.observeLedger(context.WithoutCancel(ctx)) // else the background does
+	known, err := o.reports.Problems(ctx)
+	if err == nil {
+		o.recordLedger(true)
+	} else {
+		known = nil
+		o.observeLedger(context.WithoutCancel(ctx))
 	}
 	last, _ := o.lastWebhook(ctx) // unknown with the ledger
 	now := o.now()
 	connected, since := o.health.queue.State()
 	thin := o.thin()
 	observed := report.Observed{
-		Ledger: ledger, Silence: o.silence, LastWebhook: last,
+		Ledger: known, Silence: o.silence, LastWebhook: last,
 		Thin: report.ThinEvents{Count: thin.Count, First: thin.First},
 		NATS: report.Condition{Checked: true, Failed: !connected, Since: since},
 	}
@@ -129,8 +135,8 @@ func (o *observer) problems(ctx context.Context) report.Problems {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	observed.Postgres = o.postgres.condition(0, now)
-	observed.Schema = o.schema.condition(0, now)
-	observed.Queue = o.queue.condition(queueGrace, now)
+	observed.Schema = o.schema.condition(startGrace, now)
+	observed.Queue = o.queue.condition(startGrace, now)
 	return report.NewProblems(observed, now)
 }
 

@@ -30,11 +30,11 @@ func TestFailure_KeepsItsFirstTime(t *testing.T) {
 		first := time.Now()
 		<-time.After(9 * time.Second)
 		f.record(true, time.Now())
-		if c := f.condition(queueGrace, time.Now()); c.Failed {
+		if c := f.condition(startGrace, time.Now()); c.Failed {
 			t.Errorf("condition = %+v within the grace period, want no failure", c)
 		}
 		<-time.After(time.Second)
-		if c := f.condition(queueGrace, time.Now()); !c.Failed || !c.Since.Equal(first) {
+		if c := f.condition(startGrace, time.Now()); !c.Failed || !c.Since.Equal(first) {
 			t.Errorf("condition = %+v, want a failure since %s", c, first)
 		}
 		f.record(false, time.Now())

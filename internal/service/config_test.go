@@ -129,6 +129,9 @@ func TestParse_CollectsProblems(t *testing.T) {
 		"variables it does not use": {
 			map[string]string{"MAX_RPS": "fast", "DEPTH": "low", "WAIT": "soon"}, []string{"migrate"}, []string{"WAIT"},
 		},
+		"swapped letters": {
+			nil, []string{"--wiat=1s"}, []string{`unknown flag "--wiat"; did you mean "--wait"?`},
+		},
 		"the beginning of a command": {
 			nil, []string{"mi"}, []string{`unknown command "mi"; did you mean "migrate"?`},
 		},
