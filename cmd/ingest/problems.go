@@ -27,9 +27,9 @@ const (
 	startGrace = 10 * time.Second
 )
 
-// observer collects what the list of problems is made of. It watches Postgres, the schema and the streams in
+// watcher collects what the list of problems is made of. It watches Postgres, the schema and the streams in
 // the background, so that it has the time when one of them failed.
-type observer struct {
+type watcher struct {
 	health      *health
 	reports     *report.Reader
 	lastWebhook func(ctx context.Context) (time.Time, error)
@@ -64,12 +64,12 @@ func (f *failure) condition(grace time.Duration, now time.Time) report.Condition
 }
 
 // run observes until ctx ends.
-func (o *observer) run(ctx context.Context) error {
+func (w *watcher) run(ctx context.Context) error {
 	tick := time.NewTicker(observeInterval)
 	defer tick.Stop()
 	for {
-		o.observeLedger(ctx)
-		o.observeQueue(ctx)
+		w.observeLedger(ctx)
+		w.observeQueue(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -78,65 +78,65 @@ func (o *observer) run(ctx context.Context) error {
 	}
 }
 
-func (o *observer) observeLedger(ctx context.Context) {
+func (w *watcher) observeLedger(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
-	err := o.health.db.Ping(ctx)
+	err := w.health.db.Ping(ctx)
 	if context.Cause(ctx) == context.Canceled { //nolint:errorlint // not by the timeout
 		return
 	}
-	o.recordLedger(err == nil)
+	w.recordLedger(err == nil)
 }
 
-func (o *observer) recordLedger(up bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.postgres.record(!up, o.now())
+func (w *watcher) recordLedger(up bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.postgres.record(!up, w.now())
 	if up {
-		o.schema.record(!o.health.schemaReady(), o.now())
+		w.schema.record(!w.health.schemaReady(), w.now())
 	}
 }
 
 // observeQueue does not count a lost connection as missing streams.
-func (o *observer) observeQueue(ctx context.Context) {
+func (w *watcher) observeQueue(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
-	_, _, err := o.health.backlog.Pending(ctx)
+	_, _, err := w.health.backlog.Pending(ctx)
 	if context.Cause(ctx) == context.Canceled { //nolint:errorlint // not by the timeout
 		return
 	}
-	connected := o.health.queue.Connected()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.queue.record(connected && err != nil, o.now())
+	connected := w.health.queue.Connected()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.record(connected && err != nil, w.now())
 }
 
 // problems returns the current problems.
-func (o *observer) problems(ctx context.Context) report.Problems {
+func (w *watcher) problems(ctx context.Context) report.Problems {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
-	known, err := o.reports.Problems(ctx)
+	known, err := w.reports.Problems(ctx)
 	if err == nil {
-		o.recordLedger(true)
+		w.recordLedger(true)
 	} else {
 		known = nil
-		o.observeLedger(context.WithoutCancel(ctx))
+		w.observeLedger(context.WithoutCancel(ctx))
 	}
-	last, _ := o.lastWebhook(ctx) // unknown with the ledger
-	now := o.now()
-	connected, since := o.health.queue.State()
-	thin := o.thin()
+	last, _ := w.lastWebhook(ctx) // unknown with the ledger
+	now := w.now()
+	connected, since := w.health.queue.State()
+	thin := w.thin()
 	observed := report.Observed{
-		Ledger: known, Silence: o.silence, LastWebhook: last,
+		Ledger: known, Silence: w.silence, LastWebhook: last,
 		Thin: report.ThinEvents{Count: thin.Count, First: thin.First},
 		NATS: report.Condition{Checked: true, Failed: !connected, Since: since},
 	}
-	observeWorkers(&observed, o.health.workers, since, now)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	observed.Postgres = o.postgres.condition(0, now)
-	observed.Schema = o.schema.condition(startGrace, now)
-	observed.Queue = o.queue.condition(startGrace, now)
+	observeWorkers(&observed, w.health.workers, since, now)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	observed.Postgres = w.postgres.condition(0, now)
+	observed.Schema = w.schema.condition(startGrace, now)
+	observed.Queue = w.queue.condition(startGrace, now)
 	return report.NewProblems(observed, now)
 }
 

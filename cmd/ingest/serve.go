@@ -106,7 +106,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	last := lastWebhook(webhook, reports)
 	registry.MustRegister(notify.NewLastWebhookMetric(last))
 	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
-	watch := &observer{
+	watch := &watcher{
 		health: health, reports: reports, lastWebhook: last, thin: webhook.RejectedThin, silence: c.NotifySilence,
 		now: time.Now,
 	}
