@@ -30,6 +30,7 @@ type config struct {
 	Show      showFlags      `cmd:"" help:"Print one purchase's history, or what is wrong now."`
 	Prune     pruneFlags     `cmd:"" help:"Delete old, finished rows from the ledger, in small steps."`
 	Forget    forgetFlags    `cmd:"" help:"Erase one customer from the ledger and the queue."`
+	Endpoint  endpointFlags  `cmd:"" name:"stripe-endpoint" help:"Check or create the endpoint in Stripe."`
 	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and Stripe."`
 	Health    struct{}       `cmd:"" help:"Check a running ingest at ADMIN_ADDR, for containers without curl."`
 
@@ -72,9 +73,14 @@ type config struct {
 	// Comma-separated, or all: Stripe > Connect > Accounts. Empty: other accounts' events are ignored.
 	ConnectAccounts []string `example:"acct_…" help:"Connected accounts whose sales count."`
 
-	// A restricted key that may read events and checkout sessions (with FIRST_PAYMENT invoices, too), for thin
-	// events, backfill and reconcile. Stripe: Developers > API keys > Create restricted key. The key sees the
-	// purchases of its mode.
+	// Where Stripe reaches the webhook, with or without /webhooks/stripe: `ingest doctor` and `ingest
+	// stripe-endpoint` compare the endpoint in Stripe with it, and the notification of NOTIFY_SILENCE names its
+	// state. Needs STRIPE_API_KEY.
+	PublicURL string `name:"public-url" example:"https://shop.example" help:"Public address of the webhook."`
+
+	// A restricted key that may read events, checkout sessions and webhook endpoints (with FIRST_PAYMENT
+	// invoices, too; with thin events, event destinations), for thin events, backfill, reconcile and doctor.
+	// Stripe: Developers > API keys > Create restricted key. The key sees the purchases of its mode.
 	StripeAPIKey secret.String `name:"stripe-api-key" example:"rk_live_…" help:"Key for Stripe's API."`
 
 	// For a simulator. Empty: Stripe's own.
@@ -137,14 +143,17 @@ func (*config) Settings(command string) []string {
 		"first-payment", "value", "click-window", "connect-accounts",
 	}
 	return map[string][]string{
-		"migrate":    {"database-url", "migrate-database-url", "log-*"},
-		"provision":  {"nats-*", "log-*"},
-		"replay":     {"database-url"},
-		"backfill":   stripeAndRules,
-		"reconcile":  stripeAndRules,
-		"show":       {"database-url", "nats-url", "nats-*-file", "notify-silence"},
-		"prune":      {"database-url", "log-*"},
-		"forget":     {"database-url", "nats-url", "nats-*-file"},
+		"migrate":   {"database-url", "migrate-database-url", "log-*"},
+		"provision": {"nats-*", "log-*"},
+		"replay":    {"database-url"},
+		"backfill":  stripeAndRules,
+		"reconcile": stripeAndRules,
+		"show":      {"database-url", "nats-url", "nats-*-file", "notify-silence"},
+		"prune":     {"database-url", "log-*"},
+		"forget":    {"database-url", "nats-url", "nats-*-file"},
+
+		"stripe-endpoint": {"public-url", "stripe-api-*", "first-payment", "connect-accounts"},
+
 		"health":     {"admin-addr"},
 		"completion": {},
 	}[command]
@@ -157,6 +166,8 @@ func (c *config) problems(command string) (list []string) {
 		return nil
 	case "provision":
 		return append(c.streamProblems(), c.Problems()...)
+	case "stripe-endpoint":
+		return append(c.endpointProblems(), c.apiProblems(command)...)
 	}
 	list = c.ledgerProblems()
 	switch command {
@@ -186,6 +197,9 @@ func (c *config) problems(command string) (list []string) {
 		for _, w := range wrong {
 			list = append(list, "STRIPE_WEBHOOK_SECRET: "+w)
 		}
+	}
+	if _, err := c.publicURL(); err != nil {
+		list = append(list, err.Error())
 	}
 	list = append(list, c.adminProblems()...)
 	list = append(list, c.secretProblems()...)
@@ -329,6 +343,18 @@ func (c *config) apiProblems(command string) (list []string) {
 		list = append(list, "BACKFILL_INTERVAL must be a duration such as 1h, or empty")
 	}
 	return list
+}
+
+// publicURL returns the normal form of PUBLIC_URL; "": not set.
+func (c *config) publicURL() (string, error) {
+	if c.PublicURL == "" {
+		return "", nil
+	}
+	address, err := stripe.EndpointURL(c.PublicURL)
+	if err != nil {
+		return "", fmt.Errorf("PUBLIC_URL %w", err)
+	}
+	return address, nil
 }
 
 func (c *config) rules() (purchase.Rules, error) {

@@ -112,7 +112,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	}
 	life.Go("problems", watch.run)
 	notifier := notify.New(notify.Config{
-		Lead: db.NotifierLeadership(), Problems: watch.problems, Now: time.Now,
+		Lead: db.NotifierLeadership(), Problems: watch.problems, SilenceCause: silenceCause(c), Now: time.Now,
 	}, notify.NewReceiver(c.NotifyURL), log, registry)
 	life.Go("notify", after(notifier.Run, setup.Ready()))
 

@@ -1,7 +1,8 @@
 // Package notify sends messages about the problems of package report, for shops without Alertmanager.
 //
 // It sends one message when a problem has lasted for its kind's patience, and one when it is resolved, and at
-// most one firing message per kind in ten minutes, across all replicas. A failing receiver affects nothing else.
+// most one firing message per kind in ten minutes, across all replicas. A failing receiver affects nothing
+// else.
 //
 //	none ──problem──▶ due ──sent──▶ firing ──worse──▶ due
 //	                   │              └──resolved──▶ sent ──▶ none
@@ -49,7 +50,9 @@ type Receiver interface {
 type Config struct {
 	Lead     Lead
 	Problems func(ctx context.Context) report.Problems
-	Now      func() time.Time
+	// SilenceCause asks Stripe why no webhook came since a time. nil: unknown. remedy "": the usual one.
+	SilenceCause func(ctx context.Context, since time.Time) (what, remedy string, err error)
+	Now          func() time.Time
 }
 
 // Notifier polls for problems and sends messages.
@@ -58,6 +61,7 @@ type Notifier struct {
 	receiver Receiver
 	log      *zap.Logger
 	messages *prometheus.CounterVec
+	silence  silence
 }
 
 // New returns a Notifier. receiver is nil without NOTIFY_URL.
@@ -101,7 +105,9 @@ func (n *Notifier) Run(ctx context.Context) error {
 		}
 		if s != nil {
 			problems := n.current(ctx)
-			if !lead {
+			if lead {
+				n.silence.explain(ctx, n.SilenceCause, problems.List, n.Now())
+			} else {
 				problems = problems.Only(guide.ProblemPostgres)
 			}
 			n.notify(ctx, s, problems)

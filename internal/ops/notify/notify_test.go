@@ -36,6 +36,7 @@ type fixture struct {
 	nats      report.Condition
 
 	ledgerDown time.Time
+	cause      func(ctx context.Context, since time.Time) (what, remedy string, err error)
 	leader     any
 	send       func(m notify.Message) error
 
@@ -140,7 +141,7 @@ func (f *fixture) run(silence time.Duration) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(f.t.Context())
 	n := notify.New(notify.Config{
-		Lead: &lead{f}, Now: time.Now,
+		Lead: &lead{f}, SilenceCause: f.cause, Now: time.Now,
 		Problems: func(context.Context) report.Problems { return f.problems(silence) },
 	}, f, zap.New(core), f.reg)
 	f.reg = prometheus.NewRegistry()

@@ -256,8 +256,10 @@ func (l *problemList) addFailed(o Observed) {
 
 func (l *problemList) addSilence(o Observed, now time.Time) {
 	if o.Silence > 0 && !o.LastWebhook.IsZero() && now.Sub(o.LastWebhook) >= o.Silence {
-		detail := fmt.Sprintf("the last at %s, NOTIFY_SILENCE is %s", o.LastWebhook.UTC().Format(time.RFC3339), o.Silence)
-		l.add(guide.ProblemSilence, detail, o.LastWebhook.Add(o.Silence), nil)
+		last := o.LastWebhook.UTC().Format(time.RFC3339)
+		detail := fmt.Sprintf("the last at %s, NOTIFY_SILENCE is %s", last, o.Silence)
+		p := l.add(guide.ProblemSilence, detail, o.LastWebhook.Add(o.Silence), nil)
+		p.Latest = o.LastWebhook
 	}
 }
 
