@@ -17,7 +17,7 @@ import (
 
 // showFlags are the arguments of `ingest show`.
 type showFlags struct {
-	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"cs_…, evt_… or the customer's address."`
+	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"cs_…, evt_… or an address."`
 	Problems bool   `noenv:"" help:"List what is wrong now: since when, how many purchases, what to do."`
 }
 
@@ -51,7 +51,8 @@ func show(ctx context.Context, c *config, out io.Writer) error {
 	case c.Show.Problems:
 		return showProblems(ctx, c, workerWait, out)
 	case term == "":
-		return &service.UsageError{Problems: []string{"a session, an event, an e-mail address or --problems is required"}}
+		const missing = "a session, an event, an e-mail address or --problems is required"
+		return &service.UsageError{Problems: []string{missing}}
 	}
 	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {

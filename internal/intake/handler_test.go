@@ -345,7 +345,8 @@ func TestHandler_RejectsThinEventWithoutKey(t *testing.T) {
 	for _, body := range [][]byte{c.Thin(), c.AsyncSucceeded(time.Minute).Thin()} {
 		e.post(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
 	}
-	if thin := e.handler.RejectedThin(); thin.Count != 2 || thin.First.Before(began) || !thin.Latest.After(thin.First) {
+	if thin := e.handler.RejectedThin(); thin.Count != 2 || thin.First.Before(began) ||
+		!thin.Latest.After(thin.First) {
 		t.Errorf("rejected thin events = %+v, want 2 since %s", thin, began)
 	}
 	e.counted("thin", "no_api_key", 2)

@@ -129,7 +129,8 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 	})
 	reg.MustRegister(violations)
 	conn := &Conn{
-		log: log, closed: make(chan struct{}), cancels: make(map[string]context.CancelCauseFunc), changed: time.Now(),
+		log: log, closed: make(chan struct{}), cancels: make(map[string]context.CancelCauseFunc),
+		changed: time.Now(),
 	}
 	// Each message of a batch is denied on its own: all are counted, five per minute are logged.
 	sampled := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {

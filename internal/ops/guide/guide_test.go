@@ -121,7 +121,8 @@ func TestProblem_ExplainsEveryKind(t *testing.T) {
 	table := between(t, read(t, "../../../docs/operations.md"), "\n## NOTIFY_URL", "\n## ")
 	for _, kind := range append(guide.ProblemKinds(), "dead:refused", "dead:expired", "dead:crash") {
 		a := guide.Problem(kind)
-		if a.Meaning == "" || strings.HasSuffix(a.Meaning, ".") || a.Remedy == "" || !strings.HasSuffix(a.Resolved, ".") {
+		if a.Meaning == "" || strings.HasSuffix(a.Meaning, ".") || a.Remedy == "" ||
+			!strings.HasSuffix(a.Resolved, ".") {
 			t.Errorf("%s: advice = %+v, want meaning, remedy and a sentence for when it is over", kind, a)
 		}
 		if !strings.Contains(table, "`"+kind+"`") {

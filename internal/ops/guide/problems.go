@@ -66,7 +66,8 @@ var problems = map[string]ProblemAdvice{ //nolint:gochecknoglobals // a table, n
 	ProblemQueue: {
 		Advice: Advice{
 			Meaning: "NATS is connected, but its streams or the workers' consumer are missing",
-			Remedy:  "Run `ingest provision`. Often NATS_MAX_BYTES is above the server's limit; ingest's log has the cause.",
+			Remedy: "Run `ingest provision`. Often NATS_MAX_BYTES is above the server's limit; " +
+				"ingest's log has the cause.",
 		},
 		Resolved: "The streams are ready.", Patience: brief,
 	},
@@ -111,7 +112,8 @@ var problems = map[string]ProblemAdvice{ //nolint:gochecknoglobals // a table, n
 	ProblemWaiting: {
 		Advice: Advice{
 			Meaning: "Purchases have waited for TikTok for more than 30 minutes",
-			Remedy:  "See the last attempts of the oldest. If only the number is large, start more workers or raise TIKTOK_MAX_RPS.",
+			Remedy: "See the last attempts of the oldest. If only the number is large, start more workers " +
+				"or raise TIKTOK_MAX_RPS.",
 		},
 		Resolved: "No purchase has waited for TikTok for long.",
 	},

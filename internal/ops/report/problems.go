@@ -341,8 +341,8 @@ FROM failed f CROSS JOIN LATERAL (
         ORDER BY finished_at DESC LIMIT 5
     )) p (first, latest, ids)`
 
-// A replay makes an old purchase pending again, and updated_at is its time. The oldest 1,000 are enough: their
-// order is that of created_at. published_at is the time of the last publish.
+// A replay makes an old purchase pending again, and updated_at is its time. The oldest 1,000 are enough:
+// their order is that of created_at. published_at is the time of the last publish.
 const sqlProblemTimes = `
 SELECT (SELECT min(updated_at) FROM (
         SELECT updated_at FROM public.purchases WHERE status = 'pending' ORDER BY created_at LIMIT 1000) w),
@@ -363,7 +363,8 @@ func (r *Reader) Problems(ctx context.Context) (*LedgerProblems, error) {
 		batch.Queue(sqlProblemTimes).QueryRow(func(row pgx.Row) error {
 			var pending, live, test, first, latest *time.Time
 			err := row.Scan(&pending, &live, &test, &p.Lost, &first, &latest)
-			p.OldestPending, p.OldestLive, p.OldestTest = ledger.OrZero(pending), ledger.OrZero(live), ledger.OrZero(test)
+			p.OldestPending, p.OldestLive = ledger.OrZero(pending), ledger.OrZero(live)
+			p.OldestTest = ledger.OrZero(test)
 			p.FirstLost, p.LastLost = ledger.OrZero(first), ledger.OrZero(latest)
 			return err
 		})

@@ -35,7 +35,9 @@ func failing(since time.Time) report.Condition {
 	return report.Condition{Checked: true, Failed: true, Since: since}
 }
 
-func group(status purchase.Status, reason purchase.Reason, code *int, n int, latest time.Time) report.FailedGroup {
+func group(
+	status purchase.Status, reason purchase.Reason, code *int, n int, latest time.Time,
+) report.FailedGroup {
 	return report.FailedGroup{
 		Group: report.Group{Status: status, Reason: reason, Code: code, Count: n},
 		First: base.Add(-48 * time.Hour), Latest: latest, IDs: []string{"cs_1"},
@@ -198,7 +200,7 @@ func TestProblems_Unknown(t *testing.T) {
 		if all.Unknown(kind) {
 			t.Errorf("%s is unknown with all sources", kind)
 		}
-		byWorkers := slices.Contains([]string{"paused", "circuit_open", "off", "test_paused", "worker_missing"}, kind)
+		byWorkers := strings.Contains("paused circuit_open off test_paused worker_missing", kind)
 		if got := report.NewProblems(noNATS, base).Unknown(kind); got != byWorkers {
 			t.Errorf("%s is unknown = %t without NATS, want %t", kind, got, byWorkers)
 		}
@@ -264,7 +266,8 @@ func TestReader_Problems(t *testing.T) {
 		}
 		slices.Sort(got)
 		if want := []string{
-			"dead crash none 1 1", "dead refused 40002 6 5", "dead refused 40007 1 1", "rejected invalid_email none 1 1",
+			"dead crash none 1 1", "dead refused 40002 6 5", "dead refused 40007 1 1",
+			"rejected invalid_email none 1 1",
 		}; !slices.Equal(got, want) {
 			t.Errorf("groups = %q, want %q", got, want)
 		}
@@ -284,7 +287,8 @@ func TestReader_Problems(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = read()
-	if p.Pending != 0 || p.Live != 1 || p.Test != 1 || p.OldestLive.Before(before) || p.OldestTest.Before(before) {
+	if p.Pending != 0 || p.Live != 1 || p.Test != 1 || p.OldestLive.Before(before) ||
+		p.OldestTest.Before(before) {
 		t.Errorf("problems = %+v, want one live and one test purchase in the queue", p)
 	}
 	marks[0].Generation = 2
@@ -305,7 +309,8 @@ func TestReader_Problems(t *testing.T) {
 
 	// A replayed purchase has waited since its replay.
 	l.Exec(`UPDATE purchases SET created_at = now() - interval '1 day' WHERE status = 'dead'`)
-	if _, err := l.Replay(t.Context(), maintenance.Selection{Status: purchase.StatusDead}, func(int) {}); err != nil {
+	all := maintenance.Selection{Status: purchase.StatusDead}
+	if _, err := l.Replay(t.Context(), all, func(int) {}); err != nil {
 		t.Fatal(err)
 	}
 	p = read()

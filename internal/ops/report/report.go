@@ -43,7 +43,8 @@ func (r *Reader) OutboxState(ctx context.Context) (pending int, oldest time.Time
 }
 
 // Backfilled events are left out: they would hide a disabled endpoint.
-const sqlLastWebhook = `SELECT NULLIF(max(received_at), 'infinity') FROM public.stripe_events WHERE NOT caught_up`
+const sqlLastWebhook = `
+SELECT NULLIF(max(received_at), 'infinity') FROM public.stripe_events WHERE NOT caught_up`
 
 // LastWebhook returns when any replica last received a webhook about a purchase (zero: never).
 func (r *Reader) LastWebhook(ctx context.Context) (at time.Time, err error) {
