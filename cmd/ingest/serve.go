@@ -110,9 +110,13 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 		return err
 	}
 	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
+	zone, err := c.zone()
+	if err != nil {
+		return err
+	}
 	pages := dashboard.New(dashboard.Config{
 		Reports: reports, Replays: jobs, Health: health.dashboard, Wake: outbox.Wake, Body: tiktok.Preview,
-		Version: service.Version(), Now: time.Now, Log: log,
+		Version: service.Version(), Zone: zone, Now: time.Now, Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
 	if err != nil {

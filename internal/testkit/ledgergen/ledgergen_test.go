@@ -22,7 +22,7 @@ func TestFill(t *testing.T) {
 	if err := ledgergen.Fill(t.Context(), l.Conn, n); err != nil {
 		t.Fatal(err)
 	}
-	year, err := l.Summary(t.Context(), time.Now().Add(-2*ledgergen.Span), nil)
+	year, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-2*ledgergen.Span)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestFill(t *testing.T) {
 	if total != n || year.Counts[purchase.StatusDelivered] < n*9/10 || len(year.Values) < 5 {
 		t.Errorf("summary of %d purchases = %+v", total, year)
 	}
-	month, err := l.Summary(t.Context(), time.Now().Add(-ledgergen.Span/12), nil)
+	month, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-ledgergen.Span/12)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
