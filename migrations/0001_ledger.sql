@@ -220,8 +220,9 @@ CREATE TABLE rollup_totals (
     PRIMARY KEY (daily, at, livemode, status, reason, code)
 );
 
--- Sales per quarter hour: few and narrow rows, for the days of any time zone.
+-- Sales per quarter hour, for the days of any time zone, and per UTC day.
 CREATE TABLE rollup_sales (
+    daily          boolean     NOT NULL,
     at             timestamptz NOT NULL,
     livemode       boolean     NOT NULL,
     currency       text        NOT NULL,
@@ -235,11 +236,12 @@ CREATE TABLE rollup_sales (
     no_value       bigint      NOT NULL,
     minor          numeric     NOT NULL,
     sent_minor     numeric     NOT NULL,
-    PRIMARY KEY (at, livemode, currency)
+    PRIMARY KEY (daily, at, livemode, currency)
 );
 
--- Match keys per quarter hour.
+-- Match keys per quarter hour and per UTC day.
 CREATE TABLE rollup_keys (
+    daily          boolean NOT NULL,
     at             timestamptz NOT NULL,
     livemode       boolean NOT NULL,
     keyed          bigint  NOT NULL,
@@ -254,7 +256,7 @@ CREATE TABLE rollup_keys (
     key_address    bigint  NOT NULL,
     key_late       bigint  NOT NULL,
     key_strong     bigint  NOT NULL,
-    PRIMARY KEY (at, livemode)
+    PRIMARY KEY (daily, at, livemode)
 );
 
 CREATE TABLE rollup_delays (

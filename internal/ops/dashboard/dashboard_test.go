@@ -266,7 +266,7 @@ func TestAPI_Summary(t *testing.T) {
 		"/api/v1/summary?from=2025-02-30": 400, "/api/v1/summary?to=2026-01-01": 400,
 		"/api/v1/summary?from=0001-01-01&to=9999-12-31": 400, "/api/v1/summary?from=2025-01-01&to=2025-04-03": 400,
 		"/api/v1/summary?from=2025-01-01&to=2025-04-02": 200,
-		"/api/v1/summary?mode=live&mode=test": 400, "/api/v1/nothing": 404,
+		"/api/v1/summary?mode=live&mode=test":           400, "/api/v1/nothing": 404,
 		"/api/v1/replay": 405,
 	} {
 		w := get(t, newAPI(l), target, plain)

@@ -304,21 +304,21 @@ func (d *Dashboard) setCoverage(ctx context.Context, p *overviewPage, now time.T
 	for _, c := range p.Coverage {
 		p.KeyNames = append(p.KeyNames, c.Name)
 	}
-	twoWeeks := report.Period{From: d.days.Of(now, -13), Until: d.days.Of(now, 1)}
 	read := func(from, until time.Time) ([]report.DayCoverage, error) {
 		steps := d.days.Between(from, until)
-		steps[0] = from
-		return d.Reports.Coverage(ctx, report.Period{From: from, Until: until, Steps: steps}, v.livemode)
+		return d.Reports.Coverage(ctx, report.Period{From: steps[0], Until: until, Steps: steps}, v.livemode)
 	}
-	recent, err := read(twoWeeks.From, twoWeeks.Until)
-	if err != nil {
-		return err
-	}
-	p.Drops = report.CoverageDrops(recent, d.days.Of(now, 0))
 	days, err := read(v.period.From, v.period.Until)
 	if err != nil {
 		return err
 	}
+	twoWeeks, tomorrow, recent := d.days.Of(now, -13), d.days.Of(now, 1), days
+	if v.period.From.After(twoWeeks) || v.period.Until.Before(tomorrow) {
+		if recent, err = read(twoWeeks, tomorrow); err != nil {
+			return err
+		}
+	}
+	p.Drops = report.CoverageDrops(recent, d.days.Of(now, 0))
 	for _, day := range slices.Backward(days) {
 		line := keyDay{At: day.At, Of: day.Of}
 		for _, c := range coverageOf(day.Coverage) {

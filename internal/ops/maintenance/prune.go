@@ -363,14 +363,14 @@ func (w *pruner) next(
 
 // A row without sales or keyed purchases has no other sums.
 const sqlPruneSales = `
-DELETE FROM public.rollup_sales WHERE (at, livemode, currency) IN (
-    SELECT at, livemode, currency FROM public.rollup_sales WHERE at < $1 AND paid = 0
-    ORDER BY at, livemode, currency LIMIT $2 FOR UPDATE SKIP LOCKED) AND paid = 0`
+DELETE FROM public.rollup_sales WHERE (daily, at, livemode, currency) IN (
+    SELECT daily, at, livemode, currency FROM public.rollup_sales WHERE at < $1 AND paid = 0
+    ORDER BY daily, at, livemode, currency LIMIT $2 FOR UPDATE SKIP LOCKED) AND paid = 0`
 
 const sqlPruneKeys = `
-DELETE FROM public.rollup_keys WHERE (at, livemode) IN (
-    SELECT at, livemode FROM public.rollup_keys WHERE at < $1 AND keyed = 0
-    ORDER BY at, livemode LIMIT $2 FOR UPDATE SKIP LOCKED) AND keyed = 0`
+DELETE FROM public.rollup_keys WHERE (daily, at, livemode) IN (
+    SELECT daily, at, livemode FROM public.rollup_keys WHERE at < $1 AND keyed = 0
+    ORDER BY daily, at, livemode LIMIT $2 FOR UPDATE SKIP LOCKED) AND keyed = 0`
 
 const sqlPruneDelays = `
 DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (

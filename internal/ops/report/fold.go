@@ -24,11 +24,12 @@ WITH gone AS (
     FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (daily, at, livemode, status, reason, code) DO UPDATE SET n = t.n + excluded.n
 ), sales AS (
-    INSERT INTO public.rollup_sales AS s (at, livemode, currency, ` + saleColumns + `)
-    SELECT at, livemode, currency, ` + saleSums + `
+    INSERT INTO public.rollup_sales AS s (daily, at, livemode, currency, ` + saleColumns + `)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', at, 'UTC') ELSE at END, livemode, currency,
+        ` + saleSums + `
     FROM (SELECT at, livemode, currency, ` + saleTerms + ` FROM gone WHERE ` + paidState + `) sale
-    GROUP BY 1, 2, 3
-    ON CONFLICT (at, livemode, currency) DO UPDATE SET
+        CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4
+    ON CONFLICT (daily, at, livemode, currency) DO UPDATE SET
         paid = s.paid + excluded.paid, accepted = s.accepted + excluded.accepted,
         waiting = s.waiting + excluded.waiting, left_out = s.left_out + excluded.left_out,
         new_buyers = s.new_buyers + excluded.new_buyers, old_buyers = s.old_buyers + excluded.old_buyers,
@@ -36,9 +37,10 @@ WITH gone AS (
         no_value = s.no_value + excluded.no_value, minor = s.minor + excluded.minor,
         sent_minor = s.sent_minor + excluded.sent_minor
 ), keys AS (
-    INSERT INTO public.rollup_keys AS k (at, livemode, ` + keyColumns + `)
-    SELECT at, livemode, ` + keySums + ` FROM gone GROUP BY 1, 2
-    ON CONFLICT (at, livemode) DO UPDATE SET
+    INSERT INTO public.rollup_keys AS k (daily, at, livemode, ` + keyColumns + `)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', at, 'UTC') ELSE at END, livemode, ` + keySums + `
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3
+    ON CONFLICT (daily, at, livemode) DO UPDATE SET
         keyed = k.keyed + excluded.keyed, key_email = k.key_email + excluded.key_email,
         key_phone = k.key_phone + excluded.key_phone, key_ttclid = k.key_ttclid + excluded.key_ttclid,
         key_ttp = k.key_ttp + excluded.key_ttp, key_ip = k.key_ip + excluded.key_ip,

@@ -29,6 +29,16 @@ func (p *Period) wholeDays() (first, end time.Time) {
 	return first, end
 }
 
+// daysWithinSteps returns the whole UTC days in the period if each belongs to one step, else none.
+func (p *Period) daysWithinSteps() (first, end time.Time) {
+	for i, step := range p.Steps {
+		if i > 0 && !step.Truncate(24*time.Hour).Equal(step) {
+			return p.Until, p.Until
+		}
+	}
+	return p.wholeDays()
+}
+
 // Days is the calendar of a time zone. Its days may have 23 or 25 hours.
 type Days struct{ Zone *time.Location }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -117,7 +118,8 @@ const saleSums = `sum(paid)::bigint, sum(accepted)::bigint, sum(waiting)::bigint
     sum(minor), sum(sent_minor)`
 
 // The queries of a summary add totals and the changes that are not folded yet: in one snapshot they equal
-// the ledger. $1 and $2 are the period, $3 is the mode, $4 and $5 are the whole UTC days in the period.
+// the ledger. $1 and $2 are the period, $3 is the mode, $4 and $5 are the whole UTC days that may be
+// read as such.
 
 const sqlRollupTotals = `
 SELECT status, reason, code, sum(n)::bigint FROM (
@@ -134,15 +136,21 @@ SELECT status, reason, code, sum(n)::bigint FROM (
     WHERE at >= $1 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
 ) r GROUP BY 1, 2, 3 HAVING sum(n) <> 0`
 
-// $4 are the starts of the steps.
+// $6 are the starts of the steps.
 const sqlRollupSales = `
-SELECT width_bucket(at, $4::timestamptz[]) - 1, upper(currency),
+SELECT width_bucket(at, $6::timestamptz[]) - 1, currency,
     sum(paid)::bigint, sum(accepted)::bigint, sum(waiting)::bigint, sum(left_out)::bigint,
     sum(new_buyers)::bigint, sum(old_buyers)::bigint, sum(first_payments)::bigint, sum(no_value)::bigint,
     LEAST(sum(minor), 9223372036854775807)::bigint, LEAST(sum(sent_minor), 9223372036854775807)::bigint
 FROM (
-    SELECT at, currency, ` + saleColumns + `
-    FROM public.rollup_sales WHERE at >= $1 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
+    SELECT at, currency, ` + saleColumns + ` FROM public.rollup_sales
+    WHERE NOT daily AND at >= $1 AND at < $4 AND ($3::boolean IS NULL OR livemode = $3)
+    UNION ALL
+    SELECT at, currency, ` + saleColumns + ` FROM public.rollup_sales
+    WHERE daily AND at >= $4 AND at < $5 AND ($3::boolean IS NULL OR livemode = $3)
+    UNION ALL
+    SELECT at, currency, ` + saleColumns + ` FROM public.rollup_sales
+    WHERE NOT daily AND at >= $5 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
     UNION ALL
     SELECT at, currency, ` + saleTerms + `
     FROM public.rollup_changes
@@ -164,12 +172,18 @@ SELECT delay, sum(n)::bigint FROM (
     WHERE delay >= 0 AND at >= $1 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
 ) d GROUP BY delay HAVING sum(n) <> 0`
 
-// $4 are the starts of the steps.
+// $6 are the starts of the steps.
 const sqlRollupKeys = `
-SELECT width_bucket(at, $4::timestamptz[]) - 1, ` + keySums + `
+SELECT width_bucket(at, $6::timestamptz[]) - 1, ` + keySums + `
 FROM (
-    SELECT at, ` + keyColumns + `
-    FROM public.rollup_keys WHERE at >= $1 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
+    SELECT at, ` + keyColumns + ` FROM public.rollup_keys
+    WHERE NOT daily AND at >= $1 AND at < $4 AND ($3::boolean IS NULL OR livemode = $3)
+    UNION ALL
+    SELECT at, ` + keyColumns + ` FROM public.rollup_keys
+    WHERE daily AND at >= $4 AND at < $5 AND ($3::boolean IS NULL OR livemode = $3)
+    UNION ALL
+    SELECT at, ` + keyColumns + ` FROM public.rollup_keys
+    WHERE NOT daily AND at >= $5 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
     UNION ALL
     SELECT at, ` + keyColumns + `
     FROM public.rollup_changes WHERE at >= $1 AND at < $2 AND ($3::boolean IS NULL OR livemode = $3)
@@ -205,10 +219,11 @@ func (r *Reader) Summary(ctx context.Context, p Period, livemode *bool) (Summary
 			s.Groups, err = r.readGroups(rows)
 			return err
 		})
-		batch.Queue(sqlRollupSales, p.From, p.Until, livemode, p.steps()).Query(func(rows pgx.Rows) error {
-			return r.readSales(rows, s.Steps)
-		})
-		batch.Queue(sqlRollupKeys, p.From, p.Until, livemode, []time.Time{p.From}).Query(func(rows pgx.Rows) error {
+		first, end := p.daysWithinSteps()
+		sales := batch.Queue(sqlRollupSales, p.From, p.Until, livemode, first, end, p.steps())
+		sales.Query(func(rows pgx.Rows) error { return r.readSales(rows, s.Steps) })
+		keys := batch.Queue(sqlRollupKeys, p.From, p.Until, livemode, firstDay, endDay, []time.Time{p.From})
+		keys.Query(func(rows pgx.Rows) error {
 			fields := append([]any{new(int)}, keyFields(&s.Coverage)...)
 			return r.db.ForEach("rollup", rows, fields, func() error { return nil })
 		})
@@ -262,6 +277,7 @@ func (r *Reader) readSales(rows pgx.Rows, steps []Sales) error {
 		&t.FirstPayments, &t.NoValue, &v.PaidMinor, &v.AcceptedMinor,
 	}
 	return r.db.ForEach("rollup", rows, fields, func() error {
+		v.Currency = strings.ToUpper(v.Currency)
 		if t.Values = nil; v.Currency != "" {
 			t.Values = []Value{v}
 		}
@@ -283,7 +299,8 @@ func keyFields(c *Coverage) []any {
 // both modes.
 func (r *Reader) Coverage(ctx context.Context, p Period, livemode *bool) ([]DayCoverage, error) {
 	steps := p.steps()
-	rows, err := r.db.Pool().Query(ctx, sqlRollupKeys, p.From, p.Until, livemode, steps)
+	first, end := p.daysWithinSteps()
+	rows, err := r.db.Pool().Query(ctx, sqlRollupKeys, p.From, p.Until, livemode, first, end, steps)
 	if err != nil {
 		return nil, fmt.Errorf("count match keys: %w", err)
 	}
