@@ -484,7 +484,9 @@ func TestRecord_MarksFirstSales(t *testing.T) {
 	firsts("cs_a", "cs_o7", "cs_test")
 	l.Must(invoiceOf(1, 1), purchase.Processed)
 	firsts("cs_a", "cs_o7", "cs_test", "in_1_1")
-	l.MustRecord(buy("cs_after", 24*365*time.Hour, func(p *purchase.Purchase) { p.Email = "buyer1@example.com" }))
+	l.MustRecord(buy("cs_after", 24*365*time.Hour, func(p *purchase.Purchase) {
+		p.Email = "buyer1@example.com" // the trial's
+	}))
 	firsts("cs_a", "cs_o7", "cs_test", "in_1_1")
 	l.CheckRollup(t, nil, ledgertest.Since(time.Time{}))
 }

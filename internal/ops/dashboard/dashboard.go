@@ -1,8 +1,8 @@
 // Package dashboard serves the pages and the API behind the admin token. It reads the ledger and the health
 // of Postgres, NATS and the workers. Its only change is a replay, which makes purchases pending.
 //
-// Pages work without JavaScript, which adds charts and live updates. Days and times are those of one zone. Totals come from the
-// rollup and are exact at the time of the request.
+// Pages work without JavaScript, which adds charts and live updates. Days and times are those
+// of one zone. Totals come from the rollup and are exact at the time of the request.
 package dashboard
 
 import (

@@ -216,8 +216,8 @@ func TestOverview_AnswersInWords(t *testing.T) {
 	sell(saturday.Add(time.Hour), "usd", 100, purchase.StatusSkipped, purchase.ReasonNoConsent)
 	sell(saturday.Add(time.Hour), "usd", 0, purchase.StatusSkipped, purchase.ReasonNoPayment) // no sale
 	sell(saturday.Add(24*time.Hour), "eur", 999, "", "")
-	const yesterday = "Yesterday: 5 sales, 4,980.10 EUR, 1,200 JPY and 3.00 USD. TikTok accepted 2. 2 need you. " +
-		"1 left out on purpose."
+	const yesterday = "Yesterday: 5 sales, 4,980.10 EUR, 1,200 JPY and 3.00 USD. TikTok accepted 2. " +
+		"2 need you. 1 left out on purpose."
 	for query, want := range map[string]string{
 		"?range=yesterday": yesterday,
 		"?range=today":     yesterday + " Today: 1 sale, 9.99 EUR. TikTok accepted 0. 1 is waiting.",
@@ -233,9 +233,9 @@ func TestOverview_AnswersInWords(t *testing.T) {
 	body := get(t, newRealAPI(t, l, berlin, noon), "/?range=today", plain).Body.String()
 	for _, part := range []string{
 		// The period before ends at the same time of the day.
-		`2026-03-28 00:00 CET</time> to <time`, `2026-03-28 12:15 CET</time>. As of`, "2026-03-29 12:02:00.000 CEST",
-		`data-figure="paid">1</strong>`, ">4 before<", `"2026-03-29T10:02:00.000Z"`, "Days and times in Europe/Berlin",
-		`data-labels="00:00|01:00|03:00|`,
+		`2026-03-28 00:00 CET</time> to <time`, `2026-03-28 12:15 CET</time>. As of`,
+		"2026-03-29 12:02:00.000 CEST", `data-figure="paid">1</strong>`, ">4 before<",
+		`"2026-03-29T10:02:00.000Z"`, "Days and times in Europe/Berlin", `data-labels="00:00|01:00|03:00|`,
 	} {
 		if !strings.Contains(body, part) {
 			t.Errorf("today lacks %q:\n%s", part, body)

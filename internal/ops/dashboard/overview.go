@@ -223,11 +223,15 @@ func enumerate(list []string) string {
 // figures returns the two large tiles and the others.
 func figures(v *view, s, before *report.Summary) (lead, others []figure) {
 	lead = []figure{
-		{Name: "paid", Label: "Paid at Stripe", Link: v.list("sales", "all"), Value: number(s.Paid),
-			Before: number(before.Paid)},
-		{Name: "accepted", Label: "Accepted by TikTok", Class: "good", Link: v.list("sales", "accepted"),
+		{
+			Name: "paid", Label: "Paid at Stripe", Link: v.list("sales", "all"), Value: number(s.Paid),
+			Before: number(before.Paid),
+		},
+		{
+			Name: "accepted", Label: "Accepted by TikTok", Class: "good", Link: v.list("sales", "accepted"),
 			Value: number(s.Accepted), Before: number(before.Accepted), Part: s.Accepted, Whole: s.Intended(),
-			Note: percent(s.Accepted, s.Intended())},
+			Note: percent(s.Accepted, s.Intended()),
+		},
 	}
 	status := func(name, label, class string, statuses ...purchase.Status) {
 		var names []string

@@ -75,7 +75,8 @@ func newPages(a *assets, zone *time.Location) *pages {
 	p := &pages{zone: zone, byName: make(map[string]*template.Template)}
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
 		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share,
-		"span": span, "ago": ago, "stamp": p.stamp, "date": p.date, "short": short, "deref": deref, "statusWord": statusWord,
+		"span": span, "ago": ago, "stamp": p.stamp,
+		"date": p.date, "short": short, "deref": deref, "statusWord": statusWord,
 		"statusText": statusesText, "linked": func(n int, link string) cell { return cell{n, link} },
 		"count": count, "capitalise": capitalise,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))

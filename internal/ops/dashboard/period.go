@@ -30,8 +30,11 @@ const maxRangeDays = 92
 // the six days before.
 func ranges() []choice {
 	return []choice{
-		{Value: "today", Name: "Today"}, {Value: "yesterday", Name: "Yesterday"}, {Value: "24h", Name: "24 hours"},
-		{Value: "7d", Name: "7 days"}, {Value: "30d", Name: "30 days"},
+		{Value: "today", Name: "Today"},
+		{Value: "yesterday", Name: "Yesterday"},
+		{Value: "24h", Name: "24 hours"},
+		{Value: "7d", Name: "7 days"},
+		{Value: "30d", Name: "30 days"},
 	}
 }
 

@@ -122,8 +122,10 @@ func workersText(workers []message.WorkerState) string {
 	}
 	var parts []string
 	for _, state := range []struct{ name, text string }{
-		{message.WorkerRunning, "running"}, {message.WorkerPaused, "paused"},
-		{message.WorkerOpen, "with an open circuit"}, {message.WorkerOff, "switched off"},
+		{message.WorkerRunning, "running"},
+		{message.WorkerPaused, "paused"},
+		{message.WorkerOpen, "with an open circuit"},
+		{message.WorkerOff, "switched off"},
 	} {
 		if n := counts[state.name]; n > 0 {
 			parts = append(parts, number(n)+" "+state.text)
@@ -419,7 +421,8 @@ func (d *Dashboard) groups(
 	}
 	p.Only = len(f.Statuses) > 0
 	for _, g := range groups {
-		named := string(g.Status) == values.Get("status") && string(g.Reason) == values.Get("reason") && groupCode(g) == code
+		named := string(g.Status) == values.Get("status") && string(g.Reason) == values.Get("reason") &&
+			groupCode(g) == code
 		if !belongs(g) || p.Only && !named {
 			continue
 		}

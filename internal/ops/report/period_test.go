@@ -55,7 +55,8 @@ func TestDays_PartitionTime(t *testing.T) {
 	t.Parallel()
 	zones := []string{
 		"UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Pacific/Chatham", "Pacific/Apia",
-		"Australia/Lord_Howe", "America/Santiago", "America/Havana", "Africa/Cairo", "Asia/Beirut", "Pacific/Kiritimati",
+		"Australia/Lord_Howe", "America/Santiago", "America/Havana", "Africa/Cairo", "Asia/Beirut",
+		"Pacific/Kiritimati",
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		days := zoneOf(t, rapid.SampledFrom(zones).Draw(rt, "zone"))

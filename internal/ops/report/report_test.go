@@ -142,7 +142,8 @@ func TestReader_BackfilledCountsHeldFirstPayments(t *testing.T) {
 		}
 	}
 	l.MustRecord(ledgertest.Trial(1)) // the second invoice never gets a trial
-	if n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), base.AddDate(1, 0, 0), nil); err != nil || n != 1 {
+	n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), base.AddDate(1, 0, 0), nil)
+	if err != nil || n != 1 {
 		t.Errorf("backfilled = %d, %v, want 1", n, err)
 	}
 }

@@ -68,7 +68,8 @@ func TestReader_ListPagesThroughAllMatches(t *testing.T) {
 			filter{From: day, Until: day.AddDate(0, 0, 1)}, `date_trunc('day', purchased_at, 'UTC') = '2026-01-02Z'`,
 		},
 		"dead of a day": {
-			filter{Until: day.AddDate(0, 0, 1), Statuses: statusList{dead}}, `status = 'dead' AND purchased_at < '2026-01-03Z'`,
+			filter{Until: day.AddDate(0, 0, 1), Statuses: statusList{dead}},
+			`status = 'dead' AND purchased_at < '2026-01-03Z'`,
 		},
 		"customer": {filter{Query: "cus_2"}, `stripe_customer_id = 'cus_2'`},
 		"address": {
