@@ -33,9 +33,10 @@ func newRealAPI(t *testing.T, l *ledgertest.Ledger, zone string, now time.Time) 
 	}
 	return dashboard.New(dashboard.Config{
 		Reports: l, Replays: l.Jobs, Zone: location, Wake: func() {}, Log: zap.NewNop(),
-		Health: func(context.Context) dashboard.Health { return dashboard.Health{Postgres: "up", NATS: "up"} },
-		Body:   func([]byte, *purchase.Sent) ([]byte, error) { return nil, nil },
-		Now:    func() time.Time { return now },
+		Health:   func(context.Context) dashboard.Health { return dashboard.Health{Postgres: "up", NATS: "up"} },
+		Problems: func(context.Context) report.Problems { return report.NewProblems(report.Observed{}, now) },
+		Body:     func([]byte, *purchase.Sent) ([]byte, error) { return nil, nil },
+		Now:      func() time.Time { return now },
 	})
 }
 
