@@ -11,6 +11,7 @@ import (
 
 	"purchase-relay/internal/delivery"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/stats"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
@@ -49,16 +50,21 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
 		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
 	}, purchases, js, log, registry)
+	counts := stats.New(stats.Config{PixelID: c.PixelID, Interval: c.StatsInterval, Now: time.Now},
+		pixels.stats, js, js.Lease(message.LeaseStats, instance), log, registry)
+	if c.asksForStats() {
+		life.Go("counts", counts.Run)
+	}
 	state := func() message.WorkerState {
 		s := worker.State()
-		s.Version = service.Version()
+		s.Version, s.Stats = service.Version(), counts.Problem()
 		return s
 	}
 	life.Go("state", func(ctx context.Context) error {
 		return js.PublishState(ctx, instance, stateInterval, state)
 	})
 	life.Go("tokens", func(ctx context.Context) error {
-		return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log)
+		return pixels.followTokens(ctx, c, getenv, func() { worker.ProbeNow(); counts.PollNow() }, log)
 	})
 	life.Go("delivery", func(ctx context.Context) error {
 		// Requests in flight get most of the grace period to finish after ctx ends.
@@ -104,9 +110,14 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 }
 
 // pixels are the destinations of live and test purchases; nil: skipped. Without the live token both are nil.
-type pixels struct{ live, test *tiktok.Pixel }
+// stats reads what TikTok counts.
+type pixels struct {
+	live, test *tiktok.Pixel
+	stats      *tiktok.Stats
+}
 
 func newPixels(c *config) (p pixels) {
+	p.stats = c.stats()
 	if c.AccessToken == "" {
 		return p
 	}
@@ -133,11 +144,8 @@ func (p pixels) destinations() (live, test delivery.Destination) {
 func (p pixels) followTokens(
 	ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger,
 ) error {
-	if p.live == nil {
-		return nil
-	}
 	var files sync.WaitGroup
-	follow := func(variable string, first secret.String, set func(secret.String)) {
+	follow := func(variable, setting, to string, first secret.String, set func(secret.String)) {
 		path := getenv(variable)
 		if path == "" {
 			return
@@ -155,8 +163,8 @@ func (p pixels) followTokens(
 				return
 			}
 			current = token
-			if c.unencrypted(token) {
-				log.Error("Access token not changed, TIKTOK_API_URL is plain http", zap.String("remedy", "use https"))
+			if unencrypted(to, token) {
+				log.Error("Access token not changed, "+setting+" is plain http", zap.String("remedy", "use https"))
 				return
 			}
 			log.Info("Access token changed")
@@ -169,14 +177,22 @@ func (p pixels) followTokens(
 			})
 		})
 	}
-	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.String) {
-		p.live.SetToken(token)
-		if p.test != nil && c.TestAccessToken == "" {
-			p.test.SetToken(token)
-		}
-	})
+	if c.asksForStats() && c.StatsToken != "" {
+		follow("TIKTOK_STATS_TOKEN_FILE", "TIKTOK_STATS_URL", c.StatsURL, c.StatsToken, p.stats.SetToken)
+	}
+	if p.live != nil {
+		follow("TIKTOK_ACCESS_TOKEN_FILE", "TIKTOK_API_URL", c.APIURL, c.AccessToken, func(token secret.String) {
+			p.live.SetToken(token)
+			if p.test != nil && c.TestAccessToken == "" {
+				p.test.SetToken(token)
+			}
+			if c.StatsToken == "" && !unencrypted(c.StatsURL, token) {
+				p.stats.SetToken(token)
+			}
+		})
+	}
 	if p.test != nil {
-		follow("TIKTOK_TEST_ACCESS_TOKEN_FILE", c.TestAccessToken, p.test.SetToken)
+		follow("TIKTOK_TEST_ACCESS_TOKEN_FILE", "TIKTOK_API_URL", c.APIURL, c.TestAccessToken, p.test.SetToken)
 	}
 	files.Wait()
 	return nil
