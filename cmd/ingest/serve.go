@@ -42,7 +42,8 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
 	db.OnSkip(func(s ledger.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
 	reports, jobs := report.New(db), maintenance.New(db)
-	registry.MustRegister(dashboard.NewOutboxMetrics(reports, time.Now), dashboard.NewPurchasesMetrics(reports))
+	registry.MustRegister(dashboard.NewOutboxMetrics(reports, time.Now), dashboard.NewPurchasesMetrics(reports),
+		dashboard.NewCountsMetrics(reports, c.countNames(), time.Now))
 	js, err := queue.Connect(c.Config, queue.RoleIngest, log, registry)
 	if err != nil {
 		return err
@@ -112,7 +113,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
 	pages := dashboard.New(dashboard.Config{
 		Reports: reports, Replays: jobs, Health: health.dashboard, Wake: outbox.Wake, Body: tiktok.Preview,
-		Version: service.Version(), Now: time.Now, Log: log,
+		Version: service.Version(), CountNames: c.countNames(), Now: time.Now, Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
 	if err != nil {

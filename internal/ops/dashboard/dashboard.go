@@ -26,6 +26,7 @@ import (
 // stop with ctx.
 type Reports interface {
 	Groups
+	Counts
 	// Summary returns the totals since the start of an hour. Its cost does not grow with the ledger.
 	Summary(ctx context.Context, since time.Time, livemode *bool) (report.Summary, error)
 	// Coverage counts match keys by UTC day since the start of a day.
@@ -82,8 +83,11 @@ type Config struct {
 	Wake    func() // called when purchases were made pending
 	Body    Renderer
 	Version string
-	Now     func() time.Time
-	Log     *zap.Logger
+
+	CountNames report.EventNames // of purchases in TikTok's counts
+
+	Now func() time.Time
+	Log *zap.Logger
 }
 
 // Dashboard serves the pages and /api/v1.
@@ -106,9 +110,11 @@ func New(c Config) http.Handler {
 		"GET /attention":             d.attention,
 		"GET /reconciliation":        d.reconciliation,
 		"GET /reconciliation.csv":    d.reconciliationCSV,
+		"GET /counts.csv":            d.countsCSV,
 		"POST /search":               d.search,
 		"POST /confirm":              d.confirm,
 		"GET /api/v1/summary":        d.apiSummary,
+		"GET /api/v1/counts":         d.apiCounts,
 		"GET /api/v1/purchases":      d.apiPurchases,
 		"GET /api/v1/purchases/{id}": d.apiPurchase,
 	} {

@@ -42,6 +42,14 @@ type ledger struct {
 	backfilled int
 
 	reconciliations map[bool]report.Reconciliation
+	counts          report.Counts
+	names           report.EventNames
+	refused         *message.StatsProblem // of worker w2
+}
+
+func (l *ledger) Counts(_ context.Context, names report.EventNames, _ time.Time) (report.Counts, error) {
+	l.names = names
+	return l.counts, l.err
 }
 
 func (l *ledger) Backfilled(context.Context, time.Time, *bool) (int, time.Time, error) {
@@ -192,10 +200,12 @@ func config(l *ledger) dashboard.Config {
 				},
 				{
 					Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right",
-					Since: now, Seen: now,
+					Since: now, Seen: now, Stats: l.refused,
 				},
 			}}
 		},
+		CountNames: report.EventNames{Sent: "CompletePayment"},
+
 		Wake: func() { l.woken++ },
 		Body: func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
 		Now:  func() time.Time { return now }, Log: zap.NewNop(),

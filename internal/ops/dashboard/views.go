@@ -197,6 +197,9 @@ func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.T
 			workers.Severity = "wait"
 			h.Problems = append(h.Problems, problem)
 		}
+		if worker.Stats != nil {
+			h.Problems = append(h.Problems, statsProblem(worker, now))
+		}
 	}
 	backlog := component{"Backlog", "unknown", "wait"}
 	if b := h.Backlog; b != nil {

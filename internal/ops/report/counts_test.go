@@ -174,10 +174,10 @@ func TestCompareCounts_PicksTheEventType(t *testing.T) {
 		event   string
 		finding string
 	}{
-		"ads' name":         {"SHOPPING", report.EventNames{}, "SHOPPING", ""},
-		"the older name":    {"CompletePayment", report.EventNames{}, "CompletePayment", ""},
-		"the newer name":    {"Purchase", report.EventNames{}, "Purchase", ""},
-		"the event's own":   {"my sale", report.EventNames{Sent: "MySale"}, "my sale", ""},
+		"ads' name":       {"SHOPPING", report.EventNames{}, "SHOPPING", ""},
+		"the older name":  {"CompletePayment", report.EventNames{}, "CompletePayment", ""},
+		"the newer name":  {"Purchase", report.EventNames{}, "Purchase", ""},
+		"the event's own": {"my sale", report.EventNames{Sent: "MySale"}, "my sale", ""},
 		"unknown": {
 			"MY_SALE", report.EventNames{}, "", "TikTok lists no known event type of purchases, but MY_SALE",
 		},
