@@ -111,7 +111,7 @@ func (p *Poller) PollNow() {
 
 // Run polls until ctx ends.
 func (p *Poller) Run(ctx context.Context) error {
-	tick := time.NewTicker(heartbeat)
+	tick := time.NewTicker(min(heartbeat, p.config.Interval))
 	defer tick.Stop()
 	var next time.Time // zero: immediately
 	for {
@@ -148,7 +148,7 @@ func (p *Poller) Run(ctx context.Context) error {
 func (p *Poller) round(ctx context.Context, now time.Time) time.Duration {
 	for i, day := range days(now) {
 		if i > 0 {
-			if !sleep(ctx, spacing) {
+			if !sleep(ctx, min(spacing, p.config.Interval/(daysBack+1))) {
 				return 0
 			}
 			if held, err := p.lease.Hold(ctx); err != nil || !held {
