@@ -16,6 +16,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -61,7 +62,7 @@ func TestPixels_FollowTokens(t *testing.T) {
 			{"second", "second", 1, 2},
 		} {
 			write(step.content)
-			<-time.After(3 * tokenPollInterval)
+			<-time.After(3 * service.FollowInterval)
 			synctest.Wait()
 			p.live.Send(t.Context(), []message.Envelope{testEvent(c, time.Now())})
 			if got := <-sent; got != step.token || changes != step.changes {
@@ -71,7 +72,7 @@ func TestPixels_FollowTokens(t *testing.T) {
 			if got := <-sent; got != step.token {
 				t.Errorf("after %q: token for counts = %q, want %q", step.content, got, step.token)
 			}
-			logged := log.FilterMessage("Unusable access token; keeping the old one").FilterFieldKey("remedy")
+			logged := log.FilterMessage("Secret file unusable; keeping the old secret").FilterFieldKey("remedy")
 			if n := logged.Len(); n != step.problems {
 				t.Errorf("after %q: logged %d times, want %d", step.content, n, step.problems)
 			}
@@ -109,7 +110,7 @@ func TestPixels_FollowStatsToken(t *testing.T) {
 			getenv := env("TIKTOK_STATS_TOKEN_FILE=" + file)
 			ended <- p.followTokens(ctx, c, getenv, func() { changes++ }, zap.NewNop())
 		}()
-		<-time.After(3 * tokenPollInterval)
+		<-time.After(3 * service.FollowInterval)
 		p.stats.Day(t.Context(), time.Now())
 		if got := <-sent; got != "second" {
 			t.Errorf("token = %q, want second", got)
@@ -159,7 +160,7 @@ func TestPixels_FollowTokensRejectsLiveTokenOverHTTP(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		refused := lines.FilterMessage("Access token not changed, TIKTOK_API_URL is plain http")
+		refused := lines.FilterField(zap.String("error", "the address is plain http"))
 		if n := refused.Len(); n != 1 || changes != 0 {
 			t.Errorf("logged = %d, changes = %d, want 1, 0", n, changes)
 		}
