@@ -121,7 +121,7 @@ type config struct {
 
 	// The event type under which TikTok lists purchases in its counts, case and underscores apart. Empty:
 	// SHOPPING, COMPLETE_PAYMENT, PURCHASE or TIKTOK_EVENT_NAME, if TikTok lists one of them.
-	TikTokStatsEvent string `name:"tiktok-stats-event" example:"SHOPPING" help:"Event type of purchases in TikTok's counts."`
+	TikTokStatsEvent string `name:"tiktok-stats-event" example:"SHOPPING" help:"Purchases in TikTok's counts."`
 
 	// Under TikTok's 48 hours of de-duplication, counted from the first publish that may have been stored. An
 	// older purchase ends dead (expired). The same in both binaries.

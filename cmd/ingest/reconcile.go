@@ -30,8 +30,8 @@ type reconcileFlags struct {
 
 // Help implements kong.HelpProvider.
 func (*reconcileFlags) Help() string {
-	return `Compares Stripe's paid checkouts with the ledger, and the ledger with TikTok's acceptances. Then prints
-what TikTok counts and attributes by UTC day, if a worker asks for that (TIKTOK_ADVERTISER_ID).
+	return `Compares Stripe's paid checkouts with the ledger, and the ledger with TikTok's acceptances. Then
+prints what TikTok counts and attributes by UTC day, if a worker asks for that (TIKTOK_ADVERTISER_ID).
 
 Exit status 3: Stripe, the ledger and the acceptances differ.`
 }

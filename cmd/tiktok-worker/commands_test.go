@@ -64,7 +64,8 @@ func TestDoctor(t *testing.T) {
 	asking = append(asking, "TIKTOK_STATS_TOKEN=stats-token")
 	expect("counts", code, asking, 0, "pass  TikTok: counts", "yesterday: CompletePayment", "0 failed")
 	asking = append(asking, "TIKTOK_ADVERTISER_ID=act_7", "TIKTOK_STATS_TOKEN=hunter2 hunter2")
-	expect("malformed counts", code, asking, 3, "TIKTOK_ADVERTISER_ID must be digits", "TIKTOK_STATS_TOKEN must be")
+	expect("malformed counts", code, asking, 3, "TIKTOK_ADVERTISER_ID must be digits",
+		"TIKTOK_STATS_TOKEN must be")
 	expect("everything is wrong", nil, []string{
 		"NATS_URL=nats://127.0.0.1:1", "TIKTOK_API_URL=http://127.0.0.1:1/", "TIKTOK_ACCESS_TOKEN=whsec_hunter2",
 		"BATCH_SIZE=0",

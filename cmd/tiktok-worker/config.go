@@ -61,7 +61,7 @@ type config struct {
 	// An app's token with the measurement scope, which an Events API token may lack. Empty: the access token.
 	StatsToken secret.String `name:"tiktok-stats-token" example:"…" help:"Token that may read counts."`
 
-	StatsInterval time.Duration `name:"tiktok-stats-interval" default:"1h" help:"Time between two requests for counts."`
+	StatsInterval time.Duration `name:"tiktok-stats-interval" default:"1h" help:"Time between two rounds of counts."`
 
 	// For a proxy or a simulator.
 	StatsURL string `name:"tiktok-stats-url" default:"https://business-api.tiktok.com/open_api/v1.3/pixel/event/stats/" help:"URL of TikTok's counts."`

@@ -53,7 +53,10 @@ func TestConfig_Problems(t *testing.T) {
 				"TIKTOK_API_URL=http://10.0.0.1/track/",
 			"TIKTOK_API_URL is plain http",
 		},
-		{"TIKTOK_ADVERTISER_ID=act_7; TIKTOK_STATS_TOKEN=t; TIKTOK_PIXEL_ID=p", "TIKTOK_ADVERTISER_ID must be digits"},
+		{
+			"TIKTOK_ADVERTISER_ID=act_7; TIKTOK_STATS_TOKEN=t; TIKTOK_PIXEL_ID=p",
+			"TIKTOK_ADVERTISER_ID must be digits",
+		},
 		{"TIKTOK_ADVERTISER_ID=7; TIKTOK_STATS_TOKEN=t", "TIKTOK_PIXEL_ID is required with TIKTOK_ADVERTISER_ID"},
 		{
 			"TIKTOK_ADVERTISER_ID=7; TIKTOK_STATS_TOKEN=hunter2; TIKTOK_PIXEL_ID=p; " +

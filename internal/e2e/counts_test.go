@@ -13,8 +13,7 @@ import (
 // the counts, and no purchase. Afterwards the figures are right.
 func TestCounts_NeverTouchDeliveries(t *testing.T) {
 	t.Parallel()
-	asking := []string{"TIKTOK_ADVERTISER_ID=" + launch.AdvertiserID, "TIKTOK_STATS_INTERVAL=1s", "TIKTOK_TEST_MODE=send",
-		"TIKTOK_TEST_EVENT_CODE=T1"}
+	asking := []string{"TIKTOK_ADVERTISER_ID=" + launch.AdvertiserID, "TIKTOK_STATS_INTERVAL=1s"}
 	s := newStack(t, asking...)
 	first := s.worker
 	s.startWorker(asking...)
@@ -100,7 +99,8 @@ func TestCounts_NeverTouchDeliveries(t *testing.T) {
 	if n := s.metric(other.admin, `purchase_relay_paused{reason="access"}`); n != 0 {
 		t.Errorf("paused = %v, want 0", n)
 	}
-	if _, body := httpGet(s.admin + "/reconciliation"); !strings.Contains(body, "as SHOPPING, beside the ledger") {
+	_, body := httpGet(s.admin + "/reconciliation")
+	if !strings.Contains(body, "as SHOPPING, beside the ledger") {
 		t.Errorf("the page lacks the counts:\n%s", body)
 	}
 }

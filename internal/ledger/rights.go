@@ -22,8 +22,9 @@ func rights() map[string][]string {
 		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all,
 		"backfills": write, "reconciliations": write, "tiktok_counts": all,
 		"tiktok_count_history": {"SELECT", "INSERT", "DELETE"},
-		"rollup_changes":       {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write,
-		"rollup_totals": all, "schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
+		"rollup_changes":       {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all,
+		"rollup_statuses": write,
+		"rollup_totals":   all, "schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
 	}
 }
 

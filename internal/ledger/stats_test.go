@@ -41,7 +41,7 @@ func TestRecordStats_LatestAnswerReplacesEarlierOnes(t *testing.T) {
 		var group sync.WaitGroup
 		errs := make([]error, len(list))
 		for i, s := range list {
-			group.Go(func() { errs[i] = l.DB.RecordStats(t.Context(), s) })
+			group.Go(func() { errs[i] = l.RecordStats(t.Context(), s) })
 		}
 		group.Wait()
 		if err := errors.Join(errs...); err != nil {

@@ -106,12 +106,12 @@ func (s *Stats) check() error {
 	return nil
 }
 
-// The kinds of a StatsProblem, besides the classes of TikTok's answers.
-const StatsQueue = "queue" // the lease or the publish failed
+// StatsQueue is the kind of a StatsProblem whose lease or publish failed.
+const StatsQueue = "queue"
 
 // StatsProblem is why a worker that asks for TikTok's counts has none to report.
 type StatsProblem struct {
-	Kind   string    `json:"kind"` // the class of TikTok's answer, or queue
+	Kind   string    `json:"kind"` // the class of TikTok's answer, or StatsQueue
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
 }

@@ -131,7 +131,8 @@ func TestStats_ParsesCounts(t *testing.T) {
 	} {
 		body = tc.body
 		got, answer := newStats(server.URL).Day(t.Context(), statsDay)
-		if diff := cmp.Diff(tc.want, got); diff != "" || (answer.Class == purchase.ClassDelivered) != (tc.want != nil) {
+		diff := cmp.Diff(tc.want, got)
+		if diff != "" || (answer.Class == purchase.ClassDelivered) != (tc.want != nil) {
 			t.Errorf("%s: answer = %+v, counts (-want +got):\n%s", name, answer, diff)
 		}
 	}
@@ -167,7 +168,8 @@ func TestStats_KeepsTheToken(t *testing.T) {
 	if answer.Class != purchase.ClassAccess || strings.Contains(answer.Message+answer.RequestID, statsToken) {
 		t.Errorf("answer = %+v, want access without the token", answer)
 	}
-	if _, answer := newStats(server.URL+"/moved").Day(t.Context(), statsDay); answer.Class != purchase.ClassRetry {
+	_, answer = newStats(server.URL+"/moved").Day(t.Context(), statsDay)
+	if answer.Class != purchase.ClassRetry {
 		t.Errorf("redirect: answer = %+v, want retry", answer)
 	}
 	for _, token := range []secret.String{"two words", "line\nend", ""} {

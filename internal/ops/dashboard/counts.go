@@ -154,9 +154,10 @@ func NewCountsMetrics(reports Counts, names report.EventNames, now func() time.T
 	return &countsMetrics{
 		reports: reports, names: names, now: now,
 		counts: prometheus.NewDesc("purchase_relay_tiktok_counts",
-			"Purchases of the seven UTC days before today, as far as TikTok was asked about them.", []string{"source"}, nil),
+			"Purchases of the last seven whole UTC days.",
+			[]string{"source"}, nil),
 		unexpected: prometheus.NewDesc("purchase_relay_tiktok_count_differences",
-			"Differences between the ledger and TikTok's counts: 1 while there is one.", []string{"kind"}, nil),
+			"1 while TikTok's counts differ from the ledger.", []string{"kind"}, nil),
 	}
 }
 

@@ -52,10 +52,10 @@ func TestReconciliation_NamesDifferencesOfCounts(t *testing.T) {
 		got = append(got, m[1])
 	}
 	want := []string{
-		"No counts from TikTok since 60 min ago: TikTok refuses its counts: the token lacks the measurement scope, " +
-			"or may not read this advertiser (40001 &lt;no&gt; scope). Set TIKTOK_STATS_TOKEN to a token whose app has " +
-			"the measurement scope (TikTok for Business developers &gt; the app &gt; Scope of permission), authorised for " +
-			"TIKTOK_ADVERTISER_ID; a token of the Events API alone does not have it. Deliveries continue.",
+		"No counts from TikTok since 60 min ago: TikTok refuses its counts: the token lacks the measurement " +
+			"scope, or may not read this advertiser (40001 &lt;no&gt; scope). Set TIKTOK_STATS_TOKEN to a token whose " +
+			"app has the measurement scope (TikTok for Business developers &gt; the app &gt; Scope of permission), " +
+			"authorised for TIKTOK_ADVERTISER_ID; a token of the Events API alone does not have it. Deliveries continue.",
 		"TikTok counts none of the 1000 events that it accepted",
 		"The browser pixel sends 40 % more than there were sales: it fires on a page that reloads",
 		"TikTok attributes 26 % of the events that it counts to your ads.",
@@ -74,7 +74,8 @@ func TestReconciliation_NamesDifferencesOfCounts(t *testing.T) {
 	if l.names.Sent != "CompletePayment" {
 		t.Errorf("names = %+v, want the configured ones", l.names)
 	}
-	if overview := get(t, newAPI(l), "/", plain).Body.String(); !strings.Contains(overview, "No counts from TikTok") {
+	overview := get(t, newAPI(l), "/", plain).Body.String()
+	if !strings.Contains(overview, "No counts from TikTok") {
 		t.Error("the overview lacks the refusal")
 	}
 
@@ -110,7 +111,7 @@ func TestCountsMetrics(t *testing.T) {
 	l.counts = weekOfCounts()
 	m := dashboard.NewCountsMetrics(l, report.EventNames{}, func() time.Time { return now })
 	want := `
-# HELP purchase_relay_tiktok_count_differences Differences between the ledger and TikTok's counts: 1 while there is one.
+# HELP purchase_relay_tiktok_count_differences 1 while TikTok's counts differ from the ledger.
 # TYPE purchase_relay_tiktok_count_differences gauge
 purchase_relay_tiktok_count_differences{kind="browser_more"} 1
 purchase_relay_tiktok_count_differences{kind="counts_fewer"} 0
@@ -118,7 +119,7 @@ purchase_relay_tiktok_count_differences{kind="counts_more"} 0
 purchase_relay_tiktok_count_differences{kind="counts_none"} 1
 purchase_relay_tiktok_count_differences{kind="event_type"} 0
 purchase_relay_tiktok_count_differences{kind="stale"} 0
-# HELP purchase_relay_tiktok_counts Purchases of the seven UTC days before today, as far as TikTok was asked about them.
+# HELP purchase_relay_tiktok_counts Purchases of the last seven whole UTC days.
 # TYPE purchase_relay_tiktok_counts gauge
 purchase_relay_tiktok_counts{source="accepted"} 7000
 purchase_relay_tiktok_counts{source="attributed"} 4108

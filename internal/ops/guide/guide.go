@@ -234,8 +234,9 @@ const statsScope = "Set TIKTOK_STATS_TOKEN to a token whose app has the measurem
 // statsProblems explain why TikTok's counts cannot be read, by message.StatsProblem's kind.
 var statsProblems = map[string]Advice{ //nolint:gochecknoglobals // a table, never written
 	string(purchase.ClassAccess): {
-		Meaning: "TikTok refuses its counts: the token lacks the measurement scope, or may not read this advertiser",
-		Remedy:  statsScope,
+		Meaning: "TikTok refuses its counts: the token lacks the measurement scope, " +
+			"or may not read this advertiser",
+		Remedy: statsScope,
 	},
 	string(purchase.ClassRate): {
 		Meaning: "TikTok answers too many requests to the question for its counts",

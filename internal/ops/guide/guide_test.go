@@ -40,7 +40,8 @@ func TestPurchase_ExplainsEveryState(t *testing.T) {
 
 func TestStats_ExplainsEveryKind(t *testing.T) {
 	scope := guide.Stats(string(purchase.ClassAccess))
-	if !strings.Contains(scope.Meaning, "measurement scope") || !strings.Contains(scope.Remedy, "TIKTOK_STATS_TOKEN") {
+	if !strings.Contains(scope.Meaning, "measurement scope") ||
+		!strings.Contains(scope.Remedy, "TIKTOK_STATS_TOKEN") {
 		t.Errorf("access: advice = %+v, want the missing scope", scope)
 	}
 	for _, kind := range []string{

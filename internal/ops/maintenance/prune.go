@@ -398,5 +398,6 @@ func (w *pruner) deleteAll(ctx context.Context, sql string) error {
 // The recorder prunes the history.
 const sqlPruneCounts = `
 DELETE FROM public.tiktok_counts WHERE (pixel_id, event, day) IN (
-    SELECT pixel_id, event, day FROM public.tiktok_counts WHERE day < ($1::timestamptz AT TIME ZONE 'UTC')::date
+    SELECT pixel_id, event, day FROM public.tiktok_counts
+    WHERE day < ($1::timestamptz AT TIME ZONE 'UTC')::date
     ORDER BY pixel_id, event, day LIMIT $2 FOR UPDATE SKIP LOCKED)`

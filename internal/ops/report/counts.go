@@ -423,11 +423,7 @@ func (r *Reader) Counts(ctx context.Context, names EventNames, now time.Time) (C
 			return err
 		})
 		batch.Queue(sqlSalesDays, since).Query(func(found pgx.Rows) (err error) {
-			sales, err = ledger.Collect(r.db, "reconcile", found, func(row pgx.CollectableRow) (s SalesDay, err error) {
-				err = row.Scan(&s.Livemode, &s.Day, &s.Paid, &s.Accepted)
-				s.Day = s.Day.UTC()
-				return s, err
-			})
+			sales, err = ledger.Collect(r.db, "reconcile", found, scanSales)
 			return err
 		})
 		return tx.SendBatch(ctx, &batch).Close()
@@ -441,6 +437,12 @@ func (r *Reader) Counts(ctx context.Context, names EventNames, now time.Time) (C
 		return Counts{}, err
 	}
 	return CompareCounts(rows, sales, latest.paidByDay(), names, now), nil
+}
+
+func scanSales(row pgx.CollectableRow) (s SalesDay, err error) {
+	err = row.Scan(&s.Livemode, &s.Day, &s.Paid, &s.Accepted)
+	s.Day = s.Day.UTC()
+	return s, err
 }
 
 func scanCount(row pgx.CollectableRow) (c CountRow, err error) {

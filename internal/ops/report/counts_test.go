@@ -184,9 +184,11 @@ func TestCompareCounts_PicksTheEventType(t *testing.T) {
 		"several": {
 			"SHOPPING PURCHASE", report.EventNames{}, "", "TikTok lists purchases under several event types: ",
 		},
-		"several, one set":  {"SHOPPING PURCHASE", report.EventNames{Setting: "purchase"}, "PURCHASE", ""},
-		"a spelling apart":  {"COMPLETE_PAYMENT CompletePayment", report.EventNames{}, "COMPLETE_PAYMENT", ""},
-		"set, not listed":   {"SHOPPING", report.EventNames{Setting: "ON_WEB_ORDER"}, "", "TikTok lists no known event type"},
+		"several, one set": {"SHOPPING PURCHASE", report.EventNames{Setting: "purchase"}, "PURCHASE", ""},
+		"a spelling apart": {"COMPLETE_PAYMENT CompletePayment", report.EventNames{}, "COMPLETE_PAYMENT", ""},
+		"set, not listed": {
+			"SHOPPING", report.EventNames{Setting: "ON_WEB_ORDER"}, "", "TikTok lists no known event type",
+		},
 		"set, as it listed": {"ON_WEB_ORDER", report.EventNames{Setting: "OnWebOrder"}, "ON_WEB_ORDER", ""},
 	} {
 		w := newWeek()

@@ -20,7 +20,8 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Source is TikTok. Day returns a UTC day's counts with ClassDelivered, else the cause. It is bounded in time.
+// Source is TikTok. Day returns a UTC day's counts with ClassDelivered, else the cause. It is bounded in
+// time.
 type Source interface {
 	Day(ctx context.Context, day time.Time) ([]message.Count, purchase.Answer)
 }

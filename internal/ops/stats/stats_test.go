@@ -132,7 +132,8 @@ func TestPoller_ReportsRefusals(t *testing.T) {
 		}
 		line := logs.All()[0]
 		remedy, _ := line.ContextMap()["remedy"].(string)
-		if logs.Len() != 1 || !strings.Contains(remedy, "measurement scope") || line.ContextMap()["request_id"] != "r1" {
+		if logs.Len() != 1 || !strings.Contains(remedy, "measurement scope") ||
+			line.ContextMap()["request_id"] != "r1" {
 			t.Errorf("log = %+v, want one line with the remedy", logs.All())
 		}
 		f.answer = purchase.Answer{Class: purchase.ClassDelivered}
@@ -143,7 +144,7 @@ func TestPoller_ReportsRefusals(t *testing.T) {
 	})
 }
 
-// Another worker holds the lease: nothing is asked. When the lease comes over, the counts are asked for at once.
+// While another worker holds the lease, nothing is asked. The new holder asks immediately.
 func TestPoller_AsksWithTheLeaseOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -189,7 +190,8 @@ func TestPoller_RetriesPublish(t *testing.T) {
 			answer: purchase.Answer{Class: purchase.ClassDelivered},
 		}
 		p, _ := started(t, f)
-		if f.pass(30 * time.Second); len(f.asked) != 1 || p.Problem() == nil || p.Problem().Kind != message.StatsQueue {
+		f.pass(30 * time.Second)
+		if len(f.asked) != 1 || p.Problem() == nil || p.Problem().Kind != message.StatsQueue {
 			t.Errorf("%d requests, problem = %+v, want 1 and queue", len(f.asked), p.Problem())
 		}
 		f.queueErr = nil

@@ -22,7 +22,9 @@ const (
 )
 
 // askStats returns the code with its message, and the statistics of the first pixel.
-func askStats(t *testing.T, s *tiktoksim.Simulator, token string, query url.Values) (code, statistics string) {
+func askStats(
+	t *testing.T, s *tiktoksim.Simulator, token string, query url.Values,
+) (code, statistics string) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, statsPath+"?"+query.Encode(), http.NoBody)
 	r.Header.Set("Access-Token", token)
@@ -121,7 +123,8 @@ func TestCounting_CountsWhatItAccepted(t *testing.T) {
 		if code, _ := askStats(t, s, "local-token", good); code != "" {
 			t.Errorf("fault: answer = %q, want none of TikTok's", code)
 		}
-		if status, code := post(t, s, batchPath, batchOf("cs_1"), nil); status != 200 || !strings.HasPrefix(code, "0 ") {
+		status, code := post(t, s, batchPath, batchOf("cs_1"), nil)
+		if status != 200 || !strings.HasPrefix(code, "0 ") {
 			t.Errorf("events = %d %q, want no fault", status, code)
 		}
 		s.SetCounting(tiktoksim.Counting{NoScope: true})
