@@ -61,7 +61,7 @@ type config struct {
 	// An app's token with the measurement scope, which an Events API token may lack. Empty: the access token.
 	StatsToken secret.String `name:"tiktok-stats-token" example:"…" help:"Token that may read counts."`
 
-	StatsInterval time.Duration `name:"tiktok-stats-interval" default:"1h" help:"Time between two rounds of counts."`
+	StatsInterval time.Duration `name:"tiktok-stats-interval" default:"1h" help:"Interval of asking for counts."`
 
 	// For a proxy or a simulator.
 	StatsURL string `name:"tiktok-stats-url" default:"https://business-api.tiktok.com/open_api/v1.3/pixel/event/stats/" help:"URL of TikTok's counts."`
@@ -92,6 +92,18 @@ type config struct {
 
 	queue.Config
 	service.LogConfig
+}
+
+// Settings implements service.Scoped: problems looks at no others for a command.
+func (*config) Settings(command string) []string {
+	return map[string][]string{
+		"send-test": {
+			"tiktok-access-token", "tiktok-pixel-id", "tiktok-event-name", "tiktok-page-url", "tiktok-test-event-code",
+			"tiktok-test-pixel-id", "tiktok-test-access-token", "tiktok-api-url", "tiktok-payload", "tiktok-timeout",
+		},
+		"health":     {"admin-addr"},
+		"completion": {},
+	}[command]
 }
 
 // problems lists everything that is wrong for a command.

@@ -53,9 +53,10 @@ func TestReconciliation_NamesDifferencesOfCounts(t *testing.T) {
 	}
 	want := []string{
 		"No counts from TikTok since 60 min ago: TikTok refuses its counts: the token lacks the measurement " +
-			"scope, or may not read this advertiser (40001 &lt;no&gt; scope). Set TIKTOK_STATS_TOKEN to a token whose " +
-			"app has the measurement scope (TikTok for Business developers &gt; the app &gt; Scope of permission), " +
-			"authorised for TIKTOK_ADVERTISER_ID; a token of the Events API alone does not have it. Deliveries continue.",
+			"scope, or may not read this advertiser (40001 &lt;no&gt; scope). Set TIKTOK_STATS_TOKEN to a token " +
+			"whose app has the measurement scope (TikTok for Business developers &gt; the app &gt; Scope of " +
+			"permission), authorised for TIKTOK_ADVERTISER_ID; a token of the Events API alone does not have it. " +
+			"Deliveries continue.",
 		"TikTok counts none of the 1000 events that it accepted",
 		"The browser pixel sends 40 % more than there were sales: it fires on a page that reloads",
 		"TikTok attributes 26 % of the events that it counts to your ads.",
