@@ -27,6 +27,9 @@ type WorkerState struct {
 	Reason   string    `json:"reason,omitempty"`
 	Since    time.Time `json:"since"`
 	Seen     time.Time `json:"seen,omitzero"` // time of receipt
+
+	// Stats is why TikTok's counts cannot be read; nil: they can, or this worker does not ask for them.
+	Stats *StatsProblem `json:"stats,omitempty"`
 }
 
 // Limits of a worker's state, in characters.
@@ -41,6 +44,9 @@ const (
 func EncodeWorkerState(s WorkerState) ([]byte, error) {
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
 	s.Instance, s.Seen = "", time.Time{}
+	if p := s.Stats; p != nil {
+		s.Stats = &StatsProblem{Kind: p.Kind, Reason: logsafe.Text(p.Reason, maxStateReason), Since: p.Since}
+	}
 	return json.Marshal(s)
 }
 
@@ -62,9 +68,18 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 		return WorkerState{}, fmt.Errorf("state %.20q is not running, paused, open or off", s.State)
 	}
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
-	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
-		s.Since = now // unknown or implausible
+	s.Instance, s.Since, s.Seen = instance, plausible(s.Since, now), now.UTC()
+	if p := s.Stats; p != nil {
+		p.Kind, p.Reason = logsafe.Text(p.Kind, maxReason), logsafe.Text(p.Reason, maxStateReason)
+		p.Since = plausible(p.Since, now)
 	}
-	s.Instance, s.Since, s.Seen = instance, s.Since.UTC(), now.UTC()
 	return s, nil
+}
+
+// plausible returns the start of a state, or now if that is unknown or implausible.
+func plausible(since, now time.Time) time.Time {
+	if since.IsZero() || since.After(now) || since.Before(time.Unix(0, 0)) {
+		since = now
+	}
+	return since.UTC()
 }

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ops/dashboard"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/ledgergen"
 	"purchase-relay/internal/testkit/ledgertest"
