@@ -8,8 +8,11 @@ GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 VALIDATE  := sigs.k8s.io/kubectl-validate@v0.0.4
 KEDA      := github.com/kedacore/keda/v2@v2.21.0
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Before the first tag: 0.0.0-dev.<commit>.
+VERSION  := $(shell git describe --tags --dirty 2>/dev/null || echo 0.0.0-dev.g$$(git describe --always --dirty 2>/dev/null || echo unknown))
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# The commit's time: the time of the build would change the binaries.
+COMMITTED := $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 PORT     ?= 8080
 RUN      ?= .
 PACKAGES ?= ./...
@@ -32,7 +35,7 @@ run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both
 	@go build -o .local/bin/local ./internal/tools/local && exec .local/bin/local -port $(PORT)
 
 up: ## The same in containers.
-	VERSION=$(VERSION) REVISION=$(REVISION) docker compose up --build --wait
+	VERSION=$(VERSION) REVISION=$(REVISION) COMMITTED=$(COMMITTED) docker compose up --build --wait
 	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *echo\|Figures\)/\1/p' docker-compose.yml
 
 compose-test: ## Rehearse the containers: break, restart, scale, count (container engine, curl, jq; ARGS=-cluster for three NATS servers).
@@ -88,4 +91,4 @@ release: ## Everything of a release into dist/, for each platform; nothing is pu
 	go run $(GORELEASER) release --snapshot --clean --skip=publish
 
 build: ## Both binaries, static, into bin/: with the images' flags, the same bytes.
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/service.version=$(VERSION) -X purchase-relay/internal/service.commit=$(REVISION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/service.version=$(VERSION) -X purchase-relay/internal/service.commit=$(REVISION) -X purchase-relay/internal/service.committed=$(COMMITTED)' -o bin/ ./cmd/...

@@ -49,6 +49,18 @@ func TestSupply_HasExactVersions(t *testing.T) {
 	}
 }
 
+// Each way to build the binaries links the same facts, so that a bug report names the commit.
+func TestBuilds_LinkVersionCommitAndDate(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"Makefile", "Dockerfile", ".goreleaser.yaml"} {
+		for _, want := range []string{"-buildid=", "service.version=", "service.commit=", "service.committed="} {
+			if !strings.Contains(read(t, file), want) {
+				t.Errorf("%s does not link %s", file, want)
+			}
+		}
+	}
+}
+
 // No command, health check or script that is shipped has a secret in its arguments, which every local user
 // can list.
 func TestShipped_NoSecretInArguments(t *testing.T) {
