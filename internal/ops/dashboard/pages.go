@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -94,7 +95,35 @@ type frame struct {
 	Version   string
 	Now       time.Time
 	Notice    string // the result of an action
+	Problems  []problemView
 	Page      any
+}
+
+// problemView is one line of the bar above every page.
+type problemView struct {
+	What   string
+	Since  *time.Time // nil: unknown
+	Count  string     // of purchases; "": unknown or none
+	Remedy string
+	Link   string // to its purchases; "": none
+}
+
+func problemViews(problems report.Problems) (views []problemView) {
+	for _, p := range problems.List {
+		v := problemView{What: p.What, Since: p.Since, Remedy: p.Remedy}
+		switch {
+		case p.Purchases == nil || *p.Purchases == 0:
+		case *p.Purchases == 1:
+			v.Count = "1 purchase"
+		default:
+			v.Count = number(*p.Purchases) + " purchases"
+		}
+		if p.Group != nil {
+			v.Link = link("/attention", groupValues(*p.Group))
+		}
+		views = append(views, v)
+	}
+	return views
 }
 
 // render writes a page, or returns an error before the first byte.
@@ -110,10 +139,12 @@ func (p *pages) render(w http.ResponseWriter, status int, name string, f frame) 
 }
 
 // renderError writes the page of an error.
-func (p *pages) renderError(w http.ResponseWriter, r *http.Request, status int, message string) {
+func (p *pages) renderError(
+	w http.ResponseWriter, r *http.Request, status int, message string, problems []problemView,
+) {
 	title := http.StatusText(status)
 	page := struct{ Title, Message string }{title, capitalise(message)}
-	if err := p.render(w, status, "problem", frame{Title: title, Page: page}); err != nil {
+	if err := p.render(w, status, "problem", frame{Title: title, Problems: problems, Page: page}); err != nil {
 		writePlainError(w, r, http.StatusInternalServerError, internalError)
 	}
 }
