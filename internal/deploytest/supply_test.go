@@ -45,7 +45,9 @@ func TestSupply_HasExactVersions(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range []string{"Makefile", "Dockerfile", ".ci/run", "internal/tools/licences.sh", ".goreleaser.yaml"} {
+	for _, file := range []string{
+		"Makefile", "Dockerfile", ".ci/run", "internal/tools/licences.sh", ".goreleaser.yaml",
+	} {
 		if strings.Contains(read(t, file), "@latest") {
 			t.Errorf("%s names a version that moves", file)
 		}

@@ -30,8 +30,8 @@ type source struct {
 	patterns []string // of the binaries in the artefact
 }
 
-// noAssertion stands for a fact that the document does not state. LICENCES, which each artefact has, holds the
-// licences' texts.
+// noAssertion stands for a fact that the document does not state. The licences' texts are in the file LICENCES
+// of each artefact.
 const noAssertion = "NOASSERTION"
 
 // document returns the SPDX document as JSON.
@@ -114,7 +114,8 @@ func add(all map[string]*spdx.Package, path, version string) {
 	id := common.ElementID("module-" + notInIdentifier.ReplaceAllString(path+"-"+version, "-"))
 	all[path+"@"+version] = &spdx.Package{
 		PackageName: path, PackageSPDXIdentifier: id, PackageVersion: version, PackageDownloadLocation: noAssertion,
-		PackageLicenseConcluded: noAssertion, PackageLicenseDeclared: noAssertion, PackageCopyrightText: noAssertion,
+		PackageLicenseConcluded: noAssertion, PackageLicenseDeclared: noAssertion,
+		PackageCopyrightText: noAssertion,
 		PackageExternalReferences: []*spdx.PackageExternalReference{{
 			Category: common.CategoryPackageManager, RefType: common.TypePackageManagerPURL,
 			Locator: "pkg:golang/" + path + "@" + url.PathEscape(version),
@@ -124,6 +125,7 @@ func add(all map[string]*spdx.Package, path, version string) {
 
 func relation(from common.ElementID, kind string, to common.ElementID) *spdx.Relationship {
 	return &spdx.Relationship{
-		RefA: common.DocElementID{ElementRefID: from}, RefB: common.DocElementID{ElementRefID: to}, Relationship: kind,
+		RefA: common.DocElementID{ElementRefID: from}, Relationship: kind,
+		RefB: common.DocElementID{ElementRefID: to},
 	}
 }

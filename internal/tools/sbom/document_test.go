@@ -26,7 +26,8 @@ func example(t *testing.T) source {
 		t.Fatal(err)
 	}
 	return source{
-		artefact: artefact, version: "0.1.0", created: time.Date(2026, 11, 28, 17, 0, 0, 0, time.FixedZone("CET", 3600)),
+		artefact: artefact, version: "0.1.0",
+		created:  time.Date(2026, 11, 28, 17, 0, 0, 0, time.FixedZone("CET", 3600)),
 		patterns: []string{binary},
 	}
 }

@@ -4,7 +4,8 @@
 //	sbom -artefact purchase-relay_0.1.0_linux_amd64.tar.gz -version 0.1.0 -created 2026-11-28T16:00:00Z \
 //	  -out purchase-relay_0.1.0_linux_amd64.tar.gz.spdx.json '*_linux_amd64_*/*'
 //
-// The same binaries give the same document: its name comes from the artefact's checksum, its time from -created.
+// The same binaries give the same document: its name comes from the artefact's checksum, its time from
+// -created.
 package main
 
 import (
