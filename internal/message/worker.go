@@ -21,12 +21,14 @@ const (
 // WorkerState is a worker's periodic report on itself. DecodeWorkerState adds Instance and Seen, which are
 // not part of the message.
 type WorkerState struct {
-	Instance string    `json:"instance,omitempty"` // from the subject
-	Version  string    `json:"version"`            // of the worker's binary
-	State    string    `json:"state"`              // running, paused, open or off
-	Reason   string    `json:"reason,omitempty"`
-	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen,omitzero"` // time of receipt
+	Instance  string    `json:"instance,omitempty"` // from the subject
+	Version   string    `json:"version"`            // of the worker's binary
+	State     string    `json:"state"`              // running, paused, open or off
+	Reason    string    `json:"reason,omitempty"`
+	Pixel     string    `json:"pixel,omitempty"`      // of live purchases; "": unknown, or none
+	TestPixel string    `json:"test_pixel,omitempty"` // of test purchases; "": unknown, or they are not sent
+	Since     time.Time `json:"since"`
+	Seen      time.Time `json:"seen,omitzero"` // time of receipt
 }
 
 // Limits of a worker's state, in characters.
@@ -34,6 +36,7 @@ const (
 	maxInstance    = 100
 	maxVersion     = 64
 	maxStateReason = 300
+	maxPixel       = 64
 	maxState       = 4096 // of the message, in bytes
 )
 
@@ -62,9 +65,18 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 		return WorkerState{}, fmt.Errorf("state %.20q is not running, paused, open or off", s.State)
 	}
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
+	s.Pixel, s.TestPixel = pixelOrEmpty(s.Pixel), pixelOrEmpty(s.TestPixel)
 	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
 		s.Since = now // unknown or implausible
 	}
 	s.Instance, s.Since, s.Seen = instance, s.Since.UTC(), now.UTC()
 	return s, nil
+}
+
+// pixelOrEmpty returns a pixel's id, or "" if it is malformed: pages make links of it.
+func pixelOrEmpty(id string) string {
+	if len(id) > maxPixel || !purchase.ValidID(id) {
+		return ""
+	}
+	return id
 }

@@ -69,6 +69,9 @@ func NewPixel(c Config, pixelID string, token secret.String, testEventCode strin
 	return p
 }
 
+// ID returns the pixel's id.
+func (p *Pixel) ID() string { return p.id }
+
 // SetToken replaces the token of later requests.
 func (p *Pixel) SetToken(token secret.String) { p.token.Store(&token) }
 

@@ -173,7 +173,7 @@ envelope IS NOT NULL AND status = $1 AND (status = 'dead' OR status = 'skipped' 
 const makePending = `
 UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1,
     first_published_at = NULL, published_at = NULL, stream_sequence = NULL, swept_at = NULL,
-    claimed_until = NULL, finished_at = NULL, updated_at = now()
+    claimed_until = NULL, finished_at = NULL, next_attempt_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 
