@@ -207,11 +207,17 @@ func (d *Dashboard) unrouted(mux *http.ServeMux, w http.ResponseWriter, r *http.
 
 // writeError writes an error as a page, or as JSON for the API.
 func (d *Dashboard) writeError(w http.ResponseWriter, r *http.Request, status int, message string) {
-	if wantsPage(r) {
-		d.pages.renderError(w, r, status, message)
+	if !wantsPage(r) {
+		writeJSONError(w, status, message)
 		return
 	}
-	writeJSONError(w, status, message)
+	f := frame{Version: d.Version, Now: d.Now()}
+	if status < http.StatusInternalServerError { // else the ledger may be the cause
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		_ = d.countGroups(ctx, &f) // the page does without the counts
+	}
+	d.pages.renderError(w, r, status, message, f)
 }
 
 // unavailable answers a request whose ledger query failed. The cause is logged, not shown.

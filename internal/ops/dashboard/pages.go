@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -73,7 +74,7 @@ func newPages(a *assets) *pages {
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
 		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share,
 		"span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref, "statusWord": statusWord,
-		"count": count, "capitalise": capitalise,
+		"count": count, "capitalise": capitalise, "code": code,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	for _, name := range []string{
 		"overview", "purchases", "purchase", "groups", "confirm", "problem", "reconciliation",
@@ -86,6 +87,7 @@ func newPages(a *assets) *pages {
 
 // frame is the layout's data.
 type frame struct {
+	Status    int // of the response; 0: 200
 	Title     string
 	Here      string // the current entry of the navigation
 	Path      string // the URL to refresh from; "": no refresh
@@ -94,6 +96,7 @@ type frame struct {
 	Version   string
 	Now       time.Time
 	Notice    string // the result of an action
+	Search    string // the content of the search field
 	Page      any
 }
 
@@ -109,11 +112,23 @@ func (p *pages) render(w http.ResponseWriter, status int, name string, f frame) 
 	return nil
 }
 
-// renderError writes the page of an error.
-func (p *pages) renderError(w http.ResponseWriter, r *http.Request, status int, message string) {
-	title := http.StatusText(status)
-	page := struct{ Title, Message string }{title, capitalise(message)}
-	if err := p.render(w, status, "problem", frame{Title: title, Page: page}); err != nil {
+// problemPage is the page of an error.
+type problemPage struct{ Title, Message, Back string }
+
+// renderError writes the page of an error, with the navigation, a way back to the form that was sent, and the
+// search, unless that is an e-mail address.
+func (p *pages) renderError(w http.ResponseWriter, r *http.Request, status int, message string, f frame) {
+	f.Title = http.StatusText(status)
+	page := problemPage{Title: f.Title, Message: capitalise(message)}
+	switch term := cut(r.PostForm.Get("q"), maxQuery); {
+	case r.URL.Path == "/search" && !strings.Contains(term, "@"):
+		f.Search = term
+	case r.URL.Path == "/confirm", r.URL.Path == "/replay":
+		page.Back = backOf(r.PostForm)
+	}
+	f.Here, _, _ = strings.Cut(strings.TrimPrefix(cmp.Or(page.Back, r.URL.Path), "/"), "/")
+	f.Page = page
+	if err := p.render(w, status, "problem", f); err != nil {
 		writePlainError(w, r, http.StatusInternalServerError, internalError)
 	}
 }
@@ -237,6 +252,19 @@ func deref(s *string) string {
 		return ""
 	}
 	return *s
+}
+
+// code marks what a text has in backticks as code.
+func code(text string) template.HTML {
+	var marked strings.Builder
+	for i, part := range strings.Split(text, "`") {
+		part = template.HTMLEscapeString(part)
+		if i%2 == 1 {
+			part = "<code>" + part + "</code>"
+		}
+		marked.WriteString(part)
+	}
+	return template.HTML(marked.String()) //nolint:gosec // escaped above
 }
 
 func count(counts map[purchase.Status]int, status string) int { return counts[purchase.Status(status)] }

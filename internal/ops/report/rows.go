@@ -221,9 +221,9 @@ const sqlListByQuery = bothModes + `checkout_session_id IN (
     UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
     UNION SELECT checkout_session_id FROM public.purchases WHERE tiktok_request_id = $11
     UNION SELECT checkout_session_id FROM public.attempts WHERE request_id <> '' AND request_id = $11
-    UNION (SELECT checkout_session_id FROM public.purchases WHERE checkout_session_id LIKE $14 LIMIT 1000)
+    UNION (SELECT checkout_session_id FROM public.purchases WHERE checkout_session_id LIKE $14 LIMIT 300)
     UNION (SELECT checkout_session_id FROM public.purchases WHERE right(checkout_session_id, 6) = right($15, 6)
-        AND right(checkout_session_id, length($15)) = $15 LIMIT 1000)
+        AND right(checkout_session_id, length($15)) = $15 LIMIT 300)
     UNION SELECT q.checkout_session_id FROM public.profiles p
         JOIN public.profiles o ON o.livemode IN (true, false) AND o.email = p.email
         JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $13::uuid

@@ -21,7 +21,7 @@ type Summary struct {
 	Paid      int                     // paid at Stripe, delivered or not
 	Accepted  int                     // of Paid, accepted by TikTok
 	NoValue   int                     // of Accepted, sent without a value
-	Attention int                     // dead or rejected
+	Attention int                     // in groups that need attention
 	Oldest    time.Time               // the oldest undelivered purchase of any time; zero: none
 	LastEvent time.Time               // the last webhook of any time; zero: never
 	Values    []Value                 // by currency, in alphabetical order
@@ -51,6 +51,9 @@ type Group struct {
 	Code   *int // TikTok's last code, for dead and retrying; nil: none
 	Count  int
 }
+
+// NeedsAttention reports whether an operator must decide about the group: give access by hand, or replay it.
+func (g Group) NeedsAttention() bool { return g.Status == purchase.StatusRejected || g.Replayable() }
 
 // Replayable reports whether the group can be replayed as a whole.
 func (g Group) Replayable() bool {
@@ -159,8 +162,10 @@ func (r *Reader) Summary(ctx context.Context, since time.Time, livemode *bool) (
 	}
 	for _, g := range s.Groups {
 		s.Counts[g.Status] += g.Count
+		if g.NeedsAttention() {
+			s.Attention += g.Count
+		}
 	}
-	s.Attention = s.Counts[purchase.StatusDead] + s.Counts[purchase.StatusRejected]
 	return s, nil
 }
 

@@ -99,7 +99,8 @@ func (l *Ledger) count(t rapid.TB, since time.Time, livemode *bool) report.Summa
 	for _, r := range rows {
 		delivered := r.Status == purchase.StatusDelivered
 		s.Counts[r.Status]++
-		if r.Status == purchase.StatusDead || r.Status == purchase.StatusRejected {
+		if r.Status == purchase.StatusDead || r.Status == purchase.StatusRejected ||
+			r.Status == purchase.StatusSkipped && r.Reason == purchase.ReasonNotConfigured {
 			s.Attention++
 		}
 		if delivered && r.At != nil && r.Finished != nil {
