@@ -274,7 +274,7 @@ func TestReplay_ConfirmsAndLogs(t *testing.T) {
 	}
 	if w := send("/confirm", all); w.Code != http.StatusOK ||
 		!strings.Contains(w.Body.String(), "Send 3 purchases to TikTok again?") ||
-		!strings.Contains(w.Body.String(), "1 of them was first sent more than 48 hours ago") {
+		!strings.Contains(w.Body.String(), "1 of them may have reached TikTok more than 48 hours ago, without an answer") {
 		t.Errorf("confirm: status = %d, body %s", w.Code, w.Body)
 	}
 	if len(l.selected) > 0 {
