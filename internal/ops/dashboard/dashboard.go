@@ -159,7 +159,10 @@ func bounded(handle handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 		defer cancel()
-		return handle(w, r.WithContext(ctx))
+		inner := r.WithContext(ctx)
+		err := handle(w, inner)
+		r.PostForm = inner.PostForm // for the page of an error
+		return err
 	}
 }
 

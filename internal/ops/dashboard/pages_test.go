@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -248,6 +250,24 @@ func TestSearch_KeepsAddressesOutOfURLs(t *testing.T) {
 	tooLong := url.Values{"q": {strings.Repeat("x", 100<<10)}}
 	if w := post(t, h, "/search", tooLong); w.Code != http.StatusBadRequest {
 		t.Errorf("body over the limit: status = %d, want 400", w.Code)
+	}
+}
+
+// The README's pictures have the navigation of the pages: `make screenshots` writes it beside them.
+func TestPictures_HaveTheNavigation(t *testing.T) {
+	t.Parallel()
+	pictured, err := os.ReadFile("../../../docs/images/navigation.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links strings.Builder
+	_, nav, _ := strings.Cut(get(t, newAPI(newLedger()), "/", plain).Body.String(), `<nav aria-label="Pages">`)
+	nav, _, _ = strings.Cut(nav, "</nav>")
+	for _, link := range regexp.MustCompile(`<a href="([^"]+)"[^>]*>([^<]+)`).FindAllStringSubmatch(nav, -1) {
+		links.WriteString(link[1] + " " + strings.TrimSpace(link[2]) + "\n")
+	}
+	if got := links.String(); got == "" || got != string(pictured) {
+		t.Errorf("navigation = %q, in the pictures %q; run make screenshots", got, pictured)
 	}
 }
 
