@@ -59,7 +59,7 @@ func run(
 	case "health":
 		return service.Health(ctx, c.AdminAddr)
 	default:
-		return serve(ctx, &c, c.Logger(stdout))
+		return serve(ctx, &c, getenv, c.Logger(stdout))
 	}
 }
 

@@ -33,7 +33,8 @@ type config struct {
 	Health    struct{}       `cmd:"" help:"Check a running ingest at ADMIN_ADDR, for containers without curl."`
 
 	// Stripe: Developers > Webhooks > the endpoint > Signing secret. Test and live mode have one each; any of
-	// several may match, as a rotation needs. At least 16 characters follow whsec_.
+	// several may match, as a rotation needs. At least 16 characters follow whsec_. A changed file is read again
+	// without a restart.
 	StripeWebhookSecret secret.String `example:"whsec_…" help:"Signing secrets, comma-separated. Required."`
 
 	// The role that ingest runs as (deploy/postgres/roles.sh), with ?sslmode=verify-full over a network.
@@ -156,7 +157,7 @@ func (c *config) problems(command string) (list []string) {
 	if c.StripeWebhookSecret == "" {
 		list = append(list, "STRIPE_WEBHOOK_SECRET is required: the signing secret of the endpoint, whsec_…")
 	} else {
-		_, wrong := stripe.ParseSecrets(c.StripeWebhookSecret)
+		_, wrong := c.signingSecrets(c.StripeWebhookSecret)
 		for _, w := range wrong {
 			list = append(list, "STRIPE_WEBHOOK_SECRET: "+w)
 		}
@@ -191,22 +192,35 @@ func isWeak(s secret.String, prefix string) bool {
 	return len(text) < minSecretLength || strings.HasPrefix(text, "local")
 }
 
-// secretProblems lists short and published secrets: with such a signing secret anybody can forge webhooks.
-// The local stack may use them.
-func (c *config) secretProblems() (list []string) {
-	if c.LocalStack && !c.api().Livemode() {
-		return nil
+func anyWeak(signing []secret.String) bool {
+	return slices.ContainsFunc(signing, func(s secret.String) bool { return isWeak(s, "whsec_") })
+}
+
+// weakAllowed reports whether short and published secrets are accepted: by the local stack.
+func (c *config) weakAllowed() bool { return c.LocalStack && !c.api().Livemode() }
+
+// signingSecrets splits a list of signing secrets and lists its problems, without any value. With a short or
+// published secret anybody can forge webhooks.
+func (c *config) signingSecrets(list secret.String) (secrets []secret.String, problems []string) {
+	secrets, problems = stripe.ParseSecrets(list)
+	if !c.weakAllowed() && anyWeak(secrets) {
+		problems = append(problems, fmt.Sprintf("a secret is published in this project or has fewer than %d "+
+			"characters after whsec_", minSecretLength))
 	}
-	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // malformed ones are listed by problems
-	if slices.ContainsFunc(secrets, func(s secret.String) bool { return isWeak(s, "whsec_") }) {
-		list = append(list, fmt.Sprintf("STRIPE_WEBHOOK_SECRET: a secret is published in this project or has "+
-			"fewer than %d characters after whsec_", minSecretLength))
+	return secrets, problems
+}
+
+// secretProblems lists a weak ADMIN_TOKEN, and why LOCAL_STACK does not permit weak secrets.
+func (c *config) secretProblems() (list []string) {
+	if c.weakAllowed() {
+		return nil
 	}
 	if c.AdminToken != "" && isWeak(c.AdminToken, "") {
 		list = append(list, fmt.Sprintf("ADMIN_TOKEN is published in this project or has fewer than %d "+
 			"characters: `openssl rand -hex 16` makes one", minSecretLength))
 	}
-	if len(list) > 0 && c.LocalStack {
+	signing, _ := stripe.ParseSecrets(c.StripeWebhookSecret)
+	if c.LocalStack && (len(list) > 0 || anyWeak(signing)) {
 		list = append(list, "LOCAL_STACK cannot be combined with a live STRIPE_API_KEY")
 	}
 	return list

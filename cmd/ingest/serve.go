@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,6 +20,7 @@ import (
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/recorder"
 	"purchase-relay/internal/relay"
+	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
 	"purchase-relay/internal/tiktok"
@@ -26,7 +28,7 @@ import (
 
 // serve wires the steps to Postgres, NATS and Stripe and runs until ctx ends. It stops them in reverse order:
 // the listeners, the steps, the connections.
-func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
+func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
 	life := service.NewLifecycle(log)
 	defer func() { err = errors.Join(err, life.Stop(c.ShutdownGrace)) }()
 	service.LimitMemory()
@@ -79,7 +81,11 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if rules.FirstPayment {
 		life.Go("first payments", after(intake.ConvertHeldInvoices(db, outbox.Wake, log), setup.Ready()))
 	}
-	secrets, _ := stripe.ParseSecrets(c.StripeWebhookSecret) // checked with the configuration
+	secrets, _ := c.signingSecrets(c.StripeWebhookSecret) // checked with the configuration
+	signatures := stripe.NewWebhook(secrets, time.Now)
+	life.Go("signing secrets", func(ctx context.Context) error {
+		return followSigningSecrets(ctx, c, getenv, signatures.SetSecrets, log)
+	})
 	var objects intake.Objects
 	if c.StripeAPIKey != "" {
 		objects = stripe.NewAPI(c.api())
@@ -87,7 +93,7 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	events := intake.NewService(intake.Config{
 		Ledger: db, Rules: rules, Objects: objects, Publisher: outbox, Now: time.Now,
 	}, log, registry)
-	webhook := intake.NewHandler(stripe.NewWebhook(secrets, time.Now), events, log, registry)
+	webhook := intake.NewHandler(signatures, events, log, registry)
 	check := backfill.NewCheck(checkConfig(c, db, events, rules), log, registry)
 	switch {
 	case c.BackfillInterval > 0 && c.StripeAPIKey != "":
@@ -124,6 +130,26 @@ func serve(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	log.Info("ingest is up", zap.String("version", service.Version()),
 		zap.String("public", c.IngestAddr), zap.String("admin", c.AdminAddr))
 	return life.Wait(ctx)
+}
+
+// followSigningSecrets follows the file of the signing secrets until ctx ends, so that a rotation needs no
+// restart. Of a list with a problem none is used: the old ones stay valid.
+func followSigningSecrets(
+	ctx context.Context, c *config, getenv func(string) string, set func([]secret.String), log *zap.Logger,
+) error {
+	const name = "STRIPE_WEBHOOK_SECRET"
+	apply := func(list secret.String) error {
+		secrets, wrong := c.signingSecrets(list)
+		if len(wrong) > 0 {
+			return errors.New(strings.Join(wrong, "; "))
+		}
+		set(secrets)
+		log.Info("Signing secrets changed", zap.Int("secrets", len(secrets)))
+		return nil
+	}
+	service.FollowSecret(ctx, getenv, name, c.StripeWebhookSecret, apply,
+		"copy the signing secrets from Stripe into the file, comma-separated", log)
+	return nil
 }
 
 // after returns run, delayed until all of ready are closed.

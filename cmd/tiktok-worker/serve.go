@@ -17,10 +17,8 @@ import (
 	"purchase-relay/internal/tiktok"
 )
 
-const (
-	stateInterval     = 5 * time.Second // of the state on workers.<instance>
-	tokenPollInterval = 2 * time.Second
-)
+// stateInterval is the interval of the state on workers.<instance>.
+const stateInterval = 5 * time.Second
 
 // serve wires delivery to the queue and to TikTok and runs until ctx ends.
 func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.Logger) (err error) {
@@ -140,7 +138,10 @@ func (p pixels) destinations() (live, test delivery.Destination) {
 	return live, test
 }
 
-// followTokens polls the token files until ctx ends, so that a rotated token needs no restart. It calls
+// errPlainHTTP is returned for a live token that would be readable on the network.
+var errPlainHTTP = errors.New("TIKTOK_API_URL is plain http")
+
+// followTokens follows the token files until ctx ends, so that a rotated token needs no restart. It calls
 // changed after each change.
 func (p pixels) followTokens(
 	ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger,
@@ -149,46 +150,37 @@ func (p pixels) followTokens(
 		return nil
 	}
 	var files sync.WaitGroup
-	follow := func(variable string, first secret.String, set func(secret.String)) {
-		path := getenv(variable)
-		if path == "" {
-			return
-		}
-		log := log.With(zap.String("file", variable))
-		current := first
-		replace := func(token secret.String) {
+	follow := func(name string, current secret.String, set func(secret.String)) {
+		apply := func(token secret.String) error {
 			token = secret.String(tiktok.Trim(token.Reveal()))
 			if err := tiktok.CheckToken(token); err != nil {
-				log.Error("Unusable access token; keeping the old one", zap.Error(err),
-					zap.String("remedy", "copy the token from Events Manager into the file"))
-				return
+				return err
 			}
 			if token == current { // only white space changed
-				return
+				return nil
+			}
+			if c.unencrypted(token) {
+				return errPlainHTTP
 			}
 			current = token
-			if c.unencrypted(token) {
-				log.Error("Access token not changed, TIKTOK_API_URL is plain http", zap.String("remedy", "use https"))
-				return
-			}
-			log.Info("Access token changed")
+			log.Info("Access token changed", zap.String("file", name+"_FILE"))
 			set(token)
 			changed()
+			return nil
 		}
 		files.Go(func() {
-			service.FollowSecret(ctx, path, first, tokenPollInterval, replace, func(err error) {
-				log.Warn("Token file unreadable; keeping the old token", zap.Error(err))
-			})
+			service.FollowSecret(ctx, getenv, name, current, apply,
+				"copy the token from Events Manager into the file; a live one needs an https TIKTOK_API_URL", log)
 		})
 	}
-	follow("TIKTOK_ACCESS_TOKEN_FILE", c.AccessToken, func(token secret.String) {
+	follow("TIKTOK_ACCESS_TOKEN", c.AccessToken, func(token secret.String) {
 		p.live.SetToken(token)
 		if p.test != nil && c.TestAccessToken == "" {
 			p.test.SetToken(token)
 		}
 	})
 	if p.test != nil {
-		follow("TIKTOK_TEST_ACCESS_TOKEN_FILE", c.TestAccessToken, p.test.SetToken)
+		follow("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken, p.test.SetToken)
 	}
 	files.Wait()
 	return nil

@@ -16,6 +16,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/tiktok"
 )
 
@@ -59,13 +60,13 @@ func TestPixels_FollowTokens(t *testing.T) {
 			{"second", "second", 1, 2},
 		} {
 			write(step.content)
-			<-time.After(3 * tokenPollInterval)
+			<-time.After(3 * service.FollowInterval)
 			synctest.Wait()
 			p.live.Send(t.Context(), []message.Envelope{testEvent(c, time.Now())})
 			if got := <-sent; got != step.token || changes != step.changes {
 				t.Errorf("after %q: token = %q, changes = %d, want %+v", step.content, got, changes, step)
 			}
-			logged := log.FilterMessage("Unusable access token; keeping the old one").FilterFieldKey("remedy")
+			logged := log.FilterMessage("Secret file unusable; keeping the old secret").FilterFieldKey("remedy")
 			if n := logged.Len(); n != step.problems {
 				t.Errorf("after %q: logged %d times, want %d", step.content, n, step.problems)
 			}
@@ -118,7 +119,7 @@ func TestPixels_FollowTokensRejectsLiveTokenOverHTTP(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		refused := lines.FilterMessage("Access token not changed, TIKTOK_API_URL is plain http")
+		refused := lines.FilterField(zap.String("error", "TIKTOK_API_URL is plain http"))
 		if n := refused.Len(); n != 1 || changes != 0 {
 			t.Errorf("logged = %d, changes = %d, want 1, 0", n, changes)
 		}

@@ -125,11 +125,14 @@ func (l *load) finish() {
 	s.t.Logf("%d purchases, %d sent again with the same event_id", n, repeats)
 }
 
-// newRandom logs the seed of the random numbers.
+// newRandom logs the seed of the random numbers. SEED overrides it.
 func newRandom(t *testing.T) *rand.Rand {
 	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
+	if err != nil {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("SEED=%d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
 

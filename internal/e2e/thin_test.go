@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"bytes"
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +52,86 @@ func TestThinEvents_AreSalesWithKey(t *testing.T) {
 	_, metrics := httpGet(s.admin + "/metrics")
 	if strings.Contains(s.ingest.log()+metrics, "hunter2") {
 		t.Error("the key is in the log or the metrics")
+	}
+}
+
+// Purchases and first payments after a trial arrive as thin events, as snapshots or as both, in random order,
+// each event one to three times, while a fifth of Stripe's API fails in every way. Stripe repeats what is not
+// answered 200: each is delivered once, with its own value.
+func TestThinEvents_RandomFaultsLoseNothing(t *testing.T) {
+	t.Parallel()
+	api := stripegen.NewAPI()
+	s := newStack(t, "STRIPE_API_KEY=rk_test_hunter2", "STRIPE_API_URL="+listen(t, api), "FIRST_PAYMENT=true")
+	random := newRandom(t)
+	values := map[string]string{} // by event_id
+	var bodies [][]byte
+	add := func(snapshot, thin []byte) {
+		t.Helper()
+		if err := api.Add(snapshot); err != nil {
+			t.Fatal(err)
+		}
+		for _, body := range [][][]byte{{thin}, {snapshot}, {snapshot, thin}}[random.IntN(3)] {
+			for range 1 + random.IntN(3) {
+				bodies = append(bodies, body)
+			}
+		}
+	}
+	sales, trials, thinEvents := scale(150, 1000), 0, 0
+	for i := range sales {
+		amount := int64(1000 + i)
+		value := fmt.Sprintf("%d.%02d", amount/100, amount%100)
+		c := stripegen.NewCheckout().Live()
+		c.Created = c.Created.AddDate(0, 0, -9)
+		if i%4 != 0 {
+			c.AmountTotal = &amount
+			add(c.Event(), c.Thin())
+			values[c.SessionID] = value
+			continue
+		}
+		trials++
+		c = c.Trial()
+		invoice := c.Invoices(7*24*time.Hour, 30*24*time.Hour, 2)[1]
+		invoice.AmountPaid = amount
+		add(c.Event(), c.Thin())
+		add(invoice.Event(), invoice.Thin())
+		values[invoice.InvoiceID] = value
+	}
+	for _, body := range bodies {
+		if bytes.Contains(body, []byte(`"v2.core.event"`)) {
+			thinEvents++
+		}
+	}
+	random.Shuffle(len(bodies), func(i, j int) { bodies[i], bodies[j] = bodies[j], bodies[i] })
+	api.FailShare(0.2, random.Uint64())
+	start := time.Now()
+	answers := s.deliver(arrivals(bodies...))
+	stats := api.Stats()
+	t.Logf("%d events, %d of them thin, in %s: %v; Stripe's API: %+v",
+		len(bodies), thinEvents, time.Since(start).Round(time.Millisecond), answers, stats)
+	if stats.Failed < stats.Requests/10 || stats.Requests < thinEvents {
+		t.Errorf("Stripe's API: %+v, want at least %d requests and a tenth failed", stats, thinEvents)
+	}
+	s.awaitNone(`purchases WHERE status IN ('pending', 'published', 'retrying')`)
+	s.checkOnlyDelivered(slices.Collect(maps.Keys(values))...)
+	for _, e := range s.sim.Received() {
+		p := bodyOf(t, e).Properties
+		if got, want := p.Value.String()+" "+p.Currency, values[e.EventID]+" USD"; got != want {
+			t.Errorf("%s: value = %s, want %s", e.EventID, got, want)
+		}
+	}
+	for status, want := range map[string]int{"delivered": sales, "skipped": trials} {
+		if n := s.count(status); n != want {
+			t.Errorf("%d purchases are %s, want %d", n, status, want)
+		}
+	}
+	for _, table := range []string{"purchases", "profiles"} {
+		want := map[string]int{"purchases": sales + trials, "profiles": sales}[table]
+		if n := s.rows(table); n != want {
+			t.Errorf("%s has %d rows, want %d", table, n, want)
+		}
+	}
+	if log := s.ingest.log(); strings.Contains(log, "hunter2") || strings.Contains(log, "@") {
+		t.Error("the log contains the key or an address")
 	}
 }
 

@@ -87,7 +87,8 @@ func NewHandler(w Webhook, s *Service, log *zap.Logger, reg prometheus.Registere
 		}
 	}
 	for _, result := range []string{
-		string(purchase.Ignored), string(purchase.Processed), resultNoAPIKey, resultStripeDown, resultUnavailable,
+		string(purchase.Ignored), string(purchase.Processed), string(purchase.Malformed),
+		resultNoAPIKey, resultStripeDown, resultUnavailable,
 	} {
 		h.webhooks.WithLabelValues(typeThin, result)
 	}

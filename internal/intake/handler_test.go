@@ -40,8 +40,8 @@ type endpoint struct {
 	public    http.Handler
 }
 
-// newEndpoint returns an endpoint whose ledger records every purchase. The test fails if its log contains a
-// secret or an e-mail address.
+// newEndpoint returns an endpoint whose ledger records every purchase. The test fails if its log, its metrics
+// or a response contains a secret or an e-mail address.
 func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *endpoint {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
@@ -61,13 +61,23 @@ func newEndpoint(t *testing.T, rules purchase.Rules, objects intake.Objects) *en
 	}))
 	t.Cleanup(func() {
 		for _, entry := range log.All() {
-			text := fmt.Sprint(entry.ContextMap())
-			if strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
-				t.Errorf("log line %q = %s, want no secret or address", entry.Message, text)
-			}
+			e.clean("log line "+entry.Message, fmt.Sprint(entry.ContextMap()))
 		}
+		metrics, err := testutil.CollectAndFormat(e.metrics, expfmt.TypeTextPlain)
+		if err != nil {
+			t.Error(err)
+		}
+		e.clean("metrics", string(metrics))
 	})
 	return e
+}
+
+// clean checks that a text has no secret and no e-mail address.
+func (e *endpoint) clean(place, text string) {
+	e.t.Helper()
+	if strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
+		e.t.Errorf("%s = %s, want no secret or address", place, text)
+	}
 }
 
 func (e *endpoint) request(method, path string, body []byte) *httptest.ResponseRecorder {
@@ -76,6 +86,7 @@ func (e *endpoint) request(method, path string, body []byte) *httptest.ResponseR
 	req.Header.Set("Stripe-Signature", stripegen.Sign(body, key, time.Now()))
 	resp := httptest.NewRecorder()
 	e.public.ServeHTTP(resp, req)
+	e.clean("response", fmt.Sprint(resp.Header(), resp.Body))
 	return resp
 }
 
@@ -258,6 +269,13 @@ func (f fetcher) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, e
 // apiWith returns an API with the objects of some events.
 func apiWith(t *testing.T, bodies ...[]byte) *stripe.API {
 	t.Helper()
+	_, api := standIn(t, bodies...)
+	return api
+}
+
+// standIn returns Stripe's stand-in with the objects of some events, and its client.
+func standIn(t *testing.T, bodies ...[]byte) (*stripegen.API, *stripe.API) {
+	t.Helper()
 	list := stripegen.NewAPI()
 	for _, body := range bodies {
 		if err := list.Add(body); err != nil {
@@ -266,7 +284,7 @@ func apiWith(t *testing.T, bodies ...[]byte) *stripe.API {
 	}
 	server := httptest.NewServer(list)
 	t.Cleanup(server.Close)
-	return stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL})
+	return list, stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter2", URL: server.URL})
 }
 
 func TestHandler_ThinEventEqualsSnapshot(t *testing.T) {
@@ -336,25 +354,161 @@ func TestHandler_RejectsThinEventWithoutKey(t *testing.T) {
 	e.nothingRecorded()
 }
 
+// Whatever Stripe's API answers but the object, nothing is recorded, and Stripe's retry is the sale.
 func TestHandler_ThinEventFetchFails(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		err    error
-		status int
-		result string
+		fault  stripegen.Fault
+		logged string
 	}{
-		"down":      {errors.New("connection refused"), http.StatusServiceUnavailable, "stripe_unavailable"},
-		"no object": {fmt.Errorf("thin: %w", purchase.ErrReference), http.StatusBadRequest, "malformed"},
+		"unknown key":        {http.StatusUnauthorized, "STRIPE_API_KEY is unknown"},
+		"missing permission": {http.StatusForbidden, "lacks read permission"},
+		"other mode":         {http.StatusNotFound, "other mode or account"},
+		"rate limit":         {http.StatusTooManyRequests, "rate limit exceeded"},
+		"server error":       {http.StatusInternalServerError, "returned 500"},
+		"HTML":               {stripegen.HTML, "unexpected content"},
+		"other object":       {stripegen.WrongObject, "not the requested object"},
+		"other id":           {stripegen.WrongID, "not the requested object"},
+		"cut":                {stripegen.Cut, "read Stripe's response"},
+		"huge":               {stripegen.Huge, "larger than 1 MiB"},
+		"other host":         {stripegen.Redirect, "redirect rejected"},
+		"slow":               {stripegen.Slow, "deadline exceeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			fails := fetcher(func(_ context.Context, event purchase.Event) (purchase.Event, error) {
-				return event, tc.err
-			})
-			e := newEndpoint(t, purchase.Rules{}, fails)
-			e.post(stripegen.NewCheckout().Thin(), tc.status, "error")
+			c := stripegen.NewCheckout().Live()
+			list, api := standIn(t, c.Event())
+			timeout := intake.FetchTimeout
+			if tc.fault == stripegen.Slow {
+				timeout = 50 * time.Millisecond
+			}
+			e := newEndpoint(t, purchase.Rules{}, fetcher(
+				func(ctx context.Context, event purchase.Event) (purchase.Event, error) {
+					ctx, cancel := context.WithTimeout(ctx, timeout)
+					defer cancel()
+					return api.Fetch(ctx, event)
+				}))
+			list.Fail(1, tc.fault)
+			thin := c.Thin()
+			e.post(thin, http.StatusServiceUnavailable, `{"error":"Stripe's API is unavailable"}`)
 			e.nothingRecorded()
-			e.counted("thin", tc.result, 1)
+			e.counted("thin", "stripe_unavailable", 1)
+			e.logged("Thin event fetch failed", zapcore.ErrorLevel, 1)
+			line := e.log.FilterMessage("Thin event fetch failed").FilterFieldKey("remedy").All()
+			if len(line) != 1 || !strings.Contains(fmt.Sprint(line[0].ContextMap()["error"]), tc.logged) {
+				t.Errorf("log = %v, want %q with a remedy", line, tc.logged)
+			}
+			timeout = intake.FetchTimeout
+			e.post(thin, http.StatusOK, `{"status":"processed"}`)
+			if n := len(e.ledger.receipts); n != 1 || e.ledger.receipts[0].Purchase.ID != c.SessionID {
+				t.Errorf("receipts after the retry = %+v, want one of %s", e.ledger.receipts, c.SessionID)
+			}
+			if n := list.Stats().Requests; n != 2 {
+				t.Errorf("%d requests to Stripe's API, want 2", n)
+			}
+		})
+	}
+}
+
+// A reference that cannot be fetched is rejected without a request: the key goes nowhere. 400 and not 503,
+// because no retry succeeds; Stripe's dashboard shows the failure for days.
+func TestHandler_RejectsThinEventWithInvalidReference(t *testing.T) {
+	t.Parallel()
+	c := stripegen.NewCheckout().Live()
+	c.Account = "acct_1Connected"
+	all, err := purchase.ParseAccounts([]string{"all"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, api := standIn(t, c.Event())
+	path := "/v1/checkout/sessions/" + c.SessionID
+	thin := string(c.Thin())
+	related := thin[strings.Index(thin, `"related_object"`):strings.Index(thin, `"type": "v1.`)]
+	for name, change := range map[string][2]string{
+		"other host":            {path, "https://evil.example" + path},
+		"host without scheme":   {path, "//evil.example" + path},
+		"user and host":         {path, "@evil.example" + path},
+		"path out of /v1/":      {path, "/v1/../admin/" + c.SessionID},
+		"escaped path":          {path, "/v1/%2e%2e/admin/" + c.SessionID},
+		"query":                 {path, path + "?expand[]=customer"},
+		"other API":             {path, "/v2/core/events/" + c.SessionID},
+		"URL is an address":     {path, "buyer@example.com"},
+		"URL is an object":      {`"` + path + `"`, `{}`},
+		"null":                  {related, `"related_object": null,`},
+		"missing":               {related, ""},
+		"list":                  {related, `"related_object": [],`},
+		"empty":                 {related, `"related_object": {},`},
+		"object of another":     {`"checkout.session"`, `"invoice"`},
+		"account is an object":  {`"acct_1Connected"`, `{"id": "acct_1Connected", "email": "buyer@example.com"}`},
+		"account is a number":   {`"acct_1Connected"`, `7`},
+		"account is an address": {`"acct_1Connected"`, `"buyer@example.com"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := strings.Replace(thin, change[0], change[1], 1)
+			if body == thin {
+				t.Fatalf("the event lacks %s", change[0])
+			}
+			e := newEndpoint(t, purchase.Rules{Accounts: all}, api)
+			e.post([]byte(body), http.StatusBadRequest, `{"error":"thin event has no valid related_object"}`)
+			e.nothingRecorded()
+			e.counted("thin", "malformed", 1)
+			e.logged("Malformed event", zapcore.ErrorLevel, 1)
+		})
+	}
+	if n := list.Stats().Requests; n != 0 {
+		t.Errorf("%d requests to Stripe's API, want none", n)
+	}
+}
+
+// The object's own mode counts where the event has none; an unusable time becomes that of the receipt.
+func TestHandler_ThinEventLacksFields(t *testing.T) {
+	t.Parallel()
+	c := stripegen.NewCheckout().Live()
+	c.Created = c.Created.Add(-time.Hour)
+	const live = `"livemode": true,`
+	quoted := func(at time.Time, layout string) string { return `"` + at.Format(layout) + `"` }
+	created := quoted(c.Created, "2006-01-02T15:04:05.000Z07:00")
+	abroad := c.Created.In(time.FixedZone("", 7200))
+	for name, tc := range map[string]struct {
+		from, to string
+		at       time.Time // zero: of the receipt
+	}{
+		"unchanged":                {"", "", c.Created},
+		"no livemode":              {live, "", c.Created},
+		"livemode is null":         {live, `"livemode": null,`, c.Created},
+		"livemode is a string":     {live, `"livemode": "true",`, c.Created},
+		"no context":               {`"context": null,`, "", c.Created},
+		"created is null":          {created, `null`, time.Time{}},
+		"created is a word":        {created, `"yesterday"`, time.Time{}},
+		"created is an object":     {created, `{"seconds":1}`, time.Time{}},
+		"created before 1970":      {created, `"0001-01-01T00:00:00Z"`, time.Time{}},
+		"created after 9999":       {created, `253402300800`, time.Time{}},
+		"created in the future":    {created, `"2999-01-01T00:00:00Z"`, time.Time{}},
+		"created in Unix seconds":  {created, fmt.Sprint(c.Created.Unix()), c.Created},
+		"created in other offset":  {created, quoted(abroad, time.RFC3339), c.Created},
+		"created in milliseconds":  {created, fmt.Sprint(c.Created.UnixMilli()), time.Time{}},
+		"created in nanoseconds":   {created, quoted(c.Created, "2006-01-02T15:04:05.000000001Z"), c.Created},
+		"an event of another kind": {`"v2.core.event"`, `"v2.core.event.next"`, c.Created},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			body := strings.Replace(string(c.Thin()), tc.from, tc.to, 1)
+			if tc.from != "" && !strings.Contains(string(c.Thin()), tc.from) {
+				t.Fatalf("the event lacks %s", tc.from)
+			}
+			e := newEndpoint(t, purchase.Rules{}, apiWith(t, c.Event()))
+			e.post([]byte(body), http.StatusOK, `{"status":"processed"}`)
+			if len(e.ledger.receipts) != 1 {
+				t.Fatalf("%d receipts, want 1", len(e.ledger.receipts))
+			}
+			receipt := e.ledger.receipts[0]
+			if tc.at.IsZero() {
+				tc.at = receipt.Received.UTC().Truncate(time.Second)
+			}
+			if p := receipt.Purchase; p.ID != c.SessionID || !p.Livemode || !p.At.Equal(tc.at) {
+				t.Errorf("purchase = %s, live %t, at %s, want %s, live, at %s",
+					p.ID, p.Livemode, p.At, c.SessionID, tc.at)
+			}
 		})
 	}
 }

@@ -147,7 +147,8 @@ func (s *Service) Take(
 		return purchase.Malformed, err
 	case err != nil:
 		log.WithOptions(s.flood).Error("Malformed event",
-			zap.String("type", purchase.LogSafe(event.Type)), zap.Error(err))
+			zap.String("type", purchase.LogSafe(event.Type)), zap.Error(err),
+			zap.String("remedy", "see the event in Stripe; for a thin one, choose snapshot payloads there"))
 		return purchase.Malformed, err
 	case decision == purchase.DecisionForeign:
 		log.WithOptions(s.flood).Info("Event of another account ignored",

@@ -95,7 +95,7 @@ func NewAPI(c APIConfig) *API {
 	return &API{
 		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
 		url:    cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
-		client: newClient(newTransport()), webhook: &Webhook{},
+		client: newClient(newTransport()), webhook: NewWebhook(nil, time.Now),
 	}
 }
 

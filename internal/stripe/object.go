@@ -45,12 +45,24 @@ func (a *API) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, erro
 	if failure != nil {
 		return e, failure
 	}
-	if text(object.Get("object")) != objectType || text(object.Get("id")) != e.Related.ID {
+	fetched := e
+	livemode := setObject(&fetched, object)
+	if text(object.Get("object")) != objectType || objectID(fetched) != e.Related.ID {
 		return e, &APIError{message: "decode Stripe's response: not the requested object"}
 	}
-	livemode := setObject(&e, object)
-	e.Livemode = e.Livemode || livemode
-	return e, nil
+	fetched.Livemode = e.Livemode || livemode
+	return fetched, nil
+}
+
+// objectID returns the id of an event's object as it was decoded: a JSON object may have two fields id.
+func objectID(e purchase.Event) string {
+	switch {
+	case e.Invoice != nil:
+		return e.Invoice.ID
+	case e.Checkout != nil:
+		return e.Checkout.ID
+	}
+	return ""
 }
 
 // validPath reports whether path is below /v1/ and has plain segments only. The API key must not go to

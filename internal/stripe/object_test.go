@@ -1,7 +1,9 @@
 package stripe_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -148,6 +150,7 @@ func TestAPI_FetchErrors(t *testing.T) {
 		"list":               {respond(200, `[]`), otherObject},
 		"error with 200":     {respond(200, stripeError), otherObject},
 		"other id":           {respond(200, `{"id":"cs_2","object":"checkout.session"}`), otherObject},
+		"two ids":            {respond(200, `{"id":"cs_1","object":"checkout.session","id":"cs_2"}`), otherObject},
 		"other type":         {respond(200, `{"id":"cs_1","object":"invoice"}`), otherObject},
 		"no type":            {respond(200, `{"id":"cs_1"}`), otherObject},
 		"huge":               {respond(200, `{"id":"cs_1","a":"`+strings.Repeat("x", huge)+`"}`), tooLarge},
@@ -323,6 +326,46 @@ func FuzzDecodeThin(f *testing.F) {
 		case errors.Is(err, purchase.ErrReference):
 		case !usable || !errors.As(err, new(*stripe.APIError)):
 			t.Errorf("URL %q: error = %v, want ErrReference", url, err)
+		}
+	})
+}
+
+// Whatever Stripe's API answers, the error is an APIError without a part of the answer, or the object is the
+// requested one.
+func FuzzFetch(f *testing.F) {
+	c := stripegen.NewCheckout()
+	related := purchase.Related{ID: "cs_1", Type: "checkout.session", URL: "/v1/checkout/sessions/cs_1"}
+	object := `{"id":"cs_1","object":"checkout.session","metadata":{"secret":"hunter2"}`
+	f.Add(200, []byte(object+"}"))
+	f.Add(200, []byte(object))
+	f.Add(200, []byte(object+`,"id":"cs_2"}`))
+	f.Add(200, []byte(object+`,"amount_total":1e99,"created":-1,"customer":{"email":7},"total_details":[]}`))
+	f.Add(200, bytes.ReplaceAll(c.Event(), []byte(c.SessionID), []byte("cs_1")))
+	f.Add(404, []byte(`{"error":{"code":"resource_missing","message":"hunter2"}}`))
+	f.Add(307, []byte("<html>"))
+	status, body := 0, []byte(nil)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = w.Write(body)
+	}))
+	f.Cleanup(server.Close)
+	api := stripe.NewAPI(stripe.APIConfig{Key: "rk_test_hunter3", URL: server.URL})
+	e := purchase.Event{ID: "evt_1", Type: purchase.TypeCompleted, Thin: true, Related: related}
+	f.Fuzz(func(t *testing.T, answered int, answer []byte) {
+		status, body = answered, answer
+		if status < 200 || status > 599 {
+			status = http.StatusOK
+		}
+		got, err := api.Fetch(t.Context(), e)
+		switch {
+		case err == nil && (status != 200 || !json.Valid(answer)):
+			t.Errorf("%d %q: error = nil, want one", status, answer)
+		case err == nil && (got.Checkout == nil || got.Checkout.ID != related.ID):
+			t.Errorf("%q: checkout = %+v, want %s", answer, got.Checkout, related.ID)
+		case err != nil && (!errors.As(err, new(*stripe.APIError)) || got.Checkout != nil):
+			t.Errorf("%d %q: checkout = %+v, error = %v, want an APIError alone", status, answer, got.Checkout, err)
+		case err != nil && strings.Contains(err.Error(), "hunter"):
+			t.Errorf("%d %q: error = %v, want nothing of the answer", status, answer, err)
 		}
 	})
 }

@@ -7,8 +7,10 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/stripe/stripe-go/v76/webhook"
@@ -23,7 +25,7 @@ const Tolerance = 300 * time.Second
 
 // Webhook verifies and decodes webhook bodies. It is safe for concurrent use.
 type Webhook struct {
-	secrets []string
+	secrets atomic.Pointer[[]secret.String]
 	now     func() time.Time
 }
 
@@ -35,7 +37,7 @@ func ParseSecrets(list secret.String) (secrets []secret.String, problems []strin
 		switch {
 		case part == "":
 			problems = append(problems, "a signing secret is empty")
-		case !strings.HasPrefix(part, "whsec_") || part == "whsec_":
+		case !strings.HasPrefix(part, "whsec_") || part == "whsec_" || strings.ContainsFunc(part, notGraphic):
 			problems = append(problems, "a signing secret does not look like whsec_…")
 		default:
 			secrets = append(secrets, secret.String(part))
@@ -44,16 +46,21 @@ func ParseSecrets(list secret.String) (secrets []secret.String, problems []strin
 	return secrets, problems
 }
 
+// notGraphic reports whether no secret contains r: lines of a file that should be a list, or a cut write.
+func notGraphic(r rune) bool { return r <= ' ' || r > '~' }
+
 // NewWebhook returns a Webhook that accepts a signature by any of the secrets, for a rotation or for a live
 // and a test endpoint.
 func NewWebhook(secrets []secret.String, now func() time.Time) *Webhook {
 	w := &Webhook{now: now}
-	for _, s := range secrets {
-		if s != "" {
-			w.secrets = append(w.secrets, s.Reveal())
-		}
-	}
+	w.SetSecrets(secrets)
 	return w
+}
+
+// SetSecrets replaces the secrets. A concurrent Verify uses the old ones or the new ones.
+func (w *Webhook) SetSecrets(secrets []secret.String) {
+	usable := slices.DeleteFunc(slices.Clone(secrets), func(s secret.String) bool { return s == "" })
+	w.secrets.Store(&usable)
 }
 
 // The errors of Verify, as values of a log field.
@@ -68,8 +75,8 @@ var (
 // Verify checks the Stripe-Signature header of an unmodified body.
 func (w *Webhook) Verify(body []byte, header string) error {
 	cause := ErrWrong
-	for _, s := range w.secrets {
-		err := webhook.ValidatePayloadWithTolerance(body, header, s, Tolerance)
+	for _, s := range *w.secrets.Load() {
+		err := webhook.ValidatePayloadWithTolerance(body, header, s.Reveal(), Tolerance)
 		switch {
 		case err == nil:
 			return w.checkFuture(header)

@@ -53,12 +53,49 @@ func TestWebhook_Verify(t *testing.T) {
 	}
 }
 
+// While the secrets are replaced, each signature is checked against the old or the new list.
+func TestWebhook_SetSecretsDuringVerify(t *testing.T) {
+	t.Parallel()
+	body := stripegen.NewCheckout().Event()
+	w := webhook("whsec_a", "whsec_b")
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		lists := [][]secret.String{{"whsec_b"}, {"whsec_b", "whsec_c"}, {"", "whsec_b"}}
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				w.SetSecrets(lists[i%len(lists)])
+			}
+		}
+	}()
+	for range 1000 {
+		if err := w.Verify(body, stripegen.Sign(body, "whsec_b", time.Now())); err != nil {
+			t.Fatalf("secret of every list: error = %v, want none", err)
+		}
+	}
+	close(stop)
+	<-ended
+	w.SetSecrets([]secret.String{"whsec_c"})
+	for key, want := range map[string]error{
+		"whsec_a": stripe.ErrWrong, "whsec_b": stripe.ErrWrong, "whsec_c": nil,
+	} {
+		if err := w.Verify(body, stripegen.Sign(body, key, time.Now())); !errors.Is(err, want) {
+			t.Errorf("%s after the rotation: error = %v, want %v", key, err, want)
+		}
+	}
+}
+
 func TestParseSecrets(t *testing.T) {
 	got, problems := stripe.ParseSecrets(" whsec_a, whsec_b ")
 	if len(got) != 2 || got[0].Reveal() != "whsec_a" || got[1].Reveal() != "whsec_b" || len(problems) > 0 {
 		t.Errorf("%d secrets, problems = %v, want 2 and none", len(got), problems)
 	}
-	for _, list := range []secret.String{"", "whsec_a,", "whsec_", "hunter2"} {
+	for _, list := range []secret.String{
+		"", "whsec_a,", "whsec_", "hunter2", "whsec_a\nwhsec_b", "whsec_a whsec_b", "\ufeffwhsec_a", "whsec_a\x00",
+	} {
 		_, problems := stripe.ParseSecrets(list)
 		if len(problems) == 0 || strings.Contains(strings.Join(problems, ""), "hunter2") {
 			t.Errorf("ParseSecrets(%q): problems = %v, want some without the value", list.Reveal(), problems)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"regexp"
@@ -45,6 +46,8 @@ type API struct {
 
 	healthy, failing int // requests before the fault, requests with it
 	fault            Fault
+	share            float64       // of requests with a random fault
+	random           *rand.Rand    // of these faults
 	limiter          *rate.Limiter // nil: no limit
 	limitedUntil     time.Time
 	stats            Stats
@@ -186,12 +189,21 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 		switch {
 		case limited:
 			response = faults[http.StatusTooManyRequests]
-			w.Header().Set("Retry-After", "1")
 		case faulty:
+		case fault == Redirect:
+			_, port, _ := strings.Cut(r.Host, ":")
+			w.Header().Set("Location", "http://localhost:"+port+r.URL.Path)
+			response.status = http.StatusTemporaryRedirect
 		case !authorized(r):
 			response = faults[http.StatusUnauthorized]
 		default:
 			response = respond(r)
+		}
+		if fault == Huge {
+			response.body = append(slices.Clip(response.body), bytes.Repeat([]byte(" "), 1<<20)...)
+		}
+		if response.status == http.StatusTooManyRequests {
+			w.Header().Set("Retry-After", "1")
 		}
 		w.Header().Set("Content-Type", response.contentType)
 		w.Header().Set("Request-Id", ID("req_", 14))
@@ -199,6 +211,7 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 		w.WriteHeader(response.status)
 		if fault == Cut {
 			_, _ = w.Write(response.body[:len(response.body)/2])
+			_ = http.NewResponseController(w).Flush() // else net/http sends nothing of a short answer
 			panic(http.ErrAbortHandler)
 		}
 		_, _ = w.Write(response.body) // an error means that the client left

@@ -159,6 +159,9 @@ func TestAPI_Faults(t *testing.T) {
 		"server error": {500, 500, `"api_error"`, false},
 		"HTML":         {stripegen.HTML, 200, "<!doctype html>", false},
 		"wrong object": {stripegen.WrongObject, 200, `"customer"`, false},
+		"wrong id":     {stripegen.WrongID, 200, `"cs_other"`, false},
+		"huge":         {stripegen.Huge, 200, strings.Repeat(" ", 1<<20), false},
+		"redirect":     {stripegen.Redirect, 307, "", false},
 		"cut":          {stripegen.Cut, 200, `"object":"list"`, true},
 		"slow":         {stripegen.Slow, 200, "", true},
 	} {
@@ -187,6 +190,32 @@ func TestAPI_Faults(t *testing.T) {
 				t.Errorf("stats = %+v", got)
 			}
 		})
+	}
+}
+
+func TestAPI_FailShare(t *testing.T) {
+	t.Parallel()
+	const requests = 1000
+	api := stripegen.NewAPI()
+	api.FailShare(0.2, 1)
+	statuses := map[int]int{}
+	for range requests {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/events", http.NoBody)
+		r.SetBasicAuth("sk_test_x", "")
+		func() {
+			defer func() { _ = recover() }() // Cut
+			api.ServeHTTP(w, r)
+		}()
+		statuses[w.Code]++
+	}
+	if n := api.Stats().Failed; n < 150 || n > 250 {
+		t.Errorf("%d of %d requests failed, want a fifth", n, requests)
+	}
+	for _, status := range []int{200, 307, 401, 403, 404, 429, 500} {
+		if statuses[status] == 0 {
+			t.Errorf("statuses = %v, want some %d", statuses, status)
+		}
 	}
 }
 

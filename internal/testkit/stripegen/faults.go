@@ -3,7 +3,10 @@ package stripegen
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -17,7 +20,10 @@ const (
 	Slow        Fault = -1 - iota // no answer until the client gives up
 	Cut                           // the connection closes in the middle of the answer
 	HTML                          // a page with status 200, as from a proxy
-	WrongObject                   // another object than the one that was requested
+	WrongObject                   // an object of another type than the one that was requested
+	WrongID                       // another checkout session
+	Huge                          // the answer, and 1 MiB of blanks
+	Redirect                      // to the same path under another host name
 )
 
 const contentJSON = "application/json"
@@ -28,7 +34,7 @@ type answer struct {
 	body        []byte
 }
 
-// faults are the answers to requests that fail; Slow and Cut are in handle.
+// faults are the answers to requests that fail; Slow, Cut, Huge and Redirect are in handle.
 var faults = map[Fault]answer{
 	http.StatusUnauthorized: refuse(http.StatusUnauthorized, "", "",
 		"Invalid API key: use a test key, sk_test_… or rk_test_…, as bearer token."),
@@ -39,8 +45,15 @@ var faults = map[Fault]answer{
 		"Request rate limit exceeded."),
 	http.StatusInternalServerError: refuse(http.StatusInternalServerError, "", "",
 		"An unknown error occurred."),
-	HTML:        {http.StatusOK, "text/html", []byte("<!doctype html><title>Gateway</title>")},
-	WrongObject: ok([]byte(`{"id":"cus_other","object":"customer"}`)),
+	HTML:        {http.StatusOK, "text/html", []byte("<!doctype html><title>Gateway</title>other@example.com")},
+	WrongObject: ok([]byte(`{"id":"cus_other","object":"customer","email":"other@example.com"}`)),
+	WrongID: ok([]byte(`{"id":"cs_other","object":"checkout.session","mode":"subscription",` +
+		`"payment_status":"paid","amount_total":7,"customer_details":{"email":"other@example.com"}}`)),
+}
+
+// Faults returns every fault but Slow.
+func Faults() []Fault {
+	return append(slices.Sorted(maps.Keys(faults)), Cut, Huge, Redirect)
 }
 
 func ok(body []byte) answer { return answer{http.StatusOK, contentJSON, body} }
@@ -73,12 +86,19 @@ func (a *API) Fail(n int, fault Fault) { a.FailLater(0, n, fault) }
 
 // FailLater is Fail after so many healthy requests, such as in the middle of a list.
 func (a *API) FailLater(after, n int, fault Fault) {
-	if _, known := faults[fault]; !known && fault != Slow && fault != Cut {
+	if fault != Slow && !slices.Contains(Faults(), fault) {
 		panic(fmt.Sprintf("stripegen: no fault %d", fault))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.healthy, a.failing, a.fault = after, n, fault
+}
+
+// FailShare answers a share of all requests, 0 to 1, with a fault of Faults each. The seed decides which.
+func (a *API) FailShare(share float64, seed uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.share, a.random = share, rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // reproducible choices, no secret
 }
 
 // Limit sets the rate limit; 0 removes it. After one request too many, all are rejected for a second.
@@ -127,6 +147,10 @@ func (a *API) admit(now time.Time) (limited bool, fault Fault) {
 		a.failing--
 		a.stats.Failed++
 		return false, a.fault
+	case a.share > 0 && a.random.Float64() < a.share:
+		a.stats.Failed++
+		all := Faults()
+		return false, all[a.random.IntN(len(all))]
 	}
 	return false, 0
 }

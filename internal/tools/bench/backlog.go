@@ -34,7 +34,7 @@ func drain(ctx context.Context, b *bench) {
 		measurement{"batches of 500", func(ctx context.Context) { batched.drain(ctx, b) }})
 	b.report.add("backlog, one event a request", "/s", single.rate).note("%s", single.costs())
 	b.report.add("backlog, up to 500 a request", "/s", batched.rate).
-		against("one a request", single.rate).atLeast(10).note("%s", batched.costs())
+		against("one a request", single.rate).atLeast(30).note("%s", batched.costs())
 }
 
 // backlog is a number of queued purchases, and how they were drained, round by round.

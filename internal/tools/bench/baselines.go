@@ -160,7 +160,7 @@ func node(ctx context.Context, b *bench) {
 		theirs.measurement(b, "the Node handler", handler.addr, 64),
 		ours.measurement(b, "ingest", in.addr, 64))
 	theirs.report(b, "webhooks, the usual Node handler")
-	ours.report(b, "webhooks, ingest").against("the Node handler", theirs.rate).atLeast(15)
+	ours.report(b, "webhooks, ingest").against("the Node handler", theirs.rate).atLeast(12)
 	if _, peak := memory(handler.PID()); peak > 0 {
 		b.report.add("resident memory of the Node handler, peak", "MiB", series{peak}).
 			note("Node %s, one process", version)

@@ -35,7 +35,7 @@ func million(ctx context.Context, b *bench) {
 		large.measurement(b, "a ledger of years", old.addr, 64))
 	small.report(b, "webhooks, a young ledger")
 	large.report(b, fmt.Sprintf("webhooks, %d purchases on the ledger", b.million)).
-		against("a young ledger", small.rate).atLeast(0.9)
+		against("a young ledger", small.rate).atLeast(0.95)
 }
 
 // startOnLargeLedger runs ingest on a ledger with b.million purchases, which is filled once a run.

@@ -40,6 +40,15 @@ func (s series) over(base series) series {
 	return ratios
 }
 
+// plus adds round by round.
+func (s series) plus(other series) series {
+	sum := series{}
+	for i := range min(len(s), len(other)) {
+		sum = append(sum, s[i]+other[i])
+	}
+	return sum
+}
+
 // minus subtracts round by round.
 func (s series) minus(base series) series {
 	difference := series{}

@@ -224,8 +224,15 @@ func (r *reader) purchase(status string) string {
 
 func (r *reader) await(what string, done func() bool) {
 	r.t.Helper()
-	if !wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, done) {
-		log := process.Tail(r.stack.path("tiktok-worker.log"))
-		r.t.Fatalf("waited a minute for %s; the worker's log ends with:\n%s", what, log)
+	if wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, done) {
+		return
 	}
+	for _, status := range []string{"pending", "published", "retrying", "dead"} {
+		if id := r.purchase(status); id != "" {
+			history, _ := r.shell("ingest show "+id, "")
+			r.t.Logf("one of those that are %s:\n%s", status, history)
+		}
+	}
+	log := process.Tail(r.stack.path("tiktok-worker.log"))
+	r.t.Fatalf("waited a minute for %s; the worker's log ends with:\n%s", what, log)
 }
