@@ -17,7 +17,7 @@ import (
 
 // showFlags are the arguments of `ingest show`.
 type showFlags struct {
-	Term string `arg:"" name:"session|event|e-mail" help:"cs_…, evt_… or the customer's address."`
+	Term string `arg:"" name:"session|event|e-mail" help:"Id (cs_…, evt_…, cus_…), a part of a session's, request_id or address."`
 }
 
 // Help implements kong.HelpProvider.
@@ -35,7 +35,7 @@ CHECKOUT_MODES.`
 const maxShown = 20
 
 // errNotFound does not repeat the term, which may be an e-mail address.
-var errNotFound = errors.New("no purchase with this session, event or e-mail address")
+var errNotFound = errors.New("no purchase with this id, request_id or e-mail address")
 
 // show prints the purchases that match a term, newest first, without the buyers' addresses.
 func show(ctx context.Context, c *config, out io.Writer) error {
