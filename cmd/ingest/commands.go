@@ -49,6 +49,8 @@ func run(
 		return reconcile(ctx, &c, stdout)
 	case "show":
 		return show(ctx, &c, stdout)
+	case "stripe-endpoint":
+		return stripeEndpoint(ctx, &c, stdout)
 	case "forget":
 		return forget(ctx, &c, stdin, stdout)
 	case "prune":
@@ -145,8 +147,11 @@ Exit status 0: no check failed; 3: a check failed.`
 
 // diagnose runs the checks that the configuration's problems allow.
 func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) error {
+	address, _ := c.publicURL() // an error is one of the problems, and so is that of the rules
+	rules, _ := c.rules()
 	return doctor.Report(out, ingestdoctor.Ingest{
 		Problems: problems, SigningSecrets: c.StripeWebhookSecret, API: c.api(),
+		Endpoint: c.endpoint(address), Rules: rules,
 		DatabaseURL: c.DatabaseURL, MigrateDatabaseURL: c.MigrateDatabaseURL,
 		Queue: c.Config, Streams: c.streams(), AdminAddr: c.AdminAddr,
 	}.Checks(ctx))

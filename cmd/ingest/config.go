@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/ops/notify"
@@ -29,6 +30,7 @@ type config struct {
 	Show      showFlags      `cmd:"" help:"Print the history of one purchase."`
 	Prune     pruneFlags     `cmd:"" help:"Delete old, finished rows from the ledger, in small steps."`
 	Forget    forgetFlags    `cmd:"" help:"Erase one customer from the ledger and the queue."`
+	Endpoint  endpointFlags  `cmd:"" name:"stripe-endpoint" help:"Check or create the endpoint in Stripe."`
 	Doctor    doctorCommand  `cmd:"" help:"Check configuration, Postgres, NATS and Stripe."`
 	Health    struct{}       `cmd:"" help:"Check a running ingest at ADMIN_ADDR, for containers without curl."`
 
@@ -71,9 +73,14 @@ type config struct {
 	// Comma-separated, or all: Stripe > Connect > Accounts. Empty: other accounts' events are ignored.
 	ConnectAccounts []string `example:"acct_…" help:"Connected accounts whose sales count."`
 
-	// A restricted key that may read events and checkout sessions (with FIRST_PAYMENT invoices, too), for thin
-	// events, backfill and reconcile. Stripe: Developers > API keys > Create restricted key. The key sees the
-	// purchases of its mode.
+	// Where Stripe reaches the webhook, with or without /webhooks/stripe: `ingest doctor` and `ingest
+	// stripe-endpoint` compare the endpoint in Stripe with it, and the notification of NOTIFY_SILENCE names its
+	// state. Needs STRIPE_API_KEY.
+	PublicURL string `name:"public-url" example:"https://shop.example" help:"Public address of the webhook."`
+
+	// A restricted key that may read events, checkout sessions and webhook endpoints (with FIRST_PAYMENT
+	// invoices, too; with thin events, event destinations), for thin events, backfill, reconcile and doctor.
+	// Stripe: Developers > API keys > Create restricted key. The key sees the purchases of its mode.
 	StripeAPIKey secret.String `name:"stripe-api-key" example:"rk_live_…" help:"Key for Stripe's API."`
 
 	// For a simulator. Empty: Stripe's own.
@@ -129,6 +136,30 @@ type config struct {
 	service.LogConfig
 }
 
+// Settings implements service.Scoped: problems looks at no others for a command.
+func (*config) Settings(command string) []string {
+	stripeAndRules := []string{
+		"database-url", "stripe-api-*", "checkout-modes", "consent-*", "skip-email-domains", "trial-event-name",
+		"first-payment", "value", "click-window", "connect-accounts",
+	}
+	nats := []string{"nats-url", "nats-*-file"}
+	return map[string][]string{
+		"migrate":   {"database-url", "migrate-database-url", "log-*"},
+		"provision": {"nats-*", "log-*"},
+		"replay":    {"database-url"},
+		"backfill":  stripeAndRules,
+		"reconcile": stripeAndRules,
+		"show":      {"database-url"},
+		"prune":     {"database-url", "log-*"},
+
+		"stripe-endpoint": {"public-url", "stripe-api-*", "first-payment", "connect-accounts"},
+
+		"forget":     append(nats, "database-url"),
+		"health":     {"admin-addr"},
+		"completion": {},
+	}[command]
+}
+
 // problems lists everything that is wrong for a command.
 func (c *config) problems(command string) (list []string) {
 	switch command {
@@ -136,11 +167,10 @@ func (c *config) problems(command string) (list []string) {
 		return nil
 	case "provision":
 		return append(c.streamProblems(), c.Problems()...)
+	case "stripe-endpoint":
+		return append(c.endpointProblems(), c.apiProblems(command)...)
 	}
-	if c.DatabaseURL == "" {
-		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
-	}
-	list = append(list, c.apiProblems(command)...)
+	list = c.ledgerProblems()
 	switch command {
 	case "migrate", "replay", "show":
 		return list
@@ -149,10 +179,12 @@ func (c *config) problems(command string) (list []string) {
 			list = append(list, "--every must be greater than 0 and needs --yes")
 		}
 		return list
-	case "backfill", "reconcile":
-		return append(list, c.ruleProblems()...)
 	case "forget":
 		return append(list, c.Problems()...)
+	}
+	list = append(list, c.apiProblems(command)...)
+	if command == "backfill" || command == "reconcile" {
+		return append(list, c.ruleProblems()...)
 	}
 	if c.StripeWebhookSecret == "" {
 		list = append(list, "STRIPE_WEBHOOK_SECRET is required: the signing secret of the endpoint, whsec_…")
@@ -161,6 +193,9 @@ func (c *config) problems(command string) (list []string) {
 		for _, w := range wrong {
 			list = append(list, "STRIPE_WEBHOOK_SECRET: "+w)
 		}
+	}
+	if _, err := c.publicURL(); err != nil {
+		list = append(list, err.Error())
 	}
 	list = append(list, c.adminProblems()...)
 	list = append(list, c.secretProblems()...)
@@ -181,6 +216,20 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "RETRY_MAX_AGE must be under 48h, TikTok's de-duplication window")
 	}
 	return append(list, c.Problems()...)
+}
+
+func (c *config) ledgerProblems() (list []string) {
+	if c.DatabaseURL == "" {
+		list = append(list, "DATABASE_URL is required: the connection string of Postgres")
+	} else if err := ledger.CheckURL(c.DatabaseURL); err != nil {
+		list = append(list, "DATABASE_URL: "+err.Error())
+	}
+	if c.MigrateDatabaseURL != "" {
+		if err := ledger.CheckURL(c.MigrateDatabaseURL); err != nil {
+			list = append(list, "MIGRATE_DATABASE_URL: "+err.Error())
+		}
+	}
+	return list
 }
 
 // minSecretLength is in characters; a signing secret's prefix whsec_ does not count.
@@ -290,6 +339,18 @@ func (c *config) apiProblems(command string) (list []string) {
 		list = append(list, "BACKFILL_INTERVAL must be a duration such as 1h, or empty")
 	}
 	return list
+}
+
+// publicURL returns the normal form of PUBLIC_URL; "": not set.
+func (c *config) publicURL() (string, error) {
+	if c.PublicURL == "" {
+		return "", nil
+	}
+	address, err := stripe.EndpointURL(c.PublicURL)
+	if err != nil {
+		return "", fmt.Errorf("PUBLIC_URL %w", err)
+	}
+	return address, nil
 }
 
 func (c *config) rules() (purchase.Rules, error) {

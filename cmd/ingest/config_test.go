@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,12 +54,18 @@ func TestConfig_Problems(t *testing.T) {
 		{"CONNECT_ACCOUNTS=acct_1,cus_2", "CONNECT_ACCOUNTS"},
 		{"CONSENT_REQUIRED=true", "CONSENT_REQUIRED needs CONSENT_KEY"},
 		{"DATABASE_URL=", "DATABASE_URL is required"},
+		{"DATABASE_URL=mysql://u:hunter2@h/d", "DATABASE_URL: not a Postgres connection string"},
+		{"DATABASE_URL=postgres://u:hunter2@h:port/d", "DATABASE_URL: not a Postgres connection string"},
+		{"MIGRATE_DATABASE_URL=hunter2", "MIGRATE_DATABASE_URL: not a Postgres connection string"},
 		{"NATS_MAX_BYTES=lots", "NATS_MAX_BYTES"},
 		{"NATS_REPLICAS=2", "NATS_REPLICAS"},
 		{"NATS_URL=http://x", "NATS_URL"},
 		{"NOTIFY_SILENCE=24h", "NOTIFY_SILENCE"},
 		{"NOTIFY_URL=/hook/hunter2", "NOTIFY_URL is not"},
 		{"NOTIFY_URL=http://hooks.example/hunter2", "NOTIFY_URL is plain http"},
+		{"PUBLIC_URL=shop.example", "PUBLIC_URL is not an http(s) URL"},
+		{"PUBLIC_URL=https://shop.example/hook", "PUBLIC_URL must end with /webhooks/stripe"},
+		{"PUBLIC_URL=https://u:hunter2@shop.example", "PUBLIC_URL must have no user"},
 		{"RETRY_MAX_AGE=48h", "RETRY_MAX_AGE must be under 48h"},
 		{"RETRY_MAX_AGE=72h", "RETRY_MAX_AGE must be under 48h"},
 		{"SHUTDOWN_GRACE=-1s", "SHUTDOWN_GRACE"},
@@ -92,6 +99,7 @@ func TestConfig_ReportsOnlyWhatTheCommandNeeds(t *testing.T) {
 	}{
 		{[]string{"migrate"}, "DATABASE_URL is required", "STRIPE"},
 		{[]string{"replay", "--session"}, "--session", "DATABASE_URL"},
+		{[]string{"show", "cs_1"}, "DATABASE_URL is required", "STRIPE"},
 		{[]string{"srve"}, `unknown command "srve"; did you mean "serve"?`, "DATABASE_URL"},
 	} {
 		got := problems(t, tc.args)
@@ -237,12 +245,37 @@ func TestHelp_ExplainsEachCommandBeforeItsSettings(t *testing.T) {
 	for command, want := range map[string]string{
 		"serve": "Settings:", "migrate": "Settings:", "replay": "48 hours", "show": "cs_live_",
 		"prune": "--dry-run", "forget": "operator", "doctor": "Exit status 0", "health": "Settings:",
-		"completion": "bash_completion.d",
+		"stripe-endpoint": "--create",
+		"completion":      "bash_completion.d",
 	} {
 		text := help(t, command)
 		at, settings := strings.Index(text, want), strings.Index(text, "Settings:")
-		if at < 0 || at > settings {
+		if at < 0 || at > settings && command != "completion" { // it has none
 			t.Errorf("%s: %q at %d, settings at %d, want it before them:\n%s", command, want, at, settings, text)
+		}
+	}
+}
+
+// A command's help lists the settings that it uses and no others.
+func TestHelp_ListsOnlyUsedSettings(t *testing.T) {
+	for command, want := range map[string]string{
+		"serve":     "DATABASE_URL STRIPE_WEBHOOK_SECRET SWEEP_GRACE NATS_URL LOG_LEVEL",
+		"migrate":   "DATABASE_URL MIGRATE_DATABASE_URL LOG_LEVEL",
+		"provision": "NATS_URL NATS_CA_FILE NATS_REPLICAS LOG_LEVEL",
+		"replay":    "DATABASE_URL", "show": "DATABASE_URL", "prune": "DATABASE_URL LOG_LEVEL",
+		"backfill": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "forget": "DATABASE_URL NATS_URL NATS_CA_FILE",
+		"reconcile": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "health": "ADMIN_ADDR", "completion": "",
+		"stripe-endpoint": "PUBLIC_URL STRIPE_API_KEY FIRST_PAYMENT",
+	} {
+		text := help(t, command)
+		for _, name := range []string{
+			"DATABASE_URL", "MIGRATE_DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "STRIPE_API_KEY", "CHECKOUT_MODES",
+			"SWEEP_GRACE", "NATS_URL", "NATS_CA_FILE", "NATS_REPLICAS", "LOG_LEVEL", "ADMIN_ADDR", "PUBLIC_URL",
+		} {
+			used := command == "serve" || slices.Contains(strings.Fields(want), name)
+			if got := strings.Contains(text, "$"+name); got != used {
+				t.Errorf("help of %s lists %s = %t, want %t", command, name, got, used)
+			}
 		}
 	}
 }

@@ -107,6 +107,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	registry.MustRegister(notify.NewLastWebhookMetric(last))
 	notifier := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
 		Ledger: reports, Lead: db.NotifierLeadership(), Workers: workers.List, LastWebhook: last,
+		SilenceCause: silenceCause(c),
 	}, notify.NewReceiver(c.NotifyURL), log, registry)
 	life.Go("notify", after(notifier.Run, setup.Ready()))
 

@@ -82,6 +82,18 @@ type config struct {
 	service.LogConfig
 }
 
+// Settings implements service.Scoped: problems looks at no others for a command.
+func (*config) Settings(command string) []string {
+	return map[string][]string{
+		"send-test": {
+			"tiktok-access-token", "tiktok-pixel-id", "tiktok-event-name", "tiktok-page-url", "tiktok-test-event-code",
+			"tiktok-test-pixel-id", "tiktok-test-access-token", "tiktok-api-url", "tiktok-payload", "tiktok-timeout",
+		},
+		"health":     {"admin-addr"},
+		"completion": {},
+	}[command]
+}
+
 // problems lists everything that is wrong for a command.
 func (c *config) problems(command string) (list []string) {
 	if command == "health" {

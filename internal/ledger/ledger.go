@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,9 +36,9 @@ SELECT set_config('idle_in_transaction_session_timeout', '10000', false),
 // Open creates a connection pool. It does not connect, so it succeeds while Postgres is down; an error means
 // that the URL is invalid.
 func Open(ctx context.Context, url secret.String) (*DB, error) {
-	config, err := pgxpool.ParseConfig(url.Reveal())
+	config, err := parsePoolURL(url)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", ErrURL)
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	config.MinConns = 2 // spares a lone webhook the connection setup
 	if config.MaxConns < 16 {
@@ -67,6 +68,37 @@ func Open(ctx context.Context, url secret.String) (*DB, error) {
 
 // ErrURL is returned for an invalid connection string. It never contains the string: that has a password.
 var ErrURL = errors.New("not a Postgres connection string (postgres://user:password@host:5432/database)")
+
+// CheckURL returns ErrURL for a connection string that cannot be used, without connecting.
+func CheckURL(url secret.String) error {
+	_, err := parsePoolURL(url)
+	return err
+}
+
+// parsePoolURL also reads the pool's settings, such as pool_max_conns.
+func parsePoolURL(url secret.String) (*pgxpool.Config, error) {
+	if _, err := parseURL(url); err != nil {
+		return nil, err
+	}
+	config, err := pgxpool.ParseConfig(url.Reveal())
+	if err != nil {
+		return nil, ErrURL
+	}
+	return config, nil
+}
+
+// parseURL rejects other schemes, too: pgx takes mysql://h/d?a=b for a list of settings.
+func parseURL(url secret.String) (*pgx.ConnConfig, error) {
+	scheme, _, isURL := strings.Cut(url.Reveal(), "://")
+	if isURL && !strings.Contains(scheme, "=") && scheme != "postgres" && scheme != "postgresql" {
+		return nil, ErrURL
+	}
+	config, err := pgx.ParseConfig(url.Reveal())
+	if err != nil {
+		return nil, ErrURL
+	}
+	return config, nil
+}
 
 // closeTimeout bounds pool shutdown. pgx waits 15 s for a half-open connection, longer than the shutdown may
 // take.

@@ -56,6 +56,27 @@ func TestOpen_ErrorHasNoPassword(t *testing.T) {
 	}
 }
 
+func TestCheckURL(t *testing.T) {
+	t.Parallel()
+	for url, valid := range map[secret.String]bool{
+		"postgres://user:hunter2@host:5432/db?sslmode=disable": true,
+		"postgresql://host/db?pool_max_conns=20":               true,
+		"host=/run/postgresql dbname=db":                       true,
+		"host=h password=a://b":                                true,
+		"postgres://host/db?pool_max_conns=many":               false,
+		"postgres://host:port/db":                              false,
+		"mysql://user:hunter2@host/db":                         false,
+		"mysql://user:hunter2@host/db?charset=utf8":            false,
+		"http://host/db?a=b":                                   false,
+		"localhost":                                            false,
+	} {
+		err := ledger.CheckURL(url)
+		if (err == nil) != valid || err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("CheckURL(%s) = %v, want valid %t", url.Reveal(), err, valid)
+		}
+	}
+}
+
 // pgx waits 15 s for a connection that does not close, longer than the shutdown may take.
 func TestClose_AbandonsConnectionInUse(t *testing.T) {
 	t.Parallel()

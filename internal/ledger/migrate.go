@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -48,7 +47,7 @@ func Migrate(ctx context.Context, url secret.String) (applied int, err error) {
 
 // openOwner opens a connection as the schema's owner, whose role is user.
 func openOwner(url secret.String) (conn *sql.DB, user string, err error) {
-	config, err := pgx.ParseConfig(url.Reveal())
+	config, err := parseURL(url)
 	if err != nil {
 		return nil, "", fmt.Errorf("migrate: %w", ErrURL)
 	}

@@ -32,7 +32,7 @@ func (e *ServerError) Error() string { return e.Message }
 
 // OpenProbe connects. It returns ErrURL, a *ServerError or a network error; none contains the password.
 func OpenProbe(ctx context.Context, url secret.String) (*Probe, error) {
-	config, err := pgx.ParseConfig(url.Reveal())
+	config, err := parseURL(url)
 	if err != nil {
 		return nil, ErrURL
 	}
@@ -63,7 +63,7 @@ const (
 // TransportOf returns the weakest protection that a URL allows on any host, without connecting. With sslmode
 // prefer (the default) and allow, the driver falls back to plain text if the server asks for it.
 func TransportOf(url secret.String) (Transport, error) {
-	config, err := pgx.ParseConfig(url.Reveal())
+	config, err := parseURL(url)
 	if err != nil {
 		return TransportClear, ErrURL
 	}
@@ -180,4 +180,36 @@ func (p *Probe) LatestEvents(ctx context.Context) (live, test time.Time, err err
 		return nil
 	})
 	return live, test, err
+}
+
+// An event that a backfill recorded was not received as a webhook.
+const sqlNotReceived = `
+SELECT u.session, e.caught_up IS NOT NULL
+FROM unnest($1::text[], $2::text[]) AS u (session, type)
+CROSS JOIN LATERAL (
+    SELECT bool_and(caught_up) AS caught_up FROM public.stripe_events
+    WHERE checkout_session_id = u.session AND type = u.type
+) e
+WHERE e.caught_up IS DISTINCT FROM false`
+
+// NotReceived returns the checkout sessions of events that no webhook brought: those missing on the ledger,
+// and those that a backfill recorded. sessions and types are the events'; a session may have several.
+func (p *Probe) NotReceived(
+	ctx context.Context, sessions, types []string,
+) (missing, backfilled []string, err error) {
+	rows, err := p.conn.Query(ctx, sqlNotReceived, sessions, types)
+	if err != nil {
+		return nil, nil, err
+	}
+	var session string
+	var recorded bool
+	_, err = pgx.ForEachRow(rows, []any{&session, &recorded}, func() error {
+		if recorded {
+			backfilled = append(backfilled, session)
+		} else {
+			missing = append(missing, session)
+		}
+		return nil
+	})
+	return missing, backfilled, err
 }

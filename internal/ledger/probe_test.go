@@ -114,6 +114,32 @@ func TestProbe_ReadsLedger(t *testing.T) {
 	}
 }
 
+func TestProbe_NotReceived(t *testing.T) {
+	t.Parallel()
+	r := newRoles(t)
+	if _, err := Migrate(t.Context(), r.owner); err != nil {
+		t.Fatal(err)
+	}
+	r.exec(`INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, received_at,
+		disposition, caught_up) VALUES ('evt_1', 'completed', 'cs_webhook', true, now(), 'processed', false),
+		('evt_2', 'completed', 'cs_backfill', true, now(), 'processed', true),
+		('evt_3', 'completed', 'cs_both', true, now(), 'processed', true),
+		('evt_4', 'completed', 'cs_both', true, now(), 'duplicate', false)`)
+	p, err := OpenProbe(t.Context(), r.owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close(context.Background()) })
+	missing, backfilled, err := p.NotReceived(t.Context(),
+		[]string{"cs_webhook", "cs_backfill", "cs_both", "cs_missing", "cs_webhook"},
+		[]string{"completed", "completed", "completed", "completed", "succeeded"})
+	if err != nil || !slices.Equal(missing, []string{"cs_missing", "cs_webhook"}) ||
+		!slices.Equal(backfilled, []string{"cs_backfill"}) {
+		t.Errorf("missing = %q, backfilled = %q, error = %v, want cs_missing and a second event of cs_webhook, "+
+			"cs_backfill", missing, backfilled, err)
+	}
+}
+
 // Failed connections are distinguishable, and no error contains the password.
 func TestOpenProbe_ReportsCause(t *testing.T) {
 	t.Parallel()

@@ -87,7 +87,7 @@ func Grant(ctx context.Context, ownerURL, runtime secret.String) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	config, err := pgx.ParseConfig(runtime.Reveal())
+	config, err := parseURL(runtime)
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", ErrURL)
 	}

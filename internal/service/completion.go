@@ -31,19 +31,15 @@ func (completionFlags) Help() string {
 // completion writes scripts for a program's flags and commands.
 type completion struct {
 	name  string
-	flags []*kong.Flag
+	app   *kong.Application
+	scope scope
 	nodes []*kong.Node
 }
 
 // writeCompletion writes a shell's script. The libraries for kong (kongplete, kong-completion) would run the
 // program, with the secrets in its environment, at each key press, and link code under the MPL.
-func writeCompletion(out io.Writer, app *kong.Application, shell string) error {
-	c := completion{name: app.Name, flags: visible(app.Flags)}
-	for _, node := range app.Children {
-		if !node.Hidden {
-			c.nodes = append(c.nodes, node)
-		}
-	}
+func writeCompletion(out io.Writer, app *kong.Application, scope scope, shell string) error {
+	c := completion{name: app.Name, app: app, scope: scope, nodes: commands(app)}
 	var script string
 	switch shell {
 	case "bash":
@@ -57,12 +53,13 @@ func writeCompletion(out io.Writer, app *kong.Application, shell string) error {
 	return err
 }
 
-func visible(flags []*kong.Flag) []*kong.Flag {
-	return slices.DeleteFunc(slices.Clone(flags), func(f *kong.Flag) bool { return f.Hidden })
+// commands returns the visible commands.
+func commands(app *kong.Application) []*kong.Node {
+	return slices.DeleteFunc(slices.Clone(app.Children), func(n *kong.Node) bool { return n.Hidden })
 }
 
-func (c *completion) commands() (names []string) {
-	for _, n := range c.nodes {
+func commandNames(app *kong.Application) (names []string) {
+	for _, n := range commands(app) {
 		names = append(names, n.Name)
 	}
 	return names
@@ -85,7 +82,7 @@ func (c *completion) function() string { return "_" + strings.ReplaceAll(c.name,
 
 // values formats one line per flag with choices: its name and its choices.
 func (c *completion) values(format string) string {
-	flags := slices.Clone(c.flags)
+	flags := c.scope.flags(c.app, nil)
 	for _, n := range c.nodes {
 		flags = append(flags, n.Flags...)
 	}
@@ -101,7 +98,7 @@ func (c *completion) values(format string) string {
 func (c *completion) bash() string {
 	var own strings.Builder
 	for _, n := range c.nodes {
-		words := flagNames(visible(n.Flags))
+		words := flagNames(c.scope.flags(c.app, n))
 		for _, p := range n.Positional {
 			words = append(words, choices(p)...)
 		}
@@ -117,13 +114,14 @@ func (c *completion) bash() string {
     case " %[4]s " in *" ${COMP_WORDS[i]} "*) command=${COMP_WORDS[i]}; break ;; esac
   done
   case $command in
-    '') words='%[4]s' ;;
+    '') words='%[4]s %[6]s' ;;
 %[5]s  esac
-  COMPREPLY=($(compgen -W "$words %[6]s" -- "$cur"))
+  COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -o default -F %[2]s %[1]s
 `, c.name, c.function(), c.values("    --%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n"),
-		strings.Join(c.commands(), " "), own.String(), strings.Join(flagNames(c.flags), " "))
+		strings.Join(commandNames(c.app), " "), own.String(),
+		strings.Join(flagNames(c.scope.flags(c.app, nil)), " "))
 }
 
 // shellWord quotes a string as one shell word on one line.
@@ -148,7 +146,7 @@ func (c *completion) zsh() string {
 	var commands, own strings.Builder
 	for _, n := range c.nodes {
 		_, _ = fmt.Fprintf(&commands, " %s", described(n.Name, n.Help))
-		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, describedFlags(visible(n.Flags)))
+		_, _ = fmt.Fprintf(&own, "    %s) flags=(%s)", n.Name, describedFlags(c.scope.flags(c.app, n)))
 		for _, p := range n.Positional {
 			if list := choices(p); len(list) > 0 {
 				_, _ = fmt.Fprintf(&own, "; compadd -- %s", strings.Join(list, " "))
@@ -158,10 +156,10 @@ func (c *completion) zsh() string {
 	}
 	return fmt.Sprintf(`#compdef %[1]s
 %[2]s() {
-  local -a commands flags common
+  local -a commands flags
   local command= i
   commands=(%[3]s)
-  common=(%[4]s)
+  flags=(%[4]s)
   case $words[CURRENT-1] in
 %[5]s  esac
   for ((i = 2; i < CURRENT; i++)); do
@@ -170,11 +168,11 @@ func (c *completion) zsh() string {
   case $command in
     '') _describe -t commands command commands ;;
 %[6]s  esac
-  _describe -o -t flags flag flags -- common
+  _describe -o -t flags flag flags
   [[ -n $command ]] && _files
 }
 if [[ $funcstack[1] == %[2]s ]]; then %[2]s "$@"; else compdef %[2]s %[1]s; fi
-`, c.name, c.function(), commands.String(), describedFlags(c.flags),
+`, c.name, c.function(), commands.String(), describedFlags(c.scope.flags(c.app, nil)),
 		c.values("    --%s) compadd -- %s; return ;;\n"), own.String())
 }
 
@@ -192,12 +190,12 @@ func (c *completion) fish() string {
 			script.WriteByte('\n')
 		}
 	}
-	flags(c.flags, "")
+	flags(c.scope.flags(c.app, nil), " -n __fish_use_subcommand")
 	for _, n := range c.nodes {
 		_, _ = fmt.Fprintf(&script, "complete -c %s -n __fish_use_subcommand -f -a %s -d %s\n",
 			c.name, n.Name, shellWord(n.Help))
 		condition := " -n '__fish_seen_subcommand_from " + n.Name + "'"
-		flags(visible(n.Flags), condition)
+		flags(c.scope.flags(c.app, n), condition)
 		for _, p := range n.Positional {
 			if few := choices(p); len(few) > 0 {
 				_, _ = fmt.Fprintf(&script, "complete -c %s%s -f -a %s\n",

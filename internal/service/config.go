@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -67,16 +66,26 @@ func onlyCanceled(err error) bool {
 	return err == context.Canceled //nolint:errorlint // the end of the chain
 }
 
+// Scoped is a command line whose commands do not use all of its settings.
+type Scoped interface {
+	// Settings returns the flags of the settings that a command uses, without dashes, as patterns of path.Match;
+	// nil: all. A command must not read a setting that it leaves out: its variable is ignored.
+	Settings(command string) []string
+}
+
 // Parse reads a command line and the environment into cli, a pointer to a struct for kong. A flag --some-name
 // is also the variable SOME_NAME (unless it is tagged noenv), and a secret may be in a file named by
-// SOME_NAME_FILE. An empty variable counts as unset. command is the selected command's name.
+// SOME_NAME_FILE. An empty variable counts as unset. command is the selected command's name. If cli is Scoped,
+// the variables that the command does not use are neither read nor listed in its help.
 //
 // The error is ErrHelp after the help or the version was printed to out, or a *UsageError. With a *UsageError
-// and a command, cli holds the valid settings; without a command, cli must not be used.
+// and a command, cli holds the valid settings; without a command, cli must not be used: its defaults are not
+// set. An unknown command or flag is reported alone.
 func Parse(cli any, name, description string, args []string, getenv func(string) string, out io.Writer) (
 	command string, err error,
 ) {
-	env := &environment{getenv: getenv}
+	scope := newScope(cli)
+	env := &environment{getenv: getenv, scope: scope}
 	helped := false
 	var own common
 	version := fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", name, Version(), revision(), runtime.Version(),
@@ -87,6 +96,7 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 		kong.ValueFormatter(formatValue),
 		kong.Exit(func(int) { helped = true; panic(ErrHelp) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
+		kong.Help(scope.help),
 	)
 	if err != nil {
 		return "", fmt.Errorf("build the command line: %w", err)
@@ -101,14 +111,17 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 	if err != nil {
 		problem := err.Error()
 		if failed, ok := errors.AsType[*kong.ParseError](err); ok && failed.Context != nil {
-			_ = failed.Context.Resolve() // kong did not get to the environment
-			problem = usageProblem(problem, failed.Context.Selected() == nil)
+			if unknown := scope.unknownWord(problem, failed.Context); unknown != "" {
+				return "", &UsageError{Problems: []string{unknown}}
+			}
+			_ = failed.Context.Resolve()                      // kong did not get to the environment
+			problem, _, _ = strings.Cut(problem, " but got ") // the word may be an address
 		}
 		return "", &UsageError{Problems: append(env.problems, problem)}
 	}
 	command, _, _ = strings.Cut(parsed.Command(), " ") // without arguments
 	if command == "completion" {
-		if err := writeCompletion(out, parser.Model, own.Completion.Shell); err != nil {
+		if err := writeCompletion(out, parser.Model, scope, own.Completion.Shell); err != nil {
 			return "", fmt.Errorf("write the completion: %w", err)
 		}
 		return "", ErrHelp
@@ -135,27 +148,6 @@ func grouped(parent kong.Visitable, flag *kong.Flag) *kong.Group {
 	return nil
 }
 
-var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
-
-// usageProblem rewrites kong's message about an unexpected argument. The argument may be a customer's e-mail
-// address: only the form of a command is repeated. root reports whether a command was expected.
-func usageProblem(message string, root bool) string {
-	message, _, _ = strings.Cut(message, " but got ")
-	_, rest, unexpected := strings.Cut(message, "unexpected argument ")
-	switch word, hint, suggested := strings.Cut(rest, ", did you mean "); {
-	case !unexpected:
-		return message
-	case !root:
-		return "unexpected argument"
-	case !commandForm.MatchString(word):
-		return "unknown command"
-	case suggested:
-		return fmt.Sprintf("unknown command %q; did you mean %s", word, hint)
-	default:
-		return fmt.Sprintf("unknown command %q", word)
-	}
-}
-
 func variable(flag *kong.Flag) string {
 	return strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
 }
@@ -179,6 +171,7 @@ func formatValue(value *kong.Value) string {
 // collects every invalid value.
 type environment struct {
 	getenv   func(string) string
+	scope    scope
 	problems []string
 	seen     map[string]bool
 }
@@ -187,8 +180,8 @@ type environment struct {
 func (e *environment) Validate(*kong.Application) error { return nil }
 
 // Resolve implements kong.Resolver.
-func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	if flag.Tag.Has("noenv") {
+func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if flag.Tag.Has("noenv") || !e.scope.uses(ctx.Model, commandOf(ctx), flag) {
 		return nil, nil
 	}
 	name := variable(flag)

@@ -38,6 +38,14 @@ type cli struct {
 	service.LogConfig
 }
 
+// Settings implements service.Scoped: migrate uses few settings.
+func (*cli) Settings(command string) []string {
+	if command == "migrate" {
+		return []string{"wait", "log-*"}
+	}
+	return nil
+}
+
 func parse(t *testing.T, env map[string]string, args ...string) (cli, string, string, error) {
 	t.Helper()
 	var c cli
@@ -101,7 +109,28 @@ func TestParse_CollectsProblems(t *testing.T) {
 			[]string{"API_TOKEN_FILE", "LOG_LEVEL", "MAX_RPS", "WAIT"},
 		},
 		"a variable and a flag": {
-			map[string]string{"WAIT": "soon"}, []string{"--nonsense"}, []string{"WAIT", "unknown flag --nonsense"},
+			map[string]string{"WAIT": "soon"}, []string{"--max-rps=fast"}, []string{"--max-rps", "WAIT"},
+		},
+		"an unknown flag alone": {
+			map[string]string{"WAIT": "soon"}, []string{"--nonsense"}, []string{`unknown flag "--nonsense"`},
+		},
+		"a mistyped flag": {
+			nil, []string{"migrate", "--wiat=3s"}, []string{`unknown flag "--wiat"; did you mean "--wait"?`},
+		},
+		"a mistyped flag of a command": {
+			nil, []string{"serve", "--dept", "3"}, []string{`unknown flag "--dept"; did you mean "--depth"?`},
+		},
+		"a mistyped flag before the command": {
+			nil, []string{"--max-rsp=3", "serve"}, []string{`unknown flag "--max-rsp"; did you mean "--max-rps"?`},
+		},
+		"an unknown short flag":  {nil, []string{"-x"}, []string{`unknown flag "-x"`}},
+		"an address for a flag":  {nil, []string{"--ada@example.com"}, []string{"unknown flag"}},
+		"another command's flag": {nil, []string{"migrate", "--depth=3"}, []string{`unknown flag "--depth"`}},
+		"variables it does not use": {
+			map[string]string{"MAX_RPS": "fast", "DEPTH": "low", "WAIT": "soon"}, []string{"migrate"}, []string{"WAIT"},
+		},
+		"the beginning of a command": {
+			nil, []string{"mi"}, []string{`unknown command "mi"; did you mean "migrate"?`},
 		},
 		"a mistyped command": {
 			nil, []string{"migrat"}, []string{`unknown command "migrat"; did you mean "migrate"?`},
@@ -155,6 +184,28 @@ func TestParse_HelpListsFlagsAndVariables(t *testing.T) {
 	} {
 		if !strings.Contains(help, want) {
 			t.Errorf("the help lacks %q:\n%s", want, help)
+		}
+	}
+}
+
+// A command's help and completion have the settings that it uses, and no others.
+func TestParse_ScopesSettings(t *testing.T) {
+	t.Parallel()
+	script := func(shell string) string {
+		_, _, out, _ := parse(t, nil, "completion", shell)
+		_, after, _ := strings.Cut(out, "\n    migrate)")
+		line, _, _ := strings.Cut(after, "\n")
+		return line
+	}
+	_, _, help, _ := parse(t, nil, "migrate", "--help")
+	for name, text := range map[string]string{"help": help, "bash": script("bash"), "zsh": script("zsh")} {
+		for flag, want := range map[string]bool{
+			"--wait": true, "--log-level": true, "--log-format": true, "--help": true, "--version": true,
+			"--max-rps": false, "--api-token": false, "--depth": false,
+		} {
+			if got := strings.Contains(text, flag); got != want {
+				t.Errorf("%s of migrate has %s = %t, want %t:\n%s", name, flag, got, want, text)
+			}
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -25,7 +26,8 @@ import (
 const (
 	// The shop shares Stripe's limits of 100 requests per second in live mode and 25 in test mode.
 	maxRequestsPerSecond = 5
-	pageSize             = 100 // events; Stripe's maximum
+	pageSize             = 100      // objects; Stripe's maximum
+	maxList              = 16 << 20 // bytes of a page
 	apiTimeout           = 30 * time.Second
 )
 
@@ -70,32 +72,34 @@ func hasPrefix(key secret.String, prefixes ...string) bool {
 	return false
 }
 
-// API lists events and fetches the objects of thin events. It is safe for concurrent use. All lists share one
-// rate limit.
+// API lists events and endpoints, creates endpoints and fetches the objects of thin events. It is safe for
+// concurrent use. All requests but those for objects share one rate limit.
 type API struct {
 	key     string
 	types   []string
 	backend stripe.Backend
-	url     string // without a final slash
-	client  *http.Client
+	url     string       // without a final slash
+	objects *http.Client // for thin events' objects: the buyer waits
+	lists   *http.Client // also the backend's
 	webhook *Webhook
 }
 
 // NewAPI returns an API. It does not use the library's global key, backends, logger and telemetry.
 func NewAPI(c APIConfig) *API {
+	lists := newClient(&listTransport{rate.NewLimiter(maxRequestsPerSecond, 1), newTransport()})
 	config := &stripe.BackendConfig{
 		// The caller retries: the library would sleep without regard to the context.
 		MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: new(false),
 		LeveledLogger: &stripe.LeveledLogger{}, // the default logs responses to stderr
-		HTTPClient:    newClient(&limitedTransport{rate.NewLimiter(maxRequestsPerSecond, 1), newTransport()}),
+		HTTPClient:    lists,
 	}
 	if c.URL != "" {
 		config.URL = new(strings.TrimSuffix(c.URL, "/"))
 	}
 	return &API{
 		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
-		url:    cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
-		client: newClient(newTransport()), webhook: NewWebhook(nil, time.Now),
+		url:     cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
+		objects: newClient(newTransport()), lists: lists, webhook: NewWebhook(nil, time.Now),
 	}
 }
 
@@ -114,47 +118,108 @@ func newTransport() http.RoundTripper {
 	}
 }
 
-// limitedTransport is a rate-limited transport. It returns a redirect as an error: the library would decode
-// its body as a list.
-type limitedTransport struct {
+// listTransport is a rate-limited transport with bounded responses. It returns a redirect as an error: the
+// library would decode its body as a list.
+type listTransport struct {
 	limiter *rate.Limiter
 	next    http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (t *limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *listTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := t.limiter.Wait(r.Context()); err != nil {
 		return nil, err
 	}
 	resp, err := t.next.RoundTrip(r)
-	if err == nil && resp.StatusCode/100 == 3 {
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 == 3 {
 		_ = resp.Body.Close()
 		return nil, errRedirect
 	}
-	return resp, err
+	resp.Body = &boundedBody{resp.Body, maxList}
+	return resp, nil
 }
 
-// listedEvent is one undecoded event of a page. The library's type rejects old accounts' events, and with
-// them the page.
-type listedEvent struct {
+var errTooLarge = errors.New("larger than 16 MiB")
+
+// boundedBody returns errTooLarge once more than left bytes were read. The library reads bodies to their end.
+type boundedBody struct {
+	io.ReadCloser
+	left int
+}
+
+// Read implements io.Reader.
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= n; b.left < 0 {
+		return 0, errTooLarge
+	}
+	return n, err
+}
+
+// listed is one undecoded object of a page. The library's types reject old accounts' events, and with them
+// the page.
+type listed struct {
 	ID  string // the library's paging cursor
 	raw json.RawMessage
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (e *listedEvent) UnmarshalJSON(raw []byte) error {
-	var event struct{ ID string }
-	if err := json.Unmarshal(raw, &event); err != nil || event.ID == "" {
-		return errors.New("listed event has no id")
+func (l *listed) UnmarshalJSON(raw []byte) error {
+	var object struct{ ID string }
+	if err := json.Unmarshal(raw, &object); err != nil || object.ID == "" {
+		return errors.New("listed object has no id")
 	}
-	e.ID, e.raw = event.ID, bytes.Clone(raw)
+	l.ID, l.raw = object.ID, bytes.Clone(raw)
 	return nil
 }
 
 type page struct {
 	stripe.APIResource
 	stripe.ListMeta
-	Data []*listedEvent `json:"data"`
+	Object string    `json:"object"`
+	Data   []*listed `json:"data"`
+}
+
+// A task names a kind of request in errors. Its permission is that of a restricted key in Stripe.
+type task struct{ name, permission string }
+
+// list fetches the list at path page by page. An error ends it; it is an *APIError unless ctx ended.
+func (a *API) list(
+	ctx context.Context, t task, path string, params stripe.ListParamsContainer,
+) iter.Seq2[*listed, error] {
+	return func(yield func(*listed, error) bool) {
+		params.GetListParams().Context, params.GetListParams().Limit = ctx, stripe.Int64(pageSize)
+		fetch := func(p *stripe.Params, query *form.Values) ([]any, stripe.ListContainer, error) {
+			page := &page{}
+			err := a.backend.CallRaw(http.MethodGet, path, a.key, query, p, page)
+			if err == nil && page.Object != "list" {
+				err = errUnreadable()
+			}
+			if err != nil {
+				page.Data, page.HasMore = nil, false
+			}
+			entries := make([]any, 0, len(page.Data))
+			for _, e := range page.Data {
+				if e != nil {
+					entries = append(entries, e)
+				}
+			}
+			return entries, page, err
+		}
+		pages := stripe.GetIter(params, fetch)
+		for pages.Next() {
+			entry, ok := pages.Current().(*listed)
+			if ok && !yield(entry, nil) { // always ok: fetch returns no other type
+				return
+			}
+		}
+		if err := pages.Err(); err != nil {
+			yield(nil, t.failed(ctx, err))
+		}
+	}
 }
 
 // Events lists the events of the configured types created from since to until (inclusive), newest first, and
@@ -169,29 +234,13 @@ func (a *API) Events(
 			Types:        stripe.StringSlice(a.types),
 			CreatedRange: &stripe.RangeQueryParams{GreaterThanOrEqual: since.Unix(), LesserThanOrEqual: until.Unix()},
 		}
-		params.Context, params.Limit = ctx, stripe.Int64(pageSize)
 		if after != "" {
 			params.StartingAfter = new(after)
 		}
-		fetch := func(p *stripe.Params, query *form.Values) ([]any, stripe.ListContainer, error) {
-			page := &page{}
-			err := a.backend.CallRaw(http.MethodGet, "/v1/events", a.key, query, p, page)
+		for entry, err := range a.list(ctx, task{"list Stripe's events", "Events: Read"}, "/v1/events", params) {
 			if err != nil {
-				page.Data, page.HasMore = nil, false
-			}
-			entries := make([]any, 0, len(page.Data))
-			for _, e := range page.Data {
-				if e != nil {
-					entries = append(entries, e)
-				}
-			}
-			return entries, page, err
-		}
-		list := stripe.GetIter(params, fetch)
-		for list.Next() {
-			entry, ok := list.Current().(*listedEvent)
-			if !ok {
-				continue // impossible: fetch returns no other type
+				yield(purchase.Event{}, err)
+				return
 			}
 			event, err := a.webhook.Decode(entry.raw)
 			if err != nil {
@@ -200,9 +249,6 @@ func (a *API) Events(
 			if !yield(event, nil) {
 				return
 			}
-		}
-		if err := list.Err(); err != nil {
-			yield(purchase.Event{}, listError(ctx, err))
 		}
 	}
 }
@@ -237,12 +283,13 @@ func (e *APIError) Retryable() (wait time.Duration, retryable bool) {
 func (e *APIError) CursorGone() bool { return e.cursorGone }
 
 // statusError returns the error of a response. Its body is left out: it may contain personal data.
-func statusError(status int, cause, requestID string) *APIError {
+func statusError(status int, cause, permission, requestID string) *APIError {
 	switch status {
 	case http.StatusUnauthorized:
 		cause = "STRIPE_API_KEY is unknown"
 	case http.StatusForbidden:
-		cause = "STRIPE_API_KEY lacks read permission"
+		_, right, _ := strings.Cut(permission, ": ")
+		cause = fmt.Sprintf("STRIPE_API_KEY lacks %s permission (%s)", strings.ToLower(right), permission)
 	case http.StatusTooManyRequests:
 		cause = "rate limit exceeded"
 	}
@@ -253,15 +300,18 @@ func statusError(status int, cause, requestID string) *APIError {
 	return &APIError{Status: status, message: message}
 }
 
-// listError converts an error of the library, which may contain a response, to one that is safe to log.
-func listError(ctx context.Context, err error) error {
+// failed converts an error of the library, which may contain a response, to one that is safe to log.
+func (t task) failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("list Stripe's events: %w", ctx.Err())
+		return fmt.Errorf("%s: %w", t.name, ctx.Err())
 	}
 	response := new(stripe.Error)
 	if !errors.As(err, &response) {
-		if errors.As(err, new(*url.Error)) {
+		switch {
+		case errors.As(err, new(*url.Error)):
 			return callError(err)
+		case errors.Is(err, errTooLarge), errors.Is(err, io.ErrUnexpectedEOF):
+			return &APIError{message: "read Stripe's response: " + err.Error(), err: err}
 		}
 		return errUnreadable()
 	}
@@ -270,7 +320,7 @@ func listError(ctx context.Context, err error) error {
 		cause = fmt.Sprintf("code %s, parameter %s",
 			purchase.LogSafe(string(response.Code)), purchase.LogSafe(response.Param))
 	}
-	failure := statusError(response.HTTPStatusCode, cause, response.RequestID)
+	failure := statusError(response.HTTPStatusCode, cause, t.permission, response.RequestID)
 	failure.cursorGone = response.Param == "starting_after" && response.Code == stripe.ErrorCodeResourceMissing
 	if response.LastResponse != nil {
 		seconds, err := strconv.Atoi(response.LastResponse.Header.Get("Retry-After"))

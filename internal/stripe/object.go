@@ -41,7 +41,12 @@ func (a *API) Fetch(ctx context.Context, e purchase.Event) (purchase.Event, erro
 	if e.Account != "" {
 		req.Header.Set("Stripe-Account", e.Account)
 	}
-	object, failure := a.object(req)
+	permission := "Checkout Sessions: Read"
+	if e.Type == purchase.TypeInvoicePaid {
+		permission = "Invoices: Read"
+	}
+	const missing = "object is not visible to STRIPE_API_KEY (other mode or account)"
+	object, failure := fetch(a.objects, req, permission, missing)
 	if failure != nil {
 		return e, failure
 	}
@@ -80,9 +85,9 @@ func validPath(path string) bool {
 	return true
 }
 
-// object fetches one object.
-func (a *API) object(req *http.Request) (gjson.Result, *APIError) {
-	resp, err := a.client.Do(req)
+// fetch fetches one object. missing is the cause of a 404.
+func fetch(client *http.Client, req *http.Request, permission, missing string) (gjson.Result, *APIError) {
+	resp, err := client.Do(req)
 	if err != nil {
 		return gjson.Result{}, callError(err)
 	}
@@ -90,9 +95,9 @@ func (a *API) object(req *http.Request) (gjson.Result, *APIError) {
 	if resp.StatusCode != http.StatusOK {
 		cause := ""
 		if resp.StatusCode == http.StatusNotFound {
-			cause = "object is not visible to STRIPE_API_KEY (other mode or account)"
+			cause = missing
 		}
-		return gjson.Result{}, statusError(resp.StatusCode, cause, resp.Header.Get("Request-Id"))
+		return gjson.Result{}, statusError(resp.StatusCode, cause, permission, resp.Header.Get("Request-Id"))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
 	switch {

@@ -1,5 +1,5 @@
-// Package stripe is the client of Stripe: it verifies and decodes webhooks, lists events, and fetches the
-// objects of thin events. No other package imports stripe-go.
+// Package stripe is the client of Stripe: it verifies and decodes webhooks, lists events, fetches the objects
+// of thin events, and reads and creates webhook endpoints. No other package imports stripe-go.
 package stripe
 
 import (

@@ -58,6 +58,8 @@ type Sources struct {
 	Lead        Lead
 	Workers     func() []message.WorkerState // that reported lately
 	LastWebhook func(ctx context.Context) (time.Time, error)
+	// SilenceCause asks Stripe why no webhook came since a time. nil: unknown. remedy "": the usual one.
+	SilenceCause func(ctx context.Context, since time.Time) (what, remedy string, err error)
 }
 
 // Config configures a Notifier.
@@ -73,6 +75,7 @@ type Notifier struct {
 	receiver Receiver
 	log      *zap.Logger
 	messages *prometheus.CounterVec
+	silence  silence
 }
 
 // New returns a Notifier. receiver is nil without NOTIFY_URL.
@@ -144,7 +147,9 @@ func (n *Notifier) read(ctx context.Context) (list []Problem, lead bool, err err
 	if err != nil {
 		return nil, false, err
 	}
-	return problems(deaths, n.sources.Workers(), last, n.Silence, now), true, nil
+	list = problems(deaths, n.sources.Workers(), last, n.Silence, now)
+	n.silence.explain(ctx, n.sources.SilenceCause, list, last, now)
+	return list, true, nil
 }
 
 // notify sends the messages that are due.

@@ -32,6 +32,7 @@ type fixture struct {
 	workers   []message.WorkerState
 	webhook   time.Time
 	ledgerErr error
+	cause     func(ctx context.Context, since time.Time) (what, remedy string, err error)
 	leader    any
 	send      func(m notify.Message) error
 
@@ -141,6 +142,7 @@ func (f *fixture) run(silence time.Duration) (stop func()) {
 			f.set(func() { at = f.webhook })
 			return at, nil
 		},
+		SilenceCause: f.cause,
 	}, f, zap.New(core), f.reg)
 	f.reg = prometheus.NewRegistry()
 	ended := make(chan error, 1)

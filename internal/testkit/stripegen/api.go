@@ -30,6 +30,9 @@ const retention = 30 * 24 * time.Hour
 //	GET  /v1/events                newest first; limit, starting_after, types[], created[gte], created[lte]
 //	GET  <path>{id}                an object of objectTypes, as of the newest event about it
 //	POST /v1/checkout/sessions     see Sessions
+//	GET  /v1/webhook_endpoints     newest first; limit, starting_after
+//	POST /v1/webhook_endpoints     url, enabled_events[], description, connect, api_version
+//	GET  /v2/core/event_destinations  include[0], page; needs the header Stripe-Version
 //	POST /events                   not Stripe's: adds the event in the body, without a key
 //
 // Other requests need a test key, sk_test_… or rk_test_…, which reads the events of both modes. Unknown
@@ -37,12 +40,13 @@ const retention = 30 * 24 * time.Hour
 type API struct {
 	PayURL string // prefix of a created session's url; the session's id follows
 
-	mux      *http.ServeMux
-	mu       sync.Mutex
-	events   []storedEvent     // by time of creation, oldest first
-	objects  map[string]object // by id, events too
-	sessions []Checkout
-	file     *os.File // nil: nothing is kept
+	mux       *http.ServeMux
+	mu        sync.Mutex
+	events    []storedEvent     // by time of creation, oldest first
+	objects   map[string]object // by id, events too
+	sessions  []Checkout
+	endpoints []Endpoint // newest first
+	file      *os.File   // nil: nothing is kept
 
 	healthy, failing int // requests before the fault, requests with it
 	fault            Fault
@@ -85,6 +89,9 @@ func NewAPI() *API {
 		a.mux.HandleFunc("GET "+path+"{id}", a.handle(a.getObject(kind)))
 	}
 	a.mux.HandleFunc("POST /v1/checkout/sessions", a.handle(a.createSession))
+	a.mux.HandleFunc("GET /v1/webhook_endpoints", a.handle(a.listEndpoints))
+	a.mux.HandleFunc("POST /v1/webhook_endpoints", a.handle(a.createEndpoint))
+	a.mux.HandleFunc("GET /v2/core/event_destinations", a.handle(a.listDestinations))
 	a.mux.HandleFunc("/", a.handle(unknownURL))
 	a.mux.HandleFunc("POST /events", a.postEvent)
 	return a
@@ -182,6 +189,7 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		limited, fault := a.admit(time.Now())
 		if fault == Slow {
+			_, _ = io.Copy(io.Discard, r.Body) // the server notices that a client left once the body is read
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
 		}
@@ -200,7 +208,7 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 			response = respond(r)
 		}
 		if fault == Huge {
-			response.body = append(slices.Clip(response.body), bytes.Repeat([]byte(" "), 1<<20)...)
+			response.body = append(slices.Clip(response.body), bytes.Repeat([]byte(" "), 17<<20)...)
 		}
 		if response.status == http.StatusTooManyRequests {
 			w.Header().Set("Retry-After", "1")

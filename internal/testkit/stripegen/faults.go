@@ -22,7 +22,7 @@ const (
 	HTML                          // a page with status 200, as from a proxy
 	WrongObject                   // an object of another type than the one that was requested
 	WrongID                       // another checkout session
-	Huge                          // the answer, and 1 MiB of blanks
+	Huge                          // the answer, and 17 MiB of blanks
 	Redirect                      // to the same path under another host name
 )
 

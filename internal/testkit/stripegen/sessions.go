@@ -1,7 +1,6 @@
 package stripegen
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -35,13 +34,9 @@ func (a *API) createSession(r *http.Request) answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sessions = append(a.sessions, c)
-	body, err := json.Marshal(map[string]any{
+	return encode(map[string]any{
 		"id": c.SessionID, "object": "checkout.session", "url": a.PayURL + c.SessionID, "metadata": metadata,
 	})
-	if err != nil {
-		panic(err) // strings only: cannot happen
-	}
-	return ok(body)
 }
 
 var (

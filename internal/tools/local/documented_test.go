@@ -57,7 +57,9 @@ var special = []expectation{
 	{begins: "ingest replay", input: "no\n", codes: []int{0, 3}},
 	{begins: "ingest doctor", codes: []int{3}},             // live purchases with a test key
 	{begins: "ingest backfill --dry-run", codes: []int{3}}, // missed events
-	{begins: "ingest reconcile", codes: []int{3}},          // purchases unknown to the list of events
+	{begins: ".local/bin/ingest backfill --dry-run", codes: []int{3}},
+	{begins: ".local/bin/ingest stripe-endpoint --url", codes: []int{3}}, // none yet
+	{begins: "ingest reconcile", codes: []int{3}},                        // purchases unknown to the list
 	{begins: "ingest prune --older-than", input: "no\n", codes: []int{0, 3}},
 	{begins: "ingest forget -", before: adaBuys, input: "ada@example.com\n", codes: []int{3}},
 }

@@ -3,8 +3,10 @@ package ingestdoctor
 
 import (
 	"context"
+	"time"
 
 	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
@@ -15,6 +17,8 @@ type Ingest struct {
 	Problems           []string // of the configuration
 	SigningSecrets     secret.String
 	API                stripe.APIConfig // not checked without a key
+	Endpoint           Endpoint
+	Rules              purchase.Rules
 	DatabaseURL        secret.String
 	MigrateDatabaseURL secret.String
 	Queue              queue.Config
@@ -25,13 +29,18 @@ type Ingest struct {
 // Checks runs every check.
 func (i Ingest) Checks(ctx context.Context) []doctor.Check {
 	checks := append(doctor.Configuration(i.Problems), signingSecrets(i.SigningSecrets)...)
+	var api []doctor.Check
+	var recent []purchase.Event
+	if i.API.Key != "" {
+		api, recent = i.stripe(ctx, time.Now())
+	}
 	var ledger []doctor.Check
 	live := false
 	if i.DatabaseURL != "" {
-		ledger, live = postgres(ctx, i.DatabaseURL)
+		ledger, live = postgres(ctx, i.DatabaseURL, recent)
 	}
 	if i.API.Key != "" {
-		checks = append(checks, judgeAPIKey(i.API.Key, live), listEvents(ctx, i.API))
+		checks = append(append(checks, judgeAPIKey(i.API.Key, live)), api...)
 	}
 	checks = append(checks, ledger...)
 	if i.MigrateDatabaseURL != "" {

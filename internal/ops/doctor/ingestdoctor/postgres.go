@@ -9,6 +9,7 @@ import (
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 )
 
@@ -27,8 +28,10 @@ const (
 )
 
 // postgres checks the server at DATABASE_URL, the schema, the role's privileges and the latest checkouts.
-// live reports whether a live checkout was received in 30 days.
-func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, live bool) {
+// live reports whether a live checkout was received in 30 days. recent are events that Stripe lists.
+func postgres(
+	ctx context.Context, url secret.String, recent []purchase.Event,
+) (checks []doctor.Check, live bool) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	probe, err := ledger.OpenProbe(ctx, url)
@@ -53,6 +56,9 @@ func postgres(ctx context.Context, url secret.String) (checks []doctor.Check, li
 	checks = append(checks, judgeSchema(schema, nil), judgeRole(missing, rightsErr), judgePrivilege(may, mayErr))
 	if rightsErr == nil && len(missing) == 0 {
 		checks = append(checks, judgeEvents(latestLive, latestTest, eventsErr))
+		if len(recent) > 0 {
+			checks = append(checks, arrivals(ctx, probe, recent))
+		}
 	}
 	return checks, !latestLive.IsZero()
 }
@@ -81,6 +87,32 @@ func judgePostgres(err error) doctor.Check {
 		return doctor.Failed(what, refused.Message, "raise max_connections, or find the clients that hold them")
 	}
 	return doctor.Failed(what, refused.Message, seeLog)
+}
+
+// arrivals checks that webhooks brought the events that Stripe lists.
+func arrivals(ctx context.Context, probe *ledger.Probe, recent []purchase.Event) doctor.Check {
+	sessions, types := make([]string, len(recent)), make([]string, len(recent))
+	for i, e := range recent {
+		sessions[i], types[i] = e.Checkout.ID, e.Type
+	}
+	missing, backfilled, err := probe.NotReceived(ctx, sessions, types)
+	return judgeArrivals(len(recent), missing, backfilled, err)
+}
+
+func judgeArrivals(listed int, missing, backfilled []string, err error) doctor.Check {
+	const what = "Stripe: arrivals"
+	const remedy = "see the failed deliveries of the endpoint in Stripe"
+	switch {
+	case err != nil:
+		return unreadable(what, err)
+	case len(missing) > 0:
+		return doctor.Failed(what, fmt.Sprintf("%d of %d events of the last day are not on the ledger, such as %s",
+			len(missing), listed, missing[0]), "run `ingest backfill --since 24h`, then "+remedy)
+	case len(backfilled) > 0:
+		return doctor.Warned(what, fmt.Sprintf("%d of %d events of the last day came by backfill, not by webhook, "+
+			"such as %s", len(backfilled), listed, backfilled[0]), remedy)
+	}
+	return doctor.Passed(what, "all %d events of the last day", listed)
 }
 
 // transport checks the TLS settings of a URL, without a connection.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"purchase-relay/internal/ops/doctor"
+	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
 	"purchase-relay/internal/stripe"
@@ -58,7 +59,8 @@ func signingSecrets(list secret.String) []doctor.Check {
 func judgeAPIKey(key secret.String, live bool) doctor.Check {
 	const (
 		what   = "Stripe: API key"
-		remedy = "create a restricted key (rk_live_…) in Stripe that may only read events and checkout sessions"
+		remedy = "create a restricted key (rk_live_…) in Stripe that may only read events, checkout sessions and " +
+			"webhook endpoints"
 	)
 	kind, mode := "", ""
 	if parts := strings.SplitN(key.Reveal(), "_", 3); len(parts) == 3 {
@@ -76,27 +78,59 @@ func judgeAPIKey(key secret.String, live bool) doctor.Check {
 	return doctor.Passed(what, "restricted, %s mode", mode)
 }
 
-// listEvents requests one of Stripe's events, as a backfill would.
-func listEvents(ctx context.Context, c stripe.APIConfig) doctor.Check {
-	const what = "Stripe: list of events"
-	if len(c.Problems()) > 0 {
-		return doctor.Warned(what, "not checked", "correct the configuration")
+const (
+	stripeTimeout = 10 * time.Second // for each list
+	maxRecent     = 1000             // events
+	// onTheWay is the age at which an event should have arrived. Stripe repeats failed webhooks for days.
+	onTheWay = 5 * time.Minute
+)
+
+// stripe checks what the key reads: the events of the last day, as a backfill would, and the endpoints.
+// recent are the checkouts' events that should be on the ledger by now.
+func (i Ingest) stripe(ctx context.Context, now time.Time) (checks []doctor.Check, recent []purchase.Event) {
+	if len(i.API.Problems()) > 0 {
+		return []doctor.Check{doctor.Warned(eventList, "not checked", "correct the configuration")}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	api := stripe.NewAPI(i.API)
+	recent, err := recentEvents(ctx, api, i.Rules, now)
+	checks = append(checks, judgeEventList(err))
+	ctx, cancel := context.WithTimeout(ctx, stripeTimeout)
 	defer cancel()
-	now := time.Now()
-	for _, err := range stripe.NewAPI(c).Events(ctx, now.Add(-time.Hour), now, "") {
-		if err == nil {
-			break
+	found, err := api.Endpoints(ctx)
+	return append(checks, i.Endpoint.Checks(found, err)...), recent
+}
+
+func recentEvents(
+	ctx context.Context, api *stripe.API, rules purchase.Rules, now time.Time,
+) (recent []purchase.Event, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stripeTimeout)
+	defer cancel()
+	read := 0
+	for event, err := range api.Events(ctx, now.Add(-24*time.Hour), now.Add(-onTheWay), "") {
+		if read++; err != nil || read > maxRecent {
+			return recent, err
 		}
-		if refused, ok := errors.AsType[*stripe.APIError](err); ok {
-			if _, retryable := refused.Retryable(); !retryable {
-				return doctor.Failed(what, err.Error(), "use a key that may read events and checkout sessions")
-			}
+		_, decision, err := purchase.FromEvent(event, rules, now)
+		// The ledger ignores most invoices: they are renewals.
+		if err == nil && decision == purchase.DecisionRecord && event.Checkout != nil {
+			recent = append(recent, event)
 		}
-		return doctor.Warned(what, err.Error(), "retry; if it persists, check the connection to Stripe's API")
 	}
-	return doctor.Passed(what, "readable")
+	return recent, nil
+}
+
+const eventList = "Stripe: list of events"
+
+func judgeEventList(err error) doctor.Check {
+	if err == nil {
+		return doctor.Passed(eventList, "readable")
+	}
+	if refused, ok := errors.AsType[*stripe.APIError](err); ok {
+		if _, retryable := refused.Retryable(); !retryable {
+			return doctor.Failed(eventList, err.Error(), "use a key that may read events and checkout sessions")
+		}
+	}
+	return doctor.Warned(eventList, err.Error(), "retry; if it persists, check the connection to Stripe's API")
 }
 
 // running checks the webhook metrics of the ingest at an admin address.

@@ -1,0 +1,50 @@
+package notify
+
+import (
+	"context"
+	"time"
+
+	"purchase-relay/internal/logsafe"
+)
+
+const (
+	causeTimeout = 5 * time.Second // less than pollTimeout
+	maxCause     = 300             // characters
+)
+
+// silence is what Stripe reported last about missing webhooks.
+type silence struct {
+	asked        time.Time // zero: never
+	since        time.Time
+	what, remedy string
+}
+
+// explain adds to a problem of missing webhooks what ask reports. It asks once per silence, and again after
+// repeatInterval at the earliest. A failure is only named in the text.
+func (s *silence) explain(
+	ctx context.Context, ask func(context.Context, time.Time) (string, string, error), list []Problem,
+	since, now time.Time,
+) {
+	for i := range list {
+		p := &list[i]
+		if p.Reason != reasonSilence || ask == nil {
+			continue
+		}
+		if s.asked.IsZero() || now.Sub(s.asked) >= repeatInterval {
+			ctx, cancel := context.WithTimeout(ctx, causeTimeout)
+			what, remedy, err := ask(ctx, since)
+			cancel()
+			if err != nil {
+				what, remedy = "Stripe did not report the endpoint: "+err.Error()+".", ""
+			}
+			s.asked, s.since, s.what, s.remedy = now, since, logsafe.Text(what, maxCause), remedy
+		}
+		if !s.since.Equal(since) { // an earlier silence's
+			continue
+		}
+		p.What += " " + s.what
+		if s.remedy != "" {
+			p.Remedy = s.remedy
+		}
+	}
+}
