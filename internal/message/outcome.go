@@ -41,7 +41,7 @@ type Outcome struct {
 	Sequence   uint64          `json:"sequence,omitempty"` // stream sequence of the purchase; 0: unknown
 	Taken      time.Time       `json:"taken,omitzero"`     // when the stream stored the purchase
 	Sent       *purchase.Sent  `json:"sent,omitempty"`     // of a delivered purchase
-	Next       time.Time       `json:"next,omitzero"`      // of a retrying purchase: when the queue redelivers it
+	Next       time.Time       `json:"next,omitzero"`      // when the queue redelivers a retrying purchase
 }
 
 // Attempt is the wire form of purchase.Attempt.

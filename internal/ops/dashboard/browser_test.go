@@ -104,8 +104,8 @@ func (p *tab) addExtremes() {
 		o.Next = time.Now().Add(10 * time.Minute)
 		p.MustSettle(o)
 	}
-	p.Exec(`UPDATE stripe_events SET account = 'acct_1Connected', caught_up = true WHERE checkout_session_id = $1`,
-		retried)
+	p.Exec(`UPDATE stripe_events SET account = 'acct_1Connected', caught_up = true
+		WHERE checkout_session_id = $1`, retried)
 	p.Exec(`UPDATE purchases SET stripe_payment_id = 'in_1Payment' WHERE checkout_session_id = $1`, retried)
 	var r report.Reconciliation
 	r.Made, r.Since, r.Until, r.Livemode = time.Now(), time.Now().AddDate(0, 0, -30), time.Now(), true
@@ -194,7 +194,8 @@ func (p *tab) show(width int64, scheme string) {
 	features := []*emulation.MediaFeature{
 		{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
 	}
-	_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
+	media := emulation.SetEmulatedMediaParams{Features: features}
+	_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, media)
 	if err != nil {
 		p.T.Fatal(err)
 	}
@@ -212,8 +213,8 @@ func (p *tab) checkConsole(ignored string) {
 	}
 }
 
-// tooWide lists what is wider than the window, or than its frame: the header and the tables that are not meant
-// to be scrolled.
+// tooWide lists what is wider than the window, or than its frame: the header, and the tables that are not
+// meant to be scrolled.
 const tooWide = `(() => {
 	const wide = [], add = (what, e) => {
 		if (e && e.scrollWidth > e.clientWidth) wide.push(what + " " + e.scrollWidth + " > " + e.clientWidth);
@@ -297,8 +298,8 @@ func TestPages_AreAccessible(t *testing.T) {
 	p.checkConsole("status of 40")
 }
 
-// controlContrast lists the borders of fields and the chart's bars whose contrast is below 3:1, which axe-core
-// does not check.
+// controlContrast lists the borders of fields and the chart's bars whose contrast is below 3:1, which
+// axe-core does not check.
 const controlContrast = `(() => {
 	const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 	const luminance = (colour) => {
@@ -317,7 +318,8 @@ const controlContrast = `(() => {
 		if (!(contrast >= 3)) low.push(name + " on " + against + ": " + contrast.toFixed(2));
 	}
 	const edge = (colour) => { canvas.fillStyle = colour; return canvas.fillStyle; };
-	for (const e of document.querySelectorAll("input:not([type=checkbox], [type=hidden]), select, .copy, .plain")) {
+	const controls = "input:not([type=checkbox], [type=hidden]), select, .copy, .plain";
+	for (const e of document.querySelectorAll(controls)) {
 		if (edge(getComputedStyle(e).borderTopColor) !== edge(style.getPropertyValue("--edge").trim())) {
 			low.push("border of " + e.outerHTML.slice(0, 80));
 		}
