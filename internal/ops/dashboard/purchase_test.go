@@ -23,8 +23,8 @@ func mainText(page string) string {
 	return strings.Join(strings.Fields(html.UnescapeString(tags.ReplaceAllString(page, " "))), " ")
 }
 
-// Each state's page has no sentence that is false for it: the pages once said that an unpaid purchase is never
-// sent, that the customer of a forgotten one is in the database, and that more attempts will come.
+// Each state's page has no sentence that is false for it: the pages once said that an unpaid purchase is
+// never sent, that the customer of a forgotten one is in the database, and that more attempts will come.
 func TestPurchase_SaysWhatIsTrueOfEachState(t *testing.T) {
 	t.Parallel()
 	message := []byte(`{"event_id":"x"}`)
@@ -171,7 +171,9 @@ func TestPurchase_LinksToStripeAndTikTok(t *testing.T) {
 			stripe + `events/evt_1"`,
 			`"https://ads.tiktok.com/i18n/events_manager/datasource/pixel/detail/C4LIVE"`,
 		}},
-		"test": {false, nil, []string{stripe + `test/customers/cus_1"`, stripe + `test/events/evt_1"`, "detail/C4TEST"}},
+		"test": {false, nil, []string{
+			stripe + `test/customers/cus_1"`, stripe + `test/events/evt_1"`, "detail/C4TEST",
+		}},
 		"connected account": {true, new("acct_1"), []string{
 			stripe + `acct_1/customers/cus_1"`, stripe + `acct_1/events/evt_1"`, ">acct_1<",
 		}},

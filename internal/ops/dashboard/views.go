@@ -392,7 +392,9 @@ func (p *purchasesPage) addChoices() {
 
 // invalidFilter shows the list's page with the filter as it was entered, for correction. E-mail addresses are
 // left out.
-func (d *Dashboard) invalidFilter(w http.ResponseWriter, r *http.Request, values url.Values, cause error) error {
+func (d *Dashboard) invalidFilter(
+	w http.ResponseWriter, r *http.Request, values url.Values, cause error,
+) error {
 	p := purchasesPage{
 		Status: values.Get("status"), Mode: orDefault(values.Get("mode"), "all"), Code: values.Get("code"),
 		Day: values.Get("day"), Filtered: true, Problem: capitalise(cause.Error()) + ".",

@@ -124,8 +124,8 @@ func (j *Jobs) endedSince(ctx context.Context, s *Selection) (now time.Time, sin
 	return now, &s.Since, nil
 }
 
-// A refused purchase was not accepted, unless an earlier attempt had no answer, or TikTok accepted a part of its
-// request (20001). An expired one, or one that crashed the worker, may have been sent without a record.
+// A refused purchase was not accepted, unless an earlier attempt had no answer, or TikTok accepted a part of
+// its request (20001). An expired one, or one that crashed the worker, may have been sent without a record.
 const countReplayable = `
 SELECT reason, last_code, count(*), count(*) FILTER (WHERE
         status = 'dead' AND reason <> 'refused' AND first_published_at < now() - interval '48 hours'

@@ -40,7 +40,7 @@ type Row struct {
 	Swept          *time.Time      `json:"swept_at"`
 	AttemptCount   int             `json:"attempts"`
 	LastAttempt    *time.Time      `json:"last_attempt_at"`
-	NextAttempt    *time.Time      `json:"next_attempt_at"` // while retrying, by the worker's clock; nil: unknown
+	NextAttempt    *time.Time      `json:"next_attempt_at"` // while retrying; nil: unknown
 	LastClass      *string         `json:"last_class"`
 	LastCode       *int            `json:"last_code"`
 	LastError      *string         `json:"last_error"`
@@ -222,8 +222,8 @@ const sqlListByQuery = bothModes + `checkout_session_id IN (
     UNION SELECT checkout_session_id FROM public.purchases WHERE tiktok_request_id = $11
     UNION SELECT checkout_session_id FROM public.attempts WHERE request_id <> '' AND request_id = $11
     UNION (SELECT checkout_session_id FROM public.purchases WHERE checkout_session_id LIKE $14 LIMIT 300)
-    UNION (SELECT checkout_session_id FROM public.purchases WHERE right(checkout_session_id, 6) = right($15, 6)
-        AND right(checkout_session_id, length($15)) = $15 LIMIT 300)
+    UNION (SELECT checkout_session_id FROM public.purchases
+        WHERE right(checkout_session_id, 6) = right($15, 6) AND right(checkout_session_id, length($15)) = $15 LIMIT 300)
     UNION SELECT q.checkout_session_id FROM public.profiles p
         JOIN public.profiles o ON o.livemode IN (true, false) AND o.email = p.email
         JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $13::uuid
@@ -293,7 +293,7 @@ func listStatement(f Filter, limit int) (statement string, args []any) {
 // for the actual values, because a generic plan may choose another index.
 //
 // A query is the id of a session, an event, a customer or a profile, TikTok's request_id, an e-mail address,
-// or a part of a session's id: its beginning (12 characters or more), its end (6 or more), or both around "…".
+// or a part of a session's id: its first 12 characters or more, its last 6 or more, or both around "…".
 func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 	for limit := f.Limit; ; {
 		statement, args := listStatement(f, limit)

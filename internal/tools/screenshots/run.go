@@ -77,8 +77,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	})
 }
 
-// navigationScript returns the pictured navigation: each link's path and label. A test of the dashboard compares
-// it with the template, so that the pictures cannot go stale unnoticed.
+// navigationScript returns the pictured navigation: each link's path and label. A test of the dashboard
+// compares it with the template, so that the pictures cannot go stale unnoticed.
 const navigationScript = `[...document.querySelectorAll("nav[aria-label=Pages] a")].map((a) =>
 	a.getAttribute("href") + " " + a.firstChild.textContent.trim() + "\n").join("")`
 
