@@ -158,6 +158,11 @@ CREATE INDEX purchases_sent ON purchases (finished_at) WHERE status = 'delivered
 CREATE INDEX trials_held ON trials (held_at)
     WHERE purchase_id IS NULL AND invoice_id IS NOT NULL AND checkout_session_id IS NOT NULL;
 
+-- Indexes for problems: groups of dead and rejected purchases, and those that the queue lost.
+CREATE INDEX purchases_failed ON purchases (status, reason, COALESCE(last_code, -1), finished_at)
+    WHERE status IN ('dead', 'rejected');
+CREATE INDEX purchases_lost ON purchases (swept_at) WHERE swept_at = published_at;
+
 -- Indexes for lists and their filters, by time within one mode. A list of both modes merges two ranges.
 -- Session ids are left out: they are long, and times rarely equal.
 CREATE INDEX purchases_mode_time ON purchases (livemode, COALESCE(purchased_at, created_at));

@@ -101,7 +101,7 @@ func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
 	if every := c.Provision.Every; every > 0 {
 		return queue.NewProvisioner(js, c.streams(), every, func() {}, log).Run(ctx)
 	}
-	if err := awaitConnection(ctx, js); err != nil {
+	if err := awaitConnection(ctx, js, connectTimeout); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, queue.ProvisionTimeout)
@@ -116,7 +116,7 @@ func provision(ctx context.Context, c *config, log *zap.Logger) (err error) {
 // connectTimeout bounds the wait of a command for NATS.
 const connectTimeout = 10 * time.Second
 
-func awaitConnection(ctx context.Context, js *queue.Conn) error {
+func awaitConnection(ctx context.Context, js *queue.Conn, timeout time.Duration) error {
 	connected := make(chan struct{}, 1)
 	js.OnConnect(func() {
 		select {
@@ -127,8 +127,8 @@ func awaitConnection(ctx context.Context, js *queue.Conn) error {
 	select {
 	case <-connected:
 		return nil
-	case <-time.After(connectTimeout):
-		return fmt.Errorf("connect to NATS: no connection within %s", connectTimeout)
+	case <-time.After(timeout):
+		return fmt.Errorf("connect to NATS: no connection within %s", timeout)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -27,7 +27,7 @@ type config struct {
 	Replay    replayFlags    `cmd:"" help:"Send dead or skipped purchases again."`
 	Backfill  backfillFlags  `cmd:"" help:"Fetch and record the events whose webhooks were missed."`
 	Reconcile reconcileFlags `cmd:"" help:"Compare Stripe, ledger and TikTok by day and currency."`
-	Show      showFlags      `cmd:"" help:"Print the history of one purchase."`
+	Show      showFlags      `cmd:"" help:"Print one purchase's history, or what is wrong now."`
 	Prune     pruneFlags     `cmd:"" help:"Delete old, finished rows from the ledger, in small steps."`
 	Forget    forgetFlags    `cmd:"" help:"Erase one customer from the ledger and the queue."`
 	Endpoint  endpointFlags  `cmd:"" name:"stripe-endpoint" help:"Check or create the endpoint in Stripe."`
@@ -142,19 +142,18 @@ func (*config) Settings(command string) []string {
 		"database-url", "stripe-api-*", "checkout-modes", "consent-*", "skip-email-domains", "trial-event-name",
 		"first-payment", "value", "click-window", "connect-accounts",
 	}
-	nats := []string{"nats-url", "nats-*-file"}
 	return map[string][]string{
 		"migrate":   {"database-url", "migrate-database-url", "log-*"},
 		"provision": {"nats-*", "log-*"},
 		"replay":    {"database-url"},
 		"backfill":  stripeAndRules,
 		"reconcile": stripeAndRules,
-		"show":      {"database-url"},
+		"show":      {"database-url", "nats-url", "nats-*-file", "notify-silence"},
 		"prune":     {"database-url", "log-*"},
+		"forget":    {"database-url", "nats-url", "nats-*-file"},
 
 		"stripe-endpoint": {"public-url", "stripe-api-*", "first-payment", "connect-accounts"},
 
-		"forget":     append(nats, "database-url"),
 		"health":     {"admin-addr"},
 		"completion": {},
 	}[command]
@@ -172,7 +171,12 @@ func (c *config) problems(command string) (list []string) {
 	}
 	list = c.ledgerProblems()
 	switch command {
-	case "migrate", "replay", "show":
+	case "migrate", "replay":
+		return list
+	case "show":
+		if c.Show.Problems {
+			list = append(list, c.Problems()...)
+		}
 		return list
 	case "prune":
 		if c.Prune.Every < 0 || c.Prune.Every > 0 && !c.Prune.Yes {

@@ -100,9 +100,15 @@ func TestConfig_ReportsOnlyWhatTheCommandNeeds(t *testing.T) {
 		{[]string{"migrate"}, "DATABASE_URL is required", "STRIPE"},
 		{[]string{"replay", "--session"}, "--session", "DATABASE_URL"},
 		{[]string{"show", "cs_1"}, "DATABASE_URL is required", "STRIPE"},
+		{[]string{"show"}, "--problems is required", "STRIPE"},
+		{[]string{"show", "cs_1", "--problems"}, "--problems takes no session", "STRIPE"},
 		{[]string{"srve"}, `unknown command "srve"; did you mean "serve"?`, "DATABASE_URL"},
 	} {
-		got := problems(t, tc.args)
+		pairs := []string{}
+		if !strings.Contains(tc.want+tc.reject, "DATABASE_URL") {
+			pairs = append(pairs, "DATABASE_URL=postgres://h/d")
+		}
+		got := problems(t, tc.args, pairs...)
 		if !strings.Contains(got, tc.want) || strings.Contains(got, tc.reject) {
 			t.Errorf("%v: problems = %q, want %q and nothing of %s", tc.args, got, tc.want, tc.reject)
 		}
@@ -262,7 +268,7 @@ func TestHelp_ListsOnlyUsedSettings(t *testing.T) {
 		"serve":     "DATABASE_URL STRIPE_WEBHOOK_SECRET SWEEP_GRACE NATS_URL LOG_LEVEL",
 		"migrate":   "DATABASE_URL MIGRATE_DATABASE_URL LOG_LEVEL",
 		"provision": "NATS_URL NATS_CA_FILE NATS_REPLICAS LOG_LEVEL",
-		"replay":    "DATABASE_URL", "show": "DATABASE_URL", "prune": "DATABASE_URL LOG_LEVEL",
+		"replay":    "DATABASE_URL", "show": "DATABASE_URL NATS_URL NATS_CA_FILE", "prune": "DATABASE_URL LOG_LEVEL",
 		"backfill": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "forget": "DATABASE_URL NATS_URL NATS_CA_FILE",
 		"reconcile": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "health": "ADMIN_ADDR", "completion": "",
 		"stripe-endpoint": "PUBLIC_URL STRIPE_API_KEY FIRST_PAYMENT",

@@ -106,7 +106,7 @@ func eraseQueue(ctx context.Context, c *config, ids []string, out io.Writer) err
 		return err
 	}
 	defer func() { _ = js.Close(ctx) }() // nothing is buffered
-	if err := awaitConnection(ctx, js); err != nil {
+	if err := awaitConnection(ctx, js, connectTimeout); err != nil {
 		return err
 	}
 	for again := false; ; again = true {

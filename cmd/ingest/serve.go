@@ -102,12 +102,17 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		log.Warn("Automatic backfill is off without STRIPE_API_KEY")
 	}
 
-	// Notifications.
+	// Problems, for the pages, the API and NOTIFY_URL.
 	last := lastWebhook(webhook, reports)
 	registry.MustRegister(notify.NewLastWebhookMetric(last))
-	notifier := notify.New(notify.Config{Silence: c.NotifySilence, Now: time.Now}, notify.Sources{
-		Ledger: reports, Lead: db.NotifierLeadership(), Workers: workers.List, LastWebhook: last,
-		SilenceCause: silenceCause(c),
+	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
+	watch := &watcher{
+		health: health, reports: reports, lastWebhook: last, thin: webhook.RejectedThin, silence: c.NotifySilence,
+		now: time.Now,
+	}
+	life.Go("problems", watch.run)
+	notifier := notify.New(notify.Config{
+		Lead: db.NotifierLeadership(), Problems: watch.problems, SilenceCause: silenceCause(c), Now: time.Now,
 	}, notify.NewReceiver(c.NotifyURL), log, registry)
 	life.Go("notify", after(notifier.Run, setup.Ready()))
 
@@ -116,10 +121,9 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, service.PublicConnections, public); err != nil {
 		return err
 	}
-	health := &health{db: db, setup: setup, queue: js, workers: workers, backlog: backlog}
 	pages := dashboard.New(dashboard.Config{
-		Reports: reports, Replays: jobs, Health: health.dashboard, Wake: outbox.Wake, Body: tiktok.Preview,
-		Version: service.Version(), Now: time.Now, Log: log,
+		Reports: reports, Replays: jobs, Health: health.dashboard, Problems: watch.problems, Wake: outbox.Wake,
+		Body: tiktok.Preview, Version: service.Version(), Now: time.Now, Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
 	if err != nil {
@@ -217,13 +221,20 @@ type health struct {
 // customers, and must stay in the load balancer.
 func (h *health) ready(ctx context.Context) (bool, map[string]string) {
 	up, schema := h.db.Ping(ctx) == nil, "waiting"
-	select {
-	case <-h.setup.Ready():
+	if h.schemaReady() {
 		schema = "ready"
-	default:
 	}
 	body := map[string]string{"postgres": upDown(up), "schema": schema, "nats": upDown(h.queue.Connected())}
 	return up && schema == "ready", body
+}
+
+func (h *health) schemaReady() bool {
+	select {
+	case <-h.setup.Ready():
+		return true
+	default:
+		return false
+	}
 }
 
 // backlogTimeout bounds the query: a page must not hang with NATS.

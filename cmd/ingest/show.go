@@ -17,7 +17,8 @@ import (
 
 // showFlags are the arguments of `ingest show`.
 type showFlags struct {
-	Term string `arg:"" name:"session|event|e-mail" help:"Id (cs_…, evt_…, cus_…), a part of a session's, request_id or address."`
+	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"Id, a part of a session's, request_id or address."`
+	Problems bool   `noenv:"" help:"List what is wrong now: since when, how many purchases, what to do."`
 }
 
 // Help implements kong.HelpProvider.
@@ -26,9 +27,13 @@ func (showFlags) Help() string {
 buyer's address is not printed.
 
   ingest show cs_live_…
+  ingest show --problems
+
+With --problems the list is that of the dashboard, without rejected thin events, which only the running ingest
+counts. NATS_URL and NOTIFY_SILENCE are used only then.
 
 Exit status 1: not found. If Stripe shows the checkout as paid, check the endpoint's deliveries in Stripe and
-CHECKOUT_MODES.`
+CHECKOUT_MODES. 3: there are problems.`
 }
 
 // maxShown bounds how many purchases are printed.
@@ -40,8 +45,14 @@ var errNotFound = errors.New("no purchase with this id, request_id or e-mail add
 // show prints the purchases that match a term, newest first, without the buyers' addresses.
 func show(ctx context.Context, c *config, out io.Writer) error {
 	term := strings.TrimSpace(c.Show.Term)
-	if term == "" {
-		return &service.UsageError{Problems: []string{"a session, an event or an e-mail address is required"}}
+	switch {
+	case c.Show.Problems && term != "":
+		return &service.UsageError{Problems: []string{"--problems takes no session, event or e-mail address"}}
+	case c.Show.Problems:
+		return showProblems(ctx, c, workerWait, out)
+	case term == "":
+		const missing = "a session, an event, an e-mail address or --problems is required"
+		return &service.UsageError{Problems: []string{missing}}
 	}
 	db, err := ledger.Open(ctx, c.DatabaseURL)
 	if err != nil {

@@ -35,7 +35,7 @@ var clients = map[string][]string{
 
 // ops is for operators. Only cmd and ops import it.
 var ops = map[string][]string{
-	"internal/ops/report":      {"internal/ledger"},
+	"internal/ops/report":      {"internal/ledger", "internal/ops/guide"},
 	"internal/ops/maintenance": {"internal/ledger", "internal/ops/report"},
 	"internal/ops/backfill":    {"internal/ledger", "internal/ops/report"},
 	"internal/ops/guide":       {"internal/tiktok"}, // the classes of its codes

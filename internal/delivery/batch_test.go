@@ -436,6 +436,39 @@ func TestWorker_ProbeNow(t *testing.T) {
 	})
 }
 
+// A purchase that had failed as a probe once waited a minute longer, after a pause of seconds as well.
+func TestWorker_DeliversSoonAfterShortPause(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(b *harness, c *Config) {
+		c.BatchSize, c.Test = 500, nil
+		denied := 0
+		b.live.respond = func([]string) purchase.Answer {
+			if denied++; denied <= 5 {
+				return answer(purchase.ClassAccess, 40105)
+			}
+			return answer(purchase.ClassDelivered, 0)
+		}
+		for i := range 3 {
+			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
+		}
+	}, func(t *testing.T, b *harness) {
+		for b.live.count() <= 5 {
+			wait(time.Second)
+		}
+		paused := time.Since(b.live.times()[0])
+		wait(paused * 5 / 4)
+		delivered := 0
+		for _, o := range b.r.published() {
+			if o.Result == purchase.StatusDelivered {
+				delivered++
+			}
+		}
+		if delivered != 3 {
+			t.Errorf("delivered soon after a pause of %s = %d, want 3", paused, delivered)
+		}
+	})
+}
+
 // The other destination keeps the fetches large.
 func TestWorker_ProbesAreSmall(t *testing.T) {
 	t.Parallel()

@@ -162,7 +162,7 @@ func (w *Worker) replaceProbe(ctx context.Context, probe message.Received) messa
 		return probe
 	}
 	for _, other := range others {
-		returned, delay := other, min(w.config.RetryMax, replaceRetry)
+		returned, delay := other, min(w.config.RetryMax, replaceRetry, w.untilNextProbe())
 		switch {
 		case w.unfitAsProbe(other):
 		case w.unfitAsProbe(probe):
@@ -173,6 +173,18 @@ func (w *Worker) replaceProbe(ctx context.Context, probe message.Received) messa
 		logAckError(w.log, returned.NakWithDelay(delay))
 	}
 	return probe
+}
+
+// untilNextProbe estimates when the probe after the one that is due comes: the intervals double, so the next
+// is about as long as the stop so far.
+func (w *Worker) untilNextProbe() time.Duration {
+	stopped := time.Duration(0)
+	for _, l := range []*lane{w.live, w.test} {
+		if b := l.state(); b.cause != "" {
+			stopped = max(stopped, w.config.Now().Sub(b.since))
+		}
+	}
+	return afterProbe(stopped)
 }
 
 // unfitAsProbe reports whether a purchase is unfit as a probe.

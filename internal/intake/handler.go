@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,9 @@ type Handler struct {
 	flood     zap.Option // rate limit for lines that a client can multiply
 	admission admission
 	lastEvent atomic.Int64 // receipt of the last signed event, Unix nanoseconds; 0: none
+
+	thinMutex sync.Mutex
+	thin      RejectedThin
 
 	webhooks  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
@@ -101,6 +105,35 @@ func (h *Handler) LastWebhook() time.Time {
 		return time.Unix(0, at).UTC()
 	}
 	return time.Time{}
+}
+
+// RejectedThin counts the thin events that this process rejected for lack of an API key.
+type RejectedThin struct {
+	Count         int
+	First, Latest time.Time
+}
+
+// thinPause ends a period of rejected thin events: Stripe repeats one within twelve hours.
+const thinPause = 12 * time.Hour
+
+// RejectedThin returns the current period of rejected thin events; its Count is 0 if there is none.
+func (h *Handler) RejectedThin() RejectedThin {
+	h.thinMutex.Lock()
+	defer h.thinMutex.Unlock()
+	if h.service.Now().Sub(h.thin.Latest) >= thinPause {
+		return RejectedThin{}
+	}
+	return h.thin
+}
+
+func (h *Handler) countThin(now time.Time) {
+	h.thinMutex.Lock()
+	defer h.thinMutex.Unlock()
+	if h.thin.Count == 0 || now.Sub(h.thin.Latest) >= thinPause {
+		h.thin = RejectedThin{First: now}
+	}
+	h.thin.Count++
+	h.thin.Latest = now
 }
 
 // response is the response to one webhook with its metric labels.
@@ -183,6 +216,9 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) response {
 	}
 	h.lastEvent.Store(h.service.Now().UnixNano())
 	disposition, err := h.service.Take(r.Context(), event, purchase.SourceWebhook)
+	if errors.Is(err, errNoAPIKey) {
+		h.countThin(h.service.Now())
+	}
 	return responseTo(event, disposition, err)
 }
 

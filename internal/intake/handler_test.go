@@ -338,9 +338,16 @@ func TestHandler_ThinEventEqualsSnapshot(t *testing.T) {
 func TestHandler_RejectsThinEventWithoutKey(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t, purchase.Rules{}, nil)
-	c := stripegen.NewCheckout()
+	if thin := e.handler.RejectedThin(); thin.Count != 0 {
+		t.Errorf("rejected thin events = %+v before one came, want none", thin)
+	}
+	c, began := stripegen.NewCheckout(), time.Now()
 	for _, body := range [][]byte{c.Thin(), c.AsyncSucceeded(time.Minute).Thin()} {
 		e.post(body, http.StatusBadRequest, "choose snapshot payloads", "STRIPE_API_KEY")
+	}
+	if thin := e.handler.RejectedThin(); thin.Count != 2 || thin.First.Before(began) ||
+		!thin.Latest.After(thin.First) {
+		t.Errorf("rejected thin events = %+v, want 2 since %s", thin, began)
 	}
 	e.counted("thin", "no_api_key", 2)
 	e.logged("Thin event without STRIPE_API_KEY", zapcore.ErrorLevel, 2)

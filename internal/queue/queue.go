@@ -28,6 +28,9 @@ import (
 	"purchase-relay/internal/secret"
 )
 
+// DefaultURL is the default of NATS_URL.
+const DefaultURL secret.String = "nats://127.0.0.1:4222"
+
 // Config is the connection to NATS, a part of both binaries' configurations.
 type Config struct {
 	// Comma-separated, with user and password; tls:// for TLS.
@@ -93,6 +96,8 @@ type Conn struct {
 	closed    chan struct{}
 	cancels   map[string]context.CancelCauseFunc // by subject: requests that the server may deny
 
+	up            bool           // guarded by mu, as its handlers reported
+	changed       time.Time      // guarded by mu: when up changed
 	failureLogged atomic.Bool    // since the last connection
 	watch         sync.WaitGroup // watchConnectErrors
 }
@@ -123,7 +128,10 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		Help: "Requests that NATS denied for lack of permission.",
 	})
 	reg.MustRegister(violations)
-	conn := &Conn{log: log, closed: make(chan struct{}), cancels: make(map[string]context.CancelCauseFunc)}
+	conn := &Conn{
+		log: log, closed: make(chan struct{}), cancels: make(map[string]context.CancelCauseFunc),
+		changed: time.Now(),
+	}
 	// Each message of a batch is denied on its own: all are counted, five per minute are logged.
 	sampled := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Minute, 5, 0)
@@ -139,6 +147,7 @@ func Connect(c Config, name string, log *zap.Logger, reg prometheus.Registerer) 
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("Connected to NATS"); conn.connected() }),
 		nats.ReconnectHandler(func(*nats.Conn) { log.Info("Reconnected to NATS"); conn.connected() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			conn.setUp(false)
 			if err != nil {
 				log.Warn("Disconnected from NATS", zap.Error(err), zap.String("remedy", reconnects))
 			}
@@ -256,7 +265,25 @@ func (c *Conn) OnConnect(f func()) {
 	}
 }
 
+func (c *Conn) setUp(up bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up, c.changed = up, time.Now()
+}
+
+// State reports whether the process is connected, and since when that is so.
+func (c *Conn) State() (connected bool, since time.Time) {
+	connected = c.nc.IsConnected()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if connected != c.up {
+		return connected, time.Now() // its handler is about to run
+	}
+	return connected, c.changed
+}
+
 func (c *Conn) connected() {
+	c.setUp(true)
 	c.failureLogged.Store(false)
 	c.mu.Lock()
 	defer c.mu.Unlock()

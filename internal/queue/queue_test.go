@@ -476,6 +476,37 @@ purchase_relay_consumer_pending 1
 	}
 }
 
+// A state has the time of its change, whether or not anybody asked in between.
+func TestConn_StateHasItsTime(t *testing.T) {
+	t.Parallel()
+	before := time.Now()
+	s := newNATS(t)
+	expect := func(want bool, after time.Time) (since time.Time) {
+		t.Helper()
+		s.await("the state", func() bool {
+			var connected bool
+			connected, since = s.State()
+			return connected == want
+		})
+		if since.Before(after) || since.After(time.Now()) {
+			t.Errorf("connected = %t since %s, want after %s", want, since, after)
+		}
+		return since
+	}
+	up := expect(true, before)
+	if again := expect(true, up); !again.Equal(up) {
+		t.Errorf("connected since %s, then %s, want no change", up, again)
+	}
+	stopped := time.Now()
+	s.stop()
+	down := expect(false, stopped)
+	if again := expect(false, stopped); again.Sub(down).Abs() > time.Second {
+		t.Errorf("disconnected since %s, then %s", down, again)
+	}
+	s.start()
+	expect(true, down)
+}
+
 // More publishes without a response than the client allows: each fails, and later ones are not blocked.
 func TestPublish_RecoversFromMissingStream(t *testing.T) {
 	t.Parallel()
@@ -586,8 +617,8 @@ func TestWorkers_ListsReports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := workers.List(); list == nil || len(list) > 0 {
-		t.Errorf("workers before a report = %v, want an empty list", list)
+	if list := workers.List(); list == nil || len(list) > 0 || !workers.LastSeen().IsZero() {
+		t.Errorf("workers before a report = %v, last at %s, want an empty list", list, workers.LastSeen())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, worker := make(chan error), s.connect("worker")
@@ -605,6 +636,9 @@ func TestWorkers_ListsReports(t *testing.T) {
 	}
 	s.await("the worker's state", func() bool { return len(workers.List()) > 0 })
 	list := workers.List()
+	if workers.LastSeen().Before(list[0].Seen) {
+		t.Errorf("last report at %s, want at least %s", workers.LastSeen(), list[0].Seen)
+	}
 	if w := list[0]; len(list) != 1 || w.Instance != "w-1" || w.State != "paused" || w.Reason != "40105" {
 		t.Errorf("workers = %+v, want %+v alone", list, state)
 	}

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// workerTTL is how long a worker is listed after its last state: three intervals.
-	workerTTL = 15 * time.Second
+	// WorkerTTL is how long a worker is listed after its last state: three intervals.
+	WorkerTTL = 15 * time.Second
 	// maxWorkers bounds the list: any permitted client may publish on the subject.
 	maxWorkers = 1000
 )
@@ -49,8 +49,9 @@ func (c *Conn) PublishState(
 
 // Workers holds the latest state of each connected worker.
 type Workers struct {
-	mu   sync.Mutex
-	seen map[string]message.WorkerState
+	mu       sync.Mutex
+	seen     map[string]message.WorkerState
+	lastSeen time.Time
 }
 
 // WatchWorkers subscribes to the workers' states until the connection is closed.
@@ -72,8 +73,9 @@ func (w *Workers) record(instance string, data []byte, now time.Time) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.lastSeen = now
 	maps.DeleteFunc(w.seen, func(_ string, old message.WorkerState) bool {
-		return now.Sub(old.Seen) > workerTTL
+		return now.Sub(old.Seen) > WorkerTTL
 	})
 	if _, known := w.seen[instance]; known || len(w.seen) < maxWorkers {
 		w.seen[instance] = s
@@ -86,9 +88,16 @@ func (w *Workers) List() []message.WorkerState {
 	defer w.mu.Unlock()
 	list := []message.WorkerState{}
 	for _, name := range slices.Sorted(maps.Keys(w.seen)) {
-		if s := w.seen[name]; time.Since(s.Seen) <= workerTTL {
+		if s := w.seen[name]; time.Since(s.Seen) <= WorkerTTL {
 			list = append(list, s)
 		}
 	}
 	return list
+}
+
+// LastSeen returns when the last state of any worker was received; zero: never.
+func (w *Workers) LastSeen() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lastSeen
 }

@@ -75,8 +75,8 @@ type Scoped interface {
 
 // Parse reads a command line and the environment into cli, a pointer to a struct for kong. A flag --some-name
 // is also the variable SOME_NAME (unless it is tagged noenv), and a secret may be in a file named by
-// SOME_NAME_FILE. An empty variable counts as unset. command is the selected command's name. If cli is Scoped,
-// the variables that the command does not use are neither read nor listed in its help.
+// SOME_NAME_FILE. An empty variable counts as unset. command is the selected command's name. If cli is
+// Scoped, the variables that the command does not use are neither read nor listed in its help.
 //
 // The error is ErrHelp after the help or the version was printed to out, or a *UsageError. With a *UsageError
 // and a command, cli holds the valid settings; without a command, cli must not be used: its defaults are not

@@ -68,6 +68,15 @@ func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// apiProblems answers even while the ledger is unreadable: that is one of the problems.
+func (d *Dashboard) apiProblems(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return badRequest(err)
+	}
+	writeJSON(w, http.StatusOK, map[string][]report.Problem{"problems": d.Problems(r.Context()).List})
+	return nil
+}
+
 func (d *Dashboard) health(ctx context.Context) Health {
 	h := d.Health(ctx)
 	if h.Workers == nil {

@@ -59,7 +59,8 @@ func openTab(t *testing.T) *tab {
 	}
 	p.addExtremes()
 	h := dashboard.New(dashboard.Config{
-		Reports: p.Reader, Replays: p.Jobs, Health: extremeHealth, Wake: func() {}, Body: tiktok.Preview,
+		Reports: p.Reader, Replays: p.Jobs, Health: extremeHealth, Problems: extremeProblems, Wake: func() {},
+		Body: tiktok.Preview,
 		Version: "v1.0.0", Now: time.Now, Log: zap.NewNop(),
 	})
 	server := httptest.NewServer(dashboard.NewAccess(nil, h, (&tally{}).add, zap.NewNop()))
@@ -134,6 +135,12 @@ func extremeHealth(context.Context) dashboard.Health {
 			{Instance: "w-2", Version: "v1.0.0", State: message.WorkerRunning, Since: time.Now(), Pixel: "C4A1"},
 		},
 	}
+}
+
+func extremeProblems(ctx context.Context) report.Problems {
+	return report.NewProblems(report.Observed{
+		Postgres: report.Condition{Checked: true}, Workers: extremeHealth(ctx).Workers, WorkersKnown: true,
+	}, time.Now())
 }
 
 // pages returns the path of each page, and of one purchase in each state.

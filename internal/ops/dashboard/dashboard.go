@@ -76,14 +76,15 @@ type Renderer func(envelope []byte, sent *purchase.Sent) ([]byte, error)
 
 // Config configures the dashboard.
 type Config struct {
-	Reports Reports
-	Replays Replays
-	Health  func(ctx context.Context) Health
-	Wake    func() // called when purchases were made pending
-	Body    Renderer
-	Version string
-	Now     func() time.Time
-	Log     *zap.Logger
+	Reports  Reports
+	Replays  Replays
+	Health   func(ctx context.Context) Health
+	Problems func(ctx context.Context) report.Problems
+	Wake     func() // called when purchases were made pending
+	Body     Renderer
+	Version  string
+	Now      func() time.Time
+	Log      *zap.Logger
 }
 
 // Dashboard serves the pages and /api/v1.
@@ -109,6 +110,7 @@ func New(c Config) http.Handler {
 		"POST /search":               d.search,
 		"POST /confirm":              d.confirm,
 		"GET /api/v1/summary":        d.apiSummary,
+		"GET /api/v1/problems":       d.apiProblems,
 		"GET /api/v1/purchases":      d.apiPurchases,
 		"GET /api/v1/purchases/{id}": d.apiPurchase,
 	} {
@@ -208,7 +210,8 @@ func (d *Dashboard) unrouted(mux *http.ServeMux, w http.ResponseWriter, r *http.
 	d.writeError(w, r, http.StatusNotFound, "page not found")
 }
 
-// writeError writes an error as a page, or as JSON for the API.
+// writeError writes an error as a page, or as JSON for the API. The page of an unavailable ledger has the
+// problems, which may be its cause.
 func (d *Dashboard) writeError(w http.ResponseWriter, r *http.Request, status int, message string) {
 	if !wantsPage(r) {
 		writeJSONError(w, status, message)
@@ -219,6 +222,9 @@ func (d *Dashboard) writeError(w http.ResponseWriter, r *http.Request, status in
 		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
 		_ = d.countGroups(ctx, &f) // the page does without the counts
+	}
+	if status == http.StatusServiceUnavailable {
+		f.Problems = problemViews(d.Problems(r.Context()))
 	}
 	d.pages.renderError(w, r, status, message, f)
 }

@@ -182,19 +182,43 @@ func newLedger() *ledger {
 
 func newAPI(l *ledger) http.Handler { return dashboard.New(config(l)) }
 
+// problems makes the ledger's list of problems. NATS went down when two workers reported trouble.
+func (l *ledger) problems(context.Context) report.Problems {
+	up := report.Condition{Checked: true}
+	o := report.Observed{
+		Postgres: up, Schema: up, Queue: up, Workers: workers(), WorkersKnown: true,
+		NATS: report.Condition{Checked: true, Failed: true, Since: now.Add(-time.Minute)},
+	}
+	if l.err != nil {
+		o.Postgres = report.Condition{Checked: true, Failed: true, Since: now}
+		return report.NewProblems(o, now)
+	}
+	o.Ledger = &report.LedgerProblems{Live: 1234}
+	for _, g := range l.groups {
+		if g.Status == purchase.StatusDead || g.Status == purchase.StatusRejected {
+			o.Ledger.Failed = append(o.Ledger.Failed, report.FailedGroup{Group: g, First: now.Add(-time.Hour), Latest: now})
+		}
+	}
+	return report.NewProblems(o, now)
+}
+
+func workers() []message.WorkerState {
+	return []message.WorkerState{
+		{
+			Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token",
+			Since: now, Seen: now,
+		},
+		{
+			Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right",
+			Since: now, Seen: now,
+		},
+	}
+}
+
 func config(l *ledger) dashboard.Config {
 	return dashboard.Config{
-		Reports: l, Replays: l, Health: func(context.Context) dashboard.Health {
-			return dashboard.Health{Postgres: "up", NATS: "down", Workers: []message.WorkerState{
-				{
-					Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token",
-					Since: now, Seen: now,
-				},
-				{
-					Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right",
-					Since: now, Seen: now,
-				},
-			}}
+		Reports: l, Replays: l, Problems: l.problems, Health: func(context.Context) dashboard.Health {
+			return dashboard.Health{Postgres: "up", NATS: "down", Workers: workers()}
 		},
 		Wake: func() { l.woken++ },
 		Body: func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
@@ -252,6 +276,65 @@ func TestAPI_Summary(t *testing.T) {
 	l.err = errors.New("connection refused")
 	if w := get(t, newAPI(l), "/api/v1/summary", plain); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("ledger unavailable: status = %d, want 503", w.Code)
+	}
+}
+
+func TestAPI_Problems(t *testing.T) {
+	t.Parallel()
+	l := newLedger()
+	w := get(t, newAPI(l), "/api/v1/problems", plain)
+	var got struct{ Problems []map[string]any }
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK || len(got.Problems) != 6 {
+		t.Fatalf("status = %d, %v, want 6 problems: %s", w.Code, err, w.Body)
+	}
+	first := got.Problems[0]
+	if first["since"] != "2026-01-02T03:03:05Z" || first["purchases"] != 1234.0 || len(first) != 4 ||
+		!strings.HasPrefix(fmt.Sprint(first["what"]), "NATS is down") || first["remedy"] == "" {
+		t.Errorf("first problem = %v, want NATS with since, purchases, remedy", first)
+	}
+	l.err = errors.New("connection refused")
+	w = get(t, newAPI(l), "/api/v1/problems", plain)
+	body := w.Body.String()
+	if w.Code != http.StatusOK || !strings.Contains(body, "Postgres does not respond") ||
+		!strings.Contains(body, `"purchases":null`) {
+		t.Errorf("ledger unavailable: status = %d, body %s, want 200 with Postgres", w.Code, body)
+	}
+	none := config(newLedger())
+	none.Problems = func(context.Context) report.Problems { return report.NewProblems(report.Observed{}, now) }
+	if w := get(t, dashboard.New(none), "/api/v1/problems", plain); w.Body.String() != `{"problems":[]}`+"\n" {
+		t.Errorf("without problems: body %s, want an empty list", w.Body)
+	}
+}
+
+// The bar is above every page, also above the one that reports an unavailable ledger.
+func TestPages_ShowProblems(t *testing.T) {
+	t.Parallel()
+	l := newLedger()
+	for _, target := range []string{"/", "/purchases", "/purchases/cs_dead", "/dead", "/attention", "/reconciliation"} {
+		body := get(t, newAPI(l), target, plain).Body.String()
+		bar, _, _ := strings.Cut(body[strings.Index(body, `id="problems"`):], `id="live"`)
+		for _, want := range []string{
+			"NATS is down", "2026-01-02 03:03 UTC", "1,234 purchases.", "Worker w1 is paused: TikTok accepts nothing",
+			"live: 40105 no such token", "Fix what the reason names", "Purchases are dead (refused, code 40002)",
+			"1 purchase.", "/attention?code=40002&amp;reason=refused&amp;status=dead", "Purchases are rejected",
+		} {
+			if !strings.Contains(bar, want) {
+				t.Errorf("the bar of %s lacks %q:\n%s", target, want, bar)
+			}
+		}
+		if strings.Contains(bar, "0 purchases") {
+			t.Errorf("the bar of %s shows an unknown number as 0", target)
+		}
+	}
+	l.err = errors.New("connection refused")
+	w := get(t, newAPI(l), "/", plain)
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "Postgres does not respond") {
+		t.Errorf("unavailable: status = %d, body %s, want 503 with the problem", w.Code, w.Body)
+	}
+	none := config(newLedger())
+	none.Problems = func(context.Context) report.Problems { return report.NewProblems(report.Observed{}, now) }
+	if body := get(t, dashboard.New(none), "/", plain).Body.String(); !strings.Contains(body, `<div id="problems"></div>`) {
+		t.Errorf("the page has no empty bar:\n%s", body)
 	}
 }
 

@@ -113,7 +113,7 @@ const (
 // SkippedWhere returns the operations that skip rows: the values of the metric's label.
 func SkippedWhere() []string {
 	return []string{
-		"alarm", "entries", "history", "outcomes", "reconcile", "relay", "replay", "rollup", "sweeper", "trials",
+		"entries", "history", "outcomes", "problems", "reconcile", "relay", "replay", "rollup", "sweeper", "trials",
 	}
 }
 

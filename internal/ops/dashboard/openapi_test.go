@@ -79,6 +79,9 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 	for _, query := range []string{"", "?range=24h&mode=live", "?range=7d&mode=test", "?range=1y"} {
 		ask(h, http.MethodGet, "/api/v1/summary"+query, "/api/v1/summary")
 	}
+	for _, query := range []string{"", "?mode=live"} {
+		ask(h, http.MethodGet, "/api/v1/problems"+query, "/api/v1/problems")
+	}
 	for _, query := range []string{
 		"", "?limit=1", "?status=dead&mode=all&code=40002&day=2026-01-02&limit=200&q=cs_dead", "?limit=1000",
 		"?cursor=x",
@@ -108,6 +111,7 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 	} {
 		for _, target := range [][3]string{
 			{"GET", "/api/v1/summary", "/api/v1/summary"},
+			{"GET", "/api/v1/problems", "/api/v1/problems"},
 			{"GET", list, list},
 			{"GET", list + "/cs_dead", id},
 			{"POST", list + "/cs_dead/replay", one},
@@ -120,6 +124,7 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 	l.err = errors.New("connection refused")
 	for _, target := range [][3]string{
 		{"GET", "/api/v1/summary", "/api/v1/summary"},
+		{"GET", "/api/v1/problems", "/api/v1/problems"},
 		{"GET", list, list},
 		{"GET", list + "/cs_dead", id},
 		{"POST", list + "/cs_dead/replay", one},

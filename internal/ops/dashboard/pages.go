@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -97,7 +98,35 @@ type frame struct {
 	Now       time.Time
 	Notice    string // the result of an action
 	Search    string // the content of the search field
+	Problems  []problemView
 	Page      any
+}
+
+// problemView is one line of the bar above every page.
+type problemView struct {
+	What   string
+	Since  *time.Time // nil: unknown
+	Count  string     // of purchases; "": unknown or none
+	Remedy string
+	Link   string // to its purchases; "": none
+}
+
+func problemViews(problems report.Problems) (views []problemView) {
+	for _, p := range problems.List {
+		v := problemView{What: p.What, Since: p.Since, Remedy: p.Remedy}
+		switch {
+		case p.Purchases == nil || *p.Purchases == 0:
+		case *p.Purchases == 1:
+			v.Count = "1 purchase"
+		default:
+			v.Count = number(*p.Purchases) + " purchases"
+		}
+		if p.Group != nil {
+			v.Link = link("/attention", groupValues(*p.Group))
+		}
+		views = append(views, v)
+	}
+	return views
 }
 
 // render writes a page, or returns an error before the first byte.

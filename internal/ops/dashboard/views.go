@@ -25,7 +25,7 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request, name string, f 
 	if err := d.countGroups(r.Context(), &f); err != nil {
 		return err
 	}
-	f.Version, f.Now = d.Version, d.Now()
+	f.Version, f.Now, f.Problems = d.Version, d.Now(), problemViews(d.Problems(r.Context()))
 	if err := d.pages.render(w, cmp.Or(f.Status, http.StatusOK), name, f); err != nil {
 		d.Log.Error("Page rendering failed", zap.Error(err))
 		return &httpError{http.StatusInternalServerError, internalError}
@@ -80,7 +80,6 @@ type overviewPage struct {
 type healthView struct {
 	Health
 	Components []component
-	Problems   []string
 }
 
 // component is one entry of the health strip.
@@ -183,23 +182,19 @@ func modeChoices(chosen, all string) []choice {
 	}
 }
 
-// healthView returns the health strip and the problems to show first.
+// healthView returns the health strip.
 func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.Time) healthView {
 	h := healthView{Health: d.health(ctx)}
 	workers := component{"Workers", strconv.Itoa(len(h.Workers)) + " connected", "good"}
 	if len(h.Workers) == 0 {
 		workers.Text, workers.Severity = "none connected", "bad"
-		if h.NATS == "up" {
-			h.Problems = append(h.Problems,
-				"No worker has reported for 15 seconds; purchases wait in the queue. Start tiktok-worker.")
-		} else {
+		if h.NATS != "up" {
 			workers.Text, workers.Severity = "unknown", "wait"
 		}
 	}
 	for _, worker := range h.Workers {
-		if problem := workerProblem(worker, now); problem != "" {
+		if worker.State != message.WorkerRunning || worker.Reason != "" { // its reason: test purchases wait
 			workers.Severity = "wait"
-			h.Problems = append(h.Problems, problem)
 		}
 	}
 	backlog := component{"Backlog", "unknown", "wait"}
@@ -213,10 +208,6 @@ func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.T
 			backlog.Severity = "wait"
 		}
 	}
-	if h.NATS != "up" {
-		h.Problems = append(h.Problems,
-			"NATS is down: webhooks are accepted, purchases wait on the ledger and are published when NATS is up.")
-	}
 	last := component{"Last webhook", ago(s.LastEvent, now), "good"}
 	if s.LastEvent.IsZero() {
 		last.Severity = "wait"
@@ -228,23 +219,6 @@ func (d *Dashboard) healthView(ctx context.Context, s report.Summary, now time.T
 		workers, backlog, last,
 	}
 	return h
-}
-
-// workerProblem returns a worker's problem: what, since when, what to do; "": none.
-func workerProblem(w message.WorkerState, now time.Time) string {
-	since := ago(w.Since, now)
-	changes := map[string]string{
-		message.WorkerPaused: "paused", message.WorkerOpen: "opened its circuit", message.WorkerOff: "switched off",
-	}
-	if change, stopped := changes[w.State]; stopped {
-		advice := guide.Worker(w.State)
-		return fmt.Sprintf("Worker %s %s %s: %s (%s). %s",
-			w.Instance, change, since, advice.Meaning, w.Reason, advice.Remedy)
-	}
-	if w.Reason != "" { // only test purchases wait
-		return fmt.Sprintf("Worker %s: %s (%s).", w.Instance, w.Reason, since)
-	}
-	return ""
 }
 
 // keyDay is one day's coverage: a share for each of KeyNames.

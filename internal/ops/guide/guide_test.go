@@ -116,6 +116,21 @@ func TestWorker_ExplainsEveryStateButRunning(t *testing.T) {
 	}
 }
 
+// Each kind of problem is explained, and named where docs/operations.md lists the messages about them.
+func TestProblem_ExplainsEveryKind(t *testing.T) {
+	table := between(t, read(t, "../../../docs/operations.md"), "\n## NOTIFY_URL", "\n## ")
+	for _, kind := range append(guide.ProblemKinds(), "dead:refused", "dead:expired", "dead:crash") {
+		a := guide.Problem(kind)
+		if a.Meaning == "" || strings.HasSuffix(a.Meaning, ".") || a.Remedy == "" ||
+			!strings.HasSuffix(a.Resolved, ".") {
+			t.Errorf("%s: advice = %+v, want meaning, remedy and a sentence for when it is over", kind, a)
+		}
+		if !strings.Contains(table, "`"+kind+"`") {
+			t.Errorf("docs/operations.md does not list %s", kind)
+		}
+	}
+}
+
 // Meanings in docs/states.md start with those of the pages.
 func TestStatesDocument_HasMeanings(t *testing.T) {
 	text := read(t, "../../../docs/states.md")

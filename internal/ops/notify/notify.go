@@ -1,15 +1,16 @@
-// Package notify sends messages about dead purchases, paused workers and missing webhooks, for shops without
-// Alertmanager.
+// Package notify sends messages about the problems of package report, for shops without Alertmanager.
 //
-// It sends one message when a problem starts and one when it is resolved, and at most one firing message per
-// reason in ten minutes, across all replicas. A failing receiver affects nothing else.
+// It sends one message when a problem has lasted for its kind's patience, and one when it is resolved, and at
+// most one firing message per kind in ten minutes, across all replicas. A failing receiver affects nothing
+// else.
 //
 //	none ──problem──▶ due ──sent──▶ firing ──worse──▶ due
 //	                   │              └──resolved──▶ sent ──▶ none
 //	                   └──resolved──▶ none
 //
 // Messages are not recorded. A restarted replica, or one that takes over, delays messages about older
-// problems by ten minutes; it sends resolved messages immediately.
+// problems by ten minutes; it sends resolved messages immediately. While Postgres is down nobody can take
+// over: the last leader notifies of that alone.
 package notify
 
 import (
@@ -20,7 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/logsafe"
-	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/ops/report"
 )
 
@@ -29,16 +30,9 @@ const (
 	pollTimeout  = 10 * time.Second
 	// groupWait delays a firing message, so that it lists more than the first purchase.
 	groupWait = 10 * time.Second
-	// repeatInterval is the minimum time between two firing messages of one reason.
+	// repeatInterval is the minimum time between two firing messages of one kind.
 	repeatInterval = 10 * time.Minute
-	// deathWindow is how long a dead purchase counts as a problem.
-	deathWindow = time.Hour
 )
-
-// Ledger lists the purchases that died since a time and are still dead, one entry per reason.
-type Ledger interface {
-	DeadLetters(ctx context.Context, since time.Time) ([]report.DeadLetters, error)
-}
 
 // Lead elects the replica that sends. Hold reports whether this process leads; it does for at most one
 // process per ledger, which keeps the lead until Release or the loss of its connection.
@@ -52,26 +46,18 @@ type Receiver interface {
 	Send(ctx context.Context, m Message) error
 }
 
-// Sources are the inputs of a Notifier.
-type Sources struct {
-	Ledger      Ledger
-	Lead        Lead
-	Workers     func() []message.WorkerState // that reported lately
-	LastWebhook func(ctx context.Context) (time.Time, error)
-	// SilenceCause asks Stripe why no webhook came since a time. nil: unknown. remedy "": the usual one.
-	SilenceCause func(ctx context.Context, since time.Time) (what, remedy string, err error)
-}
-
 // Config configures a Notifier.
 type Config struct {
-	Silence time.Duration // time without webhooks that is a problem; 0: never
-	Now     func() time.Time
+	Lead     Lead
+	Problems func(ctx context.Context) report.Problems
+	// SilenceCause asks Stripe why no webhook came since a time. nil: unknown. remedy "": the usual one.
+	SilenceCause func(ctx context.Context, since time.Time) (what, remedy string, err error)
+	Now          func() time.Time
 }
 
 // Notifier polls for problems and sends messages.
 type Notifier struct {
 	Config
-	sources  Sources
 	receiver Receiver
 	log      *zap.Logger
 	messages *prometheus.CounterVec
@@ -79,9 +65,9 @@ type Notifier struct {
 }
 
 // New returns a Notifier. receiver is nil without NOTIFY_URL.
-func New(c Config, s Sources, receiver Receiver, log *zap.Logger, reg prometheus.Registerer) *Notifier {
+func New(c Config, receiver Receiver, log *zap.Logger, reg prometheus.Registerer) *Notifier {
 	n := &Notifier{
-		Config: c, sources: s, receiver: receiver, log: log,
+		Config: c, receiver: receiver, log: log,
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "purchase_relay_notifications_total", Help: "Messages to the receiver at NOTIFY_URL, by result.",
 		}, []string{"result"}),
@@ -98,30 +84,36 @@ func (n *Notifier) Run(ctx context.Context) error {
 	if n.receiver == nil {
 		return nil
 	}
-	defer n.sources.Lead.Release()
+	defer n.Lead.Release()
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	var s *schedule // nil: another process sends
 	var failures logsafe.Changes
 	for {
-		problems, lead, err := n.read(ctx)
+		lead, err := n.hold(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil: // s stays as it is
-			if failures.Failed(err) {
-				n.log.Warn("Notifications paused, ledger unreadable", zap.Error(err))
-			}
-		case !lead:
-			s = nil
-		default:
-			if s == nil {
-				s = newSchedule(n.Now())
+		case err != nil && failures.Failed(err):
+			n.log.Warn("Notifications reduced, ledger unreadable", zap.Error(err),
+				zap.String("effect", "only that Postgres is down is notified of"))
+		case err == nil && failures.Recovered():
+			n.log.Info("Notifications resumed")
+		}
+		if lead && s == nil {
+			s = newSchedule(n.Now())
+		}
+		if s != nil {
+			problems := n.current(ctx)
+			if lead {
+				n.silence.explain(ctx, n.SilenceCause, problems.List, n.Now())
+			} else {
+				problems = problems.Only(guide.ProblemPostgres)
 			}
 			n.notify(ctx, s, problems)
 		}
-		if err == nil && failures.Recovered() {
-			n.log.Info("Notifications resumed")
+		if err == nil && !lead {
+			s = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -131,29 +123,21 @@ func (n *Notifier) Run(ctx context.Context) error {
 	}
 }
 
-// read returns the current problems if this process leads.
-func (n *Notifier) read(ctx context.Context) (list []Problem, lead bool, err error) {
+// hold reports whether this process leads.
+func (n *Notifier) hold(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	if lead, err = n.sources.Lead.Hold(ctx); err != nil || !lead {
-		return nil, false, err
-	}
-	now := n.Now()
-	deaths, err := n.sources.Ledger.DeadLetters(ctx, now.Add(-deathWindow))
-	if err != nil {
-		return nil, false, err
-	}
-	last, err := n.sources.LastWebhook(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	list = problems(deaths, n.sources.Workers(), last, n.Silence, now)
-	n.silence.explain(ctx, n.sources.SilenceCause, list, last, now)
-	return list, true, nil
+	return n.Lead.Hold(ctx)
+}
+
+func (n *Notifier) current(ctx context.Context) report.Problems {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	return n.Problems(ctx)
 }
 
 // notify sends the messages that are due.
-func (n *Notifier) notify(ctx context.Context, s *schedule, problems []Problem) {
+func (n *Notifier) notify(ctx context.Context, s *schedule, problems report.Problems) {
 	for _, m := range s.due(problems, n.Now()) {
 		err := n.send(ctx, m)
 		if ctx.Err() != nil {

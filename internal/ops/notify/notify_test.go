@@ -32,9 +32,13 @@ type fixture struct {
 	workers   []message.WorkerState
 	webhook   time.Time
 	ledgerErr error
-	cause     func(ctx context.Context, since time.Time) (what, remedy string, err error)
-	leader    any
-	send      func(m notify.Message) error
+	waiting   int
+	nats      report.Condition
+
+	ledgerDown time.Time
+	cause      func(ctx context.Context, since time.Time) (what, remedy string, err error)
+	leader     any
+	send       func(m notify.Message) error
 
 	attempts int
 	sent     []sentMessage
@@ -83,30 +87,34 @@ func (l *lead) Release() {
 	}
 }
 
-// DeadLetters implements notify.Ledger.
-func (f *fixture) DeadLetters(_ context.Context, since time.Time) ([]report.DeadLetters, error) {
+// problems makes the list of problems as ingest does.
+func (f *fixture) problems(silence time.Duration) report.Problems {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	by := map[purchase.Reason]*report.DeadLetters{}
-	for _, d := range f.deaths {
-		if d.at.Before(since) {
-			continue
-		}
-		g := by[d.reason]
-		if g == nil {
-			g = &report.DeadLetters{Reason: d.reason, First: d.at}
-			by[d.reason] = g
-		}
-		g.Count++
-		g.Latest = d.at
-		g.IDs = slices.Insert(g.IDs, 0, d.id)
-		g.IDs = g.IDs[:min(len(g.IDs), 5)]
+	o := report.Observed{
+		NATS: f.nats, Workers: slices.Clone(f.workers), LastWebhook: f.webhook, Silence: silence,
+		Postgres: report.Condition{Checked: true, Failed: f.ledgerErr != nil, Since: f.ledgerDown},
 	}
-	var list []report.DeadLetters
-	for _, g := range by {
-		list = append(list, *g)
+	if f.ledgerErr == nil {
+		o.Ledger = &report.LedgerProblems{Live: f.waiting}
+		by := map[purchase.Reason]*report.FailedGroup{}
+		for _, d := range f.deaths {
+			g := by[d.reason]
+			if g == nil {
+				g = &report.FailedGroup{First: d.at}
+				g.Status, g.Reason = purchase.StatusDead, d.reason
+				by[d.reason] = g
+			}
+			g.Count++
+			g.Latest = d.at
+			g.IDs = slices.Insert(g.IDs, 0, d.id)
+			g.IDs = g.IDs[:min(len(g.IDs), 5)]
+		}
+		for _, g := range by {
+			o.Ledger.Failed = append(o.Ledger.Failed, *g)
+		}
 	}
-	return list, nil
+	return report.NewProblems(o, time.Now())
 }
 
 // Send implements notify.Receiver.
@@ -132,17 +140,9 @@ func (f *fixture) run(silence time.Duration) (stop func()) {
 		f.log = log
 	}
 	ctx, cancel := context.WithCancel(f.t.Context())
-	n := notify.New(notify.Config{Silence: silence, Now: time.Now}, notify.Sources{
-		Ledger: f, Lead: &lead{f},
-		Workers: func() (list []message.WorkerState) {
-			f.set(func() { list = slices.Clone(f.workers) })
-			return list
-		},
-		LastWebhook: func(context.Context) (at time.Time, err error) {
-			f.set(func() { at = f.webhook })
-			return at, nil
-		},
-		SilenceCause: f.cause,
+	n := notify.New(notify.Config{
+		Lead: &lead{f}, SilenceCause: f.cause, Now: time.Now,
+		Problems: func(context.Context) report.Problems { return f.problems(silence) },
 	}, f, zap.New(core), f.reg)
 	f.reg = prometheus.NewRegistry()
 	ended := make(chan error, 1)
@@ -247,7 +247,7 @@ func TestNotifier_GroupsDeaths(t *testing.T) {
 		want := []string{"dead:crash firing 1", "dead:refused firing 3"}
 		f.expect(want...)
 		m, ids := f.messages()[1], []string{"cs_3", "cs_2", "cs_1"}
-		if !slices.Equal(m.IDs, ids) || !strings.Contains(m.What, "3 purchases dead-lettered") ||
+		if !slices.Equal(m.IDs, ids) || *m.Purchases != 3 || !strings.Contains(m.What, "are dead (refused)") ||
 			!strings.Contains(m.Remedy, "ingest replay --status dead --reason refused") {
 			t.Errorf("message = %+v, want 3 purchases with ids and a replay", m)
 		}
@@ -268,19 +268,58 @@ func TestNotifier_GroupsDeaths(t *testing.T) {
 	})
 }
 
-// Dead purchases that are not replayed count as a problem for an hour.
-func TestNotifier_ResolvesDeathsAfterAnHour(t *testing.T) {
+// Dead purchases are a problem until they are replayed. A process that starts later than an hour after the
+// last one is silent about them, or an operator who leaves them would get a message at each restart.
+func TestNotifier_RemembersOldDeaths(t *testing.T) {
+	t.Parallel()
+	runTest(t, func(f *fixture) {
+		stop := f.run(0)
+		f.wait(time.Second)
+		f.die(purchase.ReasonExpired, "cs_1")
+		f.wait(2 * time.Hour)
+		f.expect("dead:expired firing 1")
+		stop()
+		defer f.run(0)()
+		f.wait(24 * time.Hour)
+		f.expect("dead:expired firing 1")
+		f.die(purchase.ReasonExpired, "cs_2")
+		f.wait(time.Minute)
+		f.expect("dead:expired firing 1", "dead:expired firing 2")
+		f.replayAll()
+		f.wait(time.Minute)
+		f.expect("dead:expired firing 1", "dead:expired firing 2", "dead:expired resolved 2")
+	})
+}
+
+// What a restart ends is no reason for a message; a resolved one never comes without a firing one.
+func TestNotifier_WaitsForPatience(t *testing.T) {
 	t.Parallel()
 	runTest(t, func(f *fixture) {
 		defer f.run(0)()
-		f.wait(time.Second)
-		f.die(purchase.ReasonExpired, "cs_1")
-		f.wait(59 * time.Minute)
-		f.expect("dead:expired firing 1")
-		f.wait(2 * time.Minute)
-		f.expect("dead:expired firing 1", "dead:expired resolved 1")
-		f.wait(24 * time.Hour)
-		f.expect("dead:expired firing 1", "dead:expired resolved 1")
+		f.wait(time.Minute)
+		setNATS := func(failed bool) {
+			f.set(func() { f.nats = report.Condition{Checked: true, Failed: failed, Since: time.Now()} })
+		}
+		setNATS(true)
+		f.wait(time.Minute)
+		f.expect()
+		setNATS(false)
+		f.wait(20 * time.Minute)
+		f.expect()
+		setNATS(true)
+		f.wait(3 * time.Minute)
+		f.expect("nats firing 1")
+		setNATS(false)
+		f.wait(time.Minute)
+		f.expect("nats firing 1", "nats resolved 1")
+		f.setWorker(message.WorkerOpen)
+		f.wait(9 * time.Minute)
+		f.setWorker(message.WorkerRunning)
+		f.wait(20 * time.Minute)
+		f.expect("nats firing 1", "nats resolved 1")
+		f.setWorker(message.WorkerOpen)
+		f.wait(11 * time.Minute)
+		f.expect("nats firing 1", "nats resolved 1", "circuit_open firing 1")
 	})
 }
 
@@ -296,8 +335,7 @@ func TestNotifier_ReportsPausedWorkers(t *testing.T) {
 		f.set(func() { f.workers = []message.WorkerState{paused, {Instance: "w2"}} })
 		f.wait(time.Minute)
 		f.expect("paused firing 1")
-		const what = "1 of 2 workers paused since 2000-01-01T00:01:00Z: " +
-			"TikTok accepts nothing (live: 40105 Access token is incorrect)"
+		const what = "Worker w1 is paused: TikTok accepts nothing (live: 40105 Access token is incorrect)"
 		if m := f.messages()[0]; !strings.HasPrefix(m.What, what) || m.IDs[0] != "w1" {
 			t.Errorf("message = %+v, want %q", m, what)
 		}
@@ -307,7 +345,7 @@ func TestNotifier_ReportsPausedWorkers(t *testing.T) {
 		f.setWorker(message.WorkerRunning)
 		f.wait(5 * time.Second)
 		f.expect("paused firing 1", "paused resolved 1")
-		if got, want := f.messages()[1].What, "No worker is paused; 1 running."; got != want {
+		if got, want := f.messages()[1].What, "No worker is paused."; got != want {
 			t.Errorf("resolved = %q, want %q", got, want)
 		}
 		for i := range 30 { // alternating every minute
@@ -444,24 +482,44 @@ func TestNotifier_DelaysRetryAfterTimeout(t *testing.T) {
 	})
 }
 
-func TestNotifier_SendsNothingWhileLedgerIsDown(t *testing.T) {
+// While Postgres is down the last leader notifies of that alone. Others are silent, and whoever leads later
+// need not know: the first process also sends the resolved message.
+func TestNotifier_ReportsThatPostgresIsDown(t *testing.T) {
 	t.Parallel()
-	runTest(t, func(f *fixture) {
-		defer f.run(0)()
-		f.wait(time.Second)
-		f.die(purchase.ReasonRefused, "cs_1")
-		f.wait(time.Minute)
-		f.expect("dead:refused firing 1")
-		f.set(func() { f.ledgerErr = errors.New("connection refused") })
-		f.wait(5 * time.Minute)
-		f.set(func() { f.ledgerErr = nil })
-		f.wait(5 * time.Minute)
-		f.expect("dead:refused firing 1")
-		f.replayAll()
-		f.wait(time.Minute)
-		f.expect("dead:refused firing 1", "dead:refused resolved 1")
-		f.expectLogged("Notifications paused, ledger unreadable", 1, 1)
-	})
+	for name, another := range map[string]bool{"leads again": false, "another leads": true} {
+		t.Run(name, func(t *testing.T) {
+			runTest(t, func(f *fixture) {
+				defer f.run(0)()
+				f.wait(time.Second)
+				defer f.run(0)() // never leads
+				f.die(purchase.ReasonRefused, "cs_1")
+				f.wait(time.Minute)
+				f.expect("dead:refused firing 1")
+				f.set(func() { f.ledgerErr, f.ledgerDown = errors.New("connection refused"), time.Now() })
+				f.wait(30 * time.Second)
+				f.expect("dead:refused firing 1")
+				f.setWorker(message.WorkerPaused)
+				f.wait(5 * time.Minute)
+				f.expect("dead:refused firing 1", "postgres firing 1")
+				f.set(func() {
+					f.ledgerErr, f.workers = nil, nil
+					if another {
+						f.leader = "another"
+					}
+				})
+				f.wait(5 * time.Second)
+				f.expect("dead:refused firing 1", "postgres firing 1", "postgres resolved 1")
+				f.replayAll()
+				f.wait(time.Minute)
+				want := []string{"dead:refused firing 1", "postgres firing 1", "postgres resolved 1"}
+				if !another {
+					want = append(want, "dead:refused resolved 1")
+				}
+				f.expect(want...)
+				f.expectLogged("Notifications reduced, ledger unreadable", 1, 1)
+			})
+		})
+	}
 }
 
 // Random events never cause two firing messages of one reason within ten minutes.

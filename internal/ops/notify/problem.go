@@ -1,116 +1,76 @@
 package notify
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 
-	"purchase-relay/internal/logsafe"
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/ops/report"
-	"purchase-relay/internal/purchase"
 )
 
-// Problem is the current state of one reason.
-type Problem struct {
-	Reason   string    // dead:<reason>, paused or silence
-	Since    time.Time // when it started
-	Latest   time.Time // when it last got worse
-	Count    int       // 0: no problem
-	IDs      []string  // some, the newest first
-	What     string    // a sentence
-	Remedy   string
-	Resolved string // the sentence for when it is resolved
-	Unknown  bool   // it may or may not exist: no message is due
+// problem is all of one kind in the list of problems.
+type problem struct {
+	kind     string
+	since    time.Time // zero: unknown
+	latest   time.Time // when it last got worse; zero: it has not
+	count    int       // purchases or workers
+	waiting  *int      // purchases; nil: unknown
+	ids      []string  // some, the newest first
+	what     []string
+	remedies []string
+	past     bool // its purchases have ended: only a replay ends it
 }
 
-const (
-	reasonDead    = "dead:"
-	reasonPaused  = "paused"
-	reasonSilence = "silence"
-)
+const maxIDs = 5
 
-// problems derives the problems from the sources.
-func problems(
-	deaths []report.DeadLetters, workers []message.WorkerState, lastWebhook time.Time, silence time.Duration,
-	now time.Time,
-) (list []Problem) {
-	for _, d := range deaths {
-		advice := guide.Purchase(purchase.StatusDead, d.Reason)
-		list = append(list, Problem{
-			Reason: reasonDead + string(d.Reason), Since: d.First, Latest: d.Latest, Count: d.Count, IDs: d.IDs,
-			What: fmt.Sprintf("%s dead-lettered in the last hour (%s). %s.",
-				purchases(d.Count), d.Reason, advice.Meaning),
-			Remedy:   fmt.Sprintf("%s `%s`", advice.Remedy, advice.Replay),
-			Resolved: fmt.Sprintf("No dead purchase from the last hour (%s).", d.Reason),
-		})
-	}
-	list = append(list, paused(workers))
-	if silence > 0 && !lastWebhook.IsZero() && now.Sub(lastWebhook) >= silence {
-		list = append(list, Problem{
-			Reason: reasonSilence, Since: lastWebhook.Add(silence), Latest: lastWebhook, Count: 1,
-			What: fmt.Sprintf("No webhook since %s (NOTIFY_SILENCE is %s).",
-				lastWebhook.UTC().Format(time.RFC3339), silence),
-			Remedy:   "Check the endpoint and its deliveries in Stripe; then DNS, certificate and load balancer.",
-			Resolved: "Webhooks arrive again.",
-		})
-	}
-	return list
-}
-
-// paused is unknown while no worker reports: workers are restarting, or NATS is down.
-func paused(workers []message.WorkerState) Problem {
-	advice := guide.Worker(message.WorkerPaused)
-	p := Problem{
-		Reason: reasonPaused, Unknown: len(workers) == 0, Remedy: advice.Remedy,
-		Resolved: fmt.Sprintf("No worker is paused; %d running.", len(workers)),
-	}
-	for _, w := range workers {
-		if w.State != message.WorkerPaused {
-			continue
+// byKind merges the problems of each kind, such as the codes of refused purchases.
+func byKind(list []report.Problem) map[string]*problem {
+	kinds := make(map[string]*problem)
+	for _, r := range list {
+		p := kinds[r.Kind]
+		if p == nil {
+			p = &problem{kind: r.Kind, past: r.Group != nil}
+			kinds[r.Kind] = p
 		}
-		if p.Since.IsZero() || w.Since.Before(p.Since) {
-			p.Since = w.Since
-			p.What = fmt.Sprintf("paused since %s: %s (%s). Purchases wait in the queue.",
-				w.Since.UTC().Format(time.RFC3339), advice.Meaning, logsafe.Text(w.Reason, maxReason))
+		if r.Since != nil && (p.since.IsZero() || r.Since.Before(p.since)) {
+			p.since = *r.Since
 		}
-		p.Count++
-		p.IDs = append(p.IDs, w.Instance)
-	}
-	if p.Count > 0 {
-		p.What = fmt.Sprintf("%d of %d workers %s", p.Count, len(workers), p.What)
-		if len(workers) == 1 {
-			p.What = "The worker " + strings.TrimPrefix(p.What, "1 of 1 workers ")
+		if r.Latest.After(p.latest) {
+			p.latest = r.Latest
 		}
-		p.Latest = p.Since
-		p.IDs = p.IDs[:min(len(p.IDs), maxIDs)]
+		if r.Purchases != nil {
+			if p.waiting == nil {
+				p.waiting = new(0)
+			}
+			*p.waiting += *r.Purchases
+		}
+		if r.Group != nil {
+			p.count += r.Group.Count
+		} else {
+			p.count += max(1, len(r.IDs))
+		}
+		p.ids = append(p.ids, r.IDs...)
+		p.ids = p.ids[:min(len(p.ids), maxIDs)]
+		p.what = append(p.what, r.What+".")
+		if !slices.Contains(p.remedies, r.Remedy) {
+			p.remedies = append(p.remedies, r.Remedy)
+		}
 	}
-	return p
-}
-
-const (
-	maxIDs    = 5
-	maxReason = 200 // characters
-)
-
-func purchases(n int) string {
-	if n == 1 {
-		return "1 purchase"
-	}
-	return fmt.Sprintf("%d purchases", n)
+	return kinds
 }
 
 // Message is one notification.
 type Message struct {
-	Reason string
-	State  string // firing or resolved
-	Since  time.Time
-	Count  int
-	IDs    []string
-	What   string
-	Remedy string // "" when resolved
-	latest time.Time
+	Reason    string // the problem's kind
+	State     string // firing or resolved
+	Since     time.Time
+	Count     int
+	Purchases *int // that wait for it or need the operator; nil: unknown
+	IDs       []string
+	What      string
+	Remedy    string // "" when resolved
+	latest    time.Time
 }
 
 // The states of a message.
@@ -118,3 +78,14 @@ const (
 	StateFiring   = "firing"
 	StateResolved = "resolved"
 )
+
+func (p *problem) message(state string) Message {
+	m := Message{
+		Reason: p.kind, State: state, Since: p.since, Count: p.count, Purchases: p.waiting, IDs: p.ids,
+		What: strings.Join(p.what, "\n"), Remedy: strings.Join(p.remedies, "\n"), latest: p.latest,
+	}
+	if state == StateResolved {
+		m.What, m.Remedy = guide.Problem(p.kind).Resolved, ""
+	}
+	return m
+}

@@ -95,11 +95,13 @@ type fields struct {
 	Source string    `json:"source"`
 	Reason string    `json:"reason"`
 	State  string    `json:"state"`
-	Since  time.Time `json:"since"`
+	Since  time.Time `json:"since,omitzero"` // missing: unknown
 	Count  int       `json:"count"`
-	IDs    []string  `json:"ids"`
-	What   string    `json:"what"`
-	Remedy string    `json:"remedy,omitempty"`
+
+	Purchases *int     `json:"purchases"` // null: unknown
+	IDs       []string `json:"ids"`
+	What      string   `json:"what"`
+	Remedy    string   `json:"remedy,omitempty"`
 }
 
 func (w *Webhook) body(m Message) ([]byte, error) {
@@ -111,7 +113,7 @@ func (w *Webhook) body(m Message) ([]byte, error) {
 	if !w.textOnly {
 		b.fields = &fields{
 			Source: "purchase-relay", Reason: m.Reason, State: m.State, Since: m.Since.UTC().Truncate(time.Second),
-			Count: m.Count, IDs: append([]string{}, m.IDs...), What: m.What, Remedy: m.Remedy,
+			Count: m.Count, Purchases: m.Purchases, IDs: append([]string{}, m.IDs...), What: m.What, Remedy: m.Remedy,
 		}
 	}
 	return json.Marshal(b)
@@ -122,6 +124,16 @@ func text(m Message) string {
 		return "purchase-relay: resolved. " + m.What
 	}
 	lines := []string{"purchase-relay: " + m.What}
+	var facts []string
+	if !m.Since.IsZero() {
+		facts = append(facts, "Since "+m.Since.UTC().Format(time.RFC3339)+".")
+	}
+	if m.Purchases != nil && *m.Purchases > 0 {
+		facts = append(facts, fmt.Sprintf("Purchases: %d.", *m.Purchases))
+	}
+	if len(facts) > 0 {
+		lines = append(lines, strings.Join(facts, " "))
+	}
 	if len(m.IDs) > 0 {
 		ids := strings.Join(m.IDs, ", ")
 		if more := m.Count - len(m.IDs); more > 0 {

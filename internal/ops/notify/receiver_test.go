@@ -19,7 +19,8 @@ import (
 
 var deadMessage = notify.Message{ //nolint:gochecknoglobals // never written
 	Reason: "dead:refused", State: notify.StateFiring, Since: time.Unix(1767225600, 0), Count: 7,
-	IDs: []string{"cs_1", "cs_2"}, What: "7 purchases died <!channel> & more", Remedy: "Replay them.",
+	Purchases: new(7),
+	IDs:       []string{"cs_1", "cs_2"}, What: "7 purchases died <!channel> & more", Remedy: "Replay them.",
 }
 
 func TestWebhook_PostsTextAndFields(t *testing.T) {
@@ -40,9 +41,11 @@ func TestWebhook_PostsTextAndFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"text":   "purchase-relay: 7 purchases died <!channel> & more\ncs_1, cs_2 and 5 more\nReplay them.",
+		"text": "purchase-relay: 7 purchases died <!channel> & more\n" +
+			"Since 2026-01-01T00:00:00Z. Purchases: 7.\ncs_1, cs_2 and 5 more\nReplay them.",
 		"source": "purchase-relay", "reason": "dead:refused", "state": "firing", "since": "2026-01-01T00:00:00Z",
-		"count": 7.0, "ids": []any{"cs_1", "cs_2"}, "what": deadMessage.What, "remedy": deadMessage.Remedy,
+		"count": 7.0, "purchases": 7.0, "ids": []any{"cs_1", "cs_2"},
+		"what": deadMessage.What, "remedy": deadMessage.Remedy,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("body (-want +got):\n%s", diff)

@@ -4,18 +4,26 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/ops/report"
 )
 
-// retryInterval is the time between two attempts to send a message that was certainly not accepted.
-const retryInterval = time.Minute
+const (
+	// retryInterval is the time between two attempts to send a message that was certainly not accepted.
+	retryInterval = time.Minute
+	// memory is how long before its start a process expects that another one notified of dead purchases. Older
+	// ones get no message: an operator who leaves them would get one at each restart.
+	memory = time.Hour
+)
 
-// entry is the state of one reason.
+// entry is the state of one kind of problem.
 type entry struct {
-	problem   Problem
+	problem   *problem
 	due       time.Time // of the next firing message; zero: none
 	firing    bool      // a firing message was, or may have been, sent, and no resolved one since
 	sent      time.Time // when that was; zero: never
-	latest    time.Time // the problem's Latest in that message
+	latest    time.Time // the problem's latest in that message
 	notBefore time.Time // of any message, after a failure
 }
 
@@ -30,49 +38,53 @@ func newSchedule(now time.Time) *schedule {
 }
 
 // due records the current problems and returns the messages that are due.
-func (s *schedule) due(problems []Problem, now time.Time) (list []Message) {
-	present, unknown := map[string]bool{}, map[string]bool{}
-	for _, p := range problems {
-		switch e := s.entries[p.Reason]; {
-		case p.Unknown:
-			unknown[p.Reason] = true
-		case p.Count > 0:
-			present[p.Reason] = true
-			s.observe(p, now)
-		case e != nil:
-			e.problem.Resolved = p.Resolved
-		}
+func (s *schedule) due(problems report.Problems, now time.Time) (list []Message) {
+	present := byKind(problems.List)
+	for _, p := range present {
+		s.observe(p, now)
 	}
-	for _, reason := range slices.Sorted(maps.Keys(s.entries)) {
-		e := s.entries[reason]
+	for _, kind := range slices.Sorted(maps.Keys(s.entries)) {
+		e := s.entries[kind]
 		switch {
-		case unknown[reason], now.Before(e.notBefore):
-		case present[reason]:
+		case now.Before(e.notBefore):
+		case present[kind] != nil:
 			if !e.due.IsZero() && !now.Before(e.due) {
-				list = append(list, e.message(StateFiring))
+				list = append(list, e.problem.message(StateFiring))
 			}
+		case problems.Unknown(kind): // it may or may not be over
 		case e.firing:
-			list = append(list, e.message(StateResolved))
+			list = append(list, e.problem.message(StateResolved))
 		case now.Sub(e.sent) >= repeatInterval: // resolved
-			delete(s.entries, reason)
+			delete(s.entries, kind)
 		}
 	}
 	return list
 }
 
 // observe records a problem and sets when its firing message is due.
-func (s *schedule) observe(p Problem, now time.Time) {
-	e := s.entries[p.Reason]
+func (s *schedule) observe(p *problem, now time.Time) {
+	e := s.entries[p.kind]
+	first := now.Add(groupWait)
+	if !p.since.IsZero() {
+		first = later(first, p.since.Add(guide.Problem(p.kind).Patience))
+	}
 	switch {
-	case e == nil && p.Since.Before(s.started):
+	case e == nil && p.past && p.latest.Before(s.started.Add(-memory)):
+		e = &entry{firing: true, sent: s.started, latest: p.latest}
+	case e == nil && s.sentBefore(p):
 		e = &entry{firing: true, sent: s.started, due: s.started.Add(repeatInterval)}
 	case e == nil:
-		e = &entry{due: now.Add(groupWait)}
-	case e.due.IsZero() && (!e.firing || p.Latest.After(e.latest)): // again, or worse
-		e.due = later(now.Add(groupWait), e.sent.Add(repeatInterval))
+		e = &entry{due: first}
+	case e.due.IsZero() && (!e.firing || p.latest.After(e.latest)): // again, or worse
+		e.due = later(first, e.sent.Add(repeatInterval))
 	}
 	e.problem = p
-	s.entries[p.Reason] = e
+	s.entries[p.kind] = e
+}
+
+// sentBefore reports whether another process may have sent a message about a problem.
+func (s *schedule) sentBefore(p *problem) bool {
+	return !p.since.IsZero() && p.since.Add(guide.Problem(p.kind).Patience).Before(s.started)
 }
 
 // record records the result of sending a message.
@@ -90,18 +102,6 @@ func (s *schedule) record(m Message, err error, now time.Time) {
 	default:
 		e.firing, e.due, e.latest = false, time.Time{}, time.Time{}
 	}
-}
-
-func (e *entry) message(state string) Message {
-	p := e.problem
-	m := Message{
-		Reason: p.Reason, State: state, Since: p.Since, Count: p.Count, IDs: p.IDs,
-		What: p.What, Remedy: p.Remedy, latest: p.Latest,
-	}
-	if state == StateResolved {
-		m.What, m.Remedy = p.Resolved, ""
-	}
-	return m
 }
 
 func later(a, b time.Time) time.Time {

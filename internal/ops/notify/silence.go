@@ -2,9 +2,12 @@ package notify
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"purchase-relay/internal/logsafe"
+	"purchase-relay/internal/ops/guide"
+	"purchase-relay/internal/ops/report"
 )
 
 const (
@@ -22,14 +25,15 @@ type silence struct {
 // explain adds to a problem of missing webhooks what ask reports. It asks once per silence, and again after
 // repeatInterval at the earliest. A failure is only named in the text.
 func (s *silence) explain(
-	ctx context.Context, ask func(context.Context, time.Time) (string, string, error), list []Problem,
-	since, now time.Time,
+	ctx context.Context, ask func(context.Context, time.Time) (string, string, error), list []report.Problem,
+	now time.Time,
 ) {
 	for i := range list {
 		p := &list[i]
-		if p.Reason != reasonSilence || ask == nil {
+		if p.Kind != guide.ProblemSilence || ask == nil {
 			continue
 		}
+		since := p.Latest // the last webhook
 		if s.asked.IsZero() || now.Sub(s.asked) >= repeatInterval {
 			ctx, cancel := context.WithTimeout(ctx, causeTimeout)
 			what, remedy, err := ask(ctx, since)
@@ -42,7 +46,7 @@ func (s *silence) explain(
 		if !s.since.Equal(since) { // an earlier silence's
 			continue
 		}
-		p.What += " " + s.what
+		p.What += ". " + strings.TrimSuffix(s.what, ".")
 		if s.remedy != "" {
 			p.Remedy = s.remedy
 		}

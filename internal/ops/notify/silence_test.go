@@ -43,7 +43,7 @@ func TestNotifier_NamesSilenceCause(t *testing.T) {
 				f.wait(2 * time.Minute)
 				f.expect("silence firing 1")
 				m := f.messages()[0]
-				if !strings.Contains(m.What, "No webhook since") || !strings.Contains(m.What, tc.want) ||
+				if !strings.Contains(m.What, "No webhook for longer") || !strings.Contains(m.What, tc.want) ||
 					!strings.Contains(m.Remedy, tc.wantRemedy) {
 					t.Errorf("message = %q, remedy %q, want %q, %q", m.What, m.Remedy, tc.want, tc.wantRemedy)
 				}

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/ledger"
-	"purchase-relay/internal/purchase"
 )
 
 // Reader reads a ledger. It is safe for concurrent use.
@@ -44,7 +43,8 @@ func (r *Reader) OutboxState(ctx context.Context) (pending int, oldest time.Time
 }
 
 // Backfilled events are left out: they would hide a disabled endpoint.
-const sqlLastWebhook = `SELECT max(received_at) FROM public.stripe_events WHERE NOT caught_up`
+const sqlLastWebhook = `
+SELECT NULLIF(max(received_at), 'infinity') FROM public.stripe_events WHERE NOT caught_up`
 
 // LastWebhook returns when any replica last received a webhook about a purchase (zero: never).
 func (r *Reader) LastWebhook(ctx context.Context) (at time.Time, err error) {
@@ -71,36 +71,6 @@ func (r *Reader) Backfilled(
 		return 0, time.Time{}, fmt.Errorf("count backfilled purchases: %w", err)
 	}
 	return n, ledger.OrZero(at), nil
-}
-
-// DeadLetters are the dead purchases of one reason.
-type DeadLetters struct {
-	Reason        purchase.Reason
-	Count         int
-	First, Latest time.Time // when the first and the last one was recorded as dead
-	IDs           []string  // up to five, latest first
-}
-
-const sqlDeadLetters = `
-SELECT reason, count(*), min(updated_at), max(updated_at),
-    (array_agg(checkout_session_id ORDER BY updated_at DESC, checkout_session_id))[1:5]
-FROM public.purchases WHERE status = 'dead' AND updated_at >= $1
-GROUP BY reason ORDER BY reason`
-
-// DeadLetters returns, by reason, the purchases that were recorded as dead since a time and still are.
-func (r *Reader) DeadLetters(ctx context.Context, since time.Time) ([]DeadLetters, error) {
-	rows, err := r.db.Pool().Query(ctx, sqlDeadLetters, since)
-	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
-	}
-	letters, err := ledger.Collect(r.db, "alarm", rows, func(row pgx.CollectableRow) (d DeadLetters, err error) {
-		err = row.Scan(&d.Reason, &d.Count, &d.First, &d.Latest, &d.IDs)
-		return d, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
-	}
-	return letters, nil
 }
 
 func scanTime(row pgx.Row, into *time.Time) error {

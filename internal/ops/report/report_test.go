@@ -3,13 +3,10 @@ package report_test
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"purchase-relay/internal/message"
-	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/ledgertest"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
@@ -40,45 +37,6 @@ func TestReader_LastWebhookIgnoresBackfill(t *testing.T) {
 	}
 	if s, err := l.Summary(t.Context(), base, nil); err != nil || !s.LastEvent.Equal(want) {
 		t.Errorf("summary's last event = %s, %v, want %s", s.LastEvent, err, want)
-	}
-}
-
-func TestReader_DeadLettersGroupsByReason(t *testing.T) {
-	t.Parallel()
-	l := ledgertest.New(t)
-	before := time.Now().Add(-time.Minute)
-	for i := range 7 {
-		id := fmt.Sprintf("cs_%d", i)
-		l.MustRecord(ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, ""))
-		o := ledgertest.Outcome(id, 1, purchase.StatusDead, "a1", base)
-		if o.Reason = purchase.ReasonRefused; i == 6 {
-			o.Reason = purchase.ReasonCrash
-		}
-		if _, err := l.Settle(t.Context(), []message.Outcome{o}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	letters, err := l.DeadLetters(t.Context(), before)
-	if err != nil || len(letters) != 2 {
-		t.Fatalf("dead letters = %+v, %v, want two groups", letters, err)
-	}
-	crash, refused := letters[0], letters[1]
-	if crash.Reason != purchase.ReasonCrash || crash.Count != 1 {
-		t.Errorf("first group = %+v, want one crash", crash)
-	}
-	want := []string{"cs_5", "cs_4", "cs_3", "cs_2", "cs_1"}
-	if refused.Count != 6 || !slices.Equal(refused.IDs, want) {
-		t.Errorf("second group = %+v, want 6 with the ids %v", refused, want)
-	}
-	if !refused.First.Before(refused.Latest) || refused.First.Before(before) {
-		t.Errorf("second group from %s to %s, want both after %s", refused.First, refused.Latest, before)
-	}
-	all := maintenance.Selection{Status: purchase.StatusDead}
-	if _, err := l.Replay(t.Context(), all, func(int) {}); err != nil {
-		t.Fatal(err)
-	}
-	if letters, err := l.DeadLetters(t.Context(), before); err != nil || len(letters) != 0 {
-		t.Errorf("after the replay: dead letters = %+v, %v, want none", letters, err)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Local times, the chart, and a message when a refresh fails.
+// Local times, the chart, and a bar when a refresh fails.
 (() => {
   "use strict";
   const brief = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -102,11 +102,25 @@
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
-  const stale = (hidden) => () => {
-    const message = document.getElementById("stale");
-    if (message) message.hidden = hidden;
+  // htmx also swaps nothing after a failed refresh, and reports that as a swap: the response decides.
+  let fresh = new Date();
+  const showStale = (stale) => {
+    const since = document.getElementById("stale-since");
+    if (since && stale) {
+      since.dateTime = fresh.toISOString();
+      since.title = fresh.toISOString();
+      since.textContent = detailed.format(fresh);
+    }
+    const bar = document.getElementById("stale");
+    if (bar && bar.hidden === stale) bar.hidden = !stale;
+    document.body.classList.toggle("stale", stale);
   };
-  document.addEventListener("htmx:error", stale(false));
-  document.addEventListener("htmx:response:error", stale(false));
-  document.addEventListener("htmx:after:swap", stale(true));
+  document.addEventListener("htmx:error", () => showStale(true));
+  document.addEventListener("htmx:response:error", () => showStale(true));
+  document.addEventListener("htmx:after:swap", (event) => {
+    const response = event.detail?.ctx?.response;
+    if (!response || response.status < 200 || response.status >= 300) return;
+    fresh = new Date();
+    showStale(false);
+  });
 })();

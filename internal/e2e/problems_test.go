@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"purchase-relay/internal/testkit/tiktoksim"
+)
+
+type problem struct {
+	What, Remedy string
+	Since        *time.Time
+	Purchases    *int
+}
+
+// problems returns the API's list.
+func (s *stack) problems() []problem {
+	s.t.Helper()
+	code, body := httpGet(s.admin + "/api/v1/problems")
+	var list struct{ Problems []problem }
+	if err := json.Unmarshal([]byte(body), &list); err != nil || code != http.StatusOK || list.Problems == nil {
+		s.t.Fatalf("GET /api/v1/problems = %d %s, %v", code, body, err)
+	}
+	return list.Problems
+}
+
+// awaitProblem waits until the API lists a problem that begins with what.
+func (s *stack) awaitProblem(what string) (found problem) {
+	s.t.Helper()
+	s.await("the problem "+what, func() bool {
+		for _, p := range s.problems() {
+			if strings.HasPrefix(p.What, what) {
+				found = p
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// The API, every page and the command have one list, with real times and numbers.
+func TestProblems_OneList(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	s := newStack(t)
+	if list := s.problems(); len(list) > 0 {
+		t.Errorf("problems = %+v, want none", list)
+	}
+	expect := func(p problem, purchases int) {
+		t.Helper()
+		if p.Since == nil || p.Since.Before(began) || p.Since.After(time.Now()) || p.Purchases == nil ||
+			*p.Purchases != purchases || p.Remedy == "" {
+			t.Errorf("problem = %+v, want a time since the test's start and %d purchases", p, purchases)
+		}
+		for _, page := range []string{"/", "/purchases", "/attention", "/reconciliation"} {
+			if _, body := httpGet(s.admin + page); !strings.Contains(body, p.What[:20]) {
+				t.Errorf("%s lacks the problem %q", page, p.What)
+			}
+		}
+		code, out := command(t, "ingest", []string{
+			"DATABASE_URL=" + s.runtimeURL(), "NATS_URL=" + natsURL("ingest", s.natsAddr),
+		}, "show", "--problems")
+		if code != 3 || !strings.Contains(out, p.What[:20]) {
+			t.Errorf("show --problems = %d, want 3 and %q:\n%s", code, p.What, out)
+		}
+	}
+	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
+	s.awaitStatus(s.sell(1)[0], "dead")
+	expect(s.awaitProblem("Purchases are dead (refused, code 40002)"), 1)
+	s.sim.Clear()
+
+	s.sim.SetToken("another")
+	s.sell(2)
+	expect(s.awaitProblem("Worker "), 2)
+	s.worker.Kill()
+	expect(s.awaitProblem("No worker reports"), 2)
+
+	s.stopNATS()
+	s.awaitProblem("NATS is down")
+	for _, p := range s.problems() {
+		if strings.HasPrefix(p.What, "No worker") || strings.HasPrefix(p.What, "Worker") {
+			t.Errorf("problem without NATS = %q, want none of workers, which are unknown", p.What)
+		}
+	}
+	expect(s.awaitProblem("NATS is down"), 2)
+}
+
+// A page that cannot be refreshed does not show old figures as fresh: neither when ingest answers 503, nor
+// when it is gone.
+func TestDashboard_ReportsFailedRefresh(t *testing.T) {
+	t.Parallel()
+	s, restart := newStackWithPostgres(t)
+	p := s.openTab()
+	id := s.sell(1)[0]
+	s.awaitStatus(id, "delivered")
+	loaded := time.Now()
+	p.open(s.admin + "/")
+	p.awaitText(".lights", "1 connected")
+	visible := func() bool {
+		return evaluate[bool](p, `document.getElementById("stale").offsetHeight > 0`)
+	}
+	const colour = `getComputedStyle(document.querySelector(".light .dot")).backgroundColor`
+	good := evaluate[string](p, colour)
+	expectStale := func(when string, after time.Time) {
+		t.Helper()
+		p.await("the page to report "+when, visible)
+		if text := p.text("#stale"); !strings.Contains(text, "could not be refreshed since") {
+			t.Errorf("%s: bar = %q", when, text)
+		}
+		if first := evaluate[string](p, `document.querySelector("main").firstElementChild.id`); first != "stale" {
+			t.Errorf("%s: first element of the page = %q, want the bar", when, first)
+		}
+		since, err := time.Parse(time.RFC3339, evaluate[string](p, `document.getElementById("stale-since").dateTime`))
+		if err != nil || since.Before(after) || since.After(time.Now()) {
+			t.Errorf("%s: since = %s, %v, want the last refresh, after %s", when, since, err, after)
+		}
+		if grey := evaluate[string](p, colour); grey == good {
+			t.Errorf("%s: lights = %s, want grey", when, grey)
+		}
+		// It stays while refreshes fail.
+		calls := evaluate[int](p, `performance.getEntriesByType("resource").length`)
+		p.await("two more refreshes", func() bool {
+			return evaluate[int](p, `performance.getEntriesByType("resource").length`) >= calls+2
+		})
+		if !visible() {
+			t.Errorf("%s: the bar is gone without a refresh", when)
+		}
+	}
+	expectFresh := func(when string) {
+		t.Helper()
+		p.await("the page to be fresh "+when, func() bool { return !visible() && evaluate[string](p, colour) == good })
+	}
+	if visible() {
+		t.Error("a fresh page reports that it could not be refreshed")
+	}
+	stopped := time.Now()
+	if err := s.postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	expectStale("503", loaded)
+	if down := s.awaitProblem("Postgres does not respond"); down.Since == nil || down.Since.Before(stopped.Add(-time.Minute)) ||
+		down.Purchases != nil {
+		t.Errorf("problem = %+v, want a time and no number", down)
+	}
+	if code, body := httpGet(s.admin + "/"); code != http.StatusServiceUnavailable ||
+		!strings.Contains(body, "Postgres does not respond") {
+		t.Errorf("GET / without Postgres = %d, want 503 with the problem", code)
+	}
+	restart()
+	expectFresh("after Postgres is back")
+
+	addr := strings.TrimPrefix(s.admin, "http://")
+	s.ingest.Kill()
+	expectStale("a dead ingest", loaded)
+	s.startIngestAt(addr)
+	expectFresh("after ingest is back")
+	p.checkConsole("Failed to ") // load, and fetch
+}
+
+// startIngestAt starts an ingest with its admin listener at an address.
+func (s *stack) startIngestAt(addr string) {
+	s.t.Helper()
+	s.launchIngest("MIGRATE_DATABASE_URL="+s.database, "ADMIN_ADDR="+addr)
+	s.admin = "http://" + addr
+	s.awaitReadiness(s.admin, http.StatusOK)
+}
