@@ -60,7 +60,7 @@ func openTab(t *testing.T) *tab {
 	p.addExtremes()
 	h := dashboard.New(dashboard.Config{
 		Reports: p.Reader, Replays: p.Jobs, Health: extremeHealth, Problems: extremeProblems, Wake: func() {},
-		Body: tiktok.Preview,
+		Body:    tiktok.Preview,
 		Version: "v1.0.0", Now: time.Now, Log: zap.NewNop(),
 	})
 	server := httptest.NewServer(dashboard.NewAccess(nil, h, (&tally{}).add, zap.NewNop()))
@@ -412,7 +412,7 @@ func TestPages_KeyboardAndErrors(t *testing.T) {
 	p.open("/purchases")
 	p.focus("#q")
 	p.press("nobody@example.com\r")
-	p.await(`document.querySelector("main [role=alert]")?.innerText.includes("No purchase with this") ?? false`)
+	p.await(`document.querySelector("main .card [role=alert]")?.innerText.includes("No purchase with this") ?? false`)
 	if got := ask[string](p, `document.querySelector("#q").value + " " + location.pathname`); got !=
 		"nobody@example.com /purchases" {
 		t.Errorf("search field and path = %q, want the address and the same page", got)
