@@ -33,6 +33,7 @@ CREATE TABLE profiles (
     stripe_customer_id     text,
     stripe_subscription_id text,
     last_purchase_at       timestamptz NOT NULL, -- time of the purchase that has the Stripe ids
+    first_paid_at          timestamptz,          -- time of the first sale; null: only trials and free orders
     created_at             timestamptz NOT NULL DEFAULT now(),
     updated_at             timestamptz NOT NULL DEFAULT now(),
     UNIQUE (livemode, email)
@@ -49,6 +50,7 @@ CREATE TABLE purchases (
     kind                   text NOT NULL DEFAULT 'checkout'
                                CHECK (kind IN ('checkout', 'trial', 'first_payment')),
     trial_session_id       text COLLATE "C",  -- the trial of a first payment
+    first_sale             boolean NOT NULL DEFAULT false, -- the profile's earliest sale: a new buyer
     mode                   text NOT NULL,
     livemode               boolean NOT NULL,
     amount_minor           bigint,            -- in Stripe's smallest unit
@@ -169,6 +171,10 @@ CREATE INDEX purchases_mode_time ON purchases (livemode, COALESCE(purchased_at, 
 CREATE INDEX purchases_status_time ON purchases (status, livemode, COALESCE(purchased_at, created_at));
 CREATE INDEX purchases_code_time ON purchases (last_code, COALESCE(purchased_at, created_at))
     WHERE last_code <> 0;
+CREATE INDEX purchases_reason_time ON purchases (reason, COALESCE(purchased_at, created_at))
+    WHERE reason <> '';
+CREATE INDEX purchases_kind_time ON purchases (kind, COALESCE(purchased_at, created_at))
+    WHERE kind <> 'checkout';
 CREATE INDEX purchases_customer ON purchases (stripe_customer_id);
 CREATE INDEX purchases_profile ON purchases (profile_id);
 CREATE INDEX purchases_ending ON purchases (right(checkout_session_id, 6)); -- as pages show it
@@ -182,8 +188,11 @@ CREATE INDEX stripe_events_caught_up ON stripe_events (received_at) WHERE caught
 -- The rollup: totals that cost the same for ten purchases and ten million. Triggers append the difference of
 -- every change of a purchase to rollup_changes in the same transaction. The differences are folded into the
 -- totals every few seconds. In every snapshot, totals plus changes equal the purchases.
+--
+-- The totals are by quarter of an hour: the days of every time zone, 45 minutes off included, begin and end
+-- with one.
 CREATE TABLE rollup_changes (
-    hour           timestamptz NOT NULL, -- of the payment
+    at             timestamptz NOT NULL, -- start of the quarter hour of the payment
     livemode       boolean  NOT NULL,
     status         text     NOT NULL,
     reason         text     NOT NULL,
@@ -205,21 +214,48 @@ CREATE TABLE rollup_changes (
     key_late       bigint   NOT NULL DEFAULT 0,
     key_strong     bigint   NOT NULL DEFAULT 0,
     trials         bigint   NOT NULL DEFAULT 0, -- of n
+    first_sales    bigint   NOT NULL DEFAULT 0, -- of n
+    first_payments bigint   NOT NULL DEFAULT 0, -- of n: converted trials
     sent_minor     numeric  NOT NULL DEFAULT 0, -- the value that TikTok accepted
     no_value       bigint   NOT NULL DEFAULT 0  -- sales that TikTok accepted without a value
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000); -- always few rows
 
--- Totals per hour and per UTC day, so that a long range reads few rows.
+-- Totals per quarter hour and per UTC day, so that a long range reads few rows.
 CREATE TABLE rollup_totals (
+    daily    boolean     NOT NULL,
+    at       timestamptz NOT NULL, -- start of the quarter hour or day
+    livemode boolean     NOT NULL,
+    status   text        NOT NULL,
+    reason   text        NOT NULL,
+    code     text        NOT NULL,
+    n        bigint      NOT NULL,
+    PRIMARY KEY (daily, at, livemode, status, reason, code)
+);
+
+-- Sales per quarter hour, for the days of any time zone, and per UTC day.
+CREATE TABLE rollup_sales (
+    daily          boolean     NOT NULL,
+    at             timestamptz NOT NULL,
+    livemode       boolean     NOT NULL,
+    currency       text        NOT NULL,
+    paid           bigint      NOT NULL, -- of these …
+    accepted       bigint      NOT NULL,
+    waiting        bigint      NOT NULL,
+    left_out       bigint      NOT NULL, -- the others are not accepted
+    new_buyers     bigint      NOT NULL,
+    old_buyers     bigint      NOT NULL, -- a rejected sale has no known buyer
+    first_payments bigint      NOT NULL,
+    no_value       bigint      NOT NULL,
+    minor          numeric     NOT NULL,
+    sent_minor     numeric     NOT NULL,
+    PRIMARY KEY (daily, at, livemode, currency)
+);
+
+-- Match keys per quarter hour and per UTC day.
+CREATE TABLE rollup_keys (
     daily          boolean NOT NULL,
-    at             timestamptz NOT NULL, -- start of the hour or day
+    at             timestamptz NOT NULL,
     livemode       boolean NOT NULL,
-    status         text    NOT NULL,
-    reason         text    NOT NULL,
-    code           text    NOT NULL,
-    currency       text    NOT NULL,
-    n              bigint  NOT NULL,
-    minor          numeric NOT NULL,
     keyed          bigint  NOT NULL,
     key_email      bigint  NOT NULL,
     key_phone      bigint  NOT NULL,
@@ -232,10 +268,7 @@ CREATE TABLE rollup_totals (
     key_address    bigint  NOT NULL,
     key_late       bigint  NOT NULL,
     key_strong     bigint  NOT NULL,
-    trials         bigint  NOT NULL,
-    sent_minor     numeric NOT NULL,
-    no_value       bigint  NOT NULL,
-    PRIMARY KEY (daily, at, livemode, status, reason, code, currency)
+    PRIMARY KEY (daily, at, livemode)
 );
 
 CREATE TABLE rollup_delays (
@@ -245,15 +278,6 @@ CREATE TABLE rollup_delays (
     delay    smallint    NOT NULL,
     n        bigint      NOT NULL,
     PRIMARY KEY (daily, at, livemode, delay)
-);
-
--- The chart's points.
-CREATE TABLE rollup_hours (
-    hour     timestamptz NOT NULL,
-    livemode boolean     NOT NULL,
-    paid     bigint      NOT NULL,
-    accepted bigint      NOT NULL,
-    PRIMARY KEY (hour, livemode)
 );
 
 -- All-time totals, for the gauge and the attention list.
@@ -270,10 +294,10 @@ CREATE TABLE rollup_statuses (
 -- +goose StatementBegin
 CREATE FUNCTION rollup_terms(status text, reason text, last_code integer, currency text, amount_minor bigint,
     purchased_at timestamptz, created_at timestamptz, finished_at timestamptz, match_keys smallint)
-RETURNS TABLE (hour timestamptz, code text, money text, delay smallint, minor numeric, keyed integer,
+RETURNS TABLE (at timestamptz, code text, money text, delay smallint, minor numeric, keyed integer,
     keys integer)
 LANGUAGE sql STABLE AS $$
-    SELECT date_trunc('hour', COALESCE($6, $7), 'UTC'),
+    SELECT date_bin('15 minutes', COALESCE($6, $7), '2000-01-01Z'),
         CASE WHEN $1 IN ('dead', 'retrying') THEN COALESCE($3::text, '') ELSE '' END,
         COALESCE($4, ''),
         CASE WHEN $1 = 'delivered' AND $6 IS NOT NULL AND $8 IS NOT NULL
@@ -304,14 +328,16 @@ $$;
 CREATE FUNCTION rollup_note_new() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+    INSERT INTO public.rollup_changes (at, livemode, status, reason, code, currency, delay, n, minor, keyed,
         key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page,
-        key_name, key_address, key_late, key_strong, trials, sent_minor, no_value)
-    SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, 1,
+        key_name, key_address, key_late, key_strong, trials, first_sales, first_payments, sent_minor,
+        no_value)
+    SELECT t.at, p.livemode, p.status, p.reason, t.code, t.money, t.delay, 1,
         CASE WHEN p.kind = 'trial' THEN 0 ELSE t.minor END, t.keyed,
         t.keys & 1, t.keys >> 1 & 1, t.keys >> 2 & 1, t.keys >> 3 & 1, t.keys >> 4 & 1, t.keys >> 5 & 1,
         t.keys >> 6 & 1, t.keys >> 7 & 1, t.keys >> 8 & 1, t.keys >> 9 & 1, (t.keys & 5 <> 0)::int,
-        (p.kind = 'trial')::int, f.sent_minor, f.no_value
+        (p.kind = 'trial')::int, (p.first_sale AND p.kind <> 'trial')::int, (p.kind = 'first_payment')::int,
+        f.sent_minor, f.no_value
     FROM after_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency,
             p.amount_minor, p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
         CROSS JOIN LATERAL public.rollup_sent(p.status, p.kind, p.sent_minor) f;
@@ -326,14 +352,15 @@ BEGIN
     IF NOT EXISTS (SELECT FROM after_rows) THEN -- INSERT … ON CONFLICT without a conflict
         RETURN NULL;
     END IF;
-    INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+    INSERT INTO public.rollup_changes (at, livemode, status, reason, code, currency, delay, n, minor, keyed,
         key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page,
-        key_name, key_address, key_late, key_strong, trials, sent_minor, no_value)
-    SELECT d.hour, d.livemode, d.status, d.reason, d.code, d.money, d.delay, d.n, d.minor, d.keyed,
+        key_name, key_address, key_late, key_strong, trials, first_sales, first_payments, sent_minor,
+        no_value)
+    SELECT d.at, d.livemode, d.status, d.reason, d.code, d.money, d.delay, d.n, d.minor, d.keyed,
         d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6, d.b7, d.b8, d.b9, d.strong, d.trials,
-        d.sent_minor, d.no_value
+        d.first_sales, d.first_payments, d.sent_minor, d.no_value
     FROM (
-        SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, sum(p.sign) AS n,
+        SELECT t.at, p.livemode, p.status, p.reason, t.code, t.money, t.delay, sum(p.sign) AS n,
             sum(p.sign * CASE WHEN p.kind = 'trial' THEN 0 ELSE t.minor END) AS minor,
             sum(p.sign * t.keyed) AS keyed,
             sum(p.sign * (t.keys & 1)) AS b0, sum(p.sign * (t.keys >> 1 & 1)) AS b1,
@@ -342,21 +369,23 @@ BEGIN
             sum(p.sign * (t.keys >> 6 & 1)) AS b6, sum(p.sign * (t.keys >> 7 & 1)) AS b7,
             sum(p.sign * (t.keys >> 8 & 1)) AS b8, sum(p.sign * (t.keys >> 9 & 1)) AS b9,
             sum(p.sign * (t.keys & 5 <> 0)::int) AS strong, sum(p.sign * (p.kind = 'trial')::int) AS trials,
+            sum(p.sign * (p.first_sale AND p.kind <> 'trial')::int) AS first_sales,
+            sum(p.sign * (p.kind = 'first_payment')::int) AS first_payments,
             sum(p.sign * f.sent_minor) AS sent_minor, sum(p.sign * f.no_value) AS no_value
         FROM (
             SELECT 1 AS sign, livemode, status, reason, last_code, currency, amount_minor, purchased_at,
-                created_at, finished_at, match_keys, kind, sent_minor FROM after_rows
+                created_at, finished_at, match_keys, kind, first_sale, sent_minor FROM after_rows
             UNION ALL
             SELECT -1, livemode, status, reason, last_code, currency, amount_minor, purchased_at,
-                created_at, finished_at, match_keys, kind, sent_minor FROM before_rows
+                created_at, finished_at, match_keys, kind, first_sale, sent_minor FROM before_rows
         ) p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency,
                 p.amount_minor, p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
             CROSS JOIN LATERAL public.rollup_sent(p.status, p.kind, p.sent_minor) f
         GROUP BY 1, 2, 3, 4, 5, 6, 7
     ) d -- most updates change no total
     WHERE (d.n, d.minor, d.keyed, d.b0, d.b1, d.b2, d.b3, d.b4, d.b5, d.b6, d.b7, d.b8, d.b9,
-            d.strong, d.trials, d.sent_minor, d.no_value)
-        <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            d.strong, d.trials, d.first_sales, d.first_payments, d.sent_minor, d.no_value)
+        <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
@@ -365,15 +394,18 @@ END $$;
 CREATE FUNCTION rollup_note_gone() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO public.rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+    INSERT INTO public.rollup_changes (at, livemode, status, reason, code, currency, delay, n, minor, keyed,
         key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page,
-        key_name, key_address, key_late, key_strong, trials, sent_minor, no_value)
-    SELECT t.hour, p.livemode, p.status, p.reason, t.code, t.money, t.delay, -count(*),
+        key_name, key_address, key_late, key_strong, trials, first_sales, first_payments, sent_minor,
+        no_value)
+    SELECT t.at, p.livemode, p.status, p.reason, t.code, t.money, t.delay, -count(*),
         -sum(CASE WHEN p.kind = 'trial' THEN 0 ELSE t.minor END), -sum(t.keyed),
         -sum(t.keys & 1), -sum(t.keys >> 1 & 1), -sum(t.keys >> 2 & 1), -sum(t.keys >> 3 & 1),
         -sum(t.keys >> 4 & 1), -sum(t.keys >> 5 & 1), -sum(t.keys >> 6 & 1),
         -sum(t.keys >> 7 & 1), -sum(t.keys >> 8 & 1), -sum(t.keys >> 9 & 1),
-        -sum((t.keys & 5 <> 0)::int), -sum((p.kind = 'trial')::int), -sum(f.sent_minor), -sum(f.no_value)
+        -sum((t.keys & 5 <> 0)::int), -sum((p.kind = 'trial')::int),
+        -sum((p.first_sale AND p.kind <> 'trial')::int), -sum((p.kind = 'first_payment')::int),
+        -sum(f.sent_minor), -sum(f.no_value)
     FROM before_rows p CROSS JOIN LATERAL public.rollup_terms(p.status, p.reason, p.last_code, p.currency,
             p.amount_minor, p.purchased_at, p.created_at, p.finished_at, p.match_keys) t
         CROSS JOIN LATERAL public.rollup_sent(p.status, p.kind, p.sent_minor) f
@@ -408,12 +440,14 @@ ALTER TABLE attempts SET (autovacuum_vacuum_scale_factor = 0.02,
 ALTER TABLE profiles SET (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 
--- The rows of the current hour change every two seconds, older ones during pruning, also in no indexed
--- column. Without index writes: totals 97 of 100 updates instead of 90, hours 49 instead of 4.
+-- The rows of the current quarter hour change every two seconds, older ones during pruning, also in no
+-- indexed column: free space in the page saves the index writes.
 ALTER TABLE rollup_totals SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 500);
-ALTER TABLE rollup_delays SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,
+ALTER TABLE rollup_sales SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 500);
-ALTER TABLE rollup_hours SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,
+ALTER TABLE rollup_keys SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_vacuum_threshold = 500);
+ALTER TABLE rollup_delays SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 500);
 ALTER TABLE rollup_statuses SET (autovacuum_vacuum_threshold = 500);

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // for DISPLAY_TIMEZONE in an image without zones
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/message"
@@ -99,6 +100,10 @@ type config struct {
 
 	// Comma-separated, besides loopback names and IP addresses.
 	AdminHosts []string `example:"relay.internal" help:"Host names that the admin listener accepts."`
+
+	// An IANA name such as Europe/Berlin. Days begin at its midnight on pages, in the API and in their filters;
+	// pages show its times. Reconciliations keep UTC days, as TikTok counts. All replicas need the same.
+	DisplayTimezone string `default:"UTC" example:"Europe/Berlin" help:"Time zone of days and times."`
 
 	// A Slack (Incoming webhooks), Mattermost, Discord (…/slack) or generic JSON webhook. It gets one message
 	// when a problem starts and one when it ends.
@@ -203,6 +208,9 @@ func (c *config) problems(command string) (list []string) {
 	}
 	list = append(list, c.adminProblems()...)
 	list = append(list, c.secretProblems()...)
+	if _, err := c.zone(); err != nil {
+		list = append(list, "DISPLAY_TIMEZONE: "+err.Error())
+	}
 	list = append(list, c.ruleProblems()...)
 	list = append(list, c.streamProblems()...)
 	if c.ShutdownGrace <= 0 || c.SweepInterval <= 0 || c.SweepGrace <= 0 || c.RetryMaxAge <= 0 {
@@ -373,6 +381,16 @@ func (c *config) rules() (purchase.Rules, error) {
 		TrialEvent: c.TrialEventName, FirstPayment: c.FirstPayment,
 		Value: purchase.ValueBasis(c.Value), ClickWindow: time.Duration(c.ClickWindow),
 	}, err
+}
+
+// zone returns the time zone of the pages. The zone database is embedded: an image has none.
+func (c *config) zone() (*time.Location, error) {
+	const local = "Local" // the machine's own zone, under no name
+	zone, err := time.LoadLocation(c.DisplayTimezone)
+	if err != nil || c.DisplayTimezone == local {
+		return nil, fmt.Errorf("unknown time zone %q; use an IANA name such as Europe/Berlin", c.DisplayTimezone)
+	}
+	return zone, nil
 }
 
 func (c *config) streams() queue.StreamConfig {

@@ -84,7 +84,7 @@ func printReconciliation(out io.Writer, r *report.Reconciliation) {
 	_, _ = fmt.Fprintf(out, "Paid from %s to %s UTC, %s mode\n\n",
 		r.Since.UTC().Format(minute), r.Until.UTC().Format(minute), mode)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(table, "day\tcurrency\tStripe\t\tledger\t\tTikTok\t\tdiffer\t")
+	_, _ = fmt.Fprintln(table, "day (UTC)\tcurrency\tStripe\t\tledger\t\tTikTok\t\tdiffer\t")
 	for i := range r.Days {
 		d := &r.Days[i]
 		differences := 0

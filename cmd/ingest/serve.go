@@ -121,9 +121,13 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	if _, err := life.Serve("INGEST_ADDR", c.IngestAddr, service.PublicConnections, public); err != nil {
 		return err
 	}
+	zone, err := c.zone()
+	if err != nil {
+		return err
+	}
 	pages := dashboard.New(dashboard.Config{
 		Reports: reports, Replays: jobs, Health: health.dashboard, Problems: watch.problems, Wake: outbox.Wake,
-		Body: tiktok.Preview, Version: service.Version(), Now: time.Now, Log: log,
+		Body: tiktok.Preview, Version: service.Version(), Zone: zone, Now: time.Now, Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
 	if err != nil {

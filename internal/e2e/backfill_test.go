@@ -209,7 +209,7 @@ func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 	}
 	want := message.NewPrinter(language.English).
 		Sprintf("<strong>%d</strong> purchases backfilled", len(s.lost))
-	if _, text := httpGet(s.admin + "/"); !strings.Contains(text, want) {
+	if _, text := httpGet(s.admin + "/?mode=all"); !strings.Contains(text, want) {
 		t.Errorf("the overview lacks %q", want)
 	}
 }

@@ -169,12 +169,13 @@ func TestDashboard_InBrowser(t *testing.T) {
 	if reloaded() {
 		t.Error("the overview was reloaded")
 	}
-	p.awaitText(".lights", "1 connected")
+	p.awaitText(".lights", "1 running")
+	p.awaitText(".answer", "Last 24 hours: 3 sales")
 	if !evaluate[bool](p, `document.querySelector("#plot canvas") !== null`) {
 		t.Error("the overview has no chart")
 	}
-	if text := p.text(".asof time"); strings.Contains(text, "UTC") {
-		t.Errorf("time = %s, want the viewer's time zone", text)
+	if text := p.text(".asof time"); !strings.Contains(text, "UTC") {
+		t.Errorf("time = %s, want the zone of DISPLAY_TIMEZONE", text)
 	}
 
 	// A search by e-mail address leads to the purchase. The address is not in the URL.

@@ -69,7 +69,7 @@ func TestReconcile_ComparesTrialsAndFirstPayments(t *testing.T) {
 	s.checkOnlyDelivered(running.SessionID, converted.SessionID, invoices[1].InvoiceID, lost.SessionID,
 		lostInvoices[1].InvoiceID)
 	const notice = "<strong>2</strong> purchases backfilled"
-	if _, text := httpGet(s.admin + "/?range=30d"); !strings.Contains(text, notice) {
+	if _, text := httpGet(s.admin + "/?range=30d&mode=all"); !strings.Contains(text, notice) {
 		t.Errorf("the overview lacks %q", notice)
 	}
 }

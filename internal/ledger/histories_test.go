@@ -139,7 +139,7 @@ func newHistory(l *testLedger, rt *rapid.T) *history {
 	}
 	h.wipePurchases(rt)
 	h.Exec(`TRUNCATE purchases, profiles, stripe_events, attempts, trials,
-		rollup_changes, rollup_totals, rollup_delays, rollup_hours, rollup_statuses`)
+		rollup_changes, rollup_totals, rollup_sales, rollup_keys, rollup_delays, rollup_statuses`)
 	h.advance(0)
 	for i := range rapid.IntRange(1, 2).Draw(rt, "buyers") {
 		h.addBuyer(string(rune('a' + i)))
@@ -375,7 +375,7 @@ func (h *history) pruneAll(rt *rapid.T) {
 	h.must(err)
 	left := ask[[]string](h.testLedger, `SELECT COALESCE(array_agg(checkout_session_id), '{}') FROM purchases`)
 	maps.DeleteFunc(h.accepted, func(id string, _ bool) bool { return !slices.Contains(left, id) })
-	h.CheckRollup(rt, nil, time.Time{})
+	h.CheckRollup(rt, nil, ledgertest.Since(time.Time{}))
 }
 
 // forget runs the command, which may be interrupted after each of its steps and repeated later.
@@ -413,7 +413,7 @@ func (h *history) forget(rt *rapid.T) {
 	}
 	b.forgotten = true
 	h.checkForgotten(b, b.traces())
-	h.CheckRollup(rt, nil, time.Time{})
+	h.CheckRollup(rt, nil, ledgertest.Since(time.Time{}))
 }
 
 // checkForgotten searches every table, the queue and the dead letters for traces.
@@ -760,7 +760,7 @@ func (h *history) finishAll(rt *rapid.T) {
 		h.mayFail(h.sweeper.Sweep(h.T.Context()))
 	}
 	h.check(rt)
-	h.CheckRollup(rt, nil, time.Time{})
+	h.CheckRollup(rt, nil, ledgertest.Since(time.Time{}))
 	for _, b := range h.buyers {
 		if b.forgotten {
 			h.checkForgotten(b, []string{purchase.HashEmail(b.email), b.click, b.email})

@@ -77,6 +77,7 @@ type transaction struct {
 	sessions       map[string]sessionState
 	profiles       map[profileKey]*profile
 	subscriptions  map[string]*subscription
+	buyers         map[string]*buyer // by profile id
 
 	newEvents []newEvent
 	purchases map[string]purchaseRow // to write, by id
@@ -128,12 +129,20 @@ type profile struct {
 	changed                    bool
 }
 
+// buyer is the first sale of a profile.
+type buyer struct {
+	firstPaid time.Time // zero: none yet
+	sale      string    // the first sale, if this transaction writes it
+	displaced bool      // a later first sale is on the ledger
+}
+
 type purchaseRow struct {
 	purchase.Purchase
 
 	profile      string // profile id; "": none
 	envelope     []byte // nil: never sent
 	trialSession string // the trial's session, for a first payment
+	firstSale    bool   // of the profile
 	claimed      bool
 }
 
@@ -159,10 +168,10 @@ const sqlSessionStates = `
 SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
 
 const sqlKnownProfiles = `
-SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
+SELECT livemode, email, id::text, COALESCE(stripe_customer_id, ''), first_paid_at
 FROM public.profiles WHERE livemode AND email = ANY($1)
 UNION ALL
-SELECT livemode, email, id::text, COALESCE(stripe_customer_id, '')
+SELECT livemode, email, id::text, COALESCE(stripe_customer_id, ''), first_paid_at
 FROM public.profiles WHERE NOT livemode AND email = ANY($2)`
 
 // begin opens a transaction and locks and reads the sessions, customers and subscriptions of the receipts.
@@ -172,7 +181,7 @@ func begin(
 	tx := &transaction{
 		conn: conn, sessionByEvent: make(map[string]string), sessions: make(map[string]sessionState),
 		profiles: make(map[profileKey]*profile), subscriptions: make(map[string]*subscription),
-		purchases: make(map[string]purchaseRow),
+		buyers: make(map[string]*buyer), purchases: make(map[string]purchaseRow),
 	}
 	n := len(receipts)
 	events, sessions, emailLocks := make([]string, n), make([]string, n), make([]string, 0, n)
@@ -203,14 +212,17 @@ func begin(
 	var id, session, profileID, customer string
 	var key profileKey
 	var state sessionState
+	var firstPaid *time.Time
 	queueQuery(&batch, func() { tx.sessionByEvent[id] = session }, []any{&id, &session}, sqlKnownEvents, events)
 	queueQuery(&batch, func() { tx.sessions[id] = state }, []any{&id, &state.status, &state.reason},
 		sqlSessionStates, sessions)
-	queueQuery(&batch, func() { tx.profiles[key] = &profile{id: profileID, customerBefore: customer} },
-		[]any{&key.livemode, &key.email, &profileID, &customer},
+	queueQuery(&batch, func() {
+		tx.profiles[key] = &profile{id: profileID, customerBefore: customer}
+		tx.buyers[profileID] = &buyer{firstPaid: OrZero(firstPaid)}
+	}, []any{&key.livemode, &key.email, &profileID, &customer, &firstPaid},
 		sqlKnownProfiles, sorted(liveEmails), sorted(testEmails))
 	if len(subscriptions) > 0 {
-		querySubscriptions(&batch, tx.subscriptions, subscriptions)
+		querySubscriptions(&batch, tx.subscriptions, tx.buyers, subscriptions)
 	}
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, fmt.Errorf("lock and read: %w", err)
@@ -282,6 +294,7 @@ func (tx *transaction) decideCheckout(r *purchase.Receipt) (recorded purchase.Re
 	if err != nil {
 		return recorded, err
 	}
+	tx.markFirstSale(&row)
 	tx.addPurchase(&row, r, &recorded)
 	if p.Trial {
 		err = tx.addTrial(&row, &recorded)
@@ -341,12 +354,36 @@ func (tx *transaction) addPurchase(row *purchaseRow, r *purchase.Receipt, record
 	tx.purchases[row.ID] = *row
 }
 
+// markFirstSale decides whether a row is its profile's first sale so far, by time of payment. Events arrive
+// in any order: an earlier sale displaces a later one.
+func (tx *transaction) markFirstSale(row *purchaseRow) {
+	if row.profile == "" || row.At.IsZero() || !purchase.Paid(row.Status, row.Reason, row.Kind) {
+		return
+	}
+	b := tx.buyers[row.profile]
+	if b == nil {
+		b = &buyer{}
+		tx.buyers[row.profile] = b
+	}
+	if !b.firstPaid.IsZero() && !row.At.Before(b.firstPaid) {
+		return
+	}
+	if later, here := tx.purchases[b.sale]; here {
+		later.firstSale = false
+		tx.purchases[b.sale] = later
+	} else if !b.firstPaid.IsZero() {
+		b.displaced = true
+	}
+	b.firstPaid, b.sale, row.firstSale = row.At, row.ID, true
+}
+
 const sqlCommit = `COMMIT`
 
 func (tx *transaction) commit(ctx context.Context) error {
 	var batch pgx.Batch
 	tx.insertEvents(&batch)
 	tx.upsertProfiles(&batch)
+	tx.updateFirstSales(&batch)
 	tx.upsertPurchases(&batch)
 	tx.upsertSubscriptions(&batch)
 	batch.Queue(sqlCommit)
@@ -399,10 +436,10 @@ func (tx *transaction) insertEvents(batch *pgx.Batch) {
 // the chosen id fails, and the transaction is retried.
 const sqlUpsertProfiles = `
 INSERT INTO public.profiles AS p (id, livemode, email, stripe_customer_id, stripe_subscription_id,
-    last_purchase_at)
-SELECT u.id::uuid, u.livemode, u.email, u.customer, u.subscription, u.at
-FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
-    AS u (id, livemode, email, customer, subscription, at)
+    last_purchase_at, first_paid_at)
+SELECT u.id::uuid, u.livemode, u.email, u.customer, u.subscription, u.at, u.first_paid
+FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
+    $7::timestamptz[]) AS u (id, livemode, email, customer, subscription, at, first_paid)
 ON CONFLICT (livemode, email) DO UPDATE SET
     stripe_customer_id = CASE WHEN excluded.last_purchase_at >= p.last_purchase_at
         THEN COALESCE(excluded.stripe_customer_id, p.stripe_customer_id)
@@ -411,6 +448,7 @@ ON CONFLICT (livemode, email) DO UPDATE SET
         THEN COALESCE(excluded.stripe_subscription_id, p.stripe_subscription_id)
         ELSE COALESCE(p.stripe_subscription_id, excluded.stripe_subscription_id) END,
     last_purchase_at = GREATEST(p.last_purchase_at, excluded.last_purchase_at),
+    first_paid_at = LEAST(p.first_paid_at, excluded.first_paid_at),
     updated_at = now()
 WHERE p.id = excluded.id`
 
@@ -426,21 +464,59 @@ func (tx *transaction) upsertProfiles(batch *pgx.Batch) {
 		column(keys, func(k profileKey) string { return k.email }),
 		column(keys, func(k profileKey) *string { return nullable(tx.profiles[k].customer) }),
 		column(keys, func(k profileKey) *string { return nullable(tx.profiles[k].subscription) }),
-		column(keys, func(k profileKey) time.Time { return tx.profiles[k].lastPurchase }))
+		column(keys, func(k profileKey) time.Time { return tx.profiles[k].lastPurchase }),
+		column(keys, func(k profileKey) *time.Time {
+			b := tx.buyers[tx.profiles[k].id]
+			if b == nil {
+				return nil
+			}
+			return NullTime(b.firstPaid)
+		}))
+}
+
+// The profile of a first payment after a trial is not among the upserted ones.
+const sqlFirstPaid = `
+UPDATE public.profiles p SET first_paid_at = LEAST(p.first_paid_at, u.at), updated_at = now()
+FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at) WHERE p.id = u.id::uuid`
+
+const sqlDisplaceFirstSales = `
+UPDATE public.purchases SET first_sale = false, updated_at = now()
+WHERE profile_id = ANY($1::text[]::uuid[]) AND first_sale AND NOT checkout_session_id = ANY($2::text[])`
+
+func (tx *transaction) updateFirstSales(batch *pgx.Batch) {
+	var converted, displaced, sales []string
+	for _, id := range slices.Sorted(maps.Keys(tx.buyers)) {
+		b := tx.buyers[id]
+		if tx.purchases[b.sale].Kind == purchase.KindFirstPayment {
+			converted = append(converted, id)
+		}
+		if b.displaced {
+			displaced, sales = append(displaced, id), append(sales, b.sale)
+		}
+	}
+	if len(converted) > 0 {
+		batch.Queue(sqlFirstPaid, converted,
+			column(converted, func(id string) time.Time { return tx.buyers[id].firstPaid }))
+	}
+	if len(displaced) > 0 {
+		batch.Queue(sqlDisplaceFirstSales, displaced, sales)
+	}
 }
 
 const sqlUpsertPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor,
     currency, purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys, kind,
-    trial_session_id, stripe_payment_id, finished_at, claimed_until, first_published_at)
+    trial_session_id, first_sale, stripe_payment_id, finished_at, claimed_until, first_published_at)
 SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount,
-    u.currency, u.at, u.customer, u.subscription, u.envelope, u.keys, u.kind, u.trial, u.payment,
+    u.currency, u.at, u.customer, u.subscription, u.envelope, u.keys, u.kind, u.trial, u.first_sale,
+    u.payment,
     CASE WHEN u.status IN ('skipped', 'rejected') THEN now() END,
-    CASE WHEN u.claimed THEN now() + make_interval(secs => $18) END, CASE WHEN u.claimed THEN now() END
+    CASE WHEN u.claimed THEN now() + make_interval(secs => $19) END, CASE WHEN u.claimed THEN now() END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[],
     $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::bytea[], $13::smallint[], $14::text[],
-    $15::text[], $16::boolean[], $17::text[]) AS u (id, status, reason, profile, mode, livemode, amount,
-    currency, at, customer, subscription, envelope, keys, kind, trial, claimed, payment)
+    $15::text[], $16::boolean[], $17::boolean[], $18::text[])
+    AS u (id, status, reason, profile, mode, livemode, amount,
+    currency, at, customer, subscription, envelope, keys, kind, trial, first_sale, claimed, payment)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id,
     mode = excluded.mode, livemode = excluded.livemode, amount_minor = excluded.amount_minor,
@@ -449,7 +525,8 @@ ON CONFLICT (checkout_session_id) DO UPDATE SET
     stripe_subscription_id = excluded.stripe_subscription_id,
     stripe_payment_id = COALESCE(excluded.stripe_payment_id, purchases.stripe_payment_id),
     envelope = excluded.envelope, match_keys = excluded.match_keys, kind = excluded.kind,
-    trial_session_id = excluded.trial_session_id, finished_at = excluded.finished_at,
+    trial_session_id = excluded.trial_session_id, first_sale = excluded.first_sale,
+    finished_at = excluded.finished_at,
     claimed_until = excluded.claimed_until, first_published_at = excluded.first_published_at,
     updated_at = now()`
 
@@ -478,6 +555,7 @@ func (tx *transaction) upsertPurchases(batch *pgx.Batch) {
 		column(rows, (*purchaseRow).sentKeys),
 		column(rows, func(p *purchaseRow) string { return string(cmp.Or(p.Kind, purchase.KindCheckout)) }),
 		column(rows, func(p *purchaseRow) *string { return nullable(p.trialSession) }),
+		column(rows, func(p *purchaseRow) bool { return p.firstSale }),
 		column(rows, func(p *purchaseRow) bool { return p.claimed }),
 		column(rows, func(p *purchaseRow) *string { return nullable(p.Payment) }),
 		relay.ClaimTimeout.Seconds())

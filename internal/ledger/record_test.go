@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -457,4 +458,57 @@ func TestRecord_EventIDOfAnotherInvoice(t *testing.T) {
 	}
 	l.Must(invoice, purchase.Duplicate)
 	l.firstPaymentIs(1, "in_1_1")
+}
+
+// A buyer's first sale is the earliest paid one, in whatever order the events arrive, in one transaction or
+// several. Trials and unpaid checkouts are none; a trial's first payment is one.
+func TestRecord_MarksFirstSales(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	firsts := func(want ...string) {
+		t.Helper()
+		got := ask[[]string](l, `SELECT COALESCE(array_agg(checkout_session_id ORDER BY checkout_session_id), '{}')
+			FROM purchases WHERE first_sale`)
+		if !slices.Equal(got, want) {
+			t.Errorf("first sales = %v, want %v", got, want)
+		}
+	}
+	buy := func(id string, later time.Duration, change func(p *purchase.Purchase)) purchase.Receipt {
+		r := receipt("evt_"+id, id, purchase.StatusPending, "")
+		r.Purchase.At = base.Add(later)
+		change(&r.Purchase)
+		return r
+	}
+	same := func(*purchase.Purchase) {}
+	l.MustRecord(receipt("evt_free", "cs_free", purchase.StatusSkipped, purchase.ReasonNoPayment))
+	l.MustRecord(receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
+	firsts()
+	l.MustRecord(buy("cs_b", 2*time.Hour, same))
+	l.MustRecord(buy("cs_c", 3*time.Hour, same))
+	firsts("cs_b")
+	l.MustRecord(buy("cs_a", time.Hour, same)) // backfilled
+	firsts("cs_a")
+	l.MustRecord(buy("cs_test", 0, func(p *purchase.Purchase) { p.Livemode = false }))
+	firsts("cs_a", "cs_test")
+	other := func(p *purchase.Purchase) { p.Email = "other@example.com" }
+	var group sync.WaitGroup // share a transaction, or not
+	for i := range 8 {
+		group.Go(func() {
+			_, err := l.Record(t.Context(), buy(fmt.Sprintf("cs_o%d", i), time.Duration(8-i)*time.Hour, other))
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	firsts("cs_a", "cs_o7", "cs_test")
+	l.MustRecord(trialOf(1))
+	firsts("cs_a", "cs_o7", "cs_test")
+	l.Must(invoiceOf(1, 1), purchase.Processed)
+	firsts("cs_a", "cs_o7", "cs_test", "in_1_1")
+	l.MustRecord(buy("cs_after", 24*365*time.Hour, func(p *purchase.Purchase) {
+		p.Email = "buyer1@example.com" // the trial's
+	}))
+	firsts("cs_a", "cs_o7", "cs_test", "in_1_1")
+	l.CheckRollup(t, nil, ledgertest.Since(time.Time{}))
 }

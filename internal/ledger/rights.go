@@ -21,8 +21,8 @@ func rights() map[string][]string {
 	return map[string][]string{
 		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all,
 		"backfills": write, "reconciliations": write,
-		"rollup_changes": {"SELECT", "DELETE"}, "rollup_hours": all, "rollup_delays": all, "rollup_statuses": write,
-		"rollup_totals": all, "schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
+		"rollup_changes": {"SELECT", "DELETE"}, "rollup_totals": all, "rollup_sales": all, "rollup_keys": all,
+		"rollup_delays": all, "rollup_statuses": write, "schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},
 	}
 }
 

@@ -109,6 +109,7 @@ func (tx *transaction) convert(s *subscription) (first purchaseRow, err error) {
 		return first, err
 	}
 	first.trialSession = s.Trial.Session
+	tx.markFirstSale(&first)
 	tx.purchases[first.ID] = first
 	s.Subscription, s.envelope, s.changed = next, nil, true
 	return first, nil
@@ -227,7 +228,7 @@ func (db *DB) FirstPayments(
 		var state sessionState
 		queueQuery(&batch, func() { states[id] = state }, []any{&id, &state.status, &state.reason},
 			sqlSessionStates, sessions)
-		querySubscriptions(&batch, known, chunk)
+		querySubscriptions(&batch, known, make(map[string]*buyer), chunk)
 		if err := db.pool.SendBatch(ctx, &batch).Close(); err != nil {
 			return nil, fmt.Errorf("read first payments: %w", err)
 		}
@@ -279,25 +280,31 @@ func (c *candidates) firstPayment(s purchase.Subscription, states map[string]ses
 }
 
 const sqlKnownTrials = `
-SELECT subscription_id, livemode, COALESCE(checkout_session_id, ''), started_at, reason,
-    COALESCE((SELECT p.id::text FROM public.profiles p WHERE p.id = t.profile_id), ''), envelope,
+SELECT subscription_id, t.livemode, COALESCE(checkout_session_id, ''), started_at, reason,
+    COALESCE(p.id::text, ''), p.first_paid_at, envelope,
     click_expires_at, COALESCE(invoice_id, ''), invoice_at, amount_minor, COALESCE(currency, ''),
-    period_start, COALESCE(stripe_customer_id, ''), COALESCE(purchase_id, '')
-FROM public.trials t WHERE subscription_id = ANY($1)`
+    period_start, COALESCE(t.stripe_customer_id, ''), COALESCE(purchase_id, '')
+FROM public.trials t LEFT JOIN public.profiles p ON p.id = t.profile_id WHERE subscription_id = ANY($1)`
 
-// querySubscriptions adds a query to a batch that reads subscriptions into a map.
-func querySubscriptions(batch *pgx.Batch, into map[string]*subscription, ids []string) {
+// querySubscriptions adds a query to a batch that reads subscriptions and their buyers into maps.
+// Known buyers are kept.
+func querySubscriptions(
+	batch *pgx.Batch, into map[string]*subscription, buyers map[string]*buyer, ids []string,
+) {
 	var id string
 	var s subscription
-	var started, expires, paid, period *time.Time
+	var started, expires, paid, period, firstPaid *time.Time
 	queueQuery(batch, func() {
 		s.Trial.Started, s.Trial.ClickExpires = OrZero(started).UTC(), OrZero(expires).UTC()
 		s.Invoice.At, s.Invoice.PeriodStart = OrZero(paid).UTC(), OrZero(period).UTC()
 		s.Invoice.Subscription, s.Invoice.Livemode, s.Invoice.Mode = id, s.Livemode, "subscription"
 		into[id] = new(s)
+		if s.profile != "" && buyers[s.profile] == nil {
+			buyers[s.profile] = &buyer{firstPaid: OrZero(firstPaid)}
+		}
 	}, []any{
-		&id, &s.Livemode, &s.Trial.Session, &started, &s.Trial.Withheld, &s.profile, &s.envelope, &expires,
-		&s.Invoice.ID, &paid, &s.Invoice.AmountMinor, &s.Invoice.Currency, &period, &s.Invoice.Customer,
+		&id, &s.Livemode, &s.Trial.Session, &started, &s.Trial.Withheld, &s.profile, &firstPaid, &s.envelope,
+		&expires, &s.Invoice.ID, &paid, &s.Invoice.AmountMinor, &s.Invoice.Currency, &period, &s.Invoice.Customer,
 		&s.FirstPayment,
 	}, sqlKnownTrials, ids)
 }

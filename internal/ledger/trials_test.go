@@ -15,6 +15,7 @@ import (
 	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/ledgertest"
 )
 
 const oneDay = 24 * time.Hour
@@ -232,7 +233,7 @@ func TestRecord_SentTrial(t *testing.T) {
 	}
 	summary := func() report.Summary {
 		t.Helper()
-		s, err := l.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
+		s, err := l.Summary(t.Context(), ledgertest.Since(base.AddDate(0, 0, -1)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

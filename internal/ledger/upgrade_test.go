@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -15,6 +14,7 @@ import (
 
 	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/ledgertest"
 	"purchase-relay/migrations"
 )
 
@@ -67,7 +67,7 @@ func TestUpgrade_OlderBinaryKeepsRunning(t *testing.T) {
 	}
 	check := func(sales int) {
 		t.Helper()
-		s, err := l.Summary(t.Context(), base.AddDate(0, 0, -1), nil)
+		s, err := l.Summary(t.Context(), ledgertest.Since(base.AddDate(0, 0, -1)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,8 +77,8 @@ func TestUpgrade_OlderBinaryKeepsRunning(t *testing.T) {
 			s.Values[0].PaidMinor != int64(3099*sales) {
 			t.Errorf("summary of %d sales = %+v\n%s", 2*sales, s, diff)
 		}
-		days, err := l.Coverage(t.Context(), base, nil)
-		wantDays := []report.DayCoverage{{At: base.Truncate(24 * time.Hour), Coverage: want}}
+		days, err := l.Coverage(t.Context(), ledgertest.Since(base), nil)
+		wantDays := []report.DayCoverage{{At: base.Truncate(report.Quarter), Coverage: want}}
 		if diff := cmp.Diff(wantDays, days); err != nil || diff != "" {
 			t.Errorf("coverage by day (-want +got), error %v:\n%s", err, diff)
 		}

@@ -84,6 +84,46 @@ func Paid(s Status, r Reason, k Kind) bool {
 	}
 }
 
+// SaleState is what became of a paid purchase. Every sale has exactly one.
+type SaleState string
+
+// The states of a sale.
+const (
+	SaleAccepted    SaleState = "accepted"     // by TikTok
+	SaleWaiting     SaleState = "waiting"      // for the queue, a worker or the next attempt
+	SaleNotAccepted SaleState = "not_accepted" // dead, rejected, or skipped without a token
+	SaleLeftOut     SaleState = "left_out"     // skipped on purpose: outside of the accepted share
+)
+
+// SaleStates returns every state of a sale, in the order of the constants.
+func SaleStates() []SaleState {
+	return []SaleState{SaleAccepted, SaleWaiting, SaleNotAccepted, SaleLeftOut}
+}
+
+// LeftOutReasons returns why sales are skipped on purpose.
+func LeftOutReasons() []Reason {
+	return []Reason{ReasonTestPurchase, ReasonNoConsent, ReasonInternal, ReasonForgotten}
+}
+
+// StateOfSale returns what became of a sale; "": the purchase is none, see Paid.
+func StateOfSale(s Status, r Reason, k Kind) SaleState {
+	if !Paid(s, r, k) {
+		return ""
+	}
+	switch s {
+	case StatusDelivered:
+		return SaleAccepted
+	case StatusPending, StatusPublished, StatusRetrying:
+		return SaleWaiting
+	case StatusSkipped:
+		if slices.Contains(LeftOutReasons(), r) {
+			return SaleLeftOut
+		}
+	default: // dead or rejected
+	}
+	return SaleNotAccepted
+}
+
 // Advances reports whether an event moves a purchase from one payment state to the next; from is "" for a
 // purchase that is not recorded. The order is awaiting_payment, payment_failed, rejected, unpaid by design
 // (no_payment), paid. A paid purchase never leaves that state.

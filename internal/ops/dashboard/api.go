@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -28,32 +29,59 @@ func (d *Dashboard) apiDescription(w http.ResponseWriter, _ *http.Request) {
 type summary struct {
 	Range     string                  `json:"range"`
 	Mode      string                  `json:"mode"`
+	From      time.Time               `json:"from"`
+	Until     time.Time               `json:"until"`
+	Zone      string                  `json:"timezone"`
 	Purchases map[purchase.Status]int `json:"purchases"`
 	Attention int                     `json:"attention"`
 	Oldest    int64                   `json:"oldest_waiting_seconds"`
 	Value     []report.Value          `json:"value"`
 	NoValue   int                     `json:"accepted_without_value"`
+	Days      []summaryDay            `json:"days"`
 	Health    Health                  `json:"health"`
 }
 
+// summaryDay counts the sales of a day, or of the part of it that the range covers.
+type summaryDay struct {
+	Date          string         `json:"date"`
+	Paid          int            `json:"paid"`
+	Accepted      int            `json:"accepted"`
+	Waiting       int            `json:"waiting"`
+	NotAccepted   int            `json:"not_accepted"`
+	LeftOut       int            `json:"left_out"`
+	NewBuyers     int            `json:"new_buyers"`
+	Returning     int            `json:"returning_buyers"`
+	FirstPayments int            `json:"trials_converted"`
+	Value         []report.Value `json:"value"`
+}
+
 func (d *Dashboard) apiSummary(w http.ResponseWriter, r *http.Request) error {
-	values, err := query(r, "range", "mode")
+	values, err := query(r, "range", "from", "to", "mode")
 	if err != nil {
 		return badRequest(err)
 	}
-	v, err := parseView(values)
+	now := d.Now()
+	v, err := parseView(values, "all", now, d.days)
 	if err != nil {
 		return badRequest(err)
 	}
 	ctx := r.Context()
-	now := d.Now()
-	s, err := d.Reports.Summary(ctx, now.Add(-v.span), v.livemode)
+	s, err := d.Reports.Summary(ctx, v.period, v.livemode)
 	if err != nil {
 		return err
 	}
 	body := summary{
 		Range: v.Range, Mode: v.Mode, Purchases: make(map[purchase.Status]int), Attention: s.Attention,
-		Value: []report.Value{}, NoValue: s.NoValue, Health: d.health(ctx),
+		From: v.period.From.UTC(), Until: v.period.Until.UTC(), Zone: d.days.Zone.String(),
+		Value: []report.Value{}, NoValue: s.NoValue, Days: []summaryDay{}, Health: d.health(ctx),
+	}
+	for _, day := range v.byDay(s.Steps, d.days) {
+		sum := report.SumSales(day.Steps)
+		body.Days = append(body.Days, summaryDay{
+			Date: day.At.In(d.days.Zone).Format(time.DateOnly), Paid: sum.Paid, Accepted: sum.Accepted,
+			Waiting: sum.Waiting, NotAccepted: sum.NotAccepted(), LeftOut: sum.LeftOut, NewBuyers: sum.NewBuyers,
+			Returning: sum.Returning, FirstPayments: sum.FirstPayments, Value: append([]report.Value{}, sum.Values...),
+		})
 	}
 	for _, status := range purchase.Statuses() {
 		body.Purchases[status] = s.Counts[status]
@@ -92,11 +120,11 @@ type list struct {
 }
 
 func (d *Dashboard) apiPurchases(w http.ResponseWriter, r *http.Request) error {
-	values, err := query(r, "q", "status", "mode", "code", "day", "cursor", "limit")
+	values, err := query(r, append(filterNames(), "cursor", "limit")...)
 	if err != nil {
 		return badRequest(err)
 	}
-	f, err := parseFilter(values)
+	f, err := d.parseFilter(values)
 	if err != nil {
 		return badRequest(err)
 	}

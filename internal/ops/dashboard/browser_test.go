@@ -24,12 +24,9 @@ import (
 	"purchase-relay/internal/testkit/chromium"
 	"purchase-relay/internal/testkit/ledgergen"
 	"purchase-relay/internal/testkit/ledgertest"
-	"purchase-relay/internal/testkit/pglocal/pgtest"
 	"purchase-relay/internal/testkit/wait"
 	"purchase-relay/internal/tiktok"
 )
-
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 // tab is a browser on the dashboard of a made-up ledger.
 type tab struct {
@@ -61,7 +58,7 @@ func openTab(t *testing.T) *tab {
 	h := dashboard.New(dashboard.Config{
 		Reports: p.Reader, Replays: p.Jobs, Health: extremeHealth, Problems: extremeProblems, Wake: func() {},
 		Body:    tiktok.Preview,
-		Version: "v1.0.0", Now: time.Now, Log: zap.NewNop(),
+		Version: "v1.0.0", Zone: time.UTC, Now: time.Now, Log: zap.NewNop(),
 	})
 	server := httptest.NewServer(dashboard.NewAccess(nil, h, (&tally{}).add, zap.NewNop()))
 	t.Cleanup(server.Close)
@@ -319,7 +316,7 @@ const controlContrast = `(() => {
 	};
 	const style = getComputedStyle(document.documentElement), low = [];
 	for (const [name, against] of [["--edge", "--card"], ["--edge", "--ground"], ["--edge", "--field"],
-		["--paid", "--card"], ["--accepted", "--card"], ["--focus", "--card"]]) {
+		["--paid", "--card"], ["--missed", "--card"], ["--accepted", "--card"], ["--focus", "--card"]]) {
 		const [a, b] = [name, against].map((n) => luminance(style.getPropertyValue(n).trim()));
 		const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 		if (!(contrast >= 3)) low.push(name + " on " + against + ": " + contrast.toFixed(2));

@@ -1,8 +1,8 @@
 // Package dashboard serves the pages and the API behind the admin token. It reads the ledger and the health
 // of Postgres, NATS and the workers. Its only change is a replay, which makes purchases pending.
 //
-// Pages work without JavaScript, which adds charts, local times and live updates. Totals come from the
-// rollup and are exact at the time of the request.
+// Pages work without JavaScript, which adds charts and live updates. Days and times are those
+// of one zone. Totals come from the rollup and are exact at the time of the request.
 package dashboard
 
 import (
@@ -26,19 +26,19 @@ import (
 // stop with ctx.
 type Reports interface {
 	Groups
-	// Summary returns the totals since the start of an hour. Its cost does not grow with the ledger.
-	Summary(ctx context.Context, since time.Time, livemode *bool) (report.Summary, error)
-	// Coverage counts match keys by UTC day since the start of a day.
-	Coverage(ctx context.Context, since time.Time, livemode *bool) ([]report.DayCoverage, error)
+	// Summary returns the totals of a period. Its cost does not grow with the ledger.
+	Summary(ctx context.Context, p report.Period, livemode *bool) (report.Summary, error)
+	// Coverage counts match keys by the steps of a period.
+	Coverage(ctx context.Context, p report.Period, livemode *bool) ([]report.DayCoverage, error)
 	// List returns up to f.Limit rows, newest first.
 	List(ctx context.Context, f report.Filter) ([]report.Row, error)
 	// Get returns a row with its details. The error is report.ErrNotFound if there is none.
 	Get(ctx context.Context, id string) (report.Row, error)
 	// ProfileByEmail returns a profile's id; "": none. Its errors do not contain the address.
 	ProfileByEmail(ctx context.Context, email string) (string, error)
-	// Backfilled counts the purchases paid since a time whose webhook was missed, and returns when the last
-	// one was recorded.
-	Backfilled(ctx context.Context, since time.Time, livemode *bool) (n int, last time.Time, err error)
+	// Backfilled counts the purchases paid in a period whose webhook was missed, and returns when the last one
+	// was recorded.
+	Backfilled(ctx context.Context, from, until time.Time, livemode *bool) (n int, last time.Time, err error)
 	// Reconciliation returns the latest one of a mode; Made is zero if there is none.
 	Reconciliation(ctx context.Context, livemode bool) (report.Reconciliation, error)
 }
@@ -83,6 +83,7 @@ type Config struct {
 	Wake     func() // called when purchases were made pending
 	Body     Renderer
 	Version  string
+	Zone     *time.Location // of days and times; nil: UTC
 	Now      func() time.Time
 	Log      *zap.Logger
 }
@@ -90,6 +91,7 @@ type Config struct {
 // Dashboard serves the pages and /api/v1.
 type Dashboard struct {
 	Config
+	days   report.Days
 	pages  *pages
 	static http.Handler
 }
@@ -97,7 +99,12 @@ type Dashboard struct {
 // New returns the dashboard's handler, without access control: see NewAccess.
 func New(c Config) http.Handler {
 	assets := newAssets()
-	d := &Dashboard{Config: c, pages: newPages(assets), static: assets}
+	if c.Zone == nil {
+		c.Zone = time.UTC
+	}
+	d := &Dashboard{
+		Config: c, days: report.Days{Zone: c.Zone}, pages: newPages(assets, c.Zone), static: assets,
+	}
 	mux := http.NewServeMux()
 	for pattern, handle := range map[string]handler{
 		"GET /{$}":                   d.overview,

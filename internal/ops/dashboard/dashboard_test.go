@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // ledger is an in-memory fake of Reports, Replays and Outbox.
 type ledger struct {
-	since      time.Time
+	periods    []report.Period
 	livemode   *bool
 	err        error
 	summary    report.Summary
@@ -44,7 +45,7 @@ type ledger struct {
 	reconciliations map[bool]report.Reconciliation
 }
 
-func (l *ledger) Backfilled(context.Context, time.Time, *bool) (int, time.Time, error) {
+func (l *ledger) Backfilled(context.Context, time.Time, time.Time, *bool) (int, time.Time, error) {
 	return l.backfilled, now.Add(-time.Hour), l.err
 }
 
@@ -52,9 +53,17 @@ func (l *ledger) Reconciliation(_ context.Context, livemode bool) (report.Reconc
 	return l.reconciliations[livemode], l.err
 }
 
-func (l *ledger) Summary(_ context.Context, since time.Time, livemode *bool) (report.Summary, error) {
-	l.since, l.livemode = since, livemode
-	return l.summary, l.err
+// Summary returns the same for each period. All sales are in the step that has begun last.
+func (l *ledger) Summary(_ context.Context, p report.Period, livemode *bool) (report.Summary, error) {
+	l.periods, l.livemode = append(l.periods, p), livemode
+	s := l.summary
+	s.Steps = make([]report.Sales, len(p.Steps))
+	for i, at := range p.Steps {
+		if !at.After(now) && (i+1 == len(p.Steps) || p.Steps[i+1].After(now)) {
+			s.Steps[i] = s.Sales
+		}
+	}
+	return s, l.err
 }
 
 func (l *ledger) Groups(context.Context, *bool) ([]report.Group, error) { return l.groups, l.err }
@@ -64,7 +73,7 @@ func (l *ledger) List(_ context.Context, f report.Filter) ([]report.Row, error) 
 	var matching []report.Row
 	for _, e := range l.entries {
 		if !f.After.At.IsZero() && (e.At().After(f.After.At) || e.At().Equal(f.After.At) && e.ID >= f.After.ID) ||
-			f.Query != "" && e.ID != f.Query || f.Status != "" && e.Status != f.Status {
+			f.Query != "" && e.ID != f.Query || f.Statuses != nil && !slices.Contains(f.Statuses, e.Status) {
 			continue
 		}
 		matching = append(matching, e)
@@ -72,8 +81,15 @@ func (l *ledger) List(_ context.Context, f report.Filter) ([]report.Row, error) 
 	return matching[:min(len(matching), f.Limit)], l.err
 }
 
-func (l *ledger) Coverage(context.Context, time.Time, *bool) ([]report.DayCoverage, error) {
-	return l.days, l.err
+func (l *ledger) Coverage(
+	_ context.Context, p report.Period, _ *bool,
+) (days []report.DayCoverage, err error) {
+	for _, d := range l.days {
+		if !d.At.Before(p.From) && d.At.Before(p.Until) {
+			days = append(days, d)
+		}
+	}
+	return days, l.err
 }
 
 func (l *ledger) Get(_ context.Context, id string) (report.Row, error) {
@@ -129,12 +145,13 @@ func newLedger() *ledger {
 	l := &ledger{
 		summary: report.Summary{
 			Counts: map[purchase.Status]int{purchase.StatusDelivered: 7, purchase.StatusDead: 1},
-			Paid:   8, Accepted: 7, NoValue: 3, Attention: 1, Oldest: now.Add(-90 * time.Second),
-			LastEvent: now.Add(-3 * time.Second),
-			Values: []report.Value{
-				{Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200}, {Currency: "JPY", PaidMinor: 800},
+			Sales: report.Sales{
+				Paid: 8, Accepted: 7, NoValue: 3, NewBuyers: 5, Returning: 3, FirstPayments: 2, Values: []report.Value{
+					{Currency: "JPY", PaidMinor: 800}, {Currency: "USD", PaidMinor: 123456, AcceptedMinor: 200},
+				},
 			},
-			Hours: []report.Hour{{At: now.Truncate(time.Hour), Paid: 8, Accepted: 7}},
+			Attention: 1, Oldest: now.Add(-90 * time.Second), OldestNow: now.Add(-90 * time.Second),
+			LastEvent: now.Add(-3 * time.Second),
 			Groups: []report.Group{
 				{Status: purchase.StatusDelivered, Count: 7},
 				{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002), Count: 1},
@@ -244,10 +261,15 @@ func TestAPI_Summary(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	w := get(t, newAPI(l), "/api/v1/summary", plain)
-	want := `{"range":"30d","mode":"all","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,` +
+	const value = `[{"currency":"JPY","paid_minor":800,"accepted_minor":0},` +
+		`{"currency":"USD","paid_minor":123456,"accepted_minor":200}]`
+	want := `{"range":"30d","mode":"all","from":"2025-12-04T00:00:00Z","until":"2026-01-03T00:00:00Z",` +
+		`"timezone":"UTC","purchases":{"awaiting_payment":0,"dead":1,"delivered":7,` +
 		`"payment_failed":0,"pending":0,"published":0,"rejected":0,"retrying":0,"skipped":0},"attention":1,` +
-		`"oldest_waiting_seconds":90,"value":[{"currency":"USD","paid_minor":123456,"accepted_minor":200},` +
-		`{"currency":"JPY","paid_minor":800,"accepted_minor":0}],"accepted_without_value":3,` +
+		`"oldest_waiting_seconds":90,"value":` + value + `,"accepted_without_value":3,"days":[` +
+		emptyDays("2025-12-04", 29) +
+		`{"date":"2026-01-02","paid":8,"accepted":7,"waiting":0,"not_accepted":1,"left_out":0,"new_buyers":5,` +
+		`"returning_buyers":3,"trials_converted":2,"value":` + value + `}],` +
 		`"health":{"postgres":"up","nats":"down","workers":[{"instance":"w1","version":"v1","state":"paused",` +
 		`"reason":"live: 40105 no such token","since":"2026-01-02T03:04:05Z","seen":"2026-01-02T03:04:05Z"},` +
 		`{"instance":"w2","version":"v1","state":"running","reason":"test purchases wait: 40001 no right",` +
@@ -255,21 +277,26 @@ func TestAPI_Summary(t *testing.T) {
 	if w.Code != http.StatusOK || w.Body.String() != want {
 		t.Errorf("status = %d, body %s\nwant %s", w.Code, w.Body, want)
 	}
-	if !l.since.Equal(now.AddDate(0, 0, -30)) || l.livemode != nil {
-		t.Errorf("queried since %s, livemode %v", l.since, l.livemode)
+	if len(l.periods) != 1 || l.livemode != nil {
+		t.Errorf("queried %v, livemode %v, want one period of both modes", l.periods, l.livemode)
 	}
 	get(t, newAPI(l), "/api/v1/summary?range=24h&mode=test", plain)
-	if !l.since.Equal(now.Add(-24*time.Hour)) || l.livemode == nil || *l.livemode {
-		t.Errorf("queried since %s, livemode %v", l.since, l.livemode)
+	if p := l.periods[1]; !p.From.Equal(now.Add(-24*time.Hour).Truncate(time.Hour)) || *l.livemode {
+		t.Errorf("queried from %s, livemode %v, want 24 full hours in test mode", p.From, *l.livemode)
 	}
 	for target, want := range map[string]int{
 		"/api/v1/summary?range=1y": 400, "/api/v1/summary?mode=both": 400, "/api/v1/summary?since=1y": 400,
-		"/api/v1/summary?mode=live&mode=test": 400, "/api/v1/nothing": 404,
+		"/api/v1/summary?range=7d&from=2026-01-01": 400, "/api/v1/summary?from=2026-01-01&to=2025-12-31": 400,
+		"/api/v1/summary?from=2025-02-30": 400, "/api/v1/summary?to=2026-01-01": 400,
+		"/api/v1/summary?from=0001-01-01&to=9999-12-31": 400, "/api/v1/summary?from=2025-01-01&to=2025-04-03": 400,
+		"/api/v1/summary?from=2025-01-01&to=2025-04-02": 200,
+		"/api/v1/summary?mode=live&mode=test":           400, "/api/v1/nothing": 404,
 		"/api/v1/replay": 405,
 	} {
 		w := get(t, newAPI(l), target, plain)
 		var body struct{ Error string }
-		if err := json.Unmarshal(w.Body.Bytes(), &body); w.Code != want || err != nil || body.Error == "" {
+		err := json.Unmarshal(w.Body.Bytes(), &body)
+		if w.Code != want || err != nil || (body.Error == "") != (want == http.StatusOK) {
 			t.Errorf("%s: status = %d, want %d; body %s", target, w.Code, want, w.Body)
 		}
 	}
@@ -336,6 +363,20 @@ func TestPages_ShowProblems(t *testing.T) {
 	if body := get(t, dashboard.New(none), "/", plain).Body.String(); !strings.Contains(body, `<div id="problems" role="status"></div>`) {
 		t.Errorf("the page has no empty bar:\n%s", body)
 	}
+}
+
+// emptyDays returns n days without sales as the summary's answer has them.
+func emptyDays(from string, n int) (days string) {
+	at, err := time.Parse(time.DateOnly, from)
+	if err != nil {
+		panic(err)
+	}
+	for i := range n {
+		days += fmt.Sprintf(`{"date":%q,"paid":0,"accepted":0,"waiting":0,"not_accepted":0,"left_out":0,`+
+			`"new_buyers":0,"returning_buyers":0,"trials_converted":0,"value":[]},`,
+			at.AddDate(0, 0, i).Format(time.DateOnly))
+	}
+	return days
 }
 
 func basic(user, password string) string {

@@ -20,11 +20,11 @@ const (
 
 // csv streams all purchases of a filter, page by page, in constant memory.
 func (d *Dashboard) csv(w http.ResponseWriter, r *http.Request) error {
-	values, err := query(r, "q", "status", "mode", "code", "day")
+	values, err := query(r, filterNames()...)
 	if err != nil {
 		return badRequest(err)
 	}
-	f, err := parseFilter(values)
+	f, err := d.parseFilter(values)
 	if err != nil {
 		return badRequest(err)
 	}
@@ -68,9 +68,15 @@ func (d *Dashboard) list(ctx context.Context, f report.Filter) ([]report.Row, er
 
 // logExport writes the audit log of an export. The search is left out: it may be an e-mail address.
 func (d *Dashboard) logExport(r *http.Request, filter url.Values, rows int, complete bool) {
-	d.Log.Info("Export", zap.String("by", tokenName(r)), zap.String("remote", r.RemoteAddr),
-		zap.String("path", logsafe.Text(r.URL.Path, 80)), zap.String("status", filter.Get("status")),
-		zap.String("mode", filter.Get("mode")), zap.String("code", filter.Get("code")),
-		zap.String("day", filter.Get("day")), zap.Bool("search", filter.Get("q") != ""),
-		zap.Int("rows", rows), zap.Bool("whole", complete))
+	fields := []zap.Field{
+		zap.String("by", tokenName(r)), zap.String("remote", r.RemoteAddr),
+		zap.String("path", logsafe.Text(r.URL.Path, 80)), zap.Bool("search", filter.Get("q") != ""),
+		zap.Int("rows", rows), zap.Bool("whole", complete),
+	}
+	for _, name := range filterNames() {
+		if value := filter.Get(name); name != "q" && value != "" {
+			fields = append(fields, zap.String(name, logsafe.Text(value, 100)))
+		}
+	}
+	d.Log.Info("Export", fields...)
 }

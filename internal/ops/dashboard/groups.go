@@ -46,11 +46,11 @@ func (d *Dashboard) dead(w http.ResponseWriter, r *http.Request) error {
 func (d *Dashboard) attention(w http.ResponseWriter, r *http.Request) error {
 	p := groupsPage{
 		Back: "/attention",
-		Lead: "Paid purchases without a usable e-mail address, dead letters, and purchases that were skipped " +
-			"because the worker had no token.",
+		Lead: "Paid purchases without a usable e-mail address, and dead letters. Purchases that were skipped " +
+			"because the worker had no token are listed, too, but not counted.",
 	}
 	return d.groups(w, r, "Needs attention", p, func(g report.Group) bool {
-		return g.NeedsAttention()
+		return g.NeedsAttention() || g.Replayable()
 	})
 }
 
@@ -63,10 +63,7 @@ func (d *Dashboard) groups(
 		return badRequest(err)
 	}
 	code := values.Get("code")
-	if code == noCode {
-		values.Del("code") // parseFilter only accepts numbers
-	}
-	f, err := parseFilter(values)
+	f, err := d.parseFilter(values)
 	if err != nil {
 		return badRequest(err)
 	}
@@ -75,9 +72,10 @@ func (d *Dashboard) groups(
 	if err != nil {
 		return err
 	}
-	p.Only = f.Status != ""
+	p.Only = len(f.Statuses) > 0
 	for _, g := range groups {
-		named := g.Status == f.Status && string(g.Reason) == values.Get("reason") && groupCode(g) == code
+		named := string(g.Status) == values.Get("status") && string(g.Reason) == values.Get("reason") &&
+			groupCode(g) == code
 		if !belongs(g) || p.Only && !named {
 			continue
 		}
@@ -87,7 +85,10 @@ func (d *Dashboard) groups(
 			Link: link(p.Back, groupValues(g)),
 		}
 		filter := report.Filter{
-			Status: g.Status, Reason: g.Reason, Code: g.Code, NoCode: v.CodeText == noCode, Limit: groupLimit,
+			Statuses: []purchase.Status{g.Status}, Code: g.Code, NoCode: v.CodeText == noCode, Limit: groupLimit,
+		}
+		if g.Reason != "" {
+			filter.Reasons = []purchase.Reason{g.Reason}
 		}
 		if p.Only {
 			filter.Limit, filter.After = defaultLimit, f.After
@@ -104,9 +105,6 @@ func (d *Dashboard) groups(
 		p.Groups = append(p.Groups, v)
 	}
 	values.Del("replayed")
-	if code != "" {
-		values.Set("code", code)
-	}
 	return d.show(w, r, "groups", frame{
 		Title: title, Here: strings.TrimPrefix(p.Back, "/"), Path: link(p.Back, values),
 		Notice: noticeOf(r.URL.Query()), Page: p,

@@ -68,13 +68,18 @@ func (a *assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *assets) path(name string) string { return "/static/" + name + "?v=" + a.version[name] }
 
 // pages holds the templates of the pages, each with the layout.
-type pages struct{ byName map[string]*template.Template }
+type pages struct {
+	zone   *time.Location // of the times
+	byName map[string]*template.Template
+}
 
-func newPages(a *assets) *pages {
-	p := &pages{byName: make(map[string]*template.Template)}
+func newPages(a *assets, zone *time.Location) *pages {
+	p := &pages{zone: zone, byName: make(map[string]*template.Template)}
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
 		"asset": a.path, "number": number, "money": money, "amount": amount, "percent": percent, "share": share,
-		"span": span, "ago": ago, "stamp": stamp, "short": short, "deref": deref, "statusWord": statusWord,
+		"span": span, "ago": ago, "stamp": p.stamp,
+		"date": p.date, "short": short, "deref": deref, "statusWord": statusWord,
+		"statusText": statusesText, "linked": func(n int, link string) cell { return cell{n, link} },
 		"count": count, "capitalise": capitalise, "code": code,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	for _, name := range []string{
@@ -86,6 +91,12 @@ func newPages(a *assets) *pages {
 	return p
 }
 
+// cell is a number of a table with a link to what it counts.
+type cell struct {
+	N    int
+	Link string
+}
+
 // frame is the layout's data.
 type frame struct {
 	Status    int // of the response; 0: 200
@@ -95,6 +106,7 @@ type frame struct {
 	Dead      int    // counts in the navigation
 	Attention int
 	Version   string
+	Zone      string // of the times
 	Now       time.Time
 	Notice    string // the result of an action
 	Search    string // the content of the search field
@@ -131,6 +143,7 @@ func problemViews(problems report.Problems) (views []problemView) {
 
 // render writes a page, or returns an error before the first byte.
 func (p *pages) render(w http.ResponseWriter, status int, name string, f frame) error {
+	f.Zone = p.zone.String()
 	var page bytes.Buffer
 	if err := p.byName[name].ExecuteTemplate(&page, "layout", f); err != nil {
 		return fmt.Errorf("render %s: %w", name, err)
@@ -242,9 +255,11 @@ func ago(at, now time.Time) string {
 	return "just now"
 }
 
-// stamp formats a time in UTC; the pages' script converts it to local time. Detailed ones have
-// milliseconds.
-func stamp(at any, detailed bool) template.HTML {
+// date formats the day of a time.
+func (p *pages) date(at time.Time) string { return at.In(p.zone).Format(time.DateOnly) }
+
+// stamp formats a time with its zone, and UTC as a tooltip. Detailed ones have milliseconds.
+func (p *pages) stamp(at any, detailed bool) template.HTML {
 	var t time.Time
 	switch a := at.(type) {
 	case time.Time:
@@ -257,15 +272,14 @@ func stamp(at any, detailed bool) template.HTML {
 	if t.IsZero() {
 		return "–"
 	}
-	t = t.UTC()
-	layout, detail := "2006-01-02 15:04", ""
+	layout := "2006-01-02 15:04 MST"
 	if detailed {
-		layout, detail = "2006-01-02 15:04:05.000", ` data-detailed`
+		layout = "2006-01-02 15:04:05.000 MST"
 	}
-	exact := t.Format("2006-01-02 15:04:05.000")
+	exact := t.UTC().Format("2006-01-02 15:04:05.000")
 	machine := strings.Replace(exact, " ", "T", 1) + "Z"
-	return template.HTML(fmt.Sprintf( //nolint:gosec // digits only
-		`<time datetime="%s" title="%s UTC"%s>%s UTC</time>`, machine, exact, detail, t.Format(layout)))
+	return template.HTML(fmt.Sprintf( //nolint:gosec // digits and a zone's name
+		`<time datetime="%s" title="%s UTC">%s</time>`, machine, exact, t.In(p.zone).Format(layout)))
 }
 
 // short abbreviates an id to its ends.

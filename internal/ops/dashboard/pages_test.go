@@ -114,7 +114,7 @@ func TestPages_ShowTheLedger(t *testing.T) {
 			`data-figure="no-value">3<`, "median; p95", `hx-get="/"`,
 		},
 		"/?range=24h&mode=live": {
-			`hx-get="/?range=24h&amp;mode=live"`, `/purchases?status=delivered&amp;mode=live`,
+			`hx-get="/?range=24h&amp;mode=live"`, `/purchases?mode=live&amp;range=24h&amp;sales=accepted`,
 		},
 		"/purchases/cs_new": {"Request sent", "Sent without a value"},
 		"/purchases": {

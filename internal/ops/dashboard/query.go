@@ -14,11 +14,6 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// spans returns the time ranges by name.
-func spans() map[string]time.Duration {
-	return map[string]time.Duration{"24h": 24 * time.Hour, "7d": 7 * 24 * time.Hour, "30d": 30 * 24 * time.Hour}
-}
-
 // Bounds of a list.
 const (
 	defaultLimit = 50
@@ -45,23 +40,6 @@ func query(r *http.Request, names ...string) (url.Values, error) {
 	return values, nil
 }
 
-// view is a range and a mode.
-type view struct {
-	Range, Mode string
-	span        time.Duration
-	livemode    *bool
-}
-
-func parseView(values url.Values) (v view, err error) {
-	v.Range, v.Mode = orDefault(values.Get("range"), "30d"), orDefault(values.Get("mode"), "all")
-	var ok bool
-	if v.span, ok = spans()[v.Range]; !ok {
-		return v, errors.New("range must be 24h, 7d or 30d")
-	}
-	v.livemode, err = parseMode(v.Mode)
-	return v, err
-}
-
 func parseMode(text string) (livemode *bool, err error) {
 	switch text {
 	case "all", "":
@@ -74,27 +52,116 @@ func parseMode(text string) (livemode *bool, err error) {
 	return nil, errors.New("mode must be live, test or all")
 }
 
-// parseFilter parses a list's filter, except the limit.
-func parseFilter(values url.Values) (f report.Filter, err error) {
+// filterNames returns the parameters that filter a list.
+func filterNames() []string {
+	return []string{
+		"q", "status", "mode", "reason", "kind", "code", "sales", "buyer", "day", "range", "from", "to",
+	}
+}
+
+// parseFilter parses a list's filter, except the limit. Several parameters select what fits all of them.
+func (d *Dashboard) parseFilter(values url.Values) (f report.Filter, err error) {
 	if f.Query = strings.TrimSpace(values.Get("q")); len(f.Query) > maxQuery {
 		return f, errors.New("q is too long to be an id or an e-mail address")
 	}
-	if f.Status, err = purchase.ParseStatus(values.Get("status")); err != nil {
+	if f.Statuses, err = parseList(values.Get("status"), purchase.ParseStatus); err != nil {
 		return f, err
 	}
 	if f.Livemode, err = parseMode(values.Get("mode")); err != nil {
 		return f, err
 	}
-	if f.Code, err = parseCode(values.Get("code")); err != nil {
+	if f.Reasons, err = parseList(values.Get("reason"), parseReason); err != nil {
 		return f, err
 	}
-	if text := values.Get("day"); text != "" {
-		if f.Day, err = time.Parse(time.DateOnly, text); err != nil {
-			return f, errors.New("day must be a UTC day like 2026-01-31")
+	if f.Kinds, err = parseList(values.Get("kind"), parseKind); err != nil {
+		return f, err
+	}
+	if f.NoCode = values.Get("code") == noCode; !f.NoCode {
+		if f.Code, err = parseCode(values.Get("code")); err != nil {
+			return f, err
 		}
+	}
+	if err = parseSales(values, &f); err != nil {
+		return f, err
+	}
+	if err = d.parseTime(values, &f); err != nil {
+		return f, err
 	}
 	f.After, err = report.ParseCursor(values.Get("cursor"))
 	return f, err
+}
+
+// parseList parses values that are separated by commas; "" is nil.
+func parseList[T any](text string, parse func(string) (T, error)) (list []T, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		if part == "" {
+			return nil, errors.New("empty value in a list")
+		}
+		value, err := parse(part)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, value)
+	}
+	return list, nil
+}
+
+func parseReason(text string) (purchase.Reason, error) {
+	if len(text) > 40 {
+		return "", errors.New("invalid reason")
+	}
+	return purchase.Reason(text), nil
+}
+
+func parseKind(text string) (purchase.Kind, error) {
+	switch kind := purchase.Kind(text); kind {
+	case purchase.KindCheckout, purchase.KindTrial, purchase.KindFirstPayment:
+		return kind, nil
+	}
+	return "", errors.New("kind must be checkout, trial or first_payment")
+}
+
+// parseSales parses sales and buyer, which select paid purchases only.
+func parseSales(values url.Values, f *report.Filter) error {
+	switch sales := values.Get("sales"); {
+	case sales == "":
+	case sales == "all":
+		f.Sales("")
+	case slices.Contains(purchase.SaleStates(), purchase.SaleState(sales)):
+		f.Sales(purchase.SaleState(sales))
+	default:
+		return errors.New("sales must be all, accepted, waiting, not_accepted or left_out")
+	}
+	switch buyer := values.Get("buyer"); buyer {
+	case "":
+	case "new", "returning":
+		f.Buyers(buyer == "new")
+	default:
+		return errors.New("buyer must be new or returning")
+	}
+	return nil
+}
+
+// parseTime parses day, range, from and to.
+func (d *Dashboard) parseTime(values url.Values, f *report.Filter) error {
+	if values.Get("range") != "" || values.Get("from") != "" || values.Get("to") != "" {
+		v, err := parseView(values, "all", d.Now(), d.days)
+		if err != nil {
+			return err
+		}
+		f.Between(v.period.From, v.period.Until)
+	}
+	if text := values.Get("day"); text != "" {
+		day, err := time.Parse(time.DateOnly, text)
+		if err != nil {
+			return errors.New("day must be a day like 2026-01-31")
+		}
+		f.Between(d.days.Start(day), d.days.Start(day.AddDate(0, 0, 1)))
+	}
+	return nil
 }
 
 func parseCode(text string) (*int, error) {

@@ -16,7 +16,7 @@ import (
 // summaryText returns the summary as text.
 func summaryText(l *ledgertest.Ledger) string {
 	l.T.Helper()
-	s, err := l.Summary(l.T.Context(), base.Add(-time.Hour), nil)
+	s, err := l.Summary(l.T.Context(), ledgertest.Since(base.Add(-time.Hour)), nil)
 	if err != nil {
 		l.T.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 	if after := summaryText(l); after != before {
 		t.Errorf("summary = %s, want %s", after, before)
 	}
-	l.CheckRollup(t, nil, time.Time{})
+	l.CheckRollup(t, nil, ledgertest.Since(time.Time{}))
 	history, err := l.Get(t.Context(), "cs_delivered")
 	if err != nil || history.Envelope != nil || history.KeyMask == nil {
 		t.Fatalf("history = %+v, %v, want a mask without an envelope", history, err)

@@ -112,7 +112,7 @@ func TestForget_RemovesOneCustomer(t *testing.T) {
 			t.Errorf("the ledger lacks the other customer's %q", trace)
 		}
 	}
-	l.CheckRollup(t, nil, time.Time{})
+	l.CheckRollup(t, nil, ledgertest.Since(time.Time{}))
 	states := ledgertest.Ask[string](l,
 		`SELECT string_agg(status || COALESCE(NULLIF(' ' || reason, ' '), ''), ', ' ORDER BY checkout_session_id)
 			FROM purchases WHERE checkout_session_id LIKE 'cs_ada_%'`)

@@ -361,10 +361,16 @@ func (w *pruner) next(
 	return from, true, nil
 }
 
-const sqlPruneHours = `
-DELETE FROM public.rollup_hours WHERE (hour, livemode) IN (
-    SELECT hour, livemode FROM public.rollup_hours WHERE hour < $1 AND paid = 0 AND accepted = 0
-    ORDER BY hour, livemode LIMIT $2 FOR UPDATE SKIP LOCKED) AND paid = 0 AND accepted = 0`
+// A row without sales or keyed purchases has no other sums.
+const sqlPruneSales = `
+DELETE FROM public.rollup_sales WHERE (daily, at, livemode, currency) IN (
+    SELECT daily, at, livemode, currency FROM public.rollup_sales WHERE at < $1 AND paid = 0
+    ORDER BY daily, at, livemode, currency LIMIT $2 FOR UPDATE SKIP LOCKED) AND paid = 0`
+
+const sqlPruneKeys = `
+DELETE FROM public.rollup_keys WHERE (daily, at, livemode) IN (
+    SELECT daily, at, livemode FROM public.rollup_keys WHERE at < $1 AND keyed = 0
+    ORDER BY daily, at, livemode LIMIT $2 FOR UPDATE SKIP LOCKED) AND keyed = 0`
 
 const sqlPruneDelays = `
 DELETE FROM public.rollup_delays WHERE (daily, at, livemode, delay) IN (
@@ -376,7 +382,7 @@ func (w *pruner) pruneRollup(ctx context.Context) error {
 	if _, err := report.New(w.db).Fold(ctx); err != nil {
 		return err
 	}
-	for _, sql := range []string{sqlPruneHours, sqlPruneDelays} {
+	for _, sql := range []string{sqlPruneSales, sqlPruneKeys, sqlPruneDelays} {
 		err := w.walk(ctx, func(ctx context.Context, from cursor) (cursor, bool, error) {
 			tag, err := w.db.Pool().Exec(ctx, sql, w.Before, pruneStep)
 			return from, tag.RowsAffected() == pruneStep, err

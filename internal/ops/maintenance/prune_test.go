@@ -77,7 +77,7 @@ func TestPrune_DeletesOldEndedPurchases(t *testing.T) {
 	attempts := ledgertest.Ask[int](l,
 		`SELECT count(*) FROM attempts a JOIN purchases p USING (checkout_session_id) WHERE `+goes, p.Before)
 	stays := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases p WHERE NOT (`+goes+`)`, p.Before)
-	month, err := l.Summary(t.Context(), daysAgo(30), nil)
+	month, err := l.Summary(t.Context(), ledgertest.Since(daysAgo(30)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,15 +104,16 @@ func TestPrune_DeletesOldEndedPurchases(t *testing.T) {
 		t.Errorf("late events left = %d, want 2", n)
 	}
 
-	after, err := l.Summary(t.Context(), daysAgo(30), nil)
+	after, err := l.Summary(t.Context(), ledgertest.Since(daysAgo(30)), nil)
 	byCount := cmpopts.SortSlices(func(a, b report.Group) bool { return a.Count < b.Count })
 	if diff := cmp.Diff(month, after, byCount); diff != "" ||
 		err != nil {
 		t.Errorf("the month's totals, error %v (-before +after):\n%s", err, diff)
 	}
-	l.CheckRollup(t, nil, time.Time{})
+	l.CheckRollup(t, nil, ledgertest.Since(time.Time{}))
 	if n := ledgertest.Ask[int](l, `SELECT (SELECT count(*) FROM rollup_delays WHERE n = 0 AND at < $1)
-		+ (SELECT count(*) FROM rollup_hours WHERE paid = 0 AND accepted = 0 AND hour < $1)`, p.Before); n != 0 {
+		+ (SELECT count(*) FROM rollup_sales WHERE paid = 0 AND at < $1)
+		+ (SELECT count(*) FROM rollup_keys WHERE keyed = 0 AND at < $1)`, p.Before); n != 0 {
 		t.Errorf("rollup rows with a count of 0 = %d, want 0", n)
 	}
 	if again := prune(l, p); again.Purchases()+again.Events+again.Attempts != 0 {
@@ -144,7 +145,7 @@ func TestPrune_ByName(t *testing.T) {
 	if orphans(l) != 0 {
 		t.Errorf("orphans = %d, want 0", orphans(l))
 	}
-	l.CheckRollup(t, nil, time.Time{})
+	l.CheckRollup(t, nil, ledgertest.Since(time.Time{}))
 }
 
 // Only attempts of finished purchases are deleted.

@@ -18,9 +18,9 @@ type Coverage struct {
 	Late   int // of Of, with a click id older than CLICK_WINDOW at the purchase
 }
 
-// DayCoverage is the coverage of one UTC day.
+// DayCoverage is the coverage of one day.
 type DayCoverage struct {
-	At time.Time
+	At time.Time // the start of the day
 	Coverage
 }
 
@@ -41,12 +41,11 @@ type CoverageDrop struct {
 const minCompared = 20
 
 // CoverageDrops compares the last seven days with the seven before and returns the match keys whose share
-// fell by a quarter or more.
-func CoverageDrops(days []DayCoverage, now time.Time) (drops []CoverageDrop) {
+// fell by a quarter or more. today is the start of the last day.
+func CoverageDrops(days []DayCoverage, today time.Time) (drops []CoverageDrop) {
 	var week, before Coverage
-	today := now.UTC().Truncate(24 * time.Hour)
 	for i := range days {
-		switch ago := today.Sub(days[i].At) / (24 * time.Hour); {
+		switch ago := today.Sub(days[i].At).Round(24*time.Hour) / (24 * time.Hour); {
 		case ago < 0 || ago >= 14:
 		case ago < 7:
 			week.add(&days[i].Coverage)

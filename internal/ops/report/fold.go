@@ -15,53 +15,57 @@ import (
 const sqlFold = `
 WITH gone AS (
     DELETE FROM public.rollup_changes
-    RETURNING hour, livemode, status, reason, code, currency, delay, n, minor, sent_minor, no_value,
-        ` + keyColumns + `, trials
+    RETURNING at, livemode, status, reason, code, currency, delay, n, minor, sent_minor, no_value,
+        ` + keyColumns + `, trials, first_sales, first_payments
 ), totals AS (
-    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, currency, n, minor,
-        sent_minor, no_value, ` + keyColumns + `, trials)
-    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, status, reason,
-        code, currency, sum(n), sum(minor), sum(sent_minor), sum(no_value), sum(keyed),
-        sum(key_email), sum(key_phone), sum(key_ttclid), sum(key_ttp), sum(key_ip), sum(key_user_agent),
-        sum(key_page), sum(key_name), sum(key_address), sum(key_late), sum(key_strong), sum(trials)
-    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6, 7
-    ON CONFLICT (daily, at, livemode, status, reason, code, currency) DO UPDATE SET
-        n = t.n + excluded.n, minor = t.minor + excluded.minor,
-        sent_minor = t.sent_minor + excluded.sent_minor, no_value = t.no_value + excluded.no_value,
-        keyed = t.keyed + excluded.keyed, key_email = t.key_email + excluded.key_email,
-        key_phone = t.key_phone + excluded.key_phone, key_ttclid = t.key_ttclid + excluded.key_ttclid,
-        key_ttp = t.key_ttp + excluded.key_ttp, key_ip = t.key_ip + excluded.key_ip,
-        key_user_agent = t.key_user_agent + excluded.key_user_agent,
-        key_page = t.key_page + excluded.key_page,
-        key_name = t.key_name + excluded.key_name, key_address = t.key_address + excluded.key_address,
-        key_late = t.key_late + excluded.key_late, key_strong = t.key_strong + excluded.key_strong,
-        trials = t.trials + excluded.trials
+    INSERT INTO public.rollup_totals AS t (daily, at, livemode, status, reason, code, n)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', at, 'UTC') ELSE at END, livemode, status, reason,
+        code, sum(n)
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (daily, at, livemode, status, reason, code) DO UPDATE SET n = t.n + excluded.n
+), sales AS (
+    INSERT INTO public.rollup_sales AS s (daily, at, livemode, currency, ` + saleColumns + `)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', at, 'UTC') ELSE at END, livemode, currency,
+        ` + saleSums + `
+    FROM (SELECT at, livemode, currency, ` + saleTerms + ` FROM gone WHERE ` + paidState + `) sale
+        CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3, 4
+    ON CONFLICT (daily, at, livemode, currency) DO UPDATE SET
+        paid = s.paid + excluded.paid, accepted = s.accepted + excluded.accepted,
+        waiting = s.waiting + excluded.waiting, left_out = s.left_out + excluded.left_out,
+        new_buyers = s.new_buyers + excluded.new_buyers, old_buyers = s.old_buyers + excluded.old_buyers,
+        first_payments = s.first_payments + excluded.first_payments,
+        no_value = s.no_value + excluded.no_value, minor = s.minor + excluded.minor,
+        sent_minor = s.sent_minor + excluded.sent_minor
+), keys AS (
+    INSERT INTO public.rollup_keys AS k (daily, at, livemode, ` + keyColumns + `)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', at, 'UTC') ELSE at END, livemode, ` + keySums + `
+    FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) GROUP BY 1, 2, 3
+    ON CONFLICT (daily, at, livemode) DO UPDATE SET
+        keyed = k.keyed + excluded.keyed, key_email = k.key_email + excluded.key_email,
+        key_phone = k.key_phone + excluded.key_phone, key_ttclid = k.key_ttclid + excluded.key_ttclid,
+        key_ttp = k.key_ttp + excluded.key_ttp, key_ip = k.key_ip + excluded.key_ip,
+        key_user_agent = k.key_user_agent + excluded.key_user_agent,
+        key_page = k.key_page + excluded.key_page,
+        key_name = k.key_name + excluded.key_name, key_address = k.key_address + excluded.key_address,
+        key_late = k.key_late + excluded.key_late, key_strong = k.key_strong + excluded.key_strong
 ), delays AS (
     INSERT INTO public.rollup_delays AS d (daily, at, livemode, delay, n)
-    SELECT daily, CASE WHEN daily THEN date_trunc('day', hour, 'UTC') ELSE hour END, livemode, delay, sum(n)
+    SELECT daily, CASE WHEN daily THEN date_trunc('day', at, 'UTC') ELSE at END, livemode, delay, sum(n)
     FROM gone CROSS JOIN (VALUES (false), (true)) g (daily) WHERE delay >= 0 GROUP BY 1, 2, 3, 4
     ON CONFLICT (daily, at, livemode, delay) DO UPDATE SET n = d.n + excluded.n
-), hours AS (
-    INSERT INTO public.rollup_hours AS h (hour, livemode, paid, accepted)
-    SELECT hour, livemode, COALESCE(sum(n - trials) FILTER (WHERE ` + paidState + `), 0),
-        COALESCE(sum(n - trials) FILTER (WHERE status = 'delivered'), 0)
-    FROM gone GROUP BY 1, 2
-    ON CONFLICT (hour, livemode) DO UPDATE
-        SET paid = h.paid + excluded.paid, accepted = h.accepted + excluded.accepted
 ), statuses AS (
     INSERT INTO public.rollup_statuses AS s (livemode, status, reason, code, n)
     SELECT livemode, status, reason, code, sum(n) FROM gone GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
     ON CONFLICT (livemode, status, reason, code) DO UPDATE SET n = s.n + excluded.n
 )
-SELECT DISTINCT hour, date_trunc('day', hour, 'UTC') FROM gone`
+SELECT DISTINCT at, date_trunc('day', at, 'UTC') FROM gone`
 
-// If a row's count is 0, so are its sums.
 const sqlFoldEmpty = `
 DELETE FROM public.rollup_totals WHERE (NOT daily AND at = ANY($1) OR daily AND at = ANY($2)) AND n = 0`
 
-// Fold adds the recorded changes to the rollup's totals and returns how many hours they touched. Its cost
-// depends on the number of changes, not on the ledger's size. An advisory lock admits one replica.
-func (r *Reader) Fold(ctx context.Context) (hours int, err error) {
+// Fold adds the recorded changes to the rollup's totals and returns how many quarter hours they touched. Its
+// cost depends on the number of changes, not on the ledger's size. An advisory lock admits one replica.
+func (r *Reader) Fold(ctx context.Context) (quarters int, err error) {
 	locked := false
 	err = pgx.BeginFunc(ctx, r.db.Pool(), func(tx pgx.Tx) error {
 		var err error
@@ -72,16 +76,16 @@ func (r *Reader) Fold(ctx context.Context) (hours int, err error) {
 		if err != nil {
 			return err
 		}
-		var hour, day time.Time
+		var quarter, day time.Time
 		var touched, days []time.Time
-		err = r.db.ForEach("rollup", rows, []any{&hour, &day}, func() error {
-			touched, days = append(touched, hour), append(days, day)
+		err = r.db.ForEach("rollup", rows, []any{&quarter, &day}, func() error {
+			touched, days = append(touched, quarter), append(days, day)
 			return nil
 		})
 		if err != nil || len(touched) == 0 {
 			return err
 		}
-		hours = len(touched)
+		quarters = len(touched)
 		_, err = tx.Exec(ctx, sqlFoldEmpty, touched, days)
 		return err
 	})
@@ -91,7 +95,7 @@ func (r *Reader) Fold(ctx context.Context) (hours int, err error) {
 	if !locked {
 		return 0, nil
 	}
-	return hours, r.vacuumChanges(ctx)
+	return quarters, r.vacuumChanges(ctx)
 }
 
 // vacuumMinSize is the size of rollup_changes, in bytes, from which Fold vacuums the table.

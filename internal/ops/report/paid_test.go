@@ -24,7 +24,8 @@ func TestPaid_AgreesWithSQL(t *testing.T) {
 		purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash,
 	}
 	kinds := []purchase.Kind{purchase.KindCheckout, purchase.KindTrial, purchase.KindFirstPayment}
-	rows, err := conn.Query(t.Context(), `SELECT status, reason, kind, `+paid+`, `+paidState+`
+	rows, err := conn.Query(t.Context(), `SELECT status, reason, kind, `+paid+`, `+paidState+`,
+		`+waitingState+`, `+leftOutState+`
 		FROM unnest($1::text[]) status, unnest($2::text[]) reason, unnest($3::text[]) kind`,
 		purchase.Statuses(), reasons, kinds)
 	if err != nil {
@@ -33,9 +34,10 @@ func TestPaid_AgreesWithSQL(t *testing.T) {
 	var status purchase.Status
 	var reason purchase.Reason
 	var kind purchase.Kind
-	var row, state bool
+	var row, state, waiting, leftOut bool
 	count := 0
-	_, err = pgx.ForEachRow(rows, []any{&status, &reason, &kind, &row, &state}, func() error {
+	fields := []any{&status, &reason, &kind, &row, &state, &waiting, &leftOut}
+	_, err = pgx.ForEachRow(rows, fields, func() error {
 		count++
 		if want := purchase.Paid(status, reason, kind); row != want {
 			t.Errorf("%s (%s), %s: paid = %t in SQL, %t in Go", status, reason, kind, row, want)
@@ -44,12 +46,19 @@ func TestPaid_AgreesWithSQL(t *testing.T) {
 		if want := purchase.Paid(status, reason, purchase.KindCheckout); state != want {
 			t.Errorf("%s (%s): paid = %t in the rollup, %t in Go", status, reason, state, want)
 		}
+		sale := purchase.StateOfSale(status, reason, kind)
+		if want := sale == purchase.SaleWaiting; (row && waiting) != want {
+			t.Errorf("%s (%s), %s: waiting = %t in SQL, %t in Go", status, reason, kind, waiting, want)
+		}
+		if want := sale == purchase.SaleLeftOut; (row && leftOut) != want {
+			t.Errorf("%s (%s), %s: left out = %t in SQL, %t in Go", status, reason, kind, leftOut, want)
+		}
 		return nil
 	})
 	if want := len(purchase.Statuses()) * len(reasons) * len(kinds); err != nil || count != want {
 		t.Errorf("combinations = %d, %v, want %d", count, err, want)
 	}
-	if !strings.Contains(sqlFold, paidState) || !strings.Contains(sqlRollupTotals, paidState) {
+	if !strings.Contains(sqlFold, paidState) || !strings.Contains(sqlRollupSales, paidState) {
 		t.Error("the rollup does not use paidState")
 	}
 }

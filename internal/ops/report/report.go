@@ -24,11 +24,15 @@ func snapshot() pgx.TxOptions {
 	return pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 }
 
-// paidState and paid are purchase.Paid in SQL. The rollup has no kind; it counts trials in a column.
+// paidState and paid are purchase.Paid in SQL, the others the states of a paid purchase by
+// purchase.StateOfSale. The rollup has no kind; it counts trials in a column.
 const (
 	paidState = `status NOT IN ('awaiting_payment', 'payment_failed')
         AND NOT (status = 'skipped' AND reason = 'no_payment')`
-	paid = paidState + ` AND kind <> 'trial'`
+	paid         = paidState + ` AND kind <> 'trial'`
+	waitingState = `status IN ('pending', 'published', 'retrying')`
+	leftOutState = `(status = 'skipped'
+        AND reason IN ('test_purchase', 'no_consent', 'internal', 'forgotten'))`
 )
 
 const sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
@@ -59,15 +63,15 @@ const sqlBackfilled = `
 SELECT count(DISTINCT e.checkout_session_id), max(e.received_at) FROM public.stripe_events e
 JOIN public.purchases p ON p.checkout_session_id = e.checkout_session_id
 WHERE e.caught_up AND e.received_at >= $1 AND e.disposition IN ('processed', 'held', 'rejected')
-    AND p.purchased_at >= $1 AND ($2::boolean IS NULL OR p.livemode = $2) AND ` + paid
+    AND p.purchased_at >= $1 AND p.purchased_at < $2 AND ($3::boolean IS NULL OR p.livemode = $3) AND ` + paid
 
-// Backfilled counts the purchases paid since a time whose webhook was missed, and returns when the last one
+// Backfilled counts the purchases paid in a period whose webhook was missed, and returns when the last one
 // was recorded; livemode nil means both modes.
 func (r *Reader) Backfilled(
-	ctx context.Context, since time.Time, livemode *bool,
+	ctx context.Context, from, until time.Time, livemode *bool,
 ) (n int, last time.Time, err error) {
 	var at *time.Time
-	if err := r.db.Pool().QueryRow(ctx, sqlBackfilled, since, livemode).Scan(&n, &at); err != nil {
+	if err := r.db.Pool().QueryRow(ctx, sqlBackfilled, from, until, livemode).Scan(&n, &at); err != nil {
 		return 0, time.Time{}, fmt.Errorf("count backfilled purchases: %w", err)
 	}
 	return n, ledger.OrZero(at), nil

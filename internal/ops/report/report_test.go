@@ -35,7 +35,7 @@ func TestReader_LastWebhookIgnoresBackfill(t *testing.T) {
 	if at, err := l.LastWebhook(t.Context()); err != nil || !at.Equal(want) {
 		t.Errorf("last webhook = %s, %v, want %s", at, err, want)
 	}
-	if s, err := l.Summary(t.Context(), base, nil); err != nil || !s.LastEvent.Equal(want) {
+	if s, err := l.Summary(t.Context(), ledgertest.Since(base), nil); err != nil || !s.LastEvent.Equal(want) {
 		t.Errorf("summary's last event = %s, %v, want %s", s.LastEvent, err, want)
 	}
 }
@@ -83,7 +83,7 @@ func TestReader_BackfilledCountsPaidPurchasesOnce(t *testing.T) {
 		{base.Add(time.Minute), nil, 0},
 		{base.AddDate(-1, 0, 0), nil, 3},
 	} {
-		n, last, err := l.Backfilled(t.Context(), tc.since, tc.livemode)
+		n, last, err := l.Backfilled(t.Context(), tc.since, base.AddDate(1, 0, 0), tc.livemode)
 		if err != nil || n != tc.want || (n > 0) != last.Equal(base.Add(time.Second)) {
 			t.Errorf("backfilled since %s = %d, last %s, %v, want %d", tc.since, n, last, err, tc.want)
 		}
@@ -100,7 +100,8 @@ func TestReader_BackfilledCountsHeldFirstPayments(t *testing.T) {
 		}
 	}
 	l.MustRecord(ledgertest.Trial(1)) // the second invoice never gets a trial
-	if n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), nil); err != nil || n != 1 {
+	n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), base.AddDate(1, 0, 0), nil)
+	if err != nil || n != 1 {
 		t.Errorf("backfilled = %d, %v, want 1", n, err)
 	}
 }

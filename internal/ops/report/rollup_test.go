@@ -10,6 +10,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/testkit/ledgertest"
@@ -28,6 +29,14 @@ func TestFold_RollupEqualsLedger(t *testing.T) {
 	}
 	outcomeStatuses := []purchase.Status{
 		purchase.StatusRetrying, purchase.StatusDelivered, purchase.StatusDead, purchase.StatusSkipped,
+	}
+	var zones []*time.Location
+	for _, name := range []string{"UTC", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "Pacific/Chatham"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zones = append(zones, zone)
 	}
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -48,8 +57,12 @@ func TestFold_RollupEqualsLedger(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"": func(rt *rapid.T) {
 				livemode := rapid.SampledFrom([]*bool{nil, new(true), new(false)}).Draw(rt, "mode")
-				hours := rapid.IntRange(-40, 40).Draw(rt, "since")
-				l.CheckRollup(rt, livemode, base.Add(time.Duration(hours)*time.Hour))
+				calendar := report.Days{Zone: rapid.SampledFrom(zones).Draw(rt, "zone")}
+				from := base.Add(time.Duration(rapid.IntRange(-200, 200).Draw(rt, "from")) * report.Quarter)
+				until := from.Add(time.Duration(rapid.IntRange(1, 800).Draw(rt, "until")) * report.Quarter)
+				p := report.Period{From: from, Until: until, Steps: calendar.Between(from, until)}
+				p.Steps[0] = from
+				l.CheckRollup(rt, livemode, p)
 			},
 			"record": func(rt *rapid.T) {
 				event++
@@ -59,7 +72,7 @@ func TestFold_RollupEqualsLedger(t *testing.T) {
 				r := ledgertest.Receipt(eventID, id, status, reason)
 				if !r.Purchase.At.IsZero() {
 					later := rapid.IntRange(0, 3*60).Draw(rt, "later")
-					r.Purchase.At = base.Add(time.Duration(later) * 20 * time.Minute)
+					r.Purchase.At = base.Add(time.Duration(later) * 14 * time.Minute)
 				}
 				r.Purchase.Livemode = rapid.Bool().Draw(rt, "live")
 				r.Purchase.Currency = rapid.SampledFrom([]string{"usd", "jpy", ""}).Draw(rt, "currency")
@@ -70,6 +83,10 @@ func TestFold_RollupEqualsLedger(t *testing.T) {
 				r.Purchase.Kind = rapid.SampledFrom(kinds).Draw(rt, "kind")
 				if reason == purchase.ReasonNoPayment {
 					r.Purchase.Kind = purchase.KindTrial
+				}
+				r.Purchase.Email = rapid.SampledFrom([]string{"a@example.com", "b@example.com"}).Draw(rt, "buyer")
+				if r.Purchase.At.IsZero() || status == purchase.StatusRejected {
+					r.Purchase.Email = ""
 				}
 				optional := func(value, label string) string {
 					return rapid.SampledFrom([]string{"", value}).Draw(rt, label)
@@ -146,10 +163,11 @@ func TestFold_RollupEqualsLedger(t *testing.T) {
 		must(err)
 		_, err = l.Fold(l.T.Context())
 		must(err)
-		l.CheckRollup(rt, nil, time.Time{})
+		l.CheckRollup(rt, nil, ledgertest.Since(time.Time{}))
 		var left int
 		must(l.Conn.QueryRow(l.T.Context(), `SELECT (SELECT count(*) FROM rollup_totals)
-			+ (SELECT COALESCE(sum(abs(paid) + abs(accepted)), 0) FROM rollup_hours)
+			+ (SELECT COALESCE(sum(abs(paid) + abs(accepted) + abs(new_buyers) + abs(minor)), 0) FROM rollup_sales)
+			+ (SELECT COALESCE(sum(abs(keyed) + abs(key_email)), 0) FROM rollup_keys)
 			+ (SELECT count(*) FROM rollup_changes) + (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_delays)
 			+ (SELECT COALESCE(sum(abs(n)), 0) FROM rollup_statuses)`).Scan(&left))
 		if left != 0 {
@@ -186,14 +204,14 @@ func TestFold_VacuumsChanges(t *testing.T) {
 	if _, err := snapshot.Exec(t.Context(), `SELECT count(*) FROM rollup_changes`); err != nil {
 		t.Fatal(err)
 	}
-	if hours, err := l.Fold(t.Context()); err != nil || hours < 20000 {
-		t.Fatalf("fold = %d hours, %v, want 20000 or more", hours, err)
+	if quarters, err := l.Fold(t.Context()); err != nil || quarters < 20000 {
+		t.Fatalf("fold = %d quarter hours, %v, want 20000 or more", quarters, err)
 	}
 	if err := snapshot.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if hours, err := l.Fold(t.Context()); err != nil || hours != 0 {
-		t.Fatalf("second fold = %d hours, %v, want 0", hours, err)
+	if quarters, err := l.Fold(t.Context()); err != nil || quarters != 0 {
+		t.Fatalf("second fold = %d quarter hours, %v, want 0", quarters, err)
 	}
 	if after := size(); after > 1<<16 {
 		t.Errorf("size of the changes = %d bytes, want 64 KiB or less", after)

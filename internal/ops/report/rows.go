@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,17 +110,72 @@ func (r *Row) Sent() *purchase.Sent {
 // Position returns the row's position in a list.
 func (r *Row) Position() Position { return Position{At: r.At(), ID: r.ID} }
 
-// Filter selects rows, newest first. The zero value selects all.
+// Filter selects rows, newest first. The zero value selects all. Lists select any of their values, nil lists
+// all.
 type Filter struct {
-	Query    string // see List; "": any
-	Status   purchase.Status
-	Livemode *bool
-	Reason   purchase.Reason
-	Code     *int      // TikTok's last code
-	NoCode   bool      // only rows without a code
-	Day      time.Time // a UTC day
-	After    Position  // zero: from the newest
-	Limit    int       // above 0
+	Query       string // see List; "": any
+	Statuses    []purchase.Status
+	Livemode    *bool
+	Reasons     []purchase.Reason
+	NotReasons  []purchase.Reason
+	Kinds       []purchase.Kind
+	FirstSale   *bool     // the profile's first sale
+	Code        *int      // TikTok's last code
+	NoCode      bool      // only rows without a code
+	From, Until time.Time // zero: open; Until is not included
+	After       Position  // zero: from the newest
+	Limit       int       // above 0
+}
+
+// Sales narrows a filter to the sales in a state; "": in any.
+func (f *Filter) Sales(state purchase.SaleState) {
+	f.Kinds = both(f.Kinds, []purchase.Kind{purchase.KindCheckout, purchase.KindFirstPayment})
+	var states []purchase.Status
+	for _, s := range purchase.Statuses() {
+		for _, r := range []purchase.Reason{purchase.ReasonNone, purchase.ReasonInternal} { // both kinds of skips
+			is := purchase.StateOfSale(s, r, purchase.KindCheckout)
+			if is != "" && (state == "" || is == state) && !slices.Contains(states, s) {
+				states = append(states, s)
+			}
+		}
+	}
+	f.Statuses = both(f.Statuses, states)
+	f.NotReasons = append(f.NotReasons, purchase.ReasonNoPayment)
+	switch state {
+	case purchase.SaleNotAccepted:
+		f.NotReasons = append(f.NotReasons, purchase.LeftOutReasons()...)
+	case purchase.SaleLeftOut:
+		f.Reasons = both(f.Reasons, purchase.LeftOutReasons())
+	default: // other states have no skipped sales, or all
+	}
+}
+
+// Buyers narrows a filter to the sales to new or to returning buyers.
+func (f *Filter) Buyers(firstSale bool) {
+	f.Sales("")
+	f.FirstSale = &firstSale
+	known := slices.DeleteFunc(slices.Clone(f.Statuses), func(s purchase.Status) bool {
+		return s == purchase.StatusRejected
+	})
+	f.Statuses = known
+}
+
+// Between narrows a filter to a period.
+func (f *Filter) Between(from, until time.Time) {
+	if from.After(f.From) {
+		f.From = from
+	}
+	if f.Until.IsZero() || until.Before(f.Until) {
+		f.Until = until
+	}
+}
+
+// both returns the values of list, nil standing for all, that are in only. It is never nil.
+func both[T comparable](list, only []T) []T {
+	if list == nil {
+		return only
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return !slices.Contains(only, v) })
 }
 
 // Position is a position in a list, newest first.
@@ -179,56 +235,74 @@ func scanRow(row pgx.CollectableRow) (r Row, err error) {
 	return r, err
 }
 
-// A page of a list: $1 mode, $2 to $3 the time, $4 and $5 the position after which the page starts, $6
-// reason, $7 code, $8 limit, $9 without a code.
+// A page of a list: $1 modes, $2 to $3 the time, $4 and $5 the position after which the page starts, $6
+// reasons, $7 excluded reasons, $8 limit, $9 code, $10 without a code, $11 first sale, $12 kinds, $13
+// statuses.
 const page = `COALESCE(purchased_at, created_at) >= $2::timestamptz
         AND COALESCE(purchased_at, created_at) < $3::timestamptz
         AND COALESCE(purchased_at, created_at) <= $4::timestamptz
         AND (COALESCE(purchased_at, created_at) < $4::timestamptz OR checkout_session_id < $5)
-        AND ($6 = '' OR reason = $6) AND ($7::int IS NULL OR last_code = $7)
-        AND (NOT $9::boolean OR last_code IS NULL)
+        AND ($6::text[] IS NULL OR reason = ANY($6)) AND NOT reason = ANY($7::text[])
+        AND ($9::int IS NULL OR last_code = $9) AND (NOT $10::boolean OR last_code IS NULL)
+        AND ($11::boolean IS NULL OR first_sale = $11)`
+
+const newestFirst = `
     ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
 
-// The index begins with livemode: each mode is read separately, then both are merged.
-const livePage = `
+const ofKind = ` AND ($12::text[] IS NULL OR kind = ANY($12))`
+
+const ofStatus = ` AND ($13::text[] IS NULL OR status = ANY($13))`
+
+// Each combination of the values of an index is read in its order, up to the limit, then all are merged.
+const sqlList = `
 SELECT` + columns + `
-FROM (
-    (SELECT` + columns + `
-    FROM public.purchases WHERE livemode AND $1::boolean IS DISTINCT FROM false AND `
+FROM unnest($1::boolean[]) m (live) CROSS JOIN LATERAL (SELECT` + columns + `
+    FROM public.purchases WHERE livemode = m.live AND ` + page + ofKind + ofStatus + newestFirst + `
+) p` + newestFirst
 
-const testPage = `)
-    UNION ALL
-    (SELECT` + columns + `
-    FROM public.purchases WHERE NOT livemode AND $1::boolean IS DISTINCT FROM true AND `
+const sqlListByStatus = `
+SELECT` + columns + `
+FROM unnest($1::boolean[]) m (live) CROSS JOIN unnest($13::text[]) s (one)
+CROSS JOIN LATERAL (SELECT` + columns + `
+    FROM public.purchases WHERE status = s.one AND livemode = m.live AND ` + page + ofKind + newestFirst + `
+) p` + newestFirst
 
-const merged = `)
-) p ORDER BY COALESCE(purchased_at, created_at) DESC, checkout_session_id DESC LIMIT $8`
+const sqlListByReason = `
+SELECT` + columns + `
+FROM unnest($6::text[]) r (one) CROSS JOIN LATERAL (SELECT` + columns + `
+    FROM public.purchases WHERE reason <> '' AND reason = r.one AND livemode = ANY($1) AND ` + page + ofKind +
+	ofStatus + newestFirst + `
+) p` + newestFirst
 
-const sqlList = livePage + page + testPage + page + merged
-
-const sqlListByStatus = livePage + `status = $10 AND ` + page + testPage + `status = $10 AND ` + page + merged
+const sqlListByKind = `
+SELECT` + columns + `
+FROM unnest($12::text[]) k (one) CROSS JOIN LATERAL (SELECT` + columns + `
+    FROM public.purchases WHERE kind <> 'checkout' AND kind = k.one AND livemode = ANY($1) AND ` + page +
+	ofStatus + newestFirst + `
+) p` + newestFirst
 
 const bothModes = `
 SELECT` + columns + `
-FROM public.purchases WHERE ($1::boolean IS NULL OR livemode = $1) AND ($10 = '' OR status = $10) AND `
+FROM public.purchases WHERE livemode = ANY($1) AND ` + page + ofKind + ofStatus + ` AND `
 
-const sqlListByCode = bothModes + `last_code <> 0 AND ` + page
+const sqlListByCode = bothModes + `last_code <> 0` + newestFirst
 
 // Each branch has its own index. A profile also selects the other mode's profile with the same address. $14
 // is the pattern of an id's beginning, $15 its end; the limits keep a common beginning cheap.
 const sqlListByQuery = bothModes + `checkout_session_id IN (
-    SELECT $11 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $11
-    UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $11
-    UNION SELECT checkout_session_id FROM public.purchases WHERE tiktok_request_id = $11
-    UNION SELECT checkout_session_id FROM public.attempts WHERE request_id <> '' AND request_id = $11
-    UNION (SELECT checkout_session_id FROM public.purchases WHERE checkout_session_id LIKE $14 LIMIT 300)
+    SELECT $14 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $14
+    UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $14
+    UNION SELECT checkout_session_id FROM public.purchases WHERE tiktok_request_id = $14
+    UNION SELECT checkout_session_id FROM public.attempts WHERE request_id <> '' AND request_id = $14
+    UNION (SELECT checkout_session_id FROM public.purchases WHERE checkout_session_id LIKE $17 LIMIT 300)
     UNION (SELECT checkout_session_id FROM public.purchases
-        WHERE right(checkout_session_id, 6) = right($15, 6) AND right(checkout_session_id, length($15)) = $15 LIMIT 300)
+        WHERE right(checkout_session_id, 6) = right($18, 6) AND right(checkout_session_id, length($18)) = $18
+        LIMIT 300)
     UNION SELECT q.checkout_session_id FROM public.profiles p
         JOIN public.profiles o ON o.livemode IN (true, false) AND o.email = p.email
-        JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $13::uuid
+        JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $16::uuid
     UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
-        WHERE p.livemode IN (true, false) AND p.email = $12) AND ` + page
+        WHERE p.livemode IN (true, false) AND p.email = $15)` + newestFirst
 
 var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
@@ -258,35 +332,24 @@ func idParts(query string) (pattern, ending *string) {
 }
 
 // listStatement returns the statement of a filter and its arguments; limit replaces the filter's.
-func listStatement(f Filter, limit int) (statement string, args []any) {
-	from, until := time.Time{}, time.UnixMicro(maxMicros)
-	if !f.Day.IsZero() {
-		from = f.Day.UTC().Truncate(24 * time.Hour)
-		until = from.AddDate(0, 0, 1)
+func listStatement(f *Filter, limit int) (statement string, args []any) {
+	until, after := f.Until, f.After
+	if until.IsZero() {
+		until = time.UnixMicro(maxMicros)
 	}
-	after := f.After
 	if after.At.IsZero() {
 		after.At = time.UnixMicro(maxMicros)
 	}
-	args = []any{
-		pgx.QueryExecModeCacheDescribe, f.Livemode, from, until, after.At, after.ID, f.Reason, f.Code, limit,
-		f.NoCode,
+	modes := []bool{true, false}
+	if f.Livemode != nil {
+		modes = []bool{*f.Livemode}
 	}
-	switch query := strings.TrimSpace(f.Query); {
-	case query != "":
-		var profile *string
-		if uuidForm.MatchString(query) {
-			profile = &query
-		}
-		pattern, ending := idParts(query)
-		return sqlListByQuery, append(args, f.Status, validText(query), purchase.NormaliseEmail(query), profile,
-			pattern, ending)
-	case f.Code != nil && *f.Code != 0:
-		return sqlListByCode, append(args, f.Status)
-	case f.Status != "":
-		return sqlListByStatus, append(args, f.Status)
-	}
-	return sqlList, args
+	statement, more := f.statement()
+	return statement, append([]any{
+		pgx.QueryExecModeCacheDescribe, modes, f.From, until, after.At, after.ID, texts(f.Reasons),
+		append([]string{}, texts(f.NotReasons)...), limit, f.Code, f.NoCode, f.FirstSale, texts(f.Kinds),
+		texts(f.Statuses),
+	}, more...)
 }
 
 // List returns up to f.Limit purchases, newest first. Every filter has its index; statements are planned
@@ -296,7 +359,7 @@ func listStatement(f Filter, limit int) (statement string, args []any) {
 // or a part of a session's id: its first 12 characters or more, its last 6 or more, or both around "…".
 func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 	for limit := f.Limit; ; {
-		statement, args := listStatement(f, limit)
+		statement, args := listStatement(&f, limit)
 		found, err := r.db.Pool().Query(ctx, statement, args...)
 		if err != nil {
 			return nil, fmt.Errorf("list purchases: %w", err)
@@ -312,6 +375,43 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 		}
 		limit += read - len(rows)
 	}
+}
+
+// statement returns the statement whose index fits the filter best, and its further arguments.
+func (f *Filter) statement() (sql string, more []any) {
+	query := strings.TrimSpace(f.Query)
+	switch {
+	case query != "":
+		var profile *string
+		if uuidForm.MatchString(query) {
+			profile = &query
+		}
+		pattern, ending := idParts(query)
+		return sqlListByQuery, []any{
+			validText(query), purchase.NormaliseEmail(query), profile, pattern, ending,
+		}
+	case f.Code != nil && *f.Code != 0:
+		return sqlListByCode, nil
+	case f.Reasons != nil && !slices.Contains(f.Reasons, purchase.ReasonNone):
+		return sqlListByReason, nil
+	case f.Kinds != nil && !slices.Contains(f.Kinds, purchase.KindCheckout):
+		return sqlListByKind, nil
+	case f.Statuses != nil:
+		return sqlListByStatus, nil
+	}
+	return sqlList, nil
+}
+
+// texts returns a list as Postgres takes it; nil is null.
+func texts[T ~string](list []T) (out []string) {
+	if list == nil {
+		return nil
+	}
+	out = make([]string, len(list))
+	for i, v := range list {
+		out[i] = string(v)
+	}
+	return out
 }
 
 const sqlGet = `
@@ -345,7 +445,7 @@ func (r *Reader) Search(ctx context.Context, term string, limit int) ([]Row, err
 		return nil, nil
 	}
 	rows, err := r.readDetails(ctx, func(tx pgx.Tx) ([]Row, error) {
-		statement, args := listStatement(Filter{Query: term}, limit)
+		statement, args := listStatement(&Filter{Query: term}, limit)
 		found, err := tx.Query(ctx, statement, args...)
 		if err != nil {
 			return nil, err

@@ -27,6 +27,9 @@ func TestReader_ListPagesThroughAllMatches(t *testing.T) {
 		r.Purchase.Livemode = i%3 > 0
 		r.Purchase.Customer = fmt.Sprintf("cus_%d", i%5)
 		r.Purchase.Email = fmt.Sprintf("buyer%d@example.com", i%5)
+		if i%10 == 0 {
+			r.Purchase.Kind = purchase.KindTrial
+		}
 		l.MustRecord(r)
 		o := ledgertest.Outcome(r.Purchase.ID, 1, statuses[i%7%3], "a", base)
 		o.Attempt.Code = new(codes[i%7%3])
@@ -40,7 +43,11 @@ func TestReader_ListPagesThroughAllMatches(t *testing.T) {
 		t.Errorf("profile = %q, %v, want %q", id, err, profile)
 	}
 	type filter = report.Filter
-	const dead, delivered = purchase.StatusDead, purchase.StatusDelivered
+	type statusList = []purchase.Status
+	type reasonList = []purchase.Reason
+	type kindList = []purchase.Kind
+	const dead, delivered, retrying = purchase.StatusDead, purchase.StatusDelivered, purchase.StatusRetrying
+	day := base.Truncate(24 * time.Hour)
 	for name, tc := range map[string]struct {
 		filter filter
 		where  string
@@ -48,14 +55,23 @@ func TestReader_ListPagesThroughAllMatches(t *testing.T) {
 		"all":             {filter{}, `true`},
 		"live":            {filter{Livemode: new(true)}, `livemode`},
 		"test":            {filter{Livemode: new(false)}, `NOT livemode`},
-		"dead":            {filter{Status: dead}, `status = 'dead'`},
-		"live delivered":  {filter{Status: delivered, Livemode: new(true)}, `status = 'delivered' AND livemode`},
+		"dead":            {filter{Statuses: statusList{dead}}, `status = 'dead'`},
+		"dead or retried": {filter{Statuses: statusList{dead, retrying}}, `status IN ('dead', 'retrying')`},
+		"no status":       {filter{Statuses: statusList{}}, `false`},
+		"live delivered": {
+			filter{Statuses: statusList{delivered}, Livemode: new(true)}, `status = 'delivered' AND livemode`,
+		},
 		"code":            {filter{Code: new(40002)}, `last_code = 40002`},
 		"code 0":          {filter{Code: new(0)}, `last_code = 0`},
-		"code and status": {filter{Code: new(40002), Status: delivered}, `false`},
-		"day":             {filter{Day: base}, `date_trunc('day', purchased_at, 'UTC') = '2026-01-02Z'`},
-		"dead of a day":   {filter{Day: base, Status: dead}, `status = 'dead' AND purchased_at < '2026-01-03Z'`},
-		"customer":        {filter{Query: "cus_2"}, `stripe_customer_id = 'cus_2'`},
+		"code and status": {filter{Code: new(40002), Statuses: statusList{delivered}}, `false`},
+		"day": {
+			filter{From: day, Until: day.AddDate(0, 0, 1)}, `date_trunc('day', purchased_at, 'UTC') = '2026-01-02Z'`,
+		},
+		"dead of a day": {
+			filter{Until: day.AddDate(0, 0, 1), Statuses: statusList{dead}},
+			`status = 'dead' AND purchased_at < '2026-01-03Z'`,
+		},
+		"customer": {filter{Query: "cus_2"}, `stripe_customer_id = 'cus_2'`},
 		"address": {
 			filter{Query: "BUYER3@example.com", Livemode: new(true)}, `livemode AND stripe_customer_id = 'cus_3'`,
 		},
@@ -63,7 +79,15 @@ func TestReader_ListPagesThroughAllMatches(t *testing.T) {
 		"event":   {filter{Query: "evt_7"}, `checkout_session_id = 'cs_07'`},
 		"session": {filter{Query: " cs_07 "}, `checkout_session_id = 'cs_07'`},
 		"unknown": {filter{Query: "%"}, `false`},
-		"reason":  {filter{Status: dead, Reason: purchase.ReasonExpired}, `false`},
+		"reason": {
+			filter{Statuses: statusList{dead}, Reasons: reasonList{purchase.ReasonRefused}}, `status = 'dead'`,
+		},
+		"other reason": {filter{Reasons: reasonList{purchase.ReasonExpired}}, `false`},
+		"no reason":    {filter{Reasons: reasonList{""}}, `reason = ''`},
+		"not refused":  {filter{NotReasons: reasonList{purchase.ReasonRefused}}, `reason <> 'refused'`},
+		"checkouts":    {filter{Kinds: kindList{purchase.KindCheckout}}, `kind = 'checkout'`},
+		"trials":       {filter{Kinds: kindList{purchase.KindTrial}}, `kind = 'trial'`},
+		"first sales":  {filter{FirstSale: new(true)}, `first_sale`},
 	} {
 		want := ledgertest.Ask[[]string](l, `SELECT COALESCE(array_agg(checkout_session_id
 			ORDER BY purchased_at DESC, checkout_session_id DESC), '{}') FROM purchases WHERE `+tc.where)

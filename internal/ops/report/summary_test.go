@@ -28,7 +28,7 @@ func TestSummary_CountsFoldedAndUnfolded(t *testing.T) {
 	delivered.Sent = &purchase.Sent{Keys: 1, Minor: new(int64(2999))}
 	l.MustSettle(delivered)
 	l.Exec(`UPDATE purchases SET finished_at = purchased_at WHERE status = 'delivered'`)
-	all, err := l.Summary(t.Context(), base.Add(-time.Hour), nil)
+	all, err := l.Summary(t.Context(), ledgertest.Since(base.Add(-time.Hour)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +41,7 @@ func TestSummary_CountsFoldedAndUnfolded(t *testing.T) {
 			purchase.StatusPending: 2, purchase.StatusDelivered: 1, purchase.StatusAwaitingPayment: 1,
 			purchase.StatusRejected: 1,
 		},
-		Attention: 1, Oldest: base, Paid: 4, Accepted: 1,
-		Hours: []report.Hour{{At: base.Truncate(time.Hour), Paid: 4, Accepted: 1}},
+		Attention: 1, Oldest: base, OldestNow: base,
 		Groups: []report.Group{
 			{Status: purchase.StatusPending, Count: 2},
 			{Status: purchase.StatusAwaitingPayment, Count: 1},
@@ -51,17 +50,20 @@ func TestSummary_CountsFoldedAndUnfolded(t *testing.T) {
 		},
 		Coverage: report.Coverage{Of: 3, With: [purchase.MatchKeyKinds]int{3}, Strong: 3},
 		Delays:   report.Delays{0: 1},
-		Values: []report.Value{
-			{Currency: "JPY", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 5998, AcceptedMinor: 2999},
+		Sales: report.Sales{
+			Paid: 4, Accepted: 1, Waiting: 2, NewBuyers: 2, Returning: 1, Values: []report.Value{
+				{Currency: "JPY", PaidMinor: 2999}, {Currency: "USD", PaidMinor: 5998, AcceptedMinor: 2999},
+			},
 		},
 	}
+	want.Steps = []report.Sales{want.Sales}
 	if diff := cmp.Diff(want, all); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := l.Fold(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if all, err = l.Summary(t.Context(), base.Add(-time.Hour), nil); err != nil {
+	if all, err = l.Summary(t.Context(), ledgertest.Since(base.Add(-time.Hour)), nil); err != nil {
 		t.Fatal(err)
 	}
 	all.LastEvent = time.Time{}
@@ -77,7 +79,7 @@ func TestSummary_CountsFoldedAndUnfolded(t *testing.T) {
 		"live":  {base.Add(-time.Hour), &live, 1},
 		"later": {base.Add(time.Hour), nil, 0},
 	} {
-		s, err := l.Summary(t.Context(), tc.since, tc.livemode)
+		s, err := l.Summary(t.Context(), ledgertest.Since(tc.since), tc.livemode)
 		if got := s.Counts[purchase.StatusPending]; err != nil || got != tc.want {
 			t.Errorf("%s: pending = %d, %v, want %d", name, got, err, tc.want)
 		}
@@ -115,7 +117,7 @@ func TestSummary_CountsSentValues(t *testing.T) {
 		}
 	}
 	for range 2 { // before and after folding
-		s, err := l.Summary(t.Context(), base.Add(-time.Hour), nil)
+		s, err := l.Summary(t.Context(), ledgertest.Since(base.Add(-time.Hour)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,15 +144,15 @@ func TestSummary_SkipsUnreadableRow(t *testing.T) {
 	l := ledgertest.New(t)
 	skipped := l.Skips()
 	l.Buy("cs_1")
-	l.Exec(`INSERT INTO rollup_changes (hour, livemode, status, reason, code, currency, delay, n, minor, keyed,
+	l.Exec(`INSERT INTO rollup_changes (at, livemode, status, reason, code, currency, delay, n, minor, keyed,
 		key_email, key_phone, key_ttclid, key_ttp, key_ip, key_user_agent, key_page)
 		VALUES ('infinity', true, 'dead', 'refused', 'no number', 'usd', -1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)`)
-	s, err := l.Summary(t.Context(), base, nil)
+	s, err := l.Summary(t.Context(), ledgertest.Since(base), nil)
 	if err != nil || s.Counts[purchase.StatusPending] != 1 {
 		t.Errorf("summary = %+v, %v, want one pending", s.Counts, err)
 	}
-	if hours, err := l.Fold(t.Context()); err != nil || hours != 1 {
-		t.Errorf("fold = %d hours, %v, want 1", hours, err)
+	if quarters, err := l.Fold(t.Context()); err != nil || quarters != 1 {
+		t.Errorf("fold = %d quarter hours, %v, want 1", quarters, err)
 	}
 	if groups, err := l.Groups(t.Context(), nil); err != nil || len(groups) != 1 {
 		t.Errorf("groups = %+v, %v, want one", groups, err)

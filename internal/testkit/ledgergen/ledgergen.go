@@ -138,6 +138,10 @@ WITH dice AS (
     FROM statuses
 )
 SELECT n, k, paid, speed, coin, click < 0.58 AS clicked, CASE WHEN outage THEN healed END AS healed,
+    CASE WHEN reason = 'no_payment' AND sleep < 0.8 THEN 'trial'
+        WHEN reason <> 'no_payment' AND sleep < 0.03
+            AND status NOT IN ('rejected', 'awaiting_payment', 'payment_failed') THEN 'first_payment'
+        ELSE 'checkout' END AS kind,
     'cs_live_a1' || k || substr(md5(k), 1, 32) AS id, status, reason, reason <> 'test_purchase' AS livemode,
     status NOT IN ('rejected', 'awaiting_payment', 'payment_failed') AS has_profile,
     status IN ('pending', 'published', 'retrying', 'delivered', 'dead')
@@ -157,16 +161,17 @@ FROM reasons`
 
 	sqlProfiles = `
 INSERT INTO profiles (livemode, email, stripe_customer_id, stripe_subscription_id, last_purchase_at,
-    created_at, updated_at)
+    first_paid_at, created_at, updated_at)
 SELECT livemode, 'buyer.' || customer || '@example.com', 'cus_' || substr(md5(customer::text), 1, 14),
-    max('sub_' || k), max(paid), min(paid), max(paid)
+    max('sub_' || k), max(paid), date_trunc('second', min(paid) FILTER (WHERE reason <> 'no_payment')),
+    min(paid), max(paid)
 FROM plan WHERE has_profile GROUP BY livemode, customer ORDER BY min(n)`
 
 	sqlPurchases = `
 INSERT INTO purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor,
     currency, purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys,
     first_published_at, published_at, stream_sequence, attempts, last_attempt_at, last_class, last_code,
-    last_error, tiktok_request_id, finished_at, created_at, updated_at, sent_minor)
+    last_error, tiktok_request_id, finished_at, created_at, updated_at, sent_minor, kind, first_sale)
 SELECT p.id, p.status, p.reason, f.id, 'subscription', p.livemode, p.amount, p.currency,
     CASE WHEN p.has_profile OR p.status = 'rejected' THEN date_trunc('second', p.paid) END,
     'cus_' || substr(md5(p.customer::text), 1, 14), 'sub_' || p.k,
@@ -185,7 +190,9 @@ SELECT p.id, p.status, p.reason, f.id, 'subscription', p.livemode, p.amount, p.c
     CASE WHEN p.status = 'delivered' THEN to_char(p.paid, 'YYYYMMDDHH24MISS') || upper(p.k) END,
     CASE WHEN p.status IN ('delivered', 'dead') THEN t.attempted + interval '60 ms'
         WHEN p.status IN ('skipped', 'rejected') THEN p.paid + interval '20 ms' END,
-    p.paid, COALESCE(t.attempted, p.paid), CASE WHEN p.status = 'delivered' THEN p.amount END
+    p.paid, COALESCE(t.attempted, p.paid), CASE WHEN p.status = 'delivered' THEN p.amount END, p.kind,
+    p.has_profile AND p.reason <> 'no_payment' AND 1 = row_number() OVER (
+        PARTITION BY p.livemode, p.customer, p.has_profile AND p.reason <> 'no_payment' ORDER BY p.paid, p.n)
 FROM plan p
 LEFT JOIN profiles f
     ON p.has_profile AND f.livemode = p.livemode AND f.email = 'buyer.' || p.customer || '@example.com'

@@ -22,7 +22,7 @@ func TestFill(t *testing.T) {
 	if err := ledgergen.Fill(t.Context(), l.Conn, n); err != nil {
 		t.Fatal(err)
 	}
-	year, err := l.Summary(t.Context(), time.Now().Add(-2*ledgergen.Span), nil)
+	year, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-2*ledgergen.Span)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestFill(t *testing.T) {
 	if total != n || year.Counts[purchase.StatusDelivered] < n*9/10 || len(year.Values) < 5 {
 		t.Errorf("summary of %d purchases = %+v", total, year)
 	}
-	month, err := l.Summary(t.Context(), time.Now().Add(-ledgergen.Span/12), nil)
+	month, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-ledgergen.Span/12)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,12 @@ func TestFill(t *testing.T) {
 		"finished before created":    `finished_at < created_at`,
 		"finished without time":      `finished_at IS NULL AND status IN ('delivered', 'dead', 'skipped')`,
 		"message without match keys": `(envelope IS NULL) <> (match_keys IS NULL)`,
-		"created in the future":      `created_at > now()`,
+		"first sale of a trial":      `first_sale AND (kind = 'trial' OR reason = 'no_payment')`,
+		"sale before the first": `purchased_at < (SELECT first_paid_at FROM profiles f WHERE f.id = p.profile_id)
+			AND reason <> 'no_payment'`,
+		"no or two first sales": `first_sale AND 1 <> (SELECT count(*) FROM purchases q
+			WHERE q.profile_id = p.profile_id AND q.first_sale)`,
+		"created in the future": `created_at > now()`,
 	} {
 		if odd := ledgertest.Ask[int](l, `SELECT count(*) FROM purchases p WHERE `+condition); odd > 0 {
 			t.Errorf("%s: %d purchases, want none", name, odd)

@@ -3,6 +3,7 @@ package ledgertest
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,49 +15,63 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// CheckRollup compares every report that is read from the rollup with a count of the ledger's rows.
-func (l *Ledger) CheckRollup(t rapid.TB, livemode *bool, since time.Time) {
+// Since returns the open period that begins with the quarter hour of a time, as one step.
+func Since(at time.Time) report.Period {
+	from := at.UTC().Truncate(report.Quarter)
+	until := time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	return report.Period{From: from, Until: until, Steps: []time.Time{from}}
+}
+
+// CheckRollup compares every report that is read from the rollup with a count of the ledger's rows, by the
+// days of a time zone.
+func (l *Ledger) CheckRollup(t rapid.TB, livemode *bool, p report.Period) {
 	t.Helper()
 	ctx := context.Background()
 	equal := func(what string, want, got any) {
 		t.Helper()
 		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-			t.Fatalf("%s since %s, mode %v (-ledger +rollup):\n%s", what, since, livemode, diff)
+			t.Fatalf("%s from %s until %s, mode %v (-ledger +rollup):\n%s", what, p.From, p.Until, livemode, diff)
 		}
 	}
-	got, err := l.Summary(ctx, since, livemode)
+	got, err := l.Summary(ctx, p, livemode)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := l.count(t, since.Truncate(time.Hour), livemode)
+	want := l.count(t, p.From, p.Until, livemode)
 	equal("groups", want.Counts, counts(got.Groups))
-	var chart report.Summary
-	for _, h := range got.Hours {
-		chart.Paid, chart.Accepted = chart.Paid+h.Paid, chart.Accepted+h.Accepted
+	for i, step := range got.Steps {
+		until := p.Until
+		if i+1 < len(p.Steps) {
+			until = p.Steps[i+1]
+		}
+		equal("sales of a step", l.count(t, p.Steps[i], until, livemode).Sales, step)
 	}
-	equal("chart", [2]int{want.Paid, want.Accepted}, [2]int{chart.Paid, chart.Accepted})
-	got.Oldest, got.LastEvent, got.Hours, got.Groups = time.Time{}, time.Time{}, nil, nil // not counted
+	got.Oldest, got.OldestNow, got.LastEvent = time.Time{}, time.Time{}, time.Time{} // not counted
+	got.Steps, got.Groups = nil, nil
 	equal("summary", want, got)
 
-	days, err := l.Coverage(ctx, since, livemode)
+	days, err := l.Coverage(ctx, p, livemode)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var sum report.Coverage
 	for _, d := range days {
-		equal("day", d.At.Truncate(24*time.Hour), d.At)
+		if !slices.Contains(p.Steps, d.At) {
+			t.Fatalf("coverage of %s, want a day of %v", d.At, p.Steps)
+		}
 		sum.Of, sum.Strong, sum.Late = sum.Of+d.Of, sum.Strong+d.Strong, sum.Late+d.Late
 		for i := range sum.With {
 			sum.With[i] += d.With[i]
 		}
 	}
-	equal("coverage", l.count(t, since.Truncate(24*time.Hour), livemode).Coverage, sum)
+	equal("coverage", want.Coverage, sum)
 
 	groups, err := l.Groups(ctx, livemode)
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal("groups of all time", l.count(t, time.Time{}, livemode).Counts, counts(groups))
+	ever := l.count(t, time.Time{}, Since(time.Time{}).Until, livemode)
+	equal("groups of all time", ever.Counts, counts(groups))
 }
 
 func counts(groups []report.Group) map[purchase.Status]int {
@@ -77,17 +92,19 @@ type row struct {
 	Sent         *int64
 	Keys         *int16
 	At, Finished *time.Time
+	FirstSale    bool
 }
 
 // count sums up the ledger row by row.
-func (l *Ledger) count(t rapid.TB, since time.Time, livemode *bool) report.Summary {
+func (l *Ledger) count(t rapid.TB, from, until time.Time, livemode *bool) report.Summary {
 	t.Helper()
 	result, err := l.Conn.Query(context.Background(), `
 		SELECT status, reason, kind, COALESCE(upper(currency), '') AS currency, COALESCE(amount_minor, 0),
-			sent_minor, match_keys, purchased_at, finished_at
+			sent_minor, match_keys, purchased_at, finished_at, first_sale
 		FROM purchases
-		WHERE COALESCE(purchased_at, created_at) >= $1 AND ($2::boolean IS NULL OR livemode = $2)
-		ORDER BY currency`, since, livemode)
+		WHERE COALESCE(purchased_at, created_at) >= $1 AND COALESCE(purchased_at, created_at) < $2
+			AND ($3::boolean IS NULL OR livemode = $3)
+		ORDER BY currency`, from, until, livemode)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,8 +116,7 @@ func (l *Ledger) count(t rapid.TB, since time.Time, livemode *bool) report.Summa
 	for _, r := range rows {
 		delivered := r.Status == purchase.StatusDelivered
 		s.Counts[r.Status]++
-		if r.Status == purchase.StatusDead || r.Status == purchase.StatusRejected ||
-			r.Status == purchase.StatusSkipped && r.Reason == purchase.ReasonNotConfigured {
+		if r.Status == purchase.StatusDead || r.Status == purchase.StatusRejected {
 			s.Attention++
 		}
 		if delivered && r.At != nil && r.Finished != nil {
@@ -109,8 +125,8 @@ func (l *Ledger) count(t rapid.TB, since time.Time, livemode *bool) report.Summa
 		if r.Keys != nil {
 			cover(&s.Coverage, *r.Keys)
 		}
-		if purchase.Paid(r.Status, r.Reason, r.Kind) {
-			pay(&s, r, delivered)
+		if state := purchase.StateOfSale(r.Status, r.Reason, r.Kind); state != "" {
+			sell(&s.Sales, r, state)
 		}
 	}
 	return s
@@ -138,17 +154,33 @@ func cover(c *report.Coverage, keys int16) {
 	}
 }
 
-// pay adds a paid purchase to the totals of its currency. The rows are in order of currency.
-func pay(s *report.Summary, r row, delivered bool) {
+// sell adds a sale to the totals. The rows are in order of currency.
+func sell(s *report.Sales, r row, state purchase.SaleState) {
 	s.Paid++
+	switch state {
+	case purchase.SaleAccepted:
+		s.Accepted++
+	case purchase.SaleWaiting:
+		s.Waiting++
+	case purchase.SaleLeftOut:
+		s.LeftOut++
+	case purchase.SaleNotAccepted: // the rest
+	}
+	switch {
+	case r.FirstSale:
+		s.NewBuyers++
+	case r.Status != purchase.StatusRejected:
+		s.Returning++
+	}
+	if r.Kind == purchase.KindFirstPayment {
+		s.FirstPayments++
+	}
 	sent := int64(0)
 	switch {
-	case !delivered:
+	case state != purchase.SaleAccepted:
 	case r.Sent == nil:
-		s.Accepted++
 		s.NoValue++
 	default:
-		s.Accepted++
 		sent = *r.Sent
 	}
 	if r.Currency == "" {

@@ -70,7 +70,8 @@ func dashboard(ctx context.Context, b *bench) {
 		"/", "/?range=7d&mode=live", "/?range=24h&mode=test", "/api/v1/summary",
 		"/purchases", "/purchases?mode=live", "/purchases?mode=test", "/purchases?status=delivered",
 		"/purchases?status=dead", "/purchases?status=pending", "/purchases?status=skipped&mode=test",
-		"/purchases?code=40002", "/purchases?code=0", "/purchases?code=12345",
+		"/?range=yesterday", "/purchases?range=30d&sales=all", "/purchases?range=30d&sales=not_accepted",
+		"/purchases?reason=no_consent", "/purchases?kind=trial", "/purchases?code=40002", "/purchases?code=0", "/purchases?code=12345",
 		"/purchases?status=delivered&code=50002", "/purchases?day=" + day, "/purchases?status=dead&day=" + day,
 		"/purchases?q=cs_live_a1b2", "/purchases?q=a1b2c3", "/purchases?q=20260101000000AB", "/dead", "/attention",
 	} {
@@ -106,7 +107,7 @@ func growth(ctx context.Context, b *bench) {
 	y.inspect(ctx, "pruned")
 	y.pass(ctx, "b", removed)
 	y.inspect(ctx, "as many written again")
-	for _, name := range []string{"rollup_totals", "rollup_hours", "rollup_statuses", "profiles"} {
+	for _, name := range []string{"rollup_totals", "rollup_sales", "rollup_statuses", "profiles"} {
 		hot := query[float64](ctx, y.old.ledger, `
 			SELECT COALESCE(100.0 * n_tup_hot_upd / NULLIF(n_tup_upd, 0), 0)::float8
 			FROM pg_stat_user_tables WHERE relname = $1`, name)

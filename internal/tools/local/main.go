@@ -73,7 +73,7 @@ func (s *stack) printAddresses() {
 Everything is up. Ctrl-C stops it; the data stays for the next start.
 
   webhook        http://{ingest}/webhooks/stripe   (signing secret {secret})
-  dashboard      http://{ingest admin}/   (beside it /api/v1/…, /metrics, /readyz)
+  dashboard      http://{ingest admin}/?mode=test   (beside it /api/v1/…, /metrics, /readyz)
   worker admin   http://{worker admin}/readyz · /metrics
   TikTok (sim)   http://{TikTok}/events · /stats · POST /faults
   Stripe (sim)   http://{Stripe}/v1/events   (key {key})

@@ -122,6 +122,7 @@ func (s *stack) startLedger(ctx context.Context, n int) []page {
 		{"attention", "/attention", ""},
 		{"overview-30d", "/", ""},
 		{"overview-24h", "/?range=24h", ""},
+		{"overview-today", "/?range=today", ""},
 		{"nothing", "/purchases?status=pending", ""},
 		{"problem", "/purchases/cs_nobody", ""},
 	}

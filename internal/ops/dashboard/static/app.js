@@ -1,88 +1,68 @@
-// Local times, the chart, and a bar when a refresh fails.
+// The chart, and a bar when a refresh fails.
 (() => {
   "use strict";
-  const brief = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-  const detailed = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
-
-  const localise = (root) => {
-    for (const t of root.querySelectorAll("time[datetime]")) {
-      const at = new Date(t.dateTime);
-      if (isNaN(at)) continue;
-      const text = (t.hasAttribute("data-detailed") ? detailed : brief).format(at);
-      if (t.textContent !== text) t.textContent = text;
-    }
-  };
-
-  // The server counts by hour; days are local.
-  const floor = {
-    hour: (d) => d.setMinutes(0, 0, 0),
-    threehours: (d) => d.setHours(d.getHours() - (d.getHours() % 3), 0, 0, 0),
-    day: (d) => d.setHours(0, 0, 0, 0),
-  };
+  // The server names the steps in its own time zone.
+  const numbers = (text) => text.split(",").map(Number);
   const gather = (series) => {
-    const start = Number(series.dataset.start);
-    const paid = series.dataset.paid.split(",").map(Number);
-    const accepted = series.dataset.accepted.split(",").map(Number);
-    const down = floor[series.dataset.unit] || floor.hour;
-    const data = [[], [], []];
-    paid.forEach((n, i) => {
-      const at = down(new Date((start + i * 3600) * 1000)) / 1000;
-      const last = data[0].length - 1;
-      if (data[0][last] === at) {
-        data[1][last] += n;
-        data[2][last] += accepted[i];
-      } else {
-        data[0].push(at);
-        data[1].push(n);
-        data[2].push(accepted[i]);
-      }
-    });
-    return data;
+    const accepted = numbers(series.dataset.accepted);
+    const waiting = numbers(series.dataset.waiting);
+    const rest = numbers(series.dataset.rest);
+    // Stacked: the highest bars are drawn first.
+    return {
+      labels: series.dataset.labels.split("|"),
+      titles: series.dataset.titles.split("|"),
+      counts: [null, rest, waiting, accepted],
+      data: [
+        accepted.map((n, i) => i),
+        accepted.map((n, i) => n + waiting[i] + rest[i]),
+        accepted.map((n, i) => n + waiting[i]),
+        accepted,
+      ],
+    };
   };
 
   let chart = null;
   let drawn = "";
+  let shown = null;
   const draw = () => {
     const plot = document.getElementById("plot");
     const series = document.getElementById("series");
     if (!plot || !series || !window.uPlot) return;
-    const unit = series.dataset.unit;
-    const key = unit + series.dataset.start + series.dataset.paid + "|" + series.dataset.accepted;
+    const { labels, titles, accepted, waiting, rest } = series.dataset;
+    const key = [labels, titles, accepted, waiting, rest].join("#");
     if (chart && key === drawn) return;
-    const data = gather(series);
+    shown = gather(series);
     drawn = key;
-    if (chart && chart.unit === unit) {
-      chart.setData(data);
+    if (chart) {
+      chart.setData(shown.data);
       return;
     }
-    if (chart) chart.destroy();
     const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    const short = new Intl.DateTimeFormat(undefined, unit === "hour" ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" });
-    const long = new Intl.DateTimeFormat(undefined, unit === "day" ? { dateStyle: "full" } : { dateStyle: "medium", timeStyle: "short" });
     const bars = window.uPlot.paths.bars({ size: [0.72, 56], radius: 0.12 });
     const axis = { stroke: colour("--quiet"), font: "12px system-ui, sans-serif", ticks: { show: false } };
-    const whole = new Intl.NumberFormat();
-    const count = (u, n) => (n == null ? "–" : whole.format(n));
+    const whole = new Intl.NumberFormat("en");
+    const count = (u, n, series, at) => (at == null ? "–" : whole.format(shown.counts[series][at]));
+    const stack = (label, fill) => ({ label, fill: colour(fill), stroke: colour(fill), width: 0, paths: bars, points: { show: false }, value: count });
     chart = new window.uPlot({
       width: plot.clientWidth,
       height: 260,
       cursor: { y: false, points: { show: false }, drag: { setScale: false } },
       legend: { markers: { width: 0 } },
       scales: {
-        x: { time: true, range: (u, low, high) => { const step = data[0].length > 1 ? data[0][1] - data[0][0] : 3600; return [low - step / 2, high + step / 2]; } },
+        x: { time: false, range: (u, low, high) => [low - 0.5, high + 0.5] },
         y: { range: (u, low, high) => [0, Math.max(4, high * 1.08)] },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 64, incrs: unit === "hour" ? [3600, 7200, 10800, 14400, 21600, 43200] : [1, 2, 3, 5, 7, 14, 30].map((days) => days * 86400), values: (u, splits) => splits.map((s) => short.format(new Date(s * 1000))) },
+        { ...axis, grid: { show: false }, space: 64, incrs: [1, 2, 3, 4, 6, 7, 12, 14, 28], values: (u, splits) => splits.map((i) => shown.labels[i] ?? "") },
         { ...axis, grid: { stroke: colour("--line"), width: 1 }, size: 52, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6], values: (u, splits) => splits.map((s) => whole.format(s)) },
       ],
       series: [
-        { label: "From", value: (u, at) => (at == null ? "–" : long.format(new Date(at * 1000))) },
-        { label: "Paid at Stripe", fill: colour("--paid"), stroke: colour("--paid"), width: 0, paths: bars, points: { show: false }, value: count },
-        { label: "Accepted by TikTok", fill: colour("--accepted"), stroke: colour("--accepted"), width: 0, paths: bars, points: { show: false }, value: count },
+        { label: "From", value: (u, i) => (i == null ? "–" : shown.titles[i]) },
+        stack("Not accepted", "--missed"),
+        stack("Waiting", "--paid"),
+        stack("Accepted by TikTok", "--accepted"),
       ],
-    }, data, plot);
-    chart.unit = unit;
+    }, shown.data, plot);
   };
   const redraw = () => {
     if (chart) chart.destroy();
@@ -90,12 +70,8 @@
     draw();
   };
 
-  const refresh = () => {
-    localise(document);
-    draw();
-  };
-  document.addEventListener("DOMContentLoaded", refresh);
-  document.addEventListener("htmx:after:swap", refresh);
+  document.addEventListener("DOMContentLoaded", draw);
+  document.addEventListener("htmx:after:swap", draw);
   addEventListener("resize", () => {
     const plot = document.getElementById("plot");
     if (chart && plot) chart.setSize({ width: plot.clientWidth, height: 260 });
@@ -109,7 +85,8 @@
     if (since && stale) {
       since.dateTime = fresh.toISOString();
       since.title = fresh.toISOString();
-      since.textContent = detailed.format(fresh);
+      const zone = since.dataset.zone;
+      since.textContent = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium", timeZone: zone }).format(fresh) + " " + zone;
     }
     const bar = document.getElementById("stale");
     if (bar && bar.hidden === stale) bar.hidden = !stale;
