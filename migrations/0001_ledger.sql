@@ -16,12 +16,13 @@ INSERT INTO schema_compat (oldest_binary) VALUES (1);
 CREATE TABLE stripe_events (
     event_id            text PRIMARY KEY, -- for a second session: <id>.<session>
     type                text NOT NULL,
-    checkout_session_id text NOT NULL,
+    checkout_session_id text COLLATE "C" NOT NULL,
     livemode            boolean NOT NULL,
     created_at          timestamptz,      -- by Stripe's clock
     received_at         timestamptz NOT NULL,
     disposition         text NOT NULL,    -- the webhook's response
-    caught_up           boolean NOT NULL DEFAULT false -- found by a backfill, not received by webhook
+    caught_up           boolean NOT NULL DEFAULT false, -- found by a backfill, not received by webhook
+    account             text              -- connected account; null: the endpoint's own
 );
 
 -- Customers. A test purchase never creates or changes a live profile.
@@ -40,14 +41,15 @@ CREATE TABLE profiles (
 
 CREATE TABLE purchases (
     -- from Stripe
-    checkout_session_id    text PRIMARY KEY,  -- TikTok's event_id; the invoice id of a first payment
+    -- TikTok's event_id; the invoice id of a first payment. Collation C: searches find an id's beginning
+    checkout_session_id    text COLLATE "C" PRIMARY KEY,
     status                 text NOT NULL CHECK (status IN ('awaiting_payment', 'payment_failed', 'rejected',
                                'pending', 'published', 'retrying', 'delivered', 'dead', 'skipped')),
     reason                 text NOT NULL DEFAULT '', -- of rejected, dead or skipped
     profile_id             uuid REFERENCES profiles,
     kind                   text NOT NULL DEFAULT 'checkout'
                                CHECK (kind IN ('checkout', 'trial', 'first_payment')),
-    trial_session_id       text,              -- the trial of a first payment
+    trial_session_id       text COLLATE "C",  -- the trial of a first payment
     first_sale             boolean NOT NULL DEFAULT false, -- the profile's earliest sale: a new buyer
     mode                   text NOT NULL,
     livemode               boolean NOT NULL,
@@ -56,6 +58,7 @@ CREATE TABLE purchases (
     purchased_at           timestamptz,       -- time of the paying event; null while unpaid
     stripe_customer_id     text,
     stripe_subscription_id text,
+    stripe_payment_id      text,              -- payment intent, or a subscription's invoice
     -- the message and its publication
     envelope               bytea,             -- the message, encoded once; null if never sent
     match_keys             smallint,          -- bit mask, see below; null if never sent
@@ -68,6 +71,7 @@ CREATE TABLE purchases (
     -- TikTok's responses
     attempts               integer NOT NULL DEFAULT 0, -- number of recorded attempts
     last_attempt_at        timestamptz,
+    next_attempt_at        timestamptz,       -- while retrying, by the worker's clock; null if unknown
     last_class             text,
     last_code              integer,           -- TikTok's code, else the HTTP status
     last_error             text,
@@ -92,7 +96,7 @@ CREATE TABLE trials (
     subscription_id     text PRIMARY KEY,
     livemode            boolean NOT NULL,
     -- the trial's checkout
-    checkout_session_id text,                     -- null: not received yet
+    checkout_session_id text COLLATE "C",         -- null: not received yet
     started_at          timestamptz,
     reason              text NOT NULL DEFAULT '', -- why the first payment is not sent: no_consent, internal
     profile_id          uuid,
@@ -108,12 +112,12 @@ CREATE TABLE trials (
     stripe_customer_id  text,
     held_at             timestamptz,
     -- the result
-    purchase_id         text                      -- the first payment
+    purchase_id         text COLLATE "C"          -- the first payment
 );
 
 -- One row per request to TikTok about a purchase.
 CREATE TABLE attempts (
-    checkout_session_id text NOT NULL,
+    checkout_session_id text COLLATE "C" NOT NULL,
     attempt_id          text NOT NULL,
     generation          integer NOT NULL,
     at                  timestamptz NOT NULL,
@@ -200,6 +204,9 @@ CREATE INDEX purchases_kind_time ON purchases (kind, COALESCE(purchased_at, crea
     WHERE kind <> 'checkout';
 CREATE INDEX purchases_customer ON purchases (stripe_customer_id);
 CREATE INDEX purchases_profile ON purchases (profile_id);
+CREATE INDEX purchases_ending ON purchases (right(checkout_session_id, 6)); -- as pages show it
+CREATE INDEX purchases_request ON purchases (tiktok_request_id) WHERE tiktok_request_id IS NOT NULL;
+CREATE INDEX attempts_request ON attempts (request_id) WHERE request_id <> '';
 CREATE INDEX purchases_trial ON purchases (trial_session_id) WHERE trial_session_id IS NOT NULL;
 CREATE INDEX tiktok_counts_day ON tiktok_counts (day);
 CREATE INDEX tiktok_count_history_day ON tiktok_count_history (day);

@@ -32,7 +32,7 @@ type replayFlags struct {
 // Help implements kong.HelpProvider.
 func (*replayFlags) Help() string {
 	return `Makes purchases pending again; a running ingest sends them under the same event_id. Those first sent
-more than 48 hours ago may count twice: their number is printed first.
+more than 48 hours ago without an answer may count twice: their number is printed first.
 
   ingest replay --status dead --reason refused --since 72h
   ingest replay --session cs_live_…
@@ -74,8 +74,8 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 		_, _ = fmt.Fprintf(out, "%d to replay.\n", n)
 	}
 	if late > 0 {
-		_, _ = fmt.Fprintf(out, "%d of them were first sent more than 48 hours ago: "+
-			"if TikTok accepted one then, it counts twice.\n", late)
+		_, _ = fmt.Fprintf(out, "%d of them may have reached TikTok more than 48 hours ago, without an answer: "+
+			"what TikTok accepted then counts twice.\n", late)
 	}
 	if old := maintenance.Old(counted); old > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them were paid more than 28 days ago: "+

@@ -17,7 +17,7 @@ import (
 
 // showFlags are the arguments of `ingest show`.
 type showFlags struct {
-	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"cs_…, evt_… or an address."`
+	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"Id, a part of a session's, request_id or address."`
 	Problems bool   `noenv:"" help:"List what is wrong now: since when, how many purchases, what to do."`
 }
 
@@ -40,7 +40,7 @@ CHECKOUT_MODES. 3: there are problems.`
 const maxShown = 20
 
 // errNotFound does not repeat the term, which may be an e-mail address.
-var errNotFound = errors.New("no purchase with this session, event or e-mail address")
+var errNotFound = errors.New("no purchase with this id, request_id or e-mail address")
 
 // show prints the purchases that match a term, newest first, without the buyers' addresses.
 func show(ctx context.Context, c *config, out io.Writer) error {

@@ -56,6 +56,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	state := func() message.WorkerState {
 		s := worker.State()
 		s.Version, s.Stats = service.Version(), counts.Problem()
+		s.Pixel, s.TestPixel = pixels.ids()
 		return s
 	}
 	life.Go("state", func(ctx context.Context) error {
@@ -124,6 +125,17 @@ func newPixels(c *config) (p pixels) {
 		p.test = c.pixelFor(c.testTarget())
 	}
 	return p
+}
+
+// ids returns the pixels' ids; "": purchases are skipped.
+func (p pixels) ids() (live, test string) {
+	if p.live != nil {
+		live = p.live.ID()
+	}
+	if p.test != nil {
+		test = p.test.ID()
+	}
+	return live, test
 }
 
 // destinations converts the pixels to interfaces that are nil where a pixel is nil.

@@ -44,6 +44,7 @@ func (w *Worker) retrying(it item, attempt *purchase.Attempt, delay time.Duratio
 		codeField(attempt.Code), zap.String("message", attempt.Message),
 		zap.String("request_id", attempt.RequestID), zap.Duration("again_in", delay.Round(time.Millisecond)))
 	outcome := w.outcome(it, purchase.StatusRetrying, purchase.ReasonNone, attempt)
+	outcome.Next = outcome.At.Add(delay)
 	return settlement{item: it, outcome: outcome, delay: delay}
 }
 

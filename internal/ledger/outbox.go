@@ -171,7 +171,8 @@ func (db *DB) RecordSweep(ctx context.Context, published []relay.Mark, queued, u
 // The generation protects a purchase that was replayed since: its age has been reset.
 const sqlExpire = `
 UPDATE public.purchases p SET
-    status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, updated_at = now()
+    status = 'dead', reason = 'expired', finished_at = now(), claimed_until = NULL, next_attempt_at = NULL,
+    updated_at = now()
 FROM unnest($1::text[], $2::int[]) AS m (id, generation)
 WHERE p.checkout_session_id = m.id AND p.generation = m.generation AND p.status IN ('published', 'retrying')
     AND p.first_published_at <= now() - make_interval(secs => $3)

@@ -406,10 +406,11 @@ func (tx *transaction) rollback(ctx context.Context) error {
 
 const sqlInsertEvents = `
 INSERT INTO public.stripe_events (event_id, type, checkout_session_id, livemode, created_at, received_at,
-    disposition, caught_up)
-SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up
+    disposition, caught_up, account)
+SELECT u.id, u.type, u.session, u.livemode, u.created, u.received, u.disposition, u.caught_up, u.account
 FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::timestamptz[],
-    $7::text[], $8::boolean[]) AS u (id, type, session, livemode, created, received, disposition, caught_up)
+    $7::text[], $8::boolean[], $9::text[])
+    AS u (id, type, session, livemode, created, received, disposition, caught_up, account)
 ON CONFLICT (event_id) DO NOTHING`
 
 func (tx *transaction) insertEvents(batch *pgx.Batch) {
@@ -426,7 +427,8 @@ func (tx *transaction) insertEvents(batch *pgx.Batch) {
 		column(rows, func(e newEvent) *time.Time { return NullTime(e.Event.Created) }),
 		column(rows, func(e newEvent) time.Time { return e.Received }),
 		column(rows, func(e newEvent) string { return string(e.disposition) }),
-		column(rows, func(e newEvent) bool { return e.Source == purchase.SourceBackfill }))
+		column(rows, func(e newEvent) bool { return e.Source == purchase.SourceBackfill }),
+		column(rows, func(e newEvent) *string { return nullable(storable(e.Event.Account)) }))
 }
 
 // The profile keeps the ids of its latest purchase in any order of events. A row with an id other than the
@@ -504,21 +506,24 @@ func (tx *transaction) updateFirstSales(batch *pgx.Batch) {
 const sqlUpsertPurchases = `
 INSERT INTO public.purchases (checkout_session_id, status, reason, profile_id, mode, livemode, amount_minor,
     currency, purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys, kind,
-    trial_session_id, first_sale, finished_at, claimed_until, first_published_at)
+    trial_session_id, first_sale, stripe_payment_id, finished_at, claimed_until, first_published_at)
 SELECT u.id, u.status, u.reason, u.profile::uuid, u.mode, u.livemode, u.amount,
     u.currency, u.at, u.customer, u.subscription, u.envelope, u.keys, u.kind, u.trial, u.first_sale,
+    u.payment,
     CASE WHEN u.status IN ('skipped', 'rejected') THEN now() END,
-    CASE WHEN u.claimed THEN now() + make_interval(secs => $18) END, CASE WHEN u.claimed THEN now() END
+    CASE WHEN u.claimed THEN now() + make_interval(secs => $19) END, CASE WHEN u.claimed THEN now() END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[],
     $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::bytea[], $13::smallint[], $14::text[],
-    $15::text[], $16::boolean[], $17::boolean[]) AS u (id, status, reason, profile, mode, livemode, amount,
-    currency, at, customer, subscription, envelope, keys, kind, trial, first_sale, claimed)
+    $15::text[], $16::boolean[], $17::boolean[], $18::text[])
+    AS u (id, status, reason, profile, mode, livemode, amount,
+    currency, at, customer, subscription, envelope, keys, kind, trial, first_sale, claimed, payment)
 ON CONFLICT (checkout_session_id) DO UPDATE SET
     status = excluded.status, reason = excluded.reason, profile_id = excluded.profile_id,
     mode = excluded.mode, livemode = excluded.livemode, amount_minor = excluded.amount_minor,
     currency = excluded.currency, purchased_at = excluded.purchased_at,
     stripe_customer_id = excluded.stripe_customer_id,
     stripe_subscription_id = excluded.stripe_subscription_id,
+    stripe_payment_id = COALESCE(excluded.stripe_payment_id, purchases.stripe_payment_id),
     envelope = excluded.envelope, match_keys = excluded.match_keys, kind = excluded.kind,
     trial_session_id = excluded.trial_session_id, first_sale = excluded.first_sale,
     finished_at = excluded.finished_at,
@@ -552,6 +557,7 @@ func (tx *transaction) upsertPurchases(batch *pgx.Batch) {
 		column(rows, func(p *purchaseRow) *string { return nullable(p.trialSession) }),
 		column(rows, func(p *purchaseRow) bool { return p.firstSale }),
 		column(rows, func(p *purchaseRow) bool { return p.claimed }),
+		column(rows, func(p *purchaseRow) *string { return nullable(p.Payment) }),
 		relay.ClaimTimeout.Seconds())
 }
 

@@ -47,6 +47,28 @@ func TestRecord_ProvisionsOnce(t *testing.T) {
 	}
 }
 
+// The payment's id stays when a later event has none; each event keeps its account.
+func TestRecord_KeepsPaymentAndAccount(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	waiting, paid := ledgertest.Receipt("evt_1", "cs_1", purchase.StatusAwaitingPayment, ""), paid("evt_2", "cs_1")
+	waiting.Purchase.Payment, waiting.Event.Account = "pi_1", "acct_1"
+	l.Must(waiting, purchase.AwaitingPayment)
+	paid.Source = purchase.SourceBackfill
+	l.Must(paid, purchase.Processed)
+	row, err := l.Get(t.Context(), "cs_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row.Payment == nil || *row.Payment != "pi_1" {
+		t.Errorf("payment = %v, want pi_1", row.Payment)
+	}
+	if e := row.Events; len(e) != 2 || e[0].Account == nil || *e[0].Account != "acct_1" || e[0].Backfilled ||
+		e[1].Account != nil || !e[1].Backfilled {
+		t.Errorf("events = %+v, want acct_1's and a backfilled one", e)
+	}
+}
+
 func TestRecord_ConcurrentDuplicates(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)

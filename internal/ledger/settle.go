@@ -71,6 +71,7 @@ type purchaseState struct {
 	published   *time.Time       // when the stream stored the message of this generation
 	sequence    *int64           // stream sequence of that message
 	sent        *purchase.Sent   // what TikTok received, from the outcome that delivered the purchase
+	next        *time.Time       // when the queue redelivers the purchase after lastAttempt; nil: unknown
 }
 
 // apply changes the state by an outcome. The end is dated by Postgres' clock, as replays compare it with that
@@ -92,7 +93,7 @@ func (s *purchaseState) apply(o message.Outcome, now time.Time) {
 	}
 	if a := o.Attempt; a != nil {
 		if s.lastAttempt == nil || a.At.After(s.lastAttempt.At) {
-			s.lastAttempt = a
+			s.lastAttempt, s.next = a, NullTime(o.Next)
 		}
 		if a.Class == purchase.ClassDelivered {
 			s.accepted = nullable(a.RequestID)
@@ -180,6 +181,8 @@ UPDATE public.purchases p SET
     last_class        = CASE WHEN s.newer THEN s.class ELSE p.last_class END,
     last_code         = CASE WHEN s.newer THEN s.code ELSE p.last_code END,
     last_error        = CASE WHEN s.newer THEN s.error ELSE p.last_error END,
+    next_attempt_at   = CASE WHEN s.status <> 'retrying' THEN NULL WHEN s.newer THEN s.next
+        ELSE p.next_attempt_at END,
     tiktok_request_id = COALESCE(s.accepted,
         CASE WHEN s.newer AND p.status <> 'delivered' THEN s.request END, p.tiktok_request_id),
     published_at = COALESCE(p.published_at, s.published),
@@ -193,9 +196,9 @@ FROM (
     SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
     FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[],
         $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
-        $14::bigint[], $15::smallint[], $16::bigint[], $17::text[])
+        $14::bigint[], $15::smallint[], $16::bigint[], $17::text[], $18::timestamptz[])
         AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted,
-            published, sequence, keys, minor, page)
+            published, sequence, keys, minor, page, next)
     JOIN public.purchases q ON q.checkout_session_id = u.id
 ) s
 WHERE p.checkout_session_id = s.id`
@@ -208,7 +211,7 @@ func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchase
 			continue
 		}
 		if s.newAttempts == 0 {
-			s.lastAttempt, s.accepted = nil, nil // recorded before
+			s.lastAttempt, s.accepted, s.next = nil, nil, nil // recorded before
 		}
 		if s.status != purchase.StatusDelivered {
 			s.sent = nil
@@ -240,7 +243,8 @@ func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchase
 		column(rows, func(s *purchaseState) *int64 { return s.sequence }),
 		column(rows, sentColumn(func(sent *purchase.Sent) *int16 { return &sent.Keys })),
 		column(rows, sentColumn(func(sent *purchase.Sent) *int64 { return sent.Minor })),
-		column(rows, sentColumn(func(sent *purchase.Sent) *string { return nullable(sent.Page) })))
+		column(rows, sentColumn(func(sent *purchase.Sent) *string { return nullable(sent.Page) })),
+		column(rows, func(s *purchaseState) *time.Time { return s.next }))
 	if err != nil {
 		return fmt.Errorf("update purchases: %w", err)
 	}

@@ -44,6 +44,50 @@ func TestSettle_InAnyOrder(t *testing.T) {
 	})
 }
 
+// The time of the next attempt is the latest attempt's, and is unknown once the purchase is not retried.
+func TestSettle_KeepsTheNextAttempt(t *testing.T) {
+	t.Parallel()
+	retrying := func(attempt string, at, next time.Time) message.Outcome {
+		o := outcome("cs_1", 1, purchase.StatusRetrying, attempt, at)
+		o.Next = next
+		return o
+	}
+	first := retrying("a1", base, base.Add(time.Second))
+	second := retrying("a2", base.Add(time.Minute), base.Add(time.Hour))
+	for name, tc := range map[string]struct {
+		outcomes []message.Outcome
+		want     *time.Time
+	}{
+		"in order":      {[]message.Outcome{first, second}, &second.Next},
+		"reversed":      {[]message.Outcome{second, first}, &second.Next},
+		"repeated":      {[]message.Outcome{second, second}, &second.Next},
+		"older worker":  {[]message.Outcome{first, retrying("a2", base.Add(time.Minute), time.Time{})}, nil},
+		"dead":          {[]message.Outcome{second, outcome("cs_1", 1, purchase.StatusDead, "a3", base)}, nil},
+		"delivered":     {[]message.Outcome{second, delivered("cs_1")}, nil},
+		"late retrying": {[]message.Outcome{delivered("cs_1"), second}, nil},
+	} {
+		l := newLedger(t)
+		l.Buy("cs_1")
+		for _, o := range tc.outcomes {
+			l.MustSettle(o)
+		}
+		row, err := l.Get(t.Context(), "cs_1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tc.want, row.NextAttempt); diff != "" {
+			t.Errorf("%s: next attempt (-want +got):\n%s", name, diff)
+		}
+	}
+	l := newLedger(t)
+	l.Buy("cs_1")
+	l.MustSettle(second, outcome("cs_1", 1, purchase.StatusDead, "a3", base.Add(time.Hour)))
+	l.replay(maintenance.Selection{ID: "cs_1"}, 1)
+	if row, err := l.Get(t.Context(), "cs_1"); err != nil || row.NextAttempt != nil {
+		t.Errorf("next attempt of a replayed purchase = %v, %v, want none", row.NextAttempt, err)
+	}
+}
+
 // A forged generation uses up no numbers that replays need: an outcome with 2147483647 blocked every bulk
 // replay.
 func TestSettle_BoundsTheGeneration(t *testing.T) {

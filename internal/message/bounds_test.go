@@ -124,6 +124,21 @@ func TestOutcome_WithValidTimes(t *testing.T) {
 			t.Errorf("%s: taken = %v, sequence = %d, want sequence %d", name, got.Taken, got.Sequence, tc.want)
 		}
 	}
+	for name, tc := range map[string]struct {
+		next  time.Time
+		known bool
+	}{
+		"next in 15 minutes": {stored.Add(15 * time.Minute), true},
+		"next just passed":   {stored.Add(-time.Minute), true},
+		"next an hour ago":   {stored.Add(-time.Hour), false},
+		"next in a week":     {stored.AddDate(0, 0, 7), false},
+		"next unknown":       {time.Time{}, false},
+	} {
+		got := message.Outcome{At: stored, Next: tc.next}.WithValidTimes(stored).Next
+		if want := map[bool]time.Time{true: tc.next}[tc.known]; !got.Equal(want) {
+			t.Errorf("%s: next = %v, want %v", name, got, want)
+		}
+	}
 }
 
 func TestGeneration_IsBounded(t *testing.T) {
@@ -184,10 +199,14 @@ func TestDecodeWorkerState(t *testing.T) {
 	}{
 		"valid": {
 			"w-1", `{"version":"v1.2.3-4+g5","state":"paused","reason":"live: 40105 no such token",` +
-				`"since":"2026-01-01T01:00:00+01:00"}`,
+				`"since":"2026-01-01T01:00:00+01:00","pixel":"C4A1","test_pixel":"C4A2"}`,
 			message.WorkerState{
 				Version: "v1.2.3-4+g5", State: "paused", Reason: "live: 40105 no such token", Since: newYear,
+				Pixel: "C4A1", TestPixel: "C4A2",
 			},
+		},
+		"malformed pixels": {
+			"w-1", `{"state":"open","pixel":"../x","test_pixel":"` + strings.Repeat("C", 65) + `"}`, open("", ""),
 		},
 		"unsafe text": {
 			"w-1", `{"version":"v\u202e1","state":"running","since":"2026-01-01T00:00:00Z",` +

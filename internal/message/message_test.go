@@ -141,6 +141,10 @@ func TestOutcomes_EncodeGolden(t *testing.T) {
 			Sequence: 7, Taken: at,
 			Sent: &purchase.Sent{Keys: 69, Minor: new(int64(2999)), Page: "https://shop.example/"},
 		},
+		{
+			EventID: "cs_live_e5F6", Generation: 1, Result: purchase.StatusRetrying, At: at,
+			Next: at.Add(15 * time.Minute),
+		},
 	}
 	data := encodeOutcomes(t, list...)
 	compareGolden(t, "outcomes.v1.json", data)

@@ -41,6 +41,7 @@ type Outcome struct {
 	Sequence   uint64          `json:"sequence,omitempty"` // stream sequence of the purchase; 0: unknown
 	Taken      time.Time       `json:"taken,omitzero"`     // when the stream stored the purchase
 	Sent       *purchase.Sent  `json:"sent,omitempty"`     // of a delivered purchase
+	Next       time.Time       `json:"next,omitzero"`      // when the queue redelivers a retrying purchase
 }
 
 // Attempt is the wire form of purchase.Attempt.
@@ -180,6 +181,7 @@ func storable(s string, max int) bool { return len(s) <= max && !strings.Contain
 
 // WithValidTimes returns the outcome with implausible times replaced by stored, the time at which the
 // stream stored the outcome. A time is implausible after stored, or before it by more than maxPublishAge.
+// An implausible next attempt becomes unknown.
 // Otherwise a wrong or forged clock could move a purchase out of the ranges of pages, the sweeper and
 // prune.
 func (o Outcome) WithValidTimes(stored time.Time) Outcome {
@@ -188,6 +190,9 @@ func (o Outcome) WithValidTimes(stored time.Time) Outcome {
 	}
 	if implausible(o.At) {
 		o.At = stored
+	}
+	if o.Next.Before(stored.Add(-clockSkew)) || o.Next.After(stored.Add(maxPublishAge)) {
+		o.Next = time.Time{}
 	}
 	if o.Taken.After(stored.Add(clockSkew)) {
 		o.Taken, o.Sequence = time.Time{}, 0

@@ -21,12 +21,14 @@ const (
 // WorkerState is a worker's periodic report on itself. DecodeWorkerState adds Instance and Seen, which are
 // not part of the message.
 type WorkerState struct {
-	Instance string    `json:"instance,omitempty"` // from the subject
-	Version  string    `json:"version"`            // of the worker's binary
-	State    string    `json:"state"`              // running, paused, open or off
-	Reason   string    `json:"reason,omitempty"`
-	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen,omitzero"` // time of receipt
+	Instance  string    `json:"instance,omitempty"` // from the subject
+	Version   string    `json:"version"`            // of the worker's binary
+	State     string    `json:"state"`              // running, paused, open or off
+	Reason    string    `json:"reason,omitempty"`
+	Pixel     string    `json:"pixel,omitempty"`      // of live purchases; "": unknown, or none
+	TestPixel string    `json:"test_pixel,omitempty"` // of test purchases; "": unknown, or they are not sent
+	Since     time.Time `json:"since"`
+	Seen      time.Time `json:"seen,omitzero"` // time of receipt
 
 	// Stats is why TikTok's counts cannot be read; nil: they can, or this worker does not ask for them.
 	Stats *StatsProblem `json:"stats,omitempty"`
@@ -68,6 +70,7 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 		return WorkerState{}, fmt.Errorf("state %.20q is not running, paused, open or off", s.State)
 	}
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
+	s.Pixel, s.TestPixel = pixelOrEmpty(s.Pixel), pixelOrEmpty(s.TestPixel)
 	s.Instance, s.Since, s.Seen = instance, plausible(s.Since, now), now.UTC()
 	if p := s.Stats; p != nil {
 		p.Kind, p.Reason = logsafe.Text(p.Kind, maxReason), logsafe.Text(p.Reason, maxStateReason)
@@ -82,4 +85,12 @@ func plausible(since, now time.Time) time.Time {
 		since = now
 	}
 	return since.UTC()
+}
+
+// pixelOrEmpty returns a pixel's id, or "" if it is malformed: pages make links of it.
+func pixelOrEmpty(id string) string {
+	if len(id) > maxPixel || !purchase.ValidID(id) {
+		return ""
+	}
+	return id
 }

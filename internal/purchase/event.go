@@ -49,6 +49,8 @@ type Checkout struct {
 	Currency      string // lower case ISO 4217; "": unknown
 	Customer      string // cus_…
 	Subscription  string // sub_…
+	PaymentIntent string // pi_…, of a single payment
+	Invoice       string // in_…, of a subscription
 	Email         string // customer_details.email
 	CustomerEmail string // customer_email: the prefilled address
 	ExpandedEmail string // customer.email, if the customer is expanded

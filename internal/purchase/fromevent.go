@@ -59,6 +59,7 @@ func fromCheckout(event Event, rules Rules, received time.Time) (Purchase, Decis
 		ID: c.ID, Kind: KindCheckout, Mode: c.Mode, Livemode: event.Livemode,
 		AmountMinor: rules.Value.CheckoutAmount(c), Currency: currencyOrEmpty(c.Currency),
 		Customer: idOrEmpty(c.Customer), Subscription: idOrEmpty(c.Subscription),
+		Payment: cmp.Or(idOrEmpty(c.PaymentIntent), idOrEmpty(c.Invoice)),
 	}
 	p.Status, p.Reason = paymentState(event.Type, c)
 	if p.Status == StatusAwaitingPayment || p.Status == StatusPaymentFailed {

@@ -161,8 +161,16 @@ func TestFromEvent_CheckoutFields(t *testing.T) {
 			func(p purchase.Purchase) bool { return p.Currency == "" },
 		},
 		"malicious ids": {
-			func(c *session) { c.Customer, c.Subscription = "cus_\x00", "' OR 1=1" },
-			func(p purchase.Purchase) bool { return p.Customer == "" && p.Subscription == "" },
+			func(c *session) { c.Customer, c.Subscription, c.Invoice = "cus_\x00", "' OR 1=1", "in_<b>" },
+			func(p purchase.Purchase) bool { return p.Customer == "" && p.Subscription == "" && p.Payment == "" },
+		},
+		"payment intent": {
+			func(c *session) { c.PaymentIntent, c.Invoice = "pi_1", "in_1" },
+			func(p purchase.Purchase) bool { return p.Payment == "pi_1" },
+		},
+		"invoice": {
+			func(c *session) { c.Invoice = "in_1" },
+			func(p purchase.Purchase) bool { return p.Payment == "in_1" },
 		},
 	} {
 		p := decide(t, event(func(_ *stripeEvent, c *session) { tc.change(c) }), subscriptions())

@@ -39,6 +39,7 @@ type Purchase struct {
 	Email        string    // normalised plain text: for the profile, never for the queue
 	Customer     string    // Stripe's customer id; "": unknown or invalid
 	Subscription string    // Stripe's subscription id; "": unknown or invalid
+	Payment      string    // Stripe's id of the payment intent or the invoice; "": unknown, or the ID itself
 	Keys         MatchKeys // hashed or public: safe for the queue
 
 	Kind           Kind      // "" is a checkout

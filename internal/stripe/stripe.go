@@ -217,6 +217,10 @@ func checkout(object gjson.Result) (c *purchase.Checkout, livemode bool) {
 			c.Customer, c.ExpandedEmail = idOf(v), emailOf(v)
 		case "subscription":
 			c.Subscription = idOf(v)
+		case "payment_intent":
+			c.PaymentIntent = idOf(v)
+		case "invoice":
+			c.Invoice = idOf(v)
 		case "customer_email":
 			c.CustomerEmail = text(v)
 		case "customer_details":

@@ -179,6 +179,10 @@ func TestWebhook_DecodeUnexpectedTypes(t *testing.T) {
 			`"customer":{"id":"cus_1"},"subscription":7`,
 			func(c *purchase.Checkout) bool { return c.Customer == "cus_1" && c.Subscription == "" },
 		},
+		"payment_intent and invoice are expanded": {
+			`"payment_intent":{"id":"pi_1"},"invoice":{"id":"in_1"}`,
+			func(c *purchase.Checkout) bool { return c.PaymentIntent == "pi_1" && c.Invoice == "in_1" },
+		},
 		"an amount past 2^53": {
 			`"amount_total":9007199254740993`,
 			func(c *purchase.Checkout) bool { return *c.AmountTotal == 9007199254740993 },

@@ -74,6 +74,9 @@ func newClient(given *http.Client, timeout time.Duration) *http.Client {
 	return &client
 }
 
+// ID returns the pixel's id.
+func (p *Pixel) ID() string { return p.id }
+
 // SetToken replaces the token of later requests.
 func (p *Pixel) SetToken(token secret.String) { p.token.Store(&token) }
 

@@ -174,7 +174,10 @@ func bounded(handle handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 		defer cancel()
-		return handle(w, r.WithContext(ctx))
+		inner := r.WithContext(ctx)
+		err := handle(w, inner)
+		r.PostForm = inner.PostForm // for the page of an error
+		return err
 	}
 }
 
@@ -223,15 +226,20 @@ func (d *Dashboard) unrouted(mux *http.ServeMux, w http.ResponseWriter, r *http.
 // writeError writes an error as a page, or as JSON for the API. The page of an unavailable ledger has the
 // problems, which may be its cause.
 func (d *Dashboard) writeError(w http.ResponseWriter, r *http.Request, status int, message string) {
-	if wantsPage(r) {
-		var problems []problemView
-		if status == http.StatusServiceUnavailable {
-			problems = problemViews(d.Problems(r.Context()))
-		}
-		d.pages.renderError(w, r, status, message, problems)
+	if !wantsPage(r) {
+		writeJSONError(w, status, message)
 		return
 	}
-	writeJSONError(w, status, message)
+	f := frame{Version: d.Version, Now: d.Now()}
+	if status < http.StatusInternalServerError { // else the ledger may be the cause
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		_ = d.countGroups(ctx, &f) // the page does without the counts
+	}
+	if status == http.StatusServiceUnavailable {
+		f.Problems = problemViews(d.Problems(r.Context()))
+	}
+	d.pages.renderError(w, r, status, message, f)
 }
 
 // unavailable answers a request whose ledger query failed. The cause is logged, not shown.

@@ -370,7 +370,7 @@ func TestPages_ShowProblems(t *testing.T) {
 	}
 	none := config(newLedger())
 	none.Problems = func(context.Context) report.Problems { return report.NewProblems(report.Observed{}, now) }
-	if body := get(t, dashboard.New(none), "/", plain).Body.String(); !strings.Contains(body, `<div id="problems"></div>`) {
+	if body := get(t, dashboard.New(none), "/", plain).Body.String(); !strings.Contains(body, `<div id="problems" role="status"></div>`) {
 		t.Errorf("the page has no empty bar:\n%s", body)
 	}
 }

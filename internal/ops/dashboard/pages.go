@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -79,7 +80,7 @@ func newPages(a *assets, zone *time.Location) *pages {
 		"span": span, "ago": ago, "stamp": p.stamp,
 		"date": p.date, "short": short, "deref": deref, "statusWord": statusWord,
 		"statusText": statusesText, "linked": func(n int, link string) cell { return cell{n, link} },
-		"count": count, "capitalise": capitalise,
+		"count": count, "capitalise": capitalise, "code": code,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	for _, name := range []string{
 		"overview", "purchases", "purchase", "groups", "confirm", "problem", "reconciliation",
@@ -98,6 +99,7 @@ type cell struct {
 
 // frame is the layout's data.
 type frame struct {
+	Status    int // of the response; 0: 200
 	Title     string
 	Here      string // the current entry of the navigation
 	Path      string // the URL to refresh from; "": no refresh
@@ -107,6 +109,7 @@ type frame struct {
 	Zone      string // of the times
 	Now       time.Time
 	Notice    string // the result of an action
+	Search    string // the content of the search field
 	Problems  []problemView
 	Page      any
 }
@@ -151,13 +154,23 @@ func (p *pages) render(w http.ResponseWriter, status int, name string, f frame) 
 	return nil
 }
 
-// renderError writes the page of an error.
-func (p *pages) renderError(
-	w http.ResponseWriter, r *http.Request, status int, message string, problems []problemView,
-) {
-	title := http.StatusText(status)
-	page := struct{ Title, Message string }{title, capitalise(message)}
-	if err := p.render(w, status, "problem", frame{Title: title, Problems: problems, Page: page}); err != nil {
+// problemPage is the page of an error.
+type problemPage struct{ Title, Message, Back string }
+
+// renderError writes the page of an error, with the navigation, a way back to the form that was sent, and the
+// search, unless that is an e-mail address.
+func (p *pages) renderError(w http.ResponseWriter, r *http.Request, status int, message string, f frame) {
+	f.Title = http.StatusText(status)
+	page := problemPage{Title: f.Title, Message: capitalise(message)}
+	switch term := cut(r.PostForm.Get("q"), maxQuery); {
+	case r.URL.Path == "/search" && !strings.Contains(term, "@"):
+		f.Search = term
+	case r.URL.Path == "/confirm", r.URL.Path == "/replay":
+		page.Back = backOf(r.PostForm)
+	}
+	f.Here, _, _ = strings.Cut(strings.TrimPrefix(cmp.Or(page.Back, r.URL.Path), "/"), "/")
+	f.Page = page
+	if err := p.render(w, status, "problem", f); err != nil {
 		writePlainError(w, r, http.StatusInternalServerError, internalError)
 	}
 }
@@ -285,6 +298,19 @@ func deref(s *string) string {
 		return ""
 	}
 	return *s
+}
+
+// code marks what a text has in backticks as code.
+func code(text string) template.HTML {
+	var marked strings.Builder
+	for i, part := range strings.Split(text, "`") {
+		part = template.HTMLEscapeString(part)
+		if i%2 == 1 {
+			part = "<code>" + part + "</code>"
+		}
+		marked.WriteString(part)
+	}
+	return template.HTML(marked.String()) //nolint:gosec // escaped above
 }
 
 func count(counts map[purchase.Status]int, status string) int { return counts[purchase.Status(status)] }

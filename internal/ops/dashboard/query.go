@@ -186,6 +186,14 @@ func parseLimit(text string) (int, error) {
 	return n, nil
 }
 
+// cut returns the first bytes of a text, up to limit and in whole characters.
+func cut(s string, limit int) string {
+	if len(s) > limit {
+		return strings.ToValidUTF8(s[:limit], "")
+	}
+	return s
+}
+
 func orDefault(s, fallback string) string {
 	if s == "" {
 		return fallback

@@ -73,7 +73,8 @@ func (j *Jobs) Forget(ctx context.Context, email string) (p Person, err error) {
 }
 
 const sqlForgetLinks = `
-UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL
+UPDATE public.purchases SET profile_id = NULL, stripe_customer_id = NULL, stripe_subscription_id = NULL,
+    stripe_payment_id = NULL
 WHERE checkout_session_id = ANY($1::text[])`
 
 // A later invoice of a deleted trial is no first payment.
@@ -114,6 +115,7 @@ const sendable = `(status IN ('pending', 'published', 'retrying', 'dead')
 
 const sqlForgetContent = `
 UPDATE public.purchases SET envelope = NULL, last_error = NULL, tiktok_request_id = NULL,
+    next_attempt_at = NULL,
     status = CASE WHEN ` + sendable + ` THEN 'skipped' ELSE status END,
     reason = CASE WHEN ` + sendable + ` THEN 'forgotten' ELSE reason END,
     finished_at = CASE WHEN ` + sendable + ` THEN COALESCE(finished_at, now()) ELSE finished_at END,

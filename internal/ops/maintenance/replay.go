@@ -50,7 +50,7 @@ type Replayable struct {
 	Reason purchase.Reason
 	Code   *int // TikTok's last; nil: none
 	Count  int
-	Late   int // of Count, first sent more than 48 h ago: TikTok may count them twice
+	Late   int // of Count, possibly accepted more than 48 h ago: TikTok may count them twice
 	Old    int // of Count, paid longer than MaxMatchAge ago
 }
 
@@ -124,8 +124,14 @@ func (j *Jobs) endedSince(ctx context.Context, s *Selection) (now time.Time, sin
 	return now, &s.Since, nil
 }
 
+// A refused purchase was not accepted, unless an earlier attempt had no answer, or TikTok accepted a part of
+// its request (20001). An expired one, or one that crashed the worker, may have been sent without a record.
 const countReplayable = `
-SELECT reason, last_code, count(*), count(*) FILTER (WHERE first_published_at < now() - interval '48 hours'),
+SELECT reason, last_code, count(*), count(*) FILTER (WHERE
+        status = 'dead' AND reason <> 'refused' AND first_published_at < now() - interval '48 hours'
+        OR EXISTS (SELECT FROM public.attempts a WHERE a.checkout_session_id = purchases.checkout_session_id
+            AND a.at < now() - interval '48 hours'
+            AND (a.class NOT IN ('refused', 'access', 'rate', 'blocked') OR a.code = 20001))),
     count(*) FILTER (WHERE purchased_at < now() - interval '28 days')
 FROM public.purchases WHERE `
 
@@ -173,7 +179,7 @@ envelope IS NOT NULL AND status = $1 AND (status = 'dead' OR status = 'skipped' 
 const makePending = `
 UPDATE public.purchases SET status = 'pending', reason = '', generation = generation + 1,
     first_published_at = NULL, published_at = NULL, stream_sequence = NULL, swept_at = NULL,
-    claimed_until = NULL, finished_at = NULL, updated_at = now()
+    claimed_until = NULL, finished_at = NULL, next_attempt_at = NULL, updated_at = now()
 WHERE checkout_session_id IN (
     SELECT checkout_session_id FROM public.purchases WHERE `
 

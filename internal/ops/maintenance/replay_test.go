@@ -2,6 +2,7 @@ package maintenance_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -94,6 +95,49 @@ func TestReplay_MakesSelectedPending(t *testing.T) {
 	if got := ledgertest.Ask[string](l, `SELECT status FROM purchases
 		WHERE checkout_session_id = 'cs_dead'`); got != "pending" {
 		t.Errorf("status = %s, want pending", got)
+	}
+}
+
+// Only what TikTok may have accepted may count twice: not what it refused.
+func TestCountReplayable_WarnsOfWhatTikTokMayHave(t *testing.T) {
+	t.Parallel()
+	const refused, expired, crash = purchase.ReasonRefused, purchase.ReasonExpired, purchase.ReasonCrash
+	for name, tc := range map[string]struct {
+		age      time.Duration
+		reason   purchase.Reason
+		attempts []purchase.Class
+		code     int
+		want     int
+	}{
+		"refused":                   {49 * time.Hour, refused, []purchase.Class{purchase.ClassRefused}, 40002, 0},
+		"refused, partly accepted":  {49 * time.Hour, refused, []purchase.Class{purchase.ClassRefused}, 20001, 1},
+		"refused after no answer":   {49 * time.Hour, refused, []purchase.Class{"retry", "refused"}, 40002, 1},
+		"refused after a bad token": {49 * time.Hour, refused, []purchase.Class{"access", "rate", "blocked"}, 0, 0},
+		"refused today":             {time.Hour, refused, []purchase.Class{"retry", "refused"}, 40002, 0},
+		"expired":                   {49 * time.Hour, expired, nil, 0, 1},
+		"crash":                     {49 * time.Hour, crash, nil, 0, 1},
+		"crash today":               {time.Hour, crash, nil, 0, 0},
+	} {
+		l := ledgertest.New(t)
+		l.Buy("cs_1")
+		var outcomes []message.Outcome
+		for i, class := range tc.attempts {
+			o := ledgertest.Outcome("cs_1", 1, purchase.StatusRetrying, fmt.Sprintf("a%d", i), time.Now().Add(-tc.age))
+			o.Attempt.Class, o.Attempt.Code = class, &tc.code
+			outcomes = append(outcomes, o)
+		}
+		end := ledgertest.Outcome("cs_1", 1, purchase.StatusDead, "", time.Now())
+		end.Reason = tc.reason
+		l.MustSettle(append(outcomes, end)...)
+		ledgertest.Ask[int](l, `WITH aged AS (UPDATE purchases SET first_published_at = $1 RETURNING 1)
+			SELECT count(*) FROM aged`, time.Now().Add(-tc.age))
+		groups, err := l.CountReplayable(t.Context(), maintenance.Selection{ID: "cs_1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, late := maintenance.Sum(groups); n != 1 || late != tc.want {
+			t.Errorf("%s: replayable %d, late %d, want 1 and %d", name, n, late, tc.want)
+		}
 	}
 }
 

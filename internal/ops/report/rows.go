@@ -33,13 +33,15 @@ type Row struct {
 	PurchasedAt    *time.Time      `json:"purchased_at"`
 	Customer       *string         `json:"stripe_customer_id"`
 	Subscription   *string         `json:"stripe_subscription_id"`
-	Generation     int             `json:"generation"` // from 1; raised by replays and the sweeper
+	Payment        *string         `json:"stripe_payment_id"` // payment intent, or a subscription's invoice
+	Generation     int             `json:"generation"`        // from 1; raised by replays and the sweeper
 	FirstPublished *time.Time      `json:"first_published_at"`
 	Published      *time.Time      `json:"published_at"`
 	Sequence       *int64          `json:"stream_sequence"`
 	Swept          *time.Time      `json:"swept_at"`
 	AttemptCount   int             `json:"attempts"`
 	LastAttempt    *time.Time      `json:"last_attempt_at"`
+	NextAttempt    *time.Time      `json:"next_attempt_at"` // while retrying; nil: unknown
 	LastClass      *string         `json:"last_class"`
 	LastCode       *int            `json:"last_code"`
 	LastError      *string         `json:"last_error"`
@@ -69,6 +71,8 @@ type Event struct {
 	Created     *time.Time           `json:"created_at"` // Stripe's own time, whole seconds
 	Received    time.Time            `json:"received_at"`
 	Disposition purchase.Disposition `json:"disposition"`
+	Backfilled  bool                 `json:"caught_up"` // found by a backfill, not received by webhook
+	Account     *string              `json:"account"`   // connected account; nil: the endpoint's own
 }
 
 // Attempt is one call to TikTok for a purchase.
@@ -109,7 +113,7 @@ func (r *Row) Position() Position { return Position{At: r.At(), ID: r.ID} }
 // Filter selects rows, newest first. The zero value selects all. Lists select any of their values, nil lists
 // all.
 type Filter struct {
-	Query       string // exact id of a session, event, customer or profile, or an e-mail address; "": any
+	Query       string // see List; "": any
 	Statuses    []purchase.Status
 	Livemode    *bool
 	Reasons     []purchase.Reason
@@ -209,18 +213,20 @@ const maxMicros = 253402300799_999999
 
 const columns = `
     checkout_session_id, status, reason, profile_id::text, mode, livemode, amount_minor, currency,
-    purchased_at, stripe_customer_id, stripe_subscription_id, generation, first_published_at, published_at,
-    stream_sequence, swept_at, attempts, last_attempt_at, last_class, last_code, last_error,
-    tiktok_request_id, finished_at, created_at, updated_at, kind, trial_session_id, sent_minor, match_keys,
-    sent_page`
+    purchased_at, stripe_customer_id, stripe_subscription_id, stripe_payment_id, generation,
+    first_published_at, published_at, stream_sequence, swept_at, attempts, last_attempt_at, next_attempt_at,
+    last_class, last_code, last_error, tiktok_request_id, finished_at, created_at, updated_at, kind,
+    trial_session_id, sent_minor, match_keys, sent_page`
 
 func scanRow(row pgx.CollectableRow) (r Row, err error) {
 	err = row.Scan(&r.ID, &r.Status, &r.Reason, &r.ProfileID, &r.Mode, &r.Livemode, &r.AmountMinor, &r.Currency,
-		&r.PurchasedAt, &r.Customer, &r.Subscription, &r.Generation, &r.FirstPublished, &r.Published, &r.Sequence,
-		&r.Swept, &r.AttemptCount, &r.LastAttempt, &r.LastClass, &r.LastCode, &r.LastError, &r.RequestID,
-		&r.Finished, &r.Created, &r.Updated, &r.Kind, &r.TrialSession, &r.SentMinor, &r.KeyMask, &r.SentPage)
+		&r.PurchasedAt, &r.Customer, &r.Subscription, &r.Payment, &r.Generation, &r.FirstPublished, &r.Published,
+		&r.Sequence, &r.Swept, &r.AttemptCount, &r.LastAttempt, &r.NextAttempt, &r.LastClass, &r.LastCode,
+		&r.LastError, &r.RequestID, &r.Finished, &r.Created, &r.Updated, &r.Kind, &r.TrialSession, &r.SentMinor,
+		&r.KeyMask, &r.SentPage)
 	for _, at := range []*time.Time{
-		r.PurchasedAt, r.FirstPublished, r.Published, r.Swept, r.LastAttempt, r.Finished, &r.Created, &r.Updated,
+		r.PurchasedAt, r.FirstPublished, r.Published, r.Swept, r.LastAttempt, r.NextAttempt, r.Finished,
+		&r.Created, &r.Updated,
 	} {
 		if at != nil {
 			*at = at.UTC()
@@ -281,10 +287,17 @@ FROM public.purchases WHERE livemode = ANY($1) AND ` + page + ofKind + ofStatus 
 
 const sqlListByCode = bothModes + `last_code <> 0` + newestFirst
 
-// Each branch has its own index. A profile also selects the other mode's profile with the same address.
+// Each branch has its own index. A profile also selects the other mode's profile with the same address. $14
+// is the pattern of an id's beginning, $15 its end; the limits keep a common beginning cheap.
 const sqlListByQuery = bothModes + `checkout_session_id IN (
     SELECT $14 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $14
     UNION SELECT checkout_session_id FROM public.purchases WHERE stripe_customer_id = $14
+    UNION SELECT checkout_session_id FROM public.purchases WHERE tiktok_request_id = $14
+    UNION SELECT checkout_session_id FROM public.attempts WHERE request_id <> '' AND request_id = $14
+    UNION (SELECT checkout_session_id FROM public.purchases WHERE checkout_session_id LIKE $17 LIMIT 300)
+    UNION (SELECT checkout_session_id FROM public.purchases
+        WHERE right(checkout_session_id, 6) = right($18, 6) AND right(checkout_session_id, length($18)) = $18
+        LIMIT 300)
     UNION SELECT q.checkout_session_id FROM public.profiles p
         JOIN public.profiles o ON o.livemode IN (true, false) AND o.email = p.email
         JOIN public.purchases q ON q.profile_id = o.id WHERE p.id = $16::uuid
@@ -293,9 +306,33 @@ const sqlListByQuery = bothModes + `checkout_session_id IN (
 
 var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
-// List returns up to f.Limit purchases, newest first. Every filter has its index; statements are planned
-// for the actual values, because a generic plan may choose another index.
-func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
+// The shortest parts of an id that a search accepts. The random part of a session's id begins after ten
+// characters; pages show an id's last six.
+const (
+	minBeginning = 12
+	minEnding    = 6
+)
+
+// idParts returns the pattern of ids that begin with a search, and the end of those that end with it; nil:
+// neither. In the shortened form of pages, cs_live_a1ae9e…defce3, the pattern has both ends.
+func idParts(query string) (pattern, ending *string) {
+	first, last, shortened := strings.Cut(strings.ReplaceAll(query, "...", "…"), "…")
+	if len(first) >= minBeginning && purchase.ValidID(first) {
+		pattern = new(strings.ReplaceAll(first+"%", "_", `\_`))
+	}
+	switch {
+	case !shortened && len(first) >= minEnding && purchase.ValidID(first):
+		ending = &first
+	case shortened && pattern != nil && len(last) >= minEnding && purchase.ValidID(last):
+		*pattern += strings.ReplaceAll(last, "_", `\_`)
+	case shortened:
+		return nil, nil
+	}
+	return pattern, ending
+}
+
+// listStatement returns the statement of a filter and its arguments; limit replaces the filter's.
+func listStatement(f *Filter, limit int) (statement string, args []any) {
 	until, after := f.Until, f.After
 	if until.IsZero() {
 		until = time.UnixMicro(maxMicros)
@@ -308,12 +345,21 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 		modes = []bool{*f.Livemode}
 	}
 	statement, more := f.statement()
+	return statement, append([]any{
+		pgx.QueryExecModeCacheDescribe, modes, f.From, until, after.At, after.ID, texts(f.Reasons),
+		append([]string{}, texts(f.NotReasons)...), limit, f.Code, f.NoCode, f.FirstSale, texts(f.Kinds),
+		texts(f.Statuses),
+	}, more...)
+}
+
+// List returns up to f.Limit purchases, newest first. Every filter has its index; statements are planned
+// for the actual values, because a generic plan may choose another index.
+//
+// A query is the id of a session, an event, a customer or a profile, TikTok's request_id, an e-mail address,
+// or a part of a session's id: its first 12 characters or more, its last 6 or more, or both around "…".
+func (r *Reader) List(ctx context.Context, f Filter) ([]Row, error) {
 	for limit := f.Limit; ; {
-		args := append([]any{
-			pgx.QueryExecModeCacheDescribe, modes, f.From, until, after.At, after.ID, texts(f.Reasons),
-			append([]string{}, texts(f.NotReasons)...), limit, f.Code, f.NoCode, f.FirstSale, texts(f.Kinds),
-			texts(f.Statuses),
-		}, more...)
+		statement, args := listStatement(&f, limit)
 		found, err := r.db.Pool().Query(ctx, statement, args...)
 		if err != nil {
 			return nil, fmt.Errorf("list purchases: %w", err)
@@ -340,7 +386,10 @@ func (f *Filter) statement() (sql string, more []any) {
 		if uuidForm.MatchString(query) {
 			profile = &query
 		}
-		return sqlListByQuery, []any{validText(query), purchase.NormaliseEmail(query), profile}
+		pattern, ending := idParts(query)
+		return sqlListByQuery, []any{
+			validText(query), purchase.NormaliseEmail(query), profile, pattern, ending,
+		}
 	case f.Code != nil && *f.Code != 0:
 		return sqlListByCode, nil
 	case f.Reasons != nil && !slices.Contains(f.Reasons, purchase.ReasonNone):
@@ -389,21 +438,15 @@ func (r *Reader) Get(ctx context.Context, id string) (Row, error) {
 	return rows[0], nil
 }
 
-// Each branch has its own index.
-const sqlSearch = `
-SELECT` + columns + `
-FROM public.purchases
-WHERE checkout_session_id IN (
-    SELECT $1 UNION SELECT checkout_session_id FROM public.stripe_events WHERE event_id = $1
-    UNION SELECT q.checkout_session_id FROM public.profiles p JOIN public.purchases q ON q.profile_id = p.id
-        WHERE p.livemode IN (true, false) AND p.email = $2)
-ORDER BY created_at DESC, checkout_session_id LIMIT $3`
-
-// Search returns up to limit purchases, newest first, with their messages, events and attempts. term is the
-// id of a checkout session or an event, or an e-mail address.
+// Search returns up to limit purchases, newest first, with their messages, events and attempts. term is a
+// query of List.
 func (r *Reader) Search(ctx context.Context, term string, limit int) ([]Row, error) {
+	if strings.TrimSpace(term) == "" {
+		return nil, nil
+	}
 	rows, err := r.readDetails(ctx, func(tx pgx.Tx) ([]Row, error) {
-		found, err := tx.Query(ctx, sqlSearch, validText(term), purchase.NormaliseEmail(term), limit)
+		statement, args := listStatement(&Filter{Query: term}, limit)
+		found, err := tx.Query(ctx, statement, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -426,7 +469,8 @@ FROM public.purchases p LEFT JOIN public.purchases f ON f.trial_session_id = p.c
 WHERE p.checkout_session_id = ANY($1)`
 
 const sqlEvents = `
-SELECT checkout_session_id, event_id, type, created_at, received_at, disposition FROM public.stripe_events
+SELECT checkout_session_id, event_id, type, created_at, received_at, disposition, caught_up, account
+FROM public.stripe_events
 WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
 
 const sqlAttempts = `
@@ -469,7 +513,8 @@ func (r *Reader) readDetails(
 			return err
 		}
 		var e Event
-		err = forEach(sqlEvents, []any{&e.ID, &e.Type, &e.Created, &e.Received, &e.Disposition}, func(row *Row) {
+		fields := []any{&e.ID, &e.Type, &e.Created, &e.Received, &e.Disposition, &e.Backfilled, &e.Account}
+		err = forEach(sqlEvents, fields, func(row *Row) {
 			e.Received = e.Received.UTC()
 			if e.Created != nil {
 				*e.Created = e.Created.UTC()
@@ -480,7 +525,7 @@ func (r *Reader) readDetails(
 			return err
 		}
 		var a Attempt
-		fields := []any{&a.ID, &a.Generation, &a.At, &a.TookMS, &a.Class, &a.Code, &a.Message, &a.RequestID}
+		fields = []any{&a.ID, &a.Generation, &a.At, &a.TookMS, &a.Class, &a.Code, &a.Message, &a.RequestID}
 		return forEach(sqlAttempts, fields, func(row *Row) {
 			a.At = a.At.UTC()
 			row.Attempts = append(row.Attempts, a)

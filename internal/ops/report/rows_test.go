@@ -188,6 +188,46 @@ func TestReader_SearchByIDAndAddress(t *testing.T) {
 	}
 }
 
+// TikTok's request_id and the parts of an id that people copy find a purchase.
+func TestReader_SearchByRequestAndPart(t *testing.T) {
+	t.Parallel()
+	l := ledgertest.New(t)
+	const id, other = "cs_live_a1B2c3D4e5F6g7H8", "cs_live_a1B2xxD4e5F6g7_8"
+	l.Buy(id)
+	l.Buy(other)
+	l.MustSettle(
+		ledgertest.Outcome(id, 1, purchase.StatusRetrying, "a1", base),
+		ledgertest.Outcome(id, 1, purchase.StatusDelivered, "a2", base.Add(time.Second)),
+		ledgertest.Outcome(other, 1, purchase.StatusDead, "a3", base))
+	const both = other + " " + id // the same time: by id
+	check := func(term, want string) {
+		t.Helper()
+		found, err := l.List(t.Context(), report.Filter{Query: term, Limit: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for i := range found {
+			ids = append(ids, found[i].ID)
+		}
+		if got := strings.Join(ids, " "); got != want {
+			t.Errorf("search %q = %q, want %q", term, got, want)
+		}
+	}
+	for term, want := range map[string]string{
+		"req-a1": id, "req-a2": id, "req-a3": other, "req-": "",
+		"cs_live_a1B2": both, "cs_live_a1B2c": id, "cs_live_a1B": "", "csXliveXa1B2": "", "CS_LIVE_A1B2": "",
+		"e5F6g7H8": id, "F6g7H8": id, "6g7H8": "", "e5F6g7_8": other, "e5F6g7X8": "", "cs_live_%%%%": "",
+		"cs_live_a1B2c3…6g7H8": "", "cs_live_a1B2c3…F6g7H8": id, "cs_live_a1B2c3...F6g7H8": id,
+		"cs_live_a1B2…e5F6g7_8": other, "cs_live_a1B2…nothing": "", "…F6g7H8": "", "cs_live_a1B2…": "", "…": "",
+	} {
+		check(term, want)
+	}
+	// The request_id of a purchase is found when its attempts were deleted.
+	ledgertest.Ask[int](l, `WITH gone AS (DELETE FROM attempts RETURNING 1) SELECT count(*) FROM gone`)
+	check("req-a2", id)
+}
+
 // An unreadable row is reported and left out of lists, pages, details and outcomes; the others are
 // returned.
 func TestReader_SkipsUnreadableRow(t *testing.T) {

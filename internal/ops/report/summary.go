@@ -21,7 +21,7 @@ type Summary struct {
 	Counts    map[purchase.Status]int // purchases by status; a status with none may be missing
 	Sales                             // of the whole period
 	Steps     []Sales                 // of each of the period's steps
-	Attention int                     // dead or rejected
+	Attention int                     // in groups that need attention
 	Oldest    time.Time               // the oldest undelivered purchase of any time; zero: none
 	OldestNow time.Time               // the oldest undelivered purchase of the period; zero: none
 	LastEvent time.Time               // the last webhook of any time; zero: never
@@ -87,6 +87,11 @@ type Group struct {
 	Reason purchase.Reason
 	Code   *int // TikTok's last code, for dead and retrying; nil: none
 	Count  int
+}
+
+// NeedsAttention reports whether an operator must decide about the group: give access by hand, or replay it.
+func (g Group) NeedsAttention() bool {
+	return g.Status == purchase.StatusRejected || g.Status == purchase.StatusDead
 }
 
 // Replayable reports whether the group can be replayed as a whole.
@@ -246,8 +251,10 @@ func (r *Reader) Summary(ctx context.Context, p Period, livemode *bool) (Summary
 	s.Sales = SumSales(s.Steps)
 	for _, g := range s.Groups {
 		s.Counts[g.Status] += g.Count
+		if g.NeedsAttention() {
+			s.Attention += g.Count
+		}
 	}
-	s.Attention = s.Counts[purchase.StatusDead] + s.Counts[purchase.StatusRejected]
 	return s, nil
 }
 

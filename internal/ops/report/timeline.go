@@ -15,6 +15,9 @@ type Step struct {
 	At       time.Time
 	What     string // a sentence without personal data
 	Severity Severity
+
+	Event   *Event   // whose receipt the step is; nil: another kind of step
+	Attempt *Attempt // which the step is; nil: another kind of step
 }
 
 // Severity is how a step ended.
@@ -57,7 +60,7 @@ func (r *Row) Timeline() []Step {
 	var steps []Step
 	add := func(at *time.Time, severity Severity, what string, args ...any) {
 		if at != nil {
-			steps = append(steps, Step{at.UTC(), fmt.Sprintf(what, args...), severity})
+			steps = append(steps, Step{At: at.UTC(), What: fmt.Sprintf(what, args...), Severity: severity})
 		}
 	}
 	switch {
@@ -73,7 +76,12 @@ func (r *Row) Timeline() []Step {
 	for i := range r.Events {
 		e := &r.Events[i]
 		event, id := purchase.LogSafe(e.Type), purchase.LogSafe(e.ID)
-		add(&e.Received, Neutral, "Stripe's %s (%s): %s", event, id, e.Disposition)
+		source := ""
+		if e.Backfilled {
+			source = ", backfilled: no webhook was received"
+		}
+		add(&e.Received, Neutral, "Stripe's %s (%s): %s%s", event, id, e.Disposition, source)
+		steps[len(steps)-1].Event = e
 		if e.Disposition == purchase.Processed && e.Type != purchase.TypeAsyncFailed &&
 			e.Type != purchase.TypeInvoicePaid && r.ProfileID != nil {
 			add(&e.Received, Good, "customer provisioned: profile %s", *r.ProfileID)
@@ -100,6 +108,7 @@ func (r *Row) Timeline() []Step {
 			text += fmt.Sprintf(", request_id %s", a.RequestID)
 		}
 		add(&a.At, severityOfAttempt(a.Class), "%s", text)
+		steps[len(steps)-1].Attempt = a
 	}
 	add(r.Finished, severityOf(r.Status), "%s", r.State())
 	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })

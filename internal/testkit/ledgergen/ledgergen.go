@@ -222,8 +222,7 @@ FROM plan WHERE speed < 0.02`
 INSERT INTO attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message,
     request_id)
 SELECT p.checkout_session_id, substr(md5(p.checkout_session_id || a), 1, 20), 1,
-    p.last_attempt_at - (p.attempts - a) * CASE WHEN p.attempts > 2
-        THEN (p.last_attempt_at - p.created_at) / p.attempts ELSE interval '1 s' END,
+    p.last_attempt_at - (p.attempts - a) * (p.last_attempt_at - p.published_at) / p.attempts,
     40 + (random() * 200)::int,
     CASE WHEN a = p.attempts THEN p.last_class ELSE 'retry' END,
     CASE WHEN a = p.attempts THEN p.last_code ELSE 50000 END,

@@ -74,7 +74,7 @@ func dashboard(ctx context.Context, b *bench) {
 		"/purchases?reason=no_consent", "/purchases?kind=trial", "/purchases?code=40002", "/purchases?code=0",
 		"/purchases?code=12345",
 		"/purchases?status=delivered&code=50002", "/purchases?day=" + day, "/purchases?status=dead&day=" + day,
-		"/dead", "/attention",
+		"/purchases?q=cs_live_a1b2", "/purchases?q=a1b2c3", "/purchases?q=20260101000000AB", "/dead", "/attention",
 	} {
 		b.announce("GET %s", path)
 		const warmUp, requests = 3, 20

@@ -71,8 +71,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 				_, _ = fmt.Fprintf(out, "%s  %d KB\n", file, len(picture)/1000)
 			}
 		}
+		navigation := try.Must(chromedp.Run(browser, chromedp.Evaluate[string](navigationScript)))
+		file := filepath.Join(*to, "navigation.txt")
+		try.Check(os.WriteFile(file, []byte(navigation), 0o644)) //nolint:gosec // public
 	})
 }
+
+// navigationScript returns the pictured navigation: each link's path and label. A test of the dashboard
+// compares it with the template, so that the pictures cannot go stale unnoticed.
+const navigationScript = `[...document.querySelectorAll("nav[aria-label=Pages] a")].map((a) =>
+	a.getAttribute("href") + " " + a.firstChild.textContent.trim() + "\n").join("")`
 
 // page is worth a picture; forms are those that the README shows.
 type page struct{ name, path, forms string }
