@@ -3,13 +3,17 @@
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULN   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 # For the Kubernetes manifests. kubectl-validate holds the API's own schemas, KEDA's module its custom resource's.
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 VALIDATE  := sigs.k8s.io/kubectl-validate@v0.0.4
 KEDA      := github.com/kedacore/keda/v2@v2.21.0
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Before the first tag: 0.0.0-dev.<commit>.
+VERSION  := $(shell git describe --tags --dirty 2>/dev/null || echo 0.0.0-dev.g$$(git describe --always --dirty 2>/dev/null || echo unknown))
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# The commit's time: the time of the build would change the binaries.
+COMMITTED := $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 PORT     ?= 8080
 RUN      ?= .
 PACKAGES ?= ./...
@@ -23,7 +27,7 @@ ONLY     ?=
 WAITING  ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help run up compose-test manifests test test-long check licences vuln fuzz bench profile screenshots chaos build release
+.PHONY: help run up compose-test manifests test test-long check licences vuln fuzz bench profile screenshots chaos build release reproducible
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,7 +36,7 @@ run: ## Run everything on this machine: Postgres, NATS, a TikTok simulator, both
 	@go build -o .local/bin/local ./internal/tools/local && exec .local/bin/local -port $(PORT)
 
 up: ## The same in containers.
-	VERSION=$(VERSION) REVISION=$(REVISION) docker compose up --build --wait
+	VERSION=$(VERSION) REVISION=$(REVISION) COMMITTED=$(COMMITTED) docker compose up --build --wait
 	@sed -n 's/^# \(A sample purchase\|What TikTok got\|What became of it\|More workers\|  *echo\|Figures\)/\1/p' docker-compose.yml
 
 compose-test: ## Rehearse the containers: break, restart, scale, count (container engine, curl, jq; ARGS=-cluster for three NATS servers).
@@ -55,10 +59,11 @@ test-long: ## The same in large doses, with cluster and chaos; RUN selects tests
 	@go run ./internal/tools/testdeps
 	$(GOTEST) -shuffle=on -timeout 120m -run '$(RUN)' $(TESTFLAGS) $(PACKAGES)
 
-check: ## Format, vet and lint. The import rules are a test, internal/archtest.
+check: ## Format, vet and lint, workflows too. The import rules are a test, internal/archtest.
 	@test -z "$$(gofmt -l cmd internal migrations)" || { gofmt -l cmd internal migrations; echo "run gofmt on these"; exit 1; }
 	go mod tidy -diff
 	go run $(GOLANGCI) run ./...
+	go run $(ACTIONLINT)
 
 licences: ## Refuse a module in the two binaries whose licence asks for more than its own text.
 	sh internal/tools/licences.sh check
@@ -83,9 +88,15 @@ chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a 
 screenshots: ## The README's pictures, from a made-up ledger (needs Chromium; installed where apt-get may).
 	go run ./internal/tools/screenshots
 
-release: ## Everything of a release into dist/, for each platform; nothing is published.
+# Signatures and images need the workflow's identity and a container engine. The workflow sets RELEASE to nothing.
+RELEASE ?= --snapshot --skip=publish,sign,docker
+
+release: ## Archives, packages, SPDX documents and checksums into dist/; no image, no signature, nothing published.
 	go run $(GORELEASER) check
-	go run $(GORELEASER) release --snapshot --clean --skip=publish
+	go run $(GORELEASER) release --clean $(RELEASE)
+
+reproducible: ## Build the release of the current commit twice, from two clones, and compare every file.
+	sh internal/tools/reproducible.sh make release
 
 build: ## Both binaries, static, into bin/: with the images' flags, the same bytes.
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/service.version=$(VERSION) -X purchase-relay/internal/service.commit=$(REVISION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/service.version=$(VERSION) -X purchase-relay/internal/service.commit=$(REVISION) -X purchase-relay/internal/service.committed=$(COMMITTED)' -o bin/ ./cmd/...

@@ -153,6 +153,33 @@ CREATE TABLE reconciliations (
     report   jsonb       NOT NULL
 );
 
+-- How many events TikTok counts for a pixel, by event type and UTC day: the latest answer. An event type that
+-- TikTok no longer lists has counts of 0.
+CREATE TABLE tiktok_counts (
+    pixel_id   text        NOT NULL,
+    event      text        NOT NULL, -- as TikTok lists it
+    day        date        NOT NULL,
+    total      bigint      NOT NULL,
+    browser    bigint      NOT NULL,
+    server     bigint      NOT NULL,
+    attributed bigint      NOT NULL, -- to the advertiser's ads
+    asked_at   timestamptz NOT NULL,
+    PRIMARY KEY (pixel_id, event, day)
+);
+
+-- The answers that changed a count, for 30 days: how a day's counts settled.
+CREATE TABLE tiktok_count_history (
+    pixel_id   text        NOT NULL,
+    event      text        NOT NULL,
+    day        date        NOT NULL,
+    asked_at   timestamptz NOT NULL,
+    total      bigint      NOT NULL,
+    browser    bigint      NOT NULL,
+    server     bigint      NOT NULL,
+    attributed bigint      NOT NULL,
+    PRIMARY KEY (pixel_id, event, day, asked_at)
+);
+
 -- Indexes for unfinished work. They stay small, because finished rows leave them.
 CREATE INDEX purchases_pending ON purchases (created_at) WHERE status = 'pending';
 CREATE INDEX purchases_in_flight ON purchases (published_at) WHERE status IN ('published', 'retrying');
@@ -181,6 +208,9 @@ CREATE INDEX purchases_ending ON purchases (right(checkout_session_id, 6)); -- a
 CREATE INDEX purchases_request ON purchases (tiktok_request_id) WHERE tiktok_request_id IS NOT NULL;
 CREATE INDEX attempts_request ON attempts (request_id) WHERE request_id <> '';
 CREATE INDEX purchases_trial ON purchases (trial_session_id) WHERE trial_session_id IS NOT NULL;
+CREATE INDEX tiktok_counts_day ON tiktok_counts (day);
+CREATE INDEX tiktok_count_history_day ON tiktok_count_history (day);
+CREATE INDEX tiktok_count_history_asked ON tiktok_count_history (asked_at);
 CREATE INDEX stripe_events_session ON stripe_events (checkout_session_id);
 CREATE INDEX stripe_events_received ON stripe_events (received_at);
 CREATE INDEX stripe_events_caught_up ON stripe_events (received_at) WHERE caught_up;

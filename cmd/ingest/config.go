@@ -12,6 +12,7 @@ import (
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/ops/notify"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
@@ -126,6 +127,13 @@ type config struct {
 
 	IngestAddr string `default:":8080" help:"Public listener: POST /webhooks/stripe, GET /healthz."`
 	AdminAddr  string `default:"127.0.0.1:8081" help:"Private listener: dashboard, API, metrics, health."`
+
+	// For TikTok's counts on the page Reconciliation. The same in both binaries.
+	TikTokEventName string `name:"tiktok-event-name" default:"CompletePayment" help:"Event name of a purchase."`
+
+	// The event type under which TikTok lists purchases in its counts, case and underscores apart. Empty:
+	// SHOPPING, COMPLETE_PAYMENT, PURCHASE or TIKTOK_EVENT_NAME, if TikTok lists one of them.
+	TikTokStatsEvent string `name:"tiktok-stats-event" example:"SHOPPING" help:"Purchases in TikTok's counts."`
 
 	// Under TikTok's 48 hours of de-duplication, counted from the first publish that may have been stored. An
 	// older purchase ends dead (expired). The same in both binaries.
@@ -391,6 +399,11 @@ func (c *config) zone() (*time.Location, error) {
 		return nil, fmt.Errorf("unknown time zone %q; use an IANA name such as Europe/Berlin", c.DisplayTimezone)
 	}
 	return zone, nil
+}
+
+// countNames returns the names of purchases in TikTok's counts.
+func (c *config) countNames() report.EventNames {
+	return report.EventNames{Setting: c.TikTokStatsEvent, Sent: c.TikTokEventName}
 }
 
 func (c *config) streams() queue.StreamConfig {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,9 +30,10 @@ type reconcileFlags struct {
 
 // Help implements kong.HelpProvider.
 func (*reconcileFlags) Help() string {
-	return `Compares Stripe's paid checkouts with the ledger, and the ledger with TikTok's acceptances.
+	return `Compares Stripe's paid checkouts with the ledger, and the ledger with TikTok's acceptances. Then
+prints what TikTok counts and attributes by UTC day, if a worker asks for that (TIKTOK_ADVERTISER_ID).
 
-Exit status 3: they differ.`
+Exit status 3: Stripe, the ledger and the acceptances differ.`
 }
 
 var errDiffer = errors.New("payments differ between Stripe, the ledger and TikTok")
@@ -66,6 +68,11 @@ func reconcile(ctx context.Context, c *config, out io.Writer) error {
 		return err
 	}
 	printReconciliation(text, &found)
+	counts, err := report.New(db).Counts(ctx, c.countNames(), now)
+	if err != nil {
+		return err
+	}
+	printTikTokCounts(text, &counts)
 	if err := writeCSV(out, c.Reconcile.CSV, &found); err != nil {
 		return err
 	}
@@ -102,6 +109,44 @@ func printReconciliation(out io.Writer, r *report.Reconciliation) {
 		_, _ = fmt.Fprintln(out, "No payments.")
 	}
 	printDifferences(out, r)
+}
+
+// printTikTokCounts prints TikTok's counts by UTC day and the findings, or nothing if TikTok was never asked.
+func printTikTokCounts(out io.Writer, c *report.Counts) {
+	if len(c.Days) == 0 {
+		return
+	}
+	mode := "test"
+	if c.Livemode {
+		mode = "live"
+	}
+	_, _ = fmt.Fprintf(out, "\nTikTok's counts by UTC day, %s mode, asked %s UTC\n\n",
+		mode, c.AskedAt.UTC().Format("2006-01-02 15:04"))
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintln(table, "day\tStripe\tledger\taccepted\tcounted\tbrowser\tattributed\t")
+	for i := range c.Days {
+		d := &c.Days[i]
+		stripe := "-"
+		if d.Stripe != nil {
+			stripe = strconv.Itoa(*d.Stripe)
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t\n", d.Day.Format(time.DateOnly), stripe,
+			d.Ledger, d.Accepted, d.Server, d.Browser, d.Attributed)
+	}
+	_ = table.Flush() // display only
+	for _, f := range c.Findings {
+		var days []string
+		for _, day := range f.Days {
+			days = append(days, day.Format(time.DateOnly))
+		}
+		_, _ = fmt.Fprintf(out, "\n%s.\n", f.Text)
+		if f.Difference() && len(days) > 0 {
+			_, _ = fmt.Fprintf(out, "  %s\n", strings.Join(days[:min(len(days), maxListed)], ", "))
+		}
+		if f.Remedy != "" {
+			_, _ = fmt.Fprintf(out, "  %s\n", f.Remedy)
+		}
+	}
 }
 
 // printDifferences lists the first differences of each kind.

@@ -44,7 +44,8 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	skipped := dashboard.NewSkippedRows(log, time.Now, registry)
 	db.OnSkip(func(s ledger.Skipped) { skipped.Report(s.Where, s.ID, s.Err) })
 	reports, jobs := report.New(db), maintenance.New(db)
-	registry.MustRegister(dashboard.NewOutboxMetrics(reports, time.Now), dashboard.NewPurchasesMetrics(reports))
+	registry.MustRegister(dashboard.NewOutboxMetrics(reports, time.Now), dashboard.NewPurchasesMetrics(reports),
+		dashboard.NewCountsMetrics(reports, c.countNames(), time.Now))
 	js, err := queue.Connect(c.Config, queue.RoleIngest, log, registry)
 	if err != nil {
 		return err
@@ -127,7 +128,8 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 	}
 	pages := dashboard.New(dashboard.Config{
 		Reports: reports, Replays: jobs, Health: health.dashboard, Problems: watch.problems, Wake: outbox.Wake,
-		Body: tiktok.Preview, Version: service.Version(), Zone: zone, Now: time.Now, Log: log,
+		Body: tiktok.Preview, Version: service.Version(), Zone: zone, CountNames: c.countNames(), Now: time.Now,
+		Log: log,
 	})
 	admin, err := adminHandler(c, service.NewAdminRefusals(registry), pages, metrics, health.ready, log)
 	if err != nil {

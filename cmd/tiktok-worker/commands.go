@@ -15,6 +15,7 @@ import (
 	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/service"
+	"purchase-relay/internal/tiktok"
 )
 
 // run is main without the process, for tests.
@@ -101,7 +102,8 @@ type doctorFlags struct {
 func (doctorFlags) Help() string {
 	return `Each check passes, warns or fails; a warning or failure shows its remedy. With a test event code, a
 test event to each destination verifies token, pixel and the permission event:write. It does not count as a
-sale. Nothing else is changed.
+sale. With TIKTOK_ADVERTISER_ID, yesterday's counts verify the token that reads them. Nothing else is
+changed.
 
   tiktok-worker doctor --code TEST12345          the code from Events Manager, Test events
 
@@ -111,6 +113,10 @@ Exit status 0: no check failed; 3: a check failed.`
 // diagnose runs the checks that the configuration's problems allow.
 func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) error {
 	live, test := c.liveTarget(), c.testTarget()
+	var counts *tiktok.Stats
+	if c.asksForStats() && len(c.statsProblems()) == 0 && c.PixelID != "" && c.Timeout > 0 {
+		counts = c.stats()
+	}
 	return doctor.Report(out, doctor.Worker{
 		Problems: problems, Queue: c.Config,
 		TikTok: c.tiktok(), Reachable: isAbsolute(c.APIURL) && c.Timeout > 0,
@@ -119,5 +125,6 @@ func diagnose(ctx context.Context, c *config, problems []string, out io.Writer) 
 		OwnTestPixel: c.TestPixelID != "", OwnTestToken: c.TestAccessToken != "", SendTests: c.TestMode == "send",
 		Code:     cmp.Or(c.Doctor.Code, c.TestEventCode),
 		NewEvent: func() message.Envelope { return testEvent(c, time.Now()) },
+		Stats:    counts,
 	}.Checks(ctx))
 }

@@ -29,7 +29,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = js.Close(t.Context()) }()
-	tiktok := httptest.NewServer(tiktoksim.New(tiktoksim.Config{}))
+	tiktok := httptest.NewServer(tiktoksim.New(tiktoksim.Config{StatsToken: "stats-token"}))
 	defer tiktok.Close()
 	good := []string{
 		"NATS_URL=" + server.URL(), "TIKTOK_API_URL=" + tiktok.URL + "/open_api/v1.3/event/track/",
@@ -57,6 +57,15 @@ func TestDoctor(t *testing.T) {
 	expect("good", code, good, 0, "0 warnings, 0 failed.", "pass  TikTok: live access")
 	wrongToken := append(slices.Clone(good), "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_ACCESS_TOKEN=hunter2345")
 	expect("wrong test token", code, wrongToken, 3, "pass  TikTok: live access", "fail  TikTok: test access")
+	asking := append(slices.Clone(good), "TIKTOK_ADVERTISER_ID=7000000000000000001",
+		"TIKTOK_STATS_URL="+tiktok.URL+"/open_api/v1.3/pixel/event/stats/")
+	expect("counts without the scope", code, asking, 3, "pass  TikTok: live access", "fail  TikTok: counts",
+		"40001", "deliveries do not depend on it", "TIKTOK_STATS_TOKEN")
+	asking = append(asking, "TIKTOK_STATS_TOKEN=stats-token")
+	expect("counts", code, asking, 0, "pass  TikTok: counts", "yesterday: CompletePayment", "0 failed")
+	asking = append(asking, "TIKTOK_ADVERTISER_ID=act_7", "TIKTOK_STATS_TOKEN=hunter2 hunter2")
+	expect("malformed counts", code, asking, 3, "TIKTOK_ADVERTISER_ID must be digits",
+		"TIKTOK_STATS_TOKEN must be")
 	expect("everything is wrong", nil, []string{
 		"NATS_URL=nats://127.0.0.1:1", "TIKTOK_API_URL=http://127.0.0.1:1/", "TIKTOK_ACCESS_TOKEN=whsec_hunter2",
 		"BATCH_SIZE=0",

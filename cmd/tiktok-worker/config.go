@@ -54,6 +54,18 @@ type config struct {
 	// events is Events API 2.0, in batches; pixel is the older body, one event per request.
 	Payload string `name:"tiktok-payload" default:"events" enum:"events,pixel" help:"Request body's form."`
 
+	// TikTok Ads Manager, in the address: aadvid=…. With it, one of the workers asks TikTok how many events it
+	// counts and attributes, and the dashboard's page Reconciliation shows them. Deliveries do not depend on it.
+	AdvertiserID string `name:"tiktok-advertiser-id" example:"7…" help:"Advertiser that owns the pixel."`
+
+	// An app's token with the measurement scope, which an Events API token may lack. Empty: the access token.
+	StatsToken secret.String `name:"tiktok-stats-token" example:"…" help:"Token that may read counts."`
+
+	StatsInterval time.Duration `name:"tiktok-stats-interval" default:"1h" help:"Interval of asking for counts."`
+
+	// For a proxy or a simulator.
+	StatsURL string `name:"tiktok-stats-url" default:"https://business-api.tiktok.com/open_api/v1.3/pixel/event/stats/" help:"URL of TikTok's counts."`
+
 	// TikTok's limit of 1,000 is the account's.
 	MaxRPS float64 `name:"tiktok-max-rps" default:"10" help:"Requests per second of this process to TikTok."`
 
@@ -111,6 +123,7 @@ func (c *config) problems(command string) (list []string) {
 			"or a test would count as a sale")
 	}
 	list = append(list, c.addressProblems()...)
+	list = append(list, c.statsProblems()...)
 	if c.LocalStack && c.AccessToken != "" && isTikTok(c.APIURL) {
 		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_API_URL")
 	}
@@ -145,6 +158,48 @@ func (c *config) problems(command string) (list []string) {
 	return append(list, c.Problems()...)
 }
 
+// statsProblems lists what is wrong with the requests for counts.
+func (c *config) statsProblems() (list []string) {
+	if c.StatsInterval < time.Second {
+		list = append(list, "TIKTOK_STATS_INTERVAL must be at least 1s")
+	}
+	if !isAbsolute(c.StatsURL) {
+		list = append(list, "TIKTOK_STATS_URL must be an absolute http(s) URL")
+	}
+	if !c.asksForStats() {
+		return list
+	}
+	if err := tiktok.CheckAdvertiser(c.AdvertiserID); err != nil {
+		list = append(list, "TIKTOK_ADVERTISER_ID "+err.Error())
+	}
+	if c.PixelID == "" && c.AccessToken == "" { // reported otherwise
+		list = append(list, "TIKTOK_PIXEL_ID is required with TIKTOK_ADVERTISER_ID")
+	}
+	if unencrypted(c.StatsURL, c.statsToken()) {
+		list = append(list, "TIKTOK_STATS_URL is plain http: the token would be sent unencrypted")
+	}
+	if c.LocalStack && isTikTok(c.StatsURL) {
+		list = append(list, "LOCAL_STACK needs a simulator's address in TIKTOK_STATS_URL")
+	}
+	return list
+}
+
+// asksForStats reports whether the worker may ask for counts.
+func (c *config) asksForStats() bool { return c.AdvertiserID != "" && c.statsToken() != "" }
+
+func (c *config) statsToken() secret.String { return cmp.Or(c.StatsToken, c.AccessToken) }
+
+// maxStatsTimeout bounds a request for counts, so that the lease is renewed during a round.
+const maxStatsTimeout = 10 * time.Second
+
+// stats returns the client of TikTok's counts.
+func (c *config) stats() *tiktok.Stats {
+	return tiktok.NewStats(tiktok.StatsConfig{
+		URL: c.StatsURL, AdvertiserID: c.AdvertiserID, PixelID: c.PixelID, EventName: c.EventName,
+		Timeout: min(c.Timeout, maxStatsTimeout), Now: time.Now,
+	}, c.statsToken())
+}
+
 func (c *config) sendTestProblems() (list []string) {
 	if c.AccessToken == "" && c.TestAccessToken == "" {
 		list = append(list, "TIKTOK_ACCESS_TOKEN or TIKTOK_TEST_ACCESS_TOKEN is required")
@@ -168,8 +223,8 @@ func (c *config) sendTestProblems() (list []string) {
 // is kept, because it is a mistake and must not count as unset.
 func (c *config) trim() {
 	for _, s := range []*string{
-		&c.PixelID, &c.TestPixelID, &c.TestEventCode, &c.SendTest.Code, &c.Doctor.Code,
-		(*string)(&c.AccessToken), (*string)(&c.TestAccessToken),
+		&c.PixelID, &c.TestPixelID, &c.TestEventCode, &c.SendTest.Code, &c.Doctor.Code, &c.AdvertiserID,
+		(*string)(&c.AccessToken), (*string)(&c.TestAccessToken), (*string)(&c.StatsToken),
 	} {
 		if trimmed := tiktok.Trim(*s); trimmed != "" {
 			*s = trimmed
@@ -190,6 +245,7 @@ func (c *config) destinationProblems() (list []string) {
 	token := func(value string) error { return tiktok.CheckToken(secret.String(value)) }
 	check("TIKTOK_ACCESS_TOKEN", c.AccessToken.Reveal(), token)
 	check("TIKTOK_PIXEL_ID", c.PixelID, tiktok.CheckPixel)
+	check("TIKTOK_STATS_TOKEN", c.StatsToken.Reveal(), token)
 	check("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken.Reveal(), token)
 	check("TIKTOK_TEST_PIXEL_ID", c.TestPixelID, tiktok.CheckPixel)
 	check("TIKTOK_TEST_EVENT_CODE", c.TestEventCode, tiktok.CheckTestCode)
@@ -211,8 +267,10 @@ func isTikTok(raw string) bool {
 const simulatorToken = "local-token"
 
 // unencrypted reports whether a token would be sent unencrypted to another machine.
-func (c *config) unencrypted(token secret.String) bool {
-	return token != "" && token != simulatorToken && secret.InClear(c.APIURL)
+func (c *config) unencrypted(token secret.String) bool { return unencrypted(c.APIURL, token) }
+
+func unencrypted(to string, token secret.String) bool {
+	return token != "" && token != simulatorToken && secret.InClear(to)
 }
 
 func (c *config) addressProblems() (list []string) {

@@ -53,6 +53,24 @@ func TestConfig_Problems(t *testing.T) {
 				"TIKTOK_API_URL=http://10.0.0.1/track/",
 			"TIKTOK_API_URL is plain http",
 		},
+		{
+			"TIKTOK_ADVERTISER_ID=act_7; TIKTOK_STATS_TOKEN=t; TIKTOK_PIXEL_ID=p",
+			"TIKTOK_ADVERTISER_ID must be digits",
+		},
+		{"TIKTOK_ADVERTISER_ID=7; TIKTOK_STATS_TOKEN=t", "TIKTOK_PIXEL_ID is required with TIKTOK_ADVERTISER_ID"},
+		{
+			"TIKTOK_ADVERTISER_ID=7; TIKTOK_STATS_TOKEN=hunter2; TIKTOK_PIXEL_ID=p; " +
+				"TIKTOK_STATS_URL=http://proxy.internal/stats/",
+			"TIKTOK_STATS_URL is plain http",
+		},
+		{
+			"LOCAL_STACK=true; TIKTOK_ACCESS_TOKEN=hunter2; TIKTOK_PIXEL_ID=p; TIKTOK_ADVERTISER_ID=7; " +
+				"TIKTOK_API_URL=http://127.0.0.1/",
+			"LOCAL_STACK needs a simulator's address in TIKTOK_STATS_URL",
+		},
+		{"TIKTOK_STATS_INTERVAL=999ms", "TIKTOK_STATS_INTERVAL"},
+		{"TIKTOK_STATS_TOKEN=hunter2 hunter2", "TIKTOK_STATS_TOKEN must be printable ASCII"},
+		{"TIKTOK_STATS_URL=stats", "TIKTOK_STATS_URL"},
 		{"TIKTOK_API_URL=business-api", "TIKTOK_API_URL"},
 		{"TIKTOK_MAX_RPS=0", "TIKTOK_MAX_RPS"},
 		{"TIKTOK_PAGE_URL=/shop", "TIKTOK_PAGE_URL"},
@@ -114,11 +132,12 @@ func TestHelp_ListsVariablesOfManual(t *testing.T) {
 func TestConfig_TrimsWhiteSpace(t *testing.T) {
 	got := config{
 		PixelID: "\ufeffC1\r\n", AccessToken: " token\n", TestPixelID: "\tC2", TestAccessToken: "\u200bother ",
-		TestEventCode: "TEST1\u00a0",
+		TestEventCode: "TEST1\u00a0", AdvertiserID: "7\n", StatsToken: "stats\r\n",
 	}
 	got.trim()
 	want := config{
 		PixelID: "C1", AccessToken: "token", TestPixelID: "C2", TestAccessToken: "other", TestEventCode: "TEST1",
+		AdvertiserID: "7", StatsToken: "stats",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("trimmed = %+v, want %+v", got, want)

@@ -11,6 +11,7 @@ import (
 
 	"purchase-relay/internal/delivery"
 	"purchase-relay/internal/message"
+	"purchase-relay/internal/ops/stats"
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/service"
@@ -47,9 +48,14 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		RetryInitial: c.RetryInitial, RetryMax: c.RetryMax, RetryMaxAge: c.RetryMaxAge,
 		AckWait: queue.AckWait, Instance: instance, Now: time.Now, ClockOffset: purchases.ClockOffset,
 	}, purchases, js, log, registry)
+	counts := stats.New(stats.Config{PixelID: c.PixelID, Interval: c.StatsInterval, Now: time.Now},
+		pixels.stats, js, js.Lease(message.LeaseStats, instance), log, registry)
+	if c.asksForStats() {
+		life.Go("counts", counts.Run)
+	}
 	state := func() message.WorkerState {
 		s := worker.State()
-		s.Version = service.Version()
+		s.Version, s.Stats = service.Version(), counts.Problem()
 		s.Pixel, s.TestPixel = pixels.ids()
 		return s
 	}
@@ -57,7 +63,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 		return js.PublishState(ctx, instance, stateInterval, state)
 	})
 	life.Go("tokens", func(ctx context.Context) error {
-		return pixels.followTokens(ctx, c, getenv, worker.ProbeNow, log)
+		return pixels.followTokens(ctx, c, getenv, func() { worker.ProbeNow(); counts.PollNow() }, log)
 	})
 	life.Go("delivery", func(ctx context.Context) error {
 		// Requests in flight get most of the grace period to finish after ctx ends.
@@ -103,9 +109,14 @@ func serve(ctx context.Context, c *config, getenv func(string) string, log *zap.
 }
 
 // pixels are the destinations of live and test purchases; nil: skipped. Without the live token both are nil.
-type pixels struct{ live, test *tiktok.Pixel }
+// stats reads what TikTok counts.
+type pixels struct {
+	live, test *tiktok.Pixel
+	stats      *tiktok.Stats
+}
 
 func newPixels(c *config) (p pixels) {
+	p.stats = c.stats()
 	if c.AccessToken == "" {
 		return p
 	}
@@ -139,18 +150,15 @@ func (p pixels) destinations() (live, test delivery.Destination) {
 }
 
 // errPlainHTTP is returned for a live token that would be readable on the network.
-var errPlainHTTP = errors.New("TIKTOK_API_URL is plain http")
+var errPlainHTTP = errors.New("the address is plain http")
 
 // followTokens follows the token files until ctx ends, so that a rotated token needs no restart. It calls
 // changed after each change.
 func (p pixels) followTokens(
 	ctx context.Context, c *config, getenv func(string) string, changed func(), log *zap.Logger,
 ) error {
-	if p.live == nil {
-		return nil
-	}
 	var files sync.WaitGroup
-	follow := func(name string, current secret.String, set func(secret.String)) {
+	follow := func(name, to string, current secret.String, set func(secret.String)) {
 		apply := func(token secret.String) error {
 			token = secret.String(tiktok.Trim(token.Reveal()))
 			if err := tiktok.CheckToken(token); err != nil {
@@ -159,7 +167,7 @@ func (p pixels) followTokens(
 			if token == current { // only white space changed
 				return nil
 			}
-			if c.unencrypted(token) {
+			if unencrypted(to, token) {
 				return errPlainHTTP
 			}
 			current = token
@@ -170,17 +178,25 @@ func (p pixels) followTokens(
 		}
 		files.Go(func() {
 			service.FollowSecret(ctx, getenv, name, current, apply,
-				"copy the token from Events Manager into the file; a live one needs an https TIKTOK_API_URL", log)
+				"copy the token from Events Manager into the file; a live one needs an https address of TikTok", log)
 		})
 	}
-	follow("TIKTOK_ACCESS_TOKEN", c.AccessToken, func(token secret.String) {
-		p.live.SetToken(token)
-		if p.test != nil && c.TestAccessToken == "" {
-			p.test.SetToken(token)
-		}
-	})
+	if c.asksForStats() && c.StatsToken != "" {
+		follow("TIKTOK_STATS_TOKEN", c.StatsURL, c.StatsToken, p.stats.SetToken)
+	}
+	if p.live != nil {
+		follow("TIKTOK_ACCESS_TOKEN", c.APIURL, c.AccessToken, func(token secret.String) {
+			p.live.SetToken(token)
+			if p.test != nil && c.TestAccessToken == "" {
+				p.test.SetToken(token)
+			}
+			if c.StatsToken == "" && !unencrypted(c.StatsURL, token) {
+				p.stats.SetToken(token)
+			}
+		})
+	}
 	if p.test != nil {
-		follow("TIKTOK_TEST_ACCESS_TOKEN", c.TestAccessToken, p.test.SetToken)
+		follow("TIKTOK_TEST_ACCESS_TOKEN", c.APIURL, c.TestAccessToken, p.test.SetToken)
 	}
 	files.Wait()
 	return nil

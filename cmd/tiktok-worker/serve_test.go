@@ -40,7 +40,9 @@ func TestPixels_FollowTokens(t *testing.T) {
 		}
 		target := c.tiktok()
 		target.Client = client
-		p := pixels{live: tiktok.NewPixel(target, "P", "first", "")}
+		p := pixels{live: tiktok.NewPixel(target, "P", "first", ""), stats: tiktok.NewStats(tiktok.StatsConfig{
+			URL: "https://tiktok.test/stats/", Timeout: time.Second, Client: client, Now: time.Now,
+		}, "first")}
 		core, log := observer.New(zapcore.InfoLevel)
 		ctx, cancel := context.WithCancel(t.Context())
 		changes, ended := 0, make(chan struct{})
@@ -66,6 +68,10 @@ func TestPixels_FollowTokens(t *testing.T) {
 			if got := <-sent; got != step.token || changes != step.changes {
 				t.Errorf("after %q: token = %q, changes = %d, want %+v", step.content, got, changes, step)
 			}
+			p.stats.Day(t.Context(), time.Now())
+			if got := <-sent; got != step.token {
+				t.Errorf("after %q: token for counts = %q, want %q", step.content, got, step.token)
+			}
 			logged := log.FilterMessage("Secret file unusable; keeping the old secret").FilterFieldKey("remedy")
 			if n := logged.Len(); n != step.problems {
 				t.Errorf("after %q: logged %d times, want %d", step.content, n, step.problems)
@@ -80,6 +86,41 @@ func TestPixels_FollowTokens(t *testing.T) {
 type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// The counts have a token of their own, which is followed without a token for deliveries, too.
+func TestPixels_FollowStatsToken(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("second\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		sent := make(chan string, 1)
+		client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			sent <- r.Header.Get("Access-Token")
+			return nil, errors.New("no network")
+		})}
+		c := &config{AdvertiserID: "7", StatsToken: "first", PixelID: "p", StatsURL: "https://tiktok.test/"}
+		p := pixels{stats: tiktok.NewStats(tiktok.StatsConfig{
+			URL: c.StatsURL, Timeout: time.Second, Client: client, Now: time.Now,
+		}, "first")}
+		ctx, cancel := context.WithCancel(t.Context())
+		changes, ended := 0, make(chan error)
+		go func() {
+			getenv := env("TIKTOK_STATS_TOKEN_FILE=" + file)
+			ended <- p.followTokens(ctx, c, getenv, func() { changes++ }, zap.NewNop())
+		}()
+		<-time.After(3 * service.FollowInterval)
+		p.stats.Day(t.Context(), time.Now())
+		if got := <-sent; got != "second" {
+			t.Errorf("token = %q, want second", got)
+		}
+		cancel()
+		if err := <-ended; err != nil || changes != 1 {
+			t.Errorf("error = %v, changes = %d, want 1", err, changes)
+		}
+	})
+}
 
 func TestPixels_Destinations(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -119,7 +160,7 @@ func TestPixels_FollowTokensRejectsLiveTokenOverHTTP(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		refused := lines.FilterField(zap.String("error", "TIKTOK_API_URL is plain http"))
+		refused := lines.FilterField(zap.String("error", "the address is plain http"))
 		if n := refused.Len(); n != 1 || changes != 0 {
 			t.Errorf("logged = %d, changes = %d, want 1, 0", n, changes)
 		}

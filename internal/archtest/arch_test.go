@@ -40,6 +40,7 @@ var ops = map[string][]string{
 	"internal/ops/backfill":    {"internal/ledger", "internal/ops/report"},
 	"internal/ops/guide":       {"internal/tiktok"}, // the classes of its codes
 	"internal/ops/notify":      {"internal/ops/report", "internal/ops/guide"},
+	"internal/ops/stats":       {"internal/ops/guide"},
 	"internal/ops/doctor":      {"internal/queue", "internal/tiktok", "internal/service", "internal/ops/guide"},
 	"internal/ops/doctor/ingestdoctor": {
 		"internal/ledger", "internal/queue", "internal/stripe", "internal/service", "internal/ops/doctor",
@@ -93,7 +94,8 @@ var owners = map[string][]string{
 	"github.com/schollz/progressbar/":  {"cmd/ingest"},
 	"github.com/prometheus/client_golang": {
 		"internal/delivery", "internal/intake", "internal/ops/backfill", "internal/ops/dashboard",
-		"internal/ops/notify", "internal/queue", "internal/recorder", "internal/relay", "internal/service",
+		"internal/ops/notify", "internal/ops/stats", "internal/queue", "internal/recorder", "internal/relay",
+		"internal/service",
 	},
 }
 

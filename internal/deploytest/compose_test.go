@@ -119,7 +119,10 @@ func TestCompose_RepeatsDefaults(t *testing.T) {
 		"NATS_MAX_BYTES":         {"1GiB"},
 		"STRIPE_WEBHOOK_SECRET":  {"whsec_local"},
 		"TIKTOK_API_URL":         {"http://tiktok-simulator:8083/open_api/v1.3/event/track/"},
+		"TIKTOK_ADVERTISER_ID":   {"7000000000000000001"},
 		"TIKTOK_PIXEL_ID":        {"LOCALPIXEL"},
+		"TIKTOK_STATS_INTERVAL":  {"1m"},
+		"TIKTOK_STATS_URL":       {"http://tiktok-simulator:8083/open_api/v1.3/pixel/event/stats/"},
 		"TIKTOK_TEST_EVENT_CODE": {"TEST12345"},
 		"TIKTOK_TEST_MODE":       {"send"},
 	}

@@ -23,12 +23,15 @@ func TestSupply_HasExactVersions(t *testing.T) {
 		least int
 		exact *regexp.Regexp
 	}{
-		{"Dockerfile", `(?mi)^FROM (\S+)`, 4, image},
+		// A name without a colon is a stage of the file.
+		{"Dockerfile", `(?mi)^FROM (\S+:\S+)`, 1, image},
 		{"docker-compose.yml", imageLine, 5, image},
 		{"deploy/compose.cluster.yml", imageLine, 0, image},
 		{"deploy/kubernetes/base/kustomization.yaml", `newTag(: [^\s}]+)`, 2, image},
 		{"deploy/kubernetes/migrate/kustomization.yaml", `newTag(: [^\s}]+)`, 1, image},
-		{"Makefile", `(?m)^[A-Z]+\s*:= ((?:github\.com|golang\.org|sigs\.k8s\.io)/\S+)$`, 6, module},
+		{"Makefile", `(?m)^[A-Z]+\s*:= ((?:github\.com|golang\.org|sigs\.k8s\.io)/\S+)$`, 7, module},
+		{".goreleaser.yaml", `\brun, "([^"]+)"`, 2, module},
+		{"deploy/linux/Dockerfile", `(?mi)^FROM (\S+:\S+)`, 1, image},
 		{"internal/tools/licences.sh", `(?m)^tool=(\S+)$`, 1, module},
 	} {
 		text := read(t, tc.file)
@@ -42,9 +45,23 @@ func TestSupply_HasExactVersions(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range []string{"Makefile", "Dockerfile", ".ci/run", "internal/tools/licences.sh"} {
+	for _, file := range []string{
+		"Makefile", "Dockerfile", ".ci/run", "internal/tools/licences.sh", ".goreleaser.yaml",
+	} {
 		if strings.Contains(read(t, file), "@latest") {
 			t.Errorf("%s names a version that moves", file)
+		}
+	}
+}
+
+// Each way to build the binaries links the same facts, so that a bug report names the commit.
+func TestBuilds_LinkVersionCommitAndDate(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"Makefile", "Dockerfile", ".goreleaser.yaml"} {
+		for _, want := range []string{"-buildid=", "service.version=", "service.commit=", "service.committed="} {
+			if !strings.Contains(read(t, file), want) {
+				t.Errorf("%s does not link %s", file, want)
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ const (
 	lockSessions = "7101"
 	lockEmails   = "7102"
 	lockGrants   = "7105"
+	lockStats    = "7130" // recording TikTok's counts
 
 	lockNotifier        int64 = 7103
 	lockPeriodicCheck   int64 = 7106

@@ -226,6 +226,17 @@ func TestDecodeWorkerState(t *testing.T) {
 		"forged instance": {
 			"w-1", `{"instance":"w-2","state":"open","seen":"2020-01-01T00:00:00Z"}`, open("", ""),
 		},
+		"counts refused": {
+			"w-1", `{"state":"open","stats":{"kind":"access","reason":"40001\u202e no scope",` +
+				`"since":"2026-01-01T00:00:00Z"}}`,
+			message.WorkerState{State: "open", Since: now, Stats: &message.StatsProblem{
+				Kind: "access", Reason: "40001 no scope", Since: newYear,
+			}},
+		},
+		"counts refused, since the future": {
+			"w-1", `{"state":"open","stats":{"since":"9999-01-01T00:00:00Z"}}`,
+			message.WorkerState{State: "open", Since: now, Stats: &message.StatsProblem{Since: now}},
+		},
 		"unknown state":       {"w-1", `{"state":"winning"}`, invalid},
 		"upper-case state":    {"w-1", `{"state":"RUNNING"}`, invalid},
 		"no state":            {"w-1", `{}`, invalid},

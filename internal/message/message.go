@@ -2,7 +2,8 @@
 // and versioned JSON messages.
 //
 // Ingest publishes an Envelope on purchases.live.<id> or purchases.test.<id>. The worker publishes outcomes
-// on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>.
+// on outcomes, a DeadLetter on purchases.dead.<id> and its WorkerState on workers.<instance>. The worker that
+// holds the lease leases.stats asks TikTok for its counts and publishes Stats on outcomes.stats.
 //
 // The golden files under testdata are frozen: messages of older binaries must decode. An incompatible change
 // raises Version and adds files. A binary leaves newer messages to newer binaries (ErrNewer).
@@ -26,6 +27,7 @@ const (
 	StreamPurchases     = "PURCHASES"
 	StreamPurchasesDead = "PURCHASES_DEAD"
 	StreamOutcomes      = "OUTCOMES"
+	StreamLeases        = "LEASES"
 	ConsumerWorker      = "worker"   // on PURCHASES
 	ConsumerRecorder    = "recorder" // on OUTCOMES
 )
@@ -36,7 +38,10 @@ const (
 	SubjectTest     = "purchases.test."
 	SubjectDead     = "purchases.dead."
 	SubjectOutcomes = "outcomes"
+	SubjectStats    = "outcomes.stats" // on OUTCOMES, too
 	SubjectWorkers  = "workers."
+	SubjectLeases   = "leases."
+	LeaseStats      = "stats" // of the worker that asks for TikTok's counts
 )
 
 // Headers of a purchase message.

@@ -252,6 +252,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":1,"outcomes":[{"event_id":"cs_1","generation":1,"result":"delivered",` +
 		`"at":"2026-01-02T03:04:05Z","sent":{"keys":69,"minor":1,"page":"https://shop.example/"}}]}`))
 	f.Add([]byte(`{"version":1}`))
+	c, _ := message.EncodeStats(sampleStats())
+	f.Add(c)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if e, err := message.DecodeEnvelope(data); err == nil {
 			if !purchase.ValidID(e.EventID) {
@@ -262,6 +264,11 @@ func FuzzDecode(f *testing.F) {
 		for _, o := range list {
 			if _, err := message.EncodeOutcome(o); err != nil {
 				t.Errorf("encode the decoded %+v: %v", o, err)
+			}
+		}
+		if s, err := message.DecodeStats(data, at); err == nil {
+			if _, err := message.EncodeStats(s); err != nil {
+				t.Errorf("encode the decoded %+v: %v", s, err)
 			}
 		}
 	})

@@ -29,6 +29,9 @@ type WorkerState struct {
 	TestPixel string    `json:"test_pixel,omitempty"` // of test purchases; "": unknown, or they are not sent
 	Since     time.Time `json:"since"`
 	Seen      time.Time `json:"seen,omitzero"` // time of receipt
+
+	// Stats is why TikTok's counts cannot be read; nil: they can, or this worker does not ask for them.
+	Stats *StatsProblem `json:"stats,omitempty"`
 }
 
 // Limits of a worker's state, in characters.
@@ -36,7 +39,6 @@ const (
 	maxInstance    = 100
 	maxVersion     = 64
 	maxStateReason = 300
-	maxPixel       = 64
 	maxState       = 4096 // of the message, in bytes
 )
 
@@ -44,6 +46,9 @@ const (
 func EncodeWorkerState(s WorkerState) ([]byte, error) {
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
 	s.Instance, s.Seen = "", time.Time{}
+	if p := s.Stats; p != nil {
+		s.Stats = &StatsProblem{Kind: p.Kind, Reason: logsafe.Text(p.Reason, maxStateReason), Since: p.Since}
+	}
 	return json.Marshal(s)
 }
 
@@ -66,10 +71,11 @@ func DecodeWorkerState(instance string, data []byte, now time.Time) (WorkerState
 	}
 	s.Version, s.Reason = logsafe.Text(s.Version, maxVersion), logsafe.Text(s.Reason, maxStateReason)
 	s.Pixel, s.TestPixel = pixelOrEmpty(s.Pixel), pixelOrEmpty(s.TestPixel)
-	if s.Since.IsZero() || s.Since.After(now) || s.Since.Before(time.Unix(0, 0)) {
-		s.Since = now // unknown or implausible
+	s.Instance, s.Since, s.Seen = instance, plausible(s.Since, now), now.UTC()
+	if p := s.Stats; p != nil {
+		p.Kind, p.Reason = logsafe.Text(p.Kind, maxReason), logsafe.Text(p.Reason, maxStateReason)
+		p.Since = plausible(p.Since, now)
 	}
-	s.Instance, s.Since, s.Seen = instance, s.Since.UTC(), now.UTC()
 	return s, nil
 }
 
@@ -79,4 +85,12 @@ func pixelOrEmpty(id string) string {
 		return ""
 	}
 	return id
+}
+
+// plausible returns the start of a state, or now if that is unknown or implausible.
+func plausible(since, now time.Time) time.Time {
+	if since.IsZero() || since.After(now) || since.Before(time.Unix(0, 0)) {
+		since = now
+	}
+	return since.UTC()
 }

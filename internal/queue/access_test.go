@@ -274,6 +274,12 @@ func exercise(t *testing.T, ingest, worker, other *queue.Conn) {
 	if err := errors.Join(worker.Outcomes(t.Context(), many)...); err != nil {
 		t.Error(err)
 	}
+	if err := worker.Stats(t.Context(), dayCounts("2026-01-01")); err != nil {
+		t.Error(err)
+	}
+	if held, err := worker.Lease(message.LeaseStats, "w-1").Hold(t.Context()); !held || err != nil {
+		t.Errorf("lease held = %t, %v, want true", held, err)
+	}
 	letters := []message.DeadLetter{deadLetter("cs_3", 1)}
 	if err := errors.Join(worker.DeadLetters(t.Context(), letters)...); err != nil {
 		t.Error(err)
@@ -306,7 +312,7 @@ func TestPermissions_DenyTheRest(t *testing.T) {
 	g.provision(streamConfig.MaxBytes)
 	// The permissions to create streams would also allow to empty or copy them.
 	creates := []string{"$JS.API.CONSUMER.CREATE.PURCHASES.worker", "$JS.API.CONSUMER.CREATE.OUTCOMES.recorder"}
-	for _, stream := range []string{"PURCHASES", "PURCHASES_DEAD", "OUTCOMES"} {
+	for _, stream := range []string{"PURCHASES", "PURCHASES_DEAD", "OUTCOMES", "LEASES"} {
 		creates = append(creates, "$JS.API.STREAM.CREATE."+stream, "$JS.API.STREAM.UPDATE."+stream)
 	}
 	for _, user := range []struct {
@@ -317,7 +323,8 @@ func TestPermissions_DenyTheRest(t *testing.T) {
 			name: "worker", password: "hunter2",
 			publish: []string{
 				"purchases.live.cs_1", "purchases.test.cs_1", "purchases.live.cs_1.x",
-				"elsewhere", "outcomes.x", // reserved for ingest
+				"elsewhere", "outcomes.x", "leases.x", // reserved for ingest
+				"$JS.API.STREAM.UPDATE.LEASES", "$JS.API.STREAM.PURGE.LEASES", "$JS.API.DIRECT.GET.LEASES",
 				"$JS.API.STREAM.CREATE.PURCHASES", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.UPDATE.PURCHASES",
 				"$JS.API.STREAM.DELETE.PURCHASES",
 				"$JS.API.STREAM.PURGE.PURCHASES", "$JS.API.STREAM.MSG.DELETE.PURCHASES",
@@ -335,6 +342,7 @@ func TestPermissions_DenyTheRest(t *testing.T) {
 			},
 			subscribe: []string{
 				"_INBOX_ingest.>", "_INBOX.>", ">", "*", "purchases.>", "purchases.dead.*", "outcomes", "workers.*",
+				"outcomes.stats", "leases.stats",
 				"$JS.>", "$JS.EVENT.ADVISORY.>", "$SYS.>",
 			},
 		},
@@ -342,7 +350,7 @@ func TestPermissions_DenyTheRest(t *testing.T) {
 			name: "provision", password: "hunter3",
 			publish: []string{
 				"purchases.live.cs_1", "purchases.test.cs_1", "purchases.dead.cs_1", "outcomes", "workers.w-1",
-				"elsewhere",
+				"elsewhere", "outcomes.stats", "leases.stats",
 				"$JS.API.STREAM.DELETE.PURCHASES", "$JS.API.STREAM.PURGE.PURCHASES", "$JS.API.STREAM.CREATE.OTHER",
 				"$JS.API.STREAM.UPDATE.OTHER",
 				"$JS.API.STREAM.MSG.GET.PURCHASES", "$JS.API.DIRECT.GET.PURCHASES",
@@ -361,7 +369,8 @@ func TestPermissions_DenyTheRest(t *testing.T) {
 		{
 			name: "ingest", password: "hunter1",
 			publish: append([]string{
-				"outcomes", "purchases.dead.cs_1", "workers.w-1", "elsewhere", // reserved for the worker
+				"outcomes", "outcomes.stats", "leases.stats", // reserved for the worker
+				"purchases.dead.cs_1", "workers.w-1", "elsewhere",
 				"$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker", "$JS.ACK.PURCHASES.worker.1.1.1.1.1",
 				"$JS.API.CONSUMER.CREATE.PURCHASES.spy",
 				"$JS.API.CONSUMER.CREATE.PURCHASES.worker.purchases.live.cs_1",
@@ -436,6 +445,49 @@ func TestConnect_CountsPermissionViolations(t *testing.T) {
 	}
 	if n := logged(logs, "NATS denied a request"); n == 0 || n > flood/4 {
 		t.Errorf("%d violations were logged %d times, want 1 to %d", flood, n, flood/4)
+	}
+}
+
+// An older server configuration lacks the permissions for TikTok's counts: purchases flow without them.
+func TestProvision_WithoutLeases(t *testing.T) {
+	t.Parallel()
+	conf := shippedConf(t)
+	for _, subject := range []string{
+		`"$JS.API.STREAM.CREATE.LEASES", "$JS.API.STREAM.UPDATE.LEASES"`, `"$JS.API.STREAM.INFO.LEASES"`,
+		`"outcomes.stats", "leases.stats"`,
+	} {
+		if !strings.Contains(conf, subject) {
+			t.Fatalf("the configuration lacks %s", subject)
+		}
+		conf = strings.Replace(conf, subject, "", 1)
+	}
+	g := newAuthNATS(t, conf)
+	provision, log, _ := g.connect("provision", "hunter3")
+	await(t, "the connection", provision.Connected)
+	for range 2 {
+		if err := provision.Provision(t.Context(), streamConfig); err != nil {
+			t.Errorf("Provision = %v, want nil", err)
+		}
+	}
+	if n := logged(log, "Optional stream not ready"); n != 1 {
+		t.Errorf("logged %d times, want once", n)
+	}
+	ingest, _, _ := g.connect("ingest", "hunter1")
+	worker, _, _ := g.connect("worker", "hunter2")
+	await(t, "the connections", func() bool { return ingest.Connected() && worker.Connected() })
+	list, err := ingest.Inspect(t.Context(), streamConfig)
+	if err != nil || len(list) != 1 || !strings.HasPrefix(list[0], "stream LEASES: not permitted") {
+		t.Errorf("Inspect = %v, %v, want the optional stream's difference", list, err)
+	}
+	held, err := worker.Lease(message.LeaseStats, "w").Hold(t.Context())
+	if held || !errors.Is(err, queue.ErrNotPermitted) {
+		t.Errorf("lease held = %t, %v, want %v", held, err, queue.ErrNotPermitted)
+	}
+	if err := worker.Stats(t.Context(), dayCounts("2026-01-01")); !errors.Is(err, queue.ErrNotPermitted) {
+		t.Errorf("publish counts = %v, want %v", err, queue.ErrNotPermitted)
+	}
+	if err := errors.Join(worker.Outcomes(t.Context(), []message.Outcome{delivered("cs_1")})...); err != nil {
+		t.Errorf("publish outcome = %v, want nil", err)
 	}
 }
 

@@ -112,9 +112,12 @@ func (p *Probe) MissingPermissions() (required, optional []string, err error) {
 		}
 	}
 	for _, subject := range p.denied {
-		if strings.HasPrefix(subject, advisoryNak) || subject == subjectInfo {
+		switch {
+		case strings.HasPrefix(subject, advisoryNak), subject == subjectInfo, subject == message.SubjectStats,
+			strings.HasPrefix(subject, message.SubjectLeases),
+			subject == "$JS.API.STREAM.INFO."+message.StreamLeases:
 			optional = append(optional, subject)
-		} else {
+		default:
 			required = append(required, subject)
 		}
 	}
@@ -127,6 +130,7 @@ func publishes(role string) []string {
 	if role == RoleWorker {
 		return []string{
 			message.SubjectOutcomes, message.SubjectDead + "doctor",
+			message.SubjectStats, message.SubjectLeases + message.LeaseStats,
 			"$JS.API.CONSUMER.INFO.PURCHASES.worker", "$JS.API.CONSUMER.MSG.NEXT.PURCHASES.worker",
 			"$JS.ACK.PURCHASES.worker.doctor",
 		}
@@ -135,7 +139,9 @@ func publishes(role string) []string {
 		message.SubjectLive + "doctor", message.SubjectTest + "doctor",
 		"$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.recorder", "$JS.ACK.OUTCOMES.recorder.doctor", subjectInfo,
 	}
-	streams := []string{message.StreamPurchases, message.StreamPurchasesDead, message.StreamOutcomes}
+	streams := []string{
+		message.StreamPurchases, message.StreamPurchasesDead, message.StreamOutcomes, message.StreamLeases,
+	}
 	for _, stream := range streams {
 		list = append(list, "$JS.API.STREAM.INFO."+stream)
 	}

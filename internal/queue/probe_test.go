@@ -96,7 +96,7 @@ func TestProbe_ReadsShippedServer(t *testing.T) {
 	// The other role's user lacks the permissions, and no request waits for a timeout.
 	mixed := open("worker", "hunter2", queue.RoleIngest)
 	if required, optional := missing(mixed); len(required) < 5 ||
-		!slices.Equal(optional, []string{"$JS.API.INFO"}) {
+		!slices.Equal(optional, []string{"$JS.API.INFO", "$JS.API.STREAM.INFO.LEASES"}) {
 		t.Errorf("missing permissions of the worker's user as ingest = %q and %q", required, optional)
 	}
 	if s := mixed.Streams(t.Context(), streamConfig)[2]; !errors.Is(s.Err, queue.ErrNotPermitted) {
@@ -109,6 +109,11 @@ func TestProbe_ReadsShippedServer(t *testing.T) {
 	required, optional := missing(open("worker", "hunter2", queue.RoleWorker))
 	if !slices.Equal(required, []string{"outcomes"}) || len(optional) > 0 {
 		t.Errorf("missing permissions = %q and %q, want outcomes", required, optional)
+	}
+	g.restart(strings.Replace(conf, `"outcomes.stats", "leases.stats"`, ``, 1))
+	required, optional = missing(open("worker", "hunter2", queue.RoleWorker))
+	if want := []string{"outcomes.stats", "leases.stats"}; len(required) > 0 || !slices.Equal(optional, want) {
+		t.Errorf("missing permissions = %q and %q, want the optional %q", required, optional, want)
 	}
 
 	wrong := queue.Config{NATSURL: secret.String(g.url("worker", "hunter9"))}

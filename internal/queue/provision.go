@@ -11,7 +11,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/message"
 )
 
@@ -25,6 +27,10 @@ const (
 	duplicates    = 2 * time.Minute
 	deadAge       = 30 * 24 * time.Hour
 	smallStream   = 1 << 30
+	leaseBytes    = 64 << 10
+
+	// LeaseTTL is how long a lease lasts without a renewal.
+	LeaseTTL = 30 * time.Second
 
 	infoTimeout = time.Second
 
@@ -54,12 +60,22 @@ func streams(s StreamConfig) []jetstream.StreamConfig {
 		},
 		{
 			Name: message.StreamOutcomes, Description: "Outcomes of purchases on their way to the ledger",
-			Subjects: []string{message.SubjectOutcomes}, Retention: jetstream.WorkQueuePolicy,
-			Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, MaxBytes: smallStream,
+			Subjects:  []string{message.SubjectOutcomes, message.SubjectStats},
+			Retention: jetstream.WorkQueuePolicy,
+			Storage:   jetstream.FileStorage, Discard: jetstream.DiscardNew, MaxBytes: smallStream,
 			Duplicates: duplicates, Replicas: s.Replicas,
+		},
+		{
+			Name: message.StreamLeases, Description: "Leases of the workers, see Lease",
+			Subjects: []string{message.SubjectLeases + "*"}, MaxMsgsPerSubject: 1,
+			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, MaxAge: LeaseTTL,
+			MaxBytes: leaseBytes, Duplicates: LeaseTTL, Replicas: s.Replicas,
 		},
 	}
 }
+
+// optional reports whether purchases are delivered without a stream: its failures must not stop them.
+func optional(stream string) bool { return stream == message.StreamLeases }
 
 func consumer(durable string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
@@ -78,8 +94,9 @@ func durables() [][2]string {
 // ErrNotPermitted means that the connection's user lacks a permission.
 var ErrNotPermitted = errors.New("not permitted")
 
-// Provision creates the three streams and the two consumers, and repairs their settings. A failure of one
-// does not stop the others. It returns ErrNotPermitted as soon as the server denies a request.
+// Provision creates the streams and the two consumers, and repairs their settings. A failure of one does not
+// stop the others; that of an optional stream is only logged. It returns ErrNotPermitted as soon as the
+// server denies a request.
 func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 	var failed []error
 	for _, config := range streams(s) {
@@ -89,6 +106,8 @@ func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 			return err
 		})
 		switch {
+		case optional(config.Name):
+			c.logOptional(config.Name, err)
 		case errors.Is(err, ErrNotPermitted):
 			return fmt.Errorf("stream %s: %w", config.Name, err)
 		case err != nil:
@@ -103,6 +122,21 @@ func (c *Conn) Provision(ctx context.Context, s StreamConfig) error {
 		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
+}
+
+// logOptional logs the first of an optional stream's consecutive failures.
+func (c *Conn) logOptional(stream string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		c.optional = logsafe.Changes{}
+		return
+	}
+	if c.optional.Failed(err) {
+		c.log.Warn("Optional stream not ready", zap.String("stream", stream), zap.Error(err),
+			zap.String("remedy", "compare the user's permissions and the server's storage with "+
+				"deploy/nats/nats-server.conf; until then TikTok's counts are not read"))
+	}
 }
 
 // provisionConsumer writes a consumer only if it is missing or differs. The server cannot write one whose
@@ -128,12 +162,21 @@ func (c *Conn) provisionConsumer(ctx context.Context, stream, durable string) er
 	return nil
 }
 
-// Inspect checks the streams and consumers without changing them. It returns an error if one is missing,
-// else a description of each one with other settings.
+// Inspect checks the streams and consumers without changing them. It returns an error if a required one is
+// missing, else a description of each one with other settings.
 func (c *Conn) Inspect(ctx context.Context, s StreamConfig) (differences []string, err error) {
 	for _, want := range streams(s) {
-		stream, err := c.js.Stream(ctx, want.Name)
-		if err != nil {
+		var stream jetstream.Stream
+		subject := []string{"$JS.API.STREAM.INFO." + want.Name}
+		err := c.requestOn(ctx, subject, func(ctx context.Context) (err error) {
+			stream, err = c.js.Stream(ctx, want.Name)
+			return err
+		})
+		switch {
+		case err != nil && optional(want.Name):
+			differences = append(differences, fmt.Sprintf("stream %s: %v", want.Name, err))
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("stream %s: %w", want.Name, err)
 		}
 		if list := streamDifferences(stream.CachedInfo().Config, want); len(list) > 0 {

@@ -148,6 +148,26 @@ func (c *Conn) Outcomes(ctx context.Context, list []message.Outcome) []error {
 	return errs
 }
 
+// Stats publishes a day's counts. A repeated publish is harmless.
+func (c *Conn) Stats(ctx context.Context, s message.Stats) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	msg := nats.NewMsg(message.SubjectStats)
+	data, err := message.EncodeStats(s)
+	if err != nil {
+		return err
+	}
+	msg.Data = data
+	err = c.requestOn(ctx, []string{msg.Subject}, func(ctx context.Context) error {
+		_, err := c.publishAsync(msg).wait(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("publish counts of %s: %w", s.Day, err)
+	}
+	return nil
+}
+
 // maxPendingDeadLetters bounds the memory of unacknowledged dead letters: each holds a purchase message.
 const maxPendingDeadLetters = 500
 

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/secret"
 )
 
@@ -95,6 +96,7 @@ type Conn struct {
 	onConnect []func()
 	closed    chan struct{}
 	cancels   map[string]context.CancelCauseFunc // by subject: requests that the server may deny
+	optional  logsafe.Changes                    // logged failures of optional streams
 
 	up            bool           // guarded by mu, as its handlers reported
 	changed       time.Time      // guarded by mu: when up changed

@@ -170,8 +170,12 @@ func TestProvision_CreatesAndRepairs(t *testing.T) {
 				MaxBytes: 1 << 30, MaxAge: 30 * 24 * time.Hour,
 			},
 			message.StreamOutcomes: {
-				Subjects: []string{"outcomes"}, Retention: natsjs.WorkQueuePolicy, Discard: natsjs.DiscardNew,
-				MaxMsgsPerSubject: -1, MaxBytes: 1 << 30,
+				Subjects: []string{"outcomes", "outcomes.stats"}, Retention: natsjs.WorkQueuePolicy,
+				Discard: natsjs.DiscardNew, MaxMsgsPerSubject: -1, MaxBytes: 1 << 30,
+			},
+			message.StreamLeases: {
+				Subjects: []string{"leases.*"}, Retention: natsjs.LimitsPolicy, MaxMsgsPerSubject: 1,
+				MaxBytes: 64 << 10, MaxAge: queue.LeaseTTL,
 			},
 		} {
 			stream, err := s.raw.Stream(t.Context(), name)
@@ -179,6 +183,9 @@ func TestProvision_CreatesAndRepairs(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			want.Storage, want.Duplicates, want.Replicas = natsjs.FileStorage, 2*time.Minute, 1
+			if name == message.StreamLeases {
+				want.Duplicates = queue.LeaseTTL // at most the age
+			}
 			c := stream.CachedInfo().Config
 			got := natsjs.StreamConfig{
 				Subjects: c.Subjects, Retention: c.Retention, Storage: c.Storage, Discard: c.Discard,

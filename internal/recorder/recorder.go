@@ -1,5 +1,6 @@
-// Package recorder is step 4: it writes the workers' outcomes to the ledger in batches and acknowledges them
-// after the commit. Outcomes may arrive repeatedly and in any order.
+// Package recorder is step 5: it writes the workers' outcomes to the ledger in batches and acknowledges them
+// after the commit. Outcomes may arrive repeatedly and in any order. The same consumer brings TikTok's
+// counts, which never hold up an outcome.
 package recorder
 
 import (
@@ -24,6 +25,8 @@ type Source interface {
 // Ledger stores outcomes. Settle is idempotent and one transaction; unknown lists the IDs without a purchase.
 type Ledger interface {
 	Settle(ctx context.Context, outcomes []message.Outcome) (unknown []string, err error)
+	// RecordStats records a day's counts unless a later answer is recorded.
+	RecordStats(ctx context.Context, s message.Stats) error
 }
 
 const (
@@ -36,6 +39,11 @@ const (
 	retryDelay    = time.Second
 	// newerDelay leaves a message of a newer version to a newer ingest during a rolling upgrade.
 	newerDelay = time.Minute
+	// maxStatsDeliveries bounds the attempts to record a day's counts. The next round brings them again, and
+	// an unrecorded message would postpone the sweeper.
+	maxStatsDeliveries = 10
+	statsDelay         = 10 * time.Second
+	statsTimeout       = 5 * time.Second // of all counts in a batch
 )
 
 // Recorder writes outcomes to the ledger.
@@ -83,8 +91,14 @@ func (r *Recorder) recordBatch(ctx context.Context) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	var outcomes []message.Outcome
+	var counts []message.Received
+	defer func() { r.recordStats(ctx, counts) }() // behind the outcomes
 	usable := make([]message.Received, 0, len(messages))
 	for _, m := range messages {
+		if m.Subject == message.SubjectStats {
+			counts = append(counts, m)
+			continue
+		}
 		if list := r.decode(m); len(list) > 0 {
 			outcomes, usable = append(outcomes, list...), append(usable, m)
 		}
@@ -127,6 +141,42 @@ func (r *Recorder) decode(m message.Received) []message.Outcome {
 		r.log.Debug("Ack failed; message will be redelivered", zap.Error(ackErr))
 	}
 	return list
+}
+
+// recordStats records TikTok's counts and removes their messages, after some attempts without them. The first
+// failure ends the batch's attempts, so that the next outcomes wait for one timeout at most.
+func (r *Recorder) recordStats(ctx context.Context, messages []message.Received) {
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
+	var err error
+	for _, m := range messages {
+		stored := m.Taken
+		if stored.IsZero() {
+			stored = time.Now()
+		}
+		s, invalid := message.DecodeStats(m.Data, stored)
+		if invalid == nil && err == nil {
+			err = r.ledger.RecordStats(ctx, s)
+		}
+		var ackErr error
+		switch {
+		case invalid != nil: // a newer ingest gets the next ones
+			r.limited.Error("Malformed counts removed", zap.Error(invalid),
+				zap.String("remedy", "update ingest, or check who else may publish on "+message.SubjectStats))
+			ackErr = m.TermWithReason("malformed counts")
+		case err == nil:
+			ackErr = m.Ack()
+		case m.NumDelivered < maxStatsDeliveries:
+			ackErr = m.NakWithDelay(statsDelay)
+		default:
+			r.limited.Warn("Counts not recorded; the next answer replaces them", zap.Error(err),
+				zap.String("day", s.Day), zap.String("remedy", "check Postgres"))
+			ackErr = m.TermWithReason("counts not recorded")
+		}
+		if ackErr != nil {
+			r.log.Debug("Ack failed; message will be redelivered", zap.Error(ackErr))
+		}
+	}
 }
 
 func (r *Recorder) settle(ctx context.Context, outcomes []message.Outcome) error {

@@ -79,6 +79,19 @@ type ledger struct {
 	settled []message.Outcome
 	err     error
 	unknown []string
+
+	stats    []message.Stats
+	statsErr error
+}
+
+func (l *ledger) RecordStats(_ context.Context, s message.Stats) error {
+	if l.statsErr != nil {
+		l.note("failed " + s.Day)
+		return l.statsErr
+	}
+	l.stats = append(l.stats, s)
+	l.note("stats " + s.Day)
+	return nil
 }
 
 func (l *ledger) Settle(_ context.Context, outcomes []message.Outcome) ([]string, error) {
@@ -227,6 +240,86 @@ func TestRecorder_DatesOutcomesByQueueClock(t *testing.T) {
 		o := l.settled[0]
 		if !o.At.Equal(taken) || !o.Attempt.At.Equal(taken) || !o.Taken.IsZero() || o.Sequence != 0 {
 			t.Errorf("settled %+v with attempt %+v; want both at %s and no sequence", o, o.Attempt, taken)
+		}
+	})
+}
+
+// counts returns TikTok's counts of a day near the start of a synctest bubble's clock.
+func counts(t *testing.T, j *journal, day string, delivered int) message.Received {
+	t.Helper()
+	data, err := message.EncodeStats(message.Stats{
+		PixelID: "C4", Day: day, AskedAt: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
+		Counts: []message.Count{{Event: "SHOPPING", Server: 3}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return message.Received{
+		Subject: message.SubjectStats, Data: data, NumDelivered: delivered, Acker: fakeMessage{j, day},
+	}
+}
+
+// TikTok's counts are recorded behind the outcomes of their batch, and hold up none.
+func TestRecorder_RecordsStats(t *testing.T) {
+	t.Parallel()
+	broken := message.Received{Subject: message.SubjectStats, Data: []byte(`{"version":1}`)}
+	newer := message.Received{Subject: message.SubjectStats, Data: []byte(`{"version":2}`)}
+	for name, tc := range map[string]struct {
+		statsErr  error
+		settleErr error
+		delivered int
+		want      string
+	}{
+		"recorded": {
+			delivered: 1,
+			want: "settle a, double-ack a, " +
+				"stats 1999-12-31, ack 1999-12-31, term broken, stats 1999-12-30, ack 1999-12-30, term newer",
+		},
+		"counts fail": {
+			delivered: 9, statsErr: errors.New("no table"),
+			want: "settle a, double-ack a, " +
+				"failed 1999-12-31, nak 1999-12-31 10s, term broken, nak 1999-12-30 10s, term newer",
+		},
+		"counts fail for long": {
+			delivered: 10, statsErr: errors.New("no table"),
+			want: "settle a, double-ack a, " +
+				"failed 1999-12-31, term 1999-12-31, term broken, term 1999-12-30, term newer",
+		},
+		"Postgres is down": {
+			delivered: 1, statsErr: errors.New("refused"), settleErr: errors.New("refused"),
+			want: "failed a, nak a 1s, " +
+				"failed 1999-12-31, nak 1999-12-31 10s, term broken, nak 1999-12-30 10s, term newer",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				j := &journal{}
+				broken, newer := broken, newer
+				broken.Acker, newer.Acker = fakeMessage{j, "broken"}, fakeMessage{j, "newer"}
+				l := &ledger{journal: j, err: tc.settleErr, statsErr: tc.statsErr}
+				batch := []message.Received{
+					counts(t, j, "1999-12-31", tc.delivered), broken, counts(t, j, "1999-12-30", tc.delivered),
+					queued(t, j, "a"), newer,
+				}
+				run(t, &source{batches: [][]message.Received{batch}}, l, time.Second)
+				if got := j.String(); got != tc.want {
+					t.Errorf("calls = %s\nwant %s", got, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// A batch of counts alone is recorded as well.
+func TestRecorder_RecordsStatsAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		l := &ledger{journal: j}
+		run(t, &source{batches: [][]message.Received{{counts(t, j, "1999-12-31", 1)}}}, l, time.Second)
+		if got, want := j.String(), "stats 1999-12-31, ack 1999-12-31"; got != want || len(l.stats) != 1 {
+			t.Errorf("calls = %s, want %s", got, want)
 		}
 	})
 }

@@ -11,7 +11,7 @@ import (
 
 // common is the part of the command line that both programs share.
 type common struct {
-	Version    kong.VersionFlag `noenv:"" help:"Print the version, the commit and the platform, and exit."`
+	Version    kong.VersionFlag `noenv:"" help:"Print version, commit, its date and the platform, and exit."`
 	Completion completionFlags  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
 }
 

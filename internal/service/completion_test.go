@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -104,7 +105,10 @@ func TestCompletion_Zsh(t *testing.T) {
 }
 
 func TestParse_PrintsVersionAndHelp(t *testing.T) {
-	expectOutput(t, output(t, "--version"), "our-program "+service.Version()+" (commit ")
+	facts := regexp.MustCompile(`^our-program \S+ \(commit \w+ of \S+, go\S+, \w+/\w+\)\n$`)
+	if got := output(t, "--version"); !facts.MatchString(got) {
+		t.Errorf("version = %q, want %s", got, facts)
+	}
 	root := output(t, "--help")
 	expectOutput(t, root, "repair ", "completion ", "Exit status: 0 done", "$TOKEN", "$TOKEN_FILE")
 	command := output(t, "repair", "--help")

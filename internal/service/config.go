@@ -88,8 +88,8 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 	env := &environment{getenv: getenv, scope: scope}
 	helped := false
 	var own common
-	version := fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", name, Version(), revision(), runtime.Version(),
-		runtime.GOOS, runtime.GOARCH)
+	version := fmt.Sprintf("%s %s (commit %s of %s, %s, %s/%s)", name, Version(), revision(), revisionTime(),
+		runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	parser, err := kong.New(
 		cli, kong.Name(name), kong.Description(description+exitStatuses), kong.Writers(out, out),
 		kong.Embed(&own), kong.Vars{"version": version}, kong.AutoGroup(grouped), kong.Resolvers(env),

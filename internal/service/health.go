@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,8 +21,9 @@ import (
 // readyTimeout bounds a readiness check: a probe must not hang with a dependency.
 const readyTimeout = 2 * time.Second
 
-// Set by the linker: -X purchase-relay/internal/service.version=…, and commit likewise.
-var version, commit string //nolint:gochecknoglobals // the linker needs variables
+// Set by the linker: -X purchase-relay/internal/service.version=…, the others likewise. committed is the
+// commit's time in RFC 3339: the time of the build would change the binary.
+var version, commit, committed string //nolint:gochecknoglobals // the linker needs variables
 
 // Version returns the linked version, else the go command's, else "dev".
 func Version() string {
@@ -35,18 +37,21 @@ func Version() string {
 }
 
 // revision returns the commit from the linker or the go command, else "unknown".
-func revision() string {
-	if commit != "" {
-		return commit
-	}
+func revision() string { return cmp.Or(commit, setting("vcs.revision"), "unknown") }
+
+// revisionTime returns the commit's time likewise.
+func revisionTime() string { return cmp.Or(committed, setting("vcs.time"), "unknown") }
+
+// setting returns what the go command recorded in the binary under key, or "".
+func setting(key string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" {
-				return setting.Value
+		for _, s := range info.Settings {
+			if s.Key == key {
+				return s.Value
 			}
 		}
 	}
-	return "unknown"
+	return ""
 }
 
 // Healthz responds with 200.

@@ -48,25 +48,30 @@ type Pixel struct {
 
 // NewPixel returns a destination. Without a testEventCode its events are real.
 func NewPixel(c Config, pixelID string, token secret.String, testEventCode string) *Pixel {
+	p := &Pixel{config: c, id: pixelID, testCode: testEventCode, client: newClient(c.Client, c.Timeout)}
+	p.SetToken(token)
+	p.idleClosed.Store(c.Now().UnixNano())
+	return p
+}
+
+// newClient returns a bounded client that follows no redirect; given nil, with a transport of its own.
+func newClient(given *http.Client, timeout time.Duration) *http.Client {
 	client := http.Client{Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 5 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ResponseHeaderTimeout: c.Timeout, MaxResponseHeaderBytes: 64 << 10,
+		ResponseHeaderTimeout: timeout, MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression: true, // a compressed answer could exhaust memory
 		ForceAttemptHTTP2:  true,
 		// Pings detect a half-open connection.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}}
-	if c.Client != nil {
-		client = *c.Client
+	if given != nil {
+		client = *given
 	}
 	// A redirect would send the token to another host.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	p := &Pixel{config: c, id: pixelID, testCode: testEventCode, client: &client}
-	p.SetToken(token)
-	p.idleClosed.Store(c.Now().UnixNano())
-	return p
+	return &client
 }
 
 // ID returns the pixel's id.
@@ -122,7 +127,7 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 		return failed(purchase.ClassRetry, "no answer: "+errorText(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
-	a := p.read(resp)
+	a, _ := readAnswer(resp)
 	if a.Class == purchase.ClassDelivered {
 		a.Sent = sent
 	} else {
@@ -149,15 +154,16 @@ func (p *Pixel) SendTest(ctx context.Context, event message.Envelope) purchase.A
 	}
 }
 
-func (p *Pixel) read(resp *http.Response) purchase.Answer {
+// readAnswer returns the answer and its body, nil if that is truncated.
+func readAnswer(resp *http.Response) (purchase.Answer, []byte) {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		// The status is complete; the truncated body is ignored.
 		a := ParseAnswer(resp.StatusCode, nil)
 		a.Message = "truncated answer: " + errorText(err)
-		return a
+		return a, nil
 	}
-	return ParseAnswer(resp.StatusCode, data)
+	return ParseAnswer(resp.StatusCode, data), data
 }
 
 // ParseAnswer classifies an answer by its HTTP status (0: none) and body. Its texts are not redacted.
@@ -213,10 +219,12 @@ var emailAddress = regexp.MustCompile(`[^\s@"'<>]+(@|%40)[^\s@"'<>]+`)
 // sanitize makes a text log-safe: no control or invisible characters, no token, no e-mail address, at most
 // limit bytes. Invisible characters are removed first and the text is truncated last, because both could
 // hide a token or an address.
-func (p *Pixel) sanitize(s string, limit int) string {
+func (p *Pixel) sanitize(s string, limit int) string { return sanitize(s, *p.token.Load(), limit) }
+
+func sanitize(s string, token secret.String, limit int) string {
 	s = strings.Map(replaceInvisible, strings.ToValidUTF8(s, "?"))
-	if token := p.token.Load().Reveal(); token != "" {
-		s = strings.ReplaceAll(s, token, redacted)
+	if token != "" {
+		s = strings.ReplaceAll(s, token.Reveal(), redacted)
 	}
 	s = emailAddress.ReplaceAllString(s, redacted)
 	if len(s) > limit {

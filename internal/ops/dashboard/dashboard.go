@@ -26,6 +26,7 @@ import (
 // stop with ctx.
 type Reports interface {
 	Groups
+	Counts
 	// Summary returns the totals of a period. Its cost does not grow with the ledger.
 	Summary(ctx context.Context, p report.Period, livemode *bool) (report.Summary, error)
 	// Coverage counts match keys by the steps of a period.
@@ -84,8 +85,11 @@ type Config struct {
 	Body     Renderer
 	Version  string
 	Zone     *time.Location // of days and times; nil: UTC
-	Now      func() time.Time
-	Log      *zap.Logger
+
+	CountNames report.EventNames // of purchases in TikTok's counts
+
+	Now func() time.Time
+	Log *zap.Logger
 }
 
 // Dashboard serves the pages and /api/v1.
@@ -114,10 +118,12 @@ func New(c Config) http.Handler {
 		"GET /attention":             d.attention,
 		"GET /reconciliation":        d.reconciliation,
 		"GET /reconciliation.csv":    d.reconciliationCSV,
+		"GET /counts.csv":            d.countsCSV,
 		"POST /search":               d.search,
 		"POST /confirm":              d.confirm,
 		"GET /api/v1/summary":        d.apiSummary,
 		"GET /api/v1/problems":       d.apiProblems,
+		"GET /api/v1/counts":         d.apiCounts,
 		"GET /api/v1/purchases":      d.apiPurchases,
 		"GET /api/v1/purchases/{id}": d.apiPurchase,
 	} {

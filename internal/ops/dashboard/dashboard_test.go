@@ -43,6 +43,14 @@ type ledger struct {
 	backfilled int
 
 	reconciliations map[bool]report.Reconciliation
+	counts          report.Counts
+	names           report.EventNames
+	refused         *message.StatsProblem // of worker w2
+}
+
+func (l *ledger) Counts(_ context.Context, names report.EventNames, _ time.Time) (report.Counts, error) {
+	l.names = names
+	return l.counts, l.err
 }
 
 func (l *ledger) Backfilled(context.Context, time.Time, time.Time, *bool) (int, time.Time, error) {
@@ -203,7 +211,7 @@ func newAPI(l *ledger) http.Handler { return dashboard.New(config(l)) }
 func (l *ledger) problems(context.Context) report.Problems {
 	up := report.Condition{Checked: true}
 	o := report.Observed{
-		Postgres: up, Schema: up, Queue: up, Workers: workers(), WorkersKnown: true,
+		Postgres: up, Schema: up, Queue: up, Workers: l.workers(), WorkersKnown: true,
 		NATS: report.Condition{Checked: true, Failed: true, Since: now.Add(-time.Minute)},
 	}
 	if l.err != nil {
@@ -219,7 +227,7 @@ func (l *ledger) problems(context.Context) report.Problems {
 	return report.NewProblems(o, now)
 }
 
-func workers() []message.WorkerState {
+func (l *ledger) workers() []message.WorkerState {
 	return []message.WorkerState{
 		{
 			Instance: "w1", Version: "v1", State: "paused", Reason: "live: 40105 no such token",
@@ -227,7 +235,7 @@ func workers() []message.WorkerState {
 		},
 		{
 			Instance: "w2", Version: "v1", State: "running", Reason: "test purchases wait: 40001 no right",
-			Since: now, Seen: now,
+			Since: now, Seen: now, Stats: l.refused,
 		},
 	}
 }
@@ -235,8 +243,10 @@ func workers() []message.WorkerState {
 func config(l *ledger) dashboard.Config {
 	return dashboard.Config{
 		Reports: l, Replays: l, Problems: l.problems, Health: func(context.Context) dashboard.Health {
-			return dashboard.Health{Postgres: "up", NATS: "down", Workers: workers()}
+			return dashboard.Health{Postgres: "up", NATS: "down", Workers: l.workers()}
 		},
+		CountNames: report.EventNames{Sent: "CompletePayment"},
+
 		Wake: func() { l.woken++ },
 		Body: func([]byte, *purchase.Sent) ([]byte, error) { return []byte(`{"event_source":"web"}`), nil },
 		Now:  func() time.Time { return now }, Log: zap.NewNop(),

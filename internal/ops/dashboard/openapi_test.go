@@ -22,6 +22,7 @@ import (
 	diff "github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 
+	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/service"
@@ -82,6 +83,13 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 	for _, query := range []string{"", "?mode=live"} {
 		ask(h, http.MethodGet, "/api/v1/problems"+query, "/api/v1/problems")
 	}
+	l.refused = &message.StatsProblem{Kind: "access", Reason: "40001 no scope", Since: now}
+	l.counts = weekOfCounts()
+	for _, query := range []string{"", "?x=1"} {
+		ask(h, http.MethodGet, "/api/v1/counts"+query, "/api/v1/counts")
+		ask(h, http.MethodGet, "/api/v1/summary", "/api/v1/summary")
+		l.refused = nil
+	}
 	for _, query := range []string{
 		"", "?limit=1", "?status=dead&mode=all&code=40002&day=2026-01-02&limit=200&q=cs_dead", "?limit=1000",
 		"?cursor=x",
@@ -112,6 +120,7 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 		for _, target := range [][3]string{
 			{"GET", "/api/v1/summary", "/api/v1/summary"},
 			{"GET", "/api/v1/problems", "/api/v1/problems"},
+			{"GET", "/api/v1/counts", "/api/v1/counts"},
 			{"GET", list, list},
 			{"GET", list + "/cs_dead", id},
 			{"POST", list + "/cs_dead/replay", one},
@@ -125,6 +134,7 @@ func TestOpenAPI_MatchesTheAPI(t *testing.T) {
 	for _, target := range [][3]string{
 		{"GET", "/api/v1/summary", "/api/v1/summary"},
 		{"GET", "/api/v1/problems", "/api/v1/problems"},
+		{"GET", "/api/v1/counts", "/api/v1/counts"},
 		{"GET", list, list},
 		{"GET", list + "/cs_dead", id},
 		{"POST", list + "/cs_dead/replay", one},

@@ -175,8 +175,11 @@ func (p *pages) renderError(w http.ResponseWriter, r *http.Request, status int, 
 	}
 }
 
-// number formats a number with thousands separators.
+// number formats a number, or what a *int points to, with thousands separators.
 func number(n any) string {
+	if pointer, ok := n.(*int); ok {
+		n = *pointer
+	}
 	text := fmt.Sprint(n)
 	sign := ""
 	if strings.HasPrefix(text, "-") {

@@ -7,8 +7,11 @@ import (
 	"purchase-relay/internal/ops/report"
 )
 
-// reconciliationPage shows the last reconciliation of each mode.
-type reconciliationPage struct{ Reconciliations []reconciliationView }
+// reconciliationPage shows the last reconciliation of each mode and TikTok's counts.
+type reconciliationPage struct {
+	Reconciliations []reconciliationView
+	Counts          *countsView
+}
 
 type reconciliationView struct {
 	report.Reconciliation
@@ -43,6 +46,10 @@ func (d *Dashboard) reconciliation(w http.ResponseWriter, r *http.Request) error
 		if !latest.Made.IsZero() {
 			p.Reconciliations = append(p.Reconciliations, newReconciliationView(latest))
 		}
+	}
+	var err error
+	if p.Counts, err = d.countsView(ctx); err != nil {
+		return err
 	}
 	return d.show(w, r, "reconciliation", frame{
 		Title: "Reconciliation", Here: "reconciliation", Path: "/reconciliation", Page: p,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode"
 
 	"purchase-relay/internal/message"
@@ -29,6 +30,7 @@ type Worker struct {
 	SendTests    bool                    // test purchases are sent
 	Code         string                  // test event code of the events that doctor sends
 	NewEvent     func() message.Envelope // a test event
+	Stats        *tiktok.Stats           // TikTok's counts; nil: not asked for, or badly configured
 }
 
 // Checks runs every check.
@@ -41,6 +43,10 @@ func (w Worker) Checks(ctx context.Context) []Check {
 		return checks
 	}
 	checks = append(checks, reach(ctx, w.TikTok)...)
+	if w.Stats != nil {
+		counts, answer := w.Stats.Day(ctx, time.Now().AddDate(0, 0, -1))
+		checks = append(checks, judgeStats(counts, answer))
+	}
 	if w.Live.Token == "" || w.Live.Pixel == "" {
 		return checks
 	}

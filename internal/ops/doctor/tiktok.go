@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"purchase-relay/internal/logsafe"
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/purchase"
@@ -137,5 +138,25 @@ func judgeAccess(what string, a purchase.Answer) Check {
 		return Warned(what, advice.Meaning, advice.Remedy)
 	default:
 		return Failed(what, advice.Meaning, advice.Remedy)
+	}
+}
+
+// judgeStats judges the answer to the question for yesterday's counts.
+func judgeStats(counts []message.Count, a purchase.Answer) Check {
+	const what = "TikTok: counts"
+	if a.Class == purchase.ClassDelivered {
+		names := make([]string, len(counts))
+		for i, c := range counts {
+			names[i] = c.Event
+		}
+		return Passed(what, "the token may read them; yesterday: %s", logsafe.Text(strings.Join(names, ", "), 200))
+	}
+	advice := guide.Stats(string(a.Class))
+	found := advice.Meaning + " (" + guide.Details(a) + "); deliveries do not depend on it"
+	switch a.Class {
+	case purchase.ClassRate, purchase.ClassRetry:
+		return Warned(what, found, advice.Remedy)
+	default:
+		return Failed(what, found, advice.Remedy)
 	}
 }

@@ -187,6 +187,12 @@ func Code(code int) Advice {
 // Answer explains an answer of TikTok and quotes its code, message and request_id.
 func Answer(a purchase.Answer) Advice {
 	advice := Class(a.Class)
+	advice.Meaning += " (" + Details(a) + ")"
+	return advice
+}
+
+// Details quotes an answer's code, message and request_id.
+func Details(a purchase.Answer) string {
 	details := "no answer"
 	if a.Code != nil {
 		details = fmt.Sprintf("code %d", *a.Code)
@@ -197,8 +203,7 @@ func Answer(a purchase.Answer) Advice {
 	if a.RequestID != "" {
 		details += ", request_id " + a.RequestID
 	}
-	advice.Meaning += " (" + details + ")"
-	return advice
+	return details
 }
 
 // workers has no entry for running, which needs no explanation.
@@ -221,6 +226,49 @@ var workers = map[string]Advice{ //nolint:gochecknoglobals // a table, never wri
 
 // Worker explains a worker's state.
 func Worker(state string) Advice { return workers[state] }
+
+const statsScope = "Set TIKTOK_STATS_TOKEN to a token whose app has the measurement scope " +
+	"(TikTok for Business developers > the app > Scope of permission), authorised for TIKTOK_ADVERTISER_ID; " +
+	"a token of the Events API alone does not have it."
+
+// statsProblems explain why TikTok's counts cannot be read, by message.StatsProblem's kind.
+var statsProblems = map[string]Advice{ //nolint:gochecknoglobals // a table, never written
+	string(purchase.ClassAccess): {
+		Meaning: "TikTok refuses its counts: the token lacks the measurement scope, " +
+			"or may not read this advertiser",
+		Remedy: statsScope,
+	},
+	string(purchase.ClassRate): {
+		Meaning: "TikTok answers too many requests to the question for its counts",
+		Remedy:  "It is asked again later. If it lasts, raise TIKTOK_STATS_INTERVAL.",
+	},
+	string(purchase.ClassRefused): {
+		Meaning: "TikTok refuses the request for its counts",
+		Remedy:  "Check TIKTOK_ADVERTISER_ID, TIKTOK_PIXEL_ID and TIKTOK_STATS_URL.",
+	},
+	string(purchase.ClassBlocked): {
+		Meaning: "A page in place of TikTok's counts: a firewall or proxy refuses the request",
+		Remedy:  "Check TIKTOK_STATS_URL, the proxy and the firewall.",
+	},
+	string(purchase.ClassRetry): {
+		Meaning: "TikTok gives no usable answer about its counts",
+		Remedy: "It is asked again automatically. If it lasts, check TIKTOK_STATS_URL and this host's way out " +
+			"(DNS, proxy, firewall).",
+	},
+	message.StatsQueue: {
+		Meaning: "TikTok's counts cannot be passed on through NATS",
+		Remedy: "Check NATS, run `ingest provision`, and compare the worker's permissions " +
+			"with deploy/nats/nats-server.conf.",
+	},
+}
+
+// Stats explains why TikTok's counts cannot be read. Deliveries continue.
+func Stats(kind string) Advice {
+	if a, known := statsProblems[kind]; known {
+		return a
+	}
+	return statsProblems[string(purchase.ClassRetry)]
+}
 
 // MatchKeys returns how to raise the coverage of each match key, in the order of purchase.MatchKeyNames.
 func MatchKeys() [purchase.MatchKeyKinds]string {

@@ -38,6 +38,23 @@ func TestPurchase_ExplainsEveryState(t *testing.T) {
 	}
 }
 
+func TestStats_ExplainsEveryKind(t *testing.T) {
+	scope := guide.Stats(string(purchase.ClassAccess))
+	if !strings.Contains(scope.Meaning, "measurement scope") ||
+		!strings.Contains(scope.Remedy, "TIKTOK_STATS_TOKEN") {
+		t.Errorf("access: advice = %+v, want the missing scope", scope)
+	}
+	for _, kind := range []string{
+		string(purchase.ClassRetry), string(purchase.ClassRate), string(purchase.ClassRefused),
+		string(purchase.ClassBlocked), message.StatsQueue, "newer",
+	} {
+		a := guide.Stats(kind)
+		if a.Meaning == "" || a.Remedy == "" || a == scope || strings.HasSuffix(a.Meaning, ".") {
+			t.Errorf("%s: advice = %+v, want a meaning and a remedy of its own", kind, a)
+		}
+	}
+}
+
 func TestGroup_ExplainsTheCodeOfRefusedEvents(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status          purchase.Status

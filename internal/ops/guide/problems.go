@@ -27,6 +27,7 @@ const (
 	ProblemLost          = "lost"
 	ProblemOff           = "off"
 	ProblemTestPaused    = "test_paused"
+	ProblemCounts        = "tiktok_counts"
 )
 
 // ProblemAdvice explains a kind of problem.
@@ -134,6 +135,10 @@ var problems = map[string]ProblemAdvice{ //nolint:gochecknoglobals // a table, n
 		},
 		Resolved: "The test destination accepts events.", Patience: 30 * time.Minute,
 	},
+	ProblemCounts: {
+		Advice:   statsProblems[string(purchase.ClassRetry)], // the list has the one of the failure's kind
+		Resolved: "TikTok's counts are read.", Patience: 6 * time.Hour,
+	},
 }
 
 // Problem explains a kind of problem. A dead purchase's reason does not matter here: see Group.
@@ -152,6 +157,6 @@ func ProblemKinds() []string {
 	return []string{
 		ProblemPostgres, ProblemSchema, ProblemNATS, ProblemQueue, ProblemWorkerMissing, ProblemPaused,
 		ProblemCircuitOpen, ProblemThinEvents, ProblemRejected, ProblemSilence, ProblemOutbox, ProblemWaiting,
-		ProblemLost, ProblemOff, ProblemTestPaused,
+		ProblemLost, ProblemOff, ProblemTestPaused, ProblemCounts,
 	}
 }

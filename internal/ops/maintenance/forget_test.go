@@ -171,7 +171,8 @@ func TestForget_CoversEveryColumn(t *testing.T) {
 		"purchases.stripe_customer_id purchases.stripe_payment_id purchases.stripe_subscription_id " +
 		"purchases.tiktok_request_id purchases.trial_session_id reconciliations.report " +
 		"stripe_events.account stripe_events.checkout_session_id " +
-		"stripe_events.disposition stripe_events.event_id stripe_events.type trials.checkout_session_id " +
+		"stripe_events.disposition stripe_events.event_id stripe_events.type tiktok_count_history.event " +
+		"tiktok_count_history.pixel_id tiktok_counts.event tiktok_counts.pixel_id trials.checkout_session_id " +
 		"trials.currency trials.envelope trials.invoice_id trials.profile_id trials.purchase_id " +
 		"trials.reason trials.stripe_customer_id trials.subscription_id"
 	if got != want {

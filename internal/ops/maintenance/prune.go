@@ -185,6 +185,9 @@ func (j *Jobs) Prune(ctx context.Context, p Pruning, progress func(Pruned)) (Pru
 	if err := w.pruneRollup(ctx); err != nil {
 		return w.done, fmt.Errorf("prune rollup: %w", ledger.Explain(err))
 	}
+	if err := w.deleteAll(ctx, sqlPruneCounts); err != nil {
+		return w.done, fmt.Errorf("prune TikTok's counts: %w", ledger.Explain(err))
+	}
 	return w.done, nil
 }
 
@@ -383,13 +386,24 @@ func (w *pruner) pruneRollup(ctx context.Context) error {
 		return err
 	}
 	for _, sql := range []string{sqlPruneSales, sqlPruneKeys, sqlPruneDelays} {
-		err := w.walk(ctx, func(ctx context.Context, from cursor) (cursor, bool, error) {
-			tag, err := w.db.Pool().Exec(ctx, sql, w.Before, pruneStep)
-			return from, tag.RowsAffected() == pruneStep, err
-		})
-		if err != nil {
+		if err := w.deleteAll(ctx, sql); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// deleteAll repeats a statement with a time and a limit until it deletes fewer rows.
+func (w *pruner) deleteAll(ctx context.Context, sql string) error {
+	return w.walk(ctx, func(ctx context.Context, from cursor) (cursor, bool, error) {
+		tag, err := w.db.Pool().Exec(ctx, sql, w.Before, pruneStep)
+		return from, tag.RowsAffected() == pruneStep, err
+	})
+}
+
+// The recorder prunes the history.
+const sqlPruneCounts = `
+DELETE FROM public.tiktok_counts WHERE (pixel_id, event, day) IN (
+    SELECT pixel_id, event, day FROM public.tiktok_counts
+    WHERE day < ($1::timestamptz AT TIME ZONE 'UTC')::date
+    ORDER BY pixel_id, event, day LIMIT $2 FOR UPDATE SKIP LOCKED)`

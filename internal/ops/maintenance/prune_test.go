@@ -315,3 +315,18 @@ func TestPruned_AddSumsGroups(t *testing.T) {
 		t.Errorf("%d in all\n%s", p.Purchases(), diff)
 	}
 }
+
+// A year of TikTok's counts: those of the last months stay, and so do today's.
+func TestPrune_Counts(t *testing.T) {
+	t.Parallel()
+	l := ledgertest.New(t)
+	l.Exec(`INSERT INTO tiktok_counts (pixel_id, event, day, total, browser, server, attributed, asked_at)
+		SELECT 'C4', event, d::date, 1, 0, 1, 0, now()
+		FROM generate_series(current_date - 364, current_date, interval '1 day') d,
+			unnest(ARRAY['SHOPPING', 'PAGE_VIEW', 'ADD_TO_CART']) event`)
+	prune(l, maintenance.Pruning{Before: daysAgo(90)})
+	oldest := ledgertest.Ask[int](l, `SELECT (now() AT TIME ZONE 'UTC')::date - min(day) FROM tiktok_counts`)
+	if n := ledgertest.Ask[int](l, `SELECT count(*) FROM tiktok_counts`); n != 3*91 || oldest != 90 {
+		t.Errorf("%d counts, the oldest %d days old, want 273 and 90", n, oldest)
+	}
+}

@@ -118,6 +118,7 @@ func NewProblems(o Observed, now time.Time) Problems {
 	l.addFailed(o)
 	l.addSilence(o, now)
 	l.addWaiting(o, now)
+	l.addCounts(o)
 	return Problems{List: l.list, unknown: func(kind string) bool {
 		switch kind {
 		case guide.ProblemPostgres:
@@ -128,7 +129,8 @@ func NewProblems(o Observed, now time.Time) Problems {
 			return !o.NATS.Checked
 		case guide.ProblemQueue:
 			return !o.Queue.Checked
-		case guide.ProblemPaused, guide.ProblemCircuitOpen, guide.ProblemOff, guide.ProblemTestPaused:
+		case guide.ProblemPaused, guide.ProblemCircuitOpen, guide.ProblemOff, guide.ProblemTestPaused,
+			guide.ProblemCounts:
 			return len(o.Workers) == 0 // restarting, or NATS is down
 		case guide.ProblemWorkerMissing:
 			return len(o.Workers) == 0 && !o.WorkersKnown || o.Ledger == nil
@@ -286,6 +288,24 @@ func (l *problemList) addWaiting(o Observed, now time.Time) {
 		p := l.add(guide.ProblemLost, "", o.Ledger.FirstLost, new(o.Ledger.Lost))
 		p.Latest = o.Ledger.LastLost
 	}
+}
+
+// addCounts adds the worker that has failed longest to read TikTok's counts.
+func (l *problemList) addCounts(o Observed) {
+	var failing *message.WorkerState
+	for i, w := range o.Workers {
+		if w.Stats != nil && (failing == nil || w.Stats.Since.Before(failing.Stats.Since)) {
+			failing = &o.Workers[i]
+		}
+	}
+	if failing == nil {
+		return
+	}
+	advice := guide.Stats(failing.Stats.Kind)
+	p := l.add(guide.ProblemCounts, "", failing.Stats.Since, nil)
+	p.What = fmt.Sprintf("No counts from TikTok: %s (%s)", lowerFirst(advice.Meaning), failing.Stats.Reason)
+	p.Remedy = advice.Remedy + " Deliveries continue."
+	p.IDs = []string{failing.Instance}
 }
 
 // earlier returns the earlier of two times; zero counts as none.

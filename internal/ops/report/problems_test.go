@@ -187,6 +187,23 @@ func TestNewProblems(t *testing.T) {
 }
 
 // What could not be read is unknown, and not over.
+func TestNewProblems_TikTokCounts(t *testing.T) {
+	t.Parallel()
+	o := observed()
+	for i, since := range []time.Time{base, base.Add(-time.Hour)} {
+		o.Workers = append(o.Workers, message.WorkerState{
+			Instance: fmt.Sprintf("asks%d", i), State: message.WorkerRunning,
+			Stats: &message.StatsProblem{Kind: "access", Reason: "40001 no scope", Since: since},
+		})
+	}
+	list := report.NewProblems(o, base).List
+	got := list[len(list)-1]
+	if got.Kind != guide.ProblemCounts || !got.Since.Equal(base.Add(-time.Hour)) || got.Purchases != nil ||
+		!strings.Contains(got.What, "(40001 no scope)") || !strings.Contains(got.Remedy, "Deliveries continue") {
+		t.Errorf("last problem = %+v, want the counts of the worker that failed first", got)
+	}
+}
+
 func TestProblems_Unknown(t *testing.T) {
 	t.Parallel()
 	none := report.NewProblems(report.Observed{}, base)
@@ -200,7 +217,7 @@ func TestProblems_Unknown(t *testing.T) {
 		if all.Unknown(kind) {
 			t.Errorf("%s is unknown with all sources", kind)
 		}
-		byWorkers := strings.Contains("paused circuit_open off test_paused worker_missing", kind)
+		byWorkers := strings.Contains("paused circuit_open off test_paused worker_missing tiktok_counts", kind)
 		if got := report.NewProblems(noNATS, base).Unknown(kind); got != byWorkers {
 			t.Errorf("%s is unknown = %t without NATS, want %t", kind, got, byWorkers)
 		}

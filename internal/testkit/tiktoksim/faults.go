@@ -45,6 +45,7 @@ type Fault struct {
 	MatchEvent string        `json:"match_event,omitempty"` // requests with this in an event_id
 	MatchText  string        `json:"match_text,omitempty"`  // requests with this in any string of an event
 	MinEvents  int           `json:"min_events,omitempty"`  // requests of this many events or more
+	Stats      bool          `json:"stats,omitempty"`       // requests for counts, in place of events
 
 	until time.Time // set from For by Inject
 }
@@ -226,7 +227,8 @@ func (f Fault) matches(req request) bool {
 	inText := func(e parsedEvent) bool {
 		return anyString(e.fields, func(s string) bool { return strings.Contains(s, f.MatchText) })
 	}
-	return (f.OnlyPixel == "" || f.OnlyPixel == req.pixel) && len(req.events) >= f.MinEvents &&
+	return f.Stats == req.stats && len(req.events) >= f.MinEvents &&
+		(f.OnlyPixel == "" || f.OnlyPixel == req.pixel) &&
 		(f.MatchEvent == "" || slices.ContainsFunc(req.events, inID)) &&
 		(f.MatchText == "" || slices.ContainsFunc(req.events, inText))
 }

@@ -27,6 +27,7 @@ type request struct {
 	source, pixel string
 	events        []parsedEvent
 	refusal       *answer // nil if every rule is met
+	stats         bool    // asks for counts
 }
 
 type parsedEvent struct {

@@ -3,6 +3,8 @@
 //
 //	POST   /open_api/v1.3/event/track/   a batch of 1 to 1,000 events
 //	POST   /open_api/v1.3/pixel/track/   the older shape, one event
+//	GET    /open_api/v1.3/pixel/event/stats/  how many events it counts, see Counting
+//	PUT    /counting                     how it counts
 //	GET    /events[?event_id=…]          accepted events in order of arrival
 //	DELETE /events                       delete them and reset the counts
 //	GET    /stats                        counts, see Stats
@@ -41,6 +43,9 @@ type Config struct {
 	// TestToken and TestPixel are a second destination; one that is empty is the first one's.
 	TestToken, TestPixel string
 
+	AdvertiserID string // owner of the pixels; "" is 7000000000000000001
+	StatsToken   string // the only token that may read counts; "" is any
+
 	Misbehave float64       // share of requests, 0 to 1, that get one of dailyFaults
 	Latency   time.Duration // of every answer, plus or minus half of it
 	Seed      uint64        // of the random choices; 0 picks one
@@ -62,11 +67,14 @@ type Simulator struct {
 	random *rand.Rand
 	faults faults
 	store  store
+
+	counting Counting
 }
 
 // New returns a simulator without events and faults.
 func New(c Config) *Simulator {
 	c.Token, c.Pixel = cmp.Or(c.Token, "local-token"), cmp.Or(c.Pixel, "LOCALPIXEL")
+	c.AdvertiserID = cmp.Or(c.AdvertiserID, "7000000000000000001")
 	c.Seed = cmp.Or(c.Seed, rand.Uint64()) //nolint:gosec // no secret
 	return &Simulator{
 		config: c, token: c.Token, faults: faults{cleared: make(chan struct{})}, store: newStore(),
@@ -81,6 +89,10 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.track(w, r, batchShape)
 	case "POST /open_api/v1.3/pixel/track/":
 		s.track(w, r, pixelShape)
+	case "GET /open_api/v1.3/pixel/event/stats/":
+		s.pixelStats(w, r)
+	case "PUT /counting":
+		s.putCounting(w, r)
 	case "GET /events":
 		id := r.URL.Query().Get("event_id")
 		writeJSON(w, slices.DeleteFunc(s.Received(), func(e Event) bool { return id != "" && e.EventID != id }))

@@ -33,6 +33,7 @@ type Stats struct {
 	Refused      int            `json:"refused"`       // requests that the rules refused
 	Unreached    int            `json:"unreached"`     // requests that a fault answered in place of the rules
 	LargestBatch int            `json:"largest_batch"` // events in one request that reached the rules
+	Asked        int            `json:"asked"`         // requests for counts
 	ByCode       map[string]int `json:"by_code"`       // answers by TikTok's code, "http_503" or fault: "cut"
 }
 

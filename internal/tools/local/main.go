@@ -75,7 +75,7 @@ Everything is up. Ctrl-C stops it; the data stays for the next start.
   webhook        http://{ingest}/webhooks/stripe   (signing secret {secret})
   dashboard      http://{ingest admin}/?mode=test   (beside it /api/v1/…, /metrics, /readyz)
   worker admin   http://{worker admin}/readyz · /metrics
-  TikTok (sim)   http://{TikTok}/events · /stats · POST /faults
+  TikTok (sim)   http://{TikTok}/events · /stats · POST /faults · PUT /counting
   Stripe (sim)   http://{Stripe}/v1/events   (key {key})
   NATS           nats://{NATS}
   Postgres       PGPASSFILE={pgpass} psql '{superuser}'
@@ -96,6 +96,11 @@ purchases; with -n 20 -withhold 0.5 the command above withholds some more):
 Let TikTok fail for ten seconds, and watch the worker's log:
 
   curl -X POST http://{TikTok}/faults -d '{"status":503,"for":"10s"}'
+
+See what TikTok counts beside the ledger, and let its token lose the right to ask:
+
+  http://{ingest admin}/reconciliation
+  curl -X PUT http://{TikTok}/counting -d '{"no_scope":true}'
 
 Next, docs/quickstart.md: a refused token, a replay, your own Stripe account, your own pixel.
 

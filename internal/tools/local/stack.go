@@ -104,6 +104,8 @@ func (s *stack) workerEnv() []string {
 		"NATS_URL=nats://worker:" + workerPass + "@" + s.at[nats],
 		"TIKTOK_API_URL=http://" + s.at[tiktok] + launch.EventPath, "TIKTOK_ACCESS_TOKEN=" + token,
 		"TIKTOK_PIXEL_ID=" + pixel, "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST12345",
+		"TIKTOK_STATS_URL=http://" + s.at[tiktok] + launch.StatsPath,
+		"TIKTOK_ADVERTISER_ID=" + launch.AdvertiserID, "TIKTOK_STATS_INTERVAL=15s",
 	}
 }
 
@@ -230,6 +232,7 @@ func (s *stack) startSimulators(ctx context.Context) (err error) {
 	sim := tiktoksim.New(tiktoksim.Config{
 		Token: token, Pixel: pixel, Misbehave: 0.02, Latency: 20 * time.Millisecond,
 	})
+	sim.SetCounting(tiktoksim.Counting{Browser: 0.7, Attributed: 0.26}) // a browser pixel, with ad blockers
 	for addr, handler := range map[string]http.Handler{s.at[tiktok]: sim, s.at[stripe]: s.shelf} {
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {

@@ -37,6 +37,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.StringVar(&c.Pixel, "pixel", "LOCALPIXEL", "accepted pixel; $SIM_PIXEL")
 	flags.StringVar(&c.TestToken, "test-token", "", "second access token; $SIM_TEST_TOKEN")
 	flags.StringVar(&c.TestPixel, "test-pixel", "", "second pixel; $SIM_TEST_PIXEL")
+	flags.StringVar(&c.AdvertiserID, "advertiser", "7000000000000000001", "owner of the pixels; $SIM_ADVERTISER")
+	flags.StringVar(&c.StatsToken, "stats-token", "", "token that may read counts; $SIM_STATS_TOKEN")
 	flags.Float64Var(&c.Misbehave, "misbehave", 0.02, "share of requests, 0 to 1, that fail; $SIM_MISBEHAVE")
 	flags.DurationVar(&c.Latency, "latency", 20*time.Millisecond, "of every answer; $SIM_LATENCY")
 	flags.Uint64Var(&c.Seed, "seed", 0, "of the random choices; 0 picks one; $SIM_SEED")
@@ -60,7 +62,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	if *health {
 		return check(ctx, *addr)
 	}
-	return serve(ctx, *addr, tiktoksim.New(c), c.Misbehave, out)
+	s := tiktoksim.New(c)
+	s.SetCounting(tiktoksim.Counting{Browser: 0.7, Attributed: 0.26}) // a browser pixel, with ad blockers
+	return serve(ctx, *addr, s, c.Misbehave, out)
 }
 
 const guide = `TikTok simulator on http://%[1]s
@@ -69,6 +73,7 @@ const guide = `TikTok simulator on http://%[1]s
   counts             curl http://%[1]s/stats
   start a fault      curl -X POST http://%[1]s/faults -d '{"status":503,"for":"10s"}'
   end all faults     curl -X DELETE http://%[1]s/faults
+  lie about counts   curl -X PUT http://%[1]s/counting -d '{"no_scope":true}'
 
 %.3[2]g%% of the requests fail; -seed %[3]d repeats which.
 `

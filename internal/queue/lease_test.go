@@ -1,0 +1,116 @@
+package queue_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"purchase-relay/internal/message"
+	"purchase-relay/internal/queue"
+)
+
+func dayCounts(day string) message.Stats {
+	return message.Stats{
+		PixelID: "C4", Day: day, AskedAt: time.Unix(1, 0), Counts: []message.Count{{Event: "SHOPPING", Server: 1}},
+	}
+}
+
+func checkHeld(t *testing.T, l *queue.Lease, want bool) {
+	t.Helper()
+	if got, err := l.Hold(t.Context()); got != want || err != nil {
+		t.Errorf("held = %t, %v, want %t", got, err, want)
+	}
+}
+
+// The holder renews its lease; another worker gets it when the holder is gone for the stream's MaxAge.
+func TestLease_OneHolder(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	stream, err := s.raw.Stream(t.Context(), message.StreamLeases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	if config.MaxAge != queue.LeaseTTL {
+		t.Errorf("the lease lasts %s, want %s", config.MaxAge, queue.LeaseTTL)
+	}
+	config.MaxAge, config.Duplicates = 2*time.Second, time.Second // the test does not wait for half a minute
+	if _, err := s.raw.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+
+	first, second := s.Lease("stats", "w-1"), s.connect("worker").Lease("stats", "w-2")
+	checkHeld(t, first, true)
+	for range 3 {
+		checkHeld(t, second, false)
+		checkHeld(t, first, true)
+	}
+	checkHeld(t, s.Lease("other", "w-1"), true)
+	await(t, "the second worker's lease", func() bool {
+		held, err := second.Hold(t.Context())
+		return held && err == nil
+	})
+	checkHeld(t, first, false)
+	checkHeld(t, second, true)
+
+	var group sync.WaitGroup // a renewal and several attempts at the same time
+	var mu sync.Mutex
+	holders := 0
+	for range 8 {
+		l := s.Lease("contended", "w")
+		group.Go(func() {
+			if held, err := l.Hold(t.Context()); held && err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				holders++
+			}
+		})
+	}
+	if group.Wait(); holders != 1 {
+		t.Errorf("%d workers hold the lease, want 1", holders)
+	}
+}
+
+// A wiped queue, a lost stream and a server that is down end the lease, with an error.
+func TestLease_LostWithItsStream(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	l := s.Lease("stats", "w-1")
+	checkHeld(t, l, true)
+	if err := s.raw.DeleteStream(t.Context(), message.StreamLeases); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := l.Hold(t.Context()); held || err == nil {
+		t.Errorf("without the stream: held = %t, %v, want an error", held, err)
+	}
+	if err := s.Provision(t.Context(), streamConfig); err != nil {
+		t.Fatal(err)
+	}
+	checkHeld(t, l, true)
+	s.stop()
+	if held, err := l.Hold(t.Context()); held || err == nil {
+		t.Errorf("without the server: held = %t, %v, want an error", held, err)
+	}
+}
+
+// TikTok's counts reach the recorder beside the outcomes.
+func TestConn_StatsReachTheRecorder(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	if err := s.Stats(t.Context(), dayCounts("2026-01-01")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stats(t.Context(), dayCounts("yesterday")); err == nil {
+		t.Error("published counts of a malformed day")
+	}
+	got, err := s.Consumer(message.StreamOutcomes, message.ConsumerRecorder).Fetch(t.Context(), 10)
+	if err != nil || len(got) != 1 || got[0].Subject != message.SubjectStats {
+		t.Fatalf("fetched %v, %v, want one message on %s", got, err, message.SubjectStats)
+	}
+	if _, err := message.DecodeStats(got[0].Data, time.Unix(1, 0)); err == nil {
+		t.Error("counts of 2026 were decoded in 1970")
+	}
+	if err := got[0].DoubleAck(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
