@@ -58,7 +58,8 @@ func TestShowProblems(t *testing.T) {
 		t.Helper()
 		var printed bytes.Buffer
 		c := config{DatabaseURL: secret.String(o.url), Config: queue.Config{NATSURL: secret.String(nats)}}
-		got, out := service.ExitCode(showProblems(t.Context(), &c, 2*time.Second, &printed), io.Discard), printed.String()
+		got := service.ExitCode(showProblems(t.Context(), &c, 2*time.Second, &printed), io.Discard)
+		out := printed.String()
 		if got != status || strings.Contains(out, "\x1b") {
 			t.Errorf("%s: show --problems = %d, want %d:\n%s", name, got, status, out)
 		}
@@ -88,7 +89,8 @@ func TestShowProblems(t *testing.T) {
 	}
 	expect("none", 0, up, "No problems.")
 	o.count(`WITH p AS (
-		INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, last_code, finished_at, published_at)
+		INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, last_code, finished_at,
+			published_at)
 		VALUES ('cs_1', 'dead', 'refused', 'subscription', true, 40002, '2026-01-02 03:04:05Z', now()),
 			('cs_2', 'published', '', 'subscription', true, NULL, NULL, now())
 		RETURNING 1) SELECT count(*) FROM p`)

@@ -88,11 +88,17 @@ func TestCommands_ExitStatus(t *testing.T) {
 		{"ingest show --problems", []string{db}, 3, "Purchases are dead (refused)"},
 
 		{"tiktok-worker --help", nil, 0, "Exit status"},
-		{"tiktok-worker send-test --code TEST1", append(worker, "TIKTOK_ACCESS_TOKEN=local-token", "BATCH_SIZE=0"), 0, ""},
+		{
+			"tiktok-worker send-test --code TEST1",
+			append(worker, "TIKTOK_ACCESS_TOKEN=local-token", "BATCH_SIZE=0"), 0, "",
+		},
 		{"tiktok-worker send-test --code TEST1", append(worker, "TIKTOK_ACCESS_TOKEN=wrong"), 1, "not accepted"},
 		{"tiktok-worker health", []string{"ADMIN_ADDR=127.0.0.1:1", "BATCH_SIZE=0"}, 1, "refused"},
 		{"tiktok-worker rnu", nil, 2, `  - unknown command "rnu"; did you mean "run"?`},
-		{"tiktok-worker --batch-szie=3", []string{"RETRY_MAX=x"}, 2, `unknown flag "--batch-szie"; did you mean "--batch-size"?`},
+		{
+			"tiktok-worker --batch-szie=3", []string{"RETRY_MAX=x"}, 2,
+			`unknown flag "--batch-szie"; did you mean "--batch-size"?`,
+		},
 		{"tiktok-worker send-test", worker, 2, "--code"},
 		{"tiktok-worker", []string{"TIKTOK_ACCESS_TOKEN=local-token"}, 2, "TIKTOK_PIXEL_ID is required"},
 		{"tiktok-worker doctor", []string{nats, "TIKTOK_API_URL=http://127.0.0.1:1/"}, 3, "fail  NATS"},

@@ -114,7 +114,8 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 		if first := evaluate[string](p, `document.querySelector("main").firstElementChild.id`); first != "stale" {
 			t.Errorf("%s: first element of the page = %q, want the bar", when, first)
 		}
-		since, err := time.Parse(time.RFC3339, evaluate[string](p, `document.getElementById("stale-since").dateTime`))
+		shown := evaluate[string](p, `document.getElementById("stale-since").dateTime`)
+		since, err := time.Parse(time.RFC3339, shown)
 		if err != nil || since.Before(after) || since.After(time.Now()) {
 			t.Errorf("%s: since = %s, %v, want the last refresh, after %s", when, since, err, after)
 		}
@@ -132,7 +133,9 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	}
 	expectFresh := func(when string) {
 		t.Helper()
-		p.await("the page to be fresh "+when, func() bool { return !visible() && evaluate[string](p, colour) == good })
+		p.await("the page to be fresh "+when, func() bool {
+			return !visible() && evaluate[string](p, colour) == good
+		})
 	}
 	if visible() {
 		t.Error("a fresh page reports that it could not be refreshed")
@@ -142,8 +145,8 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectStale("503", loaded)
-	if down := s.awaitProblem("Postgres does not respond"); down.Since == nil || down.Since.Before(stopped.Add(-time.Minute)) ||
-		down.Purchases != nil {
+	down := s.awaitProblem("Postgres does not respond")
+	if down.Since == nil || down.Since.Before(stopped.Add(-time.Minute)) || down.Purchases != nil {
 		t.Errorf("problem = %+v, want a time and no number", down)
 	}
 	if code, body := httpGet(s.admin + "/"); code != http.StatusServiceUnavailable ||

@@ -46,7 +46,8 @@ func TestFigures_CountWhatWasSent(t *testing.T) {
 	if summary.NoValue != 2 {
 		t.Errorf("accepted without a value = %d, want 2", summary.NoValue)
 	}
-	if _, text := httpGet(s.admin + "/?range=30d&mode=all"); !strings.Contains(text, `data-figure="no-value">2<`) {
+	_, text := httpGet(s.admin + "/?range=30d&mode=all")
+	if !strings.Contains(text, `data-figure="no-value">2<`) {
 		t.Error("the overview does not count the two without a value")
 	}
 

@@ -127,7 +127,8 @@ func TestParse_CollectsProblems(t *testing.T) {
 		"an address for a flag":  {nil, []string{"--ada@example.com"}, []string{"unknown flag"}},
 		"another command's flag": {nil, []string{"migrate", "--depth=3"}, []string{`unknown flag "--depth"`}},
 		"variables it does not use": {
-			map[string]string{"MAX_RPS": "fast", "DEPTH": "low", "WAIT": "soon"}, []string{"migrate"},
+			map[string]string{"MAX_RPS": "fast", "DEPTH": "low", "WAIT": "soon"},
+			[]string{"migrate"},
 			[]string{"WAIT"},
 		},
 		"swapped letters": {

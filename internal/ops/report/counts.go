@@ -402,8 +402,9 @@ const sqlSalesDays = `
 SELECT livemode, day, sum(paid)::bigint, sum(accepted)::bigint FROM (
     SELECT livemode, at AS day, paid, accepted FROM public.rollup_sales WHERE daily AND at >= $1
     UNION ALL
-    SELECT livemode, date_trunc('day', at, 'UTC'), paid, accepted
-    FROM (SELECT at, livemode, ` + saleTerms + ` FROM public.rollup_changes WHERE at >= $1 AND ` + paidState + `) sale
+    SELECT livemode, date_trunc('day', at, 'UTC'), paid, accepted FROM (
+        SELECT at, livemode, ` + saleTerms + ` FROM public.rollup_changes WHERE at >= $1 AND ` + paidState + `
+    ) sale
 ) d GROUP BY livemode, day`
 
 // Counts reads what TikTok counts on the last 31 UTC days and compares it. Without an answer of TikTok it has

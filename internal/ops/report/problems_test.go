@@ -58,29 +58,34 @@ func TestNewProblems(t *testing.T) {
 		"the ledger is unknown": {func(o *report.Observed) { o.Ledger = nil }, nil, ""},
 		"Postgres is down": {
 			func(o *report.Observed) { o.Ledger, o.Postgres = nil, failing(since) },
-			[]string{"postgres 10m0s null"}, "Postgres does not respond",
+			[]string{"postgres 10m0s null"},
+			"Postgres does not respond",
 		},
 		"the schema is behind": {
 			func(o *report.Observed) { o.Ledger, o.Schema = nil, failing(since) },
-			[]string{"schema 10m0s null"}, "The ledger's schema is behind",
+			[]string{"schema 10m0s null"},
+			"The ledger's schema is behind",
 		},
 		"NATS is down, nothing else is named for it": {
 			func(o *report.Observed) {
 				o.NATS, o.Queue, o.Workers, o.WorkersKnown = failing(since), failing(since), nil, false
 				o.Ledger.OldestLive, o.Ledger.OldestPending = base.Add(-time.Hour), base.Add(-time.Hour)
 			},
-			[]string{"nats 10m0s 7"}, "NATS is down",
+			[]string{"nats 10m0s 7"},
+			"NATS is down",
 		},
 		"NATS is down, the ledger, too": {
 			func(o *report.Observed) { o.NATS, o.Ledger = failing(time.Time{}), nil },
-			[]string{"nats unknown null"}, "",
+			[]string{"nats unknown null"},
+			"",
 		},
 		"the streams are missing": {
 			func(o *report.Observed) { o.Queue = failing(since) }, []string{"queue 10m0s 7"}, "",
 		},
 		"no worker": {
 			func(o *report.Observed) { o.Workers, o.LastWorker = nil, since },
-			[]string{"worker_missing 10m0s 3"}, "No worker reports",
+			[]string{"worker_missing 10m0s 3"},
+			"No worker reports",
 		},
 		"no worker, and nothing waits": {
 			func(o *report.Observed) { o.Workers, o.Ledger.Live, o.Ledger.Test = nil, 0, 0 }, nil, "",
@@ -93,7 +98,8 @@ func TestNewProblems(t *testing.T) {
 				workers(o, message.WorkerState{Instance: "w1", State: message.WorkerRunning},
 					message.WorkerState{Instance: "w2", State: "paused", Since: since, Reason: "live: 40105\x1b no"})
 			},
-			[]string{"paused 10m0s 2"}, "Worker w2 is paused: TikTok accepts nothing (live: 40105",
+			[]string{"paused 10m0s 2"},
+			"Worker w2 is paused: TikTok accepts nothing (live: 40105",
 		},
 		"the circuits are open": {
 			func(o *report.Observed) {
@@ -101,27 +107,31 @@ func TestNewProblems(t *testing.T) {
 					message.WorkerState{Instance: "w2", State: "open", Since: since})
 				o.Ledger.OldestLive = base.Add(-time.Hour)
 			},
-			[]string{"circuit_open 10m0s 2"}, "2 of 2 workers are stopped: TikTok gives no usable answers; purchases wait in the queue",
+			[]string{"circuit_open 10m0s 2"},
+			"2 of 2 workers are stopped: TikTok gives no usable answers; purchases wait in the queue",
 		},
 		"delivery is off": {
 			func(o *report.Observed) {
 				workers(o, message.WorkerState{Instance: "w1", State: "off", Since: since})
 				o.Ledger.NotConfigured = 5
 			},
-			[]string{"off 10m0s 5"}, "Worker w1 is off: delivery is off; every purchase ends skipped",
+			[]string{"off 10m0s 5"},
+			"Worker w1 is off: delivery is off; every purchase ends skipped",
 		},
 		"test purchases wait, live ones do not": {
 			func(o *report.Observed) {
 				workers(o, message.WorkerState{Instance: "w1", State: "running", Since: since, Reason: "test: 40001"})
 				o.Ledger.OldestTest = base.Add(-time.Hour)
 			},
-			[]string{"test_paused 10m0s 1"}, "Worker w1 is running: TikTok refuses the test destination",
+			[]string{"test_paused 10m0s 1"},
+			"Worker w1 is running: TikTok refuses the test destination",
 		},
 		"thin events": {
 			func(o *report.Observed) {
 				o.Thin = report.ThinEvents{Count: 9, First: base.Add(-24 * time.Hour)}
 			},
-			[]string{"thin_events 24h0m0s null"}, "Thin events are rejected",
+			[]string{"thin_events 24h0m0s null"},
+			"Thin events are rejected",
 		},
 		"dead and rejected, the latest first": {
 			func(o *report.Observed) {
@@ -136,7 +146,8 @@ func TestNewProblems(t *testing.T) {
 		},
 		"no webhooks": {
 			func(o *report.Observed) { o.LastWebhook = base.Add(-3 * time.Hour) },
-			[]string{"silence 1h0m0s null"}, "No webhook for longer than NOTIFY_SILENCE (the last at ",
+			[]string{"silence 1h0m0s null"},
+			"No webhook for longer than NOTIFY_SILENCE (the last at ",
 		},
 		"no webhook ever": {func(o *report.Observed) { o.LastWebhook = time.Time{} }, nil, ""},
 		"no NOTIFY_SILENCE": {
@@ -147,15 +158,18 @@ func TestNewProblems(t *testing.T) {
 		},
 		"a purchase waits for TikTok": {
 			func(o *report.Observed) { o.Ledger.OldestLive = base.Add(-31 * time.Minute) },
-			[]string{"waiting 31m0s 2"}, "",
+			[]string{"waiting 31m0s 2"},
+			"",
 		},
 		"a test purchase waits for TikTok": {
 			func(o *report.Observed) { o.Ledger.OldestTest = base.Add(-31 * time.Minute) },
-			[]string{"waiting 31m0s 3"}, "",
+			[]string{"waiting 31m0s 3"},
+			"",
 		},
 		"lost purchases": {
 			func(o *report.Observed) { o.Ledger.Lost, o.Ledger.FirstLost, o.Ledger.LastLost = 2, since, base },
-			[]string{"lost 10m0s 2"}, "The queue lost purchases",
+			[]string{"lost 10m0s 2"},
+			"The queue lost purchases",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -71,7 +71,8 @@ func dashboard(ctx context.Context, b *bench) {
 		"/purchases", "/purchases?mode=live", "/purchases?mode=test", "/purchases?status=delivered",
 		"/purchases?status=dead", "/purchases?status=pending", "/purchases?status=skipped&mode=test",
 		"/?range=yesterday", "/purchases?range=30d&sales=all", "/purchases?range=30d&sales=not_accepted",
-		"/purchases?reason=no_consent", "/purchases?kind=trial", "/purchases?code=40002", "/purchases?code=0", "/purchases?code=12345",
+		"/purchases?reason=no_consent", "/purchases?kind=trial", "/purchases?code=40002", "/purchases?code=0",
+		"/purchases?code=12345",
 		"/purchases?status=delivered&code=50002", "/purchases?day=" + day, "/purchases?status=dead&day=" + day,
 		"/purchases?q=cs_live_a1b2", "/purchases?q=a1b2c3", "/purchases?q=20260101000000AB", "/dead", "/attention",
 	} {

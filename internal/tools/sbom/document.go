@@ -30,8 +30,8 @@ type source struct {
 	patterns []string // of the binaries in the artefact
 }
 
-// noAssertion stands for a fact that the document does not state. The licences' texts are in the file LICENCES
-// of each artefact.
+// noAssertion stands for a fact that the document does not state. The licences' texts are in the file
+// LICENCES of each artefact.
 const noAssertion = "NOASSERTION"
 
 // document returns the SPDX document as JSON.
