@@ -51,7 +51,8 @@ func TestRecord_ProvisionsOnce(t *testing.T) {
 func TestRecord_KeepsPaymentAndAccount(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	waiting, paid := ledgertest.Receipt("evt_1", "cs_1", purchase.StatusAwaitingPayment, ""), paid("evt_2", "cs_1")
+	waiting := ledgertest.Receipt("evt_1", "cs_1", purchase.StatusAwaitingPayment, "")
+	paid := paid("evt_2", "cs_1")
 	waiting.Purchase.Payment, waiting.Event.Account = "pi_1", "acct_1"
 	l.Must(waiting, purchase.AwaitingPayment)
 	paid.Source = purchase.SourceBackfill

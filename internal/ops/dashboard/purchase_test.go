@@ -56,7 +56,8 @@ func TestPurchase_SaysWhatIsTrueOfEachState(t *testing.T) {
 		},
 		"pending": {
 			purchase.StatusPending, "", func(r *report.Row) { customer(r); r.Envelope = message },
-			[]string{"Request to send", "Purchase of 29.99 USD", "e-mail address is only"}, []string{"Send round", "Replay"},
+			[]string{"Request to send", "Purchase of 29.99 USD", "e-mail address is only"},
+			[]string{"Send round", "Replay"},
 		},
 		"pending again": {
 			purchase.StatusPending, "", func(r *report.Row) {
@@ -73,7 +74,8 @@ func TestPurchase_SaysWhatIsTrueOfEachState(t *testing.T) {
 			[]string{"Next attempt in 12 min ( 2026-01-02 03:16 UTC )"}, []string{"last error", "Replay …"},
 		},
 		"retrying, due": {
-			purchase.StatusRetrying, "", func(r *report.Row) { r.Envelope, r.NextAttempt = message, at(5*time.Minute) },
+			purchase.StatusRetrying, "",
+			func(r *report.Row) { r.Envelope, r.NextAttempt = message, at(5*time.Minute) },
 			[]string{"Next attempt due 5 min ago, as soon as a worker has a free request"}, nil,
 		},
 		"retrying, unknown": {
@@ -234,7 +236,7 @@ func TestErrors_KeepNavigationAndInput(t *testing.T) {
 		},
 		"/purchases?status=odd&code=7":             {`value="7"`, "alert"},
 		"/purchases?q=" + strings.Repeat("x", 400): {"Q is too long"},
-		"/purchases/cs_unknown":                    {`<a href="/purchases" aria-current="page">`, "Purchase not found"},
+		"/purchases/cs_unknown":                    {`<a href="/purchases" aria-current="page"`, "not found"},
 	} {
 		w := get(t, h, target, plain)
 		for _, part := range append(wanted, `<span class="count">2</span>`, `<span class="count">3</span>`) {
