@@ -24,8 +24,8 @@ type endpointFlags struct {
 func (*endpointFlags) Help() string {
 	return `Prints what the endpoint in Stripe must look like and, with STRIPE_API_KEY, checks the one at the
 URL. With --create it makes one, unless one exists there, and prints its signing secret: Stripe's API returns
-it only this once. --create needs a key with the permission "Webhook Endpoints: Write"; use it for this command
-only.
+it only this once. --create needs a key with the permission "Webhook Endpoints: Write"; use it for this
+command only.
 
   ingest stripe-endpoint --url https://shop.example
   ingest stripe-endpoint --url https://shop.example --create

@@ -17,7 +17,7 @@ import (
 
 // showFlags are the arguments of `ingest show`.
 type showFlags struct {
-	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"Id, a part of a session's, request_id or address."`
+	Term     string `arg:"" optional:"" name:"session|event|e-mail" help:"Id, part of one, or address."`
 	Problems bool   `noenv:"" help:"List what is wrong now: since when, how many purchases, what to do."`
 }
 

@@ -96,7 +96,9 @@ func TestCommands_ExitStatus(t *testing.T) {
 		{"tiktok-worker health", []string{"ADMIN_ADDR=127.0.0.1:1", "BATCH_SIZE=0"}, 1, "refused"},
 		{"tiktok-worker rnu", nil, 2, `  - unknown command "rnu"; did you mean "run"?`},
 		{
-			"tiktok-worker --batch-szie=3", []string{"RETRY_MAX=x"}, 2,
+			"tiktok-worker --batch-szie=3",
+			[]string{"RETRY_MAX=x"},
+			2,
 			`unknown flag "--batch-szie"; did you mean "--batch-size"?`,
 		},
 		{"tiktok-worker send-test", worker, 2, "--code"},

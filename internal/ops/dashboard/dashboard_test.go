@@ -221,7 +221,8 @@ func (l *ledger) problems(context.Context) report.Problems {
 	o.Ledger = &report.LedgerProblems{Live: 1234}
 	for _, g := range l.groups {
 		if g.Status == purchase.StatusDead || g.Status == purchase.StatusRejected {
-			o.Ledger.Failed = append(o.Ledger.Failed, report.FailedGroup{Group: g, First: now.Add(-time.Hour), Latest: now})
+			failed := report.FailedGroup{Group: g, First: now.Add(-time.Hour), Latest: now}
+			o.Ledger.Failed = append(o.Ledger.Failed, failed)
 		}
 	}
 	return report.NewProblems(o, now)
@@ -321,7 +322,8 @@ func TestAPI_Problems(t *testing.T) {
 	l := newLedger()
 	w := get(t, newAPI(l), "/api/v1/problems", plain)
 	var got struct{ Problems []map[string]any }
-	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK || len(got.Problems) != 6 {
+	err := json.Unmarshal(w.Body.Bytes(), &got)
+	if err != nil || w.Code != http.StatusOK || len(got.Problems) != 6 {
 		t.Fatalf("status = %d, %v, want 6 problems: %s", w.Code, err, w.Body)
 	}
 	first := got.Problems[0]
@@ -347,7 +349,9 @@ func TestAPI_Problems(t *testing.T) {
 func TestPages_ShowProblems(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
-	for _, target := range []string{"/", "/purchases", "/purchases/cs_dead", "/dead", "/attention", "/reconciliation"} {
+	for _, target := range []string{
+		"/", "/purchases", "/purchases/cs_dead", "/dead", "/attention", "/reconciliation",
+	} {
 		body := get(t, newAPI(l), target, plain).Body.String()
 		bar, _, _ := strings.Cut(body[strings.Index(body, `id="problems"`):], `id="live"`)
 		for _, want := range []string{
@@ -365,12 +369,14 @@ func TestPages_ShowProblems(t *testing.T) {
 	}
 	l.err = errors.New("connection refused")
 	w := get(t, newAPI(l), "/", plain)
-	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "Postgres does not respond") {
+	if w.Code != http.StatusServiceUnavailable ||
+		!strings.Contains(w.Body.String(), "Postgres does not respond") {
 		t.Errorf("unavailable: status = %d, body %s, want 503 with the problem", w.Code, w.Body)
 	}
 	none := config(newLedger())
 	none.Problems = func(context.Context) report.Problems { return report.NewProblems(report.Observed{}, now) }
-	if body := get(t, dashboard.New(none), "/", plain).Body.String(); !strings.Contains(body, `<div id="problems" role="status"></div>`) {
+	body := get(t, dashboard.New(none), "/", plain).Body.String()
+	if !strings.Contains(body, `<div id="problems" role="status"></div>`) {
 		t.Errorf("the page has no empty bar:\n%s", body)
 	}
 }

@@ -64,19 +64,22 @@ func TestPurchase_SaysWhatIsTrueOfEachState(t *testing.T) {
 				customer(r)
 				r.Envelope, r.Generation, r.AttemptCount, r.LastError = message, 2, 1, new("no good")
 			},
-			[]string{"Request of each attempt", "Send round 2", "TikTok's last error: no good"}, []string{"Replay …"},
+			[]string{"Request of each attempt", "Send round 2", "TikTok's last error: no good"},
+			[]string{"Replay …"},
 		},
 		"retrying": {
 			purchase.StatusRetrying, "", func(r *report.Row) {
 				r.Envelope, r.AttemptCount, r.LastCode, r.LastError = message, 1, new(503), new("")
 				r.NextAttempt = new(now.Add(12 * time.Minute))
 			},
-			[]string{"Next attempt in 12 min ( 2026-01-02 03:16 UTC )"}, []string{"last error", "Replay …"},
+			[]string{"Next attempt in 12 min ( 2026-01-02 03:16 UTC )"},
+			[]string{"last error", "Replay …"},
 		},
 		"retrying, due": {
 			purchase.StatusRetrying, "",
 			func(r *report.Row) { r.Envelope, r.NextAttempt = message, at(5*time.Minute) },
-			[]string{"Next attempt due 5 min ago, as soon as a worker has a free request"}, nil,
+			[]string{"Next attempt due 5 min ago, as soon as a worker has a free request"},
+			nil,
 		},
 		"retrying, unknown": {
 			purchase.StatusRetrying, "", func(r *report.Row) { r.Envelope = message }, nil, []string{"Next attempt"},
@@ -91,32 +94,38 @@ func TestPurchase_SaysWhatIsTrueOfEachState(t *testing.T) {
 		},
 		"dead, never sent": {
 			purchase.StatusDead, purchase.ReasonExpired, func(r *report.Row) { r.Envelope = message },
-			[]string{"Request of a replay", "Replay …"}, []string{"Request sent"},
+			[]string{"Request of a replay", "Replay …"},
+			[]string{"Request sent"},
 		},
 		"dead, refused": {
 			purchase.StatusDead, purchase.ReasonRefused, func(r *report.Row) {
 				r.Envelope, r.AttemptCount, r.LastCode = message, 1, new(40002)
 			},
-			[]string{"Request of each attempt", "Replay …"}, nil,
+			[]string{"Request of each attempt", "Replay …"},
+			nil,
 		},
 		"free order": {
 			purchase.StatusSkipped, purchase.ReasonNoPayment, customer,
-			[]string{"Checkout without a payment", "Checked out", "the purchase is not sent"}, []string{"Paid", "Replay"},
+			[]string{"Checkout without a payment", "Checked out", "the purchase is not sent"},
+			[]string{"Paid", "Replay"},
 		},
 		"trial with first payment": {
 			purchase.StatusSkipped, purchase.ReasonNoPayment, func(r *report.Row) {
 				r.Kind = purchase.KindTrial
 				r.FirstPayment = new("in_1")
 			},
-			[]string{"Trial", "Checked out", "the first payment is sent in its place"}, []string{"Paid"},
+			[]string{"Trial", "Checked out", "the first payment is sent in its place"},
+			[]string{"Paid"},
 		},
 		"no consent": {
 			purchase.StatusSkipped, purchase.ReasonNoConsent, customer,
-			[]string{"did not consent", "the purchase is not sent"}, []string{"Replay"},
+			[]string{"did not consent", "the purchase is not sent"},
+			[]string{"Replay"},
 		},
 		"not configured": {
 			purchase.StatusSkipped, purchase.ReasonNotConfigured, func(r *report.Row) { r.Envelope = message },
-			[]string{"Request of a replay", "Replay …"}, nil,
+			[]string{"Request of a replay", "Replay …"},
+			nil,
 		},
 		"forgotten": {
 			purchase.StatusSkipped, purchase.ReasonForgotten, func(r *report.Row) { r.AttemptCount = 1 },
@@ -125,7 +134,8 @@ func TestPurchase_SaysWhatIsTrueOfEachState(t *testing.T) {
 		},
 		"unreadable message": {
 			purchase.StatusPublished, "", func(r *report.Row) { r.Envelope = []byte("newer") },
-			[]string{"The stored message cannot be rendered"}, []string{"ever sent"},
+			[]string{"The stored message cannot be rendered"},
+			[]string{"ever sent"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
