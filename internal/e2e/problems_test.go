@@ -99,7 +99,7 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	s.awaitStatus(id, "delivered")
 	loaded := time.Now()
 	p.open(s.admin + "/")
-	p.awaitText(".lights", "1 connected")
+	p.awaitText(".lights", "1 running")
 	visible := func() bool {
 		return evaluate[bool](p, `document.getElementById("stale").offsetHeight > 0`)
 	}
