@@ -237,6 +237,9 @@ func TestPages_FitEveryWidth(t *testing.T) {
 	t.Parallel()
 	p := openTab(t)
 	main, states := p.pages()
+	if testing.Short() { // they differ from the others in their texts only
+		states = nil
+	}
 	for _, path := range append(main, states...) {
 		p.open(path)
 		ask[bool](p, `(document.querySelectorAll("details").forEach((d) => { d.open = true; }), true)`)
@@ -277,8 +280,12 @@ func TestPages_AreAccessible(t *testing.T) {
 			t.Errorf("%.60s: %.2000s", path, faults)
 		}
 	}
-	if testing.Short() { // they differ from the others in their texts only
-		states = nil
+	forms := []struct {
+		width  int64
+		scheme string
+	}{{1400, "light"}, {390, "dark"}, {1400, "dark"}, {390, "light"}}
+	if testing.Short() {
+		states, forms = nil, forms[:2]
 	}
 	for i, path := range append(append(main, "confirm"), states...) {
 		if path == "confirm" {
@@ -288,10 +295,7 @@ func TestPages_AreAccessible(t *testing.T) {
 		}
 		ask[bool](p, `(document.querySelectorAll("details").forEach((d) => { d.open = true; }), true)`)
 		ask[bool](p, `(() => { `+script+`; return true; })()`)
-		for _, form := range []struct {
-			width  int64
-			scheme string
-		}{{1400, "light"}, {390, "dark"}, {1400, "dark"}, {390, "light"}} {
+		for _, form := range forms {
 			p.show(form.width, form.scheme)
 			check(fmt.Sprintf("%s at %d px, %s", path, form.width, form.scheme))
 			if i > len(main) {

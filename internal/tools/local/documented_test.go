@@ -226,7 +226,8 @@ func (r *reader) purchase(status string) string {
 
 func (r *reader) await(what string, done func() bool) {
 	r.t.Helper()
-	if wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, done) {
+	// After the denials a purchase's own backoff may be half a minute, and the simulator misbehaves a little.
+	if wait.Until(r.t.Context(), 5*time.Minute, 200*time.Millisecond, done) {
 		return
 	}
 	for _, status := range []string{"pending", "published", "retrying", "dead"} {
@@ -236,5 +237,5 @@ func (r *reader) await(what string, done func() bool) {
 		}
 	}
 	log := process.Tail(r.stack.path("tiktok-worker.log"))
-	r.t.Fatalf("waited a minute for %s; the worker's log ends with:\n%s", what, log)
+	r.t.Fatalf("waited five minutes for %s; the worker's log ends with:\n%s", what, log)
 }
