@@ -20,12 +20,12 @@ type Rules struct {
 	ClickWindow  time.Duration   // age at which a click is late; 0: never
 }
 
-// Types returns the counted event types. The caller must not modify the slice.
+// Types returns the counted event types. The caller must not modify the elements.
 func (r Rules) Types() []string {
 	if r.FirstPayment {
 		return allEventTypes[:]
 	}
-	return allEventTypes[:len(allEventTypes)-1] // without TypeInvoicePaid
+	return slices.Clip(allEventTypes[:len(allEventTypes)-1]) // without TypeInvoicePaid
 }
 
 const (

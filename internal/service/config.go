@@ -126,6 +126,14 @@ func Parse(cli any, name, description string, args []string, getenv func(string)
 		}
 		return "", ErrHelp
 	}
+	for _, element := range parsed.Path {
+		flag := element.Flag
+		if flag == nil || element.Resolved || !isSecret(flag) || getenv(variable(flag)+"_FILE") == "" {
+			continue
+		}
+		// The file would be followed, and replace the flag's value.
+		env.add(variable(flag), fmt.Sprintf("--%s and %s_FILE are both set", flag.Name, variable(flag)))
+	}
 	if len(env.problems) > 0 {
 		return command, &UsageError{Problems: env.problems}
 	}

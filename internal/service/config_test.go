@@ -149,6 +149,10 @@ func TestParse_CollectsProblems(t *testing.T) {
 		"a secret and its file": {
 			map[string]string{"API_TOKEN_FILE": "x", "API_TOKEN": "y"}, nil, []string{"API_TOKEN and API_TOKEN_FILE"},
 		},
+		"a secret's flag and its file": {
+			map[string]string{"API_TOKEN_FILE": "x"}, []string{"--api-token=y"},
+			[]string{"--api-token and API_TOKEN_FILE"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, _, err := parse(t, tc.env, tc.args...)
