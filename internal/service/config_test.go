@@ -150,7 +150,8 @@ func TestParse_CollectsProblems(t *testing.T) {
 			map[string]string{"API_TOKEN_FILE": "x", "API_TOKEN": "y"}, nil, []string{"API_TOKEN and API_TOKEN_FILE"},
 		},
 		"a secret's flag and its file": {
-			map[string]string{"API_TOKEN_FILE": "x"}, []string{"--api-token=y"},
+			map[string]string{"API_TOKEN_FILE": "x"},
+			[]string{"--api-token=y"},
 			[]string{"--api-token and API_TOKEN_FILE"},
 		},
 	} {
