@@ -70,15 +70,7 @@ func (d *Dashboard) countsView(ctx context.Context) (*countsView, error) {
 func statsProblem(w message.WorkerState, now time.Time) string {
 	advice := guide.Stats(w.Stats.Kind)
 	return fmt.Sprintf("No counts from TikTok since %s: %s (%s). %s Deliveries continue.",
-		ago(w.Stats.Since, now), lowerFirst(advice.Meaning), w.Stats.Reason, advice.Remedy)
-}
-
-// lowerFirst keeps a name that begins a sentence.
-func lowerFirst(s string) string {
-	if strings.HasPrefix(s, "TikTok") {
-		return s
-	}
-	return strings.ToLower(s[:1]) + s[1:]
+		ago(w.Stats.Since, now), guide.LowerFirst(advice.Meaning), w.Stats.Reason, advice.Remedy)
 }
 
 // dayList lists up to seven days, else their number; "": none.

@@ -5,6 +5,7 @@ package guide
 
 import (
 	"fmt"
+	"strings"
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
@@ -268,6 +269,14 @@ func Stats(kind string) Advice {
 		return a
 	}
 	return statsProblems[string(purchase.ClassRetry)]
+}
+
+// LowerFirst makes a meaning the second half of a sentence. TikTok's name keeps its capital.
+func LowerFirst(meaning string) string {
+	if meaning == "" || strings.HasPrefix(meaning, "TikTok") {
+		return meaning
+	}
+	return strings.ToLower(meaning[:1]) + meaning[1:]
 }
 
 // MatchKeys returns how to raise the coverage of each match key, in the order of purchase.MatchKeyNames.

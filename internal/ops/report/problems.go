@@ -216,7 +216,7 @@ func (l *problemList) addWorkers(o Observed) {
 		if len(workers) == 1 {
 			who = "Worker " + first.Instance + " is "
 		}
-		p.What = who + group.word + ": " + lowerFirst(p.What)
+		p.What = who + group.word + ": " + guide.LowerFirst(p.What)
 		for _, w := range workers[:min(len(workers), maxProblemIDs)] {
 			p.IDs = append(p.IDs, w.Instance)
 		}
@@ -248,7 +248,7 @@ func (l *problemList) addFailed(o Observed) {
 		}
 		advice := guide.Group(g.Status, g.Reason, g.Code)
 		p := l.add(kind, "", g.First, new(g.Count))
-		p.What, p.Remedy = prefix+": "+lowerFirst(advice.Meaning), advice.Remedy
+		p.What, p.Remedy = prefix+": "+guide.LowerFirst(advice.Meaning), advice.Remedy
 		if advice.Replay != "" {
 			p.Remedy += " `" + advice.Replay + "`"
 		}
@@ -303,7 +303,8 @@ func (l *problemList) addCounts(o Observed) {
 	}
 	advice := guide.Stats(failing.Stats.Kind)
 	p := l.add(guide.ProblemCounts, "", failing.Stats.Since, nil)
-	p.What = fmt.Sprintf("No counts from TikTok: %s (%s)", lowerFirst(advice.Meaning), failing.Stats.Reason)
+	cause := guide.LowerFirst(advice.Meaning)
+	p.What = fmt.Sprintf("No counts from TikTok: %s (%s)", cause, failing.Stats.Reason)
 	p.Remedy = advice.Remedy + " Deliveries continue."
 	p.IDs = []string{failing.Instance}
 }
@@ -314,15 +315,6 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// lowerFirst makes a meaning the second half of a sentence. Names keep their capital.
-func lowerFirst(meaning string) string {
-	first, _, _ := strings.Cut(meaning, " ")
-	if first == "TikTok" || first == "TikTok," || meaning == "" {
-		return meaning
-	}
-	return strings.ToLower(meaning[:1]) + meaning[1:]
 }
 
 // The rollup has the numbers. Indexes have the first and the last time of each group.
