@@ -16,6 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/google/go-cmp/cmp"
 
+	"purchase-relay/internal/testkit/chromium"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
 )
@@ -216,9 +217,9 @@ func TestClickID_ReachesTikTok(t *testing.T) {
 	}))
 	shop = newShop(t, startExample(t, "node", listen(t, api), site))
 
-	p := s.openTab()
+	p := chromium.NewTab(t)
 	const click = "E.C.P.CrABcGVyc29u_-.7~x"
-	cookies := func() string { return evaluate[string](p, `document.cookie`) }
+	cookies := func() string { return chromium.Evaluate[string](p, `document.cookie`) }
 	checkCookies := func(want string) {
 		t.Helper()
 		if got := cookies(); got != want {
@@ -233,22 +234,22 @@ func TestClickID_ReachesTikTok(t *testing.T) {
 	}
 	buy := func() (id string) {
 		t.Helper()
-		p.click("#buy")
-		p.awaitText("h1", "/thanks")
+		p.Click("#buy")
+		p.AwaitText("h1", "/thanks")
 		return <-paid
 	}
 	press := func(selector string) {
 		t.Helper()
-		p.do(chromedp.Click(chromedp.CSS(selector)))
+		p.Do(chromedp.Click(chromedp.CSS(selector)))
 	}
 
 	// Nothing is stored before the answer, and nothing after a no.
-	p.open(site + "/landing?ttclid=" + click + "&utm_source=tiktok")
+	p.Open(site + "/landing?ttclid=" + click + "&utm_source=tiktok")
 	checkCookies("")
 	press("#no")
 	checkCookies("consent=no")
-	p.click("#next")
-	p.awaitText("h1", "/pricing")
+	p.Click("#next")
+	p.AwaitText("h1", "/pricing")
 	refused := buy()
 	s.awaitStatus(refused, "skipped")
 	s.checkPurchase(refused, "skipped", "no_consent")
@@ -257,19 +258,19 @@ func TestClickID_ReachesTikTok(t *testing.T) {
 	}
 
 	// The answer comes one page later: the click id of the page before is stored.
-	p.open(site + "/landing?ttclid=" + click)
-	p.click("#next")
-	p.awaitText("h1", "/pricing")
+	p.Open(site + "/landing?ttclid=" + click)
+	p.Click("#next")
+	p.AwaitText("h1", "/pricing")
 	press("#yes")
 	checkClick(click)
 	stored := cookies()
-	p.open(site + "/")
-	p.open(site + "/landing?ttclid=" + click) // the same click, then a page without
-	p.open(site + "/pricing")
+	p.Open(site + "/")
+	p.Open(site + "/landing?ttclid=" + click) // the same click, then a page without
+	p.Open(site + "/pricing")
 	checkCookies(stored)
 	link := func(selector string) string {
 		t.Helper()
-		return evaluate[string](p, `document.querySelector("`+selector+`").href`)
+		return chromium.Evaluate[string](p, `document.querySelector("`+selector+`").href`)
 	}
 	if got, want := link("#link"), "https://buy.stripe.com/test_1"; got != want {
 		t.Errorf("Payment Link = %s, want %s: Stripe drops a reference with these characters", got, want)
@@ -284,7 +285,7 @@ func TestClickID_ReachesTikTok(t *testing.T) {
 
 	// A Payment Link carries the click id in its reference. A merchant's own reference is kept.
 	const plain = "E.C.P.Cr_7-x"
-	p.open(site + "/landing?ttclid=" + plain)
+	p.Open(site + "/landing?ttclid=" + plain)
 	checkClick(plain)
 	if got := link("#own"); !strings.HasSuffix(got, "?client_reference_id=order-7") {
 		t.Errorf("Payment Link = %s, want the merchant's reference order-7", got)
@@ -298,15 +299,15 @@ func TestClickID_ReachesTikTok(t *testing.T) {
 		t.Errorf("click id of the reference %s = %q, want %q", c.Reference, got, plain)
 	}
 	// An invalid click id and a placeholder replace nothing.
-	p.open(site + "/landing?ttclid=" + url.QueryEscape(`"><script>;max-age=0`))
+	p.Open(site + "/landing?ttclid=" + url.QueryEscape(`"><script>;max-age=0`))
 	checkClick(plain)
-	p.open(site + "/landing?ttclid=__CLICKID__&ttclid=undefined")
+	p.Open(site + "/landing?ttclid=__CLICKID__&ttclid=undefined")
 	checkClick(plain)
-	p.open(site + "/landing?ttclid=#/offer?TTCLID=E.C.P.route")
+	p.Open(site + "/landing?ttclid=#/offer?TTCLID=E.C.P.route")
 	checkClick("E.C.P.route")
 	press("#no") // removes it
 	checkCookies("consent=no")
-	p.checkConsole("")
+	p.CheckConsole("")
 }
 
 // Snippets are small. The documentation contains them and the example unchanged.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"purchase-relay/internal/testkit/chromium"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
@@ -94,38 +95,39 @@ func TestProblems_OneList(t *testing.T) {
 func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	t.Parallel()
 	s, restart := newStackWithPostgres(t)
-	p := s.openTab()
+	p := chromium.NewTab(t)
 	id := s.sell(1)[0]
 	s.awaitStatus(id, "delivered")
 	loaded := time.Now()
-	p.open(s.admin + "/")
-	p.awaitText(".lights", "1 running")
+	p.Open(s.admin + "/")
+	p.AwaitText(".lights", "1 running")
 	visible := func() bool {
-		return evaluate[bool](p, `document.getElementById("stale").offsetHeight > 0`)
+		return chromium.Evaluate[bool](p, `document.getElementById("stale").offsetHeight > 0`)
 	}
 	const colour = `getComputedStyle(document.querySelector(".light .dot")).backgroundColor`
-	good := evaluate[string](p, colour)
+	good := chromium.Evaluate[string](p, colour)
 	expectStale := func(when string, after time.Time) {
 		t.Helper()
-		p.await("the page to report "+when, visible)
-		if text := p.text("#stale"); !strings.Contains(text, "could not be refreshed since") {
+		s.await("the page to report "+when, visible)
+		if text := p.Text("#stale"); !strings.Contains(text, "could not be refreshed since") {
 			t.Errorf("%s: bar = %q", when, text)
 		}
-		if first := evaluate[string](p, `document.querySelector("main").firstElementChild.id`); first != "stale" {
+		first := chromium.Evaluate[string](p, `document.querySelector("main").firstElementChild.id`)
+		if first != "stale" {
 			t.Errorf("%s: first element of the page = %q, want the bar", when, first)
 		}
-		shown := evaluate[string](p, `document.getElementById("stale-since").dateTime`)
+		shown := chromium.Evaluate[string](p, `document.getElementById("stale-since").dateTime`)
 		since, err := time.Parse(time.RFC3339, shown)
 		if err != nil || since.Before(after) || since.After(time.Now()) {
 			t.Errorf("%s: since = %s, %v, want the last refresh, after %s", when, since, err, after)
 		}
-		if grey := evaluate[string](p, colour); grey == good {
+		if grey := chromium.Evaluate[string](p, colour); grey == good {
 			t.Errorf("%s: lights = %s, want grey", when, grey)
 		}
 		// It stays while refreshes fail.
-		calls := evaluate[int](p, `performance.getEntriesByType("resource").length`)
-		p.await("two more refreshes", func() bool {
-			return evaluate[int](p, `performance.getEntriesByType("resource").length`) >= calls+2
+		calls := chromium.Evaluate[int](p, `performance.getEntriesByType("resource").length`)
+		s.await("two more refreshes", func() bool {
+			return chromium.Evaluate[int](p, `performance.getEntriesByType("resource").length`) >= calls+2
 		})
 		if !visible() {
 			t.Errorf("%s: the bar is gone without a refresh", when)
@@ -133,8 +135,8 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	}
 	expectFresh := func(when string) {
 		t.Helper()
-		p.await("the page to be fresh "+when, func() bool {
-			return !visible() && evaluate[string](p, colour) == good
+		s.await("the page to be fresh "+when, func() bool {
+			return !visible() && chromium.Evaluate[string](p, colour) == good
 		})
 	}
 	if visible() {
@@ -161,7 +163,7 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	expectStale("a dead ingest", loaded)
 	s.startIngestAt(addr)
 	expectFresh("after ingest is back")
-	p.checkConsole("Failed to ") // load, and fetch
+	p.CheckConsole("Failed to ") // load, and fetch
 }
 
 // startIngestAt starts an ingest with its admin listener at an address.
