@@ -3,6 +3,8 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,9 +12,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"purchase-relay/internal/testkit/aptget"
 	"purchase-relay/internal/testkit/promlocal"
 )
 
@@ -122,7 +126,7 @@ func TestAlerts_AreDocumentedAndTested(t *testing.T) {
 func tools(t *testing.T) promlocal.Tools {
 	t.Helper()
 	p, err := promlocal.Ensure(t.Context(), os.Stderr)
-	if errors.Is(err, promlocal.ErrMissing) {
+	if errors.Is(err, aptget.ErrMissing) {
 		t.Skip(err)
 	}
 	if err != nil {
@@ -157,11 +161,17 @@ func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 	s := newStack(t)
 	prometheus := s.startPrometheus(p)
 	s.sell(1)
-	firing := func() (firing bool) {
-		alerts, err := prometheus.Alerts(t.Context())
-		return err == nil && slices.ContainsFunc(alerts, func(a promlocal.Alert) bool {
-			return a.Labels["alertname"] == "PurchaseRelayWorkerPaused" && a.State == "firing"
-		})
+	query := func(expr string) string {
+		t.Helper()
+		code, body := httpGet(prometheus + "/query?query=" + url.QueryEscape(expr))
+		if code != http.StatusOK {
+			t.Errorf("query %s: HTTP %d: %s", expr, code, body)
+		}
+		return body
+	}
+	firing := func() bool {
+		const alert = `ALERTS{alertname="PurchaseRelayWorkerPaused", alertstate="firing"}`
+		return strings.Contains(query(alert), "PurchaseRelayWorkerPaused")
 	}
 	s.sim.SetToken("another")
 	id := s.sell(1)[0]
@@ -170,23 +180,22 @@ func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 	s.awaitStatus(id, "delivered")
 	s.await("the alert to clear", func() bool { return !firing() })
 
-	failed, err := prometheus.FailedRules(t.Context())
-	if err != nil || len(failed) > 0 {
-		t.Errorf("rules with errors = %v (%v), want none", failed, err)
+	code, rules := httpGet(prometheus + "/rules")
+	healthy := strings.Contains(rules, `"health":"ok"`) && !strings.Contains(rules, `"health":"err"`)
+	if code != http.StatusOK || !healthy {
+		t.Errorf("rules = HTTP %d, want none with an error: %s", code, rules)
 	}
 	for _, panel := range grafanaPanels(t) {
 		for _, q := range panel.Targets {
-			expr := strings.ReplaceAll(q.Expr, "$__rate_interval", "10m")
-			if _, err := prometheus.Count(t.Context(), expr); err != nil {
-				t.Errorf("panel %q: query %s: %v", panel.Title, q.Expr, err)
-			}
+			query(strings.ReplaceAll(q.Expr, "$__rate_interval", "10m"))
 		}
 	}
 }
 
 // startPrometheus scrapes both binaries twice per second and evaluates the shipped rules without their "for"
-// durations, so that an alert fires at its first evaluation. promtool tests the durations.
-func (s *stack) startPrometheus(p promlocal.Tools) *promlocal.Server {
+// durations, so that an alert fires at its first evaluation. promtool tests the durations. It returns the
+// address of Prometheus' API.
+func (s *stack) startPrometheus(p promlocal.Tools) (api string) {
 	s.t.Helper()
 	rules, err := os.ReadFile(alertRules)
 	if err != nil {
@@ -206,15 +215,17 @@ scrape_configs:
 			s.t.Fatal(err)
 		}
 	}
-	server, err := p.Start(filepath.Join(dir, "prometheus.yml"), freeAddr(s.t), dir)
+	addr := freeAddr(s.t)
+	server, err := p.Start(filepath.Join(dir, "prometheus.yml"), addr, dir)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() {
-		_ = server.Stop()
+		_ = server.Stop(20 * time.Second)
 		if log, err := os.ReadFile(filepath.Join(dir, "prometheus.log")); err == nil && s.t.Failed() {
 			s.t.Logf("Prometheus' log:\n%s", log)
 		}
 	})
-	return server
+	s.await("Prometheus to be ready", func() bool { return statusCode("http://"+addr+"/-/ready") == http.StatusOK })
+	return "http://" + addr + "/api/v1"
 }

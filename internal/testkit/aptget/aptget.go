@@ -3,6 +3,7 @@
 package aptget
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,13 +19,15 @@ import (
 // lockFile is in a folder of root's: in /tmp another user could prepare it as a symbolic link.
 const lockFile = "/run/purchase-relay-install.lock"
 
-// Request describes one installation.
-type Request struct {
-	What     string      // for the announcement, for instance Postgres
-	Commands [][]string  // run in this order
-	Remedy   string      // the command that a refusal names; "" is Commands
-	Dir      string      // working directory; "" is the current one
-	Done     func() bool // reports whether nothing is missing
+// ErrMissing means that a program is neither installed nor can be.
+var ErrMissing = errors.New("not on this machine")
+
+// Program is one that tests or development commands need.
+type Program struct {
+	Name     string                 // for the announcement, for instance Postgres
+	Find     func() (string, error) // returns its path, or its folder
+	Commands [][]string             // install it, in this order
+	Remedy   string                 // the command that a refusal names; "" is Commands
 }
 
 // Packages returns the commands that install packages from the configured repositories.
@@ -33,18 +36,28 @@ func Packages(names ...string) [][]string {
 	return [][]string{{"apt-get", "update", "-qq"}, append(strings.Fields(quiet), names...)}
 }
 
-// Run announces the commands on out and runs them, unless Done. A refusal names the commands.
-// One process installs per machine: dpkg accepts one, and `go test` runs packages concurrently.
-func (r Request) Run(ctx context.Context, out io.Writer) error {
-	if r.Done() {
-		return nil
+// Ensure returns the program's path. Where it is missing and root may use apt-get, Ensure announces the commands
+// on out and runs them; elsewhere the error, ErrMissing, names them.
+func (p Program) Ensure(ctx context.Context, out io.Writer) (string, error) {
+	path, err := p.Find()
+	if err == nil {
+		return path, nil
 	}
+	if err = p.install(ctx, out); err == nil {
+		path, err = p.Find()
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s is %w: %w", p.Name, ErrMissing, err)
+	}
+	return path, nil
+}
+
+// install installs the program unless another process has. One process installs per machine: dpkg accepts one,
+// and `go test` runs packages concurrently.
+func (p Program) install(ctx context.Context, out io.Writer) error {
 	noInstall := os.Getenv("NO_INSTALL") //nolint:forbidigo // tests have no main to pass it
 	if why := refusal(noInstall, os.Getuid()); why != "" {
-		remedy := r.Remedy
-		if remedy == "" {
-			remedy = strings.Join(r.lines(), " && ")
-		}
+		remedy := cmp.Or(p.Remedy, strings.Join(p.lines(), " && "))
 		return fmt.Errorf("not installed automatically (%s): run `%s`", why, remedy)
 	}
 	lock, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
@@ -55,24 +68,21 @@ func (r Request) Run(ctx context.Context, out io.Writer) error {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("lock the installation: %w", err)
 	}
-	if r.Done() {
+	if _, err := p.Find(); err == nil {
 		return nil
 	}
 	if tty, err := os.OpenFile("/dev/tty", os.O_WRONLY, 0); err == nil && testing.Testing() {
 		defer func() { _ = tty.Close() }()
 		out = io.MultiWriter(out, tty) // `go test` hides what a passing test prints
 	}
-	lines := strings.Join(r.lines(), "\n  ")
-	_, _ = fmt.Fprintf(out, "%s is missing. Running as root (NO_INSTALL=1 refuses):\n  %s\n", r.What, lines)
-	for _, args := range r.Commands {
+	lines := strings.Join(p.lines(), "\n  ")
+	_, _ = fmt.Fprintf(out, "%s is missing. Running as root (NO_INSTALL=1 refuses):\n  %s\n", p.Name, lines)
+	for _, args := range p.Commands {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the caller's fixed commands
-		cmd.Dir, cmd.Env = r.Dir, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if output, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, output)
 		}
-	}
-	if !r.Done() {
-		return errors.New("still missing after the installation")
 	}
 	return nil
 }
@@ -91,8 +101,8 @@ func refusal(noInstall string, uid int) string {
 }
 
 // lines returns the commands as a shell would take them.
-func (r Request) lines() (list []string) {
-	for _, args := range r.Commands {
+func (p Program) lines() (list []string) {
+	for _, args := range p.Commands {
 		words := slices.Clone(args)
 		for i, word := range words {
 			if strings.ContainsAny(word, " $*") {

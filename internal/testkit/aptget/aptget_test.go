@@ -28,15 +28,15 @@ func TestRefusal(t *testing.T) {
 }
 
 // A refused installation runs nothing and names the exact commands.
-func TestRequest_RefusedNamesTheCommands(t *testing.T) {
+func TestProgram_RefusedNamesTheCommands(t *testing.T) {
 	t.Setenv("NO_INSTALL", "1")
 	mark := filepath.Join(t.TempDir(), "ran")
 	commands := append(Packages("thing"), []string{"touch", mark})
-	missing := func() bool { return false }
-	err := Request{What: "Thing", Commands: commands, Done: missing}.Run(t.Context(), t.Output())
+	missing := func() (string, error) { return "", errors.New("no thing") }
+	_, err := Program{Name: "Thing", Commands: commands, Find: missing}.Ensure(t.Context(), t.Output())
 	want := "apt-get update -qq && apt-get install -y -qq --no-install-recommends" +
 		" -o Dpkg::Options::=--force-confold thing && touch " + mark
-	if err == nil || !strings.Contains(err.Error(), want) {
+	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), want) {
 		t.Errorf("error = %v, want %q", err, want)
 	}
 	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
@@ -45,7 +45,7 @@ func TestRequest_RefusedNamesTheCommands(t *testing.T) {
 }
 
 // The announcement holds every command and precedes the first one.
-func TestRequest_AnnouncesBeforeRunning(t *testing.T) {
+func TestProgram_AnnouncesBeforeRunning(t *testing.T) {
 	t.Setenv("NO_INSTALL", "0")
 	if why := refusal("0", os.Getuid()); why != "" {
 		t.Skip(why)
@@ -62,12 +62,17 @@ func TestRequest_AnnouncesBeforeRunning(t *testing.T) {
 		}
 		return string(data)
 	}
-	r := Request{
-		What: "Thing", Commands: [][]string{{"sh", "-c", `echo "the command" >>"$0"`, log.Name()}},
-		Done: func() bool { return strings.HasSuffix(text(), "the command\n") },
+	p := Program{
+		Name: "Thing", Commands: [][]string{{"sh", "-c", `echo "the command" >>"$0"`, log.Name()}},
+		Find: func() (string, error) {
+			if !strings.HasSuffix(text(), "the command\n") {
+				return "", errors.New("no thing")
+			}
+			return "/thing", nil
+		},
 	}
-	if err := r.Run(t.Context(), log); err != nil {
-		t.Fatal(err)
+	if path, err := p.Ensure(t.Context(), log); err != nil || path != "/thing" {
+		t.Fatalf("path = %q, %v, want /thing", path, err)
 	}
 	if got := text(); !strings.HasPrefix(got, "Thing is missing. Running as root") ||
 		!strings.HasSuffix(got, "\nthe command\n") {

@@ -4,8 +4,6 @@ package chromium
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -15,37 +13,22 @@ import (
 	"purchase-relay/internal/testkit/aptget"
 )
 
-// ErrMissing means that Chromium is neither installed nor can be.
-var ErrMissing = errors.New("no Chromium on this machine")
-
 // Ensure returns the browser's path. Where it is missing and root may use apt-get, Ensure announces that and
-// installs it.
+// installs it; elsewhere the error is aptget.ErrMissing.
 func Ensure(ctx context.Context, out io.Writer) (string, error) {
-	if path := find(); path != "" {
-		return path, nil
-	}
-	err := aptget.Request{
-		What: "Chromium", Commands: aptget.Packages("chromium"), Done: func() bool { return find() != "" },
-	}.Run(ctx, out)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrMissing, err)
-	}
-	if path := find(); path != "" {
-		return path, nil
-	}
-	return "", ErrMissing
-}
-
-func find() string {
-	for _, name := range []string{
-		"chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
-		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-	} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
+	find := func() (path string, err error) {
+		for _, name := range []string{
+			"chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
+			"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+		} {
+			if path, err = exec.LookPath(name); err == nil {
+				break
+			}
 		}
+		return path, err
 	}
-	return ""
+	program := aptget.Program{Name: "Chromium", Find: find, Commands: aptget.Packages("chromium")}
+	return program.Ensure(ctx, out)
 }
 
 // Start starts a browser with its profile in dir. It requests only the pages that it is directed to and ends

@@ -14,6 +14,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
+	"purchase-relay/internal/testkit/aptget"
 	"purchase-relay/internal/testkit/wait"
 )
 
@@ -34,7 +35,7 @@ func NewTab(t *testing.T) *Tab {
 	t.Helper()
 	path, err := Ensure(t.Context(), os.Stderr)
 	switch {
-	case errors.Is(err, ErrMissing):
+	case errors.Is(err, aptget.ErrMissing):
 		t.Skip(err)
 	case err != nil:
 		t.Fatal(err)

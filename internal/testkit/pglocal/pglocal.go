@@ -319,10 +319,7 @@ func (s *Server) accepts(ctx context.Context) bool {
 	return errors.As(err, &refusal) && refusal.Code != startingUp
 }
 
-var (
-	errMissing = errors.New("no Postgres server binaries on this machine")
-	digits     = regexp.MustCompile(`\d+`)
-)
+var digits = regexp.MustCompile(`\d+`)
 
 // firstNumber returns the first number in a text; 0 without one.
 func firstNumber(text string) int {
@@ -346,7 +343,7 @@ func Binaries() (string, error) {
 	if len(found) == 0 {
 		program, err := exec.LookPath("initdb")
 		if err != nil {
-			return "", errMissing
+			return "", fmt.Errorf("find the Postgres server binaries: %w", err)
 		}
 		program, err = filepath.EvalSymlinks(program)
 		return filepath.Dir(program), err
@@ -365,14 +362,9 @@ func Ensure(ctx context.Context, out io.Writer) error {
 	// Debian's package would make and start a server of its own.
 	const file = "/etc/postgresql-common/createcluster.conf"
 	noServer := "mkdir -p /etc/postgresql-common; [ -e " + file + " ] || echo create_main_cluster=false >" + file
-	err := aptget.Request{
-		What:     "Postgres",
+	_, err := aptget.Program{
+		Name: "Postgres", Find: Binaries, Remedy: remedy,
 		Commands: append([][]string{{"sh", "-c", noServer}}, aptget.Packages("postgresql")...),
-		Remedy:   remedy,
-		Done:     func() bool { _, err := Binaries(); return err == nil },
-	}.Run(ctx, out)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errMissing, err)
-	}
-	return nil
+	}.Ensure(ctx, out)
+	return err
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,14 +19,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := pglocal.Ensure(ctx, os.Stdout)
 	if err == nil {
-		// The tests that use these are skipped without them.
-		for _, ensure := range []func() error{
-			func() error { _, err := promlocal.Ensure(ctx, os.Stdout); return err },
-			func() error { _, err := chromium.Ensure(ctx, os.Stdout); return err },
-		} {
-			if skipped := ensure(); skipped != nil {
-				_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
-			}
+		_, missing := promlocal.Ensure(ctx, os.Stdout)
+		_, noBrowser := chromium.Ensure(ctx, os.Stdout)
+		if skipped := errors.Join(missing, noBrowser); skipped != nil {
+			_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
 		}
 	}
 	stop()
