@@ -212,8 +212,8 @@ func (s *Server) makeDir(ctx context.Context) (err error) {
 	return os.Lchown(s.dir, owner, int(s.owner.Gid))
 }
 
-// memoryNeeded is the space, in bytes, that a folder in memory must have for a test binary's databases: a database
-// is hundreds of files, and making them on a disk took a third of an end-to-end test's processor time.
+// memoryNeeded is the space, in bytes, that a folder in memory must have for a test binary's databases. Each
+// is hundreds of files: making them on a disk took a third of an end-to-end test's processor time.
 const memoryNeeded = 4 << 30
 
 // free returns the space of a folder's file system in bytes; 0 without the folder.
