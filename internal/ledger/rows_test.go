@@ -30,12 +30,12 @@ func TestConvertHeld_SkipsUnreadableEnvelope(t *testing.T) {
 			l.Exec(`UPDATE trials SET envelope = $1, held_at = held_at - interval '1 hour'
 				WHERE subscription_id = 'sub_1'`, damage)
 			l.convertHeld(0, 2)
-			if got, want := skips.Take(), []string{"trials sub_1"}; !slices.Equal(got, want) {
+			if got, want := skips(), []string{"trials sub_1"}; !slices.Equal(got, want) {
 				t.Errorf("skipped = %v, want %v", got, want)
 			}
 			l.Must(invoiceOf(1, 1), purchase.Held)
 			l.convertHeld(purchase.InvoiceHoldTime, 0)
-			if got, want := skips.Take(), []string{"trials sub_1"}; !slices.Equal(got, want) {
+			if got, want := skips(), []string{"trials sub_1"}; !slices.Equal(got, want) {
 				t.Errorf("skipped = %v, want %v", got, want)
 			}
 			l.Exec(`UPDATE trials SET envelope = $1 WHERE subscription_id = 'sub_1'`, good)

@@ -157,7 +157,7 @@ func TestSummary_SkipsUnreadableRow(t *testing.T) {
 	if groups, err := l.Groups(t.Context(), nil); err != nil || len(groups) != 1 {
 		t.Errorf("groups = %+v, %v, want one", groups, err)
 	}
-	for _, row := range skipped.Take() {
+	for _, row := range skipped() {
 		if !strings.HasPrefix(row, "rollup ") {
 			t.Errorf("skipped %q, want only rows of the rollup", row)
 		}

@@ -213,29 +213,22 @@ func Holds(dump, text string) bool {
 	return strings.Contains(dump, text) || strings.Contains(dump, hex.EncodeToString([]byte(text)))
 }
 
-// Skips collects the rows that a ledger skips as unreadable.
-type Skips struct {
-	mu   sync.Mutex
-	rows []string
-}
-
-// Skips returns the rows that are skipped from now on.
-func (l *Ledger) Skips() *Skips {
-	s := &Skips{}
+// Skips returns a function that returns the rows that the ledger skipped as unreadable since its last call, as
+// "operation id", sorted, each once.
+func (l *Ledger) Skips() (take func() []string) {
+	var mu sync.Mutex
+	var rows []string
 	l.OnSkip(func(r ledger.Skipped) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.rows = append(s.rows, r.Where+" "+r.ID)
+		mu.Lock()
+		defer mu.Unlock()
+		rows = append(rows, r.Where+" "+r.ID)
 	})
-	return s
-}
-
-// Take returns the rows that were skipped since the last call, as "operation id", sorted, each once.
-func (s *Skips) Take() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	slices.Sort(s.rows)
-	list := slices.Compact(s.rows)
-	s.rows = nil
-	return list
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		slices.Sort(rows)
+		list := slices.Compact(rows)
+		rows = nil
+		return list
+	}
 }

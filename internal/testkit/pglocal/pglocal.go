@@ -303,17 +303,8 @@ func (s *Server) launch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	ready := false
-	wait.Until(ctx, startTimeout, 20*time.Millisecond, func() bool {
-		ready = s.accepts(ctx)
-		select {
-		case <-s.Ended():
-			return true
-		default:
-			return ready
-		}
-	})
-	if ready {
+	ready := func() bool { return s.accepts(ctx) }
+	if s.process.Await(ctx, "start Postgres", startTimeout, ready) == nil {
 		return nil
 	}
 	s.abort()
