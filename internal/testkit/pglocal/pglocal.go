@@ -63,34 +63,38 @@ const (
 
 // Start runs a server and returns when it accepts connections. Where the server's user cannot reach
 // Options.Dir, the data is in /var/tmp: see Dir.
-func Start(ctx context.Context, o Options) (s *Server, err error) {
-	s = &Server{options: o}
-	if s.bin, err = Binaries(); err != nil {
-		return nil, err
+func Start(ctx context.Context, o Options) (*Server, error) {
+	s := &Server{options: o}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start Postgres: %w", err), s.removeTemporary())
 	}
-	if o.Addr != "" {
-		if err := freeport.Check(o.Addr); err != nil {
-			return nil, fmt.Errorf("start Postgres: %w", err)
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context) (err error) {
+	if s.bin, err = Binaries(); err != nil {
+		return err
+	}
+	if s.options.Addr != "" {
+		if err := freeport.Check(s.options.Addr); err != nil {
+			return err
 		}
 	}
 	if s.owner, err = serverUser(); err != nil {
-		return nil, fmt.Errorf("choose Postgres' user: %w", err)
+		return err
 	}
 	if err := s.makeDir(ctx); err != nil {
-		return nil, fmt.Errorf("make Postgres' folder: %w", err)
+		return err
 	}
 	if err := s.initialise(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("initialise Postgres: %w", err), s.removeTemporary())
+		return err
 	}
 	// The children of a killed server hold its shared memory for a moment.
 	wait.Until(ctx, stopTimeout, 100*time.Millisecond, func() bool {
 		err = s.launch(ctx)
 		return err == nil || !strings.Contains(err.Error(), "is still in use")
 	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start Postgres: %w", err), s.removeTemporary())
-	}
-	return s, nil
+	return err
 }
 
 // Dir returns the folder with the data.
