@@ -230,6 +230,7 @@ scrape_configs:
 			s.t.Logf("Prometheus' log:\n%s", log)
 		}
 	})
-	s.await("Prometheus to be ready", func() bool { return statusCode("http://"+addr+"/-/ready") == http.StatusOK })
+	ready := "http://" + addr + "/-/ready"
+	s.await("Prometheus to be ready", func() bool { return statusCode(ready) == http.StatusOK })
 	return "http://" + addr + "/api/v1"
 }

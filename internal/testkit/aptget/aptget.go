@@ -36,8 +36,8 @@ func Packages(names ...string) [][]string {
 	return [][]string{{"apt-get", "update", "-qq"}, append(strings.Fields(quiet), names...)}
 }
 
-// Ensure returns the program's path. Where it is missing and root may use apt-get, Ensure announces the commands
-// on out and runs them; elsewhere the error, ErrMissing, names them.
+// Ensure returns the program's path. Where it is missing and root may use apt-get, Ensure announces the
+// commands on out and runs them; elsewhere the error, ErrMissing, names them.
 func (p Program) Ensure(ctx context.Context, out io.Writer) (string, error) {
 	path, err := p.Find()
 	if err == nil {
@@ -52,8 +52,8 @@ func (p Program) Ensure(ctx context.Context, out io.Writer) (string, error) {
 	return path, nil
 }
 
-// install installs the program unless another process has. One process installs per machine: dpkg accepts one,
-// and `go test` runs packages concurrently.
+// install installs the program unless another process has. One process installs per machine: dpkg accepts
+// one, and `go test` runs packages concurrently.
 func (p Program) install(ctx context.Context, out io.Writer) error {
 	noInstall := os.Getenv("NO_INSTALL") //nolint:forbidigo // tests have no main to pass it
 	if why := refusal(noInstall, os.Getuid()); why != "" {

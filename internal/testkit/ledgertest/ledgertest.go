@@ -213,8 +213,8 @@ func Holds(dump, text string) bool {
 	return strings.Contains(dump, text) || strings.Contains(dump, hex.EncodeToString([]byte(text)))
 }
 
-// Skips returns a function that returns the rows that the ledger skipped as unreadable since its last call, as
-// "operation id", sorted, each once.
+// Skips returns a function that returns the rows that the ledger skipped as unreadable since the last call,
+// as "operation id", sorted, each once.
 func (l *Ledger) Skips() (take func() []string) {
 	var mu sync.Mutex
 	var rows []string

@@ -226,7 +226,7 @@ func free(dir string) uint64 {
 	if err := syscall.Statfs(dir, &stat); err != nil {
 		return 0
 	}
-	return stat.Bavail * uint64(stat.Bsize)
+	return stat.Bavail * uint64(stat.Bsize) //nolint:gosec // a block has a size
 }
 
 // reachable reports whether the server's user can enter a folder, or the nearest parent that exists.

@@ -22,7 +22,7 @@ type Tools struct{ Prometheus, Promtool string }
 func Ensure(ctx context.Context, out io.Writer) (t Tools, err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return t, fmt.Errorf("Prometheus is %w: %w", aptget.ErrMissing, err)
+		return t, fmt.Errorf("find the cache of Prometheus: %w", err)
 	}
 	dir := filepath.Join(cache, "purchase-relay", "prometheus")
 	find := func() (path string, err error) {

@@ -1,5 +1,5 @@
-// Command screenshots takes the README's pictures: the dashboard of a generated ledger, in light, dark and on a
-// phone, into docs/images.
+// Command screenshots takes the README's pictures: the dashboard of a generated ledger, in light, dark and on
+// a phone, into docs/images.
 package main
 
 import (
