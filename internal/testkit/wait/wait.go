@@ -7,8 +7,8 @@ import (
 )
 
 // Until calls done until it returns true: at every interval, and less often in a long wait, of which a tenth
-// passes between two calls, at most half a second. It returns false after limit, or at the end of ctx. limit is
-// no expectation of speed: machines are shared.
+// passes between two calls, at most half a second. It returns false after limit, or at the end of ctx. limit
+// is no expectation of speed: machines are shared.
 func Until(ctx context.Context, limit, interval time.Duration, done func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
