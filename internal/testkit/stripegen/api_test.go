@@ -172,7 +172,7 @@ func TestAPI_Faults(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel() // Slow waits for it
 				r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/events", http.NoBody)
-				r.SetBasicAuth("sk_test_x", "")
+				r.Header.Set("Authorization", "Bearer sk_test_x")
 				w := httptest.NewRecorder()
 				aborted := func() (aborted bool) {
 					defer func() { aborted = recover() != nil }()
@@ -202,7 +202,7 @@ func TestAPI_FailShare(t *testing.T) {
 	for range requests {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/events", http.NoBody)
-		r.SetBasicAuth("sk_test_x", "")
+		r.Header.Set("Authorization", "Bearer sk_test_x")
 		func() {
 			defer func() { _ = recover() }() // Cut
 			api.ServeHTTP(w, r)
@@ -265,7 +265,7 @@ func TestAPI_CreatesSessions(t *testing.T) {
 			}
 			c := api.Sessions()[0]
 			if c.Metadata["a"] != tc.value || c.Reference != "order-7" || c.PaymentStatus != "paid" ||
-				!strings.Contains(w.Body.String(), `"url":"https://pay.example/`+c.SessionID) {
+				!strings.Contains(w.Body.String(), `"url": "https://pay.example/`+c.SessionID) {
 				t.Errorf("session = %+v, answer %s", c, w.Body)
 			}
 		})

@@ -35,7 +35,7 @@ func TestAPI_ListsEndpoints(t *testing.T) {
 	read := func(path string) (ids []string) {
 		t.Helper()
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody)
-		r.SetBasicAuth("rk_test_x", "")
+		r.Header.Set("Authorization", "Bearer rk_test_x")
 		r.Header.Set("Stripe-Version", "2026-08-26.dahlia")
 		w := httptest.NewRecorder()
 		api.ServeHTTP(w, r)
@@ -104,7 +104,7 @@ func TestAPI_CreatesEndpoints(t *testing.T) {
 		w := do(t, api, "POST /v1/webhook_endpoints", form.Encode())
 		e := api.Endpoints()[0]
 		want := []string{"checkout.session.completed", "invoice.paid"}
-		if !strings.Contains(w.Body.String(), `"secret":"`+e.Secret+`"`) || !slices.Equal(e.Types, want) {
+		if !strings.Contains(w.Body.String(), `"secret": "`+e.Secret+`"`) || !slices.Equal(e.Types, want) {
 			t.Fatalf("created = %d %s, want %+v", w.Code, w.Body, e)
 		}
 	}
