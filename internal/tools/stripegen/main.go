@@ -121,34 +121,24 @@ func local(raw string) bool {
 	return err == nil && ip.IsLoopback() || !strings.ContainsAny(u.Hostname(), ".:")
 }
 
-// send sends all events and prints the answers: one line each for a few purchases, a table for many. After an
+// send sends all events and prints how often which answer came, of a few purchases each one, too. After an
 // error it prints the answers so far.
 func (o *options) send(ctx context.Context, out io.Writer) error {
 	var notListed error
 	arrivals := o.arrivals(o.events(ctx, &notListed), out)
 	answers := map[string]int{}
-	var took []time.Duration
 	err := o.sender.Play(ctx, arrivals, o.pace, func(a stripegen.Arrival, answer stripegen.Answer) {
 		text := fmt.Sprintf("%d %s", answer.Status, answer.Body)
-		answers[text]++
-		took = append(took, answer.Took)
-		if o.n <= fewPurchases {
-			session := gjson.GetBytes(a.Body, "data.object.id")
-			_, _ = fmt.Fprintf(out, "%s  %s  %.1f ms\n", session, text, milliseconds(answer.Took))
+		if answers[text]++; o.n <= fewPurchases {
+			session, took := gjson.GetBytes(a.Body, "data.object.id"), answer.Took.Round(100*time.Microsecond)
+			_, _ = fmt.Fprintf(out, "%s  %s  %s\n", session, text, took)
 		}
 	})
-	if o.n > fewPurchases && len(took) > 0 {
-		for _, answer := range slices.Sorted(maps.Keys(answers)) {
-			_, _ = fmt.Fprintf(out, "%7d × %s\n", answers[answer], answer)
-		}
-		slices.Sort(took)
-		median, p95 := took[len(took)/2], took[len(took)*95/100]
-		_, _ = fmt.Fprintf(out, "median %.1f ms, p95 %.1f ms\n", milliseconds(median), milliseconds(p95))
+	for _, answer := range slices.Sorted(maps.Keys(answers)) {
+		_, _ = fmt.Fprintf(out, "%7d × %s\n", answers[answer], answer)
 	}
 	return errors.Join(err, notListed)
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // arrivals returns the events when they are due. Without disorder each is generated only then: a long run
 // holds few in memory, and their times are true. With disorder all are generated first.
