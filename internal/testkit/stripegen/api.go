@@ -2,6 +2,7 @@ package stripegen
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -22,18 +24,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// API is a strict stand-in for Stripe's API:
-//
-//	GET  /v1/events                newest first; limit, starting_after, types[], created[gte], created[lte]
-//	GET  <path>/{id}               an event, session or invoice, as of the newest event about it
-//	POST /v1/checkout/sessions     see Sessions
-//	GET  /v1/webhook_endpoints     newest first; limit, starting_after
-//	POST /v1/webhook_endpoints     url, enabled_events[], description, connect, api_version
-//	GET  /v2/core/event_destinations  include[0], page; needs the header Stripe-Version
-//	POST /events                   not Stripe's: adds the event in the body, without a key
-//
-// Other requests need a test key, sk_test_… or rk_test_…, which reads the events of both modes. Unknown
-// parameters are rejected: a test of an ignored filter would pass. API is safe for concurrent use.
+// API is a strict stand-in for the paths of Stripe's API in routes. A request needs a test key, sk_test_… or
+// rk_test_…, which reads the events of both modes. Parameters that a route does not name are rejected: a test
+// of an ignored filter would pass. POST /events is not Stripe's: it adds the event in the body, without key.
+// API is safe for concurrent use.
 type API struct {
 	PayURL string // prefix of a created session's url; the session's id follows
 
@@ -61,23 +55,48 @@ type listed struct {
 	body     []byte
 }
 
+// route is a path of Stripe's.
+type route struct {
+	pattern  string
+	required string // names of parameters, separated by blanks
+	params   string // expression for each parameter, as name=value
+	respond  func(*API, *http.Request) answer
+}
+
+const pageParams = `limit=([1-9]\d?|100)|starting_after=.+`
+
+// routes lists events and endpoints newest first. An object is as of the newest event about it.
+var routes = []route{
+	{"GET /v1/events", "", pageParams + `|types\[\d*]=.+|created\[[gl]te]=\d+`, (*API).listEvents},
+	{"GET /v1/events/{id}", "", "", get("event")},
+	{"GET /v1/checkout/sessions/{id}", "", "", get("checkout.session")},
+	{"GET /v1/invoices/{id}", "", "", get("invoice")},
+	{
+		"POST /v1/checkout/sessions", "mode line_items[0][price] line_items[0][quantity] success_url",
+		`(mode|line_items\[\d+]\[(price|quantity)]|success_url|cancel_url)=.+|client_reference_id=[\w-]{0,200}|` +
+			`metadata\[[^][]{1,40}]=.{0,500}`, (*API).createSession,
+	},
+	{"GET /v1/webhook_endpoints", "", pageParams, (*API).listEndpoints},
+	{
+		"POST /v1/webhook_endpoints", "url enabled_events[0]",
+		`url=https?://[^/]+.*|(description|api_version)=.*|connect=(true|false)|` +
+			`enabled_events\[\d*]=(\*|[a-uw-z]\w*(\.\w+)+)`, // no thin event: v1.…
+		(*API).createEndpoint,
+	},
+	{
+		"GET /v2/core/event_destinations", "",
+		`include\[0]=webhook_endpoint\.url|page=\d+`, (*API).listDestinations,
+	},
+	{"/", "", ".*", func(_ *API, r *http.Request) answer {
+		return refuse(http.StatusNotFound, "", "", "Unrecognized request URL: "+r.Method+" "+r.URL.Path)
+	}},
+}
+
 // NewAPI returns an API without events.
 func NewAPI() *API {
 	a := &API{objects: map[string]listed{}, limiter: rate.NewLimiter(rate.Inf, 1)}
-	for pattern, respond := range map[string]func(*http.Request) answer{
-		"GET /v1/events":                  a.listEvents,
-		"GET /v1/events/{id}":             a.get("event"),
-		"GET /v1/checkout/sessions/{id}":  a.get("checkout.session"),
-		"GET /v1/invoices/{id}":           a.get("invoice"),
-		"POST /v1/checkout/sessions":      a.createSession,
-		"GET /v1/webhook_endpoints":       a.listEndpoints,
-		"POST /v1/webhook_endpoints":      a.createEndpoint,
-		"GET /v2/core/event_destinations": a.listDestinations,
-		"/": func(r *http.Request) answer {
-			return refuse(http.StatusNotFound, "", "", "Unrecognized request URL: "+r.Method+" "+r.URL.Path)
-		},
-	} {
-		a.mux.HandleFunc(pattern, a.handle(respond))
+	for _, route := range routes {
+		a.mux.HandleFunc(route.pattern, a.handle(route))
 	}
 	a.mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -147,7 +166,8 @@ func (a *API) Add(body []byte) error {
 }
 
 // handle wraps a handler of Stripe's own API with the rate limit, the faults and the check of the key.
-func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
+func (a *API) handle(route route) http.HandlerFunc {
+	params := regexp.MustCompile("^(?s:" + route.params + ")$")
 	return func(w http.ResponseWriter, r *http.Request) {
 		_ = r.ParseForm() // of a bad form the valid fields count
 		a.mu.Lock()
@@ -158,7 +178,9 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 		case !testKey.MatchString(r.Header.Get("Authorization")):
 			response = faults[http.StatusUnauthorized]
 		default:
-			response = respond(r)
+			if response = route.check(params, r.Form); response.status == 0 {
+				response = route.respond(a, r)
+			}
 		}
 		a.mu.Unlock()
 		header := w.Header()
@@ -190,8 +212,23 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 
 var testKey = regexp.MustCompile(`^Bearer [sr]k_test_.`)
 
-func (a *API) get(kind string) func(*http.Request) answer {
-	return func(r *http.Request) answer {
+// check returns an error about the parameters, if there is one.
+func (r route) check(params *regexp.Regexp, form url.Values) (problem answer) {
+	for name := range strings.FieldsSeq(r.required) {
+		if form.Get(name) == "" {
+			return badRequest("parameter_missing", name, "Missing required param.")
+		}
+	}
+	for name, values := range form {
+		if !params.MatchString(name + "=" + values[0]) {
+			return badRequest("parameter_unknown", name, "Received unknown parameter, or an invalid value.")
+		}
+	}
+	return problem
+}
+
+func get(kind string) func(*API, *http.Request) answer {
+	return func(a *API, r *http.Request) answer {
 		o := a.objects[r.PathValue("id")]
 		if o.kind != kind {
 			return refuse(http.StatusNotFound, "resource_missing", "id", "No such "+kind)
@@ -200,34 +237,26 @@ func (a *API) get(kind string) func(*http.Request) answer {
 	}
 }
 
-var eventParams = regexp.MustCompile(`^(limit|starting_after|types\[\d*]|created\[[gl]te])$`)
-
-func (a *API) listEvents(r *http.Request) answer { return list(r, eventParams, a.events) }
+func (a *API) listEvents(r *http.Request) answer { return list(r, a.events) }
 
 // list answers with a page of what matches the query, newest first. elements is in the opposite order.
-func list(r *http.Request, params *regexp.Regexp, elements []listed) answer {
-	numbers := map[string]int64{"limit": 10, "created[gte]": 0, "created[lte]": math.MaxInt64}
+func list(r *http.Request, elements []listed) answer {
+	number := func(name string) int64 {
+		n, _ := strconv.ParseInt(r.Form.Get(name), 10, 64)
+		return n
+	}
+	limit, since := cmp.Or(number("limit"), 10), number("created[gte]")
+	until := cmp.Or(number("created[lte]"), math.MaxInt64)
 	var types []string
 	for name, values := range r.Form {
-		_, isNumber := numbers[name]
-		switch {
-		case !params.MatchString(name):
-			return badRequest("parameter_unknown", name, "Received unknown parameter: "+name)
-		case isNumber:
-			n, err := strconv.ParseInt(values[0], 10, 64)
-			if err != nil || name == "limit" && (n < 1 || n > 100) {
-				return badRequest("parameter_invalid_integer", name, "Invalid integer: "+values[0])
-			}
-			numbers[name] = n
-		case name != "starting_after":
+		if strings.HasPrefix(name, "types[") {
 			types = append(types, values...)
 		}
 	}
 	if len(types) > 20 {
 		return badRequest("", "types", "You may pass up to 20 types.")
 	}
-	if r.Form.Has("starting_after") {
-		id := r.Form.Get("starting_after")
+	if id := r.Form.Get("starting_after"); id != "" {
 		at := slices.IndexFunc(elements, func(l listed) bool { return l.id == id })
 		if at < 0 {
 			return badRequest("resource_missing", "starting_after", "No such object: "+id)
@@ -237,11 +266,10 @@ func list(r *http.Request, params *regexp.Regexp, elements []listed) answer {
 	var page [][]byte
 	more := false
 	for _, l := range slices.Backward(elements) {
-		if l.created < numbers["created[gte]"] || l.created > numbers["created[lte]"] ||
-			types != nil && !slices.Contains(types, l.kind) {
+		if l.created < since || l.created > until || types != nil && !slices.Contains(types, l.kind) {
 			continue
 		}
-		if more = int64(len(page)) == numbers["limit"]; more {
+		if more = int64(len(page)) == limit; more {
 			break
 		}
 		page = append(page, l.body)

@@ -143,22 +143,27 @@ type field struct {
 }
 
 func object(fields ...field) check {
+	var single []field
+	for _, f := range fields {
+		for name := range strings.FieldsSeq(f.names) {
+			single = append(single, field{name, f.required, f.check})
+		}
+	}
 	return func(v any) string {
 		values, isObject := v.(map[string]any)
 		if !isObject {
 			return ": Not a valid object"
 		}
-		for _, f := range fields {
-			for name := range strings.FieldsSeq(f.names) {
-				value, exists := values[name]
-				if !exists && f.required {
-					return "." + name + ": Missing data for required field"
-				}
-				if exists {
-					if found := f.check.apply(value); found != "" {
-						return "." + name + found
-					}
-				}
+		for _, f := range single {
+			value, exists := values[f.names]
+			if !exists && f.required {
+				return "." + f.names + ": Missing data for required field"
+			}
+			if !exists {
+				continue
+			}
+			if found := f.check.apply(value); found != "" {
+				return "." + f.names + found
 			}
 		}
 		return ""
