@@ -67,13 +67,14 @@ const pageParams = `limit=([1-9]\d?|100)|starting_after=.+`
 
 // routes lists events and endpoints newest first. An object is as of the newest event about it.
 var routes = []route{
-	{"GET /v1/events", "", pageParams + `|types\[\d*]=.+|created\[[gl]te]=\d+`, (*API).listEvents},
+	{"GET /v1/events", "", pageParams + `|types\[\d*]=.+|created\[[gl]te]=\d{1,18}`, (*API).listEvents},
 	{"GET /v1/events/{id}", "", "", get("event")},
 	{"GET /v1/checkout/sessions/{id}", "", "", get("checkout.session")},
 	{"GET /v1/invoices/{id}", "", "", get("invoice")},
 	{
 		"POST /v1/checkout/sessions", "mode line_items[0][price] line_items[0][quantity] success_url",
 		`(mode|line_items\[\d+]\[(price|quantity)]|success_url|cancel_url)=.+|client_reference_id=[\w-]{0,200}|` +
+			`phone_number_collection\[enabled]=(true|false)|billing_address_collection=(auto|required)|` +
 			`metadata\[[^][]{1,40}]=.{0,500}`, (*API).createSession,
 	},
 	{"GET /v1/webhook_endpoints", "", pageParams, (*API).listEndpoints},
