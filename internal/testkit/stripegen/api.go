@@ -185,16 +185,16 @@ func (a *API) handle(route route) http.HandlerFunc {
 		}
 		a.mu.Unlock()
 		header := w.Header()
-		switch fault {
-		case Slow:
+		switch {
+		case fault == Slow:
 			_, _ = io.Copy(io.Discard, r.Body) // the server notices that a client left once the body is read
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
-		case http.StatusTooManyRequests:
+		case fault == http.StatusTooManyRequests:
 			header.Set("Retry-After", "1")
-		case Huge:
+		case fault == Huge:
 			response.body = append(slices.Clip(response.body), bytes.Repeat([]byte(" "), 17<<20)...)
-		case Redirect:
+		case fault == Redirect:
 			_, port, _ := strings.Cut(r.Host, ":")
 			header.Set("Location", "http://localhost:"+port+r.URL.Path)
 		}

@@ -102,7 +102,8 @@ func TestCounting_CountsWhatItAccepted(t *testing.T) {
 		counting                           string
 		total, browser, server, attributed int
 	}{{"{}", 5, 0, 5, 0}, {`{"browser":1,"attributed":0.3}`, 10, 5, 5, 3}} {
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/counting", strings.NewReader(tc.counting))
+		body := strings.NewReader(tc.counting)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/counting", body)
 		s.ServeHTTP(httptest.NewRecorder(), r)
 		var got []map[string]any
 		code, statistics := askStats(t, s, "local-token", good)

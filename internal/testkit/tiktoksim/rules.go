@@ -46,7 +46,8 @@ var (
 		return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 	}), must("Hash of an empty value", func(s string) bool { return s != emptyHash }))
 	lower = all(text, must("Must be lower-case letters only", func(s string) bool {
-		return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r })
+		other := func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r }
+		return !strings.ContainsFunc(s, other)
 	}))
 	ip = all(anyText, must("Not a valid IPv4 or IPv6 address", func(s string) bool {
 		ip, err := netip.ParseAddr(s)

@@ -293,7 +293,8 @@ func (s *Simulator) judge(header http.Header, req request, duplicateCode int) an
 	case req.violation.Code != 0:
 		refusal = req.violation
 	case req.pixel != s.config.Pixel || req.source != "web": // a pixel is a source of web events only
-		refusal = newAnswer(40001, fmt.Sprintf("No permission to operate %s event source %q", req.source, req.pixel))
+		message := fmt.Sprintf("No permission to operate %s event source %q", req.source, req.pixel)
+		refusal = newAnswer(40001, message)
 	}
 	if refusal.Code != 0 {
 		s.stats.Refused++

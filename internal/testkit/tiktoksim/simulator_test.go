@@ -175,7 +175,8 @@ func TestSimulator_Access(t *testing.T) {
 	body := strings.Replace(batch, "LOCALPIXEL", "PIXEL1", 1)
 	answers := func(token, want string) {
 		t.Helper()
-		if _, got := post(t, s, batchPath, body, http.Header{"Access-Token": {token}}); !strings.HasPrefix(got, want) {
+		_, got := post(t, s, batchPath, body, http.Header{"Access-Token": {token}})
+		if !strings.HasPrefix(got, want) {
 			t.Errorf("answer to the token %q = %q, want %s", token, got, want)
 		}
 	}
@@ -239,7 +240,8 @@ func TestSimulator_Store(t *testing.T) {
 			t.Fatalf("%d events, want 4: cs_1, cs_2, cs_1 again and cs_older", len(got))
 		}
 		if e := got[0]; e.EventID != "cs_1" || e.Event != "CompletePayment" || e.Pixel != "LOCALPIXEL" ||
-			e.EventTime != 946598400 || string(e.Body) != event || e.Copies != 4 || e.Variants != 2 || !e.FirstAt.Equal(start) {
+			e.EventTime != 946598400 || string(e.Body) != event || e.Copies != 4 || e.Variants != 2 ||
+			!e.FirstAt.Equal(start) {
 			t.Errorf("first event = %+v", e)
 		}
 		if e := got[2]; e.EventID != "cs_1" || e.Copies != 1 {
