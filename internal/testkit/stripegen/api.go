@@ -185,18 +185,20 @@ func (a *API) handle(route route) http.HandlerFunc {
 		}
 		a.mu.Unlock()
 		header := w.Header()
-		switch {
-		case fault == Slow:
+		if fault == Slow {
 			_, _ = io.Copy(io.Discard, r.Body) // the server notices that a client left once the body is read
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
-		case fault == http.StatusTooManyRequests:
-			header.Set("Retry-After", "1")
-		case fault == Huge:
+		}
+		if fault == Huge {
 			response.body = append(slices.Clip(response.body), bytes.Repeat([]byte(" "), 17<<20)...)
-		case fault == Redirect:
+		}
+		if fault == Redirect {
 			_, port, _ := strings.Cut(r.Host, ":")
 			header.Set("Location", "http://localhost:"+port+r.URL.Path)
+		}
+		if response.status == http.StatusTooManyRequests {
+			header.Set("Retry-After", "1")
 		}
 		header.Set("Content-Type", response.contentType)
 		header.Set("Request-Id", ID("req_", 14))
