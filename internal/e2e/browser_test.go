@@ -26,10 +26,10 @@ func TestDashboard_InBrowser(t *testing.T) {
 	}
 
 	retried, dead := stripegen.NewCheckout().Live(), stripegen.NewCheckout().Live()
-	s.sim.Inject(tiktoksim.Fault{Code: 50002, Message: "busy", MatchEvent: retried.SessionID, Count: 2})
+	s.sim.Inject(tiktoksim.Fault{Code: 50002, Message: "busy", MatchText: retried.SessionID, Count: 2})
 	s.send(retried)
 	s.awaitStatus(retried.SessionID, "delivered")
-	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no good", MatchEvent: dead.SessionID})
+	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no good", MatchText: dead.SessionID})
 	s.send(dead)
 	s.awaitStatus(dead.SessionID, "dead")
 
@@ -102,7 +102,7 @@ func TestDashboard_InBrowser(t *testing.T) {
 
 	// A replay asks for a confirmation. The page shows the delivery without a reload.
 	s.sim.Clear()
-	s.sim.Inject(tiktoksim.Fault{Code: 50002, Message: "wait", MatchEvent: dead.SessionID})
+	s.sim.Inject(tiktoksim.Fault{Code: 50002, Message: "wait", MatchText: dead.SessionID})
 	p.Open(s.admin + "/dead")
 	p.Click("#live a.id")
 	p.AwaitText(".verdict", "dead")

@@ -2,6 +2,7 @@ package stripegen
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -22,87 +24,99 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// retention is how long Stripe lists an event.
-const retention = 30 * 24 * time.Hour
-
-// API is a strict stand-in for Stripe's API:
-//
-//	GET  /v1/events                newest first; limit, starting_after, types[], created[gte], created[lte]
-//	GET  <path>{id}                an object of objectTypes, as of the newest event about it
-//	POST /v1/checkout/sessions     see Sessions
-//	GET  /v1/webhook_endpoints     newest first; limit, starting_after
-//	POST /v1/webhook_endpoints     url, enabled_events[], description, connect, api_version
-//	GET  /v2/core/event_destinations  include[0], page; needs the header Stripe-Version
-//	POST /events                   not Stripe's: adds the event in the body, without a key
-//
-// Other requests need a test key, sk_test_… or rk_test_…, which reads the events of both modes. Unknown
-// parameters are rejected: a test of an ignored filter would pass. API is safe for concurrent use.
+// API is a strict stand-in for the paths of Stripe's API in routes. A request needs a test key, sk_test_… or
+// rk_test_…, which reads the events of both modes. Parameters that a route does not name are rejected: a test
+// of an ignored filter would pass. POST /events is not Stripe's: it adds the event in the body, without key.
+// API is safe for concurrent use.
 type API struct {
 	PayURL string // prefix of a created session's url; the session's id follows
 
-	mux       *http.ServeMux
+	mux       http.ServeMux
+	path      string // of the file with the events; "": nothing is kept
 	mu        sync.Mutex
-	events    []storedEvent     // by time of creation, oldest first
-	objects   map[string]object // by id, events too
-	sessions  []Checkout
-	endpoints []Endpoint // newest first
-	file      *os.File   // nil: nothing is kept
+	events    []listed          // oldest first
+	objects   map[string]listed // by id, events too
+	sessions  []Checkout        // oldest first
+	endpoints []Endpoint        // oldest first
 
 	healthy, failing int // requests before the fault, requests with it
 	fault            Fault
-	share            float64       // of requests with a random fault
-	random           *rand.Rand    // of these faults
-	limiter          *rate.Limiter // nil: no limit
+	share            float64    // of requests with a random fault
+	random           *rand.Rand // of these faults
+	limiter          *rate.Limiter
 	limitedUntil     time.Time
 	stats            Stats
 }
 
-// objectTypes are the paths under which objects are fetched by id, and the types of the objects.
-var objectTypes = map[string]string{
-	"/v1/events/":            "event",
-	"/v1/checkout/sessions/": "checkout.session",
-	"/v1/invoices/":          "invoice",
+// listed is an element of a list, or an object.
+type listed struct {
+	id, kind string // kind: the type of an event, or of an object
+	created  int64  // of an object: the time of the newest event about it
+	body     []byte
 }
 
-type storedEvent struct {
-	ID      string
-	Type    string
-	Created int64
-	Data    struct {
-		Object json.RawMessage
-	}
-	body []byte
+// route is a path of Stripe's.
+type route struct {
+	pattern  string
+	required string // names of parameters, separated by blanks
+	params   string // expression for each parameter, as name=value
+	respond  func(*API, *http.Request) answer
 }
 
-type object struct {
-	ID      string
-	Type    string `json:"object"`
-	changed int64
-	body    []byte
+const pageParams = `limit=([1-9]\d?|100)|starting_after=.+`
+
+// routes lists events and endpoints newest first. An object is as of the newest event about it.
+var routes = []route{
+	{"GET /v1/events", "", pageParams + `|types\[\d*]=.+|created\[[gl]te]=\d{1,18}`, (*API).listEvents},
+	{"GET /v1/events/{id}", "", "", get("event")},
+	{"GET /v1/checkout/sessions/{id}", "", "", get("checkout.session")},
+	{"GET /v1/invoices/{id}", "", "", get("invoice")},
+	{
+		"POST /v1/checkout/sessions", "mode line_items[0][price] line_items[0][quantity] success_url",
+		`(mode|line_items\[\d+]\[(price|quantity)]|success_url|cancel_url)=.+|client_reference_id=[\w-]{0,200}|` +
+			`phone_number_collection\[enabled]=(true|false)|billing_address_collection=(auto|required)|` +
+			`metadata\[[^][]{1,40}]=.{0,500}`, (*API).createSession,
+	},
+	{"GET /v1/webhook_endpoints", "", pageParams, (*API).listEndpoints},
+	{
+		"POST /v1/webhook_endpoints", "url enabled_events[0]",
+		`url=https?://[^/]+.*|(description|api_version)=.*|connect=(true|false)|` +
+			`enabled_events\[\d*]=(\*|[a-uw-z]\w*(\.\w+)+)`, // no thin event: v1.…
+		(*API).createEndpoint,
+	},
+	{
+		"GET /v2/core/event_destinations", "",
+		`include\[0]=webhook_endpoint\.url|page=\d+`, (*API).listDestinations,
+	},
+	{"/", "", ".*", func(_ *API, r *http.Request) answer {
+		return refuse(http.StatusNotFound, "", "", "Unrecognized request URL: "+r.Method+" "+r.URL.Path)
+	}},
 }
 
 // NewAPI returns an API without events.
 func NewAPI() *API {
-	a := &API{mux: http.NewServeMux(), objects: map[string]object{}}
-	a.mux.HandleFunc("GET /v1/events", a.handle(a.listEvents))
-	for path, kind := range objectTypes {
-		a.mux.HandleFunc("GET "+path+"{id}", a.handle(a.getObject(kind)))
+	a := &API{objects: map[string]listed{}, limiter: rate.NewLimiter(rate.Inf, 1)}
+	for _, route := range routes {
+		a.mux.HandleFunc(route.pattern, a.handle(route))
 	}
-	a.mux.HandleFunc("POST /v1/checkout/sessions", a.handle(a.createSession))
-	a.mux.HandleFunc("GET /v1/webhook_endpoints", a.handle(a.listEndpoints))
-	a.mux.HandleFunc("POST /v1/webhook_endpoints", a.handle(a.createEndpoint))
-	a.mux.HandleFunc("GET /v2/core/event_destinations", a.handle(a.listDestinations))
-	a.mux.HandleFunc("/", a.handle(unknownURL))
-	a.mux.HandleFunc("POST /events", a.postEvent)
+	a.mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err == nil {
+			err = a.Add(body)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+		}
+	})
 	return a
 }
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
 
-// Open returns an API that keeps its events in a file, one per line, for the next start. It must be closed.
-// fresh reports whether the file is new. Events that Stripe would no longer list are left out.
-func Open(path string, now time.Time) (a *API, fresh bool, err error) {
+// Open returns an API that keeps its events in a file, one a line, for the next start. fresh reports whether
+// there was none.
+func Open(path string) (a *API, fresh bool, err error) {
 	lines, err := os.ReadFile(path) //nolint:gosec // the caller's own folder
 	fresh = errors.Is(err, fs.ErrNotExist)
 	if err != nil && !fresh {
@@ -110,112 +124,85 @@ func Open(path string, now time.Time) (a *API, fresh bool, err error) {
 	}
 	a = NewAPI()
 	for line := range bytes.Lines(lines) {
-		e, err := parseEvent(bytes.TrimSpace(line))
-		if err == nil && now.Sub(time.Unix(e.Created, 0)) <= retention { // a crash may have cut a line
-			a.add(e)
-		}
+		_ = a.Add(line) // a crash may have cut a line
 	}
-	a.file, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600) //nolint:gosec // the same
-	return a, fresh, err
-}
-
-// Close closes the file.
-func (a *API) Close() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.file.Close()
+	a.path = path
+	return a, fresh, nil
 }
 
 // Add adds an event, unless its id is known. The body must not change afterwards.
 func (a *API) Add(body []byte) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.file != nil {
-		var line bytes.Buffer
-		if err := json.Compact(&line, body); err != nil {
-			return err
-		}
-		body = line.Bytes()
+	var e struct {
+		ID, Type string
+		Created  int64
+		Data     struct{ Object json.RawMessage }
 	}
-	e, err := parseEvent(body)
-	if err != nil || !a.add(e) || a.file == nil {
+	var about struct{ ID, Object string }
+	if err := json.Unmarshal(body, &e); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.file, "\n%s\n", body) // not behind a line that a crash has cut
-	return err
-}
-
-func parseEvent(body []byte) (e storedEvent, err error) {
-	e.body = body
-	if err := json.Unmarshal(body, &e); err != nil {
-		return e, err
-	}
 	if e.ID == "" || e.Type == "" || e.Created <= 0 {
-		return e, errors.New("an event needs id, type and created")
+		return errors.New("an event needs id, type and created")
 	}
-	return e, nil
-}
-
-// add reports whether the event is new.
-func (a *API) add(e storedEvent) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if _, known := a.objects[e.ID]; known {
-		return false
+		return nil
 	}
-	a.objects[e.ID] = object{Type: "event", body: e.body}
-	o := object{changed: e.Created, body: e.Data.Object}
-	err := json.Unmarshal(e.Data.Object, &o)
-	if err == nil && o.ID != "" && o.changed >= a.objects[o.ID].changed {
-		a.objects[o.ID] = o
+	a.objects[e.ID] = listed{kind: "event", body: body}
+	err := json.Unmarshal(e.Data.Object, &about)
+	if err == nil && about.ID != "" && e.Created >= a.objects[about.ID].created {
+		a.objects[about.ID] = listed{kind: about.Object, created: e.Created, body: e.Data.Object}
 	}
-	at := sort.Search(len(a.events), func(i int) bool { return a.events[i].Created > e.Created })
-	a.events = slices.Insert(a.events, at, e)
-	return true
-}
-
-func (a *API) postEvent(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
-	if err == nil {
-		err = a.Add(body)
+	at := sort.Search(len(a.events), func(i int) bool { return a.events[i].created > e.Created })
+	a.events = slices.Insert(a.events, at, listed{e.ID, e.Type, e.Created, body})
+	if a.path == "" {
+		return nil
 	}
+	file, err := os.OpenFile(a.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return err
 	}
-	w.WriteHeader(http.StatusNoContent)
+	return errors.Join(json.NewEncoder(file).Encode(json.RawMessage(body)), file.Close())
 }
 
 // handle wraps a handler of Stripe's own API with the rate limit, the faults and the check of the key.
-func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
+func (a *API) handle(route route) http.HandlerFunc {
+	params := regexp.MustCompile("^(?s:" + route.params + ")$")
 	return func(w http.ResponseWriter, r *http.Request) {
-		limited, fault := a.admit(time.Now())
+		_ = r.ParseForm() // of a bad form the valid fields count
+		a.mu.Lock()
+		fault := a.admit(time.Now())
+		response := faults[fault]
+		switch {
+		case fault != 0 && fault != Cut && fault != Huge:
+		case !testKey.MatchString(r.Header.Get("Authorization")):
+			response = faults[http.StatusUnauthorized]
+		default:
+			if response = route.check(params, r.Form); response.status == 0 {
+				response = route.respond(a, r)
+			}
+		}
+		a.mu.Unlock()
+		header := w.Header()
 		if fault == Slow {
 			_, _ = io.Copy(io.Discard, r.Body) // the server notices that a client left once the body is read
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
 		}
-		response, faulty := faults[fault]
-		switch {
-		case limited:
-			response = faults[http.StatusTooManyRequests]
-		case faulty:
-		case fault == Redirect:
-			_, port, _ := strings.Cut(r.Host, ":")
-			w.Header().Set("Location", "http://localhost:"+port+r.URL.Path)
-			response.status = http.StatusTemporaryRedirect
-		case !authorized(r):
-			response = faults[http.StatusUnauthorized]
-		default:
-			response = respond(r)
-		}
 		if fault == Huge {
 			response.body = append(slices.Clip(response.body), bytes.Repeat([]byte(" "), 17<<20)...)
 		}
-		if response.status == http.StatusTooManyRequests {
-			w.Header().Set("Retry-After", "1")
+		if fault == Redirect {
+			_, port, _ := strings.Cut(r.Host, ":")
+			header.Set("Location", "http://localhost:"+port+r.URL.Path)
 		}
-		w.Header().Set("Content-Type", response.contentType)
-		w.Header().Set("Request-Id", ID("req_", 14))
-		w.Header().Set("Content-Length", strconv.Itoa(len(response.body)))
+		if response.status == http.StatusTooManyRequests {
+			header.Set("Retry-After", "1")
+		}
+		header.Set("Content-Type", response.contentType)
+		header.Set("Request-Id", ID("req_", 14))
+		header.Set("Content-Length", strconv.Itoa(len(response.body)))
 		w.WriteHeader(response.status)
 		if fault == Cut {
 			_, _ = w.Write(response.body[:len(response.body)/2])
@@ -226,82 +213,71 @@ func (a *API) handle(respond func(*http.Request) answer) http.HandlerFunc {
 	}
 }
 
-var testKey = regexp.MustCompile(`^[sr]k_test_.`)
+var testKey = regexp.MustCompile(`^Bearer [sr]k_test_.`)
 
-func authorized(r *http.Request) bool {
-	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !bearer {
-		key, _, _ = r.BasicAuth()
-	}
-	return testKey.MatchString(key)
-}
-
-func unknownURL(r *http.Request) answer {
-	return refuse(http.StatusNotFound, "", "", "Unrecognized request URL (%s: %s).", r.Method, r.URL.Path)
-}
-
-func (a *API) getObject(kind string) func(*http.Request) answer {
-	return func(r *http.Request) answer {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		id := r.PathValue("id")
-		if a.objects[id].Type != kind {
-			return refuse(http.StatusNotFound, "resource_missing", "id", "No such %s: '%s'", kind, id)
+// check returns an error about the parameters, if there is one.
+func (r route) check(params *regexp.Regexp, form url.Values) (problem answer) {
+	for name := range strings.FieldsSeq(r.required) {
+		if form.Get(name) == "" {
+			return badRequest("parameter_missing", name, "Missing required param.")
 		}
-		return ok(a.objects[id].body)
+	}
+	for name, values := range form {
+		if !params.MatchString(name + "=" + values[0]) {
+			return badRequest("parameter_unknown", name, "Received unknown parameter, or an invalid value.")
+		}
+	}
+	return problem
+}
+
+func get(kind string) func(*API, *http.Request) answer {
+	return func(a *API, r *http.Request) answer {
+		o := a.objects[r.PathValue("id")]
+		if o.kind != kind {
+			return refuse(http.StatusNotFound, "resource_missing", "id", "No such "+kind)
+		}
+		return ok(o.body)
 	}
 }
 
-func (a *API) listEvents(r *http.Request) answer {
-	limit, since, until := int64(10), int64(0), int64(math.MaxInt64)
-	numbers := map[string]func(n int64){
-		"limit":        func(n int64) { limit = n },
-		"created[gte]": func(n int64) { since = n },
-		"created[lte]": func(n int64) { until = n },
+func (a *API) listEvents(r *http.Request) answer { return list(r, a.events) }
+
+// list answers with a page of what matches the query, newest first. elements is in the opposite order.
+func list(r *http.Request, elements []listed) answer {
+	number := func(name string) int64 {
+		n, _ := strconv.ParseInt(r.Form.Get(name), 10, 64)
+		return n
 	}
-	query := r.URL.Query()
+	limit, since := cmp.Or(number("limit"), 10), number("created[gte]")
+	until := cmp.Or(number("created[lte]"), math.MaxInt64)
 	var types []string
-	for name, values := range query {
-		set, isNumber := numbers[name]
-		switch {
-		case isNumber:
-			n, err := strconv.ParseInt(values[0], 10, 64)
-			if err != nil || name == "limit" && (n < 1 || n > 100) {
-				return badRequest("parameter_invalid_integer", name, "Invalid integer: %s", values[0])
-			}
-			set(n)
-		case strings.HasPrefix(name, "types["):
+	for name, values := range r.Form {
+		if strings.HasPrefix(name, "types[") {
 			types = append(types, values...)
-		case name != "starting_after":
-			return badRequest("parameter_unknown", name, "Received unknown parameter: %s", name)
 		}
 	}
 	if len(types) > 20 {
 		return badRequest("", "types", "You may pass up to 20 types.")
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	older := a.events
-	if query.Has("starting_after") {
-		id := query.Get("starting_after")
-		at := slices.IndexFunc(a.events, func(e storedEvent) bool { return e.ID == id })
+	if id := r.Form.Get("starting_after"); id != "" {
+		at := slices.IndexFunc(elements, func(l listed) bool { return l.id == id })
 		if at < 0 {
-			return badRequest("resource_missing", "starting_after", "No such event: '%s'", id)
+			return badRequest("resource_missing", "starting_after", "No such object: "+id)
 		}
-		older = a.events[:at]
+		elements = elements[:at]
 	}
 	var page [][]byte
 	more := false
-	for _, e := range slices.Backward(older) {
-		if e.Created < since || e.Created > until || types != nil && !slices.Contains(types, e.Type) {
+	for _, l := range slices.Backward(elements) {
+		if l.created < since || l.created > until || types != nil && !slices.Contains(types, l.kind) {
 			continue
 		}
 		if more = int64(len(page)) == limit; more {
 			break
 		}
-		page = append(page, e.body)
+		page = append(page, l.body)
 	}
 	// encoding/json would change the white space of the events and escape their < > &.
-	return ok(fmt.Appendf(nil, `{"object":"list","data":[%s],"has_more":%t,"url":"/v1/events"}`,
-		bytes.Join(page, []byte(",")), more))
+	return ok(fmt.Appendf(nil, `{"object":"list","data":[%s],"has_more":%t,"url":%q}`,
+		bytes.Join(page, []byte(",")), more, r.URL.Path))
 }

@@ -35,7 +35,7 @@ func TestAPI_ListsEndpoints(t *testing.T) {
 	read := func(path string) (ids []string) {
 		t.Helper()
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody)
-		r.SetBasicAuth("rk_test_x", "")
+		r.Header.Set("Authorization", "Bearer rk_test_x")
 		r.Header.Set("Stripe-Version", "2026-08-26.dahlia")
 		w := httptest.NewRecorder()
 		api.ServeHTTP(w, r)
@@ -72,16 +72,18 @@ func TestAPI_RejectsEndpointRequests(t *testing.T) {
 	t.Parallel()
 	const path, destinations = "/v1/webhook_endpoints", "/v2/core/event_destinations"
 	good := "url=https://shop.example/&enabled_events[0]=checkout.session.completed"
+	const unknown, missing, types = "parameter_unknown", "parameter_missing", "enabled_events[0]"
 	for name, tc := range map[string]struct{ request, body, code, param string }{
-		"limit":         {"GET " + path + "?limit=101", "", "parameter_invalid_integer", "limit"},
+		"limit":         {"GET " + path + "?limit=101", "", unknown, "limit"},
 		"cursor":        {"GET " + path + "?starting_after=we_x", "", "resource_missing", "starting_after"},
-		"filter":        {"GET " + path + "?url=x", "", "parameter_unknown", "url"},
+		"filter":        {"GET " + path + "?url=x", "", unknown, "url"},
 		"no version":    {"GET " + destinations, "", "", ""},
-		"no URL":        {"POST " + path, "enabled_events[0]=*", "", "url"},
-		"FTP":           {"POST " + path, strings.Replace(good, "https", "ftp", 1), "", "url"},
-		"no types":      {"POST " + path, "url=https://shop.example/", "", "enabled_events"},
-		"thin type":     {"POST " + path, strings.Replace(good, "=check", "=v1.check", 1), "", "enabled_events"},
-		"other payload": {"POST " + path, good + "&event_payload=thin", "", "event_payload"},
+		"include":       {"GET " + destinations + "?include[0]=x", "", unknown, "include[0]"},
+		"no URL":        {"POST " + path, "enabled_events[0]=*", missing, "url"},
+		"FTP":           {"POST " + path, strings.Replace(good, "https", "ftp", 1), unknown, "url"},
+		"no types":      {"POST " + path, "url=https://shop.example/", missing, types},
+		"thin type":     {"POST " + path, strings.Replace(good, "=check", "=v1.check", 1), unknown, types},
+		"other payload": {"POST " + path, good + "&event_payload=thin", unknown, "event_payload"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := stripegen.NewAPI()
@@ -104,7 +106,7 @@ func TestAPI_CreatesEndpoints(t *testing.T) {
 		w := do(t, api, "POST /v1/webhook_endpoints", form.Encode())
 		e := api.Endpoints()[0]
 		want := []string{"checkout.session.completed", "invoice.paid"}
-		if !strings.Contains(w.Body.String(), `"secret":"`+e.Secret+`"`) || !slices.Equal(e.Types, want) {
+		if !strings.Contains(w.Body.String(), `"secret": "`+e.Secret+`"`) || !slices.Equal(e.Types, want) {
 			t.Fatalf("created = %d %s, want %+v", w.Code, w.Body, e)
 		}
 	}

@@ -4,14 +4,11 @@
 package stripegen
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/rand"
-	"embed"
 	"encoding/json"
 	"maps"
 	"strings"
-	"text/template"
 	"time"
 )
 
@@ -38,20 +35,46 @@ type event struct {
 	Created                   time.Time
 }
 
+// fields are those of an object in JSON.
+type fields = map[string]any
+
 // snapshot returns the body of the event with the whole object.
-func (e event) snapshot(object string) []byte {
-	return indent(execute("event.json", struct {
-		event
-		Object string
-	}{e, object}))
+func (e event) snapshot(object fields) []byte {
+	body := fields{
+		"id": e.EventID, "object": "event", "api_version": e.APIVersion, "created": e.Created.Unix(),
+		"data": fields{"object": object}, "livemode": e.Livemode, "pending_webhooks": 1,
+		"request": fields{"id": nil, "idempotency_key": nil}, "type": e.Type,
+	}
+	if e.Account != "" {
+		body["account"] = e.Account
+	}
+	return encode(body)
 }
 
 // thin returns the body of the thin event about the same change. It has an id of its own.
 func (e event) thin(objectType, path, id string) []byte {
-	return indent(execute("thin.json", struct {
-		event
-		ObjectType, ObjectID, URL string
-	}{e, objectType, id, path + id}))
+	return encode(fields{
+		"id": ID("evt_test_", 24), "object": "v2.core.event", "context": orNull(e.Account),
+		"created": e.Created.UTC().Format("2006-01-02T15:04:05.000Z07:00"), "livemode": e.Livemode, "reason": nil,
+		"related_object": fields{"id": id, "type": objectType, "url": path + id}, "type": "v1." + e.Type,
+	})
+}
+
+// encode returns JSON with Stripe's indentation.
+func encode(v any) []byte {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(err) // a value in Checkout.Odd that JSON cannot hold
+	}
+	return text
+}
+
+// orNull returns a string, or null for the empty one.
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
 }
 
 // Checkout is one event about a checkout session. A nil pointer becomes null, as does "" where possible.
@@ -138,22 +161,53 @@ func (c Checkout) AsyncFailed(after time.Duration) Checkout {
 }
 
 func (c Checkout) next(after time.Duration, eventType, status string) Checkout {
-	c.SessionCreated = c.sessionCreated()
+	c.SessionCreated = cmp.Or(c.SessionCreated, c.Created.Add(-time.Minute))
 	c.EventID, c.Created, c.Type, c.PaymentStatus = ID("evt_", 24), c.Created.Add(after), eventType, status
 	return c
 }
 
-func (c Checkout) sessionCreated() time.Time {
-	if c.SessionCreated.IsZero() {
-		return c.Created.Add(-time.Minute)
-	}
-	return c.SessionCreated
-}
-
 // Event returns the body of the webhook.
 func (c Checkout) Event() []byte {
-	c.SessionCreated, c.PaymentMethod = c.sessionCreated(), cmp.Or(c.PaymentMethod, "card")
-	return c.snapshot(execute("session.json", c))
+	created := cmp.Or(c.SessionCreated, c.Created.Add(-time.Minute))
+	customer, metadata := orNull(c.Customer), fields{}
+	if c.ExpandedEmail != "" {
+		customer = fields{"id": c.Customer, "object": "customer", "email": c.ExpandedEmail}
+	}
+	for key, value := range c.Metadata {
+		metadata[key] = value
+	}
+	maps.Copy(metadata, c.Odd)
+	details := fields{
+		"address": fields{
+			"city": orNull(c.City), "country": orNull(c.Country), "line1": nil, "line2": nil,
+			"postal_code": orNull(c.Zip), "state": orNull(c.State),
+		},
+		"email": c.Email, "name": c.Name, "phone": c.Phone, "tax_exempt": "none", "tax_ids": []string{},
+	}
+	if c.NoDetails {
+		details = nil
+	}
+	session := fields{
+		"id": c.SessionID, "object": "checkout.session", "livemode": c.Livemode, "mode": c.Mode,
+		"status": "complete", "payment_status": c.PaymentStatus, "currency": c.Currency,
+		"amount_subtotal": c.AmountTotal, "amount_total": c.AmountTotal, "total_details": fields{
+			"amount_discount": c.Discount, "amount_shipping": c.Shipping, "amount_tax": c.Tax,
+		},
+		"payment_method_types": []string{cmp.Or(c.PaymentMethod, "card")}, "subscription": orNull(c.Subscription),
+		"customer": customer, "customer_details": details, "customer_email": c.CustomerEmail,
+		"client_reference_id": orNull(c.Reference), "locale": orNull(c.Locale), "metadata": metadata,
+		"created": created.Unix(), "expires_at": created.AddDate(0, 0, 1).Unix(), "success_url": c.SuccessURL,
+		"cancel_url": "https://shop.example/cancel", "allow_promotion_codes": false, "ui_mode": "hosted",
+		"automatic_tax":              fields{"enabled": false, "liability": nil, "status": nil},
+		"billing_address_collection": "auto", "phone_number_collection": fields{"enabled": true},
+		"custom_fields": []string{}, "shipping_options": []string{},
+	}
+	for name := range strings.FieldsSeq("after_expiration client_secret consent consent_collection " +
+		"currency_conversion customer_creation invoice payment_intent payment_link presentment_details " +
+		"recovered_from setup_intent shipping_cost submit_type url") {
+		session[name] = nil
+	}
+	return c.snapshot(session)
 }
 
 // Thin returns the body of the webhook to a destination with thin payloads.
@@ -181,76 +235,55 @@ func (c Checkout) Invoices(trial, cycle time.Duration, n int) []Invoice {
 	first.EventID, first.Type = ID("evt_", 24), "invoice.paid"
 	list := []Invoice{first}
 	for length := trial; len(list) < n; length = cycle {
-		next := list[len(list)-1]
-		next.EventID, next.InvoiceID = ID("evt_", 24), ID("in_", 24)
-		next.Reason, next.AmountPaid = "subscription_cycle", amount
-		next.PeriodStart, next.PeriodEnd = next.PeriodEnd, next.PeriodEnd.Add(length)
-		next.Created = next.PeriodEnd.Add(time.Hour)
-		list = append(list, next)
+		last := list[len(list)-1]
+		last.PeriodStart = last.PeriodEnd
+		end := last.PeriodEnd.Add(length)
+		list = append(list, last.next("subscription_cycle", amount, end, end.Add(time.Hour)))
 	}
 	return list
 }
 
+// next returns another invoice of the subscription, whose period began with that of i.
+func (i Invoice) next(reason string, amountPaid int64, periodEnd, created time.Time) Invoice {
+	i.EventID, i.InvoiceID, i.Reason, i.AmountPaid = ID("evt_", 24), ID("in_", 24), reason, amountPaid
+	i.PeriodEnd, i.Created = periodEnd, created
+	return i
+}
+
 // EndsTrial returns the invoice that ends a trial early. Its period is empty.
 func (i Invoice) EndsTrial(at time.Time) Invoice {
-	i.EventID, i.InvoiceID, i.Reason = ID("evt_", 24), ID("in_", 24), "subscription_update"
-	i.Created, i.PeriodStart, i.PeriodEnd = at, at, at
-	return i
+	i.PeriodStart = at
+	return i.next("subscription_update", i.AmountPaid, at, at)
 }
 
 // Manual returns an invoice that the merchant issues by hand during the same period.
 func (i Invoice) Manual(at time.Time, amountPaid int64) Invoice {
-	i.EventID, i.InvoiceID, i.Reason, i.AmountPaid = ID("evt_", 24), ID("in_", 24), "manual", amountPaid
-	i.Created, i.PeriodEnd = at, at
-	return i
+	return i.next("manual", amountPaid, at, at)
 }
 
 // Event returns the body of the webhook.
-func (i Invoice) Event() []byte { return i.snapshot(execute("invoice.json", i)) }
+func (i Invoice) Event() []byte {
+	invoice := fields{
+		"id": i.InvoiceID, "object": "invoice", "livemode": i.Livemode, "created": i.Created.Unix(),
+		"amount_due": i.AmountPaid, "amount_paid": i.AmountPaid, "amount_remaining": 0, "subtotal": i.AmountPaid,
+		"total": i.AmountPaid, "currency": "usd", "attempt_count": 1, "attempted": true, "status": "paid",
+		"billing_reason": i.Reason, "collection_method": "charge_automatically", "metadata": fields{},
+		"customer": orNull(i.Customer), "customer_email": nil, "shipping_cost": nil,
+		"lines":        fields{"object": "list", "data": []string{}, "has_more": false},
+		"period_start": i.PeriodStart.Unix(), "period_end": i.PeriodEnd.Unix(),
+	}
+	if i.APIVersion < "2025-03-31" {
+		invoice["subscription"], invoice["tax"] = orNull(i.Subscription), i.Tax
+	} else {
+		details := fields{"metadata": fields{}, "subscription": i.Subscription}
+		invoice["parent"] = fields{"type": "subscription_details", "subscription_details": details}
+		invoice["total_taxes"] = []fields{{"amount": i.Tax, "tax_behavior": "exclusive"}}
+	}
+	if i.Shipping != 0 {
+		invoice["shipping_cost"] = fields{"amount_subtotal": i.Shipping, "amount_total": i.Shipping}
+	}
+	return i.snapshot(invoice)
+}
 
 // Thin returns the body of the webhook to a destination with thin payloads.
 func (i Invoice) Thin() []byte { return i.thin("invoice", "/v1/invoices/", i.InvoiceID) }
-
-//go:embed templates
-var templateFiles embed.FS
-
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"id": ID, "json": toJSON, "orNull": orNull, "merge": merge,
-}).ParseFS(templateFiles, "templates/*"))
-
-func execute(name string, data any) string {
-	var text strings.Builder
-	if err := templates.ExecuteTemplate(&text, name, data); err != nil {
-		panic(err) // a mistake in the template
-	}
-	return text.String()
-}
-
-func indent(text string) []byte {
-	var body bytes.Buffer
-	if err := json.Indent(&body, []byte(strings.TrimSpace(text)), "", "  "); err != nil {
-		panic(err) // a mistake in the template
-	}
-	return body.Bytes()
-}
-
-func toJSON(value any) (string, error) {
-	text, err := json.Marshal(value)
-	return string(text), err
-}
-
-func orNull(s string) (string, error) {
-	if s == "" {
-		return "null", nil
-	}
-	return toJSON(s)
-}
-
-func merge(texts map[string]string, others map[string]any) map[string]any {
-	all := map[string]any{}
-	for key, value := range texts {
-		all[key] = value
-	}
-	maps.Copy(all, others)
-	return all
-}

@@ -1,7 +1,7 @@
 package stripegen
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -26,59 +26,46 @@ const (
 	Redirect                      // to the same path under another host name
 )
 
-const contentJSON = "application/json"
-
 type answer struct {
 	status      int
 	contentType string
 	body        []byte
 }
 
-// faults are the answers to requests that fail; Slow, Cut, Huge and Redirect are in handle.
+// faults are the answers in place of the right one, which Cut and Huge only spoil.
 var faults = map[Fault]answer{
-	http.StatusUnauthorized: refuse(http.StatusUnauthorized, "", "",
-		"Invalid API key: use a test key, sk_test_… or rk_test_…, as bearer token."),
-	http.StatusForbidden: refuse(http.StatusForbidden, "", "",
-		"The provided key does not have the required permissions for this endpoint."),
-	http.StatusNotFound: refuse(http.StatusNotFound, "resource_missing", "id", "No such object."),
-	http.StatusTooManyRequests: refuse(http.StatusTooManyRequests, "rate_limit", "",
-		"Request rate limit exceeded."),
-	http.StatusInternalServerError: refuse(http.StatusInternalServerError, "", "",
-		"An unknown error occurred."),
+	Slow: {}, Cut: {}, Huge: {},
+	Redirect:                       {status: http.StatusTemporaryRedirect},
+	http.StatusUnauthorized:        refuse(http.StatusUnauthorized, "", "", "Invalid API key: use a test key."),
+	http.StatusForbidden:           refuse(http.StatusForbidden, "", "", "The key lacks the permission."),
+	http.StatusNotFound:            refuse(http.StatusNotFound, "resource_missing", "id", "No such object."),
+	http.StatusTooManyRequests:     refuse(http.StatusTooManyRequests, "rate_limit", "", "Rate limit exceeded."),
+	http.StatusInternalServerError: refuse(http.StatusInternalServerError, "", "", "An unknown error occurred."),
+
 	HTML:        {http.StatusOK, "text/html", []byte("<!doctype html><title>Gateway</title>other@example.com")},
 	WrongObject: ok([]byte(`{"id":"cus_other","object":"customer","email":"other@example.com"}`)),
 	WrongID: ok([]byte(`{"id":"cs_other","object":"checkout.session","mode":"subscription",` +
 		`"payment_status":"paid","amount_total":7,"customer_details":{"email":"other@example.com"}}`)),
 }
 
-// Faults returns every fault but Slow.
-func Faults() []Fault {
-	return append(slices.Sorted(maps.Keys(faults)), Cut, Huge, Redirect)
-}
+func ok(body []byte) answer { return answer{http.StatusOK, "application/json", body} }
 
-func ok(body []byte) answer { return answer{http.StatusOK, contentJSON, body} }
-
-func badRequest(code, param, format string, args ...any) answer {
-	return refuse(http.StatusBadRequest, code, param, format, args...)
+func badRequest(code, param, message string) answer {
+	return refuse(http.StatusBadRequest, code, param, message)
 }
 
 // refuse returns an error in Stripe's form. An empty code or param is left out.
-func refuse(status int, code, param, format string, args ...any) answer {
-	failure := map[string]string{"type": "invalid_request_error", "message": fmt.Sprintf(format, args...)}
+func refuse(status int, code, param, message string) answer {
+	failure := fields{"type": "invalid_request_error", "message": message}
 	if status >= http.StatusInternalServerError {
 		failure["type"] = "api_error"
 	}
-	if code != "" {
-		failure["code"] = code
+	for name, value := range map[string]string{"code": code, "param": param} {
+		if value != "" {
+			failure[name] = value
+		}
 	}
-	if param != "" {
-		failure["param"] = param
-	}
-	body, err := json.Marshal(map[string]any{"error": failure})
-	if err != nil {
-		panic(err) // strings only: cannot happen
-	}
-	return answer{status, contentJSON, body}
+	return answer{status, "application/json", encode(fields{"error": failure})}
 }
 
 // Fail answers the next n requests, valid or not, with a fault. It replaces an earlier call.
@@ -86,15 +73,16 @@ func (a *API) Fail(n int, fault Fault) { a.FailLater(0, n, fault) }
 
 // FailLater is Fail after so many healthy requests, such as in the middle of a list.
 func (a *API) FailLater(after, n int, fault Fault) {
-	if fault != Slow && !slices.Contains(Faults(), fault) {
-		panic(fmt.Sprintf("stripegen: no fault %d", fault))
+	if _, known := faults[fault]; !known {
+		panic(fmt.Sprint("stripegen: no fault ", int(fault)))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.healthy, a.failing, a.fault = after, n, fault
 }
 
-// FailShare answers a share of all requests, 0 to 1, with a fault of Faults each. The seed decides which.
+// FailShare answers a share of all requests, 0 to 1, with a random fault each, but never Slow. The seed
+// decides which.
 func (a *API) FailShare(share float64, seed uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -105,10 +93,8 @@ func (a *API) FailShare(share float64, seed uint64) {
 func (a *API) Limit(perSecond float64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.limiter, a.limitedUntil = nil, time.Time{}
-	if perSecond > 0 {
-		a.limiter = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
-	}
+	a.limitedUntil = time.Time{}
+	a.limiter = rate.NewLimiter(cmp.Or(rate.Limit(perSecond), rate.Inf), max(1, int(perSecond)))
 }
 
 // Stats counts requests to Stripe's own paths.
@@ -126,19 +112,17 @@ func (a *API) Stats() Stats {
 	return a.stats
 }
 
-// admit counts a request. It reports whether the request exceeds the rate limit, else its fault, 0 for none.
-func (a *API) admit(now time.Time) (limited bool, fault Fault) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// admit counts a request and returns its fault, 0 for none. The fault of the rate limit is its status.
+func (a *API) admit(now time.Time) Fault {
 	a.stats.Requests++
-	if early := now.Before(a.limitedUntil); early || a.limiter != nil && !a.limiter.AllowN(now, 1) {
+	if early := now.Before(a.limitedUntil); early || !a.limiter.AllowN(now, 1) {
 		a.stats.Limited++
 		if early {
 			a.stats.Impatient++
 		} else {
 			a.limitedUntil = now.Add(time.Second)
 		}
-		return true, 0
+		return http.StatusTooManyRequests
 	}
 	switch {
 	case a.healthy > 0:
@@ -146,11 +130,12 @@ func (a *API) admit(now time.Time) (limited bool, fault Fault) {
 	case a.failing > 0:
 		a.failing--
 		a.stats.Failed++
-		return false, a.fault
+		return a.fault
 	case a.share > 0 && a.random.Float64() < a.share:
 		a.stats.Failed++
-		all := Faults()
-		return false, all[a.random.IntN(len(all))]
+		all := slices.Sorted(maps.Keys(faults))
+		all = slices.DeleteFunc(all, func(f Fault) bool { return f == Slow })
+		return all[a.random.IntN(len(all))]
 	}
-	return false, 0
+	return 0
 }

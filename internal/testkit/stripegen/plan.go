@@ -33,7 +33,6 @@ func (d Disorder) Plan(bodies [][]byte) (plan []Arrival, withheld [][]byte) {
 	type entry struct {
 		Arrival
 		overtaken int // by how many later entries
-		place     int // 2i for the i-th, 2i+1 directly after it
 	}
 	rng := rand.New(rand.NewPCG(d.Seed, 0)) //nolint:gosec // reproducible choices, no secret
 	delay := func() time.Duration { return time.Duration(rng.Int64N(int64(max(d.Delay, 0)) + 1)) }
@@ -55,16 +54,15 @@ func (d Disorder) Plan(bodies [][]byte) (plan []Arrival, withheld [][]byte) {
 		}
 	}
 	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.After, b.After) })
-	for i := range entries {
-		e := &entries[i]
-		e.place = 2 * i
-		if at := min(i+e.overtaken, len(entries)-1); at > i {
-			e.After, e.place = entries[at].After, 2*at+1
+	places := make([][]Arrival, len(entries))
+	for i, e := range entries {
+		at := min(i+e.overtaken, len(entries)-1)
+		e.After = entries[at].After
+		if at == i {
+			places[at] = slices.Insert(places[at], 0, e.Arrival) // before those that it overtakes
+		} else {
+			places[at] = append(places[at], e.Arrival)
 		}
 	}
-	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.place, b.place) })
-	for _, e := range entries {
-		plan = append(plan, e.Arrival)
-	}
-	return plan, withheld
+	return slices.Concat(places...), withheld
 }

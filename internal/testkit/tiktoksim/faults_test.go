@@ -76,7 +76,7 @@ func TestFault_Answers(t *testing.T) {
 				t.Errorf("header = %v, want that of %+v", header, tc.fault)
 			}
 			stats := s.Stats()
-			if stats.ByCode[label] != 1 || stats.Unreached != 1-tc.stored || len(s.Received()) != tc.stored {
+			if stats.ByCode[label] != 1 || stats.Events != tc.stored || len(s.Received()) != tc.stored {
 				t.Errorf("%d events, stats = %+v, want %d and one %s", len(s.Received()), stats, tc.stored, label)
 			}
 		})
@@ -112,20 +112,18 @@ func TestFault_ClientDisconnects(t *testing.T) {
 func TestFault_Matches(t *testing.T) {
 	t.Parallel()
 	attack := strings.Replace(batchOf("cs_2", "cs_3"), "?x=1", `?x=\u003cscript>/../`, 1)
-	test := strings.Replace(batch, "LOCALPIXEL", "TESTPIXEL", 1)
 	for name, tc := range map[string]struct {
 		fault       tiktoksim.Fault
 		hit, spared string
 	}{
-		"pixel":        {tiktoksim.Fault{OnlyPixel: "TESTPIXEL"}, test, batch},
-		"event":        {tiktoksim.Fault{MatchEvent: "poison"}, batchOf("cs_1", "cs_poison"), batch},
+		"event_id":     {tiktoksim.Fault{MatchText: "poison"}, batchOf("cs_1", "cs_poison"), batch},
 		"text":         {tiktoksim.Fault{MatchText: "/../"}, attack, batch},
 		"escaped text": {tiktoksim.Fault{MatchText: "<script>"}, attack, batch},
 		"batch":        {tiktoksim.Fault{MinEvents: 2}, batchOf("cs_1", "cs_2"), batch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := tiktoksim.New(tiktoksim.Config{TestPixel: "TESTPIXEL"})
+			s := tiktoksim.New(tiktoksim.Config{})
 			tc.fault.Status = http.StatusServiceUnavailable
 			s.Inject(tc.fault)
 			if got, _ := post(t, s, batchPath, tc.hit, nil); got != http.StatusServiceUnavailable {
@@ -206,22 +204,15 @@ func TestSimulator_ControlPaths(t *testing.T) {
 		{"POST", "/faults", `{"sttus":503}`, 400, `unknown field "sttus"`},
 		{"POST", "/faults", `{}`, 400, "neither an answer nor latency"},
 		{"POST", "/faults", `{"status":99}`, 400, "status must be between 200 and 599"},
-		{"POST", "/faults", `{"cut":true,"hang":true}`, 400, "hang and cut exclude each other"},
 		{"POST", "/faults", `{"code":1,"rate":2}`, 400, "rate must be between 0 and 1"},
 		{"POST", "/faults", `{"code":1,"for":"soon"}`, 400, "invalid duration"},
-		{"POST", "/faults", `{"status":503,"count":3,"latency":"2ms","for":"10h"}`, 200, `"count":3`},
+		{"POST", "/faults", `{"status":503,"count":3,"latency":"2ms","for":"10h"}`, 200, ""},
 		{"POST", batchPath, batch, 503, "Service Unavailable"},
-		{"GET", "/faults", "", 200, `[{"status":503,"count":2,"latency":"2ms","for":"9h59m`},
-		{"DELETE", "/faults", "", 204, ""},
-		{"GET", "/faults", "", 200, "[]"},
+		{"DELETE", "/faults", "", 200, ""},
 		{"POST", batchPath, batch, 200, `"code":0`},
-		{"GET", "/events", "", 200, `[{"event_id":"cs_1",`},
-		{"GET", "/events?event_id=cs_1", "", 200, `"copies":1,"variants":1}]`},
-		{"GET", "/events?event_id=cs_2", "", 200, "[]"},
+		{"GET", "/events", "", 200, `"copies":1,"variants":1}]`},
 		{"GET", "/stats", "", 200, `"by_code":{"0":1,"http_503":1}`},
-		{"DELETE", "/events", "", 204, ""},
-		{"GET", "/events", "", 200, "[]"},
-		{"GET", "/stats", "", 200, `"requests":0`},
+		{"PUT", "/counting", `{"loose":1}`, 400, `unknown field "loose"`},
 		{"GET", "/healthz", "", 200, "ok"},
 	} {
 		status, _, got, err := do(t.Context(), server, tc.method, tc.path, tc.body)

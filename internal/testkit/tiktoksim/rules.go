@@ -1,12 +1,13 @@
 package tiktoksim
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -24,164 +25,222 @@ const (
 		" QAR RON RUB SAR SEK SGD THB TRY TWD UAH USD VES VND ZAR"
 )
 
-// The rules of both request shapes. A violation is answered with 40002, the field's path and a message.
-// Fields that no rule names are accepted, as TikTok accepts them.
-var (
-	batchEnvelope = compile([]row{
-		{"", "event_source", required, append(text, check{"Must be one of: " + sources, oneOf(sources)})},
-		{"", "event_source_id", required, text},
-		{"", "test_event_code", optional, text},
-		{"", "data", required, append(list, check{"Length must be between 1 and 1000", isBatch})},
-	})
-	pixelEnvelope = compile([]row{
-		{"", "pixel_code", required, text},
-		{"", "test_event_code", optional, text},
-	})
-	batchEvent = eventRules("event_time", "")
-	pixelEvent = eventRules("timestamp", "context")
-)
-
-// eventRules returns the rules of an event whose user and page are in the object at the path context.
-func eventRules(timeField, context string) []rule {
-	user, page := context+".user", context+".page"
-	return compile([]row{
-		{"", ".", required, object},
-		{"", "event", required, append(anyText, check{"Not a valid choice", oneOf(eventNames)})},
-		{"", "event_id", required, append(text, check{"Longer than maximum length 256", isShort})},
-		{"", timeField, required, append(count, check{"Not a valid Unix timestamp in seconds", isPast})},
-		{"", "limited_data_use", optional, checks{{"Not a valid boolean", is[bool]}}},
-
-		{context, ".", required, object},
-		{context, "user page", optional, object},
-		{user, "email phone external_id first_name last_name zip_code", optional, hashes},
-		{user, "city state country", optional, append(text, check{"Must be lower-case letters only", isLower})},
-		{user, "ip", optional, append(anyText, check{"Not a valid IPv4 or IPv6 address", isIP})},
-		{user, "user_agent ttclid ttp locale", optional, text},
-		{user, ".", optional, checks{{"Contains an empty field", hasNoEmptyString}}},
-		{page, "url", optional, append(anyText, check{"Not a valid URL", isWebURL})},
-		{page, "referrer", optional, anyText},
-
-		{"", "properties", optional, append(object, check{"Missing currency of the value", hasCurrency})},
-		{"properties", "value", optional, amount},
-		{"properties", "currency", optional, append(anyText, check{"Not a valid choice", oneOf(currencies)})},
-		{"properties", "content_type order_id description", optional, anyText},
-		{"properties", "num_items", optional, count},
-		{"properties", "contents content_ids", optional, list},
-		{"properties.content_ids", "*", optional, text},
-		{"properties.contents", "*", optional, object},
-		{"properties.contents.*", "content_id", optional, text},
-		{"properties.contents.*", "content_name content_category brand", optional, anyText},
-		{"properties.contents.*", "quantity", optional, count},
-		{"properties.contents.*", "price", optional, amount},
-	})
-}
-
-// check is a condition and TikTok's message where it is not met. A check may assume the ones before it.
-type check struct {
-	message string
-	ok      func(v any) bool
-}
-
-type checks = []check
-
 // emptyHash is the SHA-256 of "".
 const emptyHash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
+const (
+	required = true
+	optional = false
+)
+
+// The rules of single fields.
 var (
-	object  = checks{{"Not a valid object", is[map[string]any]}}
-	list    = checks{{"Not a valid list", is[[]any]}}
-	anyText = checks{{"Not a valid string", is[string]}}
-	text    = checks{anyText[0], {"Field may not be empty", isNotEmpty}}
-	count   = checks{{"Not a valid integer", isInteger}, {"Must be greater than or equal to 1", isAtLeast(1)}}
-	amount  = checks{{"Not a valid number", isNumber}, {"Must be greater than or equal to 0", isAtLeast(0)}}
-	hashes  = checks{
-		{"Not a valid SHA256 hash", oneOrMany(isHash)},
-		{"Hash of an empty value", oneOrMany(func(v any) bool { return v != emptyHash })},
+	anyText = must("Not a valid string", func(string) bool { return true })
+	text    = all(anyText, must("Field may not be empty", func(s string) bool { return s != "" }))
+	integer = must("Not a valid integer", func(n json.Number) bool { _, err := n.Int64(); return err == nil })
+	number  = must("Not a valid number", func(n json.Number) bool { _, err := n.Float64(); return err == nil })
+	count   = all(integer, atLeast(1))
+	amount  = all(number, atLeast(0))
+	boolean = must("Not a valid boolean", func(bool) bool { return true })
+	hash    = all(must("Not a valid SHA256 hash", func(s string) bool {
+		return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+	}), must("Hash of an empty value", func(s string) bool { return s != emptyHash }))
+	lower = all(text, must("Must be lower-case letters only", func(s string) bool {
+		other := func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r }
+		return !strings.ContainsFunc(s, other)
+	}))
+	ip = all(anyText, must("Not a valid IPv4 or IPv6 address", func(s string) bool {
+		ip, err := netip.ParseAddr(s)
+		return err == nil && ip.Zone() == ""
+	}))
+	webURL = all(anyText, must("Not a valid URL", func(s string) bool {
+		u, err := url.Parse(s)
+		return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+	}))
+	eventID = all(text, must("Longer than maximum length 256", func(s string) bool {
+		return utf8.RuneCountInString(s) <= 256
+	}))
+	// It tolerates a clock that is an hour fast, and rejects milliseconds.
+	unixTime = all(count, must("Not a valid Unix timestamp in seconds", func(n json.Number) bool {
+		at, _ := n.Int64()
+		return at <= time.Now().Add(time.Hour).Unix()
+	}))
+)
+
+// The rules of objects. Fields that no rule names are accepted, as TikTok accepts them.
+var (
+	user = all(object(
+		field{"email phone external_id first_name last_name zip_code", optional, oneOrMany(hash)},
+		field{"city state country", optional, lower},
+		field{"ip", optional, ip},
+		field{"user_agent ttclid ttp locale", optional, text},
+	), func(v any) string {
+		if anyString(v, func(s string) bool { return s == "" }) { // what is not known must be left out
+			return ": Contains an empty field"
+		}
+		return ""
+	})
+	context = []field{
+		{"user", optional, user},
+		{"page", optional, object(field{"url", optional, webURL}, field{"referrer", optional, anyText})},
+	}
+	properties = all(object(
+		field{"value", optional, amount},
+		field{"currency", optional, oneOf("Not a valid choice", currencies)},
+		field{"content_type order_id description", optional, anyText},
+		field{"num_items", optional, count},
+		field{"content_ids", optional, list(text)},
+		field{"contents", optional, list(object(
+			field{"content_id", optional, text},
+			field{"content_name content_category brand", optional, anyText},
+			field{"quantity", optional, count},
+			field{"price", optional, amount},
+		))},
+	), must("Missing currency of the value", func(p map[string]any) bool {
+		return p["value"] == nil || p["currency"] != nil
+	}))
+	event = []field{
+		{"event", required, oneOf("Not a valid choice", eventNames)},
+		{"event_id", required, eventID},
+		{"limited_data_use", optional, boolean},
+		{"properties", optional, properties},
 	}
 )
 
-func is[T any](v any) bool { _, ok := v.(T); return ok }
+// shape is one of the two forms of a request.
+type shape struct {
+	pixel string // name of the pixel's field
+	batch bool   // the events are a list in data; otherwise the request is the event
+	time  string // name of an event's time field
+	check check
+}
 
-func isNotEmpty(v any) bool { return v != "" }
+var (
+	batchShape = shape{"event_source_id", true, "event_time", object(
+		field{"event_source", required, oneOf("Must be one of: "+sources, sources)},
+		field{"event_source_id", required, text},
+		field{"test_event_code", optional, text},
+		field{"data", required, all(must("Length must be between 1 and 1000", func(l []any) bool {
+			return 1 <= len(l) && len(l) <= 1000
+		}), list(object(slices.Concat(event, context, []field{{"event_time", required, unixTime}})...)))},
+	)}
+	pixelShape = shape{"pixel_code", false, "timestamp", object(slices.Concat([]field{
+		{"pixel_code", required, text},
+		{"test_event_code", optional, text},
+		{"timestamp", required, unixTime},
+		{"context", required, object(context...)},
+	}, event)...)}
+)
 
-func isShort(v any) bool { return utf8.RuneCountInString(v.(string)) <= 256 }
+// check returns how a JSON value violates a rule, such as ".user.ip: Not a valid string", and "" if it does
+// not. Numbers are json.Number.
+type check func(v any) string
 
-func isBatch(v any) bool { n := len(v.([]any)); return 1 <= n && n <= 1000 }
+// field is fields of an object that have the same rule.
+type field struct {
+	names    string // separated by spaces
+	required bool
+	check    check
+}
 
-func oneOf(words string) func(v any) bool {
-	known := map[any]bool{}
-	for word := range strings.FieldsSeq(words) {
-		known[word] = true
+func object(fields ...field) check {
+	var single []field
+	for _, f := range fields {
+		for name := range strings.FieldsSeq(f.names) {
+			single = append(single, field{name, f.required, f.check})
+		}
 	}
-	return func(v any) bool { return known[v] }
+	return func(v any) string {
+		values, isObject := v.(map[string]any)
+		if !isObject {
+			return ": Not a valid object"
+		}
+		for _, f := range single {
+			value, exists := values[f.names]
+			if !exists && f.required {
+				return "." + f.names + ": Missing data for required field"
+			}
+			if !exists {
+				continue
+			}
+			if found := f.check.apply(value); found != "" {
+				return "." + f.names + found
+			}
+		}
+		return ""
+	}
+}
+
+func list(element check) check {
+	return func(v any) string {
+		elements, isList := v.([]any)
+		if !isList {
+			return ": Not a valid list"
+		}
+		for i, e := range elements {
+			if found := element.apply(e); found != "" {
+				return fmt.Sprint(".", i, found)
+			}
+		}
+		return ""
+	}
+}
+
+func (c check) apply(v any) string {
+	if v == nil {
+		return ": Field may not be null"
+	}
+	return c(v)
+}
+
+func all(checks ...check) check {
+	return func(v any) string {
+		for _, c := range checks {
+			if found := c(v); found != "" {
+				return found
+			}
+		}
+		return ""
+	}
+}
+
+// must rejects values of another type, too.
+func must[T any](message string, ok func(T) bool) check {
+	return func(v any) string {
+		if t, isType := v.(T); isType && ok(t) {
+			return ""
+		}
+		return ": " + message
+	}
+}
+
+func atLeast(least float64) check {
+	return must(fmt.Sprint("Must be greater than or equal to ", least), func(n json.Number) bool {
+		f, _ := n.Float64()
+		return f >= least
+	})
+}
+
+func oneOf(message, words string) check {
+	known := strings.Fields(words)
+	return all(anyText, must(message, func(s string) bool { return slices.Contains(known, s) }))
 }
 
 // oneOrMany accepts one value or a list of at least one.
-func oneOrMany(ok func(v any) bool) func(v any) bool {
-	return func(v any) bool {
-		if many, isList := v.([]any); isList && len(many) > 0 {
-			return !slices.ContainsFunc(many, func(v any) bool { return !ok(v) })
+func oneOrMany(c check) check {
+	return func(v any) string {
+		many, isList := v.([]any)
+		if !isList || len(many) == 0 {
+			many = []any{v}
 		}
-		return ok(v)
+		for _, v := range many {
+			if found := c(v); found != "" {
+				return found
+			}
+		}
+		return ""
 	}
 }
-
-// isHash accepts a SHA-256 in lower-case hex.
-func isHash(v any) bool {
-	s, _ := v.(string)
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-}
-
-func isLower(v any) bool {
-	other := func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r }
-	return !strings.ContainsFunc(v.(string), other)
-}
-
-func isIP(v any) bool {
-	ip, err := netip.ParseAddr(v.(string))
-	return err == nil && ip.Zone() == ""
-}
-
-func isWebURL(v any) bool {
-	u, err := url.Parse(v.(string))
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
-}
-
-func isNumber(v any) bool {
-	n, _ := v.(json.Number)
-	_, err := n.Float64()
-	return err == nil
-}
-
-// isInteger accepts a number without fraction or exponent.
-func isInteger(v any) bool {
-	n, _ := v.(json.Number)
-	_, err := n.Int64()
-	return err == nil
-}
-
-func isAtLeast(least float64) func(v any) bool {
-	return func(v any) bool {
-		n, _ := v.(json.Number).Float64()
-		return n >= least
-	}
-}
-
-// isPast tolerates a clock that is an hour fast. It also rejects milliseconds.
-func isPast(v any) bool {
-	at, _ := v.(json.Number).Int64()
-	return at <= time.Now().Add(time.Hour).Unix()
-}
-
-func hasCurrency(v any) bool {
-	fields := v.(map[string]any)
-	_, value := fields["value"]
-	_, currency := fields["currency"]
-	return currency || !value
-}
-
-// hasNoEmptyString rejects "" at any depth: a field that is not known must be left out.
-func hasNoEmptyString(v any) bool { return !anyString(v, func(s string) bool { return s == "" }) }
 
 // anyString reports whether a string at any depth of a JSON value matches.
 func anyString(v any, match func(s string) bool) bool {
@@ -196,80 +255,51 @@ func anyString(v any, match func(s string) bool) bool {
 	return false
 }
 
-const (
-	required = true
-	optional = false
-)
-
-// row is a line of the tables above: fields of one object that have the same rule.
-type row struct {
-	in       string // path of the object; * is each element of a list
-	names    string // separated by spaces; "." is the object itself
-	required bool
-	checks   checks
+// request is a parsed request.
+type request struct {
+	source, pixel string
+	events        []Event
+	data          []any  // the decoded events
+	violation     answer // Code is 0 if every rule is met
+	stats         bool   // asks for counts
 }
 
-// rule is what one field must fulfil.
-type rule struct {
-	path     []string
-	required bool
-	checks   checks
+// parse decodes a body and applies the rules. It decodes into maps: structs also match names in another case.
+func (s shape) parse(body []byte) request {
+	var raw map[string]json.RawMessage
+	if !utf8.Valid(body) || json.Unmarshal(body, &raw) != nil || raw == nil {
+		return request{violation: newAnswer(40000, "The request body is not a valid JSON object")}
+	}
+	var top map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	_ = decoder.Decode(&top) // succeeds as Unmarshal did
+
+	req := request{source: "web", pixel: valueOf[string](top, s.pixel), data: []any{top}}
+	bodies := []json.RawMessage{body}
+	if s.batch {
+		req.source, req.data, bodies = valueOf[string](top, "event_source"), valueOf[[]any](top, "data"), nil
+		_ = json.Unmarshal(raw["data"], &bodies) // the rules refuse what is not a list
+	}
+	for i, fields := range req.data {
+		at, _ := valueOf[json.Number](fields, s.time).Int64()
+		req.events = append(req.events, Event{
+			EventID: valueOf[string](fields, "event_id"), Event: valueOf[string](fields, "event"), Pixel: req.pixel,
+			EventTime: at, TestEventCode: valueOf[string](top, "test_event_code"), Body: bodies[i],
+		})
+	}
+	if found := s.check(top); found != "" { // one bad event refuses the whole batch
+		if inEvent, isEvent := strings.CutPrefix(found, ".data."); isEvent {
+			found = ".Batch." + inEvent
+		}
+		req.violation = newAnswer(40002, found[1:])
+	}
+	return req
 }
 
-func compile(rows []row) (rules []rule) {
-	for _, r := range rows {
-		for name := range strings.FieldsSeq(r.names) {
-			path := strings.FieldsFunc(r.in+"."+name, func(c rune) bool { return c == '.' })
-			rules = append(rules, rule{path, r.required, r.checks})
-		}
-	}
-	return rules
-}
-
-// violation returns the first violation, such as ".user.ip: Field may not be null", and "" if there is none.
-func violation(rules []rule, v any) string {
-	for _, r := range rules {
-		if found := r.apply(v, r.path); found != "" {
-			return found
-		}
-	}
-	return ""
-}
-
-// apply checks what is at a path below v.
-func (r rule) apply(v any, path []string) string {
-	if len(path) == 0 {
-		return r.test(v)
-	}
-	switch v := v.(type) {
-	case map[string]any:
-		field, exists := v[path[0]]
-		switch {
-		case !exists && r.required:
-			return "." + path[0] + ": Missing data for required field"
-		case exists:
-			if found := r.apply(field, path[1:]); found != "" {
-				return "." + path[0] + found
-			}
-		}
-	case []any:
-		for i, element := range v {
-			if found := r.apply(element, path[1:]); found != "" {
-				return "." + strconv.Itoa(i) + found
-			}
-		}
-	}
-	return "" // the object is missing, or the rule of its type reports it
-}
-
-func (r rule) test(v any) string {
-	if v == nil {
-		return ": Field may not be null"
-	}
-	for _, c := range r.checks {
-		if !c.ok(v) {
-			return ": " + c.message
-		}
-	}
-	return ""
+// valueOf returns a field of an object, or the zero value if there is none of that type.
+func valueOf[T any](object any, name string) (value T) {
+	fields, _ := object.(map[string]any)
+	value, _ = fields[name].(T)
+	return value
 }

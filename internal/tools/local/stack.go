@@ -217,10 +217,9 @@ func (s *stack) startNATS(context.Context) error {
 // startSimulators starts TikTok and Stripe's list of events, which is kept between starts as the ledger is.
 func (s *stack) startSimulators(ctx context.Context) (err error) {
 	var fresh bool
-	if s.shelf, fresh, err = stripegen.Open(s.path("stripe-events.jsonl"), time.Now()); err != nil {
+	if s.shelf, fresh, err = stripegen.Open(s.path("stripe-events.jsonl")); err != nil {
 		return err
 	}
-	s.stops = append(s.stops, s.shelf.Close)
 	s.shelf.Limit(20)
 	for i := 0; i < missed && fresh; i++ {
 		c := stripegen.NewCheckout()
