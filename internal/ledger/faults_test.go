@@ -49,7 +49,7 @@ func TestRecord_SurvivesHalfOpenConnections(t *testing.T) {
 	}
 	<-time.After(1100 * time.Millisecond) // pgxpool pings connections that were idle for more than a second
 	proxy.Drop(true, true)
-	proxy.Drop(false, false)
+	proxy.Heal()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a webhook's time
 	defer cancel()
 	if _, err := db.Record(ctx, paid("evt_1", "cs_1")); err != nil {

@@ -62,7 +62,7 @@ func TestDeadLetters_AwaitAcksTogether(t *testing.T) {
 		t.Fatalf("returned %v before the acknowledgements", err)
 	default:
 	}
-	proxy.Release()
+	proxy.Heal()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

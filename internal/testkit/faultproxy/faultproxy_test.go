@@ -118,7 +118,7 @@ func TestProxy_HoldAnswersAfter(t *testing.T) {
 	a.send("later\n")
 	expectReceived(t, received, "other", "please commit", "later")
 	a.expectSilence()
-	p.Release()
+	p.Heal()
 	a.expect("<please commit>")
 	a.expect("<later>")
 	b.send("commit\n") // only the first match counts
@@ -163,7 +163,7 @@ func TestProxy_PauseLosesNothing(t *testing.T) {
 	present.expectSilence()
 	fresh.expectSilence()
 	expectReceived(t, received, "one")
-	p.Resume()
+	p.Heal()
 	present.expect("<two>")
 	fresh.expect("<three>")
 }
@@ -182,7 +182,7 @@ func TestProxy_Delay(t *testing.T) {
 	}
 }
 
-// Dropping lasts as long as a connection; new ones work after the next Drop.
+// Dropping lasts as long as a connection; new ones work after Heal.
 func TestProxy_Drop(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ requests, responses bool }{
@@ -203,7 +203,7 @@ func TestProxy_Drop(t *testing.T) {
 				c.send("dropped\n")
 				c.expectSilence()
 			}
-			p.Drop(false, false)
+			p.Heal()
 			present.send("still dropped\n")
 			present.expectSilence()
 			after := dial(t, p)

@@ -102,8 +102,8 @@ func (s *Server) Programs() string { return s.bin }
 // Pid returns the postmaster's process id.
 func (s *Server) Pid() int { return s.process.PID() }
 
-// Ended is closed when the server has ended.
-func (s *Server) Ended() <-chan struct{} { return s.process.Ended() }
+// Process returns the postmaster's process.
+func (s *Server) Process() *process.Process { return s.process }
 
 // Password returns the superuser's password; "" without TCP.
 func (s *Server) Password() string { return s.password }
@@ -292,7 +292,7 @@ func (s *Server) launch(ctx context.Context) (err error) {
 	wait.Until(ctx, startTimeout, 20*time.Millisecond, func() bool {
 		ready = s.accepts(ctx)
 		select {
-		case <-s.Ended():
+		case <-s.process.Ended():
 			return true
 		default:
 			return ready
