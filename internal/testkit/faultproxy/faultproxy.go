@@ -27,10 +27,18 @@ type Proxy struct {
 	conns   map[*conn]struct{}
 	match   []byte // a request after which responses are held; nil: none
 	held    chan struct{}
-	delay   time.Duration
-	paused  bool
-	drop    [2]bool // of new connections, by direction
+	fault   Fault
 	closed  bool
+}
+
+// Fault is what a proxy does to present and new connections. Several at the same time are possible.
+type Fault struct {
+	Delay  time.Duration // of all data, each way
+	Paused bool          // all data is held, each way; nothing is lost
+
+	// Data is read and dropped: the connection is half-open, for good. No side gets an error, and none learns
+	// through a dropped direction that the other has closed.
+	DropRequests, DropResponses bool
 }
 
 // The directions of a connection. A direction's data comes from the end of its number.
@@ -45,6 +53,11 @@ type conn struct {
 	drop    [2]bool     // by direction
 	holding bool        // responses
 	closed  bool
+}
+
+// suffer makes a connection half-open.
+func (c *conn) suffer(f Fault) {
+	c.drop = [2]bool{c.drop[requests] || f.DropRequests, c.drop[responses] || f.DropResponses}
 }
 
 func (c *conn) close() {
@@ -93,7 +106,7 @@ func ForTest(t *testing.T, target string) *Proxy {
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // HoldAnswersAfter waits, once, for a connection on which the client sends match. The request passes, but
-// from that moment the connection's responses are held until Heal. The channel is then closed.
+// from that moment the connection's responses are held until Set. The channel is then closed.
 func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,30 +114,14 @@ func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	return p.held
 }
 
-// Delay delays all data by a duration, each way, until Heal.
-func (p *Proxy) Delay(delay time.Duration) { p.change(func() { p.delay = delay }) }
-
-// Pause holds all data, each way, on present and new connections, until Heal. Nothing is lost.
-func (p *Proxy) Pause() { p.change(func() { p.paused = true }) }
-
-// Drop makes connections half-open: requests, responses or both are read and dropped, on the present
-// connections for good, on new ones until Heal. No side gets an error, and none learns through a dropped
-// direction that the other has closed.
-func (p *Proxy) Drop(dropRequests, dropResponses bool) {
+// Set replaces the fault and forwards held responses. The zero value ends a fault, except for connections that
+// are half-open.
+func (p *Proxy) Set(f Fault) {
 	p.change(func() {
-		p.drop = [2]bool{dropRequests, dropResponses}
-		for c := range p.conns {
-			c.drop = [2]bool{c.drop[requests] || dropRequests, c.drop[responses] || dropResponses}
-		}
-	})
-}
-
-// Heal ends Delay and Pause, forwards held responses and lets new connections pass. Half-open ones stay so.
-func (p *Proxy) Heal() {
-	p.change(func() {
-		p.delay, p.paused, p.drop = 0, false, [2]bool{}
+		p.fault = f
 		for c := range p.conns {
 			c.holding = false
+			c.suffer(f)
 		}
 	})
 }
@@ -171,7 +168,8 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	c := &conn{ends: [2]net.Conn{client, target}}
 	p.change(func() {
-		p.conns[c], c.drop = struct{}{}, p.drop
+		p.conns[c] = struct{}{}
+		c.suffer(p.fault)
 		if p.closed {
 			c.close()
 		}
@@ -216,7 +214,7 @@ func (p *Proxy) forward(c *conn, direction int) {
 func (p *Proxy) passes(c *conn, direction int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if delay := p.delay; delay > 0 {
+	if delay := p.fault.Delay; delay > 0 {
 		p.mu.Unlock()
 		<-time.After(delay)
 		p.mu.Lock()
@@ -225,7 +223,7 @@ func (p *Proxy) passes(c *conn, direction int) bool {
 		switch {
 		case c.closed || c.drop[direction]:
 			return false
-		case !p.paused && (direction == requests || !c.holding):
+		case !p.fault.Paused && (direction == requests || !c.holding):
 			return true
 		}
 		p.changed.Wait()

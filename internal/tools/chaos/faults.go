@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/procfs"
+	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/testkit/faultproxy"
 	"purchase-relay/internal/testkit/tiktoksim"
@@ -104,8 +104,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// catalogue lists the kinds of faults of the mode that are possible on this machine. Where faults of one link
-// overlap, the first end ends them all.
+// catalogue lists the kinds of faults of the mode that are possible on this machine. Of faults that
+// overlap on one link the latest counts, and the first end ends both.
 func (x *experiment) catalogue() []*kind {
 	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
@@ -124,16 +124,14 @@ func (x *experiment) catalogue() []*kind {
 			return p.start(ctx)
 		})
 	}
-	onLink := func(begin func(*faultproxy.Proxy, fault)) injection {
+	onLink := func(breakage faultproxy.Fault) injection {
 		return func(ctx context.Context, f fault) error {
-			begin(x.links[f.target], f)
+			breakage.Delay = time.Duration(f.pick * float64(breakage.Delay))
+			x.links[f.target].Set(breakage)
 			sleep(ctx, f.lasts)
-			x.links[f.target].Heal()
+			x.links[f.target].Set(faultproxy.Fault{})
 			return nil
 		}
-	}
-	drop := func(requests, responses bool) injection {
-		return onLink(func(p *faultproxy.Proxy, _ fault) { p.Drop(requests, responses) })
 	}
 	onQueue := func(change func(ctx context.Context, target string) error) injection {
 		return func(ctx context.Context, f fault) error {
@@ -154,20 +152,18 @@ func (x *experiment) catalogue() []*kind {
 		{"kill", 14, all, 3 * time.Second, restart(syscall.SIGKILL)},
 		{"terminate", 8, all, 3 * time.Second, restart(0)},
 		{"freeze", 10, all, 12 * time.Second, onPart(freeze)},
-		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(killBackend)},
+		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(x.killBackend)},
 		{"delete-consumer", 3, consumers, time.Second, onQueue(x.deleteConsumer)},
 		{"close-stream", 5, streams, time.Second, onQueue(x.closeStream)},
 		{"cut", 10, links, time.Second, func(_ context.Context, f fault) error {
 			x.links[f.target].Cut()
 			return nil
 		}},
-		{"delay", 6, links, 8 * time.Second, onLink(func(p *faultproxy.Proxy, f fault) {
-			p.Delay(time.Duration(20+f.pick*300) * time.Millisecond)
-		})},
-		{"pause", 6, links, 12 * time.Second, onLink(func(p *faultproxy.Proxy, _ fault) { p.Pause() })},
-		{"half-open", 6, links, 12 * time.Second, drop(true, true)},
-		{"unheard", 6, links, 6 * time.Second, drop(false, true)},
-		{"unsaid", 4, links, 6 * time.Second, drop(true, false)},
+		{"delay", 6, links, 8 * time.Second, onLink(faultproxy.Fault{Delay: 320 * time.Millisecond})},
+		{"pause", 6, links, 12 * time.Second, onLink(faultproxy.Fault{Paused: true})},
+		{"half-open", 6, links, 12 * time.Second, onLink(faultproxy.Fault{DropRequests: true, DropResponses: true})},
+		{"unheard", 6, links, 6 * time.Second, onLink(faultproxy.Fault{DropResponses: true})},
+		{"unsaid", 4, links, 6 * time.Second, onLink(faultproxy.Fault{DropRequests: true})},
 		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, x.injectTikTok},
 	}
 	if x.mode == modeKept {
@@ -185,64 +181,38 @@ func (x *experiment) catalogue() []*kind {
 	return kinds
 }
 
-// freeze stops a part's processes for a time. A process of its own continues them, even if this one is
+// freeze stops a part and its children for a time. A process of its own continues them, even if this one is
 // killed.
 func freeze(ctx context.Context, p *part, f fault) error {
-	seconds := strconv.FormatFloat(f.lasts.Seconds(), 'f', 2, 64)
-	args := []string{"-c", `kill -STOP "$@"; sleep "$0"; kill -CONT "$@"`, seconds}
-	for _, pid := range append(children(p.PID()), p.PID()) {
-		args = append(args, strconv.Itoa(pid))
-	}
-	err := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", args...).Run() //nolint:gosec // numbers
-	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		return nil // one of them has ended meanwhile
-	}
-	return err
-}
-
-// children lists a process' children.
-func children(parent int) (pids []int) {
-	all, err := procfs.AllProcs()
-	if err != nil {
-		return nil // not on Linux
-	}
-	for _, p := range all {
-		if stat, err := p.Stat(); err == nil && stat.PPID == parent && stat.State != "Z" {
-			pids = append(pids, p.PID)
-		}
-	}
-	return pids
+	const script = `pids="$0 $(pgrep -P "$0")"; kill -STOP $pids; sleep "$1"; kill -CONT $pids; true`
+	args := []string{"-c", script, strconv.Itoa(p.PID()), fmt.Sprintf("%.2f", f.lasts.Seconds())}
+	return exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", args...).Run() //nolint:gosec // numbers
 }
 
 // killBackend kills the process of one connection: Postgres then ends all others and recovers.
-func killBackend(_ context.Context, p *part, f fault) error {
-	pids := slices.DeleteFunc(children(p.PID()), func(pid int) bool {
-		title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		return err != nil || !strings.Contains(string(title), " chaos ")
-	})
-	if len(pids) == 0 || syscall.Kill(pids[int(f.pick*float64(len(pids)))], syscall.SIGKILL) != nil {
+func (x *experiment) killBackend(ctx context.Context, _ *part, f fault) error {
+	const sqlBackends = `SELECT pid FROM pg_stat_activity WHERE datname = 'chaos'`
+	pids, err := query(ctx, x, pgx.RowTo[int], sqlBackends)
+	if err != nil || syscall.Kill(pids[int(f.pick*float64(len(pids)))], syscall.SIGKILL) != nil {
 		return errSkipped
 	}
 	return nil
 }
 
-// endEitherWay leaves the way to end a part to the fault.
-func (x *experiment) endEitherWay(p *part, f fault) {
+// signal leaves the way to end a part to the fault.
+func (f fault) signal(p *part) syscall.Signal {
 	if f.pick < 0.5 {
-		x.end(p, syscall.SIGKILL)
-	} else {
-		x.end(p, p.stopSignal)
+		return syscall.SIGKILL
 	}
+	return p.stopSignal
 }
 
 // wipe empties the queue's store while the server is down.
 func (x *experiment) wipe(ctx context.Context, p *part, f fault) error {
-	x.endEitherWay(p, f)
-	if err := os.RemoveAll(x.store()); err != nil {
-		return err
-	}
+	x.end(p, f.signal(p))
+	err := os.RemoveAll(x.store())
 	sleep(ctx, f.lasts)
-	return p.start(ctx)
+	return errors.Join(err, p.start(ctx))
 }
 
 // removeStore removes the store of the running server, which does not notice before its restart.
@@ -277,7 +247,7 @@ func (x *experiment) closeStream(ctx context.Context, name string) error {
 // fillDisk leaves a store no byte for a while. Postgres may exit because of that. JetStream stays disabled
 // until an operator restarts the server.
 func (x *experiment) fillDisk(ctx context.Context, p *part, f fault) error {
-	ballast, err := os.Create(filepath.Join(x.dir, p.name, "ballast")) //nolint:gosec // in the experiment's folder
+	ballast, err := os.Create(filepath.Join(x.dir, p.name, "ballast")) //nolint:gosec // ours
 	if err != nil {
 		return err
 	}
@@ -290,7 +260,7 @@ func (x *experiment) fillDisk(ctx context.Context, p *part, f fault) error {
 		return errors.Join(err, cleared)
 	}
 	if p == x.nats {
-		x.endEitherWay(p, f)
+		x.end(p, f.signal(p))
 	}
 	select {
 	case <-p.Ended():

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,25 +45,6 @@ const (
 	// stopTimeout bounds the shutdown after a signal: far more than the binaries' grace period of 8 s.
 	stopTimeout = 40 * time.Second
 )
-
-// stack is everything that runs.
-type stack struct {
-	try.Scope
-	noDisks  error   // why the stores have no small disks
-	parts    []*part // all of them, in the order of their start
-	postgres *part
-	nats     *part
-	ingests  []*part
-	workers  []*part
-	tiktok   *tiktoksim.Simulator
-	refused  atomic.Bool                  // a fault refusedOnce was injected
-	links    map[string]*faultproxy.Proxy // "from→to"; from stripe to each ingest, too
-	database *pglocal.Server
-
-	// The experiment's own connections, past the proxies.
-	pool *pgxpool.Pool
-	js   jetstream.JetStream
-}
 
 // part is a process that is killed, stopped, frozen and started again. The fault that acts on it holds its
 // lock.
@@ -146,7 +126,7 @@ func (x *experiment) start(ctx context.Context) {
 }
 
 // replicas are the ingests and the workers.
-func (s *stack) replicas() []*part { return slices.Concat(s.ingests, s.workers) }
+func (x *experiment) replicas() []*part { return slices.Concat(x.ingests, x.workers) }
 
 func (x *experiment) startPostgres(ctx context.Context) {
 	options := pglocal.Options{
@@ -203,7 +183,8 @@ func (x *experiment) disk(ctx context.Context, name, size string) string {
 		return dir
 	}
 	args := []string{"-t", "tmpfs", "-o", "mode=0711,size=" + size, "chaos", dir}
-	if out, err := exec.CommandContext(ctx, "mount", args...).CombinedOutput(); err != nil { //nolint:gosec // ours
+	out, err := exec.CommandContext(ctx, "mount", args...).CombinedOutput() //nolint:gosec // ours
+	if err != nil {
 		x.noDisks = fmt.Errorf("mount a small file system: %w: %s", err, out)
 		return dir
 	}
@@ -221,7 +202,7 @@ func (x *experiment) link(from, to, target string) string {
 	return proxy.Addr()
 }
 
-// add starts a part for the first time. At the end it is killed, but Postgres, whose children outlive that, is
+// add starts a part for the first time. At the end it is killed. Postgres, whose children outlive that, is
 // stopped, and its log is copied from the disk that is unmounted.
 func (x *experiment) add(ctx context.Context, p *part) *part {
 	try.Check(p.start(ctx))

@@ -43,9 +43,9 @@ WHERE status IN ('pending', 'published', 'retrying') ORDER BY 1`
 }
 
 // drained returns an error while the queue holds messages.
-func (s *stack) drained(ctx context.Context) error {
+func (x *experiment) drained(ctx context.Context) error {
 	for stream, durable := range map[string]string{"PURCHASES": "worker", "OUTCOMES": "recorder"} {
-		consumer, err := s.js.Consumer(ctx, stream, durable)
+		consumer, err := x.js.Consumer(ctx, stream, durable)
 		if err != nil {
 			return err
 		}
