@@ -255,8 +255,8 @@ func (x *experiment) fillDisk(ctx context.Context, p *part, f fault) error {
 		_, err = ballast.Write(make([]byte, 1<<20))
 	}
 	sleep(ctx, f.lasts)
-	if cleared := errors.Join(ballast.Close(), os.Remove(ballast.Name())); !errors.Is(err, syscall.ENOSPC) ||
-		cleared != nil {
+	cleared := errors.Join(ballast.Close(), os.Remove(ballast.Name()))
+	if !errors.Is(err, syscall.ENOSPC) || cleared != nil {
 		return errors.Join(err, cleared)
 	}
 	if p == x.nats {

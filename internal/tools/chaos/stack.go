@@ -93,12 +93,9 @@ func (x *experiment) start(ctx context.Context) {
 	x.startNATS(ctx)
 	x.tiktok = tiktoksim.New(tiktoksim.Config{Seed: x.seed, Latency: 5 * time.Millisecond, Misbehave: 0.01})
 	tiktok := httptest.NewServer(x.tiktok)
-	x.OnEnd(func() error {
-		x.tiktok.Clear()
-		tiktok.Close()
-		return nil
-	})
-	grace := "5s" // shorter than the queue's 30 s, so that the stream itself rejects what it still holds
+	x.OnClose(tiktok.Close)
+	x.OnClose(x.tiktok.Clear) // before: Close waits for requests that hang
+	grace := "5s"             // shorter than the queue's 30 s, so that the stream itself rejects what it still holds
 	if x.mode == modeKept {
 		grace = "24h"
 	}
@@ -149,12 +146,14 @@ func (x *experiment) startPostgres(ctx context.Context) {
 	}
 	p := &part{name: "postgres", addr: options.Addr, stopSignal: syscall.SIGINT, launch: launch}
 	x.postgres = x.add(ctx, p)
+	x.OnEnd(func() error {
+		err1 := x.database.Stop()
+		log, err2 := os.ReadFile(filepath.Join(x.database.Dir(), "server.log")) // its disk is unmounted
+		return errors.Join(err1, err2, os.WriteFile(filepath.Join(x.dir, "postgres.log"), log, 0o600))
+	})
 	try.Check(x.database.CreateDatabase(ctx, "chaos", ""))
 	x.pool = try.Must(pgxpool.New(ctx, x.database.URL("chaos")))
-	x.OnEnd(func() error {
-		x.pool.Close()
-		return nil
-	})
+	x.OnClose(x.pool.Close)
 }
 
 func (x *experiment) startNATS(ctx context.Context) {
@@ -165,10 +164,7 @@ func (x *experiment) startNATS(ctx context.Context) {
 	x.nats = x.program(ctx, "nats", addr, "nats-server", nil, "-c", file)
 	conn := try.Must(nats.Connect("nats://"+addr,
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond)))
-	x.OnEnd(func() error {
-		conn.Close()
-		return nil
-	})
+	x.OnClose(conn.Close)
 	x.js = try.Must(jetstream.New(conn, jetstream.WithDefaultTimeout(2*time.Second)))
 }
 
@@ -202,20 +198,10 @@ func (x *experiment) link(from, to, target string) string {
 	return proxy.Addr()
 }
 
-// add starts a part for the first time. At the end it is killed. Postgres, whose children outlive that, is
-// stopped, and its log is copied from the disk that is unmounted.
+// add starts a part for the first time.
 func (x *experiment) add(ctx context.Context, p *part) *part {
 	try.Check(p.start(ctx))
 	x.parts = append(x.parts, p)
-	x.OnEnd(func() error {
-		if p != x.postgres {
-			p.Kill()
-			return nil
-		}
-		err1 := x.database.Stop()
-		log, err2 := os.ReadFile(filepath.Join(x.database.Dir(), "server.log"))
-		return errors.Join(err1, err2, os.WriteFile(filepath.Join(x.dir, "postgres.log"), log, 0o600))
-	})
 	return p
 }
 
@@ -228,7 +214,9 @@ func (x *experiment) program(
 		Log: filepath.Join(x.dir, name+".log"),
 	}
 	launch := func(context.Context) (*process.Process, error) { return process.Start(command) }
-	return x.add(ctx, &part{name: name, addr: addr, stopSignal: syscall.SIGTERM, launch: launch})
+	p := x.add(ctx, &part{name: name, addr: addr, stopSignal: syscall.SIGTERM, launch: launch})
+	x.OnClose(func() { p.Kill() }) // the latest process
+	return p
 }
 
 func await(ctx context.Context, done func() bool) bool {

@@ -20,25 +20,20 @@ import (
 	"purchase-relay/internal/testkit/try"
 )
 
-// settle waits until no purchase is in flight. One that remains is a finding.
+// settle waits until no purchase is in flight. Where one remains, that is a finding.
 func (x *experiment) settle(ctx context.Context) {
 	const sqlOpen = `
 SELECT checkout_session_id || ' (' || status || ')' FROM purchases
-WHERE status IN ('pending', 'published', 'retrying') ORDER BY 1`
+WHERE status IN ('pending', 'published', 'retrying') ORDER BY 1 LIMIT 5`
 	var open []string
 	var err error
-	settled := await(ctx, func() bool {
-		if open, err = query(ctx, x, pgx.RowTo[string], sqlOpen); err == nil && len(open) == 0 {
-			err = x.drained(ctx)
-		}
+	if !await(ctx, func() bool {
+		open, err = query(ctx, x, pgx.RowTo[string], sqlOpen)
+		err = errors.Join(err, x.drained(ctx))
 		return err == nil && len(open) == 0
-	})
-	try.Check(ctx.Err())
-	for _, purchase := range open {
-		x.find("%s is still in flight", purchase)
-	}
-	if !settled && len(open) == 0 {
-		x.find("the queue is not drained: %v", err)
+	}) {
+		try.Check(ctx.Err())
+		x.find("after %s these are in flight: %v (%v)", patience, open, err)
 	}
 }
 

@@ -183,10 +183,7 @@ func (s *stack) startSimulators(ctx context.Context) {
 			Config:   &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second},
 		}
 		server.Start()
-		s.OnEnd(func() error {
-			server.Close()
-			return nil
-		})
+		s.OnClose(server.Close)
 	}
 }
 
