@@ -126,8 +126,9 @@ func (x *experiment) catalogue() []*kind {
 	}
 	onLink := func(breakage faultproxy.Fault) injection {
 		return func(ctx context.Context, f fault) error {
-			breakage.Delay = time.Duration(f.pick * float64(breakage.Delay))
-			x.links[f.target].Set(breakage)
+			mine := breakage
+			mine.Delay = time.Duration(f.pick * float64(mine.Delay))
+			x.links[f.target].Set(mine)
 			sleep(ctx, f.lasts)
 			x.links[f.target].Set(faultproxy.Fault{})
 			return nil
