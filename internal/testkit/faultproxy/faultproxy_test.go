@@ -145,11 +145,6 @@ func TestProxy_Cut(t *testing.T) {
 	}
 }
 
-func TestProxy_TargetAway(t *testing.T) {
-	t.Parallel()
-	dial(t, faultproxy.ForTest(t, "127.0.0.1:1")).expectEnd()
-}
-
 func TestProxy_PauseLosesNothing(t *testing.T) {
 	t.Parallel()
 	addr, received := echo(t)

@@ -146,7 +146,7 @@ func (x *experiment) catalogue() []*kind {
 	for _, p := range x.parts {
 		all = append(all, p.name)
 	}
-	links := slices.Sorted(maps.Keys(x.links))
+	links, both := slices.Sorted(maps.Keys(x.links)), faultproxy.Fault{DropRequests: true, DropResponses: true}
 	streams := []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}
 	consumers := []string{"PURCHASES worker", "OUTCOMES recorder"}
 	kinds := []*kind{
@@ -162,7 +162,7 @@ func (x *experiment) catalogue() []*kind {
 		}},
 		{"delay", 6, links, 8 * time.Second, onLink(faultproxy.Fault{Delay: 320 * time.Millisecond})},
 		{"pause", 6, links, 12 * time.Second, onLink(faultproxy.Fault{Paused: true})},
-		{"half-open", 6, links, 12 * time.Second, onLink(faultproxy.Fault{DropRequests: true, DropResponses: true})},
+		{"half-open", 6, links, 12 * time.Second, onLink(both)},
 		{"unheard", 6, links, 6 * time.Second, onLink(faultproxy.Fault{DropResponses: true})},
 		{"unsaid", 4, links, 6 * time.Second, onLink(faultproxy.Fault{DropRequests: true})},
 		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, x.injectTikTok},

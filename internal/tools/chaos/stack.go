@@ -95,7 +95,7 @@ func (x *experiment) start(ctx context.Context) {
 	tiktok := httptest.NewServer(x.tiktok)
 	x.OnClose(tiktok.Close)
 	x.OnClose(x.tiktok.Clear) // before: Close waits for requests that hang
-	grace := "5s"             // shorter than the queue's 30 s, so that the stream itself rejects what it still holds
+	grace := "5s"             // under the 30 s of a redelivery: the stream itself rejects what it still holds
 	if x.mode == modeKept {
 		grace = "24h"
 	}
