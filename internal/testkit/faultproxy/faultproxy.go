@@ -114,8 +114,8 @@ func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	return p.held
 }
 
-// Set replaces the fault and forwards held responses. The zero value ends a fault, except for connections that
-// are half-open.
+// Set replaces the fault and forwards held responses. The zero value ends a fault. Half-open connections stay
+// half-open.
 func (p *Proxy) Set(f Fault) {
 	p.change(func() {
 		p.fault = f

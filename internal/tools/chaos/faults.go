@@ -248,7 +248,7 @@ func (x *experiment) closeStream(ctx context.Context, name string) error {
 // fillDisk leaves a store no byte for a while. Postgres may exit because of that. JetStream stays disabled
 // until an operator restarts the server.
 func (x *experiment) fillDisk(ctx context.Context, p *part, f fault) error {
-	ballast, err := os.Create(filepath.Join(x.dir, p.name, "ballast")) //nolint:gosec // ours
+	ballast, err := os.Create(filepath.Join(x.dir, p.name, "ballast"))
 	if err != nil {
 		return err
 	}
