@@ -48,8 +48,8 @@ func TestRecord_SurvivesHalfOpenConnections(t *testing.T) {
 		}
 	}
 	<-time.After(1100 * time.Millisecond) // pgxpool pings connections that were idle for more than a second
-	proxy.Drop(true, true)
-	proxy.Drop(false, false)
+	proxy.Set(faultproxy.Fault{DropRequests: true, DropResponses: true})
+	proxy.Set(faultproxy.Fault{})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a webhook's time
 	defer cancel()
 	if _, err := db.Record(ctx, paid("evt_1", "cs_1")); err != nil {
@@ -79,7 +79,7 @@ func TestSettle_AfterVanishedClient(t *testing.T) {
 			t.Fatal("no transaction holds the lock")
 		}
 	}
-	proxy.Drop(true, true)
+	proxy.Set(faultproxy.Fault{DropRequests: true, DropResponses: true})
 	cancel()
 	if err := <-ended; err == nil {
 		t.Fatal("Settle of the vanished client succeeded, want an error")

@@ -62,7 +62,7 @@ func TestDeadLetters_AwaitAcksTogether(t *testing.T) {
 		t.Fatalf("returned %v before the acknowledgements", err)
 	default:
 	}
-	proxy.Release()
+	proxy.Set(faultproxy.Fault{})
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -141,7 +141,7 @@ func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
 	}
 	proxy := faultproxy.ForTest(t, s.server.Addr())
 	reporter := &countingReporter{Conn: s.connectVia(proxy)}
-	proxy.Delay(70 * time.Millisecond)
+	proxy.Set(faultproxy.Fault{Delay: 70 * time.Millisecond})
 	purchases := reporter.Consumer(message.StreamPurchases, message.ConsumerWorker)
 	worker := delivery.New(delivery.Config{
 		Live: noDestination{}, EventName: "CompletePayment", BatchSize: 500, Concurrency: 1, MaxRPS: 1000,

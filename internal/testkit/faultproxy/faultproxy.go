@@ -27,22 +27,44 @@ type Proxy struct {
 	conns   map[*conn]struct{}
 	match   []byte // a request after which responses are held; nil: none
 	held    chan struct{}
-	delay   time.Duration
-	paused  bool
-	drop    directions // of new connections
+	fault   Fault
 	closed  bool
 }
 
-// directions are the two of a connection.
-type directions struct{ requests, responses bool }
+// Fault is what a proxy does to present and new connections. Several at the same time are possible.
+type Fault struct {
+	Delay  time.Duration // of all data, each way
+	Paused bool          // all data is held, each way; nothing is lost
 
-// conn is a client's connection with the one to the target. The proxy's mutex guards holding and drop.
+	// Data is read and dropped: the connection is half-open, for good. No side gets an error, and none learns
+	// through a dropped direction that the other has closed.
+	DropRequests, DropResponses bool
+}
+
+// The directions of a connection. A direction's data comes from the end of its number.
+const (
+	requests = iota
+	responses
+)
+
+// conn is a client's connection with the one to the target. The proxy's mutex guards the other fields.
 type conn struct {
-	client, server net.Conn
-	ended          chan struct{}
-	close          func()
-	holding        bool // responses
-	drop           directions
+	ends    [2]net.Conn // the client's, the target's
+	drop    [2]bool     // by direction
+	holding bool        // responses
+	closed  bool
+}
+
+// suffer makes a connection half-open.
+func (c *conn) suffer(f Fault) {
+	c.drop = [2]bool{c.drop[requests] || f.DropRequests, c.drop[responses] || f.DropResponses}
+}
+
+func (c *conn) close() {
+	c.closed = true
+	for _, end := range c.ends {
+		_ = end.Close()
+	}
 }
 
 // Start listens on a free port of loopback. target is host:port or the path of a Unix socket.
@@ -84,7 +106,7 @@ func ForTest(t *testing.T, target string) *Proxy {
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // HoldAnswersAfter waits, once, for a connection on which the client sends match. The request passes, but
-// from that moment the connection's responses are held. The channel is then closed.
+// from that moment the connection's responses are held until Set. The channel is then closed.
 func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,32 +114,14 @@ func (p *Proxy) HoldAnswersAfter(match []byte) (held <-chan struct{}) {
 	return p.held
 }
 
-// Release forwards held responses.
-func (p *Proxy) Release() {
+// Set replaces the fault and forwards held responses. The zero value ends a fault. Half-open connections stay
+// half-open.
+func (p *Proxy) Set(f Fault) {
 	p.change(func() {
+		p.fault = f
 		for c := range p.conns {
 			c.holding = false
-		}
-	})
-}
-
-// Delay delays all data by a duration, each way; 0 ends it.
-func (p *Proxy) Delay(delay time.Duration) { p.change(func() { p.delay = delay }) }
-
-// Pause holds all data, each way, on present and new connections, until Resume. Nothing is lost.
-func (p *Proxy) Pause() { p.change(func() { p.paused = true }) }
-
-// Resume ends a Pause.
-func (p *Proxy) Resume() { p.change(func() { p.paused = false }) }
-
-// Drop makes connections half-open: requests, responses or both are read and dropped, on the present
-// connections for good, on new ones until the next Drop. No side gets an error, and the target is not
-// notified when the client closes.
-func (p *Proxy) Drop(requests, responses bool) {
-	p.change(func() {
-		p.drop = directions{requests, responses}
-		for c := range p.conns {
-			c.drop = directions{c.drop.requests || requests, c.drop.responses || responses}
+			c.suffer(f)
 		}
 	})
 }
@@ -153,67 +157,50 @@ func (p *Proxy) change(apply func()) {
 
 // serve forwards a connection until it has ended.
 func (p *Proxy) serve(client net.Conn) {
-	server, err := p.dial()
+	network := "tcp"
+	if strings.HasPrefix(p.target, "/") {
+		network = "unix"
+	}
+	target, err := net.DialTimeout(network, p.target, dialTimeout) //nolint:noctx // bounded
 	if err != nil {
 		_ = client.Close() // as if nothing listened
 		return
 	}
-	c := &conn{client: client, server: server, ended: make(chan struct{})}
-	c.close = sync.OnceFunc(func() {
-		close(c.ended)
-		_ = client.Close()
-		_ = server.Close()
-	})
+	c := &conn{ends: [2]net.Conn{client, target}}
 	p.change(func() {
-		p.conns[c], c.drop = struct{}{}, p.drop
+		p.conns[c] = struct{}{}
+		c.suffer(p.fault)
 		if p.closed {
 			c.close()
 		}
 	})
 	var both sync.WaitGroup
-	both.Go(func() {
-		p.forward(c, client, server, false)
-		p.change(func() {
-			if !c.drop.requests { // else the target is not notified
-				c.close()
-			}
-		})
-	})
-	both.Go(func() {
-		p.forward(c, server, client, true)
-		p.change(c.close)
-	})
+	for direction := range c.ends {
+		both.Go(func() { p.forward(c, direction) })
+	}
 	both.Wait()
-	p.change(func() { delete(p.conns, c) })
-}
-
-// dial connects to the target. A connection that drops everything gets a silent peer instead.
-func (p *Proxy) dial() (net.Conn, error) {
-	p.mu.Lock()
-	drop := p.drop
-	p.mu.Unlock()
-	if drop.requests && drop.responses {
-		silent, _ := net.Pipe()
-		return silent, nil
-	}
-	network := "tcp"
-	if strings.HasPrefix(p.target, "/") {
-		network = "unix"
-	}
-	return net.DialTimeout(network, p.target, dialTimeout) //nolint:noctx // bounded
+	p.change(func() {
+		c.close()
+		delete(p.conns, c)
+	})
 }
 
 // forward copies one direction of a connection.
-func (p *Proxy) forward(c *conn, from, to net.Conn, responses bool) {
+func (p *Proxy) forward(c *conn, direction int) {
+	defer p.change(func() {
+		if !c.drop[direction] {
+			c.close()
+		}
+	})
 	buffer := make([]byte, 64<<10)
 	var tail []byte
 	for {
-		n, err := from.Read(buffer)
-		if n > 0 && !responses {
+		n, err := c.ends[direction].Read(buffer)
+		if direction == requests {
 			tail = p.look(c, append(tail, buffer[:n]...))
 		}
-		if n > 0 && p.passes(c, responses) {
-			if _, err := to.Write(buffer[:n]); err != nil {
+		if n > 0 && p.passes(c, direction) {
+			if _, err := c.ends[1-direction].Write(buffer[:n]); err != nil {
 				return
 			}
 		}
@@ -224,28 +211,19 @@ func (p *Proxy) forward(c *conn, from, to net.Conn, responses bool) {
 }
 
 // passes waits until data may be forwarded. False drops it.
-func (p *Proxy) passes(c *conn, responses bool) bool {
+func (p *Proxy) passes(c *conn, direction int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.delay > 0 {
-		delay := time.After(p.delay)
+	if delay := p.fault.Delay; delay > 0 {
 		p.mu.Unlock()
-		select {
-		case <-delay:
-		case <-c.ended:
-		}
+		<-time.After(delay)
 		p.mu.Lock()
 	}
 	for {
-		select {
-		case <-c.ended:
-			return false
-		default:
-		}
 		switch {
-		case responses && c.drop.responses, !responses && c.drop.requests:
+		case c.closed || c.drop[direction]:
 			return false
-		case !p.paused && (!responses || !c.holding):
+		case !p.fault.Paused && (direction == requests || !c.holding):
 			return true
 		}
 		p.changed.Wait()

@@ -118,7 +118,7 @@ func TestProxy_HoldAnswersAfter(t *testing.T) {
 	a.send("later\n")
 	expectReceived(t, received, "other", "please commit", "later")
 	a.expectSilence()
-	p.Release()
+	p.Set(faultproxy.Fault{})
 	a.expect("<please commit>")
 	a.expect("<later>")
 	b.send("commit\n") // only the first match counts
@@ -128,25 +128,21 @@ func TestProxy_HoldAnswersAfter(t *testing.T) {
 func TestProxy_Cut(t *testing.T) {
 	t.Parallel()
 	addr, _ := echo(t)
-	p := faultproxy.ForTest(t, addr)
-	held, paused, half := dial(t, p), dial(t, p), dial(t, p)
-	done := p.HoldAnswersAfter([]byte("x"))
-	held.send("x\n")
-	<-done
-	p.Pause()
-	paused.send("y\n")
-	p.Drop(true, true)
-	half.send("z\n")
-	half.expectSilence()
-	p.Cut()
-	for _, c := range []client{held, paused, half} {
-		c.expectEnd()
+	for name, fault := range map[string]faultproxy.Fault{
+		"held": {}, "paused": {Paused: true}, "half-open": {DropRequests: true, DropResponses: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := faultproxy.ForTest(t, addr)
+			p.Set(fault)
+			p.HoldAnswersAfter([]byte("x"))
+			c := dial(t, p)
+			c.send("x\n")
+			c.expectSilence()
+			p.Cut()
+			c.expectEnd()
+		})
 	}
-}
-
-func TestProxy_TargetAway(t *testing.T) {
-	t.Parallel()
-	dial(t, faultproxy.ForTest(t, "127.0.0.1:1")).expectEnd()
 }
 
 func TestProxy_PauseLosesNothing(t *testing.T) {
@@ -156,14 +152,14 @@ func TestProxy_PauseLosesNothing(t *testing.T) {
 	present := dial(t, p)
 	present.send("one\n")
 	present.expect("<one>")
-	p.Pause()
+	p.Set(faultproxy.Fault{Paused: true})
 	fresh := dial(t, p)
 	present.send("two\n")
 	fresh.send("three\n")
 	present.expectSilence()
 	fresh.expectSilence()
 	expectReceived(t, received, "one")
-	p.Resume()
+	p.Set(faultproxy.Fault{})
 	present.expect("<two>")
 	fresh.expect("<three>")
 }
@@ -173,7 +169,7 @@ func TestProxy_Delay(t *testing.T) {
 	addr, _ := echo(t)
 	p := faultproxy.ForTest(t, addr)
 	c := dial(t, p)
-	p.Delay(30 * time.Millisecond)
+	p.Set(faultproxy.Fault{Delay: 30 * time.Millisecond})
 	began := time.Now()
 	c.send("one\n")
 	c.expect("<one>")
@@ -182,7 +178,7 @@ func TestProxy_Delay(t *testing.T) {
 	}
 }
 
-// Dropping lasts as long as a connection; new ones work after the next Drop.
+// Dropping lasts as long as a connection; new ones work after that.
 func TestProxy_Drop(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ requests, responses bool }{
@@ -197,13 +193,13 @@ func TestProxy_Drop(t *testing.T) {
 			present := dial(t, p)
 			present.send("before\n")
 			present.expect("<before>")
-			p.Drop(tc.requests, tc.responses)
+			p.Set(faultproxy.Fault{DropRequests: tc.requests, DropResponses: tc.responses})
 			fresh := dial(t, p)
 			for _, c := range []client{present, fresh} {
 				c.send("dropped\n")
 				c.expectSilence()
 			}
-			p.Drop(false, false)
+			p.Set(faultproxy.Fault{})
 			present.send("still dropped\n")
 			present.expectSilence()
 			after := dial(t, p)

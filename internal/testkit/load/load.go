@@ -6,16 +6,18 @@ package load
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Plan is one run. It ends when all requests are answered or its time is over, whichever comes first.
@@ -53,126 +55,97 @@ func (r *Result) Quantile(q float64) float64 {
 const patience = time.Minute
 
 // Run opens the connections, then starts the clock. The error is a connection's. Another status is none.
-func Run(ctx context.Context, p Plan) (Result, error) {
-	senders := make([]*sender, p.Conns)
-	for i := range senders {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.Addr)
-		if err != nil {
-			return Result{}, err
+func Run(ctx context.Context, p Plan) (r Result, err error) {
+	conns := make([]net.Conn, p.Conns)
+	for i := range conns {
+		if conns[i], err = (&net.Dialer{}).DialContext(ctx, "tcp", p.Addr); err != nil {
+			return r, err
 		}
-		defer func() { _ = conn.Close() }()
-		senders[i] = &sender{conn: conn, responses: bufio.NewReaderSize(conn, 8<<10)}
+		defer func() { _ = conns[i].Close() }()
+		defer context.AfterFunc(ctx, func() { _ = conns[i].Close() })()
 	}
-	stop := context.AfterFunc(ctx, func() {
-		for _, s := range senders {
-			_ = s.conn.Close()
-		}
-	})
-	defer stop()
 	var next atomic.Int64
-	var all sync.WaitGroup
+	var mu sync.Mutex
+	var all errgroup.Group
 	began := time.Now()
-	for _, s := range senders {
-		all.Go(func() { s.err = s.run(&p, &next, began) })
+	for _, conn := range conns {
+		all.Go(func() error {
+			one, err := p.send(conn, &next, began)
+			mu.Lock()
+			defer mu.Unlock()
+			r.Latencies, r.Odd = append(r.Latencies, one.Latencies...), r.Odd+one.Odd
+			r.FirstOdd = cmp.Or(r.FirstOdd, one.FirstOdd)
+			return err
+		})
 	}
-	all.Wait()
-	r := Result{Took: time.Since(began)}
-	errs := []error{ctx.Err()}
-	for _, s := range senders {
-		r.Answered, r.Odd = r.Answered+len(s.latencies), r.Odd+s.odd
-		r.Latencies = append(r.Latencies, s.latencies...)
-		if r.FirstOdd == "" {
-			r.FirstOdd = s.firstOdd
-		}
-		errs = append(errs, s.err)
-	}
+	err = all.Wait()
+	r.Took, r.Answered = time.Since(began), len(r.Latencies)
 	slices.Sort(r.Latencies)
-	return r, errors.Join(errs...)
+	return r, cmp.Or(ctx.Err(), err)
 }
 
-// sender is one connection.
-type sender struct {
-	conn      net.Conn
-	responses *bufio.Reader
-	latencies []time.Duration
-	odd       int
-	firstOdd  string
-	err       error
-}
-
-func (s *sender) run(p *Plan, next *atomic.Int64, began time.Time) error {
-	var buffer []byte
-	if err := s.conn.SetDeadline(began.Add(p.For + patience)); err != nil {
-		return err
+// send sends requests over one connection.
+func (p *Plan) send(conn net.Conn, next *atomic.Int64, began time.Time) (r Result, err error) {
+	if err := conn.SetDeadline(began.Add(p.For + patience)); err != nil {
+		return r, err
 	}
+	responses, buffer := bufio.NewReaderSize(conn, 8<<10), []byte(nil)
 	for {
 		i := int(next.Add(1) - 1)
 		if i >= p.Requests {
-			return nil
+			return r, nil
 		}
 		if p.Every > 0 {
 			<-time.After(time.Until(began.Add(time.Duration(i) * p.Every)))
 		}
 		sent := time.Now()
 		if p.For > 0 && sent.Sub(began) >= p.For {
-			return nil
+			return r, nil
 		}
 		buffer = p.Append(buffer[:0], i)
-		if _, err := s.conn.Write(buffer); err != nil {
-			return fmt.Errorf("send request %d: %w", i, err)
+		if _, err := conn.Write(buffer); err != nil {
+			return r, fmt.Errorf("send request %d: %w", i, err)
 		}
-		status, body, err := s.response()
+		status, body, err := read(responses)
 		if err != nil {
-			return fmt.Errorf("response to request %d: %w", i, err)
+			return r, fmt.Errorf("response to request %d: %w", i, err)
 		}
 		if status == p.Want {
-			s.latencies = append(s.latencies, time.Since(sent))
+			r.Latencies = append(r.Latencies, time.Since(sent))
 			continue
 		}
-		if s.odd++; s.odd == 1 {
-			s.firstOdd = fmt.Sprintf("%d %.200s", status, body)
+		if r.Odd++; r.Odd == 1 {
+			r.FirstOdd = fmt.Sprintf("%d %.200s", status, body)
 		}
 	}
 }
 
 var errForm = errors.New("no HTTP/1.1 response with a Content-Length")
 
-// response reads one response. The body, its first 1,024 bytes, is valid until the next call.
-func (s *sender) response() (status int, body []byte, err error) {
-	line, err := s.responses.ReadSlice('\n')
-	if err != nil {
-		return 0, nil, err
-	}
-	if len(line) < len("HTTP/1.1 200\r\n") || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
-		return 0, nil, errForm
-	}
-	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, nil, errForm
-	}
+// read reads one response. The body, its first 1,024 bytes, is valid until the next call.
+func read(r *bufio.Reader) (status int, body []byte, err error) {
 	length := -1
 	for {
-		line, err := s.responses.ReadSlice('\n')
+		line, err := r.ReadSlice('\n')
 		if err != nil {
 			return 0, nil, err
 		}
-		if line = bytes.TrimRight(line, "\r\n"); len(line) == 0 {
-			break
-		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		if bytes.EqualFold(name, []byte("Content-Length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, nil, errForm
+		name, value, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(" "))
+		switch {
+		case bytes.Equal(name, []byte("HTTP/1.1")):
+			status, err = strconv.Atoi(string(value[:min(3, len(value))]))
+		case bytes.EqualFold(name, []byte("Content-Length:")):
+			length, err = strconv.Atoi(string(value))
+		case len(name) == 0 && (status == 0 || length < 0):
+			return 0, nil, errForm
+		case len(name) == 0:
+			if body, err = r.Peek(min(length, 1024)); err == nil {
+				_, err = r.Discard(length)
 			}
+			return status, body, err
+		}
+		if err != nil {
+			return 0, nil, errForm
 		}
 	}
-	if length < 0 {
-		return 0, nil, errForm
-	}
-	if body, err = s.responses.Peek(min(length, 1024)); err != nil {
-		return 0, nil, err
-	}
-	if _, err := io.CopyN(io.Discard, s.responses, int64(length)); err != nil {
-		return 0, nil, err
-	}
-	return status, body, nil
 }

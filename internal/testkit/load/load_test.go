@@ -72,16 +72,6 @@ func TestRun_CountsOddResponses(t *testing.T) {
 	}
 }
 
-func TestRun_EndsAfterItsTime(t *testing.T) {
-	t.Parallel()
-	addr, _ := server(t, ok)
-	plan := load.Plan{Addr: addr, Conns: 2, Requests: 1 << 40, Append: numbered, Want: 200}
-	plan.For = 50 * time.Millisecond
-	if r, err := load.Run(t.Context(), plan); err != nil || r.Answered == 0 {
-		t.Fatalf("result = %+v, %v, want responses", r, err)
-	}
-}
-
 // The tenth request leaves after nine intervals.
 func TestRun_KeepsPace(t *testing.T) {
 	t.Parallel()

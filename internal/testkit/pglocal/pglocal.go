@@ -106,8 +106,8 @@ func (s *Server) Programs() string { return s.bin }
 // Pid returns the postmaster's process id.
 func (s *Server) Pid() int { return s.process.PID() }
 
-// Ended is closed when the server has ended.
-func (s *Server) Ended() <-chan struct{} { return s.process.Ended() }
+// Process returns the postmaster's process.
+func (s *Server) Process() *process.Process { return s.process }
 
 // Password returns the superuser's password; "" without TCP.
 func (s *Server) Password() string { return s.password }

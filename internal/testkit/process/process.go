@@ -2,6 +2,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"purchase-relay/internal/testkit/wait"
 )
 
 // Command is a program with its arguments. Env is the whole environment: the parent's is not passed on.
@@ -41,25 +40,19 @@ type Process struct {
 // Start runs a command in a process group of its own, so that Ctrl-C reaches it through its parent alone.
 func Start(c Command) (*Process, error) {
 	p := &Process{name: filepath.Base(c.Path), log: c.Log, ended: make(chan struct{})}
-	p.cmd = exec.Command(c.Path, c.Args...) //nolint:gosec,noctx // ended by Stop or Kill
-	p.cmd.Env, p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = c.Env, c.Dir, c.Output, c.Output
-	if c.Env == nil {
-		p.cmd.Env = []string{} // nil would pass on the parent's
-	}
-	closeLog := func() {}
 	if c.Log != "" {
 		const flags = os.O_CREATE | os.O_APPEND | os.O_WRONLY | syscall.O_NOFOLLOW
 		log, err := os.OpenFile(c.Log, flags, 0o600)
 		if err != nil {
 			return nil, err
 		}
-		p.cmd.Stdout, p.cmd.Stderr = log, log
-		closeLog = func() { _ = log.Close() }
+		defer func() { _ = log.Close() }() // the child has its own
+		c.Output = log
 	}
-	if c.OnParentDeath == 0 {
-		c.OnParentDeath = syscall.SIGKILL
-	}
-	p.cmd.SysProcAttr = attributes(c.OnParentDeath)
+	p.cmd = exec.Command(c.Path, c.Args...) //nolint:gosec,noctx // ended by Stop or Kill
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = c.Dir, c.Output, c.Output
+	p.cmd.Env = append([]string{}, c.Env...) // nil would pass on the parent's
+	p.cmd.SysProcAttr = attributes(cmp.Or(c.OnParentDeath, syscall.SIGKILL))
 	p.cmd.SysProcAttr.Credential = c.Credential
 	started := make(chan error, 1)
 	go func() {
@@ -72,7 +65,6 @@ func Start(c Command) (*Process, error) {
 		if err == nil {
 			_ = p.cmd.Wait() // ProcessState holds the result
 		}
-		closeLog()
 		close(p.ended)
 	}()
 	if err := <-started; err != nil {
@@ -121,28 +113,21 @@ func (p *Process) Stop(grace time.Duration) error {
 // Await waits until ready returns true; what is the error's operation. The error reports that the process has
 // ended, that limit is over, or the end of ctx.
 func (p *Process) Await(ctx context.Context, what string, limit time.Duration, ready func() bool) error {
-	isReady := false
-	wait.Until(ctx, limit, 10*time.Millisecond, func() bool {
-		isReady = ready()
+	late := fmt.Errorf("not within %s; the log is %s", limit, p.log)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ready() {
 		select {
 		case <-p.ended:
-			return true
-		default:
-			return isReady
+			return fmt.Errorf("%s: %s ended; its log, %s, ends with:\n%s", what, p.name, p.log, Tail(p.log))
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		case <-tick.C:
 		}
-	})
-	switch {
-	case isReady:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
-	select {
-	case <-p.ended:
-		return fmt.Errorf("%s: %s ended; its log, %s, ends with:\n%s", what, p.name, p.log, Tail(p.log))
-	default:
-		return fmt.Errorf("%s: not within %s; the log is %s", what, limit, p.log)
-	}
+	return nil
 }
 
 // Tail returns a log's last five lines.

@@ -29,6 +29,14 @@ type Scope struct{ stops []func() error }
 // OnEnd registers a stop for the end of the innermost scope.
 func (s *Scope) OnEnd(stop func() error) { s.stops = append(s.stops, stop) }
 
+// OnClose is OnEnd for a stop without an error.
+func (s *Scope) OnClose(stop func()) {
+	s.OnEnd(func() error {
+		stop()
+		return nil
+	})
+}
+
 // Scoped calls f, stops everything that f started, the last first, and returns f's failure.
 func (s *Scope) Scoped(f func()) (err error) {
 	outer := s.stops

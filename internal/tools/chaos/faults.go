@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,14 +9,16 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/prometheus/procfs"
+	"github.com/jackc/pgx/v5"
 
 	"purchase-relay/internal/testkit/faultproxy"
 	"purchase-relay/internal/testkit/tiktoksim"
@@ -73,20 +76,19 @@ func (x *experiment) injectAll(ctx context.Context, kinds []*kind) {
 	defer active.Wait()
 	random := rand.New(rand.NewPCG(x.seed, 2)) //nolint:gosec // repeatable, no secret
 	for _, f := range plan(random, kinds, x.duration, x.gap) {
-		sleep(ctx, time.Until(began.Add(f.at)))
-		if ctx.Err() != nil {
+		if sleep(ctx, time.Until(began.Add(f.at))); ctx.Err() != nil {
 			return
 		}
 		active.Go(func() {
 			note := fmt.Sprintf("%6.1fs  %s %s", f.at.Seconds(), f.kind.name, f.target)
 			switch err := f.kind.inject(ctx, f); {
 			case errors.Is(err, errSkipped):
-				x.skipped.add(f.kind.name)
+				x.skipped.Add(f.kind.name, 1)
 				x.say("%s: %v", note, err)
 			case err != nil && ctx.Err() == nil:
-				x.findings.add("inject %s into %s: %v", f.kind.name, f.target, err)
+				x.find("inject %s into %s: %v", f.kind.name, f.target, err)
 			default:
-				x.injected.add(f.kind.name)
+				x.injected.Add(f.kind.name, 1)
 				x.say("%s, until %.1fs", note, time.Since(began).Seconds())
 			}
 		})
@@ -102,18 +104,12 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// catalogue lists the kinds of faults of a mode that are possible on this machine.
-func catalogue(s *stack, mode string) []*kind {
-	parts := make(map[string]*part)
-	for _, p := range s.parts {
-		parts[p.name] = p
-	}
-	all, links := slices.Sorted(maps.Keys(parts)), slices.Sorted(maps.Keys(s.links))
-	streams := []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}
-	consumers := []string{"PURCHASES worker", "OUTCOMES recorder"}
+// catalogue lists the kinds of faults of the mode that are possible on this machine. Of faults that
+// overlap on one link the latest counts, and the first end ends both.
+func (x *experiment) catalogue() []*kind {
 	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
-			p := parts[f.target]
+			p := x.parts[slices.IndexFunc(x.parts, func(p *part) bool { return p.name == f.target })]
 			if !p.TryLock() {
 				return errSkipped
 			}
@@ -121,188 +117,158 @@ func catalogue(s *stack, mode string) []*kind {
 			return inject(ctx, p, f)
 		}
 	}
-	onLink := func(begin, end func(*faultproxy.Proxy, fault)) injection {
-		return func(ctx context.Context, f fault) error {
-			begin(s.links[f.target], f)
+	restart := func(signal syscall.Signal) injection {
+		return onPart(func(ctx context.Context, p *part, f fault) error {
+			x.end(p, cmp.Or(signal, p.stopSignal))
 			sleep(ctx, f.lasts)
-			end(s.links[f.target], f)
+			return p.start(ctx)
+		})
+	}
+	onLink := func(breakage faultproxy.Fault) injection {
+		return func(ctx context.Context, f fault) error {
+			mine := breakage
+			mine.Delay = time.Duration(f.pick * float64(mine.Delay))
+			x.links[f.target].Set(mine)
+			sleep(ctx, f.lasts)
+			x.links[f.target].Set(faultproxy.Fault{})
 			return nil
 		}
 	}
 	onQueue := func(change func(ctx context.Context, target string) error) injection {
 		return func(ctx context.Context, f fault) error {
-			if !s.conn.IsConnected() || change(ctx, f.target) != nil {
+			if !x.js.Conn().IsConnected() || change(ctx, f.target) != nil {
 				return errSkipped // the server is down
 			}
 			return nil
 		}
 	}
-	drop := func(requests, responses bool) injection {
-		return onLink(
-			func(p *faultproxy.Proxy, _ fault) { p.Drop(requests, responses) },
-			func(p *faultproxy.Proxy, _ fault) { p.Drop(false, false) },
-		)
+	var all []string
+	for _, p := range x.parts {
+		all = append(all, p.name)
 	}
+	links, both := slices.Sorted(maps.Keys(x.links)), faultproxy.Fault{DropRequests: true, DropResponses: true}
+	streams := []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}
+	consumers := []string{"PURCHASES worker", "OUTCOMES recorder"}
 	kinds := []*kind{
-		{"kill", 14, all, 3 * time.Second, onPart(kill)},
-		{"terminate", 8, all, 3 * time.Second, onPart(terminate)},
+		{"kill", 14, all, 3 * time.Second, restart(syscall.SIGKILL)},
+		{"terminate", 8, all, 3 * time.Second, restart(0)},
 		{"freeze", 10, all, 12 * time.Second, onPart(freeze)},
-		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(killBackend)},
-		{"delete-consumer", 3, consumers, time.Second, onQueue(s.deleteConsumer)},
-		{"close-stream", 5, streams, time.Second, onQueue(s.closeStream)},
-		{"cut", 10, links, time.Second, onLink(
-			func(p *faultproxy.Proxy, _ fault) { p.Cut() },
-			func(*faultproxy.Proxy, fault) {},
-		)},
-		{"delay", 6, links, 8 * time.Second, onLink(
-			func(p *faultproxy.Proxy, f fault) { p.Delay(time.Duration(20+f.pick*300) * time.Millisecond) },
-			func(p *faultproxy.Proxy, _ fault) { p.Delay(0) },
-		)},
-		{"pause", 6, links, 12 * time.Second, onLink(
-			func(p *faultproxy.Proxy, _ fault) { p.Pause() },
-			func(p *faultproxy.Proxy, _ fault) { p.Resume() },
-		)},
-		{"half-open", 6, links, 12 * time.Second, drop(true, true)},
-		{"unheard", 6, links, 6 * time.Second, drop(false, true)},
-		{"unsaid", 4, links, 6 * time.Second, drop(true, false)},
-		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, s.injectTikTok},
+		{"kill-backend", 3, []string{"postgres"}, time.Second, onPart(x.killBackend)},
+		{"delete-consumer", 3, consumers, time.Second, onQueue(x.deleteConsumer)},
+		{"close-stream", 5, streams, time.Second, onQueue(x.closeStream)},
+		{"cut", 10, links, time.Second, func(_ context.Context, f fault) error {
+			x.links[f.target].Cut()
+			return nil
+		}},
+		{"delay", 6, links, 8 * time.Second, onLink(faultproxy.Fault{Delay: 320 * time.Millisecond})},
+		{"pause", 6, links, 12 * time.Second, onLink(faultproxy.Fault{Paused: true})},
+		{"half-open", 6, links, 12 * time.Second, onLink(both)},
+		{"unheard", 6, links, 6 * time.Second, onLink(faultproxy.Fault{DropResponses: true})},
+		{"unsaid", 4, links, 6 * time.Second, onLink(faultproxy.Fault{DropRequests: true})},
+		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, x.injectTikTok},
 	}
-	if mode == modeKept {
+	if x.mode == modeKept {
 		return kinds
 	}
 	kinds = append(kinds,
-		&kind{"wipe", 4, []string{"nats"}, 2 * time.Second, onPart(s.wipe)},
-		&kind{"remove-store", 2, []string{"nats"}, 4 * time.Second, onPart(s.removeStore)},
-		&kind{"delete-stream", 3, streams, time.Second, onQueue(s.js.DeleteStream)},
+		&kind{"wipe", 4, []string{"nats"}, 2 * time.Second, onPart(x.wipe)},
+		&kind{"remove-store", 2, []string{"nats"}, 4 * time.Second, onPart(x.removeStore)},
+		&kind{"delete-stream", 3, streams, time.Second, onQueue(x.js.DeleteStream)},
 	)
-	if s.noDisks == nil {
+	if x.noDisks == nil {
 		disks := []string{"nats", "postgres"}
-		kinds = append(kinds, &kind{"disk-full", 4, disks, 5 * time.Second, onPart(s.fillDisk)})
+		kinds = append(kinds, &kind{"disk-full", 4, disks, 5 * time.Second, onPart(x.fillDisk)})
 	}
 	return kinds
 }
 
-func kill(ctx context.Context, p *part, f fault) error {
-	p.kill()
-	sleep(ctx, f.lasts)
-	return p.start(ctx)
-}
-
-func terminate(ctx context.Context, p *part, f fault) error {
-	p.terminate()
-	sleep(ctx, f.lasts)
-	return p.start(ctx)
-}
-
-// killOrTerminate leaves the way to stop a part to the fault.
-func killOrTerminate(p *part, f fault) {
-	if f.pick < 0.5 {
-		p.kill()
-	} else {
-		p.terminate()
-	}
+// freeze stops a part and its children for a time. A process of its own continues them, even if this one is
+// killed.
+func freeze(ctx context.Context, p *part, f fault) error {
+	const script = `pids="$0 $(pgrep -P "$0")"; kill -STOP $pids; sleep "$1"; kill -CONT $pids; true`
+	args := []string{"-c", script, strconv.Itoa(p.PID()), fmt.Sprintf("%.2f", f.lasts.Seconds())}
+	return exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", args...).Run() //nolint:gosec // numbers
 }
 
 // killBackend kills the process of one connection: Postgres then ends all others and recovers.
-func killBackend(_ context.Context, p *part, f fault) error {
-	pids := slices.DeleteFunc(children(p.running.pid), func(pid int) bool {
-		process, err := procfs.NewProc(pid)
-		if err != nil {
-			return true
-		}
-		words, err := process.CmdLine()
-		return err != nil || !strings.Contains(strings.Join(words, " "), " chaos ")
-	})
-	if len(pids) == 0 || syscall.Kill(pids[int(f.pick*float64(len(pids)))], syscall.SIGKILL) != nil {
+func (x *experiment) killBackend(ctx context.Context, _ *part, f fault) error {
+	const sqlBackends = `SELECT pid FROM pg_stat_activity WHERE datname = 'chaos'`
+	pids, err := query(ctx, x, pgx.RowTo[int], sqlBackends)
+	if err != nil || syscall.Kill(pids[int(f.pick*float64(len(pids)))], syscall.SIGKILL) != nil {
 		return errSkipped
 	}
 	return nil
 }
 
-// wipe empties the queue's store while the server is down.
-func (s *stack) wipe(ctx context.Context, p *part, f fault) error {
-	killOrTerminate(p, f)
-	if err := os.RemoveAll(s.store()); err != nil {
-		return err
+// signal leaves the way to end a part to the fault.
+func (f fault) signal(p *part) syscall.Signal {
+	if f.pick < 0.5 {
+		return syscall.SIGKILL
 	}
+	return p.stopSignal
+}
+
+// wipe empties the queue's store while the server is down.
+func (x *experiment) wipe(ctx context.Context, p *part, f fault) error {
+	x.end(p, f.signal(p))
+	err := os.RemoveAll(x.store())
 	sleep(ctx, f.lasts)
-	return p.start(ctx)
+	return errors.Join(err, p.start(ctx))
 }
 
 // removeStore removes the store of the running server, which does not notice before its restart.
-func (s *stack) removeStore(ctx context.Context, p *part, f fault) error {
-	// The server writes into the folder meanwhile.
-	for {
-		err := os.RemoveAll(s.store())
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.ENOTEMPTY) {
-			return err
-		}
+func (x *experiment) removeStore(ctx context.Context, p *part, f fault) error {
+	err := os.RemoveAll(x.store())
+	for errors.Is(err, syscall.ENOTEMPTY) { // the server writes into the folder meanwhile
+		err = os.RemoveAll(x.store())
 	}
 	sleep(ctx, f.lasts)
-	p.kill()
-	if err := os.RemoveAll(s.store()); err != nil {
-		return err
-	}
-	return p.start(ctx)
+	x.end(p, syscall.SIGKILL)
+	return errors.Join(err, os.RemoveAll(x.store()), p.start(ctx))
 }
 
-func (s *stack) deleteConsumer(ctx context.Context, target string) error {
+func (x *experiment) deleteConsumer(ctx context.Context, target string) error {
 	stream, durable, _ := strings.Cut(target, " ")
-	return s.js.DeleteConsumer(ctx, stream, durable)
+	return x.js.DeleteConsumer(ctx, stream, durable)
 }
 
 // closeStream makes a stream reject every message. Those that it holds stay. Ingest restores its
 // configuration.
-func (s *stack) closeStream(ctx context.Context, name string) error {
-	stream, err := s.js.Stream(ctx, name)
+func (x *experiment) closeStream(ctx context.Context, name string) error {
+	stream, err := x.js.Stream(ctx, name)
 	if err != nil {
 		return err
 	}
 	config := stream.CachedInfo().Config
 	config.MaxMsgSize = 1
-	_, err = s.js.UpdateStream(ctx, config)
+	_, err = x.js.UpdateStream(ctx, config)
 	return err
 }
 
 // fillDisk leaves a store no byte for a while. Postgres may exit because of that. JetStream stays disabled
 // until an operator restarts the server.
-func (s *stack) fillDisk(ctx context.Context, p *part, f fault) error {
-	ballast := filepath.Join(s.dir, p.name, "ballast")
-	if err := fill(ballast); err != nil {
-		return errors.Join(err, os.Remove(ballast))
-	}
-	sleep(ctx, f.lasts)
-	if err := os.Remove(ballast); err != nil {
-		return err
-	}
-	if p == s.nats {
-		killOrTerminate(p, f)
-	}
-	select {
-	case <-p.running.ended:
-		return p.start(ctx)
-	default:
-		return nil
-	}
-}
-
-// fill writes a file until the disk is full.
-func fill(name string) error {
-	file, err := os.Create(name) //nolint:gosec // in the experiment's folder
+func (x *experiment) fillDisk(ctx context.Context, p *part, f fault) error {
+	ballast, err := os.Create(filepath.Join(x.dir, p.name, "ballast"))
 	if err != nil {
 		return err
 	}
 	for err == nil {
-		_, err = file.Write(make([]byte, 1<<20))
+		_, err = ballast.Write(make([]byte, 1<<20))
 	}
-	_ = file.Close() // every byte that counts is written
-	if !errors.Is(err, syscall.ENOSPC) {
-		return err
+	sleep(ctx, f.lasts)
+	cleared := errors.Join(ballast.Close(), os.Remove(ballast.Name()))
+	if !errors.Is(err, syscall.ENOSPC) || cleared != nil {
+		return errors.Join(err, cleared)
 	}
-	return nil
+	if p == x.nats {
+		x.end(p, f.signal(p))
+	}
+	select {
+	case <-p.Ended():
+		return p.start(ctx)
+	default:
+		return nil
+	}
 }
 
 // refusedOnce lets a valid event end as dead.
@@ -338,16 +304,16 @@ func tiktokFaults() map[string]tiktoksim.Fault {
 }
 
 // injectTikTok makes all requests to TikTok fail, or half of them.
-func (s *stack) injectTikTok(ctx context.Context, f fault) error {
+func (x *experiment) injectTikTok(ctx context.Context, f fault) error {
 	failure := tiktokFaults()[f.target]
 	failure.For = f.lasts
 	if f.pick < 0.5 && failure.Count == 0 {
 		failure.Rate = 0.5
 	}
 	if f.target == refusedOnce {
-		s.refusals.Add(1)
+		x.refused.Store(true)
 	}
-	s.tiktok.Inject(failure)
+	x.tiktok.Inject(failure)
 	sleep(ctx, f.lasts)
 	return nil
 }

@@ -3,8 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -33,31 +38,15 @@ const (
 	ignored  end = "ignored"        // foreign: not on the ledger
 )
 
-// load is the purchases of an experiment and the answers to their webhooks.
-type load struct {
-	sales    map[string]*sale // by session
-	events   map[string]*sale // by event
-	bodies   [][]byte
-	disorder stripegen.Disorder
-	answers  tally // by status
+// id is the session's.
+func (s *sale) id() string { return s.events[0].SessionID }
 
-	accepted map[string]string // body of the answer 2xx, by event
-}
-
-// newLoad draws the purchases of a duration: cards, delayed methods, trials, returning customers, unusable
-// addresses, live and test.
-func newLoad(seed uint64, rate float64, duration time.Duration) *load {
-	delay := min(2*time.Second, duration/5)
-	l := &load{
-		sales: make(map[string]*sale), events: make(map[string]*sale), accepted: make(map[string]string),
-		disorder: stripegen.Disorder{Seed: seed, Delay: delay, Reorder: 0.1, Duplicates: 0.2},
-	}
-	if duration > 0 {
-		l.disorder.Every = time.Duration(float64(time.Second) / rate)
-	}
+// newSales draws sales: cards, delayed methods, trials, returning customers, unusable addresses, live and
+// test.
+func newSales(seed uint64, n int) (sales []*sale) {
 	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable, no secret
 	var customers []*string
-	for range int(rate * (duration - delay).Seconds()) {
+	for range n {
 		c := stripegen.NewCheckout()
 		if random.Float64() < 0.75 {
 			c = c.Live()
@@ -67,23 +56,23 @@ func newLoad(seed uint64, rate float64, duration time.Duration) *load {
 		} else {
 			customers = append(customers, c.Email)
 		}
-		l.add(draw(random.Float64(), c))
+		sales = append(sales, draw(random.Float64(), c))
 	}
-	return l
+	return sales
 }
 
 // draw makes a sale of a checkout. chance, from 0 up to 1, selects its kind.
 func draw(chance float64, c stripegen.Checkout) *sale {
-	one := []stripegen.Checkout{c}
+	one := func(end end) *sale { return &sale{end: end, events: []stripegen.Checkout{c}} }
 	earlier := c
 	earlier.Created = c.Created.Add(-time.Hour)
 	switch {
 	case chance < 0.60: // a card
-		return &sale{end: paid, events: one}
+		return one(paid)
 	case chance < 0.70: // two events for one purchase
 		second := c
 		second.EventID, second.Created = stripegen.ID("evt_", 24), c.Created.Add(time.Second)
-		return &sale{end: paid, events: append(one, second)}
+		return &sale{end: paid, events: []stripegen.Checkout{c, second}}
 	case chance < 0.82: // a delayed payment that succeeds
 		c = earlier.Delayed("us_bank_account")
 		return &sale{end: paid, events: []stripegen.Checkout{c, c.AsyncSucceeded(time.Hour)}}
@@ -91,67 +80,62 @@ func draw(chance float64, c stripegen.Checkout) *sale {
 		c = earlier.Delayed("sepa_debit")
 		return &sale{end: failed, events: []stripegen.Checkout{c, c.AsyncFailed(time.Hour)}}
 	case chance < 0.92:
-		one[0].PaymentStatus, one[0].AmountTotal = "no_payment_required", new(int64)
-		return &sale{end: trial, events: one}
+		c.PaymentStatus, c.AmountTotal = "no_payment_required", new(int64)
+		return one(trial)
 	case chance < 0.95:
 		unusable := "no address"
-		one[0].Email = &unusable
-		return &sale{end: rejected, events: one}
+		c.Email = &unusable
+		return one(rejected)
 	case chance < 0.98:
-		one[0].Mode = "setup"
-		return &sale{end: ignored, events: one}
+		c.Mode = "setup"
+		return one(ignored)
 	default:
-		one[0].Created = c.Created.Add(6 * time.Hour)
-		return &sale{end: paid, events: one, future: true}
+		c.Created = c.Created.Add(6 * time.Hour)
+		return &sale{end: paid, events: []stripegen.Checkout{c}, future: true}
 	}
 }
 
-func (l *load) add(s *sale) {
-	for _, e := range s.events {
-		l.sales[e.SessionID], l.events[e.EventID] = s, s
-		l.bodies = append(l.bodies, e.Event())
-	}
-}
-
-// play sends all events as Stripe does, delayed, twice, out of order, each to one of the ingests and again
-// until it is accepted.
-func (l *load) play(ctx context.Context, s *stack) error {
-	arrivals, _ := l.disorder.Plan(l.bodies)
-	balancer := &balancer{stack: s, answers: &l.answers, next: &http.Transport{MaxIdleConnsPerHost: 64}}
-	defer balancer.next.CloseIdleConnections()
+// send sends all events as Stripe does, delayed, twice, out of order, through a load balancer before the
+// ingests, and each again until it is accepted.
+func (x *experiment) send(ctx context.Context, disorder stripegen.Disorder) error {
+	balancer := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			ingest := x.ingests[rand.IntN(ingests)] //nolint:gosec // no secret
+			r.SetURL(&url.URL{Scheme: "http", Host: x.links["stripe→"+ingest.name].Addr()})
+		},
+		Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: patience},
+		ModifyResponse: func(r *http.Response) error {
+			x.answers.Add(strconv.Itoa(r.StatusCode), 1)
+			if r.StatusCode != http.StatusOK && r.StatusCode != http.StatusServiceUnavailable {
+				x.find("a valid webhook was answered %d", r.StatusCode)
+			}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
+			x.answers.Add("none", 1)
+			w.WriteHeader(http.StatusBadGateway)
+		},
+		ErrorLog: log.New(io.Discard, "", 0),
+	})
+	defer balancer.Close()
 	sender := &stripegen.Sender{
-		URL: "http://ingest/webhooks/stripe", Secret: launch.SigningSecret,
-		Client: &http.Client{Timeout: 10 * time.Second, Transport: balancer},
+		URL: balancer.URL + "/webhooks/stripe", Secret: launch.SigningSecret,
+		Client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
+	var bodies [][]byte
+	for _, s := range x.sales {
+		for _, e := range s.events {
+			bodies = append(bodies, e.Event())
+		}
+	}
+	arrivals, _ := disorder.Plan(bodies)
 	pace := stripegen.Pace{Concurrency: 256, Attempts: 1_000_000, Wait: 50 * time.Millisecond}
-	record := func(a stripegen.Arrival, answer stripegen.Answer) {
-		l.accepted[gjson.GetBytes(a.Body, "id").String()] = answer.Body
-	}
-	if err := sender.Play(ctx, slices.Values(arrivals), pace, record); err != nil {
+	x.accepted = make(map[string]string)
+	err := sender.Play(ctx, slices.Values(arrivals), pace, func(a stripegen.Arrival, answer stripegen.Answer) {
+		x.accepted[gjson.GetBytes(a.Body, "id").String()] = answer.Body
+	})
+	if err != nil {
 		return fmt.Errorf("send webhooks: %w", err)
 	}
 	return nil
-}
-
-// balancer sends each request to a random ingest and counts the answers.
-type balancer struct {
-	stack   *stack
-	answers *tally
-	next    *http.Transport
-}
-
-// RoundTrip implements http.RoundTripper.
-func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.URL.Host = b.stack.webhooks(b.stack.ingests[rand.IntN(ingests)]) //nolint:gosec // no secret
-	resp, err := b.next.RoundTrip(r)
-	if err != nil {
-		b.answers.add("none")
-		return nil, err
-	}
-	b.answers.add(strconv.Itoa(resp.StatusCode))
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
-		b.stack.findings.add("a valid webhook was answered %d", resp.StatusCode)
-	}
-	return resp, nil
 }

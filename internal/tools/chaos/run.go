@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"expvar"
 	"flag"
 	"fmt"
 	"io"
@@ -12,30 +13,22 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"purchase-relay/internal/testkit/faultproxy"
 	"purchase-relay/internal/testkit/launch"
+	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/tiktoksim"
+	"purchase-relay/internal/testkit/try"
 )
-
-// config is the flags.
-type config struct {
-	seed     uint64        // the same one draws the same purchases and faults
-	duration time.Duration // of the purchases and of the faults
-	mode     string
-	rate     float64       // purchases per second
-	gap      time.Duration // between two faults, on average
-	only     string        // kinds of faults, comma-separated; empty: all of the mode
-	waiting  int           // purchases in the queue, in modeWiped
-	binaries string        // folder of ingest, tiktok-worker and nats-server
-	dir      string        // data and logs; every user may enter it
-	isolated bool          // in namespaces that end with this process
-	out      io.Writer
-}
 
 const (
 	modeAll   = "all"   // every kind of fault
@@ -46,62 +39,45 @@ const (
 // isolatedVariable is set in the child that runs in its own namespaces.
 const isolatedVariable = "PURCHASE_RELAY_CHAOS_APART"
 
-func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) (err error) {
-	c := config{out: out}
+// errBroken is a broken promise; the report names it.
+var errBroken = errors.New("a promise was broken")
+
+func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
+	x := &experiment{out: out, links: make(map[string]*faultproxy.Proxy)}
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(out)
-	flags.Uint64Var(&c.seed, "seed", 0, "repeats the run that printed it; 0: a new one")
-	flags.DurationVar(&c.duration, "duration", time.Minute, "of the faults; settling takes up to a minute more")
-	flags.StringVar(&c.mode, "mode", modeAll,
+	flags.Uint64Var(&x.seed, "seed", 0, "repeats the run that printed it; 0: a new one")
+	flags.DurationVar(&x.duration, "duration", time.Minute, "of the faults; settling takes up to a minute more")
+	flags.StringVar(&x.mode, "mode", modeAll,
 		"all, kept or wiped: every fault; those that keep the queue's data, without a sweeper; one wiped store")
-	flags.Float64Var(&c.rate, "rate", 30, "purchases per second")
-	flags.DurationVar(&c.gap, "gap", 700*time.Millisecond, "between two faults, on average")
-	flags.StringVar(&c.only, "only", "", "kinds of faults, comma-separated; empty: all of the mode")
-	flags.IntVar(&c.waiting, "waiting", 10_000, "purchases in the queue when the mode wiped wipes it")
-	flags.StringVar(&c.binaries, "binaries", "", "folder of the programs; empty: build them")
-	keep := flags.Bool("keep", false, "keep the logs of a good run")
+	flags.Float64Var(&x.rate, "rate", 30, "purchases per second")
+	flags.DurationVar(&x.gap, "gap", 700*time.Millisecond, "between two faults, on average")
+	flags.StringVar(&x.only, "only", "", "kinds of faults, comma-separated; empty: all of the mode")
+	flags.IntVar(&x.waiting, "waiting", 10_000, "purchases in the queue when the mode wiped wipes it")
+	flags.StringVar(&x.binaries, "binaries", "", "folder of the programs; empty: build them")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
 		return err
 	}
 	switch {
-	case c.mode != modeAll && c.mode != modeKept && c.mode != modeWiped:
-		return fmt.Errorf("-mode = %s, want %s, %s or %s", c.mode, modeAll, modeKept, modeWiped)
-	case c.duration < time.Second || c.gap < 10*time.Millisecond:
+	case x.mode != modeAll && x.mode != modeKept && x.mode != modeWiped:
+		return fmt.Errorf("-mode = %s, want %s, %s or %s", x.mode, modeAll, modeKept, modeWiped)
+	case x.duration < time.Second || x.gap < 10*time.Millisecond:
 		return errors.New("-duration is at least 1s, -gap at least 10ms")
-	case !(c.rate >= 1 && c.rate <= 1000) || c.waiting < 1:
+	case !(x.rate >= 1 && x.rate <= 1000) || x.waiting < 1:
 		return errors.New("-rate is from 1 to 1000, -waiting at least 1")
 	}
-	if c.isolated = getenv(isolatedVariable) != ""; !c.isolated {
+	if getenv(isolatedVariable) == "" {
 		if done, err := runIsolated(ctx, args, out); done || err != nil {
 			return err
 		}
+		x.noDisks = errors.New("a small file system would outlive this process: namespaces are not permitted")
 	}
-	for c.seed == 0 {
-		c.seed = rand.Uint64() >> 32 //nolint:gosec // no secret
+	for x.seed == 0 {
+		x.seed = rand.Uint64() >> 32 //nolint:gosec // no secret
 	}
-	if c.dir, err = os.MkdirTemp("/var/tmp", "chaos"); err != nil {
-		return err
-	}
-	if err := os.Chmod(c.dir, 0o711); err != nil { //nolint:gosec // Postgres' user goes through it
-		return err
-	}
-	if c.binaries == "" {
-		c.binaries = filepath.Join(c.dir, "bin")
-		_, _ = fmt.Fprintln(out, "Building ingest and tiktok-worker with the race detector, and nats-server …")
-		err := errors.Join(
-			launch.Build(ctx, c.binaries, "-race", "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker"),
-			launch.Build(ctx, c.binaries, "github.com/nats-io/nats-server/v2"),
-		)
-		if err != nil {
-			return err
-		}
-	}
-	if err := runExperiment(ctx, c); err != nil || *keep {
-		return err
-	}
-	return os.RemoveAll(c.dir)
+	return x.Scoped(func() { x.run(ctx) })
 }
 
 // runIsolated runs this program again in its own process and mount namespaces. When it ends, the kernel ends
@@ -132,136 +108,155 @@ func runIsolated(ctx context.Context, args []string, out io.Writer) (done bool, 
 	return true, nil
 }
 
-// experiment is one run of a stack under load and faults.
+// experiment is one run of the product under load and faults.
 type experiment struct {
-	config
-	stack    *stack
-	load     *load
-	findings findings
-	injected tally // faults, by kind
-	skipped  tally
+	// The flags, see run. Empty binaries are built.
+	seed                 uint64
+	duration, gap        time.Duration
+	mode, only, binaries string
+	rate                 float64
+	waiting              int
+
+	try.Scope
+	out      io.Writer
+	dir      string // data and logs; every user may enter it
+	noDisks  error  // why the stores have no small disks
 	began    time.Time
+	parts    []*part // all of them, in the order of their start
+	postgres *part
+	nats     *part
+	ingests  []*part
+	workers  []*part
+	tiktok   *tiktoksim.Simulator
+	links    map[string]*faultproxy.Proxy // "from→to"; from stripe to each ingest, too
+	database *pglocal.Server
+
+	// The experiment's own connections, past the proxies.
+	pool *pgxpool.Pool
+	js   jetstream.JetStream
+
+	sales    []*sale           // in the order of their creation
+	accepted map[string]string // body of the answer 2xx, by event
+	answers  expvar.Map        // webhooks by status
+	injected expvar.Map        // faults by kind
+	skipped  expvar.Map
+	refused  atomic.Bool // a fault refusedOnce was injected
+	broken   expvar.Map  // promises, by the format of their finding
 }
 
 func (x *experiment) say(format string, args ...any) { _, _ = fmt.Fprintf(x.out, format+"\n", args...) }
 
-// runExperiment prints a report. The error is errBroken after a broken promise, another one after a failure
-// of the experiment itself.
-func runExperiment(ctx context.Context, c config) (err error) {
-	x := &experiment{config: c}
-	x.say("%s", c.repeat())
-	x.stack = &stack{
-		dir: c.dir, binaries: c.binaries, findings: &x.findings, links: make(map[string]*faultproxy.Proxy),
+// find reports a broken promise, and of each format the first few.
+func (x *experiment) find(format string, args ...any) {
+	x.broken.Add(format, 1)
+	if count, ok := x.broken.Get(format).(*expvar.Int); ok && count.Value() <= 5 {
+		x.say("BROKEN: "+format, args...)
 	}
-	defer func() { err = errors.Join(err, x.stack.stop()) }()
-	if err := x.stack.start(ctx, c); err != nil {
-		return err
+}
+
+// run fails with errBroken after a broken promise, else after a failure of the experiment itself.
+func (x *experiment) run(ctx context.Context) {
+	x.say("%s", x.repeat())
+	x.dir = try.Must(os.MkdirTemp("/var/tmp", "chaos"))
+	good := false
+	x.OnEnd(func() error {
+		if !good {
+			x.say("Logs: %s", x.dir)
+			return nil
+		}
+		return os.RemoveAll(x.dir)
+	})
+	try.Check(os.Chmod(x.dir, 0o711)) //nolint:gosec // Postgres' user goes through it
+	if x.binaries == "" {
+		x.binaries = filepath.Join(x.dir, "bin")
+		x.say("Building ingest and tiktok-worker with the race detector, and nats-server …")
+		try.Check(launch.Build(ctx, x.binaries, "-race", "purchase-relay/cmd/..."))
+		try.Check(launch.Build(ctx, x.binaries, "github.com/nats-io/nats-server/v2"))
 	}
+	x.start(ctx)
 	x.began = time.Now()
-	if c.mode == modeWiped {
-		err = x.wipeOnce(ctx)
+	if x.mode == modeWiped {
+		x.wipeOnce(ctx)
 	} else {
-		err = x.breakRandomly(ctx)
+		x.breakRandomly(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	if err := x.settle(ctx); err != nil {
-		return err
-	}
+	x.settle(ctx)
 	x.say("The last purchase had ended after %.0f s", time.Since(x.began).Seconds())
-	if err := x.verify(ctx); err != nil {
-		return err
+	x.verify(ctx)
+	x.say("\nFaults injected:      %s", &x.injected)
+	x.say("Skipped, target busy: %s", &x.skipped)
+	x.say("Webhooks by status:   %s", &x.answers)
+	if found := x.broken.String(); found != "{}" {
+		x.say("\nBROKEN: %s\nRepeat it: %s", found, x.repeat())
+		try.Check(errBroken)
 	}
-	return x.report()
+	x.say("\nNothing was lost, nothing doubled, nothing is left. Repeat it: %s", x.repeat())
+	good = true
 }
 
 // repeat returns the command that repeats a run.
-func (c config) repeat() string {
-	if c.mode == modeWiped {
-		return fmt.Sprintf("make chaos MODE=%s WAITING=%d", c.mode, c.waiting)
+func (x *experiment) repeat() string {
+	if x.mode == modeWiped {
+		return fmt.Sprintf("make chaos MODE=%s WAITING=%d", x.mode, x.waiting)
 	}
-	command := fmt.Sprintf("make chaos SEED=%d DURATION=%s MODE=%s RATE=%g GAP=%s",
-		c.seed, c.duration, c.mode, c.rate, c.gap)
-	if c.only != "" {
-		command += " ONLY=" + c.only
-	}
-	return command
+	return fmt.Sprintf("make chaos SEED=%d DURATION=%s MODE=%s RATE=%g GAP=%s ONLY=%s",
+		x.seed, x.duration, x.mode, x.rate, x.gap, x.only)
 }
 
 // breakRandomly sends purchases and injects the planned faults meanwhile. It returns when all webhooks are
 // answered.
-func (x *experiment) breakRandomly(ctx context.Context) error {
-	s := x.stack
-	kinds := catalogue(s, x.mode)
+func (x *experiment) breakRandomly(ctx context.Context) {
+	kinds := x.catalogue()
 	if x.only != "" {
 		only := strings.Split(x.only, ",")
 		kinds = slices.DeleteFunc(kinds, func(k *kind) bool { return !slices.Contains(only, k.name) })
 	}
 	if len(kinds) == 0 {
-		return fmt.Errorf("-only %s: the mode %s has no such fault on this machine", x.only, x.mode)
+		try.Check(fmt.Errorf("-only %s: the mode %s has no such fault on this machine", x.only, x.mode))
 	}
-	if s.noDisks != nil {
-		x.say("disk-full is left out: %v", s.noDisks)
+	if x.noDisks != nil {
+		x.say("disk-full is left out: %v", x.noDisks)
 	}
-	x.load = newLoad(x.seed, x.rate, x.duration)
-	loadEnded := make(chan error, 1)
-	go func() { loadEnded <- x.load.play(ctx, s) }()
+	delay := min(2*time.Second, x.duration/5)
+	x.sales = newSales(x.seed, int(x.rate*(x.duration-delay).Seconds()))
+	disorder := stripegen.Disorder{
+		Seed: x.seed, Every: time.Duration(float64(time.Second) / x.rate), Delay: delay,
+		Reorder: 0.1, Duplicates: 0.2,
+	}
+	answered := make(chan error, 1)
+	go func() { answered <- x.send(ctx, disorder) }()
 	x.injectAll(ctx, kinds)
-	s.heal()
+	for _, link := range x.links {
+		link.Set(faultproxy.Fault{}) // half-open connections stay so: the product must detect them
+	}
+	x.tiktok.Clear()
 	x.say("\nThe faults ended after %.0f s, with %d purchases at TikTok",
-		time.Since(x.began).Seconds(), len(s.tiktok.Received()))
-	err := <-loadEnded
+		time.Since(x.began).Seconds(), len(x.tiktok.Received()))
+	try.Check(<-answered)
 	x.say("The last webhook was answered after %.0f s", time.Since(x.began).Seconds())
-	return err
 }
 
-// wipeOnce queues many purchases while the workers are stopped, wipes the queue's store, and waits for all
-// deliveries.
-func (x *experiment) wipeOnce(ctx context.Context) error {
-	s := x.stack
-	for _, p := range s.workers {
-		p.terminate()
+// wipeOnce queues many purchases while the workers are stopped, and wipes the queue's store.
+func (x *experiment) wipeOnce(ctx context.Context) {
+	for _, p := range x.workers {
+		x.end(p, p.stopSignal)
 	}
-	x.load = newLoad(x.seed, 1, 0)
 	for range x.waiting {
-		x.load.add(draw(0, stripegen.NewCheckout().Live()))
+		x.sales = append(x.sales, draw(0, stripegen.NewCheckout().Live()))
 	}
-	if err := x.load.play(ctx, s); err != nil {
-		return err
-	}
-	if err := x.awaitAll(ctx, "published"); err != nil {
-		return err
-	}
-	x.say("%d purchases were published in %.1f s", x.waiting, time.Since(x.began).Seconds())
-	s.nats.kill()
-	if err := os.RemoveAll(s.store()); err != nil {
-		return err
-	}
-	wiped := time.Now()
-	for _, p := range append([]*part{s.nats}, s.workers...) {
-		if err := p.start(ctx); err != nil {
-			return err
-		}
-	}
-	x.say("The queue's store was wiped and the server restarted")
-	if err := x.awaitAll(ctx, "delivered"); err != nil {
-		x.findings.add("%v", err)
-	}
-	x.say("All were delivered %.1f s later", time.Since(wiped).Seconds())
-	return nil
-}
-
-// awaitAll waits until all purchases of modeWiped have a status.
-func (x *experiment) awaitAll(ctx context.Context, status string) error {
-	const count = `SELECT count(*) FROM purchases WHERE status = $1`
-	var n []int
-	var err error
-	if await(ctx, func() bool {
-		n, err = query(ctx, x.stack, pgx.RowTo[int], count, status)
+	try.Check(x.send(ctx, stripegen.Disorder{Seed: x.seed, Reorder: 0.1, Duplicates: 0.2}))
+	const sqlPublished = `SELECT count(*) FROM purchases WHERE status = 'published'`
+	if !await(ctx, func() bool {
+		n, err := query(ctx, x, pgx.RowTo[int], sqlPublished)
 		return err == nil && n[0] == x.waiting
 	}) {
-		return nil
+		try.Check(errors.New("not every purchase was published"))
 	}
-	return fmt.Errorf("purchases that are %s = %v, want %d: %w", status, n, x.waiting, err)
+	x.say("%d purchases were published in %.1f s", x.waiting, time.Since(x.began).Seconds())
+	x.end(x.nats, syscall.SIGKILL)
+	try.Check(os.RemoveAll(x.store()))
+	for _, p := range append([]*part{x.nats}, x.workers...) {
+		try.Check(p.start(ctx))
+	}
+	x.say("The queue's store was wiped and the server restarted after %.1f s", time.Since(x.began).Seconds())
 }

@@ -11,7 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +24,9 @@ import (
 	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/process"
 	"purchase-relay/internal/testkit/tiktoksim"
+	"purchase-relay/internal/testkit/try"
 	"purchase-relay/internal/testkit/wait"
 )
 
@@ -34,252 +37,198 @@ const (
 
 	// The stores' disks are small, so that they are filled quickly.
 	postgresSize, natsSize = "320m", "128m"
+
+	// patience bounds every wait. It is no expectation of speed: machines are shared, and messages of a killed
+	// process are redelivered after 30 s.
+	patience = 3 * time.Minute
+
+	// stopTimeout bounds the shutdown after a signal: far more than the binaries' grace period of 8 s.
+	stopTimeout = 40 * time.Second
 )
 
-// stack is everything that runs.
-type stack struct {
-	dir, binaries string
-	findings      *findings
-	mounts        []string // the small disks
-	noDisks       error    // why there are none
-
-	parts    []*part // all of them, in the order of their start
-	postgres *part
-	nats     *part
-	ingests  []*part
-	workers  []*part
-	tiktok   *tiktoksim.Simulator
-	server   *httptest.Server             // TikTok's
-	refusals atomic.Int64                 // injected faults refusedOnce
-	links    map[string]*faultproxy.Proxy // "from→to"; from stripe to each ingest, too
-	natsAddr string
-	database *pglocal.Server
-
-	// The experiment's own connections, past the proxies.
-	pool *pgxpool.Pool
-	conn *nats.Conn
-	js   jetstream.JetStream
+// part is a process that is killed, stopped, frozen and started again. The fault that acts on it holds its
+// lock.
+type part struct {
+	sync.Mutex
+	*process.Process // the latest one
+	name             string
+	addr             string         // host:port; of an ingest or a worker: the admin listener's
+	stopSignal       syscall.Signal // an operator's; Postgres' breaks transactions off
+	launch           func(ctx context.Context) (*process.Process, error)
 }
 
-// start returns when everything is ready. After an error, too, stop must be called.
-func (s *stack) start(ctx context.Context, c config) error {
-	if !c.isolated {
-		s.noDisks = errors.New("a small file system would outlive this process: namespaces are not permitted")
+func (p *part) start(ctx context.Context) error {
+	started, err := p.launch(ctx)
+	if err == nil {
+		p.Process = started
 	}
-	if err := pglocal.Ensure(ctx, c.out); err != nil {
-		return err
+	return err
+}
+
+// end ends a part with a signal and returns its exit code. Only Postgres may have exited on its own, for lack
+// of space.
+func (x *experiment) end(p *part, signal syscall.Signal) int {
+	select {
+	case <-p.Ended():
+		if p != x.postgres {
+			x.find("%s exited on its own with code %d", p.name, p.ExitCode())
+		}
+		return p.ExitCode()
+	default:
 	}
-	if err := s.startPostgres(ctx); err != nil {
-		return err
+	p.Signal(signal)
+	select {
+	case <-p.Ended():
+	case <-time.After(stopTimeout):
+		x.find("%s did not stop within %s", p.name, stopTimeout)
+		p.Kill()
 	}
-	if err := s.startNATS(ctx); err != nil {
-		return err
-	}
-	s.tiktok = tiktoksim.New(tiktoksim.Config{Seed: c.seed, Latency: 5 * time.Millisecond, Misbehave: 0.01})
-	s.server = httptest.NewServer(s.tiktok)
-	grace := "5s" // shorter than the queue's 30 s, so that the stream itself rejects what it still holds
-	if c.mode == modeKept {
+	return p.ExitCode()
+}
+
+// start starts everything and waits until it is ready.
+func (x *experiment) start(ctx context.Context) {
+	try.Check(pglocal.Ensure(ctx, x.out))
+	x.startPostgres(ctx)
+	x.startNATS(ctx)
+	x.tiktok = tiktoksim.New(tiktoksim.Config{Seed: x.seed, Latency: 5 * time.Millisecond, Misbehave: 0.01})
+	tiktok := httptest.NewServer(x.tiktok)
+	x.OnClose(tiktok.Close)
+	x.OnClose(x.tiktok.Clear) // before: Close waits for requests that hang
+	grace := "5s"             // under the 30 s of a redelivery: the stream itself rejects what it still holds
+	if x.mode == modeKept {
 		grace = "24h"
 	}
 	for i := range ingests {
-		if err := s.startIngest(ctx, fmt.Sprintf("ingest-%d", i+1), grace); err != nil {
-			return err
-		}
+		name := fmt.Sprintf("ingest-%d", i+1)
+		database := x.database.URLAt(x.link(name, "postgres", x.postgres.addr), "chaos")
+		ingest := try.Must(launch.NewIngest(database, "nats://"+x.link(name, "nats", x.nats.addr)))
+		x.link("stripe", name, ingest.Public)
+		env := ingest.Env("SWEEP_INTERVAL=1s", "SWEEP_GRACE="+grace)
+		x.ingests = append(x.ingests, x.program(ctx, name, ingest.Admin, "ingest", env))
 	}
 	for i := range workers {
-		if err := s.startWorker(ctx, fmt.Sprintf("worker-%d", i+1)); err != nil {
-			return err
-		}
+		name := fmt.Sprintf("worker-%d", i+1)
+		link := x.link(name, "tiktok", tiktok.Listener.Addr().String())
+		worker := try.Must(launch.NewWorker("http://"+link, "nats://"+x.link(name, "nats", x.nats.addr)))
+		env := worker.Env(
+			"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE="+testCode, "TIKTOK_MAX_RPS=200", "TIKTOK_TIMEOUT=2s",
+			"BATCH_SIZE=50", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
+		)
+		x.workers = append(x.workers, x.program(ctx, name, worker.Admin, "tiktok-worker", env))
 	}
-	for _, p := range s.replicas() {
-		if err := awaitReady(ctx, p); err != nil {
-			return err
-		}
+	for _, p := range x.replicas() {
+		try.Check(awaitReady(ctx, p))
 	}
-	return nil
-}
-
-func (s *stack) startPostgres(ctx context.Context) error {
-	disk := filepath.Join(s.dir, "postgres")
-	if err := s.mount(ctx, disk, postgresSize); err != nil {
-		return err
-	}
-	addr, err := freeport.Addr()
-	if err != nil {
-		return err
-	}
-	s.postgres = s.newPostgres(pglocal.Options{
-		Dir: filepath.Join(disk, "cluster"), Addr: addr, Durable: true,
-		Settings: []string{
-			"max_wal_size=64MB", "min_wal_size=32MB", "checkpoint_timeout=30s", "log_min_messages=log",
-		},
-	})
-	if err := s.postgres.start(ctx); err != nil {
-		return err
-	}
-	if err := s.database.CreateDatabase(ctx, "chaos", ""); err != nil {
-		return err
-	}
-	s.pool, err = pgxpool.New(ctx, s.database.URL("chaos"))
-	return err
-}
-
-func (s *stack) startNATS(ctx context.Context) (err error) {
-	if err := s.mount(ctx, filepath.Join(s.dir, "nats"), natsSize); err != nil {
-		return err
-	}
-	if s.natsAddr, err = freeport.Addr(); err != nil {
-		return err
-	}
-	const format = "listen: %q\njetstream { store_dir: %q, max_file_store: 8GB }\n"
-	config := fmt.Sprintf(format, s.natsAddr, s.store())
-	file := filepath.Join(s.dir, "nats.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return err
-	}
-	s.nats = s.newProgram("nats", "nats-server", nil, "-c", file)
-	if err := s.nats.start(ctx); err != nil {
-		return err
-	}
-	s.conn, err = nats.Connect("nats://"+s.natsAddr,
-		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
-	if err != nil {
-		return err
-	}
-	s.js, err = jetstream.New(s.conn, jetstream.WithDefaultTimeout(2*time.Second))
-	return err
-}
-
-// store is JetStream's folder.
-func (s *stack) store() string { return filepath.Join(s.dir, "nats", "store") }
-
-// mount gives a store a small disk.
-func (s *stack) mount(ctx context.Context, dir, size string) error {
-	err := os.Mkdir(dir, 0o711) //nolint:gosec // Postgres' user goes through it
-	if err != nil || s.noDisks != nil {
-		return err
-	}
-	args := []string{"-t", "tmpfs", "-o", "mode=0711,size=" + size, "chaos", dir}
-	out, err := exec.CommandContext(ctx, "mount", args...).CombinedOutput() //nolint:gosec // own folder
-	if err != nil {
-		s.noDisks = fmt.Errorf("mount a small file system: %w: %s", err, out)
-		return nil
-	}
-	s.mounts = append(s.mounts, dir)
-	return nil
-}
-
-// link starts a proxy between two parts and returns its address.
-func (s *stack) link(from, to, target string) (string, error) {
-	proxy, err := faultproxy.Start(target)
-	if err != nil {
-		return "", err
-	}
-	s.links[from+"→"+to] = proxy
-	return proxy.Addr(), nil
-}
-
-// webhooks is the address at which Stripe reaches an ingest.
-func (s *stack) webhooks(ingest *part) string { return s.links["stripe→"+ingest.name].Addr() }
-
-func (s *stack) startIngest(ctx context.Context, name, grace string) error {
-	postgres, err1 := s.link(name, "postgres", s.postgres.addr)
-	queue, err2 := s.link(name, "nats", s.natsAddr)
-	ingest, err3 := launch.NewIngest(s.database.URLAt(postgres, "chaos"), "nats://"+queue)
-	_, err4 := s.link("stripe", name, ingest.Public)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return err
-	}
-	p := s.newProgram(name, "ingest", ingest.Env("SWEEP_INTERVAL=1s", "SWEEP_GRACE="+grace))
-	p.admin = ingest.Admin
-	s.ingests = append(s.ingests, p)
-	return p.start(ctx)
-}
-
-func (s *stack) startWorker(ctx context.Context, name string) error {
-	queue, err1 := s.link(name, "nats", s.natsAddr)
-	tiktok, err2 := s.link(name, "tiktok", strings.TrimPrefix(s.server.URL, "http://"))
-	worker, err3 := launch.NewWorker("http://"+tiktok, "nats://"+queue)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return err
-	}
-	p := s.newProgram(name, "tiktok-worker", worker.Env(
-		"TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE="+testCode, "TIKTOK_MAX_RPS=200", "TIKTOK_TIMEOUT=2s",
-		"BATCH_SIZE=50", "RETRY_INITIAL=100ms", "RETRY_MAX=2s",
-	))
-	p.admin = worker.Admin
-	s.workers = append(s.workers, p)
-	return p.start(ctx)
 }
 
 // replicas are the ingests and the workers.
-func (s *stack) replicas() []*part { return slices.Concat(s.ingests, s.workers) }
+func (x *experiment) replicas() []*part { return slices.Concat(x.ingests, x.workers) }
 
-// heal ends the faults that are still active. Half-open connections stay half-open: the product must detect
-// them.
-func (s *stack) heal() {
-	for _, link := range s.links {
-		link.Delay(0)
-		link.Resume()
-		link.Drop(false, false)
+func (x *experiment) startPostgres(ctx context.Context) {
+	options := pglocal.Options{
+		Dir: filepath.Join(x.disk(ctx, "postgres", postgresSize), "cluster"), Addr: try.Must(freeport.Addr()),
+		Durable: true, Settings: []string{
+			"max_wal_size=64MB", "min_wal_size=32MB", "checkpoint_timeout=30s", "log_min_messages=log",
+		},
 	}
-	s.tiktok.Clear()
-}
-
-func (s *stack) stop() error {
-	var errs []error
-	for _, p := range slices.Backward(s.parts) {
-		switch {
-		case p.running == nil:
-		case p == s.postgres:
-			p.terminate()
-			errs = append(errs, s.keepLog())
-		default:
-			p.kill()
+	launch := func(ctx context.Context) (_ *process.Process, err error) {
+		var server *pglocal.Server
+		// The children of a killed server hold its memory and its port for a moment.
+		if !wait.Until(ctx, stopTimeout, 200*time.Millisecond, func() bool {
+			server, err = pglocal.Start(ctx, options)
+			return err == nil
+		}) {
+			return nil, fmt.Errorf("start Postgres: %w", err)
 		}
+		x.database = server
+		return server.Process(), nil
 	}
-	for _, link := range s.links {
-		errs = append(errs, link.Close())
-	}
-	if s.server != nil {
-		s.tiktok.Clear()
-		s.server.Close()
-	}
-	if s.conn != nil {
-		s.conn.Close()
-	}
-	if s.pool != nil {
-		s.pool.Close()
-	}
-	for _, dir := range s.mounts {
-		//nolint:gosec,noctx // own folder; ctx may have ended
-		errs = append(errs, exec.Command("umount", "--lazy", dir).Run())
-	}
-	return errors.Join(errs...)
+	p := &part{name: "postgres", addr: options.Addr, stopSignal: syscall.SIGINT, launch: launch}
+	x.postgres = x.add(ctx, p)
+	x.OnEnd(func() error {
+		err1 := x.database.Stop()
+		log, err2 := os.ReadFile(filepath.Join(x.database.Dir(), "server.log")) // its disk is unmounted
+		return errors.Join(err1, err2, os.WriteFile(filepath.Join(x.dir, "postgres.log"), log, 0o600))
+	})
+	try.Check(x.database.CreateDatabase(ctx, "chaos", ""))
+	x.pool = try.Must(pgxpool.New(ctx, x.database.URL("chaos")))
+	x.OnClose(x.pool.Close)
 }
 
-// keepLog copies Postgres' log from the disk that is unmounted.
-func (s *stack) keepLog() error {
-	data, err := os.ReadFile(filepath.Join(s.database.Dir(), "server.log"))
+func (x *experiment) startNATS(ctx context.Context) {
+	x.disk(ctx, "nats", natsSize)
+	addr, file := try.Must(freeport.Addr()), filepath.Join(x.dir, "nats.conf")
+	const format = "listen: %q\njetstream { store_dir: %q, max_file_store: 8GB }\n"
+	try.Check(os.WriteFile(file, fmt.Appendf(nil, format, addr, x.store()), 0o600))
+	x.nats = x.program(ctx, "nats", addr, "nats-server", nil, "-c", file)
+	conn := try.Must(nats.Connect("nats://"+addr,
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond)))
+	x.OnClose(conn.Close)
+	x.js = try.Must(jetstream.New(conn, jetstream.WithDefaultTimeout(2*time.Second)))
+}
+
+// store is JetStream's folder.
+func (x *experiment) store() string { return filepath.Join(x.dir, "nats", "store") }
+
+// disk makes the folder of a part's store, on a small disk where that is possible.
+func (x *experiment) disk(ctx context.Context, name, size string) string {
+	dir := filepath.Join(x.dir, name)
+	try.Check(os.Mkdir(dir, 0o711)) //nolint:gosec // Postgres' user goes through it
+	if x.noDisks != nil {
+		return dir
+	}
+	args := []string{"-t", "tmpfs", "-o", "mode=0711,size=" + size, "chaos", dir}
+	out, err := exec.CommandContext(ctx, "mount", args...).CombinedOutput() //nolint:gosec // ours
 	if err != nil {
-		return err
+		x.noDisks = fmt.Errorf("mount a small file system: %w: %s", err, out)
+		return dir
 	}
-	return os.WriteFile(filepath.Join(s.dir, "postgres.log"), data, 0o600)
+	x.OnEnd(func() error {
+		return exec.Command("umount", "--lazy", dir).Run() //nolint:gosec,noctx // ours; ctx may have ended
+	})
+	return dir
 }
 
-// patience bounds every wait. It is no expectation of speed: machines are shared, and messages of a killed
-// process are redelivered after 30 s.
-const patience = 3 * time.Minute
+// link starts a proxy between two parts and returns its address.
+func (x *experiment) link(from, to, target string) string {
+	proxy := try.Must(faultproxy.Start(target))
+	x.OnEnd(proxy.Close)
+	x.links[from+"→"+to] = proxy
+	return proxy.Addr()
+}
+
+// add starts a part for the first time.
+func (x *experiment) add(ctx context.Context, p *part) *part {
+	try.Check(p.start(ctx))
+	x.parts = append(x.parts, p)
+	return p
+}
+
+// program starts one of our binaries, or nats-server.
+func (x *experiment) program(
+	ctx context.Context, name, addr, binary string, env []string, args ...string,
+) *part {
+	command := process.Command{
+		Path: filepath.Join(x.binaries, binary), Args: args, Env: append(env, "GORACE=halt_on_error=1"),
+		Log: filepath.Join(x.dir, name+".log"),
+	}
+	launch := func(context.Context) (*process.Process, error) { return process.Start(command) }
+	p := x.add(ctx, &part{name: name, addr: addr, stopSignal: syscall.SIGTERM, launch: launch})
+	x.OnClose(func() { p.Kill() }) // the latest process
+	return p
+}
 
 func await(ctx context.Context, done func() bool) bool {
 	return wait.Until(ctx, patience, 50*time.Millisecond, done)
 }
 
+// awaitReady waits for an ingest or a worker.
 func awaitReady(ctx context.Context, p *part) error {
 	body := ""
 	if !await(ctx, func() bool {
 		var status int
-		status, body = launch.Get(ctx, "http://"+p.admin+"/readyz")
+		status, body = launch.Get(ctx, "http://"+p.addr+"/readyz")
 		return status == http.StatusOK && !strings.Contains(body, "down")
 	}) {
 		return fmt.Errorf("wait for %s to be ready: %s", p.name, body)
@@ -288,12 +237,11 @@ func awaitReady(ctx context.Context, p *part) error {
 }
 
 // query reads the ledger.
-func query[T any](ctx context.Context, s *stack, row pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+func query[T any](
+	ctx context.Context, x *experiment, row pgx.RowToFunc[T], sql string, args ...any,
+) ([]T, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
+	rows, _ := x.pool.Query(ctx, sql, args...) // CollectRows returns the error
 	return pgx.CollectRows(rows, row)
 }

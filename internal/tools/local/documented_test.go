@@ -16,6 +16,7 @@ import (
 	"purchase-relay/internal/testkit/freeport"
 	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/process"
+	"purchase-relay/internal/testkit/try"
 	"purchase-relay/internal/testkit/wait"
 )
 
@@ -42,6 +43,7 @@ var (
 type expectation struct {
 	begins   string // the command's beginning
 	before   string // a script that prepares it
+	after    string // a script that ends what before began
 	input    string
 	purchase string // the status of the purchase that it needs; "": delivered
 	settled  bool   // whether it needs every purchase to be delivered
@@ -50,7 +52,7 @@ type expectation struct {
 
 // special are the commands that need or return something special. All others end with exit status 0.
 var special = []expectation{
-	{begins: "curl $WORKER/readyz", codes: []int{22}}, // 503: delivery is paused
+	{begins: "curl $WORKER/readyz", before: deny, after: permit, codes: []int{22}}, // 503: delivery is paused
 	{begins: `curl -X POST $TIKTOK/faults -d '{"code":40002`, settled: true, codes: []int{0}},
 	{begins: ".local/bin/ingest replay --status dead --yes", purchase: "dead", codes: []int{0}},
 	{begins: "ingest replay --session", before: refuse, input: "no\n", purchase: "dead", codes: []int{3}},
@@ -64,8 +66,10 @@ var special = []expectation{
 	{begins: "ingest forget -", before: adaBuys, input: "ada@example.com\n", codes: []int{3}},
 }
 
-// Purchases that commands need.
+// Scripts around commands: a paused delivery, and purchases.
 const (
+	deny    = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40105}' && stripegen`
+	permit  = `curl -X DELETE http://127.0.0.1:8083/faults`
 	refuse  = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40002,"count":1}' && stripegen`
 	adaBuys = `stripegen -email ada@example.com`
 )
@@ -73,55 +77,45 @@ const (
 // TestDocumentedCommands runs the documents' commands, in reading order, against the stack of make run.
 func TestDocumentedCommands(t *testing.T) {
 	t.Chdir("../../..")
-	r := &reader{t: t, stack: startStack(t), ran: make(map[string]bool)}
 	documents, err1 := filepath.Glob("docs/*.md")
 	more, err2 := filepath.Glob("deploy/*/*.md")
-	if err := errors.Join(err1, err2); err != nil {
+	bin, err3 := filepath.Abs(".local/documented") // kept, so that go build links only what has changed
+	addrs, err4 := freeport.Addrs(len(listeners))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		t.Fatal(err)
 	}
-	r.read(quickstart)
-	r.awaitDelivery()
-	log, err := os.ReadFile(r.stack.path("tiktok-worker.log"))
-	if err != nil || !strings.Contains(string(log), "TikTok denies access") {
-		t.Errorf("the worker's log has no line about the refused access (%v)", err)
+	s := &stack{
+		at: addrs, dir: filepath.Join(t.TempDir(), "local"), bin: bin, out: t.Output(), ended: make(chan string, 2),
+		workerEnv: []string{"RETRY_MAX=1s"}, // the documents' half a minute of waiting
 	}
-	for _, file := range slices.Concat([]string{"README.md"}, documents, more) {
-		if file != quickstart {
-			r.read(file)
-		}
-	}
-	if len(r.ran) < 25 {
-		t.Errorf("%d commands found, want at least 25", len(r.ran))
-	}
-}
-
-// startStack starts what make run starts, and builds stripegen beside it.
-func startStack(t *testing.T) *stack {
-	t.Helper()
-	addrs, err := freeport.Addrs(len(listeners))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := newStack(addrs, filepath.Join(t.TempDir(), "local"), t.Output())
 	t.Cleanup(func() {
-		if err := s.stop(); err != nil {
-			t.Error(err)
-		}
 		if s.pg != nil {
 			_ = os.RemoveAll(s.pg.Dir()) // under root outside of the test's folder
 		}
 	})
-	if err := s.start(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := s.Scoped(func() {
+		try.Check(launch.Build(t.Context(), s.bin, "./internal/tools/stripegen"))
+		s.start(t.Context())
+		s.sample(t.Context())
+		s.printAddresses()
+		r := &reader{t: t, stack: s, ran: make(map[string]bool)}
+		r.read(quickstart)
+		r.awaitDelivery()
+		log, err := os.ReadFile(s.path("tiktok-worker.log"))
+		if err != nil || !strings.Contains(string(log), "TikTok denies access") {
+			t.Errorf("the worker's log has no line about the refused access (%v)", err)
+		}
+		for _, file := range slices.Concat([]string{"README.md"}, documents, more) {
+			if file != quickstart {
+				r.read(file)
+			}
+		}
+		if len(r.ran) < 25 {
+			t.Errorf("%d commands found, want at least 25", len(r.ran))
+		}
+	}); err != nil {
+		t.Error(err)
 	}
-	if err := s.sample(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.printAddresses()
-	if err := launch.Build(t.Context(), s.path("bin"), "./internal/tools/stripegen"); err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // reader types what the documents say.
@@ -163,9 +157,7 @@ func (r *reader) run(file, line string) {
 			how = s
 		}
 	}
-	if out, code := r.shell(how.before, ""); code != 0 {
-		r.t.Fatalf("%s: exit status %d\n%s", how.before, code, out)
-	}
+	r.prepare(how.before)
 	if how.settled {
 		r.awaitDelivery()
 	}
@@ -181,6 +173,15 @@ func (r *reader) run(file, line string) {
 		r.t.Errorf("%s: `%s`: exit status %d, want one of %v:\n%s", file, line, code, how.codes, out)
 	}
 	r.t.Logf("%s: `%s`: %d", file, line, code)
+	r.prepare(how.after)
+}
+
+// prepare runs a script of the test's own.
+func (r *reader) prepare(script string) {
+	r.t.Helper()
+	if out, code := r.shell(script, ""); code != 0 {
+		r.t.Fatalf("%s: exit status %d\n%s", script, code, out)
+	}
 }
 
 // shell runs a script as a reader of the documents would, and returns its output and exit status.
@@ -188,11 +189,11 @@ func (r *reader) shell(script, input string) (out string, code int) {
 	const curl = `curl() { command curl -sS --fail-with-body "$@"; }` + "\n"
 	cmd := exec.CommandContext(r.t.Context(), "sh", "-c", curl+r.local(r.exports+script))
 	cmd.Stdin = strings.NewReader(input)
-	env := append(r.stack.ingestEnv(), "MIGRATE_DATABASE_URL="+r.stack.ledger("postgres"))
+	env := append(r.stack.ofIngest(), "MIGRATE_DATABASE_URL="+r.stack.ledger("postgres"))
 	if strings.Contains(script, "tiktok-worker") {
-		env = r.stack.workerEnv()
+		env = r.stack.ofWorker()
 	}
-	path := strings.Join([]string{r.stack.path("bin"), r.stack.pg.Programs(), os.Getenv("PATH")}, ":")
+	path := strings.Join([]string{r.stack.bin, r.stack.pg.Programs(), os.Getenv("PATH")}, ":")
 	cmd.Env = append(env, "PATH="+path, "WEBHOOK_URL=http://"+r.stack.at[ingest]+"/webhooks/stripe")
 	text, _ := cmd.CombinedOutput() // the exit status holds the error
 	return string(text), cmd.ProcessState.ExitCode()
@@ -226,7 +227,6 @@ func (r *reader) purchase(status string) string {
 
 func (r *reader) await(what string, done func() bool) {
 	r.t.Helper()
-	// After the denials a purchase's own backoff may be half a minute, and the simulator misbehaves a little.
 	if wait.Until(r.t.Context(), 5*time.Minute, 200*time.Millisecond, done) {
 		return
 	}
