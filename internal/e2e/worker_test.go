@@ -112,7 +112,7 @@ func TestWorker_DeliversAfterEveryOutage(t *testing.T) {
 			tc.fault.RetryAfter = time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat)
 		}
 		s.sim.Inject(tc.fault)
-		ids := s.sell(20)
+		ids := s.sell(10)
 		s.awaitNone(`purchases WHERE status <> 'delivered'`)
 		s.sim.Clear()
 		for _, id := range ids {
@@ -134,7 +134,7 @@ func TestWorker_SplitsBacklogWithInvalidEvents(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	invalid := 0
-	n := scale(1200, 2500) // several batches of the relay and of TikTok
+	n := scale(600, 2500) // several batches of the relay and of TikTok
 	s.backlog(n, func(i int, p *seeded) {
 		if i%100 == 41 {
 			invalid++
