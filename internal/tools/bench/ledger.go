@@ -111,22 +111,23 @@ type year struct {
 	full       map[string]series // KiB of a row in each table of the full ledger
 }
 
-// pass delivers n purchases of a year, week by week. One in five is of a customer who bought in the same week.
+// pass delivers n purchases of a year, month by month. One in five is of a customer who bought in the same
+// month.
 func (y *year) pass(ctx context.Context, n int) {
-	const weeks = 52
+	const months = 12
 	try.Check(y.Scoped(func() {
 		s := y.startPipeline(ctx, y.old.ledger, 0, unlimited)
-		for week := range weeks {
-			y.announce("week %d of %d", week+1, weeks)
-			tokens := newTokens(max(5, n/weeks) * 4 / 5)
+		for month := range months {
+			y.announce("month %d of %d", month+1, months)
+			tokens := newTokens(max(5, n/months) * 4 / 5)
 			for digit, customers := range map[string][]string{"0": tokens, "1": tokens[:len(tokens)/4]} {
 				k := paid()
 				k.checkout = order(digit)
-				k.checkout.Created = time.Now().AddDate(0, 0, 7*(week-weeks))
+				k.checkout.Created = time.Now().AddDate(0, month-months, 0)
 				send(ctx, k.plan(s.addr, 64, customers))
 			}
 			s.awaitDelivery(ctx)
-			execute(ctx, s.ledger, "VACUUM (ANALYZE)") // autovacuum has a week in production
+			execute(ctx, s.ledger, "VACUUM (ANALYZE)") // autovacuum has a month in production
 		}
 	}))
 }

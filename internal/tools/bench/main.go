@@ -46,11 +46,11 @@ func sections() []section {
 		{"one", "the time of a single purchase, step by step; one connection, everything running", one},
 		{"whole", "everything on this machine: Postgres, ingest, nats-server, worker, TikTok, sender", whole},
 		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
-		{"drain", "a backlog to TikTok, answering after 5 ms, 4 slots, no rate limit", drain},
+		{"drain", "a backlog to NATS, then to TikTok, answering after 5 ms, 4 slots, no rate limit", drain},
 		{"million", "64 connections, on a ledger of years", million},
 		{"growth", "a year is written, settled, pruned to 35 days, and written again; 64 connections", growth},
 		{"dashboard", "complete responses on the ledger of years", dashboard},
-		{"neighbours", "limits of NATS and of TikTok's simulator", neighbours},
+		{"neighbours", "limits of TikTok's simulator", neighbours},
 		{"peer", "the same job in Go with River on Postgres alone, 64 connections; TikTok takes 50 ms", peer},
 		{"node", "the usual Node handler (express, stripe, pg; TikTok is awaited), 64 connections", node},
 		{"size", "the binaries", size},
@@ -166,7 +166,9 @@ func (b *bench) build(ctx context.Context, folder string, args ...string) {
 // measure runs the sections and writes the report. The failure of one section does not cost the others'
 // figures.
 func (b *bench) measure(ctx context.Context) {
+	version, _ := exec.CommandContext(ctx, "git", "-C", b.root, "describe", "--always", "--dirty").Output()
 	b.Conditions = append([]string{
+		"version " + strings.TrimSpace(string(version)), // empty without git
 		fmt.Sprintf("%d cores", runtime.NumCPU()), runtime.GOOS + "/" + runtime.GOARCH, runtime.Version(),
 		fmt.Sprintf("%d rounds of %s", b.rounds, b.duration),
 	}, b.Conditions...)

@@ -5,17 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
-	"purchase-relay/internal/queue"
-	"purchase-relay/internal/relay"
-	"purchase-relay/internal/secret"
 	"purchase-relay/internal/stripe"
 	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/load"
@@ -72,16 +65,18 @@ func one(ctx context.Context, b *bench) {
 	s := b.startPipeline(ctx, b.database(ctx, "one"), usualLatency, unlimited)
 	// A webhook comes when the one before has been delivered.
 	paced := func(k kind, addr string) load.Plan { return b.paced(k, addr, 1, 50*time.Millisecond) }
-	null, known := b.startNull(), paced(paid(), s.addr)
-	send(ctx, known)
-	s.awaitDelivery(ctx)
-	ignored := paid()
+	null, ignored := b.startNull(), paid()
 	ignored.checkout.Type = "invoice.paid"
 	steps := []*measurement{
 		b.load("HTTP, both sides of it", "ms", func() load.Plan { return paced(paid(), null) }),
 		b.load("the body, its signature, a log line", "ms", func() load.Plan { return paced(forged(), s.addr) }),
 		b.load("decoding", "ms", func() load.Plan { return paced(ignored, s.addr) }),
-		b.load("look-up of a known event", "ms", func() load.Plan { return known }),
+		b.load("look-up of a known event", "ms", func() load.Plan {
+			known := paced(paid(), s.addr)
+			send(ctx, known)
+			s.awaitDelivery(ctx)
+			return known
+		}),
 		b.measurement("event, profile, purchase, commit", "ms"),
 	}
 	stages := []*row{
@@ -93,8 +88,7 @@ func one(ctx context.Context, b *bench) {
 	fresh := steps[4]
 	fresh.run = func(ctx context.Context) {
 		since := query[time.Time](ctx, s.ledger, "SELECT now()")
-		known = paced(paid(), s.addr)
-		fresh.record(send(ctx, known))
+		fresh.record(send(ctx, paced(paid(), s.addr)))
 		s.awaitDelivery(ctx)
 		for i, median := range query[[]float64](ctx, s.ledger, sqlStages, since) {
 			stages[i].add(median)
@@ -166,28 +160,35 @@ func outage(ctx context.Context, b *bench) {
 // slots are the worker's requests in flight.
 const slots = 4
 
-// drain measures how fast the worker delivers a backlog, in batches and with one event a request.
+// drain measures how fast a backlog leaves the outbox for NATS, and NATS for TikTok: in batches and with one
+// event a request.
 func drain(ctx context.Context, b *bench) {
+	outbox := b.row("backlog, from the outbox to NATS", "/s")
 	backlog := func(name string, batch, n int) *measurement {
 		m := b.measurement(name, "/s")
 		m.run = func(ctx context.Context) {
-			// With a slow TikTok a batch would save more.
+			alone := b.startIngestAlone(ctx, fmt.Sprintf("drain_%d_%d", batch, len(m.Figure)))
+			send(ctx, paid().plan(alone.addr, 64, newTokens(n)))
+			alone.stop()
+			// With a slower TikTok batches would save more.
 			nats, tiktok := b.startNATS(ctx), b.startSimulator(ctx, 5*time.Millisecond)
-			js := b.publish(ctx, nats, n)
 			began := time.Now()
+			in := b.startIngest(ctx, alone.ledger, nats)
+			in.await(ctx, "wait for the backlog to be published", func() bool {
+				return query[int](ctx, in.ledger, sqlCount+" WHERE status = 'pending'") == 0
+			})
+			if batch > 1 {
+				outbox.add(float64(n) / time.Since(began).Seconds())
+			}
+			in.stop()
+			began = time.Now()
 			worker := b.startWorker(ctx, nats, tiktok, unlimited,
 				fmt.Sprintf("WORKER_CONCURRENCY=%d", slots), fmt.Sprintf("BATCH_SIZE=%d", batch))
-			consumer := js.Consumer(message.StreamPurchases, message.ConsumerWorker)
 			worker.await(ctx, "wait for the backlog to be delivered", func() bool {
-				waiting, unacknowledged, err := consumer.Pending(ctx)
-				return err == nil && waiting == 0 && unacknowledged == 0
+				return simulatorStats(ctx, tiktok).Accepted == n
 			})
 			m.add(float64(n) / time.Since(began).Seconds())
-			stats := simulatorStats(ctx, tiktok)
-			if stats.Accepted != n {
-				try.Check(fmt.Errorf("of %d purchases TikTok accepted %d", n, stats.Accepted))
-			}
-			m.note("%d purchases, %d requests", n, stats.Requests)
+			m.note("%d purchases, %d requests", n, simulatorStats(ctx, tiktok).Requests)
 		}
 		return m
 	}
@@ -195,27 +196,6 @@ func drain(ctx context.Context, b *bench) {
 	batched := backlog("backlog, up to 500 a request", 500, max(1, b.million/10))
 	b.turns(ctx)
 	batched.against("one a request", single.Figure).atLeast(30)
-}
-
-// publish creates the streams as ingest does and publishes n purchases as the relay does.
-func (b *bench) publish(ctx context.Context, nats *server, n int) *queue.Conn {
-	config := queue.Config{NATSURL: secret.String("nats://" + nats.addr)}
-	js := try.Must(queue.Connect(config, "ingest", zap.NewNop(), prometheus.NewRegistry()))
-	b.OnEnd(func() error { return js.Close(context.WithoutCancel(ctx)) })
-	try.Check(js.Provision(ctx, queue.StreamConfig{Replicas: 1, MaxBytes: 2 << 30}))
-	p := samplePurchase()
-	claims := make([]relay.Claim, n)
-	for i := range claims {
-		p.ID = fmt.Sprintf("cs_live_bench%053d", i)
-		claims[i] = relay.Claim{ID: p.ID, Livemode: true, Generation: 1, FirstPublished: time.Now()}
-		claims[i].Envelope = try.Must(message.EncodeEnvelope(&p))
-	}
-	for batch := range slices.Chunk(claims, 1000) {
-		for _, result := range js.Publish(ctx, batch) {
-			try.Check(result.Err)
-		}
-	}
-	return js
 }
 
 // samplePurchase is what ingest records for an order.
@@ -227,15 +207,8 @@ func samplePurchase() purchase.Purchase {
 	return p
 }
 
-// neighbours measures what limits the pipeline from outside: context for the other figures.
+// neighbours measures what limits the worker from outside: context for the other figures.
 func neighbours(ctx context.Context, b *bench) {
-	published := b.measurement("NATS: purchases published as by the relay", "/s")
-	published.run = func(ctx context.Context) {
-		n := max(1, int(10_000*b.duration.Seconds()))
-		nats, began := b.startNATS(ctx), time.Now()
-		b.publish(ctx, nats, n)
-		published.add(float64(n) / time.Since(began).Seconds())
-	}
 	b.track("simulator: requests with one event", 1)
 	b.track("simulator: requests with 500 events", 500)
 	b.turns(ctx)
