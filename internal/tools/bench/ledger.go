@@ -83,8 +83,8 @@ CREATE FUNCTION past_webhook() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN NEW.received_at := least(NEW.received_at, NEW.created_at); RETURN NEW; END';
 CREATE TRIGGER past BEFORE INSERT ON public.stripe_events FOR EACH ROW EXECUTE FUNCTION past_webhook();`
 
-// growth delivers a year's purchases, prunes those older than 35 days, and delivers as many again: tables must
-// stop growing, and webhooks must not become slower.
+// growth delivers a year's purchases, prunes those older than 35 days, and delivers as many again: tables
+// must stop growing, and webhooks must not become slower.
 func growth(ctx context.Context, b *bench) {
 	y := &year{bench: b, full: make(map[string]series)}
 	y.young, y.old = b.startIngestAlone(ctx, "growth_young"), b.startIngestAlone(ctx, "growth")

@@ -146,8 +146,8 @@ func (b *bench) prepare(ctx context.Context) {
 	if b.profiles != "" {
 		overlay = []string{"-overlay", b.profilerOverlay()}
 	}
-	b.build(ctx, ".", append(overlay,
-		"./cmd/ingest", "./cmd/tiktok-worker", "./internal/tools/tiktoksim", "github.com/nats-io/nats-server/v2")...)
+	b.build(ctx, ".", append(overlay, "./cmd/ingest", "./cmd/tiktok-worker", "./internal/tools/tiktoksim",
+		"github.com/nats-io/nats-server/v2")...)
 	try.Check(pglocal.Ensure(ctx, b.progress))
 	b.startPostgres(ctx)
 }
@@ -166,13 +166,17 @@ func (b *bench) build(ctx context.Context, folder string, args ...string) {
 // measure runs the sections and writes the report. The failure of one section does not cost the others'
 // figures.
 func (b *bench) measure(ctx context.Context) {
-	version, _ := exec.CommandContext(ctx, "git", "-C", b.root, "describe", "--always", "--dirty").Output()
+	describe := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty")
+	describe.Dir = b.root
+	version, _ := describe.Output() // empty without git
 	b.Conditions = append([]string{
-		"version " + strings.TrimSpace(string(version)), // empty without git
+		"version " + strings.TrimSpace(string(version)),
 		fmt.Sprintf("%d cores", runtime.NumCPU()), runtime.GOOS + "/" + runtime.GOARCH, runtime.Version(),
 		fmt.Sprintf("%d rounds of %s", b.rounds, b.duration),
 	}, b.Conditions...)
-	b.printHead()
+	_, _ = fmt.Fprintf(b.out, "purchase-relay, %s\n  %s\nMedians, lowest … highest of the rounds; "+
+		"ratios are taken round by round; [target: met or not].\n",
+		b.When.Format(time.RFC3339), strings.Join(b.Conditions, " · "))
 	var errs []error
 	for _, s := range b.sections {
 		b.section, b.declared = s.name, nil

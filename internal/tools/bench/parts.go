@@ -244,7 +244,7 @@ func (s *system) verify(ctx context.Context, measurements ...*measurement) {
 		counts = append(counts, delivered, simulatorStats(ctx, s.tiktok).Accepted)
 	}
 	if slices.ContainsFunc(counts, func(n int) bool { return n != answered }) {
-		try.Check(fmt.Errorf("%d purchases answered; recorded, delivered, accepted by TikTok: %d", answered, counts))
+		try.Check(fmt.Errorf("%d purchases answered; recorded, delivered, accepted: %d", answered, counts))
 	}
 }
 

@@ -136,12 +136,6 @@ func (r *report) row(name, unit string, values ...float64) *row {
 	return line
 }
 
-func (r *report) printHead() {
-	_, _ = fmt.Fprintf(r.out, "purchase-relay, %s\n  %s\nMedians, lowest … highest of the rounds; "+
-		"ratios are taken round by round; [target: met or not].\n",
-		r.When.Format(time.RFC3339), strings.Join(r.Conditions, " · "))
-}
-
 func (r *report) printRows(selected func(*row) bool) {
 	for _, line := range r.Rows {
 		if selected(line) {
