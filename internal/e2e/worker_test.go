@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -157,7 +158,9 @@ func TestWorker_SplitsBacklogWithInvalidEvents(t *testing.T) {
 	if len(events) != n-invalid {
 		t.Errorf("TikTok has %d events, want %d", len(events), n-invalid)
 	}
-	if requests := s.sim.Stats().Requests; requests > 130 {
-		t.Errorf("requests = %d, want at most 130", requests)
+	// What a busy server delivered too late for its fetch is redelivered, and each of these is sent alone.
+	redelivered := len(regexp.MustCompile(`"delivery":[2-9],"events":1}`).FindAllString(s.worker.log(), -1))
+	if requests := s.sim.Stats().Requests; requests-redelivered > 130 {
+		t.Errorf("requests = %d, %d of them for redelivered events, want at most 130 others", requests, redelivered)
 	}
 }
