@@ -191,17 +191,9 @@ func (b *bench) measure(ctx context.Context) {
 			break
 		}
 	}
-	targets, met := 0, 0
-	for _, r := range b.Rows {
-		if r.Target != "" {
-			targets++
-		}
-		if r.Met {
-			met++
-		}
-	}
-	_, _ = fmt.Fprintf(b.out, "\nTargets: %d of %d met\n", met, targets)
-	b.printRows(func(r *row) bool { return r.Target != "" })
+	_, _ = fmt.Fprintln(b.out, "\nTargets")
+	targets, met := b.printRows(func(r *row) bool { return r.Target != "" })
+	_, _ = fmt.Fprintf(b.out, "  %d of %d met\n", met, targets)
 	if b.json != "" {
 		b.save(b.json)
 	}

@@ -136,12 +136,19 @@ func (r *report) row(name, unit string, values ...float64) *row {
 	return line
 }
 
-func (r *report) printRows(selected func(*row) bool) {
+// printRows prints the selected rows and counts them, and those that met their target.
+func (r *report) printRows(selected func(*row) bool) (n, met int) {
 	for _, line := range r.Rows {
-		if selected(line) {
-			_, _ = fmt.Fprintln(r.out, line)
+		if !selected(line) {
+			continue
+		}
+		_, _ = fmt.Fprintln(r.out, line)
+		n++
+		if line.Met {
+			met++
 		}
 	}
+	return n, met
 }
 
 // save writes the report as JSON.

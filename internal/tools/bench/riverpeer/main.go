@@ -43,7 +43,7 @@ func main() {
 // run serves webhooks and delivers with WORKERS workers until ctx ends; 0: webhooks alone.
 func run(ctx context.Context) error {
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
-	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL")+"&pool_max_conns=32")
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL")+"&pool_max_conns=32") // the URL has a query
 	if err != nil {
 		return err
 	}
