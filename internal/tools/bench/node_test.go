@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
-	"os/exec"
 	"testing"
 )
 
@@ -39,12 +37,5 @@ func TestNodeHandler_LockNamesContents(t *testing.T) {
 		if lock.Packages[""].Dependencies[name] != want || lock.Packages["node_modules/"+name].Version == "" {
 			t.Errorf("lock of %s lacks %s", name, want)
 		}
-	}
-}
-
-func TestInstallHandler_WithoutNode(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	if _, _, err := installHandler(t.Context(), t.TempDir()); !errors.Is(err, exec.ErrNotFound) {
-		t.Errorf("err = %v, want %v", err, exec.ErrNotFound)
 	}
 }

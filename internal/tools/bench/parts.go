@@ -1,19 +1,22 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/procfs"
 
 	"purchase-relay/internal/ledger"
 	"purchase-relay/internal/secret"
@@ -26,37 +29,56 @@ import (
 )
 
 const (
-	signingSecret = "whsec_bench-0123456789abcdef" //nolint:gosec // protects nothing
-	adminToken    = "bench-only-0123456789"
-	template      = "migrated" // database that every ledger is a copy of
-	waitLimit     = 2 * time.Minute
-	stopGrace     = 20 * time.Second
+	migrated  = "migrated" // database that every ledger is a copy of
+	waitLimit = 2 * time.Minute
+	stopGrace = 20 * time.Second
 )
 
-// startPostgres starts the private server, checks that it is durable, and migrates the template.
+// startPostgres starts the private server, checks that it is durable, and migrates a database to copy.
 func (b *bench) startPostgres(ctx context.Context) {
 	b.pg = try.Must(pglocal.Start(ctx, pglocal.Options{Durable: true}))
 	b.OnEnd(b.pg.Stop)
-	try.Check(b.pg.CreateDatabase(ctx, template, ""))
-	try.Must(ledger.Migrate(ctx, secret.String(b.pg.URL(template))))
-	for _, setting := range []string{"server_version", "fsync", "synchronous_commit", "full_page_writes"} {
-		value := query[string](ctx, b.pg.URL(template), "SELECT current_setting($1)", setting)
-		if setting == "server_version" {
-			value, _, _ = strings.Cut(value, " ")
-			setting = "Postgres"
-		} else if value != "on" {
+	try.Check(b.pg.CreateDatabase(ctx, migrated, ""))
+	url := b.pg.URL(migrated)
+	try.Must(ledger.Migrate(ctx, secret.String(url)))
+	b.Conditions = append(b.Conditions, "Postgres "+query[string](ctx, url, "SHOW server_version"))
+	for _, setting := range []string{"fsync", "synchronous_commit", "full_page_writes"} {
+		value := query[string](ctx, url, "SHOW "+setting)
+		if value != "on" {
 			try.Check(fmt.Errorf("postgres runs with %s=%s: commits are not durable", setting, value))
 		}
-		b.report.Machine = append(b.report.Machine, fact{setting, value})
+		b.Conditions = append(b.Conditions, setting+" on")
 	}
-	sync := fmt.Sprintf("%.2f ms", syncTime(b.pg.Dir()).Seconds()*1000)
-	b.report.Machine = append(b.report.Machine, fact{"one fdatasync", sync})
+	b.Conditions = append(b.Conditions, fmt.Sprintf("one fdatasync %.2f ms", syncTime(b.pg.Dir())))
+}
+
+// syncTime returns the median time, in ms, of writing one page durably, as Postgres does at a commit, on the
+// disk of a folder.
+func syncTime(dir string) float64 {
+	flags := os.O_RDWR | os.O_CREATE | syscall.O_DSYNC
+	file := try.Must(os.OpenFile(filepath.Join(dir, "sync"), flags, 0o600)) //nolint:gosec // ours
+	defer func() { _, _ = file.Close(), os.Remove(file.Name()) }()
+	try.Must(file.Write(make([]byte, 1<<20))) // Postgres syncs existing pages, too
+	var times series
+	for i := range 50 {
+		began := time.Now()
+		try.Must(file.WriteAt(make([]byte, 8<<10), int64(i)*8<<10))
+		times = append(times, time.Since(began).Seconds()*1000)
+	}
+	return times.median()
 }
 
 // database creates an empty, migrated ledger and returns its URL.
 func (b *bench) database(ctx context.Context, name string) string {
-	try.Check(b.pg.CreateDatabase(ctx, name, template))
+	try.Check(b.pg.CreateDatabase(ctx, name, migrated))
 	return b.pg.URL(name)
+}
+
+// baselineDatabase is like database, without the triggers of the dashboard's totals.
+func (b *bench) baselineDatabase(ctx context.Context, name string) string {
+	url := b.database(ctx, name)
+	execute(ctx, url, "ALTER TABLE public.purchases DISABLE TRIGGER USER")
+	return url
 }
 
 // query returns one value, read over a connection of its own.
@@ -69,10 +91,11 @@ func query[T any](ctx context.Context, url, sql string, args ...any) (value T) {
 	return value
 }
 
-func execute(ctx context.Context, url, sql string, args ...any) {
+// execute runs statements.
+func execute(ctx context.Context, url, sql string) {
 	conn := try.Must(pgx.Connect(ctx, url))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if _, err := conn.Exec(ctx, sql, args...); err != nil {
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 		try.Check(fmt.Errorf("%s: %w", sql, err))
 	}
 }
@@ -87,9 +110,6 @@ type server struct {
 // serve runs a program until the end of the current scope, with env as its whole environment and its output
 // in a file, as in production. It returns when the program listens on addr.
 func (b *bench) serve(ctx context.Context, addr string, env []string, path string, args ...string) *server {
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(b.dir, path)
-	}
 	log := filepath.Join(b.dir, filepath.Base(path)+".log")
 	s := &server{addr: addr, command: process.Command{Path: path, Args: args, Env: env, Dir: b.dir, Log: log}}
 	b.OnEnd(func() error {
@@ -121,32 +141,14 @@ func (s *server) stop() {
 	}
 }
 
-// ingest is the real one.
-type ingest struct {
-	*server
-	admin  string // address
-	ledger string // URL of its database
-}
-
-// startIngest runs ingest on a ledger. Without nats, the address of a nats-server, nothing is published.
-func (b *bench) startIngest(ctx context.Context, ledger, nats string, env ...string) *ingest {
-	const closedPort = "127.0.0.1:1"
-	public, admin := try.Must(freeport.Addr()), try.Must(freeport.Addr())
-	s := b.serve(ctx, public, append([]string{
-		"STRIPE_WEBHOOK_SECRET=" + signingSecret, "DATABASE_URL=" + ledger,
-		"NATS_URL=nats://" + cmp.Or(nats, closedPort), "NATS_MAX_BYTES=2GiB",
-		"INGEST_ADDR=" + public, "ADMIN_ADDR=" + admin, "ADMIN_TOKEN=" + adminToken,
-	}, env...), "ingest")
-	s.await(ctx, "wait for ingest to be ready", func() bool {
-		body, err := fetch(ctx, http.MethodGet, "http://"+admin+"/readyz", "")
-		return err == nil && (nats == "" || strings.Contains(string(body), `"nats":"up"`))
+// startNull serves a handler that does nothing.
+func (b *bench) startNull() (addr string) {
+	null := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	b.OnEnd(func() error {
+		null.Close()
+		return nil
 	})
-	return &ingest{server: s, admin: admin, ledger: ledger}
-}
-
-// startIngestAlone runs ingest without NATS on a new ledger of this name.
-func (b *bench) startIngestAlone(ctx context.Context, name string) *ingest {
-	return b.startIngest(ctx, b.database(ctx, name), "")
+	return null.Listener.Addr().String()
 }
 
 // startNATS runs a nats-server with JetStream. Its streams survive a stop, until the end of the current
@@ -156,23 +158,21 @@ func (b *bench) startNATS(ctx context.Context) *server {
 	b.OnEnd(func() error { return os.RemoveAll(store) })
 	addr := try.Must(freeport.Addr())
 	host, port, _ := net.SplitHostPort(addr)
-	return b.serve(ctx, addr, nil, "nats-server", "-a", host, "-p", port, "-js", "-sd", store)
+	return b.serve(ctx, addr, nil, b.dir+"/nats-server", "-a", host, "-p", port, "-js", "-sd", store)
 }
 
-// simulator is TikTok's. It accepts every valid event after a latency.
-type simulator struct{ *server }
+// usualLatency is that of TikTok's simulator, ± 50 %.
+const usualLatency = 20 * time.Millisecond
 
-func (b *bench) startSimulator(ctx context.Context, latency time.Duration) simulator {
+// startSimulator runs TikTok's, which accepts every valid event after a latency.
+func (b *bench) startSimulator(ctx context.Context, latency time.Duration) *server {
 	addr := try.Must(freeport.Addr())
-	args := []string{"-addr", addr, "-misbehave", "0", "-latency", latency.String()}
-	return simulator{b.serve(ctx, addr, nil, "tiktoksim", args...)}
+	return b.serve(ctx, addr, nil,
+		b.dir+"/tiktoksim", "-addr", addr, "-misbehave", "0", "-latency", latency.String())
 }
 
-func (s simulator) url() string { return "http://" + s.addr + launch.EventPath }
-
-func (s simulator) stats(ctx context.Context) (stats tiktoksim.Stats) {
-	body := try.Must(fetch(ctx, http.MethodGet, "http://"+s.addr+"/stats", ""))
-	try.Check(json.Unmarshal(body, &stats))
+func simulatorStats(ctx context.Context, tiktok *server) (stats tiktoksim.Stats) {
+	try.Check(json.Unmarshal(try.Must(fetch(ctx, http.MethodGet, "http://"+tiktok.addr+"/stats", "")), &stats))
 	return stats
 }
 
@@ -180,49 +180,71 @@ func (s simulator) stats(ctx context.Context) (stats tiktoksim.Stats) {
 const unlimited = "TIKTOK_MAX_RPS=1000"
 
 // startWorker runs the worker as it is shipped, with further environment.
-func (b *bench) startWorker(ctx context.Context, nats *server, tiktok simulator, env ...string) *server {
-	admin := try.Must(freeport.Addr())
-	return b.serve(ctx, admin, append([]string{
-		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + tiktok.url(),
-		"NATS_URL=nats://" + nats.addr, "ADMIN_ADDR=" + admin,
-	}, env...), "tiktok-worker")
+func (b *bench) startWorker(ctx context.Context, nats, tiktok *server, env ...string) *server {
+	worker := try.Must(launch.NewWorker("http://"+tiktok.addr, "nats://"+nats.addr))
+	return b.serve(ctx, worker.Admin, worker.Env(env...), b.dir+"/tiktok-worker")
 }
 
-// pipeline is everything from the webhook to TikTok, each part in a process of its own.
-type pipeline struct {
-	ingest       *ingest
-	nats, worker *server
-	tiktok       simulator
+// system is ingest or a baseline in its place, with its ledger and what follows it.
+type system struct {
+	*server
+	admin, ledger        string  // address, URL
+	nats, tiktok, worker *server // nil where a system has none
 }
 
-// startPipeline starts everything on a new ledger of this name.
-func (b *bench) startPipeline(ctx context.Context, name string, ingestEnv, workerEnv []string) *pipeline {
-	ledger := b.database(ctx, name)
-	p := &pipeline{nats: b.startNATS(ctx), tiktok: b.startSimulator(ctx, b.latency)}
-	p.ingest = b.startIngest(ctx, ledger, p.nats.addr, ingestEnv...)
-	p.worker = b.startWorker(ctx, p.nats, p.tiktok, workerEnv...)
-	return p
+// startIngest runs ingest on a ledger, with further environment. Without nats nothing is published.
+func (b *bench) startIngest(ctx context.Context, ledger string, nats *server, env ...string) *system {
+	queue, ready := "127.0.0.1:1", "" // a closed port
+	if nats != nil {
+		queue, ready = nats.addr, `"nats":"up"`
+	}
+	in := try.Must(launch.NewIngest(ledger, "nats://"+queue))
+	env = in.Env(append(env, "NATS_MAX_BYTES=2GiB")...)
+	s := &system{admin: in.Admin, ledger: ledger, nats: nats}
+	s.server = b.serve(ctx, in.Public, env, b.dir+"/ingest")
+	s.await(ctx, "wait for ingest to be ready", func() bool {
+		body, err := fetch(ctx, http.MethodGet, "http://"+in.Admin+"/readyz", "")
+		return err == nil && strings.Contains(string(body), ready)
+	})
+	return s
 }
 
-const (
-	sqlCount       = "SELECT count(*) FROM public.purchases"
-	sqlUndelivered = sqlCount + " WHERE status IN ('pending', 'published', 'retrying')"
-)
+// startIngestAlone runs ingest without NATS on a new ledger of this name.
+func (b *bench) startIngestAlone(ctx context.Context, name string) *system {
+	return b.startIngest(ctx, b.database(ctx, name), nil)
+}
+
+// startPipeline starts everything from the webhook to TikTok on a ledger, each part in a process of its own.
+func (b *bench) startPipeline(
+	ctx context.Context, ledger string, latency time.Duration, workerEnv ...string,
+) *system {
+	s := b.startIngest(ctx, ledger, b.startNATS(ctx))
+	s.tiktok = b.startSimulator(ctx, latency)
+	s.worker = b.startWorker(ctx, s.nats, s.tiktok, workerEnv...)
+	return s
+}
+
+const sqlCount = "SELECT count(*) FROM public.purchases"
 
 // awaitDelivery waits until the ledger has every purchase's outcome.
-func (p *pipeline) awaitDelivery(ctx context.Context) {
-	p.ingest.await(ctx, "wait for every purchase to be delivered", func() bool {
-		return query[int](ctx, p.ingest.ledger, sqlUndelivered) == 0
+func (s *system) awaitDelivery(ctx context.Context) {
+	s.await(ctx, "wait for every purchase to be delivered", func() bool {
+		return query[int](ctx, s.ledger, sqlCount+" WHERE status IN ('pending', 'published', 'retrying')") == 0
 	})
 }
 
-// verify compares the ledger with what TikTok accepted: every purchase, once.
-func (p *pipeline) verify(ctx context.Context) {
-	all := query[int](ctx, p.ingest.ledger, sqlCount)
-	delivered := query[int](ctx, p.ingest.ledger, sqlCount+" WHERE status = 'delivered'")
-	accepted := p.tiktok.stats(ctx).Accepted
-	if all != delivered || all != accepted {
-		try.Check(fmt.Errorf("of %d purchases %d are delivered, and TikTok accepted %d", all, delivered, accepted))
+// verify compares what measurements had answered with the ledger and with TikTok: every purchase, once.
+func (s *system) verify(ctx context.Context, measurements ...*measurement) {
+	answered, counts := 0, []int{query[int](ctx, s.ledger, sqlCount)}
+	for _, m := range measurements {
+		answered += m.answered
+	}
+	if s.tiktok != nil {
+		delivered := query[int](ctx, s.ledger, sqlCount+" WHERE status = 'delivered'")
+		counts = append(counts, delivered, simulatorStats(ctx, s.tiktok).Accepted)
+	}
+	if slices.ContainsFunc(counts, func(n int) bool { return n != answered }) {
+		try.Check(fmt.Errorf("%d purchases answered; recorded, delivered, accepted: %d", answered, counts))
 	}
 }
 
@@ -234,7 +256,6 @@ func fetch(ctx context.Context, method, url, body string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+adminToken)
 	resp, err := (&http.Client{}).Do(req)
 	if err != nil {
 		return nil, err
@@ -245,4 +266,60 @@ func fetch(ctx context.Context, method, url, body string) ([]byte, error) {
 		err = fmt.Errorf("%s %s: %s: %.200s", method, url, resp.Status, data)
 	}
 	return data, err
+}
+
+// memory adds a row with the peak of a process' resident memory; without /proc it is empty.
+func (b *bench) memory(name string, pid int) *row {
+	r := b.row("resident memory of "+name+", peak", "MiB")
+	if process, err := procfs.NewProc(pid); err == nil {
+		if status, err := process.NewStatus(); err == nil {
+			r.add(float64(status.VmHWM) / (1 << 20))
+		}
+	}
+	return r
+}
+
+// usage is a row with the µs of processor time that processes use for each purchase; without /proc it is
+// empty.
+type usage struct {
+	*row
+	pids []int
+}
+
+func (b *bench) usage(name string, pids ...int) *usage {
+	return &usage{b.row("processor of "+name, "µs"), pids}
+}
+
+// meter begins to measure processor time; end is called after a number of purchases.
+func meter(usages ...*usage) (end func(purchases int)) {
+	var before series
+	for _, u := range usages {
+		before = append(before, processorTime(u.pids))
+	}
+	return func(purchases int) {
+		for i, u := range usages {
+			if used := processorTime(u.pids) - before[i]; used > 0 {
+				u.add(used * 1e6 / float64(purchases))
+			}
+		}
+	}
+}
+
+// processorTime returns the seconds that processes and their children have used, children that ended
+// included. It leaves out the children of this process: they are what is measured.
+func processorTime(pids []int) (total float64) {
+	const ticks = 100 // clock ticks a second in /proc, on every Linux that Go supports
+	processes, _ := procfs.AllProcs()
+	for _, process := range processes {
+		stat, err := process.Stat()
+		parent := stat.PPID != os.Getpid() && slices.Contains(pids, stat.PPID)
+		if err != nil || !parent && !slices.Contains(pids, stat.PID) { // ended meanwhile, or another's
+			continue
+		}
+		total += stat.CPUTime()
+		if stat.PID != os.Getpid() {
+			total += float64(stat.CUTime+stat.CSTime) / ticks
+		}
+	}
+	return total
 }

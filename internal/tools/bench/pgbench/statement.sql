@@ -4,7 +4,8 @@ WITH e AS (
     INSERT INTO public.stripe_events
         (event_id, type, checkout_session_id, livemode, created_at, received_at, disposition)
     VALUES ('evt_' || (:r)::text || '000000000000', 'checkout.session.completed',
-        'cs_live_a1' || (:r)::text || '{zeros}', true, now(), now(), 'processed')
+        'cs_live_a1' || (:r)::text || '00000000000000000000000000000000000000000000', true, now(), now(),
+        'processed')
     ON CONFLICT (event_id) DO NOTHING
 ), p AS (
     INSERT INTO public.profiles AS p (livemode, email, stripe_customer_id, stripe_subscription_id, last_purchase_at)
@@ -17,7 +18,8 @@ WITH e AS (
 )
 INSERT INTO public.purchases (checkout_session_id, status, profile_id, mode, livemode, amount_minor, currency,
     purchased_at, stripe_customer_id, stripe_subscription_id, envelope, match_keys)
-SELECT 'cs_live_a1' || (:r)::text || '{zeros}', 'pending', p.id, 'subscription', true, 2999, 'usd',
-    now(), 'cus_' || (:r)::text || '00', 'sub_' || (:r)::text || '000000000000', '\x{envelope}'::bytea, 127
+SELECT 'cs_live_a1' || (:r)::text || '00000000000000000000000000000000000000000000', 'pending',
+     p.id, 'subscription', true, 2999, 'usd',
+    now(), 'cus_' || (:r)::text || '00', 'sub_' || (:r)::text || '000000000000', :envelope::bytea, 127
 FROM p
 ON CONFLICT (checkout_session_id) DO NOTHING;

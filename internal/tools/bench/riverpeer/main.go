@@ -6,7 +6,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -44,16 +43,7 @@ func main() {
 // run serves webhooks and delivers with WORKERS workers until ctx ends; 0: webhooks alone.
 func run(ctx context.Context) error {
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
-	config, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL"))
-	if err != nil {
-		return err
-	}
-	connections, err := strconv.Atoi(cmp.Or(os.Getenv("CONNECTIONS"), "32"))
-	if err != nil {
-		return err
-	}
-	config.MaxConns = int32(connections) //nolint:gosec // a small number
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL")+"&pool_max_conns=32") // the URL has a query
 	if err != nil {
 		return err
 	}
