@@ -19,6 +19,7 @@ import (
 const (
 	alertRules = "../../deploy/prometheus/alerts.yml"
 	alertTests = "../../deploy/prometheus/alerts_test.yml"
+	slowTests  = "../../deploy/prometheus/alerts_slow_test.yml"
 	operations = "../../docs/operations.md"
 )
 
@@ -77,10 +78,12 @@ func TestAlerts_AreDocumentedAndTested(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit, err := os.ReadFile(alertTests)
-	if err != nil {
+	unit, err1 := os.ReadFile(alertTests)
+	slow, err2 := os.ReadFile(slowTests)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
+	unit = append(unit, slow...)
 	rows := documented(t)
 	seen := map[string]bool{}
 	for _, r := range rules(t) {
@@ -137,6 +140,7 @@ func TestAlerts_PassPromtool(t *testing.T) {
 	for _, args := range [][]string{
 		{"check", "rules", alertRules},
 		{"test", "rules", alertTests},
+		{"test", "rules", slowTests},
 		{"check", "config", "../../deploy/prometheus/prometheus.yml"},
 	} {
 		if _, err := os.ReadFile(args[2]); err != nil { // for the test cache

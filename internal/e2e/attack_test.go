@@ -142,7 +142,7 @@ func attackTime() time.Duration {
 	if d, err := time.ParseDuration(os.Getenv("ATTACK")); err == nil {
 		return d
 	}
-	return time.Duration(scale(600, 5000)) * time.Millisecond
+	return time.Duration(scale(250, 5000)) * time.Millisecond
 }
 
 // Good webhooks are accepted during each attack; their rate is logged. They are sent as Stripe sends them:

@@ -142,7 +142,7 @@ func (s *stripeStack) differences(wantCode int) map[string][]string {
 func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 	t.Parallel()
 	s := newStripeStack(t)
-	n := scale(1000, 5000)
+	n := scale(400, 5000)
 	s.deliver(arrivals(s.addCheckouts(n)...))
 	s.awaitCount("delivered", len(s.sent))
 	if diff := cmp.Diff(map[string][]string{"missing": s.lost}, s.differences(3)); diff != "" {

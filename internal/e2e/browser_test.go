@@ -223,19 +223,5 @@ func TestDashboard_InBrowser(t *testing.T) {
 	if s.ingest.logged("Replay") != 1 || !strings.Contains(s.ingest.log(), `"by":"admin"`) {
 		t.Error("the log does not name who replayed")
 	}
-
-	// Every page fits a phone.
-	p.do(chromedp.EmulateViewport(390, 844))
-	for _, page := range []string{
-		"/", "/purchases", "/purchases/" + retried.SessionID, "/dead", "/attention", "/purchases?status=rejected",
-		"/missing",
-	} {
-		p.open(s.admin + page)
-		width := evaluate[int](p, `(document.querySelectorAll('details').forEach(d => d.open = true),
-			document.documentElement.scrollWidth)`)
-		if width > 390 {
-			t.Errorf("%s is %d px wide, want at most 390", page, width)
-		}
-	}
-	p.checkConsole("404") // of /missing
+	p.checkConsole("")
 }

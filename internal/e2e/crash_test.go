@@ -24,10 +24,11 @@ func crashes() int {
 	if n, err := strconv.Atoi(os.Getenv("CRASHES")); err == nil {
 		return n
 	}
-	return scale(4, 100)
+	return scale(3, 100)
 }
 
-// load sends purchases as Stripe does: four concurrently, 125 per second, each until it is answered 200.
+// load sends purchases as Stripe does: four concurrently, 60 requests per second, each until it is answered
+// 200.
 type load struct {
 	s     *stack
 	group sync.WaitGroup
@@ -41,7 +42,7 @@ type load struct {
 
 func (s *stack) startLoad() *load {
 	l := &load{s: s, done: make(chan struct{}), ids: make(chan string, 1_000_000), sender: s.sender}
-	l.pace = time.NewTicker(8 * time.Millisecond)
+	l.pace = time.NewTicker(time.Second / 60)
 	s.t.Cleanup(l.pace.Stop)
 	for range 4 {
 		l.group.Go(l.buy)
@@ -65,8 +66,10 @@ func (l *load) buy() {
 			if err == nil && answer.Status == 200 {
 				break
 			}
-			if l.s.t.Context().Err() != nil {
+			select {
+			case <-l.s.t.Context().Done():
 				return
+			case <-l.pace.C:
 			}
 		}
 		l.ids <- c.SessionID

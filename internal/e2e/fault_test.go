@@ -70,7 +70,7 @@ func TestWorker_SettingsFaultDeadLettersAtMostTen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := scale(500, 2000)
+			n := scale(200, 2000)
 			s := newStack(t)
 			s.backlog(n, nil)
 			s.sim.Inject(tc.fault)
@@ -104,7 +104,7 @@ func TestWorker_BlockedEventStopsNoOther(t *testing.T) {
 	for _, httpStatus := range []int{403, 413} {
 		t.Run(fmt.Sprint(httpStatus), func(t *testing.T) {
 			t.Parallel()
-			n, blocked := scale(400, 1000), 213
+			n, blocked := scale(250, 1000), 213
 			s := newStack(t)
 			s.backlog(n, func(i int, p *seeded) {
 				if i == blocked {

@@ -409,7 +409,7 @@ func TestTrial_RandomOrder(t *testing.T) {
 			bodies = append(bodies, body)
 		}
 	}
-	for i := range scale(100, 1000) {
+	for i := range scale(40, 1000) {
 		c := stripegen.NewCheckout().Live().Trial()
 		c.Created = c.Created.Add(-time.Duration(200+random.IntN(100)) * day)
 		if i%2 == 1 {
@@ -425,7 +425,7 @@ func TestTrial_RandomOrder(t *testing.T) {
 			want[invoices[1].InvoiceID] = sha(strings.ToLower(*c.Email))
 		}
 	}
-	for range scale(20, 50) { // without a trial the checkout is the sale, and every invoice a renewal
+	for range scale(10, 50) { // without a trial the checkout is the sale, and every invoice a renewal
 		c := stripegen.NewCheckout().Live()
 		c.Created = c.Created.Add(-100 * day)
 		add(c.Event())

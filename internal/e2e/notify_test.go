@@ -100,32 +100,31 @@ func TestNotify_OneMessagePerProblem(t *testing.T) {
 	}
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
 	ids := s.sell(2)
+	s.awaitCount("dead", 2)
+	s.sim.Clear()
+	s.sim.SetToken("another")
+	waiting := s.sell(1)[0]
 	m := await("dead:refused", "firing")
 	both := strings.Contains(m.Text, ids[0]) && strings.Contains(m.Text, ids[1])
 	if m.Count != 2 || len(m.IDs) != 2 || !both || !strings.Contains(m.Remedy, "ingest replay") {
 		t.Errorf("message = %+v, want both purchases with the remedy", m)
 	}
-	await("silence", "firing")
-	s.sim.Clear()
-	s.sim.SetToken("another")
-	if code, out := s.command("replay", "--status", "dead", "--yes"); code != 0 {
-		t.Fatalf("replay: %d %s", code, out)
-	}
-	await("dead:refused", "resolved")
 	m = await("paused", "firing")
 	if !strings.Contains(m.Text, "40105") || !strings.Contains(m.Remedy, "access token") {
 		t.Errorf("message = %+v, want code 40105 with the remedy", m)
 	}
-	s.sim.SetToken("local-token")
-	s.awaitStatus(ids[0], "delivered")
-	await("paused", "resolved")
+	await("silence", "firing")
 
-	// A repeated reason waits for ten minutes, a new one does not.
-	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
-	repeated := s.sell(1)[0]
-	s.awaitStatus(repeated, "dead")
-	await("silence", "resolved")
-	s.exec(`UPDATE purchases SET reason = 'crash' WHERE checkout_session_id = $1`, repeated)
+	// All three end, and one with another reason starts.
+	s.sim.SetToken("local-token")
+	if code, out := s.command("replay", "--session", ids[0], "--yes"); code != 0 {
+		t.Fatalf("replay: %d %s", code, out)
+	}
+	s.exec(`UPDATE purchases SET reason = 'crash' WHERE checkout_session_id = $1`, ids[1])
+	s.checkDelivered(append(s.sell(1), ids[0], waiting)...)
+	for _, reason := range []string{"dead:refused", "paused", "silence"} {
+		await(reason, "resolved")
+	}
 	await("dead:crash", "firing")
 	for _, reason := range []string{"dead:refused", "silence", "paused"} {
 		if n := len(r.messages(reason, "firing")); n != 1 {

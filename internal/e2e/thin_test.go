@@ -76,7 +76,7 @@ func TestThinEvents_RandomFaultsLoseNothing(t *testing.T) {
 			}
 		}
 	}
-	sales, trials, thinEvents := scale(150, 1000), 0, 0
+	sales, trials, thinEvents := scale(80, 1000), 0, 0
 	for i := range sales {
 		amount := int64(1000 + i)
 		value := fmt.Sprintf("%d.%02d", amount/100, amount%100)

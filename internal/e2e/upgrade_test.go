@@ -123,7 +123,7 @@ func TestUpgrade_IngestBeforeMigration(t *testing.T) {
 		t.Errorf("purchases before the migration = %d, want none", n)
 	}
 	s.migrate()
-	s.awaitMore(50, "after the migration")
+	s.awaitMore(30, "after the migration")
 	l.finish()
 }
 
@@ -137,20 +137,20 @@ func TestUpgrade_RollingLosesNothing(t *testing.T) {
 	s.startWorker()
 	oldIngest, oldWorker := s.ingest, s.worker
 	l := s.startLoad()
-	s.awaitMore(100, "by the old version")
+	s.awaitMore(40, "by the old version")
 	s.build = "next/"
 	s.migrate()
-	s.awaitMore(100, "by the old version on the new schema")
+	s.awaitMore(40, "by the old version on the new schema")
 	s.startIngest()
 	s.startWorker()
-	s.awaitMore(100, "by both versions")
+	s.awaitMore(40, "by both versions")
 	l.followIngest()
 	for name, p := range map[string]*program{"ingest": oldIngest, "tiktok-worker": oldWorker} {
 		if code := p.stop(); code != 0 {
 			t.Errorf("exit code of the old %s = %d, want 0", name, code)
 		}
 	}
-	s.awaitMore(100, "by the new version alone")
+	s.awaitMore(40, "by the new version alone")
 	l.finish()
 	code, text := httpGet(s.admin + "/api/v1/summary")
 	want := fmt.Sprintf(`"delivered":%d,`, len(s.sim.Received()))

@@ -19,21 +19,28 @@ const (
 )
 
 var (
-	mu    sync.Mutex
-	given = make(map[int]bool)
+	mu sync.Mutex
+	// A UDP socket on each given port keeps other processes' tests from it, also while its listener restarts.
+	given []net.PacketConn
 )
 
-// Addr returns an address, 127.0.0.1:port, on which nothing listens. It returns no address twice.
+// Addr returns an address, 127.0.0.1:port, on which nothing listens. Nobody on this machine gets it from here
+// again before this process ends.
 func Addr() (string, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	for range 1000 {
 		port := lowest + rand.IntN(count) //nolint:gosec // any port will do
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		if !given[port] && Check(addr) == nil {
-			given[port] = true
+		mark, err := net.ListenPacket("udp", addr) //nolint:noctx // held until the process ends
+		if err != nil {
+			continue
+		}
+		if Check(addr) == nil {
+			given = append(given, mark)
 			return addr, nil
 		}
+		_ = mark.Close()
 	}
 	return "", errors.New("no free port found")
 }
