@@ -52,6 +52,8 @@ func TestPlans_OfEmptyLedgerUseIndexes(t *testing.T) {
 		"prune_events": {
 			prune["sqlPruneEvents"], "timestamptz, timestamptz, text, int", "now(), now(), 'evt', 500",
 		},
+		"displaced":      {sqlDisplaceAttempts, "text[]", "'{a,b}'"},
+		"attempts":       {problems["sqlAttempts"], "text[]", "'{a,b}'"},
 		"problem_groups": {problems["sqlProblemGroups"], "", ""},
 		"problem_times":  {problems["sqlProblemTimes"], "", ""},
 	} {
