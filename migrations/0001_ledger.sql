@@ -79,6 +79,9 @@ CREATE TABLE purchases (
     sent_minor             bigint,            -- delivered value; null if sent without one (unlisted
                                               -- currency, unknown amount)
     sent_page              text,              -- TIKTOK_PAGE_URL, if that was sent
+    attempt_id             text,              -- the only attempt, if it is kept here: see attempts
+    attempt_generation     integer,
+    attempt_took_ms        bigint,
     finished_at            timestamptz,
     created_at             timestamptz NOT NULL DEFAULT now(),
     updated_at             timestamptz NOT NULL DEFAULT now()
@@ -115,7 +118,9 @@ CREATE TABLE trials (
     purchase_id         text COLLATE "C"          -- the first payment
 );
 
--- One row per request to TikTok about a purchase.
+-- One row per request to TikTok about a purchase. A purchase that TikTok accepted on the first request has
+-- none: its only attempt is in the purchase's own columns, which spares a row and two index entries. With a
+-- second attempt both are rows.
 CREATE TABLE attempts (
     checkout_session_id text COLLATE "C" NOT NULL,
     attempt_id          text NOT NULL,
@@ -128,6 +133,15 @@ CREATE TABLE attempts (
     request_id          text NOT NULL,
     PRIMARY KEY (checkout_session_id, attempt_id)
 );
+
+-- Every attempt, wherever it is kept.
+CREATE VIEW purchase_attempts AS
+SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id
+FROM attempts
+UNION ALL
+SELECT checkout_session_id, attempt_id, attempt_generation, last_attempt_at, attempt_took_ms, last_class,
+    last_code, 'OK', COALESCE(tiktok_request_id, '')
+FROM purchases WHERE attempt_id IS NOT NULL;
 
 -- Progress through Stripe's event list, from newest to oldest. One row per origin: the command and the
 -- periodic check.

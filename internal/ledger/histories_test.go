@@ -704,8 +704,10 @@ func (h *history) timePasses(rt *rapid.T) {
 const sqlBrokenPromises = `
 	SELECT COALESCE(string_agg(checkout_session_id || ' is ' || status || ': ' || what, '; '), '') FROM (
 		SELECT p.checkout_session_id, p.status, CASE
-			WHEN p.attempts <> (SELECT count(*) FROM attempts a WHERE a.checkout_session_id = p.checkout_session_id)
-				THEN 'attempts differs from the number of its rows'
+			WHEN p.attempts <> (SELECT count(*) FROM purchase_attempts a
+				WHERE a.checkout_session_id = p.checkout_session_id)
+				THEN 'attempts differs from the number of attempts'
+			WHEN p.attempt_id IS NOT NULL AND p.attempts <> 1 THEN 'has an only attempt and others'
 			WHEN (p.finished_at IS NOT NULL) <> (p.status IN ('delivered', 'dead', 'skipped', 'rejected'))
 				THEN 'finished_at does not match the status'
 			WHEN p.finished_at > (SELECT at FROM history.clock) THEN 'finished_at is in the future'

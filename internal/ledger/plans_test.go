@@ -45,13 +45,15 @@ func TestPlans_OfEmptyLedgerUseIndexes(t *testing.T) {
 	for name, statement := range map[string]struct{ sql, types, values string }{
 		"events":         {sqlKnownEvents, "text[]", "'{a,b}'"},
 		"sessions":       {sqlSessionStates, "text[]", "'{a,b}'"},
-		"profiles":       {sqlKnownProfiles, "text[], text[]", "'{a,b}', '{c}'"},
+		"profiles":       {sqlKnownProfiles, "boolean[], text[]", "'{t,f}', '{a,b}'"},
 		"lock":           {sqlLockPurchases, "text[]", "'{a,b}'"},
 		"prune":          {prune["sqlPrunePurchases"], pruneTypes, pruneValues},
 		"prune_attempts": {prune["sqlPruneAttempts"], pruneTypes, pruneValues},
 		"prune_events": {
 			prune["sqlPruneEvents"], "timestamptz, timestamptz, text, int", "now(), now(), 'evt', 500",
 		},
+		"displaced":      {sqlDisplaceAttempts, "text[]", "'{a,b}'"},
+		"attempts":       {problems["sqlAttempts"], "text[]", "'{a,b}'"},
 		"problem_groups": {problems["sqlProblemGroups"], "", ""},
 		"problem_times":  {problems["sqlProblemTimes"], "", ""},
 	} {
@@ -74,6 +76,11 @@ func TestPlans_OfEmptyLedgerUseIndexes(t *testing.T) {
 		text := strings.Join(plan, "\n")
 		if !strings.Contains(text, "Index") || seqScan.MatchString(text) {
 			t.Errorf("%s: want an index scan, got\n%s", name, text)
+		}
+		// The mode alone selects every profile: each webhook of a new ledger read all of them.
+		const both = "Index Cond: ((livemode = u.livemode) AND (email = u.email))"
+		if name == "profiles" && !strings.Contains(text, both) {
+			t.Errorf("%s: want a look-up by mode and address, got\n%s", name, text)
 		}
 	}
 }

@@ -167,12 +167,13 @@ SELECT event_id, checkout_session_id FROM public.stripe_events WHERE event_id = 
 const sqlSessionStates = `
 SELECT checkout_session_id, status, reason FROM public.purchases WHERE checkout_session_id = ANY($1)`
 
+// LIMIT keeps the subquery apart, so that each address is one look-up by both columns of the unique index.
+// With email = ANY($1), Postgres would read all profiles of a mode until it has analysed the table.
 const sqlKnownProfiles = `
-SELECT livemode, email, id::text, COALESCE(stripe_customer_id, ''), first_paid_at
-FROM public.profiles WHERE livemode AND email = ANY($1)
-UNION ALL
-SELECT livemode, email, id::text, COALESCE(stripe_customer_id, ''), first_paid_at
-FROM public.profiles WHERE NOT livemode AND email = ANY($2)`
+SELECT p.livemode, p.email, p.id::text, COALESCE(p.stripe_customer_id, ''), p.first_paid_at
+FROM unnest($1::boolean[], $2::text[]) AS u (livemode, email) CROSS JOIN LATERAL (
+    SELECT livemode, email, id, stripe_customer_id, first_paid_at FROM public.profiles
+    WHERE livemode = u.livemode AND email = u.email LIMIT 1) p`
 
 // begin opens a transaction and locks and reads the sessions, customers and subscriptions of the receipts.
 func begin(
@@ -184,21 +185,18 @@ func begin(
 		buyers: make(map[string]*buyer), purchases: make(map[string]purchaseRow),
 	}
 	n := len(receipts)
-	events, sessions, emailLocks := make([]string, n), make([]string, n), make([]string, 0, n)
-	var liveEmails, testEmails []string
+	events, sessions := make([]string, n), make([]string, n)
+	keys := make([]profileKey, 0, n)
 	for i := range receipts {
 		p := &receipts[i].Purchase
 		events[i], sessions[i] = storable(receipts[i].Event.ID), p.ID
 		if !provisions(p) {
 			continue
 		}
-		emailLocks = append(emailLocks, keyOf(p).lockKey())
-		if p.Livemode {
-			liveEmails = append(liveEmails, p.Email)
-		} else {
-			testEmails = append(testEmails, p.Email)
-		}
+		keys = append(keys, keyOf(p))
 	}
+	slices.SortFunc(keys, compareKeys)
+	keys = slices.Compact(keys)
 	sessions = sorted(sessions)
 	sessionLocks := sessions
 	if len(subscriptions) > 0 {
@@ -208,7 +206,7 @@ func begin(
 	batch.Queue(sqlBegin)
 	queueQuery(&batch, func() {}, []any{&tx.now}, sqlNow)
 	batch.Queue(sqlLockSessions, sessionLocks)
-	batch.Queue(sqlLockEmails, sorted(emailLocks))
+	batch.Queue(sqlLockEmails, sorted(column(keys, profileKey.lockKey)))
 	var id, session, profileID, customer string
 	var key profileKey
 	var state sessionState
@@ -220,7 +218,8 @@ func begin(
 		tx.profiles[key] = &profile{id: profileID, customerBefore: customer}
 		tx.buyers[profileID] = &buyer{firstPaid: OrZero(firstPaid)}
 	}, []any{&key.livemode, &key.email, &profileID, &customer, &firstPaid},
-		sqlKnownProfiles, sorted(liveEmails), sorted(testEmails))
+		sqlKnownProfiles, column(keys, func(k profileKey) bool { return k.livemode }),
+		column(keys, func(k profileKey) string { return k.email }))
 	if len(subscriptions) > 0 {
 		querySubscriptions(&batch, tx.subscriptions, tx.buyers, subscriptions)
 	}

@@ -20,7 +20,8 @@ func rights() map[string][]string {
 	all := []string{"SELECT", "INSERT", "UPDATE", "DELETE"}
 	return map[string][]string{
 		"stripe_events": all, "profiles": all, "purchases": all, "attempts": all, "trials": all,
-		"backfills": write, "reconciliations": write, "tiktok_counts": all,
+		"purchase_attempts": {"SELECT"},
+		"backfills":         write, "reconciliations": write, "tiktok_counts": all,
 		"tiktok_count_history": {"SELECT", "INSERT", "DELETE"},
 		"rollup_changes":       {"SELECT", "DELETE"}, "rollup_totals": all, "rollup_sales": all, "rollup_keys": all,
 		"rollup_delays": all, "rollup_statuses": write, "schema_compat": {"SELECT"}, "goose_db_version": {"SELECT"},

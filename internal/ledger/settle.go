@@ -38,7 +38,7 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 			}
 			known = append(known, o)
 		}
-		if err := insertAttempts(ctx, tx, known, states); err != nil {
+		if err := recordAttempts(ctx, tx, known, states); err != nil {
 			return err
 		}
 		var now time.Time
@@ -63,8 +63,11 @@ type purchaseState struct {
 	reason     purchase.Reason
 	generation int
 	finished   *time.Time
+	attempts   int          // recorded before
+	attempted  *time.Time   // the latest of them
+	only       *onlyAttempt // nil: attempts are rows of their own
 
-	changed     bool             // whether a field above changed
+	changed     bool             // whether status, reason, generation or finished changed
 	newAttempts int              // attempts not recorded before
 	lastAttempt *message.Attempt // latest of the batch by its own time
 	accepted    *string          // request id of the attempt that TikTok accepted
@@ -72,6 +75,14 @@ type purchaseState struct {
 	sequence    *int64           // stream sequence of that message
 	sent        *purchase.Sent   // what TikTok received, from the outcome that delivered the purchase
 	next        *time.Time       // when the queue redelivers the purchase after lastAttempt; nil: unknown
+}
+
+// onlyAttempt is a purchase's only attempt, if it is kept in the purchase's row. The row's last_* columns are
+// the attempt's other ones.
+type onlyAttempt struct {
+	id         string
+	generation int
+	tookMS     int64
 }
 
 // apply changes the state by an outcome. The end is dated by Postgres' clock, as replays compare it with that
@@ -103,8 +114,9 @@ func (s *purchaseState) apply(o message.Outcome, now time.Time) {
 
 // Rows are locked in key order, as in every statement, so that writers never deadlock.
 const sqlLockPurchases = `
-SELECT checkout_session_id, status, reason, generation, finished_at FROM public.purchases
-WHERE checkout_session_id = ANY($1) ORDER BY checkout_session_id FOR UPDATE`
+SELECT checkout_session_id, status, reason, generation, finished_at, attempts, last_attempt_at, attempt_id,
+    attempt_generation, attempt_took_ms
+FROM public.purchases WHERE checkout_session_id = ANY($1) ORDER BY checkout_session_id FOR UPDATE`
 
 func (db *DB) lockPurchases(
 	ctx context.Context, tx pgx.Tx, outcomes []message.Outcome,
@@ -116,9 +128,19 @@ func (db *DB) lockPurchases(
 	}
 	states := make(map[string]*purchaseState, len(outcomes))
 	var s purchaseState
-	fields := []any{&s.id, &s.status, &s.reason, &s.generation, &s.finished}
+	var attempt *string
+	var generation *int
+	var tookMS *int64
+	fields := []any{
+		&s.id, &s.status, &s.reason, &s.generation, &s.finished, &s.attempts, &s.attempted, &attempt, &generation,
+		&tookMS,
+	}
 	err = db.ForEach("outcomes", rows, fields, func() error {
-		states[s.id] = new(s)
+		state := new(s)
+		if attempt != nil {
+			state.only = &onlyAttempt{*attempt, OrZero(generation), OrZero(tookMS)}
+		}
+		states[s.id] = state
 		return nil
 	})
 	if err != nil {
@@ -126,6 +148,60 @@ func (db *DB) lockPurchases(
 	}
 	return states, nil
 }
+
+// acceptedText is TikTok's message with an accepted event.
+const acceptedText = "OK"
+
+// fitsRow reports whether the view purchase_attempts can rebuild the outcome's attempt from the purchase's
+// columns, if it is the only one.
+func fitsRow(o *message.Outcome) bool {
+	a := o.Attempt
+	return o.Result == purchase.StatusDelivered && a.Class == purchase.ClassDelivered && a.Code != nil &&
+		*a.Code == 0 && a.Message == acceptedText
+}
+
+// recordAttempts records each attempt once: in its purchase's state, which is written later, or in the table
+// attempts.
+func recordAttempts(
+	ctx context.Context, tx pgx.Tx, outcomes []message.Outcome, states map[string]*purchaseState,
+) error {
+	unrecorded := make(map[string][]message.Outcome)
+	for _, o := range outcomes {
+		if only := states[o.EventID].only; o.Attempt != nil && (only == nil || only.id != o.Attempt.ID) {
+			unrecorded[o.EventID] = append(unrecorded[o.EventID], o)
+		}
+	}
+	var displaced []string
+	var rows []message.Outcome
+	for _, id := range slices.Sorted(maps.Keys(unrecorded)) {
+		s, list := states[id], unrecorded[id]
+		first := &list[0]
+		another := func(o message.Outcome) bool { return o.Attempt.ID != first.Attempt.ID }
+		if s.attempts == 0 && fitsRow(first) && !slices.ContainsFunc(list, another) {
+			s.only = &onlyAttempt{first.Attempt.ID, first.Generation, first.Attempt.TookMS}
+			s.newAttempts = 1
+			continue
+		}
+		if s.only != nil {
+			s.only, displaced = nil, append(displaced, id)
+		}
+		rows = append(rows, list...)
+	}
+	if len(displaced) > 0 {
+		if _, err := tx.Exec(ctx, sqlDisplaceAttempts, displaced); err != nil {
+			return fmt.Errorf("move attempts: %w", err)
+		}
+	}
+	return insertAttempts(ctx, tx, rows, states)
+}
+
+// Purchases with an attempt in their row have no others.
+const sqlDisplaceAttempts = `
+INSERT INTO public.attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message,
+    request_id)
+SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id
+FROM public.purchase_attempts WHERE checkout_session_id = ANY($1) ORDER BY checkout_session_id
+ON CONFLICT (checkout_session_id, attempt_id) DO NOTHING`
 
 const sqlInsertAttempts = `
 INSERT INTO public.attempts (checkout_session_id, attempt_id, generation, at, took_ms, class, code, message,
@@ -137,14 +213,8 @@ ON CONFLICT (checkout_session_id, attempt_id) DO NOTHING
 RETURNING checkout_session_id`
 
 func insertAttempts(
-	ctx context.Context, tx pgx.Tx, outcomes []message.Outcome, states map[string]*purchaseState,
+	ctx context.Context, tx pgx.Tx, tried []message.Outcome, states map[string]*purchaseState,
 ) error {
-	var tried []message.Outcome
-	for _, o := range outcomes {
-		if o.Attempt != nil {
-			tried = append(tried, o)
-		}
-	}
 	if len(tried) == 0 {
 		return nil
 	}
@@ -191,16 +261,14 @@ UPDATE public.purchases p SET
     match_keys = COALESCE(
         s.keys | CASE WHEN s.keys & 4 <> 0 THEN COALESCE(p.match_keys, 0) & 512 ELSE 0 END, p.match_keys),
     sent_minor = COALESCE(s.minor, p.sent_minor), sent_page = COALESCE(s.page, p.sent_page),
+    attempt_id = s.attempt, attempt_generation = s.attempt_generation, attempt_took_ms = s.took,
     claimed_until = CASE WHEN s.status = 'pending' THEN p.claimed_until END, updated_at = now()
-FROM (
-    SELECT u.*, u.at IS NOT NULL AND (q.last_attempt_at IS NULL OR u.at >= q.last_attempt_at) AS newer
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[],
-        $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
-        $14::bigint[], $15::smallint[], $16::bigint[], $17::text[], $18::timestamptz[])
-        AS u (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted,
-            published, sequence, keys, minor, page, next)
-    JOIN public.purchases q ON q.checkout_session_id = u.id
-) s
+FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[],
+    $7::timestamptz[], $8::text[], $9::int[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
+    $14::bigint[], $15::smallint[], $16::bigint[], $17::text[], $18::timestamptz[], $19::text[], $20::int[],
+    $21::bigint[], $22::boolean[])
+    AS s (id, status, reason, generation, finished, attempts, at, class, code, error, request, accepted,
+        published, sequence, keys, minor, page, next, attempt, attempt_generation, took, newer)
 WHERE p.checkout_session_id = s.id`
 
 func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchaseState) error {
@@ -244,11 +312,20 @@ func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchase
 		column(rows, sentColumn(func(sent *purchase.Sent) *int16 { return &sent.Keys })),
 		column(rows, sentColumn(func(sent *purchase.Sent) *int64 { return sent.Minor })),
 		column(rows, sentColumn(func(sent *purchase.Sent) *string { return nullable(sent.Page) })),
-		column(rows, func(s *purchaseState) *time.Time { return s.next }))
+		column(rows, func(s *purchaseState) *time.Time { return s.next }),
+		column(rows, onlyColumn(func(a *onlyAttempt) *string { return &a.id })),
+		column(rows, onlyColumn(func(a *onlyAttempt) *int { return &a.generation })),
+		column(rows, onlyColumn(func(a *onlyAttempt) *int64 { return &a.tookMS })),
+		column(rows, (*purchaseState).newer))
 	if err != nil {
 		return fmt.Errorf("update purchases: %w", err)
 	}
 	return nil
+}
+
+// newer reports whether lastAttempt is the latest of all attempts.
+func (s *purchaseState) newer() bool {
+	return s.lastAttempt != nil && (s.attempted == nil || !s.lastAttempt.At.Before(*s.attempted))
 }
 
 // attemptColumn returns a column of the last attempt, null for a purchase without a new attempt.
@@ -268,5 +345,15 @@ func sentColumn[T any](value func(*purchase.Sent) *T) func(*purchaseState) *T {
 			return nil
 		}
 		return value(s.sent)
+	}
+}
+
+// onlyColumn returns a column of the only attempt, null if attempts are rows of their own.
+func onlyColumn[T any](value func(*onlyAttempt) *T) func(*purchaseState) *T {
+	return func(s *purchaseState) *T {
+		if s.only == nil {
+			return nil
+		}
+		return value(s.only)
 	}
 }

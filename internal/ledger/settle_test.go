@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/maintenance"
+	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
 
@@ -36,7 +38,7 @@ func TestSettle_InAnyOrder(t *testing.T) {
 			order = order[n:]
 		}
 		got := ask[string](l, `SELECT concat_ws(' ', status, attempts, last_code, last_error, tiktok_request_id,
-			finished_at IS NOT NULL, (SELECT count(*) FROM attempts a WHERE a.checkout_session_id = $1))
+			finished_at IS NOT NULL, (SELECT count(*) FROM purchase_attempts a WHERE a.checkout_session_id = $1))
 			FROM purchases WHERE checkout_session_id = $1`, id)
 		if want := "delivered 3 0 req-a3 t 3"; got != want {
 			rt.Fatalf("row = %q, want %q", got, want)
@@ -198,6 +200,68 @@ func TestSettle_KeepsWhatWasSent(t *testing.T) {
 			if got := ask[int16](l, `SELECT match_keys FROM purchases`); got != tc.keys {
 				t.Errorf("%s, together = %t: match_keys = %b, want %b", name, together, got, tc.keys)
 			}
+		}
+	}
+}
+
+// A purchase that TikTok accepts on the first request costs no row in attempts. A second attempt, in any
+// order, makes both of them rows. Readers see the same either way.
+func TestSettle_KeepsTheOnlyAttemptInTheRow(t *testing.T) {
+	t.Parallel()
+	accepted := outcome("cs_1", 1, purchase.StatusDelivered, "a1", base)
+	accepted.Attempt.TookMS = 57
+	failed := outcome("cs_1", 1, purchase.StatusRetrying, "a2", base.Add(time.Second))
+	other := outcome("cs_1", 2, purchase.StatusDelivered, "a3", base.Add(time.Minute))
+	unusual := outcome("cs_1", 1, purchase.StatusDelivered, "a4", base)
+	unusual.Attempt.Message = "accepted"
+	duplicate := outcome("cs_1", 1, purchase.StatusDelivered, "a5", base)
+	duplicate.Attempt.Code = new(20001)
+	skipped := outcome("cs_1", 2, purchase.StatusSkipped, "", base)
+	for name, tc := range map[string]struct {
+		batches [][]message.Outcome
+		rows    int
+	}{
+		"accepted":           {[][]message.Outcome{{accepted}}, 0},
+		"repeated":           {[][]message.Outcome{{accepted, accepted}, {accepted}}, 0},
+		"failed first":       {[][]message.Outcome{{failed}, {accepted}}, 2},
+		"failed later":       {[][]message.Outcome{{accepted}, {failed}, {accepted, failed}}, 2},
+		"in one batch":       {[][]message.Outcome{{accepted, failed}, {accepted}}, 2},
+		"accepted twice":     {[][]message.Outcome{{accepted}, {other}, {accepted}}, 2},
+		"three":              {[][]message.Outcome{{accepted}, {other, failed}}, 3},
+		"another message":    {[][]message.Outcome{{unusual}, {unusual}}, 1},
+		"another code":       {[][]message.Outcome{{duplicate}}, 1},
+		"another generation": {[][]message.Outcome{{other}, {other}}, 0},
+		"failed":             {[][]message.Outcome{{failed}}, 1},
+		"later without one":  {[][]message.Outcome{{accepted}, {skipped}}, 0},
+	} {
+		l := newLedger(t)
+		l.Buy("cs_1")
+		var want []report.Attempt
+		for _, batch := range tc.batches {
+			l.MustSettle(batch...)
+			for _, o := range batch {
+				if o.Attempt == nil {
+					continue
+				}
+				a := report.Attempt{
+					ID: o.Attempt.ID, Generation: o.Generation, At: o.Attempt.At, TookMS: o.Attempt.TookMS,
+					Class: o.Attempt.Class, Code: o.Attempt.Code, Message: o.Attempt.Message, RequestID: o.Attempt.RequestID,
+				}
+				if !slices.ContainsFunc(want, func(b report.Attempt) bool { return a.ID == b.ID }) {
+					want = append(want, a)
+				}
+			}
+		}
+		slices.SortFunc(want, func(a, b report.Attempt) int { return a.At.Compare(b.At) })
+		row, err := l.Get(t.Context(), "cs_1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, row.Attempts); diff != "" || row.AttemptCount != len(want) {
+			t.Errorf("%s: counted %d, attempts (-want +got):\n%s", name, row.AttemptCount, diff)
+		}
+		if n := ask[int](l, `SELECT count(*) FROM attempts`); n != tc.rows {
+			t.Errorf("%s: rows = %d, want %d", name, n, tc.rows)
 		}
 	}
 }

@@ -165,8 +165,9 @@ func TestForget_CoversEveryColumn(t *testing.T) {
 		AND c.relname NOT LIKE 'rollup\_%' AND c.relname <> 'goose_db_version'`)
 	const want = "attempts.attempt_id attempts.checkout_session_id attempts.class attempts.message " +
 		"attempts.request_id backfills.cursor backfills.origin profiles.email profiles.id " +
-		"profiles.stripe_customer_id profiles.stripe_subscription_id purchases.checkout_session_id " +
-		"purchases.currency purchases.envelope purchases.kind purchases.last_class purchases.last_error " +
+		"profiles.stripe_customer_id profiles.stripe_subscription_id purchases.attempt_id " +
+		"purchases.checkout_session_id purchases.currency purchases.envelope purchases.kind " +
+		"purchases.last_class purchases.last_error " +
 		"purchases.mode purchases.profile_id purchases.reason purchases.sent_page purchases.status " +
 		"purchases.stripe_customer_id purchases.stripe_payment_id purchases.stripe_subscription_id " +
 		"purchases.tiktok_request_id purchases.trial_session_id reconciliations.report " +

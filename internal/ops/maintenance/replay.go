@@ -129,8 +129,8 @@ func (j *Jobs) endedSince(ctx context.Context, s *Selection) (now time.Time, sin
 const countReplayable = `
 SELECT reason, last_code, count(*), count(*) FILTER (WHERE
         status = 'dead' AND reason <> 'refused' AND first_published_at < now() - interval '48 hours'
-        OR EXISTS (SELECT FROM public.attempts a WHERE a.checkout_session_id = purchases.checkout_session_id
-            AND a.at < now() - interval '48 hours'
+        OR EXISTS (SELECT FROM public.purchase_attempts a
+            WHERE a.checkout_session_id = purchases.checkout_session_id AND a.at < now() - interval '48 hours'
             AND (a.class NOT IN ('refused', 'access', 'rate', 'blocked') OR a.code = 20001))),
     count(*) FILTER (WHERE purchased_at < now() - interval '28 days')
 FROM public.purchases WHERE `

@@ -475,7 +475,7 @@ WHERE checkout_session_id = ANY($1) ORDER BY received_at, event_id`
 
 const sqlAttempts = `
 SELECT checkout_session_id, attempt_id, generation, at, took_ms, class, code, message, request_id
-FROM public.attempts WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
+FROM public.purchase_attempts WHERE checkout_session_id = ANY($1) ORDER BY at, attempt_id`
 
 // readDetails reads rows and their messages, events and attempts in one snapshot.
 func (r *Reader) readDetails(

@@ -59,8 +59,8 @@ func TestFill(t *testing.T) {
 		t.Errorf("history of %s = %+v, %v", dead, found, err)
 	}
 	for name, condition := range map[string]string{
-		"uncounted attempts": `attempts <> (SELECT count(*) FROM attempts a WHERE ` + same + `)`,
-		"attempt before purchase": `EXISTS (SELECT FROM attempts a
+		"uncounted attempts": `attempts <> (SELECT count(*) FROM purchase_attempts a WHERE ` + same + `)`,
+		"attempt before purchase": `EXISTS (SELECT FROM purchase_attempts a
 			WHERE ` + same + ` AND a.at < p.created_at - interval '1 s')`,
 		"no event":                   `NOT EXISTS (SELECT FROM stripe_events a WHERE ` + same + `)`,
 		"paid without customer":      `profile_id IS NULL AND purchased_at IS NOT NULL AND status <> 'rejected'`,

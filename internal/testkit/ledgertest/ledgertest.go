@@ -173,7 +173,7 @@ func Outcome(
 			RequestID: "req-" + attempt,
 		}
 		if result == purchase.StatusDelivered {
-			o.Attempt.Class = purchase.ClassDelivered
+			o.Attempt.Class, o.Attempt.Message = purchase.ClassDelivered, "OK"
 		}
 	}
 	if result == purchase.StatusDead {

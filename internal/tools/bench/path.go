@@ -56,7 +56,7 @@ SELECT ARRAY[
     percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM p.updated_at - at) - took_ms)]
 FROM public.purchases p
     JOIN public.stripe_events USING (checkout_session_id)
-    JOIN public.attempts USING (checkout_session_id)
+    JOIN public.purchase_attempts USING (checkout_session_id)
 WHERE p.status = 'delivered' AND received_at >= $1`
 
 // one measures the stages of a single purchase. Each kind of webhook ends one step later than the one

@@ -56,14 +56,15 @@ type row struct {
 	ID, Status, Reason, Email string
 	Generation, Attempts      int
 
-	// Rows of the table attempts: all, accepted by TikTok, and distinct times.
+	// Attempts on the ledger: all, accepted by TikTok, and distinct times.
 	Recorded, Accepted, Calls int
 }
 
 const sqlRows = `
 SELECT p.checkout_session_id, p.status, p.reason, COALESCE(f.email, ''), p.generation, p.attempts,
     count(a.attempt_id), count(*) FILTER (WHERE a.class = 'delivered'), count(DISTINCT a.at)
-FROM purchases p LEFT JOIN profiles f ON f.id = p.profile_id LEFT JOIN attempts a USING (checkout_session_id)
+FROM purchases p LEFT JOIN profiles f ON f.id = p.profile_id
+    LEFT JOIN purchase_attempts a USING (checkout_session_id)
 GROUP BY p.checkout_session_id, f.email`
 
 // verify compares what Stripe sent with the ledger and with TikTok.
