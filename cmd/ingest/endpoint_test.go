@@ -172,10 +172,10 @@ func TestStripeEndpoint_Faults(t *testing.T) {
 				t.Parallel()
 				api, address := shopAPI(t)
 				api.FailLater(healthy, 1, fault)
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				if fault == stripegen.Slow {
 					cancel()
-					ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
+					ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
 				}
 				defer cancel()
 				status, out, problem := runEndpoint(ctx, t, []string{"--create", "--url", "https://shop.example"},

@@ -440,7 +440,7 @@ type purchaseRow struct {
 // ledger runs a function on a connection as the schema's owner.
 func (s *stack) ledger(use func(ctx context.Context, conn *pgx.Conn) error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := s.connect().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return use(ctx, conn.Conn()) })
 	if err != nil {

@@ -387,7 +387,7 @@ func TestHandler_ThinEventFetchFails(t *testing.T) {
 			list, api := standIn(t, c.Event())
 			timeout := intake.FetchTimeout
 			if tc.fault == stripegen.Slow {
-				timeout = 50 * time.Millisecond
+				timeout = time.Second // the request must have arrived by then
 			}
 			e := newEndpoint(t, purchase.Rules{}, fetcher(
 				func(ctx context.Context, event purchase.Event) (purchase.Event, error) {

@@ -98,7 +98,11 @@ func TestWebhook_ErrorsSayWhetherToRetry(t *testing.T) {
 		server.URL + "/cut/t0ken":  {false, "request to receiver"},
 		closed.URL + "/t0ken":      {true, "request to receiver"},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		timeout := time.Minute
+		if tc.want == "timed out" {
+			timeout = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		err := notify.NewWebhook(secret.String(url)).Send(ctx, deadMessage)
 		cancel()
 		failure, ok := errors.AsType[*notify.SendError](err)
