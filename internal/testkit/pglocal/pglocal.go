@@ -194,7 +194,10 @@ func (s *Server) makeDir(ctx context.Context) (err error) {
 	}
 	if s.options.Dir == "" {
 		base := os.TempDir()
-		if memory := "/dev/shm"; !s.options.Durable && free(memory) > memoryNeeded {
+		if !s.options.Durable && free(memory) > memoryNeeded {
+			if _, err := s.shell(ctx, "/", removeAbandoned, memory); err != nil {
+				return err
+			}
 			base = memory
 		} else if !s.reachable(ctx, base) {
 			base = "/var/tmp"
@@ -215,6 +218,15 @@ func (s *Server) makeDir(ctx context.Context) (err error) {
 	}
 	return os.Lchown(s.dir, owner, int(s.owner.Gid))
 }
+
+// memory is a folder in memory, on Linux.
+const memory = "/dev/shm"
+
+// removeAbandoned removes the folders of killed tests, whose servers have ended: memory has no other sweeper.
+const removeAbandoned = `
+	find "$0" -maxdepth 1 -name 'pglocal*' -user "$(id -un)" -mmin +10 | while read -r dir; do
+		kill -0 "$(head -n 1 "$dir/data/postmaster.pid" 2>/dev/null)" 2>/dev/null || rm -rf "$dir"
+	done`
 
 // memoryNeeded is the space, in bytes, that a folder in memory must have for a test binary's databases. Each
 // is hundreds of files: making them on a disk took a third of an end-to-end test's processor time.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -160,6 +161,28 @@ func TestStart_ThrowAway(t *testing.T) {
 	}
 	if err := syscall.Kill(s.Pid(), 0); err == nil {
 		t.Error("the server is still running")
+	}
+}
+
+// A killed test leaves its server's folder in memory: a later start removes it, and no running server's.
+func TestStart_RemovesAbandoned(t *testing.T) {
+	t.Parallel()
+	running, abandoned := start(t, pglocal.Options{}), start(t, pglocal.Options{})
+	if !strings.HasPrefix(running.Dir(), "/dev/shm/") {
+		t.Skip("no room in memory: the folders are on a disk")
+	}
+	check(t, syscall.Kill(abandoned.Pid(), syscall.SIGKILL))
+	<-abandoned.Process().Ended()
+	old := time.Now().Add(-time.Hour)
+	for _, s := range []*pglocal.Server{running, abandoned} {
+		check(t, os.Chtimes(s.Dir(), old, old))
+	}
+	start(t, pglocal.Options{})
+	if _, err := os.Stat(abandoned.Dir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("abandoned folder: %v, want none", err)
+	}
+	if _, err := os.Stat(running.Dir()); err != nil {
+		t.Errorf("running server's folder: %v", err)
 	}
 }
 
