@@ -289,6 +289,9 @@ func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchase
 	if len(rows) == 0 {
 		return nil
 	}
+	last := func(s *purchaseState) *message.Attempt { return s.lastAttempt }
+	sent := func(s *purchaseState) *purchase.Sent { return s.sent }
+	only := func(s *purchaseState) *onlyAttempt { return s.only }
 	_, err := tx.Exec(ctx, sqlSettle,
 		column(rows, func(s *purchaseState) string { return s.id }),
 		column(rows, func(s *purchaseState) string { return string(s.status) }),
@@ -296,26 +299,26 @@ func updatePurchases(ctx context.Context, tx pgx.Tx, states map[string]*purchase
 		column(rows, func(s *purchaseState) int { return s.generation }),
 		column(rows, func(s *purchaseState) *time.Time { return s.finished }),
 		column(rows, func(s *purchaseState) int { return s.newAttempts }),
-		column(rows, attemptColumn(func(a *message.Attempt) *time.Time { return &a.At })),
-		column(rows, attemptColumn(func(a *message.Attempt) *string { return new(string(a.Class)) })),
-		column(rows, attemptColumn(func(a *message.Attempt) *int { return a.Code })),
-		column(rows, attemptColumn(func(a *message.Attempt) *string {
+		column(rows, columnOf(last, func(a *message.Attempt) *time.Time { return &a.At })),
+		column(rows, columnOf(last, func(a *message.Attempt) *string { return new(string(a.Class)) })),
+		column(rows, columnOf(last, func(a *message.Attempt) *int { return a.Code })),
+		column(rows, columnOf(last, func(a *message.Attempt) *string {
 			if a.Class == purchase.ClassDelivered {
 				return nil
 			}
 			return &a.Message
 		})),
-		column(rows, attemptColumn(func(a *message.Attempt) *string { return nullable(a.RequestID) })),
+		column(rows, columnOf(last, func(a *message.Attempt) *string { return nullable(a.RequestID) })),
 		column(rows, func(s *purchaseState) *string { return s.accepted }),
 		column(rows, func(s *purchaseState) *time.Time { return s.published }),
 		column(rows, func(s *purchaseState) *int64 { return s.sequence }),
-		column(rows, sentColumn(func(sent *purchase.Sent) *int16 { return &sent.Keys })),
-		column(rows, sentColumn(func(sent *purchase.Sent) *int64 { return sent.Minor })),
-		column(rows, sentColumn(func(sent *purchase.Sent) *string { return nullable(sent.Page) })),
+		column(rows, columnOf(sent, func(p *purchase.Sent) *int16 { return &p.Keys })),
+		column(rows, columnOf(sent, func(p *purchase.Sent) *int64 { return p.Minor })),
+		column(rows, columnOf(sent, func(p *purchase.Sent) *string { return nullable(p.Page) })),
 		column(rows, func(s *purchaseState) *time.Time { return s.next }),
-		column(rows, onlyColumn(func(a *onlyAttempt) *string { return &a.id })),
-		column(rows, onlyColumn(func(a *onlyAttempt) *int { return &a.generation })),
-		column(rows, onlyColumn(func(a *onlyAttempt) *int64 { return &a.tookMS })),
+		column(rows, columnOf(only, func(a *onlyAttempt) *string { return &a.id })),
+		column(rows, columnOf(only, func(a *onlyAttempt) *int { return &a.generation })),
+		column(rows, columnOf(only, func(a *onlyAttempt) *int64 { return &a.tookMS })),
 		column(rows, (*purchaseState).newer))
 	if err != nil {
 		return fmt.Errorf("update purchases: %w", err)
@@ -328,32 +331,12 @@ func (s *purchaseState) newer() bool {
 	return s.lastAttempt != nil && (s.attempted == nil || !s.lastAttempt.At.Before(*s.attempted))
 }
 
-// attemptColumn returns a column of the last attempt, null for a purchase without a new attempt.
-func attemptColumn[T any](value func(*message.Attempt) *T) func(*purchaseState) *T {
+// columnOf returns a column of a part of the state, null for a purchase without that part.
+func columnOf[P, T any](part func(*purchaseState) *P, value func(*P) *T) func(*purchaseState) *T {
 	return func(s *purchaseState) *T {
-		if s.lastAttempt == nil {
-			return nil
+		if p := part(s); p != nil {
+			return value(p)
 		}
-		return value(s.lastAttempt)
-	}
-}
-
-// sentColumn returns a column of what TikTok received, null for a purchase that this batch did not deliver.
-func sentColumn[T any](value func(*purchase.Sent) *T) func(*purchaseState) *T {
-	return func(s *purchaseState) *T {
-		if s.sent == nil {
-			return nil
-		}
-		return value(s.sent)
-	}
-}
-
-// onlyColumn returns a column of the only attempt, null if attempts are rows of their own.
-func onlyColumn[T any](value func(*onlyAttempt) *T) func(*purchaseState) *T {
-	return func(s *purchaseState) *T {
-		if s.only == nil {
-			return nil
-		}
-		return value(s.only)
+		return nil
 	}
 }
