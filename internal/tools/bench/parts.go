@@ -112,10 +112,7 @@ type server struct {
 func (b *bench) serve(ctx context.Context, addr string, env []string, path string, args ...string) *server {
 	log := filepath.Join(b.dir, filepath.Base(path)+".log")
 	s := &server{addr: addr, command: process.Command{Path: path, Args: args, Env: env, Dir: b.dir, Log: log}}
-	b.OnEnd(func() error {
-		s.stop()
-		return nil
-	})
+	b.OnClose(s.stop)
 	s.start(ctx)
 	return s
 }
@@ -144,10 +141,7 @@ func (s *server) stop() {
 // startNull serves a handler that does nothing.
 func (b *bench) startNull() (addr string) {
 	null := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	b.OnEnd(func() error {
-		null.Close()
-		return nil
-	})
+	b.OnClose(null.Close)
 	return null.Listener.Addr().String()
 }
 

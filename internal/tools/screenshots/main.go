@@ -69,10 +69,7 @@ func takePictures(ctx context.Context, scope *try.Scope, out io.Writer) {
 	purchase := fillLedger(ctx, pg.URL("postgres"))
 	dashboard := startPrograms(ctx, scope, dir, pg.URL("postgres"))
 	browser, closeBrowser := chromium.Start(ctx, browserPath, filepath.Join(dir, "browser"))
-	scope.OnEnd(func() error {
-		closeBrowser()
-		return nil
-	})
+	scope.OnClose(closeBrowser)
 	forms := map[string]form{
 		"light": {"light", 1240, 1500, 1}, "dark": {"dark", 1240, 1500, 1}, "phone": {"light", 390, 1700, 2},
 	}
@@ -117,10 +114,7 @@ func startPrograms(ctx context.Context, scope *try.Scope, dir, database string) 
 	nats := try.Must(natslocal.Start(natslocal.Options{}))
 	scope.OnEnd(nats.Stop)
 	sim := httptest.NewServer(tiktoksim.New(tiktoksim.Config{}))
-	scope.OnEnd(func() error {
-		sim.Close()
-		return nil
-	})
+	scope.OnClose(sim.Close)
 	try.Check(launch.Build(ctx, dir, "-trimpath",
 		"-ldflags", "-X purchase-relay/internal/service.version=v1.0.0", "./cmd/ingest", "./cmd/tiktok-worker"))
 	start := func(name string, env []string) *process.Process {
