@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/faultproxy"
+	"purchase-relay/internal/testkit/wait"
 )
 
 // connectVia connects through a proxy.
@@ -114,6 +114,23 @@ func (c *countingReporter) Outcomes(ctx context.Context, list []message.Outcome)
 	return c.Conn.Outcomes(ctx, list)
 }
 
+// countingSource counts redelivered messages: the worker handles each alone. A fetch that a busy machine
+// answers after a second is lost, and its messages are redelivered.
+type countingSource struct {
+	*queue.Consumer
+	redelivered int
+}
+
+func (c *countingSource) Fetch(ctx context.Context, limit int) ([]message.Received, error) {
+	messages, err := c.Consumer.Fetch(ctx, limit)
+	for _, m := range messages {
+		if m.NumDelivered > 1 {
+			c.redelivered++
+		}
+	}
+	return messages, err
+}
+
 type noDestination struct{}
 
 func (noDestination) Send(context.Context, []message.Envelope) purchase.Answer {
@@ -135,17 +152,11 @@ func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
 		}
 		batch[i] = relay.Claim{ID: id, Livemode: true, Generation: 1, FirstPublished: old, Envelope: data}
 	}
-	for part := range slices.Chunk(batch, 500) { // as the relay does: an acknowledgement has five seconds
-		for _, p := range s.publish(part...) {
-			if p.Err != nil {
-				t.Fatal(p.Err)
-			}
-		}
-	}
+	s.store(batch)
 	proxy := faultproxy.ForTest(t, s.server.Addr())
 	reporter := &countingReporter{Conn: s.connectVia(proxy)}
 	proxy.Set(faultproxy.Fault{Delay: 70 * time.Millisecond})
-	purchases := reporter.Consumer(message.StreamPurchases, message.ConsumerWorker)
+	purchases := &countingSource{Consumer: reporter.Consumer(message.StreamPurchases, message.ConsumerWorker)}
 	worker := delivery.New(delivery.Config{
 		Live: noDestination{}, EventName: "CompletePayment", BatchSize: 500, Concurrency: 1, MaxRPS: 1000,
 		RetryInitial: time.Second, RetryMax: time.Minute, RetryMaxAge: 47 * time.Hour,
@@ -154,7 +165,11 @@ func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- worker.Run(ctx, context.WithoutCancel(ctx)) }()
-	s.await("the purchases to expire", func() bool { return s.stored(message.StreamPurchases) == 0 })
+	if !wait.Until(ctx, 5*time.Minute, 100*time.Millisecond, func() bool {
+		return s.stored(message.StreamPurchases) == 0
+	}) {
+		t.Error("timeout waiting for the purchases to expire")
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -165,7 +180,7 @@ func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
 		t.Errorf("published %d dead letters and %d outcomes, %d dead letters stored; want %d of each",
 			letters, outcomes, stored, n)
 	}
-	if reporter.calls > 20 {
-		t.Errorf("%d round trips, want at most 20", reporter.calls)
+	if limit := 20 + 2*purchases.redelivered; reporter.calls > limit {
+		t.Errorf("%d round trips, want at most %d", reporter.calls, limit)
 	}
 }

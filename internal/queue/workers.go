@@ -74,12 +74,15 @@ func (w *Workers) record(instance string, data []byte, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lastSeen = now
-	maps.DeleteFunc(w.seen, func(_ string, old message.WorkerState) bool {
-		return now.Sub(old.Seen) > WorkerTTL
-	})
-	if _, known := w.seen[instance]; known || len(w.seen) < maxWorkers {
-		w.seen[instance] = s
+	if _, known := w.seen[instance]; !known && len(w.seen) >= maxWorkers {
+		maps.DeleteFunc(w.seen, func(_ string, old message.WorkerState) bool {
+			return now.Sub(old.Seen) > WorkerTTL
+		})
+		if len(w.seen) >= maxWorkers {
+			return
+		}
 	}
+	w.seen[instance] = s
 }
 
 // List returns the workers of the last 15 seconds, by name; never nil.
