@@ -91,13 +91,14 @@ screenshots: ## The README's pictures, from a made-up ledger (needs Chromium; in
 
 # Signatures and images need the workflow's identity and a container engine. The workflow sets RELEASE to nothing.
 RELEASE ?= --snapshot --skip=publish,sign,docker
+goreleaser = go run $(GORELEASER)
 
 release: ## Archives, packages, SPDX documents and checksums into dist/; no image, no signature, nothing published.
-	go run $(GORELEASER) check
-	go run $(GORELEASER) release --clean $(RELEASE)
+	$(goreleaser) check
+	$(goreleaser) release --clean $(RELEASE)
 
 reproducible: ## Build the release of the current commit twice, from two clones, and compare every file.
-	sh internal/tools/reproducible.sh make release
+	sh internal/tools/reproducible.sh $(GORELEASER)
 
 build: ## Both binaries, static, into bin/: with the images' flags, the same bytes.
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X purchase-relay/internal/service.version=$(VERSION) -X purchase-relay/internal/service.commit=$(REVISION) -X purchase-relay/internal/service.committed=$(COMMITTED)' -o bin/ ./cmd/...

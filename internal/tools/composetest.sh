@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rehearses docker-compose.yml: brings the stack up under a project name and ports of its own, sends
-# purchases, scales the workers, kills containers, restarts NATS and Postgres, takes everything down and up
-# again, and counts. Needs a container engine with Compose, curl and jq; without an engine it is skipped.
+# purchases, scales the workers, kills containers, restarts NATS and Postgres, upgrades during traffic, takes
+# everything down and up again, prunes, and counts. Needs a container engine with Compose, curl and jq; without an engine it is skipped.
 #
 #   composetest.sh [-cluster] [-keep]
 #     -cluster   with three NATS servers (deploy/compose.cluster.yml)
@@ -125,8 +125,8 @@ delivered() {
 
 # workers_run reports whether at least so many workers run, all of this version.
 workers_run() {
-  get "$ADMIN_PORT" /api/v1/summary | jq -e --argjson n "$1" \
-    '.health.workers | ([.[] | select(.state == "running")] | length) >= $n and all(.version == "rehearsal")'
+  get "$ADMIN_PORT" /api/v1/summary | jq -e --argjson n "$1" --arg version "$VERSION" \
+    '.health.workers | ([.[] | select(.state == "running")] | length) >= $n and all(.version == $version)'
 }
 
 # settle waits until everything is delivered and compares the dashboard's figure.
@@ -203,11 +203,20 @@ scale() {
   await "three workers" workers_run 3
 }
 
-# disturb breaks one container after another while purchases arrive.
-disturb() {
-  local sender workers events repeats
-  send 600 -rate 15 -retry 30 -concurrency 32 >"$sender_log" 2>&1 </dev/null &
+# during runs a function while so many purchases arrive, and waits for their delivery.
+during() {
+  local sender
+  send "$1" -rate 15 -retry 30 -concurrency 32 >"$sender_log" 2>&1 </dev/null &
   sender=$!
+  "${@:2}"
+  wait $sender || fail "the sender failed: $(tail -n 5 "$sender_log")"
+  sold=$((sold + $1))
+  settle
+}
+
+# disturb breaks one container after another.
+disturb() {
+  local workers
   workers=$(compose ps -q tiktok-worker)
   [ "$(wc -l <<<"$workers")" -eq 3 ] || fail "three workers should run: $workers"
   quietly docker kill "${workers%%$'\n'*}" # the others take over its messages
@@ -219,14 +228,39 @@ disturb() {
   quietly compose restart $last_nats
   quietly compose restart postgres
   scale
-  wait $sender || fail "the sender failed: $(tail -n 5 "$sender_log")"
-  sold=$((sold + 600))
-  settle
+}
+
+# compare_events compares the purchases with TikTok's.
+compare_events() {
+  local events repeats
   events=$(get "$SIMULATOR_PORT" /events)
   jq -e --argjson n "$sold" 'length == $n and all(.variants == 1)' <<<"$events" >"$log" ||
     fail "TikTok has $(jq length <<<"$events") events for $sold purchases, or one of them in two bodies"
   repeats=$(jq 'map(.copies - 1) | add' <<<"$events")
   result="none of $sold lost, none doubled; $repeats repeated under their own event_id"
+}
+
+build_upgrade() {
+  export VERSION=rehearsal-2
+  quietly compose build
+}
+
+upgrade() {
+  quietly compose up -d --wait --no-build --scale tiktok-worker=3
+  await "three new workers" workers_run 3
+}
+
+# prune_old makes one purchase old and waits until the schedule has deleted it.
+prune_old() {
+  local old="now() - interval '91 days'"
+  quietly compose exec -T postgres psql -qU purchase_relay -v ON_ERROR_STOP=1 -c "
+    WITH one AS (UPDATE purchases SET purchased_at = $old, finished_at = $old
+      WHERE checkout_session_id = (SELECT min(checkout_session_id) FROM purchases) RETURNING checkout_session_id)
+    UPDATE stripe_events SET received_at = $old WHERE checkout_session_id IN (SELECT checkout_session_id FROM one)"
+  export COMPOSE_PROFILES=prune
+  quietly compose up -d --wait --no-build
+  sold=$((sold - 1))
+  settle
 }
 
 down_and_up() {
@@ -242,8 +276,13 @@ step "images: size, content, user" inspect_images
 step "one purchase" buy 1
 step "up --scale tiktok-worker=3" scale
 step "300 purchases for three workers" buy 300
-step "kill workers, ingest, NATS; restart Postgres" disturb
+step "kill workers, ingest, NATS; restart Postgres" during 600 disturb
+step "TikTok's events" compare_events
+step "build another version" build_upgrade
+step "upgrade during traffic" during 300 upgrade
+step "TikTok's events" compare_events
 step "down, and up again: the data remain" down_and_up
 step "5 purchases after that" buy 5
+step "a pruned purchase" prune_old
 step "down -v leaves nothing" remove --rmi local
 echo "compose-test passed: $sold purchases, none lost, none doubled, in $SECONDS s"
