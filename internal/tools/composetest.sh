@@ -260,7 +260,7 @@ prune_old() {
       WHERE checkout_session_id = (SELECT min(checkout_session_id) FROM purchases) RETURNING checkout_session_id)
     UPDATE stripe_events SET received_at = $old WHERE checkout_session_id IN (SELECT checkout_session_id FROM one)"
   export COMPOSE_PROFILES=prune
-  quietly compose up -d --wait --no-build
+  quietly compose up -d --wait --build
   sold=$((sold - 1))
   settle
 }
