@@ -522,7 +522,7 @@ func TestParseAccounts_Invalid(t *testing.T) {
 
 func TestParseModes(t *testing.T) {
 	t.Parallel()
-	modes, err := purchase.ParseModes([]string{"subscription", "payment"})
+	modes, err := purchase.ParseModes([]string{"subscription", " payment"})
 	if err != nil || !modes["payment"] || !modes["subscription"] {
 		t.Errorf("modes = %v, error = %v, want both modes", modes, err)
 	}

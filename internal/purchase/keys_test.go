@@ -287,12 +287,14 @@ func TestLimitsDataUse(t *testing.T) {
 }
 
 func TestParseDomains(t *testing.T) {
-	domains, err := purchase.ParseDomains([]string{" Example.com", "@staff.example", ""})
+	domains, err := purchase.ParseDomains(
+		[]string{" Example.com", "@staff.example", "", ".dot.example", "root.example.", "Bücher.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for email, want := range map[string]bool{
 		"a@example.com": true, "a@mail.example.com": true, "a@staff.example": true,
+		"a@dot.example": true, "a@x.dot.example": true, "a@root.example": true, "a@bücher.example": true,
 		"a@notexample.com": false, "a@example.com.evil.example": false, "example.com@b.example": false,
 	} {
 		if got := domains.Contains(email); got != want {

@@ -149,8 +149,16 @@ func (k *collector) drop(key string, reason DropReason) string {
 
 // readURL reads a URL and removes personal data from it.
 func (k *collector) readURL(key, name string) string {
+	// An unexpanded variable in the path or the query, such as {{campaign.name}}, leaves the URL usable.
+	placeholder := func(raw string) bool {
+		if !isPlaceholder(raw) {
+			return false
+		}
+		u, ok := parseURL(unwrapURL(raw))
+		return !ok || u.path+u.query == ""
+	}
 	personal := false
-	value := k.read(key, k.metadata(key, name), maxURL, isPlaceholder, func(raw string) (clean string) {
+	value := k.read(key, k.metadata(key, name), maxURL, placeholder, func(raw string) (clean string) {
 		clean, personal = k.cleanURL(raw)
 		return clean
 	})

@@ -37,6 +37,7 @@ const (
 func ParseModes(list []string) (map[string]bool, error) {
 	modes := make(map[string]bool, len(list))
 	for _, mode := range list {
+		mode = strings.TrimSpace(mode)
 		if mode != modeSubscription && mode != modePayment {
 			return nil, fmt.Errorf("checkout mode %q is not subscription or payment", mode)
 		}
@@ -81,14 +82,15 @@ func (a Accounts) Contains(id string) bool { return a.all || a.ids[id] }
 // Domains is a list of e-mail domains.
 type Domains []string
 
-// ParseDomains reads SKIP_EMAIL_DOMAINS: domains with or without a leading '@'.
+// ParseDomains reads SKIP_EMAIL_DOMAINS: domains with or without a leading '@' or dot.
 func ParseDomains(list []string) (domains Domains, err error) {
 	var errs []error
 	for _, raw := range list {
-		d := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(raw), "@"))
+		raw = strings.TrimSpace(raw)
+		d := strings.Trim(nfc(strings.ToLower(strings.TrimPrefix(raw, "@"))), ".")
 		switch {
-		case d == "":
-		case !alphanumeric(d, 253, ".-") || !strings.Contains(strings.Trim(d, "."), "."):
+		case raw == "":
+		case len(d) > maxEmail || !validDomain(d):
 			errs = append(errs, fmt.Errorf("%.100q is not a domain", raw))
 		default:
 			domains = append(domains, d)

@@ -59,6 +59,14 @@ func TestNewMatchKeys_PageURL(t *testing.T) {
 			"https://a.example/?ttclid=" + strings.ReplaceAll(click, ".", "%2E"),
 			"https://a.example/?ttclid=" + strings.ReplaceAll(click, ".", "%2E"),
 		},
+		"macro in the query": {
+			"https://a.example/x?c={{campaign.name}}&ttclid=$ID",
+			"https://a.example/x?c=%7B%7Bcampaign.name%7D%7D&ttclid=$ID",
+		},
+		"escaped macro in the query": {
+			"https://a.example/x?c=%7B%7Bad.id%7D%7D&ttclid=$ID", "https://a.example/x?c=%7B%7Bad.id%7D%7D&ttclid=$ID",
+		},
+		"macro in the path": {"https://a.example/${slug}?ttclid=$ID", "https://a.example/$%7Bslug%7D?ttclid=$ID"},
 		"dot segments": {"https://a.example/a/../b/./%2e%2E/c/?ttclid=$ID", "https://a.example/c/?ttclid=$ID"},
 		"markup": {
 			`https://a.example/<b>"x"{}|^` + "`?a=<script>&ttclid=$ID",
