@@ -343,7 +343,8 @@ func (c *config) ruleProblems() (list []string) {
 	case name == "":
 	case !message.ValidEventName(name):
 		list = append(list, "TRIAL_EVENT_NAME must be a TikTok event name such as StartTrial")
-	case strings.EqualFold(name, "CompletePayment") || strings.EqualFold(name, "Purchase"):
+	case strings.EqualFold(name, "CompletePayment"), strings.EqualFold(name, "Purchase"),
+		strings.EqualFold(name, c.TikTokEventName):
 		list = append(list, "TRIAL_EVENT_NAME must not be a purchase event: a trial would count as a sale")
 	}
 	return list

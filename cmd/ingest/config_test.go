@@ -82,6 +82,7 @@ func TestConfig_Problems(t *testing.T) {
 		{"STRIPE_WEBHOOK_SECRET=" + goodSecret + ",", "is empty"},
 		{"STRIPE_WEBHOOK_SECRET=hunter2", "does not look like whsec_"},
 		{"TRIAL_EVENT_NAME=CompletePayment", "would count as a sale"},
+		{"TRIAL_EVENT_NAME=Subscribe; TIKTOK_EVENT_NAME=subscribe", "would count as a sale"},
 		{"TRIAL_EVENT_NAME=Start Trial", "TRIAL_EVENT_NAME"},
 		{"VALUE=gross", "VALUE"},
 	} {

@@ -64,6 +64,10 @@ const (
 	resultNoAPIKey         = "no_api_key"
 	resultStripeDown       = "stripe_unavailable"
 	resultUnavailable      = "unavailable"
+	resultBusy             = "busy"
+	resultTooLarge         = "too_large"
+	resultUnreadable       = "unreadable"
+	resultMethod           = "method"
 )
 
 // NewHandler returns the webhook's handler.
@@ -79,13 +83,17 @@ func NewHandler(w Webhook, s *Service, log *zap.Logger, reg prometheus.Registere
 			Buckets: []float64{.0005, .001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"result"}),
 	}
-	// Initialise each series: Prometheus sees no increase from a missing one.
-	for _, result := range []string{resultInvalidSignature, resultNotAnEvent, resultPanic, resultNotFound} {
+	// increase() needs each series to start at 0.
+	for _, result := range []string{
+		resultInvalidSignature, resultNotAnEvent, resultPanic, resultNotFound, resultBusy, resultTooLarge,
+		resultUnreadable, resultMethod,
+	} {
 		h.webhooks.WithLabelValues(typeNone, result)
 	}
 	for _, eventType := range purchase.EventTypes() {
 		for _, d := range []purchase.Disposition{
-			purchase.Processed, purchase.Duplicate, purchase.AwaitingPayment, purchase.Rejected, resultUnavailable,
+			purchase.Processed, purchase.Duplicate, purchase.AwaitingPayment, purchase.Rejected,
+			purchase.Malformed, resultUnavailable,
 		} {
 			h.webhooks.WithLabelValues(eventType, string(d))
 		}
@@ -175,12 +183,12 @@ func (h *Handler) handleRecovered(w http.ResponseWriter, r *http.Request) (resp 
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request) response {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		return failed(http.StatusMethodNotAllowed, typeNone, "method", "method not allowed")
+		return failed(http.StatusMethodNotAllowed, typeNone, resultMethod, "method not allowed")
 	}
 	signature := r.Header.Get("Stripe-Signature")
 	switch {
 	case r.ContentLength > MaxBody:
-		return failedUnread(w, http.StatusRequestEntityTooLarge, "too_large", "body is larger than 1 MiB")
+		return failedUnread(w, http.StatusRequestEntityTooLarge, resultTooLarge, "body is larger than 1 MiB")
 	case signature == "":
 		h.logInvalidSignature(r, "missing")
 		return failedUnread(w, http.StatusBadRequest, resultInvalidSignature, "invalid signature")
@@ -192,18 +200,18 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) response {
 	if slot == nil {
 		h.log.WithOptions(h.flood).Warn("Too many concurrent webhooks",
 			zap.String("remedy", "none: Stripe retries"))
-		return failedUnread(w, http.StatusServiceUnavailable, "busy", "too many requests")
+		return failedUnread(w, http.StatusServiceUnavailable, resultBusy, "too many requests")
 	}
 	defer slot.release()
 	body, err := readBody(w, r, slot)
 	if !slot.bodyRead() {
 		h.log.WithOptions(h.flood).Warn("Evicted slow request body")
-		return failedUnread(w, http.StatusServiceUnavailable, "busy", "too many requests")
+		return failedUnread(w, http.StatusServiceUnavailable, resultBusy, "too many requests")
 	}
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		return failed(http.StatusRequestEntityTooLarge, typeNone, "too_large", "body is larger than 1 MiB")
+		return failed(http.StatusRequestEntityTooLarge, typeNone, resultTooLarge, "body is larger than 1 MiB")
 	} else if err != nil {
-		return failed(http.StatusBadRequest, typeNone, "unreadable", "body could not be read")
+		return failed(http.StatusBadRequest, typeNone, resultUnreadable, "body could not be read")
 	}
 	if err := h.webhook.Verify(body, signature); err != nil {
 		h.logInvalidSignature(r, err.Error())

@@ -67,7 +67,7 @@ func TestNewMatchKeys_PageURL(t *testing.T) {
 			"https://a.example/x?c=%7B%7Bad.id%7D%7D&ttclid=$ID", "https://a.example/x?c=%7B%7Bad.id%7D%7D&ttclid=$ID",
 		},
 		"macro in the path": {"https://a.example/${slug}?ttclid=$ID", "https://a.example/$%7Bslug%7D?ttclid=$ID"},
-		"dot segments": {"https://a.example/a/../b/./%2e%2E/c/?ttclid=$ID", "https://a.example/c/?ttclid=$ID"},
+		"dot segments":      {"https://a.example/a/../b/./%2e%2E/c/?ttclid=$ID", "https://a.example/c/?ttclid=$ID"},
 		"markup": {
 			`https://a.example/<b>"x"{}|^` + "`?a=<script>&ttclid=$ID",
 			"https://a.example/%3Cb%3E%22x%22%7B%7D%7C%5E%60?a=%3Cscript%3E&ttclid=$ID",

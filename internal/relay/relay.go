@@ -13,6 +13,7 @@ import (
 	"errors"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,8 +107,8 @@ func (r *Relay) Ready() bool {
 // needed. It is called after the commit and never blocks. If the purchase is not published in time, its claim
 // expires and a poll finds it.
 func (r *Relay) Enqueue(p purchase.Purchase, recorded purchase.Recorded) {
-	c := Claim{
-		ID: p.ID, Livemode: p.Livemode, Generation: 1, FirstPublished: recorded.Claimed, Envelope: recorded.Message,
+	c := Claim{ // p.ID is a part of the webhook's body, which the queue must not keep in memory
+		ID: strings.Clone(p.ID), Livemode: p.Livemode, Generation: 1, FirstPublished: recorded.Claimed, Envelope: recorded.Message,
 	}
 	r.mu.Lock()
 	r.enqueued = append(r.enqueued, queuedClaim{c, r.now()})

@@ -81,7 +81,6 @@ type API struct {
 	url     string       // without a final slash
 	objects *http.Client // for thin events' objects: the buyer waits
 	lists   *http.Client // also the backend's
-	webhook *Webhook
 }
 
 // NewAPI returns an API. It does not use the library's global key, backends, logger and telemetry.
@@ -99,7 +98,7 @@ func NewAPI(c APIConfig) *API {
 	return &API{
 		key: c.Key.Reveal(), types: c.Types, backend: stripe.GetBackendWithConfig(stripe.APIBackend, config),
 		url:     cmp.Or(strings.TrimSuffix(c.URL, "/"), stripe.APIURL),
-		objects: newClient(newTransport()), lists: lists, webhook: NewWebhook(nil, time.Now),
+		objects: newClient(newTransport()), lists: lists,
 	}
 }
 
@@ -242,7 +241,7 @@ func (a *API) Events(
 				yield(purchase.Event{}, err)
 				return
 			}
-			event, err := a.webhook.Decode(entry.raw)
+			event, err := decode(entry.raw)
 			if err != nil {
 				event = purchase.Event{ID: entry.ID}
 			}

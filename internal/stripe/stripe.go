@@ -119,7 +119,9 @@ const maxDepth = 100
 
 // Decode decodes a verified body of any api_version; the library's types accept only one, and no events of
 // old accounts. A field of an unexpected JSON type counts as missing. The error is ErrNotEvent.
-func (w *Webhook) Decode(body []byte) (purchase.Event, error) {
+func (*Webhook) Decode(body []byte) (purchase.Event, error) { return decode(body) }
+
+func decode(body []byte) (purchase.Event, error) {
 	if !shallow(body) || !gjson.ValidBytes(body) {
 		return purchase.Event{}, ErrNotEvent
 	}
