@@ -118,7 +118,8 @@ func (c *config) problems(command string) (list []string) {
 		list = append(list, "TIKTOK_PIXEL_ID is required with TIKTOK_ACCESS_TOKEN")
 	}
 	list = append(list, c.destinationProblems()...)
-	if c.TestMode == "send" && c.TestAccessToken == "" && c.TestEventCode == "" {
+	if c.TestMode == "send" && c.TestEventCode == "" &&
+		(c.TestAccessToken == "" || c.AccessToken != "" && c.testTarget() == c.liveTarget()) {
 		list = append(list, "TIKTOK_TEST_MODE=send needs TIKTOK_TEST_ACCESS_TOKEN or TIKTOK_TEST_EVENT_CODE, "+
 			"or a test would count as a sale")
 	}

@@ -307,7 +307,7 @@ func TestClickID_ReachesTikTok(t *testing.T) {
 	checkClick("E.C.P.route")
 	press("#no") // removes it
 	checkCookies("consent=no")
-	p.CheckConsole("")
+	p.CheckConsole()
 }
 
 // Snippets are small. The documentation contains them and the example unchanged.

@@ -26,8 +26,11 @@ const (
 	maxAckPending = 200_000
 	duplicates    = 2 * time.Minute
 	deadAge       = 30 * 24 * time.Hour
-	smallStream   = 1 << 30
-	leaseBytes    = 64 << 10
+	// purchaseAge exceeds RETRY_MAX_AGE. A killed server may restore an acknowledged message, which no consumer
+	// gets but which blocks its purchase's replay; only clusters remove it themselves (nats-server 2.15.2).
+	purchaseAge = 72 * time.Hour
+	smallStream = 1 << 30
+	leaseBytes  = 64 << 10
 
 	// LeaseTTL is how long a lease lasts without a renewal.
 	LeaseTTL = 30 * time.Second
@@ -50,7 +53,8 @@ func streams(s StreamConfig) []jetstream.StreamConfig {
 			// One message per subject: the server itself rejects a second message of a purchase.
 			Subjects: []string{message.SubjectLive + "*", message.SubjectTest + "*"}, MaxMsgsPerSubject: 1,
 			Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
-			DiscardNewPerSubject: true, MaxBytes: s.MaxBytes, Duplicates: duplicates, Replicas: s.Replicas,
+			DiscardNewPerSubject: true, MaxAge: purchaseAge, MaxBytes: s.MaxBytes, Duplicates: duplicates,
+			Replicas: s.Replicas,
 		},
 		{
 			Name: message.StreamPurchasesDead, Description: "Dead-lettered purchases, with the reason",

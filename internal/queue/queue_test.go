@@ -181,7 +181,7 @@ func TestProvision_CreatesAndRepairs(t *testing.T) {
 			message.StreamPurchases: {
 				Subjects: []string{"purchases.live.*", "purchases.test.*"}, Retention: natsjs.WorkQueuePolicy,
 				Discard: natsjs.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1,
-				MaxBytes: streamConfig.MaxBytes,
+				MaxBytes: streamConfig.MaxBytes, MaxAge: 72 * time.Hour,
 			},
 			message.StreamPurchasesDead: {
 				Subjects: []string{"purchases.dead.*"}, Retention: natsjs.LimitsPolicy, MaxMsgsPerSubject: -1,

@@ -33,7 +33,8 @@ const (
 	// fetchSize is the number of messages per fetch. Each has the outcomes of up to one request to TikTok.
 	fetchSize = 64
 	batchSize = 1000 // outcomes per transaction
-	// settleTimeout is shorter than the consumer's AckWait (30 s), so that a slow ledger causes no redelivery.
+	// settleTimeout bounds a transaction. It is shorter than the consumer's AckWait (30 s), which begins again
+	// with each: a slow ledger causes no redelivery.
 	settleTimeout = 10 * time.Second
 	ackTimeout    = 5 * time.Second
 	retryDelay    = time.Second
@@ -106,7 +107,14 @@ func (r *Recorder) recordBatch(ctx context.Context) error {
 	if len(outcomes) == 0 {
 		return nil
 	}
+	first := true
 	for batch := range slices.Chunk(outcomes, batchSize) {
+		if !first {
+			for _, m := range usable {
+				_ = m.InProgress() // a lost one only risks a redelivery
+			}
+		}
+		first = false
 		if err := r.settle(ctx, batch); err != nil {
 			return errors.Join(err, nak(usable))
 		}

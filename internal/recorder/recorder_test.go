@@ -50,7 +50,7 @@ func (m fakeMessage) NakWithDelay(d time.Duration) error {
 	return nil
 }
 func (m fakeMessage) TermWithReason(string) error { m.note("term " + m.id); return nil }
-func (m fakeMessage) InProgress() error           { return nil }
+func (m fakeMessage) InProgress() error           { m.note("in-progress " + m.id); return nil }
 
 // source returns its batches, then blocks.
 type source struct {
@@ -171,8 +171,8 @@ func TestRecorder_RecordsLargeMessageInBatches(t *testing.T) {
 		encoded[1], ids = []byte(`{"version":1,"event_id":"cs_1"}`), slices.Delete(ids, 1, 2)
 		large := message.Received{Data: message.EncodeOutcomes(encoded), Acker: fakeMessage{j, "large"}}
 		run(t, &source{batches: [][]message.Received{{large, queued(t, j, "a")}}}, &ledger{journal: j}, time.Second)
-		want := "settle " + strings.Join(ids[:batchSize], "+") + ", settle " + ids[batchSize] +
-			"+a, ack large, double-ack a"
+		want := "settle " + strings.Join(ids[:batchSize], "+") + ", in-progress large, in-progress a, settle " +
+			ids[batchSize] + "+a, ack large, double-ack a"
 		if got := j.String(); got != want {
 			t.Errorf("calls = %s\nwant %s", got, want)
 		}

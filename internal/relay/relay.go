@@ -202,9 +202,10 @@ func (r *Relay) Pass(ctx context.Context, claim bool) (full bool, err error) {
 }
 
 // publishEnqueued publishes the enqueued purchases in batches. It releases those that waited too long, so
-// that they can be claimed again.
+// that they can be claimed again. It returns before the last one if others keep arriving: pending purchases
+// must not wait for a lull.
 func (r *Relay) publishEnqueued(ctx context.Context) error {
-	for {
+	for range 2 * maxEnqueued / batchSize {
 		claims, expired := r.dequeue()
 		if len(expired) > 0 {
 			if err := r.releaseUnsent(ctx, expired); err != nil {
@@ -221,6 +222,8 @@ func (r *Relay) publishEnqueued(ctx context.Context) error {
 			return err
 		}
 	}
+	notify(r.more)
+	return nil
 }
 
 // dequeue returns the next batch and the IDs before it that waited too long.

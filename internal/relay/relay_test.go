@@ -265,6 +265,25 @@ func TestRelay_PollsTheLedger(t *testing.T) {
 	})
 }
 
+func TestRelay_ClaimsUnderSteadyLoad(t *testing.T) {
+	t.Parallel()
+	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {
+		s.set(func() { s.latency = 2 * time.Millisecond })
+		before := 0
+		for i := range 2000 { // others arrive during each publish
+			enqueue(r, fmt.Sprintf("cs_load_%d", i))
+			if i == 100 {
+				before, _, _ = o.counts()
+				r.Wake()
+			}
+			<-time.After(time.Millisecond)
+		}
+		if claims, _, _ := o.counts(); claims == before {
+			t.Error("pending purchases were not claimed under load, want a claim after Wake")
+		}
+	})
+}
+
 func TestRelay_ClaimsNothingWhileDisconnected(t *testing.T) {
 	t.Parallel()
 	withRelay(t, func(t *testing.T, r *Relay, o *outbox, s *stream, _ *observer.ObservedLogs) {

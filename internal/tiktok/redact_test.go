@@ -1,10 +1,16 @@
 package tiktok
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,35 +122,58 @@ func FuzzRedactValues(f *testing.F) {
 
 func TestPixel_SendRedactsEchoedBody(t *testing.T) {
 	t.Parallel()
-	// The server repeats the whole user in its message.
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var body struct {
-			Data []struct {
-				User map[string]any `json:"user"`
-			} `json:"data"`
-		}
-		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-			t.Error(err)
-		}
-		echo := fmt.Sprintf("Invalid user: %v", body.Data[len(body.Data)-1].User)
-		_ = json.NewEncoder(w).Encode(map[string]any{"code": 40002, "message": echo, "request_id": "2026"})
-	}))
-	defer server.Close()
-	p := NewPixel(Config{
-		URL: server.URL, Payload: PayloadEvents, EventName: "CompletePayment",
-		Timeout: 5 * time.Second, Now: time.Now,
-	}, "PIXEL", "token", "")
-	e := buyer()
-	e.PurchasedAt = 1704067200
-	a := p.Send(t.Context(), []message.Envelope{{EventID: "cs_0", PurchasedAt: 1704067200}, e})
-	if a.Code == nil || *a.Code != 40002 || !strings.HasPrefix(a.Message, "Invalid user: ") ||
-		!strings.Contains(a.Message, redacted) {
-		t.Errorf("answer = %+v, want 40002 and a redacted message", a)
+	for _, code := range []int{40002, 40050} {
+		t.Run(strconv.Itoa(code), func(t *testing.T) {
+			t.Parallel()
+			// The server repeats the whole user in its message.
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var body struct {
+					Data []struct {
+						User map[string]any `json:"user"`
+					} `json:"data"`
+				}
+				if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+					t.Error(err)
+				}
+				echo := fmt.Sprintf("Invalid user: %v", body.Data[len(body.Data)-1].User)
+				_ = json.NewEncoder(w).Encode(map[string]any{"code": code, "message": echo, "request_id": "2026"})
+			}))
+			defer server.Close()
+			p := NewPixel(Config{
+				URL: server.URL, Payload: PayloadEvents, EventName: "CompletePayment",
+				Timeout: 5 * time.Second, Now: time.Now,
+			}, "PIXEL", "token", "")
+			e := buyer()
+			e.PurchasedAt = 1704067200
+			a := p.Send(t.Context(), []message.Envelope{{EventID: "cs_0", PurchasedAt: 1704067200}, e})
+			if a.Code == nil || *a.Code != code || !strings.HasPrefix(a.Message, "Invalid user: ") ||
+				!strings.Contains(a.Message, redacted) {
+				t.Errorf("answer = %+v, want %d and a redacted message", a, code)
+			}
+			k := e.Keys
+			for _, value := range []string{k.IP, k.TTCLID, k.TTP, "iPhone", k.Email[:20], k.Phone[:20]} {
+				if strings.Contains(a.Message, value) {
+					t.Errorf("message = %q, want no %q", a.Message, value)
+				}
+			}
+		})
 	}
-	k := e.Keys
-	for _, value := range []string{k.IP, k.TTCLID, k.TTP, "iPhone", k.Email[:20], k.Phone[:20]} {
-		if strings.Contains(a.Message, value) {
-			t.Errorf("message = %q, want no %q", a.Message, value)
+}
+
+func TestErrorText(t *testing.T) {
+	t.Parallel()
+	wrap := func(err error) error { return &url.Error{Op: "Post", URL: "https://tiktok.example/", Err: err} }
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{wrap(context.DeadlineExceeded), "TIKTOK_TIMEOUT exceeded"},
+		{context.DeadlineExceeded, "TIKTOK_TIMEOUT exceeded"},
+		{wrap(&net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}), "dial tcp: i/o timeout"},
+		{wrap(io.ErrUnexpectedEOF), "unexpected EOF"},
+	} {
+		if got := errorText(tc.err); got != tc.want {
+			t.Errorf("errorText(%v) = %q, want %q", tc.err, got, tc.want)
 		}
 	}
 }

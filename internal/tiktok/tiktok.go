@@ -130,7 +130,8 @@ func (p *Pixel) Send(ctx context.Context, events []message.Envelope) purchase.An
 	a, _ := readAnswer(resp)
 	if a.Class == purchase.ClassDelivered {
 		a.Sent = sent
-	} else {
+	}
+	if a.Code == nil || *a.Code != 0 { // accepted duplicates (40050), too, may quote an event
 		a.Message, a.RequestID = redactValues(a.Message, events), redactValues(a.RequestID, events)
 	}
 	a.Message, a.RequestID = p.sanitize(a.Message, maxMessage), p.sanitize(a.RequestID, maxRequestID)
@@ -201,14 +202,17 @@ func text(raw json.RawMessage) (s string) {
 	return s
 }
 
-// errorText returns a request error's text without the URL that http.Client prepends.
+// errorText returns a request error's text without the URL that http.Client prepends. Connecting has limits
+// of its own, below TIKTOK_TIMEOUT.
 func errorText(err error) string {
-	timeout, ok := errors.AsType[net.Error](err)
-	if errors.Is(err, context.DeadlineExceeded) || (ok && timeout.Timeout()) {
-		return "TIKTOK_TIMEOUT exceeded"
-	}
 	if withURL, ok := errors.AsType[*url.Error](err); ok {
 		err = withURL.Err
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return op.Error()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "TIKTOK_TIMEOUT exceeded"
 	}
 	return err.Error()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,13 +61,13 @@ func NewTab(t *testing.T) *Tab {
 	return p
 }
 
-// CheckConsole fails on each warning and error since the last call that does not contain ignored.
-func (p *Tab) CheckConsole(ignored string) {
+// CheckConsole fails on each warning and error since the last call that contains none of ignored.
+func (p *Tab) CheckConsole(ignored ...string) {
 	p.T.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, message := range p.messages {
-		if ignored == "" || !strings.Contains(message, ignored) {
+		if !slices.ContainsFunc(ignored, func(part string) bool { return strings.Contains(message, part) }) {
 			p.T.Errorf("console: %s", message)
 		}
 	}
