@@ -113,6 +113,11 @@ func (s *Stats) target(day time.Time) (string, error) {
 	return u.String(), nil
 }
 
+type pixelStatistics struct {
+	PixelID    string      `json:"pixel_id"`
+	Statistics []statistic `json:"statistics"`
+}
+
 // statistic is an entry of the answer. A type of the pixel's own has custom_event_type.
 type statistic struct {
 	PixelEvent  string `json:"pixel_event_type"`
@@ -124,14 +129,12 @@ type statistic struct {
 }
 
 // parseStats returns a pixel's counts, largest first, at most as many as a message holds. An answer in
-// another shape is an error: it must not be read as counts of 0.
+// another shape is an error: it must not be read as counts of 0. A single entry is the requested pixel's under
+// any id: TikTok has a code (of Events Manager) and an internal id for each.
 func parseStats(body []byte, pixel string) ([]message.Count, error) {
 	var answer struct {
 		Data *struct {
-			List *[]struct {
-				PixelID    string      `json:"pixel_id"`
-				Statistics []statistic `json:"statistics"`
-			} `json:"list"`
+			List *[]pixelStatistics `json:"list"`
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
@@ -140,11 +143,15 @@ func parseStats(body []byte, pixel string) ([]message.Count, error) {
 	if answer.Data == nil || answer.Data.List == nil {
 		return nil, errors.New("data.list is missing")
 	}
-	byEvent := make(map[string]*message.Count)
-	for _, p := range *answer.Data.List {
-		if p.PixelID != pixel {
-			continue
+	list := *answer.Data.List
+	if len(list) > 1 {
+		list = slices.DeleteFunc(list, func(p pixelStatistics) bool { return p.PixelID != pixel })
+		if len(list) == 0 {
+			return nil, errors.New("data.list has several other pixels")
 		}
+	}
+	byEvent := make(map[string]*message.Count)
+	for _, p := range list {
 		for _, s := range p.Statistics {
 			name := logsafe.Text(cmp.Or(s.PixelEvent, s.CustomEvent), message.MaxEventType-1) // and an ellipsis
 			switch {

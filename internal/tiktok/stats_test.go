@@ -114,11 +114,19 @@ func TestStats_ParsesCounts(t *testing.T) {
 		body string
 		want []message.Count // nil: malformed
 	}{
-		"one":             {ours(shopping), []message.Count{count(120, 70, 50, 31)}},
-		"none":            {ours(""), nothing},
-		"another pixel's": {ok(`[{"pixel_id":"OTHER","statistics":[` + shopping + `]}]`), nothing},
-		"empty list":      {ok(`[]`), nothing},
-		"two of a name":   {ours(shopping + "," + shopping), []message.Count{count(240, 140, 100, 62)}},
+		"one":  {ours(shopping), []message.Count{count(120, 70, 50, 31)}},
+		"none": {ours(""), nothing},
+		"another id": {
+			ok(`[{"pixel_id":"7012345678901234567","statistics":[` + shopping + `]}]`),
+			[]message.Count{count(120, 70, 50, 31)},
+		},
+		"beside another pixel": {
+			ok(`[{"pixel_id":"OTHER","statistics":[` + shopping + `]},{"pixel_id":"LOCALPIXEL","statistics":[]}]`),
+			nothing,
+		},
+		"other pixels":  {ok(`[{"pixel_id":"A","statistics":[]},{"pixel_id":"B","statistics":[]}]`), nil},
+		"empty list":    {ok(`[]`), nothing},
+		"two of a name": {ours(shopping + "," + shopping), []message.Count{count(240, 140, 100, 62)}},
 		"largest first": {
 			ours(`{"custom_event_type":"Fit\u202ETing","total_count":1},` + shopping),
 			[]message.Count{count(120, 70, 50, 31), {Event: "FitTing", Total: 1}},
