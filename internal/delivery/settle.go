@@ -188,7 +188,9 @@ func (w *Worker) publishLetters(
 // that loses the acknowledgements would have all of them sent again.
 func (w *Worker) acknowledge(ctx context.Context, finished []settlement) {
 	for try := 1; len(finished) > 0; try++ {
-		err := acknowledgeOnce(ctx, finished)
+		bounded, cancel := context.WithTimeout(ctx, ackTimeout)
+		err := message.Acknowledge(bounded, finished)
+		cancel()
 		if err == nil {
 			return
 		}
@@ -197,20 +199,6 @@ func (w *Worker) acknowledge(ctx context.Context, finished []settlement) {
 			return
 		}
 	}
-}
-
-// acknowledgeOnce waits for the confirmation of the last acknowledgement alone: one connection keeps their
-// order, so it covers the earlier ones.
-func acknowledgeOnce(ctx context.Context, finished []settlement) error {
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
-	defer cancel()
-	last := len(finished) - 1
-	for _, s := range finished[:last] {
-		if err := s.Ack(); err != nil {
-			return err
-		}
-	}
-	return finished[last].DoubleAck(ctx)
 }
 
 func logAckError(log *zap.Logger, err error) {

@@ -34,3 +34,16 @@ type Acker interface {
 	// InProgress restarts AckWait.
 	InProgress() error
 }
+
+// Acknowledge removes messages and returns once the server has confirmed it. A connection keeps their order,
+// so the confirmation of the last one covers all, in one round trip instead of one per message. list must not
+// be empty.
+func Acknowledge[T Acker](ctx context.Context, list []T) error {
+	last := len(list) - 1
+	for _, m := range list[:last] {
+		if err := m.Ack(); err != nil {
+			return err
+		}
+	}
+	return list[last].DoubleAck(ctx)
+}

@@ -119,7 +119,10 @@ func (r *Recorder) recordBatch(ctx context.Context) error {
 			return errors.Join(err, nak(usable))
 		}
 	}
-	return acknowledge(ctx, usable)
+	// A message whose acknowledgement is lost is recorded again without effect.
+	bounded, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	return message.Acknowledge(bounded, usable)
 }
 
 // decode returns the valid outcomes of a message, with times bounded by the queue's clock. It rejects a
@@ -206,19 +209,4 @@ func nak(messages []message.Received) error {
 		}
 	}
 	return nil
-}
-
-// acknowledge removes recorded messages. A connection keeps their order, so the confirmation of the last
-// one covers all, in one round trip instead of one per message. A message whose acknowledgement is lost is
-// recorded again without effect.
-func acknowledge(ctx context.Context, messages []message.Received) error {
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
-	defer cancel()
-	last := len(messages) - 1
-	for _, m := range messages[:last] {
-		if err := m.Ack(); err != nil {
-			return err
-		}
-	}
-	return messages[last].DoubleAck(ctx)
 }
