@@ -108,7 +108,8 @@ func (r *Relay) Ready() bool {
 // expires and a poll finds it.
 func (r *Relay) Enqueue(p purchase.Purchase, recorded purchase.Recorded) {
 	c := Claim{ // p.ID is a part of the webhook's body, which the queue must not keep in memory
-		ID: strings.Clone(p.ID), Livemode: p.Livemode, Generation: 1, FirstPublished: recorded.Claimed, Envelope: recorded.Message,
+		ID: strings.Clone(p.ID), Livemode: p.Livemode, Generation: 1, FirstPublished: recorded.Claimed,
+		Envelope: recorded.Message,
 	}
 	r.mu.Lock()
 	r.enqueued = append(r.enqueued, queuedClaim{c, r.now()})

@@ -129,8 +129,8 @@ type statistic struct {
 }
 
 // parseStats returns a pixel's counts, largest first, at most as many as a message holds. An answer in
-// another shape is an error: it must not be read as counts of 0. A single entry is the requested pixel's under
-// any id: TikTok has a code (of Events Manager) and an internal id for each.
+// another shape is an error: it must not be read as counts of 0. A single entry is the requested pixel's
+// under any id: TikTok has a code (of Events Manager) and an internal id for each.
 func parseStats(body []byte, pixel string) ([]message.Count, error) {
 	var answer struct {
 		Data *struct {
