@@ -37,7 +37,7 @@ more than 48 hours ago without an answer may count twice: their number is printe
   ingest replay --status dead --reason refused --since 72h
   ingest replay --session cs_live_…
 
-Exit status 1: the one purchase cannot be replayed; 3: it was not confirmed.`
+Exit status 1: the one purchase cannot be replayed; 3: it was interrupted or not confirmed.`
 }
 
 func (f *replayFlags) selection() (maintenance.Selection, error) {
@@ -88,6 +88,10 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	}
 	bar := newBar(out, "Replaying", n)
 	done, err := jobs.Replay(ctx, selection, func(done int) { _ = bar.Set(min(done, n)) })
+	if errors.Is(err, context.Canceled) {
+		_ = bar.Clear()
+		return fmt.Errorf("interrupted with %d of %d made pending: %w", done, n, service.ErrActionRequired)
+	}
 	if err != nil {
 		return err
 	}

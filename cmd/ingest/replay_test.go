@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"purchase-relay/internal/service"
 	"purchase-relay/internal/testkit/stripegen"
 )
 
@@ -29,6 +32,41 @@ func TestReplay_WarnsOfOldPurchases(t *testing.T) {
 		if status != 3 || !strings.Contains(out, tc.want) || tc.want == "" && strings.Contains(out, "28 days") {
 			t.Errorf("replay %v = %d, want 3 and %q:\n%s", tc.args, status, tc.want, out)
 		}
+	}
+}
+
+// interrupter cancels a context, as a signal does, once a text was printed.
+type interrupter struct {
+	printed bytes.Buffer
+	text    string
+	cancel  context.CancelFunc
+}
+
+// Write implements io.Writer.
+func (i *interrupter) Write(p []byte) (int, error) {
+	n, err := i.printed.Write(p)
+	if strings.Contains(i.printed.String(), i.text) {
+		i.cancel()
+	}
+	return n, err
+}
+
+func TestReplay_InterruptedRequiresAction(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	o.count(`WITH p AS (
+		INSERT INTO purchases (checkout_session_id, status, reason, mode, livemode, purchased_at,
+			first_published_at, finished_at, envelope)
+		VALUES ('cs_1', 'dead', 'refused', 'subscription', true, now(), now(), now(), '') RETURNING 1)
+		SELECT count(*) FROM p`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &interrupter{text: "1 to replay", cancel: cancel}
+	err := run(ctx, []string{"replay", "--status", "dead", "--yes"}, env("DATABASE_URL="+o.url), nil, out)
+	var stderr bytes.Buffer
+	code := service.ExitCode(err, &stderr)
+	if want := "interrupted with 0 of 1 made pending: action required\n"; code != 3 || stderr.String() != want {
+		t.Errorf("interrupted replay = %d, %q, want 3, %q", code, stderr.String(), want)
 	}
 }
 

@@ -2,7 +2,6 @@
 package service
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"reflect"
 	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -37,11 +35,12 @@ var (
 )
 
 // ExitCode prints an error to stderr and returns the exit status: 0 done, 1 failed, 2 invalid command line or
-// configuration, 3 action required. An error that is nothing but context.Canceled is 0.
+// configuration, 3 action required. context.Canceled is a failure like others: an interrupted command is not
+// done, and a service returns nil when a signal stops it.
 func ExitCode(err error, stderr io.Writer) int {
 	var usage *UsageError
 	switch {
-	case err == nil, errors.Is(err, ErrHelp), onlyCanceled(err):
+	case err == nil, errors.Is(err, ErrHelp):
 		return 0
 	case errors.As(err, &usage):
 		_, _ = fmt.Fprintln(stderr, err)
@@ -52,18 +51,6 @@ func ExitCode(err error, stderr io.Writer) int {
 		return 3
 	}
 	return 1
-}
-
-// onlyCanceled reports whether every part of a joined error is context.Canceled. errors.Is would accept one
-// and hide a failure next to it.
-func onlyCanceled(err error) bool {
-	switch wrapped := err.(type) { //nolint:errorlint // walks the tree itself
-	case interface{ Unwrap() []error }:
-		return !slices.ContainsFunc(wrapped.Unwrap(), func(part error) bool { return !onlyCanceled(part) })
-	case interface{ Unwrap() error }:
-		return onlyCanceled(wrapped.Unwrap())
-	}
-	return err == context.Canceled //nolint:errorlint // the end of the chain
 }
 
 // Scoped is a command line whose commands do not use all of its settings.
