@@ -57,10 +57,13 @@ func (f *failure) record(failed bool, now time.Time) {
 	}
 }
 
-// condition returns a failure that has lasted for a time.
+// condition returns a failure that has lasted for a time. Until then it is unknown.
 func (f *failure) condition(grace time.Duration, now time.Time) report.Condition {
-	failed := !f.since.IsZero() && now.Sub(f.since) >= grace
-	return report.Condition{Checked: f.checked, Failed: failed, Since: f.since}
+	if f.since.IsZero() {
+		return report.Condition{Checked: f.checked}
+	}
+	failed := now.Sub(f.since) >= grace
+	return report.Condition{Checked: failed, Failed: failed, Since: f.since}
 }
 
 // run observes until ctx ends.
@@ -97,7 +100,6 @@ func (w *watcher) recordLedger(up bool) {
 	}
 }
 
-// observeQueue does not count a lost connection as missing streams.
 func (w *watcher) observeQueue(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
@@ -105,10 +107,18 @@ func (w *watcher) observeQueue(ctx context.Context) {
 	if context.Cause(ctx) == context.Canceled { //nolint:errorlint // not by the timeout
 		return
 	}
-	connected := w.health.queue.Connected()
+	w.recordQueue(w.health.queue.Connected(), err != nil)
+}
+
+// recordQueue records missing streams. Without a connection to NATS they are unknown.
+func (w *watcher) recordQueue(connected, missing bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.queue.record(connected && err != nil, w.now())
+	if !connected {
+		w.queue = failure{}
+		return
+	}
+	w.queue.record(missing, w.now())
 }
 
 // problems returns the current problems.

@@ -30,8 +30,8 @@ func TestFailure_KeepsItsFirstTime(t *testing.T) {
 		first := time.Now()
 		<-time.After(9 * time.Second)
 		f.record(true, time.Now())
-		if c := f.condition(startGrace, time.Now()); c.Failed {
-			t.Errorf("condition = %+v within the grace period, want no failure", c)
+		if c := f.condition(startGrace, time.Now()); c.Checked || c.Failed {
+			t.Errorf("condition = %+v within the grace period, want unknown", c)
 		}
 		<-time.After(time.Second)
 		if c := f.condition(startGrace, time.Now()); !c.Failed || !c.Since.Equal(first) {
@@ -40,6 +40,28 @@ func TestFailure_KeepsItsFirstTime(t *testing.T) {
 		f.record(false, time.Now())
 		if c := f.condition(0, time.Now()); !c.Checked || c.Failed {
 			t.Errorf("condition = %+v, want no failure", c)
+		}
+	})
+}
+
+// A lost connection to NATS neither starts nor ends the problem of missing streams.
+func TestWatcher_QueueIsUnknownWithoutNATS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &watcher{now: time.Now}
+		for _, tc := range []struct {
+			connected, missing bool
+			checked, failed    bool // after startGrace
+		}{
+			{true, true, true, true}, {false, true, false, false}, {true, false, true, false},
+			{false, false, false, false},
+		} {
+			w.recordQueue(tc.connected, tc.missing)
+			<-time.After(startGrace)
+			c := w.queue.condition(startGrace, time.Now())
+			if c.Checked != tc.checked || c.Failed != tc.failed {
+				t.Errorf("connected %t, missing %t: condition = %+v, want checked %t, failed %t",
+					tc.connected, tc.missing, c, tc.checked, tc.failed)
+			}
 		}
 	})
 }

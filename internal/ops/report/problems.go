@@ -37,7 +37,8 @@ type Problems struct {
 	unknown func(kind string) bool
 }
 
-// Unknown reports whether a kind is missing in the list because its sources could not be read.
+// Unknown reports whether a kind is missing in the list because its sources could not be read, or because
+// another problem covers it.
 func (p Problems) Unknown(kind string) bool { return p.unknown != nil && p.unknown(kind) }
 
 // Only returns the problems of one kind; all others are unknown.
@@ -120,6 +121,9 @@ func NewProblems(o Observed, now time.Time) Problems {
 	l.addWaiting(o, now)
 	l.addCounts(o)
 	return Problems{List: l.list, unknown: func(kind string) bool {
+		if slices.Contains(l.covered, kind) {
+			return true
+		}
 		switch kind {
 		case guide.ProblemPostgres:
 			return !o.Postgres.Checked
@@ -128,7 +132,7 @@ func NewProblems(o Observed, now time.Time) Problems {
 		case guide.ProblemNATS:
 			return !o.NATS.Checked
 		case guide.ProblemQueue:
-			return !o.Queue.Checked
+			return !o.Queue.Checked || o.NATS.Failed
 		case guide.ProblemPaused, guide.ProblemCircuitOpen, guide.ProblemOff, guide.ProblemTestPaused,
 			guide.ProblemCounts:
 			return len(o.Workers) == 0 // restarting, or NATS is down
@@ -142,7 +146,10 @@ func NewProblems(o Observed, now time.Time) Problems {
 }
 
 // problemList collects problems in the order of their urgency.
-type problemList struct{ list []Problem }
+type problemList struct {
+	list    []Problem
+	covered []string // kinds that are left out because a problem of the list explains them
+}
 
 // add adds a problem with the guide's texts. detail explains what; "": nothing.
 func (l *problemList) add(kind, detail string, since time.Time, purchases *int) *Problem {
@@ -271,18 +278,26 @@ func (l *problemList) addWaiting(o Observed, now time.Time) {
 		return
 	}
 	late := func(since time.Time, limit time.Duration) bool { return !since.IsZero() && now.Sub(since) >= limit }
-	if late(o.Ledger.OldestPending, maxPendingAge) && !l.has(guide.ProblemNATS, guide.ProblemQueue) {
+	switch {
+	case !late(o.Ledger.OldestPending, maxPendingAge):
+	case l.has(guide.ProblemNATS, guide.ProblemQueue):
+		l.covered = append(l.covered, guide.ProblemOutbox)
+	default:
 		l.add(guide.ProblemOutbox, "", o.Ledger.OldestPending, new(o.Ledger.Pending))
 	}
-	if !l.has(guide.ProblemNATS, guide.ProblemQueue, guide.ProblemWorkerMissing, guide.ProblemPaused,
-		guide.ProblemCircuitOpen) {
+	live, test := late(o.Ledger.OldestLive, maxWaitingAge), late(o.Ledger.OldestTest, maxWaitingAge)
+	testPaused := l.has(guide.ProblemTestPaused)
+	switch {
+	case !live && !test:
+	case !live && testPaused, l.has(guide.ProblemNATS, guide.ProblemQueue, guide.ProblemWorkerMissing,
+		guide.ProblemPaused, guide.ProblemCircuitOpen):
+		l.covered = append(l.covered, guide.ProblemWaiting)
+	default:
 		oldest, n := o.Ledger.OldestLive, o.Ledger.Live
-		if late(o.Ledger.OldestTest, maxWaitingAge) && !l.has(guide.ProblemTestPaused) {
+		if test && !testPaused {
 			oldest, n = earlier(oldest, o.Ledger.OldestTest), n+o.Ledger.Test
 		}
-		if late(oldest, maxWaitingAge) {
-			l.add(guide.ProblemWaiting, "", oldest, new(n))
-		}
+		l.add(guide.ProblemWaiting, "", oldest, new(n))
 	}
 	if o.Ledger.Lost > 0 {
 		p := l.add(guide.ProblemLost, "", o.Ledger.FirstLost, new(o.Ledger.Lost))

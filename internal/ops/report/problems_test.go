@@ -200,7 +200,6 @@ func TestNewProblems(t *testing.T) {
 	}
 }
 
-// What could not be read is unknown, and not over.
 func TestNewProblems_TikTokCounts(t *testing.T) {
 	t.Parallel()
 	o := observed()
@@ -218,6 +217,7 @@ func TestNewProblems_TikTokCounts(t *testing.T) {
 	}
 }
 
+// A kind whose source is unreadable is unknown.
 func TestProblems_Unknown(t *testing.T) {
 	t.Parallel()
 	none := report.NewProblems(report.Observed{}, base)
@@ -231,10 +231,51 @@ func TestProblems_Unknown(t *testing.T) {
 		if all.Unknown(kind) {
 			t.Errorf("%s is unknown with all sources", kind)
 		}
-		byWorkers := strings.Contains("paused circuit_open off test_paused worker_missing tiktok_counts", kind)
-		if got := report.NewProblems(noNATS, base).Unknown(kind); got != byWorkers {
-			t.Errorf("%s is unknown = %t without NATS, want %t", kind, got, byWorkers)
+		byNATS := strings.Contains("queue paused circuit_open off test_paused worker_missing tiktok_counts", kind)
+		if got := report.NewProblems(noNATS, base).Unknown(kind); got != byNATS {
+			t.Errorf("%s is unknown = %t without NATS, want %t", kind, got, byNATS)
 		}
+	}
+}
+
+// A kind that another problem covers is unknown while its purchases wait.
+func TestProblems_UnknownIfCovered(t *testing.T) {
+	t.Parallel()
+	worker := func(state, reason string) []message.WorkerState {
+		return []message.WorkerState{{Instance: "w1", State: state, Reason: reason, Since: base}}
+	}
+	for name, tc := range map[string]struct {
+		change        func(o *report.Observed)
+		outbox, waits bool // unknown once purchases have waited too long
+	}{
+		"NATS is down":            {func(o *report.Observed) { o.NATS = failing(base) }, true, true},
+		"the streams are missing": {func(o *report.Observed) { o.Queue = failing(base) }, true, true},
+		"no worker":               {func(o *report.Observed) { o.Workers = nil }, false, true},
+		"paused":                  {func(o *report.Observed) { o.Workers = worker("paused", "40105") }, false, true},
+		"the circuit is open":     {func(o *report.Observed) { o.Workers = worker("open", "timeout") }, false, true},
+		"delivery is off":         {func(o *report.Observed) { o.Workers = worker("off", "") }, false, false},
+		"nothing is wrong":        {func(*report.Observed) {}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := observed()
+			tc.change(&o)
+			problems := report.NewProblems(o, base)
+			if problems.Unknown(guide.ProblemOutbox) || problems.Unknown(guide.ProblemWaiting) {
+				t.Error("a kind is unknown although no purchase waits too long")
+			}
+			o.Ledger.OldestPending, o.Ledger.OldestLive = base.Add(-time.Hour), base.Add(-time.Hour)
+			problems = report.NewProblems(o, base)
+			outbox, waits := problems.Unknown(guide.ProblemOutbox), problems.Unknown(guide.ProblemWaiting)
+			if outbox != tc.outbox || waits != tc.waits {
+				t.Errorf("outbox, waiting are unknown = %t, %t, want %t, %t", outbox, waits, tc.outbox, tc.waits)
+			}
+		})
+	}
+	o := observed()
+	o.Workers, o.Ledger.OldestTest = worker("running", "test: 40001"), base.Add(-time.Hour)
+	if !report.NewProblems(o, base).Unknown(guide.ProblemWaiting) {
+		t.Error("waiting is known while the paused test destination covers it, want unknown")
 	}
 }
 
