@@ -160,7 +160,7 @@ func (*config) Settings(command string) []string {
 		"provision": {"nats-*", "log-*"},
 		"replay":    {"database-url"},
 		"backfill":  stripeAndRules,
-		"reconcile": stripeAndRules,
+		"reconcile": append(stripeAndRules, "tiktok-event-name", "tiktok-stats-event"),
 		"show":      {"database-url", "nats-url", "nats-*-file", "notify-silence"},
 		"prune":     {"database-url", "log-*"},
 		"forget":    {"database-url", "nats-url", "nats-*-file"},

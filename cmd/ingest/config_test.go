@@ -275,13 +275,15 @@ func TestHelp_ListsOnlyUsedSettings(t *testing.T) {
 		"replay":    "DATABASE_URL", "show": "DATABASE_URL NATS_URL NATS_CA_FILE",
 		"prune":    "DATABASE_URL LOG_LEVEL",
 		"backfill": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "forget": "DATABASE_URL NATS_URL NATS_CA_FILE",
-		"reconcile": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES", "health": "ADMIN_ADDR", "completion": "",
+		"reconcile": "DATABASE_URL STRIPE_API_KEY CHECKOUT_MODES TIKTOK_EVENT_NAME TIKTOK_STATS_EVENT",
+		"health":    "ADMIN_ADDR", "completion": "",
 		"stripe-endpoint": "PUBLIC_URL STRIPE_API_KEY FIRST_PAYMENT",
 	} {
 		text := help(t, command)
 		for _, name := range []string{
 			"DATABASE_URL", "MIGRATE_DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "STRIPE_API_KEY", "CHECKOUT_MODES",
 			"SWEEP_GRACE", "NATS_URL", "NATS_CA_FILE", "NATS_REPLICAS", "LOG_LEVEL", "ADMIN_ADDR", "PUBLIC_URL",
+			"TIKTOK_EVENT_NAME", "TIKTOK_STATS_EVENT",
 		} {
 			used := command == "serve" || slices.Contains(strings.Fields(want), name)
 			if got := strings.Contains(text, "$"+name); got != used {
