@@ -116,7 +116,7 @@ func TestWrites_NeverDeadlock(t *testing.T) {
 			email := fmt.Sprintf("buyer%d@example.com", 1001+r.IntN(20))
 			person, err := l.Forget(ctx, email)
 			if err == nil {
-				_, err = l.Unlink(ctx, email, person)
+				_, _, err = l.Unlink(ctx, email, person)
 			}
 			if errors.Is(err, report.ErrNotFound) {
 				return nil

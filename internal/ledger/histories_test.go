@@ -406,7 +406,7 @@ func (h *history) forget(rt *rapid.T) {
 	if steps < 3 {
 		return
 	}
-	done, err := h.Unlink(h.T.Context(), b.email, person)
+	_, done, err := h.Unlink(h.T.Context(), b.email, person)
 	h.must(err)
 	if !done {
 		rt.Fatal("Unlink found a new purchase, want none")

@@ -297,7 +297,7 @@ func TestForget_Trials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if done, err := l.Unlink(t.Context(), email, person); err != nil || !done {
+		if _, done, err := l.Unlink(t.Context(), email, person); err != nil || !done {
 			t.Fatalf("Unlink = %t, %v, want true", done, err)
 		}
 	}

@@ -42,7 +42,8 @@ func (p *Person) Queued() []string { return append(p.ids(), p.Others...) }
 
 // ForgetCustomer erases a customer: the content first, then the queue's messages by calling erase, then the
 // address and the links that the rest was found by. It can be repeated after an error. It starts over if a
-// new purchase was recorded meanwhile. The error is report.ErrNotFound if there is no such customer.
+// new purchase was recorded meanwhile. Person includes what TikTok accepted until the end. The error is
+// report.ErrNotFound if there is no such customer.
 func (j *Jobs) ForgetCustomer(
 	ctx context.Context, email string, erase func(ctx context.Context, ids []string) error,
 ) (Person, error) {
@@ -54,7 +55,7 @@ func (j *Jobs) ForgetCustomer(
 		if err := erase(ctx, person.Queued()); err != nil {
 			return person, err
 		}
-		if done, err := j.Unlink(ctx, email, person); err != nil || done {
+		if person, done, err := j.Unlink(ctx, email, person); err != nil || done {
 			return person, err
 		}
 	}
@@ -90,10 +91,12 @@ WITH locked AS (SELECT id FROM public.profiles WHERE id = ANY($1::uuid[]) ORDER 
 DELETE FROM public.profiles p USING locked l WHERE p.id = l.id`
 
 // Unlink deletes the customer's profiles and trials and the purchases' links to them and to Stripe's
-// customer. Session and event ids stay, so that redelivered webhooks remain duplicates. false: nothing was
-// done, because the customer has purchases that are not in seen.
-func (j *Jobs) Unlink(ctx context.Context, email string, seen Person) (done bool, err error) {
+// customer. Session and event ids stay, so that redelivered webhooks remain duplicates. It returns the
+// customer as read in its transaction: TikTok may have accepted more since. false: nothing was done, because
+// the customer has purchases that are not in seen.
+func (j *Jobs) Unlink(ctx context.Context, email string, seen Person) (p Person, done bool, err error) {
 	err = j.withPerson(ctx, email, func(tx pgx.Tx, found Person) error {
+		p = found
 		done = slices.Equal(found.Profiles, seen.Profiles) && slices.Equal(found.ids(), seen.ids())
 		if !done {
 			return nil
@@ -107,7 +110,7 @@ func (j *Jobs) Unlink(ctx context.Context, email string, seen Person) (done bool
 			statement{sqlForgetProfile, []any{found.Profiles}},
 			statement{sqlForgetTrials, found.trialArgs()})
 	})
-	return done, err
+	return p, done, err
 }
 
 const sendable = `(status IN ('pending', 'published', 'retrying', 'dead')

@@ -92,13 +92,13 @@ func TestForget_RemovesOneCustomer(t *testing.T) {
 	if err != nil || len(again.Purchases) != len(person.Purchases) {
 		t.Errorf("repeated: person = %+v, %v", again, err)
 	}
-	if done, err := l.Unlink(t.Context(), "ada@example.com", maintenance.Person{
+	if _, done, err := l.Unlink(t.Context(), "ada@example.com", maintenance.Person{
 		Profiles:  person.Profiles,
 		Purchases: person.Purchases[1:],
 	}); err != nil || done {
 		t.Errorf("unlink with an unseen purchase = %t, %v, want false", done, err)
 	}
-	if done, err := l.Unlink(t.Context(), "ada@example.com", person); err != nil || !done {
+	if _, done, err := l.Unlink(t.Context(), "ada@example.com", person); err != nil || !done {
 		t.Fatalf("unlink = %t, %v, want true", done, err)
 	}
 	after := l.Dump()
@@ -200,6 +200,23 @@ func forget(l *ledgertest.Ledger, email string) maintenance.Person {
 		l.T.Fatal(err)
 	}
 	return person
+}
+
+// TikTok may accept a purchase while the queue is erased.
+func TestForgetCustomer_ReturnsLateAcceptance(t *testing.T) {
+	t.Parallel()
+	l := ledgertest.New(t)
+	r := ledgertest.Receipt("evt_1", "cs_1", purchase.StatusPending, "")
+	r.Purchase.Email = "ada@example.com"
+	l.MustRecord(r)
+	l.Exec(`UPDATE purchases SET status = 'published', published_at = now()`)
+	person, err := l.ForgetCustomer(t.Context(), "ada@example.com", func(context.Context, []string) error {
+		l.MustSettle(ledgertest.Outcome("cs_1", 1, purchase.StatusDelivered, "a1", base))
+		return nil
+	})
+	if sent := person.Sent(); err != nil || !slices.Equal(sent, []string{"cs_1"}) {
+		t.Errorf("sent = %q, %v, want cs_1", sent, err)
+	}
 }
 
 // Trials and held invoices are found by profile, customer or subscription after their purchases were pruned.
@@ -307,7 +324,7 @@ func TestForget_InvoiceBetweenForgetAndUnlink(t *testing.T) {
 		WHERE checkout_session_id = 'in_1_1'`); got != "skipped forgotten" {
 		t.Errorf("first payment is %s, want skipped forgotten", got)
 	}
-	if done, err := l.Unlink(t.Context(), ada, person); err != nil || done {
+	if _, done, err := l.Unlink(t.Context(), ada, person); err != nil || done {
 		t.Errorf("unlink = %t, %v, want false", done, err)
 	}
 	forget(l, ada)
