@@ -37,7 +37,7 @@ nothing is counted twice. Undelivered purchases are not sent. This cannot be und
 
 NATS_URL needs the rights of an operator: ingest's own user may not read or delete messages.
 
-Exit status 1: unknown address; 3: the queue could not be searched, run it again.`
+Exit status 1: unknown address; 3: not confirmed, or the queue could not be searched: run it again.`
 }
 
 // errUnknownAddress does not repeat the address.
@@ -52,10 +52,14 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	input := bufio.NewReader(stdin)
 	email := c.Forget.Email
 	if email == "-" {
-		line, err := input.ReadString('\n')
-		if email = line; err != nil && !errors.Is(err, io.EOF) {
+		line, err := readLine(ctx, input)
+		switch {
+		case errors.Is(err, context.Canceled):
+			return notConfirmed(out)
+		case err != nil && !errors.Is(err, io.EOF):
 			return err
 		}
+		email = line
 	}
 	if purchase.NormaliseEmail(email) == "" {
 		return &service.UsageError{Problems: []string{"not an e-mail address"}}
@@ -63,7 +67,7 @@ func forget(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	if !c.Forget.Yes {
 		_, _ = fmt.Fprintln(out, "This deletes the customer's profile, and with it the access that other programs "+
 			"grant by it.\nUndelivered purchases are not sent. This cannot be undone.")
-		if err := confirm(input, out); err != nil {
+		if err := confirm(ctx, input, out); err != nil {
 			return err
 		}
 	}

@@ -86,7 +86,7 @@ func prune(ctx context.Context, c *config, stdin io.Reader, out io.Writer) error
 		return printPruned(out, "to delete", prunable, kept)
 	}
 	if !c.Prune.Yes {
-		if err := confirm(stdin, out); err != nil {
+		if err := confirm(ctx, stdin, out); err != nil {
 			return err
 		}
 	}

@@ -82,7 +82,7 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 			"TikTok may not match or show them.\n", old)
 	}
 	if n > 0 && !c.Replay.Yes {
-		if err := confirm(stdin, out); err != nil {
+		if err := confirm(ctx, stdin, out); err != nil {
 			return err
 		}
 	}
@@ -124,12 +124,39 @@ func newBar(out io.Writer, description string, total int) *progressbar.ProgressB
 }
 
 // confirm asks whether to continue. If not, the error is service.ErrActionRequired.
-func confirm(stdin io.Reader, out io.Writer) error {
+func confirm(ctx context.Context, stdin io.Reader, out io.Writer) error {
 	_, _ = fmt.Fprint(out, "Continue? [y/N] ")
-	answer, _ := bufio.NewReader(stdin).ReadString('\n') // no answer is no
+	answer, err := readLine(ctx, bufio.NewReader(stdin)) // no answer is no
+	if errors.Is(err, context.Canceled) {
+		_, _ = fmt.Fprintln(out) // ends the prompt's line
+	}
 	if answer = strings.TrimSpace(answer); strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
 		return nil
 	}
+	return notConfirmed(out)
+}
+
+func notConfirmed(out io.Writer) error {
 	_, _ = fmt.Fprintln(out, "Nothing was done.")
 	return service.ErrActionRequired
+}
+
+// readLine reads a line unless ctx ends first. A read cannot be canceled: the goroutine of an abandoned one
+// ends with the process.
+func readLine(ctx context.Context, in *bufio.Reader) (string, error) {
+	type result struct {
+		line string
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		line, err := in.ReadString('\n')
+		read <- result{line, err}
+	}()
+	select {
+	case r := <-read:
+		return r.line, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }

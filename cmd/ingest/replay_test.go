@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -67,6 +68,32 @@ func TestReplay_InterruptedRequiresAction(t *testing.T) {
 	code := service.ExitCode(err, &stderr)
 	if want := "interrupted with 0 of 1 made pending: action required\n"; code != 3 || stderr.String() != want {
 		t.Errorf("interrupted replay = %d, %q, want 3, %q", code, stderr.String(), want)
+	}
+}
+
+// A signal ends a prompt that gets no answer.
+func TestPrompts_EndOnSignal(t *testing.T) {
+	t.Parallel()
+	const question = "Continue? [y/N] "
+	for name, tc := range map[string]struct {
+		args []string
+		want string // the end of the output
+	}{
+		"the address to forget": {[]string{"forget", "-"}, "Nothing was done.\n"},
+		"the confirmation":      {[]string{"forget", "ada@example.com"}, question + "\nNothing was done.\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stdin, terminal := io.Pipe()
+			defer func() { _ = terminal.Close() }()
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			var out bytes.Buffer
+			err := run(ctx, tc.args, env("DATABASE_URL=postgres://h/d"), stdin, &out)
+			if code := service.ExitCode(err, io.Discard); code != 3 || !strings.HasSuffix(out.String(), tc.want) {
+				t.Errorf("%v = %d, %q, want 3 and %q at the end", tc.args, code, out.String(), tc.want)
+			}
+		})
 	}
 }
 
