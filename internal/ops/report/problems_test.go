@@ -251,8 +251,8 @@ func TestProblems_UnknownIfCovered(t *testing.T) {
 		"NATS is down":            {func(o *report.Observed) { o.NATS = failing(base) }, true, true},
 		"the streams are missing": {func(o *report.Observed) { o.Queue = failing(base) }, true, true},
 		"no worker":               {func(o *report.Observed) { o.Workers = nil }, false, true},
-		"paused":                  {func(o *report.Observed) { o.Workers = worker("paused", "40105") }, false, true},
-		"the circuit is open":     {func(o *report.Observed) { o.Workers = worker("open", "timeout") }, false, true},
+		"paused":                  {func(o *report.Observed) { o.Workers = worker("paused", "no") }, false, true},
+		"the circuit is open":     {func(o *report.Observed) { o.Workers = worker("open", "no") }, false, true},
 		"delivery is off":         {func(o *report.Observed) { o.Workers = worker("off", "") }, false, false},
 		"nothing is wrong":        {func(*report.Observed) {}, false, false},
 	} {

@@ -55,6 +55,10 @@ func severityOfAttempt(c purchase.Class) Severity {
 	}
 }
 
+// secondPublish is the time from the first claim, which sets first_published_at, to a publish that must be
+// another one. A claim lasts 30 seconds.
+const secondPublish = time.Minute
+
 // Timeline returns the purchase's steps in chronological order.
 func (r *Row) Timeline() []Step {
 	var steps []Step
@@ -87,7 +91,7 @@ func (r *Row) Timeline() []Step {
 			add(&e.Received, Good, "customer provisioned: profile %s", *r.ProfileID)
 		}
 	}
-	if r.FirstPublished != nil && r.Published != nil && r.FirstPublished.Before(*r.Published) {
+	if r.FirstPublished != nil && r.Published != nil && r.Published.Sub(*r.FirstPublished) >= secondPublish {
 		add(r.FirstPublished, Neutral, "first published")
 	}
 	if sequence := ledger.OrZero(r.Sequence); sequence > 0 {
