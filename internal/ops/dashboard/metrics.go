@@ -11,7 +11,7 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Outbox returns the number of pending purchases and when the oldest was created (zero: none).
+// Outbox returns the number of pending purchases and since when the oldest one waits (zero: none).
 type Outbox interface {
 	OutboxState(ctx context.Context) (pending int, oldest time.Time, err error)
 }

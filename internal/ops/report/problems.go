@@ -368,11 +368,9 @@ FROM failed f CROSS JOIN LATERAL (
         ORDER BY finished_at DESC LIMIT 5
     )) p (first, latest, ids)`
 
-// A replay makes an old purchase pending again, and updated_at is its time. The oldest 1,000 are enough:
-// their order is that of created_at. published_at is the time of the last publish.
+// published_at is the time of the last publish.
 const sqlProblemTimes = `
-SELECT (SELECT min(updated_at) FROM (
-        SELECT updated_at FROM public.purchases WHERE status = 'pending' ORDER BY created_at LIMIT 1000) w),
+SELECT ` + oldestPending + `,
     (SELECT published_at FROM public.purchases
         WHERE status IN ('published', 'retrying') AND livemode ORDER BY published_at LIMIT 1),
     (SELECT published_at FROM public.purchases

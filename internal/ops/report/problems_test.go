@@ -389,4 +389,7 @@ func TestReader_Problems(t *testing.T) {
 	if len(p.Failed) != 1 || p.Pending != 8 || p.OldestPending.Before(before) {
 		t.Errorf("problems = %+v, want the rejected purchase and 8 pending since their replay", p)
 	}
+	if n, oldest, err := l.OutboxState(t.Context()); err != nil || n != 8 || !oldest.Equal(p.OldestPending) {
+		t.Errorf("outbox = %d since %s, %v, want 8 since %s", n, oldest, err, p.OldestPending)
+	}
 }

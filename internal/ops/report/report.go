@@ -35,9 +35,16 @@ const (
         AND reason IN ('test_purchase', 'no_consent', 'internal', 'forgotten'))`
 )
 
-const sqlOutboxState = `SELECT count(*), min(created_at) FROM public.purchases WHERE status = 'pending'`
+// oldestPending is since when the longest pending purchase waits. A replay, or a late payment, makes an old
+// purchase pending, and updated_at is its time. The oldest 1,000 are enough: their order is that of
+// created_at.
+const oldestPending = `(SELECT min(updated_at) FROM (
+        SELECT updated_at FROM public.purchases WHERE status = 'pending' ORDER BY created_at LIMIT 1000) w)`
 
-// OutboxState returns the number of pending purchases and when the oldest was created (zero: none).
+const sqlOutboxState = `
+SELECT count(*), ` + oldestPending + ` FROM public.purchases WHERE status = 'pending'`
+
+// OutboxState returns the number of pending purchases and since when the oldest one waits (zero: none).
 func (r *Reader) OutboxState(ctx context.Context) (pending int, oldest time.Time, err error) {
 	var at *time.Time
 	if err := r.db.Pool().QueryRow(ctx, sqlOutboxState).Scan(&pending, &at); err != nil {
