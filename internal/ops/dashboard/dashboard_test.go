@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	diff "github.com/google/go-cmp/cmp"
@@ -146,6 +147,14 @@ func (l *ledger) Replay(_ context.Context, s maintenance.Selection, progress fun
 
 func (l *ledger) OutboxState(context.Context) (int, time.Time, error) {
 	return 3, now.Add(-time.Minute), l.err
+}
+
+// slowReplays replays until its time is over.
+type slowReplays struct{ *ledger }
+
+func (slowReplays) Replay(ctx context.Context, _ maintenance.Selection, _ func(int)) (int, error) {
+	<-ctx.Done()
+	return 1500, fmt.Errorf("replay after 1500 purchases: %w", ctx.Err())
 }
 
 // newLedger returns a ledger with a delivered, a dead and a rejected purchase.
@@ -409,6 +418,21 @@ func TestAccess_RefusesCrossOriginChanges(t *testing.T) {
 	if w.Code != http.StatusForbidden {
 		t.Errorf("cross-origin POST: status = %d, want 403", w.Code)
 	}
+}
+
+func TestAPI_ReplayStopsAtItsTimeLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		c := config(l)
+		c.Replays = slowReplays{l}
+		post := func(r *http.Request) { r.Method = http.MethodPost }
+		w := get(t, dashboard.New(c), "/api/v1/replay?status=dead", post)
+		const want = `{"error":"stopped after 25s with 1500 replayed purchases; repeat for the rest"}`
+		if w.Code != http.StatusServiceUnavailable || strings.TrimSpace(w.Body.String()) != want || l.woken != 1 {
+			t.Errorf("replay = %d, %s, woken %d, want 503, %s, 1", w.Code, w.Body, l.woken, want)
+		}
+	})
 }
 
 func TestAPI_Replay(t *testing.T) {

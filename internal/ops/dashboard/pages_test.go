@@ -330,6 +330,11 @@ func TestReplay_ConfirmsAndLogs(t *testing.T) {
 		entries[1].ContextMap()["remote"] == "" || entries[1].ContextMap()["replayed"] != int64(3) {
 		t.Errorf("audit log = %+v, want three entries by admin", entries)
 	}
+	for i, entry := range entries {
+		if got, want := entry.ContextMap()["no_code"], i == 2; got != want {
+			t.Errorf("%d: no_code = %v, want %t", i, got, want)
+		}
+	}
 	for name, form := range map[string]url.Values{
 		"nothing ticked": {}, "delivered": {"all": {"1"}, "status": {"delivered"}}, "junk": {"id": {"cs.1"}},
 		"code": {"all": {"1"}, "status": {"dead"}, "code": {"x"}},

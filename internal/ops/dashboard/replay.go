@@ -77,7 +77,7 @@ func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error
 		zap.String("by", tokenName(r)), zap.String("remote", r.RemoteAddr),
 		zap.String("path", logsafe.Text(r.URL.Path, 300)), zap.Strings("checkout_session_ids", s.SelectedIDs()),
 		zap.String("status", string(s.Status)), zap.String("reason", string(s.Reason)),
-		zap.Intp("code", s.Code), zap.Int("replayed", n), zap.Error(err),
+		zap.Intp("code", s.Code), zap.Bool("no_code", s.NoCode), zap.Int("replayed", n), zap.Error(err),
 	}
 	if !s.Since.IsZero() {
 		fields = append(fields, zap.Time("since", s.Since))
@@ -93,6 +93,9 @@ func (d *Dashboard) replay(r *http.Request, s maintenance.Selection) (int, error
 		return n, &httpError{http.StatusNotFound, report.ErrNotFound.Error()}
 	case errors.Is(err, maintenance.ErrNotReplayable):
 		return n, &httpError{http.StatusConflict, maintenance.ErrNotReplayable.Error()}
+	case n > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		message := fmt.Sprintf("stopped after %s with %d replayed purchases; repeat for the rest", replayTimeout, n)
+		return n, &httpError{http.StatusServiceUnavailable, message}
 	default:
 		message := fmt.Sprintf("ledger unavailable after %d replayed purchases", n)
 		return n, &httpError{http.StatusServiceUnavailable, message}
