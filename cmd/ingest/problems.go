@@ -173,9 +173,13 @@ func showProblems(ctx context.Context, c *config, wait time.Duration, out io.Wri
 		return err
 	}
 	list := report.NewProblems(observed, time.Now()).List
-	if len(list) == 0 {
+	switch {
+	case len(list) == 0 && observed.NATS.Checked:
 		_, err := fmt.Fprintln(out, "No problems.")
 		return err
+	case len(list) == 0:
+		_, _ = fmt.Fprintln(out, "No problems in the ledger.")
+		return service.ErrActionRequired
 	}
 	if err := printProblems(out, list); err != nil {
 		return err
@@ -210,7 +214,8 @@ func inspectLedger(ctx context.Context, c *config, o *report.Observed) error {
 	return nil
 }
 
-// inspectNATS leaves NATS and the workers unknown if no NATS is configured and none runs here.
+// inspectNATS leaves NATS and the workers unknown if NATS_URL has its default and no NATS responds there:
+// none may be configured.
 func inspectNATS(
 	ctx context.Context, c *config, o *report.Observed, wait time.Duration, out io.Writer,
 ) (err error) {
@@ -229,7 +234,8 @@ func inspectNATS(
 		o.NATS = report.Condition{Checked: true, Failed: true}
 		return nil
 	case err != nil:
-		_, _ = fmt.Fprintln(out, "NATS_URL is not set: NATS and the workers were not checked.")
+		_, _ = fmt.Fprintf(out, "NATS at %s does not respond: NATS and the workers were not checked.\n",
+			queue.DefaultURL.Reveal())
 		return nil
 	}
 	o.NATS = report.Condition{Checked: true}

@@ -33,7 +33,7 @@ With --problems the list is that of the dashboard, without rejected thin events,
 counts. NATS_URL and NOTIFY_SILENCE are used only then.
 
 Exit status 1: not found. If Stripe shows the checkout as paid, check the endpoint's deliveries in Stripe and
-CHECKOUT_MODES. 3: there are problems.`
+CHECKOUT_MODES. 3: there are problems, or NATS does not respond.`
 }
 
 // maxShown bounds how many purchases are printed.
