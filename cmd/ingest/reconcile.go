@@ -191,11 +191,11 @@ func writeCSV(out io.Writer, file string, r *report.Reconciliation) (err error) 
 	case "-":
 	default:
 		const flags = os.O_CREATE | os.O_TRUNC | os.O_WRONLY
-		f, err := os.OpenFile(file, flags, 0o600) //nolint:gosec // the operator names the file
-		if err != nil {
-			return fmt.Errorf("--csv: %w", err)
+		f, openErr := os.OpenFile(file, flags, 0o600) //nolint:gosec // the operator names the file
+		if openErr != nil {
+			return fmt.Errorf("--csv: %w", openErr)
 		}
-		defer func() { err = errors.Join(err, f.Close()) }()
+		defer func() { err = errors.Join(err, f.Close()) }() // an error of a write may come late
 		out = f
 	}
 	if err := csv.NewWriter(out).WriteAll(r.Rows()); err != nil {
