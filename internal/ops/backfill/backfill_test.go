@@ -341,6 +341,20 @@ func TestRun_EndsWithItsContext(t *testing.T) {
 	})
 }
 
+// An interrupted call is no reason to announce a retry.
+func TestRun_DoesNotWaitAfterItsContext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		s := newFake(10)
+		s.fail[1] = context.Canceled
+		if _, err := s.run(ctx, time.Hour); !errors.Is(err, context.Canceled) || len(s.waited) > 0 {
+			t.Errorf("run = %v, waited %v, want canceled without a wait", err, s.waited)
+		}
+	})
+}
+
 // check runs the periodic check for some time.
 func (s *fake) check(
 	t *testing.T, interval, length time.Duration,

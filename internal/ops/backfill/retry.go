@@ -41,6 +41,9 @@ func (r *retrier) run(ctx context.Context, walk func(ctx context.Context) error)
 			delays.Reset()
 			progress = r.now()
 		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w; %w", ctx.Err(), errIncomplete)
+		}
 		var refused Refusal
 		if errors.As(err, &refused) && refused.CursorGone() && r.cursor() != "" {
 			r.restart() // the cursor is of another account or no longer listed
@@ -52,7 +55,7 @@ func (r *retrier) run(ctx context.Context, walk func(ctx context.Context) error)
 			minimum, temporary = refused.Retryable()
 			wait = max(wait, minimum)
 		}
-		if ctx.Err() == nil && (!temporary || r.now().Add(wait).Sub(progress) > stallTimeout) {
+		if !temporary || r.now().Add(wait).Sub(progress) > stallTimeout {
 			return fmt.Errorf("%w; %w", err, errIncomplete)
 		}
 		r.waits(wait, err)
