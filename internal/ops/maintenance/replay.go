@@ -82,7 +82,7 @@ const MaxIDs = 200
 func (s *Selection) Check() error {
 	switch {
 	case len(s.IDs) > 0 && s.ID != "", (s.ID != "" || len(s.IDs) > 0) &&
-		(s.Status != "" || s.Reason != "" || s.Code != nil || s.NoCode || !s.Since.IsZero()):
+		(s.Status != "" || s.Reason != "" || s.Code != nil || s.NoCode || !s.Since.IsZero() || s.Within > 0):
 		return errors.New("select purchases by id, or by status, reason, code and time, not both")
 	case slices.ContainsFunc(s.SelectedIDs(), func(id string) bool { return !purchase.ValidID(id) }):
 		return errors.New("invalid id")
