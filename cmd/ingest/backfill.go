@@ -89,11 +89,16 @@ func runBackfill(ctx context.Context, c *config, out io.Writer) error {
 	return nil
 }
 
-// parseSince reads --since.
+// parseSince reads --since, at most backfill.MaxAge ago: Stripe lists no older events. A minute more is
+// accepted, because a script may have computed the time before.
 func parseSince(text string, now time.Time) (time.Time, error) {
 	since, err := maintenance.ParseSince(text, now)
-	if err == nil && !since.Before(now) {
+	switch {
+	case err != nil:
+	case !since.Before(now):
 		err = errors.New("must be in the past")
+	case now.Sub(since) > backfill.MaxAge+time.Minute:
+		err = errors.New("must be at most 30d: Stripe lists no older events")
 	}
 	if err != nil {
 		return since, &service.UsageError{Problems: []string{"--since: " + err.Error()}}

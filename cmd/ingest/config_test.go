@@ -185,12 +185,14 @@ func TestConfig_BackfillProblems(t *testing.T) {
 		"backfill":                   {[]string{key}, "DATABASE_URL is required"},
 		"reconcile":                  {[]string{ledger}, "STRIPE_API_KEY is required"},
 		"backfill --since lately":    {[]string{key, ledger}, "--since"},
+		"backfill --since 60d":       {[]string{key, ledger}, "--since: must be at most 30d"},
 		"backfill --until now":       {[]string{key, ledger}, "--until"},
 		"backfill buyer@example.com": {[]string{key, ledger}, "unexpected argument"},
 		"backfill --dry-run":         {[]string{ledger}, "STRIPE_API_KEY is required"},
 		"reconcile --since 30d":      {[]string{key, ledger, "CHECKOUT_MODES=setup"}, "CHECKOUT_MODES"},
 
 		"reconcile --since 2999-01-01T00:00:00Z": {[]string{key, ledger}, "--since"},
+		"reconcile --since 721h":                 {[]string{key, ledger}, "--since: must be at most 30d"},
 	} {
 		t.Run(args, func(t *testing.T) {
 			got := problems(t, strings.Fields(args), tc.settings...)
