@@ -11,8 +11,8 @@ CREATE TABLE schema_compat (
 );
 INSERT INTO schema_compat (oldest_binary) VALUES (1);
 
--- Stripe events about purchases, for de-duplication. Ids are kept forever, because Stripe may resend an event
--- after more than 30 days.
+-- Stripe events about purchases, for de-duplication. Kept until `ingest prune`, at least 35 days: Stripe can
+-- resend an event for 30.
 CREATE TABLE stripe_events (
     event_id            text PRIMARY KEY, -- for a second session: <id>.<session>
     type                text NOT NULL,
