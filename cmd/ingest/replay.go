@@ -75,7 +75,7 @@ func replay(ctx context.Context, c *config, stdin io.Reader, out io.Writer) erro
 	}
 	if late > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them may have reached TikTok more than 48 hours ago, without an answer: "+
-			"what TikTok accepted then counts twice.\n", late)
+			"TikTok may count these twice.\n", late)
 	}
 	if old := maintenance.Old(counted); old > 0 {
 		_, _ = fmt.Fprintf(out, "%d of them were paid more than 28 days ago: "+

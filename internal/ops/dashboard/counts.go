@@ -69,8 +69,8 @@ func (d *Dashboard) countsView(ctx context.Context) (*countsView, error) {
 // statsProblem returns why a worker cannot read TikTok's counts: what, since when, what to do.
 func statsProblem(w message.WorkerState, now time.Time) string {
 	advice := guide.Stats(w.Stats.Kind)
-	return fmt.Sprintf("No counts from TikTok since %s: %s (%s). %s Deliveries continue.",
-		ago(w.Stats.Since, now), guide.LowerFirst(advice.Meaning), w.Stats.Reason, advice.Remedy)
+	return fmt.Sprintf("No counts from TikTok for %s: %s (%s). %s Deliveries continue.",
+		span(now.Sub(w.Stats.Since)), guide.LowerFirst(advice.Meaning), w.Stats.Reason, advice.Remedy)
 }
 
 // dayList lists up to seven days, else their number; "": none.

@@ -52,7 +52,7 @@ func TestReconciliation_NamesDifferencesOfCounts(t *testing.T) {
 		got = append(got, m[1])
 	}
 	want := []string{
-		"No counts from TikTok since 60 min ago: TikTok refuses its counts: the token lacks the measurement " +
+		"No counts from TikTok for 60 min: TikTok refuses its counts: the token lacks the measurement " +
 			"scope, or may not read this advertiser (40001 &lt;no&gt; scope). Set TIKTOK_STATS_TOKEN to a token " +
 			"whose app has the measurement scope (TikTok for Business developers &gt; the app &gt; Scope of " +
 			"permission), authorised for TIKTOK_ADVERTISER_ID; a token of the Events API alone does not have it. " +

@@ -240,8 +240,8 @@ var statsProblems = map[string]Advice{ //nolint:gochecknoglobals // a table, nev
 		Remedy: statsScope,
 	},
 	string(purchase.ClassRate): {
-		Meaning: "TikTok answers too many requests to the question for its counts",
-		Remedy:  "It is asked again later. If it lasts, raise TIKTOK_STATS_INTERVAL.",
+		Meaning: "TikTok limits the requests for its counts",
+		Remedy:  "The request is repeated later. If it lasts, raise TIKTOK_STATS_INTERVAL.",
 	},
 	string(purchase.ClassRefused): {
 		Meaning: "TikTok refuses the request for its counts",
@@ -253,8 +253,8 @@ var statsProblems = map[string]Advice{ //nolint:gochecknoglobals // a table, nev
 	},
 	string(purchase.ClassRetry): {
 		Meaning: "TikTok gives no usable answer about its counts",
-		Remedy: "It is asked again automatically. If it lasts, check TIKTOK_STATS_URL and this host's way out " +
-			"(DNS, proxy, firewall).",
+		Remedy: "The request is repeated automatically. If it lasts, check TIKTOK_STATS_URL and this host's " +
+			"way out (DNS, proxy, firewall).",
 	},
 	message.StatsQueue: {
 		Meaning: "TikTok's counts cannot be passed on through NATS",

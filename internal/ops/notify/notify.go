@@ -9,7 +9,7 @@
 //	                   └──resolved──▶ none
 //
 // Messages are not recorded. A restarted replica, or one that takes over, delays messages about older
-// problems by ten minutes; it sends resolved messages immediately. While Postgres is down nobody can take
+// problems by ten minutes; it sends resolved messages immediately. While Postgres is down no replica can take
 // over: the last leader notifies of that alone.
 package notify
 

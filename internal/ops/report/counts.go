@@ -167,7 +167,7 @@ func CompareCounts(
 	}
 	if age := now.Sub(c.AskedAt); age > staleAfter {
 		c.Findings = append(c.Findings, Finding{
-			Kind: CountStale, Text: fmt.Sprintf("TikTok was last asked %d hours ago", int(age.Hours())),
+			Kind: CountStale, Text: fmt.Sprintf("TikTok's counts are %d hours old", int(age.Hours())),
 			Remedy: "Check that a worker runs with TIKTOK_ADVERTISER_ID, and its log.", Days: []time.Time{},
 		})
 	}

@@ -117,7 +117,7 @@ func TestCompareCounts_NamesEachDifferenceAndNothingElse(t *testing.T) {
 		},
 		"a few repeats": {func(w *week) { w.rows[4].Server += 4 }, "", good},
 		"not asked for two days": {
-			func(w *week) { w.now = w.now.Add(50 * time.Hour) }, "TikTok was last asked 50 hours ago (0); ", good,
+			func(w *week) { w.now = w.now.Add(50 * time.Hour) }, "TikTok's counts are 50 hours old (0); ", good,
 		},
 		"browser events without a sale": {
 			func(w *week) { w.sales[0].Paid, w.sales[0].Accepted, w.rows[0].Server = 0, 0, 0 },
