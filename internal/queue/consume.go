@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,8 +14,13 @@ import (
 	"purchase-relay/internal/message"
 )
 
-// fetchTimeout bounds how long Fetch waits for a first message.
-const fetchTimeout = 5 * time.Second
+const (
+	// fetchTimeout bounds how long Fetch waits for a first message.
+	fetchTimeout = 5 * time.Second
+	// pullGrace is how late the server's response may be. The messages of a later one are redelivered after
+	// AckWait, as if their worker had crashed.
+	pullGrace = 2 * time.Second
+)
 
 // Consumer reads one durable consumer, which ingest creates. It is safe for concurrent use.
 type Consumer struct {
@@ -44,54 +50,74 @@ func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, er
 		return nil, err
 	}
 	c.compareClocks(ctx, bound)
-	var messages []message.Received
-	if limit > 1 {
-		if messages, err = c.fetchNow(bound, limit); err != nil || len(messages) > 0 {
-			return messages, err
-		}
-	}
-	wait, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	first, err := bound.Next(jetstream.FetchContext(wait))
+	messages, err := c.pull(ctx, limit, fetchTimeout)
 	switch {
-	case err == nil:
-		messages = append(messages, c.received(first))
+	case len(messages) == 1 && limit > 1: // probably awaited: others may have arrived behind it
+		more, _ := c.pull(ctx, limit-1, 0) // the next call fails again
+		return append(messages, more...), nil
+	case len(messages) > 0:
+		return messages, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
-		errors.Is(err, jetstream.ErrNoMessages):
-		if !c.conn.Connected() {
-			return nil, errDisconnected
-		}
-		return nil, c.checkExists(ctx, bound)
-	default:
+	case err != nil && !errors.Is(err, context.DeadlineExceeded):
 		return nil, c.unbind(err)
+	case !c.conn.Connected():
+		return nil, errDisconnected
 	}
-	if limit > 1 {
-		more, err := c.fetchNow(bound, limit-1)
+	return nil, c.checkExists(ctx, bound)
+}
+
+// pullRequest asks for up to Batch pending messages. Without one, the server waits up to Expires for a first
+// message. Source: NATS, ADR-13.
+type pullRequest struct {
+	Batch   int           `json:"batch"`
+	Expires time.Duration `json:"expires,omitempty"` // nanoseconds
+	NoWait  bool          `json:"no_wait"`
+}
+
+// pull makes one request for up to limit messages. The library has no request that returns the pending
+// messages or else waits: it would need three, and it drops a response that is more than a second late.
+func (c *Consumer) pull(
+	ctx context.Context, limit int, wait time.Duration,
+) (messages []message.Received, err error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, max(0, time.Until(deadline)))
+	}
+	body, err := json.Marshal(pullRequest{Batch: limit, Expires: wait, NoWait: true})
+	if err != nil {
+		return nil, err
+	}
+	inbox := c.conn.nc.NewInbox()
+	responses, err := c.conn.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = responses.Unsubscribe() }() // fails on a closed connection
+	if err := c.conn.nc.PublishRequest(subjectNext+c.stream+"."+c.durable, inbox, body); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait+pullGrace)
+	defer cancel()
+	for len(messages) < limit {
+		msg, err := responses.NextMsgWithContext(ctx)
 		if err != nil {
-			return messages, nil //nolint:nilerr // return what was fetched; the next call fails again
+			return messages, err
 		}
-		messages = append(messages, more...)
+		switch status := msg.Header.Get("Status"); {
+		case status == "" || len(msg.Data) > 0:
+			messages = append(messages, c.received(msg))
+		case status == "100": // a heartbeat
+		case status == "404" || status == "408": // no more messages; none until Expires
+			return messages, nil
+		default:
+			return messages, fmt.Errorf("fetch: %s %s", status, msg.Header.Get("Description"))
+		}
 	}
 	return messages, nil
 }
 
-// fetchNow returns up to limit messages that are pending now.
-func (c *Consumer) fetchNow(bound jetstream.Consumer, limit int) ([]message.Received, error) {
-	batch, err := bound.FetchNoWait(limit)
-	if err != nil {
-		return nil, c.unbind(err)
-	}
-	var messages []message.Received
-	for msg := range batch.Messages() {
-		messages = append(messages, c.received(msg))
-	}
-	if err := batch.Error(); err != nil && len(messages) == 0 && !errors.Is(err, jetstream.ErrNoMessages) {
-		return nil, c.unbind(err)
-	}
-	return messages, nil
-}
+// subjectNext is the prefix of a consumer's subject for pull requests.
+const subjectNext = "$JS.API.CONSUMER.MSG.NEXT."
 
 // bind looks up the consumer without holding the lock: Ready must not block on the request.
 func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
@@ -210,9 +236,9 @@ func (c *Conn) OutcomeLag(ctx context.Context) (time.Duration, error) {
 
 // received converts a message. A missing or malformed header gets a harmless default: any permitted client
 // can forge one.
-func (c *Consumer) received(msg jetstream.Msg) message.Received {
+func (c *Consumer) received(msg *nats.Msg) message.Received {
 	r := message.Received{
-		Subject: msg.Subject(), MsgID: msg.Headers().Get(message.HeaderMsgID), Data: msg.Data(), NumDelivered: 1,
+		Subject: msg.Subject, MsgID: msg.Header.Get(message.HeaderMsgID), Data: msg.Data, NumDelivered: 1,
 	}
 	var at deliveryID
 	if meta, err := msg.Metadata(); err == nil {
@@ -221,10 +247,10 @@ func (c *Consumer) received(msg jetstream.Msg) message.Received {
 		at = deliveryID{sequence: meta.Sequence.Stream, number: meta.NumDelivered}
 		r.Returned = c.returned.has(deliveryID{sequence: at.sequence, number: at.number - 1})
 	}
-	first, err := time.Parse(time.RFC3339, msg.Headers().Get(message.HeaderFirstPublished))
+	first, err := time.Parse(time.RFC3339, msg.Header.Get(message.HeaderFirstPublished))
 	if err == nil && (r.Taken.IsZero() || first.Before(r.Taken)) { // a later time is a wrong clock's
 		r.FirstPublished = first
 	}
-	r.Acker = acker{Msg: msg, consumer: c, delivery: at}
+	r.Acker = acker{reply: msg.Reply, consumer: c, delivery: at}
 	return r
 }

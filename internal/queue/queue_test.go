@@ -25,6 +25,7 @@ import (
 	"purchase-relay/internal/queue"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/secret"
+	"purchase-relay/internal/testkit/faultproxy"
 	"purchase-relay/internal/testkit/natslocal"
 	"purchase-relay/internal/testkit/wait"
 )
@@ -804,6 +805,27 @@ func TestFetch_IsNotBlockedByDelayedMessages(t *testing.T) {
 	waiting, unacknowledged, err := worker.Pending(t.Context())
 	if err != nil || waiting != 0 || unacknowledged < uint64(delayed) {
 		t.Errorf("%d waiting, %d delayed, error %v; want 0, at least %d", waiting, unacknowledged, err, delayed)
+	}
+}
+
+// A fetch that is dropped is redelivered after AckWait as if its worker had crashed, and sent one by one.
+func TestFetch_AcceptsLateResponse(t *testing.T) {
+	t.Parallel()
+	s := newNATS(t)
+	const n = 20
+	claims := make([]relay.Claim, n)
+	for i := range claims {
+		claims[i] = claim(fmt.Sprintf("cs_%d", i), 1)
+	}
+	s.store(claims)
+	proxy := faultproxy.ForTest(t, s.server.Addr())
+	worker := s.connectVia(proxy).Consumer(message.StreamPurchases, message.ConsumerWorker)
+	proxy.Set(faultproxy.Fault{Delay: 700 * time.Millisecond})
+	got := s.fetchN(worker, n)
+	for _, m := range got {
+		if m.NumDelivered != 1 {
+			t.Errorf("%s: delivery %d, want the first", m.MsgID, m.NumDelivered)
+		}
 	}
 }
 

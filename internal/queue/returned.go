@@ -1,13 +1,13 @@
 package queue
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // deliveryID identifies one delivery of a message: stream sequence and delivery number.
@@ -65,17 +65,27 @@ func (c *Consumer) WatchReturns() error {
 	return nil
 }
 
-// acker settles one delivery and records its return.
+// acker settles one delivery and records its return. It bypasses the library, which allows one
+// acknowledgement per message: a crashing server may lose it. Source of the texts: NATS, ADR-15.
 type acker struct {
-	jetstream.Msg
+	reply    string // the message's reply subject
 	consumer *Consumer
 	delivery deliveryID
 }
 
-// Ack implements message.Acker. It bypasses the library, which allows one acknowledgement per message: a
-// crashing server may lose it.
-func (a acker) Ack() error {
-	if err := a.consumer.conn.nc.Publish(a.Reply(), []byte("+ACK")); err != nil {
+func (a acker) send(acknowledgement string) error {
+	if err := a.consumer.conn.nc.Publish(a.reply, []byte(acknowledgement)); err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	return nil
+}
+
+// Ack implements message.Acker.
+func (a acker) Ack() error { return a.send("+ACK") }
+
+// DoubleAck implements message.Acker.
+func (a acker) DoubleAck(ctx context.Context) error {
+	if _, err := a.consumer.conn.nc.RequestWithContext(ctx, a.reply, []byte("+ACK")); err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
 	}
 	return nil
@@ -84,8 +94,17 @@ func (a acker) Ack() error {
 // NakWithDelay implements message.Acker.
 func (a acker) NakWithDelay(delay time.Duration) error {
 	a.consumer.returned.add(a.delivery)
-	return a.Msg.NakWithDelay(delay)
+	if delay <= 0 {
+		return a.send("-NAK")
+	}
+	return a.send(fmt.Sprintf(`-NAK {"delay": %d}`, delay.Nanoseconds()))
 }
+
+// TermWithReason implements message.Acker.
+func (a acker) TermWithReason(reason string) error { return a.send("+TERM " + reason) }
+
+// InProgress implements message.Acker.
+func (a acker) InProgress() error { return a.send("+WPI") }
 
 // Leave implements message.Acker.
 func (a acker) Leave() { a.consumer.returned.add(a.delivery) }
