@@ -104,8 +104,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// catalogue lists the kinds of faults of the mode that are possible on this machine. Of faults that
-// overlap on one link the latest counts, and the first end ends both.
+// catalogue lists the kinds of faults that the run allows and this machine can do. Of faults that overlap on
+// one link the latest counts, and the first end ends both.
 func (x *experiment) catalogue() []*kind {
 	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
@@ -167,7 +167,7 @@ func (x *experiment) catalogue() []*kind {
 		{"unsaid", 4, links, 6 * time.Second, onLink(faultproxy.Fault{DropRequests: true})},
 		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, x.injectTikTok},
 	}
-	if x.mode == modeKept {
+	if x.keepQueue {
 		return kinds
 	}
 	kinds = append(kinds,
