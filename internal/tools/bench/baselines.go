@@ -18,12 +18,12 @@ import (
 	"purchase-relay/internal/testkit/try"
 )
 
-// sources are the folders of the baselines' sources in the checkout.
+// sources is the folder of the baselines' sources in the checkout.
 const sources = "internal/tools/bench"
 
-// pgbench measures Postgres alone, writing the same rows by a script of the folder pgbench. usages are
-// measured for each transaction.
-func (b *bench) pgbench(name, unit, ledger, script string, clients int, usages ...*usage) *measurement {
+// pgbench measures Postgres alone, writing the same rows by pgbench.sql. usages are measured for each
+// transaction.
+func (b *bench) pgbench(name, unit, ledger string, clients int, usages ...*usage) *measurement {
 	m := b.measurement(name, unit)
 	m.run = func(ctx context.Context) {
 		log := filepath.Join(b.dir, "pgbench-log")
@@ -37,7 +37,7 @@ func (b *bench) pgbench(name, unit, ledger, script string, clients int, usages .
 			cmd := exec.CommandContext(ctx, filepath.Join(b.pg.Programs(), "pgbench"), //nolint:gosec // our arguments
 				"-n", "-M", "prepared", "-c", fmt.Sprint(clients), "-j", fmt.Sprint(min(clients, 2)),
 				"-T", fmt.Sprint(seconds), "-l", "--log-prefix="+log, "-D", "envelope="+envelope,
-				"-f", filepath.Join(b.root, sources, "pgbench", script+".sql"), ledger)
+				"-f", filepath.Join(b.root, sources, "pgbench.sql"), ledger)
 			end := meter(usages...)
 			var err error
 			if out, err = cmd.CombinedOutput(); err != nil || seconds > 32*first {

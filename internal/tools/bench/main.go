@@ -50,7 +50,6 @@ func sections() []section {
 		{"million", "64 connections, on a ledger of years", million},
 		{"growth", "a year is written, settled, pruned to 35 days, and written again; 64 connections", growth},
 		{"dashboard", "complete responses on the ledger of years", dashboard},
-		{"neighbours", "limits of TikTok's simulator", neighbours},
 		{"peer", "the same job in Go with River on Postgres alone, 64 connections; TikTok takes 50 ms", peer},
 		{"node", "the usual Node handler (express, stripe, pg; TikTok is awaited), 64 connections", node},
 		{"size", "the binaries", size},
