@@ -1,5 +1,6 @@
 // Command testdeps installs what the tests use besides Go, as far as root may: Postgres, and optionally
-// Prometheus and Chromium. `make test` runs it first: `go test` does not show what a passing test printed.
+// Prometheus, Chromium and axe-core. `make test` runs it first: `go test` does not show what a passing test
+// printed.
 package main
 
 import (
@@ -7,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -21,7 +23,7 @@ func main() {
 	if err == nil {
 		_, missing := promlocal.Ensure(ctx, os.Stdout)
 		_, noBrowser := chromium.Ensure(ctx, os.Stdout)
-		if skipped := errors.Join(missing, noBrowser); skipped != nil {
+		if skipped := errors.Join(missing, noBrowser, installAxe(ctx)); skipped != nil {
 			_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
 		}
 	}
@@ -30,4 +32,21 @@ func main() {
 		_, _ = fmt.Fprintln(os.Stderr, "testdeps:", err)
 		os.Exit(1)
 	}
+}
+
+// installAxe installs axe-core, unless the version in its lock file is installed. npm compares the lock's
+// hash.
+func installAxe(ctx context.Context) error {
+	npm := func(args ...string) error {
+		args = append(args, "--prefix", "internal/tools/testdeps/testdata/axe")
+		out, err := exec.CommandContext(ctx, "npm", args...).CombinedOutput() //nolint:gosec // constants
+		if err != nil {
+			return fmt.Errorf("npm %s: %w: %.500s", args[0], err, out)
+		}
+		return nil
+	}
+	if npm("ls") == nil {
+		return nil
+	}
+	return npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
 }
