@@ -78,7 +78,7 @@ Everything is up. Ctrl-C stops it; the data stays for the next start.
   Postgres       PGPASSFILE={pgpass} psql '{superuser}'
   logs           {dir}/*.log
 
-Send another purchase. With -n 20 -withhold 0.5 half have no webhook, like {missed} at the first start:
+Send another purchase. With -n 20 -withhold 0.5 half have no webhook, like {missed} at each start:
 {dir}/bin/ingest backfill finds those.
 
   go run ./internal/tools/stripegen -url http://{ingest}/webhooks/stripe -list http://{Stripe}

@@ -39,7 +39,7 @@ const (
 
 	database = "purchase_relay"
 	role     = "ingest" // runs ingest; the schema belongs to the superuser
-	missed   = 3        // Stripe's events that no webhook brings, in a new list
+	missed   = 3        // Stripe's events that no webhook brings
 
 	startTimeout = time.Minute
 	stopGrace    = 15 * time.Second
@@ -162,14 +162,11 @@ func (s *stack) startPostgres(ctx context.Context) {
 	}
 }
 
-// startSimulators starts TikTok and Stripe's list of events, which is kept between starts as the ledger is.
+// startSimulators starts TikTok and Stripe's list of events, which begins anew.
 func (s *stack) startSimulators(ctx context.Context) {
-	var fresh bool
-	var err error
-	s.shelf, fresh, err = stripegen.Open(s.path("stripe-events.jsonl"))
-	try.Check(err)
+	s.shelf = stripegen.NewAPI()
 	s.shelf.Limit(20)
-	for i := 0; i < missed && fresh; i++ {
+	for i := range missed {
 		c := stripegen.NewCheckout()
 		c.Created = c.Created.Add(-time.Duration(i+1) * time.Hour)
 		try.Check(s.shelf.Add(c.Event()))
