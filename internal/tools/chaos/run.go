@@ -46,9 +46,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.DurationVar(&x.gap, "gap", 700*time.Millisecond, "between two faults, on average")
 	flags.StringVar(&x.only, "only", "", "kinds of faults, comma-separated; empty: all")
 	flags.StringVar(&x.binaries, "binaries", "", "folder of the programs; empty: build them")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	switch {

@@ -9,29 +9,25 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
-	"syscall"
 
 	"purchase-relay/internal/testkit/chromium"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/promlocal"
+	"purchase-relay/internal/testkit/try"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := pglocal.Ensure(ctx, os.Stdout)
-	if err == nil {
-		_, missing := promlocal.Ensure(ctx, os.Stdout)
-		_, noBrowser := chromium.Ensure(ctx, os.Stdout)
-		if skipped := errors.Join(missing, noBrowser, installAxe(ctx)); skipped != nil {
-			_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
-		}
+func main() { try.Main("testdeps", install) }
+
+func install(ctx context.Context) error {
+	if err := pglocal.Ensure(ctx, os.Stdout); err != nil {
+		return err
 	}
-	stop()
-	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "testdeps:", err)
-		os.Exit(1)
+	_, missing := promlocal.Ensure(ctx, os.Stdout)
+	_, noBrowser := chromium.Ensure(ctx, os.Stdout)
+	if skipped := errors.Join(missing, noBrowser, installAxe(ctx)); skipped != nil {
+		_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
 	}
+	return nil
 }
 
 // installAxe installs axe-core, unless the version in its lock file is installed. npm compares the lock's
