@@ -38,7 +38,7 @@ func openSite(t *testing.T) *site {
 	t.Helper()
 	tab := chromium.NewTab(t)
 	l := ledgertest.New(t)
-	if err := ledgergen.FillSpan(t.Context(), l.Conn, 1500, 31*24*time.Hour); err != nil {
+	if err := ledgergen.Fill(t.Context(), l.Conn, 1500, 31*24*time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	addExtremes(l)

@@ -19,10 +19,8 @@ const (
 
 	// EventPath is the path of TikTok's Events API.
 	EventPath = "/open_api/v1.3/event/track/"
-	// StatsPath is the path of TikTok's counts.
-	StatsPath = "/open_api/v1.3/pixel/event/stats/"
-	// AdvertiserID owns the simulator's pixels.
-	AdvertiserID = "7000000000000000001"
+	// statsPath is the path of TikTok's counts.
+	statsPath = "/open_api/v1.3/pixel/event/stats/"
 )
 
 // Build compiles into a folder. args are flags such as -race, then import paths.
@@ -79,7 +77,7 @@ func NewWorker(tiktok, nats string) (Worker, error) {
 func (w Worker) Env(more ...string) []string {
 	return append([]string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL",
-		"TIKTOK_API_URL=" + w.TikTok + EventPath, "TIKTOK_STATS_URL=" + w.TikTok + StatsPath,
+		"TIKTOK_API_URL=" + w.TikTok + EventPath, "TIKTOK_STATS_URL=" + w.TikTok + statsPath,
 		"NATS_URL=" + w.NATS, "ADMIN_ADDR=" + w.Admin,
 	}, more...)
 }

@@ -124,9 +124,9 @@ func peer(ctx context.Context, b *bench) {
 	theirAlone, theirs := river("peer_alone", 0), river("peer_whole", 200)
 	alone := b.startIngestAlone(ctx, "beside_peer")
 	ours := b.startPipeline(ctx, b.database(ctx, "beside_peer_whole"), latency)
-	theirTime := b.usage("the peer and Postgres, each purchase", theirs.PID(), b.pg.Pid())
+	theirTime := b.usage("the peer and Postgres, each purchase", theirs.PID(), b.pg.Process().PID())
 	ourTime := b.usage("ingest, worker, nats-server and Postgres, each purchase",
-		ours.PID(), ours.worker.PID(), ours.nats.PID(), b.pg.Pid())
+		ours.PID(), ours.worker.PID(), ours.nats.PID(), b.pg.Process().PID())
 
 	theirWebhooks := b.webhooks("webhooks, the peer with River", "/s", theirAlone.addr, 64)
 	ourWebhooks := b.webhooks("webhooks, ingest", "/s", alone.addr, 64)

@@ -16,8 +16,8 @@ import (
 // webhooks measures ingest alone, without NATS: nothing is delivered.
 func webhooks(ctx context.Context, b *bench) {
 	in, pg, null := b.startIngestAlone(ctx, "webhooks"), b.baselineDatabase(ctx, "baseline"), b.startNull()
-	ofPgbench := b.usage("Postgres, each transaction of pgbench", b.pg.Pid())
-	ofPostgres := b.usage("Postgres, each webhook", b.pg.Pid())
+	ofPgbench := b.usage("Postgres, each transaction of pgbench", b.pg.Process().PID())
+	ofPostgres := b.usage("Postgres, each webhook", b.pg.Process().PID())
 	ofIngest := b.usage("ingest, each webhook", in.PID())
 	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, 64, ofPgbench)
 	single := b.pgbench("pgbench's median, one client", "ms", pg, 1)
@@ -108,8 +108,9 @@ func whole(ctx context.Context, b *bench) {
 	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, 64)
 	without := b.webhooks("webhooks alone, 64 connections", "/s", alone.addr, 64)
 	usages := []*usage{
-		b.usage("ingest, worker and Postgres, each purchase", s.PID(), s.worker.PID(), b.pg.Pid()),
-		b.usage("ingest", s.PID()), b.usage("tiktok-worker", s.worker.PID()), b.usage("Postgres", b.pg.Pid()),
+		b.usage("ingest, worker and Postgres, each purchase", s.PID(), s.worker.PID(), b.pg.Process().PID()),
+		b.usage("ingest", s.PID()), b.usage("tiktok-worker", s.worker.PID()),
+		b.usage("Postgres", b.pg.Process().PID()),
 		b.usage("nats-server", s.nats.PID()), b.usage("TikTok's simulator", s.tiktok.PID()),
 		b.usage("the load generator", os.Getpid()),
 	}

@@ -100,7 +100,7 @@ func (s *stack) ofWorker() []string {
 		Admin: s.at[workerAdmin], TikTok: "http://" + s.at[tiktok], NATS: s.natsURL("worker", workerPass),
 	}
 	return append(w.Env("LOCAL_STACK=true", "LOG_FORMAT=console", "TIKTOK_TEST_MODE=send",
-		"TIKTOK_TEST_EVENT_CODE=TEST12345", "TIKTOK_ADVERTISER_ID="+launch.AdvertiserID,
+		"TIKTOK_TEST_EVENT_CODE=TEST12345", "TIKTOK_ADVERTISER_ID="+tiktoksim.AdvertiserID,
 		"TIKTOK_STATS_INTERVAL=15s"), s.workerEnv...)
 }
 

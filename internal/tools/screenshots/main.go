@@ -95,7 +95,7 @@ func fillLedger(ctx context.Context, url string) (id string) {
 	try.Must(ledger.Migrate(ctx, secret.String(url)))
 	conn := try.Must(pgx.Connect(ctx, url))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	try.Check(ledgergen.FillSpan(ctx, conn, 6_000, 31*24*time.Hour))
+	try.Check(ledgergen.Fill(ctx, conn, 6_000, 31*24*time.Hour))
 	try.Check(conn.QueryRow(ctx, `
 		SELECT checkout_session_id FROM purchases WHERE status = 'delivered' AND attempts > 2 AND livemode
 		ORDER BY attempts, purchased_at DESC LIMIT 1`).Scan(&id))
