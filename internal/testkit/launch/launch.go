@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"strings"
 	"time"
 
 	"purchase-relay/internal/testkit/freeport"
@@ -82,11 +83,16 @@ func (w Worker) Env(more ...string) []string {
 	}, more...)
 }
 
-// Get requests a URL on this machine. The status is 0 without a response, the body is then the error.
+// Get requests a URL on this machine within five seconds, see Do.
 func Get(ctx context.Context, url string) (status int, body string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	return Do(ctx, http.MethodGet, url, "")
+}
+
+// Do sends a request. The status is 0 without a response, the answer is then the error.
+func Do(ctx context.Context, method, url, body string) (status int, answer string) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -95,7 +101,8 @@ func Get(ctx context.Context, url string) (status int, body string) {
 		return 0, err.Error()
 	}
 	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	const maxAnswer = 64 << 20 // of a profile
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return 0, err.Error()
 	}
