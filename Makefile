@@ -20,11 +20,10 @@ PACKAGES ?= ./...
 FUZZTIME ?= 60s
 DURATION ?= 60s
 SEED     ?= 0
-MODE     ?= all
 RATE     ?= 30
 GAP      ?= 700ms
 ONLY     ?=
-WAITING  ?= 10000
+KEEP_QUEUE ?= false
 
 .DEFAULT_GOAL := help
 .PHONY: help run up compose-test manifests test test-long check licences vuln fuzz bench profile screenshots chaos build release reproducible
@@ -83,8 +82,8 @@ bench: ## Measure everything, as ratios to baselines in the same run: a table, a
 profile: ## Write profiles of both binaries under load into .local/profiles, for go tool pprof.
 	@go run ./internal/tools/bench -for 10s -profiles .local/profiles
 
-chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run; MODE all, kept or wiped.
-	@go build -race -o .local/bin/chaos ./internal/tools/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -mode $(MODE) -rate $(RATE) -gap $(GAP) -only '$(ONLY)' -waiting $(WAITING)
+chaos: ## Break everything for DURATION (60s), count afterwards; SEED repeats a run, KEEP_QUEUE=true spares the queue.
+	@go build -race -o .local/bin/chaos ./internal/tools/chaos && exec .local/bin/chaos -seed $(SEED) -duration $(DURATION) -keep-queue=$(KEEP_QUEUE) -rate $(RATE) -gap $(GAP) -only '$(ONLY)'
 
 screenshots: ## The README's pictures, from a made-up ledger (needs Chromium; installed where apt-get may).
 	go run ./internal/tools/screenshots

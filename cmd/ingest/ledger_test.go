@@ -56,7 +56,7 @@ func (o *operator) count(sql string, args ...any) (n int) {
 
 func TestPrune(t *testing.T) {
 	o := newOperator(t)
-	if err := ledgergen.Fill(t.Context(), o.conn, 3000); err != nil {
+	if err := ledgergen.Fill(t.Context(), o.conn, 3000, ledgergen.Year); err != nil {
 		t.Fatal(err)
 	}
 	expect := func(stdin string, status int, args []string, want ...string) {

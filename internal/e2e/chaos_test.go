@@ -45,14 +45,14 @@ func TestChaos_LosesNothing(t *testing.T) {
 	t.Parallel()
 	buildChaos(t)
 	duration := cmp.Or(os.Getenv("CHAOS_DURATION"), "60s")
-	for _, mode := range []string{"all", "kept"} {
-		t.Run(mode, func(t *testing.T) {
+	for name, keepQueue := range map[string]string{"every fault": "false", "queue kept": "true"} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if err := readSources(); err != nil {
 				t.Fatal(err)
 			}
 			chaos := exec.Command(filepath.Join(binaries, "chaos"),
-				"-binaries", binaries, "-mode", mode, "-duration", duration, "-rate", "20", "-gap", "400ms")
+				"-binaries", binaries, "-keep-queue="+keepQueue, "-duration", duration, "-rate", "20", "-gap", "400ms")
 			chaos.Env = append(os.Environ(), "GORACE=halt_on_error=1")
 			report, err := chaos.CombinedOutput()
 			t.Logf("%s", report)

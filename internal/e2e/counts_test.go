@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
@@ -13,7 +12,7 @@ import (
 // the counts, and no purchase. Afterwards the figures are right.
 func TestCounts_NeverTouchDeliveries(t *testing.T) {
 	t.Parallel()
-	asking := []string{"TIKTOK_ADVERTISER_ID=" + launch.AdvertiserID, "TIKTOK_STATS_INTERVAL=1s"}
+	asking := []string{"TIKTOK_ADVERTISER_ID=" + tiktoksim.AdvertiserID, "TIKTOK_STATS_INTERVAL=1s"}
 	s := newStack(t, asking...)
 	first := s.worker
 	s.startWorker(asking...)

@@ -72,7 +72,7 @@ func count(t *testing.T, h http.Handler, target string) (n int) {
 func TestOverview_LinksToWhatItCounts(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
-	if err := ledgergen.FillSpan(t.Context(), l.Conn, 500, 70*24*time.Hour); err != nil {
+	if err := ledgergen.Fill(t.Context(), l.Conn, 500, 70*24*time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	// Skips of every kind, sent trials, a failed test purchase, and one in each of the last hours.

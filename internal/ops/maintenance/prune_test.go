@@ -26,7 +26,7 @@ var base = ledgertest.Base()
 func newYear(t *testing.T, purchases int) *ledgertest.Ledger {
 	t.Helper()
 	l := ledgertest.New(t)
-	if err := ledgergen.Fill(t.Context(), l.Conn, purchases); err != nil {
+	if err := ledgergen.Fill(t.Context(), l.Conn, purchases, ledgergen.Year); err != nil {
 		t.Fatal(err)
 	}
 	return l

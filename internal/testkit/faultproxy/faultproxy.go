@@ -55,8 +55,8 @@ type conn struct {
 	closed  bool
 }
 
-// suffer makes a connection half-open.
-func (c *conn) suffer(f Fault) {
+// applyDrops adds the directions that the fault drops.
+func (c *conn) applyDrops(f Fault) {
 	c.drop = [2]bool{c.drop[requests] || f.DropRequests, c.drop[responses] || f.DropResponses}
 }
 
@@ -121,7 +121,7 @@ func (p *Proxy) Set(f Fault) {
 		p.fault = f
 		for c := range p.conns {
 			c.holding = false
-			c.suffer(f)
+			c.applyDrops(f)
 		}
 	})
 }
@@ -169,7 +169,7 @@ func (p *Proxy) serve(client net.Conn) {
 	c := &conn{ends: [2]net.Conn{client, target}}
 	p.change(func() {
 		p.conns[c] = struct{}{}
-		c.suffer(p.fault)
+		c.applyDrops(p.fault)
 		if p.closed {
 			c.close()
 		}
@@ -197,9 +197,9 @@ func (p *Proxy) forward(c *conn, direction int) {
 	for {
 		n, err := c.ends[direction].Read(buffer)
 		if direction == requests {
-			tail = p.look(c, append(tail, buffer[:n]...))
+			tail = p.findMatch(c, append(tail, buffer[:n]...))
 		}
-		if n > 0 && p.passes(c, direction) {
+		if n > 0 && p.awaitForward(c, direction) {
 			if _, err := c.ends[1-direction].Write(buffer[:n]); err != nil {
 				return
 			}
@@ -210,8 +210,8 @@ func (p *Proxy) forward(c *conn, direction int) {
 	}
 }
 
-// passes waits until data may be forwarded. False drops it.
-func (p *Proxy) passes(c *conn, direction int) bool {
+// awaitForward waits until data may be forwarded. False drops it.
+func (p *Proxy) awaitForward(c *conn, direction int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if delay := p.fault.Delay; delay > 0 {
@@ -230,9 +230,9 @@ func (p *Proxy) passes(c *conn, direction int) bool {
 	}
 }
 
-// look searches the requests of a connection for the match, which may be split between two reads. It returns
-// the end of data that can be the beginning of a match.
-func (p *Proxy) look(c *conn, data []byte) (rest []byte) {
+// findMatch searches the requests of a connection for the match, which may be split between two reads. It
+// returns the end of data that can be the beginning of a match.
+func (p *Proxy) findMatch(c *conn, data []byte) (rest []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.match == nil {

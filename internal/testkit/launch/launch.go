@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"strings"
 	"time"
 
 	"purchase-relay/internal/testkit/freeport"
@@ -19,10 +20,8 @@ const (
 
 	// EventPath is the path of TikTok's Events API.
 	EventPath = "/open_api/v1.3/event/track/"
-	// StatsPath is the path of TikTok's counts.
-	StatsPath = "/open_api/v1.3/pixel/event/stats/"
-	// AdvertiserID owns the simulator's pixels.
-	AdvertiserID = "7000000000000000001"
+	// statsPath is the path of TikTok's counts.
+	statsPath = "/open_api/v1.3/pixel/event/stats/"
 )
 
 // Build compiles into a folder. args are flags such as -race, then import paths.
@@ -79,16 +78,21 @@ func NewWorker(tiktok, nats string) (Worker, error) {
 func (w Worker) Env(more ...string) []string {
 	return append([]string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL",
-		"TIKTOK_API_URL=" + w.TikTok + EventPath, "TIKTOK_STATS_URL=" + w.TikTok + StatsPath,
+		"TIKTOK_API_URL=" + w.TikTok + EventPath, "TIKTOK_STATS_URL=" + w.TikTok + statsPath,
 		"NATS_URL=" + w.NATS, "ADMIN_ADDR=" + w.Admin,
 	}, more...)
 }
 
-// Get requests a URL on this machine. The status is 0 without a response, the body is then the error.
+// Get requests a URL on this machine within five seconds, see Do.
 func Get(ctx context.Context, url string) (status int, body string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	return Do(ctx, http.MethodGet, url, "")
+}
+
+// Do sends a request. The status is 0 without a response, the answer is then the error.
+func Do(ctx context.Context, method, url, body string) (status int, answer string) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -97,7 +101,8 @@ func Get(ctx context.Context, url string) (status int, body string) {
 		return 0, err.Error()
 	}
 	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	const maxAnswer = 64 << 20 // of a profile
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return 0, err.Error()
 	}

@@ -15,16 +15,13 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-// Span is the age of Fill's oldest purchase.
-const Span = 365 * 24 * time.Hour
+// Year is the usual span.
+const Year = 365 * 24 * time.Hour
 
-// Fill adds n purchases of a year to an empty, migrated ledger.
-func Fill(ctx context.Context, conn *pgx.Conn, n int) error { return FillSpan(ctx, conn, n, Span) }
-
-// FillSpan adds n purchases of span to an empty, migrated ledger, the newest paid just now, and updates the
+// Fill adds n purchases of span to an empty, migrated ledger, the newest paid just now, and updates the
 // planner's statistics. The three newest are being retried. One in a hundred of the newest tenth is pending,
 // published or retrying, with a message that a worker accepts.
-func FillSpan(ctx context.Context, conn *pgx.Conn, n int, span time.Duration) error {
+func Fill(ctx context.Context, conn *pgx.Conn, n int, span time.Duration) error {
 	keys := purchase.MatchKeys{
 		Email: purchase.HashEmail("buyer@example.com"), ExternalID: purchase.HashExternalID(idPlaceholder),
 		UserAgent: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15",

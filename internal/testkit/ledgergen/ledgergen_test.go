@@ -19,10 +19,10 @@ func TestFill(t *testing.T) {
 	t.Parallel()
 	l := ledgertest.New(t)
 	const n = 20_000
-	if err := ledgergen.Fill(t.Context(), l.Conn, n); err != nil {
+	if err := ledgergen.Fill(t.Context(), l.Conn, n, ledgergen.Year); err != nil {
 		t.Fatal(err)
 	}
-	year, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-2*ledgergen.Span)), nil)
+	year, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-2*ledgergen.Year)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestFill(t *testing.T) {
 	if total != n || year.Counts[purchase.StatusDelivered] < n*9/10 || len(year.Values) < 5 {
 		t.Errorf("summary of %d purchases = %+v", total, year)
 	}
-	month, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-ledgergen.Span/12)), nil)
+	month, err := l.Summary(t.Context(), ledgertest.Since(time.Now().Add(-ledgergen.Year/12)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,19 +1,16 @@
-// Package manual generates the lists of docs/configuration.md and .env.example from the configuration
-// structs of both binaries: a field's help and comment are its documentation.
+// Package manual reads the variables of both binaries from their configuration structs: a field's help and
+// comment are its documentation. Its test generates the lists of docs/configuration.md and .env.example.
 package manual
 
 import (
 	"cmp"
 	"fmt"
 	"go/ast"
-	"go/doc/comment"
 	"go/parser"
 	"go/token"
-	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -92,96 +89,4 @@ var wordBorder = regexp.MustCompile(`([a-z])([A-Z])`)
 // variableName returns the environment's name of a field or a flag, as the binaries' parser derives it.
 func variableName(name string) string {
 	return strings.ToUpper(strings.ReplaceAll(wordBorder.ReplaceAllString(name, "${1}_$2"), "-", "_"))
-}
-
-// section is a part of a generated file.
-type section struct {
-	title string
-	list  []Variable
-}
-
-// Generate returns the files that hold generated text, by their path below root, with that text renewed.
-func Generate(root string) (map[string]string, error) {
-	ingest, err := Variables(root, "ingest")
-	if err != nil {
-		return nil, err
-	}
-	worker, err := Variables(root, "tiktok-worker")
-	if err != nil {
-		return nil, err
-	}
-	var both []Variable
-	for _, v := range ingest {
-		if slices.Contains(worker, v) {
-			both = append(both, v)
-		}
-	}
-	shared := func(v Variable) bool { return slices.Contains(both, v) }
-	sections := []section{
-		{"ingest", slices.DeleteFunc(ingest, shared)},
-		{"tiktok-worker", slices.DeleteFunc(worker, shared)},
-		{"Both", both},
-	}
-	files := map[string]string{"docs/configuration.md": markdown(sections), ".env.example": example(sections)}
-	for name, generated := range files {
-		if files[name], err = renew(filepath.Join(root, name), generated); err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
-}
-
-var between = regexp.MustCompile(`(?s)(BEGIN GENERATED[^\n]*\n).*(\n[^\n]*END GENERATED)`)
-
-// renew returns a file's content with other text between its marks.
-func renew(file, generated string) (string, error) {
-	content, err := os.ReadFile(file) //nolint:gosec // a file of the sources
-	if err != nil {
-		return "", err
-	}
-	if !between.Match(content) {
-		return "", fmt.Errorf("read %s: no generated part", file)
-	}
-	generated = strings.ReplaceAll(generated, "$", "$$")
-	return between.ReplaceAllString(string(content), "${1}\n"+generated+"$2"), nil
-}
-
-// markdown renders a table for each section.
-func markdown(sections []section) string {
-	var out strings.Builder
-	for _, s := range sections {
-		fmt.Fprintf(&out, "## %s\n\n| variable | default | | meaning |\n|---|---|---|---|\n", s.title)
-		for _, v := range s.list {
-			value, file := "empty", ""
-			if v.Default != "" {
-				value = "`" + v.Default + "`"
-			} else if strings.Contains(v.Help, " Required. ") {
-				value = "required"
-			}
-			if v.File {
-				file = "file"
-			}
-			fmt.Fprintf(&out, "| `%s` | %s | %s | %s |\n", v.Name, value, file, v.Help)
-		}
-		out.WriteString("\n")
-	}
-	return strings.TrimSuffix(out.String(), "\n")
-}
-
-// example renders each variable once, as a comment and an assignment that is commented out.
-func example(sections []section) string {
-	var out strings.Builder
-	seen := map[string]bool{}
-	wrap := comment.Printer{TextPrefix: "# ", TextWidth: 98}
-	for _, s := range sections {
-		fmt.Fprintf(&out, "# %s %s\n\n", s.title, strings.Repeat("-", 97-len(s.title)))
-		for _, v := range s.list {
-			if !seen[v.Name] {
-				help := wrap.Text(new(comment.Parser).Parse(v.Help))
-				fmt.Fprintf(&out, "%s#%s=%s\n\n", help, v.Name, cmp.Or(v.Default, v.Example))
-			}
-			seen[v.Name] = true
-		}
-	}
-	return strings.TrimSuffix(out.String(), "\n")
 }

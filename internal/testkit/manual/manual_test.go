@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"testing"
-
-	"purchase-relay/internal/testkit/manual"
 )
 
 const root = "../../.."
@@ -19,19 +17,6 @@ func read(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-func TestGenerate_CommittedFilesAreCurrent(t *testing.T) {
-	t.Parallel()
-	files, err := manual.Generate(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range files {
-		if read(t, name) != want {
-			t.Errorf("%s differs from the configuration structs: run go generate ./...", name)
-		}
-	}
 }
 
 // The documents name no variable that was renamed or removed.

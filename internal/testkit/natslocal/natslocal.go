@@ -19,11 +19,10 @@ import (
 
 // Options configure a server. The zero value is a throw-away one for tests.
 type Options struct {
-	Addr         string            // "": a free port on 127.0.0.1
-	StoreDir     string            // kept between starts; "": a temporary folder that Stop removes
-	MaxFileStore int64             // bytes for all streams; 0: the configuration's, else 8 GiB
-	ConfigFile   string            // a nats-server configuration; its listeners are not opened
-	Variables    map[string]string // the configuration's; they precede the environment's
+	Addr       string            // "": a free port on 127.0.0.1
+	StoreDir   string            // kept between starts; "": a temporary folder that Stop removes
+	ConfigFile string            // a nats-server configuration; its listeners are not opened
+	Variables  map[string]string // the configuration's; they precede the environment's
 }
 
 // Server is a running nats-server.
@@ -57,7 +56,7 @@ func Start(o Options) (s *Server, err error) {
 	}
 	options.NoSigs, options.NoLog, options.JetStream = true, true, true
 	options.Host, options.Port, options.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
-	options.JetStreamMaxStore = cmp.Or(o.MaxFileStore, max(options.JetStreamMaxStore, 0), 8<<30)
+	options.JetStreamMaxStore = cmp.Or(max(options.JetStreamMaxStore, 0), 8<<30)
 	if o.Addr != "" {
 		if err := freeport.Check(o.Addr); err != nil {
 			return nil, err

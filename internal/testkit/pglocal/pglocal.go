@@ -72,7 +72,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 }
 
 func (s *Server) start(ctx context.Context) (err error) {
-	if s.bin, err = Binaries(); err != nil {
+	if s.bin, err = binaries(); err != nil {
 		return err
 	}
 	if s.options.Addr != "" {
@@ -102,9 +102,6 @@ func (s *Server) Dir() string { return s.dir }
 
 // Programs returns the folder with Postgres' own programs, psql among them.
 func (s *Server) Programs() string { return s.bin }
-
-// Pid returns the postmaster's process id.
-func (s *Server) Pid() int { return s.process.PID() }
 
 // Process returns the postmaster's process.
 func (s *Server) Process() *process.Process { return s.process }
@@ -349,8 +346,8 @@ func firstNumber(text string) int {
 	return n
 }
 
-// Binaries returns the folder of the newest installed server and its tools.
-func Binaries() (string, error) {
+// binaries returns the folder of the newest installed server and its tools.
+func binaries() (string, error) {
 	var found []string
 	for _, pattern := range []string{
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/libexec/postgresql*",
@@ -385,7 +382,7 @@ func Ensure(ctx context.Context, out io.Writer) error {
 	const file = "/etc/postgresql-common/createcluster.conf"
 	noServer := "mkdir -p /etc/postgresql-common; [ -e " + file + " ] || echo create_main_cluster=false >" + file
 	_, err := aptget.Program{
-		Name: "Postgres", Find: Binaries, Remedy: remedy,
+		Name: "Postgres", Find: binaries, Remedy: remedy,
 		Commands: append([][]string{{"sh", "-c", noServer}}, aptget.Packages("postgresql")...),
 	}.Ensure(ctx, out)
 	return err

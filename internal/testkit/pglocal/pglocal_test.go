@@ -96,12 +96,12 @@ func TestStart_KeptCluster(t *testing.T) {
 		check(t, s.Stop())
 		s = start(t, options)
 		check(t, execute(t.Context(), s.URL("shop"), `INSERT INTO sales DEFAULT VALUES`))
-		check(t, syscall.Kill(s.Pid(), syscall.SIGKILL), s.Stop())
+		check(t, syscall.Kill(s.Process().PID(), syscall.SIGKILL), s.Stop())
 		s = start(t, options)
 		check(t, execute(t.Context(), s.URL("shop"), `INSERT INTO sales DEFAULT VALUES`))
 		_ = refused(t, options, addr)
 		check(t, s.Stop())
-		if err := syscall.Kill(s.Pid(), 0); err == nil {
+		if err := syscall.Kill(s.Process().PID(), 0); err == nil {
 			t.Error("the server is still running")
 		}
 	})
@@ -159,7 +159,7 @@ func TestStart_ThrowAway(t *testing.T) {
 	if _, err := os.Stat(s.Dir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("folder after Stop: %v, want none", err)
 	}
-	if err := syscall.Kill(s.Pid(), 0); err == nil {
+	if err := syscall.Kill(s.Process().PID(), 0); err == nil {
 		t.Error("the server is still running")
 	}
 }
@@ -171,7 +171,7 @@ func TestStart_RemovesAbandoned(t *testing.T) {
 	if !strings.HasPrefix(running.Dir(), "/dev/shm/") {
 		t.Skip("no room in memory: the folders are on a disk")
 	}
-	check(t, syscall.Kill(abandoned.Pid(), syscall.SIGKILL))
+	check(t, syscall.Kill(abandoned.Process().PID(), syscall.SIGKILL))
 	<-abandoned.Process().Ended()
 	old := time.Now().Add(-time.Hour)
 	for _, s := range []*pglocal.Server{running, abandoned} {

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"sort"
@@ -32,7 +30,6 @@ type API struct {
 	PayURL string // prefix of a created session's url; the session's id follows
 
 	mux       http.ServeMux
-	path      string // of the file with the events; "": nothing is kept
 	mu        sync.Mutex
 	events    []listed          // oldest first
 	objects   map[string]listed // by id, events too
@@ -114,22 +111,6 @@ func NewAPI() *API {
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
 
-// Open returns an API that keeps its events in a file, one a line, for the next start. fresh reports whether
-// there was none.
-func Open(path string) (a *API, fresh bool, err error) {
-	lines, err := os.ReadFile(path) //nolint:gosec // the caller's own folder
-	fresh = errors.Is(err, fs.ErrNotExist)
-	if err != nil && !fresh {
-		return nil, false, err
-	}
-	a = NewAPI()
-	for line := range bytes.Lines(lines) {
-		_ = a.Add(line) // a crash may have cut a line
-	}
-	a.path = path
-	return a, fresh, nil
-}
-
 // Add adds an event, unless its id is known. The body must not change afterwards.
 func (a *API) Add(body []byte) error {
 	var e struct {
@@ -156,14 +137,7 @@ func (a *API) Add(body []byte) error {
 	}
 	at := sort.Search(len(a.events), func(i int) bool { return a.events[i].created > e.Created })
 	a.events = slices.Insert(a.events, at, listed{e.ID, e.Type, e.Created, body})
-	if a.path == "" {
-		return nil
-	}
-	file, err := os.OpenFile(a.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	return errors.Join(json.NewEncoder(file).Encode(json.RawMessage(body)), file.Close())
+	return nil
 }
 
 // handle wraps a handler of Stripe's own API with the rate limit, the faults and the check of the key.

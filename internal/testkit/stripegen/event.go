@@ -81,10 +81,10 @@ func orNull(s string) any {
 type Checkout struct {
 	event
 	SessionID          string
-	SessionCreated     time.Time // zero: a minute before the event
+	sessionCreated     time.Time // zero: a minute before the event
 	Mode               string    // subscription, payment, setup
 	PaymentStatus      string    // paid, unpaid, no_payment_required
-	PaymentMethod      string    // such as konbini; "": card
+	paymentMethod      string    // such as konbini; "": card
 	AmountTotal        *int64
 	Currency           *string
 	Discount           int64
@@ -146,7 +146,7 @@ func (c Checkout) Free() Checkout {
 // Delayed returns c as completed but unpaid, with a delayed payment method such as konbini. AsyncSucceeded or
 // AsyncFailed returns the event that follows.
 func (c Checkout) Delayed(method string) Checkout {
-	c.Type, c.PaymentMethod, c.PaymentStatus = "checkout.session.completed", method, "unpaid"
+	c.Type, c.paymentMethod, c.PaymentStatus = "checkout.session.completed", method, "unpaid"
 	return c
 }
 
@@ -161,14 +161,14 @@ func (c Checkout) AsyncFailed(after time.Duration) Checkout {
 }
 
 func (c Checkout) next(after time.Duration, eventType, status string) Checkout {
-	c.SessionCreated = cmp.Or(c.SessionCreated, c.Created.Add(-time.Minute))
+	c.sessionCreated = cmp.Or(c.sessionCreated, c.Created.Add(-time.Minute))
 	c.EventID, c.Created, c.Type, c.PaymentStatus = ID("evt_", 24), c.Created.Add(after), eventType, status
 	return c
 }
 
 // Event returns the body of the webhook.
 func (c Checkout) Event() []byte {
-	created := cmp.Or(c.SessionCreated, c.Created.Add(-time.Minute))
+	created := cmp.Or(c.sessionCreated, c.Created.Add(-time.Minute))
 	customer, metadata := orNull(c.Customer), fields{}
 	if c.ExpandedEmail != "" {
 		customer = fields{"id": c.Customer, "object": "customer", "email": c.ExpandedEmail}
@@ -193,7 +193,7 @@ func (c Checkout) Event() []byte {
 		"amount_subtotal": c.AmountTotal, "amount_total": c.AmountTotal, "total_details": fields{
 			"amount_discount": c.Discount, "amount_shipping": c.Shipping, "amount_tax": c.Tax,
 		},
-		"payment_method_types": []string{cmp.Or(c.PaymentMethod, "card")}, "subscription": orNull(c.Subscription),
+		"payment_method_types": []string{cmp.Or(c.paymentMethod, "card")}, "subscription": orNull(c.Subscription),
 		"customer": customer, "customer_details": details, "customer_email": c.CustomerEmail,
 		"client_reference_id": orNull(c.Reference), "locale": orNull(c.Locale), "metadata": metadata,
 		"created": created.Unix(), "expires_at": created.AddDate(0, 0, 1).Unix(), "success_url": c.SuccessURL,

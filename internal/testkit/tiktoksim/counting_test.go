@@ -15,7 +15,7 @@ import (
 
 const (
 	statsPath  = "/open_api/v1.3/pixel/event/stats/"
-	advertiser = "7000000000000000001"
+	advertiser = tiktoksim.AdvertiserID
 	oneDay     = `{"start_date":"1999-12-31","end_date":"1999-12-31"}` // of event
 )
 

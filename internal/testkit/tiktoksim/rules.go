@@ -35,33 +35,33 @@ const (
 
 // The rules of single fields.
 var (
-	anyText = must("Not a valid string", func(string) bool { return true })
-	text    = all(anyText, must("Field may not be empty", func(s string) bool { return s != "" }))
-	integer = must("Not a valid integer", func(n json.Number) bool { _, err := n.Int64(); return err == nil })
-	number  = must("Not a valid number", func(n json.Number) bool { _, err := n.Float64(); return err == nil })
+	anyText = rule("Not a valid string", func(string) bool { return true })
+	text    = all(anyText, rule("Field may not be empty", func(s string) bool { return s != "" }))
+	integer = rule("Not a valid integer", func(n json.Number) bool { _, err := n.Int64(); return err == nil })
+	number  = rule("Not a valid number", func(n json.Number) bool { _, err := n.Float64(); return err == nil })
 	count   = all(integer, atLeast(1))
 	amount  = all(number, atLeast(0))
-	boolean = must("Not a valid boolean", func(bool) bool { return true })
-	hash    = all(must("Not a valid SHA256 hash", func(s string) bool {
+	boolean = rule("Not a valid boolean", func(bool) bool { return true })
+	hash    = all(rule("Not a valid SHA256 hash", func(s string) bool {
 		return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-	}), must("Hash of an empty value", func(s string) bool { return s != emptyHash }))
-	lower = all(text, must("Must be lower-case letters only", func(s string) bool {
+	}), rule("Hash of an empty value", func(s string) bool { return s != emptyHash }))
+	lower = all(text, rule("Must be lower-case letters only", func(s string) bool {
 		other := func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r }
 		return !strings.ContainsFunc(s, other)
 	}))
-	ip = all(anyText, must("Not a valid IPv4 or IPv6 address", func(s string) bool {
+	ip = all(anyText, rule("Not a valid IPv4 or IPv6 address", func(s string) bool {
 		ip, err := netip.ParseAddr(s)
 		return err == nil && ip.Zone() == ""
 	}))
-	webURL = all(anyText, must("Not a valid URL", func(s string) bool {
+	webURL = all(anyText, rule("Not a valid URL", func(s string) bool {
 		u, err := url.Parse(s)
 		return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
 	}))
-	eventID = all(text, must("Longer than maximum length 256", func(s string) bool {
+	eventID = all(text, rule("Longer than maximum length 256", func(s string) bool {
 		return utf8.RuneCountInString(s) <= 256
 	}))
 	// It tolerates a clock that is an hour fast, and rejects milliseconds.
-	unixTime = all(count, must("Not a valid Unix timestamp in seconds", func(n json.Number) bool {
+	unixTime = all(count, rule("Not a valid Unix timestamp in seconds", func(n json.Number) bool {
 		at, _ := n.Int64()
 		return at <= time.Now().Add(time.Hour).Unix()
 	}))
@@ -96,7 +96,7 @@ var (
 			field{"quantity", optional, count},
 			field{"price", optional, amount},
 		))},
-	), must("Missing currency of the value", func(p map[string]any) bool {
+	), rule("Missing currency of the value", func(p map[string]any) bool {
 		return p["value"] == nil || p["currency"] != nil
 	}))
 	event = []field{
@@ -120,7 +120,7 @@ var (
 		field{"event_source", required, oneOf("Must be one of: "+sources, sources)},
 		field{"event_source_id", required, text},
 		field{"test_event_code", optional, text},
-		field{"data", required, all(must("Length must be between 1 and 1000", func(l []any) bool {
+		field{"data", required, all(rule("Length must be between 1 and 1000", func(l []any) bool {
 			return 1 <= len(l) && len(l) <= 1000
 		}), list(object(slices.Concat(event, context, []field{{"event_time", required, unixTime}})...)))},
 	)}
@@ -204,8 +204,8 @@ func all(checks ...check) check {
 	}
 }
 
-// must rejects values of another type, too.
-func must[T any](message string, ok func(T) bool) check {
+// rule checks a value; one of another type violates it, too.
+func rule[T any](message string, ok func(T) bool) check {
 	return func(v any) string {
 		if t, isType := v.(T); isType && ok(t) {
 			return ""
@@ -215,7 +215,7 @@ func must[T any](message string, ok func(T) bool) check {
 }
 
 func atLeast(least float64) check {
-	return must(fmt.Sprint("Must be greater than or equal to ", least), func(n json.Number) bool {
+	return rule(fmt.Sprint("Must be greater than or equal to ", least), func(n json.Number) bool {
 		f, _ := n.Float64()
 		return f >= least
 	})
@@ -223,7 +223,7 @@ func atLeast(least float64) check {
 
 func oneOf(message, words string) check {
 	known := strings.Fields(words)
-	return all(anyText, must(message, func(s string) bool { return slices.Contains(known, s) }))
+	return all(anyText, rule(message, func(s string) bool { return slices.Contains(known, s) }))
 }
 
 // oneOrMany accepts one value or a list of at least one.

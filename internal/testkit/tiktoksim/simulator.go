@@ -34,11 +34,13 @@ import (
 )
 
 const (
-	maxBody     = 10 << 20              // bytes; a larger body is malformed: only so much of it is read
-	dedupWindow = 48 * time.Hour        // how long TikTok recognises a repeat, from the first arrival
-	advertiser  = "7000000000000000001" // owner of the pixels
-	maxDays     = 30                    // of date_range
+	maxBody     = 10 << 20       // bytes; a larger body is malformed: only so much of it is read
+	dedupWindow = 48 * time.Hour // how long TikTok recognises a repeat, from the first arrival
+	maxDays     = 30             // of date_range
 )
+
+// AdvertiserID owns the pixels.
+const AdvertiserID = "7000000000000000001"
 
 // Config is the simulator's configuration. The zero value has one token and behaves well.
 type Config struct {
@@ -363,7 +365,7 @@ func (s *Simulator) count(r *http.Request) answer {
 	switch {
 	case strings.Trim(id, "0123456789") != "" || id == "":
 		return newAnswer(40002, "advertiser_id: Missing data for required field.")
-	case id != advertiser:
+	case id != AdvertiserID:
 		return newAnswer(40001, "No permission to operate advertiser "+id)
 	case pixelErr != nil || len(pixels) < 1 || len(pixels) > 10:
 		return newAnswer(40002, "pixel_ids: Not a list of 1 to 10.")

@@ -3,9 +3,27 @@
 package try
 
 import (
+	"context"
 	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 )
+
+// Main runs a tool until it returns; Ctrl-C and SIGTERM end the context. After an error it prints the error
+// and exits with status 1. flag.ErrHelp is no error.
+func Main(name string, run func(ctx context.Context) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1) //nolint:forbidigo // on behalf of main
+	}
+}
 
 // failure is the panic of a failed step.
 type failure struct{ error }

@@ -1,12 +1,48 @@
 package try_test
 
 import (
+	"context"
 	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
 	"purchase-relay/internal/testkit/try"
 )
+
+// tool makes the test binary a tool that ends with one of outcomes.
+const tool = "PURCHASE_RELAY_TRY_TOOL"
+
+var outcomes = map[string]error{
+	"success": nil, "help": fmt.Errorf("parse: %w", flag.ErrHelp), "failure": errors.New("disk is full"),
+}
+
+func TestMain(m *testing.M) {
+	if outcome := os.Getenv(tool); outcome != "" {
+		try.Main("tool", func(context.Context) error { return outcomes[outcome] })
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestMain_ExitsByError(t *testing.T) {
+	t.Parallel()
+	for outcome := range outcomes {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = []string{tool + "=" + outcome}
+		out, _ := cmd.CombinedOutput() // the exit code is checked
+		text, code := "", 0
+		if outcome == "failure" {
+			text, code = "tool: disk is full\n", 1
+		}
+		if got := cmd.ProcessState.ExitCode(); got != code || string(out) != text {
+			t.Errorf("%s: exit code %d, output %q, want %d and %q", outcome, got, out, code, text)
+		}
+	}
+}
 
 func TestScope_StopsInReverseAndReturnsTheFailure(t *testing.T) {
 	t.Parallel()

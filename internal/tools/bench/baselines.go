@@ -18,12 +18,12 @@ import (
 	"purchase-relay/internal/testkit/try"
 )
 
-// sources are the folders of the baselines' sources in the checkout.
+// sources is the folder of the baselines' sources in the checkout.
 const sources = "internal/tools/bench"
 
-// pgbench measures Postgres alone, writing the same rows by a script of the folder pgbench. usages are
-// measured for each transaction.
-func (b *bench) pgbench(name, unit, ledger, script string, clients int, usages ...*usage) *measurement {
+// pgbench measures Postgres alone, writing the same rows by pgbench.sql. usages are measured for each
+// transaction.
+func (b *bench) pgbench(name, unit, ledger string, clients int, usages ...*usage) *measurement {
 	m := b.measurement(name, unit)
 	m.run = func(ctx context.Context) {
 		log := filepath.Join(b.dir, "pgbench-log")
@@ -37,7 +37,7 @@ func (b *bench) pgbench(name, unit, ledger, script string, clients int, usages .
 			cmd := exec.CommandContext(ctx, filepath.Join(b.pg.Programs(), "pgbench"), //nolint:gosec // our arguments
 				"-n", "-M", "prepared", "-c", fmt.Sprint(clients), "-j", fmt.Sprint(min(clients, 2)),
 				"-T", fmt.Sprint(seconds), "-l", "--log-prefix="+log, "-D", "envelope="+envelope,
-				"-f", filepath.Join(b.root, sources, "pgbench", script+".sql"), ledger)
+				"-f", filepath.Join(b.root, sources, "pgbench.sql"), ledger)
 			end := meter(usages...)
 			var err error
 			if out, err = cmd.CombinedOutput(); err != nil || seconds > 32*first {
@@ -124,9 +124,9 @@ func peer(ctx context.Context, b *bench) {
 	theirAlone, theirs := river("peer_alone", 0), river("peer_whole", 200)
 	alone := b.startIngestAlone(ctx, "beside_peer")
 	ours := b.startPipeline(ctx, b.database(ctx, "beside_peer_whole"), latency)
-	theirTime := b.usage("the peer and Postgres, each purchase", theirs.PID(), b.pg.Pid())
+	theirTime := b.usage("the peer and Postgres, each purchase", theirs.PID(), b.pg.Process().PID())
 	ourTime := b.usage("ingest, worker, nats-server and Postgres, each purchase",
-		ours.PID(), ours.worker.PID(), ours.nats.PID(), b.pg.Pid())
+		ours.PID(), ours.worker.PID(), ours.nats.PID(), b.pg.Process().PID())
 
 	theirWebhooks := b.webhooks("webhooks, the peer with River", "/s", theirAlone.addr, 64)
 	ourWebhooks := b.webhooks("webhooks, ingest", "/s", alone.addr, 64)

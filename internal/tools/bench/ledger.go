@@ -37,7 +37,7 @@ func (b *bench) startOnLargeLedger(ctx context.Context) *system {
 		b.announce("filling a ledger with %d purchases", b.million)
 		conn := try.Must(pgx.Connect(ctx, url))
 		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-		try.Check(ledgergen.Fill(ctx, conn, b.million))
+		try.Check(ledgergen.Fill(ctx, conn, b.million, ledgergen.Year))
 		// In production the dashboard's figures are folded every two seconds, not after a million changes.
 		db := try.Must(ledger.Open(ctx, secret.String(url)))
 		defer db.Close()

@@ -11,12 +11,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"purchase-relay/internal/testkit/pglocal"
@@ -24,13 +22,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	try.Main("bench", func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) })
 }
 
 // section is one part of the table. Its run starts what it measures, declares rows, and takes turns.
@@ -50,7 +42,6 @@ func sections() []section {
 		{"million", "64 connections, on a ledger of years", million},
 		{"growth", "a year is written, settled, pruned to 35 days, and written again; 64 connections", growth},
 		{"dashboard", "complete responses on the ledger of years", dashboard},
-		{"neighbours", "limits of TikTok's simulator", neighbours},
 		{"peer", "the same job in Go with River on Postgres alone, 64 connections; TikTok takes 50 ms", peer},
 		{"node", "the usual Node handler (express, stripe, pg; TikTok is awaited), 64 connections", node},
 		{"size", "the binaries", size},
@@ -80,9 +71,6 @@ type bench struct {
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	b, err := parse(args, out, progress)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}

@@ -3,12 +3,20 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"testing"
 )
 
-// npm uses the configured registry; the lock has the hash of every package.
-func TestNodeHandler_LockNamesContents(t *testing.T) {
-	data, err := os.ReadFile("nodehandler/package-lock.json")
+// npm uses the configured registry; each lock has the hash of every package.
+func TestNPM_LocksNameContents(t *testing.T) {
+	for _, dir := range []string{"nodehandler", "../testdeps/testdata/axe"} {
+		t.Run(dir, func(t *testing.T) { checkLock(t, dir) })
+	}
+}
+
+func checkLock(t *testing.T, dir string) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "package-lock.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +35,7 @@ func TestNodeHandler_LockNamesContents(t *testing.T) {
 		}
 	}
 	var own struct{ Dependencies map[string]string }
-	if data, err = os.ReadFile("nodehandler/package.json"); err != nil {
+	if data, err = os.ReadFile(filepath.Join(dir, "package.json")); err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(data, &own); err != nil || len(own.Dependencies) == 0 {

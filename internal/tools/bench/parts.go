@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -246,20 +245,11 @@ func (s *system) verify(ctx context.Context, measurements ...*measurement) {
 func fetch(ctx context.Context, method, url, body string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
-	if err != nil {
-		return nil, err
+	status, answer := launch.Do(ctx, method, url, body)
+	if status/100 != 2 {
+		return nil, fmt.Errorf("%s %s: %d: %.200s", method, url, status, answer)
 	}
-	resp, err := (&http.Client{}).Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s %s: %s: %.200s", method, url, resp.Status, data)
-	}
-	return data, err
+	return []byte(answer), nil
 }
 
 // memory adds a row with the peak of a process' resident memory; without /proc it is empty.

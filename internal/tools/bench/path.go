@@ -7,24 +7,20 @@ import (
 	"os"
 	"time"
 
-	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/stripe"
-	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/load"
 	"purchase-relay/internal/testkit/try"
-	"purchase-relay/internal/tiktok"
 )
 
 // webhooks measures ingest alone, without NATS: nothing is delivered.
 func webhooks(ctx context.Context, b *bench) {
 	in, pg, null := b.startIngestAlone(ctx, "webhooks"), b.baselineDatabase(ctx, "baseline"), b.startNull()
-	ofPgbench := b.usage("Postgres, each transaction of pgbench", b.pg.Pid())
-	ofPostgres := b.usage("Postgres, each webhook", b.pg.Pid())
+	ofPgbench := b.usage("Postgres, each transaction of pgbench", b.pg.Process().PID())
+	ofPostgres := b.usage("Postgres, each webhook", b.pg.Process().PID())
 	ofIngest := b.usage("ingest, each webhook", in.PID())
-	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, "transaction", 64, ofPgbench)
-	b.pgbench("pgbench, all rows in one statement, 64 clients", "/s", pg, "statement", 64)
-	single := b.pgbench("pgbench's median, one client", "ms", pg, "transaction", 1)
+	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, 64, ofPgbench)
+	single := b.pgbench("pgbench's median, one client", "ms", pg, 1)
 	one := b.webhooks("a webhook's median, one connection", "ms", in.addr, 1)
 	all := b.webhooks("webhooks, all new, 64 connections", "/s", in.addr, 64, ofIngest, ofPostgres)
 	var plan load.Plan
@@ -109,11 +105,12 @@ func one(ctx context.Context, b *bench) {
 func whole(ctx context.Context, b *bench) {
 	s, alone := b.startPipeline(ctx, b.database(ctx, "whole"), usualLatency), b.startIngestAlone(ctx, "alone")
 	pg := b.baselineDatabase(ctx, "whole_baseline")
-	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, "transaction", 64)
+	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, 64)
 	without := b.webhooks("webhooks alone, 64 connections", "/s", alone.addr, 64)
 	usages := []*usage{
-		b.usage("ingest, worker and Postgres, each purchase", s.PID(), s.worker.PID(), b.pg.Pid()),
-		b.usage("ingest", s.PID()), b.usage("tiktok-worker", s.worker.PID()), b.usage("Postgres", b.pg.Pid()),
+		b.usage("ingest, worker and Postgres, each purchase", s.PID(), s.worker.PID(), b.pg.Process().PID()),
+		b.usage("ingest", s.PID()), b.usage("tiktok-worker", s.worker.PID()),
+		b.usage("Postgres", b.pg.Process().PID()),
 		b.usage("nats-server", s.nats.PID()), b.usage("TikTok's simulator", s.tiktok.PID()),
 		b.usage("the load generator", os.Getpid()),
 	}
@@ -157,9 +154,6 @@ func outage(ctx context.Context, b *bench) {
 	nats.against("up", up.Figure).atMost(1.1)
 }
 
-// slots are the worker's requests in flight.
-const slots = 4
-
 // drain measures how fast a backlog leaves the outbox for NATS, and NATS for TikTok: in batches and with one
 // event a request.
 func drain(ctx context.Context, b *bench) {
@@ -183,7 +177,7 @@ func drain(ctx context.Context, b *bench) {
 			in.stop()
 			began = time.Now()
 			worker := b.startWorker(ctx, nats, tiktok, unlimited,
-				fmt.Sprintf("WORKER_CONCURRENCY=%d", slots), fmt.Sprintf("BATCH_SIZE=%d", batch))
+				"WORKER_CONCURRENCY=4", fmt.Sprintf("BATCH_SIZE=%d", batch))
 			worker.await(ctx, "wait for the backlog to be delivered", func() bool {
 				return simulatorStats(ctx, tiktok).Accepted == n
 			})
@@ -205,37 +199,4 @@ func samplePurchase() purchase.Purchase {
 	p, _, err := purchase.FromEvent(event, rules, time.Now())
 	try.Check(err)
 	return p
-}
-
-// neighbours measures what limits the worker from outside: context for the other figures.
-func neighbours(ctx context.Context, b *bench) {
-	b.track("simulator: requests with one event", 1)
-	b.track("simulator: requests with 500 events", 500)
-	b.turns(ctx)
-}
-
-// track posts requests with size events to a simulator, over as many connections as the worker has slots.
-func (b *bench) track(name string, size int) {
-	p := samplePurchase()
-	var events []message.Envelope
-	for i := range size {
-		p.ID = fmt.Sprintf("cs_live_a1%s%044d", mark, i)
-		events = append(events, try.Must(message.DecodeEnvelope(try.Must(message.EncodeEnvelope(&p)))))
-	}
-	config := tiktok.Config{Payload: tiktok.PayloadEvents, EventName: "CompletePayment"}
-	body := try.Must(tiktok.Body(config, "LOCALPIXEL", "", events))
-	request := newTemplate(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: bench\r\nAccess-Token: local-token\r\n"+
-		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", launch.EventPath, len(body), body))
-	m := b.measurement(name, "/s")
-	m.run = func(ctx context.Context) {
-		sim := b.startSimulator(ctx, 0)
-		plan := load.Plan{Addr: sim.addr, Conns: slots, Want: http.StatusOK}
-		plan.Append = func(buffer []byte, i int) []byte {
-			return request.append(buffer, fmt.Sprintf("%0*d", len(mark), i))
-		}
-		m.record(send(ctx, b.repeated(plan)))
-		if stats := simulatorStats(ctx, sim); stats.Refused > 0 || stats.Duplicates > 0 {
-			try.Check(fmt.Errorf("simulator: %d requests rejected, %d duplicates", stats.Refused, stats.Duplicates))
-		}
-	}
 }

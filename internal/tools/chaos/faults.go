@@ -104,8 +104,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// catalogue lists the kinds of faults of the mode that are possible on this machine. Of faults that
-// overlap on one link the latest counts, and the first end ends both.
+// catalogue lists the kinds of faults that the run allows and this machine can do. Of faults that overlap on
+// one link the latest counts, and the first end ends both.
 func (x *experiment) catalogue() []*kind {
 	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
@@ -163,11 +163,11 @@ func (x *experiment) catalogue() []*kind {
 		{"delay", 6, links, 8 * time.Second, onLink(faultproxy.Fault{Delay: 320 * time.Millisecond})},
 		{"pause", 6, links, 12 * time.Second, onLink(faultproxy.Fault{Paused: true})},
 		{"half-open", 6, links, 12 * time.Second, onLink(both)},
-		{"unheard", 6, links, 6 * time.Second, onLink(faultproxy.Fault{DropResponses: true})},
-		{"unsaid", 4, links, 6 * time.Second, onLink(faultproxy.Fault{DropRequests: true})},
+		{"drop-responses", 6, links, 6 * time.Second, onLink(faultproxy.Fault{DropResponses: true})},
+		{"drop-requests", 4, links, 6 * time.Second, onLink(faultproxy.Fault{DropRequests: true})},
 		{"tiktok", 14, slices.Sorted(maps.Keys(tiktokFaults())), 5 * time.Second, x.injectTikTok},
 	}
-	if x.mode == modeKept {
+	if x.keepQueue {
 		return kinds
 	}
 	kinds = append(kinds,
@@ -289,7 +289,7 @@ func tiktokFaults() map[string]tiktoksim.Fault {
 		refusedOnce:                {Code: 40002, Message: "Batch.0.event: Not a valid string", Count: 1},
 		"hangs":                    {Hang: true},
 		"cut":                      {Cut: true},
-		"cut after it was taken":   {CutAfter: true},
+		"cut after storing":        {CutAfter: true},
 		"a truncated answer":       {LyingLength: true},
 		"an endless answer":        {Endless: true, Count: 3},
 		"a slow drip":              {Drip: true},

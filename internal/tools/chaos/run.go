@@ -14,10 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -28,12 +26,6 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/tiktoksim"
 	"purchase-relay/internal/testkit/try"
-)
-
-const (
-	modeAll   = "all"   // every kind of fault
-	modeKept  = "kept"  // only faults that keep the queue's data; without a sweeper a lost message stays lost
-	modeWiped = "wiped" // no random faults: the queue's store is wiped once, with many purchases waiting
 )
 
 // isolatedVariable is set in the child that runs in its own namespaces.
@@ -48,25 +40,20 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	flags.SetOutput(out)
 	flags.Uint64Var(&x.seed, "seed", 0, "repeats the run that printed it; 0: a new one")
 	flags.DurationVar(&x.duration, "duration", time.Minute, "of the faults; settling takes up to a minute more")
-	flags.StringVar(&x.mode, "mode", modeAll,
-		"all, kept or wiped: every fault; those that keep the queue's data, without a sweeper; one wiped store")
+	flags.BoolVar(&x.keepQueue, "keep-queue", false,
+		"only faults that keep the queue's data, and no sweeper: a lost message stays lost")
 	flags.Float64Var(&x.rate, "rate", 30, "purchases per second")
 	flags.DurationVar(&x.gap, "gap", 700*time.Millisecond, "between two faults, on average")
-	flags.StringVar(&x.only, "only", "", "kinds of faults, comma-separated; empty: all of the mode")
-	flags.IntVar(&x.waiting, "waiting", 10_000, "purchases in the queue when the mode wiped wipes it")
+	flags.StringVar(&x.only, "only", "", "kinds of faults, comma-separated; empty: all")
 	flags.StringVar(&x.binaries, "binaries", "", "folder of the programs; empty: build them")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	switch {
-	case x.mode != modeAll && x.mode != modeKept && x.mode != modeWiped:
-		return fmt.Errorf("-mode = %s, want %s, %s or %s", x.mode, modeAll, modeKept, modeWiped)
 	case x.duration < time.Second || x.gap < 10*time.Millisecond:
 		return errors.New("-duration is at least 1s, -gap at least 10ms")
-	case !(x.rate >= 1 && x.rate <= 1000) || x.waiting < 1:
-		return errors.New("-rate is from 1 to 1000, -waiting at least 1")
+	case !(x.rate >= 1 && x.rate <= 1000):
+		return errors.New("-rate is from 1 to 1000")
 	}
 	if getenv(isolatedVariable) == "" {
 		if done, err := runIsolated(ctx, args, out); done || err != nil {
@@ -111,11 +98,11 @@ func runIsolated(ctx context.Context, args []string, out io.Writer) (done bool, 
 // experiment is one run of the product under load and faults.
 type experiment struct {
 	// The flags, see run. Empty binaries are built.
-	seed                 uint64
-	duration, gap        time.Duration
-	mode, only, binaries string
-	rate                 float64
-	waiting              int
+	seed           uint64
+	duration, gap  time.Duration
+	keepQueue      bool
+	only, binaries string
+	rate           float64
 
 	try.Scope
 	out      io.Writer
@@ -175,11 +162,7 @@ func (x *experiment) run(ctx context.Context) {
 	}
 	x.start(ctx)
 	x.began = time.Now()
-	if x.mode == modeWiped {
-		x.wipeOnce(ctx)
-	} else {
-		x.breakRandomly(ctx)
-	}
+	x.breakRandomly(ctx)
 	x.settle(ctx)
 	x.say("The last purchase had ended after %.0f s", time.Since(x.began).Seconds())
 	x.verify(ctx)
@@ -196,11 +179,8 @@ func (x *experiment) run(ctx context.Context) {
 
 // repeat returns the command that repeats a run.
 func (x *experiment) repeat() string {
-	if x.mode == modeWiped {
-		return fmt.Sprintf("make chaos MODE=%s WAITING=%d", x.mode, x.waiting)
-	}
-	return fmt.Sprintf("make chaos SEED=%d DURATION=%s MODE=%s RATE=%g GAP=%s ONLY=%s",
-		x.seed, x.duration, x.mode, x.rate, x.gap, x.only)
+	return fmt.Sprintf("make chaos SEED=%d DURATION=%s KEEP_QUEUE=%t RATE=%g GAP=%s ONLY=%s",
+		x.seed, x.duration, x.keepQueue, x.rate, x.gap, x.only)
 }
 
 // breakRandomly sends purchases and injects the planned faults meanwhile. It returns when all webhooks are
@@ -212,7 +192,7 @@ func (x *experiment) breakRandomly(ctx context.Context) {
 		kinds = slices.DeleteFunc(kinds, func(k *kind) bool { return !slices.Contains(only, k.name) })
 	}
 	if len(kinds) == 0 {
-		try.Check(fmt.Errorf("-only %s: the mode %s has no such fault on this machine", x.only, x.mode))
+		try.Check(fmt.Errorf("-only %s: this run has no such fault on this machine", x.only))
 	}
 	if x.noDisks != nil {
 		x.say("disk-full is left out: %v", x.noDisks)
@@ -234,29 +214,4 @@ func (x *experiment) breakRandomly(ctx context.Context) {
 		time.Since(x.began).Seconds(), len(x.tiktok.Received()))
 	try.Check(<-answered)
 	x.say("The last webhook was answered after %.0f s", time.Since(x.began).Seconds())
-}
-
-// wipeOnce queues many purchases while the workers are stopped, and wipes the queue's store.
-func (x *experiment) wipeOnce(ctx context.Context) {
-	for _, p := range x.workers {
-		x.end(p, p.stopSignal)
-	}
-	for range x.waiting {
-		x.sales = append(x.sales, draw(0, stripegen.NewCheckout().Live()))
-	}
-	try.Check(x.send(ctx, stripegen.Disorder{Seed: x.seed, Reorder: 0.1, Duplicates: 0.2}))
-	const sqlPublished = `SELECT count(*) FROM purchases WHERE status = 'published'`
-	if !await(ctx, func() bool {
-		n, err := query(ctx, x, pgx.RowTo[int], sqlPublished)
-		return err == nil && n[0] == x.waiting
-	}) {
-		try.Check(errors.New("not every purchase was published"))
-	}
-	x.say("%d purchases were published in %.1f s", x.waiting, time.Since(x.began).Seconds())
-	x.end(x.nats, syscall.SIGKILL)
-	try.Check(os.RemoveAll(x.store()))
-	for _, p := range append([]*part{x.nats}, x.workers...) {
-		try.Check(p.start(ctx))
-	}
-	x.say("The queue's store was wiped and the server restarted after %.1f s", time.Since(x.began).Seconds())
 }

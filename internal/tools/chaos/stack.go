@@ -96,7 +96,7 @@ func (x *experiment) start(ctx context.Context) {
 	x.OnClose(tiktok.Close)
 	x.OnClose(x.tiktok.Clear) // before: Close waits for requests that hang
 	grace := "5s"             // under the 30 s of a redelivery: the stream itself rejects what it still holds
-	if x.mode == modeKept {
+	if x.keepQueue {
 		grace = "24h"
 	}
 	for i := range ingests {

@@ -96,7 +96,7 @@ func (x *experiment) verify(ctx context.Context) {
 		}
 		// The relay also publishes again after a lost acknowledgement without an outcome. Each generation was
 		// then tried.
-		if x.mode == modeKept && r.Generation > max(1, r.Recorded) {
+		if x.keepQueue && r.Generation > max(1, r.Recorded) {
 			x.find("%s has the generation %d after %d attempts without a sweeper: the queue lost a message",
 				r.ID, r.Generation, r.Recorded)
 		}

@@ -86,7 +86,7 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 	s := &stack{
 		at: addrs, dir: filepath.Join(t.TempDir(), "local"), bin: bin, out: t.Output(), ended: make(chan string, 2),
-		workerEnv: []string{"RETRY_MAX=1s"}, // the documents' half a minute of waiting
+		extraEnv: []string{"RETRY_MAX=1s"}, // the documents' half a minute of waiting
 	}
 	t.Cleanup(func() {
 		if s.pg != nil {
@@ -189,9 +189,9 @@ func (r *reader) shell(script, input string) (out string, code int) {
 	const curl = `curl() { command curl -sS --fail-with-body "$@"; }` + "\n"
 	cmd := exec.CommandContext(r.t.Context(), "sh", "-c", curl+r.local(r.exports+script))
 	cmd.Stdin = strings.NewReader(input)
-	env := append(r.stack.ofIngest(), "MIGRATE_DATABASE_URL="+r.stack.ledger("postgres"))
+	env := append(r.stack.ingestEnv(), "MIGRATE_DATABASE_URL="+r.stack.ledger("postgres"))
 	if strings.Contains(script, "tiktok-worker") {
-		env = r.stack.ofWorker()
+		env = r.stack.workerEnv()
 	}
 	path := strings.Join([]string{r.stack.bin, r.stack.pg.Programs(), os.Getenv("PATH")}, ":")
 	cmd.Env = append(env, "PATH="+path, "WEBHOOK_URL=http://"+r.stack.at[ingest]+"/webhooks/stripe")

@@ -10,22 +10,20 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"purchase-relay/internal/testkit/try"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
-	stop()
-	if err != nil && !errors.Is(err, context.Canceled) {
-		_, _ = fmt.Fprintln(os.Stderr, "\nlocal:", err)
-		os.Exit(1)
-	}
+	try.Main("local", func(ctx context.Context) error {
+		err := run(ctx, os.Args[1:], os.Stdout)
+		if errors.Is(err, context.Canceled) { // Ctrl-C during the start
+			return nil
+		}
+		return err
+	})
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -78,7 +76,7 @@ Everything is up. Ctrl-C stops it; the data stays for the next start.
   Postgres       PGPASSFILE={pgpass} psql '{superuser}'
   logs           {dir}/*.log
 
-Send another purchase. With -n 20 -withhold 0.5 half have no webhook, like {missed} at the first start:
+Send another purchase. With -n 20 -withhold 0.5 half have no webhook, like {missed} at each start:
 {dir}/bin/ingest backfill finds those.
 
   go run ./internal/tools/stripegen -url http://{ingest}/webhooks/stripe -list http://{Stripe}

@@ -39,7 +39,7 @@ const (
 
 	database = "purchase_relay"
 	role     = "ingest" // runs ingest; the schema belongs to the superuser
-	missed   = 3        // Stripe's events that no webhook brings, in a new list
+	missed   = 3        // Stripe's events that no webhook brings
 
 	startTimeout = time.Minute
 	stopGrace    = 15 * time.Second
@@ -64,9 +64,9 @@ type stack struct {
 	at        []string // the listeners' addresses
 	dir, bin  string   // folders of the data and the logs, of the binaries
 	out       io.Writer
-	workerEnv []string // added to the worker's
+	extraEnv  []string // added to the worker's
 	pg        *pglocal.Server
-	shelf     *stripegen.API
+	stripeAPI *stripegen.API
 	last      *process.Process
 	ended     chan string // names of binaries that ended
 }
@@ -85,7 +85,7 @@ func (s *stack) natsURL(user, password string) string {
 	return "nats://" + user + ":" + password + "@" + s.at[nats]
 }
 
-func (s *stack) ofIngest() []string {
+func (s *stack) ingestEnv() []string {
 	i := launch.Ingest{
 		Public: s.at[ingest], Admin: s.at[ingestAdmin], Database: s.ledger(role),
 		NATS: s.natsURL("ingest", ingestPass),
@@ -95,13 +95,13 @@ func (s *stack) ofIngest() []string {
 		"STRIPE_API_KEY="+apiKey, "STRIPE_API_URL=http://"+s.at[stripe])
 }
 
-func (s *stack) ofWorker() []string {
+func (s *stack) workerEnv() []string {
 	w := launch.Worker{
 		Admin: s.at[workerAdmin], TikTok: "http://" + s.at[tiktok], NATS: s.natsURL("worker", workerPass),
 	}
 	return append(w.Env("LOCAL_STACK=true", "LOG_FORMAT=console", "TIKTOK_TEST_MODE=send",
-		"TIKTOK_TEST_EVENT_CODE=TEST12345", "TIKTOK_ADVERTISER_ID="+launch.AdvertiserID,
-		"TIKTOK_STATS_INTERVAL=15s"), s.workerEnv...)
+		"TIKTOK_TEST_EVENT_CODE=TEST12345", "TIKTOK_ADVERTISER_ID="+tiktoksim.AdvertiserID,
+		"TIKTOK_STATS_INTERVAL=15s"), s.extraEnv...)
 }
 
 // start starts everything and returns when both binaries are ready.
@@ -132,8 +132,8 @@ func (s *stack) start(ctx context.Context) {
 	s.command(ctx, []string{"MIGRATE_DATABASE_URL=" + s.ledger("postgres")}, "migrate")
 	s.command(ctx, []string{"NATS_URL=" + s.natsURL("provision", provisionPass)}, "provision")
 	s.say("Starting ingest and tiktok-worker …\n")
-	s.startBinary(ctx, "ingest", s.at[ingestAdmin], s.ofIngest())
-	s.startBinary(ctx, "tiktok-worker", s.at[workerAdmin], s.ofWorker())
+	s.startBinary(ctx, "ingest", s.at[ingestAdmin], s.ingestEnv())
+	s.startBinary(ctx, "tiktok-worker", s.at[workerAdmin], s.workerEnv())
 }
 
 // startPostgres makes the database and the role that ingest runs as.
@@ -162,21 +162,18 @@ func (s *stack) startPostgres(ctx context.Context) {
 	}
 }
 
-// startSimulators starts TikTok and Stripe's list of events, which is kept between starts as the ledger is.
+// startSimulators starts TikTok and Stripe's list of events, which begins anew.
 func (s *stack) startSimulators(ctx context.Context) {
-	var fresh bool
-	var err error
-	s.shelf, fresh, err = stripegen.Open(s.path("stripe-events.jsonl"))
-	try.Check(err)
-	s.shelf.Limit(20)
-	for i := 0; i < missed && fresh; i++ {
+	s.stripeAPI = stripegen.NewAPI()
+	s.stripeAPI.Limit(20)
+	for i := range missed {
 		c := stripegen.NewCheckout()
 		c.Created = c.Created.Add(-time.Duration(i+1) * time.Hour)
-		try.Check(s.shelf.Add(c.Event()))
+		try.Check(s.stripeAPI.Add(c.Event()))
 	}
 	sim := tiktoksim.New(tiktoksim.Config{Misbehave: 0.02, Latency: 20 * time.Millisecond})
 	sim.SetCounting(tiktoksim.Counting{Browser: 0.7, Attributed: 0.26}) // a browser pixel, with ad blockers
-	for addr, handler := range map[string]http.Handler{s.at[tiktok]: sim, s.at[stripe]: s.shelf} {
+	for addr, handler := range map[string]http.Handler{s.at[tiktok]: sim, s.at[stripe]: s.stripeAPI} {
 		server := &httptest.Server{
 			Listener: try.Must((&net.ListenConfig{}).Listen(ctx, "tcp", addr)),
 			Config:   &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second},
@@ -207,7 +204,7 @@ func (s *stack) startBinary(ctx context.Context, name, admin string, env []strin
 // command runs one of ingest's commands and returns its output.
 func (s *stack) command(ctx context.Context, env []string, args ...string) string {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "ingest"), args...) //nolint:gosec // our own binary
-	cmd.Env = append(s.ofIngest(), env...)
+	cmd.Env = append(s.ingestEnv(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		try.Check(fmt.Errorf("ingest %s: %w\n%s", args[0], err, out))
@@ -218,7 +215,7 @@ func (s *stack) command(ctx context.Context, env []string, args ...string) strin
 // sample sends one signed purchase, follows it to its end, and prints its timeline.
 func (s *stack) sample(ctx context.Context) {
 	c := stripegen.NewCheckout()
-	try.Check(s.shelf.Add(c.Event()))
+	try.Check(s.stripeAPI.Add(c.Event()))
 	sender := &stripegen.Sender{URL: "http://" + s.at[ingest] + "/webhooks/stripe", Secret: signingSecret}
 	try.Must(sender.Deliver(ctx, c.Event(), 1, 0))
 	final := []string{"delivered", "dead", "skipped", "rejected"}

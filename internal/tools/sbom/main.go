@@ -9,10 +9,13 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
 	"time"
+
+	"purchase-relay/internal/testkit/try"
 )
 
 func main() {
@@ -23,10 +26,7 @@ func main() {
 	out := flag.String("out", "", "file to write")
 	flag.Parse()
 	s.patterns = flag.Args()
-	if err := run(s, *created, *out); err != nil {
-		fmt.Fprintln(os.Stderr, "sbom:", err)
-		os.Exit(1)
-	}
+	try.Main("sbom", func(context.Context) error { return run(s, *created, *out) })
 }
 
 func run(s source, created, out string) (err error) {

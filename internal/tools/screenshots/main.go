@@ -15,11 +15,9 @@ import (
 	"maps"
 	"net/http/httptest"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -41,14 +39,10 @@ import (
 const folder = "docs/images"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	var scope try.Scope
-	err := scope.Scoped(func() { takePictures(ctx, &scope, os.Stdout) })
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "screenshots:", err)
-		os.Exit(1)
-	}
+	try.Main("screenshots", func(ctx context.Context) error {
+		var scope try.Scope
+		return scope.Scoped(func() { takePictures(ctx, &scope, os.Stdout) })
+	})
 }
 
 // form is a window that pictures are taken of.
@@ -101,7 +95,7 @@ func fillLedger(ctx context.Context, url string) (id string) {
 	try.Must(ledger.Migrate(ctx, secret.String(url)))
 	conn := try.Must(pgx.Connect(ctx, url))
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	try.Check(ledgergen.FillSpan(ctx, conn, 6_000, 31*24*time.Hour))
+	try.Check(ledgergen.Fill(ctx, conn, 6_000, 31*24*time.Hour))
 	try.Check(conn.QueryRow(ctx, `
 		SELECT checkout_session_id FROM purchases WHERE status = 'delivered' AND attempts > 2 AND livemode
 		ORDER BY attempts, purchased_at DESC LIMIT 1`).Scan(&id))

@@ -73,9 +73,8 @@ func TestRun_RejectsFlags(t *testing.T) {
 	t.Parallel()
 	e := newEndpoint(t)
 	for _, args := range []string{
-		"-n=0", "-n=1000001", "-concurrency=0", "-rate=-1", "-rate=NaN", "-rate=0.0001", "-retry=0", "-retry=1001",
-		"-delay=-1s", "-delay=73h", "-reorder=2", "-reorder=NaN", "-duplicates=-1", "-withhold=1.5",
-		"-list=http://10.0.0.1:1", "-url=https://shop.example/", "20",
+		"-n=0", "-n=1000001", "-rate=-1", "-rate=NaN", "-rate=0.0001", "-list=http://10.0.0.1:1",
+		"-url=https://shop.example/", "20",
 	} {
 		err := run(t.Context(), append([]string{"-url", e.url}, strings.Fields(args)...), noenv, io.Discard)
 		if err == nil {

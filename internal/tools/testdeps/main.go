@@ -1,5 +1,6 @@
 // Command testdeps installs what the tests use besides Go, as far as root may: Postgres, and optionally
-// Prometheus and Chromium. `make test` runs it first: `go test` does not show what a passing test printed.
+// Prometheus, Chromium and axe-core. `make test` runs it first: `go test` does not show what a passing test
+// printed.
 package main
 
 import (
@@ -7,27 +8,41 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
+	"os/exec"
 
 	"purchase-relay/internal/testkit/chromium"
 	"purchase-relay/internal/testkit/pglocal"
 	"purchase-relay/internal/testkit/promlocal"
+	"purchase-relay/internal/testkit/try"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := pglocal.Ensure(ctx, os.Stdout)
-	if err == nil {
-		_, missing := promlocal.Ensure(ctx, os.Stdout)
-		_, noBrowser := chromium.Ensure(ctx, os.Stdout)
-		if skipped := errors.Join(missing, noBrowser); skipped != nil {
-			_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
+func main() { try.Main("testdeps", install) }
+
+func install(ctx context.Context) error {
+	if err := pglocal.Ensure(ctx, os.Stdout); err != nil {
+		return err
+	}
+	_, missing := promlocal.Ensure(ctx, os.Stdout)
+	_, noBrowser := chromium.Ensure(ctx, os.Stdout)
+	if skipped := errors.Join(missing, noBrowser, installAxe(ctx)); skipped != nil {
+		_, _ = fmt.Fprintln(os.Stdout, "testdeps: tests are skipped:", skipped)
+	}
+	return nil
+}
+
+// installAxe installs axe-core, unless the version in its lock file is installed. npm compares the lock's
+// hash.
+func installAxe(ctx context.Context) error {
+	npm := func(args ...string) error {
+		args = append(args, "--prefix", "internal/tools/testdeps/testdata/axe")
+		out, err := exec.CommandContext(ctx, "npm", args...).CombinedOutput() //nolint:gosec // constants
+		if err != nil {
+			return fmt.Errorf("npm %s: %w: %.500s", args[0], err, out)
 		}
+		return nil
 	}
-	stop()
-	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "testdeps:", err)
-		os.Exit(1)
+	if npm("ls") == nil {
+		return nil
 	}
+	return npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
 }

@@ -11,22 +11,15 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"purchase-relay/internal/testkit/launch"
 	"purchase-relay/internal/testkit/tiktoksim"
+	"purchase-relay/internal/testkit/try"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "tiktoksim:", err)
-		os.Exit(1)
-	}
+	try.Main("tiktoksim", func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Getenv, os.Stdout) })
 }
 
 const guide = `TikTok simulator on http://%[1]s
