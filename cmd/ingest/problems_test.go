@@ -52,7 +52,9 @@ func TestWatcher_QueueIsUnknownWithoutNATS(t *testing.T) {
 			connected, missing bool
 			checked, failed    bool // after startGrace
 		}{
-			{true, true, true, true}, {false, true, false, false}, {true, false, true, false},
+			{true, true, true, true},
+			{false, true, false, false},
+			{true, false, true, false},
 			{false, false, false, false},
 		} {
 			w.recordQueue(tc.connected, tc.missing)
