@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,26 +57,32 @@ func (n *node) start() {
 	}
 }
 
-// newCluster starts three servers with the shipped configuration and its lines for a cluster uncommented.
+// newCluster starts three servers with the shipped configuration of a cluster.
 func newCluster(t *testing.T) []*node {
 	t.Helper()
 	text, err := os.ReadFile(natsConfig(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	block := regexp.MustCompile(`(?m)^# (cluster \{|  name: .*|  routes: .*|\})$`)
-	if n := len(block.FindAll(text, -1)); n != 4 {
-		t.Fatalf("nats-server.conf has %d commented lines for a cluster, want 4", n)
+	cluster, err := os.ReadFile("../../deploy/nats/cluster.conf")
+	if err != nil {
+		t.Fatal(err)
 	}
-	conf := block.ReplaceAllString(string(text), "$1")
+	const include = "include 'nats-server.conf'\n"
+	if !strings.Contains(string(cluster), include) {
+		t.Fatalf("cluster.conf has no line %s", include)
+	}
+	conf := string(text) + strings.Replace(string(cluster), include, "", 1)
 	nodes := make([]*node, 3)
 	for i := range nodes {
 		nodes[i] = &node{t: t, name: fmt.Sprintf("purchase-relay-%d", i+1), addr: freeAddr(t), route: freeAddr(t)}
 	}
 	for _, n := range nodes {
+		const password = "hunter-route"
+		route := func(i int) string { return strconv.Quote("nats://route:" + password + "@" + nodes[i].route) }
 		nodeConf := strings.NewReplacer("server_name: purchase-relay-1", "server_name: "+n.name,
-			"0.0.0.0:6222", n.route, "nats-1:6222", nodes[0].route, "nats-2:6222", nodes[1].route,
-			"nats-3:6222", nodes[2].route).Replace(conf)
+			"0.0.0.0:6222", n.route, "$NATS_ROUTE_PASSWORD", password, "$NATS_ROUTE_1", route(0),
+			"$NATS_ROUTE_2", route(1), "$NATS_ROUTE_3", route(2)).Replace(conf)
 		dir := t.TempDir()
 		file := filepath.Join(dir, "nats.conf")
 		if err := os.WriteFile(file, []byte(nodeConf), 0o600); err != nil {
