@@ -134,9 +134,11 @@ func TestProxy_Cut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := faultproxy.ForTest(t, addr)
+			c := dial(t, p)
+			c.send("first\n") // then the connection is one of the proxy's
+			c.expect("<first>")
 			p.Set(fault)
 			p.HoldAnswersAfter([]byte("x"))
-			c := dial(t, p)
 			c.send("x\n")
 			c.expectSilence()
 			p.Cut()
