@@ -47,8 +47,8 @@ manifests: ## Render deploy/kubernetes and hold it against the schemas of Kubern
 	  cp "$$(go mod download -json $(KEDA) | sed -n 's/^.*"Dir": "\(.*\)",$$/\1/p')/config/crd/bases/keda.sh_scaledobjects.yaml" "$$d/crds/"; \
 	  go run $(VALIDATE) --version 1.30 --local-crds "$$d/crds" "$$d/base.yaml" "$$d/migrate.yaml" "$$d/keda.yaml"
 
-# More packages and tests in parallel than processors: the slow ones mostly wait. Without the option a race-enabled binary
-# waits for a second at its end.
+# More packages and tests in parallel than processors: the slow ones mostly wait. Without the option a
+# race-enabled binary waits for a second at its end.
 GOTEST = GORACE=atexit_sleep_ms=0 go test -race -p 4 -parallel 8
 
 test: ## Every test, real Postgres and NATS included; unchanged packages come from Go's test cache.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Rehearses docker-compose.yml: brings the stack up under a project name and ports of its own, sends
 # purchases, scales the workers, kills containers, restarts NATS and Postgres, upgrades during traffic, takes
-# everything down and up again, prunes, and counts. Needs a container engine with Compose, curl and jq; without an engine it is skipped.
+# everything down and up again, prunes, and counts. Needs a container engine with Compose, curl and jq;
+# without an engine it is skipped.
 #
 #   composetest.sh [-cluster] [-keep]
 #     -cluster   with three NATS servers (deploy/compose.cluster.yml)
@@ -256,9 +257,12 @@ upgrade() {
 prune_old() {
   local old="now() - interval '91 days'"
   quietly compose exec -T postgres psql -qU purchase_relay -v ON_ERROR_STOP=1 -c "
-    WITH one AS (UPDATE purchases SET purchased_at = $old, finished_at = $old
-      WHERE checkout_session_id = (SELECT min(checkout_session_id) FROM purchases) RETURNING checkout_session_id)
-    UPDATE stripe_events SET received_at = $old WHERE checkout_session_id IN (SELECT checkout_session_id FROM one)"
+    WITH one AS (
+      UPDATE purchases SET purchased_at = $old, finished_at = $old
+      WHERE checkout_session_id = (SELECT min(checkout_session_id) FROM purchases)
+      RETURNING checkout_session_id)
+    UPDATE stripe_events SET received_at = $old
+    WHERE checkout_session_id IN (SELECT checkout_session_id FROM one)"
   export COMPOSE_PROFILES=prune
   quietly compose up -d --wait --build
   sold=$((sold - 1))
