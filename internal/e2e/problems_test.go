@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -28,12 +29,13 @@ func (s *stack) problems() []problem {
 	return list.Problems
 }
 
-// awaitProblem waits until the API lists a problem that begins with what.
-func (s *stack) awaitProblem(what string) (found problem) {
+// awaitProblem waits until the API lists a problem that begins with what and counts so many purchases; nil: an unknown
+// number. A purchase that was sold just now counts as waiting once the relay has published it.
+func (s *stack) awaitProblem(what string, purchases *int) (found problem) {
 	s.t.Helper()
 	s.await("the problem "+what, func() bool {
 		for _, p := range s.problems() {
-			if strings.HasPrefix(p.What, what) {
+			if strings.HasPrefix(p.What, what) && reflect.DeepEqual(p.Purchases, purchases) {
 				found = p
 				return true
 			}
@@ -51,11 +53,10 @@ func TestProblems_OneList(t *testing.T) {
 	if list := s.problems(); len(list) > 0 {
 		t.Errorf("problems = %+v, want none", list)
 	}
-	expect := func(p problem, purchases int) {
+	expect := func(p problem) {
 		t.Helper()
-		if p.Since == nil || p.Since.Before(began) || p.Since.After(time.Now()) || p.Purchases == nil ||
-			*p.Purchases != purchases || p.Remedy == "" {
-			t.Errorf("problem = %+v, want a time since the test's start and %d purchases", p, purchases)
+		if p.Since == nil || p.Since.Before(began) || p.Since.After(time.Now()) || p.Remedy == "" {
+			t.Errorf("problem = %+v, want a time since the test's start and a remedy", p)
 		}
 		for _, page := range []string{"/", "/purchases", "/attention", "/reconciliation"} {
 			if _, body := httpGet(s.admin + page); !strings.Contains(body, p.What[:20]) {
@@ -71,23 +72,23 @@ func TestProblems_OneList(t *testing.T) {
 	}
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
 	s.awaitStatus(s.sell(1)[0], "dead")
-	expect(s.awaitProblem("Purchases are dead (refused, code 40002)"), 1)
+	expect(s.awaitProblem("Purchases are dead (refused, code 40002)", new(1)))
 	s.sim.Clear()
 
 	s.sim.SetToken("another")
 	s.sell(2)
-	expect(s.awaitProblem("Worker "), 2)
+	expect(s.awaitProblem("Worker ", new(2)))
 	s.worker.Kill()
-	expect(s.awaitProblem("No worker reports"), 2)
+	expect(s.awaitProblem("No worker reports", new(2)))
 
 	s.stopNATS()
-	s.awaitProblem("NATS is down")
+	down := s.awaitProblem("NATS is down", new(2))
 	for _, p := range s.problems() {
 		if strings.HasPrefix(p.What, "No worker") || strings.HasPrefix(p.What, "Worker") {
 			t.Errorf("problem without NATS = %q, want none of workers, which are unknown", p.What)
 		}
 	}
-	expect(s.awaitProblem("NATS is down"), 2)
+	expect(down)
 }
 
 // A page that cannot be refreshed does not show old figures as fresh: neither when ingest answers 503, nor
@@ -147,9 +148,9 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectStale("503", loaded)
-	down := s.awaitProblem("Postgres does not respond")
-	if down.Since == nil || down.Since.Before(stopped.Add(-time.Minute)) || down.Purchases != nil {
-		t.Errorf("problem = %+v, want a time and no number", down)
+	down := s.awaitProblem("Postgres does not respond", nil)
+	if down.Since == nil || down.Since.Before(stopped.Add(-time.Minute)) {
+		t.Errorf("problem = %+v, want the time of the stop", down)
 	}
 	if code, body := httpGet(s.admin + "/"); code != http.StatusServiceUnavailable ||
 		!strings.Contains(body, "Postgres does not respond") {
