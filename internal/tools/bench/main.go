@@ -37,6 +37,7 @@ func sections() []section {
 		{"webhooks", "answered by ingest alone: each 200 follows its commit, fsync on", webhooks},
 		{"one", "the time of a single purchase, step by step; one connection, everything running", one},
 		{"whole", "everything on this machine: Postgres, ingest, nats-server, worker, TikTok, sender", whole},
+		{"memory", "256 connections; a backlog, delivered beside new webhooks", memory},
 		{"outage", "200 webhooks a second, evenly, while a neighbour is down", outage},
 		{"drain", "a backlog to NATS, then to TikTok, answering after 5 ms, 4 slots, no rate limit", drain},
 		{"million", "64 connections, on a ledger of years", million},

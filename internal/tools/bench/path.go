@@ -125,6 +125,20 @@ func whole(ctx context.Context, b *bench) {
 	b.memory("tiktok-worker", s.worker.PID()).atMost(64)
 }
 
+// memory measures the peaks with many connections and with a backlog. Those of attacks are bounded by tests.
+func memory(ctx context.Context, b *bench) {
+	url := b.database(ctx, "memory")
+	waiting, n := b.startIngest(ctx, url, nil), max(1, b.million/50)
+	send(ctx, paid().plan(waiting.addr, 256, newTokens(n)))
+	b.memory(fmt.Sprintf("ingest, NATS down, %d purchases waiting", n), waiting.PID()).atMost(64)
+	waiting.stop()
+	s := b.startPipeline(ctx, url, usualLatency, unlimited)
+	send(ctx, b.fullSpeed(s.addr, 256))
+	s.awaitDelivery(ctx)
+	b.memory("ingest, these delivered beside webhooks", s.PID()).atMost(64)
+	b.memory("tiktok-worker", s.worker.PID()).atMost(64)
+}
+
 // outage measures the webhook's latency at an even pace, while TikTok or NATS is down and while both are up.
 func outage(ctx context.Context, b *bench) {
 	// Short retries, so that a round begins without undelivered purchases of the one before.
