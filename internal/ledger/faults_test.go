@@ -90,3 +90,22 @@ func TestSettle_AfterVanishedClient(t *testing.T) {
 		t.Errorf("Settle = %v, want success within a minute", err)
 	}
 }
+
+// The leader's connection is half-open. Hold returns, although its caller sets no deadline, and takes the lead
+// again once Postgres has ended the old connection.
+func TestLeadership_HalfOpenConnection(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	proxy, db := l.openThroughProxy()
+	leader := db.NotifierLeadership()
+	t.Cleanup(leader.Release)
+	if leads, err := leader.Hold(t.Context()); err != nil || !leads {
+		t.Fatalf("Hold = %t, %v, want true", leads, err)
+	}
+	proxy.Set(faultproxy.Fault{DropRequests: true, DropResponses: true})
+	proxy.Set(faultproxy.Fault{})
+	terminateLeader(l)
+	if leads, err := leader.Hold(t.Context()); err != nil || !leads {
+		t.Errorf("Hold over a half-open connection = %t, %v, want true", leads, err)
+	}
+}

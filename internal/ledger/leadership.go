@@ -36,31 +36,49 @@ func (db *DB) BackfillLeadership() *Leadership {
 	return &Leadership{db: db, key: lockBackfillCommand, name: "backfill command"}
 }
 
+// holdTimeout bounds each of Hold's two steps: the connection may be half-open.
+const holdTimeout = 5 * time.Second
+
 const sqlTrySessionLock = `SELECT pg_try_advisory_lock($1)`
 
-// Hold reports whether this process is the leader. It becomes the leader if there is none.
+// Hold reports whether this process is the leader. It becomes the leader if there is none, also after its
+// connection has ended, for example with a restart of Postgres.
 func (l *Leadership) Hold(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn != nil {
-		err := l.conn.Ping(ctx)
-		if err == nil {
+		if l.ping(ctx) == nil {
 			return true, nil
 		}
 		l.closeConn(ctx)
-		return false, fmt.Errorf("keep leadership of %s: %w", l.name, err)
 	}
+	if err := l.take(ctx); err != nil {
+		return false, fmt.Errorf("take leadership of %s: %w", l.name, err)
+	}
+	return l.conn != nil, nil
+}
+
+func (l *Leadership) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	return l.conn.Ping(ctx)
+}
+
+// take takes the lock, unless another process has it.
+func (l *Leadership) take(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
 	conn, err := l.db.pool.Acquire(ctx)
 	if err != nil {
-		return false, fmt.Errorf("take leadership of %s: %w", l.name, err)
+		return err
 	}
 	var locked bool
 	if err := conn.QueryRow(ctx, sqlTrySessionLock, l.key).Scan(&locked); err != nil || !locked {
 		conn.Release()
-		return false, err
+		return err
 	}
 	l.conn = conn
-	return true, nil
+	return nil
 }
 
 const sqlUnlockAll = `SELECT pg_advisory_unlock_all()`

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -55,7 +54,6 @@ type fake struct {
 	invoices  []purchase.Purchase
 	kept      []report.Reconciliation
 	leads     bool
-	holds     []func(ctx context.Context) error // the first calls to Hold
 	released  bool
 }
 
@@ -168,14 +166,8 @@ func (s *fake) PutReconciliation(_ context.Context, r report.Reconciliation) err
 	return nil
 }
 
-func (s *fake) Hold(ctx context.Context) (bool, error) {
-	if len(s.holds) == 0 {
-		return s.leads, nil
-	}
-	hold := s.holds[0]
-	s.holds = s.holds[1:]
-	err := hold(ctx)
-	return s.leads && err == nil, err
+func (s *fake) Hold(context.Context) (bool, error) {
+	return s.leads, nil
 }
 
 func (s *fake) Release() { s.released = true }
@@ -410,40 +402,6 @@ func TestCheck_OnlyTheLeaderRuns(t *testing.T) {
 			t.Errorf("taken %d events, want 0", len(s.taken))
 		}
 	})
-}
-
-// A restart of Postgres must not cost an interval.
-func TestCheck_HoldsLeadershipAtSecondTry(t *testing.T) {
-	t.Parallel()
-	closed := func(context.Context) error { return errors.New("conn closed") }
-	halfOpen := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-	for name, tc := range map[string]struct {
-		holds        []func(context.Context) error
-		done, failed int
-	}{
-		"held":                   {nil, 1, 0},
-		"the connection closed":  {[]func(context.Context) error{closed}, 1, 0},
-		"a half-open connection": {[]func(context.Context) error{halfOpen}, 1, 0},
-		"Postgres is down":       {[]func(context.Context) error{halfOpen, closed}, 0, 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				s := newFake(300)
-				s.holds = tc.holds
-				registry, _ := s.check(t, time.Hour, time.Minute)
-				const metric = "purchase_relay_backfill_runs_total"
-				want := fmt.Sprintf("# HELP %[1]s Periodic backfills, by result.\n# TYPE %[1]s counter\n"+
-					"%[1]s{result=\"done\"} %[2]d\n%[1]s{result=\"failed\"} %[3]d\n", metric, tc.done, tc.failed)
-				if err := testutil.GatherAndCompare(registry, strings.NewReader(want), metric); err != nil {
-					t.Error(err)
-				}
-				if len(s.kept) != tc.done {
-					t.Errorf("reconciliations = %d, want %d", len(s.kept), tc.done)
-				}
-			})
-		})
-	}
 }
 
 func TestCheck_LogsRepeatedErrorOnce(t *testing.T) {

@@ -24,7 +24,6 @@ const (
 	webhookDelay      = 10 * time.Minute // a younger event's webhook may still arrive
 	overlap           = time.Hour
 	reconcileInterval = 24 * time.Hour
-	holdTimeout       = 10 * time.Second // of one call to Hold: the connection may be half-open
 )
 
 // Lead elects one process among those that share the ledger.
@@ -95,7 +94,7 @@ func (k *Check) Run(ctx context.Context) error {
 
 // check backfills and reconciles if this process leads. A repeated error is logged once.
 func (k *Check) check(ctx context.Context) {
-	leads, err := k.hold(ctx)
+	leads, err := k.Lead.Hold(ctx)
 	if err == nil && leads {
 		if err = k.backfill(ctx); err == nil {
 			err = k.reconcile(ctx)
@@ -116,20 +115,6 @@ func (k *Check) check(ctx context.Context) {
 	} else if k.failures.Failed(err) {
 		k.log.Warn("Backfill check failed; retrying", zap.Error(err), zap.Duration("again_in", k.Interval))
 	}
-}
-
-// hold reports whether this process leads. It tries twice: a restart of Postgres breaks the leader's idle
-// connection, and the first call only notices that.
-func (k *Check) hold(ctx context.Context) (leads bool, err error) {
-	try := func() (bool, error) {
-		ctx, cancel := context.WithTimeout(ctx, holdTimeout)
-		defer cancel()
-		return k.Lead.Hold(ctx)
-	}
-	if leads, err = try(); err != nil && ctx.Err() == nil {
-		leads, err = try()
-	}
-	return leads, err
 }
 
 func (k *Check) backfill(ctx context.Context) error {

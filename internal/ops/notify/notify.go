@@ -90,7 +90,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	var s *schedule // nil: another process sends
 	var failures logsafe.Changes
 	for {
-		lead, err := n.hold(ctx)
+		lead, err := n.Lead.Hold(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -121,13 +121,6 @@ func (n *Notifier) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
-}
-
-// hold reports whether this process leads.
-func (n *Notifier) hold(ctx context.Context) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	return n.Lead.Hold(ctx)
 }
 
 func (n *Notifier) current(ctx context.Context) report.Problems {
