@@ -176,9 +176,10 @@ func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
 	}
 	letters, outcomes, stored := reporter.letters, reporter.outcomes, s.stored(message.StreamPurchasesDead)
 	t.Logf("%d round trips for %d dead letters and %d outcomes", reporter.calls, letters, outcomes)
-	if letters != n || outcomes != n || stored != n {
-		t.Errorf("published %d dead letters and %d outcomes, %d dead letters stored; want %d of each",
-			letters, outcomes, stored, n)
+	again := n + purchases.redelivered // a slow server's acknowledgement may come too late
+	if letters < n || letters > again || outcomes < n || outcomes > again || stored != n {
+		t.Errorf("published %d dead letters and %d outcomes, %d dead letters stored; want %d of each, up to %d again",
+			letters, outcomes, stored, n, purchases.redelivered)
 	}
 	if limit := 20 + 2*purchases.redelivered; reporter.calls > limit {
 		t.Errorf("%d round trips, want at most %d", reporter.calls, limit)
