@@ -160,7 +160,8 @@ func observeWorkers(o *report.Observed, workers *queue.Workers, since, now time.
 	}
 }
 
-// workerWait is how long `ingest show --problems` listens to the workers, which report every 5 seconds.
+// workerWait is how long `ingest show --problems` listens to the workers, which report every 5 seconds; it
+// listens longer if there is none.
 const workerWait = 6 * time.Second
 
 // showProblems prints the problems that the ledger and NATS show. A running ingest is not needed.
@@ -248,12 +249,16 @@ func inspectNATS(
 	if service.IsTerminal(out) {
 		_, _ = fmt.Fprintf(out, "Listening to the workers for %s.\n", wait)
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(wait):
+	// If none has reported yet, one may be slow.
+	for end := time.Now().Add(queue.WorkerTTL); len(o.Workers) == 0 && time.Now().Before(end); wait = time.Second {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		o.Workers = workers.List()
 	}
-	o.Workers, o.WorkersKnown = workers.List(), true
+	o.WorkersKnown = true
 	return nil
 }
 

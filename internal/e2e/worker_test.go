@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,12 +43,35 @@ func TestWorker_ReloadsTokenFile(t *testing.T) {
 	}
 }
 
+// The machine suspends the worker for longer than a fetch waits. The purchase that the stream sent meanwhile is
+// delivered, not lost until the stream sends it again, as if it had crashed the worker.
+func TestWorker_KeepsPurchaseFetchedDuringPause(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.checkDelivered(s.sell(1)...)
+	send := func(signal syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(s.worker.PID(), signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(syscall.SIGSTOP)
+	id := s.sell(1)[0]
+	<-time.After(8 * time.Second) // a fetch waits for five, and two more for the response
+	send(syscall.SIGCONT)
+	s.checkDelivered(id)
+	if log := s.worker.log(); !strings.Contains(log, `"event_id":"`+id+`","livemode":true,"delivery":1,`) {
+		t.Errorf("worker's log = %s, want the first delivery of %s", log, id)
+	}
+}
+
 func TestSendTest_ReportsAnswer(t *testing.T) {
 	t.Parallel()
 	sim := tiktoksim.New(tiktoksim.Config{})
 	server := listen(t, sim)
 	env := []string{
 		"TIKTOK_ACCESS_TOKEN=local-token", "TIKTOK_PIXEL_ID=LOCALPIXEL", "TIKTOK_API_URL=" + server + eventPath,
+		"TIKTOK_TIMEOUT=1m", // a request that exceeds it is repeated, and counts against the three tries
 	}
 	check := func(name string, env []string, wantCode int, want string) {
 		t.Helper()

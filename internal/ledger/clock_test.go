@@ -34,6 +34,7 @@ func newTimedLedger(t *testing.T) *testLedger {
 		separator = "&"
 	}
 	l.Open(l.URL + separator + "search_path=history,pg_catalog,public")
+	l.AllowSlowWrites()
 	return l
 }
 

@@ -41,19 +41,24 @@ const holdTimeout = 5 * time.Second
 
 const sqlTrySessionLock = `SELECT pg_try_advisory_lock($1)`
 
-// Hold reports whether this process is the leader. It becomes the leader if there is none, also after its
-// connection has ended, for example with a restart of Postgres.
+// Hold reports whether this process is the leader. It becomes the leader if there is none. If its connection
+// has ended, for example with a restart of Postgres, it becomes the leader again over a new one. It returns an
+// error if the lock is not free then: Postgres may free the old connection's lock a moment later.
 func (l *Leadership) Hold(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var lost error
 	if l.conn != nil {
-		if l.ping(ctx) == nil {
+		if lost = l.ping(ctx); lost == nil {
 			return true, nil
 		}
 		l.closeConn(ctx)
 	}
 	if err := l.take(ctx); err != nil {
 		return false, fmt.Errorf("take leadership of %s: %w", l.name, err)
+	}
+	if l.conn == nil && lost != nil {
+		return false, fmt.Errorf("keep leadership of %s: %w", l.name, lost)
 	}
 	return l.conn != nil, nil
 }

@@ -20,6 +20,7 @@ const (
 	// pullGrace is how late the server's response may be. The messages of a later one are redelivered after
 	// AckWait, as if their worker had crashed.
 	pullGrace = 2 * time.Second
+	pullDrain = 50 * time.Millisecond
 )
 
 // Consumer reads one durable consumer, which ingest creates. It is safe for concurrent use.
@@ -59,7 +60,7 @@ func (c *Consumer) Fetch(ctx context.Context, limit int) ([]message.Received, er
 		return messages, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case err != nil && !errors.Is(err, context.DeadlineExceeded):
+	case err != nil && !errors.Is(err, nats.ErrTimeout):
 		return nil, c.unbind(err)
 	case !c.conn.Connected():
 		return nil, errDisconnected
@@ -96,10 +97,13 @@ func (c *Consumer) pull(
 	if err := c.conn.nc.PublishRequest(subjectNext+c.stream+"."+c.durable, inbox, body); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait+pullGrace)
+	bounded, cancel := context.WithTimeout(ctx, wait+pullGrace)
 	defer cancel()
 	for len(messages) < limit {
-		msg, err := responses.NextMsgWithContext(ctx)
+		msg, err := responses.NextMsgWithContext(bounded)
+		if err != nil && ctx.Err() == nil { // after a pause of this process, responses may wait in the socket
+			msg, err = responses.NextMsg(pullDrain)
+		}
 		if err != nil {
 			return messages, err
 		}
