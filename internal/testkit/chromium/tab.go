@@ -41,7 +41,8 @@ func NewTab(t *testing.T) *Tab {
 	case err != nil:
 		t.Fatal(err)
 	}
-	ctx, cancel := Start(context.Background(), path, t.TempDir())
+	// Not in t.TempDir: the browser's children may still write when the test removes it.
+	ctx, cancel := Start(context.Background(), path, "")
 	t.Cleanup(cancel)
 	p := &Tab{T: t, Context: ctx}
 	console := chromedp.Console(ctx)
@@ -95,14 +96,26 @@ func (p *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	p.step("drive the browser", func(ctx context.Context) error { return chromedp.Do(ctx, actions...) })
 }
 
-// Evaluate returns a script's value. It waits for a promise.
+// Evaluate returns a script's value. It waits for a promise. A script that a navigation interrupts runs again
+// in the next page.
 func Evaluate[T any](p *Tab, script string) (value T) {
 	p.T.Helper()
 	p.step(fmt.Sprintf("evaluate %.200s", script), func(ctx context.Context) (err error) {
-		value, err = chromedp.Run(ctx, chromedp.Evaluate[T](script, chromedp.EvalAwaitPromise))
+		wait.Until(ctx, timeout, 10*time.Millisecond, func() bool {
+			value, err = chromedp.Run(ctx, chromedp.Evaluate[T](script, chromedp.EvalAwaitPromise))
+			return !interrupted(err)
+		})
 		return err
 	})
 	return value
+}
+
+// interrupted reports whether a script's page ended before the script.
+func interrupted(err error) bool {
+	return err != nil && slices.ContainsFunc([]string{
+		"Execution context was destroyed", "Inspected target navigated or closed",
+		"Cannot find default execution context",
+	}, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 
 // step runs f with a deadline.

@@ -83,9 +83,9 @@ func (w Worker) Env(more ...string) []string {
 	}, more...)
 }
 
-// Get requests a URL on this machine within five seconds, see Do.
+// Get requests a URL on this machine within half a minute, see Do.
 func Get(ctx context.Context, url string) (status int, body string) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	return Do(ctx, http.MethodGet, url, "")
 }

@@ -21,6 +21,7 @@ import (
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/pglocal/pgtest"
+	"purchase-relay/internal/testkit/wait"
 )
 
 // Ledger is a ledger with a plain connection to its database. Its methods fail the test on an error.
@@ -51,7 +52,8 @@ func New(t *testing.T) *Ledger {
 	return l
 }
 
-// Open opens the ledger again at a URL with other settings.
+// Open opens the ledger again at a URL with other settings. It waits for a connection: on a busy machine that
+// may take longer than the product waits.
 func (l *Ledger) Open(url string) {
 	l.T.Helper()
 	db, err := ledger.Open(l.T.Context(), secret.String(url))
@@ -59,6 +61,10 @@ func (l *Ledger) Open(url string) {
 		l.T.Fatal(err)
 	}
 	l.T.Cleanup(db.Close)
+	connected := func() bool { return db.Ping(l.T.Context()) == nil }
+	if !wait.Until(l.T.Context(), time.Minute, 10*time.Millisecond, connected) {
+		l.T.Fatal("timed out waiting for a connection to the ledger")
+	}
 	l.DB, l.Reader, l.Jobs = db, report.New(db), maintenance.New(db)
 }
 

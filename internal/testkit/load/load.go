@@ -51,8 +51,8 @@ func (r *Result) Quantile(q float64) float64 {
 	return r.Latencies[min(len(r.Latencies)-1, int(q*float64(len(r.Latencies))))].Seconds() * 1000
 }
 
-// patience bounds the wait for one response.
-const patience = time.Minute
+// patience bounds a run, beyond Plan.For.
+const patience = 5 * time.Minute
 
 // Run opens the connections, then starts the clock. The error is a connection's. Another status is none.
 func Run(ctx context.Context, p Plan) (r Result, err error) {

@@ -31,7 +31,10 @@ type Server struct {
 	temporary string // the folder that Stop removes; "": none
 }
 
-const startTimeout = 20 * time.Second
+const (
+	startTimeout = 2 * time.Minute
+	authTimeout  = 60 // seconds; a busy client exceeds the default of 2
+)
 
 // Start runs a server and returns when it accepts connections.
 func Start(o Options) (s *Server, err error) {
@@ -54,21 +57,24 @@ func Start(o Options) (s *Server, err error) {
 			return nil, err
 		}
 	}
-	options.NoSigs, options.NoLog, options.JetStream = true, true, true
-	options.Host, options.Port, options.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
+	options.NoSigs, options.NoLog, options.JetStream, options.HTTPPort = true, true, true, 0
 	options.JetStreamMaxStore = cmp.Or(max(options.JetStreamMaxStore, 0), 8<<30)
-	if o.Addr != "" {
-		if err := freeport.Check(o.Addr); err != nil {
+	options.AuthTimeout = authTimeout
+	if o.Addr == "" { // not port 0: another process could take it before a restart
+		if o.Addr, err = freeport.Addr(); err != nil {
 			return nil, err
 		}
-		host, port, err := net.SplitHostPort(o.Addr)
-		if err != nil {
-			return nil, err
-		}
-		options.Host = host
-		if options.Port, err = strconv.Atoi(port); err != nil {
-			return nil, err
-		}
+	}
+	if err := freeport.Check(o.Addr); err != nil {
+		return nil, err
+	}
+	host, port, err := net.SplitHostPort(o.Addr)
+	if err != nil {
+		return nil, err
+	}
+	options.Host = host
+	if options.Port, err = strconv.Atoi(port); err != nil {
+		return nil, err
 	}
 	s = new(Server)
 	if options.StoreDir = o.StoreDir; options.StoreDir == "" {

@@ -3,6 +3,7 @@ package natslocal_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,11 +23,11 @@ func TestStart_RestartKeepsStreams(t *testing.T) {
 		if _, err := natslocal.Start(options); err == nil || !strings.Contains(err.Error(), options.Addr) {
 			t.Errorf("busy address: error = %v, want one with %s", err, options.Addr)
 		}
-		nc, err := nats.Connect(s.URL())
+		nc, err := nats.Connect(s.URL(), nats.Timeout(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}
-		js, err := jetstream.New(nc)
+		js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}

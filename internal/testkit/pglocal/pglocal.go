@@ -57,8 +57,8 @@ type Server struct {
 }
 
 const (
-	startTimeout = 60 * time.Second
-	stopTimeout  = 20 * time.Second
+	startTimeout = 3 * time.Minute
+	stopTimeout  = 2 * time.Minute
 )
 
 // Start runs a server and returns when it accepts connections. Where the server's user cannot reach
@@ -136,7 +136,14 @@ func (s *Server) CreateDatabase(ctx context.Context, name, template string) erro
 	if !s.options.Durable && firstNumber(conn.PgConn().ParameterStatus("server_version")) >= 15 {
 		sql += " STRATEGY file_copy" // without fsync cheaper than a copy through the WAL
 	}
-	if _, err := conn.Exec(ctx, sql); err != nil {
+	// A closed connection's process may hold the template for longer than the 5 s that Postgres waits.
+	const inUse = "55006"
+	wait.Until(ctx, startTimeout, 100*time.Millisecond, func() bool {
+		_, err = conn.Exec(ctx, sql)
+		refusal := new(pgconn.PgError)
+		return !errors.As(err, &refusal) || refusal.Code != inUse
+	})
+	if err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
 	}
 	return nil
@@ -220,9 +227,10 @@ func (s *Server) makeDir(ctx context.Context) (err error) {
 const memory = "/dev/shm"
 
 // removeAbandoned removes the folders of killed tests, whose servers have ended: memory has no other sweeper.
+// rm fails where another process removes the same folder at the same time.
 const removeAbandoned = `
 	find "$0" -maxdepth 1 -name 'pglocal*' -user "$(id -un)" -mmin +10 | while read -r dir; do
-		kill -0 "$(head -n 1 "$dir/data/postmaster.pid" 2>/dev/null)" 2>/dev/null || rm -rf "$dir"
+		kill -0 "$(head -n 1 "$dir/data/postmaster.pid" 2>/dev/null)" 2>/dev/null || rm -rf "$dir" || :
 	done`
 
 // memoryNeeded is the space, in bytes, that a folder in memory must have for a test binary's databases. Each

@@ -4,13 +4,18 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"purchase-relay/internal/testkit/pglocal"
+	"purchase-relay/internal/testkit/wait"
 )
 
 var ( //nolint:gochecknoglobals // the testing package offers no other place for a test binary's server
@@ -58,10 +63,18 @@ func Database(tb testing.TB) string {
 }
 
 // Migrated returns the URL of a new database with a schema. Only a test binary's first call runs migrate: the
-// databases are copies of a template, which takes a fifth of the processor time off a test.
+// databases are copies of a template, which takes a fifth of the processor time off a test. migrate is
+// repeated while it cannot connect: on a busy machine that may take longer than the product waits.
 func Migrated(tb testing.TB, migrate func(url string) error) string {
 	tb.Helper()
-	template.Do(func() { migrationErr = migrate(create(tb, "migrated", "")) })
+	template.Do(func() {
+		url := create(tb, "migrated", "")
+		wait.Until(tb.Context(), time.Minute, 100*time.Millisecond, func() bool {
+			migrationErr = migrate(url)
+			_, failed := errors.AsType[*pgconn.ConnectError](migrationErr)
+			return !failed
+		})
+	})
 	if migrationErr != nil {
 		tb.Fatal(migrationErr)
 	}
