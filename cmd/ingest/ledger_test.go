@@ -26,10 +26,10 @@ type operator struct {
 
 func newOperator(t *testing.T) *operator {
 	t.Helper()
-	o := &operator{t: t, url: pgtest.Database(t)}
-	if _, err := ledger.Migrate(t.Context(), secret.String(o.url)); err != nil {
-		t.Fatal(err)
-	}
+	o := &operator{t: t, url: pgtest.Migrated(t, func(url string) error {
+		_, err := ledger.Migrate(t.Context(), secret.String(url))
+		return err
+	})}
 	var err error
 	if o.conn, err = pgx.Connect(t.Context(), o.url); err != nil {
 		t.Fatal(err)

@@ -106,7 +106,14 @@ func TestCommands_ExitStatus(t *testing.T) {
 		{"tiktok-worker doctor", []string{nats, "TIKTOK_API_URL=http://127.0.0.1:1/"}, 3, "fail  NATS"},
 	} {
 		words := strings.Fields(tc.command)
-		status, out := command(t, words[0], tc.env, words[1:]...)
+		var status int
+		var out string
+		for range 3 { // on a busy machine a command may exceed a time limit
+			status, out = command(t, words[0], tc.env, words[1:]...)
+			if status == tc.status && strings.Contains(out, tc.want) || !timedOut.MatchString(out) {
+				break
+			}
+		}
 		if status != tc.status || !strings.Contains(out, tc.want) || strings.Contains(out, "hunter2") ||
 			strings.Contains(out, "ada@") {
 			t.Errorf("%s with %q = %d, want %d and %q:\n%s", tc.command, tc.env, status, tc.status, tc.want, out)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -49,7 +50,9 @@ func TestCounts_NeverTouchDeliveries(t *testing.T) {
 	if s.metric(second.admin, asked) > 0 {
 		holder, other = second, first
 	}
-	if n := s.metric(other.admin, asked); n != 0 {
+	// After a slow request for the lease, another worker may take it.
+	const failed = "TikTok's counts not read; deliveries continue"
+	if n := s.metric(other.admin, asked); n != 0 && first.logged(failed)+second.logged(failed) == 0 {
 		t.Errorf("the other worker asked %v times, want one of them to ask", n)
 	}
 	for _, fault := range []struct {
@@ -69,19 +72,19 @@ func TestCounts_NeverTouchDeliveries(t *testing.T) {
 		}
 		s.await("the problem "+fault.kind, func() bool { return problem() == fault.kind })
 		for _, page := range []string{"/", "/reconciliation"} {
-			if _, body := httpGet(s.admin + page); !strings.Contains(body, fault.remedy) {
-				t.Errorf("%s during %s lacks the remedy %q", page, fault.kind, fault.remedy)
-			}
+			s.await(page+" to show the remedy "+fault.remedy, func() bool {
+				_, body := httpGet(s.admin + page)
+				return strings.Contains(body, fault.remedy)
+			})
 		}
 		sell("during " + fault.kind)
 		for _, w := range []*program{first, second} {
-			if code := statusCode(w.admin + "/readyz"); code != 200 {
-				t.Errorf("%s: a worker's readiness = %d, want 200", fault.kind, code)
-			}
+			s.awaitReadiness(w.admin, http.StatusOK)
 		}
-		if n := s.metric(holder.admin, "purchase_relay_stats_failing"); n != 1 {
-			t.Errorf("%s: stats_failing = %v, want 1", fault.kind, n)
-		}
+		s.await("stats_failing during "+fault.kind, func() bool {
+			failing := func(w *program) bool { return s.metric(w.admin, "purchase_relay_stats_failing") == 1 }
+			return failing(first) || failing(second)
+		})
 		s.sim.Clear()
 		s.sim.SetCounting(tiktoksim.Counting{Browser: 2, Attributed: 0.5})
 		counted("after " + fault.kind)

@@ -83,8 +83,10 @@ func (l *load) followIngest() {
 	l.sender = l.s.sender
 }
 
-// stop stops the load and returns the ids that were answered 200.
+// stop stops the load, once ten purchases were answered 200, and returns the ids of all that were.
 func (l *load) stop() map[string]bool {
+	l.s.t.Helper()
+	l.s.await("ten purchases to be answered 200", func() bool { return len(l.ids) >= 10 })
 	close(l.done)
 	l.group.Wait()
 	close(l.ids)
@@ -102,9 +104,6 @@ func (l *load) finish() {
 	s.t.Helper()
 	ids := l.stop()
 	n := len(ids)
-	if n < 10 {
-		s.t.Fatalf("%d purchases were sent, want at least 10", n)
-	}
 	s.awaitNone(`purchases WHERE status <> 'delivered'`)
 	for _, table := range []string{"purchases", "profiles"} {
 		if rows := s.rows(table); rows != n {

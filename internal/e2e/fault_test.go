@@ -146,7 +146,7 @@ func TestWorker_BlockedEventAmongNewPurchases(t *testing.T) {
 	s.sim.Inject(tiktoksim.Fault{Status: 406, HTML: true, MatchText: "/../"})
 	blocked := stripegen.NewCheckout().Live()
 	blocked.Metadata = map[string]string{"user_agent": "Mozilla/5.0 (/../)"}
-	s.send(blocked)
+	s.post(blocked.Event(), http.StatusOK, `"processed"`)
 	s.sell(100)
 	s.awaitStatus(blocked.SessionID, "dead")
 	s.checkPurchase(blocked.SessionID, "dead", "refused")
@@ -174,8 +174,8 @@ func TestWorker_RetriesTransient40002(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "could not acquire ip", Count: 2})
-	if r := s.awaitStatus(s.sell(1)[0], "delivered"); r.Attempts != 3 {
-		t.Errorf("attempts = %d, want 3", r.Attempts)
+	if r := s.awaitStatus(s.sell(1)[0], "delivered"); r.Attempts < 3 {
+		t.Errorf("attempts = %d, want 3 or more", r.Attempts)
 	}
 }
 

@@ -80,6 +80,8 @@ func TestExamples_CreateCheckoutSessions(t *testing.T) {
 			api.PayURL = "https://pay.example/"
 			shop := startExample(t, language, listen(t, api), "https://shop.example")
 			forwarded := "198.51.100.9, 203.0.113.7" // untrusted: the shop has no proxies
+			// Node closes idle connections after 5 s.
+			fresh := &http.Transport{DisableKeepAlives: true}
 			buy := func(cookies map[string]string, page string) map[string]string {
 				t.Helper()
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, shop+"/checkout", http.NoBody)
@@ -93,7 +95,7 @@ func TestExamples_CreateCheckoutSessions(t *testing.T) {
 				r.Header.Set("Referer", page)
 				r.Header["X-Forwarded-For"] = strings.Split(forwarded, "; ")
 				before := len(api.Sessions())
-				resp, err := http.DefaultTransport.RoundTrip(r)
+				resp, err := fresh.RoundTrip(r)
 				if err != nil {
 					t.Fatal(err)
 				}

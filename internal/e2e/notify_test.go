@@ -80,6 +80,19 @@ func (r *receiver) messages(reason, state string) (list []notification) {
 	return list
 }
 
+// The keys of advisory locks, as in package ledger.
+const (
+	lockNotifier        = 7103
+	lockBackfillCommand = 7107
+)
+
+// locks counts the sessions that hold an advisory lock.
+func (s *stack) locks(key int) int {
+	s.t.Helper()
+	return s.rows(`pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database()
+		AND locktype = 'advisory' AND objid::bigint = $1 AND granted`, key)
+}
+
 // Each problem is one message when it starts and one when it ends, none twice within ten minutes, all from
 // one of two replicas.
 func TestNotify_OneMessagePerProblem(t *testing.T) {
@@ -93,21 +106,24 @@ func TestNotify_OneMessagePerProblem(t *testing.T) {
 	s := newStack(t, env...)
 	first, firstAdmin := s.ingest, s.admin
 	s.startIngest(env...) // the second replica
+	// The sender delays messages about problems that are older than its start by ten minutes.
+	s.await("a replica to become the sender", func() bool { return s.locks(lockNotifier) == 1 })
 	await := func(reason, state string) notification {
 		t.Helper()
 		s.await(reason+" to be "+state, func() bool { return len(r.messages(reason, state)) == 1 })
 		return r.messages(reason, state)[0]
 	}
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
-	ids := s.sell(2)
-	s.awaitCount("dead", 2)
+	ids := s.sell(3)
+	s.awaitCount("dead", 3)
 	s.sim.Clear()
 	s.sim.SetToken("another")
 	waiting := s.sell(1)[0]
 	m := await("dead:refused", "firing")
-	both := strings.Contains(m.Text, ids[0]) && strings.Contains(m.Text, ids[1])
-	if m.Count != 2 || len(m.IDs) != 2 || !both || !strings.Contains(m.Remedy, "ingest replay") {
-		t.Errorf("message = %+v, want both purchases with the remedy", m)
+	// The message lists the purchases that are dead ten seconds after the first: not all on a busy machine.
+	if m.Count == 0 || len(m.IDs) != m.Count || !strings.Contains(m.Text, m.IDs[0]) ||
+		!strings.Contains(m.Remedy, "ingest replay") {
+		t.Errorf("message = %+v, want the purchases with the remedy", m)
 	}
 	m = await("paused", "firing")
 	if !strings.Contains(m.Text, "40105") || !strings.Contains(m.Remedy, "access token") {
@@ -120,12 +136,16 @@ func TestNotify_OneMessagePerProblem(t *testing.T) {
 	if code, out := s.command("replay", "--session", ids[0], "--yes"); code != 0 {
 		t.Fatalf("replay: %d %s", code, out)
 	}
-	s.exec(`UPDATE purchases SET reason = 'crash' WHERE checkout_session_id = $1`, ids[1])
+	s.exec(`UPDATE purchases SET reason = 'crash' WHERE checkout_session_id = ANY($1)`, ids[1:])
 	s.checkDelivered(append(s.sell(1), ids[0], waiting)...)
 	for _, reason := range []string{"dead:refused", "paused", "silence"} {
 		await(reason, "resolved")
 	}
-	await("dead:crash", "firing")
+	m = await("dead:crash", "firing")
+	both := strings.Contains(m.Text, ids[1]) && strings.Contains(m.Text, ids[2])
+	if m.Count != 2 || len(m.IDs) != 2 || !both || !strings.Contains(m.Remedy, "ingest replay") {
+		t.Errorf("message = %+v, want both purchases with the remedy", m)
+	}
 	for _, reason := range []string{"dead:refused", "silence", "paused"} {
 		if n := len(r.messages(reason, "firing")); n != 1 {
 			t.Errorf("messages about %s = %d, want 1", reason, n)
@@ -151,9 +171,9 @@ func TestNotify_BrokenReceiverDelaysNothing(t *testing.T) {
 	s := newStack(t, "NOTIFY_URL="+listen(t, r)+"/hook/t0ken")
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no", Count: 1})
 	s.sell(1)
-	s.await("three attempts", func() bool { return r.requests("500") == 3 })
+	s.await("three attempts", func() bool { return r.requests("500") >= 3 })
 	s.await("the failure to be counted", func() bool {
-		return s.metric(s.admin, `purchase_relay_notifications_total{result="failed"}`) == 1
+		return s.metric(s.admin, `purchase_relay_notifications_total{result="failed"}`) >= 1
 	})
 	r.setFault("hang")
 	s.sim.SetToken("another")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"strings"
@@ -50,25 +51,21 @@ func TestProblems_OneList(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	s := newStack(t)
-	if list := s.problems(); len(list) > 0 {
-		t.Errorf("problems = %+v, want none", list)
-	}
+	s.await("no problem", func() bool { return len(s.problems()) == 0 })
 	expect := func(p problem) {
 		t.Helper()
 		if p.Since == nil || p.Since.Before(began) || p.Since.After(time.Now()) || p.Remedy == "" {
 			t.Errorf("problem = %+v, want a time since the test's start and a remedy", p)
 		}
 		for _, page := range []string{"/", "/purchases", "/attention", "/reconciliation"} {
-			if _, body := httpGet(s.admin + page); !strings.Contains(body, p.What[:20]) {
-				t.Errorf("%s lacks the problem %q", page, p.What)
-			}
+			s.await(fmt.Sprintf("%s to show the problem %q", page, p.What), func() bool {
+				_, body := httpGet(s.admin + page)
+				return strings.Contains(body, p.What[:20])
+			})
 		}
-		code, out := command(t, "ingest", []string{
-			"DATABASE_URL=" + s.runtimeURL(), "NATS_URL=" + natsURL("ingest", s.natsAddr),
-		}, "show", "--problems")
-		if code != 3 || !strings.Contains(out, p.What[:20]) {
-			t.Errorf("show --problems = %d, want 3 and %q:\n%s", code, p.What, out)
-		}
+		// The command listens to the workers for six seconds: a delayed report comes too late.
+		env := []string{"DATABASE_URL=" + s.runtimeURL(), "NATS_URL=" + natsURL("ingest", s.natsAddr)}
+		awaitCommand(t, 3, "ingest", env, []string{"show", "--problems"}, p.What[:20])
 	}
 	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "no"})
 	s.awaitStatus(s.sell(1)[0], "dead")
@@ -106,7 +103,13 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 		return chromium.Evaluate[bool](p, `document.getElementById("stale").offsetHeight > 0`)
 	}
 	const colour = `getComputedStyle(document.querySelector(".light .dot")).backgroundColor`
-	good := chromium.Evaluate[string](p, colour)
+	// On a busy machine a refresh may fail, or show a slow Postgres as down.
+	var good string
+	s.await("a fresh page with Postgres up", func() bool {
+		good = chromium.Evaluate[string](p, `document.getElementById("stale").hidden &&
+			document.querySelector(".light").matches(".good") ? `+colour+` : ""`)
+		return good != ""
+	})
 	expectStale := func(when string, after time.Time) {
 		t.Helper()
 		s.await("the page to report "+when, visible)
@@ -140,9 +143,6 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 			return !visible() && chromium.Evaluate[string](p, colour) == good
 		})
 	}
-	if visible() {
-		t.Error("a fresh page reports that it could not be refreshed")
-	}
 	stopped := time.Now()
 	if err := s.postgres.Stop(); err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	expectStale("a dead ingest", loaded)
 	s.startIngestAt(addr)
 	expectFresh("after ingest is back")
-	p.CheckConsole("Failed to ") // load, and fetch
+	p.CheckConsole("Failed to ", "htmx:error: timeout") // load, and fetch; a slow refresh
 }
 
 // startIngestAt starts an ingest with its admin listener at an address.

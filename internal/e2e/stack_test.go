@@ -13,9 +13,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -101,6 +103,7 @@ type stack struct {
 	webhook  string   // URL of the latest ingest
 	admin    string   // URL of the latest ingest
 	sender   *stripegen.Sender
+	repeats  atomic.Int64 // events that were sent again, see sendUntilAnswered
 }
 
 // newStack starts the whole product. env is added to both binaries' environment.
@@ -227,10 +230,21 @@ func (s *stack) runtimeURL() string {
 func (s *stack) startNATS() {
 	s.t.Helper()
 	s.startNATSWithoutStreams()
-	env := []string{"NATS_URL=" + natsURL("provision", s.natsAddr), "NATS_MAX_BYTES=1GiB"}
-	if code, out := command(s.t, "ingest", env, "provision"); code != 0 {
+	if code, out := s.provision("provision"); code != 0 {
 		s.t.Fatalf("provision: exit code %d: %s", code, out)
 	}
+}
+
+// provision runs `ingest provision` as a NATS user, again if it exceeded a time limit.
+func (s *stack) provision(user string) (code int, out string) {
+	s.t.Helper()
+	env := []string{"NATS_URL=" + natsURL(user, s.natsAddr), "NATS_MAX_BYTES=1GiB"}
+	for range 3 {
+		if code, out = command(s.t, "ingest", env, "provision"); !timedOut.MatchString(out) {
+			break
+		}
+	}
+	return code, out
 }
 
 func (s *stack) startNATSWithoutStreams() {
@@ -269,8 +283,11 @@ func (s *stack) launchIngest(env ...string) {
 	}
 	s.webhook, s.admin = ingest.Webhook(), "http://"+ingest.Admin
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
-	s.ingest = start(s.t, s.build+"ingest", ingest.Env(env...)...)
+	s.ingest = start(s.t, s.build+"ingest", append(ingest.Env(longGrace), env...)...)
 }
+
+// longGrace is enough for a shutdown on a busy machine.
+const longGrace = "SHUTDOWN_GRACE=1m"
 
 func (s *stack) startWorker(env ...string) {
 	s.t.Helper()
@@ -278,7 +295,10 @@ func (s *stack) startWorker(env ...string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	fast := worker.Env("TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s")
+	// TikTok's simulator shares the machine. After a timeout, an event that it has accepted would be sent
+	// again.
+	fast := worker.Env("TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s", "TIKTOK_TIMEOUT=1m",
+		longGrace)
 	s.worker = start(s.t, s.build+"tiktok-worker", append(fast, env...)...)
 	s.worker.admin = "http://" + worker.Admin
 }
@@ -290,8 +310,24 @@ func (s *stack) command(args ...string) (code int, out string) {
 	return command(s.t, "ingest", env, args...)
 }
 
-// command runs a binary until it exits, and declines each confirmation.
+// command runs a binary until it exits, and declines each confirmation. One that could not connect to
+// Postgres within its 3 s is repeated.
 func command(t *testing.T, name string, env []string, args ...string) (code int, out string) {
+	t.Helper()
+	for range 3 {
+		if code, out = commandOnce(t, name, env, args...); !connectTimedOut.MatchString(out) {
+			break
+		}
+	}
+	return code, out
+}
+
+var (
+	timedOut        = regexp.MustCompile(`deadline exceeded|i/o timeout|no connection within`)
+	connectTimedOut = regexp.MustCompile("(?s)failed to connect to `.*timeout: ") // pgx's error
+)
+
+func commandOnce(t *testing.T, name string, env []string, args ...string) (code int, out string) {
 	t.Helper()
 	p := exec.Command(filepath.Join(binaries, name), args...)
 	p.Env = append([]string{raceOptions}, env...)
@@ -389,6 +425,16 @@ func (s *stack) await(condition string, holds func() bool) {
 	}
 }
 
+// checkLogged waits until a program has logged a message n times and checks that it was not logged more
+// often.
+func (s *stack) checkLogged(p *program, msg string, n int) {
+	s.t.Helper()
+	s.await(fmt.Sprintf("%q to be logged %d times", msg, n), func() bool { return p.logged(msg) >= n })
+	if got := p.logged(msg); got != n {
+		s.t.Errorf("%q was logged %d times, want %d", msg, got, n)
+	}
+}
+
 // awaitIngestLog waits until ingest's log contains part.
 func (s *stack) awaitIngestLog(part string) {
 	s.t.Helper()
@@ -402,31 +448,80 @@ func (s *stack) awaitReadiness(admin string, want int) {
 	s.await(fmt.Sprintf("%s to return %d", ready, want), func() bool { return statusCode(ready) == want })
 }
 
+// shortestLimit is below the time limits of the listeners' requests. The shortest of them is that of a query
+// in /readyz, 2 s.
+const shortestLimit = time.Second
+
+// sendUntilAnswered sends an event as Stripe does: again after a lost connection, and after an answer at a
+// time limit of ingest, unless its status is want. repeated reports whether an earlier attempt may have
+// recorded the event.
+func (s *stack) sendUntilAnswered(
+	want int, send func(ctx context.Context) (stripegen.Answer, error),
+) (answer stripegen.Answer, repeated bool) {
+	s.t.Helper()
+	ctx := s.t.Context()
+	s.await("an event to be answered", func() bool {
+		var err error
+		answer, err = send(ctx)
+		if err == nil && (answer.Status == want || !exceededLimit(answer)) || ctx.Err() != nil {
+			return true
+		}
+		if !repeated {
+			s.t.Logf("an event is sent again after %+v, %v", answer, err)
+			s.repeats.Add(1)
+			repeated = true
+		}
+		return false
+	})
+	return answer, repeated
+}
+
+// exceededLimit reports whether an answer may be that to a webhook that exceeded a time limit of ingest: 503
+// after 5 s of recording, 400 for a body that takes 10 s.
+func exceededLimit(answer stripegen.Answer) bool {
+	return answer.Took > shortestLimit && (answer.Status == http.StatusServiceUnavailable ||
+		strings.Contains(answer.Body, "body could not be read"))
+}
+
+// sendEvent sends a signed event until it is answered, see sendUntilAnswered.
+func (s *stack) sendEvent(event []byte, want int) (answer stripegen.Answer, repeated bool) {
+	s.t.Helper()
+	return s.sendUntilAnswered(want, func(ctx context.Context) (stripegen.Answer, error) {
+		return s.sender.Send(ctx, event)
+	})
+}
+
 func (s *stack) send(c stripegen.Checkout) stripegen.Answer {
 	s.t.Helper()
-	answer, err := s.sender.Send(s.t.Context(), c.Event())
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	answer, _ := s.sendEvent(c.Event(), http.StatusOK)
 	return answer
 }
 
-// post sends a signed event and checks the status and a part of the body of the response.
-func (s *stack) post(event []byte, status int, part string) {
+// post sends a signed event and checks the status and a part of the body of the response. A repeated event
+// may also be a duplicate. ok reports whether the response is right.
+func (s *stack) post(event []byte, status int, part string) (ok bool) {
 	s.t.Helper()
-	answer, err := s.sender.Send(s.t.Context(), event)
-	if err != nil || answer.Status != status || !strings.Contains(answer.Body, part) {
-		s.t.Errorf("answer = %+v, %v, want %d %s", answer, err, status, part)
+	answer, repeated := s.sendEvent(event, status)
+	ok = answer.Status == status && (strings.Contains(answer.Body, part) ||
+		repeated && strings.Contains(answer.Body, `"duplicate"`))
+	if !ok {
+		s.t.Errorf("answer = %+v, want %d %s", answer, status, part)
 	}
+	return ok
 }
 
-// sell sends n live checkouts, each of which must be processed, and returns their ids.
+// sell sends n live checkouts, each of which must be processed, and returns their ids. Of five or more, one
+// at least must be answered within ingest's time limits.
 func (s *stack) sell(n int) (ids []string) {
 	s.t.Helper()
+	before := s.repeats.Load()
 	for range n {
 		c := stripegen.NewCheckout().Live()
 		s.post(c.Event(), http.StatusOK, `"processed"`)
 		ids = append(ids, c.SessionID)
+	}
+	if repeated := s.repeats.Load() - before; n >= 5 && repeated >= int64(n) {
+		s.t.Errorf("all %d webhooks exceeded ingest's time limits", n)
 	}
 	return ids
 }
@@ -440,7 +535,7 @@ type purchaseRow struct {
 // ledger runs a function on a connection as the schema's owner.
 func (s *stack) ledger(use func(ctx context.Context, conn *pgx.Conn) error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	err := s.connect().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return use(ctx, conn.Conn()) })
 	if err != nil {
@@ -526,6 +621,12 @@ func (s *stack) purchase(id string) (r purchaseRow) {
 		return nil
 	})
 	return r
+}
+
+// unanswered counts a purchase's attempts without an answer, for instance after a slow dial.
+func (s *stack) unanswered(id string) int {
+	s.t.Helper()
+	return s.rows(`purchase_attempts WHERE checkout_session_id = $1 AND message LIKE 'no answer: %'`, id)
 }
 
 // checkPurchase compares a purchase's status and reason.
@@ -623,4 +724,16 @@ func statusCode(url string) int {
 	return code
 }
 
-func httpGet(url string) (code int, body string) { return launch.Get(context.Background(), url) }
+// httpGet requests a URL, again if a time limit of the server ended the request: it closes a connection whose
+// request is late, and answers 503 where Postgres is.
+func httpGet(url string) (code int, body string) {
+	for range 3 {
+		began := time.Now()
+		code, body = launch.Get(context.Background(), url)
+		failed := code == 0 || code == http.StatusServiceUnavailable
+		if !failed || time.Since(began) < shortestLimit {
+			break
+		}
+	}
+	return code, body
+}

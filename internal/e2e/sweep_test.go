@@ -79,15 +79,14 @@ func TestSweeper_ExpiresOldLostPurchases(t *testing.T) {
 	s.wipeNATS()
 	s.awaitStatus(old, "dead")
 	s.checkPurchase(old, "dead", "expired")
-	if n := s.metric(s.admin, `purchase_relay_dead_letters_total{reason="expired"}`); n != 1 {
-		t.Errorf("dead letters = %v, want 1", n)
-	}
-	if n := s.ingest.logged("Purchase expired"); n != 1 {
-		t.Errorf("log lines = %d, want 1", n)
-	}
-	if _, summary := httpGet(s.admin + "/api/v1/summary"); !strings.Contains(summary, `"attention":1`) {
-		t.Errorf("summary = %s, want attention 1", summary)
-	}
+	s.await("the metric to be 1", func() bool {
+		return s.metric(s.admin, `purchase_relay_dead_letters_total{reason="expired"}`) == 1
+	})
+	s.checkLogged(s.ingest, "Purchase expired", 1)
+	s.await("the summary to have attention 1", func() bool {
+		_, summary := httpGet(s.admin + "/api/v1/summary")
+		return strings.Contains(summary, `"attention":1`)
+	})
 	s.startWorker()
 	s.awaitStatus(recent, "delivered")
 	if code, out := s.command("replay", "--session", old, "--yes"); code != 0 {
@@ -106,6 +105,7 @@ func TestSweeper_TwoReplicasInOutage(t *testing.T) {
 	first := s.admin
 	s.startIngest("SWEEP_INTERVAL=50ms", "SWEEP_GRACE=50ms")
 	s.seed(n, nil)
+	s.awaitCount("published", n)
 	s.await("many sweeps of both", func() bool {
 		return s.swept(first, "still_queued") > n && s.swept(s.admin, "still_queued") > n
 	})
@@ -132,9 +132,10 @@ func TestSweeper_PostgresOutageDoublesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.startWorker("TIKTOK_MAX_RPS=1000")
-	s.await("all to be at TikTok for longer than the grace", func() bool {
+	s.await("all outcomes to be in the queue, for longer than the grace", func() bool {
 		events := s.sim.Received()
-		return len(events) == n && time.Since(events[n-1].FirstAt) > 2*time.Second
+		return len(events) == n && time.Since(events[n-1].FirstAt) > 2*time.Second &&
+			s.worker.logged("Purchase event sent successfully") >= n
 	})
 	restart()
 	s.awaitCount("delivered", n)

@@ -46,8 +46,9 @@ func TestThinEvents_AreSalesWithKey(t *testing.T) {
 	s.post(later.Thin(), http.StatusServiceUnavailable, "Stripe's API is unavailable")
 	s.post(later.Thin(), http.StatusOK, `"processed"`)
 	s.checkOnlyDelivered(alone.SessionID, before.SessionID, after.SessionID, later.SessionID, paid.InvoiceID)
-	if n := s.metric(s.admin, `purchase_relay_webhooks_total{result="stripe_unavailable",type="thin"}`); n != 3 {
-		t.Errorf("%v thin events counted as unavailable, want 3", n)
+	// A fetch that exceeds its time limit counts, too.
+	if n := s.metric(s.admin, `purchase_relay_webhooks_total{result="stripe_unavailable",type="thin"}`); n < 3 {
+		t.Errorf("%v thin events counted as unavailable, want 3 or more", n)
 	}
 	_, metrics := httpGet(s.admin + "/metrics")
 	if strings.Contains(s.ingest.log()+metrics, "hunter2") {
@@ -144,9 +145,7 @@ func TestThinEvents_AreRejectedWithoutKey(t *testing.T) {
 	s.post(c.Thin(), http.StatusBadRequest, "choose snapshot payloads")
 	other := strings.Replace(string(c.Thin()), "v1.checkout.session.completed", "v1.customer.created", 1)
 	s.post([]byte(other), http.StatusOK, `"ignored"`)
-	if n := s.ingest.logged("Thin event without STRIPE_API_KEY"); n != 1 {
-		t.Errorf("error lines = %d, want 1", n)
-	}
+	s.checkLogged(s.ingest, "Thin event without STRIPE_API_KEY", 1)
 	if n := s.rows("purchases"); n != 0 {
 		t.Errorf("purchases = %d, want none", n)
 	}

@@ -305,9 +305,6 @@ func (s *stack) repeat(p oldPurchase) {
 // checkUpgraded checks each purchase on the ledger and at TikTok.
 func (s *stack) checkUpgraded(old []oldPurchase, sold map[string]bool) {
 	s.t.Helper()
-	if len(sold) < 10 {
-		s.t.Fatalf("%d purchases were sent, want at least 10", len(sold))
-	}
 	received := s.received()
 	repeats := 0
 	for id, e := range received {

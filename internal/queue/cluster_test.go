@@ -45,6 +45,7 @@ func TestClusterConf_RoutesRequirePassword(t *testing.T) {
 		options.NoSigs, options.NoLog, options.HTTPPort = true, true, 0
 		options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
 		options.Cluster.Host, options.StoreDir = host, t.TempDir()
+		options.Cluster.AuthTimeout = 60 // seconds; a busy client exceeds the configured 3
 		if options.Cluster.Port, err = strconv.Atoi(port); err != nil {
 			t.Fatal(err)
 		}

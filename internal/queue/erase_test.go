@@ -54,7 +54,9 @@ func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 		for generation := range 2 { // dead-lettered, replayed, dead-lettered again
 			letter := deadLetter(id, generation+1)
 			letter.Envelope = envelope(id, click)
-			if err := errors.Join(s.DeadLetters(t.Context(), []message.DeadLetter{letter})...); err != nil {
+			if _, err := repeat(t, func() error {
+				return errors.Join(s.DeadLetters(t.Context(), []message.DeadLetter{letter})...)
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -68,9 +70,14 @@ func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 	}
 	check(6, 3)
 	for _, want := range [][2]int{{2, 4}, {0, 0}} { // the second time nothing is left
-		waiting, dead, err := s.Erase(t.Context(), []string{"cs_a1", "cs_a2", "cs_unknown"})
-		if err != nil || [2]int{waiting, dead} != want {
-			t.Errorf("erased %d waiting and %d dead, error %v; want %v", waiting, dead, err, want)
+		var got [2]int
+		timeouts, err := repeat(t, func() error {
+			waiting, dead, err := s.Erase(t.Context(), []string{"cs_a1", "cs_a2", "cs_unknown"})
+			got[0], got[1] = got[0]+waiting, got[1]+dead
+			return err
+		})
+		if err != nil || got != want && timeouts == 0 { // a deletion that times out is not counted
+			t.Errorf("erased %d waiting and dead, error %v; want %d", got, err, want)
 		}
 	}
 	check(0, 3)

@@ -124,9 +124,7 @@ func TestConnect_MutualTLS(t *testing.T) {
 	await(t, "the connections", func() bool {
 		return ingest.Connected() && worker.Connected() && other.Connected() && provision.Connected()
 	})
-	if err := provision.Provision(t.Context(), streamConfig); err != nil {
-		t.Fatal(err)
-	}
+	g.provisionAs(provision, streamConfig.MaxBytes)
 	exercise(t, ingest, worker, other)
 
 	for name, tc := range map[string]struct{ ca, client *authority }{

@@ -14,6 +14,11 @@ import (
 	"go.uber.org/zap"
 )
 
+// withoutTimeouts is an option of Serve for tests of other limits: a busy machine may exceed the timeouts.
+func withoutTimeouts(s *http.Server) {
+	s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = 0, 0, 0, 0
+}
+
 // dialIdle opens n connections. Only the last one sends a request: its response shows that all were accepted.
 func dialIdle(t *testing.T, addr net.Addr, n int) []net.Conn {
 	t.Helper()
@@ -58,7 +63,7 @@ func TestServe_ClosesLongestIdleConnections(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/slow", func(http.ResponseWriter, *http.Request) { close(started); <-release })
-	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", limit, mux)
+	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", limit, mux, withoutTimeouts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func servePlain(tb testing.TB) net.Addr {
 func serveLimited(tb testing.TB, max int, h http.HandlerFunc) (*Lifecycle, net.Addr) {
 	tb.Helper()
 	life := NewLifecycle(zap.NewNop())
-	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", max, h)
+	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", max, h, withoutTimeouts)
 	if err != nil {
 		tb.Fatal(err)
 	}

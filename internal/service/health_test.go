@@ -2,21 +2,24 @@ package service_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"purchase-relay/internal/service"
 )
 
 func TestAdminPages(t *testing.T) {
-	ready := false
+	var ready atomic.Bool
 	mux := http.NewServeMux()
 	mux.Handle("/healthz", service.Healthz())
 	mux.Handle("/readyz", service.Readyz(func(context.Context) (bool, map[string]string) {
-		return ready, map[string]string{"nats": "down"}
+		return ready.Load(), map[string]string{"nats": "down"}
 	}))
 	_, metrics := service.Metrics("v1.2.3")
 	mux.Handle("/metrics", metrics)
@@ -25,7 +28,12 @@ func TestAdminPages(t *testing.T) {
 	addr := strings.TrimPrefix(server.URL, "http://")
 	expect := func(path string, status int, want ...string) {
 		t.Helper()
-		got, body, err := service.GetAdmin(t.Context(), addr, path)
+		var got int
+		var body []byte
+		err := beyondTimeout(func() (err error) {
+			got, body, err = service.GetAdmin(t.Context(), addr, path)
+			return err
+		})
 		if err != nil || got != status {
 			t.Errorf("GET %s = %d, %v, want %d", path, got, err, status)
 		}
@@ -37,7 +45,7 @@ func TestAdminPages(t *testing.T) {
 	}
 	expect("/healthz", 200, `{"status":"ok"}`+"\n")
 	expect("/readyz", 503, `{"nats":"down"}`+"\n")
-	ready = true
+	ready.Store(true)
 	expect("/readyz", 200, `{"nats":"down"}`+"\n")
 	expect("/metrics", 200, `build_info{goversion="`, `revision="`, `version="v1.2.3"`, "go_goroutines")
 
@@ -46,12 +54,21 @@ func TestAdminPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range []string{addr, ":" + port, "0.0.0.0:" + port} {
-		if err := service.Health(t.Context(), a); err != nil {
+		if err := beyondTimeout(func() error { return service.Health(t.Context(), a) }); err != nil {
 			t.Errorf("Health(%q) = %v, want nil", a, err)
 		}
 	}
-	server.Close()
-	if err := service.Health(t.Context(), addr); err == nil {
+	if err := service.Health(t.Context(), "127.0.0.1:1"); err == nil {
 		t.Error("Health of a stopped program = nil, want an error")
+	}
+}
+
+// beyondTimeout repeats a request for up to a minute while it times out: a busy machine may exceed the two
+// seconds.
+func beyondTimeout(get func() error) error {
+	for began := time.Now(); ; {
+		if err := get(); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > time.Minute {
+			return err
+		}
 	}
 }

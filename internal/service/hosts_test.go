@@ -92,8 +92,10 @@ func TestHosts_GuardsEveryPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	life := service.NewLifecycle(zap.NewNop())
+	withoutTimeout := func(s *http.Server) { s.ReadHeaderTimeout, s.ReadTimeout = 0, 0 } // for a busy machine
 	addr, err := life.Serve("ADMIN_ADDR", "127.0.0.1:0", service.AdminConnections,
-		hosts.Guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), refused, zap.New(core)))
+		hosts.Guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), refused, zap.New(core)),
+		withoutTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/stripe"
 	"purchase-relay/internal/testkit/stripegen"
+	"purchase-relay/internal/testkit/wait"
 )
 
 const shop = "https://shop.example/webhooks/stripe"
@@ -150,19 +151,21 @@ func endpointFaults() map[stripegen.Fault]string {
 		401: "STRIPE_API_KEY is unknown", 403: "permission (", 404: "returned 404", 429: "rate limit exceeded",
 		500: "returned 500", stripegen.HTML: "unexpected content", stripegen.WrongObject: "unexpected content",
 		stripegen.Cut: "read Stripe's response", stripegen.Huge: "larger than",
-		stripegen.Slow: "deadline exceeded",
+		stripegen.Slow: "context canceled",
 	}
 }
 
-// soon ends in time for Slow.
-func soon(t *testing.T, fault stripegen.Fault) context.Context {
+// untilSlow returns a context that ends once the stand-in has the request of the fault Slow.
+func untilSlow(t *testing.T, list *stripegen.API, fault stripegen.Fault) context.Context {
 	t.Helper()
-	timeout := 20 * time.Second
-	if fault == stripegen.Slow {
-		timeout = time.Second // the second request waits for the rate limit
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
+	if fault == stripegen.Slow {
+		go func() {
+			wait.Until(ctx, time.Minute, 10*time.Millisecond, func() bool { return list.Stats().Failed > 0 })
+			cancel()
+		}()
+	}
 	return ctx
 }
 
@@ -177,7 +180,7 @@ func TestAPI_EndpointsErrors(t *testing.T) {
 			list := stripegen.NewAPI()
 			list.AddEndpoint(stripegen.Endpoint{ID: "we_1", URL: shop})
 			list.Fail(1, fault)
-			found, err := serve(t, list).Endpoints(soon(t, fault))
+			found, err := serve(t, list).Endpoints(untilSlow(t, list, fault))
 			clean(t, err, want)
 			if len(found.List) != 0 {
 				t.Errorf("endpoints = %+v, want none with an error", found.List)
@@ -200,7 +203,7 @@ func TestAPI_EndpointsWithoutDestinations(t *testing.T) {
 			list.AddEndpoint(stripegen.Endpoint{ID: "we_1", URL: shop})
 			list.AddEndpoint(stripegen.Endpoint{ID: "ed_1", URL: shop, Destination: true})
 			list.FailLater(1, 1, fault)
-			found, err := serve(t, list).Endpoints(soon(t, fault))
+			found, err := serve(t, list).Endpoints(untilSlow(t, list, fault))
 			if err != nil || len(found.List) != 1 || found.List[0].ID != "we_1" {
 				t.Fatalf("endpoints = %+v, error = %v, want we_1", found.List, err)
 			}
@@ -301,7 +304,8 @@ func TestAPI_CreateEndpointErrors(t *testing.T) {
 			t.Parallel()
 			list := stripegen.NewAPI()
 			list.Fail(1, fault)
-			id, key, err := serve(t, list).CreateEndpoint(soon(t, fault), shop, []string{"invoice.paid"})
+			ctx := untilSlow(t, list, fault)
+			id, key, err := serve(t, list).CreateEndpoint(ctx, shop, []string{"invoice.paid"})
 			clean(t, err, want)
 			refused := fault > 400 && fault < 500
 			if got := errors.Is(err, stripe.ErrMaybeCreated); got == refused || id != "" || key != "" {

@@ -44,7 +44,8 @@ func TestWebhook_Verify(t *testing.T) {
 		"from the far future":           {sign("whsec_a", now.AddDate(50, 0, 0)), stripe.ErrFuture},
 		"only a v0 (test mode's dummy)": {stamp + "," + v0, stripe.ErrWrong},
 	} {
-		if err := webhook("whsec_a", "whsec_b").Verify(body, tc.header); !errors.Is(err, tc.want) {
+		w := stripe.NewWebhook([]secret.String{"whsec_a", "whsec_b"}, func() time.Time { return now })
+		if err := w.Verify(body, tc.header); !errors.Is(err, tc.want) {
 			t.Errorf("%s: error = %v, want %v", name, err, tc.want)
 		}
 	}

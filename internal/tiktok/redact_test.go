@@ -141,7 +141,7 @@ func TestPixel_SendRedactsEchoedBody(t *testing.T) {
 			defer server.Close()
 			p := NewPixel(Config{
 				URL: server.URL, Payload: PayloadEvents, EventName: "CompletePayment",
-				Timeout: 5 * time.Second, Now: time.Now,
+				Timeout: time.Minute, Now: time.Now,
 			}, "PIXEL", "token", "")
 			e := buyer()
 			e.PurchasedAt = 1704067200

@@ -85,8 +85,7 @@ func TestWebhook_ErrorsSayWhetherToRetry(t *testing.T) {
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(func() { close(release); server.Close() })
-	closed := httptest.NewServer(http.NotFoundHandler())
-	closed.Close()
+	const closed = "http://127.0.0.1:1" // another process may take the port of a closed server
 	for url, tc := range map[string]struct {
 		retryable bool
 		want      string
@@ -96,7 +95,7 @@ func TestWebhook_ErrorsSayWhetherToRetry(t *testing.T) {
 		server.URL + "/302/t0ken":  {false, "redirects are not followed"},
 		server.URL + "/slow/t0ken": {false, "timed out"},
 		server.URL + "/cut/t0ken":  {false, "request to receiver"},
-		closed.URL + "/t0ken":      {true, "request to receiver"},
+		closed + "/t0ken":          {true, "request to receiver"},
 	} {
 		timeout := time.Minute
 		if tc.want == "timed out" {

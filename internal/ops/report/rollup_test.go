@@ -14,6 +14,7 @@ import (
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/relay"
 	"purchase-relay/internal/testkit/ledgertest"
+	"purchase-relay/internal/testkit/wait"
 )
 
 // The rollup equals the ledger after any sequence of statements, folded or not.
@@ -211,10 +212,13 @@ func TestFold_VacuumsChanges(t *testing.T) {
 	if err := snapshot.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if quarters, err := l.Fold(t.Context()); err != nil || quarters != 0 {
-		t.Fatalf("second fold = %d quarter hours, %v, want 0", quarters, err)
-	}
-	if after := size(); after > 1<<16 {
-		t.Errorf("size of the changes = %d bytes, want 64 KiB or less", after)
+	// An autovacuum that works on the table, or reads another one, holds the rows a little longer.
+	if !wait.Until(t.Context(), time.Minute, 10*time.Millisecond, func() bool {
+		if quarters, err := l.Fold(t.Context()); err != nil || quarters != 0 {
+			t.Fatalf("later fold = %d quarter hours, %v, want 0", quarters, err)
+		}
+		return size() <= 1<<16
+	}) {
+		t.Errorf("size of the changes = %d bytes, want 64 KiB or less", size())
 	}
 }

@@ -68,10 +68,10 @@ var special = []expectation{
 
 // Scripts around commands: a paused delivery, and purchases.
 const (
-	deny    = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40105}' && stripegen`
+	deny    = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40105}' && stripegen -retry 20`
 	permit  = `curl -X DELETE http://127.0.0.1:8083/faults`
-	refuse  = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40002,"count":1}' && stripegen`
-	adaBuys = `stripegen -email ada@example.com`
+	refuse  = `curl -X POST http://127.0.0.1:8083/faults -d '{"code":40002,"count":1}' && stripegen -retry 20`
+	adaBuys = `stripegen -retry 20 -email ada@example.com`
 )
 
 // TestDocumentedCommands runs the documents' commands, in reading order, against the stack of make run.
@@ -166,7 +166,7 @@ func (r *reader) run(file, line string) {
 	var out string
 	var code int
 	// Some commands show a state that the one before them leads to, a moment later.
-	if !wait.Until(r.t.Context(), time.Minute, 200*time.Millisecond, func() bool {
+	if !wait.Until(r.t.Context(), 5*time.Minute, 200*time.Millisecond, func() bool {
 		out, code = r.shell(id.ReplaceAllString(line, purchase), how.input)
 		return slices.Contains(how.codes, code)
 	}) {

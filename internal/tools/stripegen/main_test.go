@@ -100,6 +100,7 @@ func TestRun_ListAddsWithheldEvents(t *testing.T) {
 	e := newEndpoint(t)
 	api := stripegen.NewAPI()
 	server := httptest.NewServer(api)
+	defer server.Close()
 	e.sends(t, "-n 20 -withhold 1 -list "+server.URL)
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/events?limit=100", http.NoBody)
 	r.Header.Set("Authorization", "Bearer sk_test_x")
@@ -108,8 +109,7 @@ func TestRun_ListAddsWithheldEvents(t *testing.T) {
 	if n := gjson.Get(w.Body.String(), "data.#").Int(); n != 20 {
 		t.Errorf("%d events listed, want 20", n)
 	}
-	server.Close()
-	err := run(t.Context(), []string{"-url", e.url, "-list", server.URL}, noenv, io.Discard)
+	err := run(t.Context(), []string{"-url", e.url, "-list", "http://127.0.0.1:1"}, noenv, io.Discard)
 	if err == nil || len(e.received) > 0 {
 		t.Errorf("without a list: %v, %d events sent, want an error and none", err, len(e.received))
 	}
