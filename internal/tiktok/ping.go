@@ -11,7 +11,7 @@ import (
 // PingResult is the result of Ping.
 type PingResult struct {
 	Host       string
-	ClockAhead time.Duration // of TikTok, compared with Config.Now, by the answer's Date: whole seconds
+	ClockAhead time.Duration // of TikTok, by the answer's Date (whole seconds) and Config.Now during the request
 	ClockKnown bool          // the answer has a Date
 }
 
@@ -23,7 +23,10 @@ func Ping(ctx context.Context, c Config) (PingResult, error) {
 	if err != nil {
 		return PingResult{}, errors.New("invalid TIKTOK_API_URL")
 	}
-	resp, err := NewPixel(c, "", "", "").client.Do(req)
+	client := NewPixel(c, "", "", "").client
+	began := c.Now()
+	resp, err := client.Do(req)
+	ended := c.Now()
 	if err != nil {
 		return PingResult{}, errors.New(errorText(err))
 	}
@@ -31,7 +34,13 @@ func Ping(ctx context.Context, c Config) (PingResult, error) {
 	_ = resp.Body.Close()
 	r := PingResult{Host: req.URL.Host}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		r.ClockAhead, r.ClockKnown = date.Sub(c.Now()), true
+		r.ClockKnown = true
+		switch {
+		case date.Before(began):
+			r.ClockAhead = date.Sub(began)
+		case date.After(ended):
+			r.ClockAhead = date.Sub(ended)
+		}
 	}
 	return r, nil
 }
