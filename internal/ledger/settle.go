@@ -19,6 +19,10 @@ import (
 func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown []string, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		unknown = nil
+		var now time.Time
+		if err := tx.QueryRow(ctx, sqlNow).Scan(&now); err != nil {
+			return fmt.Errorf("read clock: %w", err)
+		}
 		states, err := db.lockPurchases(ctx, tx, outcomes)
 		if err != nil {
 			return err
@@ -40,10 +44,6 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 		}
 		if err := recordAttempts(ctx, tx, known, states); err != nil {
 			return err
-		}
-		var now time.Time
-		if err := tx.QueryRow(ctx, sqlNow).Scan(&now); err != nil {
-			return fmt.Errorf("read clock: %w", err)
 		}
 		for _, o := range known {
 			states[o.EventID].apply(o, now)
