@@ -76,7 +76,7 @@ fuzz: ## Every fuzz test for FUZZTIME each (60s).
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$dir; done; done
 
-bench: ## Measure everything, as ratios to baselines in the same run: a table, and .local/bench.json (half an hour).
+bench: ## Measure everything, as ratios to baselines in the same run: a table, and .local/bench.json (40 minutes).
 	@mkdir -p .local && go run ./internal/tools/bench -json .local/bench.json $(BENCH)
 
 profile: ## Write profiles of both binaries under load into .local/profiles, for go tool pprof.

@@ -58,7 +58,7 @@ type bench struct {
 	dir      string // of everything that the run writes; removed at the end
 	rounds   int
 	duration time.Duration // of one measurement
-	million  int           // purchases on the large ledger; a tenth of them is the worker's backlog
+	million  int           // purchases on the large ledger; a tenth is the worker's backlog, a fifth a year's
 
 	sections []section
 	json     string // file of the figures
@@ -100,7 +100,8 @@ func parse(args []string, out, progress io.Writer) (*bench, error) {
 	flags.StringVar(&b.profiles, "profiles", "", "only write both binaries' profiles under load to this folder")
 	flags.IntVar(&b.rounds, "rounds", 5, "how often each measurement is made, in turns with its baseline")
 	flags.DurationVar(&b.duration, "for", 3*time.Second, "duration of one measurement")
-	flags.IntVar(&b.million, "million", 1_000_000, "purchases on the large ledger; a tenth of them is queued")
+	flags.IntVar(&b.million, "million", 1_000_000,
+		"purchases on the large ledger; a tenth of them is queued, a fifth is a year's")
 	err := flags.Parse(args)
 	if err == nil && *short {
 		b.rounds, b.duration, b.million = 1, 500*time.Millisecond, 10_000
