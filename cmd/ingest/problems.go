@@ -250,7 +250,8 @@ func inspectNATS(
 		_, _ = fmt.Fprintf(out, "Listening to the workers for %s.\n", wait)
 	}
 	// If none has reported yet, one may be slow.
-	for end := time.Now().Add(queue.WorkerTTL); len(o.Workers) == 0 && time.Now().Before(end); wait = time.Second {
+	end := time.Now().Add(queue.WorkerTTL)
+	for ; len(o.Workers) == 0 && time.Now().Before(end); wait = time.Second {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

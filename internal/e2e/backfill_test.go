@@ -168,7 +168,9 @@ func TestBackfill_RecordsLostWebhooksOnce(t *testing.T) {
 		return stats.Limited > 0 && stats.Failed >= 2 && query[int](s.stack, done) >= n/10
 	})
 	killed.Kill()
-	s.await("Postgres to end the killed backfill's session", func() bool { return s.locks(lockBackfillCommand) == 0 })
+	s.await("Postgres to end the killed backfill's session", func() bool {
+		return s.locks(lockBackfillCommand) == 0
+	})
 	before := query[int](s.stack, done)
 	if before == 0 || before >= n {
 		t.Fatalf("the killed backfill processed %d events, want a part of %d", before, n)
@@ -232,7 +234,9 @@ func TestBackfill_RunsPeriodically(t *testing.T) {
 	s.await("the events to be counted", func() bool {
 		return series("new") == float64(len(s.lost)) && series("known") >= 1
 	})
-	s.await("the backfill to be logged", func() bool { return s.ingest.logged("Missed webhooks backfilled") > 0 })
+	s.await("the backfill to be logged", func() bool {
+		return s.ingest.logged("Missed webhooks backfilled") > 0
+	})
 	s.await("the reconciliation's page", func() bool {
 		_, text := httpGet(s.admin + "/reconciliation")
 		return strings.Contains(text, "Test mode")

@@ -83,7 +83,8 @@ func TestForget_RemovesOnePerson(t *testing.T) {
 	}
 	awaitCommand(t, 3, "ingest", env, []string{"doctor"},
 		", 1 failed.", "fail  Postgres: durability", "pass  NATS: permissions", "pass  Stripe: signatures")
-	awaitCommand(t, 0, "tiktok-worker", workerEnv, []string{"doctor", "--code", "TEST1"}, "0 warnings, 0 failed.")
+	awaitCommand(t, 0, "tiktok-worker", workerEnv, []string{"doctor", "--code", "TEST1"},
+		"0 warnings, 0 failed.")
 
 	// A pruned trial with a held invoice, and a purchase in test mode.
 	trial := stripegen.NewCheckout().Live().Trial()

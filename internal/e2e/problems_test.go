@@ -30,8 +30,8 @@ func (s *stack) problems() []problem {
 	return list.Problems
 }
 
-// awaitProblem waits until the API lists a problem that begins with what and counts so many purchases; nil: an unknown
-// number. A purchase that was sold just now counts as waiting once the relay has published it.
+// awaitProblem waits until the API lists a problem that begins with what and counts so many purchases; nil:
+// an unknown number. A purchase that was sold just now counts as waiting once the relay has published it.
 func (s *stack) awaitProblem(what string, purchases *int) (found problem) {
 	s.t.Helper()
 	s.await("the problem "+what, func() bool {

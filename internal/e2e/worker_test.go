@@ -43,8 +43,8 @@ func TestWorker_ReloadsTokenFile(t *testing.T) {
 	}
 }
 
-// The machine suspends the worker for longer than a fetch waits. The purchase that the stream sent meanwhile is
-// delivered, not lost until the stream sends it again, as if it had crashed the worker.
+// The machine suspends the worker for longer than a fetch waits. The purchase that the stream sent meanwhile
+// is delivered, not lost until the stream sends it again, as if it had crashed the worker.
 func TestWorker_KeepsPurchaseFetchedDuringPause(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)

@@ -98,8 +98,8 @@ func TestSettle_AfterVanishedClient(t *testing.T) {
 	}
 }
 
-// The leader's connection is half-open. Hold returns, although its caller sets no deadline, and takes the lead
-// again once Postgres has ended the old connection.
+// The leader's connection is half-open. Hold returns, although its caller sets no deadline, and takes the
+// lead again once Postgres has ended the old connection.
 func TestLeadership_HalfOpenConnection(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)

@@ -42,8 +42,8 @@ const holdTimeout = 5 * time.Second
 const sqlTrySessionLock = `SELECT pg_try_advisory_lock($1)`
 
 // Hold reports whether this process is the leader. It becomes the leader if there is none. If its connection
-// has ended, for example with a restart of Postgres, it becomes the leader again over a new one. It returns an
-// error if the lock is not free then: Postgres may free the old connection's lock a moment later.
+// has ended, for example with a restart of Postgres, it becomes the leader again over a new one. It returns
+// an error if the lock is not free then: Postgres may free the old connection's lock a moment later.
 func (l *Leadership) Hold(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

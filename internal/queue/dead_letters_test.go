@@ -200,7 +200,7 @@ func TestWorker_ExpiresBacklogInFewRoundTrips(t *testing.T) {
 	t.Logf("%d round trips for %d dead letters and %d outcomes", reporter.calls, letters, outcomes)
 	again := purchases.redelivered + reporter.failed
 	if letters < n || letters > n+again || outcomes < n || outcomes > n+again || stored != n {
-		t.Errorf("published %d dead letters and %d outcomes, %d dead letters stored; want %d of each, up to %d again",
+		t.Errorf("published %d dead letters and %d outcomes, %d dead letters stored; want %d, up to %d again",
 			letters, outcomes, stored, n, again)
 	}
 	if limit := 20 + 2*(purchases.redelivered+reporter.failedCalls); reporter.calls > limit {
