@@ -20,6 +20,7 @@ const (
 	// pullGrace is how late the server's response may be. The messages of a later one are redelivered after
 	// AckWait, as if their worker had crashed.
 	pullGrace = 2 * time.Second
+	// pullDrain is how long messages are read after that: they may wait in the socket.
 	pullDrain = 50 * time.Millisecond
 )
 
@@ -101,7 +102,7 @@ func (c *Consumer) pull(
 	defer cancel()
 	for len(messages) < limit {
 		msg, err := responses.NextMsgWithContext(bounded)
-		if err != nil && ctx.Err() == nil { // after a pause of this process, responses may wait in the socket
+		if err != nil && ctx.Err() == nil { // also after a pause of this process
 			msg, err = responses.NextMsg(pullDrain)
 		}
 		if err != nil {

@@ -1000,7 +1000,7 @@ func TestConsumer_MarksReturnedMessages(t *testing.T) {
 		t.Helper()
 		s.slow = 0
 		m := s.fetch(c, 1)[0]
-		delivery++ // or a higher one after a slow fetch, which may lose a delivery that nobody returned
+		delivery++ // or a higher one after a slow fetch, which may lose a delivery
 		if s.slow == 0 && (m.NumDelivered != delivery || m.Returned != returned) {
 			t.Errorf("delivery %d, returned %t; want %d, %t", m.NumDelivered, m.Returned, delivery, returned)
 		}
