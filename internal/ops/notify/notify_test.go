@@ -38,7 +38,7 @@ type fixture struct {
 	ledgerDown time.Time
 	cause      func(ctx context.Context, since time.Time) (what, remedy string, err error)
 	leader     any
-	send       func(m notify.Message) error
+	send       func(ctx context.Context, m notify.Message) error
 
 	attempts int
 	sent     []sentMessage
@@ -60,7 +60,9 @@ type sentMessage struct {
 func runTest(t *testing.T, test func(f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		test(&fixture{t: t, send: func(notify.Message) error { return nil }, reg: prometheus.NewRegistry()})
+		f := &fixture{t: t, reg: prometheus.NewRegistry()}
+		f.send = func(context.Context, notify.Message) error { return nil }
+		test(f)
 	})
 }
 
@@ -118,12 +120,12 @@ func (f *fixture) problems(silence time.Duration) report.Problems {
 }
 
 // Send implements notify.Receiver.
-func (f *fixture) Send(_ context.Context, m notify.Message) error {
+func (f *fixture) Send(ctx context.Context, m notify.Message) error {
 	f.mu.Lock()
 	f.attempts++
 	send := f.send
 	f.mu.Unlock()
-	err := send(m)
+	err := send(ctx, m)
 	if err == nil {
 		f.set(func() { f.sent = append(f.sent, sentMessage{m, time.Since(start)}) })
 	}
@@ -443,7 +445,7 @@ func TestNotifier_RetriesWhileReceiverFails(t *testing.T) {
 	t.Parallel()
 	runTest(t, func(f *fixture) {
 		failure := &notify.SendError{Cause: errors.New("receiver returned 503"), Retryable: true}
-		f.send = func(notify.Message) error { return failure }
+		f.send = func(context.Context, notify.Message) error { return failure }
 		reg := f.reg
 		defer f.run(0)()
 		f.wait(time.Second)
@@ -451,7 +453,7 @@ func TestNotifier_RetriesWhileReceiverFails(t *testing.T) {
 		f.wait(30 * time.Minute)
 		f.expectAttempts(30, 120)
 		f.expectLogged("Notification failed; retrying", 1, 31)
-		f.set(func() { f.send = func(notify.Message) error { return nil } })
+		f.set(func() { f.send = func(context.Context, notify.Message) error { return nil } })
 		f.wait(2 * time.Minute)
 		f.expect("dead:refused firing 1")
 		if n := testutil.CollectAndCount(reg, "purchase_relay_notifications_total"); n != 2 {
@@ -464,7 +466,7 @@ func TestNotifier_RetriesWhileReceiverFails(t *testing.T) {
 func TestNotifier_DelaysRetryAfterTimeout(t *testing.T) {
 	t.Parallel()
 	runTest(t, func(f *fixture) {
-		f.send = func(notify.Message) error {
+		f.send = func(context.Context, notify.Message) error {
 			<-time.After(10 * time.Second)
 			return &notify.SendError{Cause: errors.New("receiver timed out")}
 		}
@@ -475,10 +477,30 @@ func TestNotifier_DelaysRetryAfterTimeout(t *testing.T) {
 		f.expectAttempts(1, 1)
 		f.wait(2 * time.Minute)
 		f.expectAttempts(2, 2)
-		f.set(func() { f.send = func(notify.Message) error { return nil } })
+		f.set(func() { f.send = func(context.Context, notify.Message) error { return nil } })
 		f.replayAll()
 		f.wait(time.Minute)
 		f.expect("dead:refused resolved 1")
+	})
+}
+
+func TestNotifier_StopsWhileReceiverHangs(t *testing.T) {
+	t.Parallel()
+	runTest(t, func(f *fixture) {
+		f.send = func(ctx context.Context, _ notify.Message) error {
+			<-ctx.Done()
+			return &notify.SendError{Cause: ctx.Err()}
+		}
+		stop := f.run(0)
+		f.wait(time.Second)
+		f.die(purchase.ReasonRefused, "cs_1")
+		f.wait(time.Minute)
+		f.expectAttempts(1, 1)
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took > 0 {
+			t.Errorf("stop took %s, want it at once", took)
+		}
 	})
 }
 
