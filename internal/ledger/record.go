@@ -150,9 +150,9 @@ func (row *purchaseRow) lateClick() bool { return row.envelope != nil && row.Lat
 
 const sqlBegin = `BEGIN`
 
-// Returns the start of the transaction. Its further statements keep their plans: for small batches Postgres
-// would plan each one every time, which takes a quarter of a lone webhook's time.
-const sqlNow = `SELECT now() FROM set_config('plan_cache_mode', 'force_generic_plan', true)`
+// sqlStart returns the transaction's time and lets its further statements keep their plans: for small batches
+// Postgres would plan each one every time, which takes a quarter of a lone webhook's time.
+const sqlStart = `SELECT now() FROM set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 // Events of one session are serialised across all replicas, because each decision depends on the previous
 // one. So are events of one customer: a new profile's id is chosen before the profile is written. Keys are
@@ -206,7 +206,7 @@ func begin(
 	}
 	var batch pgx.Batch
 	batch.Queue(sqlBegin)
-	queueQuery(&batch, func() {}, []any{&tx.now}, sqlNow)
+	queueQuery(&batch, func() {}, []any{&tx.now}, sqlStart)
 	batch.Queue(sqlLockSessions, sessionLocks)
 	batch.Queue(sqlLockEmails, sorted(column(keys, profileKey.lockKey)))
 	var id, session, profileID, customer string

@@ -20,7 +20,7 @@ func (db *DB) Settle(ctx context.Context, outcomes []message.Outcome) (unknown [
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		unknown = nil
 		var now time.Time
-		if err := tx.QueryRow(ctx, sqlNow).Scan(&now); err != nil {
+		if err := tx.QueryRow(ctx, sqlStart).Scan(&now); err != nil {
 			return fmt.Errorf("read clock: %w", err)
 		}
 		states, err := db.lockPurchases(ctx, tx, outcomes)
