@@ -315,6 +315,7 @@ type harness struct {
 	log        *observer.ObservedLogs
 	reg        *prometheus.Registry
 	stop       context.CancelFunc
+	abort      context.CancelFunc
 	ended      chan struct{}
 }
 
@@ -369,15 +370,27 @@ func startWorker(t *testing.T, change func(b *harness, c *Config)) *harness {
 	core, log := observer.New(zapcore.DebugLevel)
 	b.log = log
 	b.Worker = New(c, q, b.r, zap.New(core), b.reg)
-	ctx, cancel := context.WithCancel(t.Context())
-	b.stop = cancel
+	var stop, abort context.Context
+	stop, b.stop = context.WithCancel(t.Context())
+	abort, b.abort = context.WithCancel(t.Context())
 	go func() {
 		defer close(b.ended)
-		if err := b.Run(ctx, context.WithoutCancel(ctx)); err != nil {
+		if err := b.Run(stop, abort); err != nil {
 			t.Error(err)
 		}
 	}()
 	return b
+}
+
+// add queues n purchases; the one at index bad is a bad one.
+func (b *harness) add(n, bad int) {
+	for i := range n {
+		id := fmt.Sprintf("cs_%d", i)
+		if i == bad {
+			id = "cs_bad"
+		}
+		b.q.add(id, true, 0)
+	}
 }
 
 // bubble runs a test in virtual time and ends the worker.
@@ -488,9 +501,7 @@ func TestWorker_DeliversAfterHourOfOutage(t *testing.T) {
 	bubble(t, func(b *harness, _ *Config) {
 		b.live.respond = failWhile(&down, answer(purchase.ClassRetry, 503))
 	}, func(t *testing.T, b *harness) {
-		for i := range 20 {
-			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-		}
+		b.add(20, -1)
 		wait(time.Hour)
 		// 1 s, 2 s, 4 s … 5 min between the circuit's probes.
 		if n := b.live.count(); n < 15 || n > 40 {
@@ -526,20 +537,6 @@ func TestWorker_DeadLettersRejected(t *testing.T) {
 				t.Errorf("dead letter: %+v", d)
 			}
 		})
-}
-
-func TestWorker_DeadLettersExpiredUnsent(t *testing.T) {
-	t.Parallel()
-	bubble(t, defaults, func(t *testing.T, b *harness) {
-		b.q.add("cs_old", true, 47*time.Hour)
-		b.q.add("cs_young", true, 47*time.Hour-time.Minute)
-		wait(time.Second)
-		if journal := b.q.entries(); !slices.Contains(journal, "outcome cs_old dead expired") ||
-			slices.Contains(journal, "send live cs_old") ||
-			!slices.Contains(journal, "ack cs_young") {
-			t.Errorf("journal: %v", journal)
-		}
-	})
 }
 
 func TestWorker_RetriesUntilExpired(t *testing.T) {
@@ -607,69 +604,6 @@ func TestWorker_PausesOnAccess(t *testing.T) {
 	})
 }
 
-func TestWorker_RevokedTestTokenDoesNotStopLive(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(b *harness, _ *Config) { b.test.respond = always(answer(purchase.ClassAccess, 40105)) },
-		func(t *testing.T, b *harness) {
-			for i := range 50 {
-				b.q.add(fmt.Sprintf("cs_test_%d", i), false, 0)
-			}
-			wait(time.Second)
-			for i := range 50 {
-				b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-			}
-			wait(10 * time.Second)
-			if b.live.count() != 50 || b.Ready() != nil || b.State().State != message.WorkerRunning ||
-				!strings.Contains(b.State().Reason, "test purchases wait") {
-				t.Errorf("%d live, state %+v", b.live.count(), b.State())
-			}
-		})
-}
-
-func TestWorker_PausedFetchesNothing(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(b *harness, c *Config) {
-		c.Test = nil
-		b.live.respond = always(answer(purchase.ClassAccess, 40001))
-	}, func(t *testing.T, b *harness) {
-		b.q.add("cs_0", true, 0)
-		wait(10 * time.Minute)
-		for i := 1; i < 50; i++ {
-			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-		}
-		before := len(b.q.entries())
-		wait(time.Hour)
-		if n := len(b.q.entries()) - before; n > 200 { // about 13 probes, a few calls each
-			t.Errorf("calls to the queue in an hour of pause = %d, want at most 200", n)
-		}
-	})
-}
-
-func TestWorker_RateLimitStopsAllRequests(t *testing.T) {
-	t.Parallel()
-	limited := answer(purchase.ClassRate, 40100)
-	limited.RetryAfter = 2 * time.Minute
-	bubble(t, func(b *harness, c *Config) {
-		c.Concurrency = 1
-		b.live.respond = failFirst(limited)
-	}, func(t *testing.T, b *harness) {
-		b.q.add("cs_1", true, 0)
-		wait(time.Second)
-		b.q.add("cs_2", false, 0) // another pixel, the same app
-		wait(118 * time.Second)
-		if n := b.live.count() + b.test.count(); n != 1 {
-			t.Errorf("requests during the rate limit = %d, want 1", n)
-		}
-		if err := b.Ready(); err != nil {
-			t.Errorf("ready = %v during a rate limit, want nil", err)
-		}
-		wait(10 * time.Second)
-		if b.live.count() != 2 || b.test.count() != 1 {
-			t.Errorf("%d live and %d test requests, want 2 and 1", b.live.count(), b.test.count())
-		}
-	})
-}
-
 func TestWorker_OffSkips(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(_ *harness, c *Config) { c.Live = nil }, func(t *testing.T, b *harness) {
@@ -706,11 +640,10 @@ func TestWorker_RemovesMalformedReturnsNewer(t *testing.T) {
 // Shutdown finishes in-flight requests and fetches nothing new.
 func TestWorker_ShutdownFinishesInFlight(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := startWorker(t, func(b *harness, c *Config) {
-			c.Concurrency = 1
-			b.live.respond = after(3*time.Second, answer(purchase.ClassDelivered, 0))
-		})
+	bubble(t, func(b *harness, c *Config) {
+		c.Concurrency = 1
+		b.live.respond = after(3*time.Second, answer(purchase.ClassDelivered, 0))
+	}, func(t *testing.T, b *harness) {
 		b.q.add("cs_1", true, 0)
 		b.q.add("cs_2", true, 0)
 		wait(time.Second)
@@ -733,8 +666,9 @@ func TestWorker_ExtendsAckWait(t *testing.T) {
 	})
 }
 
-// A sender that was fetching when the rate limit began sends nothing: its messages are returned.
-func TestWorker_RateLimitReturnsFetched(t *testing.T) {
+// Senders that were fetching when the rate limit began return what they get, also for the other pixel: the
+// limit is the app's.
+func TestWorker_RateLimitStopsAllRequests(t *testing.T) {
 	t.Parallel()
 	limited := answer(purchase.ClassRate, 40100)
 	limited.RetryAfter = 2 * time.Minute
@@ -752,6 +686,9 @@ func TestWorker_RateLimitReturnsFetched(t *testing.T) {
 		}
 		if len(b.r.published()) != 1 {
 			t.Errorf("outcomes = %+v, want one", b.r.published())
+		}
+		if err := b.Ready(); err != nil {
+			t.Errorf("ready = %v during a rate limit, want nil", err)
 		}
 		wait(2 * time.Minute)
 		if b.live.count() != 3 || b.test.count() != 1 {
@@ -779,9 +716,7 @@ func TestWorker_KeepsUnusedRateToken(t *testing.T) {
 func TestWorker_KeepsMaxRPS(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(_ *harness, c *Config) { c.MaxRPS = 10 }, func(t *testing.T, b *harness) {
-		for i := range 100 {
-			b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-		}
+		b.add(100, -1)
 		wait(5 * time.Second)
 		if n := b.live.count(); n < 45 || n > 55 {
 			t.Errorf("requests in five seconds at ten a second = %d, want 45 to 55", n)
@@ -801,9 +736,7 @@ func TestWorker_FetchesOnlyTheProbe(t *testing.T) {
 				c.Test = nil
 			}
 		}, func(t *testing.T, b *harness) {
-			for i := range 50 {
-				b.q.add(fmt.Sprintf("cs_%d", i), true, 0)
-			}
+			b.add(50, -1)
 			// between counts after a time, when no probe is in flight: its delivery would be counted twice.
 			between := func(d time.Duration) (probes, events int) {
 				wait(d)
@@ -971,31 +904,16 @@ func TestWorker_FailedDeadLetterKeepsItsPurchaseAlone(t *testing.T) {
 // Abort cuts off in-flight requests: their purchases are returned immediately, without an outcome.
 func TestWorker_AbortReturnsInFlight(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
-		r := &fakeReporter{q: q}
-		w := New(Config{
-			Live: hung{}, EventName: "CompletePayment", BatchSize: 1, Concurrency: 1, MaxRPS: 10,
-			RetryInitial: time.Second, RetryMax: time.Minute, RetryMaxAge: time.Hour, AckWait: q.ackWait,
-			Instance: "w", Now: time.Now,
-		}, q, r, zap.NewNop(), prometheus.NewRegistry())
-		ctx, cancel := context.WithCancel(t.Context())
-		abortCtx, abort := context.WithCancel(t.Context())
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			if err := w.Run(ctx, abortCtx); err != nil {
-				t.Error(err)
-			}
-		}()
-		q.add("cs_1", true, 0)
+	bubble(t, func(_ *harness, c *Config) { c.Live = hung{} }, func(t *testing.T, b *harness) {
+		b.q.add("cs_1", true, 0)
 		wait(time.Second)
-		cancel()
+		b.stop()
 		wait(5 * time.Second)
-		abort()
-		<-ended
-		if journal := q.entries(); !slices.Equal(journal, []string{"nak cs_1"}) || q.delays()[0] != 0 {
-			t.Errorf("journal: %v", journal)
+		b.abort()
+		<-b.ended
+		wantJournal(t, b, "nak cs_1")
+		if delays := b.q.delays(); !slices.Equal(delays, []time.Duration{0}) {
+			t.Errorf("delays = %v, want one of 0s", delays)
 		}
 	})
 }
