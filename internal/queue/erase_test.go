@@ -13,6 +13,7 @@ import (
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/relay"
 )
 
 // occurrences counts a text in all files below a folder.
@@ -48,9 +49,7 @@ func TestErase_RemovesMessagesOfPurchases(t *testing.T) {
 	for id, click := range map[string]string{"cs_a1": "click-ada", "cs_a2": "click-ada", "cs_b1": "click-bob"} {
 		p := claim(id, 1)
 		p.Envelope = envelope(id, click)
-		if got := s.publish(p); got[0].Err != nil {
-			t.Fatal(got[0].Err)
-		}
+		s.store([]relay.Claim{p})
 		for generation := range 2 { // dead-lettered, replayed, dead-lettered again
 			letter := deadLetter(id, generation+1)
 			letter.Envelope = envelope(id, click)

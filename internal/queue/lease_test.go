@@ -130,8 +130,9 @@ func TestConn_StatsReachTheRecorder(t *testing.T) {
 	if len(got) > 1+timeouts || got[0].Subject != message.SubjectStats {
 		t.Fatalf("fetched %v, want one message on %s", got, message.SubjectStats)
 	}
-	if _, err := message.DecodeStats(got[0].Data, time.Unix(1, 0)); err == nil {
-		t.Error("counts of 2026 were decoded in 1970")
+	stored := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	if counts, err := message.DecodeStats(got[0].Data, stored); err != nil || counts.Day != "2026-01-01" {
+		t.Errorf("decoded counts of %q, %v; want 2026-01-01", counts.Day, err)
 	}
 	if err := got[0].DoubleAck(t.Context()); err != nil {
 		t.Error(err)

@@ -43,8 +43,12 @@ func TestPublish_ReportsNotStored(t *testing.T) {
 			t.Parallel()
 			s := newNATS(t)
 			p := prepare(t, s)
-			if got := s.publish(p)[0]; got.Err == nil || !got.NotStored {
+			got := s.publish(p)[0]
+			if got.Err == nil || !got.NotStored {
 				t.Errorf("publish = %+v, want an error, not stored", got)
+			}
+			if full := name == "full stream"; errors.Is(got.Err, relay.ErrStreamFull) != full {
+				t.Errorf("error = %v, want ErrStreamFull: %t", got.Err, full)
 			}
 		})
 	}
