@@ -17,7 +17,7 @@ import (
 
 // A compressed answer is not requested and not decompressed.
 func TestPixel_IgnoresCompression(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a := send(t, func(w http.ResponseWriter, r *http.Request) {
 		if e := r.Header.Get("Accept-Encoding"); e != "" {
 			t.Errorf("Accept-Encoding: %s", e)
 		}
@@ -25,12 +25,8 @@ func TestPixel_IgnoresCompression(t *testing.T) {
 		z := gzip.NewWriter(w)
 		_, _ = io.WriteString(z, `{"code":0,"message":"OK"}`)
 		_ = z.Close()
-	}))
-	defer server.Close()
-	c := config()
-	c.URL = server.URL
-	p := tiktok.NewPixel(c, "P", "token", "")
-	if a := p.Send(t.Context(), []message.Envelope{{EventID: "cs_1", PurchasedAt: 1}}); a.Class != "retry" {
+	})
+	if a.Class != purchase.ClassRetry {
 		t.Errorf("answer = %+v, want retry", a)
 	}
 }

@@ -84,8 +84,7 @@ func TestRedactValues_RemovesEchoedValues(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := redactValues(tc.message, []message.Envelope{other, tc.event}); got != tc.want &&
-				name != "another's value" {
+			if got := redactValues(tc.message, []message.Envelope{other, tc.event}); got != tc.want {
 				t.Errorf("redactValues(%q) = %q, want %q", tc.message, got, tc.want)
 			}
 			if got := redactValues(tc.message, []message.Envelope{tc.event}); got != tc.want {

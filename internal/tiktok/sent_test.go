@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -55,6 +54,9 @@ func TestPixel_ReportsSentFields(t *testing.T) {
 			bare(new(int64(1)), "jpy", purchase.MatchKeys{Email: hashed}), shop,
 			purchase.Sent{Keys: email | page, Minor: new(int64(1)), Page: shop},
 		},
+		"a click id without a page": {
+			bare(nil, "", purchase.MatchKeys{TTCLID: "E.C.P.a"}), "", purchase.Sent{Keys: ttclid},
+		},
 		"a click id and that page": {
 			bare(nil, "", purchase.MatchKeys{TTCLID: "E.C.P.a", TTP: "t"}), deep,
 			purchase.Sent{Keys: ttclid | ttp | page, Page: deep},
@@ -80,24 +82,5 @@ func TestPixel_ReportsSentFields(t *testing.T) {
 		if a := pixelWithAnswer(t, config(), refused).Send(t.Context(), both); a.Sent != nil {
 			t.Errorf("answer %s: sent = %+v, want none", refused, a.Sent)
 		}
-	}
-}
-
-// Without any page, the click ID is reported exactly if the body contains it.
-func TestPixel_ReportsClickIDOfBody(t *testing.T) {
-	t.Parallel()
-	keys := purchase.MatchKeys{TTCLID: "E.C.P.a"}
-	e := message.Envelope{Version: 1, EventID: "cs_1", PurchasedAt: 1704067200, Keys: keys}
-	body, err := tiktok.Body(config(), "PIXEL1", "", []message.Envelope{e})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := int16(0)
-	if strings.Contains(string(body), `"ttclid"`) {
-		want = 4
-	}
-	a := pixelWithAnswer(t, config(), `{"code":0}`).Send(t.Context(), []message.Envelope{e})
-	if len(a.Sent) != 1 || a.Sent[0].Keys != want {
-		t.Errorf("sent = %+v, want keys %d as in %s", a.Sent, want, body)
 	}
 }

@@ -67,7 +67,6 @@ func TestStats_MeetsTheSimulatorsRules(t *testing.T) {
 		"hang":           {tiktoksim.Fault{Hang: true}, purchase.ClassRetry},
 		"cut":            {tiktoksim.Fault{Cut: true}, purchase.ClassRetry},
 		"cut body":       {tiktoksim.Fault{LyingLength: true}, purchase.ClassRetry},
-		"redirect":       {tiktoksim.Fault{Redirect: "http://127.0.0.1:1/"}, purchase.ClassRetry},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,7 +1,6 @@
 package tiktok_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -360,7 +359,6 @@ func TestPixel_ClassifiesEveryFault(t *testing.T) {
 		t.Errorf("redirect followed with the token %q", r.Header.Get("Access-Token"))
 	}))
 	defer elsewhere.Close()
-	echo := "secret-token of me@example.com\n" + strings.Repeat("é", 400)
 	for name, tc := range map[string]struct {
 		fault tiktoksim.Fault
 		class purchase.Class
@@ -378,7 +376,6 @@ func TestPixel_ClassifiesEveryFault(t *testing.T) {
 		"timeout":        {tiktoksim.Fault{Hang: true}, purchase.ClassRetry, "none", 0},
 		"redirect":       {tiktoksim.Fault{Redirect: elsewhere.URL}, purchase.ClassRetry, "307", 0},
 		"unknown code":   {tiktoksim.Fault{Code: 77777}, purchase.ClassRetry, "77777", 0},
-		"echoed secrets": {tiktoksim.Fault{Code: 40002, Message: echo}, purchase.ClassRefused, "40002", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sim := tiktoksim.New(tiktoksim.Config{Token: "secret-token", Pixel: "PIXEL1"})
@@ -398,28 +395,7 @@ func TestPixel_ClassifiesEveryFault(t *testing.T) {
 			if a.Class != tc.class || code != tc.code || a.RetryAfter != tc.wait {
 				t.Errorf("answer = %+v, code %s; want %s, %s, wait %s", a, code, tc.class, tc.code, tc.wait)
 			}
-			quoted := `"` + strings.ReplaceAll(a.Message, `"`, "") + `"`
-			if len(a.Message) > 300 || strings.Contains(a.Message, "secret-token") ||
-				strings.ContainsAny(a.Message, "@\n") || !json.Valid([]byte(quoted)) {
-				t.Errorf("message = %q, want it sanitized", a.Message)
-			}
 		})
-	}
-}
-
-func TestBody_IsDeterministic(t *testing.T) {
-	e := []message.Envelope{envelope(new(int64(2999)), "usd"), envelope(nil, "")}
-	first, err := tiktok.Body(config(), "PIXEL1", "", e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		if again, err := tiktok.Body(config(), "PIXEL1", "", e); err != nil || !bytes.Equal(first, again) {
-			t.Fatalf("body = %s, %v; want %s", again, err, first)
-		}
-	}
-	if strings.Contains(string(first), "test_event_code") {
-		t.Errorf("body = %s, want no test_event_code", first)
 	}
 }
 
@@ -450,23 +426,10 @@ func send(t *testing.T, answer http.HandlerFunc) purchase.Answer {
 	return sendTo(t, c)
 }
 
-func TestPixel_SendsRequest(t *testing.T) {
-	a := send(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost || r.Header.Get("Access-Token") != "secret-token" ||
-			r.Header.Get("Content-Type") != "application/json" {
-			t.Errorf("request = %s %v, want POST with token and content type", r.Method, r.Header)
-		}
-		_, _ = io.WriteString(w, `{"code":0,"message":"OK","request_id":"r1"}`)
-	})
-	if a.Class != purchase.ClassDelivered || a.RequestID != "r1" {
-		t.Errorf("answer = %+v, want delivered, r1", a)
-	}
-}
-
 // Whatever the server returns, no token and no e-mail address remains.
 func TestPixel_SanitizesAnswers(t *testing.T) {
 	for _, hostile := range []string{
-		"secret-token", "secret-\x01token", "secret-\u200btoken",
+		"secret-token", "secret-\x01token", "secret-\u200btoken", "two\nlines",
 		"for me@example.com", "me\u200b@example.com", "me%40example.com", "<me@example.com>",
 		strings.Repeat("é", 400), strings.Repeat("x", 295) + "secret-token",
 	} {
@@ -476,7 +439,7 @@ func TestPixel_SanitizesAnswers(t *testing.T) {
 		}
 		a := send(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
 		for _, text := range []string{a.Message, a.RequestID} {
-			for _, secret := range []string{"secret-t", "me@", "%40", "\x01", "\u200b"} {
+			for _, secret := range []string{"secret-t", "me@", "%40", "\x01", "\u200b", "\n"} {
 				if strings.Contains(text, secret) || len(text) > 300 || !utf8.ValidString(text) {
 					t.Errorf("text of %q = %q, want it sanitized", hostile, text)
 				}
