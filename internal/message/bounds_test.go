@@ -145,6 +145,7 @@ func TestGeneration_IsBounded(t *testing.T) {
 	t.Parallel()
 	for msgID, want := range map[string]int{
 		"cs_1:1048576": 1 << 20, "cs_1:1048577": 1, "cs_1:2147483648": 1, "cs_1:99999999999999999999": 1,
+		"": 1, "cs_1": 1, "cs_1:": 1, "cs_1:x": 1, "cs_1:-4": 1,
 	} {
 		if got := message.Generation(msgID); got != want {
 			t.Errorf("Generation(%q) = %d, want %d", msgID, got, want)
