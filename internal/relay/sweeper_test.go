@@ -95,10 +95,8 @@ func (l *sweepLedger) calls() []string {
 	return slices.Clone(l.journal)
 }
 
-// withSweeper calls test beside a running sweeper.
-func withSweeper(
-	t *testing.T, l *sweepLedger, s *stream, test func(log *observer.ObservedLogs, reg *prometheus.Registry),
-) {
+// startSweeper starts a sweeper, which stops at the end of the synctest bubble.
+func startSweeper(t *testing.T, l *sweepLedger, s *stream) (*observer.ObservedLogs, *prometheus.Registry) {
 	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
 	reg := prometheus.NewRegistry()
@@ -107,12 +105,17 @@ func withSweeper(
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- sweeper.Run(ctx) }()
-	test(log, reg)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return log, reg
 }
+
+// overdue returns an overdue purchase.
+func overdue(id string) Claim { return Claim{ID: id, Generation: 1, FirstPublished: time.Now()} }
 
 func TestSweeper_RecordsEachResult(t *testing.T) {
 	t.Parallel()
@@ -132,23 +135,21 @@ func TestSweeper_RecordsEachResult(t *testing.T) {
 			}
 			return nil
 		}}
-		withSweeper(t, l, s, func(log *observer.ObservedLogs, reg *prometheus.Registry) {
-			<-time.After(time.Minute + time.Second)
-			synctest.Wait()
-			want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unknown cs_unknown"}
-			if got := l.calls(); !slices.Equal(got, want) {
-				t.Errorf("calls = %v\nwant %v", got, want)
+		log, reg := startSweeper(t, l, s)
+		wait(time.Minute + time.Second)
+		want := []string{"expired cs_old:5", "published cs_lost:2 at 1", "queued cs_queued", "unknown cs_unknown"}
+		if got := l.calls(); !slices.Equal(got, want) {
+			t.Errorf("calls = %v\nwant %v", got, want)
+		}
+		expired := log.FilterField(zap.String("checkout_session_id", "cs_old"))
+		if expired.FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
+			t.Errorf("log = %v, want an error about cs_old", log.All())
+		}
+		for _, name := range []string{"purchase_relay_dead_letters_total", "purchase_relay_swept_total"} {
+			if n := counter(t, reg, name, "expired"); n != 1 {
+				t.Errorf("%s{expired} = %v, want 1", name, n)
 			}
-			expired := log.FilterField(zap.String("checkout_session_id", "cs_old"))
-			if expired.FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
-				t.Errorf("log = %v, want an error about cs_old", log.All())
-			}
-			for _, name := range []string{"purchase_relay_dead_letters_total", "purchase_relay_swept_total"} {
-				if n := counter(t, reg, name, "expired"); n != 1 {
-					t.Errorf("%s{expired} = %v, want 1", name, n)
-				}
-			}
-		})
+		}
 	})
 }
 
@@ -157,37 +158,32 @@ func TestSweeper_SweepsAllBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{}
 		for i := range 1201 {
-			id := fmt.Sprintf("cs_%d", i)
-			l.overdue = append(l.overdue, Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
+			l.overdue = append(l.overdue, overdue(fmt.Sprintf("cs_%d", i)))
 		}
 		s := &stream{ids: map[string]uint64{}}
-		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			<-time.After(time.Minute + time.Second)
-			synctest.Wait()
-			if len(l.calls()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
-				t.Errorf("calls = %d, batches = %v; want 1201, and 500, 500, 201", len(l.calls()), s.batches)
-			}
-		})
+		startSweeper(t, l, s)
+		wait(time.Minute + time.Second)
+		if len(l.calls()) != 1201 || !slices.Equal(s.batches, []int{500, 500, 201}) {
+			t.Errorf("calls = %d, batches = %v; want 1201, and 500, 500, 201", len(l.calls()), s.batches)
+		}
 	})
 }
 
 func TestSweeper_WaitsForConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		l := &sweepLedger{overdue: []Claim{overdue("cs_1")}}
 		s := &stream{ids: map[string]uint64{}, disconnected: true}
-		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			<-time.After(time.Hour)
-			if len(l.calls()) > 0 {
-				t.Errorf("calls while disconnected = %v, want none", l.calls())
-			}
-			s.set(func() { s.disconnected = false })
-			<-time.After(time.Minute)
-			synctest.Wait()
-			if got := l.calls(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
-				t.Errorf("calls = %v, want cs_1 published", got)
-			}
-		})
+		startSweeper(t, l, s)
+		wait(time.Hour)
+		if len(l.calls()) > 0 {
+			t.Errorf("calls while disconnected = %v, want none", l.calls())
+		}
+		s.set(func() { s.disconnected = false })
+		wait(time.Minute)
+		if got := l.calls(); !slices.Equal(got, []string{"published cs_1:2 at 1"}) {
+			t.Errorf("calls = %v, want cs_1 published", got)
+		}
 	})
 }
 
@@ -212,16 +208,13 @@ func counter(t *testing.T, reg *prometheus.Registry, name, label string) float64
 func TestSweeper_BoundsLedgerQueries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{hangs: true, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
-		s := &stream{ids: map[string]uint64{}}
-		withSweeper(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
-			<-time.After(3 * time.Minute)
-			synctest.Wait()
-			got, postponed := l.calls(), log.FilterMessage("Sweep postponed").Len()
-			if !slices.Equal(got, []string{"published cs_1:2 at 1"}) || postponed != 1 {
-				t.Errorf("calls = %v, log = %v; want cs_1 published after one failure", got, log.All())
-			}
-		})
+		l := &sweepLedger{hangs: true, overdue: []Claim{overdue("cs_1")}}
+		log, _ := startSweeper(t, l, &stream{ids: map[string]uint64{}})
+		wait(3 * time.Minute)
+		got, postponed := l.calls(), log.FilterMessage("Sweep postponed").Len()
+		if !slices.Equal(got, []string{"published cs_1:2 at 1"}) || postponed != 1 {
+			t.Errorf("calls = %v, log = %v; want cs_1 published after one failure", got, log.All())
+		}
 	})
 }
 
@@ -240,25 +233,23 @@ func TestSweeper_WaitsForUnrecordedOutcomes(t *testing.T) {
 		{50 * time.Hour, 0, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			l := &sweepLedger{lag: tc.lag, overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+			l := &sweepLedger{lag: tc.lag, overdue: []Claim{overdue("cs_1")}}
 			s := &stream{ids: map[string]uint64{}}
 			if tc.age != 0 {
 				s.oldestOutcome = time.Now().Add(time.Minute - tc.age)
 			}
-			withSweeper(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
-				<-time.After(time.Minute + time.Millisecond)
-				synctest.Wait()
-				var want []string
-				if tc.swept {
-					want = []string{"published cs_1:2 at 1"}
-				}
-				if got := l.calls(); !slices.Equal(got, want) {
-					t.Errorf("outcome of age %s: calls = %v, want %v", tc.age, got, want)
-				}
-				if postponed := log.FilterMessage("Sweep postponed").Len() > 0; postponed == tc.swept {
-					t.Errorf("outcome of age %s: postponed = %t, want %t", tc.age, postponed, !tc.swept)
-				}
-			})
+			log, _ := startSweeper(t, l, s)
+			wait(time.Minute + time.Millisecond)
+			var want []string
+			if tc.swept {
+				want = []string{"published cs_1:2 at 1"}
+			}
+			if got := l.calls(); !slices.Equal(got, want) {
+				t.Errorf("outcome of age %s: calls = %v, want %v", tc.age, got, want)
+			}
+			if postponed := log.FilterMessage("Sweep postponed").Len() > 0; postponed == tc.swept {
+				t.Errorf("outcome of age %s: postponed = %t, want %t", tc.age, postponed, !tc.swept)
+			}
 		})
 	}
 }
@@ -274,30 +265,26 @@ func TestSweeper_SweepsOncePerHourBesideStuckOutcome(t *testing.T) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			for range n {
-				id := fmt.Sprintf("cs_%d", len(l.overdue)+len(l.journal))
-				l.overdue = append(l.overdue, Claim{ID: id, Generation: 1, FirstPublished: time.Now()})
+				l.overdue = append(l.overdue, overdue(fmt.Sprintf("cs_%d", len(l.overdue)+len(l.journal))))
 			}
 		}
-		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			lose(1201)
-			for hour := range 30 {
-				before := len(l.calls())
-				<-time.After(postponeMax - 2*time.Minute)
-				synctest.Wait()
-				if got := len(l.calls()); hour == 0 && got != before {
-					t.Errorf("swept %d within an hour, want none", got-before)
-				}
-				<-time.After(3 * time.Minute)
-				synctest.Wait()
-				if got, want := len(l.calls()), before+1201; hour == 0 && got != want {
-					t.Errorf("swept %d after an hour, want %d", got, want)
-				}
-				if hour > 0 && len(l.calls()) == before {
-					t.Errorf("hour %d: swept none, want some", hour)
-				}
-				lose(1)
+		startSweeper(t, l, s)
+		lose(1201)
+		for hour := range 30 {
+			before := len(l.calls())
+			wait(postponeMax - 2*time.Minute)
+			if got := len(l.calls()); hour == 0 && got != before {
+				t.Errorf("swept %d within an hour, want none", got-before)
 			}
-		})
+			wait(3 * time.Minute)
+			if got, want := len(l.calls()), before+1201; hour == 0 && got != want {
+				t.Errorf("swept %d after an hour, want %d", got, want)
+			}
+			if hour > 0 && len(l.calls()) == before {
+				t.Errorf("hour %d: swept none, want some", hour)
+			}
+			lose(1)
+		}
 	})
 }
 
@@ -308,37 +295,32 @@ func TestSweeper_PostponesAfterLongLedgerOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &sweepLedger{err: errors.New("connection refused")}
 		s := &stream{ids: map[string]uint64{}, oldestOutcome: time.Now()}
-		withSweeper(t, l, s, func(*observer.ObservedLogs, *prometheus.Registry) {
-			<-time.After(10*time.Hour + 30*time.Minute)
-			synctest.Wait()
-			l.mu.Lock()
-			l.err, l.overdue = nil, []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}
-			l.mu.Unlock()
-			<-time.After(5 * time.Minute)
-			synctest.Wait()
-			if got := l.calls(); slices.Contains(got, "published cs_1:2 at 1") {
-				t.Errorf("calls before the outcomes are recorded = %v, want no publish", got)
-			}
-			s.set(func() { s.oldestOutcome = time.Time{} })
-			<-time.After(2 * time.Minute)
-			synctest.Wait()
-			if got := l.calls(); !slices.Contains(got, "published cs_1:2 at 1") {
-				t.Errorf("calls after the outcomes are recorded = %v, want cs_1 published", got)
-			}
-		})
+		startSweeper(t, l, s)
+		wait(10*time.Hour + 30*time.Minute)
+		l.mu.Lock()
+		l.err, l.overdue = nil, []Claim{overdue("cs_1")}
+		l.mu.Unlock()
+		wait(5 * time.Minute)
+		if got := l.calls(); slices.Contains(got, "published cs_1:2 at 1") {
+			t.Errorf("calls before the outcomes are recorded = %v, want no publish", got)
+		}
+		s.set(func() { s.oldestOutcome = time.Time{} })
+		wait(2 * time.Minute)
+		if got := l.calls(); !slices.Contains(got, "published cs_1:2 at 1") {
+			t.Errorf("calls after the outcomes are recorded = %v, want cs_1 published", got)
+		}
 	})
 }
 
 func TestSweeper_WaitsWhileLagIsUnknown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &sweepLedger{overdue: []Claim{{ID: "cs_1", Generation: 1, FirstPublished: time.Now()}}}
+		l := &sweepLedger{overdue: []Claim{overdue("cs_1")}}
 		s := &stream{ids: map[string]uint64{}, outcomeErr: errors.New("no responders")}
-		withSweeper(t, l, s, func(log *observer.ObservedLogs, _ *prometheus.Registry) {
-			<-time.After(time.Hour)
-			if got := l.calls(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
-				t.Errorf("calls = %v, want none while the outcome lag is unknown; log %v", got, log.All())
-			}
-		})
+		log, _ := startSweeper(t, l, s)
+		wait(time.Hour)
+		if got := l.calls(); len(got) > 0 || log.FilterMessage("Sweep postponed").Len() != 1 {
+			t.Errorf("calls = %v, want none while the outcome lag is unknown; log %v", got, log.All())
+		}
 	})
 }
