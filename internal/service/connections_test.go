@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"go.uber.org/zap"
 )
 
 // withoutTimeouts is an option of Serve for tests of other limits: a busy machine may exceed the timeouts.
@@ -58,20 +57,11 @@ func expectOK(t *testing.T, name string, c net.Conn) {
 // The longest idle connections are closed, not new ones and not those that serve a request.
 func TestServe_ClosesLongestIdleConnections(t *testing.T) {
 	const limit = 20
-	life := NewLifecycle(zap.NewNop())
 	started, release := make(chan struct{}), make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/slow", func(http.ResponseWriter, *http.Request) { close(started); <-release })
-	addr, err := life.Serve("SOME_ADDR", "127.0.0.1:0", limit, mux, withoutTimeouts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := life.Stop(time.Minute); err != nil {
-			t.Error(err)
-		}
-	})
+	life, addr := serveLimited(t, limit, mux.ServeHTTP)
 	slow := make(chan error)
 	go func() {
 		resp, err := http.Get("http://" + addr.String() + "/slow")

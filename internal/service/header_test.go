@@ -43,6 +43,7 @@ func servePlain(tb testing.TB) net.Addr {
 	return l.Addr()
 }
 
+// serveLimited serves with the limits of connections and headers, without timeouts.
 func serveLimited(tb testing.TB, max int, h http.HandlerFunc) (*Lifecycle, net.Addr) {
 	tb.Helper()
 	life := NewLifecycle(zap.NewNop())
@@ -50,7 +51,11 @@ func serveLimited(tb testing.TB, max int, h http.HandlerFunc) (*Lifecycle, net.A
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = life.Stop(time.Minute) })
+	tb.Cleanup(func() {
+		if err := life.Stop(time.Minute); err != nil {
+			tb.Error(err)
+		}
+	})
 	return life, addr
 }
 
