@@ -6,21 +6,11 @@ import (
 	"time"
 
 	"purchase-relay/internal/purchase"
-	"purchase-relay/internal/secret"
-	"purchase-relay/internal/testkit/pglocal/pgtest"
 )
 
 // BenchmarkRecord writes batches of new purchases, each of a new customer.
 func BenchmarkRecord(b *testing.B) {
-	url := secret.String(pgtest.Database(b))
-	if _, err := Migrate(b.Context(), url); err != nil {
-		b.Fatal(err)
-	}
-	db, err := Open(b.Context(), url)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer db.Close()
+	db := openEmpty(b)
 	serial := 0
 	for _, n := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("batch=%d", n), func(b *testing.B) {

@@ -3,7 +3,6 @@ package ledger_test
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -29,11 +28,7 @@ func newTimedLedger(t *testing.T) *testLedger {
 			ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now();
 		ALTER TABLE public.profiles
 			ALTER created_at SET DEFAULT history.now(), ALTER updated_at SET DEFAULT history.now()`)
-	separator := "?"
-	if strings.Contains(l.URL, "?") {
-		separator = "&"
-	}
-	l.Open(l.URL + separator + "search_path=history,pg_catalog,public")
+	l.Open(l.URL + "&search_path=history,pg_catalog,public")
 	l.AllowSlowWrites()
 	return l
 }

@@ -84,17 +84,13 @@ func TestCheckURL(t *testing.T) {
 func TestClose_AbandonsConnectionInUse(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
-	db, err := ledger.Open(t.Context(), secret.String(l.URL))
+	conn, err := l.Pool().Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := db.Pool().Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	db.Close()
+	l.Close()
 	conn.Release()
-	db.Close() // idempotent
+	l.Close() // idempotent
 }
 
 func TestMigrate_ConcurrentlyAndRepeatedly(t *testing.T) {

@@ -12,20 +12,26 @@ import (
 	"purchase-relay/internal/testkit/sqlconst"
 )
 
+// openEmpty returns a migrated, empty ledger.
+func openEmpty(tb testing.TB) *DB {
+	tb.Helper()
+	url := secret.String(pgtest.Database(tb))
+	if _, err := Migrate(tb.Context(), url); err != nil {
+		tb.Fatal(err)
+	}
+	db, err := Open(tb.Context(), url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(db.Close)
+	return db
+}
+
 // Plans are often prepared while the ledger is empty and kept as it grows: webhooks, pruning and the list of
 // problems must use indexes.
 func TestPlans_OfEmptyLedgerUseIndexes(t *testing.T) {
 	t.Parallel()
-	url := secret.String(pgtest.Database(t))
-	if _, err := Migrate(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
-	db, err := Open(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	conn, err := db.pool.Acquire(t.Context())
+	conn, err := openEmpty(t).pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

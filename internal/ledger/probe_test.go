@@ -45,18 +45,20 @@ func TestTransportOf_IsTheWeakestAllowed(t *testing.T) {
 	}
 }
 
+func openProbe(t *testing.T, url secret.String) *Probe {
+	t.Helper()
+	p, err := OpenProbe(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close(context.Background()) })
+	return p
+}
+
 func TestProbe_ReadsLedger(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)
-	probe := func(url secret.String) *Probe {
-		p, err := OpenProbe(t.Context(), url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { p.Close(context.Background()) })
-		return p
-	}
-	owner, runtime := probe(r.owner), probe(r.runtime)
+	owner, runtime := openProbe(t, r.owner), openProbe(t, r.runtime)
 	if runtime.User != r.role || runtime.Database == "" {
 		t.Errorf("connected as %q on %q, want %q", runtime.User, runtime.Database, r.role)
 	}
@@ -127,12 +129,7 @@ func TestProbe_NotReceived(t *testing.T) {
 		('evt_2', 'completed', 'cs_backfill', true, now(), 'processed', true),
 		('evt_3', 'completed', 'cs_both', true, now(), 'processed', true),
 		('evt_4', 'completed', 'cs_both', true, now(), 'duplicate', false)`)
-	p, err := OpenProbe(t.Context(), r.owner)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close(context.Background()) })
-	missing, backfilled, err := p.NotReceived(t.Context(),
+	missing, backfilled, err := openProbe(t, r.owner).NotReceived(t.Context(),
 		[]string{"cs_webhook", "cs_backfill", "cs_both", "cs_missing", "cs_webhook"},
 		[]string{"completed", "completed", "completed", "completed", "succeeded"})
 	if err != nil || !slices.Equal(missing, []string{"cs_missing", "cs_webhook"}) ||

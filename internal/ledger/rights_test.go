@@ -76,7 +76,7 @@ func (r *roles) migrate() {
 	}
 }
 
-// EXPLAIN checks the rights for a statement without running it.
+// Every statement can be prepared. EXPLAIN checks the rights for a statement without running it.
 func TestRuntimeRole_CanRunEveryStatement(t *testing.T) {
 	t.Parallel()
 	r := newRoles(t)

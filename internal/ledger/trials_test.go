@@ -219,7 +219,8 @@ func TestRecord_WithheldFirstPayment(t *testing.T) {
 	}
 }
 
-// A trial that is sent as its own event is not counted as paid. Its first payment is sent as a purchase.
+// A trial that is sent as its own event has no value and is not counted as paid. The ledger keeps its amount.
+// Its first payment is sent as a purchase.
 func TestRecord_SentTrial(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
@@ -228,8 +229,12 @@ func TestRecord_SentTrial(t *testing.T) {
 	r.Purchase.EventName = "StartTrial"
 	r.Claim = true
 	sent, err := message.DecodeEnvelope(l.Must(r, purchase.Processed).Message)
-	if err != nil || sent.Event != "StartTrial" || sent.EventID != "cs_1" {
-		t.Errorf("trial's envelope = %+v, %v, want StartTrial of cs_1", sent, err)
+	if err != nil || sent.Event != "StartTrial" || sent.EventID != "cs_1" || sent.AmountMinor != nil ||
+		sent.Currency != "" {
+		t.Errorf("trial's envelope = %+v, %v, want StartTrial of cs_1 without a value", sent, err)
+	}
+	if p := l.stored("cs_1"); p.amount != 0 || p.currency != "usd" {
+		t.Errorf("amount = %d %s, want 0 usd", p.amount, p.currency)
 	}
 	summary := func() report.Summary {
 		t.Helper()
@@ -377,21 +382,4 @@ func TestRecord_PaidTrialIsOneSale(t *testing.T) {
 		return []purchase.Receipt{sold, invoiceOf(trial, 1), invoiceOf(trial, 2)}
 	})
 	l.convertHeld(0, 0)
-}
-
-// A trial's event has no value, whatever the checkout's amount. The ledger keeps the amount.
-func TestRecord_TrialHasNoValue(t *testing.T) {
-	t.Parallel()
-	l := newLedger(t)
-	r := trialOf(1)
-	r.Purchase.Status, r.Purchase.Reason = purchase.StatusPending, purchase.ReasonNone
-	r.Purchase.EventName = "StartTrial"
-	r.Purchase.Currency, r.Claim = "usd", true
-	sent, err := message.DecodeEnvelope(l.Must(r, purchase.Processed).Message)
-	if err != nil || sent.AmountMinor != nil || sent.Currency != "" {
-		t.Errorf("envelope = %+v, %v, want neither amount nor currency", sent, err)
-	}
-	if p := l.stored("cs_1"); p.amount != 0 || p.currency != "usd" {
-		t.Errorf("amount = %d %s, want 0 usd", p.amount, p.currency)
-	}
 }
