@@ -49,6 +49,18 @@ func respond(status int, body string, headers ...string) http.HandlerFunc {
 
 func abort(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
+// clean fails if an error contains the key or personal data, or not want.
+func clean(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("error = nil, want %q", want)
+	}
+	text := err.Error()
+	if !strings.Contains(text, want) || strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
+		t.Errorf("error = %q, want %q without secret", text, want)
+	}
+}
+
 // lastHour lists the events of the last hour and returns their number and the last error.
 func lastHour(ctx context.Context, api *stripe.API) (n int, last error) {
 	for _, err := range api.Events(ctx, time.Now().Add(-time.Hour), time.Now(), "evt_1") {
@@ -144,10 +156,7 @@ func TestAPI_EventsErrors(t *testing.T) {
 			if wait != tc.wait || retryable != tc.retryable || failure.CursorGone() != tc.cursorGone {
 				t.Errorf("wait = %s, retryable = %t, cursor gone = %t", wait, retryable, failure.CursorGone())
 			}
-			text := err.Error()
-			if !strings.Contains(text, tc.want) || strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
-				t.Errorf("error = %q, want %q and no secret", text, tc.want)
-			}
+			clean(t, err, tc.want)
 		})
 	}
 	ctx, cancel := context.WithCancel(t.Context())

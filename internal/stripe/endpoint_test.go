@@ -133,18 +133,6 @@ func TestAPI_EndpointsOfForeignShapes(t *testing.T) {
 	}
 }
 
-// clean fails if an error contains the key or personal data, or not want.
-func clean(t *testing.T, err error, want string) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("error = nil, want %q", want)
-	}
-	text := err.Error()
-	if !strings.Contains(text, want) || strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
-		t.Errorf("error = %q, want %q without secret", text, want)
-	}
-}
-
 // endpointFaults are the stand-in's faults and what the error contains.
 func endpointFaults() map[stripegen.Fault]string {
 	return map[stripegen.Fault]string{

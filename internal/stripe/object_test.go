@@ -91,9 +91,9 @@ func TestAPI_FetchValidatesReference(t *testing.T) {
 	before := requests.Load()
 	for _, url := range []string{
 		"", "/", "/v1", "/v1/", "/v2/core/events/evt_1", "v1/checkout/sessions/cs_1", "https://evil.example/v1/x",
-		"//evil.example/v1/x", "/v1//evil.example", "/v1/../admin", "/v1/./x", "/v1/x/..", "/v1/%2e%2e/admin",
-		"/v1/x%2Fy", "/v1/x?expand[]=customer", "/v1/x#y", "/v1/@evil.example", "/v1/x:80", "\\v1\\x",
-		"/v1/x\r\nHost: evil.example", "/v1/x y", "/v1/" + strings.Repeat("a/", 600) + "a",
+		"//evil.example/v1/x", "@evil.example/v1/x", "/v1//evil.example", "/v1/../admin", "/v1/./x", "/v1/x/..",
+		"/v1/%2e%2e/admin", "/v1/x%2Fy", "/v1/x?expand[]=customer", "/v1/x#y", "/v1/@evil.example", "/v1/x:80",
+		"\\v1\\x", "/v1/x\r\nHost: evil.example", "/v1/x y", "/v1/" + strings.Repeat("a/", 600) + "a",
 	} {
 		e.Related.URL = url
 		got, err := api.Fetch(t.Context(), e)
@@ -175,17 +175,12 @@ func TestAPI_FetchErrors(t *testing.T) {
 			if !errors.As(err, new(*stripe.APIError)) || got.Checkout != nil {
 				t.Fatalf("event = %+v, error = %v, want an APIError", got, err)
 			}
-			text := err.Error()
-			if !strings.Contains(text, tc.want) || strings.Contains(text, "hunter2") || strings.Contains(text, "@") {
-				t.Errorf("error = %q, want %q and no secret", text, tc.want)
-			}
+			clean(t, err, tc.want)
 		})
 	}
 	closed := stripe.NewAPI(stripe.APIConfig{Key: testKey, URL: "http://127.0.0.1:1"})
 	_, err := closed.Fetch(t.Context(), decode(t, stripegen.NewCheckout().Thin()))
-	if err == nil || !strings.Contains(err.Error(), "call Stripe's API") {
-		t.Errorf("closed port: error = %v, want call Stripe's API", err)
-	}
+	clean(t, err, "call Stripe's API")
 }
 
 // The context also ends a response that has begun.
