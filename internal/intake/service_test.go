@@ -123,10 +123,6 @@ func TestService_TakesBackfilledEvents(t *testing.T) {
 			func(e *purchase.Event) { e.Checkout = nil },
 			none, nil, purchase.Malformed, 0, 0, "Malformed event",
 		},
-		"undecodable": {
-			func(e *purchase.Event) { *e = purchase.Event{ID: "evt_1"} },
-			none, nil, purchase.Malformed, 0, 0, "Malformed event",
-		},
 		"ledger unavailable": {asIs, none, unavailable, "", 1, 0, ""},
 	} {
 		for _, dry := range []bool{false, true} {
