@@ -34,7 +34,7 @@ func dropped(key string, reason purchase.DropReason, n int) []purchase.Dropped {
 	return slices.Repeat([]purchase.Dropped{{Key: key, Reason: reason}}, n)
 }
 
-// The hashes are from TikTok's documentation and from other senders' tests.
+// The literal hashes are from TikTok's documentation and from other senders' tests.
 func TestHashes(t *testing.T) {
 	const (
 		alice    = "848a771458438fc2ec420560d769fb9b9b86851ee338ec56517baabd79d3bb4f"
@@ -50,6 +50,8 @@ func TestHashes(t *testing.T) {
 	}{
 		"HashEmail": {purchase.HashEmail, map[string]string{
 			" ALICE_abc@gmail.com ": alice, "bugsbunny@warnerbros.com": bugs, strings.ToUpper(bugs): bugs, "  ": "",
+			" RE\u0301MI@exam\u200bple\uff0ecom": sha("rémi@example.com"),
+			"\u212aate@example.com":              sha("\u212aate@example.com"), // KELVIN SIGN
 		}},
 		"HashPhone": {purchase.HashPhone, map[string]string{
 			"(+1)2133734253": phone, "+1555-555-5555": fives, "12345678901234": digits, fives: fives,
