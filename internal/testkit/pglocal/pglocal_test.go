@@ -3,7 +3,6 @@ package pglocal_test
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -195,12 +194,4 @@ func TestStart_RemovesAbandoned(t *testing.T) {
 	if _, err := os.Stat(running.Dir()); err != nil {
 		t.Errorf("running server's folder: %v", err)
 	}
-}
-
-func TestStart_BusyAddress(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer func() { _ = l.Close() }()
-	_ = refused(t, pglocal.Options{Addr: l.Addr().String()}, l.Addr().String())
 }

@@ -28,16 +28,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func start(t *testing.T, script string, env ...string) *process.Process {
+// start runs a script and returns its process and its log.
+func start(t *testing.T, script string) (p *process.Process, log string) {
 	t.Helper()
+	log = filepath.Join(t.TempDir(), "log")
 	p, err := process.Start(process.Command{
-		Path: "/bin/sh", Args: []string{"-c", script}, Env: env, Log: filepath.Join(t.TempDir(), "log"),
+		Path: "/bin/sh", Args: []string{"-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Kill)
-	return p
+	return p, log
 }
 
 // A child ends with its parent, also when it is stopped and the parent killed.
@@ -116,14 +118,7 @@ func TestProcess_Stop(t *testing.T) {
 		"stays":       {"trap '' TERM; echo up; while :; do sleep 0.01; done", "was killed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			log := filepath.Join(t.TempDir(), "log")
-			p, err := process.Start(process.Command{
-				Path: "/bin/sh", Args: []string{"-c", tc.script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Log: log,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(p.Kill)
+			p, log := start(t, tc.script)
 			up := func() bool { text, err := os.ReadFile(log); return err == nil && len(text) > 0 }
 			if err := p.Await(t.Context(), "the trap", time.Minute, up); err != nil {
 				t.Fatal(err)
@@ -132,7 +127,7 @@ func TestProcess_Stop(t *testing.T) {
 			if tc.want == "was killed" {
 				grace = 100 * time.Millisecond
 			}
-			err = p.Stop(grace)
+			err := p.Stop(grace)
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error = %v, want %q", err, tc.want)
 			}
@@ -144,7 +139,7 @@ func TestProcess_Stop(t *testing.T) {
 }
 
 func TestProcess_AwaitReportsEnd(t *testing.T) {
-	p := start(t, "echo one; echo two >&2; exit 7")
+	p, _ := start(t, "echo one; echo two >&2; exit 7")
 	err := p.Await(t.Context(), "readiness", time.Minute, func() bool { return false })
 	if err == nil || !strings.HasSuffix(err.Error(), "ends with:\none\ntwo") || p.ExitCode() != 7 {
 		t.Errorf("error = %v, exit code %d, want the log's end and 7", err, p.ExitCode())
@@ -154,7 +149,7 @@ func TestProcess_AwaitReportsEnd(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	stays := start(t, "kill -STOP $$")
+	stays, _ := start(t, "kill -STOP $$")
 	err = stays.Await(ctx, "readiness", time.Minute, func() bool { return false })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v, want %v", err, context.Canceled)

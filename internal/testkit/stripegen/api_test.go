@@ -200,14 +200,10 @@ func TestAPI_FailShare(t *testing.T) {
 	api.FailShare(0.2, 1)
 	statuses := map[int]int{}
 	for range requests {
-		w := httptest.NewRecorder()
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/events", http.NoBody)
-		r.Header.Set("Authorization", "Bearer sk_test_x")
 		func() {
 			defer func() { _ = recover() }() // Cut
-			api.ServeHTTP(w, r)
+			statuses[do(t, api, "GET /v1/events", "").Code]++
 		}()
-		statuses[w.Code]++
 	}
 	if n := api.Stats().Failed; n < 150 || n > 250 {
 		t.Errorf("%d of %d requests failed, want a fifth", n, requests)
