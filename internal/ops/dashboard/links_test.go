@@ -17,7 +17,6 @@ import (
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/ops/dashboard"
-	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/ledgergen"
 	"purchase-relay/internal/testkit/ledgertest"
@@ -37,7 +36,7 @@ func newRealAPI(t *testing.T, l *ledgertest.Ledger, zone string, now time.Time) 
 	return dashboard.New(dashboard.Config{
 		Reports: l, Replays: l.Jobs, Zone: location, Wake: func() {}, Log: zap.NewNop(),
 		Health:   func(context.Context) dashboard.Health { return dashboard.Health{Postgres: "up", NATS: "up"} },
-		Problems: func(context.Context) report.Problems { return report.NewProblems(report.Observed{}, now) },
+		Problems: noProblems,
 		Body:     func([]byte, *purchase.Sent) ([]byte, error) { return nil, nil },
 		Now:      func() time.Time { return now },
 	})
