@@ -2,7 +2,6 @@ package dashboard_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"maps"
@@ -19,19 +18,12 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
-	diff "github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/dashboard"
-	"purchase-relay/internal/ops/maintenance"
 	"purchase-relay/internal/service"
 )
-
-// ctx shortens function literals.
-type ctx = context.Context
-
-func equal(a, b maintenance.Selection) bool { return diff.Equal(a, b) }
 
 // Every path, method and status of the description is returned by the API, and no other.
 func TestOpenAPI_MatchesTheAPI(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
 
 	"purchase-relay/internal/ops/dashboard"
 	"purchase-relay/internal/ops/maintenance"
@@ -23,11 +23,14 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-func post(t *testing.T, h http.Handler, target string, form url.Values) *httptest.ResponseRecorder {
+func post(
+	t *testing.T, h http.Handler, target string, form url.Values, change func(r *http.Request),
+) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(form.Encode()))
 	r.Host = "127.0.0.1:8081"
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	change(r)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
@@ -211,7 +214,7 @@ func TestErrors_HaveStatusAndFormat(t *testing.T) {
 			t.Errorf("%s: Allow = %q, want POST", target, w.Header().Get("Allow"))
 		}
 	}
-	if w := post(t, h, "/", nil); w.Code != http.StatusMethodNotAllowed ||
+	if w := post(t, h, "/", nil, plain); w.Code != http.StatusMethodNotAllowed ||
 		w.Header().Get("Allow") != "GET, HEAD" {
 		t.Errorf("POST /: status = %d, Allow = %q, want 405 and GET, HEAD", w.Code, w.Header().Get("Allow"))
 	}
@@ -236,20 +239,20 @@ func TestSearch_KeepsAddressesOutOfURLs(t *testing.T) {
 		" Buyer@Example.com ": profile, "cs_dead": "/purchases/cs_dead", "": "/purchases",
 		"cus_unknown": "/purchases?q=cus_unknown",
 	} {
-		w := post(t, h, "/search", url.Values{"q": {term}})
+		w := post(t, h, "/search", url.Values{"q": {term}}, plain)
 		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != want {
 			t.Errorf("search %q: location = %q, status = %d, want %q and 303", term, got, w.Code, want)
 		}
 	}
-	if w := post(t, h, "/search", url.Values{"q": {"unknown@example.com"}}); w.Code != http.StatusNotFound ||
-		strings.Contains(w.Body.String(), "unknown@") {
+	w := post(t, h, "/search", url.Values{"q": {"unknown@example.com"}}, plain)
+	if w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "unknown@") {
 		t.Errorf("unknown address: status = %d, body %s, want 404", w.Code, w.Body)
 	}
 	if w := get(t, h, "/purchases?q=buyer@example.com", plain); w.Header().Get("Location") != profile {
 		t.Errorf("address in a URL: status = %d, location %s, want a redirect", w.Code, w.Header().Get("Location"))
 	}
 	tooLong := url.Values{"q": {strings.Repeat("x", 100<<10)}}
-	if w := post(t, h, "/search", tooLong); w.Code != http.StatusBadRequest {
+	if w := post(t, h, "/search", tooLong, plain); w.Code != http.StatusBadRequest {
 		t.Errorf("body over the limit: status = %d, want 400", w.Code)
 	}
 }
@@ -275,20 +278,13 @@ func TestPictures_HaveTheNavigation(t *testing.T) {
 func TestReplay_ConfirmsAndLogs(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
-	seen, logs := observer.New(zap.InfoLevel)
-	h := dashboard.NewAccess([]dashboard.Token{{Name: "admin", Secret: "token"}}, dashboard.New(dashboard.Config{
-		Reports: l, Replays: l, Health: func(_ ctx) dashboard.Health { return dashboard.Health{} },
-		Problems: l.problems, Wake: func() { l.woken++ }, Now: func() time.Time { return now }, Log: zap.New(seen),
-	}), (&tally{}).add, zap.NewNop())
+	h, logs := logged(t, tokens(t, adminToken, ""), l)
 	send := func(target string, form url.Values) *httptest.ResponseRecorder {
 		t.Helper()
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(form.Encode()))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Sec-Fetch-Site", "same-origin")
-		r.SetBasicAuth("anna", "token")
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		return w
+		return post(t, h, target, form, func(r *http.Request) {
+			r.Header.Set("Sec-Fetch-Site", "same-origin")
+			r.SetBasicAuth("anna", adminToken)
+		})
 	}
 	all := url.Values{
 		"all": {"1"}, "status": {"dead"}, "reason": {"refused"}, "code": {"40002"}, "back": {"/attention"},
@@ -315,13 +311,12 @@ func TestReplay_ConfirmsAndLogs(t *testing.T) {
 	}
 	without := url.Values{"all": {"1"}, "status": {"dead"}, "reason": {"expired"}, "code": {"none"}}
 	send("/replay", without)
-	code := 40002
 	for i, want := range []maintenance.Selection{
-		{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: &code},
+		{Status: purchase.StatusDead, Reason: purchase.ReasonRefused, Code: new(40002)},
 		{IDs: []string{"cs_dead", "cs_old"}},
 		{Status: purchase.StatusDead, Reason: purchase.ReasonExpired, NoCode: true},
 	} {
-		if len(l.selected) <= i || !equal(l.selected[i], want) {
+		if len(l.selected) <= i || !cmp.Equal(l.selected[i], want) {
 			t.Errorf("%d: selected %+v, want %+v", i, l.selected, want)
 		}
 	}

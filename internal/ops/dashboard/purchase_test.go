@@ -1,9 +1,9 @@
 package dashboard_test
 
 import (
+	"context"
 	"errors"
 	"html"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -14,13 +14,11 @@ import (
 	"purchase-relay/internal/purchase"
 )
 
-var tags = regexp.MustCompile(`(?s)<[^>]*>`)
-
 // mainText returns the visible text of a page's main part in one line.
 func mainText(page string) string {
 	_, page, _ = strings.Cut(page, "<main")
 	page, _, _ = strings.Cut(page, "</main>")
-	return strings.Join(strings.Fields(html.UnescapeString(tags.ReplaceAllString(page, " "))), " ")
+	return strings.Join(strings.Fields(html.UnescapeString(tag.ReplaceAllString(page, " "))), " ")
 }
 
 // Each state's page has no sentence that is false for it: the pages once said that an unpaid purchase is
@@ -198,7 +196,7 @@ func TestPurchase_LinksToStripeAndTikTok(t *testing.T) {
 		row.Published = &now
 		l.details.Events[0].Account, l.details.Events[0].ID = tc.account, "evt_1.cs_new" // of a second session
 		c := config(l)
-		c.Health = func(ctx) dashboard.Health {
+		c.Health = func(context.Context) dashboard.Health {
 			return dashboard.Health{Workers: []message.WorkerState{
 				{Instance: "w1", Pixel: "C4LIVE", TestPixel: "C4TEST"}, {Instance: "w2", Pixel: "C4LIVE"},
 			}}
@@ -255,7 +253,7 @@ func TestErrors_KeepNavigationAndInput(t *testing.T) {
 			}
 		}
 	}
-	tooLong := post(t, h, "/search", map[string][]string{"q": {strings.Repeat("x", 301)}}).Body.String()
+	tooLong := post(t, h, "/search", map[string][]string{"q": {strings.Repeat("x", 301)}}, plain).Body.String()
 	if !strings.Contains(tooLong, `value="`+strings.Repeat("x", 300)+`"`) {
 		t.Errorf("a long search is not in the field:\n%s", tooLong)
 	}
@@ -263,7 +261,7 @@ func TestErrors_KeepNavigationAndInput(t *testing.T) {
 	if strings.Contains(w.Body.String(), "buyer@") {
 		t.Error("the page of a wrong filter contains the e-mail address")
 	}
-	back := post(t, h, "/confirm", map[string][]string{"back": {"/attention"}}).Body.String()
+	back := post(t, h, "/confirm", map[string][]string{"back": {"/attention"}}, plain).Body.String()
 	for _, part := range []string{
 		`href="/attention">Back</a>`, `<a href="/attention" aria-current="page">`, "tick at least one",
 	} {
