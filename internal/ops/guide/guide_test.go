@@ -4,8 +4,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"unicode"
-	"unicode/utf8"
 
 	"purchase-relay/internal/message"
 	"purchase-relay/internal/ops/guide"
@@ -148,27 +146,6 @@ func TestProblem_ExplainsEveryKind(t *testing.T) {
 	}
 }
 
-// Meanings in docs/states.md start with those of the pages.
-func TestStatesDocument_HasMeanings(t *testing.T) {
-	text := read(t, "../../../docs/states.md")
-	for _, row := range tableOf(t, text, "| status |") {
-		expectMeaning(t, row[0], row[1], guide.Purchase(purchase.Status(row[0]), "").Meaning)
-	}
-	for _, row := range tableOf(t, text, "| reason |") {
-		status, reason := purchase.Status(row[1]), purchase.Reason(row[0])
-		expectMeaning(t, row[0], row[2], guide.Purchase(status, reason).Meaning)
-	}
-}
-
-func expectMeaning(t *testing.T, name, cell, meaning string) {
-	t.Helper()
-	first, size := utf8.DecodeRuneInString(meaning)
-	lower := string(unicode.ToLower(first)) + meaning[size:]
-	if !strings.HasPrefix(cell, meaning) && !strings.HasPrefix(cell, lower) {
-		t.Errorf("docs/states.md: meaning of %s = %q, want %q", name, cell, meaning)
-	}
-}
-
 // Alerts and their runbook entries have the remedies of pages and notifications.
 func TestAlerts_HaveRemedies(t *testing.T) {
 	alerts, runbook := read(t, "../../../deploy/prometheus/alerts.yml"), read(t, "../../../docs/operations.md")
@@ -211,20 +188,4 @@ func between(t *testing.T, text, start, end string) string {
 	}
 	entry, _, _ := strings.Cut(after, end)
 	return entry
-}
-
-// tableOf returns the rows of the Markdown table with this heading, without backticks.
-func tableOf(t *testing.T, text, heading string) (rows [][]string) {
-	t.Helper()
-	_, body, _ := strings.Cut(between(t, text, "\n"+heading, "\n\n"), "\n")
-	for line := range strings.Lines(body) {
-		cells := strings.Split(strings.ReplaceAll(strings.Trim(line, "|\n"), "`", ""), "|")
-		for i := range cells {
-			cells[i] = strings.TrimSpace(cells[i])
-		}
-		if strings.Trim(cells[0], "-") != "" {
-			rows = append(rows, cells)
-		}
-	}
-	return rows
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"purchase-relay/internal/ops/guide"
 	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 )
@@ -50,6 +51,14 @@ func TestStatesDocument(t *testing.T) {
 			t.Errorf("documented statuses = %v, want %v", documented, want)
 		}
 	})
+	t.Run("meanings", func(t *testing.T) { // as on the pages
+		for _, row := range readTable(t, text, "status |")[1:] {
+			expectMeaning(t, row[1], guide.Purchase(purchase.Status(row[0]), ""))
+		}
+		for _, row := range readTable(t, text, "reason |")[1:] {
+			expectMeaning(t, row[2], guide.Purchase(purchase.Status(row[1]), purchase.Reason(row[0])))
+		}
+	})
 	t.Run("replayable", func(t *testing.T) {
 		for _, row := range readTable(t, text, "reason |")[1:] {
 			g := report.Group{Status: purchase.Status(row[1]), Reason: purchase.Reason(row[0])}
@@ -60,6 +69,14 @@ func TestStatesDocument(t *testing.T) {
 	})
 	t.Run("events", func(t *testing.T) { testEventsTable(t, readTable(t, text, `recorded \ proposed`)) })
 	t.Run("outcomes", func(t *testing.T) { testOutcomesTable(t, readTable(t, text, `recorded \ outcome`)) })
+}
+
+func expectMeaning(t *testing.T, documented string, advice guide.Advice) {
+	t.Helper()
+	meaning := advice.Meaning
+	if !strings.HasPrefix(documented, meaning) && !strings.HasPrefix(documented, guide.LowerFirst(meaning)) {
+		t.Errorf("documented %q, want %q", documented, meaning)
+	}
 }
 
 type state struct {
