@@ -295,12 +295,10 @@ func TestReader_Problems(t *testing.T) {
 	before := time.Now().Add(-time.Minute)
 	fail := func(id string, reason purchase.Reason, code *int) {
 		t.Helper()
-		l.MustRecord(ledgertest.Receipt("evt_"+id, id, purchase.StatusPending, ""))
+		l.Buy(id)
 		o := ledgertest.Outcome(id, 1, purchase.StatusDead, "a1", base)
 		o.Reason, o.Attempt.Code = reason, code
-		if _, err := l.Settle(t.Context(), []message.Outcome{o}); err != nil {
-			t.Fatal(err)
-		}
+		l.MustSettle(o)
 	}
 	for i := range 6 {
 		fail(fmt.Sprintf("cs_%d", i), purchase.ReasonRefused, new(40002))
@@ -308,7 +306,7 @@ func TestReader_Problems(t *testing.T) {
 	fail("cs_other", purchase.ReasonRefused, new(40007))
 	fail("cs_crash", purchase.ReasonCrash, nil)
 	l.MustRecord(ledgertest.Receipt("evt_r", "cs_r", purchase.StatusRejected, purchase.ReasonInvalidEmail))
-	l.MustRecord(ledgertest.Receipt("evt_w", "cs_w", purchase.StatusPending, ""))
+	l.Buy("cs_w")
 	test := ledgertest.Receipt("evt_t", "cs_t", purchase.StatusPending, "")
 	test.Purchase.Livemode = false
 	l.MustRecord(test)
@@ -371,10 +369,7 @@ func TestReader_Problems(t *testing.T) {
 		t.Errorf("problems = %+v, want one lost purchase", p)
 	}
 	// A delivered purchase has been lost nevertheless.
-	outcome := ledgertest.Outcome("cs_w", 2, purchase.StatusDelivered, "a1", base)
-	if _, err := l.Settle(t.Context(), []message.Outcome{outcome}); err != nil {
-		t.Fatal(err)
-	}
+	l.MustSettle(ledgertest.Outcome("cs_w", 2, purchase.StatusDelivered, "a1", base))
 	if p = read(); p.Lost != 1 {
 		t.Errorf("lost = %d after the delivery, want 1", p.Lost)
 	}

@@ -95,9 +95,7 @@ func TestReader_BackfilledCountsHeldFirstPayments(t *testing.T) {
 	l := ledgertest.New(t)
 	for _, r := range []purchase.Receipt{ledgertest.Invoice(1, 1), ledgertest.Invoice(2, 1)} {
 		r.Source = purchase.SourceBackfill
-		if d := l.MustRecord(r).Disposition; d != purchase.Held {
-			t.Fatalf("%s: disposition = %s, want held", r.Purchase.ID, d)
-		}
+		l.Must(r, purchase.Held)
 	}
 	l.MustRecord(ledgertest.Trial(1)) // the second invoice never gets a trial
 	n, _, err := l.Backfilled(t.Context(), base.AddDate(0, 0, -1), base.AddDate(1, 0, 0), nil)
