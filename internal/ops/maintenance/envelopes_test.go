@@ -37,17 +37,13 @@ func TestDropEnvelopes_DropsDeliveredAlone(t *testing.T) {
 			finished_at = now() - interval '49 hours'
 			WHERE checkout_session_id = $2`, string(status), id)
 	}
-	for i := range 5 {
-		id := fmt.Sprintf("cs_young_%d", i)
-		l.Buy(id)
-		l.Exec(`UPDATE purchases SET status = 'delivered', finished_at = now() - interval '47 hours'
-			WHERE checkout_session_id = $1`, id)
-	}
-	for i := range 5 {
-		id := fmt.Sprintf("cs_old_%d", i)
-		l.Buy(id)
-		l.Exec(`UPDATE purchases SET status = 'delivered', finished_at = now() - interval '3 days'
-			WHERE checkout_session_id = $1`, id)
+	for name, hours := range map[string]int{"young": 47, "old": 72} {
+		for i := range 5 {
+			id := fmt.Sprintf("cs_%s_%d", name, i)
+			l.Buy(id)
+			l.Exec(`UPDATE purchases SET status = 'delivered', finished_at = now() - make_interval(hours => $1)
+				WHERE checkout_session_id = $2`, hours, id)
+		}
 	}
 	if _, err := l.Fold(t.Context()); err != nil {
 		t.Fatal(err)
@@ -122,20 +118,12 @@ func TestDropEnvelopes_LeavesLockedRows(t *testing.T) {
 		l.Buy(id)
 	}
 	l.Exec(`UPDATE purchases SET status = 'delivered', finished_at = now() - interval '3 days'`)
-	tx, err := l.Conn.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), `SELECT FROM purchases
-		WHERE checkout_session_id = 'cs_1' FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	l.Exec(`BEGIN`)
+	l.Exec(`SELECT FROM purchases WHERE checkout_session_id = 'cs_1' FOR UPDATE`)
 	if n, err := l.DropEnvelopes(t.Context(), maintenance.EnvelopeAge, 100); err != nil || n != 1 {
 		t.Errorf("dropped %d, %v, want 1", n, err)
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	l.Exec(`ROLLBACK`)
 	if n, err := l.DropEnvelopes(t.Context(), maintenance.EnvelopeAge, 100); err != nil || n != 1 {
 		t.Errorf("dropped %d, %v, want 1", n, err)
 	}

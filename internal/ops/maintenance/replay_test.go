@@ -27,12 +27,10 @@ func TestReplay_MakesSelectedPending(t *testing.T) {
 		{"cs_test", purchase.StatusSkipped, purchase.ReasonTestPurchase},
 		{"cs_delivered", purchase.StatusDelivered, ""},
 	} {
-		l.MustRecord(ledgertest.Receipt("evt_"+p.id, p.id, purchase.StatusPending, ""))
+		l.Buy(p.id)
 		o := ledgertest.Outcome(p.id, 1, p.result, "", time.Now())
 		o.Reason = p.reason
-		if _, err := l.Settle(t.Context(), []message.Outcome{o}); err != nil {
-			t.Fatal(err)
-		}
+		l.MustSettle(o)
 	}
 	l.MustRecord(ledgertest.Receipt("evt_trial", "cs_trial", purchase.StatusSkipped, purchase.ReasonNoPayment))
 	l.MustRecord(ledgertest.Receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
@@ -57,10 +55,9 @@ func TestReplay_MakesSelectedPending(t *testing.T) {
 			t.Errorf("replay %s = %d, %v", id, n, err)
 		}
 	}
-	code := 1
 	for _, s := range []maintenance.Selection{
 		{Status: purchase.StatusDead, Reason: purchase.ReasonInvalidEmail},
-		{Status: purchase.StatusDead, Code: &code},
+		{Status: purchase.StatusDead, Code: new(1)},
 		{Status: purchase.StatusDead, Since: time.Now().Add(time.Hour)},
 		{Status: purchase.StatusSkipped, Reason: purchase.ReasonTestPurchase},
 		{Status: purchase.StatusDelivered},
@@ -129,8 +126,7 @@ func TestCountReplayable_WarnsOfWhatTikTokMayHave(t *testing.T) {
 		end := ledgertest.Outcome("cs_1", 1, purchase.StatusDead, "", time.Now())
 		end.Reason = tc.reason
 		l.MustSettle(append(outcomes, end)...)
-		ledgertest.Ask[int](l, `WITH aged AS (UPDATE purchases SET first_published_at = $1 RETURNING 1)
-			SELECT count(*) FROM aged`, time.Now().Add(-tc.age))
+		l.Exec(`UPDATE purchases SET first_published_at = $1`, time.Now().Add(-tc.age))
 		groups, err := l.CountReplayable(t.Context(), maintenance.Selection{ID: "cs_1"})
 		if err != nil {
 			t.Fatal(err)
