@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -554,10 +555,9 @@ func TestNotifier_LimitsFiringMessages(t *testing.T) {
 	for seed := range seeds {
 		runTest(t, func(f *fixture) {
 			defer f.run(time.Hour)()
-			state := uint32(seed)*2654435761 + 1
+			random := rand.New(rand.NewPCG(uint64(seed), 0))
 			for range 150 {
-				state = state*1664525 + 1013904223
-				switch (state >> 16) % 6 {
+				switch random.IntN(6) {
 				case 0:
 					f.die(purchase.ReasonRefused, "cs_1")
 				case 1:
@@ -569,7 +569,7 @@ func TestNotifier_LimitsFiringMessages(t *testing.T) {
 				case 4:
 					f.set(func() { f.webhook = time.Now() })
 				}
-				f.wait(time.Duration((state>>8)%600) * time.Second)
+				f.wait(time.Duration(random.IntN(600)) * time.Second)
 			}
 			if len(f.messages()) < 5 {
 				t.Errorf("messages = %d, want at least 5", len(f.messages()))
