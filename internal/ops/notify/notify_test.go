@@ -243,9 +243,9 @@ func TestNotifier_GroupsDeaths(t *testing.T) {
 		f.wait(time.Minute)
 		f.expect()
 		f.die(purchase.ReasonRefused, "cs_1", "cs_2")
-		f.wait(time.Second)
-		f.die(purchase.ReasonRefused, "cs_3")
 		f.die(purchase.ReasonCrash, "cs_4")
+		f.wait(6 * time.Second) // for a poll
+		f.die(purchase.ReasonRefused, "cs_3")
 		f.wait(20 * time.Second)
 		want := []string{"dead:crash firing 1", "dead:refused firing 3"}
 		f.expect(want...)
