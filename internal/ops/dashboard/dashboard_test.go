@@ -38,7 +38,6 @@ type ledger struct {
 	entries    []report.Row
 	days       []report.DayCoverage
 	details    report.Row // of every entry
-	filters    []report.Filter
 	selected   []maintenance.Selection
 	woken      int
 	backfilled int
@@ -78,7 +77,6 @@ func (l *ledger) Summary(_ context.Context, p report.Period, livemode *bool) (re
 func (l *ledger) Groups(context.Context, *bool) ([]report.Group, error) { return l.groups, l.err }
 
 func (l *ledger) List(_ context.Context, f report.Filter) ([]report.Row, error) {
-	l.filters = append(l.filters, f)
 	var matching []report.Row
 	for _, e := range l.entries {
 		if !f.After.At.IsZero() && (e.At().After(f.After.At) || e.At().Equal(f.After.At) && e.ID >= f.After.ID) ||
