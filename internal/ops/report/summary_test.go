@@ -1,6 +1,7 @@
 package report_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,9 +129,8 @@ func TestSummary_SkipsUnreadableRow(t *testing.T) {
 	if groups, err := l.Groups(t.Context(), nil); err != nil || len(groups) != 1 {
 		t.Errorf("groups = %+v, %v, want one", groups, err)
 	}
-	for _, row := range skipped() {
-		if !strings.HasPrefix(row, "rollup ") {
-			t.Errorf("skipped %q, want only rows of the rollup", row)
-		}
+	foreign := func(row string) bool { return !strings.HasPrefix(row, "rollup ") }
+	if rows := skipped(); len(rows) == 0 || slices.ContainsFunc(rows, foreign) {
+		t.Errorf("skipped = %q, want rows of the rollup", rows)
 	}
 }
