@@ -245,20 +245,6 @@ func TestWorker_PausesOnRevokedToken(t *testing.T) {
 	s.awaitReadiness(s.worker.admin, http.StatusOK)
 }
 
-func TestWorker_DeadLettersInvalidEvent(t *testing.T) {
-	t.Parallel()
-	s := newStack(t, "TIKTOK_EVENT_NAME=NoSuchEvent")
-	id := s.sell(1)[0]
-	r, again := s.awaitStatus(id, "dead"), s.unanswered(id)
-	if r.Reason != "refused" || r.Attempts != 1+again {
-		t.Errorf("row = %+v, want refused after %d attempts", r, 1+again)
-	}
-	message := query[string](s, `SELECT last_error FROM purchases WHERE last_code = 40002`)
-	if !strings.HasPrefix(message, "Batch.0.event: ") {
-		t.Errorf("last_error = %q, want TikTok's", message)
-	}
-}
-
 // A dead purchase is sent again by one command or one call of the API, under the same event_id.
 func TestReplay_SendsDeadLettersAgain(t *testing.T) {
 	t.Parallel()
@@ -327,44 +313,6 @@ func TestShow_FindsPurchaseByEveryID(t *testing.T) {
 	if code, _ := s.command("show"); code != 2 {
 		t.Errorf("show without an argument: exit code %d, want 2", code)
 	}
-}
-
-func TestWorker_SkipsWithoutToken(t *testing.T) {
-	t.Parallel()
-	s := newStack(t, "TIKTOK_ACCESS_TOKEN=")
-	id := s.sell(1)[0]
-	s.awaitStatus(id, "skipped")
-	s.checkPurchase(id, "skipped", "not_configured")
-	s.await("the skip to be logged", func() bool {
-		return s.worker.logged("TIKTOK_ACCESS_TOKEN not configured, skipping tracking") > 0
-	})
-	s.awaitReadiness(s.worker.admin, http.StatusOK)
-	if n := len(s.sim.Received()); n != 0 {
-		t.Errorf("TikTok has %d events, want none", n)
-	}
-}
-
-func TestWorker_TestModePurchases(t *testing.T) {
-	t.Parallel()
-	t.Run("skipped by default", func(t *testing.T) {
-		s := newStack(t)
-		c := stripegen.NewCheckout()
-		s.send(c)
-		s.awaitStatus(c.SessionID, "skipped")
-		s.checkPurchase(c.SessionID, "skipped", "test_purchase")
-	})
-	t.Run("sent with a code", func(t *testing.T) {
-		s := newStack(t, "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST1")
-		test, live := stripegen.NewCheckout(), stripegen.NewCheckout().Live()
-		s.send(test)
-		s.send(live)
-		s.checkDelivered(test.SessionID, live.SessionID)
-		for id, want := range map[string]string{test.SessionID: "TEST1", live.SessionID: ""} {
-			if got := s.event(id).TestEventCode; got != want {
-				t.Errorf("%s: test event code = %q, want %q", id, got, want)
-			}
-		}
-	})
 }
 
 // Webhooks recorded while NATS is down are delivered afterwards, although both binaries are killed meanwhile.

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"purchase-relay/internal/testkit/stripegen"
 	"purchase-relay/internal/testkit/tiktoksim"
 )
 
@@ -136,46 +135,6 @@ func TestWorker_BlockedEventStopsNoOther(t *testing.T) {
 			t.Logf("median delay of the others %s, last %s; %d requests",
 				delays[len(delays)/2], delays[len(delays)-1], s.sim.Stats().Requests)
 		})
-	}
-}
-
-// The others are delivered as if the blocked one did not exist.
-func TestWorker_BlockedEventAmongNewPurchases(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	s.sim.Inject(tiktoksim.Fault{Status: 406, HTML: true, MatchText: "/../"})
-	blocked := stripegen.NewCheckout().Live()
-	blocked.Metadata = map[string]string{"user_agent": "Mozilla/5.0 (/../)"}
-	s.post(blocked.Event(), http.StatusOK, `"processed"`)
-	s.sell(100)
-	s.awaitStatus(blocked.SessionID, "dead")
-	s.checkPurchase(blocked.SessionID, "dead", "refused")
-	s.awaitCount("delivered", 100)
-	median := query[float64](s, `SELECT percentile_cont(0.5) WITHIN GROUP (
-		ORDER BY extract(epoch FROM finished_at - created_at)) FROM purchases WHERE status = 'delivered'`)
-	t.Logf("median from receipt to delivery: %.3f s", median)
-}
-
-// TikTok answers a batch with 40050: each event is sent alone, and all count as delivered.
-func TestWorker_DuplicateCodeSplitsBatch(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	s.backlog(64, nil)
-	s.sim.Inject(tiktoksim.Fault{Code: 40050, Message: "Duplicated request", MinEvents: 2})
-	s.startWorker()
-	s.awaitCount("delivered", 64)
-	if got := len(s.sim.Received()); got != 64 {
-		t.Errorf("TikTok has %d events, want 64", got)
-	}
-}
-
-// 40002 with the message of a transient fault is retried.
-func TestWorker_RetriesTransient40002(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	s.sim.Inject(tiktoksim.Fault{Code: 40002, Message: "could not acquire ip", Count: 2})
-	if r := s.awaitStatus(s.sell(1)[0], "delivered"); r.Attempts < 3 {
-		t.Errorf("attempts = %d, want 3 or more", r.Attempts)
 	}
 }
 
