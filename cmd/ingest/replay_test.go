@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net/http/httptest"
+	"net/http"
 	"strings"
 	"testing"
 
 	"purchase-relay/internal/service"
-	"purchase-relay/internal/testkit/stripegen"
 )
 
 func TestReplay_WarnsOfOldPurchases(t *testing.T) {
@@ -100,13 +99,29 @@ func TestPrompts_EndOnSignal(t *testing.T) {
 func TestBackfill_WarnsOfOldPurchases(t *testing.T) {
 	t.Parallel()
 	o := newOperator(t)
-	server := httptest.NewServer(stripegen.NewAPI())
-	t.Cleanup(server.Close)
+	_, address := shopAPI(t)
 	for since, warned := range map[string]bool{"30d": true, "29d": true, "28d": false, "72h": false} {
 		status, out := o.run("", "backfill", "--since", since,
-			"--stripe-api-key", "rk_test_x", "--stripe-api-url", server.URL)
+			"--stripe-api-key", "rk_test_x", "--stripe-api-url", address)
 		if status != 0 || strings.Contains(out, "older than 28 days") != warned {
 			t.Errorf("backfill --since %s = %d, want 0 and a warning: %t\n%s", since, status, warned, out)
 		}
 	}
+}
+
+// An unrestricted key gets a hint. Without the right to read events the backfill fails.
+func TestBackfill_ReportsRightsOfKey(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	api, address := shopAPI(t)
+	expect := func(key string, status int, want string) {
+		t.Helper()
+		got, out := o.run("", "backfill", "--stripe-api-key", key, "--stripe-api-url", address)
+		if got != status || !strings.Contains(out, want) || strings.Contains(out, "hunter2") {
+			t.Errorf("backfill = %d, want %d with %q and without the key:\n%s", got, status, want, out)
+		}
+	}
+	expect("sk_test_hunter2", 0, "a restricted one")
+	api.Fail(1, http.StatusForbidden)
+	expect("rk_test_hunter2", 1, "lacks read permission")
 }

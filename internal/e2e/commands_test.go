@@ -89,8 +89,11 @@ func TestCommands_ExitStatus(t *testing.T) {
 
 		{"tiktok-worker --help", nil, 0, "Exit status"},
 		{
-			"tiktok-worker send-test --code TEST1",
-			append(worker, "TIKTOK_ACCESS_TOKEN=local-token", "BATCH_SIZE=0"), 0, "",
+			"tiktok-worker send-test --code TEST1", // blanks are trimmed
+			append(worker, "TIKTOK_ACCESS_TOKEN=\ufeff local-token\r\n", "TIKTOK_PIXEL_ID= LOCALPIXEL ",
+				"BATCH_SIZE=0"),
+			0,
+			"to pixel LOCALPIXEL as",
 		},
 		{"tiktok-worker send-test --code TEST1", append(worker, "TIKTOK_ACCESS_TOKEN=wrong"), 1, "not accepted"},
 		{"tiktok-worker health", []string{"ADMIN_ADDR=127.0.0.1:1", "BATCH_SIZE=0"}, 1, "refused"},

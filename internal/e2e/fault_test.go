@@ -137,24 +137,3 @@ func TestWorker_BlockedEventStopsNoOther(t *testing.T) {
 		})
 	}
 }
-
-// Settings that no request can carry end the start with exit code 2 and are all named. Blanks are trimmed.
-func TestConfig_RejectsUnusableToken(t *testing.T) {
-	t.Parallel()
-	env := []string{"TIKTOK_ACCESS_TOKEN=two words", "TIKTOK_PIXEL_ID=C-1", "TIKTOK_TEST_EVENT_CODE=a b"}
-	code, out := command(t, "tiktok-worker", env)
-	if code != 2 || strings.Contains(out, "two words") {
-		t.Errorf("exit code %d, want 2 without the token: %s", code, out)
-	}
-	for _, name := range []string{"TIKTOK_ACCESS_TOKEN", "TIKTOK_PIXEL_ID", "TIKTOK_TEST_EVENT_CODE"} {
-		if !strings.Contains(out, name+" must") {
-			t.Errorf("%s is not reported: %s", name, out)
-		}
-	}
-	s := newStack(t, "TIKTOK_ACCESS_TOKEN=\ufeff local-token\r\n", "TIKTOK_PIXEL_ID= LOCALPIXEL ")
-	id := s.sell(1)[0]
-	s.awaitStatus(id, "delivered")
-	if pixel := s.event(id).Pixel; pixel != "LOCALPIXEL" {
-		t.Errorf("pixel = %q, want LOCALPIXEL", pixel)
-	}
-}
