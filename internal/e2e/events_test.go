@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -163,7 +162,7 @@ func TestWebhook_EveryOrderEndsTheSame(t *testing.T) {
 		{unpaid, noEmail, paid},
 		{noEmail, failed},
 	} {
-		for order := range permutations(len(steps)) {
+		for _, order := range permutations(len(steps)) {
 			c := stripegen.NewCheckout().Live()
 			c.Customer = "cus_one"
 			sessions++
@@ -200,73 +199,17 @@ func TestWebhook_EveryOrderEndsTheSame(t *testing.T) {
 	}
 }
 
-// permutations yields every order of the numbers below n.
-func permutations(n int) func(yield func([]int) bool) {
-	return func(yield func([]int) bool) {
-		order := make([]int, 0, n)
-		var extend func() bool
-		extend = func() bool {
-			if len(order) == n {
-				return yield(slices.Clone(order))
-			}
-			for i := range n {
-				if slices.Contains(order, i) {
-					continue
-				}
-				order = append(order, i)
-				if !extend() {
-					return false
-				}
-				order = order[:len(order)-1]
-			}
-			return true
-		}
-		extend()
+// permutations returns every order of the numbers below n.
+func permutations(n int) (orders [][]int) {
+	if n == 0 {
+		return [][]int{nil}
 	}
-}
-
-// JSON of old API versions and with unusual types: each event still makes one purchase.
-func TestWebhook_AcceptsUnusualJSON(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	for name, change := range map[string]func(event, object map[string]any){
-		"request is a string": func(event, _ map[string]any) { event["request"] = "req_123" },
-		"metadata is a list":  func(_, object map[string]any) { object["metadata"] = []any{} },
-		"metadata is null":    func(_, object map[string]any) { object["metadata"] = nil },
-		"metadata holds other types": func(_, object map[string]any) {
-			object["metadata"] = map[string]any{"ttclid": 7, "ttp": nil, "client_ip": []any{}}
-		},
-		"customer and subscription are objects": func(_, object map[string]any) {
-			object["customer"], object["subscription"] = map[string]any{"id": "cus_1"}, map[string]any{"id": "sub_1"}
-		},
-		"no version":          func(event, _ map[string]any) { delete(event, "api_version") },
-		"created is missing":  func(event, _ map[string]any) { delete(event, "created") },
-		"created is a string": func(event, _ map[string]any) { event["created"] = "2026-01-02T03:04:05Z" },
-		"a number past 2^53": func(_, object map[string]any) {
-			object["amount_subtotal"] = json.Number("9007199254740993123")
-		},
-	} {
-		c := stripegen.NewCheckout().Live()
-		var event map[string]any
-		if err := json.Unmarshal(c.Event(), &event); err != nil {
-			t.Fatal(err)
-		}
-		object := event["data"].(map[string]any)["object"].(map[string]any)
-		change(event, object)
-		body, err := json.Marshal(event)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !s.post(body, http.StatusOK, `{"status":"processed"}`) {
-			t.Errorf("%s: wrong answer", name)
-			continue
-		}
-		s.awaitStatus(c.SessionID, "delivered")
-		b := bodyOf(t, s.event(c.SessionID))
-		if b.Properties.Value.String() != "29.99" || b.EventTime < c.Created.AddDate(-5, 0, 0).Unix() {
-			t.Errorf("%s: value %s at %d, want 29.99 at the sale", name, b.Properties.Value, b.EventTime)
+	for _, order := range permutations(n - 1) {
+		for at := range n {
+			orders = append(orders, slices.Insert(slices.Clone(order), at, n-1))
 		}
 	}
+	return orders
 }
 
 // Stripe delivers late, twice, out of order, and again until an event is answered 200. Every sale is one
