@@ -162,22 +162,3 @@ func TestCrash_RandomKillsLoseNothing(t *testing.T) {
 	}
 	l.finish()
 }
-
-func TestCrash_WorkersKilledInTurnLoseNothing(t *testing.T) {
-	t.Parallel()
-	s := newStack(t, "SWEEP_INTERVAL=500ms", "SWEEP_GRACE=40s")
-	workers := []*program{s.worker}
-	for range 2 {
-		s.startWorker()
-		workers = append(workers, s.worker)
-	}
-	random := newRandom(t)
-	l := s.startLoad()
-	for i := range crashes() {
-		randomSleep(random, 500*time.Millisecond)
-		workers[i%3].Kill()
-		s.startWorker()
-		workers[i%3] = s.worker
-	}
-	l.finish()
-}
