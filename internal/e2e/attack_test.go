@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -317,15 +316,7 @@ func (p *program) resetPeak() {
 }
 
 // buildPlain builds the binaries as shipped: the race detector needs several times the memory.
-var buildPlain = sync.OnceValue(func() error {
-	for _, name := range []string{"ingest", "tiktok-worker"} {
-		file := filepath.Join(binaries, "plain-"+name)
-		if out, err := exec.Command("go", "build", "-o", file, "../../cmd/"+name).CombinedOutput(); err != nil {
-			return fmt.Errorf("build: %w\n%s", err, out)
-		}
-	}
-	return nil
-})
+var buildPlain = sync.OnceValue(func() error { return buildBinaries(filepath.Join(binaries, "plain")) })
 
 // newPlainStack is newStack without the race detector.
 func newPlainStack(t *testing.T, env ...string) *stack {
@@ -333,7 +324,7 @@ func newPlainStack(t *testing.T, env ...string) *stack {
 	if err := buildPlain(); err != nil {
 		t.Fatal(err)
 	}
-	return newStackOf(t, "plain-", env...)
+	return newStackOf(t, "plain/", env...)
 }
 
 // answers sends text over one connection and returns the statuses of the answers until the server closes it.

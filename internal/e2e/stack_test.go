@@ -57,12 +57,17 @@ func testMain(m *testing.M) int {
 	if binaries, err = filepath.Abs("../../.local/e2e"); err != nil {
 		panic(err)
 	}
-	const ingest, worker = "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker"
-	if err := launch.Build(context.Background(), binaries, "-race", ingest, worker); err != nil {
+	if err := buildBinaries(binaries, "-race"); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return pgtest.Run(m)
+}
+
+// buildBinaries compiles ingest and tiktok-worker into a folder. args are flags of go build.
+func buildBinaries(dir string, args ...string) error {
+	args = append(args, "purchase-relay/cmd/ingest", "purchase-relay/cmd/tiktok-worker")
+	return launch.Build(context.Background(), dir, args...)
 }
 
 // readSources opens the binaries' sources once. The test cache tracks the files that a test opens while tests
@@ -86,7 +91,7 @@ var readSources = sync.OnceValue(func() error {
 // stack is the whole product around one test.
 type stack struct {
 	t        *testing.T
-	build    string          // prefix of the binaries' names: "plain-" has no race detector
+	folder   string          // of the binaries, within binaries: "plain/" has no race detector
 	database string          // URL as the schema's owner
 	postgres *pglocal.Server // nil: the server that the tests share
 
@@ -112,11 +117,11 @@ func newStack(t *testing.T, env ...string) *stack {
 	return newStackOf(t, "", env...)
 }
 
-// newStackOf is newStack with binaries whose names begin with build.
-func newStackOf(t *testing.T, build string, env ...string) *stack {
+// newStackOf is newStack with the binaries of a folder.
+func newStackOf(t *testing.T, folder string, env ...string) *stack {
 	t.Helper()
 	s := newIdleStack(t, pgtest.Migrated(t, func(url string) error { return migrateTemplate(t, url) }))
-	s.build = build
+	s.folder = folder
 	s.startNATS()
 	s.startIngest(env...)
 	s.startWorker(env...)
@@ -283,7 +288,7 @@ func (s *stack) launchIngest(env ...string) {
 	}
 	s.webhook, s.admin = ingest.Webhook(), "http://"+ingest.Admin
 	s.sender = &stripegen.Sender{URL: s.webhook, Secret: signingSecret}
-	s.ingest = start(s.t, s.build+"ingest", append(ingest.Env(longGrace), env...)...)
+	s.ingest = start(s.t, s.folder+"ingest", append(ingest.Env(longGrace), env...)...)
 }
 
 // longGrace is enough for a shutdown on a busy machine.
@@ -299,7 +304,7 @@ func (s *stack) startWorker(env ...string) {
 	// again.
 	fast := worker.Env("TIKTOK_MAX_RPS=500", "RETRY_INITIAL=100ms", "RETRY_MAX=2s", "TIKTOK_TIMEOUT=1m",
 		longGrace)
-	s.worker = start(s.t, s.build+"tiktok-worker", append(fast, env...)...)
+	s.worker = start(s.t, s.folder+"tiktok-worker", append(fast, env...)...)
 	s.worker.admin = "http://" + worker.Admin
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -62,13 +61,7 @@ var buildNext = sync.OnceValue(func() error {
 	if err := os.WriteFile(path, overlay, 0o600); err != nil {
 		return err
 	}
-	folder = filepath.Join(binaries, "next") + "/"
-	out, err := exec.Command("go", "build", "-race", "-overlay", path, "-o", folder,
-		"../../cmd/ingest", "../../cmd/tiktok-worker").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build the next version: %w\n%s", err, out)
-	}
-	return nil
+	return buildBinaries(filepath.Join(binaries, "next"), "-race", "-overlay", path)
 })
 
 // newStackToUpgrade returns a stack without binaries, on a ledger of this version's schema, without grants to
@@ -84,15 +77,15 @@ func newStackToUpgrade(t *testing.T) *stack {
 	if code, out := command(t, "ingest", []string{"DATABASE_URL=" + s.database}, "migrate"); code != 0 {
 		t.Fatalf("migrate: exit code %d: %s", code, out)
 	}
-	s.build = "next/"
+	s.folder = "next/"
 	return s
 }
 
-// migrate runs `ingest migrate` of the version that s.build names, as the schema's owner.
+// migrate runs `ingest migrate` of the version in s.folder, as the schema's owner.
 func (s *stack) migrate() {
 	s.t.Helper()
 	env := []string{"DATABASE_URL=" + s.runtimeURL(), "MIGRATE_DATABASE_URL=" + s.database}
-	code, out := command(s.t, s.build+"ingest", env, "migrate")
+	code, out := command(s.t, s.folder+"ingest", env, "migrate")
 	if code != 0 || strings.Contains(out, rolePassword) {
 		s.t.Fatalf("migrate: exit code %d, want 0 without the password: %s", code, out)
 	}
@@ -132,13 +125,13 @@ func TestUpgrade_IngestBeforeMigration(t *testing.T) {
 func TestUpgrade_RollingLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := newStackToUpgrade(t)
-	s.build = ""
+	s.folder = ""
 	s.startIngest()
 	s.startWorker()
 	oldIngest, oldWorker := s.ingest, s.worker
 	l := s.startLoad()
 	s.awaitMore(40, "by the old version")
-	s.build = "next/"
+	s.folder = "next/"
 	s.migrate()
 	s.awaitMore(40, "by the old version on the new schema")
 	s.startIngest()
@@ -363,7 +356,7 @@ func (s *stack) checkFigures() {
 // newer binary.
 func (s *stack) checkOldBinaryIsRefused() {
 	s.t.Helper()
-	s.build = ""
+	s.folder = ""
 	if level := query[int](s, `SELECT max(version_id) FROM goose_db_version`); level != migrations.Level+1 {
 		s.t.Errorf("schema level = %d, want %d", level, migrations.Level+1)
 	}
