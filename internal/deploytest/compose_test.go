@@ -3,6 +3,7 @@ package deploytest
 import (
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -187,10 +188,44 @@ func TestCompose_Settings(t *testing.T) {
 		{"docker-compose.yml", "services prune command", "[prune --yes --every 24h --older-than " +
 			"${PRUNE_OLDER_THAN:-90d} --also dead,rejected,awaiting_payment]"},
 		{"docker-compose.yml", "services prune profiles", "[prune]"},
+		{"docker-compose.yml", "services prometheus profiles", "[observability]"},
+		{"docker-compose.yml", "services grafana profiles", "[observability]"},
+		{"deploy/grafana/provisioning/datasources/prometheus.yml", "datasources 0 url", "http://prometheus:9090"},
+		{
+			"deploy/grafana/provisioning/dashboards/purchase-relay.yml", "providers 0 options path",
+			"/var/lib/grafana/dashboards",
+		},
 	} {
 		if got := text(decode(t, tc.file)[0], tc.path); got != tc.want {
 			t.Errorf("%s: %s = %s, want %s", tc.file, tc.path, got, tc.want)
 		}
+	}
+}
+
+// Ports are published on loopback only. The files that containers mount exist and are read-only.
+func TestCompose_PortsAndMounts(t *testing.T) {
+	t.Parallel()
+	published, mounted := 0, 0
+	for name, service := range at(decode(t, "docker-compose.yml")[0], "services").(map[string]any) {
+		for _, port := range list(service, "ports") {
+			published++
+			if !strings.HasPrefix(fmt.Sprint(port), "127.0.0.1:") {
+				t.Errorf("%s publishes %s, want loopback only", name, port)
+			}
+		}
+		for _, volume := range list(service, "volumes") {
+			source, target, _ := strings.Cut(fmt.Sprint(volume), ":")
+			if !strings.HasPrefix(source, "./") {
+				continue
+			}
+			mounted++
+			if _, err := os.Stat(filepath.Join(root, source)); err != nil || !strings.HasSuffix(target, ":ro") {
+				t.Errorf("%s mounts %s: %v, want an existing file, read-only", name, volume, err)
+			}
+		}
+	}
+	if published < 5 || mounted < 5 {
+		t.Errorf("ports = %d, mounts = %d, want at least 5 each", published, mounted)
 	}
 }
 
