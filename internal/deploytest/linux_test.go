@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"purchase-relay/internal/testkit/manual"
 )
 
 // units are the binaries of the Linux packages' units.
@@ -63,30 +61,19 @@ func TestUnits_LeastPrivilege(t *testing.T) {
 func TestUnits_NameVariablesAndSecretFiles(t *testing.T) {
 	t.Parallel()
 	for unit, binary := range units {
-		variables, err := manual.Variables(root, binary)
-		if err != nil {
-			t.Fatal(err)
-		}
-		known := map[string]bool{} // whether it is the name of a secret's file
-		for _, v := range variables {
-			if v.File {
-				known[v.Name+"_FILE"] = true
-			} else {
-				known[v.Name] = false
-			}
-		}
-		assigned := regexp.MustCompile(`(?m)^#?([A-Z_]+)=(.*)$`)
-		lines := assigned.FindAllStringSubmatch(read(t, "deploy/linux/"+unit+".env"), -1)
-		if len(lines) == 0 {
+		known := variables(t, binary)
+		set := assignments(read(t, "deploy/linux/"+unit+".env"))
+		if len(set) == 0 {
 			t.Errorf("%s.env assigns nothing", unit)
 		}
-		for _, m := range lines {
-			file, ok := known[m[1]]
-			if !ok {
-				t.Errorf("%s.env assigns %s, which %s does not take outside of a secret's file", unit, m[1], binary)
+		for name, value := range set {
+			setting, suffixed := strings.CutSuffix(name, "_FILE")
+			secret := suffixed && known[setting].File
+			if v, taken := known[name]; !secret && (!taken || v.File) {
+				t.Errorf("%s.env assigns %s, which %s does not take outside of a secret's file", unit, name, binary)
 			}
-			if file && !strings.HasPrefix(m[2], "/etc/purchase-relay/"+unit+"/") {
-				t.Errorf("%s.env: %s=%s, want a file of the unit's folder", unit, m[1], m[2])
+			if secret && !strings.HasPrefix(value, "/etc/purchase-relay/"+unit+"/") {
+				t.Errorf("%s.env: %s=%s, want a file of the unit's folder", unit, name, value)
 			}
 		}
 	}
