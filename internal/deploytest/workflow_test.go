@@ -8,10 +8,9 @@ import (
 	"testing"
 )
 
-// A tag of an action can be moved: workflows name its commit. A workflow has no permission, and each job the
-// ones that it names. `make check` runs actionlint.
-func TestWorkflows_PinActionsAndPermissions(t *testing.T) {
-	t.Parallel()
+// workflows returns the names of the workflows' files.
+func workflows(t *testing.T) (names []string) {
+	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, ".github/workflows/*.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -19,10 +18,19 @@ func TestWorkflows_PinActionsAndPermissions(t *testing.T) {
 	if len(files) < 3 {
 		t.Errorf("workflows = %q, want at least three", files)
 	}
+	for _, file := range files {
+		names = append(names, strings.TrimPrefix(file, root))
+	}
+	return names
+}
+
+// A tag of an action can be moved: workflows name its commit. A workflow has no permission, and each job the
+// ones that it names. `make check` runs actionlint.
+func TestWorkflows_PinActionsAndPermissions(t *testing.T) {
+	t.Parallel()
 	pinned := regexp.MustCompile(`^(\./\S+|[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+)$`)
 	uses := regexp.MustCompile(`(?m)\buses: *(.+)$`)
-	for _, file := range files {
-		name := strings.TrimPrefix(file, root)
+	for _, name := range workflows(t) {
 		for _, m := range uses.FindAllStringSubmatch(read(t, name), -1) {
 			if !pinned.MatchString(m[1]) {
 				t.Errorf("%s: uses %s, want a commit and its version", name, m[1])
@@ -55,13 +63,8 @@ func TestWorkflows_PinActionsAndPermissions(t *testing.T) {
 // A workflow that names a make target names one that exists.
 func TestWorkflows_CallExistingTargets(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob(filepath.Join(root, ".github/workflows/*.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var called []string
-	for _, file := range files {
-		name := strings.TrimPrefix(file, root)
+	for _, name := range workflows(t) {
 		for _, m := range regexp.MustCompile(`run: make (\S+)`).FindAllStringSubmatch(read(t, name), -1) {
 			called = append(called, m[1])
 			if !strings.Contains(read(t, "Makefile"), "\n"+m[1]+": ") {
