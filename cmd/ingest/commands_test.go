@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -57,18 +58,14 @@ func TestConfig_ScheduledPruneNeedsYes(t *testing.T) {
 	}
 }
 
-// runDoctor runs doctor with these variables.
-func runDoctor(t *testing.T, pairs ...string) (status int, out string) {
-	t.Helper()
-	var printed bytes.Buffer
-	err := run(t.Context(), []string{"doctor"}, env(pairs...), strings.NewReader(""), &printed)
-	return service.ExitCode(err, &bytes.Buffer{}), printed.String()
-}
-
 // expectDoctor checks the exit status of a doctor and that it printed each of want and no secret.
 func expectDoctor(t *testing.T, name string, pairs []string, status int, want ...string) {
 	t.Helper()
-	expectOutput(t, name, func() (int, string) { return runDoctor(t, pairs...) }, status, "hunter2", want...)
+	expectOutput(t, name, func() (int, string) {
+		var out bytes.Buffer
+		err := run(t.Context(), []string{"doctor"}, env(pairs...), strings.NewReader(""), &out)
+		return service.ExitCode(err, io.Discard), out.String()
+	}, status, "hunter2", want...)
 }
 
 // expectOutput checks the exit status of a command and that it printed each of want and not forbidden. A busy

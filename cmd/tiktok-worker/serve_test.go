@@ -30,10 +30,7 @@ func TestPixels_FollowTokens(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		sent := make(chan string, 1)
-		client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
-			sent <- r.Header.Get("Access-Token")
-			return nil, errors.New("no network")
-		})}
+		client := &http.Client{Transport: tokens(sent)}
 		c := &config{
 			AccessToken: "first", PixelID: "P", APIURL: "https://tiktok.test/", Payload: "events",
 			EventName: "Purchase", Timeout: time.Second,
@@ -82,10 +79,13 @@ func TestPixels_FollowTokens(t *testing.T) {
 	})
 }
 
-// transport replaces the network.
-type transport func(*http.Request) (*http.Response, error)
+// tokens gets the token of each request, which it does not send.
+type tokens chan<- string
 
-func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+func (t tokens) RoundTrip(r *http.Request) (*http.Response, error) {
+	t <- r.Header.Get("Access-Token")
+	return nil, errors.New("no network")
+}
 
 // The counts have a token of their own, which is followed without a token for deliveries, too.
 func TestPixels_FollowStatsToken(t *testing.T) {
@@ -96,10 +96,7 @@ func TestPixels_FollowStatsToken(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		sent := make(chan string, 1)
-		client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
-			sent <- r.Header.Get("Access-Token")
-			return nil, errors.New("no network")
-		})}
+		client := &http.Client{Transport: tokens(sent)}
 		c := &config{AdvertiserID: "7", StatsToken: "first", PixelID: "p", StatsURL: "https://tiktok.test/"}
 		p := pixels{stats: tiktok.NewStats(tiktok.StatsConfig{
 			URL: c.StatsURL, Timeout: time.Second, Client: client, Now: time.Now,
@@ -155,7 +152,7 @@ func TestPixels_FollowTokensRejectsLiveTokenOverHTTP(t *testing.T) {
 			getenv := env("TIKTOK_ACCESS_TOKEN_FILE=" + file)
 			ended <- newPixels(c).followTokens(ctx, c, getenv, func() { changes++ }, zap.New(core))
 		}()
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		<-time.After(time.Minute)
 		cancel()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
