@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,40 +14,20 @@ import (
 	"purchase-relay/internal/testkit/stripegen"
 )
 
-// mountedSecret is a folder in which Kubernetes keeps a secret: the file is a link into the link ..data.
-type mountedSecret struct {
-	t       *testing.T
-	dir     string
-	version int
-}
-
-func (m *mountedSecret) file() string { return filepath.Join(m.dir, "signing") }
-
-// publish replaces the content at one moment, as Kubernetes does.
-func (m *mountedSecret) publish(text string) {
-	m.t.Helper()
-	m.version++
-	version := "..v" + string(rune('a'+m.version))
-	link := filepath.Join(m.dir, "..data_tmp")
-	err := errors.Join(os.Mkdir(filepath.Join(m.dir, version), 0o700),
-		os.WriteFile(filepath.Join(m.dir, version, "signing"), []byte(text), 0o600),
-		os.Symlink(version, link), os.Rename(link, filepath.Join(m.dir, "..data")))
-	if m.version == 1 {
-		err = errors.Join(err, os.Symlink("..data/signing", m.file()))
-	}
-	if err != nil {
-		m.t.Fatal(err)
-	}
-}
-
 // The signing secret is rotated under traffic, with every mistake on the way: no webhook is rejected, and the
 // old secret is valid until the file no longer has it.
 func TestIngest_RotatesSigningSecretUnderTraffic(t *testing.T) {
 	t.Parallel()
 	const first, second = "whsec_HunterOld-0123456789", "whsec_HunterNew-0123456789"
-	secret := &mountedSecret{t: t, dir: t.TempDir()}
-	secret.publish(first + "\n")
-	s := newStack(t, "STRIPE_WEBHOOK_SECRET=", "STRIPE_WEBHOOK_SECRET_FILE="+secret.file(),
+	file := filepath.Join(t.TempDir(), "signing")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(first + "\n")
+	s := newStack(t, "STRIPE_WEBHOOK_SECRET=", "STRIPE_WEBHOOK_SECRET_FILE="+file,
 		"TIKTOK_TEST_MODE=skip")
 
 	sendSigned := func(event []byte, key string, want int) stripegen.Answer {
@@ -100,18 +79,18 @@ func TestIngest_RotatesSigningSecretUnderTraffic(t *testing.T) {
 	const unusable, usable = "Secret file unusable; keeping the old secret", "Secret file usable again"
 
 	for i, mistake := range []string{"", first + ",whsec_", "whsec_local-only", first + "\n" + second} {
-		secret.publish(mistake)
+		write(mistake)
 		awaitLog(unusable, i+1)
 		post(first, http.StatusOK)
 		post(second, http.StatusBadRequest)
 	}
-	if err := os.Remove(filepath.Join(secret.dir, "..data")); err != nil {
+	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	awaitLog(unusable, 5)
 	post(first, http.StatusOK)
 
-	secret.publish(first + "," + second)
+	write(first + "," + second)
 	s.awaitIngestLog(`"Signing secrets changed","secrets":2`)
 	awaitLog(usable, 1)
 	post(first, http.StatusOK)
@@ -120,7 +99,7 @@ func TestIngest_RotatesSigningSecretUnderTraffic(t *testing.T) {
 	signingKey = second
 	signing.Unlock()
 
-	secret.publish(second)
+	write(second)
 	s.awaitIngestLog(`"Signing secrets changed","secrets":1`)
 	post(first, http.StatusBadRequest)
 	post(second, http.StatusOK)
