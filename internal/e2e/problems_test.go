@@ -162,15 +162,7 @@ func TestDashboard_ReportsFailedRefresh(t *testing.T) {
 	addr := strings.TrimPrefix(s.admin, "http://")
 	s.ingest.Kill()
 	expectStale("a dead ingest", loaded)
-	s.startIngestAt(addr)
+	s.launchIngest("ADMIN_ADDR=" + addr) // the page's address
 	expectFresh("after ingest is back")
 	p.CheckConsole("Failed to ", "htmx:error: timeout") // load, and fetch; a slow refresh
-}
-
-// startIngestAt starts an ingest with its admin listener at an address.
-func (s *stack) startIngestAt(addr string) {
-	s.t.Helper()
-	s.launchIngest("MIGRATE_DATABASE_URL="+s.database, "ADMIN_ADDR="+addr)
-	s.admin = "http://" + addr
-	s.awaitReadiness(s.admin, http.StatusOK)
 }
