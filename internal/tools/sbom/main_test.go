@@ -14,27 +14,33 @@ import (
 	"github.com/spdx/tools-golang/spdxlib"
 )
 
-// example describes a file by the modules of this test's own binary.
-func example(t *testing.T) source {
+// example describes a file by the modules of binaries with these names, each this test's own.
+func example(t *testing.T, names ...string) source {
 	t.Helper()
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	artefact := filepath.Join(t.TempDir(), "relay_0.1.0~dev.1_amd64.deb")
+	dir := t.TempDir()
+	for _, name := range names {
+		if err := os.Symlink(binary, filepath.Join(dir, "bin-"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	artefact := filepath.Join(dir, "relay_0.1.0~dev.1_amd64.deb")
 	if err := os.WriteFile(artefact, []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return source{
 		artefact: artefact, version: "0.1.0",
-		created:  time.Date(2026, 11, 28, 17, 0, 0, 0, time.FixedZone("CET", 3600)),
-		patterns: []string{binary},
+		created: time.Date(2026, 11, 28, 17, 0, 0, 0, time.FixedZone("CET", 3600)),
+		pattern: filepath.Join(dir, "bin-*"),
 	}
 }
 
 func TestDocument_ListsModulesOfBinaries(t *testing.T) {
 	t.Parallel()
-	text, err := example(t).document()
+	text, err := example(t, "ingest").document()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,15 +72,14 @@ func TestDocument_ListsModulesOfBinaries(t *testing.T) {
 	}
 }
 
+// A module of several binaries is listed once.
 func TestDocument_SameInputGivesSameBytes(t *testing.T) {
 	t.Parallel()
-	s := example(t)
-	first, err := s.document()
+	first, err := example(t, "ingest").document()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.patterns = append(s.patterns, s.patterns...)
-	second, err := s.document()
+	second, err := example(t, "ingest", "worker").document()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,13 +95,13 @@ func TestDocument_RejectsMissingAndForeignFiles(t *testing.T) {
 		want   string
 	}{
 		"no artefact":   {func(s *source) { s.artefact += ".missing" }, "read the artefact"},
-		"no binary":     {func(s *source) { s.patterns = []string{"/nowhere/*"} }, "no file matches"},
-		"no Go binary":  {func(s *source) { s.patterns = []string{s.artefact} }, "read the modules"},
-		"wrong pattern": {func(s *source) { s.patterns = []string{"["} }, "find the binaries"},
+		"no binary":     {func(s *source) { s.pattern = "/nowhere/*" }, "no file matches"},
+		"no Go binary":  {func(s *source) { s.pattern = s.artefact }, "read the modules"},
+		"wrong pattern": {func(s *source) { s.pattern = "[" }, "find the binaries"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := example(t)
+			s := example(t, "ingest")
 			tc.change(&s)
 			if _, err := s.document(); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error = %v, want %q", err, tc.want)
