@@ -109,7 +109,7 @@ func sleep(ctx context.Context, d time.Duration) {
 func (x *experiment) catalogue() []*kind {
 	onPart := func(inject func(context.Context, *part, fault) error) injection {
 		return func(ctx context.Context, f fault) error {
-			p := x.parts[slices.IndexFunc(x.parts, func(p *part) bool { return p.name == f.target })]
+			p := x.parts[f.target]
 			if !p.TryLock() {
 				return errSkipped
 			}
@@ -142,11 +142,8 @@ func (x *experiment) catalogue() []*kind {
 			return nil
 		}
 	}
-	var all []string
-	for _, p := range x.parts {
-		all = append(all, p.name)
-	}
-	links, both := slices.Sorted(maps.Keys(x.links)), faultproxy.Fault{DropRequests: true, DropResponses: true}
+	all, links := slices.Sorted(maps.Keys(x.parts)), slices.Sorted(maps.Keys(x.links))
+	both := faultproxy.Fault{DropRequests: true, DropResponses: true}
 	streams := []string{"PURCHASES", "OUTCOMES", "PURCHASES_DEAD"}
 	consumers := []string{"PURCHASES worker", "OUTCOMES recorder"}
 	kinds := []*kind{

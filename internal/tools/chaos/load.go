@@ -3,13 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"log"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -80,7 +75,7 @@ func draw(chance float64, c stripegen.Checkout) *sale {
 		c = earlier.Delayed("sepa_debit")
 		return &sale{end: failed, events: []stripegen.Checkout{c, c.AsyncFailed(time.Hour)}}
 	case chance < 0.92:
-		c.PaymentStatus, c.AmountTotal = "no_payment_required", new(int64)
+		c = c.Trial()
 		return one(trial)
 	case chance < 0.95:
 		unusable := "no address"
@@ -95,32 +90,14 @@ func draw(chance float64, c stripegen.Checkout) *sale {
 	}
 }
 
-// send sends all events as Stripe does, delayed, twice, out of order, through a load balancer before the
-// ingests, and each again until it is accepted.
+// send sends all events as Stripe does, delayed, twice, out of order, to the ingests, and each again until it
+// is accepted.
 func (x *experiment) send(ctx context.Context, disorder stripegen.Disorder) error {
-	balancer := httptest.NewServer(&httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			ingest := x.ingests[rand.IntN(ingests)] //nolint:gosec // no secret
-			r.SetURL(&url.URL{Scheme: "http", Host: x.links["stripe→"+ingest.name].Addr()})
-		},
-		Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: patience},
-		ModifyResponse: func(r *http.Response) error {
-			x.answers.Add(strconv.Itoa(r.StatusCode), 1)
-			if r.StatusCode != http.StatusOK && r.StatusCode != http.StatusServiceUnavailable {
-				x.find("a valid webhook was answered %d", r.StatusCode)
-			}
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
-			x.answers.Add("none", 1)
-			w.WriteHeader(http.StatusBadGateway)
-		},
-		ErrorLog: log.New(io.Discard, "", 0),
-	})
-	defer balancer.Close()
 	sender := &stripegen.Sender{
-		URL: balancer.URL + "/webhooks/stripe", Secret: launch.SigningSecret,
-		Client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
+		URL: "http://ingest/webhooks/stripe", Secret: launch.SigningSecret,
+		Client: &http.Client{Timeout: 10 * time.Second, Transport: &balancer{
+			experiment: x, connections: http.Transport{MaxIdleConnsPerHost: 64},
+		}},
 	}
 	var bodies [][]byte
 	for _, s := range x.sales {
@@ -138,4 +115,26 @@ func (x *experiment) send(ctx context.Context, disorder stripegen.Disorder) erro
 		return fmt.Errorf("send webhooks: %w", err)
 	}
 	return nil
+}
+
+// balancer sends each request to a random ingest and counts the answers.
+type balancer struct {
+	*experiment
+	connections http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.URL.Host = b.links["stripe→"+b.ingests[rand.IntN(ingests)].name].Addr() //nolint:gosec // no secret
+	response, err := b.connections.RoundTrip(r)
+	if err != nil {
+		b.answers.Add("none", 1)
+		return nil, err
+	}
+	b.answers.Add(strconv.Itoa(response.StatusCode), 1)
+	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusServiceUnavailable {
+		b.find("a valid webhook was answered %d", response.StatusCode)
+	}
+	return response, nil
 }

@@ -201,7 +201,7 @@ func (x *experiment) link(from, to, target string) string {
 // add starts a part for the first time.
 func (x *experiment) add(ctx context.Context, p *part) *part {
 	try.Check(p.start(ctx))
-	x.parts = append(x.parts, p)
+	x.parts[p.name] = p
 	return p
 }
 
