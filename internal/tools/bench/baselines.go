@@ -102,8 +102,8 @@ func node(ctx context.Context, b *bench) {
 	handler := b.startBaseline(ctx, b.pg.URL("node"), tiktok, env, program, dir+"/server.js")
 	in := b.startIngestAlone(ctx, "beside_node")
 	b.warmUp(ctx, handler.addr, in.addr)
-	theirs := b.webhooks("webhooks, the usual Node handler", "/s", handler.addr, 64)
-	ours := b.webhooks("webhooks, ingest", "/s", in.addr, 64)
+	theirs := b.webhooks("webhooks, the usual Node handler", handler.addr)
+	ours := b.webhooks("webhooks, ingest", in.addr)
 	b.turns(ctx)
 	ours.against("the Node handler", theirs.Figure).atLeast(12)
 	b.memory("the Node handler", handler.PID())
@@ -128,8 +128,8 @@ func peer(ctx context.Context, b *bench) {
 	ourTime := b.usage("ingest, worker, nats-server and Postgres, each purchase",
 		ours.PID(), ours.worker.PID(), ours.nats.PID(), b.pg.Process().PID())
 
-	theirWebhooks := b.webhooks("webhooks, the peer with River", "/s", theirAlone.addr, 64)
-	ourWebhooks := b.webhooks("webhooks, ingest", "/s", alone.addr, 64)
+	theirWebhooks := b.webhooks("webhooks, the peer with River", theirAlone.addr)
+	ourWebhooks := b.webhooks("webhooks, ingest", alone.addr)
 	theirLoad, theirWay := b.wholeWay("the peer's whole way", theirs, theirTime)
 	ourLoad, ourWay := b.wholeWay("the whole way", ours, ourTime)
 	b.turns(ctx)

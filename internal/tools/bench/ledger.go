@@ -16,7 +16,6 @@ import (
 	reports "purchase-relay/internal/ops/report"
 	"purchase-relay/internal/secret"
 	"purchase-relay/internal/testkit/ledgergen"
-	"purchase-relay/internal/testkit/load"
 	"purchase-relay/internal/testkit/try"
 )
 
@@ -24,8 +23,8 @@ import (
 func million(ctx context.Context, b *bench) {
 	young, old := b.startIngestAlone(ctx, "empty"), b.startOnLargeLedger(ctx)
 	b.warmUp(ctx, young.addr, old.addr)
-	small := b.webhooks("webhooks, a young ledger", "/s", young.addr, 64)
-	large := b.webhooks(fmt.Sprintf("webhooks, %d purchases on the ledger", b.million), "/s", old.addr, 64)
+	small := b.webhooks("webhooks, a young ledger", young.addr)
+	large := b.webhooks(fmt.Sprintf("webhooks, %d purchases on the ledger", b.million), old.addr)
 	b.turns(ctx)
 	large.against("a young ledger", small.Figure).atLeast(0.95)
 }
@@ -124,7 +123,7 @@ func (y *year) pass(ctx context.Context, n int) {
 				k := paid()
 				k.checkout = order(digit)
 				k.checkout.Created = time.Now().AddDate(0, month-months, 0)
-				send(ctx, k.plan(s.addr, 64, customers))
+				send(ctx, k.newLoad(s.addr, 64, customers))
 			}
 			s.awaitDelivery(ctx)
 			execute(ctx, s.ledger, "VACUUM (ANALYZE)") // autovacuum has a month in production
@@ -135,7 +134,7 @@ func (y *year) pass(ctx context.Context, n int) {
 // inspect measures webhooks on both ledgers and the tables of the old one. when describes its state.
 func (y *year) inspect(ctx context.Context, when string) {
 	vacuumed := func(name string, s *system) *measurement {
-		return y.load(name, "/s", func() load.Plan {
+		return y.responses(name, "/s", func() load {
 			execute(ctx, y.old.ledger, "VACUUM") // no autovacuum meanwhile
 			return y.fullSpeed(s.addr, 64)
 		})
@@ -175,16 +174,16 @@ func (y *year) prune(ctx context.Context) (removed int) {
 		took += time.Since(began)
 		return log
 	}
-	without := y.webhooks("webhooks, no prune", "/s", y.old.addr, 64)
+	without := y.webhooks("webhooks, no prune", y.old.addr)
 	during := y.measurement("webhooks, during a prune", "/s")
 	during.run = func(ctx context.Context) {
-		plan := y.fullSpeed(y.old.addr, 64)
+		l := y.fullSpeed(y.old.addr, 64)
 		pruning, interrupt := context.WithCancel(ctx)
 		var running sync.WaitGroup
 		running.Go(func() { prune(pruning) })
 		defer running.Wait()
 		defer interrupt()
-		during.record(send(ctx, plan))
+		during.record(send(ctx, l))
 	}
 	y.turns(ctx)
 	during.against("no prune", without.Figure)

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"math"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -174,37 +172,20 @@ func TestKind_RequestsAreDistinct(t *testing.T) {
 	t.Parallel()
 	const n = 100
 	tokens := newTokens(n)
-	plan, invalid := paid().plan("", 1, tokens), forged().plan("", 1, tokens)
+	valid, invalid := paid().newLoad("", 1, tokens), forged().newLoad("", 1, tokens)
 	seen := make(map[string]bool)
 	for i := range n {
-		text := string(plan.Append(nil, i))
+		text := string(valid.append(nil, i))
 		if strings.Contains(text, mark) || seen[text] {
 			t.Errorf("request %d has a mark or is a duplicate: %s", i, text)
 		}
 		_, signature, _ := strings.Cut(text, ",v1=")
-		if strings.Contains(string(invalid.Append(nil, i)), signature[:64]) {
+		if strings.Contains(string(invalid.append(nil, i)), signature[:64]) {
 			t.Errorf("forged request %d has a valid signature", i)
 		}
 		seen[text] = true
 	}
-	if got, want := string(plan.Append(nil, n+3)), string(plan.Append(nil, 3)); got != want {
+	if got, want := string(valid.append(nil, n+3)), string(valid.append(nil, 3)); got != want {
 		t.Errorf("request %d = %s, want the duplicate %s", n+3, got, want)
-	}
-}
-
-// A rate of errors would be worse than no figure.
-func TestSend_RejectsOtherStatus(t *testing.T) {
-	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	defer server.Close()
-	plan := paid().plan(server.Listener.Addr().String(), 2, newTokens(10))
-	var scope try.Scope
-	if err := scope.Scoped(func() { send(t.Context(), plan) }); err != nil {
-		t.Error(err)
-	}
-	plan.Want = http.StatusServiceUnavailable
-	err := scope.Scoped(func() { send(t.Context(), plan) })
-	if err == nil || !strings.Contains(err.Error(), "200") {
-		t.Errorf("err = %v, want the other status", err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/stripe"
-	"purchase-relay/internal/testkit/load"
 	"purchase-relay/internal/testkit/try"
 )
 
@@ -21,19 +20,20 @@ func webhooks(ctx context.Context, b *bench) {
 	ofIngest := b.usage("ingest, each webhook", in.PID())
 	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, 64, ofPgbench)
 	single := b.pgbench("pgbench's median, one client", "ms", pg, 1)
-	one := b.webhooks("a webhook's median, one connection", "ms", in.addr, 1)
-	all := b.webhooks("webhooks, all new, 64 connections", "/s", in.addr, 64, ofIngest, ofPostgres)
-	var plan load.Plan
-	known := b.load("webhooks, a thousand new ones", "/s", func() load.Plan {
-		plan = paid().plan(in.addr, 64, newTokens(1000))
-		return plan
+	one := b.responses("a webhook's median, one connection", "ms",
+		func() load { return b.fullSpeed(in.addr, 1) })
+	all := b.webhooks("webhooks, all new, 64 connections", in.addr, ofIngest, ofPostgres)
+	var thousand load
+	known := b.responses("webhooks, a thousand new ones", "/s", func() load {
+		thousand = paid().newLoad(in.addr, 64, newTokens(1000))
+		return thousand
 	})
-	b.load("duplicates of these, 64 connections", "/s", func() load.Plan { return b.repeated(plan) })
-	b.load("forged signatures, 64 connections", "/s", func() load.Plan {
-		return b.repeated(forged().plan(in.addr, 64, newTokens(1000)))
+	b.responses("duplicates of these, 64 connections", "/s", func() load { return b.repeated(thousand) })
+	b.responses("forged signatures, 64 connections", "/s", func() load {
+		return b.repeated(forged().newLoad(in.addr, 64, newTokens(1000)))
 	})
-	b.load("the load generator's ceiling: net/http without work", "/s", func() load.Plan {
-		return b.repeated(paid().plan(null, 64, newTokens(1000)))
+	b.responses("the load generator's ceiling: net/http without work", "/s", func() load {
+		return b.repeated(paid().newLoad(null, 64, newTokens(1000)))
 	})
 	b.turns(ctx)
 	in.verify(ctx, one, all, known)
@@ -60,14 +60,14 @@ WHERE p.status = 'delivered' AND received_at >= $1`
 func one(ctx context.Context, b *bench) {
 	s := b.startPipeline(ctx, b.database(ctx, "one"), usualLatency, unlimited)
 	// A webhook comes when the one before has been delivered.
-	paced := func(k kind, addr string) load.Plan { return b.paced(k, addr, 1, 50*time.Millisecond) }
+	paced := func(k kind, addr string) load { return b.paced(k, addr, 1, 50*time.Millisecond) }
 	null, ignored := b.startNull(), paid()
 	ignored.checkout.Type = "invoice.paid"
 	steps := []*measurement{
-		b.load("HTTP, both sides of it", "ms", func() load.Plan { return paced(paid(), null) }),
-		b.load("the body, its signature, a log line", "ms", func() load.Plan { return paced(forged(), s.addr) }),
-		b.load("decoding", "ms", func() load.Plan { return paced(ignored, s.addr) }),
-		b.load("look-up of a known event", "ms", func() load.Plan {
+		b.responses("HTTP, both sides of it", "ms", func() load { return paced(paid(), null) }),
+		b.responses("the body, its signature, a log line", "ms", func() load { return paced(forged(), s.addr) }),
+		b.responses("decoding", "ms", func() load { return paced(ignored, s.addr) }),
+		b.responses("look-up of a known event", "ms", func() load {
 			known := paced(paid(), s.addr)
 			send(ctx, known)
 			s.awaitDelivery(ctx)
@@ -106,7 +106,7 @@ func whole(ctx context.Context, b *bench) {
 	s, alone := b.startPipeline(ctx, b.database(ctx, "whole"), usualLatency), b.startIngestAlone(ctx, "alone")
 	pg := b.baselineDatabase(ctx, "whole_baseline")
 	transaction := b.pgbench("pgbench, the same rows, 64 clients", "/s", pg, 64)
-	without := b.webhooks("webhooks alone, 64 connections", "/s", alone.addr, 64)
+	without := b.webhooks("webhooks alone, 64 connections", alone.addr)
 	usages := []*usage{
 		b.usage("ingest, worker and Postgres, each purchase", s.PID(), s.worker.PID(), b.pg.Process().PID()),
 		b.usage("ingest", s.PID()), b.usage("tiktok-worker", s.worker.PID()),
@@ -129,7 +129,7 @@ func whole(ctx context.Context, b *bench) {
 func memory(ctx context.Context, b *bench) {
 	url := b.database(ctx, "memory")
 	waiting, n := b.startIngest(ctx, url, nil), max(1, b.million/50)
-	send(ctx, paid().plan(waiting.addr, 256, newTokens(n)))
+	send(ctx, paid().newLoad(waiting.addr, 256, newTokens(n)))
 	b.memory(fmt.Sprintf("ingest, NATS down, %d purchases waiting", n), waiting.PID()).atMost(64)
 	waiting.stop()
 	s := b.startPipeline(ctx, url, usualLatency, unlimited)
@@ -176,7 +176,7 @@ func drain(ctx context.Context, b *bench) {
 		m := b.measurement(name, "/s")
 		m.run = func(ctx context.Context) {
 			alone := b.startIngestAlone(ctx, fmt.Sprintf("drain_%d_%d", batch, len(m.Figure)))
-			send(ctx, paid().plan(alone.addr, 64, newTokens(n)))
+			send(ctx, paid().newLoad(alone.addr, 64, newTokens(n)))
 			alone.stop()
 			// With a slower TikTok batches would save more.
 			nats, tiktok := b.startNATS(ctx), b.startSimulator(ctx, 5*time.Millisecond)

@@ -63,9 +63,9 @@ func (b *bench) writeProfiles(ctx context.Context) {
 	in := b.startIngest(ctx, b.database(ctx, "profiles"), nats, "PROFILE_ADDR="+addrs[0])
 	b.startWorker(ctx, nats, tiktok, "PROFILE_ADDR="+addrs[1])
 	seconds := max(1, int(b.duration.Seconds())) // pprof takes whole ones
-	plan := b.fullSpeed(in.addr, 64)
-	plan.For = time.Duration(seconds) * time.Second
-	b.announce("webhooks over 64 connections for %s", plan.For)
+	l := b.fullSpeed(in.addr, 64)
+	l.duration = time.Duration(seconds) * time.Second
+	b.announce("webhooks over 64 connections for %s", l.duration)
 	var group errgroup.Group
 	for i, program := range []string{"ingest", "tiktok-worker"} {
 		group.Go(func() error {
@@ -86,9 +86,9 @@ func (b *bench) writeProfiles(ctx context.Context) {
 			return nil
 		})
 	}
-	result := send(ctx, plan)
+	r := send(ctx, l)
 	try.Check(group.Wait())
 	_, _ = fmt.Fprintf(b.out, "Profiles under %.0f webhooks a second are in %s. Open one:\n"+
 		"  go tool pprof -http=127.0.0.1:0 %s\n",
-		result.PerSecond(), b.profiles, filepath.Join(b.profiles, "ingest-cpu.pprof"))
+		r.perSecond(), b.profiles, filepath.Join(b.profiles, "ingest-cpu.pprof"))
 }
