@@ -11,7 +11,6 @@ import (
 	"iter"
 	"maps"
 	"math/rand/v2"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -46,14 +45,6 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
-	o, err := parse(args, getenv)
-	if err != nil {
-		return err
-	}
-	return o.send(ctx, out)
-}
-
-func parse(args []string, getenv func(string) string) (*options, error) {
 	o := &options{pace: stripegen.Pace{Wait: firstWait}}
 	f := flag.NewFlagSet("stripegen", flag.ContinueOnError)
 	webhook := cmp.Or(getenv("WEBHOOK_URL"), "http://127.0.0.1:8080/webhooks/stripe")
@@ -77,21 +68,21 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	f.StringVar(&o.list, "list", "", "`URL` of make run's stand-in for Stripe's API, such as "+
 		"http://127.0.0.1:8086, to add all events to")
 	if err := f.Parse(args); err != nil {
-		return nil, err
+		return err
 	}
 	switch {
 	case f.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %s", f.Arg(0))
+		return fmt.Errorf("unexpected argument %s", f.Arg(0))
 	case !local(o.sender.URL):
-		return nil, errors.New("-url must be on this machine: generated purchases must not reach a real ledger")
+		return errors.New("-url must be on this machine: generated purchases must not reach a real ledger")
 	case o.list != "" && !local(o.list):
-		return nil, errors.New("-list must be on this machine")
+		return errors.New("-list must be on this machine")
 	case o.n < 1 || o.n > 1_000_000:
-		return nil, errors.New("-n must be from 1 to 1000000")
+		return errors.New("-n must be from 1 to 1000000")
 	case o.rate != 0 && !(o.rate >= 0.001):
-		return nil, errors.New("-rate must be 0 or at least 0.001")
+		return errors.New("-rate must be 0 or at least 0.001")
 	}
-	return o, nil
+	return o.send(ctx, out)
 }
 
 // local reports whether a URL is on this machine: loopback, or a name without a dot, which only a container
@@ -150,6 +141,7 @@ func (o *options) arrivals(events iter.Seq[[]byte], out io.Writer) iter.Seq[stri
 
 // events generates the events and adds them to the list, whose first error ends them.
 func (o *options) events(ctx context.Context, notListed *error) iter.Seq[[]byte] {
+	list := stripegen.Sender{URL: strings.TrimSuffix(o.list, "/") + "/events"}
 	return func(yield func([]byte) bool) {
 		for range o.n {
 			c := stripegen.NewCheckout()
@@ -161,24 +153,14 @@ func (o *options) events(ctx context.Context, notListed *error) iter.Seq[[]byte]
 			}
 			body := c.Event()
 			if o.list != "" {
-				*notListed = add(ctx, o.list, body)
+				if _, err := list.Deliver(ctx, body, 1, 0); err != nil {
+					*notListed = fmt.Errorf("-list: %w", err)
+					return
+				}
 			}
-			if *notListed != nil || !yield(body) {
+			if !yield(body) {
 				return
 			}
 		}
 	}
-}
-
-// add adds an event to the list of a stand-in.
-func add(ctx context.Context, address string, body []byte) error {
-	to := stripegen.Sender{URL: strings.TrimSuffix(address, "/") + "/events"}
-	answer, err := to.Send(ctx, body)
-	if err == nil && answer.Status != http.StatusOK {
-		err = errors.New(answer.Body)
-	}
-	if err != nil {
-		return fmt.Errorf("-list: %w", err)
-	}
-	return nil
 }
