@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -72,26 +73,20 @@ func (r *row) against(name string, base series) *row {
 }
 
 // atLeast and atMost set the target, after against. What could not be measured here is not judged.
-func (r *row) atLeast(target float64) *row {
-	if value, known := r.subject(); known {
-		r.Target, r.Met = "≥ "+number(target), value >= target
-	}
-	return r
-}
+func (r *row) atLeast(target float64) *row { return r.judge("≥ ", target, 1) }
 
-func (r *row) atMost(target float64) *row {
-	if value, known := r.subject(); known {
-		r.Target, r.Met = "≤ "+number(target), value <= target
-	}
-	return r
-}
+func (r *row) atMost(target float64) *row { return r.judge("≤ ", target, -1) }
 
-func (r *row) subject() (value float64, known bool) {
+// judge sets a target. sign is 1 where more is better, else -1.
+func (r *row) judge(relation string, target float64, sign int) *row {
 	s := r.Figure
 	if r.Against != "" {
 		s = r.Ratio
 	}
-	return s.median(), len(s) > 0
+	if len(s) > 0 {
+		r.Target, r.Met = relation+number(target), cmp.Compare(s.median(), target)*sign >= 0
+	}
+	return r
 }
 
 func (r *row) note(format string, args ...any) { r.Note = fmt.Sprintf(format, args...) }
