@@ -290,6 +290,44 @@ func TestShow_FindsPurchaseByEveryID(t *testing.T) {
 	}
 }
 
+func TestWorker_SkipsWithoutToken(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, "TIKTOK_ACCESS_TOKEN=")
+	id := s.sell(1)[0]
+	s.awaitStatus(id, "skipped")
+	s.checkPurchase(id, "skipped", "not_configured")
+	s.await("the skip to be logged", func() bool {
+		return s.worker.logged("TIKTOK_ACCESS_TOKEN not configured, skipping tracking") > 0
+	})
+	s.awaitReadiness(s.worker.admin, http.StatusOK)
+	if n := len(s.sim.Received()); n != 0 {
+		t.Errorf("TikTok has %d events, want none", n)
+	}
+}
+
+func TestWorker_TestModePurchases(t *testing.T) {
+	t.Parallel()
+	t.Run("skipped by default", func(t *testing.T) {
+		s := newStack(t)
+		c := stripegen.NewCheckout()
+		s.send(c)
+		s.awaitStatus(c.SessionID, "skipped")
+		s.checkPurchase(c.SessionID, "skipped", "test_purchase")
+	})
+	t.Run("sent with a code", func(t *testing.T) {
+		s := newStack(t, "TIKTOK_TEST_MODE=send", "TIKTOK_TEST_EVENT_CODE=TEST1")
+		test, live := stripegen.NewCheckout(), stripegen.NewCheckout().Live()
+		s.send(test)
+		s.send(live)
+		s.checkDelivered(test.SessionID, live.SessionID)
+		for id, want := range map[string]string{test.SessionID: "TEST1", live.SessionID: ""} {
+			if got := s.event(id).TestEventCode; got != want {
+				t.Errorf("%s: test event code = %q, want %q", id, got, want)
+			}
+		}
+	})
+}
+
 // Webhooks recorded while NATS is down are delivered afterwards, although both binaries are killed meanwhile.
 func TestWebhook_AnswersWithoutNATS(t *testing.T) {
 	t.Parallel()
