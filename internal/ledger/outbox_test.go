@@ -58,6 +58,39 @@ func (l *testLedger) overdue(grace time.Duration) (ids []string) {
 	return ids
 }
 
+// claimEachOnce makes claims of five purchases concurrently: they get all thirty, each once.
+func (l *testLedger) claimEachOnce(claim func() ([]relay.Claim, error)) {
+	l.T.Helper()
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]int{}
+	for range 6 {
+		group.Go(func() {
+			claims, err := claim()
+			if err != nil {
+				l.T.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, c := range claims {
+				seen[c.ID]++
+				if c.Generation != 1 || c.FirstPublished.IsZero() || len(c.Envelope) == 0 {
+					l.T.Errorf("claim = %+v, want generation 1, a first publish and an envelope", c)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if len(seen) != 30 {
+		l.T.Errorf("claimed %d purchases, want 30", len(seen))
+	}
+	for id, n := range seen {
+		if n != 1 {
+			l.T.Errorf("%s was claimed %d times, want once", id, n)
+		}
+	}
+}
+
 func TestClaim_IsExclusive(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
@@ -65,34 +98,7 @@ func TestClaim_IsExclusive(t *testing.T) {
 		l.Buy(fmt.Sprintf("cs_%02d", i))
 	}
 	l.MustRecord(receipt("evt_unpaid", "cs_unpaid", purchase.StatusAwaitingPayment, ""))
-	var group sync.WaitGroup
-	var mu sync.Mutex
-	seen := map[string]int{}
-	for range 6 {
-		group.Go(func() {
-			claims, err := l.Claim(t.Context(), 5)
-			if err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, c := range claims {
-				seen[c.ID]++
-				if c.Generation != 1 || c.FirstPublished.IsZero() || len(c.Envelope) == 0 {
-					t.Errorf("claim = %+v, want generation 1, a first publish and an envelope", c)
-				}
-			}
-		})
-	}
-	group.Wait()
-	if len(seen) != 30 {
-		t.Errorf("claimed %d purchases, want 30", len(seen))
-	}
-	for id, n := range seen {
-		if n != 1 {
-			t.Errorf("%s was claimed %d times, want once", id, n)
-		}
-	}
+	l.claimEachOnce(func() ([]relay.Claim, error) { return l.Claim(t.Context(), 5) })
 	if err := l.Release(t.Context(), []string{"cs_03", "cs_04"}); err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +113,17 @@ func TestClaim_IsExclusive(t *testing.T) {
 	if err != nil || len(again) != 1 || !again[0].FirstPublished.Equal(first) {
 		t.Errorf("Claim after expiry = %+v, %v, want one, first published at %s", again, err, first)
 	}
+}
+
+// The stream rejects what two sweepers publish, so the end-to-end tests do not notice a double claim.
+func TestOverdue_IsExclusive(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	for i := range 30 {
+		l.published(fmt.Sprintf("cs_%02d", i))
+	}
+	l.Exec(`UPDATE purchases SET updated_at = now() - interval '20 minutes'`)
+	l.claimEachOnce(func() ([]relay.Claim, error) { return l.Overdue(t.Context(), 10*time.Minute, 5) })
 }
 
 // Rows that cannot be read or have no message are skipped and reported. The other rows are claimed, even if
