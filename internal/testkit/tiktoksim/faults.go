@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidwall/gjson"
 )
 
 // Fault is a failure to simulate. Of several active ones the first that matches a request applies. A fault of
@@ -47,28 +50,18 @@ type Fault struct {
 	until time.Time // set from For by Inject
 }
 
-// duration is a time.Duration that is "200ms" in JSON.
-type duration time.Duration
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (d *duration) UnmarshalText(text []byte) error {
-	parsed, err := time.ParseDuration(string(text))
-	*d = duration(parsed)
-	return err
-}
-
-// UnmarshalJSON implements json.Unmarshaler. It rejects unknown fields: a misspelt fault would test nothing.
-func (f *Fault) UnmarshalJSON(body []byte) error {
-	type plain Fault
-	var wire struct {
-		plain
-		Latency duration `json:"latency"`
-		For     duration `json:"for"`
-	}
-	err := decode(bytes.NewReader(body), &wire)
-	*f = Fault(wire.plain)
-	f.Latency, f.For = time.Duration(wire.Latency), time.Duration(wire.For)
-	return err
+// readFault decodes a fault whose durations are text.
+func readFault(body io.Reader) (Fault, error) {
+	wire := struct {
+		Fault
+		Latency string `json:"latency"`
+		For     string `json:"for"`
+	}{Latency: "0s", For: "0s"}
+	err := decode(body, &wire)
+	var err1, err2 error
+	wire.Fault.Latency, err1 = time.ParseDuration(wire.Latency)
+	wire.Fault.For, err2 = time.ParseDuration(wire.For)
+	return wire.Fault, cmp.Or(err, err1, err2, wire.validate())
 }
 
 // validate rejects a fault without an effect or with a number out of range.
@@ -109,9 +102,12 @@ func (f Fault) name() string {
 }
 
 func (f Fault) matches(req request) bool {
-	hasText := func(s string) bool { return strings.Contains(s, f.MatchText) }
+	hasText := func(e Event) bool {
+		event := gjson.ParseBytes(e.Body)
+		return anyString(event, func(s string) bool { return strings.Contains(s, f.MatchText) })
+	}
 	return f.Stats == req.stats && len(req.events) >= f.MinEvents &&
-		(f.MatchText == "" || anyString(req.data, hasText))
+		(f.MatchText == "" || slices.ContainsFunc(req.events, hasText))
 }
 
 // write answers a request in place of the rules. cleared is closed when the faults are cleared.

@@ -1,17 +1,17 @@
 package tiktoksim
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
 )
 
 // TikTok's lists, from its documentation.
@@ -33,37 +33,42 @@ const (
 	optional = false
 )
 
-// The rules of single fields.
+// The rules of single fields. A rule behind the one of the type is about a value of that type.
 var (
-	anyText = rule("Not a valid string", func(string) bool { return true })
-	text    = all(anyText, rule("Field may not be empty", func(s string) bool { return s != "" }))
-	integer = rule("Not a valid integer", func(n json.Number) bool { _, err := n.Int64(); return err == nil })
-	number  = rule("Not a valid number", func(n json.Number) bool { _, err := n.Float64(); return err == nil })
+	anyText = rule("Not a valid string", func(v gjson.Result) bool { return v.Type == gjson.String })
+	text    = all(anyText, rule("Field may not be empty", func(v gjson.Result) bool { return v.Str != "" }))
+	integer = rule("Not a valid integer", func(v gjson.Result) bool {
+		_, err := strconv.ParseInt(v.Raw, 10, 64)
+		return err == nil
+	})
+	number = rule("Not a valid number", func(v gjson.Result) bool {
+		_, err := strconv.ParseFloat(v.Raw, 64) // 1e999 is out of range
+		return err == nil
+	})
 	count   = all(integer, atLeast(1))
 	amount  = all(number, atLeast(0))
-	boolean = rule("Not a valid boolean", func(bool) bool { return true })
-	hash    = all(rule("Not a valid SHA256 hash", func(s string) bool {
-		return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-	}), rule("Hash of an empty value", func(s string) bool { return s != emptyHash }))
-	lower = all(text, rule("Must be lower-case letters only", func(s string) bool {
+	boolean = rule("Not a valid boolean", gjson.Result.IsBool)
+	hash    = all(rule("Not a valid SHA256 hash", func(v gjson.Result) bool {
+		return v.Type == gjson.String && len(v.Str) == 64 && strings.Trim(v.Str, "0123456789abcdef") == ""
+	}), rule("Hash of an empty value", func(v gjson.Result) bool { return v.Str != emptyHash }))
+	lower = all(text, rule("Must be lower-case letters only", func(v gjson.Result) bool {
 		other := func(r rune) bool { return !unicode.IsLetter(r) || unicode.ToLower(r) != r }
-		return !strings.ContainsFunc(s, other)
+		return !strings.ContainsFunc(v.Str, other)
 	}))
-	ip = all(anyText, rule("Not a valid IPv4 or IPv6 address", func(s string) bool {
-		ip, err := netip.ParseAddr(s)
+	ip = all(anyText, rule("Not a valid IPv4 or IPv6 address", func(v gjson.Result) bool {
+		ip, err := netip.ParseAddr(v.Str)
 		return err == nil && ip.Zone() == ""
 	}))
-	webURL = all(anyText, rule("Not a valid URL", func(s string) bool {
-		u, err := url.Parse(s)
+	webURL = all(anyText, rule("Not a valid URL", func(v gjson.Result) bool {
+		u, err := url.Parse(v.Str)
 		return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
 	}))
-	eventID = all(text, rule("Longer than maximum length 256", func(s string) bool {
-		return utf8.RuneCountInString(s) <= 256
+	eventID = all(text, rule("Longer than maximum length 256", func(v gjson.Result) bool {
+		return utf8.RuneCountInString(v.Str) <= 256
 	}))
 	// It tolerates a clock that is an hour fast, and rejects milliseconds.
-	unixTime = all(count, rule("Not a valid Unix timestamp in seconds", func(n json.Number) bool {
-		at, _ := n.Int64()
-		return at <= time.Now().Add(time.Hour).Unix()
+	unixTime = all(count, rule("Not a valid Unix timestamp in seconds", func(v gjson.Result) bool {
+		return v.Int() <= time.Now().Add(time.Hour).Unix()
 	}))
 )
 
@@ -74,12 +79,9 @@ var (
 		field{"city state country", optional, lower},
 		field{"ip", optional, ip},
 		field{"user_agent ttclid ttp locale", optional, text},
-	), func(v any) string {
-		if anyString(v, func(s string) bool { return s == "" }) { // what is not known must be left out
-			return ": Contains an empty field"
-		}
-		return ""
-	})
+	), rule("Contains an empty field", func(v gjson.Result) bool { // what is not known must be left out
+		return !anyString(v, func(s string) bool { return s == "" })
+	}))
 	context = []field{
 		{"user", optional, user},
 		{"page", optional, object(field{"url", optional, webURL}, field{"referrer", optional, anyText})},
@@ -96,8 +98,8 @@ var (
 			field{"quantity", optional, count},
 			field{"price", optional, amount},
 		))},
-	), rule("Missing currency of the value", func(p map[string]any) bool {
-		return p["value"] == nil || p["currency"] != nil
+	), rule("Missing currency of the value", func(v gjson.Result) bool {
+		return !v.Get("value").Exists() || v.Get("currency").Exists()
 	}))
 	event = []field{
 		{"event", required, oneOf("Not a valid choice", eventNames)},
@@ -120,8 +122,9 @@ var (
 		field{"event_source", required, oneOf("Must be one of: "+sources, sources)},
 		field{"event_source_id", required, text},
 		field{"test_event_code", optional, text},
-		field{"data", required, all(rule("Length must be between 1 and 1000", func(l []any) bool {
-			return 1 <= len(l) && len(l) <= 1000
+		field{"data", required, all(rule("Length must be between 1 and 1000", func(v gjson.Result) bool {
+			n := len(v.Array())
+			return v.IsArray() && 1 <= n && n <= 1000
 		}), list(object(slices.Concat(event, context, []field{{"event_time", required, unixTime}})...)))},
 	)}
 	pixelShape = shape{"pixel_code", false, "timestamp", object(slices.Concat([]field{
@@ -133,8 +136,8 @@ var (
 )
 
 // check returns how a JSON value violates a rule, such as ".user.ip: Not a valid string", and "" if it does
-// not. Numbers are json.Number.
-type check func(v any) string
+// not.
+type check func(v gjson.Result) string
 
 // field is fields of an object that have the same rule.
 type field struct {
@@ -150,11 +153,11 @@ func object(fields ...field) check {
 			single = append(single, field{name, f.required, f.check})
 		}
 	}
-	return func(v any) string {
-		values, isObject := v.(map[string]any)
-		if !isObject {
+	return func(v gjson.Result) string {
+		if !v.IsObject() {
 			return ": Not a valid object"
 		}
+		values := v.Map()
 		for _, f := range single {
 			value, exists := values[f.names]
 			if !exists && f.required {
@@ -172,12 +175,11 @@ func object(fields ...field) check {
 }
 
 func list(element check) check {
-	return func(v any) string {
-		elements, isList := v.([]any)
-		if !isList {
+	return func(v gjson.Result) string {
+		if !v.IsArray() {
 			return ": Not a valid list"
 		}
-		for i, e := range elements {
+		for i, e := range v.Array() {
 			if found := element.apply(e); found != "" {
 				return fmt.Sprint(".", i, found)
 			}
@@ -186,15 +188,15 @@ func list(element check) check {
 	}
 }
 
-func (c check) apply(v any) string {
-	if v == nil {
+func (c check) apply(v gjson.Result) string {
+	if v.Type == gjson.Null {
 		return ": Field may not be null"
 	}
 	return c(v)
 }
 
 func all(checks ...check) check {
-	return func(v any) string {
+	return func(v gjson.Result) string {
 		for _, c := range checks {
 			if found := c(v); found != "" {
 				return found
@@ -204,10 +206,9 @@ func all(checks ...check) check {
 	}
 }
 
-// rule checks a value; one of another type violates it, too.
-func rule[T any](message string, ok func(T) bool) check {
-	return func(v any) string {
-		if t, isType := v.(T); isType && ok(t) {
+func rule(message string, ok func(v gjson.Result) bool) check {
+	return func(v gjson.Result) string {
+		if ok(v) {
 			return ""
 		}
 		return ": " + message
@@ -215,23 +216,21 @@ func rule[T any](message string, ok func(T) bool) check {
 }
 
 func atLeast(least float64) check {
-	return rule(fmt.Sprint("Must be greater than or equal to ", least), func(n json.Number) bool {
-		f, _ := n.Float64()
-		return f >= least
-	})
+	message := fmt.Sprint("Must be greater than or equal to ", least)
+	return rule(message, func(v gjson.Result) bool { return v.Num >= least })
 }
 
 func oneOf(message, words string) check {
 	known := strings.Fields(words)
-	return all(anyText, rule(message, func(s string) bool { return slices.Contains(known, s) }))
+	return all(anyText, rule(message, func(v gjson.Result) bool { return slices.Contains(known, v.Str) }))
 }
 
 // oneOrMany accepts one value or a list of at least one.
 func oneOrMany(c check) check {
-	return func(v any) string {
-		many, isList := v.([]any)
-		if !isList || len(many) == 0 {
-			many = []any{v}
+	return func(v gjson.Result) string {
+		many := v.Array() // of one value: the value
+		if len(many) == 0 {
+			many = []gjson.Result{v}
 		}
 		for _, v := range many {
 			if found := c(v); found != "" {
@@ -243,49 +242,40 @@ func oneOrMany(c check) check {
 }
 
 // anyString reports whether a string at any depth of a JSON value matches.
-func anyString(v any, match func(s string) bool) bool {
-	switch v := v.(type) {
-	case string:
-		return match(v)
-	case []any:
-		return slices.ContainsFunc(v, func(v any) bool { return anyString(v, match) })
-	case map[string]any:
-		return anyString(slices.Collect(maps.Values(v)), match)
+func anyString(v gjson.Result, match func(s string) bool) (found bool) {
+	if v.Type != gjson.JSON {
+		return v.Type == gjson.String && match(v.Str)
 	}
-	return false
+	v.ForEach(func(_, element gjson.Result) bool {
+		found = anyString(element, match)
+		return !found
+	})
+	return found
 }
 
 // request is a parsed request.
 type request struct {
 	source, pixel string
 	events        []Event
-	data          []any  // the decoded events
 	violation     answer // Code is 0 if every rule is met
 	stats         bool   // asks for counts
 }
 
-// parse decodes a body and applies the rules. It decodes into maps: structs also match names in another case.
+// parse reads a body and applies the rules. Names are compared with their case, unlike encoding/json's.
 func (s shape) parse(body []byte) request {
-	var raw map[string]json.RawMessage
-	if !utf8.Valid(body) || json.Unmarshal(body, &raw) != nil || raw == nil {
+	top := gjson.ParseBytes(body)
+	if !utf8.Valid(body) || !gjson.ValidBytes(body) || !top.IsObject() {
 		return request{violation: newAnswer(40000, "The request body is not a valid JSON object")}
 	}
-	var top map[string]any
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	_ = decoder.Decode(&top) // succeeds as Unmarshal did
-
-	req := request{source: "web", pixel: valueOf[string](top, s.pixel), data: []any{top}}
-	bodies := []json.RawMessage{body}
+	req, events := request{source: "web", pixel: top.Get(s.pixel).String()}, []gjson.Result{top}
 	if s.batch {
-		req.source, req.data, bodies = valueOf[string](top, "event_source"), valueOf[[]any](top, "data"), nil
-		_ = json.Unmarshal(raw["data"], &bodies) // the rules refuse what is not a list
+		req.source, events = top.Get("event_source").String(), top.Get("data").Array()
 	}
-	for i, fields := range req.data {
-		at, _ := valueOf[json.Number](fields, s.time).Int64()
+	for _, e := range events {
 		req.events = append(req.events, Event{
-			EventID: valueOf[string](fields, "event_id"), Event: valueOf[string](fields, "event"), Pixel: req.pixel,
-			EventTime: at, TestEventCode: valueOf[string](top, "test_event_code"), Body: bodies[i],
+			EventID: e.Get("event_id").String(), Event: e.Get("event").String(), Pixel: req.pixel,
+			EventTime: e.Get(s.time).Int(), TestEventCode: top.Get("test_event_code").String(),
+			Body: []byte(e.Raw),
 		})
 	}
 	if found := s.check(top); found != "" { // one bad event refuses the whole batch
@@ -295,11 +285,4 @@ func (s shape) parse(body []byte) request {
 		req.violation = newAnswer(40002, found[1:])
 	}
 	return req
-}
-
-// valueOf returns a field of an object, or the zero value if there is none of that type.
-func valueOf[T any](object any, name string) (value T) {
-	fields, _ := object.(map[string]any)
-	value, _ = fields[name].(T)
-	return value
 }

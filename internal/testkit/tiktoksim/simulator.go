@@ -81,7 +81,6 @@ type Stats struct {
 	Events     int            `json:"events"`     // in requests that reached the rules
 	Accepted   int            `json:"accepted"`   // distinct events
 	Duplicates int            `json:"duplicates"` // repeats within 48 hours
-	Refused    int            `json:"refused"`    // requests that the rules refused
 	ByCode     map[string]int `json:"by_code"`    // answers by TikTok's code, "http_503" or fault: "cut"
 }
 
@@ -94,10 +93,8 @@ type Counting struct {
 
 // Simulator is an http.Handler that answers as TikTok does.
 type Simulator struct {
-	config Config
-
 	mu       sync.Mutex
-	token    string
+	config   Config
 	random   *rand.Rand
 	faults   []Fault       // active ones, in the order of their injection
 	cleared  chan struct{} // closed by Clear
@@ -115,7 +112,7 @@ func New(c Config) *Simulator {
 	c.Token, c.Pixel = cmp.Or(c.Token, "local-token"), cmp.Or(c.Pixel, "LOCALPIXEL")
 	random := rand.New(rand.NewPCG(cmp.Or(c.Seed, rand.Uint64()), 0)) //nolint:gosec // no secret
 	return &Simulator{
-		config: c, token: c.Token, random: random, cleared: make(chan struct{}),
+		config: c, random: random, cleared: make(chan struct{}),
 		stats: Stats{ByCode: map[string]int{}}, latest: map[key]*Event{},
 	}
 }
@@ -135,8 +132,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.SetCounting(c)
 		}
 	case "POST /faults":
-		var f Fault
-		if err := json.NewDecoder(r.Body).Decode(&f); accepted(w, cmp.Or(err, f.validate())) {
+		if f, err := readFault(r.Body); accepted(w, err) {
 			s.Inject(f)
 		}
 	case "DELETE /faults":
@@ -216,7 +212,7 @@ func (s *Simulator) Clear() {
 func (s *Simulator) SetToken(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.token = token
+	s.config.Token = token
 }
 
 // SetCounting replaces how events are counted, as PUT /counting does.
@@ -285,22 +281,19 @@ func (s *Simulator) fault(req request) (f Fault) {
 func (s *Simulator) judge(header http.Header, req request, duplicateCode int) answer {
 	s.stats.Events += len(req.events)
 	media, _, err := mime.ParseMediaType(header.Get("Content-Type"))
-	refusal := s.tokenRefusal(header.Get("Access-Token"), s.token, s.config.TestToken)
+	refusal := tokenRefusal(header.Get("Access-Token"), s.config.Token, s.config.TestToken)
 	switch {
 	case refusal.Code != 0:
+		return refusal
 	case err != nil || media != "application/json":
-		refusal = newAnswer(40000, "Content-Type must be application/json")
+		return newAnswer(40000, "Content-Type must be application/json")
 	case header.Get("Content-Encoding") != "":
-		refusal = newAnswer(40000, "Content-Encoding is not supported")
+		return newAnswer(40000, "Content-Encoding is not supported")
 	case req.violation.Code != 0:
-		refusal = req.violation
+		return req.violation
 	case req.pixel != s.config.Pixel || req.source != "web": // a pixel is a source of web events only
 		message := fmt.Sprintf("No permission to operate %s event source %q", req.source, req.pixel)
-		refusal = newAnswer(40001, message)
-	}
-	if refusal.Code != 0 {
-		s.stats.Refused++
-		return refusal
+		return newAnswer(40001, message)
 	}
 	allKnown := true
 	for _, e := range req.events {
@@ -333,7 +326,7 @@ func (s *Simulator) accept(e Event, now time.Time) bool {
 }
 
 // tokenRefusal returns an answer with Code 0 for one of the known tokens.
-func (s *Simulator) tokenRefusal(token string, known ...string) (a answer) {
+func tokenRefusal(token string, known ...string) (a answer) {
 	switch {
 	case token == "":
 		a = newAnswer(40104, "Access token is missing: the request needs an Access-Token header")
@@ -346,7 +339,7 @@ func (s *Simulator) tokenRefusal(token string, known ...string) (a answer) {
 // count answers pixel/event/stats. An event belongs to the UTC day of its event_time.
 func (s *Simulator) count(r *http.Request) answer {
 	token, query := r.Header.Get("Access-Token"), r.URL.Query()
-	if a := s.tokenRefusal(token, s.token, s.config.TestToken, s.config.StatsToken); a.Code != 0 {
+	if a := tokenRefusal(token, s.config.Token, s.config.TestToken, s.config.StatsToken); a.Code != 0 {
 		return a
 	}
 	if s.counting.NoScope || s.config.StatsToken != "" && token != s.config.StatsToken {

@@ -252,7 +252,7 @@ func TestSimulator_Store(t *testing.T) {
 			t.Errorf("event of the older shape = %+v", e)
 		}
 		stats, want := s.Stats(), tiktoksim.Stats{
-			Requests: 6, Events: 9, Accepted: 4, Duplicates: 3, Refused: 1,
+			Requests: 6, Events: 9, Accepted: 4, Duplicates: 3,
 			ByCode: map[string]int{"0": 5, "40002": 1},
 		}
 		if diff := cmp.Diff(want, stats); diff != "" {
