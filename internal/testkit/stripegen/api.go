@@ -3,7 +3,6 @@ package stripegen
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidwall/gjson"
 	"golang.org/x/time/rate"
 )
 
@@ -113,30 +113,23 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTT
 
 // Add adds an event, unless its id is known. The body must not change afterwards.
 func (a *API) Add(body []byte) error {
-	var e struct {
-		ID, Type string
-		Created  int64
-		Data     struct{ Object json.RawMessage }
-	}
-	var about struct{ ID, Object string }
-	if err := json.Unmarshal(body, &e); err != nil {
-		return err
-	}
-	if e.ID == "" || e.Type == "" || e.Created <= 0 {
-		return errors.New("an event needs id, type and created")
+	e := gjson.ParseBytes(body)
+	id, kind, created := e.Get("id").String(), e.Get("type").String(), e.Get("created").Int()
+	if !gjson.ValidBytes(body) || id == "" || kind == "" || created <= 0 {
+		return errors.New("an event is JSON with id, type and created")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, known := a.objects[e.ID]; known {
+	if _, known := a.objects[id]; known {
 		return nil
 	}
-	a.objects[e.ID] = listed{kind: "event", body: body}
-	err := json.Unmarshal(e.Data.Object, &about)
-	if err == nil && about.ID != "" && e.Created >= a.objects[about.ID].created {
-		a.objects[about.ID] = listed{kind: about.Object, created: e.Created, body: e.Data.Object}
+	a.objects[id] = listed{kind: "event", body: body}
+	object := e.Get("data.object")
+	if about := object.Get("id").String(); about != "" && created >= a.objects[about].created {
+		a.objects[about] = listed{about, object.Get("object").String(), created, []byte(object.Raw)}
 	}
-	at := sort.Search(len(a.events), func(i int) bool { return a.events[i].created > e.Created })
-	a.events = slices.Insert(a.events, at, listed{e.ID, e.Type, e.Created, body})
+	at := sort.Search(len(a.events), func(i int) bool { return a.events[i].created > created })
+	a.events = slices.Insert(a.events, at, listed{id, kind, created, body})
 	return nil
 }
 
