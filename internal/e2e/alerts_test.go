@@ -125,22 +125,22 @@ func TestAlerts_AreDocumentedAndTested(t *testing.T) {
 	}
 }
 
-// tools returns Prometheus' programs, or skips the test where they cannot be installed.
-func tools(t *testing.T) promlocal.Tools {
+// tools returns the folder of Prometheus' programs, or skips the test where they cannot be installed.
+func tools(t *testing.T) (bin string) {
 	t.Helper()
-	p, err := promlocal.Ensure(t.Context(), os.Stderr)
+	bin, err := promlocal.Ensure(t.Context(), os.Stderr)
 	if errors.Is(err, aptget.ErrMissing) {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return bin
 }
 
 func TestAlerts_PassPromtool(t *testing.T) {
 	t.Parallel()
-	p := tools(t)
+	promtool := filepath.Join(tools(t), "promtool")
 	for _, args := range [][]string{
 		{"check", "rules", alertRules},
 		{"test", "rules", alertTests, slowTests},
@@ -151,7 +151,7 @@ func TestAlerts_PassPromtool(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if out, err := exec.Command(p.Promtool, args...).CombinedOutput(); err != nil {
+		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
@@ -162,9 +162,9 @@ func TestAlerts_PassPromtool(t *testing.T) {
 // token and clears afterwards. promtool tests the other alerts' expressions on synthetic series.
 func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 	t.Parallel()
-	p := tools(t)
+	bin := tools(t)
 	s := newStack(t)
-	prometheus := s.startPrometheus(p)
+	prometheus := s.startPrometheus(bin)
 	s.sell(1)
 	query := func(expr string) string {
 		t.Helper()
@@ -200,7 +200,7 @@ func TestAlerts_FireAndClearInPrometheus(t *testing.T) {
 // startPrometheus scrapes both binaries twice per second and evaluates the shipped rules without their "for"
 // durations, so that an alert fires at its first evaluation. promtool tests the durations. It returns the
 // address of Prometheus' API.
-func (s *stack) startPrometheus(p promlocal.Tools) (api string) {
+func (s *stack) startPrometheus(bin string) (api string) {
 	s.t.Helper()
 	rules, err := os.ReadFile(alertRules)
 	if err != nil {
@@ -221,7 +221,7 @@ scrape_configs:
 		}
 	}
 	addr := freeAddr(s.t)
-	server, err := p.Start(filepath.Join(dir, "prometheus.yml"), addr, dir)
+	server, err := promlocal.Start(bin, filepath.Join(dir, "prometheus.yml"), addr, dir)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,14 +25,14 @@ var ErrMissing = errors.New("not on this machine")
 type Program struct {
 	Name     string                 // for the announcement, for instance Postgres
 	Find     func() (string, error) // returns its path, or its folder
-	Commands [][]string             // install it, in this order
+	Commands []string               // install it, in this order; a shell runs them
 	Remedy   string                 // the command that a refusal names; "" is Commands
 }
 
-// Packages returns the commands that install packages from the configured repositories.
-func Packages(names ...string) [][]string {
-	const quiet = "apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold"
-	return [][]string{{"apt-get", "update", "-qq"}, append(strings.Fields(quiet), names...)}
+// Packages returns the commands that install a package from the configured repositories.
+func Packages(name string) []string {
+	const quiet = "apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "
+	return []string{"apt-get update -qq", quiet + name}
 }
 
 // Ensure returns the program's path. Where it is missing and root may use apt-get, Ensure announces the
@@ -57,7 +56,7 @@ func (p Program) Ensure(ctx context.Context, out io.Writer) (string, error) {
 func (p Program) install(ctx context.Context, out io.Writer) error {
 	noInstall := os.Getenv("NO_INSTALL") //nolint:forbidigo // tests have no main to pass it
 	if why := refusal(noInstall, os.Getuid()); why != "" {
-		remedy := cmp.Or(p.Remedy, strings.Join(p.lines(), " && "))
+		remedy := cmp.Or(p.Remedy, strings.Join(p.Commands, " && "))
 		return fmt.Errorf("not installed automatically (%s): run `%s`", why, remedy)
 	}
 	lock, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
@@ -75,13 +74,13 @@ func (p Program) install(ctx context.Context, out io.Writer) error {
 		defer func() { _ = tty.Close() }()
 		out = io.MultiWriter(out, tty) // `go test` hides what a passing test prints
 	}
-	lines := strings.Join(p.lines(), "\n  ")
+	lines := strings.Join(p.Commands, "\n  ")
 	_, _ = fmt.Fprintf(out, "%s is missing. Running as root (NO_INSTALL=1 refuses):\n  %s\n", p.Name, lines)
-	for _, args := range p.Commands {
-		cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the caller's fixed commands
+	for _, command := range p.Commands {
+		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command) //nolint:gosec // the caller's fixed commands
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if output, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, output)
+			return fmt.Errorf("%s: %w\n%s", command, err, output)
 		}
 	}
 	return nil
@@ -98,18 +97,4 @@ func refusal(noInstall string, uid int) string {
 		return "no apt-get"
 	}
 	return ""
-}
-
-// lines returns the commands as a shell would take them.
-func (p Program) lines() (list []string) {
-	for _, args := range p.Commands {
-		words := slices.Clone(args)
-		for i, word := range words {
-			if strings.ContainsAny(word, " $*") {
-				words[i] = "'" + word + "'"
-			}
-		}
-		list = append(list, strings.Join(words, " "))
-	}
-	return list
 }

@@ -31,7 +31,7 @@ func TestRefusal(t *testing.T) {
 func TestProgram_RefusedNamesTheCommands(t *testing.T) {
 	t.Setenv("NO_INSTALL", "1")
 	mark := filepath.Join(t.TempDir(), "ran")
-	commands := append(Packages("thing"), []string{"touch", mark})
+	commands := append(Packages("thing"), "touch "+mark)
 	missing := func() (string, error) { return "", errors.New("no thing") }
 	_, err := Program{Name: "Thing", Commands: commands, Find: missing}.Ensure(t.Context(), t.Output())
 	want := "apt-get update -qq && apt-get install -y -qq --no-install-recommends" +
@@ -63,7 +63,7 @@ func TestProgram_AnnouncesBeforeRunning(t *testing.T) {
 		return string(data)
 	}
 	p := Program{
-		Name: "Thing", Commands: [][]string{{"sh", "-c", `echo "the command" >>"$0"`, log.Name()}},
+		Name: "Thing", Commands: []string{`echo "the command" >>` + log.Name()},
 		Find: func() (string, error) {
 			if !strings.HasSuffix(text(), "the command\n") {
 				return "", errors.New("no thing")

@@ -391,7 +391,7 @@ func Ensure(ctx context.Context, out io.Writer) error {
 	noServer := "mkdir -p /etc/postgresql-common; [ -e " + file + " ] || echo create_main_cluster=false >" + file
 	_, err := aptget.Program{
 		Name: "Postgres", Find: binaries, Remedy: remedy,
-		Commands: append([][]string{{"sh", "-c", noServer}}, aptget.Packages("postgresql")...),
+		Commands: append([]string{noServer}, aptget.Packages("postgresql")...),
 	}.Ensure(ctx, out)
 	return err
 }
