@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +20,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +38,7 @@ import (
 
 // Options configure a server. The zero value is a throw-away one for tests.
 type Options struct {
-	Dir      string   // kept between starts; "": a temporary folder that Stop removes
+	Dir      string   // kept between starts, in an existing one; "": a temporary folder that Stop removes
 	Addr     string   // TCP with passwords, for instance 127.0.0.1:8085; "": a Unix socket only
 	Durable  bool     // fsync on; off is faster and loses data in a crash of the machine
 	Settings []string // further server settings, each name=value
@@ -133,15 +131,15 @@ func (s *Server) CreateDatabase(ctx context.Context, name, template string) erro
 	if template != "" {
 		sql += " TEMPLATE " + pgx.Identifier{template}.Sanitize()
 	}
-	if !s.options.Durable && firstNumber(conn.PgConn().ParameterStatus("server_version")) >= 15 {
+	if !s.options.Durable {
 		sql += " STRATEGY file_copy" // without fsync cheaper than a copy through the WAL
 	}
 	// A closed connection's process may hold the template for longer than the 5 s that Postgres waits.
 	const inUse = "55006"
 	wait.Until(ctx, startTimeout, 100*time.Millisecond, func() bool {
 		_, err = conn.Exec(ctx, sql)
-		refusal := new(pgconn.PgError)
-		return !errors.As(err, &refusal) || refusal.Code != inUse
+		refusal, refused := errors.AsType[*pgconn.PgError](err)
+		return !refused || refusal.Code != inUse
 	})
 	if err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
@@ -197,23 +195,21 @@ func (s *Server) makeDir(ctx context.Context) (err error) {
 		owner = int(s.owner.Uid)
 	}
 	if s.options.Dir == "" {
-		base := os.TempDir()
+		base := disk
 		if !s.options.Durable && free(memory) > memoryNeeded {
 			if _, err := s.shell(ctx, "/", removeAbandoned, memory); err != nil {
 				return err
 			}
 			base = memory
-		} else if !s.reachable(ctx, base) {
-			base = "/var/tmp"
 		}
 		s.dir, err = os.MkdirTemp(base, "pglocal")
 	} else {
 		if s.dir, err = filepath.Abs(s.options.Dir); err != nil {
 			return err
 		}
-		if !s.reachable(ctx, filepath.Dir(s.dir)) {
+		if _, err := s.shell(ctx, filepath.Dir(s.dir), "true"); err != nil { // its user cannot enter it
 			sum := sha256.Sum256([]byte(s.dir))
-			s.dir = "/var/tmp/purchase-relay-" + hex.EncodeToString(sum[:4])
+			s.dir = fmt.Sprintf("%s/purchase-relay-%x", disk, sum[:4])
 		}
 		err = safedir.Make(s.dir, 0o077, owner)
 	}
@@ -223,8 +219,11 @@ func (s *Server) makeDir(ctx context.Context) (err error) {
 	return os.Lchown(s.dir, owner, int(s.owner.Gid))
 }
 
-// memory is a folder in memory, on Linux.
-const memory = "/dev/shm"
+// Every user may make folders in these two.
+const (
+	disk   = "/var/tmp"
+	memory = "/dev/shm" // on Linux
+)
 
 // removeAbandoned removes the folders of killed tests, whose servers have ended: memory has no other sweeper.
 // rm fails where another process removes the same folder at the same time.
@@ -246,18 +245,7 @@ func free(dir string) uint64 {
 	return stat.Bavail * uint64(stat.Bsize) //nolint:gosec // a block has a size
 }
 
-// reachable reports whether the server's user can enter a folder, or the nearest parent that exists.
-func (s *Server) reachable(ctx context.Context, dir string) bool {
-	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); err == nil {
-			break
-		}
-	}
-	_, err := s.shell(ctx, "/", `cd "$0"`, dir)
-	return err == nil
-}
-
-// shell runs a script as the server's user and returns its output.
+// shell runs a script as the server's user, in a folder, and returns its output.
 func (s *Server) shell(ctx context.Context, dir, script string, args ...string) (string, error) {
 	args = append([]string{"-c", "umask 077; " + script}, args...)
 	cmd := exec.CommandContext(ctx, "/bin/sh", args...) //nolint:gosec // our own scripts
@@ -342,24 +330,16 @@ func (s *Server) accepts(ctx context.Context) bool {
 		return true
 	}
 	const startingUp = "57P03"
-	refusal := new(pgconn.PgError)
-	return errors.As(err, &refusal) && refusal.Code != startingUp
-}
-
-var digits = regexp.MustCompile(`\d+`)
-
-// firstNumber returns the first number in a text; 0 without one.
-func firstNumber(text string) int {
-	n, _ := strconv.Atoi(digits.FindString(text))
-	return n
+	refusal, refused := errors.AsType[*pgconn.PgError](err)
+	return refused && refusal.Code != startingUp
 }
 
 // binaries returns the folder of the newest installed server and its tools.
 func binaries() (string, error) {
 	var found []string
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/libexec/postgresql*",
-		"/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin",
+	for _, pattern := range []string{ // versions of two digits, so that the last one is the newest
+		"/usr/lib/postgresql/[1-9][0-9]/bin", "/usr/pgsql-[1-9][0-9]/bin", "/usr/libexec/postgresql[1-9][0-9]",
+		"/opt/homebrew/opt/postgresql@[1-9][0-9]/bin", "/usr/local/opt/postgresql@[1-9][0-9]/bin",
 	} {
 		programs, err := filepath.Glob(pattern + "/initdb")
 		if err != nil {
@@ -375,8 +355,7 @@ func binaries() (string, error) {
 		program, err = filepath.EvalSymlinks(program)
 		return filepath.Dir(program), err
 	}
-	newest := slices.MaxFunc(found, func(a, b string) int { return firstNumber(a) - firstNumber(b) })
-	return filepath.Dir(newest), nil
+	return filepath.Dir(slices.Max(found)), nil
 }
 
 // Ensure installs a server where none is. Where root may use apt-get, it announces and runs the commands;

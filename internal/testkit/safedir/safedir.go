@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 )
@@ -15,9 +14,6 @@ import (
 // Make makes a folder of mode 0700. An existing folder must belong to the current user or one of owners,
 // and have none of the forbidden mode bits.
 func Make(dir string, forbidden fs.FileMode, owners ...int) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // Postgres' user enters it
-		return err
-	}
 	if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
 		return err
 	}
