@@ -31,15 +31,12 @@ func Ensure(ctx context.Context, out io.Writer) (string, error) {
 	return program.Ensure(ctx, out)
 }
 
-// Start starts a browser with its profile in dir; "": in a temporary folder. It requests only the pages that
-// it is directed to and ends with ctx or cancel.
-func Start(ctx context.Context, path, dir string) (browser context.Context, cancel context.CancelFunc) {
+// Start starts a browser with its profile in a temporary folder. It requests only the pages that it is
+// directed to and ends with ctx or cancel.
+func Start(ctx context.Context, path string) (browser context.Context, cancel context.CancelFunc) {
 	options := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(path), chromedp.Headless, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.DisableGPU,
-	}
-	if dir != "" {
-		options = append(options, chromedp.UserDataDir(dir))
 	}
 	for _, flag := range []string{
 		"disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage",

@@ -41,8 +41,7 @@ func NewTab(t *testing.T) *Tab {
 	case err != nil:
 		t.Fatal(err)
 	}
-	// Not in t.TempDir: the browser's children may still write when the test removes it.
-	ctx, cancel := Start(context.Background(), path, "")
+	ctx, cancel := Start(context.Background(), path)
 	t.Cleanup(cancel)
 	p := &Tab{T: t, Context: ctx}
 	console := chromedp.Console(ctx)

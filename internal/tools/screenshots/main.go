@@ -62,7 +62,7 @@ func takePictures(ctx context.Context, scope *try.Scope, out io.Writer) {
 	scope.OnEnd(pg.Stop)
 	purchase := fillLedger(ctx, pg.URL("postgres"))
 	dashboard := startPrograms(ctx, scope, dir, pg.URL("postgres"))
-	browser, closeBrowser := chromium.Start(ctx, browserPath, filepath.Join(dir, "browser"))
+	browser, closeBrowser := chromium.Start(ctx, browserPath)
 	scope.OnClose(closeBrowser)
 	forms := map[string]form{
 		"light": {"light", 1240, 1500, 1}, "dark": {"dark", 1240, 1500, 1}, "phone": {"light", 390, 1700, 2},
