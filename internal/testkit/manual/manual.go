@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"testing"
 )
 
 // Variable is one that a binary takes.
@@ -89,4 +91,27 @@ var wordBorder = regexp.MustCompile(`([a-z])([A-Z])`)
 // variableName returns the environment's name of a field or a flag, as the binaries' parser derives it.
 func variableName(name string) string {
 	return strings.ToUpper(strings.ReplaceAll(wordBorder.ReplaceAllString(name, "${1}_$2"), "-", "_"))
+}
+
+// CheckHelp compares a binary's help, which comes from its parser, with the variables read from its source.
+func CheckHelp(t *testing.T, root, binary, help string) {
+	t.Helper()
+	known, err := Variables(root, binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, v := range known {
+		want = append(want, "$"+v.Name)
+		if v.File {
+			want = append(want, "$"+v.Name+"_FILE")
+		}
+	}
+	_, settings, _ := strings.Cut(help, "\nSettings:\n")
+	got := regexp.MustCompile(`\$[A-Z_]+`).FindAllString(settings, -1)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s --help names %v, want %v", binary, got, want)
+	}
 }
