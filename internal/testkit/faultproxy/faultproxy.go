@@ -5,7 +5,6 @@ package faultproxy
 
 import (
 	"bytes"
-	"errors"
 	"net"
 	"strings"
 	"sync"
@@ -141,9 +140,6 @@ func (p *Proxy) Close() error {
 	p.change(func() { p.closed = true })
 	p.Cut()
 	p.running.Wait()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
 	return err
 }
 
