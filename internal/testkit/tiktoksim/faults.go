@@ -50,7 +50,8 @@ type Fault struct {
 	until time.Time // set from For by Inject
 }
 
-// readFault decodes a fault whose durations are text.
+// readFault decodes a fault whose durations are text. It rejects unknown fields: a misspelt fault would test
+// nothing.
 func readFault(body io.Reader) (Fault, error) {
 	wire := struct {
 		Fault
@@ -58,10 +59,10 @@ func readFault(body io.Reader) (Fault, error) {
 		For     string `json:"for"`
 	}{Latency: "0s", For: "0s"}
 	err := decode(body, &wire)
-	var err1, err2 error
-	wire.Fault.Latency, err1 = time.ParseDuration(wire.Latency)
-	wire.Fault.For, err2 = time.ParseDuration(wire.For)
-	return wire.Fault, cmp.Or(err, err1, err2, wire.validate())
+	latency, latencyErr := time.ParseDuration(wire.Latency)
+	span, spanErr := time.ParseDuration(wire.For)
+	wire.Fault.Latency, wire.Fault.For = latency, span
+	return wire.Fault, cmp.Or(err, latencyErr, spanErr, wire.validate())
 }
 
 // validate rejects a fault without an effect or with a number out of range.
