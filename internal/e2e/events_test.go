@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"purchase-relay/internal/testkit/permute"
 	"purchase-relay/internal/testkit/stripegen"
 )
 
@@ -162,7 +163,7 @@ func TestWebhook_EveryOrderEndsTheSame(t *testing.T) {
 		{unpaid, noEmail, paid},
 		{noEmail, failed},
 	} {
-		for _, order := range permutations(len(steps)) {
+		for _, order := range permute.Of(len(steps)) {
 			c := stripegen.NewCheckout().Live()
 			c.Customer = "cus_one"
 			sessions++
@@ -197,19 +198,6 @@ func TestWebhook_EveryOrderEndsTheSame(t *testing.T) {
 	if n := s.rows("purchases"); n != sessions {
 		t.Errorf("purchases = %d, want %d", n, sessions)
 	}
-}
-
-// permutations returns every order of the numbers below n.
-func permutations(n int) (orders [][]int) {
-	if n == 0 {
-		return [][]int{nil}
-	}
-	for _, order := range permutations(n - 1) {
-		for at := range n {
-			orders = append(orders, slices.Insert(slices.Clone(order), at, n-1))
-		}
-	}
-	return orders
 }
 
 // Stripe delivers late, twice, out of order, and again until an event is answered 200. Every sale is one

@@ -3,7 +3,6 @@ package ledger_test
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"purchase-relay/internal/ops/report"
 	"purchase-relay/internal/purchase"
 	"purchase-relay/internal/testkit/ledgertest"
+	"purchase-relay/internal/testkit/permute"
 )
 
 const oneDay = 24 * time.Hour
@@ -26,7 +26,7 @@ func TestRecord_TrialInEveryOrder(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t)
 	trial := 0
-	for order := range orders(4) {
+	for _, order := range permute.Of(4) {
 		for _, concurrent := range []bool{false, true} {
 			trial++
 			var receipts []purchase.Receipt
@@ -147,25 +147,6 @@ func (l *testLedger) firstPaymentIs(trial int, id string) {
 	const link = `SELECT purchase_id FROM trials WHERE checkout_session_id = $1 AND envelope IS NULL`
 	if first := ask[string](l, link, session); first != id {
 		l.T.Errorf("first payment of the trial = %q, want %q", first, id)
-	}
-}
-
-// orders yields every order of 0 to n-1.
-func orders(n int) func(yield func([]int) bool) {
-	return func(yield func([]int) bool) {
-		var extend func(order []int) bool
-		extend = func(order []int) bool {
-			if len(order) == n {
-				return yield(order)
-			}
-			for i := range n {
-				if !slices.Contains(order, i) && !extend(append(slices.Clone(order), i)) {
-					return false
-				}
-			}
-			return true
-		}
-		extend(nil)
 	}
 }
 
@@ -323,7 +304,7 @@ func TestForget_Trials(t *testing.T) {
 func (l *testLedger) inEveryOrder(want string, receiptsOf func(trial int) []purchase.Receipt) {
 	l.T.Helper()
 	trial := 100
-	for order := range orders(len(receiptsOf(0))) {
+	for _, order := range permute.Of(len(receiptsOf(0))) {
 		trial++
 		receipts := receiptsOf(trial)
 		for range 2 {

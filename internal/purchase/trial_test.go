@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"purchase-relay/internal/purchase"
+	"purchase-relay/internal/testkit/permute"
 )
 
 const day = 24 * time.Hour
@@ -131,12 +132,12 @@ func arrive(s purchase.Subscription, p *purchase.Purchase) (next purchase.Subscr
 func TestSubscription_AnyOrder(t *testing.T) {
 	t.Parallel()
 	all := purchases{checkout(), invoice(1), invoice(2), invoice(3)}
-	permute(all, func(order []*purchase.Purchase) {
+	for _, order := range permute.Of(len(all)) {
 		var s purchase.Subscription
 		converted := 0
-		for _, p := range slices.Concat(order, order) {
+		for _, i := range slices.Concat(order, order) {
 			var result string
-			if s, result = arrive(s, p); result == "processed" || result == "converts" {
+			if s, result = arrive(s, all[i]); result == "processed" || result == "converts" {
 				s, _ = s.Convert(nil)
 				converted++
 			}
@@ -144,18 +145,6 @@ func TestSubscription_AnyOrder(t *testing.T) {
 		if s.FirstPayment != "in_1" || converted != 1 {
 			t.Errorf("first payment = %q, converted %d times, want in_1 once", s.FirstPayment, converted)
 		}
-	})
-}
-
-// permute calls visit with each order of the list.
-func permute[T any](list []T, visit func([]T)) {
-	if len(list) < 2 {
-		visit(list)
-		return
-	}
-	for i := range list {
-		rest := slices.Delete(slices.Clone(list), i, i+1)
-		permute(rest, func(order []T) { visit(append([]T{list[i]}, order...)) })
 	}
 }
 
